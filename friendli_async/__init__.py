@@ -1,0 +1,69 @@
+"""An async-first streaming client for Friendli's inference API.
+
+async with AsyncFriendli() as client:                      # FRIENDLI_TOKEN, FRIENDLI_TEAM
+    reply = await client.serverless.chat.complete(model="...", messages=[{"role": "user", "content": "Hi"}])
+    async for chunk in client.serverless.chat.stream(model="...", messages=[...]):
+        print(chunk.text, end="")
+"""
+
+from friendli_async._core.stream import EventStream
+from friendli_async._version import __version__
+from friendli_async.chat import ChatChunk, ChatCompletion, ChatMessage, ChatStream
+from friendli_async.client import AsyncFriendli
+from friendli_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    ConflictError,
+    FriendliError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ResponseDecodeError,
+    SDKError,
+    StreamInterruptedError,
+    UnprocessableEntityError,
+)
+from friendli_async.options import Limits, RetryPolicy, Timeouts
+from friendli_async.replies import Attempt, Meta, Partial, ToolCall, Usage
+from friendli_async.tool_assisted_chat import ToolAssistedStream, ToolStatus
+
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncFriendli",
+    "Attempt",
+    "AuthenticationError",
+    "BadRequestError",
+    "ChatChunk",
+    "ChatCompletion",
+    "ChatMessage",
+    "ChatStream",
+    "ConfigurationError",
+    "ConflictError",
+    "EventStream",
+    "FriendliError",
+    "InternalServerError",
+    "Limits",
+    "Meta",
+    "NotFoundError",
+    "Partial",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "ResponseDecodeError",
+    "RetryPolicy",
+    "SDKError",
+    "StreamInterruptedError",
+    "Timeouts",
+    "ToolAssistedStream",
+    "ToolCall",
+    "ToolStatus",
+    "UnprocessableEntityError",
+    "Usage",
+    "__version__",
+]

@@ -1,0 +1,1 @@
+"""The machine: it knows HTTP and server-sent events, and no endpoint."""

@@ -1,0 +1,363 @@
+"""EventStream: the life of one open stream."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, Self, TypeVar
+
+from friendli_async._core.protocol import embedded_error
+from friendli_async._core.sse import ServerSentEvent, SSEDecoder
+from friendli_async.errors import APIConnectionError, FriendliError, StreamInterruptedError
+from friendli_async.replies import Headers, Meta, Partial
+
+if TYPE_CHECKING:
+    from friendli_async._core.clock import TimedSource
+
+__all__ = ["Collector", "EventReader", "EventStream", "Opened", "Opening", "Outcome"]
+
+T = TypeVar("T")
+
+Outcome = Literal["open", "done", "truncated", "failed", "cancelled"]
+"""How a stream stands, or ended: ``truncated`` is an end without a terminal event, ``failed`` a time or size limit, an
+error in the stream or an undecodable event, ``cancelled`` that it was left or closed early."""
+
+_DONE: Final = b"[DONE]"
+
+
+class Collector(Protocol[T]):
+    """What an API contributes to its streams: how events are decoded, what they add up to, when they are complete."""
+
+    def decode(self, data: bytes) -> T:
+        """Decodes an event without a name. Raises ResponseDecodeError."""
+        ...
+
+    def decode_named(self, name: str, data: bytes) -> T | None:
+        """Decodes a named event; None for one that means nothing here. Raises ResponseDecodeError."""
+        ...
+
+    def extend(self, events: list[T]) -> None:
+        """Takes decoded events in."""
+        ...
+
+    def complete(self) -> bool:
+        """Whether a terminal event has been seen, so that the end of the body is a good end."""
+        ...
+
+    def partial(self) -> Partial:
+        """What has arrived so far."""
+        ...
+
+
+class EventReader(Generic[T]):
+    """One stream's bytes to its events. No I/O.
+
+    Attributes:
+        ready: Decoded events that nobody has taken yet.
+        failure: What was wrong with the event after those.
+        over: Nothing more will come: the sentinel, a failure or the end of the body.
+    """
+
+    def __init__(self, collector: Collector[T], limit: int, status: int, headers: Headers) -> None:
+        self.ready: deque[T] = deque()
+        self.failure: FriendliError | None = None
+        self.over = False
+        self.collector = collector
+        self._sse = SSEDecoder(limit)
+        self._status = status
+        self._headers = headers
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes; b"" is the end of the body."""
+        sse = self._sse
+        self._decode_all(sse.feed(data))
+        if self.over:
+            return
+        if sse.error is not None:
+            self._fail(sse.error)
+        elif sse.size <= 16 and (not data or sse.at_line_end()) and sse.pending() == _DONE:
+            self.over = True  # the sentinel needs no blank line after it
+        elif not data:
+            self.over = True
+            if not self.collector.complete():
+                self.failure = StreamInterruptedError("the stream ended before it was complete")
+
+    def _decode_all(self, events: list[ServerSentEvent]) -> None:
+        decode = self.collector.decode
+        fresh: list[T] = []
+        for event in events:
+            data = event.data
+            if data == _DONE:
+                self.over = True
+                break
+            try:
+                if event.event is None and b'"error"' not in data:
+                    if data:
+                        fresh.append(decode(data))
+                elif (unusual := self._unusual(event)) is not None:
+                    fresh.append(unusual)
+            except FriendliError as error:
+                self._fail(error)
+                break
+        if fresh:
+            self.collector.extend(fresh)
+            self.ready.extend(fresh)
+
+    def _unusual(self, event: ServerSentEvent) -> T | None:
+        """An event with a name, or with something in it that is called "error"."""
+        named = event.event == "error"
+        if named or b'"error"' in event.data:
+            error = embedded_error(event.data, self._status, self._headers, named=named)
+            if error is not None:
+                raise error
+        if event.event is None or event.event == "message":  # the standard's default name
+            return self.collector.decode(event.data)
+        return self.collector.decode_named(event.event, event.data)
+
+    def _fail(self, error: FriendliError) -> None:
+        self.failure = error
+        self.over = True
+
+
+class Opening(Protocol[T]):
+    """Opens a stream; how, and how often it has to try, is the engine's."""
+
+    async def open(self) -> Opened[T]:
+        """Returns once the first event has arrived."""
+        ...
+
+    def interrupt(self, error: FriendliError) -> None:
+        """Makes an ``open`` that is under way raise the error."""
+        ...
+
+
+class Opened(Generic[T]):
+    """An open stream: where its bytes come from, and the reader that has its first event."""
+
+    __slots__ = ("meta", "reader", "source")
+
+    def __init__(self, source: TimedSource, reader: EventReader[T], meta: Meta) -> None:
+        self.source = source
+        self.reader = reader
+        self.meta = meta
+
+
+class EventStream(Generic[T]):
+    """A stream of events: ``async with stream:``, bare ``async for event in stream:``, or ``await stream``.
+
+    It is opened on first use, and it is open once its first event has arrived; what goes wrong before that is retried
+    by the client's policy. Leaving ``async with``, ``aclose()``, cancellation, or dropping the last reference closes
+    the connection at once. A stream ends in exactly one way, which ``outcome`` tells.
+
+    Raises:
+        FriendliError: While it is opened, whatever a plain call raises; afterwards StreamInterruptedError,
+            APITimeoutError ("idle", "total"), APIStatusError (an error in the stream) or ResponseDecodeError, each with
+            ``partial``.
+        RuntimeError: Two tasks wait for its events at the same time.
+    """
+
+    def __init__(self, opening: Opening[T]) -> None:
+        self._opening = opening
+        self._opened: Opened[T] | None = None
+        self._ready: deque[T] = deque()
+        self._outcome: Outcome = "open"
+        self._error: FriendliError | None = None
+        self._waiting = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the stream stands, or ended."""
+        return self._outcome
+
+    @property
+    def meta(self) -> Meta:
+        """Status, headers, request id and attempts. Final once the stream is open; raises RuntimeError before."""
+        if self._opened is not None:
+            return self._opened.meta
+        if self._error is not None and self._error.meta is not None:
+            return self._error.meta
+        raise RuntimeError("the stream is not open yet: use `async with`, or await it")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._outcome}>"
+
+    def __del__(self) -> None:
+        opened: Opened[T] | None = getattr(self, "_opened", None)  # None, too, where __init__ never ran
+        if opened is not None and self._outcome == "open":
+            opened.source.drop()
+
+    # --- opening and closing ---------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[object, None, Self]:
+        return self._ensure_open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._ensure_open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop("the stream was left before it was complete")
+
+    async def aclose(self) -> None:
+        """Closes the connection at once. Whoever waits for an event gets StreamInterruptedError; iteration has ended.
+
+        May be called from any task of the stream's loop, and as often as one likes.
+        """
+        self._stop("the stream was closed")
+
+    def _stop(self, reason: str) -> None:
+        """Ends the stream here and now; synchronous, so that nothing can cancel it."""
+        self._ready.clear()
+        if self._outcome != "open":
+            return
+        self._outcome = "cancelled"
+        error = StreamInterruptedError(reason)
+        if self._opened is None:
+            if self._waiting:
+                self._opening.interrupt(error)
+        elif self._waiting:
+            self._opened.source.wake(error)
+        else:
+            self._opened.source.abort()
+
+    async def _ensure_open(self) -> Self:
+        if self._opened is None:
+            if self._outcome != "open":
+                raise self._ending()
+            self._begin_waiting()
+            try:
+                await self._open()
+            finally:
+                self._waiting = False
+        return self
+
+    async def _open(self) -> None:
+        try:
+            opened = await self._opening.open()
+        except FriendliError as error:
+            if self._outcome == "open":
+                self._outcome = "failed"
+            self._error = copy.copy(error)
+            raise
+        except BaseException:
+            self._outcome = "cancelled"
+            raise
+        self._opened = opened
+        if self._outcome != "open":  # closed by another task in this very instant
+            opened.source.abort()
+            raise self._ending()
+        self._ready = opened.reader.ready
+        self._settle(opened)
+
+    def _begin_waiting(self) -> None:
+        if self._waiting:
+            raise RuntimeError("another task is waiting for this stream's events already")
+        self._waiting = True
+
+    # --- iterating -------------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            pass
+        self._begin_waiting()
+        try:
+            if self._opened is None and self._outcome == "open":
+                await self._open()
+            if not self._ready:
+                await self._fill()
+        finally:
+            self._waiting = False
+        if self._ready:
+            return self._ready.popleft()
+        raise StopAsyncIteration
+
+    async def _exhaust(self) -> None:
+        """Reads to the end, past events that nobody has taken.
+
+        Raises:
+            FriendliError: The stream did not end well; again, if it has already said so.
+        """
+        self._begin_waiting()
+        try:
+            if self._opened is None and self._outcome == "open":
+                await self._open()
+            while self._outcome == "open":
+                self._ready.clear()
+                await self._fill()
+            self._ready.clear()
+        finally:
+            self._waiting = False
+        if self._outcome != "done":
+            raise self._ending()
+
+    async def _fill(self) -> None:
+        """Reads until there is an event, or the stream has ended."""
+        opened = self._opened
+        if opened is None or self._outcome != "open":
+            return
+        source, reader = opened.source, opened.reader
+        source.wait_begins()
+        try:
+            while not reader.ready and not reader.over:
+                reader.feed(await source.read())
+        except FriendliError as error:
+            self._broken(opened, error)
+        except BaseException:
+            self._waiting = False  # nobody is left to be woken
+            self._stop("the reading task was cancelled")
+            raise
+        else:
+            self._settle(opened)
+        finally:
+            source.wait_ends()
+
+    def _settle(self, opened: Opened[T]) -> None:
+        """Ends the stream if its reader is through. A failure waits until the events before it have been taken."""
+        reader = opened.reader
+        if not reader.over:
+            return
+        if reader.failure is None:
+            self._outcome = "done"
+            opened.source.finish()
+            return
+        opened.source.abort()
+        if not reader.ready:
+            self._fail(opened, reader.failure)
+
+    def _broken(self, opened: Opened[T], error: FriendliError) -> None:
+        """The source gave up: a limit, a broken connection, or it was closed by our own side."""
+        lost = isinstance(error, APIConnectionError)
+        if self._outcome == "open" and lost and opened.reader.collector.complete():
+            self._outcome = "done"  # everything that was promised had arrived
+            opened.source.abort()
+            return
+        opened.source.abort()
+        if type(error) is APIConnectionError:
+            self._fail(opened, StreamInterruptedError(str(error)), "truncated")
+        self._fail(opened, error, "cancelled" if isinstance(error, StreamInterruptedError) else "failed")
+
+    def _fail(self, opened: Opened[T], error: FriendliError, outcome: Outcome | None = None) -> NoReturn:
+        if self._outcome == "open":
+            self._outcome = outcome or ("truncated" if isinstance(error, StreamInterruptedError) else "failed")
+        error.meta = opened.meta
+        error.partial = opened.reader.collector.partial()
+        self._error = copy.copy(error)  # without the traceback, whose frames hold this stream
+        raise error
+
+    def _ending(self) -> FriendliError:
+        """The error of a stream that did not end well, to be raised once more."""
+        if self._error is not None:
+            return copy.copy(self._error)
+        error = StreamInterruptedError("the stream was closed before it was complete")
+        if self._opened is not None:
+            error.meta = self._opened.meta
+            error.partial = self._opened.reader.collector.partial()
+        return error

@@ -1,0 +1,565 @@
+"""The connection pool. The only module that knows aiohttp: what it raises is translated here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl as ssl_module
+import threading
+import zlib
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Final
+from urllib import request as urllib_request
+
+import aiohttp
+from yarl import URL
+
+from friendli_async._core.clock import PhaseClock
+from friendli_async._core.protocol import Request
+from friendli_async.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    ConfigurationError,
+    FriendliError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+)
+from friendli_async.replies import Headers
+
+__all__ = ["Exchange", "Transport"]
+
+_DRAIN_SECONDS: Final = 0.5
+_INFLATE_STEP: Final = 1024 * 1024
+_MAX_REDIRECTS: Final = 5
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+# What can be raised where a connection breaks; RuntimeError is aiohttp's "Connection closed.".
+_BROKEN: Final = (aiohttp.ClientError, OSError, RuntimeError)
+
+
+class _Dial:
+    """What the connector finds out about one attempt's connection, for the code that asked for it."""
+
+    __slots__ = ("clock", "connected", "fresh", "reused")
+
+    def __init__(self, clock: PhaseClock, *, fresh: bool = False) -> None:
+        self.clock = clock
+        self.fresh = fresh
+        self.connected = False
+        self.reused = False
+
+
+_dial: ContextVar[_Dial] = ContextVar("friendli_async_dial")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells when a connection is there, and whether it came from the pool."""
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
+        connection = await super().connect(req, traces, timeout)
+        dial = _dial.get()
+        dial.connected = True
+        dial.clock.phase("first_event")
+        return connection
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        dial = _dial.get()
+        if dial.fresh:
+            return None
+        connection = await super()._get(key, traces)
+        dial.reused = connection is not None
+        return connection
+
+
+def _keepalive_socket(address: Any) -> socket.socket:
+    """A socket that notices a peer which vanished without a word (NAT tables forget long waits)."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 5)):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+class _Slots:
+    """Places for connections, given first come, first served."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_use = 0
+        self.closed = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def acquire(self) -> None:
+        """Takes a place, or waits for one; raises ConfigurationError once closed."""
+        if self.closed:
+            raise ConfigurationError("the client is closed")
+        if self.in_use < self.limit and not self._waiting:
+            self.in_use += 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self.release()  # it was handed over in the instant of the cancellation: hand it on
+            else:
+                place.cancel()
+            raise
+
+    def release(self) -> None:
+        """Gives a place back; the one who has waited longest gets it."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self.in_use -= 1
+
+    def close(self) -> None:
+        """Turns everybody away who waits."""
+        self.closed = True
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_exception(ConfigurationError("the client was closed while the call waited for a connection"))
+
+
+class _Pool:
+    """What one event loop has of the client: a session, its places, the exchanges under way."""
+
+    def __init__(self, session: aiohttp.ClientSession, slots: _Slots, *, owned: bool) -> None:
+        self.session = session
+        self.slots = slots
+        self.owned = owned
+        self.loop = asyncio.get_running_loop()
+        self.exchanges: set[Exchange] = set()
+
+    async def close(self, reason: str) -> None:
+        """Ends everything under way, waking whoever waits, and closes the session if it is ours."""
+        self.slots.close()
+        for exchange in tuple(self.exchanges):
+            exchange.wake(StreamInterruptedError(reason))
+        if self.owned:
+            await self.session.close()
+            await asyncio.sleep(0)  # lets the loop run the closed sockets' last callbacks
+
+
+async def _close_at_end(pool: _Pool) -> AsyncGenerator[None, None]:
+    """Closes the pool when this generator is closed: by the client, by the loop's shutdown, or by asyncio's hook for
+    generators once the client is gone. The pool does not know it, so no cycle delays that.
+    """
+    try:
+        yield
+    finally:
+        await pool.close("the client was closed, or its event loop was shut down")
+
+
+class Exchange:
+    """One request and its reply under way: holds a place in the pool until it is finished or aborted."""
+
+    __slots__ = (
+        "_closed",
+        "_content",
+        "_drain",
+        "_inflate",
+        "_packed",
+        "_pool",
+        "_response",
+        "headers",
+        "loop",
+        "status",
+    )
+
+    def __init__(self, pool: _Pool, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.headers = Headers(response.headers.items())
+        self.loop = pool.loop
+        self._pool: _Pool | None = pool
+        self._response = response
+        self._content = response.content
+        self._inflate = _inflater(response.headers.get("Content-Encoding", ""))
+        self._packed = b""
+        self._drain: asyncio.TimerHandle | None = None
+        self._closed = _closed_future(response)
+        if self._closed is not None:
+            self._closed.add_done_callback(self._connection_closed)
+        pool.exchanges.add(self)
+
+    async def read(self) -> bytes:
+        """Returns the next bytes of the body, decompressed; b"" at its end.
+
+        Raises:
+            APIConnectionError: The connection broke, or the body's framing did.
+            ResponseDecodeError: The compression is broken, or one that was not asked for.
+            FriendliError: What ``wake`` was called with.
+        """
+        if self._inflate is None:
+            return await self._read_raw()
+        while True:
+            data = self._packed or await self._read_raw()
+            if not data:
+                if not self._inflate.eof:
+                    raise APIConnectionError("the compressed body was cut off", sent=True)
+                return b""
+            try:
+                plain: bytes = self._inflate.decompress(data, _INFLATE_STEP)
+            except zlib.error as error:
+                raise ResponseDecodeError(f"the body's compression is broken: {error}") from None
+            self._packed = self._inflate.unconsumed_tail
+            if plain:
+                return plain
+
+    async def _read_raw(self) -> bytes:
+        try:
+            return await self._content.readany()
+        except FriendliError:  # what wake() set; a time limit's error is an OSError, too
+            raise
+        except _BROKEN as error:
+            reason = _describe(error)
+        # The reader raises at once what happened last; the bytes that came before it are still there.
+        rest = self._content._read_nowait(-1)  # pyright: ignore[reportPrivateUsage]  # no public way to them
+        if rest:
+            return rest
+        raise APIConnectionError(f"the connection broke while the reply was being read: {reason}", sent=True)
+
+    async def read_all(self, limit: int) -> bytes:
+        """Returns the whole body and finishes the exchange.
+
+        Raises:
+            ResponseDecodeError: It is larger than ``limit`` bytes.
+        """
+        first = await self.read()
+        pieces = [first]
+        size = len(first)
+        while size <= limit and (piece := await self.read() if first else b""):
+            pieces.append(piece)
+            size += len(piece)
+        if size > limit:
+            raise ResponseDecodeError(f"the reply is larger than the limit of {limit} bytes (Limits.reply)")
+        self.finish()
+        return first if len(pieces) == 1 else b"".join(pieces)
+
+    async def read_some(self, limit: int, seconds: float) -> bytes:
+        """Returns what comes of an error's body, at most ``limit`` bytes and for at most ``seconds``; never raises
+        for what is wrong with it, and finishes the exchange.
+        """
+        body = b""
+        try:
+            async with asyncio.timeout(seconds):
+                while len(body) < limit:
+                    piece = await self.read()
+                    if not piece:
+                        self.finish()
+                        return body
+                    body += piece
+        except (TimeoutError, FriendliError):
+            pass
+        self.abort()
+        return body[:limit]
+
+    def wake(self, error: FriendliError) -> None:
+        """Aborts; whoever is reading, or reads next, gets the error."""
+        self._content.set_exception(error)
+        self.abort()
+
+    def abort(self) -> None:
+        """Closes the connection at once, and synchronously. In the loop's thread only."""
+        if self._pool is None:
+            return
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()  # close() alone would first flush, and over TLS say goodbye
+        self._response.close()
+        self._let_go()
+
+    def finish(self) -> None:
+        """Gives the connection back, to be used again, as soon as the body has ended; soon, or it is closed.
+
+        Nobody waits for that: what the server still says is ignored.
+        """
+        if self._pool is None or self._drain is not None:
+            return
+        if self._content.is_eof():
+            self._response.release()
+            self._let_go()
+        elif self._content.exception() is not None:
+            self.abort()
+        else:
+            self._drain = self.loop.call_later(_DRAIN_SECONDS, self.abort)
+            self._content.on_eof(self._let_go)
+
+    def _let_go(self) -> None:
+        pool, self._pool = self._pool, None
+        if self._drain is not None:
+            self._drain.cancel()
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._connection_closed)
+        if pool is not None:
+            pool.exchanges.discard(self)
+            pool.slots.release()
+
+    def _connection_closed(self, closed: asyncio.Future[None]) -> None:
+        """Wakes the reader of a dead connection: after garbage in chunked framing aiohttp does not."""
+        content = self._content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed, or the framing is broken"))
+
+
+def _closed_future(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+    """The future that is done once the connection is closed; None where it is back in the pool already."""
+    connection = response.connection
+    closed = connection.protocol.closed if connection is not None and connection.protocol is not None else None
+    if closed is not None:
+        closed.remove_done_callback(_retrieve)  # from the connection's earlier exchange
+        closed.add_done_callback(_retrieve)
+    return closed
+
+
+def _retrieve(closed: asyncio.Future[None]) -> None:
+    if not closed.cancelled():
+        closed.exception()  # or asyncio complains that nobody asked
+
+
+class Transport:
+    """Sends requests over one pool per event loop.
+
+    Args:
+        max_connections: Places per loop.
+        proxy: Proxy URL; None takes the environment's, read now.
+        ssl: TLS context, or False for no verification; None is the default verification.
+        session: A session to use as it is, instead of one of ours. It is never closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int,
+        proxy: str | None,
+        ssl: ssl_module.SSLContext | bool | None,
+        session: aiohttp.ClientSession | None,
+    ) -> None:
+        self.closed = False
+        self._max_connections = max_connections
+        self._ssl = True if ssl is None else ssl
+        self._session = session
+        self._pools: dict[asyncio.AbstractEventLoop, tuple[_Pool, AsyncGenerator[None, None]]] = {}
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._proxy_for = _proxy_finder(proxy, {} if session is not None else urllib_request.getproxies())
+
+    async def send(self, request: Request, clock: PhaseClock) -> Exchange:
+        """Sends a request and waits for the reply's status and headers; redirects to the same origin are followed.
+
+        Args:
+            request: What to send.
+            clock: Told the phases as they begin; its limits end them.
+
+        Raises:
+            APIConnectionError: There was no reply; ``sent`` says whether the request can have been accepted.
+            ConfigurationError: The client is closed, or the session that was passed in is.
+        """
+        pool = self._pool()
+        clock.phase("pool", lambda: f"{pool.slots.in_use} of {pool.slots.limit} connections in use")
+        await pool.slots.acquire()
+        clock.sent = False
+        try:
+            response = await self._followed(pool, request, clock)
+        except BaseException:
+            pool.slots.release()
+            raise
+        return Exchange(pool, response)
+
+    async def _followed(self, pool: _Pool, request: Request, clock: PhaseClock) -> aiohttp.ClientResponse:
+        url = _url(request.url)
+        for _ in range(_MAX_REDIRECTS):
+            response = await self._request(pool, request, url, clock)
+            target = response.headers.get("Location") if response.status in {307, 308} else None
+            if target is None:
+                return response
+            there = _joined(url, target)
+            if there is None or there.origin() != url.origin():
+                return response
+            response.close()
+            url = there
+        return await self._request(pool, request, url, clock)
+
+    async def _request(self, pool: _Pool, request: Request, url: URL, clock: PhaseClock) -> aiohttp.ClientResponse:
+        """One request; a pooled connection of ours that proves dead is replaced by a fresh one, once."""
+        dial = _Dial(clock)
+        try:
+            return await self._sent(pool, request, url, dial)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            stale = dial.reused and request.repeatable and not isinstance(error, aiohttp.ClientConnectorError)
+            problem = None if stale and not self.closed else self._translated(error, dial, pool)
+        except _BROKEN as error:
+            problem = self._translated(error, dial, pool)
+        if problem is not None:
+            raise problem
+        dial = _Dial(clock, fresh=True)
+        try:
+            return await self._sent(pool, request, url, dial)
+        except _BROKEN as error:
+            problem = self._translated(error, dial, pool)
+        raise problem  # outside the except block: what aiohttp raised holds the request's headers
+
+    async def _sent(self, pool: _Pool, request: Request, url: URL, dial: _Dial) -> aiohttp.ClientResponse:
+        clock = dial.clock
+        timeout = _NO_TIMEOUT
+        if pool.owned:
+            clock.phase("connect")
+        else:  # a foreign connector tells nothing, so aiohttp has to mind the connecting
+            timeout = aiohttp.ClientTimeout(total=None, connect=clock.timeouts.connect, sock_read=None)
+            clock.phase("first_event")
+        token = _dial.set(dial)
+        try:
+            return await pool.session.request(
+                request.method,
+                url,
+                headers=request.headers,
+                data=request.body,
+                allow_redirects=False,
+                raise_for_status=False,
+                auto_decompress=False,
+                timeout=timeout,
+                proxy=self._proxy_for(url.scheme, url.host or "", url.port or 0),
+                ssl=self._ssl,
+            )
+        finally:
+            clock.sent = dial.connected or not pool.owned
+            _dial.reset(token)
+
+    def _translated(self, error: Exception, dial: _Dial, pool: _Pool) -> FriendliError:
+        """Says what happened in our terms. The request is not quoted: its headers hold the token."""
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            seconds = dial.clock.timeouts.connect or 0.0
+            return APITimeoutError(f"no connection within {seconds:g} s (connect)", limit="connect", seconds=seconds)
+        if isinstance(error, aiohttp.InvalidURL):
+            return ConfigurationError("the URL is not valid")
+        if isinstance(error, RuntimeError) and pool.session.closed:
+            return ConfigurationError("the client is closed" if pool.owned else "the session passed in is closed")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return APIConnectionError(f"could not connect: {_describe(error)}", sent=False)
+        sent = dial.connected or not pool.owned
+        return APIConnectionError(f"no reply: {_describe(error)}", sent=sent)
+
+    def _pool(self) -> _Pool:
+        """The running loop's pool, made on first use."""
+        if self.closed:
+            raise ConfigurationError("the client is closed")
+        held = self._pools.get(asyncio.get_running_loop())
+        return held[0] if held is not None and self._pid == os.getpid() else self._new_pool()
+
+    def _new_pool(self) -> _Pool:
+        if self._pid != os.getpid():
+            raise ConfigurationError(
+                "the process was forked after this client was made: make a new client in the child"
+            )
+        slots = _Slots(self._max_connections)
+        if self._session is not None:
+            pool = _Pool(self._session, slots, owned=False)
+        else:
+            connector = _Connector(limit=0, socket_factory=_keepalive_socket)
+            session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, auto_decompress=False
+            )
+            pool = _Pool(session, slots, owned=True)
+        guard = _primed(_close_at_end(pool))
+        with self._lock:
+            for loop in [loop for loop in self._pools if loop.is_closed()]:
+                del self._pools[loop]
+            self._pools[pool.loop] = pool, guard
+        return pool
+
+    async def close(self) -> None:
+        """Closes every loop's pool; this loop's has closed when it returns, the others' are told to."""
+        self.closed = True
+        with self._lock:
+            held = list(self._pools.values())
+            self._pools.clear()
+        here = asyncio.get_running_loop()
+        for pool, guard in held:
+            if pool.loop is here:
+                await guard.aclose()
+            elif not pool.loop.is_closed():
+                asyncio.run_coroutine_threadsafe(guard.aclose(), pool.loop)
+
+
+def _primed(guard: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
+    """Begins a generator up to its first yield, which makes the running loop responsible for its end."""
+    try:
+        guard.__anext__().send(None)
+    except StopIteration:  # how an awaitable returns
+        pass
+    return guard
+
+
+@lru_cache(maxsize=256)
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)
+
+
+def _joined(url: URL, target: str) -> URL | None:
+    try:
+        return url.join(URL(target))
+    except ValueError:
+        return None
+
+
+def _proxy_finder(proxy: str | None, environment: dict[str, str]) -> Callable[[str, str, int], str | None]:
+    """Tells the proxy for a scheme, host and port. The environment is read once: doing it per call costs 1 ms."""
+    if proxy is not None or not environment:
+        return lambda scheme, host, port: proxy
+    bypassed: Callable[..., object] = urllib_request.proxy_bypass_environment  # type: ignore[attr-defined]  # public, but not in typeshed
+
+    @lru_cache(maxsize=64)
+    def find(scheme: str, host: str, port: int) -> str | None:
+        if bypassed(f"{host}:{port}", environment):
+            return None
+        found = environment.get(scheme) or environment.get("all")
+        if found is not None and "://" not in found:
+            found = f"http://{found}"
+        return found
+
+    return find
+
+
+def _inflater(encoding: str) -> Any:
+    """A decompressor for a Content-Encoding, or None for none."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return None
+        case "gzip" | "x-gzip":
+            return zlib.decompressobj(zlib.MAX_WBITS | 16)
+        case "deflate":
+            return zlib.decompressobj()
+        case _:
+            return _Unasked(encoding)
+
+
+class _Unasked:
+    """Stands for a compression that we never offer."""
+
+    eof = False
+    unconsumed_tail = b""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        raise ResponseDecodeError(f"the reply is compressed with {self._encoding!r}, which was not asked for")
+
+
+def _describe(error: BaseException) -> str:
+    """Names an error of aiohttp without its request (``ClientResponseError`` quotes it) and without our types."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{type(error).__name__}: {error.message}"[:200]
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"
+    text = str(error)
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -1,0 +1,489 @@
+"""Chat: a model answers a conversation, in one piece or as a stream of tokens.
+
+Wire: ``POST {deployment}/v1/chat/completions``, the same for serverless, dedicated endpoints and containers; ``stream:
+true`` selects server-sent events, which end with ``data: [DONE]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, TypeVar, Unpack, cast
+
+import msgspec
+
+from friendli_async._core.protocol import Arguments, Operation, Parameters
+from friendli_async._core.stream import EventStream
+from friendli_async.chat_replies import (
+    ChatChoice,
+    ChatChunk,
+    ChatCollector,
+    ChatCompletion,
+    ChatMessage,
+    ChunkChoice,
+    ChunkDelta,
+    FinishReason,
+    FunctionCallDelta,
+    Logprobs,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+)
+from friendli_async.replies import FunctionCall, ToolCall, Usage, attach_meta
+
+if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
+
+__all__ = [
+    "AssistantMessage",
+    "AudioContent",
+    "Chat",
+    "ChatChoice",
+    "ChatChunk",
+    "ChatCollector",
+    "ChatCompletion",
+    "ChatMessage",
+    "ChatOptions",
+    "ChatStream",
+    "ChunkChoice",
+    "ChunkDelta",
+    "CompletionStream",
+    "ContainerChat",
+    "FinishReason",
+    "Function",
+    "FunctionCall",
+    "FunctionCallDelta",
+    "GenerationOptions",
+    "ImageContent",
+    "Logprobs",
+    "Media",
+    "Message",
+    "Messages",
+    "SystemMessage",
+    "TextContent",
+    "TextView",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolMessage",
+    "TopLogprob",
+    "Usage",
+    "UserMessage",
+    "VideoContent",
+]
+
+E = TypeVar("E")
+
+# --- what goes in ----------------------------------------------------------------------------------------------------
+
+
+class Media(msgspec.Struct, frozen=True):
+    """Where an image, a sound or a film is: an http(s) URL or a data URL."""
+
+    url: str
+
+
+class TextContent(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """Text, as one part of a user's message."""
+
+    text: str
+
+
+class ImageContent(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
+    """An image, as one part of a user's message."""
+
+    image_url: Media
+
+
+class AudioContent(msgspec.Struct, frozen=True, tag_field="type", tag="audio_url"):
+    """A sound, as one part of a user's message."""
+
+    audio_url: Media
+
+
+class VideoContent(msgspec.Struct, frozen=True, tag_field="type", tag="video_url"):
+    """A film, as one part of a user's message."""
+
+    video_url: Media
+
+
+class SystemMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="system"):
+    """Instructions that stand above the conversation."""
+
+    content: str
+    name: str | None = None
+
+
+class UserMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="user"):
+    """What the user says: text, or parts of several kinds."""
+
+    content: str | list[TextContent | ImageContent | AudioContent | VideoContent]
+    name: str | None = None
+
+
+class _SentFunctionCall(msgspec.Struct):
+    name: str
+    arguments: str
+
+
+class _SentToolCall(msgspec.Struct):
+    id: str
+    function: _SentFunctionCall
+    type: Literal["function"]
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="assistant"):
+    """What a model said before. A reply's ``message`` serves as well."""
+
+    content: str | None = None
+    name: str | None = None
+    tool_calls: list[_SentToolCall] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ToolMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="tool"):
+    """What a tool call gave."""
+
+    content: str
+    tool_call_id: str
+    name: str | None = None
+
+
+Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+Messages = Sequence[Message | ChatMessage | Mapping[str, object]]
+"""A conversation: plain dicts, the structs above, messages of earlier replies, in any mixture."""
+
+
+class Function(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model may ask to be called; ``parameters`` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Tool(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
+    """A function, offered as a tool."""
+
+    function: Function
+
+
+class _NamedFunction(msgspec.Struct):
+    name: str
+
+
+class _NamedTool(msgspec.Struct):
+    type: Literal["function"]
+    function: _NamedFunction
+
+
+class _TextFormat(msgspec.Struct, tag_field="type", tag="text"):
+    pass
+
+
+class _JSONObjectFormat(msgspec.Struct, tag_field="type", tag="json_object"):
+    pass
+
+
+class _RegexFormat(msgspec.Struct, tag_field="type", tag="regex"):
+    schema: str
+
+
+class _Schema(msgspec.Struct):
+    schema: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _JSONSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
+    json_schema: _Schema
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Optional parameters of a chat, with or without built-in tools. What is left out is left to the server; None is
+    sent as null.
+    """
+
+    chat_template_kwargs: Mapping[str, object] | None
+    """Variables for the model's chat template."""
+    eos_token: Sequence[int] | None
+    """Token ids that end the generation."""
+    frequency_penalty: float | None
+    """Penalty on tokens by how often they have occurred; positive values avoid repetition."""
+    include_reasoning: bool | None
+    """Whether the reply shows the reasoning that ``parse_reasoning`` separated."""
+    logit_bias: Mapping[str, object] | None
+    """Token id to a number that is added to its logit."""
+    logprobs: bool | None
+    """Whether to return log probabilities."""
+    max_tokens: int | None
+    """The most tokens to generate."""
+    min_p: float | None
+    """Least probability of a token, relative to the likeliest one's."""
+    n: int | None
+    """How many choices to generate."""
+    parallel_tool_calls: bool | None
+    """Whether the model may call several tools at once."""
+    parse_reasoning: bool | None
+    """Whether the server separates reasoning from the answer."""
+    presence_penalty: float | None
+    """Penalty on tokens that have occurred at all."""
+    reasoning_budget: int | None
+    """The most tokens to spend on reasoning."""
+    reasoning_effort: Literal["minimal", "low", "medium", "high", "xhigh", "max", "ultracode"] | str | None  # open
+    """How hard to think."""
+    repetition_penalty: float | None
+    """Penalty on tokens that have occurred; 1.0 is none."""
+    seed: int | Sequence[int] | None
+    """Seed of the sampling, one for all choices or one each."""
+    stop: Sequence[str] | None
+    """Texts that end the generation."""
+    stream_options: Mapping[str, object] | None
+    """``{"include_usage": bool}``; a stream asks for its usage unless this is given."""
+    temperature: float | None
+    """Sampling temperature; lower is more deterministic."""
+    tool_choice: str | Mapping[str, object]
+    """"none", "auto", "required", or ``{"type": "function", "function": {"name": ...}}``."""
+    top_k: int | None
+    """Sample from the k likeliest tokens only."""
+    top_logprobs: int | None
+    """How many of the likeliest tokens to return at each position; needs ``logprobs``."""
+    top_p: float | None
+    """Sample from the likeliest tokens that make up this probability only."""
+    xtc_probability: float | None
+    """Probability that the likeliest tokens are cut off (XTC sampling)."""
+    xtc_threshold: float | None
+    """Probability above which tokens count as the likeliest (XTC sampling)."""
+    extra_body: Mapping[str, object]
+    """Further keys of the body, as they are; they win over the parameters."""
+    extra_query: Mapping[str, object]
+    """Query parameters."""
+
+
+class ChatOptions(GenerationOptions, total=False):
+    """Optional parameters of a chat. What is left out is left to the server; None is sent as null."""
+
+    min_tokens: int | None
+    """The fewest tokens to generate. Not together with ``tools`` or ``response_format`` (the server's rule)."""
+    response_format: Mapping[str, object] | None
+    """``{"type": "text" | "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema": ...}}`` or
+    ``{"type": "regex", "schema": ...}``."""
+    tools: Sequence[Tool | Mapping[str, object]] | None
+    """Functions that the model may ask to be called."""
+
+
+REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}
+CHECKS: Final[dict[str, Any]] = {"stream_options": _StreamOptions | None, "tool_choice": str | _NamedTool}
+_PARAMETERS: Final = Parameters(
+    ChatOptions,
+    REQUIRED,
+    {
+        **CHECKS,
+        "response_format": _TextFormat | _JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None,
+        "tools": list[Tool] | None,
+    },
+)
+_COMPLETE: Final = Operation(
+    method="POST",
+    path="/v1/chat/completions",
+    reply=msgspec.json.Decoder(ChatCompletion),
+    repeatable=True,
+    billed=True,
+)
+
+
+def sendable(messages: object) -> object:
+    """Messages with those of replies made into what a request takes; the rest as it is, for the check to judge."""
+    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
+        return messages
+    given = cast("Sequence[object]", messages)
+    return [message.as_input() if isinstance(message, ChatMessage) else message for message in given]
+
+
+def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
+    """What a stream sends by itself: that it is one, and that it wants its usage (unless the caller has said)."""
+    extra = cast("Mapping[str, object]", options.get("extra_body") or {})
+    if "stream_options" in options or "stream_options" in extra:
+        return {"stream": True}
+    return {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def choices_wanted(options: Mapping[str, object]) -> int:
+    """How many choices a call asks for."""
+    n = {**options, **cast("Mapping[str, object]", options.get("extra_body") or {})}.get("n")
+    return n if isinstance(n, int) else 1
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+class TextView:
+    """The text of a stream, piece by piece. A view: it reads the stream's events, and stopping it stops the stream."""
+
+    def __init__(self, stream: EventStream[Any], pick: Callable[[Any], str]) -> None:
+        self._stream = stream
+        self._pick = pick
+        self._held = ""  # half of a character that two tokens share
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            try:
+                text = self._pick(await self._stream.__anext__())
+            except StopAsyncIteration:
+                if not self._held:
+                    raise
+                text, self._held = self._held, ""
+                return text
+            if not text:
+                continue
+            if self._held or "\ud800" <= text[-1] <= "\udbff":
+                text = self._whole(text)
+            if text:
+                return text
+
+    def _whole(self, text: str) -> str:
+        text = (self._held + text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        self._held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+        return text.removesuffix(self._held)
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stream.__aexit__(kind, error, traceback)
+
+    async def aclose(self) -> None:
+        """Closes the stream."""
+        await self._stream.aclose()
+
+
+class CompletionStream(EventStream[E]):
+    """A stream whose events add up to a ChatCompletion."""
+
+    _result: ChatCompletion | None = None
+
+    def text(self) -> TextView:
+        """The text of choice 0, piece by piece, never ""."""
+        return TextView(self, lambda event: event.text)
+
+    def reasoning(self) -> TextView:
+        """The reasoning text of choice 0, under either spelling, piece by piece, never ""."""
+        return TextView(self, lambda event: event.reasoning)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage, once the server has told it (with the last events)."""
+        collector = self._collector
+        return collector.usage if collector is not None else None
+
+    async def result(self) -> ChatCompletion:
+        """Reads what is left and returns the whole completion, with ``meta``.
+
+        Raises:
+            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
+        """
+        if self._result is None:
+            await self._exhaust()
+            collector = self._collector
+            assert collector is not None
+            self._result = collector.result()
+            attach_meta(self._result, self.meta)
+        return self._result
+
+    @property
+    def _collector(self) -> ChatCollector | None:
+        return cast("ChatCollector", self._opened.reader.collector) if self._opened is not None else None
+
+
+class ChatStream(CompletionStream[ChatChunk]):
+    """The stream of a chat: ``ChatChunk`` events."""
+
+
+# --- the resource ----------------------------------------------------------------------------------------------------
+
+
+class Chat:
+    """Chat with a model: ``client.serverless.chat``, ``client.dedicated.chat``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def complete(self, *, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ChatCompletion:
+        """Generates an answer and returns it whole.
+
+        Args:
+            model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` for an adapter (dedicated).
+            messages: The conversation so far.
+            options: See ``ChatOptions``.
+
+        Returns:
+            The completion: ``text``, ``reasoning``, ``choices``, ``usage``, ``meta``.
+
+        Raises:
+            TypeError: An unknown keyword.
+            ValueError: A bad value, with its path. Nothing was sent.
+            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        """
+        return await self._complete({"model": model, "messages": messages}, options)
+
+    def stream(self, *, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
+        """Generates an answer and streams it, token by token. The call is made when the stream is first used.
+
+        Args:
+            model: As for ``complete``.
+            messages: The conversation so far.
+            options: See ``ChatOptions``.
+
+        Returns:
+            The stream: use it with ``async with`` or ``async for``, or await its ``result()``.
+
+        Raises:
+            TypeError: An unknown keyword.
+            ValueError: A bad value, with its path.
+        """
+        return self._stream({"model": model, "messages": messages}, options)
+
+    async def _complete(self, required: dict[str, object], options: Mapping[str, object]) -> ChatCompletion:
+        arguments = _arguments("complete", required, options, {})
+        return await self._engine.call(_COMPLETE, arguments)
+
+    def _stream(self, required: dict[str, object], options: Mapping[str, object]) -> ChatStream:
+        arguments = _arguments("stream", required, options, stream_fields(options))
+        n = choices_wanted(options)
+        return ChatStream(self._engine.opening(_COMPLETE, arguments, lambda: ChatCollector(n)))
+
+
+def _arguments(
+    method: str, required: dict[str, object], options: Mapping[str, object], fixed: dict[str, object]
+) -> Arguments:
+    required["messages"] = sendable(required["messages"])
+    return _PARAMETERS.encode(method, required, options, fixed)
+
+
+class ContainerChat(Chat):
+    """Chat with a self-hosted engine: ``client.container.chat``. It has its model, so ``model`` is an adapter's route."""
+
+    async def complete(
+        self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]
+    ) -> ChatCompletion:
+        """Generates an answer and returns it whole; see ``Chat.complete``. ``model`` names an adapter's route."""
+        return await self._complete(_required(model, messages), options)
+
+    def stream(self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
+        """Generates an answer and streams it; see ``Chat.stream``. ``model`` names an adapter's route."""
+        return self._stream(_required(model, messages), options)
+
+
+def _required(model: str | None, messages: Messages) -> dict[str, object]:
+    # Left out rather than null: engines that serve one model take no model for it.
+    return {"messages": messages} if model is None else {"model": model, "messages": messages}

@@ -1,0 +1,374 @@
+"""What a chat answers: completions, the chunks of a stream, and how chunks add up to a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+
+from friendli_async._core.protocol import decode
+from friendli_async.replies import FunctionCall, Partial, Reply, ToolCall, Usage
+
+__all__ = [
+    "ChatChoice",
+    "ChatChunk",
+    "ChatCompletion",
+    "ChatMessage",
+    "ChunkChoice",
+    "ChunkDelta",
+    "FinishReason",
+    "FunctionCallDelta",
+    "Logprobs",
+    "TokenLogprob",
+    "ToolCallDelta",
+    "TopLogprob",
+]
+
+FinishReason = Literal["stop", "length", "tool_calls"] | str  # open: new reasons must not break old clients
+
+
+class TopLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """One of the likeliest tokens at a position."""
+
+    token: str = ""
+    logprob: float | None = None
+    bytes: tuple[int, ...] | None = None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """The token at a position, how likely it was, and the likeliest ones."""
+
+    token: str = ""
+    logprob: float | None = None
+    top_logprobs: tuple[TopLogprob, ...] | None = None
+    bytes: tuple[int, ...] | None = None
+
+
+class Logprobs(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """Log probabilities of a choice's tokens."""
+
+    content: tuple[TokenLogprob, ...] | None = None
+
+
+class ChatMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """A model's message. It can be put into the next call's ``messages`` as it is."""
+
+    role: str | None = None
+    content: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+    reasoning_content: str | None = None
+    """Reasoning text, where the server spells it so."""
+    reasoning: str | None = None
+    """Reasoning text, where the server spells it so."""
+
+    def as_input(self) -> dict[str, object]:
+        """The message as the API takes it: what a reply may leave out and a request may not is filled in."""
+        message: dict[str, object] = {"role": self.role or "assistant", "content": self.content}
+        for name in ("reasoning_content", "reasoning"):
+            if getattr(self, name) is not None:
+                message[name] = getattr(self, name)
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id or "",
+                    "type": call.type or "function",
+                    "function": {"name": call.function.name or "", "arguments": call.function.arguments or ""},
+                }
+                for call in self.tool_calls
+            ]
+        return message
+
+
+class ChatChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """One of the ``n`` answers."""
+
+    index: int = 0
+    message: ChatMessage = ChatMessage()
+    finish_reason: FinishReason | None = None
+    logprobs: Logprobs | None = None
+
+
+class ChatCompletion(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """A whole answer, of ``complete`` or put together from a stream."""
+
+    choices: tuple[ChatChoice, ...]
+    id: str | None = None
+    object: str | None = None
+    created: int | float | None = None
+    """Unix time in seconds; servers have been seen to send nanoseconds."""
+    model: str | None = None
+    usage: Usage | None = None
+
+    @property
+    def message(self) -> ChatMessage:
+        """The message of the first choice, ready for the next call's ``messages``."""
+        return self.choices[0].message if self.choices else ChatMessage()
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice; "" where it has none."""
+        return self.message.content or ""
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning text of the first choice, under either spelling; "" where it has none."""
+        return self.message.reasoning_content or self.message.reasoning or ""
+
+
+class FunctionCallDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """A piece of a function call."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """A piece of a tool call."""
+
+    index: int | None = None
+    id: str | None = None
+    type: str | None = None
+    function: FunctionCallDelta | None = None
+
+
+class ChunkDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """What a chunk adds to a choice's message."""
+
+    content: str | None = None
+    role: str | None = None
+    tool_calls: tuple[ToolCallDelta, ...] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """What a chunk says about one choice."""
+
+    index: int = 0
+    delta: ChunkDelta = ChunkDelta()
+    finish_reason: FinishReason | None = None
+    logprobs: Logprobs | None = None
+
+
+class ChatChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """One event of a chat stream. The one with the usage has no choices."""
+
+    choices: tuple[ChunkChoice, ...] = ()
+    id: str | None = None
+    object: str | None = None
+    created: int | float | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """What it adds to the text of choice 0; often ""."""
+        for choice in self.choices:
+            if choice.index == 0:
+                return choice.delta.content or ""
+        return ""
+
+    @property
+    def reasoning(self) -> str:
+        """What it adds to the reasoning text of choice 0, under either spelling; often ""."""
+        for choice in self.choices:
+            if choice.index == 0:
+                return choice.delta.reasoning_content or choice.delta.reasoning or ""
+        return ""
+
+
+class _CallParts:
+    """A tool call in the making."""
+
+    __slots__ = ("arguments", "id", "name", "type")
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.type: str | None = None
+        self.name: str | None = None
+        self.arguments: list[str] = []
+
+    def begins_another(self, delta: ToolCallDelta) -> bool:
+        """Whether a delta under this call's index is the head of another call: servers reuse indexes. (An other id
+        alone is not: some send a new one with every piece.)
+        """
+        named = delta.function is not None and delta.function.name
+        return bool(named and delta.id and self.id and delta.id != self.id)
+
+    def add(self, delta: ToolCallDelta) -> None:
+        """Identity is set once, however often it is repeated; only arguments add up."""
+        self.id = self.id or delta.id
+        self.type = self.type or delta.type
+        if delta.function is not None:
+            self.name = self.name or delta.function.name
+            if delta.function.arguments:
+                self.arguments.append(delta.function.arguments)
+
+    def result(self) -> ToolCall:
+        return ToolCall(self.id, self.type, FunctionCall(self.name, "".join(self.arguments)))
+
+
+class _ChoiceParts:
+    """A choice in the making."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.role: str | None = None
+        self.text: list[str] = []
+        self.reasoning_content: list[str] = []
+        self.reasoning: list[str] = []
+        self.finish_reason: str | None = None
+        self.finished = False
+        self.logprobs: list[TokenLogprob] = []
+        self.calls: list[_CallParts] = []
+        self._calls_by_index: dict[int, _CallParts] = {}
+
+    def add(self, choice: ChunkChoice) -> None:
+        delta = choice.delta
+        if delta.content:
+            self.text.append(delta.content)
+        if delta.reasoning_content:
+            self.reasoning_content.append(delta.reasoning_content)
+        if delta.reasoning:
+            self.reasoning.append(delta.reasoning)
+        if delta.role and self.role is None:
+            self.role = delta.role
+        for call in delta.tool_calls or ():
+            self._add_call(call)
+        if choice.logprobs is not None and choice.logprobs.content:
+            self.logprobs.extend(choice.logprobs.content)
+        if choice.finish_reason is not None and choice.finish_reason != "null":  # the word has been seen for the value
+            self.finish_reason = choice.finish_reason
+            self.finished = True
+        elif delta.content or delta.tool_calls:
+            self.finished = False  # it went on: after a tool's turn, the answer
+
+    def _add_call(self, delta: ToolCallDelta) -> None:
+        if delta.index is not None:
+            call = self._calls_by_index.get(delta.index)
+            if call is None or call.begins_another(delta):
+                call = self._calls_by_index[delta.index] = self._new_call()
+        elif not self.calls or (delta.id and delta.id != self.calls[-1].id):
+            call = self._new_call()
+        else:
+            call = self.calls[-1]
+        call.add(delta)
+
+    def _new_call(self) -> _CallParts:
+        self.calls.append(_CallParts())
+        return self.calls[-1]
+
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(call.result() for call in self.calls)
+
+    def result(self) -> ChatChoice:
+        message = ChatMessage(
+            role=self.role or "assistant",
+            content=joined(self.text) if self.text or not self.calls else None,
+            tool_calls=self.tool_calls() or None,
+            reasoning_content=joined(self.reasoning_content) or None,
+            reasoning=joined(self.reasoning) or None,
+        )
+        logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
+        return ChatChoice(self.index, message, self.finish_reason, logprobs)
+
+
+def joined(pieces: Iterable[str]) -> str:
+    """Joins text; a character that two tokens share arrives as two lone surrogates and becomes one again."""
+    text = "".join(pieces)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return text
+
+
+_decoder: Final = msgspec.json.Decoder(ChatChunk)
+
+
+class ChatCollector:
+    """Decodes a chat stream's events and puts its chunks together, whatever order and shape they come in.
+
+    Args:
+        n: Choices that were asked for.
+    """
+
+    def __init__(self, n: int = 1) -> None:
+        self.usage: Usage | None = None
+        self._n = n
+        self._first = _ChoiceParts(0)
+        self._choices: dict[int, _ChoiceParts] = {}
+        self._head = ChatChunk()
+
+    def decode(self, data: bytes) -> ChatChunk:
+        """Decodes a chunk."""
+        try:
+            return _decoder.decode(data)
+        except ValueError:
+            return decode(data, _decoder)
+
+    def decode_named(self, name: str, data: bytes) -> ChatChunk | None:
+        """Chat names no events, so one that has a name counts only if it looks like a chunk: a ping does not."""
+        chunk = decode(data, _decoder) if b'"choices"' in data else None
+        return chunk if chunk is not None and (chunk.choices or chunk.usage) else None
+
+    def extend(self, events: Iterable[ChatChunk]) -> None:
+        """Adds chunks."""
+        for chunk in events:
+            for choice in chunk.choices:
+                parts = self._choices.get(choice.index)
+                if parts is None:
+                    parts = self._choices[choice.index] = _ChoiceParts(choice.index)
+                    self._head = self._head if self._head.choices else chunk
+                delta = choice.delta
+                # The everyday chunk is a piece of text and nothing else.
+                if (
+                    delta.content
+                    and choice.finish_reason is None
+                    and choice.logprobs is None
+                    and delta.role is None
+                    and delta.tool_calls is None
+                    and delta.reasoning_content is None
+                    and delta.reasoning is None
+                ):
+                    parts.text.append(delta.content)
+                    parts.finished = False
+                else:
+                    parts.add(choice)
+            if chunk.usage is not None:
+                self.usage = chunk.usage
+
+    def complete(self) -> bool:
+        """Whether every choice has its finish reason."""
+        choices = self._choices.values()
+        return len(choices) >= self._n and all(parts.finished for parts in choices)
+
+    def reopen(self) -> None:
+        """The turn goes on: a tool has been started."""
+        for parts in self._choices.values():
+            parts.finished = False
+
+    def partial(self) -> Partial:
+        """Choice 0 so far."""
+        first = self._choices.get(0, self._first)
+        return Partial(
+            text=joined(first.text),
+            reasoning=joined(first.reasoning_content or first.reasoning),
+            tool_calls=first.tool_calls(),
+            usage=self.usage,
+        )
+
+    def result(self) -> ChatCompletion:
+        """The whole completion."""
+        head = self._head
+        return ChatCompletion(
+            choices=tuple(self._choices[index].result() for index in sorted(self._choices)),
+            id=head.id,
+            object="chat.completion",
+            created=head.created,
+            model=head.model,
+            usage=self.usage,
+        )

@@ -1,0 +1,238 @@
+"""What can go wrong, one class each.
+
+    FriendliError                     root; ``.meta`` (None before any I/O), ``.partial`` (of an open stream)
+    ├── ConfigurationError            also a ValueError: nothing was sent
+    ├── APIConnectionError            no usable reply; ``.sent``: whether the request can have been accepted
+    │   ├── APITimeoutError           also a TimeoutError; ``.limit`` says which limit, ``.seconds`` how long it was
+    │   └── StreamInterruptedError    the stream ended early
+    ├── APIStatusError                the server said no: 4XX, 5XX, or an error inside a stream
+    │   ├── BadRequestError 400 · AuthenticationError 401 · PermissionDeniedError 403 · NotFoundError 404
+    │   ├── ConflictError 409 · UnprocessableEntityError 422 · RateLimitError 429
+    │   └── InternalServerError >= 500
+    └── ResponseDecodeError           not what the API promises, or beyond a size limit
+
+Errors hold plain data only: they can be pickled and copied, and never hold the token or a request header. A bad
+argument is a ``TypeError`` (unknown keyword) or a ``ValueError`` (bad value) and not in this tree: it is a bug in the call.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from friendli_async.replies import Meta, Partial
+
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "ConfigurationError",
+    "ConflictError",
+    "FriendliError",
+    "InternalServerError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "ResponseDecodeError",
+    "SDKError",
+    "StreamInterruptedError",
+    "TimeoutLimit",
+    "UnprocessableEntityError",
+]
+
+TimeoutLimit = Literal["connect", "pool", "first_event", "idle", "total"]
+"""Names of the time limits, as in ``Timeouts``."""
+
+
+class FriendliError(Exception):
+    """Root of everything that this library raises about a call.
+
+    Attributes:
+        meta: Status, headers, request id and attempts of the call; None when nothing was sent.
+        partial: What an open stream had received before it failed; None for everything else.
+    """
+
+    # Attributes beyond the message are set after construction or by keyword, each with a default: so the default
+    # pickling of exceptions, which calls the class with its message and then restores __dict__, just works.
+    meta: Meta | None = None
+    partial: Partial | None = None
+
+    def __init__(self, message: str = "", *, meta: Meta | None = None, partial: Partial | None = None) -> None:
+        super().__init__(message)
+        self.meta = meta
+        self.partial = partial
+
+
+class ConfigurationError(FriendliError, ValueError):
+    """The client cannot be used as it is set up: no token, a bad URL, a closed client. Nothing was sent."""
+
+
+class APIConnectionError(FriendliError):
+    """There was no usable reply.
+
+    Attributes:
+        sent: Whether the request can have been accepted (and billed). False: it never left.
+    """
+
+    sent: bool = False
+
+    def __init__(
+        self, message: str = "", *, sent: bool = False, meta: Meta | None = None, partial: Partial | None = None
+    ) -> None:
+        super().__init__(message, meta=meta, partial=partial)
+        self.sent = sent
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """A time limit was reached.
+
+    Attributes:
+        limit: Which one, by its name in ``Timeouts``.
+        seconds: How long it was.
+    """
+
+    limit: TimeoutLimit = "total"
+    seconds: float = 0.0
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        limit: TimeoutLimit = "total",
+        seconds: float = 0.0,
+        sent: bool = False,
+        meta: Meta | None = None,
+        partial: Partial | None = None,
+    ) -> None:
+        super().__init__(message, sent=sent, meta=meta, partial=partial)
+        self.limit = limit
+        self.seconds = seconds
+
+
+class StreamInterruptedError(APIConnectionError):
+    """A stream ended before it was complete; ``partial`` holds what had arrived."""
+
+    def __init__(
+        self, message: str = "", *, sent: bool = True, meta: Meta | None = None, partial: Partial | None = None
+    ) -> None:
+        super().__init__(message, sent=sent, meta=meta, partial=partial)
+
+
+class APIStatusError(FriendliError):
+    """The server answered with an error.
+
+    Attributes:
+        status_code: The status that the error stands for. Of an error inside a stream it is the one that the error's
+            code or type names (``meta.status`` stays 200).
+        code: The server's error code, if it gave one.
+        type: The server's error type, if it gave one.
+        message: The server's own words; the class's reason phrase where it had none.
+        body: The error body as text, cut at ``Limits.error``.
+        request_id: The server's ``x-request-id``.
+        retry_after: Seconds that the server asked to wait before another try, or None.
+    """
+
+    status_code: int = 0
+    code: str | None = None
+    type: str | None = None
+    message: str = ""
+    body: str = ""
+    request_id: str | None = None
+    retry_after: float | None = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status_code: int = 0,
+        code: str | None = None,
+        type: str | None = None,
+        body: str = "",
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        meta: Meta | None = None,
+        partial: Partial | None = None,
+    ) -> None:
+        super().__init__(message, meta=meta, partial=partial)
+        self.status_code = status_code
+        self.code = code
+        self.type = type
+        self.message = message
+        self.body = body
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        named = f"{self.status_code} {self.message}" if self.status_code else self.message
+        return f"{named} (request id {self.request_id})" if self.request_id else named
+
+
+class BadRequestError(APIStatusError):
+    """400: the request is wrong."""
+
+
+class AuthenticationError(APIStatusError):
+    """401: the token is missing, wrong or expired."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the token may not do this."""
+
+
+class NotFoundError(APIStatusError):
+    """404: no such model, endpoint or file."""
+
+
+class ConflictError(APIStatusError):
+    """409: at odds with the present state."""
+
+
+class UnprocessableEntityError(APIStatusError):
+    """422: well-formed, but the server refuses a value."""
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests; ``retry_after`` says when to come back, if the server did."""
+
+
+class InternalServerError(APIStatusError):
+    """500 and above: the server failed, or is overloaded."""
+
+
+class ResponseDecodeError(FriendliError):
+    """The reply is not what the API promises, or is larger than a size limit.
+
+    Attributes:
+        excerpt: The beginning of the bytes in question, as text, bounded.
+    """
+
+    excerpt: str = ""
+
+    def __init__(
+        self, message: str = "", *, excerpt: str = "", meta: Meta | None = None, partial: Partial | None = None
+    ) -> None:
+        super().__init__(message, meta=meta, partial=partial)
+        self.excerpt = excerpt
+
+
+SDKError = APIStatusError
+"""The name that the official SDK gives to its 4XX and 5XX error."""
+
+STATUS_CLASSES: Final[dict[int, type[APIStatusError]]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+"""The class of each status that has its own; from 500 on it is InternalServerError, else APIStatusError."""
+
+
+def status_class(status: int) -> type[APIStatusError]:
+    """The error class of an HTTP status."""
+    if status >= 500:
+        return InternalServerError
+    return STATUS_CLASSES.get(status, APIStatusError)

@@ -1,0 +1,114 @@
+"""The settings that are values of their own: time limits, size limits, the retry policy. All frozen, all checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+import msgspec
+
+from friendli_async.errors import ConfigurationError
+from friendli_async.replies import Attempt
+
+__all__ = ["Limits", "RetryPolicy", "Timeouts"]
+
+RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+
+
+def _number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
+    """Checks that a field is a finite number, not below ``minimum`` (or, with ``above``, greater than it)."""
+    value = getattr(owner, name)
+    # bool is an int, and `connect=True` is never meant as one second.
+    bad = isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    if bad or value < minimum or (above and value == minimum):
+        bound = f"greater than {minimum:g}" if above else f"at least {minimum:g}"
+        raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
+
+
+def _count(owner: object, name: str) -> None:
+    """Checks that a field is a whole number, at least 1."""
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{type(owner).__name__}.{name} must be a whole number, at least 1, not {value!r}")
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Time limits in seconds; None switches one off. The error of an expired one says which it was."""
+
+    connect: float | None = 5.0
+    """To resolve the name and open a connection, TLS included."""
+    pool: float | None = 30.0
+    """To wait for a free place among ``max_connections``. Never retried."""
+    first_event: float | None = 600.0
+    """Per attempt, from the end of connecting to the first event of a stream, or to the whole reply of a plain call."""
+    idle: float | None = 60.0
+    """Between events that carry data, while somebody waits for the next; comments and pings do not count."""
+    total: float | None = None
+    """Wall time over everything: attempts, sleeps between them, and the reading of a stream."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if getattr(self, name) is not None:
+                _number(self, name, above=True)
+
+    @classmethod
+    def of(cls, value: Timeouts | float | None) -> Timeouts:
+        """A number is the total; None is no limit at all."""
+        if isinstance(value, Timeouts):
+            return value
+        if value is None:
+            return cls(connect=None, pool=None, first_event=None, idle=None)
+        return cls(total=value)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Size limits in decompressed bytes. Beyond one: ``ResponseDecodeError`` (an error body is cut instead)."""
+
+    event: int = 32 * 1024 * 1024
+    """One event of a stream."""
+    reply: int = 64 * 1024 * 1024
+    """The reply of a plain call."""
+    error: int = 64 * 1024
+    """The body of an error."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            _count(self, name)
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When and how a failed attempt is repeated: exponential back-off with full jitter.
+
+    What may be repeated at all is the operation's to say: what was never sent, 408, 429 and 503 always; what may have
+    been accepted only where repeating does no harm. ``Retry-After`` of the server is obeyed and never undercut.
+    """
+
+    max_attempts: int = 3
+    """Attempts in all, the first included; 1 is no retry."""
+    initial: float = 0.5
+    """Upper end of the first wait, seconds; the wait itself is uniform between 0 and that."""
+    multiplier: float = 2.0
+    """What each further upper end is multiplied by."""
+    max_wait: float = 30.0
+    """The largest upper end, seconds."""
+    max_retry_after: float = 60.0
+    """The longest ``Retry-After`` that is waited for, seconds; a longer one raises at once (``retry_after``)."""
+    statuses: AbstractSet[int] = RETRYABLE_STATUSES
+    """Statuses that are retried: any subset of the default."""
+    on_retry: Callable[[Attempt], object] | None = None
+    """Called with the failed attempt before the sleep (its ``wait``). What it raises is logged and changes nothing."""
+
+    def __post_init__(self) -> None:
+        _count(self, "max_attempts")
+        for name in ("initial", "max_wait", "max_retry_after"):
+            _number(self, name)
+        _number(self, "multiplier", minimum=1.0)
+        if unknown := set(self.statuses) - RETRYABLE_STATUSES:
+            raise ConfigurationError(
+                f"RetryPolicy.statuses can only narrow {sorted(RETRYABLE_STATUSES)}; not retryable: {sorted(unknown)}"
+            )
+        if self.on_retry is not None and not callable(self.on_retry):
+            raise ConfigurationError("RetryPolicy.on_retry must be callable")
+        msgspec.structs.force_setattr(self, "statuses", frozenset(self.statuses))

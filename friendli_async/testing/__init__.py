@@ -1,0 +1,83 @@
+"""An embedded server that speaks Friendli's protocol, for tests: real bytes, real connections, scripted faults.
+
+    from friendli_async import AsyncFriendli
+    from friendli_async.testing import FriendliServer, chunk, reset, script, status
+
+    async with FriendliServer() as server, AsyncFriendli(server.token, server_url=server.url) as client:
+        server.enqueue(status(503), script(chunk("Hel"), reset()))
+        ...
+
+`python -m friendli_async.testing` runs it alone. `pytest_plugins = ["friendli_async.testing.fixtures"]` gives the
+fixtures `friendli_server` and `friendli_client`.
+"""
+
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.script import Answer, Script, body, json_body, pace, script, status, text
+from friendli_async.testing.server import FriendliServer
+from friendli_async.testing.steps import (
+    Payload,
+    Step,
+    burst,
+    chunk,
+    close_after,
+    comment,
+    cut,
+    delay,
+    done,
+    drop,
+    end,
+    endless,
+    error_data,
+    error_event,
+    event,
+    finish,
+    garbage,
+    gate,
+    head,
+    raw,
+    reset,
+    slow_headers,
+    split,
+    stall,
+    tool_status,
+    usage,
+)
+
+__all__ = [
+    "Answer",
+    "FriendliServer",
+    "Payload",
+    "ReceivedRequest",
+    "Script",
+    "Step",
+    "body",
+    "burst",
+    "chunk",
+    "close_after",
+    "comment",
+    "cut",
+    "delay",
+    "done",
+    "drop",
+    "end",
+    "endless",
+    "error_data",
+    "error_event",
+    "event",
+    "finish",
+    "garbage",
+    "gate",
+    "head",
+    "json_body",
+    "pace",
+    "raw",
+    "reset",
+    "script",
+    "slow_headers",
+    "split",
+    "stall",
+    "status",
+    "text",
+    "tool_status",
+    "usage",
+]

@@ -1,0 +1,308 @@
+"""`make demo`: a real model streams through the client, then the seed's tool-assisted call, on one page.
+
+    python -m friendli_async.testing.demo [--embedded] [--gguf FILE] [--question TEXT]... [--real] [--model NAME]
+
+Nothing leaves this machine, unless `FRIENDLI_TOKEN` is set and the question is answered with yes, or `--real` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import msgspec
+
+from friendli_async import AsyncFriendli, ChatChunk, FriendliError, ToolStatus, __version__
+from friendli_async.chat import ChatStream
+from friendli_async.replies import Usage
+from friendli_async.testing.engine import EngineUnavailable, LocalEngine
+from friendli_async.testing.page import Page
+from friendli_async.testing.server import FriendliServer
+from friendli_async.testing.weights import GEMMA_STOP, GEMMA_TERMS
+
+_QUESTIONS: Final = ("What is the capital of France?", "Why do people like music?")
+_SUM: Final = "What is (17 + 25) * 3?"
+_MODEL: Final = "meta-llama-3.1-8b-instruct"
+_PACE: Final = 0.04  # seconds between the embedded server's events, for the eye
+_INTERRUPTED: Final = 130  # the shells' exit status for Ctrl-C
+
+
+@dataclass
+class Timing:
+    """When the tokens of one stream arrived, in seconds on the performance counter."""
+
+    asked: float = field(default_factory=time.perf_counter)
+    arrivals: list[float] = field(default_factory=list[float])
+
+    def token(self) -> None:
+        """Note that a token arrived now."""
+        self.arrivals.append(time.perf_counter())
+
+    def figures(self, usage: Usage | None) -> list[tuple[str, str]]:
+        """Give what a reader wants to know: time to first token, tokens per second, usage."""
+        if not self.arrivals:
+            return [("0", "tokens")]
+        first, last = self.arrivals[0], self.arrivals[-1]
+        tokens = (usage and usage.completion_tokens) or len(self.arrivals)
+        figures = [(f"{(first - self.asked) * 1e3:.0f} ms", "to first token")]
+        if last > first:
+            figures.append((f"{(tokens - 1) / (last - first):.1f}", "tokens/s"))
+        figures.append((str(tokens), "tokens out"))
+        if usage is not None and usage.prompt_tokens is not None:
+            figures.append((str(usage.prompt_tokens), "tokens in"))
+        return figures
+
+    def gaps(self) -> list[float]:
+        """Give the seconds between one token and the next."""
+        return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
+
+
+@dataclass
+class Stage:
+    """What the first part runs on: the engine or, where it cannot run, the embedded server."""
+
+    url: str
+    name: str
+    stop: Sequence[str] | None
+    model: str | None
+
+    @classmethod
+    async def set(cls, page: Page, options: argparse.Namespace, server: FriendliServer, exits: AsyncExitStack) -> Self:
+        """Start the engine and say what it is; or say why the embedded server stands in."""
+        if options.embedded:
+            page.line("Asked for with --embedded: the embedded server, which repeats what it is asked.", "yellow")
+            return cls(server.url, "echo", None, _MODEL)
+        page.waiting("loading the model into llama.cpp")
+        began = time.perf_counter()
+        try:
+            engine = await exits.enter_async_context(LocalEngine(options.gguf))
+        except EngineUnavailable as error:
+            page.waited()
+            page.line(f"The engine is not here: {error}.", "yellow")
+            page.line("The embedded server stands in for it; it only repeats what it is asked.", "yellow")
+            return cls(server.url, "echo", None, _MODEL)
+        page.waited()
+        ready = f"llama.cpp at {engine.url}, ready in {time.perf_counter() - began:.1f} s, process {engine.pid}"
+        if options.gguf is not None:
+            page.line(f"{options.gguf}, {ready}", "dim")
+            return cls(engine.url, "model", None, None)
+        page.line(f"Gemma 3 270M (a small base model, 4 bit), {ready}", "dim")
+        page.line(f"Google's Gemma terms apply to it: {GEMMA_TERMS}", "dim")
+        return cls(engine.url, "gemma", GEMMA_STOP, None)
+
+
+async def show_here(page: Page, options: argparse.Namespace) -> None:
+    """Show the two parts that run on this machine alone."""
+    async with AsyncExitStack() as exits:
+        server = await exits.enter_async_context(FriendliServer(pace=_PACE))
+        page.section("1  Chat with a real model, on this machine")
+        stage = await Stage.set(page, options, server, exits)
+        # Both addresses and the token are given here: what the environment says about the real API stays unused.
+        client = await exits.enter_async_context(
+            AsyncFriendli(server.token, server_url=server.url, container_url=stage.url)
+        )
+        page.code(
+            "async with client.container.chat.stream(messages=[...]) as stream:",
+            "    async for chunk in stream:",
+            '        print(chunk.text, end="")',
+        )
+        for question in options.question or _QUESTIONS:
+            messages = [{"role": "user", "content": question}]
+            stream = client.container.chat.stream(
+                model=stage.model,
+                messages=messages,
+                max_tokens=options.max_tokens,
+                temperature=0.0,
+                frequency_penalty=0.5,
+                **({"stop": stage.stop} if stage.stop else {}),
+            )
+            await show_chat(page, question, stage.name, stream)
+        page.section("2  Tool-assisted chat: the model calls tools, the server runs them")
+        page.line(
+            f"Served by friendli_async.testing at {server.url}; the calculator computes, the web page is canned.", "dim"
+        )
+        await show_tools(page, client)
+
+
+async def show_chat(page: Page, question: str, name: str, stream: ChatStream) -> None:
+    """Show one question, its answer as it arrives, and the figures."""
+    page.speaker("you", "magenta")
+    page.text(question)
+    page.end_text()
+    page.speaker(name, "cyan")
+    timing = Timing()
+    async with stream:
+        async for chunk in stream:
+            if piece := chunk.text or chunk.reasoning:
+                timing.token()
+                page.text(piece)
+    page.end_text()
+    page.figures(timing.figures(stream.usage))
+    page.bars(timing.gaps(), "time between the tokens")
+    page.blank()
+
+
+async def show_tools(page: Page, client: AsyncFriendli) -> None:
+    """Show the seed's call: tokens and tool statuses in the order of their arrival."""
+    page.code(
+        "async for event in client.serverless.tool_assisted_chat_completion(",
+        "    tool_assisted_completion_request_body={...},",
+        "):",
+        "    match event:",
+        "        case ChatChunk(): ...",
+        "        case ToolStatus(name=name, status=status): ...",
+    )
+    page.speaker("you", "magenta")
+    page.text(_SUM)
+    page.end_text()
+    page.speaker("model", "cyan")
+    timing, usage, speaking = Timing(), None, True
+    async for event in client.serverless.tool_assisted_chat_completion(
+        tool_assisted_completion_request_body={
+            "model": _MODEL,
+            "max_tokens": 200,
+            "messages": [{"role": "user", "content": _SUM}],
+            "tools": [{"type": "math:calculator"}, {"type": "web:url"}],
+            "stream_options": {"include_usage": True},
+        },
+        x_friendli_team=None,
+        retries=None,
+        server_url=None,
+    ):
+        match event:
+            case ToolStatus():
+                if speaking:
+                    page.end_text()
+                    speaking = False
+                show_status(page, event)
+            case ChatChunk():
+                usage = event.usage or usage
+                if event.text:
+                    if not speaking:
+                        page.speaker("model", "cyan")
+                        speaking = True
+                    timing.token()
+                    page.text(event.text)
+    if speaking:
+        page.end_text()
+    page.figures(timing.figures(usage))
+    page.blank()
+
+
+def show_status(page: Page, event: ToolStatus) -> None:
+    """Show one line about what a tool is doing."""
+    symbols = {
+        "STARTED": (page.symbol("⚙", "*"), "yellow"),
+        "UPDATING": (page.symbol("…", "~"), "yellow"),
+        "ENDED": (page.symbol("✓", "+"), "green"),
+        "ERRORED": (page.symbol("✗", "!"), "red"),
+    }
+    symbol, style = symbols.get(event.status, ("?", "yellow"))
+    match event.status:
+        case "STARTED":
+            said = ", ".join(f"{parameter.name}={parameter.value}" for parameter in event.parameters)
+        case "ENDED":
+            said = _once_decoded(event.result or "")
+        case "ERRORED":
+            said = (event.error and event.error.msg) or ""
+        case _:
+            said = event.message or ""
+    page.status(symbol, event.name, f"{event.status:<9} {said}", style)
+
+
+def _once_decoded(result: str) -> str:
+    """Take one of the two encodings off that the API puts on a result, where it is there."""
+    try:
+        decoded: object = msgspec.json.decode(result)
+    except msgspec.DecodeError:
+        return result
+    return decoded if isinstance(decoded, str) else result
+
+
+async def show_real(page: Page, model: str, question: str) -> None:
+    """Show a chat with the real API, with the token and the team of the environment."""
+    async with AsyncFriendli() as client:
+        messages = [{"role": "user", "content": question}]
+        stream = client.serverless.chat.stream(model=model, messages=messages, max_tokens=200)
+        await show_chat(page, question, "friendli", stream)
+
+
+def wants_real(page: Page, options: argparse.Namespace) -> bool:
+    """Tell whether the real API is to be called, which costs money: only ever after a yes."""
+    if options.real:
+        return True
+    if not os.environ.get("FRIENDLI_TOKEN"):
+        page.line("With FRIENDLI_TOKEN set, this page ends with the real API, if you say yes.", "dim")
+        return False
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        page.line("FRIENDLI_TOKEN is set: with --real, the same chat goes to the real API.", "dim")
+        return False
+    page.line(f"FRIENDLI_TOKEN is set. Ask {options.model} on the real API, too? It is charged to your account.")
+    try:
+        return input("  [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
+def show(page: Page, options: argparse.Namespace) -> int:
+    """Show the whole page; gives the exit status."""
+    page.title(f"friendli_async {__version__}", "an async streaming client for Friendli's inference API")
+    asyncio.run(show_here(page, options))
+    if not wants_real(page, options):
+        page.line("Next: README.md has recipes, examples/ has programs.", "dim")
+        return 0
+    page.section(f"3  The real API: {options.model}")
+    try:
+        asyncio.run(show_real(page, options.model, (options.question or _QUESTIONS)[-1]))
+    except FriendliError as error:
+        page.blank()
+        page.line(f"{type(error).__name__}: {error}", "red")
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 0, 1 when the real API failed, 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="python -m friendli_async.testing.demo", description="The client at work.")
+    parser.add_argument("--embedded", action="store_true", help="use the embedded server instead of a real model")
+    parser.add_argument("--gguf", metavar="FILE", help="use this model instead of Gemma 3 270M")
+    parser.add_argument("--question", action="append", metavar="TEXT", help="what to ask; may be given several times")
+    parser.add_argument("--max-tokens", type=int, default=100, help="longest answer (default: %(default)s)")
+    parser.add_argument("--real", action="store_true", help="call the real API, too, with FRIENDLI_TOKEN")
+    parser.add_argument("--model", default=_MODEL, help="the real API's model (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    _keep_proxies_off_loopback()
+    page = Page()
+    try:
+        return show(page, options)
+    except KeyboardInterrupt:
+        page.blank()
+        page.line("Stopped.", "dim")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`make demo | head`); Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _keep_proxies_off_loopback() -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""A real language model on this machine: llama.cpp's own HTTP server, in a process of its own.
+
+It speaks what `client.container.*` speaks. It needs the extra `friendli_async[engine]`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+from anyio import to_thread
+
+from friendli_async.testing.weights import GEMMA_CHAT_TEMPLATE, GEMMA_NAME, EngineUnavailable, gemma_weights
+
+__all__ = ["EngineUnavailable", "LocalEngine"]
+
+_PROGRAM: Final = Path(__file__).with_name("engine_process.py")
+_STOP_GRACE: Final = 5.0  # seconds for an orderly end, before it is killed
+
+
+class LocalEngine:
+    """llama.cpp's server on a free loopback port, from entering the context to leaving it.
+
+        async with LocalEngine() as engine, AsyncFriendli(container_url=engine.url) as client:
+            reply = await client.container.chat.complete(messages=[...])
+
+    A plain `with` does the same. The server lives in a child process that ends with this one, however this one ends.
+
+    Args:
+        model_path: A GGUF file. `None` means Gemma 3 270M with its chat template (`weights.gemma_weights`; Google's
+            Gemma terms apply).
+        name: What the server calls the model; the file's name without its extension by default.
+        chat_template: Jinja text that turns messages into a prompt; the model's own by default.
+        context: Tokens of context, shared by the parallel requests.
+        parallel: Requests generated at the same time; further ones wait.
+        threads: Threads that compute; all cores but one by default.
+        api_key: The token that requests must carry; none by default.
+        start_timeout: Seconds that loading the model may take.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        chat_template: str | None = None,
+        context: int = 16384,
+        parallel: int = 4,
+        threads: int | None = None,
+        api_key: str | None = None,
+        start_timeout: float = 120.0,
+    ) -> None:
+        self._model_path = None if model_path is None else Path(model_path)
+        if self._model_path is None:
+            name = name or GEMMA_NAME
+            chat_template = chat_template or GEMMA_CHAT_TEMPLATE
+        self._settings = {
+            "name": name or Path(model_path or "").stem,
+            "chat_template": chat_template,
+            "context": context,
+            "parallel": parallel,
+            "threads": threads or max(1, (os.cpu_count() or 2) - 1),
+            "api_key": api_key,
+        }
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The address to give as `container_url`, such as `http://127.0.0.1:34141`.
+
+        Raises:
+            RuntimeError: The engine was not started.
+        """
+        if self._url is None:
+            raise RuntimeError("the engine is not running: enter it with `async with` or `with`")
+        return self._url
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server.
+
+        Raises:
+            RuntimeError: The engine is not running.
+        """
+        return self._running().pid
+
+    def kill(self) -> None:
+        """Kill the server at once, in the middle of whatever it does.
+
+        Raises:
+            RuntimeError: The engine is not running.
+        """
+        process = self._running()
+        process.kill()
+        process.wait()
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts requests; `stop` must follow.
+
+        Raises:
+            EngineUnavailable: It is not installed, or it could not load the model.
+        """
+        self._spawn(self._model())
+        try:
+            self._await_address()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server and wait for its end; does nothing when it is not running."""
+        process, self._process = self._process, None
+        log, self._log = self._log, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        try:
+            process.wait(_STOP_GRACE)
+        except subprocess.TimeoutExpired:  # pragma: no cover - a hung server; nothing here can make it hang
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        if log is not None:
+            log.close()
+        self._url = None
+
+    def __enter__(self) -> Self:
+        """Start the server; see `start`."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        """Start the server; see `start`. The event loop goes on while the model loads."""
+        self._spawn(await to_thread.run_sync(self._model))
+        try:
+            await to_thread.run_sync(self._await_address)
+        except BaseException:
+            # Cancelled, too: the waiting thread then ends with the process.
+            self._running().kill()
+            self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        await to_thread.run_sync(self.stop)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the engine is not running")
+        return self._process
+
+    def _model(self) -> Path:
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise EngineUnavailable("llama.cpp's server is not installed: pip install 'friendli_async[engine]'")
+        path = gemma_weights() if self._model_path is None else self._model_path
+        if not path.is_file():
+            raise EngineUnavailable(f"there is no model file at {path}")
+        return path
+
+    def _spawn(self, model_path: Path) -> None:
+        if self._process is not None:
+            raise RuntimeError("the engine is running already")
+        settings = json.dumps({**self._settings, "model_path": str(model_path)})
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in stop()
+        self._process = subprocess.Popen(
+            # -P: our own directory must not come before the packages that the child imports.
+            [sys.executable, "-P", str(_PROGRAM), settings],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+
+    def _await_address(self) -> None:
+        """Read the line that the child writes when it listens; its end, or the time limit, closes the pipe instead."""
+        process = self._running()
+        assert process.stdout is not None
+        late = threading.Timer(self._start_timeout, process.kill)
+        late.start()
+        try:
+            line = process.stdout.readline()
+        finally:
+            late.cancel()
+            late.join()
+        if not line.endswith(b"\n"):
+            raise EngineUnavailable(f"llama.cpp's server did not start: {self._last_words()}")
+        self._url = line.decode().strip()
+
+    def _last_words(self) -> str:
+        process, log = self._running(), self._log
+        assert log is not None
+        status = process.wait()
+        log.seek(0)
+        lines = log.read()[-4096:].decode(errors="replace").split("\n")
+        text = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"{text} (exit status {status})"

@@ -1,0 +1,128 @@
+"""The bytes of Friendli's replies: JSON, server-sent events, chat completion chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+DONE: Final = b"data: [DONE]\n\n"
+
+
+def to_json(value: object) -> bytes:
+    """Encode a value as compact JSON.
+
+    Args:
+        value: Anything that JSON can hold.
+
+    Returns:
+        UTF-8 bytes. Text with a lone surrogate, which UTF-8 cannot hold, comes out in ASCII escapes: engines do
+        the same when one token ends in the middle of a character.
+    """
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def sse_event(data: bytes, name: str | None = None) -> bytes:
+    """Frame data as one server-sent event; every line of the data becomes a `data:` line of its own.
+
+    Args:
+        data: The payload.
+        name: The `event:` line; without one there is no such line.
+
+    Returns:
+        The event's bytes, its blank line included.
+    """
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"".join(b"data: " + line + b"\n" for line in data.split(b"\n")) + b"\n"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What all chunks of one reply share.
+
+    Args:
+        id: Id of the completion.
+        model: Name of the model, as the request gave it.
+        created: Unix time in seconds.
+    """
+
+    id: str
+    model: str
+    created: int
+
+    @cached_property
+    def _chunk_start(self) -> bytes:
+        start = to_json(
+            {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
+        )
+        return b"data: " + start[:-1] + b',"choices":'
+
+    def chunk(self, choices: bytes, usage: bytes = b"null") -> bytes:
+        """Frame one `chat.completion.chunk`.
+
+        Args:
+            choices: The `choices` array as JSON.
+            usage: The `usage` object as JSON.
+
+        Returns:
+            One server-sent event.
+        """
+        return self._chunk_start + choices + b',"usage":' + usage + b"}\n\n"
+
+    def completion(self, choices: Iterable[Mapping[str, object]], usage: Mapping[str, object]) -> dict[str, object]:
+        """Build a whole `chat.completion` object.
+
+        Args:
+            choices: The choices, each with its message.
+            usage: The token counts.
+
+        Returns:
+            The object, ready to be encoded.
+        """
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": list(choices),
+            "usage": usage,
+        }
+
+
+def token_counts(prompt: int, completion: int) -> dict[str, object]:
+    """Build a `usage` object.
+
+    Args:
+        prompt: Tokens of the request.
+        completion: Tokens of the reply.
+
+    Returns:
+        The object, with the total filled in.
+    """
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
+def error_body(message: str, *, kind: str, code: str | int | None = None) -> dict[str, object]:
+    """Build the JSON body of an error reply.
+
+    Args:
+        message: What went wrong, for people.
+        kind: What went wrong, for programs.
+        code: A finer code, where there is one.
+
+    Returns:
+        The object, ready to be encoded.
+    """
+    return {"error": {"message": message, "type": kind, "code": code}}

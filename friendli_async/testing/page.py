@@ -1,0 +1,228 @@
+"""A page on the terminal, written from top to bottom: headings, a dialogue that appears token by token, figures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Final, TextIO
+
+__all__ = ["Page"]
+
+_STYLES: Final = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+    "title": "1;36",
+}
+_MARGIN: Final = "  "
+_LABEL: Final = 8  # columns for who speaks
+_WIDEST: Final = 96
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_PLAIN_BARS: Final = "_.:-=+*#"
+_FEWEST_BARS: Final = 8
+
+
+class Page:
+    """Writes to a terminal with colours, and plainly to anything else.
+
+    Colours are left out where the output is no terminal, where `NO_COLOR` is set (https://no-color.org) or `TERM` is
+    `dumb`; box-drawing and other symbols where the output's encoding lacks them.
+
+    Args:
+        out: Where to write; standard output by default.
+        environment: Environment variables; those of the process by default.
+    """
+
+    def __init__(self, out: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+        variables = os.environ if environment is None else environment
+        terminal = self._out.isatty()
+        self._coloured = terminal and not variables.get("NO_COLOR") and variables.get("TERM") != "dumb"
+        self._rewrites = terminal and variables.get("TERM") != "dumb"
+        self._symbols = _encodes(self._out, "─│▁█⚙✓✗·…")
+        self._width = max(40, min(_WIDEST, shutil.get_terminal_size().columns if terminal else 80))
+        self._column = 0
+        self._word = ""
+        self._space = ""
+
+    def styled(self, text: str, style: str) -> str:
+        """Give the text with the codes of a style around it, or as it is where colours are off.
+
+        Args:
+            text: What to style, without control characters.
+            style: `bold`, `dim`, `title` or a colour.
+
+        Returns:
+            The text to write.
+        """
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._coloured and text else text
+
+    def symbol(self, symbol: str, plain: str) -> str:
+        """Give a symbol, or its plain form where the output's encoding lacks it."""
+        return symbol if self._symbols else plain
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        """Write one line inside the margin, wrapped if it is too long.
+
+        Args:
+            text: What to write, without styles of its own.
+            style: Its style.
+        """
+        for part in _wrap(text, self._width - len(_MARGIN)) or [""]:
+            self._write(f"{_MARGIN}{self.styled(part, style) if style else part}".rstrip() + "\n")
+
+    def title(self, text: str, note: str) -> None:
+        """Write the head of the page."""
+        self._write("\n" + _MARGIN + self.styled(text, "title") + "  " + self.styled(note, "dim") + "\n")
+        self._rule()
+
+    def section(self, text: str) -> None:
+        """Write the head of a part."""
+        self._write(_MARGIN + self.styled(text, "bold") + "\n")
+
+    def code(self, *lines: str) -> None:
+        """Show the code that makes what follows; it is never wrapped, so that it can be copied."""
+        bar = self.styled(self.symbol("│", "|"), "blue")
+        self._write("\n")
+        for line in lines:
+            self._write(f"{_MARGIN}{bar} {self.styled(line, 'blue')}\n")
+        self._write("\n")
+
+    def waiting(self, text: str) -> None:
+        """Say what is being waited for; `waited` takes it away again, where the terminal can."""
+        if self._rewrites:
+            self._write(_MARGIN + self.styled(text + self.symbol("…", "..."), "dim"))
+
+    def waited(self) -> None:
+        """Take away what `waiting` wrote."""
+        if self._rewrites:
+            self._write("\r\x1b[K")
+
+    def speaker(self, name: str, style: str) -> None:
+        """Begin an utterance: `text` goes on beside the name."""
+        self._write(_MARGIN + self.styled(f"{name:<{_LABEL}}", style))
+        self._column = 0
+        self._word = self._space = ""
+
+    def text(self, piece: str) -> None:
+        """Go on with an utterance: words appear as they are complete, at most one token late, wrapped.
+
+        Args:
+            piece: Text from a model: control characters, which could steer the terminal, are left out.
+        """
+        for character in piece:
+            if character.isspace():
+                self._flush_word()
+                # Held until a word follows: neither spaces at the end of lines nor empty lines at the end of answers.
+                self._space = "\n" if "\n" in (character, self._space) else " "
+            elif not unicodedata.category(character).startswith("C"):
+                self._word += character
+                if _columns(self._word) >= self._text_width():
+                    self._flush_word()
+
+    def end_text(self) -> None:
+        """End an utterance."""
+        self._flush_word()
+        self._write("\n")
+        self._column = 0
+
+    def status(self, symbol: str, name: str, text: str, style: str) -> None:
+        """Write one line about a tool, cut at the width."""
+        head = f"{symbol} {name:<18}"
+        room = self._width - len(_MARGIN) - _LABEL - _columns(head) - 1
+        indent = " " * _LABEL
+        self._write(f"{_MARGIN}{indent}{self.styled(head, style)} {self.styled(_cut(_clean(text), room), 'dim')}\n")
+
+    def figures(self, figures: Sequence[tuple[str, str]]) -> None:
+        """Write a row of figures with their names, in more rows where the width asks for it."""
+        row, used = "", 0
+        separator = self.symbol(" · ", " | ")
+        for number, name in figures:
+            length = len(number) + 1 + len(name)
+            if row and used + len(separator) + length > self._width - len(_MARGIN) - _LABEL:
+                self._write(_MARGIN + " " * _LABEL + row + "\n")
+                row, used = "", 0
+            if row:
+                row += self.styled(separator, "dim")
+                used += len(separator)
+            row += self.styled(number, "green") + " " + self.styled(name, "dim")
+            used += length
+        self._write(_MARGIN + " " * _LABEL + row + "\n")
+
+    def bars(self, values: Sequence[float], name: str) -> None:
+        """Draw values as a row of small bars, the largest one full; where there are too many, the last ones.
+
+        A handful shows nothing, and is left out.
+        """
+        shown = values[-(self._width - len(_MARGIN) - _LABEL - len(name) - 1) :]
+        if len(shown) < _FEWEST_BARS:
+            return
+        bars = _BARS if self._symbols else _PLAIN_BARS
+        top = max(shown) or 1.0
+        drawn = "".join(bars[min(len(bars) - 1, int(value / top * len(bars)))] for value in shown)
+        self._write(f"{_MARGIN}{' ' * _LABEL}{self.styled(drawn, 'cyan')} {self.styled(name, 'dim')}\n")
+
+    def blank(self) -> None:
+        """Write an empty line."""
+        self._write("\n")
+
+    def _rule(self) -> None:
+        self._write(_MARGIN + self.styled(self.symbol("─", "-") * (self._width - len(_MARGIN)), "dim") + "\n\n")
+
+    def _text_width(self) -> int:
+        return self._width - len(_MARGIN) - _LABEL
+
+    def _flush_word(self) -> None:
+        word, self._word = self._word, ""
+        if not word:
+            return
+        space, self._space = self._space if self._column else "", ""
+        length = _columns(word)
+        if space == "\n" or (self._column and self._column + len(space) + length > self._text_width()):
+            self._write("\n" + _MARGIN + " " * _LABEL)
+            space, self._column = "", 0
+        self._write(space + word)
+        self._column += len(space) + length
+
+    def _write(self, text: str) -> None:
+        encoding = self._out.encoding or "utf-8"
+        self._out.write(text.encode(encoding, "replace").decode(encoding))
+        self._out.flush()
+
+
+def _encodes(out: TextIO, symbols: str) -> bool:
+    try:
+        symbols.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _clean(text: str) -> str:
+    return "".join(character for character in text if not unicodedata.category(character).startswith("C"))
+
+
+def _cut(text: str, room: int) -> str:
+    return text if _columns(text) <= room else text[: max(0, room - 3)] + "..."
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _columns(lines[-1]) + 1 + _columns(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return lines

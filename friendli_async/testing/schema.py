@@ -1,0 +1,145 @@
+"""Checks a request body against the schemas of the API, and reports errors in the form of its 422 replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, cast
+
+Schema = Mapping[str, Any]
+Location = tuple[str | int, ...]
+Error = dict[str, object]
+
+_MAX_ERRORS: Final = 100
+_MAX_INPUT_SHOWN: Final = 80
+
+
+def validate(name: str, value: object) -> list[Error]:
+    """Check a body.
+
+    Unknown keys are tolerated. Whole floats count as integers, booleans do not count as numbers.
+
+    Args:
+        name: Name of the schema.
+        value: The body, decoded.
+
+    Returns:
+        The errors, at most 100, each with `loc`, `msg` and `type`; none if the body is as the schema says.
+    """
+    errors = _check({"$ref": name}, value, ("body",))
+    return [error for error, _ in zip(errors, range(_MAX_ERRORS), strict=False)]
+
+
+@cache
+def _schemas() -> Mapping[str, Schema]:
+    # Names without their release: the tool-assisted ones are of 0.14.0, the last that had them.
+    return cast(
+        "Mapping[str, Schema]", json.loads(files("friendli_async.testing").joinpath("schemas.json").read_bytes())
+    )
+
+
+def _check(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
+    if value is None and schema.get("nullable"):
+        return
+    if "$ref" in schema:
+        yield from _check(_schemas()[schema["$ref"]], value, loc)
+    elif "discriminator" in schema:
+        yield from _check_tagged(schema, value, loc)
+    elif "oneOf" in schema:
+        yield from _check_alternatives(schema["oneOf"], value, loc)
+    else:
+        yield from _check_plain(schema, value, loc)
+
+
+def _check_plain(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
+    expected: str = schema["type"]
+    if not _IS[expected](value):
+        yield _error(loc, f"Input should be a valid {_NAMES[expected]}", f"{_CODES[expected]}_type")
+        return
+    allowed = [schema["const"]] if "const" in schema else schema.get("enum")
+    if allowed is not None and value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        yield _error(loc, f"Input should be one of: {choices}; not {_shown(value)}", "literal_error")
+    elif isinstance(value, list) and "items" in schema:
+        for position, item in enumerate(cast("list[object]", value)):
+            yield from _check(schema["items"], item, (*loc, position))
+    elif isinstance(value, dict):
+        yield from _check_properties(schema, cast("dict[str, object]", value), loc)
+
+
+def _check_properties(schema: Schema, value: Mapping[str, object], loc: Location) -> Iterator[Error]:
+    for name in schema.get("required", ()):
+        if name not in value:
+            yield _error((*loc, name), "Field required", "missing")
+    for name, inner in schema.get("properties", {}).items():
+        if name in value:
+            yield from _check(inner, value[name], (*loc, name))
+
+
+def _check_tagged(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
+    name: str = schema["discriminator"]["property"]
+    mapping: Mapping[str, str] = schema["discriminator"]["mapping"]
+    if not isinstance(value, dict):
+        yield _error(loc, "Input should be a valid object", "dict_type")
+        return
+    tagged = cast("dict[str, object]", value)
+    tag = tagged.get(name)
+    if name not in tagged:
+        yield _error((*loc, name), "Field required", "missing")
+    elif not isinstance(tag, str) or tag not in mapping:
+        choices = ", ".join(repr(choice) for choice in mapping)
+        yield _error((*loc, name), f"Input should be one of: {choices}; not {_shown(tag)}", "union_tag_invalid")
+    else:
+        yield from _check({"$ref": mapping[tag]}, tagged, loc)
+
+
+def _check_alternatives(alternatives: list[Schema], value: object, loc: Location) -> Iterator[Error]:
+    attempts = [list(_check(alternative, value, loc)) for alternative in alternatives]
+    if not all(attempts):
+        return
+    # The alternatives differ in their JSON type: the one whose type is right has its errors further down.
+    deeper = [errors for errors in attempts if errors[0]["loc"] != list(loc)]
+    if deeper:
+        yield from deeper[0]
+    else:
+        yield _error(loc, "Input fits none of the forms: " + "; ".join(str(e[0]["msg"]) for e in attempts), "union")
+
+
+def _error(loc: Location, message: str, kind: str) -> Error:
+    return {"loc": list(loc), "msg": message, "type": kind}
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:_MAX_INPUT_SHOWN] if isinstance(value, str | int | float) else type(value).__name__
+
+
+def _is_integer(value: object) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+_IS: Final[Mapping[str, Callable[[object], bool]]] = {
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "string": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": _is_integer,
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+}
+_NAMES: Final = {
+    "object": "object",
+    "array": "list",
+    "string": "string",
+    "boolean": "boolean",
+    "integer": "integer",
+    "number": "number",
+}
+_CODES: Final = {
+    "object": "dict",
+    "array": "list",
+    "string": "string",
+    "boolean": "bool",
+    "integer": "int",
+    "number": "float",
+}

@@ -1,0 +1,255 @@
+"""The script language: what a scripted reply does, step by step, faults included.
+
+A `Script` answers one request. It is a frozen value: a status, headers and steps. The status line and the headers go
+out just before the first step that writes, so whatever stands in front of that step happens before any byte of the
+reply: `script(stall())` never answers, `script(head(), stall())` answers with headers and then falls silent. A script
+that runs out of steps ends its body properly.
+
+Every write is followed by two turns of the event loop: a client in the same loop reads each piece on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
+
+from multidict import CIMultiDict
+
+from friendli_async.testing.frames import Identity, error_body, to_json, token_counts
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.reply import ReplyWriter
+from friendli_async.testing.steps import Step, chunk, delay, done, finish, raw, usage
+
+EVENT_STREAM: Final = "text/event-stream"
+JSON: Final = "application/json"
+
+_ERROR_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "method_not_allowed",
+    408: "timeout_error",
+    409: "conflict_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+@dataclass(frozen=True)
+class Script:
+    """The reply to one request. Made by `script`, `status`, `body` or `json_body`.
+
+    Args:
+        steps: What the reply does, in order.
+        status: HTTP status.
+        headers: Headers of the reply, `Content-Type` included.
+    """
+
+    steps: tuple[Step, ...] = ()
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = field(default=(("Content-Type", EVENT_STREAM),))
+
+    async def play(self, reply: ReplyWriter) -> None:
+        """Do all steps, then end the body if none of them did.
+
+        Args:
+            reply: The reply on its way out.
+        """
+        for step in self.steps:
+            await step.play(reply)
+        await reply.end()
+
+
+Answer = Script | Step | Callable[[ReceivedRequest], Script]
+"""What can answer a request: a script, a single step (a script of one), or a function from the request to a script."""
+
+
+def resolve(answer: Answer, request: ReceivedRequest) -> Script:
+    """Turn an answer into the script for one request.
+
+    Args:
+        answer: Script, step or function.
+        request: What the function gets.
+
+    Returns:
+        The script to play.
+    """
+    if isinstance(answer, Script):
+        return answer
+    if isinstance(answer, Step):
+        return script(answer)
+    return answer(request)
+
+
+def pace(answer: Script, seconds: float) -> Script:
+    """Slow a streamed script down.
+
+    Args:
+        answer: The script; one that is no event stream stays as it is.
+        seconds: Pause before each step.
+
+    Returns:
+        The slower script.
+    """
+    if not seconds or ("Content-Type", EVENT_STREAM) not in answer.headers:
+        return answer
+    return replace(answer, steps=tuple(paced for step in answer.steps for paced in (delay(seconds), step)))
+
+
+# --- whole replies ---------------------------------------------------------------------------------------------------
+
+
+def script(
+    *steps: Step, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = EVENT_STREAM
+) -> Script:
+    """Compose a reply of steps. Its body is chunked, unless the headers have a `Content-Length`.
+
+    Args:
+        steps: What the reply does, in order.
+        status: HTTP status.
+        headers: Further headers, or others in place of `content_type` and the request id.
+        content_type: The `Content-Type`.
+
+    Returns:
+        The script.
+    """
+    merged = CIMultiDict({"Content-Type": content_type})
+    merged.update(headers or {})
+    return Script(steps, status, tuple(merged.items()))
+
+
+def body(
+    data: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = "text/html"
+) -> Script:
+    """Reply with these bytes and their `Content-Length`: an HTML page of a proxy, half a JSON document...
+
+    Args:
+        data: The whole body.
+        status: HTTP status.
+        headers: Further headers.
+        content_type: The `Content-Type`.
+
+    Returns:
+        The script.
+    """
+    merged = CIMultiDict({"Content-Length": str(len(data))})
+    merged.update(headers or {})
+    return script(raw(data), status=status, headers=merged, content_type=content_type)
+
+
+def json_body(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Script:
+    """Reply with a JSON document.
+
+    Args:
+        value: What the document holds.
+        status: HTTP status.
+        headers: Further headers.
+
+    Returns:
+        The script.
+    """
+    return body(to_json(value), status=status, headers=headers, content_type=JSON)
+
+
+def status(
+    code: int,
+    *,
+    retry_after: float | str | None = None,
+    retry_after_ms: float | None = None,
+    message: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Script:
+    """Reply with a status, from 400 on with a JSON error body.
+
+    Args:
+        code: HTTP status.
+        retry_after: The `Retry-After` header: seconds, or a date or nonsense as text.
+        retry_after_ms: The `retry-after-ms` header, in milliseconds.
+        message: The message of the error body; by default one that names the status.
+        headers: Further headers, for example `Location`.
+
+    Returns:
+        The script.
+    """
+    extra = dict(headers or {})
+    if retry_after is not None:
+        extra["Retry-After"] = str(retry_after)
+    if retry_after_ms is not None:
+        extra["retry-after-ms"] = str(retry_after_ms)
+    if code < 400:
+        return body(b"", status=code, headers=extra, content_type="text/plain")
+    kind = _ERROR_TYPES.get(code, "server_error" if code >= 500 else "api_error")
+    return json_body(error_body(message or f"scripted status {code}", kind=kind), status=code, headers=extra)
+
+
+@dataclass(frozen=True)
+class TextReply:
+    """A complete chat reply with a given text, streamed or whole, as the request asks. Made by `text`.
+
+    Args:
+        pieces: The text of each chunk.
+        reasoning: The reasoning text of each chunk, which come first.
+        finish_reason: Why the model stopped.
+        prompt_tokens: Tokens of the request, for the usage.
+    """
+
+    pieces: tuple[str, ...]
+    reasoning: tuple[str, ...] = ()
+    finish_reason: str = "stop"
+    prompt_tokens: int = 1
+
+    def __call__(self, request: ReceivedRequest) -> Script:
+        """Make the script for one request.
+
+        Args:
+            request: Says by `stream` and `stream_options` what form the reply takes.
+
+        Returns:
+            An event stream, or one JSON document.
+        """
+        asked = request.json_object
+        counts = (self.prompt_tokens, len(self.pieces) + len(self.reasoning))
+        if not asked.get("stream"):
+            return self._whole(request.identity, counts)
+        steps = [chunk(role="assistant")]
+        steps += [chunk(reasoning=piece) for piece in self.reasoning]
+        steps += [chunk(piece) for piece in self.pieces]
+        steps.append(finish(self.finish_reason))
+        if wants_usage(asked):
+            steps.append(usage(*counts))
+        return script(*steps, done())
+
+    def _whole(self, identity: Identity, counts: tuple[int, int]) -> Script:
+        message: dict[str, object] = {"role": "assistant", "content": "".join(self.pieces)}
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
+        return json_body(identity.completion([choice], token_counts(*counts)))
+
+
+def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop", prompt_tokens: int = 1) -> TextReply:
+    """Reply to a chat request with this text, streamed or whole, as the request asks.
+
+    Args:
+        pieces: The text of each chunk; joined for a plain call.
+        reasoning: The reasoning text of each chunk, which come first.
+        finish_reason: Why the model stopped.
+        prompt_tokens: Tokens of the request, for the usage.
+
+    Returns:
+        The answer, to be enqueued.
+    """
+    return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
+
+
+def wants_usage(body: Mapping[str, Any]) -> bool:
+    """Tell whether a request asks for the usage at the end of its stream.
+
+    Args:
+        body: The request's JSON object.
+    """
+    options: object = body.get("stream_options")
+    return isinstance(options, dict) and bool(cast("Mapping[str, object]", options).get("include_usage"))

@@ -1,0 +1,321 @@
+"""The embedded server: a real aiohttp server on a loopback port that speaks Friendli's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Final, Self
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from friendli_async.testing.background import BackgroundLoop
+from friendli_async.testing.received import Outcome, ReceivedRequest
+from friendli_async.testing.reply import ReplyWriter
+from friendli_async.testing.routes import route
+from friendli_async.testing.script import Answer, Script, pace, resolve
+from friendli_async.testing.waiting import Signal
+
+_MAX_BODY: Final = 256 * 1024 * 1024
+_BACKLOG: Final = 4096  # a thousand streams may be opened in one go
+_MAX_TURNS: Final = 1000
+
+
+class FriendliServer:
+    """A server on a loopback port that answers as Friendli's API does, or as a script tells it to.
+
+    Without scripts it answers chat and tool-assisted chat with text that depends on the request alone, after checking
+    the token and the body. Everything that it received is in `requests`.
+
+        async with FriendliServer() as server:
+            server.enqueue(status(429, retry_after=0), text("Hel", "lo"))
+            ...
+            assert server.requests[0].json == {...}
+
+    Args:
+        token: The token that requests must carry; `container.*` needs none. `None` switches the check off.
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        pace: Pause before each event of a streamed reply that no script gave, in seconds: a model that takes its time.
+    """
+
+    def __init__(
+        self, token: str | None = "test-token", *, host: str = "127.0.0.1", port: int = 0, pace: float = 0.0
+    ) -> None:
+        self.token = token
+        self.requests: list[ReceivedRequest] = []
+        """The requests received so far, complete with their bodies, in order of arrival."""
+        self.connections = 0
+        """How many TCP connections were accepted so far."""
+        self._host = host
+        self._port = port
+        self._pace = pace
+        self._url: str | None = None
+        self._runner: web.ServerRunner | None = None
+        self._thread: BackgroundLoop | None = None
+        self._open: dict[web.RequestHandler, tuple[int, asyncio.Transport]] = {}
+        self._queue: deque[tuple[Answer, str | None]] = deque()
+        self._always: Answer | None = None
+        self._received = 0
+        self._active = 0
+        self._closing = False
+        self._signal = Signal()
+
+    def __enter__(self) -> Self:
+        """Run in a thread of its own with its own event loop: for tests that are not coroutines, or use several loops.
+
+        Everything but `gate`, whose event belongs to the server's loop, works from any thread and any loop.
+
+        Raises:
+            RuntimeError: It is listening already.
+            OSError: The port is taken.
+        """
+        self._thread = BackgroundLoop(self)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop, and wait for the thread to end."""
+        assert self._thread is not None
+        self._thread.stop()
+
+    async def __aenter__(self) -> Self:
+        """Start listening.
+
+        Raises:
+            RuntimeError: It is listening already.
+            OSError: The port is taken.
+        """
+        if self._runner is not None:
+            raise RuntimeError("this server is running already")
+        listener = _Listener(self._handle, self._connected, self._disconnected)
+        self._closing = False
+        self._runner = runner = web.ServerRunner(listener, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self._port, backlog=_BACKLOG).start()
+        except OSError:
+            await self.aclose()
+            raise
+        host, port = runner.addresses[0][:2]
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop listening and break every connection, whatever its reply is doing. May be called twice."""
+        runner, self._runner, self._url = self._runner, None, None
+        if runner is None:
+            return
+        self._closing = True
+        for site in runner.sites:
+            await site.stop()
+        for _, transport in list(self._open.values()):
+            transport.abort()
+        listener = runner.server
+        # A broken connection is noticed one turn of the loop later, its tasks end a few turns after that.
+        for _ in range(_MAX_TURNS):
+            if listener is None or not (listener.connections or self._active):
+                break
+            await asyncio.sleep(0)
+        await runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as `http://HOST:PORT`: the client's `server_url` and `container_url`.
+
+        Raises:
+            RuntimeError: It is not running.
+        """
+        if self._url is None:
+            raise RuntimeError("the server is not running: use `async with FriendliServer() as server`")
+        return self._url
+
+    # --- scripts ---
+
+    def enqueue(self, *answers: Answer, path: str | None = None) -> None:
+        """Let scripts answer the following requests, one each, in this order, without any check of the request.
+
+        Args:
+            answers: Scripts, single steps (a script of one), or functions from the request to a script.
+            path: Answer only requests to this path; by default whatever comes.
+        """
+        self._queue.extend((answer, path) for answer in answers)
+
+    def always(self, answer: Answer | None) -> None:
+        """Let one script answer every request for which none is enqueued.
+
+        Args:
+            answer: The script; `None` goes back to what the API would answer.
+        """
+        self._always = answer
+
+    @property
+    def enqueued(self) -> int:
+        """How many of the enqueued scripts were not used yet."""
+        return len(self._queue)
+
+    # --- what happens ---
+
+    @property
+    def open_connections(self) -> int:
+        """How many TCP connections are open now."""
+        return len(self._open)
+
+    @property
+    def active_requests(self) -> int:
+        """How many requests are being received or answered now."""
+        return self._active
+
+    async def wait_for_requests(self, count: int = 1, *, timeout: float = 30.0) -> ReceivedRequest:
+        """Wait until this many requests have been received in all.
+
+        Args:
+            count: The number of requests, at least 1.
+            timeout: How long to wait at most, in seconds.
+
+        Returns:
+            The last one of them.
+
+        Raises:
+            TimeoutError: They did not come in time.
+        """
+        await self._signal.until(lambda: len(self.requests) >= count, timeout)
+        return self.requests[count - 1]
+
+    async def wait_for_connections(self, count: int = 0, *, timeout: float = 30.0) -> None:
+        """Wait until exactly this many TCP connections are open.
+
+        Args:
+            count: The number of connections.
+            timeout: How long to wait at most, in seconds.
+
+        Raises:
+            TimeoutError: It did not come to that in time.
+        """
+        await self._signal.until(lambda: len(self._open) == count, timeout)
+
+    async def idle(self, *, timeout: float = 30.0) -> None:
+        """Wait until no request is in progress.
+
+        Args:
+            timeout: How long to wait at most, in seconds.
+
+        Raises:
+            TimeoutError: One still is.
+        """
+        await self._signal.until(lambda: not self._active, timeout)
+
+    # --- inside ---
+
+    def _connected(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        self.connections += 1
+        self._open[handler] = (self.connections, transport)
+        self._signal.notify()
+
+    def _disconnected(self, handler: web.RequestHandler) -> None:
+        self._open.pop(handler, None)
+        self._signal.notify()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._active += 1
+        try:
+            try:
+                body = await _read_body(request)
+            except (ConnectionError, web.PayloadAccessError, web.RequestPayloadError):
+                return web.Response(status=400)  # half a request, or one that cannot be decompressed
+            if body is None:
+                return web.Response(status=413)
+            received = self._keep(request, body)
+            return await self._reply(request, received, resolve(self._choose(received), received))
+        finally:
+            self._active -= 1
+            self._signal.notify()
+
+    def _keep(self, request: web.BaseRequest, body: bytes) -> ReceivedRequest:
+        self._received += 1
+        peername: tuple[str, int] = request.transport.get_extra_info("peername") if request.transport else ("", 0)
+        connection, _ = self._open.get(request.protocol, (0, None))
+        received = ReceivedRequest(
+            method=request.method,
+            path=request.path,
+            query={name: request.query.getall(name) for name in request.query},
+            headers=request.headers,
+            body=body,
+            connection=connection,
+            peer=peername[:2],
+            number=self._received,
+            started_at=asyncio.get_running_loop().time(),
+            created=int(time.time()),
+        )
+        self.requests.append(received)
+        self._signal.notify()
+        return received
+
+    def _choose(self, request: ReceivedRequest) -> Answer:
+        for position, (answer, path) in enumerate(self._queue):
+            if path is None or path == request.path:
+                del self._queue[position]
+                return answer
+        if self._always is not None:
+            return self._always
+        return pace(route(request, self.token), self._pace)
+
+    async def _reply(self, request: web.BaseRequest, received: ReceivedRequest, script: Script) -> web.StreamResponse:
+        headers = CIMultiDict(script.headers)
+        headers.setdefault("x-request-id", received.request_id)
+        reply = ReplyWriter(request, script.status, headers, received.identity)
+        received.status = script.status
+        outcome: Outcome = "broken"  # what a script that raises leaves behind
+        try:
+            await script.play(reply)
+            outcome = "completed"
+        except (ConnectionError, asyncio.CancelledError) as error:
+            # aiohttp cancels the task of a lost connection, whichever side ended it; a write to one fails.
+            outcome = "broken" if reply.hung_up or self._closing else "disconnected"
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            received.settle("completed" if reply.ended else outcome)
+        return reply.response
+
+
+class _Listener(web.Server):
+    """aiohttp's low-level server; it tells of connections, and cancels the task of a lost one."""
+
+    def __init__(
+        self,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        connected: Callable[[web.RequestHandler, asyncio.Transport], None],
+        disconnected: Callable[[web.RequestHandler], None],
+    ) -> None:
+        super().__init__(handle, handler_cancellation=True, access_log=None)
+        self._connected = connected
+        self._disconnected = disconnected
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._connected(handler, transport)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._disconnected(handler)
+
+
+async def _read_body(request: web.BaseRequest) -> bytes | None:
+    received = bytearray()
+    async for piece in request.content.iter_any():
+        received += piece
+        if len(received) > _MAX_BODY:
+            return None
+    return bytes(received)

@@ -1,0 +1,75 @@
+"""What the embedded server answers to a tool-assisted chat request: tool statuses between tokens.
+
+Each built-in tool of the request is used once, in order, each announced by a token of text; `math:calculator` is used
+only if the last user message holds an expression. A tool that fails ends the turn, unless `resume_generation` is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from friendli_async.testing.chat import Turn, answer_chat, function_calls, last_user_text, speak, tokenize
+from friendli_async.testing.frames import to_json
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.script import Script
+from friendli_async.testing.steps import Step, tool_status
+from friendli_async.testing.tools import ToolFailure, ToolUse, use_tool
+
+
+def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
+    """Answer a tool-assisted chat request that passed the checks.
+
+    Args:
+        request: What came in.
+
+    Returns:
+        An event stream of tokens and tool statuses, or one JSON document.
+    """
+    body = request.json_object
+    uses = _uses(body, last_user_text(body))
+    if not uses:
+        return answer_chat(request)
+    content: list[str] = []
+    interludes: dict[int, Sequence[Step]] = {}
+    for number, use in enumerate(uses):
+        content += tokenize(f"Using {use.name}.\n")
+        interludes[len(content)] = _statuses(use, f"call_{request.number:06d}_{number}", request.created)
+    calls = function_calls(body)
+    for use in uses:
+        content += tokenize(f"{use.summary} ")
+    content[-1] = content[-1].rstrip()
+    return speak(request, Turn(tuple(content), calls=calls, interludes=interludes))
+
+
+def _uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
+    uses: list[ToolUse] = []
+    if body.get("tool_choice") == "none":
+        return uses
+    for tool in body.get("tools") or ():
+        use = use_tool(tool, text)
+        if use is None:
+            continue
+        uses.append(use)
+        if isinstance(use.result, ToolFailure) and not body.get("resume_generation"):
+            break
+    return uses
+
+
+def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
+    def report(status: str, **fields: Any) -> Step:
+        return tool_status(
+            status,
+            name=use.name,
+            tool_call_id=call_id,
+            parameters=use.parameters,
+            timestamp=timestamp,
+            **fields,
+        )
+
+    started = report("STARTED", result="None")
+    updates = [report("UPDATING", message=message) for message in use.messages]
+    if isinstance(use.result, ToolFailure):
+        return [started, *updates, report("ERRORED", error={"type": use.result.type, "msg": use.result.message})]
+    twice = to_json(to_json(use.result).decode()).decode()
+    return [started, *updates, report("ENDED", result=twice, files=use.files)]

@@ -1,0 +1,141 @@
+"""The built-in tools of tool-assisted chat. The calculator computes; of the others nothing is fetched or run."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from friendli_async.testing.calculator import CalculatorError, calculate, find_expression
+
+_MAX_SHOWN: Final = 200
+_MAX_NUMBERS: Final = 100
+_URL: Final = re.compile(r"https?://[^\s<>\"')]{1,200}")
+_NUMBER: Final = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
+
+
+@dataclass(frozen=True)
+class ToolFailure:
+    """Why a tool failed.
+
+    Args:
+        type: For programs.
+        message: For people.
+    """
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """One use of a built-in tool.
+
+    Args:
+        name: The tool.
+        parameters: What it was called with.
+        result: What it gave, or why it failed.
+        summary: One sentence on it, for the answer.
+        messages: What it says while it works.
+        files: The files it made.
+    """
+
+    name: str
+    parameters: Mapping[str, str]
+    result: Mapping[str, object] | ToolFailure
+    summary: str
+    messages: tuple[str, ...] = ()
+    files: tuple[Mapping[str, str], ...] | None = None
+
+
+def use_tool(tool: Mapping[str, Any], text: str) -> ToolUse | None:
+    """Use a built-in tool on a message.
+
+    Args:
+        tool: The tool as the request gives it.
+        text: The last user message.
+
+    Returns:
+        What it did; `None` for a function, and for the calculator if the message holds no expression.
+    """
+    name: str = tool["type"]
+    if name == "file:text":
+        return _read_files([str(file) for file in tool["files"]], text[:_MAX_SHOWN])
+    use = _TOOLS.get(name)
+    return None if use is None else use(name, text)
+
+
+def _calculate(name: str, text: str) -> ToolUse | None:
+    expression = find_expression(text)
+    if expression is None:
+        return None
+    parameters = {"expression": expression}
+    try:
+        value = calculate(expression)
+    except CalculatorError as error:
+        failure = ToolFailure(error.kind, str(error))
+        return ToolUse(name, parameters, failure, f"I could not compute {expression}: {error}.")
+    return ToolUse(name, parameters, {"result": f"{expression}={value}"}, f"The result of {expression} is {value}.")
+
+
+def _describe_numbers(name: str, text: str) -> ToolUse:
+    numbers = [float(number) for number in _NUMBER.findall(text)[:_MAX_NUMBERS]]
+    parameters = {"numbers": ", ".join(f"{number:g}" for number in numbers)}
+    if not numbers:
+        return ToolUse(name, parameters, {"count": 0}, "There are no numbers in it.")
+    result = {
+        "count": len(numbers),
+        "mean": statistics.fmean(numbers),
+        "median": statistics.median(numbers),
+        "stdev": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+    }
+    return ToolUse(name, parameters, result, f"The mean of the {len(numbers)} numbers is {result['mean']:g}.")
+
+
+def _look_at_calendar(name: str, text: str) -> ToolUse:
+    result = {"date": "2024-11-07", "weekday": "Thursday"}
+    return ToolUse(name, {"query": text[:_MAX_SHOWN]}, result, "The calendar says Thursday, 7 November 2024.")
+
+
+def _search(name: str, text: str) -> ToolUse:
+    query = text[:_MAX_SHOWN]
+    found = [
+        {"title": f"Result {rank} for {query}", "url": f"https://example.com/{rank}", "snippet": "A canned result."}
+        for rank in (1, 2)
+    ]
+    messages = (f"Searching for {query}", "Reading 2 pages")
+    return ToolUse(name, {"query": query}, {"results": found}, "The search found 2 pages.", messages)
+
+
+def _read_page(name: str, text: str) -> ToolUse:
+    match = _URL.search(text)
+    url = match.group().rstrip(".,:;!?") if match else "https://example.com/"
+    result = {"url": url, "title": "Example Domain", "content": "A canned page."}
+    return ToolUse(name, {"url": url}, result, f'The page {url} is titled "Example Domain".', (f"Opening {url}",))
+
+
+def _pretend_to_run(name: str, text: str) -> ToolUse:
+    parameters = {"code": f"print({text[:_MAX_SHOWN]!r})"}
+    result = {"stdout": text[:_MAX_SHOWN] + "\n", "exit_code": 0}
+    files = ({"name": "plot.png", "url": "https://example.com/files/plot.png"},)
+    return ToolUse(name, parameters, result, "The program ended with exit code 0.", ("Running the program",), files)
+
+
+def _read_files(names: Sequence[str], query: str) -> ToolUse:
+    parameters = {"files": ", ".join(names), "query": query}
+    passages = [{"file": name, "text": "A canned passage."} for name in names]
+    summary = f"I found {len(passages)} passages in the files."
+    return ToolUse("file:text", parameters, {"passages": passages}, summary, ("Reading the files",))
+
+
+_TOOLS: Final[Mapping[str, Callable[[str, str], ToolUse | None]]] = {
+    "math:calculator": _calculate,
+    "math:statistics": _describe_numbers,
+    "math:calendar": _look_at_calendar,
+    "web:search": _search,
+    "web:url": _read_page,
+    "code:python-interpreter": _pretend_to_run,
+    "linkup:search": _search,
+}

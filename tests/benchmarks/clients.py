@@ -1,0 +1,236 @@
+"""The measured clients, all behind the same three verbs.
+
+Each is built as its own documentation builds it, except that pools admit 1,000 connections and retries are off. A client's
+library is imported by its constructor, so that one process holds one library only.
+"""
+
+import importlib.util
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Final
+
+from .wire import MODEL
+
+MESSAGES: Final[list[Any]] = [
+    {"role": "system", "content": "You are a careful assistant."},
+    {"role": "user", "content": "What is the answer to life, the universe and everything? Give your reasons."},
+]
+BODY: Final = {"model": MODEL, "messages": MESSAGES}
+_TOKEN: Final = "benchmark-token"
+_PATH: Final = "/serverless/v1/chat/completions"
+_CONNECTIONS: Final = 2_000
+
+
+class Client(ABC):
+    """One chat client that talks to `base`, a URL whose path chooses the server's behaviour."""
+
+    module: ClassVar[str]
+    """The module whose absence means that the client is not installed."""
+
+    def __init__(self, base: str) -> None:
+        """Remember where to talk to; subclasses import and build their library's client."""
+        self.base = base
+
+    @abstractmethod
+    def events(self) -> AsyncIterator[object]:
+        """Iterate over the decoded events of one chat stream."""
+
+    async def drain(self) -> int:
+        """Read one chat stream to its end and return how many events it had."""
+        count = 0
+        async for _ in self.events():
+            count += 1
+        return count
+
+    @abstractmethod
+    async def plain(self) -> None:
+        """Make one chat call that is not streamed."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+class Floor(Client):
+    """The least that can be done with the same libraries: no framing rules, no accumulation, no errors, no limits."""
+
+    module = "aiohttp"
+
+    def __init__(self, base: str) -> None:
+        """Use our own structs, so that both decode into the same."""
+        super().__init__(base)
+        import aiohttp
+        import msgspec
+
+        from friendli_async import ChatChunk, ChatCompletion
+
+        self._url = base + _PATH
+        self._encode = msgspec.json.encode
+        self._chunks = msgspec.json.Decoder(ChatChunk)
+        self._replies = msgspec.json.Decoder(ChatCompletion)
+        headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": "application/json"}
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS), headers=headers)
+        self.reads = 0
+
+    async def drain(self) -> int:
+        count = reads = 0
+        decode = self._chunks.decode
+        async with self._session.post(self._url, data=self._encode(BODY | {"stream": True})) as response:
+            rest = b""
+            async for data in response.content.iter_any():
+                reads += 1
+                *frames, rest = (rest + data).split(b"\n\n")
+                for frame in frames:
+                    payload = frame[6:]
+                    if payload != b"[DONE]":
+                        decode(payload)
+                        count += 1
+        self.reads = reads
+        return count
+
+    async def events(self) -> AsyncIterator[object]:
+        decode = self._chunks.decode
+        async with self._session.post(self._url, data=self._encode(BODY | {"stream": True})) as response:
+            rest = b""
+            async for data in response.content.iter_any():
+                *frames, rest = (rest + data).split(b"\n\n")
+                for frame in frames:
+                    payload = frame[6:]
+                    if payload != b"[DONE]":
+                        yield decode(payload)
+
+    async def plain(self) -> None:
+        async with self._session.post(self._url, data=self._encode(BODY)) as response:
+            self._replies.decode(await response.read())
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+class Ours(Client):
+    """friendli_async, by its public interface."""
+
+    module = "friendli_async"
+
+    def __init__(self, base: str) -> None:
+        super().__init__(base)
+        from friendli_async import AsyncFriendli
+
+        self._client = AsyncFriendli(_TOKEN, server_url=base, retry=None, max_connections=_CONNECTIONS)
+        self._chat = self._client.serverless.chat
+
+    async def drain(self) -> int:
+        count = 0
+        async with self._chat.stream(model=MODEL, messages=MESSAGES) as stream:
+            async for _ in stream:
+                count += 1
+        return count
+
+    async def events(self) -> AsyncIterator[object]:
+        async with self._chat.stream(model=MODEL, messages=MESSAGES) as stream:
+            async for chunk in stream:
+                yield chunk
+
+    async def plain(self) -> None:
+        await self._chat.complete(model=MODEL, messages=MESSAGES)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class HttpxSSE(Client):
+    """httpx-sse and `json.loads`: what one writes by hand on httpx."""
+
+    module = "httpx_sse"
+
+    def __init__(self, base: str) -> None:
+        super().__init__(base)
+        import httpx
+        import httpx_sse
+
+        self._connect = httpx_sse.aconnect_sse
+        self._url = base + _PATH
+        limits = httpx.Limits(max_connections=_CONNECTIONS)
+        self._client = httpx.AsyncClient(limits=limits, timeout=None, headers={"Authorization": f"Bearer {_TOKEN}"})
+
+    async def events(self) -> AsyncIterator[object]:
+        async with self._connect(self._client, "POST", self._url, json=BODY | {"stream": True}) as source:
+            async for event in source.aiter_sse():
+                if event.data == "[DONE]":
+                    break
+                yield json.loads(event.data)
+
+    async def plain(self) -> None:
+        response = await self._client.post(self._url, json=BODY)
+        response.json()
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class OpenAI(Client):
+    """The official `openai` client."""
+
+    module = "openai"
+
+    def __init__(self, base: str) -> None:
+        super().__init__(base)
+        import openai
+
+        self._client = openai.AsyncOpenAI(api_key=_TOKEN, base_url=base, max_retries=0)
+
+    async def events(self) -> AsyncIterator[object]:
+        stream = await self._client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
+        async with stream:
+            async for chunk in stream:
+                yield chunk
+
+    async def plain(self) -> None:
+        await self._client.chat.completions.create(model=MODEL, messages=MESSAGES)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+class Friendli(Client):
+    """The official `friendli` client."""
+
+    module = "friendli"
+
+    def __init__(self, base: str) -> None:
+        super().__init__(base)
+        import friendli
+        import httpx
+
+        # Its own pool admits 100 connections and waits for one 5 s at most, which 1,000 streams would only fail on.
+        self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=_CONNECTIONS), timeout=None)
+        self._client = friendli.AsyncFriendli(
+            token=_TOKEN, server_url=base, async_client=self._http, retry_config=None
+        )
+
+    async def events(self) -> AsyncIterator[object]:
+        stream = await self._client.serverless.chat.complete(model=MODEL, messages=MESSAGES, stream=True)
+        async with stream:
+            async for event in stream:
+                yield event
+
+    async def plain(self) -> None:
+        await self._client.serverless.chat.complete(model=MODEL, messages=MESSAGES)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
+CLIENTS: Final[dict[str, type[Client]]] = {
+    "floor": Floor,
+    "friendli_async": Ours,
+    "httpx-sse": HttpxSSE,
+    "openai": OpenAI,
+    "friendli": Friendli,
+}
+
+
+def installed(name: str) -> bool:
+    """Tell whether the library of a client can be imported."""
+    return importlib.util.find_spec(CLIENTS[name].module) is not None

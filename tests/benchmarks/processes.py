@@ -1,0 +1,60 @@
+"""The processes of a run: one server, and a worker for each client."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+# Proxies of the environment are for the world outside; every byte here stays on loopback.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+
+_ANSWER_SECONDS = 90
+
+
+class Process:
+    """A child Python process that is spoken to by lines; it ends with its `with` block."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        """Start `python -m module`."""
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=ENVIRONMENT,
+        )
+
+    def ask(self, line: str | None = None) -> str:
+        """Send a line, if there is one, and return the next line of the process; empty if none came in time."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        if line is not None:
+            self._child.stdin.write(line + "\n")
+            self._child.stdin.flush()
+        ready, _, _ = select.select([self._child.stdout], [], [], _ANSWER_SECONDS)
+        return self._child.stdout.readline() if ready else ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._child.kill()
+        self._child.communicate()
+
+
+class Worker(Process):
+    """A process that runs benchmark jobs with one client."""
+
+    def __init__(self, client: str, origin: str) -> None:
+        """Start the worker of a client; `origin` is the benchmark server."""
+        super().__init__("tests.benchmarks.worker", client)
+        self._origin = origin
+
+    def run(self, job: str, segment: str, amount: int = 1) -> dict[str, Any]:
+        """Run one job against one of the server's replies."""
+        answer = self.ask(json.dumps([job, f"{self._origin}/{segment}", amount]))
+        return json.loads(answer) if answer else {"failed": "no answer in time"}

@@ -1,0 +1,144 @@
+"""One loopback HTTP server for every benchmark: `python -m tests.benchmarks.server` prints its port.
+
+It runs in a process of its own and sends bytes encoded beforehand, so that the measured process holds a client and
+nothing else. The first segment of the path chooses the reply; what a client appends to its base URL is ignored:
+
+    /bulk-N/...       N events, as many as fit into each write of 64 KiB
+    /paced-N/...      N events, one a write, each written 1 ms after the last: one event a read
+    /step-N/...       N events, one a write, each as soon as `GET /next/` was called: many streams in lockstep
+    /plain/...        a JSON reply
+    /event-B/...      a stream whose first event has B bytes of text
+    /endless-event/   an event that never ends          (stopped at 128 MiB)
+    /endless-error/   a status 500 whose body never ends (stopped at 128 MiB)
+    /bomb/            a JSON reply of 128 MiB, compressed to 128 KiB
+"""
+
+import asyncio
+import functools
+import gzip
+from collections.abc import AsyncIterator
+from typing import Final
+
+from . import wire
+
+_WRITE: Final = 64 * 1024
+_PACE: Final = 0.001
+_MIB: Final = 1024 * 1024
+_ENDLESS: Final = 128 * _MIB
+"""Where a body without end gives up: a client that reads it all must not take the machine with it."""
+
+_STREAM: Final = b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+
+
+@functools.cache
+def _bulk_writes(events: int) -> tuple[bytes, ...]:
+    writes: list[bytes] = []
+    size = _WRITE
+    for frame in wire.chat_frames(events):
+        if size + len(frame) > _WRITE:
+            writes.append(b"")
+            size = 0
+        writes[-1] += frame
+        size += len(frame)
+    return tuple(writes)
+
+
+_frames = functools.cache(wire.chat_frames)
+
+
+@functools.cache
+def _plain() -> bytes:
+    body = wire.plain_reply()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+@functools.cache
+def _bomb() -> bytes:
+    body = gzip.compress(b'{"id":"' + b"A" * _ENDLESS + b'"}', compresslevel=6)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+class Steps:
+    """Lockstep of many streams: each waits for the same next round."""
+
+    def __init__(self) -> None:
+        """Begin with no round running."""
+        self._round = asyncio.Event()
+
+    def next(self) -> None:
+        """Let every stream send one event."""
+        self._round.set()
+        self._round = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return when the round after this moment begins."""
+        await self._round.wait()
+
+
+async def _body(mode: str, size: int, steps: Steps) -> AsyncIterator[bytes]:
+    if mode == "bulk":
+        for write in _bulk_writes(size):
+            yield write
+    elif mode == "paced":
+        for frame in _frames(size):
+            yield frame
+            await asyncio.sleep(_PACE)
+    elif mode == "step":
+        frames = _frames(size)
+        for frame in frames[:-1]:
+            yield frame
+            if frame is not frames[-2]:
+                await steps.wait()
+        yield frames[-1]
+    elif mode == "event":
+        yield wire.token_frame("x" * size)
+        yield wire.token_frame("", "stop") + wire.DONE
+    else:
+        yield b'data: {"id":"'
+        for _ in range(_ENDLESS // _WRITE):
+            yield b"x" * _WRITE
+
+
+async def _reply(writer: asyncio.StreamWriter, segment: str, steps: Steps) -> None:
+    mode, _, number = segment.rpartition("-")
+    if segment == "plain":
+        writer.write(_plain())
+    elif segment == "bomb":
+        writer.write(_bomb())
+    elif segment == "next":
+        steps.next()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    else:
+        status = b"500 Internal Server Error" if segment == "endless-error" else b"200 OK"
+        writer.write(b"HTTP/1.1 " + status + b"\r\n" + _STREAM + b"\r\n")
+        async for data in _body(mode, int(number) if number.isdigit() else 0, steps):
+            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, steps: Steps) -> None:
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            _, target, *_ = head.split(" ", 2)
+            length = next((line[15:] for line in head.lower().splitlines() if line.startswith("content-length:")), "0")
+            await reader.readexactly(int(length))
+            await _reply(writer, target.split("/")[1], steps)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass  # the client has gone, as each does in the end
+    finally:
+        writer.close()
+
+
+async def _main() -> None:
+    steps = Steps()
+    server = await asyncio.start_server(lambda r, w: _serve(r, w, steps), "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

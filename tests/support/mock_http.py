@@ -1,0 +1,44 @@
+"""aioresponses on aiohttp 3.14, where it fails as published: https://github.com/pnuckowski/aioresponses/issues/289.
+
+It patches `ClientSession._request`, so whatever lies below (time limits, pool, connections) needs the embedded server.
+"""
+
+import asyncio
+import inspect
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses, core
+
+_NEEDS_STREAM_WRITER = "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters
+_original_reader = core.stream_reader_factory
+
+
+class _Response(aiohttp.ClientResponse):
+    """aiohttp 3.14 made `stream_writer` a required argument, which aioresponses does not give."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if _NEEDS_STREAM_WRITER:
+            kwargs.setdefault("stream_writer", types.SimpleNamespace(output_size=0))
+        super().__init__(*args, **kwargs)
+
+
+def _reader(loop: asyncio.AbstractEventLoop | None = None) -> aiohttp.StreamReader:
+    """A reader that never pauses its transport: it has none, and aiohttp 3.14 asserts one beyond 128 KiB."""
+    reader = _original_reader(loop)
+    reader._low_water = reader._high_water = 1 << 40
+    return reader
+
+
+@contextmanager
+def mocked_http(**options: Any) -> Iterator[aioresponses]:
+    """`aioresponses(**options)`, working on the aiohttp that is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "ClientResponse", _Response)
+        patch.setattr(core, "stream_reader_factory", _reader)
+        with aioresponses(**options) as mock:
+            yield mock

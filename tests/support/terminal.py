@@ -1,0 +1,61 @@
+"""Runs a program on a terminal of its own (a pty), types into it, and gives what it showed."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Mapping, Sequence
+
+
+def run_on_terminal(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    answers: Mapping[str, str] | None = None,
+    interrupt_at: str | None = None,
+    columns: int = 100,
+    limit: float = 60.0,
+) -> tuple[int, str]:
+    """Run to the end; each of `answers` is typed when its prompt shows, Ctrl-C when `interrupt_at` does.
+
+    Returns the exit status and everything shown.
+    """
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        arguments, env=dict(environment), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    pending = dict(answers or {})
+    shown = b""
+    deadline = time.monotonic() + limit
+    try:
+        while data := _read(ours, deadline):
+            shown += data
+            text = shown.decode(errors="replace")
+            for prompt in [prompt for prompt in pending if prompt in text]:
+                os.write(ours, pending.pop(prompt).encode())
+            if interrupt_at is not None and interrupt_at in text:
+                interrupt_at = None
+                # What the terminal does on Ctrl-C: the whole group gets it, an engine included.
+                os.killpg(process.pid, signal.SIGINT)
+        return process.wait(max(0.1, deadline - time.monotonic())), shown.decode(errors="replace")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        os.close(ours)
+
+
+def _read(terminal: int, deadline: float) -> bytes:
+    """Give what comes next; nothing when the other side has closed, or at the deadline."""
+    readable, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+    try:
+        return os.read(terminal, 65536) if readable else b""
+    except OSError:  # EIO is how Linux says that the last program has left the terminal
+        return b""

@@ -1,0 +1,236 @@
+"""The demo, run as a user runs it: a process of its own, piped and on a terminal."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from support.terminal import run_on_terminal
+
+from friendli_async.testing import FriendliServer, status, text
+from friendli_async.testing.page import Page
+
+DEMO = [sys.executable, "-W", "error", "-m", "friendli_async.testing.demo"]
+LIMIT = 60.0  # seconds for a whole run; it needs about three
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", **variables}
+
+
+def piped(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*DEMO, *arguments],
+        env=environment() if env is None else env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    """What a pipe gets from the demo on the embedded server."""
+    run = piped(["--embedded"])
+    assert (run.returncode, run.stderr) == (0, "")
+    return run.stdout
+
+
+def test_piped_page_is_plain(page: str) -> None:
+    assert "\x1b" not in page
+    assert "\r" not in page
+    assert all(len(line) <= 80 for line in page.splitlines())
+    assert not any(line.endswith(" ") for line in page.splitlines())
+
+
+def test_page_shows_answers_with_their_figures(page: str) -> None:
+    assert re.search(r"you +What is the capital of France\?\n +echo +\S", page)
+    assert re.search(r"\d+ ms to first token · [\d.]+ tokens/s · \d+ tokens out · \d+ tokens in", page)
+
+
+def test_page_shows_the_tool_statuses_of_the_seed_operation_in_order(page: str) -> None:
+    assert "client.serverless.tool_assisted_chat_completion(" in page
+    statuses = re.findall(r"(math:calculator|web:url) +(STARTED|UPDATING|ENDED|ERRORED)", page)
+    assert statuses == [
+        ("math:calculator", "STARTED"),
+        ("math:calculator", "ENDED"),
+        ("web:url", "STARTED"),
+        ("web:url", "UPDATING"),
+        ("web:url", "ENDED"),
+    ]
+    assert '{"result":"(17 + 25) * 3=126"}' in page
+
+
+def test_real_engine_answers_on_the_page(tiny_model: Path) -> None:
+    run = piped(["--gguf", str(tiny_model), "--question", "the sea", "--max-tokens", "8"])
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.search(
+        r"tiny-random\.gguf, llama\.cpp at http://127\.0\.0\.1:\d+, ready in", " ".join(run.stdout.split())
+    )
+    assert re.search(r"you +the sea\n +model +\S", run.stdout)
+    assert "Gemma" not in run.stdout
+
+
+def test_missing_engine_is_said_and_replaced_by_the_embedded_server(tmp_path: Path) -> None:
+    run = piped(["--gguf", str(tmp_path / "none.gguf"), "--question", "Hello there"])
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "The engine is not here: there is no model file at" in run.stdout
+    assert "The embedded server stands in for it" in run.stdout
+    assert re.search(r"you +Hello there\n +echo +\S", run.stdout)
+
+
+def test_terminal_gets_colours_that_are_all_switched_off_again() -> None:
+    code, shown = run_on_terminal([*DEMO, "--embedded", "--question", "Hi"], environment(), limit=LIMIT)
+    assert code == 0
+    assert "\x1b[1;36mfriendli_async" in shown
+    assert shown.count("\x1b[0m") == len(re.findall(r"\x1b\[[1-9][\d;]*m", shown))
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_terminal_without_colours_gets_none(variables: dict[str, str]) -> None:
+    code, shown = run_on_terminal([*DEMO, "--embedded", "--question", "Hi"], environment(**variables), limit=LIMIT)
+    assert code == 0
+    assert not re.search(r"\x1b\[[\d;]*m", shown)
+    assert "math:calculator" in shown
+
+
+def test_narrow_terminal_is_not_overrun() -> None:
+    code, shown = run_on_terminal([*DEMO, "--embedded"], environment(NO_COLOR="1"), columns=50, limit=LIMIT)
+    assert code == 0
+    lines = [line for line in shown.replace("\r", "").split("\n") if "│" not in line]  # code is never wrapped
+    assert max(len(line) for line in lines) <= 50
+
+
+def test_interrupt_ends_cleanly_and_leaves_no_engine_behind(tiny_model: Path) -> None:
+    arguments = [*DEMO, "--gguf", str(tiny_model), "--max-tokens", "50000"]
+    code, shown = run_on_terminal(arguments, environment(), interrupt_at="you", limit=LIMIT)
+    assert code == 130
+    assert "Stopped." in shown
+    assert "Traceback" not in shown
+    found = re.search(r"process (\d+)", re.sub(r"\x1b\[[\d;]*m|\s+", " ", shown))
+    assert found
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(found[1]), 0)
+
+
+def test_reader_that_goes_away_is_no_error() -> None:
+    process = subprocess.Popen(
+        [*DEMO, "--embedded"],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(LIMIT) == 0
+
+
+# --- the real API, played by the embedded server ---------------------------------------------------------------------
+
+
+async def real_demo(server: FriendliServer, *arguments: str) -> subprocess.CompletedProcess[str]:
+    import anyio.to_thread
+
+    env = environment(FRIENDLI_TOKEN=server.token or "", FRIENDLI_SERVER_URL=server.url)
+    return await anyio.to_thread.run_sync(lambda: piped(["--embedded", "--question", "Hi", *arguments], env))
+
+
+async def test_token_alone_sends_nothing_to_the_real_api() -> None:
+    async with FriendliServer("flp_secret") as server:
+        run = await real_demo(server)
+        assert server.requests == []
+    assert run.returncode == 0
+    assert "with --real" in run.stdout
+    assert "flp_secret" not in run.stdout
+
+
+async def test_real_calls_the_api_of_the_environment_once() -> None:
+    async with FriendliServer("flp_secret") as server:
+        server.enqueue(text("Bon", "jour"))
+        run = await real_demo(server, "--real", "--model", "some-model")
+        assert [request.json["model"] for request in server.requests] == ["some-model"]
+    assert run.returncode == 0
+    assert re.search(r"friendli +Bonjour", run.stdout)
+    assert "flp_secret" not in run.stdout
+
+
+async def test_error_of_the_real_api_is_one_line_and_an_exit_status() -> None:
+    async with FriendliServer("flp_secret") as server:
+        server.enqueue(status(403))
+        run = await real_demo(server, "--real")
+    assert run.returncode == 1
+    assert "PermissionDeniedError" in run.stdout
+    assert run.stderr == ""
+
+
+@pytest.mark.parametrize(("answer", "calls"), [("n\n", 0), ("\n", 0), ("y\n", 1)])
+async def test_terminal_is_asked_before_the_real_api_is_called(answer: str, calls: int) -> None:
+    import anyio.to_thread
+
+    async with FriendliServer("flp_secret") as server:
+        env = environment(FRIENDLI_TOKEN="flp_secret", FRIENDLI_SERVER_URL=server.url)
+        code, shown = await anyio.to_thread.run_sync(
+            lambda: run_on_terminal(
+                [*DEMO, "--embedded", "--question", "Hi"], env, answers={"[y/N]": answer}, limit=LIMIT
+            )
+        )
+        assert code == 0
+        assert "[y/N]" in shown
+        assert len(server.requests) == calls
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def written(encoding: str, *pieces: str) -> str:
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    page = Page(out)
+    page.speaker("model", "cyan")
+    for piece in pieces:
+        page.text(piece)
+    page.end_text()
+    page.status(page.symbol("✓", "+"), "tool", "done", "green")
+    page.bars([1.0] * 8, "gaps")
+    out.flush()
+    buffer = out.detach()
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode(encoding)
+
+
+def test_control_characters_of_a_model_never_reach_the_terminal() -> None:
+    shown = written("utf-8", "a\x1b[2J\x07b\u202ec\x9b")
+    assert "a[2Jbc" in shown
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
+
+
+def test_output_that_lacks_symbols_gets_plain_ones() -> None:
+    shown = written("ascii", "caf\u00e9 ok")
+    assert "caf? ok" in shown
+    assert "+ tool" in shown
+    assert "######## gaps" in shown
+
+
+def test_long_words_and_wide_characters_are_wrapped() -> None:
+    shown = written("utf-8", "x" * 300, " ", "\u6f22" * 100)
+    lines = shown.split("\n")
+    assert max(len(line.encode("utf-16-le")) // 2 + line.count("\u6f22") for line in lines) <= 80 + 2
+    assert shown.count("x") == 300
+    assert shown.count("\u6f22") == 100
+
+
+def test_signal_number_of_the_exit_status_is_the_shells() -> None:
+    from friendli_async.testing import demo
+
+    assert demo._INTERRUPTED == 128 + signal.SIGINT

@@ -1,0 +1,573 @@
+"""What the embedded server answers without a script: chat, tool-assisted chat, its tools, and its check of bodies."""
+
+import json
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from friendli_async.testing import FriendliServer
+from friendli_async.testing.calculator import CalculatorError, calculate, find_expression
+from friendli_async.testing.chat import tokenize
+from friendli_async.testing.sample import sample
+from friendli_async.testing.schema import validate
+
+CHAT = "/serverless/v1/chat/completions"
+TOOLS = "/serverless/tools/v1/chat/completions"
+BUILT_IN = [
+    {"type": "math:calculator"},
+    {"type": "math:statistics"},
+    {"type": "math:calendar"},
+    {"type": "web:search"},
+    {"type": "web:url"},
+    {"type": "code:python-interpreter"},
+    {"type": "linkup:search"},
+    {"type": "file:text", "files": ["f1", "f2"]},
+]
+
+
+def function(name: str = "f", **parameters: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": parameters}
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+def user(content: object) -> dict[str, object]:
+    return {"role": "user", "content": content}
+
+
+class Api:
+    """Posts chat requests."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def ask(self, content: object = "one two", *, path: str = CHAT, **options: Any) -> dict[str, Any]:
+        """Give the JSON reply."""
+        async with self._session.post(path, json={"model": "m", "messages": [user(content)], **options}) as response:
+            assert response.status == 200, await response.text()
+            reply: dict[str, Any] = await response.json()
+            return reply
+
+    async def text(self, content: object = "one two", **options: Any) -> str:
+        """Give the text of the JSON reply."""
+        text: str = (await self.ask(content, **options))["choices"][0]["message"]["content"]
+        return text
+
+    async def stream(
+        self, content: object = "one two", *, path: str = CHAT, **options: Any
+    ) -> list[tuple[str | None, dict[str, Any]]]:
+        """Give name and data of each event before the sentinel."""
+        body = {"model": "m", "messages": [user(content)], "stream": True, **options}
+        async with self._session.post(path, json=body) as response:
+            assert response.content_type == "text/event-stream"
+            *blocks, sentinel, rest = (await response.text()).split("\n\n")
+        assert (sentinel, rest) == ("data: [DONE]", "")
+        events: list[tuple[str | None, dict[str, Any]]] = []
+        for block in blocks:
+            head, _, data = block.rpartition("data: ")
+            events.append((head.removeprefix("event: ").strip() or None, json.loads(data)))
+        return events
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with FriendliServer() as server:
+        headers = {"Authorization": "Bearer test-token"}
+        async with aiohttp.ClientSession(server.url, headers=headers) as session:
+            yield Api(session)
+
+
+# --- chat ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [CHAT, "/dedicated/v1/chat/completions", "/v1/chat/completions", TOOLS])
+async def test_a_plain_reply_repeats_the_last_user_message_with_its_usage(api: Api, path: str) -> None:
+    messages = [{"role": "system", "content": "a b"}, user("first"), user("one two"), {"role": "assistant"}]
+    reply = await api.ask(path=path, messages=messages)
+    assert reply["object"] == "chat.completion"
+    assert reply["model"] == "m"
+    assert reply["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "You said: one two"},
+            "finish_reason": "stop",
+            "logprobs": None,
+        }
+    ]
+    assert [reply["usage"][name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")] == [5, 4, 9]
+
+
+async def test_a_container_needs_no_model(api: Api) -> None:
+    reply = await api.ask(path="/v1/chat/completions", model=None)
+    assert reply["model"] == "friendli-testing"
+
+
+@pytest.mark.parametrize(("count", "usages"), [({}, []), ({"stream_options": {"include_usage": True}}, [[]])])
+async def test_a_stream_has_role_tokens_finish_reason_and_usage_if_asked(
+    api: Api, count: dict[str, Any], usages: list[Any]
+) -> None:
+    events = await api.stream(**count)
+    chunks = [data for name, data in events if name is None]
+    assert len(chunks) == len(events)
+    assert {(data["id"], data["model"], data["object"]) for data in chunks} == {
+        ("chatcmpl-000001", "m", "chat.completion.chunk")
+    }
+    choices = [data["choices"][0] for data in chunks if data["choices"]]
+    assert [choice["delta"] for choice in choices] == [
+        {"role": "assistant", "content": ""},
+        *({"content": token} for token in ("You ", "said: ", "one ", "two")),
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in choices] == [None] * 5 + ["stop"]
+    assert [data["choices"] for data in chunks if data["usage"]] == usages
+
+
+async def test_n_choices_are_interleaved_and_numbered(api: Api) -> None:
+    events = await api.stream(n=3)
+    assert [data["choices"][0]["index"] for _, data in events[:9]] == [0, 1, 2] * 3
+    texts = ["", "", ""]
+    for _, data in events:
+        choice = data["choices"][0]
+        texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == ["You said: one two", "(2) You said: one two", "(3) You said: one two"]
+    whole = await api.ask(n=3)
+    assert [choice["message"]["content"] for choice in whole["choices"]] == texts
+
+
+@pytest.mark.parametrize("n", [0, 129])
+async def test_too_few_or_too_many_choices_are_refused(n: int) -> None:
+    async with FriendliServer(None) as server, aiohttp.ClientSession(server.url) as session:
+        async with session.post(CHAT, json={"model": "m", "messages": [], "n": n}) as response:
+            assert response.status == 400
+            assert "between 1 and 128" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "text", "reason"),
+    [
+        (2, "You said: ", "length"),
+        (0, "", "length"),
+        (4, "You said: one two", "stop"),
+        (None, "You said: one two", "stop"),
+    ],
+)
+async def test_max_tokens_cuts_the_text(api: Api, limit: int | None, text: str, reason: str) -> None:
+    choice = (await api.ask(max_tokens=limit))["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, reason)
+    assert (await api.stream(max_tokens=limit))[-1][1]["choices"][0]["finish_reason"] == reason
+
+
+async def test_an_enormous_message_is_not_repeated_whole(api: Api) -> None:
+    reply = await api.ask("x " * 100_000)
+    assert reply["usage"]["completion_tokens"] == 4096
+    assert reply["choices"][0]["finish_reason"] == "length"
+
+
+async def test_text_stops_at_a_stop_string(api: Api) -> None:
+    assert await api.text(stop=["", " two", "zzz"]) == "You said: one"
+
+
+async def test_logprobs_cover_every_token_when_asked(api: Api) -> None:
+    whole = (await api.ask(logprobs=True, top_logprobs=2))["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in whole] == ["You ", "said: ", "one ", "two"]
+    for entry in whole:
+        assert bytes(entry["bytes"]).decode() == entry["token"]
+        assert entry["top_logprobs"][0] == {name: entry[name] for name in ("token", "logprob", "bytes")}
+        assert entry["top_logprobs"][1]["logprob"] < entry["logprob"] < 0
+    streamed = [data["choices"][0]["logprobs"] for _, data in await api.stream(logprobs=True)]
+    assert streamed[0] is streamed[-1] is None
+    assert [piece["content"][0]["token"] for piece in streamed[1:-1]] == ["You ", "said: ", "one ", "two"]
+    assert streamed[1]["content"][0]["top_logprobs"] == []
+
+
+async def test_reasoning_comes_first_when_it_is_parsed_and_included(api: Api) -> None:
+    message = (await api.ask(parse_reasoning=True, include_reasoning=True))["choices"][0]["message"]
+    assert message["reasoning_content"] == "The last message has 2 words. I repeat it."
+    assert message["content"] == "You said: one two"
+    deltas = [data["choices"][0]["delta"] for _, data in await api.stream(parse_reasoning=True, include_reasoning=True)]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == message["reasoning_content"]
+    assert ["reasoning_content" in delta for delta in deltas[1:-1]] == [True] * 9 + [False] * 4
+    assert "reasoning_content" not in (await api.ask(parse_reasoning=True))["choices"][0]["message"]
+
+
+async def test_parts_of_a_message_are_joined_and_pictures_are_not_read(api: Api) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    assert await api.text([{"type": "text", "text": "a"}, picture, {"type": "text", "text": "b"}]) == "You said: a b"
+
+
+async def test_without_words_of_the_user_it_greets(api: Api) -> None:
+    assert await api.text(messages=[]) == "Hello! How can I help?"
+    assert await api.text("") == "Hello! How can I help?"
+
+
+async def test_a_lone_surrogate_is_repeated_as_an_escape(api: Api) -> None:
+    assert await api.text("\ud83d", logprobs=True) == "You said: \ud83d"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value"),
+    [
+        ({"type": "json_object"}, {"answer": "You said: one two"}),
+        (
+            {"type": "json_schema", "json_schema": {"schema": {"properties": {"a": {"type": "integer"}}}}},
+            {"a": 1},
+        ),
+    ],
+)
+async def test_a_response_format_is_kept(api: Api, wanted: dict[str, Any], value: object) -> None:
+    assert json.loads(await api.text(response_format=wanted)) == value
+
+
+# --- functions -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_named_function_is_called_with_arguments_that_fit(api: Api) -> None:
+    tools = [function("a"), function("b", city={"type": "string"}, days={"type": "integer"})]
+    choice = {"type": "function", "function": {"name": "b"}}
+    reply = (await api.ask(tools=tools, tool_choice=choice))["choices"][0]
+    (call,) = reply["message"]["tool_calls"]
+    assert (reply["finish_reason"], reply["message"]["content"]) == ("tool_calls", None)
+    assert (call["type"], call["function"]["name"]) == ("function", "b")
+    assert json.loads(call["function"]["arguments"]) == {"city": "one two", "days": 1}
+
+
+async def test_a_streamed_call_has_its_name_first_and_its_arguments_in_fragments(api: Api) -> None:
+    tools = [function("a", x={"type": "string"}), function("b")]
+    events = await api.stream(tools=tools, tool_choice="required", parallel_tool_calls=True)
+    deltas = [data["choices"][0]["delta"] for _, data in events]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+    starts = [call for call in calls if "id" in call]
+    assert [(call["index"], call["function"]) for call in starts] == [
+        (0, {"name": "a", "arguments": ""}),
+        (1, {"name": "b", "arguments": ""}),
+    ]
+    assert len({call["id"] for call in starts}) == 2
+    arguments = ["".join(call["function"]["arguments"] for call in calls if call["index"] == index) for index in (0, 1)]
+    assert [json.loads(text) for text in arguments] == [{"x": "one two"}, {}]
+    assert len(calls) > 4
+    assert events[-1][1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_required_calls_the_first_function_only(api: Api) -> None:
+    reply = await api.ask(tools=[function("a"), function("b")], tool_choice="required")
+    assert [call["function"]["name"] for call in reply["choices"][0]["message"]["tool_calls"]] == ["a"]
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", {"type": "function", "function": {"name": "unknown"}}])
+async def test_no_function_is_called_unasked(api: Api, choice: object) -> None:
+    assert await api.text(tools=[function()], tool_choice=choice) == "You said: one two"
+
+
+async def test_the_result_of_a_tool_is_answered_with_text(api: Api) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        user("x"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "42"},
+    ]
+    assert await api.text(messages=messages, tools=[function()], tool_choice="required") == "The tool says: 42"
+
+
+# --- tool-assisted chat ----------------------------------------------------------------------------------------------
+
+
+def statuses(events: list[tuple[str | None, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [data for name, data in events if name == "tool_status"]
+
+
+def content(events: list[tuple[str | None, dict[str, Any]]]) -> str:
+    return "".join(data["choices"][0]["delta"].get("content", "") for name, data in events if name is None)
+
+
+async def test_the_calculator_computes_between_tokens(api: Api) -> None:
+    events = await api.stream("What is 2 * (3 + 4)?", path=TOOLS, tools=BUILT_IN[:1])
+    started, ended = statuses(events)
+    assert started == {
+        "tool_call_id": "call_000001_0",
+        "name": "math:calculator",
+        "status": "STARTED",
+        "parameters": [{"name": "expression", "value": "2 * (3 + 4)"}],
+        "result": "None",
+        "files": None,
+        "message": None,
+        "error": None,
+        "usage": None,
+        "timestamp": events[0][1]["created"],
+    }
+    assert {**ended, "result": "None", "status": "STARTED"} == started
+    assert json.loads(json.loads(ended["result"])) == {"result": "2 * (3 + 4)=14"}
+    names = [name for name, _ in events]
+    assert names == [None] * 3 + ["tool_status"] * 2 + [None] * 11
+    text = "Using math:calculator.\nThe result of 2 * (3 + 4) is 14."
+    assert content(events) == text == await api.text("What is 2 * (3 + 4)?", path=TOOLS, tools=BUILT_IN[:1])
+
+
+async def test_every_built_in_tool_is_used_in_order(api: Api) -> None:
+    events = await api.stream("See https://friendli.ai/x: 1 + 2?", path=TOOLS, tools=BUILT_IN)
+    reports = statuses(events)
+    assert [report["name"] for report in reports if report["status"] == "STARTED"] == [
+        tool["type"] for tool in BUILT_IN
+    ]
+    assert [report["name"] for report in reports if report["status"] == "ENDED"] == [tool["type"] for tool in BUILT_IN]
+    assert {report["name"] for report in reports if report["status"] == "UPDATING" and report["message"]} == {
+        *("web:search", "web:url", "code:python-interpreter", "linkup:search", "file:text")
+    }
+    for report in reports:
+        assert all(isinstance(parameter["value"], str) for parameter in report["parameters"])
+        assert report["status"] != "ENDED" or isinstance(json.loads(json.loads(report["result"])), dict)
+    parameters = [report["parameters"] for report in reports if report["name"] == "web:url"]
+    assert parameters == [[{"name": "url", "value": "https://friendli.ai/x"}]] * 3
+    files = [report["files"] for report in reports if report["files"]]
+    assert files == [[{"name": "plot.png", "url": "https://example.com/files/plot.png"}]]
+
+
+async def test_the_calculator_is_left_alone_without_an_expression_and_functions_are_no_built_in_tools(api: Api) -> None:
+    assert await api.text("Hello!", path=TOOLS, tools=[BUILT_IN[0], function()]) == "You said: Hello!"
+    assert statuses(await api.stream("1+1", path=TOOLS, tools=BUILT_IN, tool_choice="none")) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "kind", "message"),
+    [("What is 1/0?", "ZeroDivisionError", "division by zero"), ("2 +* 3", "SyntaxError", "unexpected '*'")],
+)
+async def test_an_expression_without_a_value_is_errored_and_ends_the_turn(
+    api: Api, question: str, kind: str, message: str
+) -> None:
+    events = await api.stream(question, path=TOOLS, tools=BUILT_IN)
+    assert [report["status"] for report in statuses(events)] == ["STARTED", "ERRORED"]
+    assert statuses(events)[-1]["error"] == {"type": kind, "msg": message}
+    assert statuses(events)[-1]["result"] is None
+    assert "could not compute" in content(events)
+
+
+async def test_resume_generation_goes_on_after_a_failure(api: Api) -> None:
+    events = await api.stream("1/0", path=TOOLS, tools=BUILT_IN[:3], resume_generation=True)
+    assert [report["status"] for report in statuses(events)] == ["STARTED", "ERRORED", *["STARTED", "ENDED"] * 2]
+
+
+async def test_built_in_tools_and_a_function_go_together(api: Api) -> None:
+    tools = [BUILT_IN[2], function()]
+    events = await api.stream(path=TOOLS, tools=tools, tool_choice="required")
+    assert len(statuses(events)) == 2
+    assert events[-1][1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_statuses_survive_a_small_max_tokens_and_belong_to_the_first_choice(api: Api) -> None:
+    events = await api.stream("1+1", path=TOOLS, tools=BUILT_IN[:1], max_tokens=1, n=2)
+    assert [report["status"] for report in statuses(events)] == ["STARTED", "ENDED"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("no numbers", {"count": 0}), ("just 4", {"count": 1, "mean": 4.0, "median": 4.0, "stdev": 0.0})],
+)
+async def test_statistics_describe_the_numbers_of_the_message(api: Api, text: str, found: dict[str, float]) -> None:
+    report = statuses(await api.stream(text, path=TOOLS, tools=BUILT_IN[1:2]))[-1]
+    assert json.loads(json.loads(report["result"])) == found
+
+
+async def test_a_message_without_a_link_opens_the_example_page(api: Api) -> None:
+    report = statuses(await api.stream("hi", path=TOOLS, tools=[{"type": "web:url"}]))[0]
+    assert report["parameters"] == [{"name": "url", "value": "https://example.com/"}]
+
+
+# --- calculator ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("1", 1),
+        ("2+3*4", 14),
+        ("(2+3)*4", 20),
+        ("2-3-4", -5),
+        ("2**3**2", 512),
+        ("-2**2", -4),
+        ("2**-1", 0.5),
+        ("2^10", 1024),
+        ("7//2", 3),
+        ("-7 % 3", 2),
+        ("6/4", 1.5),
+        ("6/2", 3),
+        ("0.1+0.2", 0.3),
+        (".5 * 4", 2),
+        ("1e3", 1000),
+        ("--+1", 1),
+        ("3 × 4 ÷ 2 − 1", 5),
+        ("sqrt(16) + abs(-2) + round(2.6) + floor(2.5) + ceil(2.5)", 14),
+        ("pi", round(math.pi, 11)),
+        ("1e20", 1e20),
+        ("2**1000 % 7", 2),
+        (" 1\t+ 1 ", 2),
+    ],
+)
+def test_arithmetic_has_its_usual_value(expression: str, value: float) -> None:
+    assert calculate(expression) == value
+    assert type(calculate(expression)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind", "message"),
+    [
+        ("", "SyntaxError", "ends too early"),
+        ("1 +", "SyntaxError", "ends too early"),
+        ("1 1", "SyntaxError", "unexpected '1'"),
+        ("(1", "SyntaxError", r"expected '\)', found 'the end'"),
+        ("1)", "SyntaxError", r"unexpected '\)'"),
+        ("* 1", "SyntaxError", r"unexpected '\*'"),
+        ("sqrt 4", "SyntaxError", r"expected '\(', found '4'"),
+        ("__import__('os')", "SyntaxError", "unexpected '__import__'"),
+        ("1 + x", "SyntaxError", "unexpected 'x'"),
+        ("1/0", "ZeroDivisionError", "division by zero"),
+        ("1 % 0", "ZeroDivisionError", "zero"),
+        ("0 ** -1", "ZeroDivisionError", "zero"),
+        ("sqrt(-1)", "ValueError", "not a real number"),
+        ("(-8) ** 0.5", "ValueError", "not a real number"),
+        ("2 ** 5000", "OverflowError", "exponent is bigger than 1000"),
+        ("99999999 ** 999", "OverflowError", "too big"),
+        ("9.9 ** 1000", "OverflowError", "too big"),
+        ("1e999", "OverflowError", "too big"),
+        ("*".join(["(10**300)"] * 5), "OverflowError", "too big"),
+        ("1e300 * 1e300", "OverflowError", "too big"),
+        ("(" * 40 + "1" + ")" * 40, "ValueError", "deeper than 32"),
+        ("-" * 40 + "1", "ValueError", "deeper than 32"),
+        ("1" * 201, "ValueError", "longer than 200"),
+    ],
+)
+def test_nonsense_and_what_is_too_big_have_a_named_error(expression: str, kind: str, message: str) -> None:
+    with pytest.raises(CalculatorError, match=message) as caught:
+        calculate(expression)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        ("What is 12 * (3+4)?", "12 * (3+4)"),
+        ("2 + 2.", "2 + 2"),
+        ("Take sqrt(2), please", "sqrt(2)"),
+        ("1+1 or 10 + 10?", "10 + 10"),
+        ("2 +* 3", "2 +* 3"),
+        ("3 × 4", "3 * 4"),
+        ("Hello!", None),
+        ("I have 3 apples and 4 pears", None),
+        ("well-known, pizza (yes)", None),
+        ("", None),
+        ("x" * 20_000 + "1+1", None),
+    ],
+)
+def test_an_expression_is_found_in_a_sentence(text: str, expression: str | None) -> None:
+    assert find_expression(text) == expression
+
+
+# --- samples and tokens ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "string"}, "text"),
+        ({"type": "number"}, 1.5),
+        ({"type": "boolean"}, True),
+        ({"type": "null"}, None),
+        ({"type": ["integer", "null"]}, 1),
+        ({"type": []}, None),
+        ({"type": {}}, None),
+        ({}, None),
+        ({"const": 3}, 3),
+        ({"enum": ["a", "b"]}, "a"),
+        ({"enum": "ab"}, None),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
+        ({"oneOf": [{"const": 2}]}, 2),
+        ({"type": "array", "items": {"type": "integer"}}, [1]),
+        ({"type": "array"}, []),
+        ({"type": "object"}, {}),
+        ({"type": "object", "properties": []}, {}),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"const": 4}}}, 4),
+        ({"$ref": "#/nowhere/at/all"}, None),
+        ({"properties": {"a": True}}, {"a": None}),
+    ],
+)
+def test_a_sample_fits_its_schema(schema: dict[str, Any], value: object) -> None:
+    assert sample(schema, "text") == value
+
+
+def test_a_schema_that_refers_to_itself_gives_a_finite_sample() -> None:
+    assert '"a": null' in json.dumps(sample({"properties": {"a": {"$ref": "#"}}}, ""))
+
+
+@pytest.mark.parametrize("text", ["", " ", "a", " a", "a  b\n c ", "Grüße 🎉\u2028x"])
+def test_tokens_joined_are_the_text(text: str) -> None:
+    assert "".join(tokenize(text)) == text
+
+
+# --- check of bodies -------------------------------------------------------------------------------------------------
+
+
+def errors(schema: str = "ServerlessChatCompletionBody", **body: object) -> list[tuple[str, object]]:
+    found = validate(schema, {"model": "m", "messages": [user("x")], **body})
+    return [(".".join(str(name) for name in error["loc"]), error["type"]) for error in found]  # type: ignore[attr-defined]  # a list
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"temperature": 1, "top_p": 0.5, "max_tokens": 3.0, "seed": [1, 2], "stop": [], "tool_choice": "auto"},
+        {"temperature": None, "tools": None, "stream": False, "logit_bias": {"1": -1}, "unknown": object},
+        {"messages": [user([{"type": "text", "text": "x"}, {"type": "video_url", "video_url": {"url": "u"}}])]},
+        {"messages": [{"role": "assistant", "content": None, "x": 1}, {"role": "system", "content": ""}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"any": 1}}}},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [function()]},
+    ],
+)
+def test_what_the_api_allows_has_no_errors(body: dict[str, object]) -> None:
+    assert errors(**body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"model": None}, ("body.model", "string_type")),
+        ({"model": 1}, ("body.model", "string_type")),
+        ({"messages": {}}, ("body.messages", "list_type")),
+        ({"messages": ["x"]}, ("body.messages.0", "dict_type")),
+        ({"messages": [{"content": "x"}]}, ("body.messages.0.role", "missing")),
+        ({"messages": [{"role": "robot"}]}, ("body.messages.0.role", "union_tag_invalid")),
+        ({"messages": [{"role": ["user"]}]}, ("body.messages.0.role", "union_tag_invalid")),
+        ({"messages": [user(1)]}, ("body.messages.0.content", "union")),
+        ({"messages": [user([{"type": "text"}])]}, ("body.messages.0.content.0.text", "missing")),
+        ({"stream": 1}, ("body.stream", "bool_type")),
+        ({"stream": None}, ("body.stream", "bool_type")),
+        ({"n": True}, ("body.n", "int_type")),
+        ({"n": 1.5}, ("body.n", "int_type")),
+        ({"temperature": "1"}, ("body.temperature", "float_type")),
+        ({"temperature": False}, ("body.temperature", "float_type")),
+        ({"reasoning_effort": "huge"}, ("body.reasoning_effort", "literal_error")),
+        ({"seed": ["x"]}, ("body.seed.0", "int_type")),
+        ({"tool_choice": {"type": "function"}}, ("body.tool_choice.function", "missing")),
+        ({"logit_bias": []}, ("body.logit_bias", "dict_type")),
+        ({"tools": [{"type": "math:calculator"}]}, ("body.tools.0.function", "missing")),
+    ],
+)
+def test_what_the_api_forbids_has_an_error_with_its_place(body: dict[str, object], expected: tuple[str, str]) -> None:
+    assert errors(**body)[0] == expected
+
+
+def test_schemas_differ_by_deployment() -> None:
+    assert errors("ContainerChatCompletionBody", model=None) == []
+    assert validate("ContainerChatCompletionBody", {"messages": []}) == []
+    assert errors("ServerlessToolAssistedChatCompletionBody", tools=BUILT_IN) == []
+    assert errors("ServerlessToolAssistedChatCompletionBody", tools=[{"type": "file:text"}]) == [
+        ("body.tools.0.files", "missing")
+    ]
+    assert errors("ServerlessToolAssistedChatCompletionBody", tools=[{"type": "x"}])[0][1] == "union_tag_invalid"
+    assert validate("ServerlessChatCompletionBody", [])[0]["type"] == "dict_type"
+
+
+def test_errors_are_bounded_in_number_and_size() -> None:
+    found = validate("ServerlessChatCompletionBody", {"model": "m", "messages": [{"role": "x" * 1000}] * 1000})
+    assert len(found) == 100
+    assert len(str(found[0]["msg"])) < 300
