@@ -204,8 +204,9 @@ class _StreamOptions(msgspec.Struct):
 
 
 class GenerationOptions(TypedDict, total=False):
-    """Optional parameters of a chat, with or without built-in tools. What is left out is left to the server; None is
-    sent as null.
+    """Optional parameters of a chat, with or without built-in tools.
+
+    What is left out is left to the server; None is sent as null.
     """
 
     chat_template_kwargs: Mapping[str, object] | None
@@ -422,7 +423,7 @@ class Chat:
         """Generates an answer and returns it whole.
 
         Args:
-            model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` for an adapter (dedicated).
+            model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
             messages: The conversation so far.
             options: See ``ChatOptions``.
 
@@ -471,7 +472,7 @@ def _arguments(
 
 
 class ContainerChat(Chat):
-    """Chat with a self-hosted engine: ``client.container.chat``. It has its model, so ``model`` is an adapter's route."""
+    """Chat with a self-hosted engine, which has its model: ``client.container.chat``."""
 
     async def complete(
         self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]

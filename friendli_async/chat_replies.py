@@ -190,8 +190,9 @@ class _CallParts:
         self.arguments: list[str] = []
 
     def begins_another(self, delta: ToolCallDelta) -> bool:
-        """Whether a delta under this call's index is the head of another call: servers reuse indexes. (An other id
-        alone is not: some send a new one with every piece.)
+        """Whether a delta under this call's index is the head of another call: servers reuse indexes.
+
+        Another id alone is no sign: some servers send a new one with every piece.
         """
         named = delta.function is not None and delta.function.name
         return bool(named and delta.id and self.id and delta.id != self.id)
@@ -287,6 +288,7 @@ def joined(pieces: Iterable[str]) -> str:
 
 
 _decoder: Final = msgspec.json.Decoder(ChatChunk)
+_decode: Final = _decoder.decode
 
 
 class ChatCollector:
@@ -303,17 +305,17 @@ class ChatCollector:
         self._choices: dict[int, _ChoiceParts] = {}
         self._head = ChatChunk()
 
-    def decode(self, data: bytes) -> ChatChunk:
-        """Decodes a chunk."""
+    def decode(self, data: bytes) -> ChatChunk | None:
+        """Decodes a chunk; None where it has neither choices nor usage."""
         try:
-            return _decoder.decode(data)
-        except ValueError:
-            return decode(data, _decoder)
+            chunk = _decode(data)
+        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
+            chunk = decode(data, _decoder)
+        return chunk if chunk.choices or chunk.usage is not None else None
 
     def decode_named(self, name: str, data: bytes) -> ChatChunk | None:
         """Chat names no events, so one that has a name counts only if it looks like a chunk: a ping does not."""
-        chunk = decode(data, _decoder) if b'"choices"' in data else None
-        return chunk if chunk is not None and (chunk.choices or chunk.usage) else None
+        return self.decode(data) if b'"choices"' in data else None
 
     def extend(self, events: Iterable[ChatChunk]) -> None:
         """Adds chunks."""

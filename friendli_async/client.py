@@ -47,9 +47,9 @@ class Serverless:
     ) -> ToolAssistedCall:
         """Answers a conversation with a model that may use built-in tools, streamed as events.
 
-        The operation by its first name and form, at its last path, ``/serverless/tools/v1/chat/completions``. Friendli's
-        SDK has since withdrawn it (0.14.0 is the last release that has it). ``tool_assisted_chat.complete`` and
-        ``.stream`` are the same in two plain halves.
+        The operation by its first name and form, at its last path, ``/serverless/tools/v1/chat/completions``.
+        Friendli's SDK has since withdrawn it (0.14.0 is the last release that has it).
+        ``tool_assisted_chat.complete`` and ``.stream`` are the same in two plain halves.
 
         Args:
             tool_assisted_completion_request_body: The body: ``model``, ``messages``, ``tools`` and what else

@@ -12,7 +12,8 @@
     └── ResponseDecodeError           not what the API promises, or beyond a size limit
 
 Errors hold plain data only: they can be pickled and copied, and never hold the token or a request header. A bad
-argument is a ``TypeError`` (unknown keyword) or a ``ValueError`` (bad value) and not in this tree: it is a bug in the call.
+argument is a ``TypeError`` (unknown keyword) or a ``ValueError`` (bad value), not in this tree: it is a bug in the
+call.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ LIMIT = 60.0  # seconds for a whole run; it needs about three
 
 
 def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", **variables}
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
+    return {**inherited, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", **variables}
 
 
 def piped(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

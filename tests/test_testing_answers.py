@@ -1,40 +1,15 @@
-"""What the embedded server answers without a script: chat, tool-assisted chat, its tools, and its check of bodies."""
+"""What the embedded server answers without a script: chat, tool-assisted chat, its tools."""
 
 import json
-import math
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
+from support.embedded_server import AUTH, BUILT_IN, CHAT, TOOLS, function, post, user
 
 from friendli_async.testing import FriendliServer
-from friendli_async.testing.calculator import CalculatorError, calculate, find_expression
 from friendli_async.testing.chat import tokenize
-from friendli_async.testing.sample import sample
-from friendli_async.testing.schema import validate
-
-CHAT = "/serverless/v1/chat/completions"
-TOOLS = "/serverless/tools/v1/chat/completions"
-BUILT_IN = [
-    {"type": "math:calculator"},
-    {"type": "math:statistics"},
-    {"type": "math:calendar"},
-    {"type": "web:search"},
-    {"type": "web:url"},
-    {"type": "code:python-interpreter"},
-    {"type": "linkup:search"},
-    {"type": "file:text", "files": ["f1", "f2"]},
-]
-
-
-def function(name: str = "f", **parameters: Any) -> dict[str, Any]:
-    schema = {"type": "object", "properties": parameters}
-    return {"type": "function", "function": {"name": name, "parameters": schema}}
-
-
-def user(content: object) -> dict[str, object]:
-    return {"role": "user", "content": content}
 
 
 class Api:
@@ -73,10 +48,8 @@ class Api:
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
-    async with FriendliServer() as server:
-        headers = {"Authorization": "Bearer test-token"}
-        async with aiohttp.ClientSession(server.url, headers=headers) as session:
-            yield Api(session)
+    async with FriendliServer() as server, aiohttp.ClientSession(server.url, headers=AUTH) as session:
+        yield Api(session)
 
 
 # --- chat ------------------------------------------------------------------------------------------------------------
@@ -139,9 +112,9 @@ async def test_n_choices_are_interleaved_and_numbered(api: Api) -> None:
 @pytest.mark.parametrize("n", [0, 129])
 async def test_too_few_or_too_many_choices_are_refused(n: int) -> None:
     async with FriendliServer(None) as server, aiohttp.ClientSession(server.url) as session:
-        async with session.post(CHAT, json={"model": "m", "messages": [], "n": n}) as response:
-            assert response.status == 400
-            assert "between 1 and 128" in (await response.json())["error"]["message"]
+        status, body = await post(session, n=n)
+    assert status == 400
+    assert "between 1 and 128" in json.loads(body)["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -373,201 +346,9 @@ async def test_a_message_without_a_link_opens_the_example_page(api: Api) -> None
     assert report["parameters"] == [{"name": "url", "value": "https://example.com/"}]
 
 
-# --- calculator ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("expression", "value"),
-    [
-        ("1", 1),
-        ("2+3*4", 14),
-        ("(2+3)*4", 20),
-        ("2-3-4", -5),
-        ("2**3**2", 512),
-        ("-2**2", -4),
-        ("2**-1", 0.5),
-        ("2^10", 1024),
-        ("7//2", 3),
-        ("-7 % 3", 2),
-        ("6/4", 1.5),
-        ("6/2", 3),
-        ("0.1+0.2", 0.3),
-        (".5 * 4", 2),
-        ("1e3", 1000),
-        ("--+1", 1),
-        ("3 × 4 ÷ 2 − 1", 5),
-        ("sqrt(16) + abs(-2) + round(2.6) + floor(2.5) + ceil(2.5)", 14),
-        ("pi", round(math.pi, 11)),
-        ("1e20", 1e20),
-        ("2**1000 % 7", 2),
-        (" 1\t+ 1 ", 2),
-    ],
-)
-def test_arithmetic_has_its_usual_value(expression: str, value: float) -> None:
-    assert calculate(expression) == value
-    assert type(calculate(expression)) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("expression", "kind", "message"),
-    [
-        ("", "SyntaxError", "ends too early"),
-        ("1 +", "SyntaxError", "ends too early"),
-        ("1 1", "SyntaxError", "unexpected '1'"),
-        ("(1", "SyntaxError", r"expected '\)', found 'the end'"),
-        ("1)", "SyntaxError", r"unexpected '\)'"),
-        ("* 1", "SyntaxError", r"unexpected '\*'"),
-        ("sqrt 4", "SyntaxError", r"expected '\(', found '4'"),
-        ("__import__('os')", "SyntaxError", "unexpected '__import__'"),
-        ("1 + x", "SyntaxError", "unexpected 'x'"),
-        ("1/0", "ZeroDivisionError", "division by zero"),
-        ("1 % 0", "ZeroDivisionError", "zero"),
-        ("0 ** -1", "ZeroDivisionError", "zero"),
-        ("sqrt(-1)", "ValueError", "not a real number"),
-        ("(-8) ** 0.5", "ValueError", "not a real number"),
-        ("2 ** 5000", "OverflowError", "exponent is bigger than 1000"),
-        ("99999999 ** 999", "OverflowError", "too big"),
-        ("9.9 ** 1000", "OverflowError", "too big"),
-        ("1e999", "OverflowError", "too big"),
-        ("*".join(["(10**300)"] * 5), "OverflowError", "too big"),
-        ("1e300 * 1e300", "OverflowError", "too big"),
-        ("(" * 40 + "1" + ")" * 40, "ValueError", "deeper than 32"),
-        ("-" * 40 + "1", "ValueError", "deeper than 32"),
-        ("1" * 201, "ValueError", "longer than 200"),
-    ],
-)
-def test_nonsense_and_what_is_too_big_have_a_named_error(expression: str, kind: str, message: str) -> None:
-    with pytest.raises(CalculatorError, match=message) as caught:
-        calculate(expression)
-    assert caught.value.kind == kind
-
-
-@pytest.mark.parametrize(
-    ("text", "expression"),
-    [
-        ("What is 12 * (3+4)?", "12 * (3+4)"),
-        ("2 + 2.", "2 + 2"),
-        ("Take sqrt(2), please", "sqrt(2)"),
-        ("1+1 or 10 + 10?", "10 + 10"),
-        ("2 +* 3", "2 +* 3"),
-        ("3 × 4", "3 * 4"),
-        ("Hello!", None),
-        ("I have 3 apples and 4 pears", None),
-        ("well-known, pizza (yes)", None),
-        ("", None),
-        ("x" * 20_000 + "1+1", None),
-    ],
-)
-def test_an_expression_is_found_in_a_sentence(text: str, expression: str | None) -> None:
-    assert find_expression(text) == expression
-
-
-# --- samples and tokens ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("schema", "value"),
-    [
-        ({"type": "string"}, "text"),
-        ({"type": "number"}, 1.5),
-        ({"type": "boolean"}, True),
-        ({"type": "null"}, None),
-        ({"type": ["integer", "null"]}, 1),
-        ({"type": []}, None),
-        ({"type": {}}, None),
-        ({}, None),
-        ({"const": 3}, 3),
-        ({"enum": ["a", "b"]}, "a"),
-        ({"enum": "ab"}, None),
-        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
-        ({"oneOf": [{"const": 2}]}, 2),
-        ({"type": "array", "items": {"type": "integer"}}, [1]),
-        ({"type": "array"}, []),
-        ({"type": "object"}, {}),
-        ({"type": "object", "properties": []}, {}),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"const": 4}}}, 4),
-        ({"$ref": "#/nowhere/at/all"}, None),
-        ({"properties": {"a": True}}, {"a": None}),
-    ],
-)
-def test_a_sample_fits_its_schema(schema: dict[str, Any], value: object) -> None:
-    assert sample(schema, "text") == value
-
-
-def test_a_schema_that_refers_to_itself_gives_a_finite_sample() -> None:
-    assert '"a": null' in json.dumps(sample({"properties": {"a": {"$ref": "#"}}}, ""))
+# --- tokens ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", " ", "a", " a", "a  b\n c ", "Grüße 🎉\u2028x"])
 def test_tokens_joined_are_the_text(text: str) -> None:
     assert "".join(tokenize(text)) == text
-
-
-# --- check of bodies -------------------------------------------------------------------------------------------------
-
-
-def errors(schema: str = "ServerlessChatCompletionBody", **body: object) -> list[tuple[str, object]]:
-    found = validate(schema, {"model": "m", "messages": [user("x")], **body})
-    return [(".".join(str(name) for name in error["loc"]), error["type"]) for error in found]  # type: ignore[attr-defined]  # a list
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"temperature": 1, "top_p": 0.5, "max_tokens": 3.0, "seed": [1, 2], "stop": [], "tool_choice": "auto"},
-        {"temperature": None, "tools": None, "stream": False, "logit_bias": {"1": -1}, "unknown": object},
-        {"messages": [user([{"type": "text", "text": "x"}, {"type": "video_url", "video_url": {"url": "u"}}])]},
-        {"messages": [{"role": "assistant", "content": None, "x": 1}, {"role": "system", "content": ""}]},
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"any": 1}}}},
-        {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [function()]},
-    ],
-)
-def test_what_the_api_allows_has_no_errors(body: dict[str, object]) -> None:
-    assert errors(**body) == []
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"model": None}, ("body.model", "string_type")),
-        ({"model": 1}, ("body.model", "string_type")),
-        ({"messages": {}}, ("body.messages", "list_type")),
-        ({"messages": ["x"]}, ("body.messages.0", "dict_type")),
-        ({"messages": [{"content": "x"}]}, ("body.messages.0.role", "missing")),
-        ({"messages": [{"role": "robot"}]}, ("body.messages.0.role", "union_tag_invalid")),
-        ({"messages": [{"role": ["user"]}]}, ("body.messages.0.role", "union_tag_invalid")),
-        ({"messages": [user(1)]}, ("body.messages.0.content", "union")),
-        ({"messages": [user([{"type": "text"}])]}, ("body.messages.0.content.0.text", "missing")),
-        ({"stream": 1}, ("body.stream", "bool_type")),
-        ({"stream": None}, ("body.stream", "bool_type")),
-        ({"n": True}, ("body.n", "int_type")),
-        ({"n": 1.5}, ("body.n", "int_type")),
-        ({"temperature": "1"}, ("body.temperature", "float_type")),
-        ({"temperature": False}, ("body.temperature", "float_type")),
-        ({"reasoning_effort": "huge"}, ("body.reasoning_effort", "literal_error")),
-        ({"seed": ["x"]}, ("body.seed.0", "int_type")),
-        ({"tool_choice": {"type": "function"}}, ("body.tool_choice.function", "missing")),
-        ({"logit_bias": []}, ("body.logit_bias", "dict_type")),
-        ({"tools": [{"type": "math:calculator"}]}, ("body.tools.0.function", "missing")),
-    ],
-)
-def test_what_the_api_forbids_has_an_error_with_its_place(body: dict[str, object], expected: tuple[str, str]) -> None:
-    assert errors(**body)[0] == expected
-
-
-def test_schemas_differ_by_deployment() -> None:
-    assert errors("ContainerChatCompletionBody", model=None) == []
-    assert validate("ContainerChatCompletionBody", {"messages": []}) == []
-    assert errors("ServerlessToolAssistedChatCompletionBody", tools=BUILT_IN) == []
-    assert errors("ServerlessToolAssistedChatCompletionBody", tools=[{"type": "file:text"}]) == [
-        ("body.tools.0.files", "missing")
-    ]
-    assert errors("ServerlessToolAssistedChatCompletionBody", tools=[{"type": "x"}])[0][1] == "union_tag_invalid"
-    assert validate("ServerlessChatCompletionBody", [])[0]["type"] == "dict_type"
-
-
-def test_errors_are_bounded_in_number_and_size() -> None:
-    found = validate("ServerlessChatCompletionBody", {"model": "m", "messages": [{"role": "x" * 1000}] * 1000})
-    assert len(found) == 100
-    assert len(str(found[0]["msg"])) < 300

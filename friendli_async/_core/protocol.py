@@ -247,7 +247,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
     """Checks that a value is JSON: what the encoder would quietly turn into something else is refused.
 
     Raises:
-        ValueError: NaN, infinity, a value or a key that is not JSON, or a container that contains itself; with its path.
+        ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
     """
     kind = type(value)
     if kind in _PLAIN or isinstance(value, str | int):
@@ -339,8 +339,9 @@ def _without_nulls(value: object) -> object:
 
 
 def retry_after(headers: Headers, now: Callable[[], float] = time) -> float | None:
-    """Seconds that the server asks to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as a date (RFC 9110
-    10.2.3). None where it asks nothing, or nonsense.
+    """Seconds that the server asks to wait; None where it asks nothing, or nonsense.
+
+    ``retry-after-ms``, or ``Retry-After`` in seconds or as a date (RFC 9110 10.2.3).
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name)
@@ -373,19 +374,22 @@ def status_error(status: int, headers: Headers, body: bytes) -> APIStatusError:
     )
 
 
-def embedded_error(data: bytes, status: int, headers: Headers, *, named: bool = False) -> APIStatusError | None:
-    """The error that sits inside a reply or an event with a good status; None where there is none.
+def embedded_error(data: bytes, status: int, headers: Headers) -> APIStatusError | None:
+    """The error that sits inside a reply or an event with a good status; None where there is none."""
+    value = _loads(data)
+    found = value is not None and (value.get("error") or value.get("object") == "error" or value.get("type") == "error")
+    return error_event(data, status, headers) if found else None
+
+
+def error_event(data: bytes, status: int, headers: Headers) -> APIStatusError:
+    """The error of an event that is one.
 
     Args:
-        data: The JSON in question.
-        status: The HTTP status that it came with: the error's own, where the error names none.
+        data: What it says: JSON of whatever shape, or not even that.
+        status: The HTTP status that it came with: the error's own, where it names none.
         headers: The reply's headers.
-        named: The event itself is called ``error``, so its data is one whatever it looks like.
     """
     value = _loads(data)
-    found = isinstance(value, dict) and (value.get("error") or value.get("object") == "error")
-    if not found and not named:
-        return None
     fields = _error_fields(value)
     status = fields.status or status
     return status_class(status)(
@@ -416,14 +420,16 @@ class _ErrorFields(msgspec.Struct):
 
 
 def _error_fields(value: dict[str, object] | None) -> _ErrorFields:
-    """Reads an error body of any of the shapes that are about: ``{"error": {...}}``, ``{"error": "..."}``, flat
-    ``{"message": ...}``, ``{"detail": [...]}``.
+    """Reads an error body of any of the shapes that are about.
+
+    ``{"error": {...}}``, ``{"error": "..."}``, flat ``{"message": ...}``, ``{"detail": [...]}``.
     """
     if value is None:
         return _ErrorFields()
     nested = value.get("error")
     source = cast("dict[str, object]", nested) if isinstance(nested, dict) else value
-    message: object = source.get("message") or value.get("message") or value.get("detail") or cast("object", nested)
+    message: object = source.get("message") or value.get("message") or value.get("detail")
+    message = message or value.get("error")
     if message is not None and not isinstance(message, str):
         message = _details(message)
     return _ErrorFields(

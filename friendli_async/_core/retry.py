@@ -62,7 +62,7 @@ async def repeat(
     before_sleep: Callable[[FriendliError, float], None],
     sleep: Callable[[float], Awaitable[None]],
 ) -> T:
-    """Goes on after a failed first attempt. (The first runs outside: entering tenacity costs as much as 50 µs.)
+    """Goes on after a failed first attempt; that runs outside, since entering tenacity costs as much as 50 µs.
 
     Args:
         failed: The first attempt's error; the caller has found that it may be repeated.

@@ -43,11 +43,15 @@ class SSEDecoder:
         self.error: ResponseDecodeError | None = None
         self.retry: int | None = None
         self._limit = limit
-        self._id = ""
         self._head: bytes | None = b""  # the first bytes, until it is known whether they are a BOM; then None
         self._after_cr = False  # the last byte was a CR: an LF that follows belongs to it
-        self._pieces: list[bytes] = []  # the incomplete event, line ends normalised to LF
-        self._size = 0
+        self._line: list[bytes] = []  # pieces of the unfinished line
+        self._held = 0  # their bytes
+        self._size = 0  # bytes of the unfinished event's finished lines
+        self._data: bytes | None = None  # its first data line,
+        self._more: list[bytes] = []  # and the others
+        self._name: str | None = None
+        self._id = ""
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """Takes the next bytes.
@@ -64,45 +68,98 @@ class SSEDecoder:
             data = self._without_bom(data)
         if self._after_cr or b"\r" in data:
             data = self._normalised(data)
-        if self._pieces:
-            # The boundary may straddle the pieces. Joining only when it is there keeps a large event linear.
-            if b"\n\n" not in data and not (data[:1] == b"\n" and self._pieces[-1][-1:] == b"\n"):
-                self._keep(data)
-                return []
-            self._pieces.append(data)
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-        *blocks, rest = data.split(b"\n\n")
-        events: list[ServerSentEvent] = []
-        within_limit = len(data) <= self._limit
-        for block in blocks:
-            if not within_limit and len(block) > self._limit:
-                self._overflow(block)
-                return events
-            if block.startswith(b"data: ") and b"\n" not in block:
-                events.append(ServerSentEvent(block[6:], None, self._id))
-            elif block:
-                self._interpret(block, events)
-        self._size = 0
-        self._keep(rest)
+        lines = data.split(b"\n")
+        tight = self._size + self._held + len(data) > self._limit
+        rest = lines.pop()
+        if self._line and lines:  # joined only now, which keeps a long line linear
+            self._line.append(lines[0])
+            lines[0] = b"".join(self._line)
+            self._line.clear()
+            self._held = 0
+        if rest:
+            self._line.append(rest)
+            self._held += len(rest)
+        if tight:
+            lines = self._within_limit(lines)
+        events = self._interpret(lines)
+        self._count(lines)
         return events
 
-    def pending(self) -> bytes | None:
-        """The data of the event that has begun and is not dispatched yet; None where it has no data line.
+    def ends_with(self, data: bytes) -> bool:
+        """Whether the unfinished event has exactly this data, in a finished line."""
+        return self._data == data and not self._line and not self._more
 
-        An unfinished last line counts, so it is meant for the end of a stream, and for ``[DONE]``.
-        """
-        lines = b"".join(self._pieces).split(b"\n")
-        return _data_of(lines)
+    def cut(self) -> bytes | None:
+        """At the end of the stream: the data of the event that was cut off, unfinished line included, or None."""
+        self._interpret([b"".join(self._line)])
+        return None if self._data is None else b"\n".join([self._data, *self._more])
 
-    def at_line_end(self) -> bool:
-        """Whether the last line of the incomplete event is finished."""
-        return not self._pieces or self._pieces[-1].endswith(b"\n")
+    def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
+        """9.2.6, line by line."""
+        events: list[ServerSentEvent] = []
+        data = self._data
+        for line in lines:
+            if not line:
+                if data is not None:
+                    if self._more:
+                        data = b"\n".join([data, *self._more])
+                        self._more.clear()
+                    events.append(ServerSentEvent(data, self._name, self._id))
+                    data = None
+                self._name = None
+            elif data is None and line.startswith(b"data: "):
+                data = line[6:]
+            else:
+                data = self._field(line, data)
+        self._data = data
+        return events
 
-    @property
-    def size(self) -> int:
-        """Bytes held of the incomplete event."""
-        return self._size
+    def _field(self, line: bytes, data: bytes | None) -> bytes | None:
+        """Takes a field in that is not the everyday ``data: ...``; returns the event's first data line."""
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            if data is None:
+                return value
+            self._more.append(value)
+        elif field == b"event":
+            self._name = value.decode("utf-8", "replace") or None
+        elif field == b"id":
+            if b"\0" not in value:
+                self._id = value.decode("utf-8", "replace")
+        elif field == b"retry" and value[:18].isdigit():
+            self.retry = int(value[:18])
+        return data
+
+    def _count(self, lines: list[bytes]) -> None:
+        """Counts what these lines leave of an unfinished event."""
+        size = 0
+        for line in reversed(lines):
+            if not line:
+                break
+            size += len(line) + 1
+        else:
+            size += self._size
+        self._size = size
+
+    def _within_limit(self, lines: list[bytes]) -> list[bytes]:
+        """Returns the lines before the event that is too large, if there is one, and notes the error."""
+        size = self._size
+        for index, line in enumerate(lines):
+            size = size + len(line) + 1 if line else 0
+            if size - 1 > self._limit:
+                self._overflow(line)
+                return lines[:index]
+        if size + self._held > self._limit:
+            self._overflow(self._line[0])
+        return lines
+
+    def _overflow(self, line: bytes) -> None:
+        self._line.clear()
+        self.error = ResponseDecodeError(
+            f"an event of the stream is larger than the limit of {self._limit} bytes (Limits.event)",
+            excerpt=line[:200].decode("utf-8", "replace"),
+        )
 
     def _without_bom(self, data: bytes) -> bytes:
         """9.2.5: one leading byte order mark is ignored."""
@@ -124,40 +181,3 @@ class SSEDecoder:
                 return data
         self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-    def _keep(self, data: bytes) -> None:
-        if not data:
-            return
-        self._pieces.append(data)
-        self._size += len(data)
-        # A line end that may prove to be half of the boundary is not the event's yet: so splitting changes nothing.
-        if self._size - data.endswith(b"\n") > self._limit:
-            self._overflow(self._pieces[0])
-
-    def _overflow(self, block: bytes) -> None:
-        self._pieces.clear()
-        self.error = ResponseDecodeError(
-            f"an event of the stream is larger than the limit of {self._limit} bytes (Limits.event)",
-            excerpt=block[:200].decode("utf-8", "replace"),
-        )
-
-    def _interpret(self, block: bytes, events: list[ServerSentEvent]) -> None:
-        """9.2.6, for a block of lines that a blank line ends."""
-        lines = block.split(b"\n")
-        name: str | None = None
-        for line in lines:
-            field, _, value = line.partition(b":")
-            if field == b"event":
-                name = value.removeprefix(b" ").decode("utf-8", "replace") or None
-            elif field == b"id" and b"\0" not in value:
-                self._id = value.removeprefix(b" ").decode("utf-8", "replace")
-            elif field == b"retry" and (digits := value.removeprefix(b" ")[:18]).isdigit():
-                self.retry = int(digits)
-        data = _data_of(lines)
-        if data is not None:
-            events.append(ServerSentEvent(data, name, self._id))
-
-
-def _data_of(lines: list[bytes]) -> bytes | None:
-    values = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:") or line == b"data"]
-    return b"\n".join(values) if values else None

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, Self, TypeVar
 
-from friendli_async._core.protocol import embedded_error
+from friendli_async._core.protocol import embedded_error, error_event
 from friendli_async._core.sse import ServerSentEvent, SSEDecoder
 from friendli_async.errors import APIConnectionError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Meta, Partial
@@ -30,8 +30,8 @@ _DONE: Final = b"[DONE]"
 class Collector(Protocol[T]):
     """What an API contributes to its streams: how events are decoded, what they add up to, when they are complete."""
 
-    def decode(self, data: bytes) -> T:
-        """Decodes an event without a name. Raises ResponseDecodeError."""
+    def decode(self, data: bytes) -> T | None:
+        """Decodes an event without a name; None for one that says nothing, or an error. Raises ResponseDecodeError."""
         ...
 
     def decode_named(self, name: str, data: bytes) -> T | None:
@@ -77,11 +77,11 @@ class EventReader(Generic[T]):
             return
         if sse.error is not None:
             self._fail(sse.error)
-        elif sse.size <= 16 and (not data or sse.at_line_end()) and sse.pending() == _DONE:
+        elif sse.ends_with(_DONE):
             self.over = True  # the sentinel needs no blank line after it
         elif not data:
             self.over = True
-            if not self.collector.complete():
+            if sse.cut() != _DONE and not self.collector.complete():
                 self.failure = StreamInterruptedError("the stream ended before it was complete")
 
     def _decode_all(self, events: list[ServerSentEvent]) -> None:
@@ -92,12 +92,15 @@ class EventReader(Generic[T]):
             if data == _DONE:
                 self.over = True
                 break
+            if not data:
+                continue
             try:
-                if event.event is None and b'"error"' not in data:
-                    if data:
-                        fresh.append(decode(data))
-                elif (unusual := self._unusual(event)) is not None:
-                    fresh.append(unusual)
+                item = decode(data) if event.event is None else self._named(event.event, data)
+                if item is not None:
+                    fresh.append(item)
+                elif (error := embedded_error(data, self._status, self._headers)) is not None:
+                    self._fail(error)
+                    break
             except FriendliError as error:
                 self._fail(error)
                 break
@@ -105,16 +108,12 @@ class EventReader(Generic[T]):
             self.collector.extend(fresh)
             self.ready.extend(fresh)
 
-    def _unusual(self, event: ServerSentEvent) -> T | None:
-        """An event with a name, or with something in it that is called "error"."""
-        named = event.event == "error"
-        if named or b'"error"' in event.data:
-            error = embedded_error(event.data, self._status, self._headers, named=named)
-            if error is not None:
-                raise error
-        if event.event is None or event.event == "message":  # the standard's default name
-            return self.collector.decode(event.data)
-        return self.collector.decode_named(event.event, event.data)
+    def _named(self, name: str, data: bytes) -> T | None:
+        if name == "error":
+            raise error_event(data, self._status, self._headers)
+        if name == "message":  # the standard's name for an event without one
+            return self.collector.decode(data)
+        return self.collector.decode_named(name, data)
 
     def _fail(self, error: FriendliError) -> None:
         self.failure = error

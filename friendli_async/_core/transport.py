@@ -7,9 +7,8 @@ import os
 import socket
 import ssl as ssl_module
 import threading
-import zlib
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final
@@ -19,7 +18,9 @@ import aiohttp
 from yarl import URL
 
 from friendli_async._core.clock import PhaseClock
+from friendli_async._core.compression import inflater
 from friendli_async._core.protocol import Request
+from friendli_async._core.slots import Slots
 from friendli_async.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -33,7 +34,6 @@ from friendli_async.replies import Headers
 __all__ = ["Exchange", "Transport"]
 
 _DRAIN_SECONDS: Final = 0.5
-_INFLATE_STEP: Final = 1024 * 1024
 _MAX_REDIRECTS: Final = 5
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 # What can be raised where a connection breaks; RuntimeError is aiohttp's "Connection closed.".
@@ -85,55 +85,10 @@ def _keepalive_socket(address: Any) -> socket.socket:
     return made
 
 
-class _Slots:
-    """Places for connections, given first come, first served."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_use = 0
-        self.closed = False
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def acquire(self) -> None:
-        """Takes a place, or waits for one; raises ConfigurationError once closed."""
-        if self.closed:
-            raise ConfigurationError("the client is closed")
-        if self.in_use < self.limit and not self._waiting:
-            self.in_use += 1
-            return
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.exception() is None:
-                self.release()  # it was handed over in the instant of the cancellation: hand it on
-            else:
-                place.cancel()
-            raise
-
-    def release(self) -> None:
-        """Gives a place back; the one who has waited longest gets it."""
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
-        self.in_use -= 1
-
-    def close(self) -> None:
-        """Turns everybody away who waits."""
-        self.closed = True
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_exception(ConfigurationError("the client was closed while the call waited for a connection"))
-
-
 class _Pool:
     """What one event loop has of the client: a session, its places, the exchanges under way."""
 
-    def __init__(self, session: aiohttp.ClientSession, slots: _Slots, *, owned: bool) -> None:
+    def __init__(self, session: aiohttp.ClientSession, slots: Slots, *, owned: bool) -> None:
         self.session = session
         self.slots = slots
         self.owned = owned
@@ -151,8 +106,10 @@ class _Pool:
 
 
 async def _close_at_end(pool: _Pool) -> AsyncGenerator[None, None]:
-    """Closes the pool when this generator is closed: by the client, by the loop's shutdown, or by asyncio's hook for
-    generators once the client is gone. The pool does not know it, so no cycle delays that.
+    """Closes the pool when this generator is closed.
+
+    By the client, by the loop's shutdown, or by asyncio's hook for generators once the client is gone. The pool does
+    not know it, so no cycle delays that.
     """
     try:
         yield
@@ -168,7 +125,6 @@ class Exchange:
         "_content",
         "_drain",
         "_inflate",
-        "_packed",
         "_pool",
         "_response",
         "headers",
@@ -183,8 +139,7 @@ class Exchange:
         self._pool: _Pool | None = pool
         self._response = response
         self._content = response.content
-        self._inflate = _inflater(response.headers.get("Content-Encoding", ""))
-        self._packed = b""
+        self._inflate = inflater(response.headers.get("Content-Encoding", ""))
         self._drain: asyncio.TimerHandle | None = None
         self._closed = _closed_future(response)
         if self._closed is not None:
@@ -199,20 +154,16 @@ class Exchange:
             ResponseDecodeError: The compression is broken, or one that was not asked for.
             FriendliError: What ``wake`` was called with.
         """
-        if self._inflate is None:
+        inflate = self._inflate
+        if inflate is None:
             return await self._read_raw()
         while True:
-            data = self._packed or await self._read_raw()
-            if not data:
-                if not self._inflate.eof:
-                    raise APIConnectionError("the compressed body was cut off", sent=True)
+            data = await self._read_raw() if inflate.hungry else b""
+            if not data and inflate.hungry:
+                if not inflate.finished:
+                    raise APIConnectionError("the compressed reply was cut off", sent=True)
                 return b""
-            try:
-                plain: bytes = self._inflate.decompress(data, _INFLATE_STEP)
-            except zlib.error as error:
-                raise ResponseDecodeError(f"the body's compression is broken: {error}") from None
-            self._packed = self._inflate.unconsumed_tail
-            if plain:
+            if plain := inflate.step(data):
                 return plain
 
     async def _read_raw(self) -> bytes:
@@ -246,8 +197,9 @@ class Exchange:
         return first if len(pieces) == 1 else b"".join(pieces)
 
     async def read_some(self, limit: int, seconds: float) -> bytes:
-        """Returns what comes of an error's body, at most ``limit`` bytes and for at most ``seconds``; never raises
-        for what is wrong with it, and finishes the exchange.
+        """Returns what comes of an error's body within ``limit`` bytes and ``seconds``, and finishes the exchange.
+
+        Never raises for what is wrong with it.
         """
         body = b""
         try:
@@ -460,7 +412,7 @@ class Transport:
             raise ConfigurationError(
                 "the process was forked after this client was made: make a new client in the child"
             )
-        slots = _Slots(self._max_connections)
+        slots = Slots(self._max_connections)
         if self._session is not None:
             pool = _Pool(self._session, slots, owned=False)
         else:
@@ -492,10 +444,8 @@ class Transport:
 
 def _primed(guard: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
     """Begins a generator up to its first yield, which makes the running loop responsible for its end."""
-    try:
+    with suppress(StopIteration):  # how an awaitable returns
         guard.__anext__().send(None)
-    except StopIteration:  # how an awaitable returns
-        pass
     return guard
 
 
@@ -527,32 +477,6 @@ def _proxy_finder(proxy: str | None, environment: dict[str, str]) -> Callable[[s
         return found
 
     return find
-
-
-def _inflater(encoding: str) -> Any:
-    """A decompressor for a Content-Encoding, or None for none."""
-    match encoding.strip().lower():
-        case "" | "identity":
-            return None
-        case "gzip" | "x-gzip":
-            return zlib.decompressobj(zlib.MAX_WBITS | 16)
-        case "deflate":
-            return zlib.decompressobj()
-        case _:
-            return _Unasked(encoding)
-
-
-class _Unasked:
-    """Stands for a compression that we never offer."""
-
-    eof = False
-    unconsumed_tail = b""
-
-    def __init__(self, encoding: str) -> None:
-        self._encoding = encoding
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        raise ResponseDecodeError(f"the reply is compressed with {self._encoding!r}, which was not asked for")
 
 
 def _describe(error: BaseException) -> str:

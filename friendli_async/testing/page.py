@@ -23,7 +23,7 @@ _STYLES: Final = {
     "title": "1;36",
 }
 _MARGIN: Final = "  "
-_LABEL: Final = 8  # columns for who speaks
+_LABEL: Final = 10  # columns for who speaks
 _WIDEST: Final = 96
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.:-=+*#"
@@ -81,7 +81,12 @@ class Page:
 
     def title(self, text: str, note: str) -> None:
         """Write the head of the page."""
-        self._write("\n" + _MARGIN + self.styled(text, "title") + "  " + self.styled(note, "dim") + "\n")
+        fits = len(_MARGIN) + len(text) + 2 + len(note) <= self._width
+        self._write(
+            "\n" + _MARGIN + self.styled(text, "title") + ("  " + self.styled(note, "dim") if fits else "") + "\n"
+        )
+        if not fits:
+            self.line(note, "dim")
         self._rule()
 
     def section(self, text: str) -> None:

@@ -95,8 +95,9 @@ class ReplyWriter:
 
     async def cut(self) -> None:
         """Close the connection (FIN) after what was written, without ending the body."""
+        transport = self._transport()
         self.hung_up = True
-        self._transport().close()
+        transport.close()
         await self.silence()
 
     async def reset(self) -> None:

@@ -177,6 +177,18 @@ class FriendliServer:
         """How many requests are being received or answered now."""
         return self._active
 
+    async def wait_until(self, condition: Callable[[], bool], *, timeout: float = 30.0) -> None:
+        """Wait until a condition on this server holds: `lambda: server.active_requests == 2`.
+
+        Args:
+            condition: Looked at now, and whenever a connection or a request comes or goes.
+            timeout: How long to wait at most, in seconds.
+
+        Raises:
+            TimeoutError: It did not hold in time.
+        """
+        await self._signal.until(condition, timeout)
+
     async def wait_for_requests(self, count: int = 1, *, timeout: float = 30.0) -> ReceivedRequest:
         """Wait until this many requests have been received in all.
 
@@ -190,7 +202,7 @@ class FriendliServer:
         Raises:
             TimeoutError: They did not come in time.
         """
-        await self._signal.until(lambda: len(self.requests) >= count, timeout)
+        await self.wait_until(lambda: len(self.requests) >= count, timeout=timeout)
         return self.requests[count - 1]
 
     async def wait_for_connections(self, count: int = 0, *, timeout: float = 30.0) -> None:
@@ -203,7 +215,7 @@ class FriendliServer:
         Raises:
             TimeoutError: It did not come to that in time.
         """
-        await self._signal.until(lambda: len(self._open) == count, timeout)
+        await self.wait_until(lambda: len(self._open) == count, timeout=timeout)
 
     async def idle(self, *, timeout: float = 30.0) -> None:
         """Wait until no request is in progress.
@@ -214,7 +226,7 @@ class FriendliServer:
         Raises:
             TimeoutError: One still is.
         """
-        await self._signal.until(lambda: not self._active, timeout)
+        await self.wait_until(lambda: not self._active, timeout=timeout)
 
     # --- inside ---
 
@@ -229,6 +241,7 @@ class FriendliServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._active += 1
+        self._signal.notify()
         try:
             try:
                 body = await _read_body(request)

@@ -1,6 +1,6 @@
 """Measure the budgets beside the bare floor and the peers, and print the tables. Nothing is asserted.
 
-    python -m tests.benchmarks [all | events | calls | streams | imports | memory]...
+    python -m tests.benchmarks [--no-peers] [events | calls | streams | imports | memory]...
 
 The floor is a bare loop of aiohttp's `iter_any`, `split(b"\\n\\n")` and one msgspec decode into the same structs.
 """
@@ -161,11 +161,14 @@ SECTIONS: dict[str, Callable[[str], list[Verdict]]] = {
 
 def main(arguments: list[str]) -> None:
     """Run the chosen sections, all of them by default."""
-    chosen = SECTIONS if not arguments or arguments == ["all"] else arguments
+    if "--no-peers" in arguments:
+        for name in set(CLIENTS) - {FLOOR, OURS}:
+            del CLIENTS[name]
+    chosen = [name for name in arguments if name != "--no-peers"] or list(SECTIONS)
     show_machine()
     started = time.monotonic()
     verdicts: list[Verdict] = []
-    with Process("tests.benchmarks.server") as server:
+    with Process(0, "tests.benchmarks.server") as server:
         origin = f"http://127.0.0.1:{int(server.ask())}"
         for name in chosen:
             verdicts += SECTIONS[name](origin)

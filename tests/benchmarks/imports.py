@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Final
 
-from .clients import installed
+from .clients import CLIENTS, installed
 from .processes import ENVIRONMENT
 from .table import FLOOR, OURS, Results, Verdict, at_most, median, paired, show_clients
 
@@ -59,7 +59,7 @@ def measure(origin: str) -> list[Verdict]:
     bare: Results = {}
     for repeat in range(-1, _REPEATS):  # the first round only writes the bytecode caches
         for name, statement in _READY.items():
-            if installed(name) and (repeat < _PEER_REPEATS or name in (FLOOR, OURS)):
+            if name in CLIENTS and installed(name) and (repeat < _PEER_REPEATS or name in (FLOOR, OURS)):
                 result = _timed(statement)
                 if repeat >= 0:
                     ready.setdefault(name, []).append(result)

@@ -17,8 +17,11 @@ _ANSWER_SECONDS = 90
 class Process:
     """A child Python process that is spoken to by lines; it ends with its `with` block."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
-        """Start `python -m module`."""
+    def __init__(self, cpu: int, module: str, *arguments: str) -> None:
+        """Start `python -m module`, on one CPU (counted from 0) where the platform can keep it there.
+
+        The server has one and the measured process another: how the kernel would move them about is not the clients' doing.
+        """
         self._child = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -27,6 +30,9 @@ class Process:
             text=True,
             env=ENVIRONMENT,
         )
+        if hasattr(os, "sched_setaffinity"):
+            usable = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(self._child.pid, {usable[cpu % len(usable)]})
 
     def ask(self, line: str | None = None) -> str:
         """Send a line, if there is one, and return the next line of the process; empty if none came in time."""
@@ -51,7 +57,7 @@ class Worker(Process):
 
     def __init__(self, client: str, origin: str) -> None:
         """Start the worker of a client; `origin` is the benchmark server."""
-        super().__init__("tests.benchmarks.worker", client)
+        super().__init__(1, "tests.benchmarks.worker", client)
         self._origin = origin
 
     def run(self, job: str, segment: str, amount: int = 1) -> dict[str, Any]:

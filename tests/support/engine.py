@@ -4,15 +4,17 @@ import importlib.util
 import json
 import platform
 import sys
+import time
 import urllib.request
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
 
 MODEL: Final = "tiny-random"
 
-LONG: Final = {"extra_body": {"logit_bias": [["<|im_end|>", -100]]}}
-"""Options that make a reply run to `max_tokens`: the end token never wins."""
+LONG: Final = {"extra_body": {"ignore_eos": True}}
+"""Options that make a reply run to `max_tokens`."""
 
 CALLS_A_TOOL: Final = {"extra_body": {"logit_bias": [["<tool_call>", 12]]}}
 """Options that make random weights begin a tool call, which llama.cpp's grammar then completes."""
@@ -33,8 +35,28 @@ def require_engine() -> None:
         pytest.skip("xllamacpp publishes no wheel for this platform")
 
 
-def busy_slots(url: str) -> int:
-    """How many requests the server is generating for at this moment."""
+@dataclass(frozen=True)
+class Slot:
+    """One of the server's places to generate in."""
+
+    id: int
+    busy: bool
+    tokens: int
+    """Of its present or latest request: the prompt's, and after the end also the generated ones."""
+
+
+def slots(url: str) -> list[Slot]:
+    """What the server's slots are doing at this moment."""
     with urllib.request.urlopen(f"{url}/slots", timeout=10) as reply:
-        slots: list[dict[str, Any]] = json.load(reply)
-    return sum(slot["is_processing"] for slot in slots)
+        rows: list[dict[str, Any]] = json.load(reply)
+    return [Slot(row["id"], row["is_processing"], row.get("n_prompt_tokens", 0)) for row in rows]
+
+
+def freed_slot(url: str, slot: Slot, *, within: float = 10.0) -> Slot:
+    """Ask again and again until the slot is idle; fail when it stays busy for so many seconds."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        now = slots(url)[slot.id]
+        if not now.busy:
+            return now
+    pytest.fail(f"slot {slot.id} was still busy after {within} s")

