@@ -302,21 +302,30 @@ class EventStream(Generic[T]):
         opened = self._opened
         if opened is None or self._outcome != "open":
             return
+        if not opened.reader.over:
+            try:
+                await self._read(opened)
+            except FriendliError as error:
+                self._broken(opened, error)
+                return
+        self._settle(opened)
+
+    async def _read(self, opened: Opened[T]) -> None:
         source, reader = opened.source, opened.reader
         source.wait_begins()
         try:
             while not reader.ready and not reader.over:
                 reader.feed(await source.read())
-        except FriendliError as error:
-            self._broken(opened, error)
+        except FriendliError:
+            raise
         except BaseException:
             self._waiting = False  # nobody is left to be woken
             self._stop("the reading task was cancelled")
             raise
-        else:
-            self._settle(opened)
         finally:
             source.wait_ends()
+        if self._outcome != "open":  # bytes and aclose() came in the same instant
+            raise StreamInterruptedError("the stream was closed")
 
     def _settle(self, opened: Opened[T]) -> None:
         """Ends the stream if its reader is through. A failure waits until the events before it have been taken."""

@@ -217,7 +217,10 @@ class Exchange:
 
     def wake(self, error: FriendliError) -> None:
         """Aborts; whoever is reading, or reads next, gets the error."""
-        self._content.set_exception(error)
+        if (
+            not self._content.is_eof()
+        ):  # at its end there is nobody to wake, and the content may be aiohttp's shared one
+            self._content.set_exception(error)
         self.abort()
 
     def abort(self) -> None:
@@ -346,8 +349,9 @@ class Transport:
         dial = _Dial(clock)
         try:
             return await self._sent(pool, request, url, dial)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            stale = dial.reused and request.repeatable and not isinstance(error, aiohttp.ClientConnectorError)
+        except aiohttp.ClientConnectionError as error:
+            refused = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
+            stale = dial.reused and request.repeatable and not refused
             problem = None if stale and not self.closed else self._translated(error, dial, pool)
         except _BROKEN as error:
             problem = self._translated(error, dial, pool)

@@ -1,0 +1,535 @@
+"""Statuses and retries, as tables: which error a status raises, what it carries, how often what is tried, and when."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+from aioresponses import aioresponses
+from yarl import URL
+
+import friendli_async as f
+from friendli_async._core import engine as engine_module
+from friendli_async.replies import Attempt
+
+BASE: Final = "http://api.test"
+CHAT: Final = f"{BASE}/serverless/v1/chat/completions"
+TOOLS: Final = f"{BASE}/serverless/tools/v1/chat/completions"
+MESSAGES: Final = [{"role": "user", "content": "a secret question"}]
+REPLY: Final[dict[str, Any]] = {
+    "id": "c",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "a secret answer"}, "finish_reason": "stop"}],
+}
+STREAMED: Final = 'data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+RETRIED: Final = [408, 429, 500, 502, 503, 504]
+NOT_RETRIED: Final = [
+    400,
+    401,
+    402,
+    403,
+    404,
+    405,
+    409,
+    410,
+    413,
+    418,
+    422,
+    425,
+    451,
+    499,
+    501,
+    505,
+    507,
+    520,
+    529,
+    599,
+]
+
+
+@dataclass
+class Naps:
+    """In place of asyncio's sleep in the engine: notes how long it was to be, and takes no time."""
+
+    taken: list[float] = field(default_factory=list)
+
+    async def __call__(self, seconds: float) -> None:
+        self.taken.append(seconds)
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> Naps:
+    naps = Naps()
+    names = {name: getattr(asyncio, name) for name in dir(asyncio)}
+    monkeypatch.setattr(engine_module, "asyncio", SimpleNamespace(**{**names, "sleep": naps}))
+    return naps
+
+
+@pytest.fixture
+async def client(naps: Naps) -> AsyncIterator[f.AsyncFriendli]:
+    async with f.AsyncFriendli("secret-token", server_url=BASE) as client:
+        yield client
+
+
+@pytest.fixture
+def mock(mock_http: aioresponses) -> aioresponses:
+    return mock_http
+
+
+def calls(mock: aioresponses, url: str = CHAT) -> list[Any]:
+    return mock.requests.get(("POST", URL(url)), [])
+
+
+async def complete(client: f.AsyncFriendli, **options: Any) -> f.ChatCompletion:
+    return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
+
+
+async def failure(client: f.AsyncFriendli) -> f.APIStatusError:
+    with pytest.raises(f.APIStatusError) as raised:
+        await complete(client)
+    return raised.value
+
+
+# --- the class of a status -------------------------------------------------------------------------------------------
+
+CLASSES: Final = {
+    **dict.fromkeys(
+        [300, 301, 302, 303, 304, 305, 307, 308, 402, 405, 408, 410, 413, 418, 425, 451, 499], f.APIStatusError
+    ),
+    400: f.BadRequestError,
+    401: f.AuthenticationError,
+    403: f.PermissionDeniedError,
+    404: f.NotFoundError,
+    409: f.ConflictError,
+    422: f.UnprocessableEntityError,
+    429: f.RateLimitError,
+    **dict.fromkeys([500, 501, 502, 503, 504, 505, 507, 520, 529, 599], f.InternalServerError),
+}
+
+
+@pytest.mark.parametrize("status", CLASSES)
+async def test_status_raises_its_class(client: f.AsyncFriendli, mock: aioresponses, status: int) -> None:
+    mock.post(CHAT, status=status, payload={"error": {"message": "no"}}, repeat=True)
+    error = await failure(client)
+    assert type(error) is CLASSES[status]
+    assert error.status_code == status
+    assert error.meta is not None
+    assert error.meta.status == status
+    assert error.message == "no"
+    assert str(status) in str(error)
+
+
+@pytest.mark.parametrize("status", CLASSES)
+async def test_status_raises_its_class_when_a_stream_is_opened(
+    client: f.AsyncFriendli, mock: aioresponses, status: int
+) -> None:
+    mock.post(CHAT, status=status, payload={"error": {"message": "no"}}, repeat=True)
+    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    with pytest.raises(CLASSES[status]) as raised:
+        await stream
+    assert type(raised.value) is CLASSES[status]
+    assert raised.value.meta == stream.meta
+    assert stream.outcome == "failed"
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 206])
+async def test_good_status_gives_the_reply(client: f.AsyncFriendli, mock: aioresponses, status: int) -> None:
+    mock.post(CHAT, status=status, payload=REPLY)
+    reply = await complete(client)
+    assert reply.text == "a secret answer"
+    assert reply.meta.status == status
+
+
+async def test_sdk_error_is_the_status_error(client: f.AsyncFriendli, mock: aioresponses) -> None:
+    mock.post(CHAT, status=404)
+    with pytest.raises(f.SDKError) as raised:
+        await complete(client)
+    assert f.SDKError is f.APIStatusError
+    assert type(raised.value) is f.NotFoundError
+
+
+# --- its fields ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Body:
+    """An error body, and what is to be read out of it."""
+
+    payload: object = None
+    text: str | None = None
+    message: str = ""
+    code: str | None = None
+    type: str | None = None
+    request_id: str | None = None
+    content_type: str = "application/json"
+
+
+BODIES: Final = {
+    "nested": Body(
+        {"error": {"message": "slow down", "type": "rate_limit_error", "code": "too_many"}},
+        message="slow down",
+        code="too_many",
+        type="rate_limit_error",
+    ),
+    "numeric code": Body(
+        {"error": {"message": "m", "code": 400, "type": "invalid"}}, message="m", code="400", type="invalid"
+    ),
+    "error as text": Body({"error": "just words"}, message="just words"),
+    "flat": Body({"message": "flat", "code": "c", "type": "t"}, message="flat", code="c", type="t"),
+    "detail as text": Body({"detail": "Not authenticated"}, message="Not authenticated"),
+    "detail as list": Body(
+        {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "bad role", "type": "enum"}]},
+        message="body.messages.0.role: bad role",
+    ),
+    "messages": Body(
+        {"type": "error", "error": {"type": "invalid_request_error", "message": "x"}, "request_id": "req-body"},
+        message="x",
+        type="invalid_request_error",
+        request_id="req-body",
+    ),
+    "plain text": Body(text="upstream said no\nmore\n", message="upstream said no", content_type="text/plain"),
+    "page": Body(
+        text="<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>",
+        message="502 Bad Gateway",
+        content_type="text/html",
+    ),
+    "empty": Body(text="", message="HTTP 418"),
+    "array": Body(["no"], message="HTTP 418"),
+    "half a document": Body(text='{"error": {"mess', message="HTTP 418"),
+    "null fields": Body({"error": {"message": None, "code": None, "type": None}}, message="HTTP 418"),
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+async def test_error_carries_what_the_server_said(client: f.AsyncFriendli, mock: aioresponses, body: Body) -> None:
+    given: dict[str, Any] = {"payload": body.payload} if body.text is None else {"body": body.text}
+    mock.post(CHAT, status=418, content_type=body.content_type, **given)
+    error = await failure(client)
+    assert (error.message, error.code, error.type) == (body.message, body.code, body.type)
+    assert error.request_id == body.request_id
+    assert error.retry_after is None
+    assert error.partial is None
+    if body.text is not None:
+        assert error.body == body.text
+
+
+async def test_request_id_is_the_replys_own_and_shown(client: f.AsyncFriendli, mock: aioresponses) -> None:
+    mock.post(CHAT, status=403, payload={"request_id": "of the body"}, headers={"X-Request-Id": "req-7"})
+    error = await failure(client)
+    assert error.request_id == "req-7"
+    assert "req-7" in str(error)
+    assert error.meta is not None
+    assert error.meta.request_id == "req-7"
+    assert error.meta.headers["x-request-id"] == "req-7"
+
+
+# --- Retry-After -----------------------------------------------------------------------------------------------------
+
+
+def http_date(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+WAITS: Final = {
+    "seconds": ({"Retry-After": "2"}, 2.0),
+    "fraction": ({"Retry-After": "1.5"}, 1.5),
+    "zero": ({"Retry-After": "0"}, 0.0),
+    "milliseconds": ({"retry-after-ms": "250"}, 0.25),
+    "milliseconds before seconds": ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25),
+    "nonsense milliseconds, then seconds": ({"retry-after-ms": "soon", "Retry-After": "3"}, 3.0),
+    "a date that has passed": ({"Retry-After": http_date(-60)}, 0.0),
+    "as long as is allowed": ({"Retry-After": "60"}, 60.0),
+}
+
+
+@pytest.mark.parametrize(("headers", "asked"), WAITS.values(), ids=WAITS)
+async def test_retry_after_is_obeyed_and_never_undercut(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, headers: dict[str, str], asked: float
+) -> None:
+    mock.post(CHAT, status=429, headers=headers)
+    mock.post(CHAT, payload=REPLY)
+    reply = await complete(client)
+    [nap] = naps.taken
+    assert asked <= nap <= asked + f.RetryPolicy().initial
+    assert [attempt.wait for attempt in reply.meta.attempts] == [nap, 0.0]
+
+
+async def test_retry_after_as_a_date_is_obeyed(client: f.AsyncFriendli, mock: aioresponses, naps: Naps) -> None:
+    mock.post(CHAT, status=503, headers={"Retry-After": http_date(10)})
+    mock.post(CHAT, payload=REPLY)
+    await complete(client)
+    assert 8.0 <= naps.taken[0] <= 10.5  # dates have whole seconds
+
+
+@pytest.mark.parametrize("value", ["soon", "", "-1", "inf", "nan", "1e999", "12 34", "Wed, 99 Foo 2020"])
+async def test_nonsense_retry_after_is_ignored(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, value: str
+) -> None:
+    mock.post(CHAT, status=429, headers={"Retry-After": value})
+    mock.post(CHAT, payload=REPLY)
+    await complete(client)
+    [nap] = naps.taken
+    assert 0 <= nap <= f.RetryPolicy().initial
+
+
+@pytest.mark.parametrize("header", [{"Retry-After": "61"}, {"Retry-After": "3600"}, {"retry-after-ms": "60001"}])
+async def test_too_long_a_retry_after_raises_at_once(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, header: dict[str, str]
+) -> None:
+    mock.post(CHAT, status=429, headers=header, repeat=True)
+    error = await failure(client)
+    assert isinstance(error, f.RateLimitError)
+    assert error.retry_after is not None
+    assert error.retry_after > 60
+    assert naps.taken == []
+    assert len(calls(mock)) == 1
+
+
+async def test_policy_sets_the_longest_retry_after(client: f.AsyncFriendli, mock: aioresponses, naps: Naps) -> None:
+    patient = client.with_options(retry=f.RetryPolicy(max_retry_after=7200))
+    mock.post(CHAT, status=429, headers={"Retry-After": "3600"})
+    mock.post(CHAT, payload=REPLY)
+    await complete(patient)
+    assert 3600 <= naps.taken[0] <= 3600.5
+
+
+async def test_retry_after_beyond_the_total_limit_raises_at_once(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+) -> None:
+    mock.post(CHAT, status=503, headers={"Retry-After": "30"}, repeat=True)
+    error = await failure(client.with_options(timeout=20))
+    assert error.retry_after == 30
+    assert naps.taken == []
+    assert len(calls(mock)) == 1
+
+
+# --- how often, and how long between ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [*RETRIED, *NOT_RETRIED])
+@pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
+async def test_status_is_tried_as_often_as_it_may_be(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, status: int, streamed: bool
+) -> None:
+    mock.post(CHAT, status=status, repeat=True)
+    with pytest.raises(f.APIStatusError) as raised:
+        if streamed:
+            await client.serverless.chat.stream(model="m", messages=MESSAGES)
+        else:
+            await complete(client)
+    attempts = 3 if status in RETRIED else 1
+    assert len(calls(mock)) == attempts
+    assert len(naps.taken) == attempts - 1
+    meta = raised.value.meta
+    assert meta is not None
+    assert [attempt.status for attempt in meta.attempts] == [status] * attempts
+
+
+@pytest.mark.parametrize("status", RETRIED)
+async def test_stream_is_retried_unseen_until_its_first_event(
+    client: f.AsyncFriendli, mock: aioresponses, status: int
+) -> None:
+    mock.post(CHAT, status=status)
+    mock.post(CHAT, body=STREAMED, content_type="text/event-stream")
+    async with client.serverless.chat.stream(model="m", messages=MESSAGES) as stream:
+        assert [chunk.text async for chunk in stream] == ["Hi"]
+    assert [attempt.status for attempt in stream.meta.attempts] == [status, 200]
+
+
+@pytest.mark.parametrize("status", RETRIED)
+async def test_no_policy_means_one_attempt(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, status: int
+) -> None:
+    mock.post(CHAT, status=status, headers={"Retry-After": "0"}, repeat=True)
+    await failure(client.with_options(retry=None))
+    async with f.AsyncFriendli("t", server_url=BASE, retry=None) as other:
+        await failure(other)
+    assert len(calls(mock)) == 2
+    assert naps.taken == []
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5, 20])
+async def test_policy_sets_the_number_of_attempts(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, attempts: int
+) -> None:
+    mock.post(CHAT, status=503, repeat=True)
+    await failure(client.with_options(retry=f.RetryPolicy(max_attempts=attempts)))
+    assert len(calls(mock)) == attempts
+    assert len(naps.taken) == attempts - 1
+
+
+@pytest.mark.parametrize("statuses", [set(), {429}, {500, 503}, set(RETRIED)], ids=str)
+async def test_statuses_narrow_what_is_retried(client: f.AsyncFriendli, mock: aioresponses, statuses: set[int]) -> None:
+    narrow = client.with_options(retry=f.RetryPolicy(max_attempts=2, statuses=statuses))
+    tried: set[int] = set()
+    for status in RETRIED:
+        mock.post(CHAT, status=status)
+        mock.post(CHAT, status=418)
+        error = await failure(narrow)
+        tried |= {status} if error.status_code == 418 else set()
+        mock.clear()
+    assert tried == statuses
+
+
+async def test_success_after_failures_carries_all_attempts(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+) -> None:
+    mock.post(CHAT, status=500, headers={"X-Request-Id": "first"})
+    mock.post(CHAT, status=429, payload={"error": {"message": "slow down"}})
+    mock.post(CHAT, payload=REPLY, headers={"X-Request-Id": "third"})
+    meta = (await complete(client)).meta
+    assert [attempt.status for attempt in meta.attempts] == [500, 429, 200]
+    causes = [attempt.cause for attempt in meta.attempts]
+    assert str(causes[0]).startswith("InternalServerError: ")
+    assert "RateLimitError" in str(causes[1])
+    assert "slow down" in str(causes[1])
+    assert causes[2] is None
+    assert [attempt.wait for attempt in meta.attempts] == [*naps.taken, 0.0]
+    assert all(attempt.elapsed >= 0 for attempt in meta.attempts)
+    assert meta.elapsed >= sum(attempt.elapsed for attempt in meta.attempts) - 1e-6
+    assert (meta.status, meta.request_id) == (200, "third")
+
+
+async def test_a_later_status_that_is_not_retryable_ends_it(client: f.AsyncFriendli, mock: aioresponses) -> None:
+    mock.post(CHAT, status=503)
+    mock.post(CHAT, status=401)
+    mock.post(CHAT, payload=REPLY)
+    error = await failure(client)
+    assert isinstance(error, f.AuthenticationError)
+    assert error.meta is not None
+    assert [attempt.status for attempt in error.meta.attempts] == [503, 401]
+    assert len(calls(mock)) == 2
+
+
+async def test_back_off_grows_by_the_multiplier_up_to_the_largest_wait(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+) -> None:
+    policy = f.RetryPolicy(max_attempts=8, initial=2.0, multiplier=3.0, max_wait=10.0)
+    upper = [2.0, 6.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+    mock.post(CHAT, status=503, repeat=True)
+    rounds = 40
+    for _ in range(rounds):
+        await failure(client.with_options(retry=policy))
+    assert len(naps.taken) == rounds * len(upper)
+    for position, bound in enumerate(upper):
+        waits = naps.taken[position :: len(upper)]
+        assert all(0 <= wait <= bound for wait in waits)
+        assert len(set(waits)) > 1, "no jitter"
+        assert max(waits) > bound / 2  # would fail by chance once in 2 ** 40 runs
+
+
+async def test_waits_of_zero_are_possible(client: f.AsyncFriendli, mock: aioresponses, naps: Naps) -> None:
+    mock.post(CHAT, status=503, repeat=True)
+    await failure(client.with_options(retry=f.RetryPolicy(initial=0, max_wait=0)))
+    assert naps.taken == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(None, 2), (f.RetryPolicy(max_attempts=4), 4)], ids=["None", "own"])
+async def test_seed_operation_takes_its_own_policy_or_the_clients(
+    client: f.AsyncFriendli, mock: aioresponses, retries: f.RetryPolicy | None, attempts: int
+) -> None:
+    mock.post(TOOLS, status=503, repeat=True)
+    using = client.with_options(retry=f.RetryPolicy(max_attempts=2))
+    with pytest.raises(f.SDKError):
+        await using.serverless.tool_assisted_chat_completion(
+            tool_assisted_completion_request_body={"model": "m", "messages": MESSAGES}, retries=retries
+        )
+    assert len(calls(mock, TOOLS)) == attempts
+
+
+# --- on_retry and the log --------------------------------------------------------------------------------------------
+
+
+async def test_on_retry_is_told_each_failed_attempt_before_its_wait(
+    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+) -> None:
+    told: list[tuple[Attempt, int]] = []
+    policy = f.RetryPolicy(on_retry=lambda attempt: told.append((attempt, len(naps.taken))))
+    mock.post(CHAT, status=429, payload={"error": {"message": "slow down"}}, repeat=True)
+    error = await failure(client.with_options(retry=policy))
+    assert [slept for _, slept in told] == [0, 1]
+    assert [attempt.wait for attempt, _ in told] == naps.taken
+    assert all(attempt.status == 429 and "slow down" in str(attempt.cause) for attempt, _ in told)
+    assert error.meta is not None
+    assert [attempt for attempt, _ in told] == list(error.meta.attempts[:2])
+
+
+async def test_on_retry_hears_nothing_where_nothing_is_retried(client: f.AsyncFriendli, mock: aioresponses) -> None:
+    told: list[Attempt] = []
+    using = client.with_options(retry=f.RetryPolicy(on_retry=told.append))
+    mock.post(CHAT, payload=REPLY)
+    await complete(using)
+    mock.post(CHAT, status=400)
+    await failure(using)
+    mock.post(CHAT, status=429, headers={"Retry-After": "3600"})
+    await failure(using)
+    assert told == []
+
+
+async def test_on_retry_that_fails_changes_nothing(
+    client: f.AsyncFriendli, mock: aioresponses, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(attempt: Attempt) -> None:
+        raise ZeroDivisionError("of the user")
+
+    mock.post(CHAT, status=503)
+    mock.post(CHAT, payload=REPLY)
+    reply = await complete(client.with_options(retry=f.RetryPolicy(on_retry=broken)))
+    assert len(reply.meta.attempts) == 2
+    assert "on_retry" in caplog.text
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.DEBUG):
+        yield caplog
+
+
+async def test_log_tells_attempts_at_debug_and_retries_at_info(
+    client: f.AsyncFriendli, mock: aioresponses, log: pytest.LogCaptureFixture, naps: Naps
+) -> None:
+    mock.post(CHAT, status=503)
+    mock.post(CHAT, payload=REPLY)
+    await complete(client)
+    records = [record for record in log.records if record.name == "friendli_async"]
+    assert [record.levelname for record in records] == ["DEBUG", "INFO", "DEBUG"]
+    first, retry, last = (record.getMessage() for record in records)
+    for message, status in ((first, "503"), (last, "200")):
+        assert "POST /serverless/v1/chat/completions" in message
+        assert status in message
+        assert " s" in message
+    assert "POST /serverless/v1/chat/completions" in retry
+    assert "503" in retry
+    assert f"{naps.taken[0]:.2f}" in retry
+
+
+async def test_log_is_silent_below_its_levels(
+    client: f.AsyncFriendli, mock: aioresponses, caplog: pytest.LogCaptureFixture
+) -> None:
+    mock.post(CHAT, status=503)
+    mock.post(CHAT, payload=REPLY)
+    with caplog.at_level(logging.WARNING):
+        await complete(client)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+async def test_log_and_errors_never_hold_headers_query_bodies_or_the_token(
+    client: f.AsyncFriendli, mock: aioresponses, log: pytest.LogCaptureFixture, status: int
+) -> None:
+    using = client.with_options(team="secret-team", headers={"X-Secret": "secret-header"})
+    url = f"{CHAT}?key=secret-query"
+    mock.post(url, status=status, payload=REPLY, headers={"X-Reply": "secret-reply"}, repeat=True)
+    shown = [repr(using), repr(using.serverless.chat)]
+    try:
+        await complete(using, extra_query={"key": "secret-query"}, extra_body={"more": "secret-body"})
+    except f.APIStatusError as error:
+        shown += [str(error), repr(error), repr(error.meta.attempts if error.meta else None)]
+    assert calls(mock, url)
+    text = log.text + "".join(f"{record.args}{record.exc_text}" for record in log.records) + "".join(shown)
+    assert "secret" not in text
+    assert "friendli_async" in log.text
