@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, TypeVar,
 
 import msgspec
 
-from friendli_async._core.protocol import Arguments, Operation, Parameters
+from friendli_async._core.arguments import Arguments, Parameters
+from friendli_async._core.protocol import Operation
 from friendli_async._core.stream import EventStream
 from friendli_async.chat_replies import (
     ChatChoice,

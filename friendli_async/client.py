@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypedDict, Unpack
 
 import msgspec
 
-from friendli_async._core.protocol import Deployment, base_url, check_header, check_token
+from friendli_async._core.protocol import Deployment
+from friendli_async._core.settings import Settings, Token, base_url, check_header, check_token
 from friendli_async.chat import Chat, ContainerChat
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, RetryPolicy, Timeouts
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from friendli_async._core.engine import Engine, Settings
+    from friendli_async._core.engine import Engine
     from friendli_async._core.transport import Transport
 
 __all__ = ["AsyncFriendli", "Container", "Dedicated", "Serverless"]
@@ -96,7 +97,7 @@ class Container:
 class ClientOptions(TypedDict, total=False):
     """What ``with_options`` can change; see ``AsyncFriendli``."""
 
-    token: str | Callable[[], str | Awaitable[str]] | None
+    token: Token | None
     team: str | None
     server_url: str
     container_url: str
@@ -139,7 +140,7 @@ class AsyncFriendli:
 
     def __init__(
         self,
-        token: str | Callable[[], str | Awaitable[str]] | None = None,
+        token: Token | None = None,
         *,
         team: str | None = None,
         server_url: str | None = None,
@@ -154,7 +155,6 @@ class AsyncFriendli:
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         # The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request.
-        from friendli_async._core.engine import Settings
         from friendli_async._core.transport import Transport
 
         _check_max_connections(max_connections)

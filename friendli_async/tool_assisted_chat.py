@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, Unpack, get_args
 
 import msgspec
 
-from friendli_async._core.protocol import Arguments, Operation, Parameters, decode, encode_json
+from friendli_async._core.arguments import Arguments, Parameters, encode_json
+from friendli_async._core.protocol import Operation, decode
 from friendli_async.chat import (
     CHECKS,
     REQUIRED,

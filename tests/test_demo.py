@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 from support.terminal import run_on_terminal
 
 from friendli_async.testing import FriendliServer, status, text
@@ -142,10 +143,8 @@ def test_reader_that_goes_away_is_no_error() -> None:
 
 
 async def real_demo(server: FriendliServer, *arguments: str) -> subprocess.CompletedProcess[str]:
-    import anyio.to_thread
-
     env = environment(FRIENDLI_TOKEN=server.token or "", FRIENDLI_SERVER_URL=server.url)
-    return await anyio.to_thread.run_sync(lambda: piped(["--embedded", "--question", "Hi", *arguments], env))
+    return await to_thread.run_sync(lambda: piped(["--embedded", "--question", "Hi", *arguments], env))
 
 
 async def test_token_alone_sends_nothing_to_the_real_api() -> None:
@@ -178,11 +177,9 @@ async def test_error_of_the_real_api_is_one_line_and_an_exit_status() -> None:
 
 @pytest.mark.parametrize(("answer", "calls"), [("n\n", 0), ("\n", 0), ("y\n", 1)])
 async def test_terminal_is_asked_before_the_real_api_is_called(answer: str, calls: int) -> None:
-    import anyio.to_thread
-
     async with FriendliServer("flp_secret") as server:
         env = environment(FRIENDLI_TOKEN="flp_secret", FRIENDLI_SERVER_URL=server.url)
-        code, shown = await anyio.to_thread.run_sync(
+        code, shown = await to_thread.run_sync(
             lambda: run_on_terminal(
                 [*DEMO, "--embedded", "--question", "Hi"], env, answers={"[y/N]": answer}, limit=LIMIT
             )

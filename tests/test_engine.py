@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from anyio import to_thread
 from support.engine import CALLS_A_TOOL, LONG, MODEL, freed_slot, slots
 
 from friendli_async import (
@@ -31,11 +32,16 @@ from friendli_async.testing.weights import GEMMA_STOP, gemma_weights
 pytestmark = pytest.mark.engine
 
 ASK = [{"role": "user", "content": "Tell me about the sea"}]
+# Finite arguments: random weights would never end a free string.
 WEATHER = {
     "type": "function",
     "function": {
         "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}, "hourly": {"type": "boolean"}},
+            "required": ["city", "hourly"],
+        },
     },
 }
 
@@ -113,7 +119,7 @@ async def test_two_choices_are_told_apart_in_a_stream(client: AsyncFriendli) -> 
     assert result.choices[0].message.content != result.choices[1].message.content
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 async def test_streamed_tool_calls_are_put_together(client: AsyncFriendli, seed: int) -> None:
     async with client.container.chat.stream(
         messages=ASK, tools=[WEATHER], max_tokens=1500, seed=seed, **CALLS_A_TOOL
@@ -125,11 +131,13 @@ async def test_streamed_tool_calls_are_put_together(client: AsyncFriendli, seed:
     calls = result.choices[0].message.tool_calls
     assert calls
     assert len(fragments) > len(calls)
-    finished = calls if result.choices[0].finish_reason == "tool_calls" else calls[:-1]  # `length` cuts the last one
-    for call in finished:
-        assert call.id
+    assert result.choices[0].finish_reason == "tool_calls"
+    assert len({call.id for call in calls}) == len(calls)
+    for call in calls:
         assert call.function.name == "weather"
-        assert set(json.loads(call.function.arguments or "")) == {"city"}
+        arguments = json.loads(call.function.arguments or "")
+        assert arguments["city"] in ("Paris", "Rome")
+        assert arguments["hourly"] in (True, False)
 
 
 async def test_tool_calls_of_a_reply_can_be_sent_back_with_their_results(client: AsyncFriendli) -> None:
@@ -197,7 +205,7 @@ async def test_leaving_a_stream_stops_the_servers_work(client: AsyncFriendli, en
                 break
         (busy,) = (slot for slot in slots(engine.url) if slot.busy)
     assert stream.outcome == "cancelled"
-    assert freed_slot(engine.url, busy).tokens < 2000
+    assert (await to_thread.run_sync(freed_slot, engine.url, busy)).tokens < 2000
 
 
 async def test_cancelled_task_stops_the_servers_work(client: AsyncFriendli, engine: LocalEngine) -> None:
@@ -214,7 +222,7 @@ async def test_cancelled_task_stops_the_servers_work(client: AsyncFriendli, engi
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert freed_slot(engine.url, busy).tokens < 2000
+    assert (await to_thread.run_sync(freed_slot, engine.url, busy)).tokens < 2000
 
 
 async def test_server_killed_in_the_middle_raises_with_what_had_arrived(tiny_model: Path) -> None:

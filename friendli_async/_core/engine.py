@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from friendli_async._core.arguments import Arguments
 from friendli_async._core.clock import PhaseClock, TimedSource
 from friendli_async._core.protocol import (
-    Arguments,
     Deployment,
     Operation,
     Request,
-    check_token,
     decode,
     embedded_error,
-    encode_query,
     excerpt,
     status_error,
 )
 from friendli_async._core.retry import may_repeat, repeat
+from friendli_async._core.settings import Settings
 from friendli_async._core.stream import Collector, EventReader, Opened
 from friendli_async._core.transport import Exchange, Transport
 from friendli_async._version import __version__
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError, ResponseDecodeError
-from friendli_async.options import Limits, RetryPolicy, Timeouts
 from friendli_async.replies import Attempt, Headers, Meta, attach_meta
 
-__all__ = ["Engine", "Settings", "StreamOpening", "Token"]
+__all__ = ["Engine", "StreamOpening"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-Token = str | Callable[[], str | Awaitable[str]]
 
 _logger: Final = logging.getLogger("friendli_async")
 _USER_AGENT: Final = f"friendli_async/{__version__}"
@@ -44,33 +39,6 @@ _USER_AGENT: Final = f"friendli_async/{__version__}"
 _ERROR_BODY_SECONDS: Final = 5.0
 # Servers that do not name their streams properly are let through; a page or a document is not a stream.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client was told, checked. Its repr shows nothing of it: it holds the token."""
-
-    token: Token | None
-    team: str | None
-    server_url: str
-    container_url: str
-    timeouts: Timeouts
-    retry: RetryPolicy
-    limits: Limits
-    headers: Mapping[str, str]
-
-    def __repr__(self) -> str:
-        return "Settings(...)"
-
-    async def authorization(self) -> str | None:
-        """The Authorization header's value, a callable token asked anew."""
-        token: object = self.token
-        if token is None:
-            return None
-        if callable(token):
-            token = token()
-            if inspect.isawaitable(token):
-                token = await token
-        return check_token(token)
 
 
 class Engine:
@@ -131,7 +99,7 @@ class Engine:
             names = {name.lower() for name in self._custom}
             headers = {name: value for name, value in headers.items() if name.lower() not in names}
             headers.update(self._custom)
-        query = f"?{encode_query(arguments.query)}" if arguments.query else ""
+        query = f"?{arguments.query}" if arguments.query else ""
         return Request(
             method=operation.method,
             url=f"{self._base}{operation.path}{query}",

@@ -1,33 +1,23 @@
-"""Operations to requests, replies to values and errors. Pure: no I/O, no clock."""
+"""Operations and requests; replies to values and errors. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any, Final, Generic, TypeVar, cast, get_type_hints
-from urllib.parse import urlencode, urlsplit
+from typing import Final, Generic, TypeVar, cast
 
 import msgspec
 
-from friendli_async.errors import (
-    APIStatusError,
-    ConfigurationError,
-    ResponseDecodeError,
-    status_class,
-)
+from friendli_async.errors import APIStatusError, ResponseDecodeError, status_class
 from friendli_async.replies import Headers
 
 T = TypeVar("T")
 
 EXCERPT: Final = 200
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# Controls end or break a header (RFC 9110 5.5); beyond Latin-1 nothing can be sent.
-_UNSENDABLE: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-_FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection", "host"})
 
 
 class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -53,16 +43,6 @@ class Deployment(msgspec.Struct, frozen=True):
     """A self-hosted engine: its own base URL, no token needed, no team header."""
 
 
-class Arguments(msgspec.Struct, frozen=True):
-    """What a call was given, checked and encoded: nothing that the caller does to its objects later changes it."""
-
-    body: bytes | None = None
-    query: Mapping[str, object] | None = None
-
-    def __repr__(self) -> str:
-        return "Arguments(...)"
-
-
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP request, ready to be sent. Its repr shows neither headers, query nor body."""
 
@@ -75,234 +55,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Request({self.method} {self.path})"
-
-
-# --- what goes out ---------------------------------------------------------------------------------------------------
-
-
-def base_url(value: str, name: str) -> str:
-    """Checks a base URL and takes one trailing slash off. A path prefix is kept.
-
-    Raises:
-        ConfigurationError: It is not an absolute http(s) URL, or has a query, a fragment or credentials.
-    """
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except (ValueError, AttributeError, TypeError):
-        raise ConfigurationError(f"{name} is not a URL") from None
-    # The value itself stays out of the message where it can hold a password.
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"{name} must not hold credentials; pass token= instead")
-    if not usable or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", value):
-        raise ConfigurationError(f"{name} must be an http or https URL without query or fragment, not {value!r}")
-    return value.removesuffix("/")
-
-
-def check_token(token: object) -> str:
-    """Returns the value of the Authorization header for a token; what begins with "bearer " is taken as it is.
-
-    Raises:
-        ConfigurationError: It is not a string, is empty, or cannot go into a header. The token is not repeated.
-    """
-    if not isinstance(token, str):
-        raise ConfigurationError(f"the token must be a string, not {type(token).__name__}")
-    if not token.strip():
-        raise ConfigurationError("the token is empty")
-    if not re.fullmatch(r"[\x20-\x7e]+", token):
-        raise ConfigurationError("the token contains control or non-ASCII characters, so it cannot be sent")
-    return token if token[:7].lower() == "bearer " else f"Bearer {token}"
-
-
-def check_header(name: object, value: object, what: str) -> None:
-    """Checks one header that the user gave.
-
-    Raises:
-        ConfigurationError: Name or value would break out of the header, or it is one that frames the message.
-    """
-    if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-        raise ConfigurationError(f"{what}: {name!r} is not a header name")
-    if name.lower() in _FRAMING:
-        raise ConfigurationError(f"{what}: {name} is set by the HTTP layer")
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{what}: the value of {name} must be a string, not {type(value).__name__}")
-    if _UNSENDABLE.search(value):
-        raise ConfigurationError(f"{what}: the value of {name} contains characters that cannot go into a header")
-
-
-def encode_query(query: Mapping[str, object]) -> str:
-    """Encodes query parameters: sequences repeat the key, booleans are lower-case, None is left out."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in query.items():
-        values = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]
-        pairs.extend((name, _query_text(name, item)) for item in values if item is not None)
-    return urlencode(pairs)
-
-
-def _query_text(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
-    raise ValueError(f"extra_query[{name!r}]: {value!r} cannot be sent in a query")
-
-
-SETTINGS: Final = frozenset({"token", "team", "server_url", "container_url", "timeout", "retry", "limits", "headers"})
-
-
-class Parameters:
-    """The keywords of a method that sends JSON: which there are, and what their values must be.
-
-    Args:
-        options: A TypedDict of the optional ones.
-        required: Types of those that the method spells out.
-        checks: Types to check by where the annotation is wider than the wire: annotations serve the type checkers, and
-            take any mapping; a check takes a tagged struct.
-    """
-
-    def __init__(self, options: type, required: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
-        hints = get_type_hints(options)
-        types = {**hints, **required, **checks}
-        self._known = frozenset(hints)
-        self._expected = msgspec.defstruct(
-            "Arguments", [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
-        )
-
-    def check(self, values: Mapping[str, object], prefix: str = "") -> None:
-        """Checks values by name; keys that it does not know pass.
-
-        Raises:
-            ValueError: With the path of the bad value, as ``messages[2].role``.
-        """
-        check_values(values, self._expected, prefix)
-
-    def encode(
-        self,
-        method: str,
-        required: Mapping[str, object],
-        options: Mapping[str, object],
-        fixed: Mapping[str, object],
-    ) -> Arguments:
-        """Checks what a method was given and makes it into a body.
-
-        Args:
-            method: The method's name, for the errors.
-            required: Its spelt-out parameters.
-            options: Its other keywords; ``extra_body`` and ``extra_query`` among them pass anything through.
-            fixed: What the method itself sends.
-
-        Raises:
-            TypeError: A keyword that the method does not have.
-            ValueError: A value of the wrong type, or one that is not JSON, with its path.
-        """
-        check_keywords(options, self._known, method)
-        given = {**required, **options}
-        self.check(given)
-        query = cast("Mapping[str, object] | None", given.pop("extra_query", None))
-        extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
-        if "stream" in extra:
-            raise ValueError("extra_body.stream: complete() and stream() are two methods, so it cannot be set here")
-        return Arguments(encode_json({**given, **fixed, **extra}), dict(query) if query else None)
-
-
-def check_keywords(given: Mapping[str, object], known: frozenset[str], method: str) -> None:
-    """Refuses keywords that the method does not have.
-
-    Raises:
-        TypeError: Names the unknown keyword and the nearest known one, or where a setting belongs.
-    """
-    for name in given:
-        if name in known:
-            continue
-        if name in SETTINGS:
-            raise TypeError(f"{method}() takes no {name!r}: it is a setting, use client.with_options({name}=...)")
-        from difflib import get_close_matches  # only on the way to an error
-
-        near = get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; what is not listed goes into extra_body={...}"
-        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
-
-
-def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
-    """Checks values against a type; unknown keys are nobody's business here.
-
-    Raises:
-        ValueError: With the path of the bad value, as ``messages[2].role``.
-    """
-    try:
-        msgspec.convert(values, expected)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        where = prefix + path.rstrip("`")
-        where = where.lstrip(".") or "arguments"
-        raise ValueError(f"{where}: {reason}") from None
-    except RecursionError:
-        raise ValueError("the arguments are nested too deeply, or contain themselves") from None
-
-
-_PLAIN: Final = frozenset({str, int, bool, type(None)})
-
-
-def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> None:
-    """Checks that a value is JSON: what the encoder would quietly turn into something else is refused.
-
-    Raises:
-        ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
-    """
-    kind = type(value)
-    if kind in _PLAIN or isinstance(value, str | int):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{path or 'value'}: {value} is not JSON")
-        return
-    if id(value) in above:
-        raise ValueError(f"{path or 'value'}: contains itself")
-    above = (*above, id(value))
-    if isinstance(value, Mapping):
-        for key, item in cast("Mapping[object, object]", value).items():
-            if type(key) is not str:
-                raise ValueError(f"{path or 'value'}: the key {key!r} is not a string")
-            if type(item) not in _PLAIN:
-                check_json(item, f"{path}.{key}" if path else key, above)
-    elif isinstance(value, list | tuple) or (isinstance(value, Sequence) and not isinstance(value, bytes | bytearray)):
-        for index, item in enumerate(cast("Sequence[object]", value)):
-            if type(item) not in _PLAIN:
-                check_json(item, f"{path}[{index}]", above)
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            check_json(getattr(value, name), f"{path}.{name}", above)
-    elif value is not msgspec.UNSET:
-        raise ValueError(f"{path or 'value'}: {kind.__name__} is not JSON")
-
-
-def _plain(value: object) -> object:
-    """What the encoder does not know by itself, of what ``check_json`` lets pass."""
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[str, object]", value))
-    return list(cast("Sequence[object]", value))
-
-
-_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
-
-
-def encode_json(body: Mapping[str, object]) -> bytes:
-    """Encodes a body as compact UTF-8 JSON; text with lone surrogates, which UTF-8 has no form for, goes out escaped.
-
-    Raises:
-        ValueError: The body is not JSON (see ``check_json``).
-    """
-    try:
-        check_json(body)
-        return _encoder.encode(body)
-    except UnicodeEncodeError:
-        plain = msgspec.to_builtins(body, enc_hook=_plain)
-        return json.dumps(plain, separators=(",", ":")).encode("ascii")
-    except RecursionError:
-        raise ValueError("the arguments are nested too deeply") from None
-
-
-# --- what comes back -------------------------------------------------------------------------------------------------
 
 
 def excerpt(data: bytes) -> str:

@@ -30,6 +30,12 @@ from friendli_async.testing.weights import GEMMA_STOP, GEMMA_TERMS
 _QUESTIONS: Final = ("What is the capital of France?", "Why do people like music?")
 _SUM: Final = "What is (17 + 25) * 3?"
 _MODEL: Final = "meta-llama-3.1-8b-instruct"
+_TOOL_REQUEST: Final = {
+    "model": _MODEL,
+    "max_tokens": 200,
+    "messages": [{"role": "user", "content": _SUM}],
+    "tools": [{"type": "math:calculator"}, {"type": "web:url"}],
+}
 _PACE: Final = 0.04  # seconds between the embedded server's events, for the eye
 _INTERRUPTED: Final = 130  # the shells' exit status for Ctrl-C
 
@@ -50,12 +56,12 @@ class Timing:
         if not self.arrivals:
             return [("0", "tokens")]
         first, last = self.arrivals[0], self.arrivals[-1]
-        tokens = (usage and usage.completion_tokens) or len(self.arrivals)
+        tokens = (usage.completion_tokens if usage else 0) or len(self.arrivals)
         figures = [(f"{(first - self.asked) * 1e3:.0f} ms", "to first token")]
         if last > first:
             figures.append((f"{(tokens - 1) / (last - first):.1f}", "tokens/s"))
         figures.append((str(tokens), "tokens out"))
-        if usage is not None and usage.prompt_tokens is not None:
+        if usage is not None:
             figures.append((str(usage.prompt_tokens), "tokens in"))
         return figures
 
@@ -70,7 +76,7 @@ class Stage:
 
     url: str
     name: str
-    stop: Sequence[str] | None
+    stop: Sequence[str]
     model: str | None
 
     @classmethod
@@ -78,7 +84,7 @@ class Stage:
         """Start the engine and say what it is; or say why the embedded server stands in."""
         if options.embedded:
             page.line("Asked for with --embedded: the embedded server, which repeats what it is asked.", "yellow")
-            return cls(server.url, "echo", None, _MODEL)
+            return cls(server.url, "echo", (), _MODEL)
         page.waiting("loading the model into llama.cpp")
         began = time.perf_counter()
         try:
@@ -87,12 +93,12 @@ class Stage:
             page.waited()
             page.line(f"The engine is not here: {error}.", "yellow")
             page.line("The embedded server stands in for it; it only repeats what it is asked.", "yellow")
-            return cls(server.url, "echo", None, _MODEL)
+            return cls(server.url, "echo", (), _MODEL)
         page.waited()
         ready = f"llama.cpp at {engine.url}, ready in {time.perf_counter() - began:.1f} s, process {engine.pid}"
         if options.gguf is not None:
             page.line(f"{options.gguf}, {ready}", "dim")
-            return cls(engine.url, "model", None, None)
+            return cls(engine.url, "model", (), None)
         page.line(f"Gemma 3 270M (a small base model, 4 bit), {ready}", "dim")
         page.line(f"Google's Gemma terms apply to it: {GEMMA_TERMS}", "dim")
         return cls(engine.url, "gemma", GEMMA_STOP, None)
@@ -121,7 +127,7 @@ async def show_here(page: Page, options: argparse.Namespace) -> None:
                 max_tokens=options.max_tokens,
                 temperature=0.0,
                 frequency_penalty=0.5,
-                **({"stop": stage.stop} if stage.stop else {}),
+                stop=stage.stop,
             )
             await show_chat(page, question, stage.name, stream)
         page.section("2  Tool-assisted chat: the model calls tools, the server runs them")
@@ -162,34 +168,25 @@ async def show_tools(page: Page, client: AsyncFriendli) -> None:
     page.speaker("you", "magenta")
     page.text(_SUM)
     page.end_text()
-    page.speaker("model", "cyan")
-    timing, usage, speaking = Timing(), None, True
-    async for event in client.serverless.tool_assisted_chat_completion(
-        tool_assisted_completion_request_body={
-            "model": _MODEL,
-            "max_tokens": 200,
-            "messages": [{"role": "user", "content": _SUM}],
-            "tools": [{"type": "math:calculator"}, {"type": "web:url"}],
-            "stream_options": {"include_usage": True},
-        },
-        x_friendli_team=None,
-        retries=None,
-        server_url=None,
-    ):
+    call = client.serverless.tool_assisted_chat_completion(
+        tool_assisted_completion_request_body=_TOOL_REQUEST, x_friendli_team=None, retries=None, server_url=None
+    )
+    timing, usage, speaking = Timing(), None, False
+    async for event in call:
         match event:
             case ToolStatus():
                 if speaking:
                     page.end_text()
                     speaking = False
                 show_status(page, event)
-            case ChatChunk():
+            case ChatChunk(text=piece):
                 usage = event.usage or usage
-                if event.text:
+                if piece:
                     if not speaking:
                         page.speaker("model", "cyan")
                         speaking = True
                     timing.token()
-                    page.text(event.text)
+                    page.text(piece)
     if speaking:
         page.end_text()
     page.figures(timing.figures(usage))

@@ -38,7 +38,8 @@ def main(settings: dict[str, Any]) -> None:
     os.write(announce, server.listening_address.encode() + b"\n")
     os.close(announce)
     sys.stdin.buffer.read()
-    del server
+    # Without the server's destructor: one that runs before its loop has begun waits for that loop for ever.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class Page:
 
     def section(self, text: str) -> None:
         """Write the head of a part."""
-        self._write(_MARGIN + self.styled(text, "bold") + "\n")
+        self.line(text, "bold")
 
     def code(self, *lines: str) -> None:
         """Show the code that makes what follows; it is never wrapped, so that it can be copied."""

@@ -61,7 +61,7 @@ def gemma_weights(directory: str | os.PathLike[str] | None = None) -> Path:
     choices = [Path(directory)] if directory is not None else list(_cache_directories())
     problems: list[str] = []
     for choice in choices:
-        target = choice / package.MODEL_NAME
+        target = choice / str(package.MODEL_NAME)
         try:
             if not (target.is_file() and _sha256(target) == package.EXPECTED_SHA256):
                 _assemble(package, target)

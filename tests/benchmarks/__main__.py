@@ -36,7 +36,7 @@ _PEER_REPEATS = 3
 # Events of one stream, so that each client takes some tenths of a second.
 _BULK_EVENTS = {"floor": 40_000, "friendli_async": 40_000, "httpx-sse": 4_000, "openai": 3_000, "friendli": 1_000}
 _PACED_EVENTS = {"floor": 1_000, "friendli_async": 1_000, "httpx-sse": 500, "openai": 500, "friendli": 500}
-_CALLS = {"floor": 800, "friendli_async": 800, "httpx-sse": 200, "openai": 200, "friendli": 100}
+_CALLS = {"floor": 1_500, "friendli_async": 1_500, "httpx-sse": 200, "openai": 200, "friendli": 100}
 _STREAMS = 1_000
 _STREAM_EVENTS = 20
 _MIB = 1024 * 1024
@@ -109,7 +109,9 @@ def streams(origin: str) -> list[Verdict]:
         at_least(f"{_STREAMS} concurrent streams: complete", median(held, OURS, "complete"), _STREAMS, "{:.0f}"),
         at_most("memory of an open stream", memory / 1024 if memory else None, 40, "{:.1f} KiB"),
         at_most("CPU per event of 1,000, one event a read, beside one stream's", _own(held, "cpu", "alone"), 1.3),
-        at_most("CPU per event of 1,000, large reads, beside one by one", _own(held, "bulk_together", "bulk_apart"), 1.3),
+        at_most(
+            "CPU per event of 1,000, large reads, beside one by one", _own(held, "bulk_together", "bulk_apart"), 1.3
+        ),
     ]
 
 

@@ -1,7 +1,7 @@
 """The measured clients, all behind the same three verbs.
 
-Each is built as its own documentation builds it, except that pools admit 1,000 connections and retries are off. A client's
-library is imported by its constructor, so that one process holds one library only.
+Each is built as its own documentation builds it, except that pools admit 1,000 connections and retries are off. A
+client's library is imported by its constructor, so that one process holds one library only.
 """
 
 import importlib.util
@@ -205,9 +205,7 @@ class Friendli(Client):
 
         # Its own pool admits 100 connections and waits for one 5 s at most, which 1,000 streams would only fail on.
         self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=_CONNECTIONS), timeout=None)
-        self._client = friendli.AsyncFriendli(
-            token=_TOKEN, server_url=base, async_client=self._http, retry_config=None
-        )
+        self._client = friendli.AsyncFriendli(token=_TOKEN, server_url=base, async_client=self._http, retry_config=None)
 
     async def events(self) -> AsyncIterator[object]:
         stream = await self._client.serverless.chat.complete(model=MODEL, messages=MESSAGES, stream=True)

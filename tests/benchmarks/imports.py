@@ -35,7 +35,7 @@ client = friendli_async.AsyncFriendli('token', server_url=sys.argv[1])
 before = set(sys.modules)
 async def main():
     async with client:
-        async for _ in client.serverless.chat.stream(model='m', messages=[{{'role': 'user', 'content': 'Hi'}}]):
+        async for _ in client.serverless.chat.stream(model='m', messages=[{'role': 'user', 'content': 'Hi'}]):
             pass
 asyncio.run(main())
 print(json.dumps(sorted(set(sys.modules) - before)))
@@ -66,12 +66,16 @@ def measure(origin: str) -> list[Verdict]:
         if repeat >= 0:
             bare.setdefault(FLOOR, []).append(ready[FLOOR][-1])
             bare.setdefault(OURS, []).append(_timed(_BARE))
-    columns = {"CPU ms": ("cpu", 1e3, "{:.0f}"), "wall ms": ("wall", 1e3, "{:.0f}"), "modules": ("modules", 1, "{:.0f}")}
+    columns = {
+        "CPU ms": ("cpu", 1e3, "{:.0f}"),
+        "wall ms": ("wall", 1e3, "{:.0f}"),
+        "modules": ("modules", 1, "{:.0f}"),
+    }
     show_clients("Import and first client, fresh interpreter (floor: import aiohttp, msgspec)", ready, columns)
     cpu = median(bare, OURS, "cpu")
     if cpu is not None:
         print(f"  bare `{_BARE}`: {cpu * 1e3:.0f} ms of CPU")
-    output = _fresh(_FIRST_CALL.replace("{{", "{").replace("}}", "}"), f"{origin}/bulk-10")
+    output = _fresh(_FIRST_CALL, f"{origin}/bulk-10")
     late = json.loads(output) if output else None
     if late:
         print(f"  imported by the first call: {', '.join(late)}")

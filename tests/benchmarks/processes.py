@@ -20,7 +20,7 @@ class Process:
     def __init__(self, cpu: int, module: str, *arguments: str) -> None:
         """Start `python -m module`, on one CPU (counted from 0) where the platform can keep it there.
 
-        The server has one and the measured process another: how the kernel would move them about is not the clients' doing.
+        The server has one and the measured process another: how the kernel moves them about is not the clients' doing.
         """
         self._child = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

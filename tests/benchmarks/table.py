@@ -110,7 +110,7 @@ def show_machine() -> None:
         try:
             print(f", {name} {version(name)}", end="")
         except PackageNotFoundError:
-            print(f", {name} not installed", end="")
+            print(f", {name} {'from the tree' if name == 'friendli-async' else 'not installed'}", end="")
     print("\nCPU is that of the client's own process, warmed up; medians of interleaved repeats; one server process.")
 
 

@@ -6,10 +6,21 @@ from typing import Final
 
 MODEL: Final = "meta-llama-3.1-8b-instruct"
 
-_WORDS: Final = (
-    "The answer is forty two, and here follows the reason : each step of the proof holds because every term"
-    " on the left can be matched with one on the right .\n Größe 大 naïve `code` \"quoted\" "
-).split(" ")
+_WORDS: Final = [
+    "The",
+    "answer",
+    "is",
+    "forty two",
+    ":",
+    "each",
+    "step",
+    "follows",
+    ".\n",
+    "Größe",
+    "大",
+    "`code`",
+    '"quoted"',
+]
 _CHUNK: Final = {
     "id": "chatcmpl-6f1c2e0a9b7d4c35",
     "object": "chat.completion.chunk",
@@ -46,7 +57,7 @@ def chat_frames(events: int) -> list[bytes]:
 
 def plain_reply() -> bytes:
     """Return a whole chat completion of one paragraph."""
-    message = {"role": "assistant", "content": " ".join(_WORDS * 4)}
+    message = {"role": "assistant", "content": " ".join(_WORDS * 12)}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     reply = _CHUNK | {"object": "chat.completion", "choices": [choice], "usage": _USAGE}
     return json.dumps(reply, separators=(",", ":"), ensure_ascii=False).encode()

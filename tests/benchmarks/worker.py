@@ -44,6 +44,11 @@ def _memory(field: str) -> int | None:
     return int(line.split()[1]) * 1024
 
 
+def _forget_peak() -> None:
+    """Let `VmHWM` begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 async def _warm_up(client: Client, base: str) -> None:
     """Read one stream of another base with a client of the same kind."""
     other = type(client)(base)
@@ -142,12 +147,13 @@ async def calls(client: Client, count: int) -> Result:
 async def _peak(call: Callable[[], Awaitable[object]]) -> Result:
     gc.collect()
     before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5") if before else None  # resets the peak
+    if before is not None:
+        _forget_peak()
     ended = "passed"
     clock = Clock()
     try:
         await call()
-    except Exception as error:  # noqa: BLE001 - whatever the client raises is the result
+    except Exception as error:  # whatever the client raises is the result
         ended = type(error).__name__
     peak = _memory("VmHWM")
     return clock.per(1) | {"ended": ended, "peak": peak - before if peak and before else None}
@@ -179,13 +185,13 @@ async def _run(name: str, job: str, base: str, amount: int) -> Result:
 
 def main() -> None:
     """Answer jobs until stdin ends."""
-    # glibc maps blocks over 128 KiB one by one until the first such block is freed. asyncio reads into 256 KiB, so whether
-    # an import happened to free one decides on 20 us a read: begin with it freed, for everybody.
+    # glibc maps blocks over 128 KiB one by one until the first such block is freed. asyncio reads into 256 KiB, so
+    # whether an import happened to free one decides on 20 us a read: begin with it freed, for everybody.
     bytes(1024 * 1024)
     for line in sys.stdin:
         try:
             result = asyncio.run(_run(sys.argv[1], *json.loads(line)))
-        except Exception as error:  # noqa: BLE001 - a client that cannot do a job is a row of the table, not the end
+        except Exception as error:  # a client that cannot do a job is a row of the table
             result = {"failed": f"{type(error).__name__}: {error}"[:200]}
         print(json.dumps(result), flush=True)
 

@@ -17,7 +17,7 @@ LONG: Final = {"extra_body": {"ignore_eos": True}}
 """Options that make a reply run to `max_tokens`."""
 
 CALLS_A_TOOL: Final = {"extra_body": {"logit_bias": [["<tool_call>", 12]]}}
-"""Options that make random weights begin a tool call, which llama.cpp's grammar then completes."""
+"""Options that make random weights begin tool calls, which llama.cpp's grammar then completes."""
 
 _HAS_WHEEL: Final = (sys.platform, platform.machine()) in {
     ("linux", "x86_64"),

@@ -1,0 +1,198 @@
+"""What a call was given, checked before anything is sent, and encoded. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast, get_type_hints
+from urllib.parse import urlencode
+
+import msgspec
+
+
+class Arguments(msgspec.Struct, frozen=True):
+    """What a call was given, checked and encoded: nothing that the caller does to its objects later changes it."""
+
+    body: bytes | None = None
+    query: str = ""
+    """Encoded, without the question mark."""
+
+    def __repr__(self) -> str:
+        return "Arguments(...)"
+
+
+def encode_query(query: Mapping[str, object]) -> str:
+    """Encodes query parameters: sequences repeat the key, booleans are lower-case, None is left out.
+
+    Raises:
+        ValueError: A value that a query has no form for.
+    """
+    pairs: list[tuple[str, str]] = []
+    for name, value in query.items():
+        values = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]
+        pairs.extend((name, _query_text(name, item)) for item in values if item is not None)
+    return urlencode(pairs)
+
+
+def _query_text(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    raise ValueError(f"extra_query[{name!r}]: {value!r} cannot be sent in a query")
+
+
+SETTINGS: Final = frozenset({"token", "team", "server_url", "container_url", "timeout", "retry", "limits", "headers"})
+
+
+class Parameters:
+    """The keywords of a method that sends JSON: which there are, and what their values must be.
+
+    Args:
+        options: A TypedDict of the optional ones.
+        required: Types of those that the method spells out.
+        checks: Types to check by where the annotation is wider than the wire: annotations serve the type checkers, and
+            take any mapping; a check takes a tagged struct.
+    """
+
+    def __init__(self, options: type, required: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
+        hints = get_type_hints(options)
+        types = {**hints, **required, **checks}
+        self._known = frozenset(hints)
+        self._expected = msgspec.defstruct(
+            "Arguments", [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
+        )
+
+    def check(self, values: Mapping[str, object], prefix: str = "") -> None:
+        """Checks values by name; keys that it does not know pass.
+
+        Raises:
+            ValueError: With the path of the bad value, as ``messages[2].role``.
+        """
+        check_values(values, self._expected, prefix)
+
+    def encode(
+        self,
+        method: str,
+        required: Mapping[str, object],
+        options: Mapping[str, object],
+        fixed: Mapping[str, object],
+    ) -> Arguments:
+        """Checks what a method was given and makes it into a body.
+
+        Args:
+            method: The method's name, for the errors.
+            required: Its spelt-out parameters.
+            options: Its other keywords; ``extra_body`` and ``extra_query`` among them pass anything through.
+            fixed: What the method itself sends.
+
+        Raises:
+            TypeError: A keyword that the method does not have.
+            ValueError: A value of the wrong type, or one that is not JSON, with its path.
+        """
+        check_keywords(options, self._known, method)
+        given = {**required, **options}
+        self.check(given)
+        query = cast("Mapping[str, object] | None", given.pop("extra_query", None))
+        extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
+        if "stream" in extra:
+            raise ValueError("extra_body.stream: complete() and stream() are two methods, so it cannot be set here")
+        return Arguments(encode_json({**given, **fixed, **extra}), encode_query(query or {}))
+
+
+def check_keywords(given: Mapping[str, object], known: frozenset[str], method: str) -> None:
+    """Refuses keywords that the method does not have.
+
+    Raises:
+        TypeError: Names the unknown keyword and the nearest known one, or where a setting belongs.
+    """
+    for name in given:
+        if name in known:
+            continue
+        if name in SETTINGS:
+            raise TypeError(f"{method}() takes no {name!r}: it is a setting, use client.with_options({name}=...)")
+        from difflib import get_close_matches  # only on the way to an error
+
+        near = get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; what is not listed goes into extra_body={...}"
+        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
+    """Checks values against a type; unknown keys are nobody's business here.
+
+    Raises:
+        ValueError: With the path of the bad value, as ``messages[2].role``.
+    """
+    try:
+        msgspec.convert(values, expected)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        where = prefix + path.rstrip("`")
+        where = where.lstrip(".") or "arguments"
+        raise ValueError(f"{where}: {reason}") from None
+    except RecursionError:
+        raise ValueError("the arguments are nested too deeply, or contain themselves") from None
+
+
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+
+
+def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> None:
+    """Checks that a value is JSON: what the encoder would quietly turn into something else is refused.
+
+    Raises:
+        ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
+    """
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, str | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{path or 'value'}: {value} is not JSON")
+        return
+    if id(value) in above:
+        raise ValueError(f"{path or 'value'}: contains itself")
+    above = (*above, id(value))
+    if isinstance(value, Mapping):
+        for key, item in cast("Mapping[object, object]", value).items():
+            if type(key) is not str:
+                raise ValueError(f"{path or 'value'}: the key {key!r} is not a string")
+            if type(item) not in _PLAIN:
+                check_json(item, f"{path}.{key}" if path else key, above)
+    elif isinstance(value, list | tuple) or (isinstance(value, Sequence) and not isinstance(value, bytes | bytearray)):
+        for index, item in enumerate(cast("Sequence[object]", value)):
+            if type(item) not in _PLAIN:
+                check_json(item, f"{path}[{index}]", above)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            check_json(getattr(value, name), f"{path}.{name}", above)
+    elif value is not msgspec.UNSET:
+        raise ValueError(f"{path or 'value'}: {kind.__name__} is not JSON")
+
+
+def _plain(value: object) -> object:
+    """What the encoder does not know by itself, of what ``check_json`` lets pass."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, object]", value))
+    return list(cast("Sequence[object]", value))
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def encode_json(body: Mapping[str, object]) -> bytes:
+    """Encodes a body as compact UTF-8 JSON; text with lone surrogates, which UTF-8 has no form for, goes out escaped.
+
+    Raises:
+        ValueError: The body is not JSON (see ``check_json``).
+    """
+    try:
+        check_json(body)
+        return _encoder.encode(body)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(body, enc_hook=_plain)
+        return json.dumps(plain, separators=(",", ":")).encode("ascii")
+    except RecursionError:
+        raise ValueError("the arguments are nested too deeply") from None

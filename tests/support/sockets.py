@@ -1,0 +1,248 @@
+"""What the tests of streams and connections share: calls, looks at what is left open, a server of exact bytes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from friendli_async import AsyncFriendli, ChatCompletion, ChatStream, RetryPolicy
+from friendli_async.testing import FriendliServer
+
+T = TypeVar("T")
+
+TOKEN = "test-token"
+MESSAGES = [{"role": "user", "content": "Hi"}]
+QUICK = RetryPolicy(initial=0.0, max_wait=0.0)
+"""The default policy without its waits."""
+
+
+def client_of(url: str, **options: Any) -> AsyncFriendli:
+    """A client of a server on loopback, without retries unless the options say otherwise."""
+    return AsyncFriendli(TOKEN, **{"server_url": url, "container_url": url, "retry": None, **options})
+
+
+def ask(client: AsyncFriendli, **options: Any) -> ChatStream:
+    return client.serverless.chat.stream(model="m", messages=MESSAGES, **options)
+
+
+async def complete(client: AsyncFriendli, **options: Any) -> ChatCompletion:
+    return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
+
+
+async def within(awaitable: Awaitable[T], seconds: float = 5.0) -> T:
+    """Awaits; the limit is a backstop against hanging, and far above what the thing takes."""
+    async with asyncio.timeout(seconds):  # not wait_for, which swallows a cancellation now and then in 3.11
+        return await awaitable
+
+
+async def read(stream: ChatStream, seconds: float = 5.0) -> str:
+    """Reads to the end, bounded in time, and returns the text."""
+    async with asyncio.timeout(seconds):
+        return "".join([chunk.text async for chunk in stream])
+
+
+async def read_into(seen: list[str], source: AsyncIterable[Any]) -> None:
+    """Reads to the end and keeps the text of each event, of those before an error, too."""
+    async with asyncio.timeout(5):
+        async for event in source:
+            seen.append(event if isinstance(event, str) else event.text)  # noqa: PERF401  # a list would be lost
+
+
+# --- what is left ----------------------------------------------------------------------------------------------------
+
+
+def places_in_use(client: AsyncFriendli) -> int:
+    """How many places of its pools are taken. There is no public way to see it."""
+    return sum(pool.slots.in_use for pool, _ in client._transport._pools.values())
+
+
+async def nothing_left(client: AsyncFriendli, server: FriendliServer, connections: int = 0) -> None:
+    """Waits until the server has that many connections, then checks that no place and no task is left."""
+    await server.wait_for_connections(connections, timeout=5)
+    await server.idle(timeout=5)
+    for _ in range(20):  # the client sees the end of a body some turns after the server has written it
+        if not places_in_use(client):
+            break
+        await asyncio.sleep(0)
+    assert places_in_use(client) == 0
+    assert tasks_of_the_library() == []
+
+
+def tasks_of_the_library() -> list[str]:
+    """The unfinished tasks of this loop that neither the test nor the embedded server has made."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    names = [str(task.get_coro()) for task in others]
+    return [name for name in names if "RequestHandler.start" not in name and "testing" not in name]
+
+
+def client_sockets(url: str) -> Iterator[socket.socket]:
+    """This process's sockets that are connected to the server, as duplicates that are closed again."""
+    port = int(url.rpartition(":")[2])
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        with found, contextlib.suppress(OSError):
+            if found.family == socket.AF_INET and found.getpeername()[1] == port:
+                yield found
+
+
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A loopback port that never answers a SYN: its accept queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+# --- exact bytes -----------------------------------------------------------------------------------------------------
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+UNFRAMED_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+DONE = b"data: [DONE]\n\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def sse(value: object) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def delta(text: str | None = None, finish: str | None = None) -> bytes:
+    content = {} if text is None else {"content": text}
+    return sse({"choices": [{"index": 0, "delta": content, "finish_reason": finish}]})
+
+
+def chunked(data: bytes) -> bytes:
+    """Frames data as one chunk of a chunked body."""
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def reply(data: bytes, *, status: str = "200 OK", kind: str = "application/json", headers: str = "") -> bytes:
+    """A whole HTTP reply."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n{headers}\r\n"
+    return head.encode() + data
+
+
+def completion(text: str = "whole") -> bytes:
+    """The body of a plain call's reply."""
+    message = {"role": "assistant", "content": text}
+    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+
+
+class Conversation:
+    """One accepted connection."""
+
+    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.number = number
+        """Counted from 1."""
+        self._reader = reader
+        self._writer = writer
+
+    async def request(self) -> bytes:
+        """The next request, head and body; b"" once the client has gone."""
+        try:
+            head = await self._reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return b""
+        for line in head.split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                return head + await self._reader.readexactly(int(value))
+        return head
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def gone(self) -> None:
+        """Waits until the client has closed the connection, or broken it."""
+        with contextlib.suppress(ConnectionError):
+            while await self._reader.read(65536):
+                pass
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def reset(self) -> None:
+        connection = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+class RawServer:
+    """Lets a coroutine talk on every connection to a loopback port, byte by byte.
+
+    Args:
+        talk: Called with each connection, which is closed when it returns.
+    """
+
+    def __init__(self, talk: Callable[[Conversation], Awaitable[None]]) -> None:
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self._talk = talk
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer, self.connections))
+        self._tasks.add(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        conversation = Conversation(number, reader, writer)
+        try:
+            with contextlib.suppress(ConnectionError):
+                await self._talk(conversation)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+def saying(*pieces: bytes, hang: bool = False) -> RawServer:
+    """A server that answers the first request of each connection with these pieces, each in a write of its own.
+
+    Args:
+        pieces: What it says.
+        hang: Whether it then keeps the connection, silently, until the client has gone.
+    """
+
+    async def talk(conversation: Conversation) -> None:
+        server.requests.append(await conversation.request())
+        for piece in pieces:
+            await conversation.send(piece)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        if hang:
+            await conversation.gone()
+
+    server = RawServer(talk)
+    return server

@@ -1,0 +1,596 @@
+"""Connections: kept, replaced, redirected, sent through proxies; and what of a request goes over them."""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from support.sockets import (
+    DONE,
+    LAST_CHUNK,
+    STREAM_HEAD,
+    TOKEN,
+    Conversation,
+    RawServer,
+    ask,
+    chunked,
+    client_of,
+    client_sockets,
+    complete,
+    completion,
+    delta,
+    nothing_left,
+    places_in_use,
+    read,
+    reply,
+    within,
+)
+
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    AsyncFriendli,
+    ChatStream,
+    ConfigurationError,
+    FriendliError,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async import chat as chat_module
+from friendli_async.testing import (
+    FriendliServer,
+    body,
+    burst,
+    chunk,
+    close_after,
+    done,
+    drop,
+    endless,
+    finish,
+    script,
+    stall,
+    status,
+    text,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with client_of(server.url, max_connections=1, timeout=Timeouts(pool=3)) as opened:
+        yield opened
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# --- after a normal end ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bare", [True, False])
+async def test_ten_streams_in_a_row_use_one_connection(
+    server: FriendliServer, client: AsyncFriendli, bare: bool
+) -> None:
+    for _ in range(10):
+        server.enqueue(script(chunk("a"), finish(), done()))
+        if bare:
+            assert await read(ask(client)) == "a"
+        else:
+            async with ask(client) as stream:
+                assert await read(stream) == "a"
+    assert server.connections == 1
+    await nothing_left(client, server, connections=1)
+
+
+async def test_ten_streams_in_a_row_use_one_connection_with_places_to_spare(server: FriendliServer) -> None:
+    async with client_of(server.url) as client:
+        for _ in range(10):
+            server.enqueue(script(chunk("a"), finish(), done()))
+            assert await read(ask(client)) == "a"
+        assert server.connections == 1
+
+
+async def test_a_large_stream_gives_its_connection_back(server: FriendliServer, client: AsyncFriendli) -> None:
+    for _ in range(3):
+        server.enqueue(script(burst(5000), finish(), done()))
+        async with ask(client) as stream:
+            assert len(await read(stream)) == 5000 * len("token ")
+    assert server.connections == 1
+
+
+async def test_a_mixture_of_calls_uses_one_connection(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(text("a"), text("b"), status(400), text("c"))
+    assert (await complete(client)).text == "a"
+    assert await read(ask(client)) == "b"
+    with pytest.raises(FriendliError):
+        await complete(client)
+    assert await read(ask(client)) == "c"
+    assert server.connections == 1
+
+
+async def test_a_server_that_talks_on_after_the_sentinel_is_not_waited_for(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), finish(), done(), endless(b": still here\n\n" * 1000)), text("next"))
+    async with ask(client) as stream:
+        assert await within(read(stream), 0.4) == "a"
+    assert stream.outcome == "done"
+    assert await server.requests[0].disconnected(5)
+    assert (await within(complete(client))).text == "next"
+    await nothing_left(client, server, connections=1)
+
+
+async def test_a_server_that_is_silent_after_the_sentinel_is_hung_up_on(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), finish(), done(), stall()))
+    assert await within(read(ask(client)), 0.4) == "a"
+    assert await server.requests[0].disconnected(5)
+    await nothing_left(client, server)
+
+
+async def test_the_end_of_the_body_may_come_a_little_after_the_sentinel() -> None:
+    go = asyncio.Event()
+
+    async def talk(conversation: Conversation) -> None:
+        while await conversation.request():
+            await conversation.send(STREAM_HEAD + chunked(delta("a", "stop")) + chunked(DONE))
+            await go.wait()
+            await conversation.send(LAST_CHUNK)
+
+    async with RawServer(talk) as server, client_of(server.url, max_connections=1) as client:
+        stream = ask(client)
+        assert await read(stream) == "a"
+        assert stream.outcome == "done"
+        go.set()
+        assert await read(ask(client)) == "a"
+        assert server.connections == 1
+
+
+async def test_a_finished_stream_is_not_hurt_by_the_end_of_its_client(server: FriendliServer) -> None:
+    async with client_of(server.url) as client:
+        stream = ask(client)
+        streamed = await read(stream)
+    assert stream.outcome == "done"
+    assert (await stream.result()).text == streamed
+
+
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+
+async def test_two_hundred_streams_cancelled_anywhere_leave_nothing(server: FriendliServer) -> None:
+    """Each is cancelled after another number of turns of the loop: in line, connecting, waiting, reading."""
+    server.always(script(*[chunk(str(number)) for number in range(20)], stall()))
+    turns = random.Random(7)
+    async with client_of(server.url, max_connections=40, timeout=Timeouts(pool=None)) as client:
+
+        async def consume() -> None:
+            async with ask(client) as stream:
+                await read(stream)
+
+        async def cancel_later(task: asyncio.Task[None], count: int) -> None:
+            await _turns(count)
+            task.cancel()
+
+        tasks = [asyncio.create_task(consume()) for _ in range(200)]
+        await asyncio.gather(*[cancel_later(task, turns.randrange(400)) for task in tasks])
+        results = await within(asyncio.gather(*tasks, return_exceptions=True), 20)
+        assert {type(result) for result in results} == {asyncio.CancelledError}
+        await nothing_left(client, server)
+
+
+async def test_two_hundred_streams_closed_anywhere_leave_nothing(server: FriendliServer) -> None:
+    server.always(script(*[chunk(str(number)) for number in range(20)], stall()))
+    turns = random.Random(8)
+    async with client_of(server.url, max_connections=40, timeout=Timeouts(pool=None)) as client:
+
+        async def close_later(stream: ChatStream, count: int) -> None:
+            await _turns(count)
+            await stream.aclose()
+
+        streams = [ask(client) for _ in range(200)]
+        readers = [asyncio.create_task(read(stream)) for stream in streams]
+        await asyncio.gather(*[close_later(stream, turns.randrange(400)) for stream in streams])
+        results = await within(asyncio.gather(*readers, return_exceptions=True), 20)
+        assert {type(result) for result in results} <= {StreamInterruptedError, str}
+        assert StreamInterruptedError in {type(result) for result in results}
+        assert {stream.outcome for stream in streams} == {"cancelled"}
+        await nothing_left(client, server)
+
+
+async def test_a_limit_that_expires_leaves_nothing_either(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, timeout=Timeouts(idle=0.05)) as client:
+        stream = ask(client)
+        with pytest.raises(APITimeoutError):
+            await read(stream)
+        assert await server.requests[0].disconnected(5)
+        await nothing_left(client, server)
+
+
+async def test_a_closed_client_makes_no_stream(server: FriendliServer) -> None:
+    client = client_of(server.url)
+    await client.aclose()
+    with pytest.raises(ConfigurationError):
+        await ask(client)
+    assert server.connections == 0
+
+
+async def test_a_thousand_streams_at_once_all_complete(server: FriendliServer) -> None:
+    arrived = 0
+
+    def answer(request: Any) -> Any:
+        nonlocal arrived
+        arrived += 1
+        return text(str(arrived), "!")(request)
+
+    server.always(answer)
+    async with client_of(server.url) as client:
+        texts = await within(asyncio.gather(*[read(ask(client), 50) for _ in range(1000)]), 50)
+        assert sorted(texts) == sorted(f"{number}!" for number in range(1, 1001))
+        assert len(server.requests) == 1000
+        await within(client.aclose())
+        await nothing_left(client, server)
+
+
+# --- a pooled connection that died -------------------------------------------------------------------------------------
+
+
+async def _warm(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(text("warm"))
+    await complete(client)
+    await server.idle()
+    await _turns(5)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_dead_pooled_connection_is_replaced_unseen_with_retries_off(
+    server: FriendliServer, client: AsyncFriendli, streamed: bool
+) -> None:
+    await _warm(client, server)
+    server.enqueue(drop(), text("ok"))
+    result = await within(ask(client).result() if streamed else complete(client))
+    assert result.text == "ok"
+    assert len(result.meta.attempts) == 1
+    assert [request.connection for request in server.requests] == [1, 1, 2]
+
+
+async def test_a_pooled_connection_that_is_reset_is_replaced_too() -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(reply(completion()))
+        if conversation.number == 1:
+            await conversation.request()
+            conversation.reset()
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        assert (await within(complete(client))).text == "whole"
+        assert (await within(complete(client))).text == "whole"
+        assert server.connections == 2
+
+
+async def test_it_is_replaced_once_only(server: FriendliServer, client: AsyncFriendli) -> None:
+    await _warm(client, server)
+    server.enqueue(drop(), drop(), text("never"))
+    with pytest.raises(APIConnectionError) as caught:
+        await within(complete(client))
+    assert caught.value.sent
+    assert caught.value.meta is not None
+    assert len(caught.value.meta.attempts) == 1
+    assert len(server.requests) == 3
+    assert places_in_use(client) == 0
+
+
+async def test_a_fresh_connection_that_dies_is_not_replaced(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(drop(), text("never"))
+    with pytest.raises(APIConnectionError) as caught:
+        await within(complete(client))
+    assert caught.value.sent
+    assert len(server.requests) == 1
+
+
+async def test_many_dead_pooled_connections_do_not_use_the_one_replacement_up(server: FriendliServer) -> None:
+    """Ten connections in the pool, all about to die: the replacement is a fresh one, not the next of them."""
+    async with client_of(server.url) as client:
+        await asyncio.gather(*[complete(client) for _ in range(10)])
+        assert server.connections == 10
+        await server.idle()
+        await _turns(5)
+        server.enqueue(drop(), text("ok"))
+        assert (await within(complete(client))).text == "ok"
+        assert server.connections == 11
+
+
+async def test_it_is_not_replaced_where_the_operation_may_not_be_repeated(
+    server: FriendliServer, client: AsyncFriendli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import msgspec
+
+    await _warm(client, server)
+    once = msgspec.structs.replace(chat_module._COMPLETE, repeatable=False)
+    monkeypatch.setattr(chat_module, "_COMPLETE", once)
+    server.enqueue(drop(), text("never"))
+    with pytest.raises(APIConnectionError) as caught:
+        await within(complete(client))
+    assert caught.value.sent
+    assert len(server.requests) == 2
+
+
+async def test_a_connection_that_dies_in_the_reply_is_not_replaced(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    await _warm(client, server)
+    server.enqueue(script(chunk("a"), close_after()), text("never"))
+    with pytest.raises(StreamInterruptedError):
+        await within(read(ask(client)))
+    assert len(server.requests) == 2
+
+
+async def test_a_connection_of_the_users_session_is_not_replaced(server: FriendliServer) -> None:
+    async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
+        await _warm(client, server)
+        server.enqueue(drop(), text("never"))
+        with pytest.raises(APIConnectionError):
+            await within(complete(client))
+
+
+async def test_a_server_that_closes_after_every_stream_costs_no_call(server: FriendliServer) -> None:
+    """What llama.cpp does: it advertises keep-alive and hangs up all the same."""
+    server.always(script(chunk("a"), finish(), done(), close_after()))
+    async with client_of(server.url) as client:
+        for _ in range(150):
+            stream = ask(client)
+            assert await read(stream) == "a"
+            assert len(stream.meta.attempts) == 1
+
+
+async def test_a_dead_host_is_named_and_not_sent_to(server: FriendliServer) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        async with client_of(url) as client:
+            with pytest.raises(APIConnectionError) as caught:
+                await complete(client)
+            assert not caught.value.sent
+            assert places_in_use(client) == 0
+
+
+@pytest.mark.parametrize(
+    "said", [b"\x00\x01\x02garbage\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nA" * 9999]
+)
+async def test_what_is_not_http_is_a_connection_error(said: bytes) -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(said)
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await within(complete(client))
+        assert TOKEN not in str(caught.value)
+        assert places_in_use(client) == 0
+
+
+# --- redirects ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [307, 308])
+@pytest.mark.parametrize("location", ["{url}/elsewhere?x=1", "/elsewhere?x=1", "../../../elsewhere?x=1"])
+async def test_a_redirect_to_the_same_origin_keeps_method_body_and_token(
+    server: FriendliServer, client: AsyncFriendli, code: int, location: str
+) -> None:
+    server.enqueue(status(code, headers={"Location": location.format(url=server.url)}), text("ok"))
+    async with client.with_options(team="t") as copy:
+        assert await within(read(ask(copy))) == "ok"
+    first, second = server.requests
+    assert (second.method, second.path, second.query) == ("POST", "/elsewhere", {"x": ["1"]})
+    assert second.body == first.body != b""
+    assert {**second.headers} == {**first.headers}
+    assert second.headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+async def test_five_redirects_are_followed(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(*[status(307, headers={"Location": f"/{number}"}) for number in range(5)], text("ok"))
+    assert (await within(complete(client))).text == "ok"
+    await nothing_left(client, server, connections=server.open_connections)
+
+
+async def test_a_sixth_redirect_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.always(status(308, headers={"Location": "/round"}))
+    with pytest.raises(APIStatusError) as caught:
+        await within(complete(client))
+    assert caught.value.status_code == 308
+    assert len(server.requests) == 6
+    assert places_in_use(client) == 0
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 300, 304, 305])
+async def test_other_redirects_are_errors(server: FriendliServer, client: AsyncFriendli, code: int) -> None:
+    server.enqueue(status(code, headers={"Location": "/elsewhere"}))
+    with pytest.raises(APIStatusError) as caught:
+        await within(complete(client))
+    assert caught.value.status_code == code
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_redirect_to_another_origin_is_an_error_and_nothing_goes_there(
+    server: FriendliServer, client: AsyncFriendli, streamed: bool
+) -> None:
+    async with FriendliServer() as other:
+        for target in (other.url, other.url.replace("http:", ""), server.url.replace("127.0.0.1", "localhost")):
+            server.enqueue(status(307, headers={"Location": f"{target}/elsewhere"}))
+            with pytest.raises(APIStatusError) as caught:
+                await within(ask(client).result() if streamed else complete(client))
+            assert caught.value.status_code == 307
+        assert other.connections == 0
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[broken", "http://", "//", "javascript:alert(1)", "file:///etc/passwd", "http://:bad"]
+)
+async def test_a_redirect_to_nowhere_is_an_error(server: FriendliServer, client: AsyncFriendli, location: str) -> None:
+    server.enqueue(status(307, headers={"Location": location}))
+    with pytest.raises(FriendliError):
+        await within(complete(client))
+    assert len(server.requests) == 1
+    assert places_in_use(client) == 0
+
+
+async def test_a_redirect_without_a_location_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(status(307))
+    with pytest.raises(APIStatusError):
+        await within(complete(client))
+
+
+# --- cookies, keepalive ------------------------------------------------------------------------------------------------
+
+
+async def test_cookies_are_not_kept(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(body(completion(), headers={"Set-Cookie": "a=b; Path=/"}, content_type="application/json"))
+    await complete(client)
+    server.enqueue(text("x"))
+    await complete(client)
+    assert "Cookie" not in server.requests[1].headers
+
+
+async def test_sockets_notice_a_peer_that_vanished(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with ask(client):
+        found = [one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for one in client_sockets(server.url)]
+        waits = [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) for one in client_sockets(server.url)]
+    assert found == [1]
+    assert waits[0] <= 120
+
+
+# --- proxies -----------------------------------------------------------------------------------------------------------
+
+
+class Proxy(RawServer):
+    """Answers plain requests itself, refuses tunnels, and keeps the heads of both."""
+
+    def __init__(self) -> None:
+        super().__init__(self._talk_on)
+
+    async def _talk_on(self, conversation: Conversation) -> None:
+        while request := await conversation.request():
+            self.requests.append(request)
+            if request.startswith(b"CONNECT"):
+                await conversation.send(reply(b"no", status="502 Bad Gateway", kind="text/plain"))
+                return
+            await conversation.send(reply(completion("by proxy")))
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    async with Proxy() as running:
+        yield running
+
+
+async def test_a_proxy_gets_the_whole_url(proxy: Proxy) -> None:
+    async with client_of("http://api.invalid/base", proxy=proxy.url) as client:
+        assert (await within(complete(client))).text == "by proxy"
+        assert (await within(complete(client))).text == "by proxy"
+    assert proxy.requests[0].startswith(b"POST http://api.invalid/base/serverless/v1/chat/completions HTTP/1.1\r\n")
+    assert proxy.connections == 1
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+async def test_the_environments_proxy_is_used(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, proxy.url)
+    async with client_of("http://api.invalid") as client:
+        monkeypatch.delenv(name)  # it is read once, at construction
+        assert (await within(complete(client))).text == "by proxy"
+
+
+async def test_the_environments_proxy_may_lack_a_scheme(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
+    async with client_of("http://api.invalid") as client:
+        assert (await within(complete(client))).text == "by proxy"
+
+
+async def test_the_proxy_for_https_is_asked_for_a_tunnel(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", proxy.url)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with client_of("https://api.invalid") as client:
+        with pytest.raises(FriendliError) as caught:
+            await within(complete(client))
+    assert proxy.requests[0].startswith(b"CONNECT api.invalid:443 HTTP/1.1\r\n")
+    assert TOKEN.encode() not in proxy.requests[0]
+    assert isinstance(caught.value, APIConnectionError)
+    assert not caught.value.sent, "the tunnel was refused, so nothing reached the API"
+
+
+@pytest.mark.parametrize("rule", ["127.0.0.1", "*", "x.example,127.0.0.1"])
+async def test_no_proxy_is_obeyed(
+    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", rule)
+    async with client_of(server.url) as client:
+        assert (await within(complete(client))).text != "by proxy"
+    assert proxy.connections == 0
+
+
+async def test_a_proxy_of_the_client_wins_over_the_environment(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "api.invalid")
+    async with client_of("http://api.invalid", proxy=proxy.url) as client:
+        assert (await within(complete(client))).text == "by proxy"
+
+
+async def test_credentials_of_a_proxy_go_to_the_proxy_and_nowhere_else(proxy: Proxy) -> None:
+    url = proxy.url.replace("http://", "http://user:s3cret@")
+    async with client_of("http://api.invalid", proxy=url) as client:
+        await within(complete(client))
+        assert "s3cret" not in repr(client)
+    head = proxy.requests[0].lower()
+    assert b"proxy-authorization: basic " in head
+    assert b"s3cret" not in head.replace(b"dxnlcjpzm2nyzxq=", b"")
+
+
+async def test_a_dead_proxy_is_a_connection_error_that_does_not_show_its_password() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://user:s3cret@127.0.0.1:{unused.getsockname()[1]}"
+        async with client_of("http://api.invalid", proxy=url) as client:
+            with pytest.raises(APIConnectionError) as caught:
+                await within(complete(client))
+    assert not caught.value.sent
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["socks5://127.0.0.1:1080", "socks5h://user:s3cret@127.0.0.1:1080", "ftp://x", "http://[bad"]
+)
+async def test_a_proxy_of_the_environment_that_cannot_be_used_is_a_named_error(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("all_proxy", url)
+    with pytest.raises((ConfigurationError, APIConnectionError)) as caught:
+        async with client_of("http://api.invalid") as client:
+            await within(complete(client))
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_netrc_is_not_read(
+    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    async with client_of(server.url) as client:
+        await within(client.container.chat.complete(messages=[{"role": "user", "content": "Hi"}]))
+        await within(complete(client))
+    assert server.requests[1].headers["Authorization"] == f"Bearer {TOKEN}"

@@ -1,0 +1,457 @@
+"""What callers pass in: what is refused, in which words, before anything is sent; what goes out of what is taken."""
+
+import collections
+import json
+import types
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+import friendli_async as f
+from friendli_async.chat import (
+    AssistantMessage,
+    Function,
+    ImageContent,
+    Media,
+    SystemMessage,
+    TextContent,
+    Tool,
+    ToolMessage,
+    UserMessage,
+)
+from friendli_async.testing import FriendliServer, json_body, text
+
+MESSAGES: Final = [{"role": "user", "content": "Hi"}]
+SEED: Final = "tool_assisted_completion_request_body"
+PLACES: Final = ["serverless.chat", "dedicated.chat", "container.chat", "serverless.tool_assisted_chat"]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[f.AsyncFriendli]:
+    async with f.AsyncFriendli("test-token", server_url=server.url, container_url=server.url) as client:
+        yield client
+
+
+def resource(client: f.AsyncFriendli, place: str) -> Any:
+    deployment, group = place.split(".")
+    return getattr(getattr(client, deployment), group)
+
+
+async def send(client: f.AsyncFriendli, **options: Any) -> f.ChatCompletion:
+    return await client.serverless.chat.complete(**{"model": "m", "messages": MESSAGES, **options})
+
+
+def sent(server: FriendliServer) -> Any:
+    return server.requests[-1].json
+
+
+# --- keywords --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [
+        ("temprature", "'temperature'"),
+        ("max_token", "'max_tokens'"),
+        ("topp", "'top_p'"),
+        ("quite_unlike_anything", "extra_body"),
+    ],
+)
+async def test_unknown_keyword_is_a_type_error_with_the_nearest_one(
+    client: f.AsyncFriendli, server: FriendliServer, place: str, keyword: str, hint: str
+) -> None:
+    chat = resource(client, place)
+    with pytest.raises(TypeError, match=keyword) as raised:
+        await chat.complete(model="m", messages=MESSAGES, **{keyword: 1})
+    assert hint in str(raised.value)
+    with pytest.raises(TypeError, match=keyword) as raised:  # at the call, not at the first use
+        chat.stream(model="m", messages=MESSAGES, **{keyword: 1})
+    assert hint in str(raised.value)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("setting", ["timeout", "retry", "headers", "team", "token", "server_url", "limits"])
+async def test_setting_as_a_keyword_is_told_where_it_belongs(
+    client: f.AsyncFriendli, server: FriendliServer, setting: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"with_options\({setting}="):
+        await send(client, **{setting: None})
+    assert server.requests == []
+
+
+async def test_required_parameters_are_keywords_and_required(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    chat: Any = client.serverless.chat
+    for arguments, keywords in ((("m", MESSAGES), {}), ((), {"model": "m"}), ((), {"messages": MESSAGES})):
+        with pytest.raises(TypeError):
+            chat.stream(*arguments, **keywords)
+        with pytest.raises(TypeError):
+            await chat.complete(*arguments, **keywords)
+    assert server.requests == []
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+CYCLE: Final[list[object]] = []
+CYCLE.append(CYCLE)
+
+BAD: Final[list[tuple[dict[str, object], str]]] = [
+    ({"model": None}, "model"),
+    ({"model": 3}, "model"),
+    ({"messages": None}, "messages"),
+    ({"messages": "Hi"}, "messages"),
+    ({"messages": b"Hi"}, "messages"),
+    ({"messages": {"role": "user", "content": "Hi"}}, "messages"),
+    ({"messages": ["Hi"]}, "messages[0]"),
+    ({"messages": [*MESSAGES, {"content": "no role"}]}, "messages[1]"),
+    ({"messages": [*MESSAGES, *MESSAGES, {"role": "usr", "content": "x"}]}, "messages[2].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"role": "system", "content": None}]}, "messages[0].content"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "messages[0].content[0].type"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": 1}}]}]},
+        "messages[0].content[0].image_url.url",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {}}]}]},
+        "messages[0].tool_calls[0].function",
+    ),
+    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"n": "2"}, "n"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"stop": "text"}, "stop"),
+    ({"stop": ["a", 1]}, "stop[1]"),
+    ({"seed": "x"}, "seed"),
+    ({"seed": [1, "x"]}, "seed[1]"),
+    ({"eos_token": [1, None]}, "eos_token[1]"),
+    ({"logit_bias": [1]}, "logit_bias"),
+    ({"logit_bias": {5: 1.0}}, "logit_bias"),
+    ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+    ({"tool_choice": None}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"tool_choice": {"type": "tool", "function": {"name": "f"}}}, "tool_choice.type"),
+    ({"tools": {"type": "function"}}, "tools"),
+    ({"tools": [{"type": "function"}]}, "tools[0]"),
+    ({"tools": [{"type": "web:search"}]}, "tools[0].type"),
+    ({"tools": [{"function": {"name": "f"}}]}, "tools[0]"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools[0].function.parameters"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type"),
+    ({"response_format": {"type": "regex"}}, "response_format"),
+    ({"response_format": "json_object"}, "response_format"),
+    ({"reasoning_effort": 3}, "reasoning_effort"),
+    ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
+    ({"extra_body": [1]}, "extra_body"),
+    ({"extra_body": "x"}, "extra_body"),
+    ({"extra_body": {"stream": True}}, "extra_body.stream"),
+    ({"extra_query": [1]}, "extra_query"),
+    ({"temperature": float("nan")}, "temperature"),
+    ({"temperature": float("inf")}, "temperature"),
+    ({"extra_body": {"deep": [0, {"x": float("nan")}]}}, "deep[1].x"),
+    ({"extra_body": {"x": object()}}, "x"),
+    ({"extra_body": {"x": b"bytes"}}, "x"),
+    ({"extra_body": {"x": {1, 2}}}, "x"),
+    ({"extra_body": {"x": 1j}}, "x"),
+    ({"extra_body": {"x": {3: "key"}}}, "x"),
+    ({"extra_body": {"x": CYCLE}}, "x"),
+    ({"messages": [{"role": "user", "content": "Hi", "more": float("-inf")}]}, "messages[0].more"),
+    ({"messages": [{"role": "user", "content": "Hi", "more": CYCLE}]}, "messages[0].more"),
+    ({"chat_template_kwargs": {"now": object()}}, "chat_template_kwargs.now"),
+]
+
+
+@pytest.mark.parametrize(("options", "path"), BAD, ids=[str(options)[:70] for options, _ in BAD])
+async def test_bad_value_is_a_value_error_with_its_path_and_nothing_is_sent(
+    client: f.AsyncFriendli, server: FriendliServer, options: dict[str, object], path: str
+) -> None:
+    chat: Any = client.serverless.chat
+    keywords = {"model": "m", "messages": MESSAGES, **options}
+    with pytest.raises(ValueError, match=r".") as raised:
+        await chat.complete(**keywords)
+    assert str(raised.value).startswith(f"{path}:") or str(raised.value).startswith(f"{path}[")
+    with pytest.raises(ValueError, match=r".") as streamed:  # at the call, not at the first use
+        chat.stream(**keywords)
+    assert str(streamed.value) == str(raised.value)
+    assert not isinstance(raised.value, f.FriendliError)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("value", [object(), b"x", float("nan"), {"a": 1}])
+async def test_query_value_that_cannot_be_sent_is_named(
+    client: f.AsyncFriendli, server: FriendliServer, value: object
+) -> None:
+    with pytest.raises(ValueError, match=r"extra_query.*part"):
+        await send(client, extra_query={"part": value})
+    assert server.requests == []
+
+
+SEED_BAD: Final[list[tuple[object, str]]] = [
+    (None, SEED),
+    ("text", SEED),
+    ([1], SEED),
+    ({"messages": MESSAGES}, "model"),
+    ({"model": "m"}, "messages"),
+    ({"model": 1, "messages": MESSAGES}, f"{SEED}.model"),
+    ({"model": "m", "messages": MESSAGES, "stream": "no"}, f"{SEED}.stream"),
+    ({"model": "m", "messages": MESSAGES, "stream": 0}, f"{SEED}.stream"),
+    ({"model": "m", "messages": [{"role": "usr"}]}, f"{SEED}.messages[0].role"),
+    ({"model": "m", "messages": MESSAGES, "tools": [{"type": "math:abacus"}]}, f"{SEED}.tools[0].type"),
+    ({"model": "m", "messages": MESSAGES, "tools": [{"type": "file:text"}]}, f"{SEED}.tools[0]"),
+    ({"model": "m", "messages": MESSAGES, "top_p": float("nan")}, "top_p"),
+]
+
+
+@pytest.mark.parametrize(("body", "path"), SEED_BAD, ids=[str(body)[:70] for body, _ in SEED_BAD])
+async def test_seed_operation_refuses_a_bad_body_with_the_path(
+    client: f.AsyncFriendli, server: FriendliServer, body: Any, path: str
+) -> None:
+    with pytest.raises(ValueError, match=r".") as raised:
+        client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
+    assert path in str(raised.value)
+    assert server.requests == []
+
+
+async def test_seed_operation_refuses_bad_settings(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    seed: Any = client.serverless.tool_assisted_chat_completion
+    body = {"model": "m", "messages": MESSAGES}
+    for settings in (
+        {"x_friendli_team": "a\r\nX-Evil: 1"},
+        {"x_friendli_team": ""},
+        {"x_friendli_team": 5},
+        {"retries": 3},
+        {"server_url": "nowhere"},
+        {"server_url": "http://u:p@host"},
+    ):
+        with pytest.raises(f.ConfigurationError):
+            seed(tool_assisted_completion_request_body=body, **settings)
+    with pytest.raises(TypeError):
+        seed(body)
+    assert server.requests == []
+
+
+async def test_seed_operation_that_is_not_streamed_has_no_events(
+    client: f.AsyncFriendli, server: FriendliServer
+) -> None:
+    body = {"model": "m", "messages": MESSAGES, "stream": False}
+    call = client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
+    with pytest.raises(TypeError, match="stream"):
+        aiter(call)
+    with pytest.raises(TypeError, match="stream"):
+        await call.__aenter__()
+    assert isinstance(await call, f.ChatCompletion)
+    assert len(server.requests) == 1
+
+
+# --- what is taken ---------------------------------------------------------------------------------------------------
+
+SAME: Final[list[Mapping[str, object]]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "u"}}]},
+    {"role": "assistant", "content": "I see.", "name": "a"},
+    {"role": "tool", "content": "4", "tool_call_id": "c1"},
+]
+STRUCTS: Final = [
+    SystemMessage("Be brief."),
+    UserMessage([TextContent("See"), ImageContent(Media("u"))]),
+    AssistantMessage("I see.", name="a"),
+    ToolMessage("4", "c1"),
+]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        SAME,
+        tuple(SAME),
+        STRUCTS,
+        tuple(STRUCTS),
+        [SAME[0], STRUCTS[1], SAME[2], STRUCTS[3]],
+        [types.MappingProxyType(message) for message in SAME],
+        [collections.OrderedDict(message) for message in SAME],
+        [collections.ChainMap(dict(message)) for message in SAME],
+        collections.deque(SAME),
+        collections.UserList(SAME),
+    ],
+    ids=[
+        "dicts",
+        "tuple",
+        "structs",
+        "tuple of structs",
+        "mixed",
+        "proxies",
+        "ordered",
+        "chain maps",
+        "deque",
+        "UserList",
+    ],
+)
+async def test_any_sequence_of_mappings_and_structs_is_a_conversation(
+    client: f.AsyncFriendli, server: FriendliServer, messages: Any
+) -> None:
+    await send(client, messages=messages)
+    assert sent(server)["messages"] == SAME
+
+
+async def test_any_mapping_or_sequence_serves_as_an_option(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    server.always(text("ok"))
+    proxy = types.MappingProxyType
+    function = {"name": "f", "parameters": {"type": "object"}}
+    await send(
+        client,
+        stop=("a", "b"),
+        seed=(1, 2),
+        logit_bias=proxy({"5": 1.0}),
+        chat_template_kwargs=proxy({"deep": proxy({"x": (1, 2)})}),
+        tools=(proxy({"type": "function", "function": proxy(function)}), Tool(Function("g"))),
+        tool_choice=proxy({"type": "function", "function": proxy({"name": "f"})}),
+        extra_body=proxy({"more": proxy({"y": collections.deque([1])})}),
+        extra_query=proxy({"q": ("a", 1, True, 0.5, None)}),
+    )
+    assert sent(server) == {
+        "model": "m",
+        "messages": MESSAGES,
+        "stop": ["a", "b"],
+        "seed": [1, 2],
+        "logit_bias": {"5": 1.0},
+        "chat_template_kwargs": {"deep": {"x": [1, 2]}},
+        "tools": [{"type": "function", "function": function}, {"type": "function", "function": {"name": "g"}}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "more": {"y": [1]},
+    }
+    assert server.requests[-1].query == {"q": ["a", "1", "true", "0.5"]}
+
+
+async def test_unknown_keys_inside_survive(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    server.always(text("ok"))
+    message = {"role": "user", "content": [{"type": "text", "text": "x", "cache": {"ttl": 5}}], "vendor": [1, None]}
+    tool = {"type": "function", "function": {"name": "f", "strict": True}, "vendor": 1}
+    await send(client, messages=[message], tools=[tool], stream_options={"include_usage": True, "vendor": 1})
+    assert sent(server)["messages"] == [message]
+    assert sent(server)["tools"] == [tool]
+    assert sent(server)["stream_options"] == {"include_usage": True, "vendor": 1}
+
+
+async def test_none_is_null_and_what_is_left_out_is_left_out(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    await send(client, temperature=None, stop=None)
+    assert server.requests[-1].body == (
+        b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"temperature":null,"stop":null}'
+    )
+    await client.container.chat.complete(model=None, messages=MESSAGES)
+    assert sent(server) == {"messages": MESSAGES}
+
+
+async def test_extra_body_passes_anything_and_wins(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    await send(client, temperature=0.5, extra_body={"temperature": 1, "guided": {"grammar": None}})
+    assert sent(server) == {"model": "m", "messages": MESSAGES, "temperature": 1, "guided": {"grammar": None}}
+
+
+async def test_body_is_compact_utf8_and_lone_surrogates_are_escaped(
+    client: f.AsyncFriendli, server: FriendliServer
+) -> None:
+    server.always(text("ok"))
+    await send(client, messages=[{"role": "user", "content": "é漢😀\u2028"}])
+    assert server.requests[-1].body == ('{"model":"m","messages":[{"role":"user","content":"é漢😀\u2028"}]}'.encode())
+    await send(client, messages=[{"role": "user", "content": "half \ud83d"}])
+    assert b'"half \\ud83d"' in server.requests[-1].body
+    assert sent(server)["messages"][0]["content"] == "half \ud83d"
+
+
+async def test_what_is_sent_is_what_was_there_at_the_call(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "before"}]
+    query = {"q": "before"}
+    stream = client.serverless.chat.stream(model="m", messages=messages, extra_query=query)
+    messages[0]["content"] = "after"
+    messages.append({"role": "user", "content": "later"})
+    query["q"] = "after"
+    await stream.result()
+    assert sent(server)["messages"] == [{"role": "user", "content": "before"}]
+    assert server.requests[-1].query == {"q": ["before"]}
+
+
+async def test_callers_objects_are_not_changed(client: f.AsyncFriendli) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [{"type": "math:calculator"}]}
+    before = json.dumps(body)
+    await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
+    messages = body["messages"]
+    assert isinstance(messages, list)
+    await client.serverless.chat.stream(model="m", messages=messages).result()
+    assert json.dumps(body) == before
+
+
+TOOL_CALLS: Final = [
+    {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
+    {"id": "c2", "type": "function", "function": {"name": "sub", "arguments": "{}"}},
+]
+
+
+async def test_reply_message_with_tool_calls_can_be_sent_back(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    function = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    choice = {"type": "function", "function": {"name": "add"}}
+    for streamed in (False, True):
+        chat = client.serverless.chat
+        if streamed:
+            reply = await chat.stream(model="m", messages=MESSAGES, tools=[function], tool_choice=choice).result()
+        else:
+            reply = await chat.complete(model="m", messages=MESSAGES, tools=[function], tool_choice=choice)
+        assert reply.message.tool_calls
+        [call] = reply.message.tool_calls
+        assert call.id
+        answer = ToolMessage("5", call.id)
+        following = await chat.complete(model="m", messages=[*MESSAGES, reply.choices[0].message, answer])
+        assert following.text
+        [_, assistant, result] = sent(server)["messages"]
+        assert assistant["role"] == "assistant"
+        assert assistant["content"] is None
+        assert assistant["tool_calls"] == [
+            {"id": call.id, "type": "function", "function": {"name": "add", "arguments": call.function.arguments}}
+        ]
+        assert result == {"role": "tool", "content": "5", "tool_call_id": call.id}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": "text"},
+        {"role": "assistant", "content": None, "tool_calls": TOOL_CALLS},
+        {"role": "assistant", "content": "text", "reasoning_content": "because", "tool_calls": TOOL_CALLS},
+        {"role": "assistant", "content": "text", "reasoning": "because"},
+    ],
+)
+async def test_any_reply_message_goes_back_as_it_came(
+    client: f.AsyncFriendli, server: FriendliServer, message: dict[str, object]
+) -> None:
+    server.enqueue(json_body({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}))
+    reply = await send(client)
+    assert await send(client, messages=[*MESSAGES, reply.message])
+    assert sent(server)["messages"] == [*MESSAGES, message]
+
+
+async def test_sparse_reply_message_is_completed_when_sent_back(
+    client: f.AsyncFriendli, server: FriendliServer
+) -> None:
+    sparse = {"tool_calls": [{"function": {"name": "add"}}]}
+    server.enqueue(json_body({"choices": [{"message": sparse}]}))
+    reply = await send(client)
+    server.enqueue(text("ok"))
+    await send(client, messages=[*MESSAGES, reply.message])
+    back = sent(server)["messages"][1]
+    assert back["role"] == "assistant"
+    assert back["tool_calls"][0]["type"] == "function"
+    assert back["tool_calls"][0]["function"] == {"name": "add", "arguments": ""}
+
+
+async def test_reply_structs_encode_with_msgspec(client: f.AsyncFriendli) -> None:
+    reply = await send(client)
+    assert msgspec.json.decode(msgspec.json.encode(reply), type=f.ChatCompletion) == reply

@@ -1,0 +1,219 @@
+"""The settings that are values: what they accept, what they refuse, what they default to."""
+
+from __future__ import annotations
+
+import copy
+import decimal
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from friendli_async import Attempt, ConfigurationError, Limits, RetryPolicy, Timeouts
+from friendli_async.options import RETRYABLE_STATUSES
+
+Options = Timeouts | Limits | RetryPolicy
+
+# --- defaults --------------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert msgspec.structs.asdict(Timeouts()) == {
+        "connect": 5,
+        "pool": 30,
+        "first_event": 600,
+        "idle": 60,
+        "total": None,
+    }
+    assert msgspec.structs.asdict(Limits()) == {"event": 32 << 20, "reply": 64 << 20, "error": 64 << 10}
+    assert msgspec.structs.asdict(RetryPolicy()) == {
+        "max_attempts": 3,
+        "initial": 0.5,
+        "multiplier": 2.0,
+        "max_wait": 30,
+        "max_retry_after": 60,
+        "statuses": {408, 429, 500, 502, 503, 504},
+        "on_retry": None,
+    }
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+NO_NUMBERS: list[Any] = [
+    "5",
+    b"5",
+    True,
+    False,
+    [],
+    {},
+    (),
+    object(),
+    1j,
+    decimal.Decimal(1),
+    math.nan,
+    math.inf,
+    -math.inf,
+]
+NO_COUNTS: list[Any] = [*NO_NUMBERS, None, 0, -1, 1.0, 0.5]
+
+
+def ids(value: object) -> str:
+    return f"{type(value).__name__}-{value!r:.12}"
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, 0.0, -0.0, -1, -0.001, pytest.param(10**400, id="10**400")], ids=ids)
+@pytest.mark.parametrize("name", ["connect", "pool", "first_event", "idle", "total"])
+def test_a_time_limit_that_is_no_positive_number_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Timeouts\.{name} "):
+        Timeouts(**{name: value})
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=ids)
+@pytest.mark.parametrize("name", ["event", "reply", "error"])
+def test_a_size_limit_that_is_no_positive_whole_number_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Limits\.{name} "):
+        Limits(**{name: value})
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=ids)
+def test_attempts_that_are_no_positive_whole_number_are_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"RetryPolicy\.max_attempts "):
+        RetryPolicy(max_attempts=value)
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, None, -1, -0.001, pytest.param(10**400, id="10**400")], ids=ids)
+@pytest.mark.parametrize("name", ["initial", "multiplier", "max_wait", "max_retry_after"])
+def test_a_wait_that_is_no_number_from_zero_up_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"RetryPolicy\.{name} "):
+        RetryPolicy(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 0.5, 0.999])
+def test_waits_that_would_shrink_are_refused(value: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"RetryPolicy\.multiplier "):
+        RetryPolicy(multiplier=value)
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        {400},
+        {429, 501},
+        {200},
+        {"429"},
+        {"429", 418},
+        {429, None},
+        [[429]],
+        "429",
+        429,
+        None,
+        {True},
+        {529},
+        [b"x", 1.5],
+    ],
+    ids=ids,
+)
+def test_statuses_that_are_no_subset_of_the_retryable_ones_are_refused(statuses: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"RetryPolicy\.statuses "):
+        RetryPolicy(statuses=statuses)
+
+
+@pytest.mark.parametrize("value", [5, "f", [], {}])
+def test_a_callback_that_cannot_be_called_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"RetryPolicy\.on_retry "):
+        RetryPolicy(on_retry=value)
+
+
+@pytest.mark.parametrize("kind", [Timeouts, Limits, RetryPolicy])
+def test_unknown_names_and_positions_are_type_errors(kind: Callable[..., object]) -> None:
+    with pytest.raises(TypeError):
+        kind(retries=3)
+    with pytest.raises(TypeError):
+        kind(5)
+
+
+# --- what is accepted ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["connect", "pool", "first_event", "idle", "total"])
+@pytest.mark.parametrize("value", [None, 1, 0.001, 1e9, 5e-324])
+def test_a_time_limit_is_a_positive_number_or_none(name: str, value: float | None) -> None:
+    assert getattr(Timeouts(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("name", ["initial", "max_wait", "max_retry_after"])
+def test_a_wait_may_be_zero(name: str) -> None:
+    assert getattr(RetryPolicy(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize(
+    "statuses", [set(), {429}, [429, 503], (429,), frozenset({500}), RETRYABLE_STATUSES, range(502, 505)]
+)
+def test_statuses_are_kept_as_a_frozen_set_of_their_own(statuses: Any) -> None:
+    kept = RetryPolicy(statuses=statuses).statuses
+    assert type(kept) is frozenset
+    assert kept == set(statuses)
+    hash(RetryPolicy(statuses=statuses))
+
+
+def test_what_the_caller_does_to_its_set_later_changes_nothing() -> None:
+    mine = {429}
+    policy = RetryPolicy(statuses=mine)
+    mine.add(500)
+    assert policy.statuses == {429}
+
+
+def test_a_callback_is_kept() -> None:
+    seen: list[Attempt] = []
+    policy = RetryPolicy(on_retry=seen.append)
+    assert policy.on_retry is not None
+    policy.on_retry(Attempt(status=503))
+    assert seen == [Attempt(status=503)]
+
+
+def test_a_number_means_the_total_and_none_means_no_limit_at_all() -> None:
+    assert Timeouts.of(2.5) == Timeouts(total=2.5)
+    assert Timeouts.of(3) == Timeouts(total=3)
+    assert Timeouts.of(None) == Timeouts(connect=None, pool=None, first_event=None, idle=None, total=None)
+    given = Timeouts(idle=1)
+    assert Timeouts.of(given) is given
+
+
+@pytest.mark.parametrize("value", ["5", True, 0, -1, math.nan, math.inf, [5], {"total": 5}], ids=ids)
+def test_what_is_no_time_limit_at_all_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Timeouts\.total "):
+        Timeouts.of(value)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+SAMPLES: list[Options] = [Timeouts(idle=1), Limits(event=5), RetryPolicy(max_attempts=2, statuses={429})]
+
+
+@pytest.mark.parametrize("value", SAMPLES, ids=ids)
+def test_options_are_frozen_equal_by_value_and_survive_pickling_and_copying(value: Options) -> None:
+    for name in value.__struct_fields__:
+        with pytest.raises(AttributeError):
+            setattr(value, name, 1)
+    for again in (
+        pickle.loads(pickle.dumps(value)),
+        copy.copy(value),
+        copy.deepcopy(value),
+        msgspec.structs.replace(value),
+    ):
+        assert again == value
+        assert hash(again) == hash(value)
+    assert value != type(value)()
+
+
+def test_replacing_a_field_checks_it_as_well() -> None:
+    with pytest.raises(ConfigurationError):
+        msgspec.structs.replace(Timeouts(), idle=-1)
+
+
+def test_a_bad_option_is_a_value_error_too() -> None:
+    with pytest.raises(ValueError, match="not -1"):
+        Limits(event=-1)

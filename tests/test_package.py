@@ -1,0 +1,244 @@
+"""The package as a whole: its layers, its names, its size, what it imports and when."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from importlib.metadata import requires, version
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import pytest
+from anyio import to_thread
+
+import friendli_async
+from friendli_async.testing import FriendliServer, status, text
+
+ROOT: Final = Path(friendli_async.__file__).parent
+NAME: Final = "friendli_async"
+
+VALUES, CORE, APIS, CLIENT, FRONT, TESTING = range(6)
+"""The layers, lowest first: a module imports from its own and from lower ones."""
+
+LAYERS: Final = {
+    "_version": VALUES,
+    "errors": VALUES,
+    "options": VALUES,
+    "replies": VALUES,
+    "_core": CORE,
+    "client": CLIENT,
+    "": FRONT,
+    "testing": TESTING,
+}  # every other module of the package is an API
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, by its full name."""
+
+    name: str
+    for_types_only: bool
+
+
+def module_name(path: Path) -> str:
+    return ".".join((NAME, *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+SOURCES: Final = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def layer(module: str) -> int:
+    below = module.removeprefix(NAME).removeprefix(".").partition(".")[0]
+    return LAYERS.get(below, APIS)
+
+
+def imports(tree: ast.Module) -> Iterator[Import]:
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                found = [alias.name for alias in names]
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                # `from friendli_async import errors` means the submodule; with `FriendliError` it does not.
+                inner = [f"{module}.{alias.name}" for alias in names]
+                found = [name if name in SOURCES else module for name in inner]
+            case ast.ImportFrom():
+                pytest.fail(f"line {node.lineno}: a relative import; write the whole name")
+            case _:
+                continue
+        yield from (Import(name, id(node) in guarded) for name in found)
+
+
+def parsed(module: str) -> ast.Module:
+    return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=SOURCES)
+def module(request: pytest.FixtureRequest) -> str:
+    """Each module of the package in turn."""
+    name: str = request.param
+    return name
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def test_module_imports_only_from_its_own_and_lower_layers(module: str) -> None:
+    ours = {found.name for found in imports(parsed(module)) if found.name.partition(".")[0] == NAME}
+    upward = {name for name in ours if layer(name) > layer(module)}
+    assert upward == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        name: {found.name for found in imports(parsed(name)) if found.name in SOURCES and not found.for_types_only}
+        for name in SOURCES
+    }
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {error.args[1]}")
+    assert set(order) == set(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("library", "importers"), [("aiohttp", {f"{NAME}._core.transport"}), ("tenacity", {f"{NAME}._core.retry"})]
+)
+def test_library_is_imported_by_its_one_module(library: str, importers: set[str]) -> None:
+    # A type in a signature needs the name for checkers only; testing/ is a server of its own.
+    found = {
+        name
+        for name in SOURCES
+        if layer(name) != TESTING
+        for used in imports(parsed(name))
+        if used.name.partition(".")[0] == library and not used.for_types_only
+    }
+    assert found == importers
+
+
+def test_core_knows_no_endpoint() -> None:
+    paths = {
+        f"{name}: {node.value}"
+        for name in SOURCES
+        if layer(name) == CORE
+        for node in ast.walk(parsed(name))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/v1/")
+    }
+    assert paths == set()
+
+
+# --- size and names --------------------------------------------------------------------------------------------------
+
+
+def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    assert function.end_lineno is not None
+    lines = function.end_lineno - function.lineno + 1
+    match function.body[0]:
+        case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
+            lines -= last - first + 1
+    return lines
+
+
+def test_module_and_its_functions_can_be_read_in_one_go(module: str) -> None:
+    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) < 550
+    functions = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    too_long = {function.name: own_lines(function) for function in functions if own_lines(function) > 40}
+    assert too_long == {}
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    said = {part.strip("_") for name in SOURCES for part in name.split(".")}
+    assert not said & {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
+
+
+def test_root_exports_exactly_its_public_names_in_order() -> None:
+    public = {
+        name
+        for name, value in vars(friendli_async).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert friendli_async.__all__ == sorted(public | {"__version__"})
+
+
+def test_every_all_names_what_is_there_once(module: str) -> None:
+    tree = parsed(module)
+    if not any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in tree.body):
+        return
+    names: list[str] = import_module(module).__all__
+    assert len(set(names)) == len(names)
+    assert all(hasattr(import_module(module), name) for name in names)
+
+
+def test_types_are_shipped() -> None:
+    assert (ROOT / "py.typed").read_bytes() == b""
+
+
+def test_installed_distribution_says_what_it_is_and_needs() -> None:
+    assert version(NAME) == friendli_async.__version__
+    always = [line for line in requires(NAME) or () if "extra ==" not in line]
+    assert {line.partition(">")[0] for line in always} == {"aiohttp", "msgspec", "tenacity", "anyio"}
+
+
+# --- what is imported, and when --------------------------------------------------------------------------------------
+
+
+def run(script: str, *arguments: str) -> list[str]:
+    """Run a script in a fresh interpreter; gives the JSON list that it prints."""
+    command = [sys.executable, "-W", "error", "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    names: list[str] = json.loads(done.stdout)
+    return names
+
+
+def test_importing_the_package_loads_neither_aiohttp_nor_tenacity() -> None:
+    heavy = "{'aiohttp', 'tenacity', 'anyio', 'asyncio.base_events', 'ssl', 'friendli_async.testing'}"
+    assert run(f"import friendli_async, json, sys; print(json.dumps(sorted({heavy} & set(sys.modules))))") == []
+
+
+REQUESTS: Final = """
+import asyncio, json, sys
+from friendli_async import AsyncFriendli, BadRequestError, RetryPolicy
+
+async def main(url):
+    messages = [{"role": "user", "content": "Hi"}]
+    async with AsyncFriendli("test-token", server_url=url, retry=RetryPolicy(initial=0.0)) as client:
+        before = set(sys.modules)
+        chat = client.serverless.chat
+        await chat.complete(model="m", messages=messages)
+        async with chat.stream(model="m", messages=messages) as stream:
+            async for chunk in stream:
+                pass
+        try:
+            await chat.complete(model="m", messages=messages)
+        except BadRequestError:
+            pass
+        async for event in client.serverless.tool_assisted_chat_completion(
+            tool_assisted_completion_request_body={
+                "model": "m", "messages": messages, "tools": [{"type": "math:calculator"}]
+            }
+        ):
+            pass
+        return sorted(set(sys.modules) - before)
+
+print(json.dumps(asyncio.run(main(sys.argv[1]))))
+"""
+
+
+async def test_requests_streams_retries_and_errors_import_nothing() -> None:
+    async with FriendliServer() as server:
+        server.enqueue(text("once"), status(503), text("twice"), status(400))
+        assert await to_thread.run_sync(run, REQUESTS, server.url) == []
+        assert len(server.requests) == 5

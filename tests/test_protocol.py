@@ -1,0 +1,542 @@
+"""What goes out and what comes back, without a wire: bodies, checks, URLs, headers, error bodies."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import enum
+import json
+import math
+import time
+import types
+import uuid
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import JSON, deterministic
+
+from friendli_async import (
+    AsyncFriendli,
+    ChatCompletion,
+    ConfigurationError,
+    ResponseDecodeError,
+)
+from friendli_async._core.arguments import SETTINGS, Parameters, check_keywords, check_values, encode_json, encode_query
+from friendli_async._core.protocol import decode, retry_after
+from friendli_async._core.settings import base_url, check_header, check_token
+from friendli_async.replies import Headers
+
+# --- encode_json -----------------------------------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=4))
+@deterministic
+def test_any_json_goes_out_as_the_same_json(body: dict[str, Any]) -> None:
+    assert json.loads(encode_json(body)) == body
+
+
+@given(st.dictionaries(st.text(st.characters()), st.text(st.characters()), min_size=1, max_size=4))
+@deterministic
+def test_text_with_lone_surrogates_goes_out_as_valid_utf8_that_means_the_same(body: dict[str, str]) -> None:
+    assert json.loads(encode_json(body).decode("utf-8")) == body
+
+
+def test_a_body_is_compact_utf8() -> None:
+    assert encode_json({"a": ["é漢😀", 1.5], "b": None}) == '{"a":["é漢😀",1.5],"b":null}'.encode()
+
+
+def test_lone_surrogates_are_escaped_and_the_body_stays_compact() -> None:
+    assert encode_json({"a": ["\ud83d", "é"]}) == b'{"a":["\\ud83d","\\u00e9"]}'
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Whole(int):
+    pass
+
+
+Pair = collections.namedtuple("Pair", "a b")  # noqa: PYI024  # untyped, as old code has it
+
+ALIKE: list[tuple[object, object]] = [
+    (Colour.RED, "red"),
+    (Level.HIGH, 3),
+    ((1, (2,)), [1, [2]]),
+    (Pair(1, 2), [1, 2]),
+    (range(3), [0, 1, 2]),
+    (collections.deque([1]), [1]),
+    (collections.UserList(["a"]), ["a"]),
+    (array("i", [1, 2]), [1, 2]),
+    (types.MappingProxyType({"a": 1}), {"a": 1}),
+    (collections.UserDict(a=collections.UserDict(b=1)), {"a": {"b": 1}}),
+    (collections.OrderedDict(a=1), {"a": 1}),
+    (collections.defaultdict(int, a=1), {"a": 1}),
+    (collections.ChainMap({"a": 1}, {"b": 2}), {"a": 1, "b": 2}),
+    (2**64, 2**64),
+    (-(2**70), -(2**70)),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), ALIKE, ids=[type(value).__name__ for value, _ in ALIKE])
+@pytest.mark.parametrize("beside", ["x", "\ud800"])
+def test_mappings_sequences_enums_and_numbers_of_all_types_go_out(value: object, expected: object, beside: str) -> None:
+    assert json.loads(encode_json({"v": value, "beside": beside})) == {"v": expected, "beside": beside}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(Text("abc"), "abc"), (Text("\ud800"), "\ud800"), (np.str_("abc"), "abc"), (np.float64(0.5), 0.5), (Whole(5), 5)],
+)
+def test_text_and_numbers_of_a_subclass_go_out_as_they_are_or_are_refused(value: object, expected: object) -> None:
+    try:
+        sent = encode_json({"v": value})
+    except ValueError as error:
+        assert str(error).startswith("v: ")
+    else:
+        assert json.loads(sent) == {"v": expected}
+
+
+NOT_JSON: list[object] = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    b"x",
+    bytearray(b"x"),
+    memoryview(b"x"),
+    {1},
+    frozenset({1}),
+    object(),
+    datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
+    decimal.Decimal(1),
+    uuid.UUID(int=1),
+    1j,
+    len,
+    int,
+    (number for number in (1,)),
+    msgspec.UNSET,
+    msgspec.Raw(b"{}"),
+    np.array([1]),
+]
+
+
+@pytest.mark.parametrize("value", NOT_JSON, ids=[type(value).__name__ for value in NOT_JSON])
+@pytest.mark.parametrize(
+    ("wrap", "path"),
+    [
+        (lambda value: {"a": value}, "a"),
+        (lambda value: {"a": [0, {"b": value}]}, "a[1].b"),
+        (lambda value: {"a": types.MappingProxyType({"b": (value,)})}, "a.b[0]"),
+    ],
+)
+def test_what_is_not_json_is_refused_with_its_path(wrap: Callable[[object], Any], path: str, value: object) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the path is checked below
+        encode_json(wrap(value))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert not isinstance(caught.value, ConfigurationError)
+
+
+@pytest.mark.parametrize("key", [1, None, 1.5, True, b"a", ("a",)])
+def test_a_key_that_is_not_a_string_is_refused_with_its_path(key: object) -> None:
+    with pytest.raises(ValueError, match=r"^a\[0\]: the key .* is not a string"):
+        encode_json({"a": [{key: 1}]})
+
+
+def test_a_container_that_contains_itself_is_refused_with_its_path() -> None:
+    loop: dict[str, Any] = {}
+    loop["again"] = [loop]
+    with pytest.raises(ValueError, match=r"^v\.again\[0\]: contains itself"):
+        encode_json({"v": loop})
+    row: list[object] = []
+    row.append(row)
+    with pytest.raises(ValueError, match=r"^v\[0\]: contains itself"):
+        encode_json({"v": row})
+
+
+def test_the_same_object_in_two_places_is_no_cycle() -> None:
+    shared = {"x": [1]}
+    assert json.loads(encode_json({"a": shared, "b": [shared, shared]})) == {"a": shared, "b": [shared, shared]}
+
+
+def nested(depth: int, leaf: object) -> dict[str, object]:
+    value = leaf
+    for _ in range(depth):
+        value = [value]
+    return {"v": value}
+
+
+@pytest.mark.parametrize("leaf", ["x", "\ud800"])
+def test_a_body_of_any_depth_goes_out_or_is_a_value_error(leaf: str) -> None:
+    outcomes: set[str] = set()
+    for depth in (10, 100, *range(700, 1010, 3), 5_000, 100_000):
+        try:
+            encoded = encode_json(nested(depth, leaf))
+        except ValueError as error:
+            assert "nested too deeply" in str(error)
+            outcomes.add("refused")
+        else:
+            assert encoded.count(b"[") == depth
+            outcomes.add("sent")
+    assert outcomes == {"sent", "refused"}
+
+
+# --- check_values, keywords, Parameters ------------------------------------------------------------------------------
+
+
+class Cat(msgspec.Struct, tag_field="kind", tag="cat"):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag_field="kind", tag="dog"):
+    name: str
+
+
+class Options(TypedDict, total=False):
+    temperature: float | None
+    max_tokens: int
+    stop: Sequence[str]
+    extra_body: Mapping[str, object]
+    extra_query: Mapping[str, object]
+
+
+PARAMETERS = Parameters(Options, {"model": str, "pets": list[Cat | Dog]}, {})
+
+
+def encoded(**given: Any) -> Any:
+    required = {"model": given.pop("model", "m"), "pets": given.pop("pets", [])}
+    return json.loads(PARAMETERS.encode("complete", required, given, {"stream": False}).body or b"")
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ({"model": None}, "model: "),
+        ({"model": 5}, "model: "),
+        ({"temperature": "hot"}, "temperature: "),
+        ({"max_tokens": True}, "max_tokens: "),
+        ({"max_tokens": 1.5}, "max_tokens: "),
+        ({"stop": "END"}, "stop: "),
+        ({"stop": ["a", 5]}, "stop[1]: "),
+        ({"pets": {"kind": "cat"}}, "pets: "),
+        ({"pets": [{"kind": "cat", "lives": 9}, {"kind": "dog", "name": 5}]}, "pets[1].name: "),
+        ({"pets": [{"kind": "cat", "lives": 9}, {"kind": "cow"}]}, "pets[1].kind: "),
+        ({"pets": [{"kind": "cat"}]}, "pets[0]: "),
+        ({"pets": [None]}, "pets[0]: "),
+        ({"pets": [{"kind": "x - at `$.y`"}]}, "pets[0].kind: "),
+        ({"temperature": math.nan}, "temperature: "),
+        ({"pets": [{"kind": "cat", "lives": 9, "more": [math.inf]}]}, "pets[0].more[0]: "),
+        ({"extra_body": [1]}, "extra_body: "),
+        ({"extra_body": {"stream": True}}, "extra_body.stream: "),
+        ({"extra_query": "a=b"}, "extra_query: "),
+    ],
+)
+def test_a_bad_value_is_a_value_error_that_begins_with_its_path(given_: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the path is checked below
+        encoded(**given_)
+    assert str(caught.value).startswith(message)
+
+
+def test_checking_values_puts_the_prefix_before_the_path() -> None:
+    class Expected(msgspec.Struct):
+        pets: list[Cat | Dog]
+
+    with pytest.raises(ValueError, match=r"^body\.pets\[0\]\.lives: "):
+        check_values({"pets": [{"kind": "cat", "lives": "9"}]}, Expected, "body")
+    check_values({"pets": [], "unknown": object()}, Expected)
+
+
+@pytest.mark.parametrize("stop", [["a"], ("a",), collections.UserList(["a"]), collections.deque(["a"])])
+def test_any_sequence_serves_where_the_annotation_says_sequence(stop: Sequence[str]) -> None:
+    assert encoded(stop=stop)["stop"] == ["a"]
+
+
+def test_any_mapping_serves_where_a_mapping_is_expected() -> None:
+    pet = types.MappingProxyType({"kind": "cat", "lives": 9})
+    assert encoded(pets=[pet], extra_body=collections.UserDict(x=pet))["x"] == dict(pet)
+
+
+@pytest.mark.parametrize("model", [Text("m"), np.str_("m")])
+def test_a_string_of_a_subclass_is_never_sent_as_something_else(model: str) -> None:
+    try:
+        body = encoded(model=model, stop=[model])
+    except ValueError:
+        return  # saying no is fine
+    assert (body["model"], body["stop"]) == ("m", ["m"])
+
+
+def test_what_the_caller_wrote_is_sent_with_its_unknown_keys_inside() -> None:
+    pet = {"kind": "cat", "lives": 9, "new": {"a": None}}
+    body = encoded(pets=[pet], temperature=None, extra_body={"model": "other", "top": 1})
+    assert body == {"model": "other", "pets": [pet], "temperature": None, "stream": False, "top": 1}
+
+
+def test_what_the_caller_does_to_its_objects_later_changes_nothing() -> None:
+    pet, query = {"kind": "cat", "lives": 9}, {"a": "1"}
+    options: dict[str, Any] = {"extra_query": query}
+    arguments = PARAMETERS.encode("complete", {"model": "m", "pets": [pet]}, options, {})
+    pet["lives"] = 1
+    query["a"] = "2"
+    assert b'"lives":9' in (arguments.body or b"")
+    assert arguments.query == {"a": "1"}
+    assert options == {"extra_query": {"a": "2"}}
+    assert "lives" not in repr(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("temprature", "did you mean 'temperature'"), ("maxtokens", "did you mean 'max_tokens'"), ("zzz", "extra_body=")],
+)
+def test_an_unknown_keyword_is_a_type_error_that_names_the_nearest_or_the_way_out(name: str, hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        encoded(**{name: 1})
+    assert name in str(caught.value)
+    assert "complete()" in str(caught.value)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_a_setting_among_the_keywords_is_a_type_error_that_names_with_options(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"with_options\({name}="):
+        check_keywords({name: 1}, frozenset({"temperature"}), "complete")
+
+
+# --- URLs, tokens, headers, queries ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ("https://api.friendli.ai", "https://api.friendli.ai"),
+        ("https://api.friendli.ai/", "https://api.friendli.ai"),
+        ("http://localhost:8000/prefix/v2/", "http://localhost:8000/prefix/v2"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("HTTP://127.0.0.1", "HTTP://127.0.0.1"),
+    ],
+)
+def test_a_base_url_keeps_its_path_and_loses_one_slash(given_: str, expected: str) -> None:
+    assert base_url(given_, "server_url") == expected
+
+
+BAD_URLS = [
+    "",
+    "api.friendli.ai",
+    "//h",
+    "ftp://h",
+    "file:///etc/passwd",
+    "http://",
+    "http:///p",
+    "http://h:x",
+    "http://h:99999",
+]
+BAD_URLS += ["http://[::1", "http://h/?q=1", "http://h/?", "http://h?", "http://h/#f", "http://h#", "http://h\r\nX: y"]
+BAD_URLS += ["http://h/a b", " http://h", "http://h\0", "http://h\t", "javascript:alert(1)"]
+
+
+@pytest.mark.parametrize("url", [*BAD_URLS, None, 5, b"http://h", ["http://h"]])
+def test_what_is_no_base_url_is_a_configuration_error_that_names_the_setting(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match="^server_url "):
+        base_url(url, "server_url")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://u:hunter2@h", "http://hunter2@h", "http://:hunter2@h", "http://u:hunter2@h\r\n?x"]
+)
+def test_credentials_in_a_base_url_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        base_url(url, "server_url")
+    assert "hunter2" not in repr(caught.value)
+
+
+@pytest.mark.parametrize(("token", "header"), [("t", "Bearer t"), ("Bearer t", "Bearer t"), ("bEARER t", "bEARER t")])
+def test_a_token_becomes_a_bearer_header_unless_it_is_one(token: str, header: str) -> None:
+    assert check_token(token) == header
+
+
+BAD_TOKENS: list[Any] = [
+    "",
+    " ",
+    "\t",
+    "secret\r\nX-Evil: 1",
+    "secret\n",
+    "\nsecret",
+    "secret\0",
+    "sécret",
+    "secret\u2028",
+]
+BAD_TOKENS += ["secret\x7f", "secret\udc80", None, b"secret", 5, "Bearer ", "bearer   ", "Bearer \r\nX: secret"]
+
+
+@pytest.mark.parametrize("token", BAD_TOKENS)
+def test_an_unusable_token_is_a_configuration_error_that_does_not_repeat_it(token: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_token(token)
+    assert "secret" not in str(caught.value)
+    assert "cret" not in repr(vars(caught.value))
+
+
+@pytest.mark.parametrize(("name", "value"), [("X-A", "b"), ("x.y", ""), ("X-Tab", "a\tb"), ("Accept", "é")])
+def test_a_sound_header_passes(name: str, value: str) -> None:
+    check_header(name, value, "headers")
+
+
+BAD_HEADERS: list[tuple[Any, Any]] = [
+    ("X-A", f"b{character}X-Evil: 1") for character in ("\r\n", "\r", "\n", "\0", "\x7f", "\x1b")
+]
+BAD_HEADERS += [("X-A", "\u2028"), ("X-A", "漢"), ("X-A", "\ud800"), ("X-A", "b\n"), ("X-A", 5), ("X-A", b"b")]
+BAD_HEADERS += [(name, "b") for name in ("", "X A", "X-A\n", "X-A:", "X\r\nA", "é", "X-A\0", 5, b"X-A", None)]
+BAD_HEADERS += [(name, "1") for name in ("Content-Length", "TRANSFER-ENCODING", "connection", "Host")]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_HEADERS)
+def test_a_header_that_would_break_out_of_its_line_is_a_configuration_error(name: Any, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="^headers: "):
+        check_header(name, value, "headers")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"token": "t\r\nX-Evil: 1"},
+        {"token": ""},
+        {"team": "t\r\nX-Evil: 1"},
+        {"team": "t\0"},
+        {"headers": {"X-A": "b\r\nX-Evil: 1"}},
+        {"headers": {"X-A\r\nX-Evil: 1": "b"}},
+        {"server_url": "http://h\r\nX-Evil: 1"},
+        {"container_url": "http://h?x"},
+    ],
+)
+def test_injection_through_a_client_setting_is_refused_when_the_client_is_made(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AsyncFriendli(**{"token": "t", **settings})
+    assert "\r" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"a": ["x", "y"], "b": (1, True)}, "a=x&a=y&b=1&b=true"),
+        ({"a": None, "b": [None, 2.5], "c": False}, "b=2.5&c=false"),
+        ({"a b": "c&d=é\r\n"}, "a+b=c%26d%3D%C3%A9%0D%0A"),
+        ({}, ""),
+    ],
+)
+def test_a_query_repeats_keys_lowers_booleans_and_escapes(query: dict[str, object], expected: str) -> None:
+    assert encode_query(query) == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, b"x", {"a": 1}, object(), [[1]], math.inf])
+def test_what_cannot_go_into_a_query_is_a_value_error_with_its_name(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^extra_query\['a'\]: "):
+        encode_query({"a": value})
+
+
+# --- decode ----------------------------------------------------------------------------------------------------------
+
+COMPLETION = msgspec.json.Decoder(ChatCompletion)
+
+
+def test_decoding_tolerates_unknown_fields_nulls_nan_and_lone_surrogates() -> None:
+    body = b'{"x":NaN,"id":null,"choices":[{"index":null,"message":{"content":"\\ud83d","new":1},"y":[null]}]}'
+    reply = decode(body, COMPLETION)
+    assert reply.text == "\ud83d"
+    assert reply.choices[0].index == 0
+
+
+BROKEN = [
+    b"",
+    b"<html>",
+    b"[]",
+    b"null",
+    b"{",
+    b'{"choices":5}',
+    b'{"choices":[5]}',
+    b"{}",
+    b'"\xff"',
+    b"\xff\xfe",
+    b"1" * 5000,
+]
+BROKEN += [b"[" * 100_000, b'{"choices":[],"x":' + b"[" * 5000 + b"]" * 5000 + b"}"]
+
+
+@pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
+def test_what_is_not_the_promised_json_is_a_decode_error_with_a_bounded_excerpt(body: bytes) -> None:
+    with pytest.raises(ResponseDecodeError) as caught:
+        decode(body, COMPLETION)
+    assert len(caught.value.excerpt) <= 200
+    assert caught.value.excerpt == body[:200].decode("utf-8", "replace")
+    assert caught.value.__cause__ is None
+    assert len(str(caught.value)) < 1000
+
+
+# --- retry_after -----------------------------------------------------------------------------------------------------
+
+NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"retry-after": "5"}, 5.0),
+        ({"RETRY-AFTER": "0"}, 0.0),
+        ({"retry-after": " 7 "}, 7.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after-ms": "-1", "retry-after": "9"}, 9.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:40 GMT"}, 3.0),
+        ({"retry-after": "Sunday, 06-Nov-94 08:49:40 GMT"}, 3.0),
+        ({"retry-after": "Sun Nov  6 08:49:40 1994"}, 3.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:40:00 GMT"}, 0.0),
+        ({"retry-after": "99999999999"}, 99999999999.0),
+        *(
+            ({"retry-after": text}, None)
+            for text in ("", "-5", "nan", "inf", "-inf", "1e999", "soon", "5s", "5, 5", "0x5")
+        ),
+        *(
+            ({"retry-after": text}, None)
+            for text in ("Sun, 99 Foo 1994 08:49:40 GMT", "Sun, 06 Nov 99999 08:49:40 GMT")
+        ),
+    ],
+)
+def test_retry_after_is_read_in_every_spelling_and_nonsense_is_ignored(
+    fields: dict[str, str], expected: float | None
+) -> None:
+    assert retry_after(Headers(fields.items()), now=lambda: NOW) == expected
+
+
+@pytest.mark.parametrize("zone", ["UTC0", "EST5", "KST-9"])
+def test_a_date_in_retry_after_means_the_same_in_every_time_zone(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    dates = ("Sun, 06 Nov 1994 08:49:40 GMT", "Sun, 06 Nov 1994 08:49:40 -0000", "Sun Nov  6 08:49:40 1994")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", zone)
+            time.tzset()
+            found = [retry_after(Headers([("retry-after", date)]), now=lambda: NOW) for date in dates]
+    finally:
+        time.tzset()
+    assert found == [3.0, 3.0, 3.0]
+
+
+@given(st.text(max_size=40) | st.from_regex(r"\w{3}, ?\d+ \w{3} \d+ [\d:]+ [-+\w]*", fullmatch=True))
+@deterministic
+def test_retry_after_of_any_text_is_nothing_or_a_finite_number_of_seconds(text: str) -> None:
+    found = retry_after(Headers([("retry-after", text), ("retry-after-ms", text)]), now=lambda: NOW)
+    assert found is None or (found >= 0 and math.isfinite(found))

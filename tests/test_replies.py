@@ -1,0 +1,163 @@
+"""What answers carry: headers, meta beside the fields, usage, partial results."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import deterministic
+
+from friendli_async import Attempt, ChatChunk, ChatCompletion, Meta, Partial, ToolCall, Usage
+from friendli_async.replies import FunctionCall, Headers, Reply, attach_meta
+
+# --- Headers ---------------------------------------------------------------------------------------------------------
+
+
+def test_headers_are_found_in_any_case() -> None:
+    headers = Headers([("Content-Type", "a/b"), ("X-REQUEST-ID", "r1")])
+    assert isinstance(headers, Mapping)
+    assert headers["content-type"] == headers["CONTENT-TYPE"] == headers.get("Content-Type") == "a/b"
+    assert "x-request-id" in headers
+    assert "X-Request-Id" in headers
+    assert list(headers) == ["content-type", "x-request-id"]
+    assert len(headers) == 2
+    assert dict(headers) == {"content-type": "a/b", "x-request-id": "r1"}
+
+
+def test_a_header_that_is_absent_is_a_key_error_or_the_default() -> None:
+    headers = Headers([("A", "b")])
+    with pytest.raises(KeyError):
+        headers["c"]
+    assert headers.get("c") is None
+    assert headers.get("c", "d") == "d"
+    assert "c" not in headers
+    assert 5 not in headers
+
+
+def test_repeated_headers_are_joined_in_order() -> None:
+    headers = Headers([("Via", "a"), ("X", "1"), ("VIA", "b"), ("via", "c")])
+    assert headers["via"] == "a, b, c"
+    assert len(headers) == 2
+
+
+def test_headers_are_read_only_and_equal_by_value() -> None:
+    headers = Headers([("A", "b")])
+    with pytest.raises(TypeError):
+        headers["a"] = "c"  # type: ignore[index]  # what is tested
+    assert headers == Headers([("a", "b")])
+    assert headers != Headers([("a", "c")])
+    assert repr(headers) == "Headers({'a': 'b'})"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["A", "a", "b", "X-Y", "x-y"]), st.text(max_size=4)), max_size=6))
+@deterministic
+def test_headers_survive_pickling_and_copying(items: list[tuple[str, str]]) -> None:
+    headers = Headers(items)
+    for again in (pickle.loads(pickle.dumps(headers)), copy.copy(headers), copy.deepcopy(headers)):
+        assert again == headers
+        assert list(again) == list(headers)
+    assert {name.lower() for name, _ in items} == set(headers)
+
+
+# --- meta ------------------------------------------------------------------------------------------------------------
+
+META = Meta(
+    status=200,
+    headers=Headers([("X-Request-Id", "r1")]),
+    attempts=(Attempt(status=503, cause="InternalServerError: busy", wait=0.25, elapsed=0.5), Attempt(status=200)),
+    elapsed=1.5,
+)
+JSON = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"id":"c1"}'
+
+
+def reply() -> ChatCompletion:
+    return msgspec.json.decode(JSON, type=ChatCompletion)
+
+
+def test_meta_is_beside_the_fields_of_a_reply() -> None:
+    bare, answered = reply(), reply()
+    attach_meta(answered, META)
+    assert answered.meta is META
+    assert answered == bare
+    assert repr(answered) == repr(bare)
+    assert msgspec.json.encode(answered) == msgspec.json.encode(bare)
+    assert msgspec.to_builtins(answered) == msgspec.to_builtins(bare)
+    assert msgspec.structs.asdict(answered) == msgspec.structs.asdict(bare)
+    assert "meta" not in ChatCompletion.__struct_fields__
+    assert not any("r1" in text for text in (repr(answered), str(answered)))
+
+
+def test_a_reply_that_came_from_no_call_has_no_meta() -> None:
+    with pytest.raises(AttributeError, match="ChatCompletion did not come from a call"):
+        _ = reply().meta
+
+
+def test_a_reply_and_its_meta_are_frozen() -> None:
+    answered = reply()
+    attach_meta(answered, META)
+    with pytest.raises(AttributeError):
+        answered.id = "c2"  # type: ignore[misc]  # what is tested
+    with pytest.raises(AttributeError):
+        answered.meta = META  # type: ignore[misc]  # what is tested
+    with pytest.raises(AttributeError):
+        META.status = 500  # type: ignore[misc]  # what is tested
+
+
+def test_meta_is_of_one_reply_only() -> None:
+    first, second = reply(), reply()
+    attach_meta(first, META)
+    attach_meta(second, Meta(status=201))
+    assert (first.meta.status, second.meta.status) == (200, 201)
+
+
+@pytest.mark.parametrize("value", [None, 5, {"a": 1}, ChatChunk(), Usage()])
+def test_what_is_no_top_level_reply_takes_no_meta_and_no_harm(value: object) -> None:
+    attach_meta(value, META)
+    assert not hasattr(value, "meta")
+
+
+def test_the_request_id_is_read_from_the_headers_in_any_case() -> None:
+    assert META.request_id == "r1"
+    assert Meta().request_id is None
+    assert Meta(headers=Headers([("x-REQUEST-id", "r2")])).request_id == "r2"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_meta_and_replies_survive_pickling_and_copying(again: object) -> None:
+    assert callable(again)
+    assert again(META) == META
+    assert again(META).request_id == "r1"
+    answered = reply()
+    attach_meta(answered, META)
+    copied = again(answered)
+    assert copied == answered
+    assert copied.text == "Hi"
+
+
+# --- usage, partial --------------------------------------------------------------------------------------------------
+
+
+def test_values_that_were_not_sent_are_left_out_when_a_reply_is_encoded_or_printed() -> None:
+    assert msgspec.json.encode(Usage(1, 2, 3)) == b'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'
+    assert repr(ToolCall(id="c1")) == "ToolCall(id='c1')"
+    assert isinstance(reply(), Reply)
+
+
+def test_usage_tolerates_fields_that_are_new_or_missing() -> None:
+    usage = msgspec.json.decode(b'{"total_tokens":3,"new":{"a":1},"prompt_tokens_details":{"x":1}}', type=Usage)
+    assert (usage.total_tokens, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 0)
+
+
+def test_a_partial_survives_pickling_and_is_empty_by_default() -> None:
+    partial = Partial(text="a", tool_calls=(ToolCall("c", "function", FunctionCall("f", "{")),), usage=Usage(1, 1, 2))
+    assert pickle.loads(pickle.dumps(partial)) == partial
+    assert (Partial().text, Partial().reasoning, Partial().tool_calls, Partial().usage) == ("", "", (), None)

@@ -1,0 +1,372 @@
+"""The client's settings: token, team, URLs, headers, the environment, and copies with other settings."""
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+import friendli_async as f
+from friendli_async.testing import FriendliServer, status, text
+
+MESSAGES: Final = [{"role": "user", "content": "Hi"}]
+CONTROLS: Final = ["\r\nX-Evil: 1", "\n", "\r", "\x00", "\x7f", "\x1b"]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        running.always(text("ok"))
+        yield running
+
+
+def made(server: FriendliServer, token: Any = "test-token", **settings: Any) -> f.AsyncFriendli:
+    return f.AsyncFriendli(token, **{"server_url": server.url, "container_url": server.url, **settings})
+
+
+async def send(client: f.AsyncFriendli) -> f.ChatCompletion:
+    return await client.serverless.chat.complete(model="m", messages=MESSAGES)
+
+
+def header(server: FriendliServer, name: str) -> str | None:
+    return server.requests[-1].headers.get(name)
+
+
+# --- token -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "token", ["", " ", "\t", *[f"flp_{bad}x" for bad in CONTROLS], "flp_é", "flp_\ud800", 5, b"flp"]
+)
+async def test_unusable_token_is_refused_before_any_io_and_not_repeated(server: FriendliServer, token: Any) -> None:
+    with pytest.raises(f.ConfigurationError) as raised:
+        made(server, token)
+    assert "flp" not in str(raised.value)
+    async with made(server) as client:
+        with pytest.raises(f.ConfigurationError) as raised:
+            client.with_options(token=token)
+        assert "flp" not in str(raised.value)
+        for gives in (lambda: token, _giving(token)):
+            with pytest.raises(f.ConfigurationError) as raised:
+                await send(client.with_options(token=gives))
+            assert "flp" not in str(raised.value)
+            assert raised.value.meta is None
+    assert server.requests == []
+
+
+def _giving(token: Any) -> Callable[[], Awaitable[str]]:
+    async def give() -> str:
+        await asyncio.sleep(0)
+        return token  # type: ignore[no-any-return]  # rubbish on purpose
+
+    return give
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize("gives", [None, lambda: None], ids=["none", "callable that gives None"])
+async def test_missing_token_is_refused_before_any_io(server: FriendliServer, gives: Any, streamed: bool) -> None:
+    async with made(server, gives) as client:
+        stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+        with pytest.raises(f.ConfigurationError, match="token"):
+            await (stream if streamed else send(client))
+        with pytest.raises(f.ConfigurationError, match="token"):
+            await client.dedicated.chat.complete(model="m", messages=MESSAGES)
+    assert server.requests == []
+
+
+async def test_container_needs_no_token_but_sends_one(server: FriendliServer) -> None:
+    async with made(server, None) as client:
+        assert (await client.container.chat.complete(messages=MESSAGES)).text == "ok"
+        assert header(server, "Authorization") is None
+        await client.with_options(token="t").container.chat.complete(messages=MESSAGES)
+        assert header(server, "Authorization") == "Bearer t"
+
+
+@pytest.mark.parametrize(
+    ("token", "value"), [("flp_x", "Bearer flp_x"), ("Bearer flp_x", "Bearer flp_x"), ("bearer flp_x", "bearer flp_x")]
+)
+async def test_token_that_is_a_bearer_already_is_sent_as_it_is(server: FriendliServer, token: str, value: str) -> None:
+    async with made(server, token) as client:
+        await send(client)
+    assert header(server, "Authorization") == value
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_callable_token_is_asked_for_every_attempt(server: FriendliServer, kind: str) -> None:
+    asked: list[str] = []
+
+    def give() -> str:
+        asked.append(f"token-{len(asked)}")
+        return asked[-1]
+
+    async def give_later() -> str:
+        await asyncio.sleep(0)
+        return give()
+
+    async with made(server, give if kind == "sync" else give_later, retry=f.RetryPolicy(initial=0)) as client:
+        assert asked == []
+        server.enqueue(status(429, retry_after=0), text("ok"), text("ok"))
+        await send(client)
+        await client.serverless.chat.stream(model="m", messages=MESSAGES).result()
+    sent = [request.headers["Authorization"] for request in server.requests]
+    assert sent == [f"Bearer token-{number}" for number in range(len(asked))]
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_what_a_token_callable_raises_comes_out_as_it_is(server: FriendliServer, kind: str) -> None:
+    class VaultError(Exception):
+        pass
+
+    def give() -> str:
+        raise VaultError("sealed")
+
+    async def give_later() -> str:
+        return give()
+
+    async with made(server, give if kind == "sync" else give_later) as client:
+        with pytest.raises(VaultError, match="sealed"):
+            await send(client)
+        stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+        with pytest.raises(VaultError, match="sealed"):
+            await stream
+        assert (await send(client.with_options(token="good"))).text == "ok"
+    assert len(server.requests) == 1
+
+
+# --- header injection ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", CONTROLS)
+async def test_nothing_can_be_injected_through_team_or_headers(server: FriendliServer, bad: str) -> None:
+    async with made(server) as client:
+        for settings in ({"team": f"t{bad}"}, {"headers": {"X-A": f"v{bad}"}}, {"headers": {f"X-A{bad}": "v"}}):
+            with pytest.raises(f.ConfigurationError):
+                made(server, **settings)
+            with pytest.raises(f.ConfigurationError):
+                client.with_options(**settings)  # type: ignore[arg-type]  # a table
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"team": ""},
+        {"team": " "},
+        {"team": 5},
+        {"headers": {"": "v"}},
+        {"headers": {"X A": "v"}},
+        {"headers": {"X:A": "v"}},
+        {"headers": {"X-Ä": "v"}},
+        {"headers": {"X-A": 5}},
+        {"headers": {5: "v"}},
+        {"headers": {"X-A": "漢"}},
+        {"headers": {"Content-Length": "5"}},
+        {"headers": {"transfer-encoding": "chunked"}},
+        {"headers": {"Host": "evil"}},
+        {"server_url": "api.friendli.ai"},
+        {"server_url": "ftp://host"},
+        {"server_url": "http://"},
+        {"server_url": "http://user:hunter2@host"},
+        {"server_url": "http://host/?q=1"},
+        {"server_url": "http://host/#f"},
+        {"server_url": "http://host:99999"},
+        {"server_url": "http://host/\r\nX: 1"},
+        {"server_url": "http://ho st"},
+        {"server_url": 5},
+        {"container_url": "localhost:8000"},
+        {"timeout": "5"},
+        {"timeout": -1},
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"timeout": True},
+        {"retry": 3},
+        {"retry": False},
+        {"limits": None},
+        {"limits": 5},
+    ],
+    ids=str,
+)
+async def test_bad_setting_is_a_configuration_error_at_once(server: FriendliServer, settings: dict[str, Any]) -> None:
+    with pytest.raises(f.ConfigurationError) as raised:
+        made(server, **settings)
+    assert "hunter2" not in str(raised.value)
+    assert isinstance(raised.value, ValueError)
+    async with made(server) as client:
+        with pytest.raises(f.ConfigurationError):
+            client.with_options(**settings)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_connections": 0}, {"max_connections": True}, {"max_connections": 1.5}, {"proxy": "nowhere"}, {"proxy": 5}],
+    ids=str,
+)
+async def test_bad_setting_of_the_constructor_is_a_configuration_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(f.ConfigurationError):
+        f.AsyncFriendli("t", **settings)
+
+
+async def test_proxy_and_ssl_do_not_go_with_a_session() -> None:
+    async with aiohttp.ClientSession() as session:
+        for settings in ({"proxy": "http://proxy:3128"}, {"ssl": False}):
+            with pytest.raises(f.ConfigurationError, match="session"):
+                f.AsyncFriendli("t", session=session, **settings)  # type: ignore[arg-type]  # a table
+
+
+# --- headers and team ------------------------------------------------------------------------------------------------
+
+
+async def test_team_goes_out_everywhere_but_to_containers(server: FriendliServer) -> None:
+    async with made(server, team="team_1") as client:
+        await send(client)
+        assert header(server, "X-Friendli-Team") == "team_1"
+        await client.dedicated.chat.stream(model="m", messages=MESSAGES).result()
+        assert header(server, "X-Friendli-Team") == "team_1"
+        await client.serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES)
+        assert header(server, "X-Friendli-Team") == "team_1"
+        await client.container.chat.complete(messages=MESSAGES)
+        assert header(server, "X-Friendli-Team") is None
+
+
+async def test_headers_of_the_user_win_and_merge_whatever_their_case(server: FriendliServer) -> None:
+    async with made(server, headers={"X-One": "1", "user-agent": "mine", "ACCEPT": "application/x"}) as client:
+        await send(client)
+        first = server.requests[-1].headers
+        assert (first["X-One"], first["User-Agent"], first["Accept"]) == ("1", "mine", "application/x")
+        copy = client.with_options(headers={"x-one": "one", "X-Two": "2", "User-Agent": None})
+        await send(copy)
+        second = server.requests[-1].headers
+        assert (second["X-One"], second["X-Two"]) == ("one", "2")
+        assert second["User-Agent"].startswith("friendli_async/")
+        await send(copy.with_options(headers={"X-ONE": None}))
+        assert header(server, "X-One") is None
+        assert header(server, "X-Two") == "2"
+        await send(client)
+        assert server.requests[-1].headers["X-One"] == "1"
+    for request in server.requests:
+        names = [name.lower() for name in request.headers]
+        assert len(names) == len(set(names))
+
+
+async def test_user_agent_names_this_library(server: FriendliServer) -> None:
+    async with made(server) as client:
+        await send(client)
+    assert header(server, "User-Agent") == f"friendli_async/{f.__version__}"
+
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+
+async def test_environment_gives_what_was_not_passed(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRIENDLI_TOKEN", "of-env")
+    monkeypatch.setenv("FRIENDLI_TEAM", "team-env")
+    monkeypatch.setenv("FRIENDLI_SERVER_URL", f"{server.url}/s/")
+    monkeypatch.setenv("FRIENDLI_CONTAINER_URL", f"{server.url}/c")
+    async with f.AsyncFriendli() as client:
+        monkeypatch.setenv("FRIENDLI_TOKEN", "too late")
+        await send(client)
+        assert header(server, "Authorization") == "Bearer of-env"
+        assert header(server, "X-Friendli-Team") == "team-env"
+        assert server.requests[-1].path == "/s/serverless/v1/chat/completions"
+        await client.container.chat.complete(messages=MESSAGES)
+        assert server.requests[-1].path == "/c/v1/chat/completions"
+    async with made(server, "given", team="team-given") as client:
+        await send(client)
+    assert header(server, "Authorization") == "Bearer given"
+    assert header(server, "X-Friendli-Team") == "team-given"
+    assert server.requests[-1].path == "/serverless/v1/chat/completions"
+
+
+async def test_empty_variables_count_as_unset(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FRIENDLI_TOKEN", "FRIENDLI_TEAM", "FRIENDLI_SERVER_URL", "FRIENDLI_CONTAINER_URL"):
+        monkeypatch.setenv(name, "")
+    async with f.AsyncFriendli() as client:
+        assert "https://api.friendli.ai" in repr(client)
+        with pytest.raises(f.ConfigurationError, match="FRIENDLI_TOKEN"):
+            await send(client)
+        await client.with_options(container_url=server.url).container.chat.complete(messages=MESSAGES)
+    assert header(server, "X-Friendli-Team") is None
+
+
+def test_bad_variable_is_refused_when_the_client_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TOKEN", "a\nb"), ("TEAM", "a\r\nb"), ("SERVER_URL", "host"), ("CONTAINER_URL", "host")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"FRIENDLI_{name}", value)
+            with pytest.raises(f.ConfigurationError):
+                f.AsyncFriendli()
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "/a", "/a/", "/a/b"])
+async def test_path_prefix_of_a_url_is_kept(server: FriendliServer, prefix: str) -> None:
+    async with made(server, server_url=f"{server.url}{prefix}") as client:
+        await send(client)
+    assert server.requests[-1].path == f"{prefix.rstrip('/')}/serverless/v1/chat/completions"
+
+
+# --- with_options ----------------------------------------------------------------------------------------------------
+
+
+async def test_with_options_changes_the_copy_alone(server: FriendliServer) -> None:
+    async with made(server, team="team_1", timeout=f.Timeouts(first_event=30)) as client:
+        copy = client.with_options(token="other", team="team_2", retry=None, server_url=f"{server.url}/p")
+        await send(copy)
+        assert header(server, "Authorization") == "Bearer other"
+        assert header(server, "X-Friendli-Team") == "team_2"
+        assert server.requests[-1].path == "/p/serverless/v1/chat/completions"
+        await send(client)
+        assert header(server, "Authorization") == "Bearer test-token"
+        assert header(server, "X-Friendli-Team") == "team_1"
+        assert server.requests[-1].path == "/serverless/v1/chat/completions"
+        await send(copy.with_options(team=None))
+        assert header(server, "Authorization") == "Bearer other"
+        assert header(server, "X-Friendli-Team") is None
+        await send(client.with_options())
+        assert header(server, "X-Friendli-Team") == "team_1"
+
+
+async def test_copies_share_the_pool_and_closing_one_leaves_it_open(server: FriendliServer) -> None:
+    async with made(server) as client:
+        await send(client)
+        async with client.with_options(team="t") as copy:
+            await send(copy)
+        await copy.aclose()
+        await send(copy)
+        await send(client)
+        assert server.connections == 1
+        last = client.with_options(timeout=5)
+    with pytest.raises(f.ConfigurationError, match="closed"):
+        await send(last)
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("keyword", ["timeouts", "max_connections", "session", "proxy", "model"])
+async def test_unknown_option_is_a_type_error(server: FriendliServer, keyword: str) -> None:
+    async with made(server) as client:
+        with pytest.raises(TypeError, match=keyword):
+            client.with_options(**{keyword: 1})  # type: ignore[misc]  # unknown on purpose
+
+
+async def test_with_options_keeps_a_subclass(server: FriendliServer) -> None:
+    class Mine(f.AsyncFriendli):
+        pass
+
+    async with Mine("t", server_url=server.url) as client:
+        assert type(client.with_options(timeout=5)) is Mine
+
+
+def test_client_is_neither_pickled_nor_shown_with_its_token() -> None:
+    client = f.AsyncFriendli("secret", team="secret-team", headers={"X-A": "secret"})
+    with pytest.raises(TypeError):
+        pickle.dumps(client)
+    shown = [
+        client,
+        client.serverless,
+        client.serverless.chat,
+        client.container.chat,
+        client.with_options(team="secret"),
+    ]
+    assert "secret" not in "".join(map(repr, shown))

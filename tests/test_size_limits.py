@@ -1,0 +1,234 @@
+"""Size limits: one event, a reply, an error body, counted after decompression; memory stays within them."""
+
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator
+
+import pytest
+from support.sockets import (
+    DONE,
+    QUICK,
+    ask,
+    client_of,
+    complete,
+    completion,
+    delta,
+    nothing_left,
+    places_in_use,
+    read,
+    reply,
+    saying,
+    within,
+)
+
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    BadRequestError,
+    InternalServerError,
+    Limits,
+    ResponseDecodeError,
+    Timeouts,
+)
+from friendli_async.testing import (
+    FriendliServer,
+    Step,
+    body,
+    chunk,
+    comment,
+    done,
+    endless,
+    event,
+    finish,
+    raw,
+    script,
+    split,
+    stall,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+MIB = 1024 * 1024
+
+
+async def test_an_endless_event_is_cut_at_its_limit(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), raw(b"data: "), endless()))
+    async with client_of(server.url, limits=Limits(event=MIB)) as client:
+        stream = ask(client)
+        tracemalloc.start()
+        try:
+            with pytest.raises(ResponseDecodeError, match=r"Limits\.event") as caught:
+                await within(read(stream))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 6 * MIB
+        assert len(caught.value.excerpt) <= 1000
+        assert stream.outcome == "failed"
+        assert caught.value.partial is not None
+        assert caught.value.partial.text == "a"
+        await nothing_left(client, server)
+
+
+async def test_an_event_of_eight_mebibytes_is_read_whole(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("x" * 8 * MIB), finish(), done()))
+    async with client_of(server.url) as client:
+        assert len(await within(read(ask(client)))) == 8 * MIB
+
+
+async def test_a_first_event_beyond_the_limit_is_named(server: FriendliServer) -> None:
+    server.enqueue(script(endless(b"data: x\n" * 1000)))
+    async with client_of(server.url, limits=Limits(event=MIB), retry=QUICK) as client:
+        with pytest.raises(ResponseDecodeError):
+            await within(ask(client).__aenter__())
+    assert len(server.requests) == 1
+
+
+async def test_endless_comments_stay_within_memory_and_time(server: FriendliServer) -> None:
+    server.enqueue(script(endless(b": " + b"x" * 65536 + b"\n\n")))
+    async with client_of(server.url, limits=Limits(event=MIB), timeout=Timeouts(first_event=0.3)) as client:
+        with pytest.raises(APITimeoutError):
+            await within(ask(client).__aenter__())
+
+
+async def test_an_endless_reply_is_cut_at_its_limit(server: FriendliServer) -> None:
+    server.enqueue(script(endless(), content_type="application/json"))
+    async with client_of(server.url, limits=Limits(reply=MIB)) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises(ResponseDecodeError, match=r"Limits\.reply"):
+                await within(complete(client))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 6 * MIB
+        await nothing_left(client, server)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_endless_error_body_is_cut_and_the_status_is_still_told(
+    server: FriendliServer, streamed: bool
+) -> None:
+    server.enqueue(script(endless(b"oops " * 1000), status=500, content_type="text/plain"))
+    async with client_of(server.url, limits=Limits(error=4096)) as client:
+        with pytest.raises(InternalServerError) as caught:
+            await within(ask(client).result() if streamed else complete(client))
+        assert caught.value.status_code == 500
+        assert len(caught.value.body) <= 4096
+        assert caught.value.body.startswith("oops")
+        await nothing_left(client, server)
+
+
+async def test_an_error_body_that_never_ends_in_silence_does_not_hang_the_call(server: FriendliServer) -> None:
+    server.enqueue(script(raw(b'{"error": {"message": "bad'), stall(), status=400))
+    async with client_of(server.url, timeout=Timeouts(first_event=0.2)) as client:
+        with pytest.raises((BadRequestError, APITimeoutError)):
+            await within(complete(client), 3)
+        await nothing_left(client, server)
+
+
+def bomb(size: int) -> bytes:
+    """Zeros beyond number in few bytes."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    return b"".join(packer.compress(bytes(MIB)) for _ in range(size // MIB)) + packer.flush()
+
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize("where", ["reply", "error", "stream"])
+async def test_a_decompression_bomb_stays_within_memory(server: FriendliServer, where: str) -> None:
+    packed = bomb(256 * MIB)
+    assert len(packed) < MIB
+    kind = "text/event-stream" if where == "stream" else "application/json"
+    server.enqueue(body(packed, status=400 if where == "error" else 200, headers=GZIP, content_type=kind))
+    limits = Limits(reply=MIB, error=65536, event=MIB)
+    async with client_of(server.url, limits=limits) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises((ResponseDecodeError, BadRequestError)) as caught:
+                await within(ask(client).result() if where == "stream" else complete(client))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert type(caught.value) is (BadRequestError if where == "error" else ResponseDecodeError)
+        assert peak < 16 * MIB
+        await nothing_left(client, server)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "GZIP"])
+async def test_a_compressed_reply_is_read(server: FriendliServer, encoding: str) -> None:
+    data = zlib.compress(completion()) if encoding == "deflate" else gzip.compress(completion())
+    server.enqueue(script(split(raw(data), 7), headers={"Content-Encoding": encoding}, content_type="application/json"))
+    async with client_of(server.url) as client:
+        assert (await within(complete(client))).text == "whole"
+
+
+async def test_a_compressed_error_is_read(server: FriendliServer) -> None:
+    packed = gzip.compress(b'{"error": {"message": "squeezed", "code": "c"}}')
+    server.enqueue(body(packed, status=400, headers=GZIP, content_type="application/json"))
+    async with client_of(server.url) as client:
+        with pytest.raises(BadRequestError, match="squeezed"):
+            await complete(client)
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+async def test_a_compressed_stream_is_read_although_it_was_not_asked_for(server: FriendliServer, size: int) -> None:
+    packed = gzip.compress(delta("Hel") + delta("lo") + delta(finish="stop") + DONE)
+    server.enqueue(script(split(raw(packed), size), headers=GZIP))
+    async with client_of(server.url) as client:
+        assert await read(ask(client)) == "Hello"
+        assert server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip"])
+async def test_a_compression_that_was_not_asked_for_is_named(
+    server: FriendliServer, encoding: str, streamed: bool
+) -> None:
+    kind = "text/event-stream" if streamed else "application/json"
+    server.enqueue(body(b"\x8b\x03\x80", headers={"Content-Encoding": encoding}, content_type=kind))
+    async with client_of(server.url) as client:
+        with pytest.raises(ResponseDecodeError, match=encoding):
+            await within(ask(client).result() if streamed else complete(client))
+        assert places_in_use(client) == 0
+
+
+@pytest.mark.parametrize("data", [b"not gzip at all", gzip.compress(completion())[:-9], gzip.compress(b"x" * 99)[:12]])
+async def test_broken_compression_is_named(server: FriendliServer, data: bytes) -> None:
+    server.enqueue(body(data, headers=GZIP, content_type="application/json"))
+    async with client_of(server.url) as client:
+        with pytest.raises((ResponseDecodeError, APIConnectionError)):
+            await within(complete(client))
+
+
+async def test_an_error_in_an_unknown_compression_still_has_its_status(server: FriendliServer) -> None:
+    server.enqueue(body(b"\x8b\x03\x80", status=422, headers={"Content-Encoding": "br"}))
+    async with client_of(server.url) as client:
+        with pytest.raises(APIStatusError) as caught:
+            await complete(client)
+        assert caught.value.status_code == 422
+
+
+async def test_half_a_plain_reply_is_a_connection_error() -> None:
+    whole = reply(completion())
+    async with saying(whole[:-5]) as server, client_of(server.url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await within(complete(client))
+        assert caught.value.sent
+
+
+STEPS: list[Step] = [chunk("a"), comment(), event({"choices": []})]
+
+
+async def test_a_limit_of_one_event_is_not_a_limit_of_all(server: FriendliServer) -> None:
+    server.enqueue(script(*STEPS * 500, finish(), done()))
+    async with client_of(server.url, limits=Limits(event=1000)) as client:
+        assert await read(ask(client)) == "a" * 500

@@ -1,0 +1,479 @@
+"""Stopping stops: at once, from wherever, without a trace."""
+
+import asyncio
+import contextlib
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import anyio
+import pytest
+from support.sockets import (
+    DONE,
+    MESSAGES,
+    QUICK,
+    ask,
+    client_of,
+    complete,
+    delta,
+    nothing_left,
+    places_in_use,
+    read,
+    within,
+)
+
+from friendli_async import (
+    AsyncFriendli,
+    ChatChunk,
+    ChatStream,
+    FriendliError,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async.testing import (
+    FriendliServer,
+    Script,
+    Step,
+    chunk,
+    comment,
+    endless,
+    gate,
+    head,
+    raw,
+    script,
+    stall,
+    status,
+    text,
+)
+
+
+@pytest.fixture(autouse=True)
+def garbage_is_collected() -> Iterator[None]:
+    """What a test leaves to the collector warns in that test, not in a later one."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    """A client whose one place shows whether a stopped stream has given it back."""
+    async with client_of(server.url, max_connections=1, timeout=Timeouts(pool=3)) as opened:
+        yield opened
+
+
+# --- ways to stop, after the first event -----------------------------------------------------------------------------
+
+
+class _MineError(Exception):
+    pass
+
+
+async def _break_in_block(client: AsyncFriendli) -> None:
+    async with ask(client) as stream:
+        async for _ in stream:
+            break
+    assert stream.outcome == "cancelled"
+
+
+async def _leave_block_at_once(client: AsyncFriendli) -> None:
+    async with ask(client) as stream:
+        pass
+    assert stream.outcome == "cancelled"
+
+
+async def _exception_in_block(client: AsyncFriendli) -> None:
+    stream = ask(client)
+    with contextlib.suppress(_MineError):
+        async with stream:
+            await anext(stream)
+            raise _MineError
+    assert stream.outcome == "cancelled"
+
+
+async def _break_in_bare_loop(client: AsyncFriendli) -> None:
+    async for _ in ask(client):
+        break
+
+
+async def _exception_in_bare_loop(client: AsyncFriendli) -> None:
+    async def loop() -> None:
+        async for _ in ask(client):
+            raise _MineError
+
+    with contextlib.suppress(_MineError):
+        await loop()
+
+
+async def _break_in_view(client: AsyncFriendli) -> None:
+    async for _ in ask(client).text():
+        break
+
+
+async def _leave_view(client: AsyncFriendli) -> None:
+    stream = ask(client)
+    async with stream.text() as view:
+        async for _ in view:
+            break
+    assert stream.outcome == "cancelled"
+
+
+async def _close_view(client: AsyncFriendli) -> None:
+    stream = ask(client)
+    view = stream.text()
+    await anext(view)
+    await view.aclose()
+    assert stream.outcome == "cancelled"
+
+
+async def _drop_opened(client: AsyncFriendli) -> None:
+    await ask(client)
+
+
+async def _close_here(client: AsyncFriendli) -> None:
+    stream = await ask(client)
+    await stream.aclose()
+    assert stream.outcome == "cancelled"
+    await stream.aclose()
+    assert stream.outcome == "cancelled"
+
+
+async def _close_from_another_task(client: AsyncFriendli) -> None:
+    stream = await ask(client)
+    await asyncio.create_task(stream.aclose())
+    assert stream.outcome == "cancelled"
+
+
+async def _cancel_the_reader(client: AsyncFriendli) -> None:
+    reading = asyncio.Event()
+
+    async def consume() -> None:
+        async for _ in stream:
+            reading.set()
+
+    stream = ask(client)
+    task = asyncio.create_task(consume())
+    await within(reading.wait())
+    await _turns(5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stream.outcome == "cancelled"
+
+
+async def _time_out_the_reader(client: AsyncFriendli) -> None:
+    stream = await ask(client)
+    with pytest.raises(TimeoutError):
+        await within(read(stream), 0.05)
+    assert stream.outcome == "cancelled"
+
+
+async def _anyio_scope(client: AsyncFriendli) -> None:
+    with anyio.move_on_after(0.05) as scope:
+        async with ask(client) as stream:
+            async for _ in stream:
+                pass
+    assert scope.cancelled_caught
+
+
+async def _cancel_result(client: AsyncFriendli) -> None:
+    stream = await ask(client)
+    task = asyncio.create_task(stream.result())
+    await _turns(5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stream.outcome == "cancelled"
+
+
+async def _generator_of_the_user(client: AsyncFriendli) -> None:
+    async def relay() -> AsyncIterator[str]:
+        async with ask(client) as stream:
+            async for event in stream:
+                yield event.text
+
+    generator = relay()
+    await anext(generator)
+    await generator.aclose()  # type: ignore[attr-defined]  # it is an async generator
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+WAYS = [
+    _break_in_block, _leave_block_at_once, _exception_in_block, _break_in_bare_loop, _exception_in_bare_loop,
+    _break_in_view, _leave_view, _close_view, _drop_opened, _close_here, _close_from_another_task, _cancel_the_reader,
+    _time_out_the_reader, _anyio_scope, _cancel_result, _generator_of_the_user,
+]  # fmt: skip
+Way = Callable[[AsyncFriendli], Awaitable[None]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_every_way_to_stop_hangs_up_and_frees_the_place(
+    server: FriendliServer, client: AsyncFriendli, way: Way
+) -> None:
+    server.enqueue(script(chunk("a"), stall()), text("next"))
+    await way(client)
+    assert places_in_use(client) == 0
+    assert await server.requests[0].disconnected(5)
+    await nothing_left(client, server)
+    assert (await within(complete(client))).text == "next"
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_every_way_to_stop_works_on_a_server_that_never_stops_talking(
+    server: FriendliServer, client: AsyncFriendli, way: Way
+) -> None:
+    if way is _cancel_result or way is _time_out_the_reader or way is _anyio_scope or way is _cancel_the_reader:
+        server.enqueue(script(chunk("a"), endless(b": noise\n\n" * 1000)))
+    else:
+        server.enqueue(script(endless(delta("a") * 500)))
+    await way(client)
+    assert await server.requests[0].disconnected(5)
+    await nothing_left(client, server)
+
+
+async def test_the_place_is_free_and_the_socket_closed_before_aclose_has_suspended(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = await ask(client)
+    with pytest.raises(StopIteration):
+        stream.aclose().send(None)
+    assert places_in_use(client) == 0
+    assert stream.outcome == "cancelled"
+
+
+async def test_the_last_reference_may_go_in_another_thread(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), stall()), text("next"))
+    held = [await ask(client)]
+    gone = weakref.ref(held[0])
+    thread = threading.Thread(target=held.clear)
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    assert gone() is None
+    assert await server.requests[0].disconnected(5)
+    await nothing_left(client, server)
+    assert (await within(complete(client))).text == "next"
+
+
+async def test_a_stream_that_failed_is_not_kept_alive_by_its_error(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), raw(b"data: {nope\n\n"), stall()))
+    stream = ask(client)
+    with pytest.raises(FriendliError):
+        await read(stream)
+    gone = weakref.ref(stream)
+    assert places_in_use(client) == 0
+    del stream
+    gc.collect()
+    assert gone() is None
+    await nothing_left(client, server)
+
+
+async def test_a_stream_that_is_never_used_leaves_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
+    stream = ask(client)
+    gone = weakref.ref(stream)
+    del stream
+    assert gone() is None
+    assert server.connections == 0
+
+
+async def test_a_view_that_is_dropped_leaves_the_stream_to_its_other_owner(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(text("a", "b"))
+    async with ask(client) as stream:
+        async for _ in stream.text():
+            break
+        assert stream.outcome in {"open", "done"}
+        assert (await within(stream.result())).text == "ab"
+
+
+# --- stopping while it is being opened -------------------------------------------------------------------------------
+
+SILENCES: dict[str, Step | Script] = {
+    "no head": stall(),
+    "head only": script(head(), stall()),
+    "pings only": script(comment(), comment(), stall()),
+    "half an event": script(raw(b'data: {"choices": [{"index": 0'), stall()),
+    "half an error body": script(raw(b'{"error": '), stall(), status=400),
+}
+
+
+@pytest.mark.parametrize("name", SILENCES)
+async def test_cancelling_the_opening_hangs_up(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
+    server.enqueue(SILENCES[name], text("next"))
+    stream = ask(client)
+    task = asyncio.create_task(stream.__aenter__())
+    await server.wait_for_requests(1)
+    await _turns(10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stream.outcome == "cancelled"
+    await nothing_left(client, server)
+    assert (await within(complete(client))).text == "next"
+
+
+@pytest.mark.parametrize("name", SILENCES)
+async def test_closing_during_the_opening_wakes_it(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
+    server.enqueue(SILENCES[name], text("next"))
+    stream = ask(client)
+    task = asyncio.create_task(stream.__aenter__())
+    await server.wait_for_requests(1)
+    await _turns(10)
+    await stream.aclose()
+    with pytest.raises(StreamInterruptedError):
+        await within(task, 1)
+    assert stream.outcome == "cancelled"
+    await nothing_left(client, server)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    assert (await within(complete(client))).text == "next"
+
+
+async def test_closing_while_a_retry_is_waited_for_wakes_the_opening(server: FriendliServer) -> None:
+    server.enqueue(status(503, retry_after=30))
+    async with client_of(server.url, retry=QUICK) as client:
+        stream = ask(client)
+        task = asyncio.create_task(stream.__aenter__())
+        await server.wait_for_requests(1)
+        await server.idle()
+        await _turns(10)
+        assert not task.done()
+        await stream.aclose()
+        with pytest.raises(StreamInterruptedError):
+            await within(task, 1)
+        assert stream.outcome == "cancelled"
+    assert len(server.requests) == 1
+
+
+async def test_closing_while_a_place_is_waited_for_wakes_the_opening(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with ask(client):
+        waiting = ask(client)
+        task = asyncio.create_task(waiting.__aenter__())
+        await _turns(3)
+        await waiting.aclose()
+        with pytest.raises(StreamInterruptedError):
+            await within(task, 1)
+    assert len(server.requests) == 1
+    await nothing_left(client, server)
+
+
+async def test_cancelling_a_plain_call_hangs_up(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(stall())
+    task = asyncio.create_task(complete(client))
+    await server.wait_for_requests(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await server.requests[0].disconnected(5)
+    await nothing_left(client, server)
+
+
+# --- under a waiting reader ------------------------------------------------------------------------------------------
+
+
+async def test_closing_under_a_waiting_reader_interrupts_it(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = await ask(client)
+    assert (await anext(stream)).text == "a"
+    waiting = asyncio.ensure_future(anext(stream))
+    await _turns(3)
+    await stream.aclose()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await within(waiting, 1)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert caught.value.meta == stream.meta
+    assert stream.outcome == "cancelled"
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    with pytest.raises(StreamInterruptedError) as again:
+        await stream.result()
+    assert again.value.partial is not None
+    assert again.value.partial.text == "a"
+    await nothing_left(client, server)
+
+
+async def test_closing_under_a_waiting_result_interrupts_it(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = await ask(client)
+    waiting = asyncio.create_task(stream.result())
+    await _turns(3)
+    await stream.aclose()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await within(waiting, 1)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+
+
+async def test_closing_in_the_instant_in_which_an_event_arrives_has_one_clear_result(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    go = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(go), chunk("b"), stall()))
+    stream = await ask(client)
+    await anext(stream)
+    waiting = asyncio.ensure_future(anext(stream))
+    await _turns(3)
+    go.set()
+    await _turns(2)
+    await stream.aclose()
+    (result,) = await within(asyncio.gather(waiting, return_exceptions=True), 1)
+    assert isinstance(result, ChatChunk | StreamInterruptedError)
+    assert stream.outcome == "cancelled"
+    await nothing_left(client, server)
+
+
+@pytest.mark.parametrize("way", [_break_in_block, _close_here])
+async def test_result_after_stopping_raises_with_what_had_arrived(
+    server: FriendliServer, client: AsyncFriendli, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    made: list[ChatStream] = []
+    monkeypatch.setitem(globals(), "ask", lambda client: made[0])
+    made.append(client.serverless.chat.stream(model="m", messages=MESSAGES))
+    await way(client)
+    with pytest.raises(StreamInterruptedError) as caught:
+        await made[0].result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert caught.value.meta == made[0].meta
+    assert made[0].outcome == "cancelled"
+
+
+async def test_events_that_had_arrived_are_not_given_after_a_close(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
+    async with ask(client) as stream:
+        assert (await anext(stream)).text == "a"
+        await stream.aclose()
+        assert [event async for event in stream] == []
+
+
+@pytest.mark.parametrize("reads", ["in one read", "in many"])
+async def test_breaking_off_is_cancelled_however_much_had_arrived(
+    server: FriendliServer, client: AsyncFriendli, reads: str
+) -> None:
+    pieces = [delta("a"), delta("b"), delta(finish="stop"), DONE]
+    steps = [raw(b"".join(pieces))] if reads == "in one read" else [raw(piece) for piece in pieces]
+    server.enqueue(script(*steps))
+    async with ask(client) as stream:
+        async for _ in stream:
+            break
+    assert stream.outcome == "cancelled"

@@ -1,0 +1,391 @@
+"""Streams: how they are used, and the one way in which each of them ends."""
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from support.sockets import (
+    STREAM_HEAD,
+    ask,
+    chunked,
+    client_of,
+    delta,
+    read,
+    read_into,
+    saying,
+    within,
+)
+
+from friendli_async import (
+    APIStatusError,
+    AsyncFriendli,
+    AuthenticationError,
+    BadRequestError,
+    ChatStream,
+    FriendliError,
+    Limits,
+    ResponseDecodeError,
+    StreamInterruptedError,
+)
+from friendli_async.testing import (
+    FriendliServer,
+    Step,
+    chunk,
+    comment,
+    cut,
+    done,
+    end,
+    error_data,
+    error_event,
+    event,
+    finish,
+    garbage,
+    gate,
+    head,
+    raw,
+    reset,
+    script,
+    stall,
+    status,
+    text,
+    usage,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with client_of(server.url) as opened:
+        yield opened
+
+
+# --- use -------------------------------------------------------------------------------------------------------------
+
+
+async def _with(stream: ChatStream) -> str:
+    async with stream as entered:
+        assert entered is stream
+        return await read(entered)
+
+
+async def _bare(stream: ChatStream) -> str:
+    return await read(stream)
+
+
+async def _awaited(stream: ChatStream) -> str:
+    assert await stream is stream
+    return await read(stream)
+
+
+USES = pytest.mark.parametrize("use", [_with, _bare, _awaited])
+Use = Callable[[ChatStream], Awaitable[str]]
+
+
+@USES
+async def test_every_use_gives_all_events(server: FriendliServer, client: AsyncFriendli, use: Use) -> None:
+    server.enqueue(text("Hel", "lo"))
+    stream = ask(client)
+    assert stream.outcome == "open"
+    assert await use(stream) == "Hello"
+    assert stream.outcome == "done"
+    assert len(server.requests) == 1
+
+
+@USES
+async def test_every_use_raises_the_error_of_opening(server: FriendliServer, client: AsyncFriendli, use: Use) -> None:
+    server.enqueue(status(401))
+    stream = ask(client)
+    with pytest.raises(AuthenticationError) as caught:
+        await use(stream)
+    assert stream.outcome == "failed"
+    assert caught.value.meta is not None
+    assert caught.value.meta.status == stream.meta.status == 401
+
+
+async def test_nothing_is_sent_before_first_use(server: FriendliServer, client: AsyncFriendli) -> None:
+    stream = ask(client)
+    with pytest.raises(RuntimeError):
+        _ = stream.meta
+    await stream.aclose()
+    assert server.requests == []
+    assert stream.outcome == "cancelled"
+
+
+async def test_opening_returns_with_the_first_event_not_before(server: FriendliServer, client: AsyncFriendli) -> None:
+    go = asyncio.Event()
+    server.enqueue(script(head(), comment(), gate(go), chunk("a"), stall()))
+    opening = asyncio.ensure_future(ask(client).__aenter__())
+    await server.wait_for_requests(1)
+    assert not opening.done()
+    go.set()
+    stream = await within(opening)
+    assert stream.meta.status == 200
+    assert stream.meta.request_id == server.requests[0].request_id
+    assert len(stream.meta.attempts) == 1
+    assert (await within(anext(stream))).text == "a"
+    await stream.aclose()
+
+
+async def test_entering_an_opened_stream_again_sends_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
+    stream = await ask(client)
+    async with stream:
+        assert await read(stream)
+    assert await stream is stream
+    assert len(server.requests) == 1
+
+
+async def test_a_stream_that_failed_to_open_does_not_open_again(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(status(400))
+    stream = ask(client)
+    for _ in range(2):
+        with pytest.raises(BadRequestError):
+            await stream
+    with pytest.raises(BadRequestError):
+        await stream.result()
+    assert len(server.requests) == 1
+
+
+async def test_result_is_the_whole_completion(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(text("Hel", "lo", reasoning=["hm"], finish_reason="length"))
+    stream = ask(client)
+    assert stream.usage is None
+    result = await within(stream.result())
+    assert (result.text, result.reasoning, result.choices[0].finish_reason) == ("Hello", "hm", "length")
+    assert result.usage is not None
+    assert result.usage == stream.usage
+    assert result.usage.completion_tokens == 3
+    assert result.meta == stream.meta
+    assert await stream.result() is result
+
+
+async def test_result_after_some_events_is_still_the_whole_completion(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(text("a", "b", "c"))
+    async with ask(client) as stream:
+        first = [(await anext(stream)).text for _ in range(2)]
+        result = await within(stream.result())
+    assert first == ["", "a"]
+    assert result.text == "abc"
+    assert [event async for event in stream] == []
+
+
+async def test_result_after_leaving_the_block_is_the_whole_completion(client: AsyncFriendli) -> None:
+    async with ask(client) as stream:
+        streamed = await read(stream)
+    assert (await stream.result()).text == streamed
+
+
+@pytest.mark.parametrize(("view", "pieces"), [("text", ["Hel", "lo"]), ("reasoning", ["h", "m"])])
+async def test_a_view_gives_its_text_and_nothing_empty(
+    server: FriendliServer, client: AsyncFriendli, view: str, pieces: list[str]
+) -> None:
+    server.enqueue(text("Hel", "lo", reasoning=["h", "m"]))
+    stream = ask(client)
+    assert [piece async for piece in getattr(stream, view)()] == pieces
+    assert stream.outcome == "done"
+
+
+async def test_a_view_of_several_choices_gives_choice_0(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(
+        script(chunk("b", index=1), chunk("a"), chunk("B", index=1), chunk("A"), finish(), finish(index=1), done())
+    )
+    stream = ask(client, n=2)
+    assert [piece async for piece in stream.text()] == ["a", "A"]
+    result = await stream.result()
+    assert [choice.message.content for choice in result.choices] == ["aA", "bB"]
+
+
+async def test_a_view_raises_what_the_stream_raises(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), cut()))
+    seen: list[str] = []
+    with pytest.raises(StreamInterruptedError) as caught:
+        await read_into(seen, ask(client).text())
+    assert seen == ["a"]
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+
+
+async def test_a_character_split_over_two_tokens_is_whole_in_the_view_and_the_result(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    halves = b"".join(
+        b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"a\\ud83d", b"\\ude00b")
+    )
+    server.enqueue(script(raw(halves), finish(), done()))
+    stream = ask(client)
+    assert "".join([piece async for piece in stream.text()]) == "a😀b"
+    assert (await stream.result()).text == "a😀b"
+
+
+async def test_two_tasks_cannot_wait_for_one_stream(server: FriendliServer, client: AsyncFriendli) -> None:
+    go = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
+    async with ask(client) as stream:
+        await anext(stream)
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError):
+            await anext(stream)
+        with pytest.raises(RuntimeError):
+            await stream.result()
+        go.set()
+        assert (await within(waiting)).text == "b"
+        assert await read(stream) == ""
+    assert stream.outcome == "done"
+
+
+async def test_two_tasks_cannot_open_one_stream(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(stall())
+    stream = ask(client)
+    opening = asyncio.ensure_future(stream.__aenter__())
+    await server.wait_for_requests(1)
+    with pytest.raises(RuntimeError):
+        await anext(stream)
+    await stream.aclose()
+    with pytest.raises(StreamInterruptedError):
+        await within(opening)
+
+
+# --- one ending ------------------------------------------------------------------------------------------------------
+
+A = chunk("a")
+ENDINGS: dict[str, tuple[list[Step], str, type[Exception] | None]] = {
+    "sentinel": ([A, finish(), done()], "done", None),
+    "sentinel without a finish reason": ([A, done()], "done", None),
+    "finish reason, then the end": ([A, finish(), end()], "done", None),
+    "finish reason, usage, then the end": ([A, finish(), usage(1, 1), end()], "done", None),
+    "finish reason, then a cut": ([A, finish(), cut()], "done", None),
+    "finish reason, then a reset": ([A, finish(), reset()], "done", None),
+    "the end, nothing terminal": ([A, end()], "truncated", StreamInterruptedError),
+    "the word null for a finish reason": ([A, finish("null"), end()], "truncated", StreamInterruptedError),
+    "one of two choices finished": ([A, chunk("b", index=1), finish(), end()], "truncated", StreamInterruptedError),
+    "cut": ([A, cut()], "truncated", StreamInterruptedError),
+    "cut in an event": ([A, raw(b'data: {"choices"'), cut()], "truncated", StreamInterruptedError),
+    "reset": ([A, reset()], "truncated", StreamInterruptedError),
+    "garbage for framing": ([A, garbage()], "truncated", StreamInterruptedError),
+    "error data": ([A, error_data("m")], "failed", APIStatusError),
+    "error event": ([A, error_event({"error": {"message": "m"}})], "failed", APIStatusError),
+    "no JSON": ([A, event("{nope")], "failed", ResponseDecodeError),
+    "not a chunk": ([A, event({"choices": 3})], "failed", ResponseDecodeError),
+    "an event too large": ([A, chunk("x" * 9000)], "failed", ResponseDecodeError),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_a_stream_ends_in_exactly_one_way(server: FriendliServer, name: str) -> None:
+    steps, outcome, error = ENDINGS[name]
+    server.enqueue(script(*steps))
+    async with client_of(server.url, limits=Limits(event=8192)) as client:
+        stream = ask(client)
+        seen: list[str] = []
+        try:
+            await read_into(seen, stream)
+        except FriendliError as caught:
+            failure: FriendliError | None = caught
+        else:
+            failure = None
+        assert "".join(seen) == "a"
+        assert stream.outcome == outcome
+        assert isinstance(failure, error or type(None))
+        if failure is not None:
+            assert failure.partial is not None
+            assert failure.partial.text == "a"
+            assert failure.meta == stream.meta
+            assert stream.meta.status == 200
+        await stream.aclose()
+        assert stream.outcome == outcome
+        assert [event async for event in stream] == []
+        assert stream.outcome == outcome
+
+
+async def test_two_choices_asked_for_are_both_waited_for(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), finish(), end()))
+    stream = ask(client, n=2)
+    with pytest.raises(StreamInterruptedError):
+        await read(stream)
+    assert stream.outcome == "truncated"
+
+
+@pytest.mark.parametrize("bad", [event("{nope"), error_data("m"), raw(b'data: {"choices": 1}\n\n')])
+async def test_good_events_before_a_bad_one_in_the_same_read_come_first(
+    client: AsyncFriendli, server: FriendliServer, bad: Any
+) -> None:
+    identity = (await _one_request(server, client)).identity
+    good = [chunk("a"), chunk("b")]
+    server.enqueue(script(raw(b"".join(step.encode(identity) for step in [*good, bad, chunk("never")])), stall()))
+    stream = ask(client)
+    seen: list[str] = []
+    with pytest.raises(FriendliError) as caught:
+        await read_into(seen, stream)
+    assert seen == ["a", "b"]
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "ab"
+    assert stream.outcome == "failed"
+
+
+async def _one_request(server: FriendliServer, client: AsyncFriendli) -> Any:
+    await read(ask(client))
+    return server.requests[-1]
+
+
+async def test_good_events_before_an_oversized_one_in_the_same_read_come_first(server: FriendliServer) -> None:
+    server.enqueue(script(raw(delta("a") + delta("x" * 3000)), stall()))
+    async with client_of(server.url, limits=Limits(event=2000)) as client:
+        seen: list[str] = []
+        with pytest.raises(ResponseDecodeError):
+            await read_into(seen, ask(client))
+        assert seen == ["a"]
+
+
+async def test_events_that_arrived_with_the_reset_come_first() -> None:
+    async with (
+        saying(STREAM_HEAD + chunked(delta("a")) + chunked(delta("b"))) as server,
+        client_of(server.url) as client,
+    ):
+        seen: list[str] = []
+        with pytest.raises(StreamInterruptedError):
+            await read_into(seen, ask(client))
+        assert seen == ["a", "b"]
+
+
+async def test_the_partial_holds_text_reasoning_tool_calls_and_usage(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x'}}
+    more = {"index": 0, "function": {"arguments": '":1'}}
+    server.enqueue(
+        script(
+            chunk(reasoning="hm"), chunk("a"), chunk(tool_calls=[call]), chunk(tool_calls=[more]), usage(3, 4), cut()
+        )
+    )
+    with pytest.raises(StreamInterruptedError) as caught:
+        await within(ask(client).result())
+    partial = pickle.loads(pickle.dumps(caught.value)).partial
+    assert (partial.text, partial.reasoning) == ("a", "hm")
+    assert [(call.id, call.function.name, call.function.arguments) for call in partial.tool_calls] == [
+        ("c1", "f", '{"x":1')
+    ]
+    assert partial.usage.total_tokens == 7
+
+
+@pytest.mark.parametrize("steps", [[A, cut()], [A, error_data("m")], [A, end()]])
+async def test_result_says_again_why_the_stream_did_not_end_well(
+    server: FriendliServer, client: AsyncFriendli, steps: list[Step]
+) -> None:
+    server.enqueue(script(*steps))
+    stream = ask(client)
+    with pytest.raises(FriendliError) as first:
+        await read(stream)
+    for _ in range(2):
+        with pytest.raises(type(first.value)) as again:
+            await stream.result()
+        assert str(again.value) == str(first.value)
+        assert again.value.partial == first.value.partial

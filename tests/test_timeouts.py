@@ -1,0 +1,395 @@
+"""Time limits: each fires by its own name, and none fires that should not."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from support.sockets import (
+    DONE,
+    QUICK,
+    STREAM_HEAD,
+    Conversation,
+    RawServer,
+    ask,
+    chunked,
+    client_of,
+    complete,
+    deaf_port,
+    delta,
+    nothing_left,
+    places_in_use,
+    read,
+    reply,
+    within,
+)
+
+from friendli_async import (
+    APIConnectionError,
+    APITimeoutError,
+    InternalServerError,
+    RetryPolicy,
+    Timeouts,
+)
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    done,
+    endless,
+    finish,
+    gate,
+    head,
+    raw,
+    script,
+    stall,
+    status,
+    text,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+def limits_of(error: APITimeoutError) -> tuple[str, float, bool]:
+    assert isinstance(error, TimeoutError)
+    assert isinstance(error, APIConnectionError)
+    assert error.limit in str(error)
+    assert f"{error.seconds:g} s" in str(error)
+    return error.limit, error.seconds, error.sent
+
+
+# --- connect ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_the_connect_limit_fires_when_nobody_answers(streamed: bool) -> None:
+    with deaf_port() as port:
+        async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.1)) as client:
+            with pytest.raises(APITimeoutError) as caught:
+                await within(ask(client).result() if streamed else complete(client))
+            assert limits_of(caught.value) == ("connect", 0.1, False)
+            assert places_in_use(client) == 0
+
+
+async def test_the_connect_limit_fires_on_a_session_of_the_user_too() -> None:
+    with deaf_port() as port:
+        async with (
+            aiohttp.ClientSession() as session,
+            client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.1), session=session) as client,
+        ):
+            with pytest.raises(APITimeoutError) as caught:
+                await within(complete(client))
+            assert (caught.value.limit, caught.value.seconds) == ("connect", 0.1)
+
+
+async def test_a_connect_timeout_is_retried(server: FriendliServer) -> None:
+    with deaf_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        async with client_of(url, timeout=Timeouts(connect=0.05), retry=QUICK) as client:
+            with pytest.raises(APITimeoutError) as caught:
+                await within(complete(client))
+            assert caught.value.meta is not None
+            assert len(caught.value.meta.attempts) == 3
+
+
+# --- first_event -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("silence", [stall(), script(head(), stall()), script(raw(b"data: {"), stall())])
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_the_first_event_limit_fires_however_little_came(
+    server: FriendliServer, silence: Any, streamed: bool
+) -> None:
+    server.enqueue(silence)
+    async with client_of(server.url, timeout=Timeouts(first_event=0.1, idle=0.01)) as client:
+        with pytest.raises(APITimeoutError) as caught:
+            await within(ask(client).__aenter__() if streamed else complete(client))
+        assert limits_of(caught.value) == ("first_event", 0.1, True)
+        await nothing_left(client, server)
+
+
+async def test_comments_and_pings_do_not_make_a_first_event(server: FriendliServer) -> None:
+    async def ping(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD)
+        while True:
+            await conversation.send(chunked(b": ping\n\nevent: ping\ndata: {}\n\n"))
+            await asyncio.sleep(0.01)
+
+    async with RawServer(ping) as pinging, client_of(pinging.url, timeout=Timeouts(first_event=0.15)) as client:
+        with pytest.raises(APITimeoutError) as caught:
+            await within(ask(client).__aenter__())
+        assert limits_of(caught.value) == ("first_event", 0.15, True)
+
+
+async def test_a_trickling_plain_reply_has_to_be_whole_in_time(server: FriendliServer) -> None:
+    async def trickle(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            await conversation.send(b" ")
+            await asyncio.sleep(0.01)
+
+    async with RawServer(trickle) as trickling, client_of(trickling.url, timeout=Timeouts(first_event=0.15)) as client:
+        with pytest.raises(APITimeoutError) as caught:
+            await within(complete(client))
+        assert limits_of(caught.value) == ("first_event", 0.15, True)
+
+
+async def test_a_read_timeout_of_a_billed_call_is_not_retried(server: FriendliServer) -> None:
+    server.always(stall())
+    async with client_of(server.url, timeout=Timeouts(first_event=0.1), retry=QUICK) as client:
+        for call in (complete(client), ask(client).result()):
+            with pytest.raises(APITimeoutError):
+                await within(call)
+    assert len(server.requests) == 2
+
+
+async def test_the_first_event_limit_is_per_attempt(server: FriendliServer) -> None:
+    """Two attempts, each of which uses most of the limit up, and a third."""
+    slow = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.12, slow.set)
+    slower = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.24, slower.set)
+    server.enqueue(script(gate(slow), raw(b"{}"), status=503), script(gate(slower), raw(b"{}"), status=503), text("ok"))
+    async with client_of(server.url, timeout=Timeouts(first_event=0.2), retry=QUICK) as client:
+        assert await within(read(ask(client))) == "ok"
+    assert len(server.requests) == 3
+
+
+async def test_the_wait_for_a_place_does_not_count_as_waiting_for_the_reply(server: FriendliServer) -> None:
+    release = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(release), finish(), done()), text("b"))
+    async with client_of(server.url, max_connections=1, timeout=Timeouts(first_event=0.1)) as client:
+        async with ask(client) as first:
+            await anext(first)
+            second = asyncio.create_task(read(ask(client)))
+            asyncio.get_running_loop().call_later(0.2, release.set)
+            assert await read(first) == ""
+        assert await within(second) == "b"
+
+
+# --- idle ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_idle_limit_fires_between_events(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), chunk("b"), stall()))
+    async with client_of(server.url, timeout=Timeouts(first_event=5, idle=0.1)) as client:
+        stream = ask(client)
+        with pytest.raises(APITimeoutError) as caught:
+            await within(stream.result())
+        assert limits_of(caught.value) == ("idle", 0.1, True)
+        assert stream.outcome == "failed"
+        assert caught.value.partial is not None
+        assert caught.value.partial.text == "ab"
+        assert caught.value.meta == stream.meta
+        await nothing_left(client, server)
+
+
+@pytest.mark.parametrize("noise", [b": ping\n\n", b"event: ping\ndata: {}\n\n", b"\n\n", b"id: 1\n\n", b"data: {"])
+async def test_what_carries_no_data_does_not_extend_the_idle_limit(noise: bytes) -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD + chunked(delta("a")))
+        while True:
+            await conversation.send(chunked(noise))
+            await asyncio.sleep(0.01)
+
+    async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=0.15)) as client:
+        began = time.monotonic()
+        with pytest.raises(APITimeoutError) as caught:
+            await within(read(ask(client)))
+        assert limits_of(caught.value) == ("idle", 0.15, True)
+        assert time.monotonic() - began < 2
+
+
+async def test_events_do_extend_the_idle_limit() -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD)
+        for _ in range(10):
+            await conversation.send(chunked(delta("a")))
+            await asyncio.sleep(0.04)
+        await conversation.send(chunked(DONE))
+
+    async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=0.2)) as client:
+        assert await read(ask(client)) == "a" * 10
+
+
+async def test_a_consumer_slower_than_the_idle_limit_is_fine(server: FriendliServer) -> None:
+    go = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
+    async with client_of(server.url, timeout=Timeouts(idle=0.05)) as client, ask(client) as stream:
+        seen: list[str] = []
+        async for piece in stream.text():
+            seen.append(piece)
+            await asyncio.sleep(0.12)  # the consumer's slowness is what is under test
+            go.set()
+        assert seen == ["a", "b"]
+    assert stream.outcome == "done"
+
+
+async def test_the_idle_limit_starts_anew_with_each_wait(server: FriendliServer) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(first), chunk("b"), gate(second), chunk("c"), finish(), done()))
+    loop = asyncio.get_running_loop()
+    async with client_of(server.url, timeout=Timeouts(idle=0.2)) as client, ask(client) as stream:
+        assert (await anext(stream)).text == "a"
+        loop.call_later(0.13, first.set)
+        assert (await anext(stream)).text == "b"
+        loop.call_later(0.13, second.set)
+        assert (await anext(stream)).text == "c"
+        assert await read(stream) == ""
+
+
+# --- total -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [0.1, Timeouts(total=0.1)])
+@pytest.mark.parametrize("answer", [stall(), script(head(), stall()), script(chunk("a"), stall())])
+async def test_the_total_limit_fires_at_any_time(server: FriendliServer, timeout: Any, answer: Any) -> None:
+    server.enqueue(answer)
+    async with client_of(server.url, timeout=timeout) as client:
+        with pytest.raises(APITimeoutError) as caught:
+            await within(ask(client).result())
+        assert limits_of(caught.value) == ("total", 0.1, True)
+        await nothing_left(client, server)
+
+
+async def test_the_total_limit_fires_while_connecting() -> None:
+    with deaf_port() as port:
+        async with client_of(f"http://127.0.0.1:{port}", timeout=0.1, retry=QUICK) as client:
+            with pytest.raises(APITimeoutError) as caught:
+                await within(complete(client))
+            assert limits_of(caught.value) == ("total", 0.1, False)
+
+
+async def test_the_total_limit_fires_on_a_stream_that_keeps_talking(server: FriendliServer) -> None:
+    server.enqueue(script(endless(delta("a"))))
+    async with client_of(server.url, timeout=0.2) as client:
+        stream = ask(client)
+        with pytest.raises(APITimeoutError) as caught:
+            await within(read(stream))
+        assert limits_of(caught.value) == ("total", 0.2, True)
+        assert stream.outcome == "failed"
+        assert caught.value.partial is not None
+        assert set(caught.value.partial.text) == {"a"}
+
+
+async def test_the_total_limit_hangs_up_even_while_nobody_reads(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, timeout=0.1) as client:
+        stream = await ask(client)
+        assert await server.requests[0].disconnected(3)
+        assert places_in_use(client) == 0
+        with pytest.raises(APITimeoutError) as caught:
+            await read(stream)
+        assert caught.value.limit == "total"
+
+
+async def test_the_total_limit_spans_attempts(server: FriendliServer) -> None:
+    """Each attempt stays far below the limit, all together do not."""
+
+    async def refuse(conversation: Conversation) -> None:
+        while await conversation.request():
+            await asyncio.sleep(0.05)
+            await conversation.send(reply(b"{}", status="503 Busy"))
+
+    policy = RetryPolicy(max_attempts=1000, initial=0.0)
+    async with RawServer(refuse) as refusing, client_of(refusing.url, timeout=0.3, retry=policy) as client:
+        began = time.monotonic()
+        with pytest.raises(APITimeoutError) as caught:
+            await within(complete(client))
+        assert caught.value.limit == "total"
+        assert 0.25 < time.monotonic() - began < 2
+        assert caught.value.meta is not None
+        assert len(caught.value.meta.attempts) > 2
+
+
+async def test_a_wait_beyond_the_total_is_not_begun(server: FriendliServer) -> None:
+    server.enqueue(status(503, retry_after=5))
+    async with client_of(server.url, timeout=1, retry=QUICK) as client:
+        began = time.monotonic()
+        with pytest.raises(InternalServerError) as caught:
+            await complete(client)
+        assert time.monotonic() - began < 0.5
+        assert caught.value.retry_after == 5
+
+
+async def test_the_total_limit_covers_the_wait_for_a_place(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=1) as client, ask(client):
+        with pytest.raises(APITimeoutError) as caught:
+            await within(complete(client.with_options(timeout=0.1)))
+        assert limits_of(caught.value) == ("total", 0.1, False)
+
+
+async def test_no_limit_fires_where_there_is_none(server: FriendliServer) -> None:
+    go = asyncio.Event()
+    server.enqueue(script(gate(go), chunk("a"), finish(), done()))
+    async with client_of(server.url, timeout=None) as client:
+        task = asyncio.create_task(read(ask(client)))
+        await server.wait_for_requests(1)
+        go.set()
+        assert await within(task) == "a"
+        session = next(iter(client._transport._pools.values()))[0].session
+        assert session.timeout.total is None
+        assert session.timeout.sock_read is None
+
+
+# --- pool ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_pool_limit_fires_and_says_how_full_it_is(server: FriendliServer) -> None:
+    server.always(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=2, timeout=Timeouts(pool=0.1), retry=QUICK) as client:
+        async with ask(client), ask(client):
+            with pytest.raises(APITimeoutError) as caught:
+                await within(ask(client).result())
+            assert limits_of(caught.value) == ("pool", 0.1, False)
+            assert "2 of 2" in str(caught.value)
+            assert caught.value.meta is not None
+            assert len(caught.value.meta.attempts) == 1, "a pool timeout is never retried"
+        await nothing_left(client, server)
+    assert len(server.requests) == 2
+
+
+async def test_places_are_given_first_come_first_served(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=1) as client:
+        order: list[int] = []
+
+        async def call(number: int) -> None:
+            await complete(client)
+            order.append(number)
+
+        async with ask(client):
+            tasks = [asyncio.create_task(call(number)) for number in range(10)]
+            await asyncio.sleep(0)
+            tasks[3].cancel()
+        await within(asyncio.gather(*tasks, return_exceptions=True))
+        assert order == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+        assert [request.outcome for request in server.requests[1:]] == ["completed"] * 9
+
+
+async def test_a_latecomer_does_not_overtake_those_in_line(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=1) as client:
+        order: list[str] = []
+
+        async def call(name: str) -> None:
+            await complete(client)
+            order.append(name)
+
+        stream = await ask(client)
+        early = asyncio.create_task(call("early"))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        await call("late")
+        await within(early)
+        assert order == ["early", "late"]

@@ -1,0 +1,303 @@
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+"""What type checkers make of the public calls. Checked by mypy and pyright, both strict; never run.
+
+A `type: ignore` marks a call that must be refused: where it is not, the checkers call the comment unused.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, assert_type
+
+import aiohttp
+
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncFriendli,
+    Attempt,
+    ChatChunk,
+    ChatCompletion,
+    ChatMessage,
+    ChatStream,
+    EventStream,
+    FriendliError,
+    Limits,
+    Meta,
+    Partial,
+    RateLimitError,
+    ResponseDecodeError,
+    RetryPolicy,
+    SDKError,
+    StreamInterruptedError,
+    Timeouts,
+    ToolAssistedStream,
+    ToolCall,
+    ToolStatus,
+    Usage,
+    __version__,
+)
+from friendli_async.chat import (
+    AssistantMessage,
+    Chat,
+    ChatOptions,
+    ContainerChat,
+    Function,
+    ImageContent,
+    Media,
+    Message,
+    SystemMessage,
+    TextContent,
+    Tool,
+    ToolMessage,
+    UserMessage,
+)
+from friendli_async.client import Container, Dedicated, Serverless
+from friendli_async.replies import Headers
+from friendli_async.testing import FriendliServer, ReceivedRequest
+from friendli_async.tool_assisted_chat import ToolAssistedCall, ToolAssistedChat, ToolStatusError, ToolStatusFile
+
+
+async def later() -> str:
+    return "token"
+
+
+def told(attempt: Attempt) -> None:
+    assert_type(attempt.status, int | None)
+    assert_type(attempt.cause, str | None)
+    assert_type(attempt.wait, float)
+    assert_type(attempt.elapsed, float)
+
+
+async def makes_clients(session: aiohttp.ClientSession) -> None:
+    AsyncFriendli()
+    AsyncFriendli("token", team="team", server_url="https://host", container_url="http://localhost:8000")
+    AsyncFriendli(lambda: "token", timeout=30, retry=None, headers={"X-A": "1"})
+    AsyncFriendli(later, timeout=None, proxy="http://proxy:3128", ssl=False, max_connections=10)
+    AsyncFriendli(session=session, limits=Limits(event=1024, reply=1024, error=1024))
+    AsyncFriendli(timeout=Timeouts(connect=1, pool=None, first_event=5.0, idle=None, total=60))
+    policy = RetryPolicy(
+        max_attempts=5, initial=0.1, multiplier=1.5, max_wait=5, max_retry_after=10, statuses={429}, on_retry=told
+    )
+    AsyncFriendli(retry=policy)
+    AsyncFriendli(5)  # type: ignore[arg-type]  # a token is text
+    AsyncFriendli("token", "team")  # type: ignore[call-arg]  # settings are keywords
+    AsyncFriendli(retries=3)  # type: ignore[call-arg]  # unknown
+    async with AsyncFriendli() as client:
+        assert_type(client, AsyncFriendli)
+        assert_type(client.serverless, Serverless)
+        assert_type(client.dedicated, Dedicated)
+        assert_type(client.container, Container)
+        assert_type(client.serverless.chat, Chat)
+        assert_type(client.dedicated.chat, Chat)
+        assert_type(client.container.chat, ContainerChat)
+        assert_type(client.serverless.tool_assisted_chat, ToolAssistedChat)
+        assert_type(client.with_options(token=later, team=None, timeout=5, retry=None), AsyncFriendli)
+        assert_type(client.with_options(headers={"X-A": None}, limits=Limits()), AsyncFriendli)
+        client.with_options(model="m")  # type: ignore[call-arg]  # unknown
+        client.serverless.chat = client.dedicated.chat  # type: ignore[misc]  # final
+    assert_type(await client.aclose(), None)
+    version: str = __version__
+    assert version
+
+
+async def completes(client: AsyncFriendli) -> None:
+    reply = await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
+    assert_type(reply, ChatCompletion)
+    assert_type(reply.text, str)
+    assert_type(reply.reasoning, str)
+    assert_type(reply.message, ChatMessage)
+    assert_type(reply.choices[0].message, ChatMessage)
+    assert_type(reply.choices[0].message.content, str | None)
+    assert_type(reply.choices[0].message.tool_calls, tuple[ToolCall, ...] | None)
+    assert_type(reply.choices[0].index, int)
+    assert_type(reply.id, str | None)
+    assert_type(reply.usage, Usage | None)
+    assert_type(reply.meta, Meta)
+    assert_type(reply.meta.status, int | None)
+    assert_type(reply.meta.headers, Headers)
+    assert_type(reply.meta.request_id, str | None)
+    assert_type(reply.meta.attempts, tuple[Attempt, ...])
+    assert_type(reply.meta.elapsed, float)
+    if reply.usage is not None:
+        assert_type(reply.usage.total_tokens, int)
+    reply.id = "x"  # type: ignore[misc]  # frozen
+    dedicated = await client.dedicated.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
+    assert_type(dedicated, ChatCompletion)
+    assert_type(await client.container.chat.complete(messages=[reply.message]), ChatCompletion)
+    assert_type(await client.container.chat.complete(model="adapter", messages=[reply.message]), ChatCompletion)
+    await client.serverless.chat.complete(messages=[])  # type: ignore[call-arg]  # no model
+    await client.serverless.chat.complete(model="m")  # type: ignore[call-arg]  # no messages
+    await client.serverless.chat.complete(model=None, messages=[])  # type: ignore[arg-type]  # a container's
+
+
+async def streams(client: AsyncFriendli) -> None:
+    stream = client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
+    assert_type(stream, ChatStream)
+    events: EventStream[ChatChunk] = stream
+    async with stream as opened:
+        assert_type(opened, ChatStream)
+        async for chunk in opened:
+            assert_type(chunk, ChatChunk)
+            assert_type(chunk.text, str)
+            assert_type(chunk.reasoning, str)
+            assert_type(chunk.choices[0].delta.content, str | None)
+            assert_type(chunk.choices[0].delta.reasoning_content, str | None)
+            assert_type(chunk.usage, Usage | None)
+    assert_type(await stream, ChatStream)
+    assert_type(await stream.result(), ChatCompletion)
+    assert_type(stream.usage, Usage | None)
+    assert_type(stream.meta, Meta)
+    assert_type(stream.outcome, Literal["open", "done", "truncated", "failed", "cancelled"])
+    assert_type(await stream.aclose(), None)
+    async for text in stream.text():
+        assert_type(text, str)
+    async with stream.reasoning() as view:
+        async for text in view:
+            assert_type(text, str)
+    assert_type(client.dedicated.chat.stream(model="m", messages=[]), ChatStream)
+    assert_type(client.container.chat.stream(messages=[]), ChatStream)
+    async for chunk in events:
+        assert_type(chunk, ChatChunk)
+    iterator: AsyncIterator[ChatChunk] = aiter(client.container.chat.stream(messages=[]))
+    assert_type(await anext(iterator), ChatChunk)
+    iter(client.container.chat.stream(messages=[]))  # type: ignore[call-overload]  # async for
+
+
+async def takes_plain_literals_and_structs(client: AsyncFriendli) -> None:
+    chat = client.serverless.chat
+    await chat.complete(
+        model="m",
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is it?"},
+                    {"type": "image_url", "image_url": {"url": "https://host/cat.png"}},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            {"role": "tool", "content": "4", "tool_call_id": "1"},
+        ],
+        tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
+        tool_choice={"type": "function", "function": {"name": "f"}},
+        response_format={"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
+        stream_options={"include_usage": False},
+        logit_bias={"5": -100},
+        chat_template_kwargs={"enable_thinking": False},
+        stop=["\n"],
+        seed=7,
+        reasoning_effort="high",
+        extra_body={"vendor": {"x": [1, None]}},
+        extra_query={"trace": True},
+    )
+    structs: list[Message] = [
+        SystemMessage("Be brief."),
+        UserMessage([TextContent("What is it?"), ImageContent(Media("https://host/cat.png"))]),
+        AssistantMessage("A cat."),
+        ToolMessage("4", "1"),
+    ]
+    reply = await chat.complete(model="m", messages=structs, tools=[Tool(Function("f"))], seed=(1, 2), stop=("a", "b"))
+    answer: Sequence[ChatMessage] = [reply.message]
+    await chat.complete(model="m", messages=answer)
+    await chat.complete(model="m", messages=[*structs, reply.message, {"role": "user", "content": "And?"}])
+    dicts = [{"role": "user", "content": "Hi"}]
+    await chat.complete(model="m", messages=dicts, reasoning_effort="of tomorrow", temperature=1, top_p=None)
+    options: ChatOptions = {"temperature": 0.5, "max_tokens": 10}
+    await chat.complete(model="m", messages=dicts, **options)
+    await chat.complete(model="m", messages=dicts, temperatur=1)  # type: ignore[call-arg]  # misspelt
+    await chat.complete(model="m", messages=dicts, temperature="hot")  # type: ignore[arg-type]
+    await chat.complete(model="m", messages=dicts, max_tokens=1.5)  # type: ignore[arg-type]
+    await chat.complete(model="m", messages=dicts, stream=True)  # type: ignore[call-arg]  # stream() it is
+    await chat.complete(model="m", messages=dicts, timeout=5)  # type: ignore[call-arg]  # a setting
+    await chat.complete(model="m", messages={"role": "user"})  # type: ignore[arg-type]  # a list of them
+
+
+async def calls_with_tools(client: AsyncFriendli) -> None:
+    chat = client.serverless.tool_assisted_chat
+    dicts = [{"role": "user", "content": "Hi"}]
+    assert_type(await chat.complete(model="m", messages=dicts, tools=[{"type": "web:url"}]), ChatCompletion)
+    stream = chat.stream(
+        model="m",
+        messages=[{"role": "user", "content": "2+2?"}],
+        tools=[{"type": "math:calculator"}, {"type": "file:text", "files": ["id"]}, Tool(Function("f"))],
+        resume_generation=True,
+    )
+    assert_type(stream, ToolAssistedStream)
+    async for event in stream:
+        match event:
+            case ChatChunk():
+                assert_type(event.text, str)
+            case ToolStatus(name=name, status=status):
+                words: list[str] = [name, status]
+                assert_type(words, list[str])
+                assert_type(event.error, ToolStatusError | None)
+                assert_type(event.files, tuple[ToolStatusFile, ...] | None)
+                assert_type(event.timestamp, float | None)
+    assert_type(await stream.result(), ChatCompletion)
+    async for text in chat.stream(model="m", messages=dicts).text():
+        assert_type(text, str)
+    await chat.complete(model="m", messages=dicts, min_tokens=1)  # type: ignore[call-arg]  # plain chat has it
+
+    call = client.serverless.tool_assisted_chat_completion(
+        tool_assisted_completion_request_body={
+            "model": "meta-llama-3.1-8b-instruct",
+            "max_tokens": 200,
+            "messages": [{"role": "user", "content": "Hello!"}],
+            "tools": [{"type": "math:calculator"}, {"type": "web:url"}],
+        },
+        x_friendli_team=None,
+        retries=None,
+        server_url=None,
+    )
+    assert_type(call, ToolAssistedCall)
+    assert_type(await call, ToolAssistedStream | ChatCompletion)
+    async for event in call:
+        assert_type(event, ChatChunk | ToolStatus)
+    async with call as opened:
+        assert_type(opened, ToolAssistedStream)
+    client.serverless.tool_assisted_chat_completion({})  # type: ignore[call-arg]  # by its keyword
+
+
+async def catches(client: AsyncFriendli) -> None:
+    try:
+        await client.serverless.chat.stream(model="m", messages=[]).result()
+    except RateLimitError as error:
+        assert_type(error.retry_after, float | None)
+        assert_type(error.status_code, int)
+    except SDKError as error:
+        assert_type(error, APIStatusError)
+        assert_type(error.code, str | None)
+        assert_type(error.type, str | None)
+        assert_type(error.message, str)
+        assert_type(error.body, str)
+        assert_type(error.request_id, str | None)
+    except APITimeoutError as error:
+        assert_type(error.limit, Literal["connect", "pool", "first_event", "idle", "total"])
+        assert_type(error.seconds, float)
+        timeout: TimeoutError = error
+        raise timeout from None
+    except StreamInterruptedError as error:
+        assert_type(error.partial, Partial | None)
+        if error.partial is not None:
+            assert_type(error.partial.text, str)
+            assert_type(error.partial.tool_calls, tuple[ToolCall, ...])
+    except APIConnectionError as error:
+        assert_type(error.sent, bool)
+    except ResponseDecodeError as error:
+        assert_type(error.excerpt, str)
+    except FriendliError as error:
+        assert_type(error.meta, Meta | None)
+
+
+async def tests_code_of_a_user() -> None:
+    async with FriendliServer() as server:
+        assert_type(server.url, str)
+        assert_type(server.requests, list[ReceivedRequest])
+        assert_type(server.requests[0].json, object)
+        assert_type(await server.wait_for_requests(1), ReceivedRequest)
+        assert_type(await server.requests[0].disconnected(), bool)
