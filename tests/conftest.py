@@ -11,6 +11,11 @@ from support.mock_http import mocked_http
 from friendli_async.testing.engine import LocalEngine
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name binary values by their parameter: the workers of one run must agree, and gzip writes the time of day."""
+    return argname if isinstance(val, bytes) and not (val.isascii() and len(val) <= 60) else None
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the settings, or uses the token, of whoever runs it."""

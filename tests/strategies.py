@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 # The same examples every time, and nothing kept on disk.
 deterministic = settings(
-    derandomize=True, deadline=None, database=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow]
+    derandomize=True, deadline=None, database=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow]
 )
+# For what takes long to draw.
+fewer = settings(deterministic, max_examples=80)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -33,7 +36,7 @@ def cuttings(draw: st.DrawFn, length: int, pieces: int = 12) -> list[int]:
 def cut(data: bytes, positions: Sequence[int]) -> list[bytes]:
     """The data in pieces, cut at these ascending positions."""
     edges = [0, *positions, len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 # Separators that only Unicode knows, a BOM inside, a NUL, and every length of UTF-8.
@@ -56,7 +59,7 @@ _BOMS = st.sampled_from([b"", b"", b"", b"\xef\xbb\xbf", b"\xef\xbb", b"\xef", b
 
 @st.composite
 def event_streams(draw: st.DrawFn) -> bytes:
-    """The bytes of an event stream, well-formed or not, with line ends of all kinds; its last line may be unfinished."""
+    """The bytes of an event stream, well-formed or not, with line ends of all kinds; perhaps cut off."""
     lines = draw(st.lists(st.tuples(_LINES, _LINE_ENDS), max_size=14))
     return draw(_BOMS) + b"".join(line + end for line, end in lines) + draw(st.sampled_from([b"", b"data: cut"]))
 
@@ -77,7 +80,7 @@ def _pieces(draw: st.DrawFn, text: str, *, inside_characters: bool = False) -> l
         raw = text.encode("utf-16-le")
         units = "".join(chr(int.from_bytes(raw[at : at + 2], "little")) for at in range(0, len(raw), 2))
     edges = [0, *draw(cuttings(len(units), 4)), len(units)]
-    return [units[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [units[start:end] for start, end in pairwise(edges)]
 
 
 @st.composite
@@ -128,5 +131,5 @@ def chunk(entries: Sequence[Entry], **fields: object) -> bytes:
 def chunkings(draw: st.DrawFn, entries: Sequence[Entry]) -> list[bytes]:
     """The entries, in order, in chunks of any number of them; among the chunks, some that say nothing."""
     edges = [0, *draw(cuttings(len(entries), 6)), len(entries)]
-    groups = [entries[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    groups = [entries[start:end] for start, end in pairwise(edges)]
     return [chunk(group) for group in groups]

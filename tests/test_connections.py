@@ -1,4 +1,4 @@
-"""Connections: kept, replaced, redirected, sent through proxies; and what of a request goes over them."""
+"""Connections: kept, replaced, redirected; and what of a request goes over them."""
 
 import asyncio
 import random
@@ -11,6 +11,7 @@ import pytest
 from support.sockets import (
     DONE,
     LAST_CHUNK,
+    QUICK,
     STREAM_HEAD,
     TOKEN,
     Conversation,
@@ -32,7 +33,9 @@ from support.sockets import (
 from friendli_async import (
     APIConnectionError,
     APIStatusError,
+    APITimeoutError,
     AsyncFriendli,
+    ChatCompletion,
     ChatStream,
     ConfigurationError,
     FriendliError,
@@ -123,7 +126,8 @@ async def test_a_server_that_talks_on_after_the_sentinel_is_not_waited_for(
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), endless(b": still here\n\n" * 1000)), text("next"))
     async with ask(client) as stream:
-        assert await within(read(stream), 0.4) == "a"
+        assert await read(stream) == "a"
+        assert server.requests[0].outcome == "open", "the stream was over before its connection was"
     assert stream.outcome == "done"
     assert await server.requests[0].disconnected(5)
     assert (await within(complete(client))).text == "next"
@@ -134,7 +138,8 @@ async def test_a_server_that_is_silent_after_the_sentinel_is_hung_up_on(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), stall()))
-    assert await within(read(ask(client)), 0.4) == "a"
+    assert await read(ask(client)) == "a"
+    assert server.requests[0].outcome == "open", "the stream was over before its connection was"
     assert await server.requests[0].disconnected(5)
     await nothing_left(client, server)
 
@@ -186,6 +191,27 @@ async def test_two_hundred_streams_cancelled_anywhere_leave_nothing(server: Frie
         await asyncio.gather(*[cancel_later(task, turns.randrange(400)) for task in tasks])
         results = await within(asyncio.gather(*tasks, return_exceptions=True), 20)
         assert {type(result) for result in results} == {asyncio.CancelledError}
+        await nothing_left(client, server)
+
+
+async def test_two_hundred_plain_calls_cancelled_anywhere_leave_nothing(server: FriendliServer) -> None:
+    turns = random.Random(9)
+    async with client_of(server.url, max_connections=40, retry=QUICK) as client:
+        server.enqueue(*[[text("ok"), status(503), drop(), stall()][number % 4] for number in range(200)])
+        tasks = [asyncio.create_task(complete(client)) for _ in range(200)]
+
+        async def cancel_later(task: asyncio.Task[Any]) -> None:
+            await _turns(turns.randrange(300))
+            task.cancel()
+
+        await asyncio.gather(*[cancel_later(task) for task in tasks])
+        results = await within(asyncio.gather(*tasks, return_exceptions=True), 20)
+        assert {type(result) for result in results} <= {asyncio.CancelledError, ChatCompletion, APIConnectionError}
+        await server.idle(timeout=5)
+        await _turns(20)
+        assert places_in_use(client) == 0
+        assert (await within(complete(client))).text
+        await client.aclose()
         await nothing_left(client, server)
 
 
@@ -243,7 +269,7 @@ async def test_a_thousand_streams_at_once_all_complete(server: FriendliServer) -
         await nothing_left(client, server)
 
 
-# --- a pooled connection that died -------------------------------------------------------------------------------------
+# --- a pooled connection that died -----------------------------------------------------------------------------------
 
 
 async def _warm(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -381,7 +407,7 @@ async def test_what_is_not_http_is_a_connection_error(said: bytes) -> None:
         assert places_in_use(client) == 0
 
 
-# --- redirects ---------------------------------------------------------------------------------------------------------
+# --- redirects -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [307, 308])
@@ -437,9 +463,7 @@ async def test_a_redirect_to_another_origin_is_an_error_and_nothing_goes_there(
         assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize(
-    "location", ["http://[broken", "http://", "//", "javascript:alert(1)", "file:///etc/passwd", "http://:bad"]
-)
+@pytest.mark.parametrize("location", ["http://[broken", "javascript:alert(1)", "file:///etc/passwd", "http://:bad"])
 async def test_a_redirect_to_nowhere_is_an_error(server: FriendliServer, client: AsyncFriendli, location: str) -> None:
     server.enqueue(status(307, headers={"Location": location}))
     with pytest.raises(FriendliError):
@@ -454,7 +478,7 @@ async def test_a_redirect_without_a_location_is_an_error(server: FriendliServer,
         await within(complete(client))
 
 
-# --- cookies, keepalive ------------------------------------------------------------------------------------------------
+# --- cookies, keepalive ----------------------------------------------------------------------------------------------
 
 
 async def test_cookies_are_not_kept(server: FriendliServer, client: AsyncFriendli) -> None:
@@ -472,125 +496,3 @@ async def test_sockets_notice_a_peer_that_vanished(server: FriendliServer, clien
         waits = [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) for one in client_sockets(server.url)]
     assert found == [1]
     assert waits[0] <= 120
-
-
-# --- proxies -----------------------------------------------------------------------------------------------------------
-
-
-class Proxy(RawServer):
-    """Answers plain requests itself, refuses tunnels, and keeps the heads of both."""
-
-    def __init__(self) -> None:
-        super().__init__(self._talk_on)
-
-    async def _talk_on(self, conversation: Conversation) -> None:
-        while request := await conversation.request():
-            self.requests.append(request)
-            if request.startswith(b"CONNECT"):
-                await conversation.send(reply(b"no", status="502 Bad Gateway", kind="text/plain"))
-                return
-            await conversation.send(reply(completion("by proxy")))
-
-
-@pytest.fixture
-async def proxy() -> AsyncIterator[Proxy]:
-    async with Proxy() as running:
-        yield running
-
-
-async def test_a_proxy_gets_the_whole_url(proxy: Proxy) -> None:
-    async with client_of("http://api.invalid/base", proxy=proxy.url) as client:
-        assert (await within(complete(client))).text == "by proxy"
-        assert (await within(complete(client))).text == "by proxy"
-    assert proxy.requests[0].startswith(b"POST http://api.invalid/base/serverless/v1/chat/completions HTTP/1.1\r\n")
-    assert proxy.connections == 1
-
-
-@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-async def test_the_environments_proxy_is_used(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, proxy.url)
-    async with client_of("http://api.invalid") as client:
-        monkeypatch.delenv(name)  # it is read once, at construction
-        assert (await within(complete(client))).text == "by proxy"
-
-
-async def test_the_environments_proxy_may_lack_a_scheme(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
-    async with client_of("http://api.invalid") as client:
-        assert (await within(complete(client))).text == "by proxy"
-
-
-async def test_the_proxy_for_https_is_asked_for_a_tunnel(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", proxy.url)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    async with client_of("https://api.invalid") as client:
-        with pytest.raises(FriendliError) as caught:
-            await within(complete(client))
-    assert proxy.requests[0].startswith(b"CONNECT api.invalid:443 HTTP/1.1\r\n")
-    assert TOKEN.encode() not in proxy.requests[0]
-    assert isinstance(caught.value, APIConnectionError)
-    assert not caught.value.sent, "the tunnel was refused, so nothing reached the API"
-
-
-@pytest.mark.parametrize("rule", ["127.0.0.1", "*", "x.example,127.0.0.1"])
-async def test_no_proxy_is_obeyed(
-    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, rule: str
-) -> None:
-    monkeypatch.setenv("http_proxy", proxy.url)
-    monkeypatch.setenv("no_proxy", rule)
-    async with client_of(server.url) as client:
-        assert (await within(complete(client))).text != "by proxy"
-    assert proxy.connections == 0
-
-
-async def test_a_proxy_of_the_client_wins_over_the_environment(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "api.invalid")
-    async with client_of("http://api.invalid", proxy=proxy.url) as client:
-        assert (await within(complete(client))).text == "by proxy"
-
-
-async def test_credentials_of_a_proxy_go_to_the_proxy_and_nowhere_else(proxy: Proxy) -> None:
-    url = proxy.url.replace("http://", "http://user:s3cret@")
-    async with client_of("http://api.invalid", proxy=url) as client:
-        await within(complete(client))
-        assert "s3cret" not in repr(client)
-    head = proxy.requests[0].lower()
-    assert b"proxy-authorization: basic " in head
-    assert b"s3cret" not in head.replace(b"dxnlcjpzm2nyzxq=", b"")
-
-
-async def test_a_dead_proxy_is_a_connection_error_that_does_not_show_its_password() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://user:s3cret@127.0.0.1:{unused.getsockname()[1]}"
-        async with client_of("http://api.invalid", proxy=url) as client:
-            with pytest.raises(APIConnectionError) as caught:
-                await within(complete(client))
-    assert not caught.value.sent
-    assert "s3cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["socks5://127.0.0.1:1080", "socks5h://user:s3cret@127.0.0.1:1080", "ftp://x", "http://[bad"]
-)
-async def test_a_proxy_of_the_environment_that_cannot_be_used_is_a_named_error(
-    monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
-    monkeypatch.setenv("all_proxy", url)
-    with pytest.raises((ConfigurationError, APIConnectionError)) as caught:
-        async with client_of("http://api.invalid") as client:
-            await within(complete(client))
-    assert "s3cret" not in str(caught.value)
-
-
-async def test_netrc_is_not_read(
-    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login someone password else\n")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-    async with client_of(server.url) as client:
-        await within(client.container.chat.complete(messages=[{"role": "user", "content": "Hi"}]))
-        await within(complete(client))
-    assert server.requests[1].headers["Authorization"] == f"Bearer {TOKEN}"

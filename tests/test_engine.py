@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from anyio import to_thread
-from support.engine import CALLS_A_TOOL, LONG, MODEL, freed_slot, slots
+from support.engine import CALLS_A_TOOL, LONG, MODEL, freed_slot, latest_slot
 
 from friendli_async import (
     APIConnectionError,
@@ -203,7 +203,8 @@ async def test_leaving_a_stream_stops_the_servers_work(client: AsyncFriendli, en
         async for chunk in stream:
             if chunk.text:
                 break
-        (busy,) = (slot for slot in slots(engine.url) if slot.busy)
+        busy = latest_slot(engine.url)
+    assert busy.busy
     assert stream.outcome == "cancelled"
     assert (await to_thread.run_sync(freed_slot, engine.url, busy)).tokens < 2000
 
@@ -218,7 +219,8 @@ async def test_cancelled_task_stops_the_servers_work(client: AsyncFriendli, engi
 
     task = asyncio.create_task(read())
     await arrived.wait()
-    (busy,) = (slot for slot in slots(engine.url) if slot.busy)
+    busy = latest_slot(engine.url)
+    assert busy.busy
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -22,7 +22,7 @@ class Uvicorn(uvicorn.Server):
     """uvicorn in the test's own loop; tells when it listens."""
 
     def __init__(self, app: Any) -> None:
-        super().__init__(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
+        super().__init__(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: Any = None) -> None:

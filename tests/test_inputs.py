@@ -114,6 +114,7 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
     ({"messages": [*MESSAGES, {"content": "no role"}]}, "messages[1]"),
     ({"messages": [*MESSAGES, *MESSAGES, {"role": "usr", "content": "x"}]}, "messages[2].role"),
     ({"messages": [{"role": "user"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": "Hi", 5: "key"}]}, "messages[0]"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "system", "content": None}]}, "messages[0].content"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
@@ -162,6 +163,7 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
     ({"extra_body": {"deep": [0, {"x": float("nan")}]}}, "deep[1].x"),
     ({"extra_body": {"x": object()}}, "x"),
     ({"extra_body": {"x": b"bytes"}}, "x"),
+    ({"extra_body": {"x": memoryview(b"bytes")}}, "x"),
     ({"extra_body": {"x": {1, 2}}}, "x"),
     ({"extra_body": {"x": 1j}}, "x"),
     ({"extra_body": {"x": {3: "key"}}}, "x"),
@@ -172,7 +174,7 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "path"), BAD, ids=[str(options)[:70] for options, _ in BAD])
+@pytest.mark.parametrize(("options", "path"), BAD, ids=[f"{path}-{number}" for number, (_, path) in enumerate(BAD)])
 async def test_bad_value_is_a_value_error_with_its_path_and_nothing_is_sent(
     client: f.AsyncFriendli, server: FriendliServer, options: dict[str, object], path: str
 ) -> None:
@@ -180,7 +182,7 @@ async def test_bad_value_is_a_value_error_with_its_path_and_nothing_is_sent(
     keywords = {"model": "m", "messages": MESSAGES, **options}
     with pytest.raises(ValueError, match=r".") as raised:
         await chat.complete(**keywords)
-    assert str(raised.value).startswith(f"{path}:") or str(raised.value).startswith(f"{path}[")
+    assert str(raised.value).startswith((f"{path}:", f"{path}["))
     with pytest.raises(ValueError, match=r".") as streamed:  # at the call, not at the first use
         chat.stream(**keywords)
     assert str(streamed.value) == str(raised.value)
@@ -188,12 +190,16 @@ async def test_bad_value_is_a_value_error_with_its_path_and_nothing_is_sent(
     assert server.requests == []
 
 
-@pytest.mark.parametrize("value", [object(), b"x", float("nan"), {"a": 1}])
+@pytest.mark.parametrize(
+    "value", [object(), b"x", float("nan"), {"a": 1}, "\ud83d"], ids=["object", "bytes", "nan", "mapping", "surrogate"]
+)
 async def test_query_value_that_cannot_be_sent_is_named(
     client: f.AsyncFriendli, server: FriendliServer, value: object
 ) -> None:
     with pytest.raises(ValueError, match=r"extra_query.*part"):
         await send(client, extra_query={"part": value})
+    with pytest.raises(ValueError, match=r"extra_query.*part"):  # at the call, not at the first use
+        client.serverless.chat.stream(model="m", messages=MESSAGES, extra_query={"part": value})
     assert server.requests == []
 
 
@@ -213,7 +219,9 @@ SEED_BAD: Final[list[tuple[object, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "path"), SEED_BAD, ids=[str(body)[:70] for body, _ in SEED_BAD])
+@pytest.mark.parametrize(
+    ("body", "path"), SEED_BAD, ids=[f"{path}-{number}" for number, (_, path) in enumerate(SEED_BAD)]
+)
 async def test_seed_operation_refuses_a_bad_body_with_the_path(
     client: f.AsyncFriendli, server: FriendliServer, body: Any, path: str
 ) -> None:
@@ -229,6 +237,7 @@ async def test_seed_operation_refuses_bad_settings(client: f.AsyncFriendli, serv
     for settings in (
         {"x_friendli_team": "a\r\nX-Evil: 1"},
         {"x_friendli_team": ""},
+        {"x_friendli_team": " "},
         {"x_friendli_team": 5},
         {"retries": 3},
         {"server_url": "nowhere"},
@@ -331,6 +340,32 @@ async def test_any_mapping_or_sequence_serves_as_an_option(client: f.AsyncFriend
         "more": {"y": [1]},
     }
     assert server.requests[-1].query == {"q": ["a", "1", "true", "0.5"]}
+
+
+class Words(str):
+    """As template engines and ORMs hand out."""
+
+
+class Count(int):
+    pass
+
+
+class Ratio(float):
+    """As numpy.float64 is one."""
+
+
+async def test_text_of_a_subclass_of_str_is_sent_as_text(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    server.always(text("ok"))
+    await send(client, model=Words("model"), messages=[{"role": "user", "content": Words("text")}])
+    assert sent(server) == {"model": "model", "messages": [{"role": "user", "content": "text"}]}
+
+
+@pytest.mark.parametrize("value", [Words("text"), Count(5), Ratio(0.5)], ids=["str", "int", "float"])
+async def test_subclass_of_a_plain_type_in_extra_body_is_that_value(
+    client: f.AsyncFriendli, server: FriendliServer, value: object
+) -> None:
+    await send(client, extra_body={"x": value})
+    assert sent(server)["x"] == value
 
 
 async def test_unknown_keys_inside_survive(client: f.AsyncFriendli, server: FriendliServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-import datetime
+import datetime as dt
 import decimal
 import enum
 import json
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import JSON, deterministic
+from strategies import JSON, deterministic, fewer
 
 from friendli_async import (
     AsyncFriendli,
@@ -37,15 +37,18 @@ from friendli_async.replies import Headers
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=4))
-@deterministic
+@fewer
 def test_any_json_goes_out_as_the_same_json(body: dict[str, Any]) -> None:
     assert json.loads(encode_json(body)) == body
 
 
-@given(st.dictionaries(st.text(st.characters()), st.text(st.characters()), min_size=1, max_size=4))
+@given(st.dictionaries(st.text(), st.text(st.characters()), min_size=1, max_size=4))
 @deterministic
 def test_text_with_lone_surrogates_goes_out_as_valid_utf8_that_means_the_same(body: dict[str, str]) -> None:
-    assert json.loads(encode_json(body).decode("utf-8")) == body
+    def units(texts: dict[str, str]) -> dict[str, bytes]:
+        return {key: text.encode("utf-16-le", "surrogatepass") for key, text in texts.items()}
+
+    assert units(json.loads(encode_json(body).decode("utf-8"))) == units(body)
 
 
 def test_a_body_is_compact_utf8() -> None:
@@ -104,12 +107,12 @@ def test_mappings_sequences_enums_and_numbers_of_all_types_go_out(value: object,
     [(Text("abc"), "abc"), (Text("\ud800"), "\ud800"), (np.str_("abc"), "abc"), (np.float64(0.5), 0.5), (Whole(5), 5)],
 )
 def test_text_and_numbers_of_a_subclass_go_out_as_they_are_or_are_refused(value: object, expected: object) -> None:
+    refusal, sent = "", b""
     try:
         sent = encode_json({"v": value})
     except ValueError as error:
-        assert str(error).startswith("v: ")
-    else:
-        assert json.loads(sent) == {"v": expected}
+        refusal = str(error)
+    assert refusal.startswith("v: ") or json.loads(sent) == {"v": expected}
 
 
 NOT_JSON: list[object] = [
@@ -122,7 +125,7 @@ NOT_JSON: list[object] = [
     {1},
     frozenset({1}),
     object(),
-    datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
+    dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
     decimal.Decimal(1),
     uuid.UUID(int=1),
     1j,
@@ -132,6 +135,7 @@ NOT_JSON: list[object] = [
     msgspec.UNSET,
     msgspec.Raw(b"{}"),
     np.array([1]),
+    collections.UserString("abc"),
 ]
 
 
@@ -183,16 +187,14 @@ def nested(depth: int, leaf: object) -> dict[str, object]:
 @pytest.mark.parametrize("leaf", ["x", "\ud800"])
 def test_a_body_of_any_depth_goes_out_or_is_a_value_error(leaf: str) -> None:
     outcomes: set[str] = set()
-    for depth in (10, 100, *range(700, 1010, 3), 5_000, 100_000):
+    for depth in (10, 100, *range(900, 1000, 3), 5_000, 100_000):
         try:
-            encoded = encode_json(nested(depth, leaf))
+            outcomes.add("sent" if encode_json(nested(depth, leaf)).count(b"[") == depth else "changed")
         except ValueError as error:
-            assert "nested too deeply" in str(error)
-            outcomes.add("refused")
-        else:
-            assert encoded.count(b"[") == depth
-            outcomes.add("sent")
-    assert outcomes == {"sent", "refused"}
+            outcomes.add(str(error))
+    assert len(outcomes) == 2
+    assert "sent" in outcomes
+    assert "nested too deeply" in str(outcomes)
 
 
 # --- check_values, keywords, Parameters ------------------------------------------------------------------------------
@@ -292,7 +294,7 @@ def test_what_the_caller_does_to_its_objects_later_changes_nothing() -> None:
     pet["lives"] = 1
     query["a"] = "2"
     assert b'"lives":9' in (arguments.body or b"")
-    assert arguments.query == {"a": "1"}
+    assert arguments.query == "a=1"
     assert options == {"extra_query": {"a": "2"}}
     assert "lives" not in repr(arguments)
 
@@ -349,7 +351,7 @@ BAD_URLS += ["http://h/a b", " http://h", "http://h\0", "http://h\t", "javascrip
 
 @pytest.mark.parametrize("url", [*BAD_URLS, None, 5, b"http://h", ["http://h"]])
 def test_what_is_no_base_url_is_a_configuration_error_that_names_the_setting(url: Any) -> None:
-    with pytest.raises(ConfigurationError, match="^server_url "):
+    with pytest.raises(ConfigurationError, match=r"^server_url "):
         base_url(url, "server_url")
 
 
@@ -404,7 +406,7 @@ BAD_HEADERS += [(name, "1") for name in ("Content-Length", "TRANSFER-ENCODING", 
 
 @pytest.mark.parametrize(("name", "value"), BAD_HEADERS)
 def test_a_header_that_would_break_out_of_its_line_is_a_configuration_error(name: Any, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="^headers: "):
+    with pytest.raises(ConfigurationError, match=r"^headers: "):
         check_header(name, value, "headers")
 
 
@@ -440,7 +442,7 @@ def test_a_query_repeats_keys_lowers_booleans_and_escapes(query: dict[str, objec
     assert encode_query(query) == expected
 
 
-@pytest.mark.parametrize("value", [math.nan, b"x", {"a": 1}, object(), [[1]], math.inf])
+@pytest.mark.parametrize("value", [math.nan, b"x", {"a": 1}, object(), [[1]], math.inf, "\ud800"])
 def test_what_cannot_go_into_a_query_is_a_value_error_with_its_name(value: object) -> None:
     with pytest.raises(ValueError, match=r"^extra_query\['a'\]: "):
         encode_query({"a": value})

@@ -246,7 +246,7 @@ async def test_a_wait_that_does_not_fit_into_the_time_left_is_not_begun(asked: f
     call = Call("never")
     call.left = left
     with pytest.raises(RateLimitError):
-        await call.run(RateLimitError("slow", status_code=429, retry_after=asked))
+        await call.run(RateLimitError("slow", status_code=429, retry_after=asked), RetryPolicy(initial=0))
     assert (call.made, call.slept) == (0, [])
 
 

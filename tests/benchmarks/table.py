@@ -112,6 +112,7 @@ def show_machine() -> None:
         except PackageNotFoundError:
             print(f", {name} {'from the tree' if name == 'friendli-async' else 'not installed'}", end="")
     print("\nCPU is that of the client's own process, warmed up; medians of interleaved repeats; one server process.")
+    print("A budget's ratio is the median of the ratios within a repeat, so it is not quite that of the columns.")
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:

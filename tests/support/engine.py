@@ -40,16 +40,25 @@ class Slot:
     """One of the server's places to generate in."""
 
     id: int
+    task: int
+    """Of its present or latest request: they are numbered in the order of their arrival."""
     busy: bool
     tokens: int
     """Of its present or latest request: the prompt's, and after the end also the generated ones."""
 
 
 def slots(url: str) -> list[Slot]:
-    """What the server's slots are doing at this moment."""
+    """What the server's slots are doing at this moment, by their ids."""
     with urllib.request.urlopen(f"{url}/slots", timeout=10) as reply:
         rows: list[dict[str, Any]] = json.load(reply)
-    return [Slot(row["id"], row["is_processing"], row.get("n_prompt_tokens", 0)) for row in rows]
+    return [
+        Slot(row["id"], row.get("id_task", -1), row["is_processing"], row.get("n_prompt_tokens", 0)) for row in rows
+    ]
+
+
+def latest_slot(url: str) -> Slot:
+    """The slot that took the latest request. An earlier one may still be busy with the end of its own."""
+    return max(slots(url), key=lambda slot: slot.task)
 
 
 def freed_slot(url: str, slot: Slot, *, within: float = 10.0) -> Slot:

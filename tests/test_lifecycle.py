@@ -1,0 +1,535 @@
+"""The life of a client: loops, threads, processes, its end, its copies."""
+
+import asyncio
+import copy
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from support.sockets import (
+    MESSAGES,
+    QUICK,
+    ask,
+    client_of,
+    client_sockets,
+    complete,
+    deaf_port,
+    nothing_left,
+    places_in_use,
+    read,
+    within,
+)
+
+import friendli_async
+from friendli_async import (
+    AsyncFriendli,
+    ConfigurationError,
+    FriendliError,
+    RetryPolicy,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async.testing import FriendliServer, chunk, head, script, stall, status, text
+
+
+@pytest.fixture(autouse=True)
+def garbage_is_collected() -> Iterator[None]:
+    """What a test leaves to the collector warns in that test, not in a later one."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with client_of(server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def remote() -> Iterator[FriendliServer]:
+    """A server in a thread of its own, for tests that run loops themselves."""
+    with FriendliServer() as running:
+        yield running
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# --- loops and threads -----------------------------------------------------------------------------------------------
+
+
+def test_one_client_serves_several_runs(remote: FriendliServer) -> None:
+    client = client_of(remote.url)
+
+    async def main() -> str:
+        assert await read(ask(client))
+        return (await complete(client)).text
+
+    assert len({asyncio.run(main()) for _ in range(3)}) == 1
+    asyncio.run(client.aclose())
+
+
+def test_one_client_serves_several_loops_at_once(remote: FriendliServer) -> None:
+    client = client_of(remote.url)
+    barrier = threading.Barrier(4, timeout=10)
+    texts: list[str] = []
+
+    async def main() -> None:
+        for _ in range(5):
+            barrier.wait()
+            texts.append(await read(ask(client)))
+
+    threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(texts) == 20
+    assert len(set(texts)) == 1
+    asyncio.run(client.aclose())
+
+
+def test_each_loop_has_its_own_places(remote: FriendliServer) -> None:
+    client = client_of(remote.url, max_connections=1, timeout=Timeouts(pool=2))
+    remote.enqueue(script(chunk("a"), stall()))
+    opened, finished = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with ask(client):
+            opened.set()
+            await asyncio.to_thread(finished.wait, 10)
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold()))
+    thread.start()
+    assert opened.wait(10)
+    assert asyncio.run(complete(client)).text
+    finished.set()
+    thread.join(10)
+
+
+def test_closing_reaches_the_streams_of_other_loops(remote: FriendliServer) -> None:
+    client = client_of(remote.url)
+    remote.enqueue(script(chunk("a"), stall()))
+    reading = threading.Event()
+    caught: list[BaseException] = []
+
+    async def main() -> None:
+        async with ask(client) as stream:
+            await anext(stream)
+            reading.set()
+            try:
+                await within(anext(stream), 10)
+            except BaseException as error:
+                caught.append(error)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    assert reading.wait(10)
+    asyncio.run(client.aclose())
+    thread.join(10)
+    assert [type(error) for error in caught] == [StreamInterruptedError]
+
+
+def test_a_stream_that_outlives_its_loop_does_no_harm(remote: FriendliServer) -> None:
+    client = client_of(remote.url)
+    remote.enqueue(script(chunk("a"), stall()))
+
+    async def main() -> Any:
+        return await ask(client)
+
+    stream = asyncio.run(main())
+    del stream
+    gc.collect()
+    assert asyncio.run(complete(client)).text
+
+
+SCRIPTS = {
+    "a session left open": """
+client = make()
+async def main():
+    await call(client)
+asyncio.run(main())
+""",
+    "several runs, never closed": """
+client = make()
+for _ in range(3):
+    asyncio.run(call(client))
+""",
+    "a stream left open": """
+client = make()
+async def main():
+    global stream
+    stream = await client.serverless.chat.stream(model="m", messages=MESSAGES)
+asyncio.run(main())
+""",
+    "a stream left in the middle, and the client with it": """
+async def main():
+    client = make()
+    async for _ in client.serverless.chat.stream(model="m", messages=MESSAGES):
+        break
+asyncio.run(main())
+""",
+    "a client dropped without a close": """
+async def main():
+    client = make()
+    await call(client)
+    del client
+    await asyncio.sleep(0)
+    gc.collect()
+    await asyncio.sleep(0)
+asyncio.run(main())
+""",
+    "a client per call": """
+async def main():
+    for _ in range(5):
+        await call(make())
+asyncio.run(main())
+""",
+    "a client never used": "client = make()",
+    "closed twice": """
+async def main():
+    async with make() as client:
+        await call(client)
+        await client.aclose()
+    await client.aclose()
+asyncio.run(main())
+""",
+    "closed in another run": """
+client = make()
+asyncio.run(call(client))
+asyncio.run(client.aclose())
+""",
+    "cancelled by Ctrl-C": """
+import os, signal
+async def main():
+    client = make()
+    async with client.serverless.chat.stream(model="m", messages=MESSAGES) as stream:
+        await anext(stream)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    pass
+else:
+    raise SystemExit("not interrupted")
+""",
+    "a task still reading when the run ends": """
+async def main():
+    client = make()
+    started = asyncio.Event()
+    async def reader():
+        async for _ in client.serverless.chat.stream(model="m", messages=MESSAGES):
+            started.set()
+            await asyncio.Event().wait()
+    task = asyncio.create_task(reader())
+    await started.wait()
+asyncio.run(main())
+""",
+    "an exception with an open stream": """
+async def main():
+    stream = await make().serverless.chat.stream(model="m", messages=MESSAGES)
+    raise KeyError("mine")
+try:
+    asyncio.run(main())
+except KeyError:
+    pass
+""",
+    "a fork": """
+import os
+client = make()
+asyncio.run(call(client))
+pid = os.fork()
+if pid == 0:
+    code = 1
+    try:
+        asyncio.run(call(client))
+    except ConfigurationError as error:
+        code = 0 if "fork" in str(error) else 2
+    except BaseException:
+        code = 3
+    os._exit(code)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+asyncio.run(call(client))
+asyncio.run(client.aclose())
+""",
+    "a new client after a fork": """
+import os
+async def main():
+    await call(make())
+asyncio.run(main())
+pid = os.fork()
+if pid == 0:
+    code = 1
+    try:
+        asyncio.run(main())
+        code = 0
+    finally:
+        os._exit(code)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+""",
+}
+PRELUDE = """
+import asyncio, gc, sys
+from friendli_async import AsyncFriendli, ConfigurationError
+MESSAGES = [{"role": "user", "content": "Hi there, how are you?"}]
+AsyncFriendli("x")  # loads aiohttp here: in the loop it would be a slow callback, which debug mode tells of
+def make():
+    return AsyncFriendli("test-token", server_url=sys.argv[1])
+async def call(client):
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    assert reply.text
+    async with client.serverless.chat.stream(model="m", messages=MESSAGES) as stream:
+        assert [event async for event in stream]
+"""
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_nothing_warns_at_the_end_of_a_program(remote: FriendliServer, name: str) -> None:
+    package = Path(friendli_async.__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + SCRIPTS[name], remote.url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(package)},
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_servers_connections_are_closed_when_the_run_ends(remote: FriendliServer) -> None:
+    client = client_of(remote.url)
+    asyncio.run(complete(client))
+    assert list(client_sockets(remote.url)) == []
+    asyncio.run(remote.wait_for_connections(0, timeout=5))
+
+
+async def test_a_client_dropped_without_a_close_is_closed(server: FriendliServer) -> None:
+    client = client_of(server.url)
+    await complete(client)
+    gone = weakref.ref(client)
+    del client
+    gc.collect()
+    assert gone() is None
+    await server.wait_for_connections(0, timeout=5)
+
+
+async def test_a_stream_keeps_its_client_going(server: FriendliServer) -> None:
+    server.enqueue(text("a", "b"))
+    client = client_of(server.url)
+    stream = await ask(client)
+    del client
+    gc.collect()
+    assert await read(stream) == "ab"
+
+
+async def test_a_call_keeps_its_client_going(server: FriendliServer) -> None:
+    assert (await within(complete(client_of(server.url)))).text
+    await server.wait_for_connections(0, timeout=5)
+
+
+# --- the end of a client ---------------------------------------------------------------------------------------------
+
+
+async def test_closing_is_idempotent_and_a_closed_client_says_so(server: FriendliServer) -> None:
+    client = client_of(server.url)
+    await complete(client)
+    await client.aclose()
+    await client.aclose()
+    await nothing_left(client, server)
+    with pytest.raises(ConfigurationError, match="closed"):
+        await complete(client)
+    with pytest.raises(ConfigurationError, match="closed"):
+        await ask(client)
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.__aenter__()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await complete(client.with_options(timeout=1))
+    assert "closed" in repr(client)
+    assert len(server.requests) == 1
+
+
+async def test_two_tasks_may_close_at_once(server: FriendliServer) -> None:
+    client = client_of(server.url)
+    await complete(client)
+    await within(asyncio.gather(client.aclose(), client.aclose(), client.aclose()))
+    await nothing_left(client, server)
+
+
+async def test_closing_wakes_a_waiting_reader(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    client = client_of(server.url)
+    stream = await ask(client)
+    await anext(stream)
+    waiting = asyncio.ensure_future(anext(stream))
+    await _turns(3)
+    await client.aclose()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await within(waiting, 1)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert stream.outcome not in {"open", "done"}
+    await nothing_left(client, server)
+
+
+async def test_closing_ends_a_stream_that_nobody_reads_just_now(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    client = client_of(server.url)
+    stream = await ask(client)
+    await client.aclose()
+    await nothing_left(client, server)
+    with pytest.raises(StreamInterruptedError):
+        await within(stream.result(), 1)
+    assert stream.outcome not in {"open", "done"}
+
+
+WAITS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "for a head": (stall(), {}),
+    "for a first event": (script(head(), stall()), {}),
+    "for an error body": (script(head(), stall(), status=500), {}),
+    "for the next attempt": (status(503, retry_after=30), {"retry": QUICK}),
+}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("name", WAITS)
+async def test_closing_wakes_a_call_that_waits(server: FriendliServer, name: str, streamed: bool) -> None:
+    answer, options = WAITS[name]
+    server.always(answer)
+    client = client_of(server.url, **options)
+    task = asyncio.create_task(ask(client).result() if streamed else complete(client))
+    await server.wait_for_requests(1)
+    if "attempt" in name:
+        await server.idle()
+    await _turns(10)
+    assert not task.done()
+    await client.aclose()
+    with pytest.raises(FriendliError):
+        await within(task, 2)
+    await nothing_left(client, server)
+    assert len(server.requests) == 1
+
+
+async def test_closing_wakes_a_call_that_is_connecting() -> None:
+    with deaf_port() as port:
+        client = client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=None))
+        task = asyncio.create_task(complete(client))
+        await _turns(20)
+        await client.aclose()
+        with pytest.raises(FriendliError):
+            await within(task, 2)
+        assert places_in_use(client) == 0
+
+
+async def test_closing_wakes_a_call_in_line_for_a_place(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    client = client_of(server.url, max_connections=1, retry=QUICK)
+    async with ask(client):
+        task = asyncio.create_task(complete(client))
+        await _turns(5)
+        await client.aclose()
+        with pytest.raises(ConfigurationError):
+            await within(task, 2)
+    await nothing_left(client, server)
+    assert len(server.requests) == 1
+
+
+async def test_closing_from_on_retry_stops_the_retries(server: FriendliServer) -> None:
+    closing: list[asyncio.Task[None]] = []
+    policy = RetryPolicy(initial=0.0, on_retry=lambda _: closing.append(asyncio.ensure_future(client.aclose())))
+    client = client_of(server.url, retry=policy)
+    server.always(status(503))
+    with pytest.raises(FriendliError):
+        await within(complete(client), 2)
+    await within(asyncio.gather(*closing))
+    await nothing_left(client, server)
+
+
+# --- copies, sessions, pickles ---------------------------------------------------------------------------------------
+
+
+async def test_closing_a_copy_leaves_the_pool_alone_and_closing_the_original_does_not(server: FriendliServer) -> None:
+    client = client_of(server.url)
+    copied = client.with_options(timeout=5, headers={"X-A": "1"})
+    async with copied:
+        await complete(copied)
+    await copied.aclose()
+    await complete(client)
+    await complete(copied)
+    assert server.connections == 1
+    assert server.requests[0].headers["X-A"] == "1"
+    assert "X-A" not in server.requests[1].headers
+    await client.aclose()
+    with pytest.raises(ConfigurationError):
+        await complete(copied)
+
+
+async def test_a_copy_outlives_the_original(server: FriendliServer) -> None:
+    copied = client_of(server.url).with_options(timeout=5)
+    gc.collect()
+    assert (await complete(copied)).text
+    assert await read(ask(copied))
+
+
+async def test_a_session_of_the_user_is_used_as_it_is_and_never_closed(server: FriendliServer) -> None:
+    async with aiohttp.ClientSession(headers={"X-Session": "yes"}) as session:
+        client = client_of(server.url, session=session)
+        assert (await complete(client)).text
+        async with ask(client) as stream:
+            assert await read(stream)
+        server.enqueue(script(chunk("a"), stall()))
+        stream = await ask(client)
+        await client.aclose()
+        assert not session.closed
+        with pytest.raises(StreamInterruptedError):
+            await within(stream.result(), 1)
+        assert server.requests[0].headers["X-Session"] == "yes"
+        async with session.post(server.url + "/serverless/v1/chat/completions", json={}) as again:
+            assert again.status in {401, 422}
+        del client
+        gc.collect()
+        await _turns(3)
+        assert not session.closed
+
+
+async def test_a_closed_session_of_the_user_is_named(server: FriendliServer) -> None:
+    session = aiohttp.ClientSession()
+    await session.close()
+    async with client_of(server.url, session=session) as client:
+        with pytest.raises(ConfigurationError, match="session"):
+            await complete(client)
+
+
+async def test_a_client_is_neither_pickled_nor_copied(server: FriendliServer, client: AsyncFriendli) -> None:
+    await complete(client)
+    for copying in (pickle.dumps, copy.copy, copy.deepcopy):
+        for thing in (client, client.with_options(timeout=1)):
+            with pytest.raises(TypeError):
+                copying(thing)
+
+
+@pytest.mark.parametrize("part", ["serverless", "container", "serverless.chat", "stream"])
+async def test_the_parts_of_a_client_are_not_pickled(client: AsyncFriendli, part: str) -> None:
+    thing: Any = client.serverless.chat.stream(model="m", messages=MESSAGES) if part == "stream" else client
+    for name in [] if part == "stream" else part.split("."):
+        thing = getattr(thing, name)
+    with pytest.raises(TypeError):
+        pickle.dumps(thing)

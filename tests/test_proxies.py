@@ -1,0 +1,151 @@
+"""Proxies: the client's, the environment's, none."""
+
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from support.sockets import (
+    TOKEN,
+    Conversation,
+    RawServer,
+    client_of,
+    complete,
+    completion,
+    reply,
+    within,
+)
+
+from friendli_async import (
+    APIConnectionError,
+    ConfigurationError,
+    FriendliError,
+)
+from friendli_async.testing import (
+    FriendliServer,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+class Proxy(RawServer):
+    """Answers plain requests itself, refuses tunnels, and keeps the heads of both."""
+
+    def __init__(self) -> None:
+        super().__init__(self._talk_on)
+
+    async def _talk_on(self, conversation: Conversation) -> None:
+        while request := await conversation.request():
+            self.requests.append(request)
+            if request.startswith(b"CONNECT"):
+                await conversation.send(reply(b"no", status="502 Bad Gateway", kind="text/plain"))
+                return
+            await conversation.send(reply(completion("by proxy")))
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    async with Proxy() as running:
+        yield running
+
+
+async def test_a_proxy_gets_the_whole_url(proxy: Proxy) -> None:
+    async with client_of("http://api.invalid/base", proxy=proxy.url) as client:
+        assert (await within(complete(client))).text == "by proxy"
+        assert (await within(complete(client))).text == "by proxy"
+    assert proxy.requests[0].startswith(b"POST http://api.invalid/base/serverless/v1/chat/completions HTTP/1.1\r\n")
+    assert proxy.connections == 1
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+async def test_the_environments_proxy_is_used(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, proxy.url)
+    async with client_of("http://api.invalid") as client:
+        monkeypatch.delenv(name)  # it is read once, at construction
+        assert (await within(complete(client))).text == "by proxy"
+
+
+async def test_the_environments_proxy_may_lack_a_scheme(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
+    async with client_of("http://api.invalid") as client:
+        assert (await within(complete(client))).text == "by proxy"
+
+
+async def test_the_proxy_for_https_is_asked_for_a_tunnel(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", proxy.url)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with client_of("https://api.invalid") as client:
+        with pytest.raises(FriendliError) as caught:
+            await within(complete(client))
+    assert proxy.requests[0].startswith(b"CONNECT api.invalid:443 HTTP/1.1\r\n")
+    assert TOKEN.encode() not in proxy.requests[0]
+    assert isinstance(caught.value, APIConnectionError)
+    assert not caught.value.sent, "the tunnel was refused, so nothing reached the API"
+
+
+@pytest.mark.parametrize("rule", ["127.0.0.1", "*", "x.example,127.0.0.1"])
+async def test_no_proxy_is_obeyed(
+    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", rule)
+    async with client_of(server.url) as client:
+        assert (await within(complete(client))).text != "by proxy"
+    assert proxy.connections == 0
+
+
+async def test_a_proxy_of_the_client_wins_over_the_environment(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "api.invalid")
+    async with client_of("http://api.invalid", proxy=proxy.url) as client:
+        assert (await within(complete(client))).text == "by proxy"
+
+
+async def test_credentials_of_a_proxy_go_to_the_proxy_and_nowhere_else(proxy: Proxy) -> None:
+    url = proxy.url.replace("http://", "http://user:s3cret@")
+    async with client_of("http://api.invalid", proxy=url) as client:
+        await within(complete(client))
+        assert "s3cret" not in repr(client)
+    head = proxy.requests[0].lower()
+    assert b"proxy-authorization: basic " in head
+    assert b"s3cret" not in head.replace(b"dxnlcjpzm2nyzxq=", b"")
+
+
+async def test_a_dead_proxy_is_a_connection_error_that_does_not_show_its_password() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://user:s3cret@127.0.0.1:{unused.getsockname()[1]}"
+        async with client_of("http://api.invalid", proxy=url) as client:
+            with pytest.raises(APIConnectionError) as caught:
+                await within(complete(client))
+    assert not caught.value.sent
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["socks5://127.0.0.1:1080", "socks5h://user:s3cret@127.0.0.1:1080", "ftp://x", "http://[bad"]
+)
+async def test_a_proxy_of_the_environment_that_cannot_be_used_is_a_named_error(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("all_proxy", url)
+    with pytest.raises((ConfigurationError, APIConnectionError)) as caught:
+        async with client_of("http://api.invalid") as client:
+            await within(complete(client))
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_netrc_is_not_read(
+    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    async with client_of(server.url) as client:
+        await within(client.container.chat.complete(messages=[{"role": "user", "content": "Hi"}]))
+        await within(complete(client))
+    assert server.requests[1].headers["Authorization"] == f"Bearer {TOKEN}"
