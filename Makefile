@@ -73,7 +73,7 @@ wheel: dist
 		$(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$wheel[test]"
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -c 'import friendli_async as f, sys; \
 		sys.exit(f"not the wheel: {f.__file__}" if not f.__file__.startswith(sys.prefix) else 0)'
-	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/pytest -q -p no:cacheprovider $(WHEEL_TESTS)
+	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/pytest -q -n $(WORKERS) -p no:cacheprovider $(WHEEL_TESTS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks $(BENCH)

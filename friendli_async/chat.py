@@ -171,6 +171,10 @@ class Tool(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
     function: Function
 
 
+class _NoTool(msgspec.Struct, tag_field="type", tag=""):
+    """Stands beside Tool in the check: where there is more than one, msgspec insists on the type."""
+
+
 class _NamedFunction(msgspec.Struct):
     name: str
 
@@ -286,7 +290,7 @@ _PARAMETERS: Final = Parameters(
     {
         **CHECKS,
         "response_format": _TextFormat | _JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None,
-        "tools": list[Tool] | None,
+        "tools": list[Tool | _NoTool] | None,
     },
 )
 _COMPLETE: Final = Operation(

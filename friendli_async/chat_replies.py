@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from friendli_async._core.protocol import decode
-from friendli_async.replies import FunctionCall, Partial, Reply, ToolCall, Usage
+from friendli_async.replies import FunctionCall, Partial, Reply, ToolCall, Usage, always
 
 __all__ = [
     "ChatChoice",
@@ -83,7 +83,7 @@ class ChatMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rep
 class ChatChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
     """One of the ``n`` answers."""
 
-    index: int = 0
+    index: int = always(0)
     message: ChatMessage = ChatMessage()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
@@ -145,7 +145,7 @@ class ChunkDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr
 class ChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
     """What a chunk says about one choice."""
 
-    index: int = 0
+    index: int = always(0)
     delta: ChunkDelta = ChunkDelta()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
@@ -154,12 +154,14 @@ class ChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rep
 class ChatChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
     """One event of a chat stream. The one with the usage has no choices."""
 
-    choices: tuple[ChunkChoice, ...] = ()
+    choices: tuple[ChunkChoice, ...] = always(())
     id: str | None = None
     object: str | None = None
     created: int | float | None = None
     model: str | None = None
     usage: Usage | None = None
+    error: Any = None
+    """An error that the server put beside the choices. A stream raises it, so the chunks that it gives have none."""
 
     @property
     def text(self) -> str:
@@ -207,7 +209,7 @@ class _CallParts:
                 self.arguments.append(delta.function.arguments)
 
     def result(self) -> ToolCall:
-        return ToolCall(self.id, self.type, FunctionCall(self.name, "".join(self.arguments)))
+        return ToolCall(self.id, self.type, FunctionCall(self.name, joined(self.arguments)))
 
 
 class _ChoiceParts:
@@ -239,7 +241,7 @@ class _ChoiceParts:
             self._add_call(call)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs.extend(choice.logprobs.content)
-        if choice.finish_reason is not None and choice.finish_reason != "null":  # the word has been seen for the value
+        if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
             self.finish_reason = choice.finish_reason
             self.finished = True
         elif delta.content or delta.tool_calls:
@@ -250,10 +252,10 @@ class _ChoiceParts:
             call = self._calls_by_index.get(delta.index)
             if call is None or call.begins_another(delta):
                 call = self._calls_by_index[delta.index] = self._new_call()
-        elif not self.calls or (delta.id and delta.id != self.calls[-1].id):
-            call = self._new_call()
+        elif delta.id:
+            call = next((call for call in self.calls if call.id == delta.id), None) or self._new_call()
         else:
-            call = self.calls[-1]
+            call = self.calls[-1] if self.calls else self._new_call()
         call.add(delta)
 
     def _new_call(self) -> _CallParts:
@@ -311,7 +313,16 @@ class ChatCollector:
             chunk = _decode(data)
         except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
             chunk = decode(data, _decoder)
-        return chunk if chunk.choices or chunk.usage is not None else None
+        return chunk if (chunk.choices or chunk.usage is not None) and chunk.error is None else None
+
+    def decode_each(self, payloads: list[bytes]) -> list[ChatChunk] | None:
+        """Decodes chunks; None if one of them is not an ordinary one."""
+        try:
+            chunks = list(map(_decode, payloads))
+        except (ValueError, RecursionError):
+            return None
+        ordinary = all([chunk.choices and chunk.error is None for chunk in chunks])  # noqa: C419  # a list is faster
+        return chunks if ordinary else None
 
     def decode_named(self, name: str, data: bytes) -> ChatChunk | None:
         """Chat names no events, so one that has a name counts only if it looks like a chunk: a ping does not."""
@@ -331,7 +342,7 @@ class ChatCollector:
                     delta.content
                     and choice.finish_reason is None
                     and choice.logprobs is None
-                    and delta.role is None
+                    and (delta.role is None or parts.role is not None)  # some servers repeat it in every chunk
                     and delta.tool_calls is None
                     and delta.reasoning_content is None
                     and delta.reasoning is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypedDict, Unpack
 import msgspec
 
 from friendli_async._core.protocol import Deployment
-from friendli_async._core.settings import Settings, Token, base_url, check_header, check_token
+from friendli_async._core.settings import Settings, Token, base_url, check_header, check_team, check_token
 from friendli_async.chat import Chat, ContainerChat
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, RetryPolicy, Timeouts
@@ -70,8 +70,7 @@ class Serverless:
         """
         changes: dict[str, object] = {}
         if x_friendli_team is not None:
-            check_header("X-Friendli-Team", x_friendli_team, "x_friendli_team")
-            changes["team"] = x_friendli_team
+            changes["team"] = check_team(x_friendli_team)
         if retries is not None:
             changes["retry"] = _policy(retries)
         if server_url is not None:
@@ -249,11 +248,7 @@ def _token(token: object) -> Any:
 
 
 def _team(team: str | None) -> str | None:
-    if team is not None:
-        check_header("X-Friendli-Team", team, "team")
-        if not team.strip():
-            raise ConfigurationError("team is empty")
-    return team
+    return None if team is None else check_team(team)
 
 
 def _timeouts(timeout: object) -> Timeouts:

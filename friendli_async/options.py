@@ -20,8 +20,11 @@ RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 def _number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
     """Checks that a field is a finite number, not below ``minimum`` (or, with ``above``, greater than it)."""
     value = getattr(owner, name)
-    # bool is an int, and `connect=True` is never meant as one second.
-    bad = isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    try:
+        # bool is an int, and `connect=True` is never meant as one second.
+        bad = isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        bad = True
     if bad or value < minimum or (above and value == minimum):
         bound = f"greater than {minimum:g}" if above else f"at least {minimum:g}"
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
@@ -105,9 +108,13 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("initial", "max_wait", "max_retry_after"):
             _number(self, name)
         _number(self, "multiplier", minimum=1.0)
-        if unknown := set(self.statuses) - RETRYABLE_STATUSES:
+        try:
+            unknown = [status for status in self.statuses if status not in RETRYABLE_STATUSES]
+        except TypeError:
+            raise ConfigurationError(f"RetryPolicy.statuses must be a set of statuses, not {self.statuses!r}") from None
+        if unknown:
             raise ConfigurationError(
-                f"RetryPolicy.statuses can only narrow {sorted(RETRYABLE_STATUSES)}; not retryable: {sorted(unknown)}"
+                f"RetryPolicy.statuses can only narrow {sorted(RETRYABLE_STATUSES)}; not retryable: {unknown}"
             )
         if self.on_retry is not None and not callable(self.on_retry):
             raise ConfigurationError("RetryPolicy.on_retry must be callable")

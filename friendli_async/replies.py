@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
 __all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "Partial", "PromptTokensDetails", "Reply", "ToolCall", "Usage"]
+
+
+T = TypeVar("T")
+
+
+def always(default: T) -> T:
+    """A default that is encoded all the same: whoever a reply is relayed to relies on it."""
+    return msgspec.field(default_factory=lambda: default)
 
 
 class Headers(Mapping[str, str]):
@@ -75,7 +84,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=
     """Base of the top-level replies.
 
     ``meta`` is kept beside the struct's fields, so comparing, encoding and printing a reply see what the server said
-    and nothing else.
+    and nothing else; nor is it copied or pickled with them.
     """
 
     @property
@@ -102,9 +111,9 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=T
 class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
     """Tokens that a call was billed for."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: int = always(0)
+    completion_tokens: int = always(0)
+    total_tokens: int = always(0)
     prompt_tokens_details: PromptTokensDetails | None = None
 
 

@@ -151,6 +151,10 @@ class ToolAssistedCollector:
         """The usage, once the server has told it."""
         return self.chat.usage
 
+    def decode_each(self, payloads: list[bytes]) -> Sequence[ToolAssistedEvent] | None:
+        """Decodes chunks; None if one of them is not an ordinary one."""
+        return self.chat.decode_each(payloads)
+
     def decode_named(self, name: str, data: bytes) -> ToolAssistedEvent | None:
         """``tool_status``; else as in chat."""
         return decode(data, _status_decoder) if name == "tool_status" else self.chat.decode_named(name, data)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import UserString
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast, get_type_hints
 from urllib.parse import urlencode
@@ -38,12 +40,16 @@ def encode_query(query: Mapping[str, object]) -> str:
 def _query_text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
+    if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value):
+        return value
     raise ValueError(f"extra_query[{name!r}]: {value!r} cannot be sent in a query")
 
 
 SETTINGS: Final = frozenset({"token", "team", "server_url", "container_url", "timeout", "retry", "limits", "headers"})
+# What is neither text nor a list, and a Sequence all the same.
+_NO_LISTS: Final = (str, bytes, bytearray, memoryview, UserString)
 
 
 class Parameters:
@@ -70,7 +76,7 @@ class Parameters:
         Raises:
             ValueError: With the path of the bad value, as ``messages[2].role``.
         """
-        check_values(values, self._expected, prefix)
+        check_values({name: _listed(value) for name, value in values.items()}, self._expected, prefix)
 
     def encode(
         self,
@@ -110,6 +116,8 @@ def check_keywords(given: Mapping[str, object], known: frozenset[str], method: s
     for name in given:
         if name in known:
             continue
+        if name == "stream":
+            raise TypeError(f"{method}() takes no 'stream': complete() answers whole, stream() streams")
         if name in SETTINGS:
             raise TypeError(f"{method}() takes no {name!r}: it is a setting, use client.with_options({name}=...)")
         from difflib import get_close_matches  # only on the way to an error
@@ -128,15 +136,40 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     try:
         msgspec.convert(values, expected)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        where = prefix + path.rstrip("`")
-        where = where.lstrip(".") or "arguments"
-        raise ValueError(f"{where}: {reason}") from None
+        found = _PLACE.fullmatch(str(error))
+        reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
+        where = (prefix + path).lstrip(".") or "arguments"
+        raise ValueError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}") from None
     except RecursionError:
         raise ValueError("the arguments are nested too deeply, or contain themselves") from None
 
 
+# "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
+_PLACE: Final = re.compile(r"(.*) - at (`key` in )?`\$([^`]*)`", re.DOTALL)
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
+
+
+def _listed(value: object) -> object:
+    """A list of any sequence: msgspec knows only the everyday ones."""
+    if type(value) in _PLAIN or isinstance(value, (list, tuple, *_NO_LISTS)) or not isinstance(value, Sequence):
+        return value  # pyright: ignore[reportUnknownVariableType]  # whatever it is, it goes back as it came
+    return list(cast("Sequence[object]", value))
+
+
+def _is_plain_json(value: Any) -> bool:
+    """Whether a value is JSON at first sight: the built-in types themselves, all the way down."""
+    kind = cast("type[object]", type(value))
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or (type(item) not in _PLAIN and not _is_plain_json(item)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        for item in value:  # noqa: SIM110  # a generator would cost twice as much
+            if type(item) not in _PLAIN and not _is_plain_json(item):
+                return False
+        return True
+    return kind in _PLAIN or (kind is float and math.isfinite(value))
 
 
 def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> None:
@@ -161,19 +194,27 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
                 raise ValueError(f"{path or 'value'}: the key {key!r} is not a string")
             if type(item) not in _PLAIN:
                 check_json(item, f"{path}.{key}" if path else key, above)
-    elif isinstance(value, list | tuple) or (isinstance(value, Sequence) and not isinstance(value, bytes | bytearray)):
+    elif isinstance(value, Sequence) and not isinstance(value, _NO_LISTS):
         for index, item in enumerate(cast("Sequence[object]", value)):
             if type(item) not in _PLAIN:
                 check_json(item, f"{path}[{index}]", above)
     elif isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
-            check_json(getattr(value, name), f"{path}.{name}", above)
-    elif value is not msgspec.UNSET:
+            if (item := getattr(value, name)) is not msgspec.UNSET:
+                check_json(item, f"{path}.{name}", above)
+    else:
         raise ValueError(f"{path or 'value'}: {kind.__name__} is not JSON")
 
 
 def _plain(value: object) -> object:
     """What the encoder does not know by itself, of what ``check_json`` lets pass."""
+    # A subclass of a plain type: its value, whatever it prints itself as.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, object]", value))
     return list(cast("Sequence[object]", value))
@@ -189,10 +230,15 @@ def encode_json(body: Mapping[str, object]) -> bytes:
         ValueError: The body is not JSON (see ``check_json``).
     """
     try:
-        check_json(body)
-        return _encoder.encode(body)
-    except UnicodeEncodeError:
-        plain = msgspec.to_builtins(body, enc_hook=_plain)
-        return json.dumps(plain, separators=(",", ":")).encode("ascii")
+        try:
+            plain = _is_plain_json(body)
+        except RecursionError:
+            plain = False
+        if not plain:  # the slow look, which knows more types, and where what is wrong stands
+            check_json(body)
+        try:
+            return _encoder.encode(body)
+        except UnicodeEncodeError:
+            return json.dumps(msgspec.to_builtins(body, enc_hook=_plain), separators=(",", ":")).encode("ascii")
     except RecursionError:
         raise ValueError("the arguments are nested too deeply") from None

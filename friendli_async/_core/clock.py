@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
 
-from friendli_async.errors import APITimeoutError, FriendliError, TimeoutLimit
+from friendli_async.errors import APIConnectionError, APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
 
 __all__ = ["PhaseClock", "TimedSource"]
@@ -82,6 +82,8 @@ class PhaseClock:
         except TimeoutError:
             pass
         if self._interruption is not None:
+            if isinstance(self._interruption, APIConnectionError):
+                self._interruption.sent = self.sent
             raise self._interruption
         detail = self._detail() if self._detail is not None else ""
         seconds = getattr(self.timeouts, self._limit)

@@ -117,6 +117,7 @@ class _Run(Generic[T]):
         self, engine: Engine, operation: Operation[T], arguments: Arguments, *, accept: str, encodings: str
     ) -> None:
         self.settings = engine.settings
+        self.loop: asyncio.AbstractEventLoop
         self.interruption: FriendliError | None = None
         self.total_at: float | None = None
         self._engine = engine
@@ -148,10 +149,18 @@ class _Run(Generic[T]):
 
     async def attempts(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
         """Makes the first attempt, and further ones where the policy and the operation allow it."""
-        loop = asyncio.get_running_loop()
-        self._began = self._ended = loop.time()
+        self.loop = asyncio.get_running_loop()
+        self._began = self._ended = self.loop.time()
         total = self.settings.timeouts.total
         self.total_at = None if total is None else self._began + total
+        calls = self._engine.transport.calls
+        calls.add(self)
+        try:
+            return await self._tried(once)
+        finally:
+            calls.discard(self)
+
+    async def _tried(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
         policy = self.settings.retry
         operation = self._operation
         try:
@@ -166,10 +175,13 @@ class _Run(Generic[T]):
             policy=policy,
             operation=operation,
             may_go_on=self._may_go_on,
-            time_left=lambda: None if self.total_at is None else self.total_at - loop.time(),
+            time_left=self._time_left,
             before_sleep=self._retrying,
             sleep=self._sleep,
         )
+
+    def _time_left(self) -> float | None:
+        return None if self.total_at is None else self.total_at - self.loop.time()
 
     def _may_go_on(self) -> bool:
         return self.interruption is None and not self._engine.transport.closed
@@ -185,6 +197,7 @@ class _Run(Generic[T]):
         except ConfigurationError:
             raise
         except FriendliError as error:
+            error.__context__ = None  # a cancelled request of aiohttp's, whose frames hold the headers
             self._ended = loop.time()
             self._note(self._ended - began, error)
             error.meta = self.meta()
@@ -200,6 +213,10 @@ class _Run(Generic[T]):
         try:
             async with self._clock:
                 await asyncio.sleep(seconds)
+        except FriendliError as error:
+            error.__context__ = None
+            error.meta = self.meta()
+            raise
         finally:
             self._clock = None
 

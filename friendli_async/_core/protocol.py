@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Final, Generic, TypeVar, cast
@@ -103,7 +104,9 @@ def retry_after(headers: Headers, now: Callable[[], float] = time) -> float | No
             seconds = float(text) * unit
         except ValueError:
             try:
-                seconds = parsedate_to_datetime(text).timestamp() - now()
+                date = parsedate_to_datetime(text)
+                # Without a zone (asctime, -0000) it is UTC, too: RFC 9110 5.6.7.
+                seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now()
             except (ValueError, TypeError, OverflowError):
                 continue
             seconds = max(seconds, 0.0)  # a date that has passed: now
@@ -189,7 +192,7 @@ def _error_fields(value: dict[str, object] | None) -> _ErrorFields:
         code=_text(source.get("code")),
         type=_text(source.get("type")),
         request_id=_text(source.get("request_id") or value.get("request_id")),
-        status=_status_of(source),
+        status=_status_of(source) or _status_of(value),
     )
 
 

@@ -44,7 +44,7 @@ def delay(policy: RetryPolicy, failures: int, asked: float | None, rand: Callabl
     try:
         upper = min(policy.max_wait, policy.initial * policy.multiplier ** (failures - 1))
     except OverflowError:
-        upper = policy.max_wait
+        upper = policy.max_wait if policy.initial else 0.0
     if asked is None:
         return upper * rand()
     # Everybody who was told "1 second" would come back in the same instant; a little later is allowed, earlier is not.
@@ -88,14 +88,10 @@ async def repeat(
         return await attempt()
 
     def wait(state: RetryCallState) -> float:
-        error = _error_of(state)
-        asked = error.retry_after if isinstance(error, APIStatusError) else None
-        return delay(policy, state.attempt_number, asked)
+        return delay(policy, state.attempt_number, _asked(state))
 
     def stop(state: RetryCallState) -> bool:
-        error = _error_of(state)
-        asked = error.retry_after if isinstance(error, APIStatusError) else None
-        left = time_left()
+        asked, left = _asked(state), time_left()
         too_long = (asked is not None and asked > policy.max_retry_after) or (
             left is not None and state.upcoming_sleep >= left
         )
@@ -110,6 +106,11 @@ async def repeat(
         reraise=True,
     )
     return await controller(replayed)
+
+
+def _asked(state: RetryCallState) -> float | None:
+    error = _error_of(state)
+    return error.retry_after if isinstance(error, APIStatusError) else None
 
 
 def _error_of(state: RetryCallState) -> FriendliError:

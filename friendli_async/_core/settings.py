@@ -13,7 +13,7 @@ import msgspec
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, RetryPolicy, Timeouts
 
-__all__ = ["Settings", "Token", "base_url", "check_header", "check_token"]
+__all__ = ["Settings", "Token", "base_url", "check_header", "check_team", "check_token"]
 
 Token = str | Callable[[], str | Awaitable[str]]
 
@@ -50,22 +50,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return check_token(token)
 
 
-def base_url(value: str, name: str) -> str:
+def base_url(value: object, name: str) -> str:
     """Checks a base URL and takes one trailing slash off. A path prefix is kept.
 
     Raises:
         ConfigurationError: It is not an absolute http(s) URL, or has a query, a fragment or credentials.
     """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be a URL, not {type(value).__name__}")
+    if "@" in value or "?" in value or "#" in value:  # not repeated: it can hold a secret
+        raise ConfigurationError(f"{name} must have neither credentials (pass token=) nor query nor fragment")
     try:
         parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except (ValueError, AttributeError, TypeError):
-        raise ConfigurationError(f"{name} is not a URL") from None
-    # The value itself stays out of the message where it can hold a password.
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"{name} must not hold credentials; pass token= instead")
-    if not usable or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", value):
-        raise ConfigurationError(f"{name} must be an http or https URL without query or fragment, not {value!r}")
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\s\x00-\x1f\x7f]", value):
+        raise ConfigurationError(f"{name} must be an http or https URL, not {value!r}")
     return value.removesuffix("/")
 
 
@@ -81,7 +82,23 @@ def check_token(token: object) -> str:
         raise ConfigurationError("the token is empty")
     if not re.fullmatch(r"[\x20-\x7e]+", token):
         raise ConfigurationError("the token contains control or non-ASCII characters, so it cannot be sent")
-    return token if token[:7].lower() == "bearer " else f"Bearer {token}"
+    if token[:7].lower() != "bearer ":
+        return f"Bearer {token}"
+    if not token[7:].strip():
+        raise ConfigurationError('the token is empty behind its "Bearer"')
+    return token
+
+
+def check_team(team: str) -> str:
+    """Returns a team that can be sent.
+
+    Raises:
+        ConfigurationError: It is empty, or cannot go into a header.
+    """
+    check_header("X-Friendli-Team", team, "team")
+    if not team.strip():
+        raise ConfigurationError("team is empty")
+    return team
 
 
 def check_header(name: object, value: object, what: str) -> None:

@@ -23,6 +23,11 @@ class Slots:
         self._closed = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def free(self) -> bool:
+        """Whether ``acquire`` would not wait."""
+        return self.in_use < self.limit and not self._waiting
+
     async def acquire(self) -> None:
         """Takes a place, or waits for one.
 
@@ -31,7 +36,7 @@ class Slots:
         """
         if self._closed:
             raise ConfigurationError("the client is closed")
-        if self.in_use < self.limit and not self._waiting:
+        if self.free:
             self.in_use += 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()

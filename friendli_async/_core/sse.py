@@ -16,6 +16,9 @@ from friendli_async.errors import ResponseDecodeError
 __all__ = ["SSEDecoder", "ServerSentEvent"]
 
 _BOM: Final = b"\xef\xbb\xbf"
+# As ints: looking for an int in bytes costs a seventh of looking for bytes.
+_LF: Final = 10
+_CR: Final = 13
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
@@ -45,8 +48,7 @@ class SSEDecoder:
         self._limit = limit
         self._head: bytes | None = b""  # the first bytes, until it is known whether they are a BOM; then None
         self._after_cr = False  # the last byte was a CR: an LF that follows belongs to it
-        self._line: list[bytes] = []  # pieces of the unfinished line
-        self._held = 0  # their bytes
+        self._line = bytearray()  # the unfinished line; grown in place, which keeps a long one linear
         self._size = 0  # bytes of the unfinished event's finished lines
         self._data: bytes | None = None  # its first data line,
         self._more: list[bytes] = []  # and the others
@@ -66,24 +68,49 @@ class SSEDecoder:
             return []
         if self._head is not None:
             data = self._without_bom(data)
-        if self._after_cr or b"\r" in data:
+        if self._after_cr or _CR in data:
             data = self._normalised(data)
         lines = data.split(b"\n")
-        tight = self._size + self._held + len(data) > self._limit
+        tight = self._size + len(self._line) + len(data) > self._limit
         rest = lines.pop()
-        if self._line and lines:  # joined only now, which keeps a long line linear
-            self._line.append(lines[0])
-            lines[0] = b"".join(self._line)
-            self._line.clear()
-            self._held = 0
+        if self._line and lines:
+            self._line += lines[0]
+            lines[0] = bytes(self._line)
+            self._line = bytearray()
         if rest:
-            self._line.append(rest)
-            self._held += len(rest)
+            self._line += rest
         if tight:
             lines = self._within_limit(lines)
         events = self._interpret(lines)
         self._count(lines)
         return events
+
+    def plain(self, data: bytes) -> list[bytes] | None:
+        """Takes the next bytes, if all that they complete is events of one line, ``data: ...``.
+
+        Nearly every read of a stream of tokens is like that, and so it costs half of what ``feed`` does.
+
+        Returns:
+            The data of the events; None where there is anything else: then nothing was taken, and ``feed`` is due.
+        """
+        if self._head is not None or self._after_cr or _LF not in data or _CR in data or self.error is not None:
+            return None
+        if self._size or self._name is not None or len(self._line) + len(data) > self._limit:
+            return None
+        whole = bytes(self._line) + data if self._line else data
+        if not whole.startswith(b"data: "):
+            return None
+        payloads = whole[6:].split(b"\n\ndata: ")
+        last = payloads.pop()
+        unfinished = b""
+        if last.endswith(b"\n\n"):
+            payloads.append(last[:-2])
+        else:
+            unfinished = b"data: " + last
+        if _LF in unfinished or any([_LF in payload for payload in payloads]):  # noqa: C419  # a list is twice as fast
+            return None
+        self._line = bytearray(unfinished)
+        return payloads
 
     def ends_with(self, data: bytes) -> bool:
         """Whether the unfinished event has exactly this data, in a finished line."""
@@ -91,7 +118,7 @@ class SSEDecoder:
 
     def cut(self) -> bytes | None:
         """At the end of the stream: the data of the event that was cut off, unfinished line included, or None."""
-        self._interpret([b"".join(self._line)])
+        self._interpret([bytes(self._line)])
         return None if self._data is None else b"\n".join([self._data, *self._more])
 
     def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
@@ -127,8 +154,8 @@ class SSEDecoder:
         elif field == b"id":
             if b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
-        elif field == b"retry" and value[:18].isdigit():
-            self.retry = int(value[:18])
+        elif field == b"retry" and value.isdigit() and len(digits := value.lstrip(b"0")) <= 18:
+            self.retry = int(digits or b"0")
         return data
 
     def _count(self, lines: list[bytes]) -> None:
@@ -150,12 +177,12 @@ class SSEDecoder:
             if size - 1 > self._limit:
                 self._overflow(line)
                 return lines[:index]
-        if size + self._held > self._limit:
-            self._overflow(self._line[0])
+        if self._line and size + len(self._line) > self._limit:
+            self._overflow(bytes(self._line[:200]))
         return lines
 
     def _overflow(self, line: bytes) -> None:
-        self._line.clear()
+        self._line = bytearray()
         self.error = ResponseDecodeError(
             f"an event of the stream is larger than the limit of {self._limit} bytes (Limits.event)",
             excerpt=line[:200].decode("utf-8", "replace"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, Self, TypeVar
 
 from friendli_async._core.protocol import embedded_error, error_event
 from friendli_async._core.sse import ServerSentEvent, SSEDecoder
@@ -34,11 +34,15 @@ class Collector(Protocol[T]):
         """Decodes an event without a name; None for one that says nothing, or an error. Raises ResponseDecodeError."""
         ...
 
+    def decode_each(self, payloads: list[bytes]) -> Sequence[T] | None:
+        """Decodes events without names, all at once; None if there is one that ``decode`` has to look at."""
+        ...
+
     def decode_named(self, name: str, data: bytes) -> T | None:
         """Decodes a named event; None for one that means nothing here. Raises ResponseDecodeError."""
         ...
 
-    def extend(self, events: list[T]) -> None:
+    def extend(self, events: Sequence[T]) -> None:
         """Takes decoded events in."""
         ...
 
@@ -72,7 +76,13 @@ class EventReader(Generic[T]):
     def feed(self, data: bytes) -> None:
         """Takes the next bytes; b"" is the end of the body."""
         sse = self._sse
-        self._decode_all(sse.feed(data))
+        payloads = sse.plain(data)
+        if payloads is None:
+            self._decode_all(sse.feed(data))
+        elif (fresh := self.collector.decode_each(payloads)) is None:
+            self._decode_all([ServerSentEvent(payload) for payload in payloads])
+        else:
+            self._take(fresh)
         if self.over:
             return
         if sse.error is not None:
@@ -104,9 +114,11 @@ class EventReader(Generic[T]):
             except FriendliError as error:
                 self._fail(error)
                 break
-        if fresh:
-            self.collector.extend(fresh)
-            self.ready.extend(fresh)
+        self._take(fresh)
+
+    def _take(self, events: Sequence[T]) -> None:
+        self.collector.extend(events)
+        self.ready.extend(events)
 
     def _named(self, name: str, data: bytes) -> T | None:
         if name == "error":
@@ -219,7 +231,7 @@ class EventStream(Generic[T]):
                 self._opening.interrupt(error)
         elif self._waiting:
             self._opened.source.wake(error)
-        else:
+        elif not self._opened.reader.over:  # else the connection has been let go of
             self._opened.source.abort()
 
     async def _ensure_open(self) -> Self:
@@ -241,8 +253,8 @@ class EventStream(Generic[T]):
                 self._outcome = "failed"
             self._error = copy.copy(error)
             raise
-        except BaseException:
-            self._outcome = "cancelled"
+        except BaseException as error:
+            self._outcome = "failed" if isinstance(error, Exception) else "cancelled"  # a token callable can fail, too
             raise
         self._opened = opened
         if self._outcome != "open":  # closed by another task in this very instant
@@ -262,10 +274,8 @@ class EventStream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        try:
+        if self._ready:
             return self._ready.popleft()
-        except IndexError:
-            pass
         self._begin_waiting()
         try:
             if self._opened is None and self._outcome == "open":
@@ -302,22 +312,23 @@ class EventStream(Generic[T]):
         opened = self._opened
         if opened is None or self._outcome != "open":
             return
-        if not opened.reader.over:
+        error = None if opened.reader.over else await self._read(opened)
+        failure = self._settle(opened) if error is None else self._broken(opened, error)
+        if failure is not None:
             try:
-                await self._read(opened)
-            except FriendliError as error:
-                self._broken(opened, error)
-                return
-        self._settle(opened)
+                raise failure
+            finally:  # or this frame, which the traceback holds, would hold the error, until the collector comes
+                del failure, error
 
-    async def _read(self, opened: Opened[T]) -> None:
+    async def _read(self, opened: Opened[T]) -> FriendliError | None:
+        """Reads until there is an event or the reader is through; returns what came in between, if anything did."""
         source, reader = opened.source, opened.reader
         source.wait_begins()
         try:
             while not reader.ready and not reader.over:
                 reader.feed(await source.read())
-        except FriendliError:
-            raise
+        except FriendliError as error:
+            return error
         except BaseException:
             self._waiting = False  # nobody is left to be woken
             self._stop("the reading task was cancelled")
@@ -325,40 +336,46 @@ class EventStream(Generic[T]):
         finally:
             source.wait_ends()
         if self._outcome != "open":  # bytes and aclose() came in the same instant
-            raise StreamInterruptedError("the stream was closed")
+            return StreamInterruptedError("the stream was closed")
+        return None
 
-    def _settle(self, opened: Opened[T]) -> None:
-        """Ends the stream if its reader is through. A failure waits until the events before it have been taken."""
+    def _settle(self, opened: Opened[T]) -> FriendliError | None:
+        """Lets go of the connection once the reader is through, and ends the stream once its events have been taken.
+
+        So how a stream ends does not depend on how its bytes were cut into reads. Returns the error to raise.
+        """
         reader = opened.reader
         if not reader.over:
-            return
+            return None
         if reader.failure is None:
-            self._outcome = "done"
             opened.source.finish()
-            return
-        opened.source.abort()
-        if not reader.ready:
-            self._fail(opened, reader.failure)
+        else:
+            opened.source.abort()
+        if reader.ready:
+            return None
+        if reader.failure is not None:
+            return self._failed(opened, reader.failure)
+        self._outcome = "done"
+        return None
 
-    def _broken(self, opened: Opened[T], error: FriendliError) -> None:
-        """The source gave up: a limit, a broken connection, or it was closed by our own side."""
+    def _broken(self, opened: Opened[T], error: FriendliError) -> FriendliError | None:
+        """The source gave up: a limit, a broken connection, or our own side closed it. Returns the error to raise."""
+        opened.source.abort()
         lost = isinstance(error, APIConnectionError)
         if self._outcome == "open" and lost and opened.reader.collector.complete():
             self._outcome = "done"  # everything that was promised had arrived
-            opened.source.abort()
-            return
-        opened.source.abort()
+            return None
         if type(error) is APIConnectionError:
-            self._fail(opened, StreamInterruptedError(str(error)), "truncated")
-        self._fail(opened, error, "cancelled" if isinstance(error, StreamInterruptedError) else "failed")
+            return self._failed(opened, StreamInterruptedError(str(error)), "truncated")
+        return self._failed(opened, error, "cancelled" if isinstance(error, StreamInterruptedError) else "failed")
 
-    def _fail(self, opened: Opened[T], error: FriendliError, outcome: Outcome | None = None) -> NoReturn:
+    def _failed(self, opened: Opened[T], error: FriendliError, outcome: Outcome | None = None) -> FriendliError:
         if self._outcome == "open":
             self._outcome = outcome or ("truncated" if isinstance(error, StreamInterruptedError) else "failed")
         error.meta = opened.meta
         error.partial = opened.reader.collector.partial()
         self._error = copy.copy(error)  # without the traceback, whose frames hold this stream
-        raise error
+        return error
 
     def _ending(self) -> FriendliError:
         """The error of a stream that did not end well, to be raised once more."""

@@ -7,11 +7,12 @@ import os
 import socket
 import ssl as ssl_module
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib import request as urllib_request
 
 import aiohttp
@@ -34,6 +35,7 @@ from friendli_async.replies import Headers
 __all__ = ["Exchange", "Transport"]
 
 _DRAIN_SECONDS: Final = 0.5
+_REUSE_SECONDS: Final = 0.02
 _MAX_REDIRECTS: Final = 5
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 # What can be raised where a connection breaks; RuntimeError is aiohttp's "Connection closed.".
@@ -67,10 +69,10 @@ class _Connector(aiohttp.TCPConnector):
 
     async def _get(self, key: Any, traces: Any) -> Any:
         dial = _dial.get()
-        if dial.fresh:
-            return None
-        connection = await super()._get(key, traces)
+        connection = None if dial.fresh else await super()._get(key, traces)
         dial.reused = connection is not None
+        if connection is None:
+            dial.clock.phase("connect")
         return connection
 
 
@@ -94,6 +96,12 @@ class _Pool:
         self.owned = owned
         self.loop = asyncio.get_running_loop()
         self.exchanges: set[Exchange] = set()
+        self.draining: deque[Exchange] = deque(maxlen=64)
+
+    async def drained(self) -> None:
+        """Gives the last stream's connection a moment to come back, which costs less than to open another."""
+        if self.draining:
+            await self.draining.popleft().drained()
 
     async def close(self, reason: str) -> None:
         """Ends everything under way, waking whoever waits, and closes the session if it is ours."""
@@ -124,6 +132,7 @@ class Exchange:
         "_closed",
         "_content",
         "_drain",
+        "_gone",
         "_inflate",
         "_pool",
         "_response",
@@ -141,6 +150,7 @@ class Exchange:
         self._content = response.content
         self._inflate = inflater(response.headers.get("Content-Encoding", ""))
         self._drain: asyncio.TimerHandle | None = None
+        self._gone: asyncio.Future[None] | None = None
         self._closed = _closed_future(response)
         if self._closed is not None:
             self._closed.add_done_callback(self._connection_closed)
@@ -248,11 +258,27 @@ class Exchange:
         else:
             self._drain = self.loop.call_later(_DRAIN_SECONDS, self.abort)
             self._content.on_eof(self._let_go)
+            self._pool.draining.append(self)
+
+    async def drained(self) -> None:
+        """Waits a moment for the end of a body that was finished just now."""
+        if self._pool is None or self._drain is None:
+            return
+        left = self._drain.when() - _DRAIN_SECONDS + _REUSE_SECONDS - self.loop.time()
+        if left > 0:
+            self._gone = self.loop.create_future()
+            timer = self.loop.call_later(left, _release, self._gone)
+            try:
+                await self._gone
+            finally:
+                timer.cancel()
 
     def _let_go(self) -> None:
         pool, self._pool = self._pool, None
         if self._drain is not None:
             self._drain.cancel()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
         if self._closed is not None:
             self._closed.remove_done_callback(self._connection_closed)
         if pool is not None:
@@ -264,6 +290,11 @@ class Exchange:
         content = self._content
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed, or the framing is broken"))
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _closed_future(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
@@ -279,6 +310,14 @@ def _closed_future(response: aiohttp.ClientResponse) -> asyncio.Future[None] | N
 def _retrieve(closed: asyncio.Future[None]) -> None:
     if not closed.cancelled():
         closed.exception()  # or asyncio complains that nobody asked
+
+
+class Call(Protocol):
+    """A call under way, as far as the transport has to know it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def interrupt(self, error: FriendliError) -> None: ...
 
 
 class Transport:
@@ -306,6 +345,8 @@ class Transport:
         self._pools: dict[asyncio.AbstractEventLoop, tuple[_Pool, AsyncGenerator[None, None]]] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self.calls: set[Call] = set()
+        """Calls that are being opened or wait for their next attempt."""
         self._proxy_for = _proxy_finder(proxy, {} if session is not None else urllib_request.getproxies())
 
     async def send(self, request: Request, clock: PhaseClock) -> Exchange:
@@ -320,8 +361,11 @@ class Transport:
             ConfigurationError: The client is closed, or the session that was passed in is.
         """
         pool = self._pool()
-        clock.phase("pool", lambda: f"{pool.slots.in_use} of {pool.slots.limit} connections in use")
-        await pool.slots.acquire()
+        slots = pool.slots
+        await pool.drained()
+        if not slots.free:
+            clock.phase("pool", lambda: f"{slots.in_use} of {slots.limit} connections in use")
+        await slots.acquire()
         clock.sent = False
         try:
             response = await self._followed(pool, request, clock)
@@ -337,8 +381,8 @@ class Transport:
             target = response.headers.get("Location") if response.status in {307, 308} else None
             if target is None:
                 return response
-            there = _joined(url, target)
-            if there is None or there.origin() != url.origin():
+            there = _same_origin(url, target)
+            if there is None:
                 return response
             response.close()
             url = there
@@ -367,9 +411,7 @@ class Transport:
     async def _sent(self, pool: _Pool, request: Request, url: URL, dial: _Dial) -> aiohttp.ClientResponse:
         clock = dial.clock
         timeout = _NO_TIMEOUT
-        if pool.owned:
-            clock.phase("connect")
-        else:  # a foreign connector tells nothing, so aiohttp has to mind the connecting
+        if not pool.owned:  # a foreign connector tells nothing, so aiohttp has to mind the connecting
             timeout = aiohttp.ClientTimeout(total=None, connect=clock.timeouts.connect, sock_read=None)
             clock.phase("first_event")
         token = _dial.set(dial)
@@ -439,6 +481,15 @@ class Transport:
             held = list(self._pools.values())
             self._pools.clear()
         here = asyncio.get_running_loop()
+        for pool, _ in held:
+            if pool.loop is here:
+                pool.slots.close()  # first: who waits in line has sent nothing, and is told so
+        for call in tuple(self.calls):
+            closed = APIConnectionError("the client was closed")
+            if call.loop is here:
+                call.interrupt(closed)
+            elif not call.loop.is_closed():
+                call.loop.call_soon_threadsafe(call.interrupt, closed)
         for pool, guard in held:
             if pool.loop is here:
                 await guard.aclose()
@@ -458,9 +509,11 @@ def _url(text: str) -> URL:
     return URL(text, encoded=True)
 
 
-def _joined(url: URL, target: str) -> URL | None:
+def _same_origin(url: URL, target: str) -> URL | None:
+    """Where a redirect leads; None if that is another origin, or nowhere."""
     try:
-        return url.join(URL(target))
+        there = url.join(URL(target))
+        return there if there.origin() == url.origin() else None
     except ValueError:
         return None
 
@@ -478,6 +531,8 @@ def _proxy_finder(proxy: str | None, environment: dict[str, str]) -> Callable[[s
         found = environment.get(scheme) or environment.get("all")
         if found is not None and "://" not in found:
             found = f"http://{found}"
+        if found is not None and not found.lower().startswith(("http://", "https://")):
+            raise ConfigurationError("the environment's proxy is not an http or https one; pass proxy=, or unset it")
         return found
 
     return find

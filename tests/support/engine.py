@@ -23,6 +23,7 @@ _HAS_WHEEL: Final = (sys.platform, platform.machine()) in {
     ("linux", "x86_64"),
     ("linux", "aarch64"),
     ("darwin", "arm64"),
+    ("darwin", "x86_64"),
     ("win32", "AMD64"),
 }
 
