@@ -7,8 +7,9 @@ import math
 import re
 from collections import UserString
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, cast, get_type_hints
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -19,13 +20,33 @@ class Arguments(msgspec.Struct, frozen=True):
     body: bytes | None = None
     query: str = ""
     """Encoded, without the question mark."""
+    path: Mapping[str, str] = {}
+    """Path parameters, percent-encoded."""
 
     def __repr__(self) -> str:
         return "Arguments(...)"
 
 
-def encode_query(query: Mapping[str, object]) -> str:
-    """Encodes query parameters: sequences repeat the key, booleans are lower-case, None is left out.
+def path_parameters(**parameters: str) -> dict[str, str]:
+    """Percent-encodes path parameters.
+
+    Raises:
+        ValueError: One is empty, or a dot segment: it would address something else.
+    """
+    for name, value in parameters.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name}: Expected `str`, got `{type(value).__name__}`")
+        if value in {"", ".", ".."}:
+            raise ValueError(f"{name}: {value!r} identifies nothing")
+    return {name: quote(value, safe="") for name, value in parameters.items()}
+
+
+def encode_query(query: Mapping[str, object], label: str = "{}") -> str:
+    """Encodes query parameters: sequences repeat the key, booleans are lower-case, times ISO 8601; None is left out.
+
+    Args:
+        query: The parameters.
+        label: How an error calls a parameter; ``{}`` stands for its name.
 
     Raises:
         ValueError: A value that a query has no form for.
@@ -33,7 +54,7 @@ def encode_query(query: Mapping[str, object]) -> str:
     pairs: list[tuple[str, str]] = []
     for name, value in query.items():
         values = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]
-        pairs.extend((name, _query_text(name, item)) for item in values if item is not None)
+        pairs.extend((name, _query_text(label.format(name), item)) for item in values if item is not None)
     return urlencode(pairs)
 
 
@@ -42,9 +63,11 @@ def _query_text(name: str, value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value):
         return value
-    raise ValueError(f"extra_query[{name!r}]: {value!r} cannot be sent in a query")
+    raise ValueError(f"{name}: {value!r} cannot be sent in a query")
 
 
 SETTINGS: Final = frozenset({"token", "team", "server_url", "container_url", "timeout", "retry", "limits", "headers"})
@@ -104,7 +127,7 @@ class Parameters:
         extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
         if "stream" in extra:
             raise ValueError("extra_body.stream: complete() and stream() are two methods, so it cannot be set here")
-        return Arguments(encode_json({**given, **fixed, **extra}), encode_query(query or {}))
+        return Arguments(encode_json({**given, **fixed, **extra}), encode_query(query or {}, "extra_query[{!r}]"))
 
 
 def check_keywords(given: Mapping[str, object], known: frozenset[str], method: str) -> None:

@@ -52,10 +52,9 @@ class Engine:
         self._base = base + deployment.prefix
         overridden = {name.lower() for name in settings.headers}
         self._bare = "authorization" in overridden
-        defaults = {"User-Agent": _USER_AGENT}
-        if settings.team is not None and not deployment.container:
-            defaults["X-Friendli-Team"] = settings.team
-        self._fixed = {name: value for name, value in defaults.items() if name.lower() not in overridden}
+        self._fixed = {} if "user-agent" in overridden else {"User-Agent": _USER_AGENT}
+        sends_team = settings.team is not None and not deployment.container and "x-friendli-team" not in overridden
+        self._team = settings.team if sends_team else None
         self._custom = settings.headers
 
     def replace(self, **changes: object) -> Engine:
@@ -88,6 +87,8 @@ class Engine:
             ConfigurationError: There is no token, or it is unusable.
         """
         headers = {"Accept": accept, "Accept-Encoding": encodings, **self._fixed}
+        if self._team is not None and operation.team:
+            headers["X-Friendli-Team"] = self._team
         if arguments.body is not None:
             headers["Content-Type"] = "application/json"
         authorization = None if self._bare else await self.settings.authorization()
@@ -100,9 +101,10 @@ class Engine:
             headers = {name: value for name, value in headers.items() if name.lower() not in names}
             headers.update(self._custom)
         query = f"?{arguments.query}" if arguments.query else ""
+        path = operation.path.format_map(arguments.path) if arguments.path else operation.path
         return Request(
             method=operation.method,
-            url=f"{self._base}{operation.path}{query}",
+            url=f"{self._base}{path}{query}",
             path=self.deployment.prefix + operation.path,
             headers=headers,
             body=arguments.body,

@@ -19,6 +19,7 @@ from friendli_async.replies import Headers
 T = TypeVar("T")
 
 EXCERPT: Final = 200
+_NOTHING: Final[tuple[object, ...]] = (None, type(None))
 
 
 class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -28,11 +29,13 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     path: str
     """Below the deployment's prefix; ``{name}`` stands for a path parameter."""
     reply: msgspec.json.Decoder[T]
-    """Decodes the whole reply of a plain call."""
+    """Decodes the whole reply of a plain call; one of None takes an empty body, too."""
     repeatable: bool = False
     """Whether an attempt that the server may have accepted may be repeated."""
     billed: bool = False
     """Whether an accepted attempt costs money: then it is not repeated after a read timeout."""
+    team: bool = True
+    """Whether it takes the X-Friendli-Team header (outside of containers)."""
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -72,6 +75,8 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     Raises:
         ResponseDecodeError: Not JSON, or not of this shape either way.
     """
+    if not data and decoder.type in _NOTHING:
+        return cast("T", None)
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
