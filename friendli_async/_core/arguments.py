@@ -41,7 +41,7 @@ def path_parameters(**parameters: str) -> dict[str, str]:
     return {name: quote(value, safe="") for name, value in parameters.items()}
 
 
-def encode_query(query: Mapping[str, object], label: str = "{}") -> str:
+def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") -> str:
     """Encodes query parameters: sequences repeat the key, booleans are lower-case, times ISO 8601; None is left out.
 
     Args:
@@ -127,7 +127,7 @@ class Parameters:
         extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
         if "stream" in extra:
             raise ValueError("extra_body.stream: complete() and stream() are two methods, so it cannot be set here")
-        return Arguments(encode_json({**given, **fixed, **extra}), encode_query(query or {}, "extra_query[{!r}]"))
+        return Arguments(encode_json({**given, **fixed, **extra}), encode_query(query or {}))
 
 
 def check_keywords(given: Mapping[str, object], known: frozenset[str], method: str) -> None:
