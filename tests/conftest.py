@@ -1,5 +1,6 @@
 """Fixtures for every test."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from support.engine import MODEL, require_engine
 from support.mock_http import mocked_http
 
 from friendli_async.testing.engine import LocalEngine
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores Ctrl-C, and so would the programs that the tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
