@@ -8,6 +8,7 @@ import re
 from collections import UserString
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, cast, get_type_hints
 from urllib.parse import quote, urlencode
 
@@ -86,10 +87,15 @@ class Parameters:
     """
 
     def __init__(self, options: type, required: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
-        hints = get_type_hints(options)
-        types = {**hints, **required, **checks}
-        self._known = frozenset(hints)
-        self._expected = msgspec.defstruct(
+        self._known = frozenset(options.__annotations__)
+        self._options = options
+        self._types = {**required, **checks}
+
+    @cached_property
+    def _expected(self) -> type[Any]:
+        """Made on first use: it costs a millisecond, and a service uses few of the methods."""
+        types = {**get_type_hints(self._options), **self._types}
+        return msgspec.defstruct(
             "Arguments", [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
         )
 

@@ -9,7 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 # Proxies of the environment are for the world outside; every byte here stays on loopback.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+# No proxies on the way to loopback; and bytecode caches, as installed packages have them.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.lower().endswith("_proxy") and name != "PYTHONDONTWRITEBYTECODE"
+}
 
 _ANSWER_SECONDS = 90
 
