@@ -1,6 +1,7 @@
 """A service that answers each line it is sent. Try: nc 127.0.0.1 8023"""
 
 import asyncio
+import contextlib
 import os
 
 from friendli_async import AsyncFriendli, FriendliError, Timeouts
@@ -24,15 +25,14 @@ async def main() -> None:
     async with AsyncFriendli(timeout=Timeouts(total=120)) as client:  # one for all connections
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
+            with contextlib.closing(writer):
                 async for line in reader:
                     await answer(client, line.decode(), writer)
-            finally:
-                writer.close()
 
         server = await asyncio.start_server(serve, "127.0.0.1", int(os.environ.get("PORT", "8023")))
         print("Listening on port", server.sockets[0].getsockname()[1], flush=True)
-        await server.serve_forever()
+        with contextlib.closing(server):  # from Python 3.12 on, serve_forever() waits for every open connection
+            await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
