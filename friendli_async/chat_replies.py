@@ -300,6 +300,8 @@ class ChatCollector:
         n: Choices that were asked for.
     """
 
+    ended = False  # the end is the sentinel's to tell: usage may follow the finish reasons
+
     def __init__(self, n: int = 1) -> None:
         self.usage: Usage | None = None
         self._n = n

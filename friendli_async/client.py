@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypedDict, Unpack
+from urllib.parse import urlsplit
 
 import msgspec
 
 from friendli_async._core.protocol import Deployment
 from friendli_async._core.settings import Settings, Token, base_url, check_header, check_team, check_token
+from friendli_async.audio import Audio, ContainerAudio
+from friendli_async.billing import TeamCost, TeamUsage
 from friendli_async.chat import Chat, ContainerChat
+from friendli_async.chat_render import ChatRender
+from friendli_async.classification import ContainerTextClassification, TextClassification
+from friendli_async.completions import Completions, ContainerCompletions
+from friendli_async.embeddings import Embeddings
+from friendli_async.endpoints import Endpoints
 from friendli_async.errors import ConfigurationError
+from friendli_async.files import Files
+from friendli_async.images import ContainerImages, Images
+from friendli_async.messages import ContainerMessages, Messages
+from friendli_async.models import Models
 from friendli_async.options import Limits, RetryPolicy, Timeouts
+from friendli_async.responses import ContainerResponses, Responses
+from friendli_async.tokens import ContainerTokens, Tokens
 from friendli_async.tool_assisted_chat import ToolAssistedCall, ToolAssistedChat
+from friendli_async.waking import Waker
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -34,7 +50,14 @@ class Serverless:
     """Models of Friendli's catalogue: ``client.serverless``."""
 
     def __init__(self, engine: Engine) -> None:
+        self.audio: Final = Audio(engine)
         self.chat: Final = Chat(engine)
+        self.chat_render: Final = ChatRender(engine)
+        self.completions: Final = Completions(engine)
+        self.messages: Final = Messages(engine)
+        self.model: Final = Models(engine)
+        self.responses: Final = Responses(engine)
+        self.token: Final = Tokens(engine)
         self.tool_assisted_chat: Final = ToolAssistedChat(engine)
         self._engine = engine
 
@@ -83,14 +106,32 @@ class Dedicated:
     """Your own endpoints on Friendli's hardware: ``client.dedicated``."""
 
     def __init__(self, engine: Engine) -> None:
+        self.endpoint: Final = Endpoints(engine)
+        engine = engine.recovering(Waker(self.endpoint, wake=engine.settings.wake))
+        self.audio: Final = Audio(engine)
         self.chat: Final = Chat(engine)
+        self.chat_render: Final = ChatRender(engine)
+        self.completions: Final = Completions(engine)
+        self.embeddings: Final = Embeddings(engine)
+        self.image: Final = Images(engine)
+        self.messages: Final = Messages(engine)
+        self.responses: Final = Responses(engine)
+        self.text_classification: Final = TextClassification(engine)
+        self.token: Final = Tokens(engine)
 
 
 class Container:
     """An engine that you host yourself: ``client.container``. It needs no token, and knows no teams."""
 
     def __init__(self, engine: Engine) -> None:
+        self.audio: Final = ContainerAudio(engine)
         self.chat: Final = ContainerChat(engine)
+        self.completions: Final = ContainerCompletions(engine)
+        self.image: Final = ContainerImages(engine)
+        self.messages: Final = ContainerMessages(engine)
+        self.responses: Final = ContainerResponses(engine)
+        self.text_classification: Final = ContainerTextClassification(engine)
+        self.token: Final = ContainerTokens(engine)
 
 
 class ClientOptions(TypedDict, total=False):
@@ -104,6 +145,7 @@ class ClientOptions(TypedDict, total=False):
     retry: RetryPolicy | None
     limits: Limits
     headers: Mapping[str, str | None]
+    wake: bool
 
 
 class AsyncFriendli:
@@ -136,6 +178,9 @@ class AsyncFriendli:
     serverless: Serverless
     dedicated: Dedicated
     container: Container
+    cost: TeamCost
+    file: Files
+    usage: TeamUsage
 
     def __init__(
         self,
@@ -184,13 +229,18 @@ class AsyncFriendli:
         self.serverless = Serverless(Engine(transport, settings, Deployment("/serverless")))
         self.dedicated = Dedicated(Engine(transport, settings, Deployment("/dedicated")))
         self.container = Container(Engine(transport, settings, Deployment("", container=True)))
+        root = Engine(transport, settings, Deployment(""))
+        self.cost = TeamCost(root)
+        self.file = Files(root)
+        self.usage = TeamUsage(root)
 
     def with_options(self, **options: Unpack[ClientOptions]) -> Self:
         """A copy with other settings on the same pool; cheap enough to make per call.
 
         Args:
             options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``limits`` replace
-                the client's; ``headers`` are merged with its headers, and None removes one.
+                the client's; ``headers`` are merged with its headers, and None removes one. ``wake`` says whether
+                calls of ``dedicated`` wake a sleeping endpoint, and wait for it as long as ``timeout`` allows.
 
         Returns:
             The copy. Closing it does not close the pool; closing the original does, for both.
@@ -271,10 +321,24 @@ def _limits(limits: object) -> Limits:
     return limits
 
 
+def _wake(wake: object) -> bool:
+    if not isinstance(wake, bool):
+        raise ConfigurationError(f"wake must be True or False, not {wake!r}")
+    return wake
+
+
 def _proxy(proxy: object) -> str | None:
-    if proxy is None or (isinstance(proxy, str) and proxy.startswith(("http://", "https://"))):
-        return proxy
-    raise ConfigurationError("proxy must be an http or https URL")  # not repeated: it can hold a password
+    if proxy is None:
+        return None
+    try:
+        parts = urlsplit(proxy) if isinstance(proxy, str) else None
+        usable = parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = usable and not re.search(r"\s", str(proxy))
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError("proxy must be an http or https URL")  # not repeated: it can hold a password
+    return str(proxy)
 
 
 def _headers(present: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -298,4 +362,5 @@ _SETTERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "retry": ("retry", _policy),
     "limits": ("limits", _limits),
     "headers": ("headers", lambda headers: headers),
+    "wake": ("wake", _wake),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from inspect import iscoroutinefunction
 from typing import Final
 
 import msgspec
@@ -116,6 +117,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"RetryPolicy.statuses can only narrow {sorted(RETRYABLE_STATUSES)}; not retryable: {unknown}"
             )
-        if self.on_retry is not None and not callable(self.on_retry):
-            raise ConfigurationError("RetryPolicy.on_retry must be callable")
+        on_retry: object = self.on_retry
+        if on_retry is not None and (not callable(on_retry) or iscoroutinefunction(on_retry)):
+            raise ConfigurationError("RetryPolicy.on_retry must be a plain callable, not a coroutine function")
         msgspec.structs.force_setattr(self, "statuses", frozenset(self.statuses))

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "Partial", "PromptTokensDetails", "Reply", "ToolCall", "Usage"]
+__all__ = [
+    "Attempt",
+    "FunctionCall",
+    "Headers",
+    "Meta",
+    "Partial",
+    "PromptTokensDetails",
+    "Reply",
+    "ToolCall",
+    "UnknownEvent",
+    "Usage",
+]
 
 
 T = TypeVar("T")
@@ -29,8 +40,10 @@ class Headers(Mapping[str, str]):
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
         values: dict[str, str] = {}
         for name, value in items:
-            key = name.lower()
-            values[key] = f"{values[key]}, {value}" if key in values else value
+            key, text = name.lower(), value
+            if not text.isascii():  # bytes that are no UTF-8 arrive as lone surrogates, which cannot be printed
+                text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            values[key] = f"{values[key]}, {text}" if key in values else text
         self._values = values
 
     def __getitem__(self, name: str) -> str:
@@ -115,6 +128,14 @@ class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit
     completion_tokens: int = always(0)
     total_tokens: int = always(0)
     prompt_tokens_details: PromptTokensDetails | None = None
+
+
+class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event of a stream of a kind that this version does not know."""
+
+    type: str
+    data: dict[str, Any]
+    """The whole event, as the server sent it."""
 
 
 class FunctionCall(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):

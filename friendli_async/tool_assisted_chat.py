@@ -140,6 +140,8 @@ class ToolAssistedCollector:
         n: Choices that were asked for.
     """
 
+    ended = False  # as in chat
+
     def __init__(self, n: int = 1) -> None:
         self.chat = ChatCollector(n)
         self.decode = self.chat.decode
@@ -257,6 +259,7 @@ class ToolAssistedCall:
         # Its first form took null for these, where the last one leaves them out.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
         self._engine = engine
+        self._awaited = False
         self._stream: ToolAssistedStream | None = None
         if streams is False:
             self._arguments = Arguments(encode_json(sent))
@@ -267,6 +270,9 @@ class ToolAssistedCall:
     def __await__(self) -> Generator[Any, None, ToolAssistedStream | ChatCompletion]:
         if self._stream is not None:
             return self._stream.__await__()
+        if self._awaited:
+            raise RuntimeError("this call has been awaited already: another one would be another request")
+        self._awaited = True
         return self._engine.call(_COMPLETE, self._arguments).__await__()
 
     def __aiter__(self) -> ToolAssistedStream:

@@ -14,15 +14,19 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from friendli_async._core.forms import Form
+
 
 class Arguments(msgspec.Struct, frozen=True):
     """What a call was given, checked and encoded: nothing that the caller does to its objects later changes it."""
 
-    body: bytes | None = None
+    body: bytes | Form | None = None
     query: str = ""
     """Encoded, without the question mark."""
     path: Mapping[str, str] = {}
     """Path parameters, percent-encoded."""
+    url: str | None = None
+    """An absolute URL instead of the operation's path: on another host, which gets nothing of ours but the body."""
 
     def __repr__(self) -> str:
         return "Arguments(...)"
@@ -126,6 +130,17 @@ class Parameters:
             TypeError: A keyword that the method does not have.
             ValueError: A value of the wrong type, or one that is not JSON, with its path.
         """
+        given, extra, query = self.take(method, required, options)
+        return Arguments(encode_json({**given, **fixed, **extra}), query)
+
+    def take(
+        self, method: str, required: Mapping[str, object], options: Mapping[str, object]
+    ) -> tuple[dict[str, object], Mapping[str, object], str]:
+        """Checks what a method was given; see ``encode``, which makes it JSON.
+
+        Returns:
+            The parameters that were given, what ``extra_body`` holds, and the encoded query.
+        """
         check_keywords(options, self._known, method)
         given = {**required, **options}
         self.check(given)
@@ -133,7 +148,7 @@ class Parameters:
         extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
         if "stream" in extra:
             raise ValueError("extra_body.stream: complete() and stream() are two methods, so it cannot be set here")
-        return Arguments(encode_json({**given, **fixed, **extra}), encode_query(query or {}))
+        return given, extra, encode_query(query or {})
 
 
 def check_keywords(given: Mapping[str, object], known: frozenset[str], method: str) -> None:

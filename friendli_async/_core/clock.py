@@ -11,7 +11,7 @@ from typing import Protocol, Self
 from friendli_async.errors import APIConnectionError, APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
 
-__all__ = ["PhaseClock", "TimedSource"]
+__all__ = ["Call", "PhaseClock", "TimedSource"]
 
 _WORDS: dict[TimeoutLimit, str] = {
     "pool": "no free connection",
@@ -38,12 +38,15 @@ class PhaseClock:
     Args:
         timeouts: The limits.
         total_at: Loop time of the total limit, or None.
+        replaced: Whether the call has replaced a dead pooled connection before.
     """
 
-    def __init__(self, timeouts: Timeouts, total_at: float | None) -> None:
+    def __init__(self, timeouts: Timeouts, total_at: float | None, *, replaced: bool = False) -> None:
         self.timeouts = timeouts
         self.sent = False
         """Whether the request can have been accepted by now."""
+        self.replaced = replaced
+        """Whether a dead pooled connection has been replaced: once a call is enough, and then only fresh ones serve."""
         self._total_at = total_at
         self._scope = asyncio.timeout_at(total_at)
         self._loop = asyncio.get_running_loop()
@@ -88,6 +91,14 @@ class PhaseClock:
         detail = self._detail() if self._detail is not None else ""
         seconds = getattr(self.timeouts, self._limit)
         raise expired(self._limit, seconds, sent=self.sent, detail=detail)
+
+
+class Call(Protocol):
+    """A call under way, as far as the transport has to know it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def interrupt(self, error: FriendliError) -> None: ...
 
 
 class Readable(Protocol):
@@ -141,6 +152,11 @@ class TimedSource:
     def wait_ends(self) -> None:
         """Nobody waits any more; only the total runs on."""
         self._deadline = self._total_at
+
+    @property
+    def here(self) -> bool:
+        """Whether the running loop is the one that it belongs to."""
+        return asyncio.get_running_loop() is self._loop
 
     def wake(self, error: FriendliError) -> None:
         """Aborts; whoever is reading gets the error."""

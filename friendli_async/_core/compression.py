@@ -35,6 +35,7 @@ class Inflater:
         self._encoding = encoding
         self._inflate: _Decompressor | None = None
         self._tail = b""
+        self._more = False  # the last step was a full one, so there may be more behind it
 
     @property
     def finished(self) -> bool:
@@ -44,7 +45,7 @@ class Inflater:
     @property
     def hungry(self) -> bool:
         """Whether it needs more data; else ``step(b"")`` goes on."""
-        return not self._tail
+        return not self._tail and not self._more
 
     def step(self, data: bytes) -> bytes:
         """Takes data and returns what at most 1 MiB of it decompresses to.
@@ -60,6 +61,7 @@ class Inflater:
             reason = str(error)
         else:
             self._tail = self._inflate.unconsumed_tail
+            self._more = len(plain) == _STEP
             return plain
         raise ResponseDecodeError(f"the reply's compression is broken: {reason}")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from friendli_async._core.arguments import Arguments
 from friendli_async._core.clock import PhaseClock, TimedSource
+from friendli_async._core.forms import Form
 from friendli_async._core.protocol import (
     Deployment,
     Operation,
@@ -20,15 +21,21 @@ from friendli_async._core.protocol import (
     excerpt,
     status_error,
 )
-from friendli_async._core.retry import may_repeat, repeat
+from friendli_async._core.retry import REFUSED, may_repeat, repeat
 from friendli_async._core.settings import Settings
 from friendli_async._core.stream import Collector, EventReader, Opened
 from friendli_async._core.transport import Exchange, Transport
 from friendli_async._version import __version__
-from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError, ResponseDecodeError
+from friendli_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    ConfigurationError,
+    FriendliError,
+    ResponseDecodeError,
+)
 from friendli_async.replies import Attempt, Headers, Meta, attach_meta
 
-__all__ = ["Engine", "StreamOpening"]
+__all__ = ["Engine", "Sink", "StreamOpening"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,11 +48,30 @@ _ERROR_BODY_SECONDS: Final = 5.0
 _STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
 
 
+Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
+"""Mends what made the server say no to a call; says whether another attempt is worth it."""
+
+
+class Sink(Protocol):
+    """Takes a reply's bytes as they come."""
+
+    async def begin(self, size: int | None) -> None:
+        """A reply of that many bytes, if it says so, begins; what came of an earlier attempt is void."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Takes the next bytes."""
+        ...
+
+
 class Engine:
     """Makes the calls of one deployment, with one set of settings, over a shared transport."""
 
-    def __init__(self, transport: Transport, settings: Settings, deployment: Deployment) -> None:
+    def __init__(
+        self, transport: Transport, settings: Settings, deployment: Deployment, recover: Recovery | None = None
+    ) -> None:
         self.transport = transport
+        self.recover = recover
         self.settings = settings
         self.deployment = deployment
         base = settings.container_url if deployment.container else settings.server_url
@@ -59,7 +85,11 @@ class Engine:
 
     def replace(self, **changes: object) -> Engine:
         """The same deployment with other settings."""
-        return Engine(self.transport, msgspec.structs.replace(self.settings, **changes), self.deployment)
+        return Engine(self.transport, msgspec.structs.replace(self.settings, **changes), self.deployment, self.recover)
+
+    def recovering(self, recover: Recovery) -> Engine:
+        """The same with a way to mend what made the server say no."""
+        return Engine(self.transport, self.settings, self.deployment, recover)
 
     async def call(self, operation: Operation[T], arguments: Arguments) -> T:
         """Makes a plain call and returns the decoded reply.
@@ -80,12 +110,51 @@ class Engine:
         run = _Run(self, operation, arguments, accept="text/event-stream", encodings="identity")
         return StreamOpening(run, collector)
 
+    async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
+        """Makes a call whose reply is not JSON.
+
+        Args:
+            operation: The operation; its decoder is not used.
+            arguments: What it sends, and where to.
+            sink: Takes the reply's bytes as they come; None where nobody wants to know what it says.
+
+        Raises:
+            FriendliError: See the error tree.
+        """
+        run = _Run(self, operation, arguments, accept="*/*", encodings="identity")
+        await run.attempts(lambda clock: run.receive(clock, sink))
+
     async def request(self, operation: Operation[Any], arguments: Arguments, accept: str, encodings: str) -> Request:
         """Builds one attempt's request.
 
         Raises:
             ConfigurationError: There is no token, or it is unusable.
+            OSError: A file that is to be sent is not there.
         """
+        body = arguments.body
+        if arguments.url is None:
+            headers = await self._headers(operation, arguments, accept, encodings)
+            query = f"?{arguments.query}" if arguments.query else ""
+            path = operation.path.format_map(arguments.path) if arguments.path else operation.path
+            url = f"{self._base}{path}{query}"
+        else:
+            headers = {"Accept": accept, "Accept-Encoding": encodings, "User-Agent": _USER_AGENT}
+            url = arguments.url
+        if isinstance(body, Form):
+            framing = await body.headers()
+            headers = {name: value for name, value in headers.items() if name.lower() != "content-type"} | framing
+        return Request(
+            method=operation.method,
+            url=url,
+            path=self.deployment.prefix + operation.path,
+            headers=headers,
+            body=body,
+            repeatable=operation.repeatable,
+        )
+
+    async def _headers(
+        self, operation: Operation[Any], arguments: Arguments, accept: str, encodings: str
+    ) -> dict[str, str]:
         headers = {"Accept": accept, "Accept-Encoding": encodings, **self._fixed}
         if self._team is not None and operation.team:
             headers["X-Friendli-Team"] = self._team
@@ -100,16 +169,7 @@ class Engine:
             names = {name.lower() for name in self._custom}
             headers = {name: value for name, value in headers.items() if name.lower() not in names}
             headers.update(self._custom)
-        query = f"?{arguments.query}" if arguments.query else ""
-        path = operation.path.format_map(arguments.path) if arguments.path else operation.path
-        return Request(
-            method=operation.method,
-            url=f"{self._base}{path}{query}",
-            path=self.deployment.prefix + operation.path,
-            headers=headers,
-            body=arguments.body,
-            repeatable=operation.repeatable,
-        )
+        return headers
 
 
 class _Run(Generic[T]):
@@ -132,6 +192,9 @@ class _Run(Generic[T]):
         self._began = 0.0
         self._ended = 0.0
         self._status: int | None = None
+        self._answered = False
+        self._accepted = False
+        self._replaced = False
         self._headers = Headers()
 
     def meta(self) -> Meta:
@@ -166,13 +229,13 @@ class _Run(Generic[T]):
         policy = self.settings.retry
         operation = self._operation
         try:
-            return await self._attempt(once)
+            return await self._first(once)
         except FriendliError as error:
-            failed = error
-        if policy.max_attempts == 1 or not self._may_go_on() or not may_repeat(failed, operation, policy):
-            raise failed
+            if policy.max_attempts == 1 or not self._may_go_on() or not may_repeat(error, operation, policy):
+                raise
+            failed = [error]
         return await repeat(
-            failed,
+            failed.pop(),  # not kept here: the error's traceback holds this frame
             lambda: self._attempt(once),
             policy=policy,
             operation=operation,
@@ -182,29 +245,67 @@ class _Run(Generic[T]):
             sleep=self._sleep,
         )
 
+    def _remember(self, error: FriendliError) -> None:
+        """What one attempt may have been accepted of holds for the call: ``sent`` of its last error says so."""
+        if isinstance(error, APIStatusError):
+            self._accepted = self._accepted or error.status_code not in REFUSED
+        elif isinstance(error, APIConnectionError):
+            self._accepted = error.sent = self._accepted or error.sent
+
+    async def _first(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
+        try:
+            return await self._attempt(once)
+        except APIStatusError as error:
+            if not await self._recovered(error):
+                raise
+        return await self._attempt(once)
+
+    async def _recovered(self, failed: APIStatusError) -> bool:
+        recover = self._engine.recover
+        if recover is None or not self._may_go_on():
+            return False
+        began = self.loop.time()
+        self._clock = PhaseClock(self.settings.timeouts, self.total_at)
+        try:
+            async with self._clock:
+                recovered = await recover(self._arguments, failed)
+        finally:
+            self._clock = None
+        waited = msgspec.structs.replace(self._attempts[-1], wait=self.loop.time() - began)
+        self._attempts[-1] = waited
+        return recovered
+
     def _time_left(self) -> float | None:
         return None if self.total_at is None else self.total_at - self.loop.time()
 
     def _may_go_on(self) -> bool:
-        return self.interruption is None and not self._engine.transport.closed
+        body = self._arguments.body
+        sendable = not isinstance(body, Form) or body.sendable
+        # A plain reply that began and broke off was worked for, and will be paid for.
+        spent = self._answered and self._operation.billed
+        return self.interruption is None and not self._engine.transport.closed and sendable and not spent
 
     async def _attempt(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self._status, self._headers = None, Headers()
-        self._clock = PhaseClock(self.settings.timeouts, self.total_at)
+        self._status, self._headers, self._answered = None, Headers(), False
+        self._clock = clock = PhaseClock(self.settings.timeouts, self.total_at, replaced=self._replaced)
         try:
-            async with self._clock as clock:
+            async with clock:
                 result = await once(clock)
-        except ConfigurationError:
-            raise
+        except ConfigurationError as error:
+            if not self._accepted:
+                raise
+            raise APIConnectionError(str(error), sent=True, meta=self.meta()) from None
         except FriendliError as error:
+            self._remember(error)
             error.__context__ = None  # a cancelled request of aiohttp's, whose frames hold the headers
             self._ended = loop.time()
             self._note(self._ended - began, error)
             error.meta = self.meta()
             raise
         finally:
+            self._replaced = clock.replaced
             self._clock = None
         self._ended = loop.time()
         self._note(self._ended - began, None)
@@ -216,6 +317,7 @@ class _Run(Generic[T]):
             async with self._clock:
                 await asyncio.sleep(seconds)
         except FriendliError as error:
+            self._remember(error)
             error.__context__ = None
             error.meta = self.meta()
             raise
@@ -249,6 +351,7 @@ class _Run(Generic[T]):
     async def fetch(self, clock: PhaseClock) -> T:
         """One attempt of a plain call."""
         exchange = await self._exchange(clock)
+        self._answered = True
         try:
             data = await exchange.read_all(self.settings.limits.reply)
         except BaseException:
@@ -256,9 +359,32 @@ class _Run(Generic[T]):
             raise
         try:
             return decode(data, self._operation.reply)
-        except ResponseDecodeError as error:
-            failed: FriendliError = error
-        raise embedded_error(data, exchange.status, exchange.headers) or failed
+        except ResponseDecodeError:
+            embedded = embedded_error(data, exchange.status, exchange.headers)
+            if embedded is None:
+                raise
+        try:
+            raise embedded
+        finally:
+            del embedded  # which holds this frame
+
+    async def receive(self, clock: PhaseClock, sink: Sink | None) -> None:
+        """One attempt of a call whose reply goes to a sink, as it comes; the limit is then ``idle``."""
+        exchange = await self._exchange(clock)
+        try:
+            if sink is None:
+                await exchange.read_some(self.settings.limits.error, _ERROR_BODY_SECONDS)
+                return
+            length = exchange.headers.get("content-length", "")
+            await sink.begin(int(length) if length.isdecimal() else None)
+            clock.phase("idle")
+            while data := await exchange.read():
+                await sink.write(data)
+                clock.phase("idle")
+        except BaseException:
+            exchange.abort()
+            raise
+        exchange.finish()
 
     async def _exchange(self, clock: PhaseClock) -> Exchange:
         """Sends the request; returns the exchange if its status is a good one.

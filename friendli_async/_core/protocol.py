@@ -9,17 +9,18 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast, get_args
 
 import msgspec
 
+from friendli_async._core.forms import Form
 from friendli_async.errors import APIStatusError, ResponseDecodeError, status_class
 from friendli_async.replies import Headers
 
 T = TypeVar("T")
 
 EXCERPT: Final = 200
-_NOTHING: Final[tuple[object, ...]] = (None, type(None))
+_NOTHING: Final[tuple[object, ...]] = (None, type(None), Any)
 
 
 class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -29,7 +30,7 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     path: str
     """Below the deployment's prefix; ``{name}`` stands for a path parameter."""
     reply: msgspec.json.Decoder[T]
-    """Decodes the whole reply of a plain call; one of None takes an empty body, too."""
+    """Decodes the whole reply of a plain call; one of None, ``X | None`` or Any takes an empty body, too."""
     repeatable: bool = False
     """Whether an attempt that the server may have accepted may be repeated."""
     billed: bool = False
@@ -54,8 +55,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     path: str
     headers: Mapping[str, str]
-    body: bytes | None = None
+    body: bytes | Form | None = None
     repeatable: bool = False
+
+    @property
+    def sendable(self) -> bool:
+        """Whether it can be sent, or sent again: of some bodies there is only one."""
+        return not isinstance(self.body, Form) or self.body.sendable
 
     def __repr__(self) -> str:
         return f"Request({self.method} {self.path})"
@@ -75,7 +81,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     Raises:
         ResponseDecodeError: Not JSON, or not of this shape either way.
     """
-    if not data and decoder.type in _NOTHING:
+    if not data and (decoder.type in _NOTHING or type(None) in get_args(decoder.type)):
         return cast("T", None)
     try:
         return decoder.decode(data)

@@ -15,14 +15,14 @@ from friendli_async.options import RetryPolicy
 T = TypeVar("T")
 
 # The server refused before it did anything, so another try cannot do the work twice.
-_REFUSED: Final = frozenset({408, 429, 503})
+REFUSED: Final = frozenset({408, 429, 503})
 
 
 def may_repeat(error: BaseException, operation: Operation[Any], policy: RetryPolicy) -> bool:
     """Whether another attempt is allowed after this error: can it have been accepted, and does doing it twice harm?"""
     if isinstance(error, APIStatusError):
         status = error.status_code
-        return status in policy.statuses and (status in _REFUSED or operation.repeatable)
+        return status in policy.statuses and (status in REFUSED or operation.repeatable)
     if isinstance(error, APITimeoutError):
         if error.limit == "connect":
             return True

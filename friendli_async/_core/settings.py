@@ -34,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy
     limits: Limits
     headers: Mapping[str, str]
+    wake: bool = False
 
     def __repr__(self) -> str:
         return "Settings(...)"
@@ -62,8 +63,13 @@ def base_url(value: object, name: str) -> str:
         raise ConfigurationError(f"{name} must have neither credentials (pass token=) nor query nor fragment")
     try:
         parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        host = parts.hostname or ""
+        usable = parts.scheme in {"http", "https"} and bool(host) and parts.port != 0
+        if not host.isascii():  # as it goes on the wire
+            value = value.replace(parts.netloc, parts.netloc.lower().replace(host, host.encode("idna").decode()), 1)
+        elif ":" not in host:
+            host.encode("idna")  # refuses labels that are none
+    except ValueError:  # UnicodeError is one
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f\x7f]", value):
         raise ConfigurationError(f"{name} must be an http or https URL, not {value!r}")

@@ -30,6 +30,11 @@ _DONE: Final = b"[DONE]"
 class Collector(Protocol[T]):
     """What an API contributes to its streams: how events are decoded, what they add up to, when they are complete."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the API's own last event has come: then nothing more is waited for."""
+        ...
+
     def decode(self, data: bytes) -> T | None:
         """Decodes an event without a name; None for one that says nothing, or an error. Raises ResponseDecodeError."""
         ...
@@ -84,10 +89,12 @@ class EventReader(Generic[T]):
         else:
             self._take(fresh)
         if self.over:
+            if self.collector.ended:  # what is wrong behind the last event is not heard
+                self.failure = None
             return
         if sse.error is not None:
             self._fail(sse.error)
-        elif sse.ends_with(_DONE):
+        elif self.collector.ended or sse.ends_with(_DONE):
             self.over = True  # the sentinel needs no blank line after it
         elif not data:
             self.over = True
@@ -189,6 +196,8 @@ class EventStream(Generic[T]):
             return self._opened.meta
         if self._error is not None and self._error.meta is not None:
             return self._error.meta
+        if self._outcome != "open":
+            raise RuntimeError("the stream was never opened")
         raise RuntimeError("the stream is not open yet: use `async with`, or await it")
 
     def __repr__(self) -> str:
@@ -221,6 +230,7 @@ class EventStream(Generic[T]):
 
     def _stop(self, reason: str) -> None:
         """Ends the stream here and now; synchronous, so that nothing can cancel it."""
+        self._check_loop()
         self._ready.clear()
         if self._outcome != "open":
             return
@@ -263,7 +273,12 @@ class EventStream(Generic[T]):
         self._ready = opened.reader.ready
         self._settle(opened)
 
+    def _check_loop(self) -> None:
+        if self._opened is not None and not self._opened.source.here:
+            raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")
+
     def _begin_waiting(self) -> None:
+        self._check_loop()
         if self._waiting:
             raise RuntimeError("another task is waiting for this stream's events already")
         self._waiting = True

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl as ssl_module
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final
 from urllib import request as urllib_request
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from friendli_async._core.clock import PhaseClock
+from friendli_async._core.clock import Call, PhaseClock, expired
 from friendli_async._core.compression import inflater
+from friendli_async._core.dialing import keepalive_socket, parsed_url, proxy_finder, same_origin
+from friendli_async._core.forms import Form, Sending, readable
 from friendli_async._core.protocol import Request
 from friendli_async._core.slots import Slots
 from friendli_async.errors import (
     APIConnectionError,
-    APITimeoutError,
     ConfigurationError,
     FriendliError,
     ResponseDecodeError,
@@ -38,23 +40,47 @@ _DRAIN_SECONDS: Final = 0.5
 _REUSE_SECONDS: Final = 0.02
 _MAX_REDIRECTS: Final = 5
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+_NO_BODY_TYPE: Final = ("Content-Type",)
 # What can be raised where a connection breaks; RuntimeError is aiohttp's "Connection closed.".
-_BROKEN: Final = (aiohttp.ClientError, OSError, RuntimeError)
+# the parser's own errors come through where it is not the C one.
+_BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 
 
 class _Dial:
     """What the connector finds out about one attempt's connection, for the code that asked for it."""
 
-    __slots__ = ("clock", "connected", "fresh", "reused")
+    __slots__ = ("clock", "connected", "fresh", "protocol", "reused", "sending")
 
     def __init__(self, clock: PhaseClock, *, fresh: bool = False) -> None:
         self.clock = clock
         self.fresh = fresh
         self.connected = False
         self.reused = False
+        self.protocol: object = None
+        self.sending: Sending | None = None
+
+    def moved(self) -> None:
+        """A piece of the body is on its way: the wait for the reply begins when the last one is."""
+        if self.connected:
+            self.clock.phase("first_event")
+
+    @property
+    def source_error(self) -> Exception | None:
+        """What was wrong with the source of the body."""
+        return None if self.sending is None else self.sending.error
 
 
 _dial: ContextVar[_Dial] = ContextVar("friendli_async_dial")
+
+
+class _Protocol(ResponseHandler):
+    """Knows whether the peer has said anything since the connection was handed out."""
+
+    heard = False
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        super().data_received(data)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -64,6 +90,9 @@ class _Connector(aiohttp.TCPConnector):
         connection = await super().connect(req, traces, timeout)
         dial = _dial.get()
         dial.connected = True
+        dial.protocol = connection.protocol
+        if isinstance(connection.protocol, _Protocol):
+            connection.protocol.heard = False
         dial.clock.phase("first_event")
         return connection
 
@@ -74,17 +103,6 @@ class _Connector(aiohttp.TCPConnector):
         if connection is None:
             dial.clock.phase("connect")
         return connection
-
-
-def _keepalive_socket(address: Any) -> socket.socket:
-    """A socket that notices a peer which vanished without a word (NAT tables forget long waits)."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 5)):
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
 
 
 class _Pool:
@@ -101,7 +119,7 @@ class _Pool:
     async def drained(self) -> None:
         """Gives the last stream's connection a moment to come back, which costs less than to open another."""
         if self.draining:
-            await self.draining.popleft().drained()
+            await self.draining.pop().drained()
 
     async def close(self, reason: str) -> None:
         """Ends everything under way, waking whoever waits, and closes the session if it is ours."""
@@ -279,6 +297,8 @@ class Exchange:
             self._drain.cancel()
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
+        if pool is not None and self in pool.draining:
+            pool.draining.remove(self)
         if self._closed is not None:
             self._closed.remove_done_callback(self._connection_closed)
         if pool is not None:
@@ -312,14 +332,6 @@ def _retrieve(closed: asyncio.Future[None]) -> None:
         closed.exception()  # or asyncio complains that nobody asked
 
 
-class Call(Protocol):
-    """A call under way, as far as the transport has to know it."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def interrupt(self, error: FriendliError) -> None: ...
-
-
 class Transport:
     """Sends requests over one pool per event loop.
 
@@ -347,7 +359,7 @@ class Transport:
         self._pid = os.getpid()
         self.calls: set[Call] = set()
         """Calls that are being opened or wait for their next attempt."""
-        self._proxy_for = _proxy_finder(proxy, {} if session is not None else urllib_request.getproxies())
+        self._proxy_for = proxy_finder(proxy, {} if session is not None else urllib_request.getproxies())
 
     async def send(self, request: Request, clock: PhaseClock) -> Exchange:
         """Sends a request and waits for the reply's status and headers; redirects to the same origin are followed.
@@ -366,7 +378,6 @@ class Transport:
         if not slots.free:
             clock.phase("pool", lambda: f"{slots.in_use} of {slots.limit} connections in use")
         await slots.acquire()
-        clock.sent = False
         try:
             response = await self._followed(pool, request, clock)
         except BaseException:
@@ -375,13 +386,13 @@ class Transport:
         return Exchange(pool, response)
 
     async def _followed(self, pool: _Pool, request: Request, clock: PhaseClock) -> aiohttp.ClientResponse:
-        url = _url(request.url)
+        url = parsed_url(request.url)
         for _ in range(_MAX_REDIRECTS):
             response = await self._request(pool, request, url, clock)
             target = response.headers.get("Location") if response.status in {307, 308} else None
-            if target is None:
+            if target is None or not request.sendable:
                 return response
-            there = _same_origin(url, target)
+            there = same_origin(url, target)
             if there is None:
                 return response
             response.close()
@@ -389,24 +400,33 @@ class Transport:
         return await self._request(pool, request, url, clock)
 
     async def _request(self, pool: _Pool, request: Request, url: URL, clock: PhaseClock) -> aiohttp.ClientResponse:
-        """One request; a pooled connection of ours that proves dead is replaced by a fresh one, once."""
-        dial = _Dial(clock)
+        """One request; a pooled connection of ours that proves dead is replaced by a fresh one, once a call."""
+        dial = _Dial(clock, fresh=clock.replaced)
+        problem: Exception | None = None
         try:
             return await self._sent(pool, request, url, dial)
-        except aiohttp.ClientConnectionError as error:
-            refused = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
-            stale = dial.reused and request.repeatable and not refused
-            problem = None if stale and not self.closed else self._translated(error, dial, pool)
-        except _BROKEN as error:
-            problem = self._translated(error, dial, pool)
-        if problem is not None:
-            raise problem
-        dial = _Dial(clock, fresh=True)
+        except (*_BROKEN, ValueError) as error:
+            if not self._stale(error, request, dial):
+                problem = self._translated(error, dial, pool)
+        if problem is None:
+            clock.replaced = True
+            dial = _Dial(clock, fresh=True)
+            try:
+                return await self._sent(pool, request, url, dial)
+            except (*_BROKEN, ValueError) as error:
+                problem = self._translated(error, dial, pool)
         try:
-            return await self._sent(pool, request, url, dial)
-        except _BROKEN as error:
-            problem = self._translated(error, dial, pool)
-        raise problem  # outside the except block: what aiohttp raised holds the request's headers
+            raise problem  # outside the except block: what aiohttp raised holds the request's headers
+        finally:
+            del problem  # or the error's own traceback would hold it, and the request with it
+
+    def _stale(self, error: Exception, request: Request, dial: _Dial) -> bool:
+        """Whether a pooled connection died before any byte of a reply, so that the request may go out once more."""
+        refused = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
+        died = isinstance(error, aiohttp.ClientConnectionError) and not refused
+        silent = dial.reused and isinstance(dial.protocol, _Protocol) and not dial.protocol.heard
+        may_repeat = request.repeatable and request.sendable and dial.source_error is None
+        return died and silent and may_repeat and not dial.clock.replaced and not self.closed
 
     async def _sent(self, pool: _Pool, request: Request, url: URL, dial: _Dial) -> aiohttp.ClientResponse:
         clock = dial.clock
@@ -414,37 +434,46 @@ class Transport:
         if not pool.owned:  # a foreign connector tells nothing, so aiohttp has to mind the connecting
             timeout = aiohttp.ClientTimeout(total=None, connect=clock.timeouts.connect, sock_read=None)
             clock.phase("first_event")
+        if isinstance(request.body, Form):
+            dial.sending = Sending(request.body, dial.moved)
         token = _dial.set(dial)
         try:
             return await pool.session.request(
                 request.method,
                 url,
                 headers=request.headers,
-                data=request.body,
+                data=dial.sending or readable(request.body),
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=False,
+                skip_auto_headers=_NO_BODY_TYPE if request.body is None else None,
                 timeout=timeout,
                 proxy=self._proxy_for(url.scheme, url.host or "", url.port or 0),
                 ssl=self._ssl,
             )
         finally:
-            clock.sent = dial.connected or not pool.owned
-            _dial.reset(token)
+            clock.sent = clock.sent or dial.connected or not pool.owned
+            with suppress(ValueError):  # a loop that was closed under the call ends it in another context
+                _dial.reset(token)
+            if dial.sending is not None:
+                dial.sending.stop()
 
-    def _translated(self, error: Exception, dial: _Dial, pool: _Pool) -> FriendliError:
+    def _translated(self, error: Exception, dial: _Dial, pool: _Pool) -> Exception:
         """Says what happened in our terms. The request is not quoted: its headers hold the token."""
+        if dial.source_error is not None:
+            return dial.source_error
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             seconds = dial.clock.timeouts.connect or 0.0
-            return APITimeoutError(f"no connection within {seconds:g} s (connect)", limit="connect", seconds=seconds)
+            return expired("connect", seconds, sent=dial.clock.replaced)
         if isinstance(error, aiohttp.InvalidURL):
             return ConfigurationError("the URL is not valid")
         if isinstance(error, RuntimeError) and pool.session.closed:
             return ConfigurationError("the client is closed" if pool.owned else "the session passed in is closed")
+        if isinstance(error, ValueError):  # a host name that is none, credentials of the session beside the token
+            return ConfigurationError(f"the request cannot be made: {type(error).__name__}: {error}")
         if isinstance(error, aiohttp.ClientConnectorError):
-            return APIConnectionError(f"could not connect: {_describe(error)}", sent=False)
-        sent = dial.connected or not pool.owned
-        return APIConnectionError(f"no reply: {_describe(error)}", sent=sent)
+            return APIConnectionError(f"could not connect: {_describe(error)}", sent=dial.clock.replaced)
+        return APIConnectionError(f"no reply: {_describe(error)}", sent=dial.clock.sent)
 
     def _pool(self) -> _Pool:
         """The running loop's pool, made on first use."""
@@ -462,13 +491,17 @@ class Transport:
         if self._session is not None:
             pool = _Pool(self._session, slots, owned=False)
         else:
-            connector = _Connector(limit=0, socket_factory=_keepalive_socket)
+            connector = _Connector(limit=0, socket_factory=keepalive_socket)
+            factory: Any = partial(_Protocol, loop=asyncio.get_running_loop())
+            connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # there is no public way
             session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, auto_decompress=False
             )
             pool = _Pool(session, slots, owned=True)
         guard = _primed(_close_at_end(pool))
         with self._lock:
+            if self.closed:  # by another thread, in this instant
+                raise ConfigurationError("the client is closed")
             for loop in [loop for loop in self._pools if loop.is_closed()]:
                 del self._pools[loop]
             self._pools[pool.loop] = pool, guard
@@ -488,13 +521,15 @@ class Transport:
             closed = APIConnectionError("the client was closed")
             if call.loop is here:
                 call.interrupt(closed)
-            elif not call.loop.is_closed():
-                call.loop.call_soon_threadsafe(call.interrupt, closed)
+            else:
+                with suppress(RuntimeError):  # that loop has closed
+                    call.loop.call_soon_threadsafe(call.interrupt, closed)
         for pool, guard in held:
             if pool.loop is here:
                 await guard.aclose()
-            elif not pool.loop.is_closed():
-                asyncio.run_coroutine_threadsafe(guard.aclose(), pool.loop)
+            else:
+                with suppress(RuntimeError):  # that loop has closed, and its pool with it
+                    pool.loop.call_soon_threadsafe(pool.loop.create_task, guard.aclose())
 
 
 def _primed(guard: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
@@ -502,40 +537,6 @@ def _primed(guard: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
     with suppress(StopIteration):  # how an awaitable returns
         guard.__anext__().send(None)
     return guard
-
-
-@lru_cache(maxsize=256)
-def _url(text: str) -> URL:
-    return URL(text, encoded=True)
-
-
-def _same_origin(url: URL, target: str) -> URL | None:
-    """Where a redirect leads; None if that is another origin, or nowhere."""
-    try:
-        there = url.join(URL(target))
-        return there if there.origin() == url.origin() else None
-    except ValueError:
-        return None
-
-
-def _proxy_finder(proxy: str | None, environment: dict[str, str]) -> Callable[[str, str, int], str | None]:
-    """Tells the proxy for a scheme, host and port. The environment is read once: doing it per call costs 1 ms."""
-    if proxy is not None or not environment:
-        return lambda scheme, host, port: proxy
-    bypassed: Callable[..., object] = urllib_request.proxy_bypass_environment  # type: ignore[attr-defined]  # public, but not in typeshed
-
-    @lru_cache(maxsize=64)
-    def find(scheme: str, host: str, port: int) -> str | None:
-        if bypassed(f"{host}:{port}", environment):
-            return None
-        found = environment.get(scheme) or environment.get("all")
-        if found is not None and "://" not in found:
-            found = f"http://{found}"
-        if found is not None and not found.lower().startswith(("http://", "https://")):
-            raise ConfigurationError("the environment's proxy is not an http or https one; pass proxy=, or unset it")
-        return found
-
-    return find
 
 
 def _describe(error: BaseException) -> str:

@@ -7,10 +7,15 @@
         server.enqueue(status(503), script(chunk("Hel"), reset()))
         ...
 
+Without a script it answers every operation of the API. `example("ServerlessResponsesSuccess")` makes a reply, or an
+event, for a script.
+
 `python -m friendli_async.testing` runs it alone. `pytest_plugins = ["friendli_async.testing.fixtures"]` gives the
 fixtures `friendli_server` and `friendli_client`.
 """
 
+from friendli_async.testing.examples import example
+from friendli_async.testing.forms import FormPart
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Answer, Script, body, json_body, pace, script, status, text
 from friendli_async.testing.server import FriendliServer
@@ -45,6 +50,7 @@ from friendli_async.testing.steps import (
 
 __all__ = [
     "Answer",
+    "FormPart",
     "FriendliServer",
     "Payload",
     "ReceivedRequest",
@@ -64,6 +70,7 @@ __all__ = [
     "error_data",
     "error_event",
     "event",
+    "example",
     "finish",
     "garbage",
     "gate",

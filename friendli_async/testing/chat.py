@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from friendli_async.testing.frames import error_body, token_counts
 from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import deployed
 from friendli_async.testing.sample import sample
 from friendli_async.testing.script import Script, json_body, script, wants_usage
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
@@ -94,7 +95,7 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
     for index in range(1, count):
         other = replace(turn, content=(f"({index + 1}) ", *turn.content) if turn.content else (), interludes={})
         turns.append(_cut(body, other))
-    prompt = sum(len(tokenize(_message_text(message))) for message in body["messages"])
+    prompt = sum(len(tokenize(message_text(message))) for message in body["messages"])
     counts = (prompt, sum(len(each.content) + len(each.reasoning) + len(each.calls) for each in turns))
     return _stream(request, turns, counts) if body.get("stream") else _whole(request, turns, counts)
 
@@ -122,7 +123,7 @@ def last_user_text(body: Body) -> str:
     """
     for message in reversed(body["messages"]):
         if message["role"] == "user":
-            return _message_text(message)
+            return message_text(message)
     return ""
 
 
@@ -160,7 +161,7 @@ def _text(body: Body) -> str:
     messages: Sequence[Body] = body["messages"]
     wanted: Body = body.get("response_format") or {}
     if messages and messages[-1]["role"] == "tool":
-        text = f"The tool says: {_message_text(messages[-1])}"
+        text = f"The tool says: {message_text(messages[-1])}"
     else:
         said = last_user_text(body)
         text = f"You said: {said}" if said else "Hello! How can I help?"
@@ -173,7 +174,12 @@ def _text(body: Body) -> str:
     return text
 
 
-def _message_text(message: Body) -> str:
+def message_text(message: Body) -> str:
+    """Give the text of a message.
+
+    Args:
+        message: The message; of its parts only those of text count.
+    """
     content: object = message.get("content")
     if isinstance(content, str):
         return content
@@ -273,3 +279,13 @@ def _logprob(token: str, rank: int) -> dict[str, object]:
         "logprob": -0.125 * (1 + len(token) % 4) - rank,
         "bytes": list(named.encode("utf-8", "surrogatepass")),
     }
+
+
+ROUTES: Final = deployed(
+    "/v1/chat/completions",
+    answer_chat,
+    body="{}ChatCompletionBody",
+    reply="ServerlessChatCompleteSuccess",
+    events="StreamedChatResult",
+)
+"""Chat, on every deployment."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NoReturn, cast
 
+from friendli_async.testing.forms import FormPart, parse_form
 from friendli_async.testing.frames import Identity
 from friendli_async.testing.waiting import Signal
 
@@ -21,6 +22,8 @@ class ReceivedRequest:
     method: str
     path: str
     """The path without the query, percent-decoded."""
+    raw_path: str
+    """The path without the query, as it came."""
     query: Mapping[str, Sequence[str]]
     """The values of each query parameter."""
     headers: Mapping[str, str]
@@ -36,6 +39,8 @@ class ReceivedRequest:
     """When the head of the request had arrived, on the clock of the event loop, in seconds."""
     created: int
     """When it arrived, as Unix time in seconds."""
+    path_parameters: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What stands in the path of an operation that takes ids there, percent-decoded."""
     status: int | None = None
     """The status of the reply, as soon as it was chosen."""
     outcome: Outcome = "open"
@@ -53,10 +58,24 @@ class ReceivedRequest:
         """The `x-request-id` of the reply."""
         return f"req-{self.number:06d}"
 
+    @property
+    def origin(self) -> str:
+        """Where the client found this server: what the URLs in a reply begin with."""
+        return f"http://{self.headers.get('Host', 'localhost')}"
+
     @cached_property
     def json(self) -> object:
         """The body as JSON, `None` if it is none. NaN and Infinity are no JSON."""
         return parse_json(self.body, invalid=lambda _: None)
+
+    @cached_property
+    def form(self) -> tuple[FormPart, ...]:
+        """The parts of the body.
+
+        Raises:
+            ValueError: It is no `multipart/form-data`, or a broken one.
+        """
+        return parse_form(self.headers.get("Content-Type", ""), self.body)
 
     @property
     def json_object(self) -> Mapping[str, Any]:
@@ -96,6 +115,19 @@ class ReceivedRequest:
         """
         await self._signal.until(lambda: self.outcome != "open", timeout)
         return self.outcome == "disconnected"
+
+
+def section(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Give an object inside a body.
+
+    Args:
+        body: A JSON object.
+        name: The key that it stands under.
+
+    Returns:
+        The object; an empty one where there is none, or null.
+    """
+    return cast("Mapping[str, Any]", body.get(name) or {})
 
 
 def parse_json(data: bytes, *, invalid: Callable[[str], object]) -> object:

@@ -2,63 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable
+from urllib.parse import unquote
 
-from friendli_async.testing.chat import answer_chat
+from friendli_async.testing import (
+    audio,
+    billing,
+    chat,
+    chat_render,
+    classification,
+    completions,
+    embeddings,
+    images,
+    messages,
+    models,
+    responses,
+    tokens,
+    tool_assisted_chat,
+)
+from friendli_async.testing.endpoints import EndpointStore
+from friendli_async.testing.files import FileStore
+from friendli_async.testing.forms import form_values
 from friendli_async.testing.frames import error_body
 from friendli_async.testing.received import ReceivedRequest, parse_json
-from friendli_async.testing.schema import validate
+from friendli_async.testing.route import Route
+from friendli_async.testing.schema import from_text, validate
 from friendli_async.testing.script import Script, json_body, status
-from friendli_async.testing.tool_assisted_chat import answer_tool_assisted_chat
+
+_MODULES = (
+    audio,
+    billing,
+    chat,
+    chat_render,
+    classification,
+    completions,
+    embeddings,
+    images,
+    messages,
+    models,
+    responses,
+    tokens,
+    tool_assisted_chat,
+)
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """One method of one path.
+class Router:
+    """The table of all operations, with the endpoints and files that one server keeps."""
 
-    Args:
-        schema: Name of the schema of the request body.
-        answer: Gives the reply to a request that passed all checks.
-        needs_token: Whether the request must carry the token.
-    """
+    def __init__(self) -> None:
+        self.routes: tuple[Route, ...] = (
+            *(route for module in _MODULES for route in module.ROUTES),
+            *EndpointStore().routes(),
+            *FileStore().routes(),
+        )
+        """Every operation."""
+        self._fixed = _by_path(route for route in self.routes if "{" not in route.path)
+        self._templates = _by_path(route for route in self.routes if "{" in route.path)
 
-    schema: str
-    answer: Callable[[ReceivedRequest], Script]
-    needs_token: bool = True
+    def answer(self, request: ReceivedRequest, token: str | None) -> Script:
+        """Answer a request as the API would.
 
+        Args:
+            request: What came in.
+            token: The token that it must carry; `None` accepts any.
 
-_ROUTES: Final[Mapping[str, Mapping[str, Endpoint]]] = {
-    "/serverless/v1/chat/completions": {"POST": Endpoint("ServerlessChatCompletionBody", answer_chat)},
-    "/dedicated/v1/chat/completions": {"POST": Endpoint("DedicatedChatCompletionBody", answer_chat)},
-    "/v1/chat/completions": {"POST": Endpoint("ContainerChatCompletionBody", answer_chat, needs_token=False)},
-    "/serverless/tools/v1/chat/completions": {
-        "POST": Endpoint("ServerlessToolAssistedChatCompletionBody", answer_tool_assisted_chat)
-    },
-}
+        Returns:
+            The reply: 404, 405, 401, 400 or 422 for a request that is wrong, else the operation's own.
+        """
+        methods = self._find(request)
+        if methods is None:
+            return status(404, message=f"there is nothing at {request.path}")
+        route = methods.get(request.method)
+        if route is None:
+            allowed = {"Allow": ", ".join(methods)}
+            return status(405, message=f"{request.path} does not answer {request.method}", headers=allowed)
+        if route.needs_token and not _authorized(request, token):
+            return status(401, message="the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
+        return _refusal(request, route) or route.answer(request)
 
-
-def route(request: ReceivedRequest, token: str | None) -> Script:
-    """Answer a request as the API would.
-
-    Args:
-        request: What came in.
-        token: The token that it must carry; `None` accepts any.
-
-    Returns:
-        The reply: 404, 405, 401, 400 or 422 for a request that is wrong, else the endpoint's own.
-    """
-    methods = _ROUTES.get(request.path)
-    if methods is None:
-        return status(404, message=f"there is nothing at {request.path}")
-    endpoint = methods.get(request.method)
-    if endpoint is None:
-        allowed = {"Allow": ", ".join(methods)}
-        return status(405, message=f"{request.path} does not answer {request.method}", headers=allowed)
-    if endpoint.needs_token and not _authorized(request, token):
-        return status(401, message="the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
-    return _check_body(request, endpoint)
+    def _find(self, request: ReceivedRequest) -> dict[str, Route] | None:
+        fixed = self._fixed.get(request.path)
+        if fixed is not None:
+            return fixed
+        # An id may hold an encoded slash, so the path is split as it came.
+        segments = request.raw_path.split("/")
+        for template, methods in self._templates.items():
+            names = template.split("/")
+            if len(names) == len(segments) and all(
+                name == segment or (name.startswith("{") and segment)
+                for name, segment in zip(names, segments, strict=True)
+            ):
+                request.path_parameters = {
+                    name[1:-1]: unquote(segment)
+                    for name, segment in zip(names, segments, strict=True)
+                    if name.startswith("{")
+                }
+                return methods
+        return None
 
 
 def _authorized(request: ReceivedRequest, token: str | None) -> bool:
@@ -66,14 +106,29 @@ def _authorized(request: ReceivedRequest, token: str | None) -> bool:
     return token is None or (scheme.lower() == "bearer" and given.strip() == token)
 
 
-def _check_body(request: ReceivedRequest, endpoint: Endpoint) -> Script:
-    def refuse(reason: str) -> Script:
-        return json_body(error_body(f"the body is not JSON: {reason}", kind="invalid_request_error"), status=400)
+def _by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
+    table: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        table.setdefault(route.path, {})[route.method] = route
+    return table
 
-    body = parse_json(request.body, invalid=refuse)
-    if isinstance(body, Script):
-        return body
-    errors = validate(endpoint.schema, body)
-    if errors:
-        return json_body({"detail": errors}, status=422)
-    return endpoint.answer(request)
+
+def _refusal(request: ReceivedRequest, route: Route) -> Script | None:
+    errors = validate(route.query, from_text(route.query, request.query), "query") if route.query else []
+    if route.body is not None:
+        body = _form(request, route.body) if route.form else parse_json(request.body, invalid=_not_json)
+        if isinstance(body, Script):
+            return body
+        errors += validate(route.body, body)
+    return route.refuse(errors) if errors else None
+
+
+def _form(request: ReceivedRequest, schema: str) -> object:
+    try:
+        return form_values(schema, request.form)
+    except ValueError as error:
+        return json_body(error_body(f"the body is not a form: {error}", kind="invalid_request_error"), status=400)
+
+
+def _not_json(reason: str) -> Script:
+    return json_body(error_body(f"the body is not JSON: {reason}", kind="invalid_request_error"), status=400)

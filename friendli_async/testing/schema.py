@@ -1,9 +1,11 @@
-"""Checks a request body against the schemas of the API, and reports errors in the form of its 422 replies."""
+"""Checks values against the schemas of the API, and reports errors in the form of its 422 replies."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, cast
@@ -16,25 +18,78 @@ _MAX_ERRORS: Final = 100
 _MAX_INPUT_SHOWN: Final = 80
 
 
-def validate(name: str, value: object) -> list[Error]:
-    """Check a body.
+def validate(name: str, value: object, where: str = "body") -> list[Error]:
+    """Check a value.
 
     Unknown keys are tolerated. Whole floats count as integers, booleans do not count as numbers.
 
     Args:
         name: Name of the schema.
-        value: The body, decoded.
+        value: The value, decoded.
+        where: Where it stood in the request: the first element of each `loc`.
 
     Returns:
-        The errors, at most 100, each with `loc`, `msg` and `type`; none if the body is as the schema says.
+        The errors, at most 100, each with `loc`, `msg` and `type`; none if the value is as the schema says.
     """
-    errors = _check({"$ref": name}, value, ("body",))
+    errors = _check({"$ref": name}, value, (where,))
     return [error for error, _ in zip(errors, range(_MAX_ERRORS), strict=False)]
 
 
+def resolve(schema: Schema) -> Schema:
+    """Follow the references of a schema.
+
+    Args:
+        schema: A schema, perhaps only a reference to one, which may be nullable.
+
+    Returns:
+        The schema itself, not nullable by a reference.
+    """
+    while "$ref" in schema:
+        schema = schemas()[schema["$ref"]]
+    return schema
+
+
+def from_text(name: str, fields: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    """Turn texts (a query, the parts of a form) into the values that a schema expects of them.
+
+    Args:
+        name: Name of the schema of the whole.
+        fields: The texts of each field; of several, only an array takes more than the last.
+
+    Returns:
+        The values; text that cannot be what the schema expects stays text, for `validate` to find.
+    """
+    properties: Mapping[str, Schema] = resolve({"$ref": name})["properties"]
+    values: dict[str, object] = {}
+    for key, texts in fields.items():
+        schema: Schema = resolve(properties[key]) if key in properties else {"type": "string"}
+        if schema.get("type") == "array":
+            values[key] = [_from_text(resolve(schema["items"]), text) for text in texts]
+        elif texts:
+            values[key] = _from_text(schema, texts[-1])
+    return values
+
+
+def _from_text(schema: Schema, text: str) -> object:
+    match schema.get("type"):
+        case "boolean":
+            return {"true": True, "false": False}.get(text, text)
+        case "integer":
+            return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+        case "number":
+            return float(text) if re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE]-?[0-9]{1,2})?", text) else text
+        case _:
+            return text
+
+
 @cache
-def _schemas() -> Mapping[str, Schema]:
-    # Names without their release: the tool-assisted ones are of 0.14.0, the last that had them.
+def schemas() -> Mapping[str, Schema]:
+    """Give the schemas of the API: requests, queries, replies and events of every operation.
+
+    Returns:
+        Names to schemas. A reference names its target; a `discriminator` maps the tags of a union to its schemas.
+    """
+    # Names without their release: those of files are of 0.15.0, those of tool-assisted chat of 0.14.0, the last ones.
     return cast(
         "Mapping[str, Schema]", json.loads(files("friendli_async.testing").joinpath("schemas.json").read_bytes())
     )
@@ -44,7 +99,7 @@ def _check(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
     if value is None and schema.get("nullable"):
         return
     if "$ref" in schema:
-        yield from _check(_schemas()[schema["$ref"]], value, loc)
+        yield from _check(schemas()[schema["$ref"]], value, loc)
     elif "discriminator" in schema:
         yield from _check_tagged(schema, value, loc)
     elif "oneOf" in schema:
@@ -62,6 +117,8 @@ def _check_plain(schema: Schema, value: object, loc: Location) -> Iterator[Error
     if allowed is not None and value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
         yield _error(loc, f"Input should be one of: {choices}; not {_shown(value)}", "literal_error")
+    elif schema.get("format") == "date-time" and not _is_datetime(cast("str", value)):
+        yield _error(loc, f"Input should be a valid datetime, not {_shown(value)}", "datetime_parsing")
     elif isinstance(value, list) and "items" in schema:
         for position, item in enumerate(cast("list[object]", value)):
             yield from _check(schema["items"], item, (*loc, position))
@@ -76,6 +133,10 @@ def _check_properties(schema: Schema, value: Mapping[str, object], loc: Location
     for name, inner in schema.get("properties", {}).items():
         if name in value:
             yield from _check(inner, value[name], (*loc, name))
+    others: object = schema.get("additional_properties")
+    if isinstance(others, dict):
+        for name in value.keys() - schema.get("properties", {}).keys():
+            yield from _check(cast("Schema", others), value[name], (*loc, name))
 
 
 def _check_tagged(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
@@ -99,10 +160,11 @@ def _check_alternatives(alternatives: list[Schema], value: object, loc: Location
     attempts = [list(_check(alternative, value, loc)) for alternative in alternatives]
     if not all(attempts):
         return
-    # The alternatives differ in their JSON type: the one whose type is right has its errors further down.
+    # Where the alternatives differ in their JSON type, the one whose type is right has its errors further down; of
+    # several such the one that is nearest to the value is meant.
     deeper = [errors for errors in attempts if errors[0]["loc"] != list(loc)]
     if deeper:
-        yield from deeper[0]
+        yield from min(deeper, key=len)
     else:
         yield _error(loc, "Input fits none of the forms: " + "; ".join(str(e[0]["msg"]) for e in attempts), "union")
 
@@ -113,6 +175,14 @@ def _error(loc: Location, message: str, kind: str) -> Error:
 
 def _shown(value: object) -> str:
     return repr(value)[:_MAX_INPUT_SHOWN] if isinstance(value, str | int | float) else type(value).__name__
+
+
+def _is_datetime(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_integer(value: object) -> bool:

@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from friendli_async.testing.background import BackgroundLoop
 from friendli_async.testing.received import Outcome, ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
-from friendli_async.testing.routes import route
+from friendli_async.testing.routes import Router
 from friendli_async.testing.script import Answer, Script, pace, resolve
 from friendli_async.testing.waiting import Signal
 
@@ -27,8 +27,8 @@ _MAX_TURNS: Final = 1000
 class FriendliServer:
     """A server on a loopback port that answers as Friendli's API does, or as a script tells it to.
 
-    Without scripts it answers chat and tool-assisted chat with text that depends on the request alone, after checking
-    the token and the body. Everything that it received is in `requests`.
+    Without scripts it answers every operation, after checking the token, the query and the body: with text that depends
+    on the request alone, with the endpoints and files that it was given. Everything that it received is in `requests`.
 
         async with FriendliServer() as server:
             server.enqueue(status(429, retry_after=0), text("Hel", "lo"))
@@ -50,6 +50,7 @@ class FriendliServer:
         """The requests received so far, complete with their bodies, in order of arrival."""
         self.connections = 0
         """How many TCP connections were accepted so far."""
+        self._router = Router()
         self._host = host
         self._port = port
         self._pace = pace
@@ -262,6 +263,7 @@ class FriendliServer:
         received = ReceivedRequest(
             method=request.method,
             path=request.path,
+            raw_path=request.rel_url.raw_path,
             query={name: request.query.getall(name) for name in request.query},
             headers=request.headers,
             body=body,
@@ -282,7 +284,7 @@ class FriendliServer:
                 return answer
         if self._always is not None:
             return self._always
-        return pace(route(request, self.token), self._pace)
+        return pace(self._router.answer(request, self.token), self._pace)
 
     async def _reply(self, request: web.BaseRequest, received: ReceivedRequest, script: Script) -> web.StreamResponse:
         headers = CIMultiDict(script.headers)

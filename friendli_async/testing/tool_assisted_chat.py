@@ -7,11 +7,12 @@ only if the last user message holds an expression. A tool that fails ends the tu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from friendli_async.testing.chat import Turn, answer_chat, function_calls, last_user_text, speak, tokenize
 from friendli_async.testing.frames import to_json
 from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import Route
 from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
 from friendli_async.testing.tools import ToolFailure, ToolUse, use_tool
@@ -73,3 +74,16 @@ def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
         return [started, *updates, report("ERRORED", error={"type": use.result.type, "msg": use.result.message})]
     twice = to_json(to_json(use.result).decode()).decode()
     return [started, *updates, report("ENDED", result=twice, files=use.files)]
+
+
+ROUTES: Final = (
+    Route(
+        method="POST",
+        path="/serverless/tools/v1/chat/completions",
+        answer=answer_tool_assisted_chat,
+        body="ServerlessToolAssistedChatCompletionBody",
+        reply="ContainerChatCompleteSuccess",
+        events="ServerlessToolAssistedChatCompletionStreamSuccess",
+    ),
+)
+"""Tool-assisted chat."""

@@ -1,0 +1,64 @@
+"""Content types: by a file's name, or by how its bytes begin. Pure."""
+
+from __future__ import annotations
+
+import mimetypes
+from typing import Final
+
+UNKNOWN: Final = "application/octet-stream"
+
+# What the standard library does not know on every platform and in every version, or calls by different names.
+_BY_SUFFIX: Final[dict[str, str]] = {
+    ".aac": "audio/aac",
+    ".avif": "image/avif",
+    ".flac": "audio/flac",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".m4a": "audio/mp4",
+    ".mkv": "video/x-matroska",
+    ".mov": "video/quicktime",
+    ".mp3": "audio/mpeg",
+    ".mp4": "video/mp4",
+    ".oga": "audio/ogg",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".png": "image/png",
+    ".wav": "audio/x-wav",
+    ".weba": "audio/webm",
+    ".webm": "video/webm",
+    ".webp": "image/webp",
+}
+# How files of a kind begin (offset, bytes), and the suffix that names it.
+_BEGINNINGS: Final[tuple[tuple[int, bytes, str], ...]] = (
+    (0, b"\x89PNG\r\n\x1a\n", ".png"),
+    (0, b"\xff\xd8\xff", ".jpg"),
+    (0, b"GIF8", ".gif"),
+    (8, b"WEBP", ".webp"),
+    (8, b"WAVE", ".wav"),
+    (0, b"fLaC", ".flac"),
+    (0, b"OggS", ".ogg"),
+    (0, b"ID3", ".mp3"),
+    (0, b"\xff\xfb", ".mp3"),
+    (0, b"\xff\xf3", ".mp3"),
+    (4, b"ftypM4A", ".m4a"),
+    (4, b"ftypavif", ".avif"),
+    (4, b"ftypqt", ".mov"),
+    (4, b"ftyp", ".mp4"),
+    (0, b"\x1aE\xdf\xa3", ".webm"),
+)
+
+
+def by_name(name: str) -> str:
+    """The content type of a file by its name's suffix; ``application/octet-stream`` where that says nothing."""
+    dot = name.rfind(".")
+    known = _BY_SUFFIX.get(name[dot:].lower()) if dot >= 0 else None
+    return known or mimetypes.guess_type(name)[0] or UNKNOWN
+
+
+def suffix_of(beginning: bytes) -> str:
+    """The suffix, as ``.png``, of a file that begins so; "" where the beginning says nothing."""
+    for offset, mark, suffix in _BEGINNINGS:
+        if beginning.startswith(mark, offset):
+            return suffix
+    return ""

@@ -1,0 +1,151 @@
+"""Lists that come page by page: read on from cursor to cursor, as far as somebody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
+
+import msgspec
+
+from friendli_async._core.arguments import Arguments, Parameters, check_keywords, encode_query
+from friendli_async._core.protocol import Operation
+
+if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
+
+__all__ = ["ItemIterator", "PageIterator", "PageQuery", "Pages"]
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+class PageQuery:
+    """The keywords of a method that lists: which there are, and what their values must be.
+
+    Args:
+        options: A TypedDict of the optional ones; None as a value leaves one out.
+        required: Types of those that the method spells out.
+        cursor: The query parameter that says where a page begins.
+    """
+
+    def __init__(self, options: type, required: Mapping[str, Any], *, cursor: str) -> None:
+        self.cursor: Final = cursor
+        self._known = frozenset(options.__annotations__)
+        self._parameters = Parameters(options, required, {})
+
+    def encode(
+        self, method: str, required: Mapping[str, object], options: Mapping[str, object]
+    ) -> tuple[str, str | None]:
+        """Checks what a method was given, and makes it into a query.
+
+        Args:
+            method: The method's name, for the errors.
+            required: Its spelt-out parameters.
+            options: Its other keywords; ``extra_query`` among them passes anything through.
+
+        Returns:
+            The query without the cursor, and the cursor to begin at.
+
+        Raises:
+            TypeError: A keyword that the method does not have.
+            ValueError: A value of the wrong type, with its name.
+        """
+        check_keywords(options, self._known, method)
+        given = {**required, **options}
+        self._parameters.check(given)
+        given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
+        begin = given.pop(self.cursor, None)
+        if begin is not None and not isinstance(begin, str):  # from extra_query, which is nobody's to check
+            raise ValueError(f"extra_query[{self.cursor!r}]: Expected `str`, got `{type(begin).__name__}`")
+        encode_query({self.cursor: begin}, "{}")  # for its error
+        return encode_query(given, "{}"), begin
+
+
+class Pages(Generic[T, P]):
+    """A list that the server gives page by page. Nothing is sent until it is used, and no page before it is needed.
+
+    ``async for item in pages`` goes through the items of all pages, ``async for page in pages.pages()`` through the
+    pages themselves, and ``await pages`` gives the first one. Each of these begins anew. A cursor that comes a second
+    time ends the list, whatever the server says. After an error the same iterator goes on with the page that failed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        operation: Operation[P],
+        arguments: Arguments,
+        *,
+        cursor: str,
+        begin: str | None,
+        items: Callable[[P], Iterable[T]],
+        following: Callable[[P], str | None],
+    ) -> None:
+        self._engine = engine
+        self._operation = operation
+        self._arguments = arguments
+        self._cursor = cursor
+        self._begin = begin
+        self._items = items
+        self._following = following
+
+    def __aiter__(self) -> ItemIterator[T]:
+        return ItemIterator(self.pages(), self._items)
+
+    def pages(self) -> PageIterator[P]:
+        """The pages, one by one, each with its ``meta``."""
+        return PageIterator(self._fetch, self._begin, self._following)
+
+    def __await__(self) -> Generator[Any, None, P]:
+        return self._fetch(self._begin).__await__()
+
+    async def _fetch(self, cursor: str | None) -> P:
+        fixed = self._arguments.query
+        query = "&".join(part for part in (fixed, encode_query({self._cursor: cursor})) if part)
+        return await self._engine.call(self._operation, msgspec.structs.replace(self._arguments, query=query))
+
+
+class PageIterator(Generic[P]):
+    """The pages of a list, one after the other."""
+
+    def __init__(
+        self,
+        fetch: Callable[[str | None], Awaitable[P]],
+        begin: str | None,
+        following: Callable[[P], str | None],
+    ) -> None:
+        self._fetch = fetch
+        self._following = following
+        self._next = begin
+        self._seen = {begin}
+        self._over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> P:
+        if self._over:
+            raise StopAsyncIteration
+        page = await self._fetch(self._next)
+        self._next = self._following(page)
+        # "" is how some servers write null; and a cursor that comes again would go round for ever.
+        self._over = not self._next or self._next in self._seen
+        self._seen.add(self._next)
+        return page
+
+
+class ItemIterator(Generic[T]):
+    """The items of a list, one after the other, whatever pages they come in."""
+
+    def __init__(self, pages: PageIterator[Any], items: Callable[[Any], Iterable[T]]) -> None:
+        self._pages = pages
+        self._items = items
+        self._current: Iterator[T] = iter(())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            for item in self._current:
+                return item
+            self._current = iter(self._items(await self._pages.__anext__()))

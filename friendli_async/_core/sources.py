@@ -1,0 +1,237 @@
+"""Where the bytes of a file come from: memory, a path, an open file, an async iterator; read in bounded pieces.
+
+Files are read in worker threads. Of a path nothing stays open between two reads, so nothing is left open wherever the
+reading stops.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
+
+__all__ = ["Content", "Source", "in_thread", "read_whole", "source_of"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Content = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | AsyncIterable[bytes]
+"""What a file may be given as: its bytes, its path, an open binary file (read from where it stands), or an async
+iterator of its pieces (which can be read only once)."""
+
+PIECE: Final = 256 * 1024
+"""The most bytes that are read, and held, at a time."""
+
+
+async def in_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+    """Calls a blocking function in a worker thread."""
+    from anyio import to_thread  # only calls with files need it
+
+    return await to_thread.run_sync(function, *arguments)
+
+
+class Source(Protocol):
+    """Bytes that can be read, piece by piece."""
+
+    @property
+    def name(self) -> str | None:
+        """The file's name, without folders; None where it has none."""
+        ...
+
+    @property
+    def once(self) -> bool:
+        """Whether they can be read only once."""
+        ...
+
+    async def size(self) -> int | None:
+        """How many bytes there are; None where only reading tells. Raises OSError, or ValueError for no file."""
+        ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """Reads them, from the beginning. Raises OSError, or ValueError where they are not what they were."""
+        ...
+
+
+class BytesSource:
+    """Bytes in memory."""
+
+    name = None
+    once = False
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def size(self) -> int:
+        """How many bytes there are."""
+        return len(self.data)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Cuts them up, so that no buffer takes them all in once more."""
+        for position in range(0, len(self.data), PIECE):
+            yield self.data[position : position + PIECE]
+
+
+class PathSource:
+    """A file by its path. It must stay as it is while it is in use: a change is an error, never a mixture."""
+
+    once = False
+
+    def __init__(self, path: Path, label: str) -> None:
+        self.name: str | None = path.name
+        self._path = path
+        self._label = label
+        self._seen: tuple[int, ...] | None = None
+
+    async def size(self) -> int:
+        """Its size."""
+        return await in_thread(self._look)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Opens it for each piece anew."""
+        size = await self.size()
+        position = 0
+        while position < size:
+            piece = await in_thread(self._read, position)
+            position += len(piece)
+            yield piece
+
+    def _look(self) -> int:
+        return self._check(os.stat(self._path))
+
+    def _read(self, position: int) -> bytes:
+        with open(self._path, "rb", buffering=0) as file:
+            self._check(os.fstat(file.fileno()))
+            file.seek(position)
+            piece = file.read(PIECE)
+        if not piece:
+            raise ValueError(f"{self._label}: {self._path} has changed while it was being read")
+        return piece
+
+    def _check(self, found: os.stat_result) -> int:
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{self._label}: {self._path} is not a regular file")
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._seen is None:
+            self._seen = identity
+        if identity != self._seen:
+            raise ValueError(f"{self._label}: {self._path} has changed while it was being read")
+        return found.st_size
+
+
+class OpenFileSource:
+    """An open binary file, from where it stands to its end. It is not closed."""
+
+    def __init__(self, file: BinaryIO, label: str) -> None:
+        name: object = getattr(file, "name", None)
+        self.name = os.path.basename(name) or None if isinstance(name, str) else None
+        self.once = not file.seekable()
+        self._file = file
+        self._label = label
+        self._start = 0 if self.once else file.tell()
+        self._size: int | None = None
+
+    async def size(self) -> int | None:
+        """From where it stood to its end; None for a pipe."""
+        if self._size is None and not self.once:
+            self._size = await in_thread(self._measure)
+        return self._size
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Reads it, each piece from its place."""
+        size = await self.size()
+        position = 0
+        while size is None or position < size:
+            piece = await in_thread(self._read, position, PIECE if size is None else min(PIECE, size - position))
+            if not piece and size is None:
+                return
+            if not piece:
+                raise ValueError(f"{self._label}: the open file has become shorter while it was being read")
+            position += len(piece)
+            yield piece
+
+    def _measure(self) -> int:
+        return max(self._file.seek(0, os.SEEK_END) - self._start, 0)
+
+    def _read(self, position: int, most: int) -> bytes:
+        if not self.once:
+            self._file.seek(self._start + position)
+        piece = cast("object", self._file.read(most))
+        if not isinstance(piece, bytes):
+            raise ValueError(f"{self._label}: the open file gave {type(piece).__name__}, not bytes")
+        return piece
+
+
+class IteratorSource:
+    """Pieces that somebody else gives."""
+
+    name = None
+    once = True
+
+    def __init__(self, pieces: AsyncIterable[bytes], label: str) -> None:
+        self._pieces = pieces
+        self._label = label
+
+    async def size(self) -> None:
+        """Only the end will tell."""
+        return
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Passes them on."""
+        async for piece in self._pieces:
+            if not isinstance(cast("object", piece), bytes | bytearray | memoryview):
+                raise ValueError(f"{self._label}: the iterator gave {type(piece).__name__}, not bytes")
+            yield bytes(piece)
+
+
+def source_of(content: object, label: str) -> Source:
+    """Makes a source of what a caller gave.
+
+    Args:
+        content: See ``Content``.
+        label: How an error calls it: the parameter's name.
+
+    Raises:
+        ValueError: It is nothing of the kind.
+    """
+    if isinstance(content, bytes | bytearray | memoryview):
+        return BytesSource(bytes(cast("bytes", content)))
+    if isinstance(content, os.PathLike):
+        path: object = os.fspath(cast("os.PathLike[str]", content))
+        if isinstance(path, str):
+            return PathSource(Path(path), label)
+    if isinstance(content, io.TextIOBase):
+        raise ValueError(f"{label}: the file is open for text; open it in binary mode")
+    given = cast("Any", content)
+    if callable(getattr(given, "read", None)) and callable(getattr(given, "seekable", None)):
+        return OpenFileSource(given, label)
+    if isinstance(given, AsyncIterable):
+        return IteratorSource(cast("AsyncIterable[bytes]", given), label)
+    hint = "; for a path pass pathlib.Path(...)" if isinstance(given, str) else ""
+    kind = type(given).__name__
+    raise ValueError(f"{label}: Expected bytes, a path, an open binary file or an async iterator, got `{kind}`{hint}")
+
+
+async def read_whole(source: Source, limit: int, label: str) -> bytes:
+    """Reads all of a source into memory.
+
+    Args:
+        source: What to read.
+        limit: The most bytes to take.
+        label: How an error calls it.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is larger than ``limit``.
+    """
+    size = await source.size()
+    if size is not None and size > limit:
+        raise ValueError(f"{label}: {size} bytes are more than the limit of {limit}")
+    whole = bytearray()
+    async for piece in source.pieces():
+        whole += piece
+        if len(whole) > limit:
+            raise ValueError(f"{label}: there are more than {limit} bytes, which is the limit")
+    return bytes(whole)

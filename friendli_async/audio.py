@@ -1,0 +1,362 @@
+"""Audio: speech is written down, in one piece or as a stream of text.
+
+Wire: ``POST {deployment}/v1/audio/transcriptions``, a form (multipart/form-data), the same for serverless, dedicated
+endpoints and containers; the part ``stream`` with ``true`` selects server-sent events, which end with ``data: [DONE]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
+
+import msgspec
+
+from friendli_async._core import content_types
+from friendli_async._core.arguments import Arguments, Parameters, encode_json
+from friendli_async._core.forms import Form, Part
+from friendli_async._core.protocol import Operation, decode
+from friendli_async._core.sources import BytesSource, Content, Source, source_of
+from friendli_async._core.stream import EventStream
+from friendli_async.chat import TextView
+from friendli_async.chat_replies import joined
+from friendli_async.replies import Partial, Reply, UnknownEvent, always, attach_meta
+
+if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
+
+__all__ = [
+    "Audio",
+    "ContainerAudio",
+    "Content",
+    "InputTokenDetails",
+    "TranscriptDelta",
+    "TranscriptDone",
+    "TranscriptEvent",
+    "Transcription",
+    "TranscriptionOptions",
+    "TranscriptionStream",
+    "TranscriptionUsage",
+    "UnknownEvent",
+]
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+class InputTokenDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """What the input's tokens stood for."""
+
+    audio_tokens: int = always(0)
+    text_tokens: int = always(0)
+
+
+class TranscriptionUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """What a transcription was billed for."""
+
+    input_tokens: int = always(0)
+    output_tokens: int = always(0)
+    total_tokens: int = always(0)
+    input_audio_length_ms: int = always(0)
+    """Length of the sound, milliseconds."""
+    processed_audio_length_ms: int = always(0)
+    """How much of it was listened to, milliseconds."""
+    type: Literal["tokens"] | str = always("tokens")  # open
+    input_token_details: InputTokenDetails | None = None
+
+
+class Transcription(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """What was said, of ``transcribe`` or put together from a stream."""
+
+    text: str
+    usage: TranscriptionUsage | None = None
+
+
+class TranscriptDelta(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="transcript.text.delta"
+):
+    """The next piece of the text."""
+
+    delta: str = always("")
+
+
+class TranscriptDone(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="transcript.text.done"
+):
+    """The whole text, at the end."""
+
+    text: str | None = None
+    usage: TranscriptionUsage | None = None
+
+
+TranscriptEvent = TranscriptDelta | TranscriptDone | UnknownEvent
+
+# --- what goes in ----------------------------------------------------------------------------------------------------
+
+
+class _ServerVAD(msgspec.Struct):
+    type: Literal["server_vad"]
+    prefix_padding_ms: int | None = None
+    silence_duration_ms: int | None = None
+    threshold: float | None = None
+
+
+class TranscriptionOptions(TypedDict, total=False):
+    """Optional parameters of a transcription. What is left out, or None, is left to the server."""
+
+    chunking_strategy: Literal["auto"] | str | Mapping[str, object] | None  # open
+    """How the sound is cut: ``"auto"``, or ``{"type": "server_vad", "prefix_padding_ms": int, "silence_duration_ms":
+    int, "threshold": float}``."""
+    language: str | None
+    """The language that is spoken, as ``en``."""
+    temperature: float | None
+    """Sampling temperature; lower is more deterministic."""
+    filename: str | None
+    """The file's name; its suffix tells the format. Default: the path's or the open file's, else made from how the
+    bytes begin."""
+    content_type: str | None
+    """The file's content type. Default: guessed from its name."""
+    extra_body: Mapping[str, object]
+    """Further parts of the form: text, numbers and booleans as text, everything else as JSON."""
+    extra_query: Mapping[str, object]
+    """Query parameters."""
+
+
+_PARAMETERS: Final = Parameters(TranscriptionOptions, {"model": str}, {"chunking_strategy": str | _ServerVAD | None})
+_TRANSCRIBE: Final = Operation(
+    method="POST",
+    path="/v1/audio/transcriptions",
+    reply=msgspec.json.Decoder(Transcription),
+    repeatable=True,
+    billed=True,
+)
+
+
+def _arguments(method: str, model: str | None, file: object, options: Mapping[str, object], stream: bool) -> Arguments:
+    required: dict[str, object] = {} if model is None else {"model": model}
+    given, extra, query = _PARAMETERS.take(method, required, options)
+    source = source_of(file, "file")
+    named = cast("str | None", given.pop("filename", None)) or source.name or f"audio{_suffix(source)}"
+    kind = cast("str | None", given.pop("content_type", None)) or content_types.by_name(named)
+    chunking = given.pop("chunking_strategy", None)
+    given["stream"] = stream or None
+    parts = [*_parts({name: given.get(name) for name in ("model", "language", "stream", "temperature")})]
+    parts.append(Part("file", source, named, kind))
+    if chunking is not None:
+        parts.append(_json_part("chunking_strategy", chunking))
+    return Arguments(Form([*parts, *_parts(extra)]), query)
+
+
+def _suffix(source: Source) -> str:
+    return content_types.suffix_of(source.data[:32]) if isinstance(source, BytesSource) else ""
+
+
+def _parts(fields: Mapping[str, object]) -> Iterator[Part]:
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            yield Part.text(name, "true" if value else "false")
+        elif name == "temperature" and isinstance(value, int):
+            yield Part.text(name, str(float(value)))
+        elif isinstance(value, str):
+            yield Part.text(name, value)
+        elif isinstance(value, int | float):
+            yield Part.text(name, encode_json({"": value})[4:-1].decode())
+        else:
+            yield _json_part(name, value)
+
+
+def _json_part(name: str, value: object) -> Part:
+    # An encoded object without its braces and its one key: so the value is checked as in every other body.
+    encoded = encode_json({name: value})
+    return Part.text(name, encoded[len(encode_json({name: 0})) - 2 : -1].decode(), "application/json")
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+_decoder: Final[msgspec.json.Decoder[TranscriptDelta | TranscriptDone]] = msgspec.json.Decoder(
+    TranscriptDelta | TranscriptDone
+)
+_decode: Final = _decoder.decode
+_KINDS: Final = frozenset({"transcript.text.delta", "transcript.text.done"})
+
+
+class TranscriptCollector:
+    """Decodes a transcription's events and puts its text together."""
+
+    ended = False  # the end is the sentinel's to tell
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.done: TranscriptDone | None = None
+
+    def decode(self, data: bytes) -> TranscriptEvent | None:
+        """Decodes an event; None for one that says nothing, or is an error."""
+        try:
+            return _decode(data)
+        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
+            return self._odd(data, None)
+
+    def decode_each(self, payloads: list[bytes]) -> Sequence[TranscriptEvent] | None:
+        """Decodes events; None if one of them is not an ordinary one."""
+        try:
+            return list(map(_decode, payloads))
+        except (ValueError, RecursionError):
+            return None
+
+    def decode_named(self, name: str, data: bytes) -> TranscriptEvent | None:
+        """The wire names no events; a name stands in for a missing type."""
+        return self._odd(data, name)
+
+    def _odd(self, data: bytes, name: str | None) -> TranscriptEvent | None:
+        try:
+            value = msgspec.json.decode(data)
+        except (ValueError, RecursionError):
+            return decode(data, _decoder)  # tolerates a lone surrogate, or raises
+        if not isinstance(value, dict):
+            return None if name is not None else decode(data, _decoder)
+        event = cast("dict[str, Any]", value)
+        kind = event.get("type", name)
+        if not isinstance(kind, str) or kind in {"error", "ping"} or event.get("error"):
+            return None
+        if kind not in _KINDS:
+            return UnknownEvent(kind, event)
+        return decode(encode_json({**event, "type": kind}), _decoder)
+
+    def extend(self, events: Sequence[TranscriptEvent]) -> None:
+        """Adds events."""
+        for event in events:
+            if isinstance(event, TranscriptDelta):
+                self.pieces.append(event.delta)
+            elif isinstance(event, TranscriptDone):
+                self.done = event
+
+    def complete(self) -> bool:
+        """Whether the whole text has come."""
+        return self.done is not None
+
+    def text(self) -> str:
+        """The text so far; in the end, the server's own whole."""
+        if self.done is not None and self.done.text is not None:
+            return self.done.text
+        return joined(self.pieces)
+
+    def partial(self) -> Partial:
+        """The text so far."""
+        return Partial(text=self.text())
+
+    def result(self) -> Transcription:
+        """The whole transcription."""
+        return Transcription(text=self.text(), usage=self.done.usage if self.done is not None else None)
+
+
+class TranscriptionStream(EventStream[TranscriptEvent]):
+    """The stream of a transcription: ``TranscriptDelta`` events, and ``TranscriptDone`` at the end.
+
+    Kinds that come later are ``UnknownEvent``.
+    """
+
+    _result: Transcription | None = None
+
+    def text(self) -> TextView:
+        """The text, piece by piece, never ""."""
+        return TextView(self, self._piece)
+
+    def _piece(self, event: TranscriptEvent) -> str:
+        if isinstance(event, TranscriptDelta):
+            return event.delta
+        collector = self._collector
+        only = isinstance(event, TranscriptDone) and collector is not None and not collector.pieces
+        return event.text or "" if only and isinstance(event, TranscriptDone) else ""
+
+    @property
+    def usage(self) -> TranscriptionUsage | None:
+        """The usage, once the server has told it (with the last event)."""
+        collector = self._collector
+        return collector.done.usage if collector is not None and collector.done is not None else None
+
+    async def result(self) -> Transcription:
+        """Reads what is left and returns the whole transcription, with ``meta``.
+
+        Raises:
+            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
+        """
+        if self._result is None:
+            await self._exhaust()
+            collector = self._collector
+            assert collector is not None
+            self._result = collector.result()
+            attach_meta(self._result, self.meta)
+        return self._result
+
+    @property
+    def _collector(self) -> TranscriptCollector | None:
+        return cast("TranscriptCollector", self._opened.reader.collector) if self._opened is not None else None
+
+
+# --- the resource ----------------------------------------------------------------------------------------------------
+
+
+class Audio:
+    """Speech to text: ``client.serverless.audio``, ``client.dedicated.audio``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def transcribe(self, *, model: str, file: Content, **options: Unpack[TranscriptionOptions]) -> Transcription:
+        """Writes down what is said and returns it whole.
+
+        Args:
+            model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
+            file: The sound: a path, bytes, an open binary file, or an async iterator of bytes. It is read while it is
+                being sent. An iterator, or a file that cannot be rewound, can be sent only once: that call is not
+                retried after its first byte has been read, and its length is not announced.
+            options: See ``TranscriptionOptions``.
+
+        Returns:
+            The transcription: ``text``, ``usage``, ``meta``.
+
+        Raises:
+            TypeError: An unknown keyword.
+            ValueError: A bad value, with its path (nothing was sent), or a file that changed while it was being sent.
+            OSError: The file cannot be read.
+            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        """
+        return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", model, file, options, stream=False))
+
+    def stream(self, *, model: str, file: Content, **options: Unpack[TranscriptionOptions]) -> TranscriptionStream:
+        """Writes down what is said and streams it. The call is made when the stream is first used.
+
+        Args:
+            model: As for ``transcribe``.
+            file: As for ``transcribe``.
+            options: See ``TranscriptionOptions``.
+
+        Returns:
+            The stream: use it with ``async with`` or ``async for``, or await its ``result()``. When it is opened it
+            raises what ``transcribe`` raises.
+
+        Raises:
+            TypeError: An unknown keyword.
+            ValueError: A bad value, with its path.
+        """
+        return self._stream(model, file, options)
+
+    def _stream(self, model: str | None, file: object, options: Mapping[str, object]) -> TranscriptionStream:
+        arguments = _arguments("stream", model, file, options, stream=True)
+        return TranscriptionStream(self._engine.opening(_TRANSCRIBE, arguments, TranscriptCollector))
+
+
+class ContainerAudio(Audio):
+    """Speech to text by a self-hosted engine, which has its model: ``client.container.audio``."""
+
+    async def transcribe(
+        self, *, model: str | None = None, file: Content, **options: Unpack[TranscriptionOptions]
+    ) -> Transcription:
+        """Writes down what is said; see ``Audio.transcribe``. ``model`` names an adapter's route."""
+        return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", model, file, options, stream=False))
+
+    def stream(
+        self, *, model: str | None = None, file: Content, **options: Unpack[TranscriptionOptions]
+    ) -> TranscriptionStream:
+        """Writes down what is said and streams it; see ``Audio.stream``. ``model`` names an adapter's route."""
+        return self._stream(model, file, options)

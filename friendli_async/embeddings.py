@@ -1,0 +1,91 @@
+"""Embeddings: texts as vectors.
+
+Wire: ``POST /dedicated/v1/embeddings``; dedicated endpoints only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
+
+import msgspec
+
+from friendli_async._core.arguments import Parameters
+from friendli_async._core.protocol import Operation
+from friendli_async.replies import Reply, Usage, always
+
+if TYPE_CHECKING:
+    from friendli_async._core.engine import Engine
+
+__all__ = ["Embedding", "EmbeddingList", "Embeddings", "EmbeddingsOptions"]
+
+
+class EmbeddingsOptions(TypedDict, total=False):
+    """What to embed, and optional parameters. What is left out is left to the server; None is sent as null."""
+
+    input: str | Sequence[str] | None
+    """The text to embed, or several. Friendli documents that either this or ``tokens`` is wanted."""
+    tokens: Sequence[int] | None
+    """The text to embed, as token ids."""
+    encoding_format: Literal["float", "base64"] | str | None  # open
+    """Whether a vector comes as numbers or as base64 text."""
+    extra_body: Mapping[str, object]
+    """Further keys of the body, as they are; they win over the parameters."""
+    extra_query: Mapping[str, object]
+    """Query parameters."""
+
+
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """One text's vector."""
+
+    embedding: tuple[float, ...] | str
+    """The numbers; or base64 text, as the server sent it, where ``encoding_format`` asked for that."""
+    index: int = always(0)
+    """Which of the texts it is of."""
+    object: str | None = None
+
+
+class EmbeddingList(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """The vectors of all texts."""
+
+    data: tuple[Embedding, ...]
+    id: str | None = None
+    object: str | None = None
+    created: int | float | None = None
+    """Unix time in seconds."""
+    model: str | None = None
+    usage: Usage | None = None
+
+
+_PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str}, {})
+_CREATE: Final = Operation(
+    method="POST",
+    path="/v1/embeddings",
+    reply=msgspec.json.Decoder(EmbeddingList),
+    repeatable=True,
+    billed=True,
+)
+
+
+class Embeddings:
+    """Turns texts into vectors: ``client.dedicated.embeddings``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def create(self, *, model: str, **options: Unpack[EmbeddingsOptions]) -> EmbeddingList:
+        """Embeds a text, or several.
+
+        Args:
+            model: Endpoint id, or ``ENDPOINT_ID:ADAPTER_ROUTE``.
+            options: See ``EmbeddingsOptions``; ``input`` or ``tokens`` is what to embed.
+
+        Returns:
+            The vectors in ``data``, with ``usage`` and ``meta``.
+
+        Raises:
+            TypeError: An unknown keyword.
+            ValueError: A bad value, with its path. Nothing was sent.
+            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        """
+        return await self._engine.call(_CREATE, _PARAMETERS.encode("create", {"model": model}, options, {}))

@@ -1,0 +1,138 @@
+"""What endpoint management takes: configurations, and the optional parameters of each operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, TypedDict
+
+import msgspec
+
+__all__ = [
+    "AcceleratorRequirement",
+    "AdvancedConfig",
+    "AutoscalingPolicy",
+    "EndpointCreateOptions",
+    "EndpointListOptions",
+    "EndpointUpdateOptions",
+    "EndpointVersionOptions",
+    "ModelOptions",
+    "SimplescaleConfig",
+    "WandbArtifactOptions",
+]
+
+_UNSET: Final = msgspec.UNSET
+
+
+class AdvancedConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the engine of an endpoint works."""
+
+    tokenizer_skip_special_tokens: bool
+    tokenizer_add_special_tokens: bool
+    max_batch_size: int | None = None
+    max_token_count: int | msgspec.UnsetType = _UNSET
+    enable_content_logging: bool | None = None
+    max_input_length: int | None = None
+    max_context_length: int | None = None
+    queue_timeout_ms: int | None = None
+    """In milliseconds."""
+    queue_backpressure_metric_kind: (
+        Literal["TPOT_MS", "TTFT_MS", "REQUEST_COUNT", "WORKSPACE_UTILIZATION", "QUEUED_PREFILL_TOKENS"] | str | None
+    ) = None  # open
+    queue_backpressure_metric_threshold: float | None = None
+
+
+class SimplescaleConfig(msgspec.Struct, frozen=True):
+    """A fixed number of replicas."""
+
+    replicas: int
+
+
+class AutoscalingPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """How the number of replicas follows the load. As a dict its keys are camelCase: ``{"maxReplica": 2}``."""
+
+    min_replica: int | msgspec.UnsetType = _UNSET
+    max_replica: int | msgspec.UnsetType = _UNSET
+    cooldown_period: int | msgspec.UnsetType = _UNSET
+
+
+class AcceleratorRequirement(msgspec.Struct, frozen=True):
+    """The hardware that a Weights & Biases artifact is to run on."""
+
+    type: str
+    count: int
+
+
+class ModelOptions(TypedDict, total=False):
+    """Optional parameters of an endpoint, new or not: its model and its replicas."""
+
+    simplescale: SimplescaleConfig | Mapping[str, object] | None
+    """``{"replicas": int}``: a fixed number of replicas."""
+    autoscaling_policy: AutoscalingPolicy | Mapping[str, object] | None
+    """``{"minReplica": int, "maxReplica": int, "cooldownPeriod": int}``."""
+    hf_model_repo: str | None
+    """Repository of the model at Hugging Face, as ``org/repo``."""
+    hf_model_repo_revision: str | None
+    """Its revision: branch, tag or commit."""
+    uploaded_model_id: str | None
+    """Id of a model that was uploaded to Friendli."""
+    extra_body: Mapping[str, object]
+    """Further keys of the body, as they are; they win over the parameters."""
+    extra_query: Mapping[str, object]
+    """Query parameters."""
+
+
+class EndpointCreateOptions(ModelOptions, total=False):
+    """Optional parameters of a new endpoint. What is left out is left to the server; None is sent as null."""
+
+    initial_version_comment: str | None
+    """Remark on the first version."""
+
+
+class EndpointUpdateOptions(ModelOptions, total=False):
+    """What of an endpoint to change. What is left out stays as it is; None is sent as null."""
+
+    name: str | None
+    """Its name."""
+    advanced: AdvancedConfig | Mapping[str, object] | None
+    """How its engine works; see ``AdvancedConfig``."""
+    instance_option_id: str | None
+    """Id of the hardware to run on."""
+    new_version_comment: str | None
+    """Remark on the new version."""
+
+
+class WandbArtifactOptions(TypedDict, total=False):
+    """Optional parameters of an endpoint for an artifact. What is left out is left to the server; None is null."""
+
+    accelerator: AcceleratorRequirement | Mapping[str, object] | None
+    """``{"type": str, "count": int}``: the hardware to run on."""
+    name: str | None
+    """Name of the endpoint."""
+    project_id: str | None
+    """Project that it belongs to."""
+    idempotency_key: str | None
+    """Key of your own."""
+    autoscaling_policy: AutoscalingPolicy | Mapping[str, object] | None
+    """``{"minReplica": int, "maxReplica": int, "cooldownPeriod": int}``."""
+    extra_body: Mapping[str, object]
+    """Further keys of the body, as they are; they win over the parameters."""
+    extra_query: Mapping[str, object]
+    """Query parameters."""
+
+
+class EndpointVersionOptions(TypedDict, total=False):
+    """Optional parameters of a list of versions. What is left out, or None, is left to the server."""
+
+    cursor: str | None
+    """Where to begin: a ``next_cursor`` of before."""
+    limit: int | None
+    """The most items of a page."""
+    extra_query: Mapping[str, object]
+    """Further query parameters; they win over the others."""
+
+
+class EndpointListOptions(EndpointVersionOptions, total=False):
+    """Optional parameters of a list of endpoints. What is left out, or None, is left to the server."""
+
+    project_id: str | None
+    """Only the endpoints of this project."""

@@ -1,0 +1,229 @@
+"""What the Responses API answers: responses, and the errors of those that failed."""
+
+from __future__ import annotations
+
+import json
+from typing import Final, Literal, cast
+
+import msgspec
+
+from friendli_async._core.protocol import error_event
+from friendli_async.chat_replies import joined
+from friendli_async.errors import APIStatusError
+from friendli_async.replies import (
+    FunctionCall,
+    Headers,
+    Partial,
+    PromptTokensDetails,
+    Reply,
+    ToolCall,
+    Usage,
+    always,
+)
+
+__all__ = [
+    "ContentPart",
+    "IncompleteDetails",
+    "InputTokensDetails",
+    "ItemStatus",
+    "OutputItem",
+    "OutputTokensDetails",
+    "Response",
+    "ResponseError",
+    "ResponseStatus",
+    "ResponseUsage",
+]
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"] | str  # open
+ResponseStatus = Literal["completed", "failed", "in_progress", "cancelled", "queued", "incomplete"] | str  # open
+
+
+class ContentPart(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """A piece of a message or of reasoning."""
+
+    type: Literal["output_text", "reasoning_text", "summary_text", "refusal"] | str = always("output_text")  # open
+    text: str = always("")
+    refusal: str | None = None
+    """Why the model would not answer, where ``type`` is "refusal"."""
+
+
+class OutputItem(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """One thing that the model made. It can be put into the next call's ``input`` as it is.
+
+    ``type`` says what it is, and so which fields it has: a "message" has ``role`` and ``content``; "reasoning" has
+    ``summary`` and ``content``; a "function_call" has ``call_id``, ``name`` and ``arguments``; a "custom_tool_call" has
+    ``input`` in their place.
+    """
+
+    type: Literal["message", "reasoning", "function_call", "custom_tool_call"] | str = always("message")  # open
+    id: str | None = None
+    status: ItemStatus | None = None
+    role: Literal["assistant"] | str | None = None  # open
+    content: tuple[ContentPart, ...] | None = None
+    summary: tuple[ContentPart, ...] | None = None
+    call_id: str | None = None
+    """What the output of the call has to refer to."""
+    name: str | None = None
+    arguments: str | None = None
+    """JSON text as the model wrote it: not necessarily valid."""
+    input: str | None = None
+    """What a custom tool is to be given: free text."""
+
+    @property
+    def text(self) -> str:
+        """The text of a message; "" for everything else."""
+        return joined(part.text for part in self.content or () if part.type == "output_text")
+
+    @property
+    def reasoning(self) -> str:
+        """The text of a reasoning item, or where it has none its summary; "" for everything else."""
+        text = joined(part.text for part in self.content or () if part.type == "reasoning_text")
+        return text or joined(part.text for part in self.summary or ())
+
+    @property
+    def tool_call(self) -> ToolCall | None:
+        """The call that the model wants made, where it is one; its ``id`` is the ``call_id``."""
+        if self.type == "function_call":
+            return ToolCall(self.call_id, "function", FunctionCall(self.name, self.arguments))
+        if self.type == "custom_tool_call":
+            return ToolCall(self.call_id, "custom", FunctionCall(self.name, self.input))
+        return None
+
+    def as_input(self) -> dict[str, object]:
+        """The item as the API takes it: what a reply may leave out and a request may not is filled in."""
+        item = cast("dict[str, object]", msgspec.to_builtins(self))
+        match self.type:
+            case "message":
+                return {"type": "message", "role": self.role or "assistant", "content": item.get("content") or []}
+            case "reasoning":
+                return {**item, "id": self.id or "", "summary": item.get("summary") or []}
+            case "function_call":
+                required = {"call_id": self.call_id, "name": self.name, "arguments": self.arguments}
+            case "custom_tool_call":
+                required = {"call_id": self.call_id, "name": self.name, "input": self.input}
+            case _:
+                required = {}
+        return {**item, **{name: value or "" for name, value in required.items()}}
+
+
+class InputTokensDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """Where the prompt's tokens came from."""
+
+    cached_tokens: int | None = None
+
+
+class OutputTokensDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """What the generated tokens were spent on."""
+
+    reasoning_tokens: int | None = None
+
+
+class ResponseUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """Tokens that a response was billed for."""
+
+    input_tokens: int = always(0)
+    output_tokens: int = always(0)
+    total_tokens: int = always(0)
+    input_tokens_details: InputTokensDetails | None = None
+    output_tokens_details: OutputTokensDetails | None = None
+
+
+class IncompleteDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """Why a response was cut short."""
+
+    reason: Literal["max_output_tokens"] | str | None = None  # open
+
+
+class ResponseError(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """Why a response failed."""
+
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"] | str | None = None  # open
+    message: str | None = None
+
+
+class Response(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """A whole response, of ``create`` or put together from a stream."""
+
+    id: str
+    output: tuple[OutputItem, ...]
+    """What the model made, in order: ready for the next call's ``input``."""
+    object: str = always("response")
+    created_at: int | float | None = None
+    """Unix time in seconds."""
+    model: str | None = None
+    status: ResponseStatus | None = None
+    """"completed", or "incomplete" where it was cut short."""
+    incomplete_details: IncompleteDetails | None = None
+    error: ResponseError | None = None
+    usage: ResponseUsage | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of its messages; "" where it has none."""
+        return "".join(item.text for item in self.output)
+
+    @property
+    def reasoning(self) -> str:
+        """The text of its reasoning; "" where it has none."""
+        return "".join(item.reasoning for item in self.output)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that the model wants made; what they give goes back under their ``id``, as ``call_id``."""
+        return tuple(call for item in self.output if (call := item.tool_call) is not None)
+
+
+# Errors of a response are the request's own, unless their name says something else.
+_REQUEST_ERRORS: Final = (
+    "invalid_prompt",
+    "invalid_image",
+    "invalid_image_format",
+    "invalid_base64_image",
+    "invalid_image_url",
+    "image_too_large",
+    "image_too_small",
+    "image_parse_error",
+    "image_content_policy_violation",
+    "invalid_image_mode",
+    "image_file_too_large",
+    "unsupported_image_media_type",
+    "empty_image_file",
+    "failed_to_download_image",
+    "image_file_not_found",
+)
+_STATUSES: Final = {**dict.fromkeys(_REQUEST_ERRORS, 400), "vector_store_timeout": 504}
+
+
+def response_failure(response: Response, status: int, headers: Headers) -> APIStatusError:
+    """The error of a response that failed.
+
+    Args:
+        response: The response.
+        status: The HTTP status that it came with: the error's own, where its code names none.
+        headers: The reply's headers.
+    """
+    error = response.error or ResponseError()
+    body = {"code": error.code, "message": error.message or "the response failed"}
+    return error_event(json.dumps({"error": body}).encode(), _STATUSES.get(error.code or "", status), headers)
+
+
+def response_partial(response: Response) -> Partial:
+    """What there is of a response."""
+    return Partial(
+        text=response.text,
+        reasoning=response.reasoning,
+        tool_calls=response.tool_calls,
+        usage=_shared_usage(response.usage),
+    )
+
+
+def _shared_usage(usage: ResponseUsage | None) -> Usage | None:
+    if usage is None:
+        return None
+    details = usage.input_tokens_details
+    return Usage(
+        prompt_tokens=usage.input_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+        prompt_tokens_details=None if details is None else PromptTokensDetails(details.cached_tokens),
+    )

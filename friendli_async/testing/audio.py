@@ -1,0 +1,54 @@
+"""What the embedded server answers to a request to transcribe: a sentence about the file. It hears nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from friendli_async.testing.chat import tokenize
+from friendli_async.testing.forms import form_values
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import deployed
+from friendli_async.testing.script import Script, json_body, script
+from friendli_async.testing.steps import done, event
+
+_SCHEMA: Final = "ContainerAudioTranscriptionBody"
+_BYTES_PER_MS: Final = 32  # 16 kHz, 16 bit, one channel
+
+
+def transcribe(request: ReceivedRequest) -> Script:
+    """Answer a request to transcribe that passed the checks.
+
+    Args:
+        request: What came in.
+
+    Returns:
+        An event stream, or one JSON document.
+    """
+    values = form_values(_SCHEMA, request.form)
+    file = next(part for part in request.form if part.name == "file")
+    text = f"This is {file.filename}, {len(file.data)} bytes long."
+    length = len(file.data) // _BYTES_PER_MS
+    usage = {
+        "type": "tokens",
+        "input_tokens": length,
+        "output_tokens": len(tokenize(text)),
+        "total_tokens": length + len(tokenize(text)),
+        "input_audio_length_ms": length,
+        "processed_audio_length_ms": length,
+        "input_token_details": {"audio_tokens": length, "text_tokens": 0},
+    }
+    if values.get("stream") is not True:
+        return json_body({"text": text, "usage": usage})
+    deltas = [event({"type": "transcript.text.delta", "delta": piece}) for piece in tokenize(text)]
+    return script(*deltas, event({"type": "transcript.text.done", "text": text, "usage": usage}), done())
+
+
+ROUTES: Final = deployed(
+    "/v1/audio/transcriptions",
+    transcribe,
+    body="{}AudioTranscriptionBody",
+    form=True,
+    reply="ServerlessAudioTranscriptionSuccess",
+    events="StreamedAudioTranscriptionResult",
+)
+"""Transcriptions, on every deployment."""

@@ -1,0 +1,130 @@
+"""What the embedded server answers about cost and usage: made-up figures for each bucket of time, in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import Route, refuse
+from friendli_async.testing.schema import from_text
+from friendli_async.testing.script import Script, json_body
+
+_WIDTHS: Final = {
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "30m": timedelta(minutes=30),
+    "45m": timedelta(minutes=45),
+    "1h": timedelta(hours=1),
+    "6h": timedelta(hours=6),
+    "12h": timedelta(hours=12),
+    "1d": timedelta(days=1),
+}
+_LIMIT: Final = 7
+_MAX_LIMIT: Final = {"cost": 35, "usage": 288}
+_MODELS: Final = ("meta-llama-3.1-8b-instruct", "friendli-testing")
+_LINE_ITEMS: Final = ("input_tokens", "output_tokens")
+_GROUPS: Final = {"model": _MODELS, "product_type": ("model_apis", "dedicated_endpoints"), "user_id": ("user-1",)}
+
+
+def cost(request: ReceivedRequest) -> Script:
+    """Answer a request for the cost.
+
+    Args:
+        request: What came in.
+    """
+    asked = from_text("CostQuery", request.query)
+
+    def results(day: int) -> list[dict[str, object]]:
+        if asked.get("group_by") != "line_item":
+            return [{"total": f"{day + 1}.50", "quantity": None, "unit_price": None, "line_item": None}]
+        return [
+            {"total": f"{day + 1}.25", "quantity": str(day + 1), "unit_price": "1.25", "line_item": item}
+            for item in _LINE_ITEMS
+        ]
+
+    return _page("cost", asked, results)
+
+
+def usage(request: ReceivedRequest) -> Script:
+    """Answer a request for the usage.
+
+    Args:
+        request: What came in.
+    """
+    asked = from_text("UsageQuery", request.query)
+    filters = {
+        "model": asked.get("models"),
+        "product_type": asked.get("product_types"),
+        "user_id": asked.get("user_ids"),
+    }
+    groups: list[dict[str, Any]] = [dict.fromkeys(_GROUPS)]
+    for key in _list(asked, "group_by"):
+        wanted: Any = filters[key]
+        names = [name for name in _GROUPS[key] if wanted is None or name in wanted]
+        groups = [{**group, key: name} for group in groups for name in names]
+
+    def results(number: int) -> list[dict[str, object]]:
+        return [
+            {
+                **group,
+                "num_model_requests": number + 1,
+                "input_tokens": 100 * (number + 1),
+                "input_cached_tokens": 10,
+                "output_tokens": 50 * (number + 1),
+                "gpu_usage": {"NVIDIA H100": 60 * (number + 1)},
+                "reserved_gpu_usage": {},
+                "processed_audio_length_ms": 0,
+            }
+            for group in groups
+        ]
+
+    return _page("usage", asked, results)
+
+
+def _list(asked: Mapping[str, object], key: str) -> list[str]:
+    value: Any = asked.get(key)
+    return list(value) if value is not None else []
+
+
+def _page(kind: str, asked: Mapping[str, Any], results: Any) -> Script:
+    start, end = (_moment(asked[name]) for name in ("start_time", "end_time"))
+    width = _WIDTHS[asked.get("bucket_width") or "1d"]
+    limit: int = asked.get("limit", _LIMIT)
+    first = asked.get("page", "page-0").removeprefix("page-")
+    if not 1 <= limit <= _MAX_LIMIT[kind]:
+        message = f"Input should be between 1 and {_MAX_LIMIT[kind]}"
+        return refuse([{"loc": ["query", "limit"], "msg": message, "type": "value_error"}])
+    if not first.isdecimal() or len(first) > 9:
+        return refuse([{"loc": ["query", "page"], "msg": "This is no next_page of ours", "type": "value_error"}])
+    if end < start:
+        return refuse([{"loc": ["query", "end_time"], "msg": "It lies before start_time", "type": "value_error"}])
+    total = -(-(end - start) // width)
+    shown = range(int(first), min(int(first) + limit, total))
+    data = [
+        {
+            "start_time": _text(start + number * width),
+            "end_time": _text(start + min((number + 1) * width, end - start)),
+            "results": results(number),
+        }
+        for number in shown
+    ]
+    more = bool(shown) and shown.stop < total
+    return json_body({"data": data, "has_more": more, "next_page": f"page-{shown.stop}" if more else None})
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+ROUTES: Final = (
+    Route(method="GET", path="/v1/team/cost", answer=cost, query="CostQuery", reply="CostResponse"),
+    Route(method="GET", path="/v1/team/usage", answer=usage, query="UsageQuery", reply="UsageResponse"),
+)
+"""Cost and usage of a team."""

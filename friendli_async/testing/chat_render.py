@@ -1,0 +1,28 @@
+"""What the embedded server answers to a request to render a chat: a made-up template, filled in."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from friendli_async.testing.chat import message_text
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import deployed
+from friendli_async.testing.script import Script, json_body
+
+
+def render(request: ReceivedRequest) -> Script:
+    """Answer a request to render a chat.
+
+    Args:
+        request: What came in.
+    """
+    body = request.json_object
+    turns = [f"<|{message['role']}|>\n{message_text(message)}\n" for message in body["messages"]]
+    tools = [f"<|tool|>\n{tool['function']['name']}\n" for tool in body.get("tools") or ()]
+    return json_body({"text": "".join([*tools, *turns, "<|assistant|>\n"])})
+
+
+ROUTES: Final = deployed(
+    "/v1/chat/render", render, body="{}ChatRenderBody", reply="{}ChatRenderSuccess", on=("Serverless", "Dedicated")
+)
+"""Rendering, on the deployments that have it."""

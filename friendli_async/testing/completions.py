@@ -1,0 +1,134 @@
+"""What the embedded server answers to a request to complete text: it repeats the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any, Final, cast
+
+from friendli_async.testing.chat import tokenize
+from friendli_async.testing.frames import error_body, token_counts
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import deployed, refuse
+from friendli_async.testing.script import Script, json_body, script, wants_usage
+from friendli_async.testing.steps import Step, done, event
+from friendli_async.testing.tokens import decode, encode
+
+_MAX_CHOICES: Final = 128
+_MAX_TOKENS: Final = 4096
+_MAX_LOGPROBS: Final = 5
+
+
+def complete(request: ReceivedRequest) -> Script:
+    """Answer a request to complete text that passed the checks.
+
+    Args:
+        request: What came in.
+
+    Returns:
+        An event stream, or one JSON document.
+    """
+    body = request.json_object
+    prompts = _prompts(body)
+    if isinstance(prompts, Script):
+        return prompts
+    count = int(body.get("n") or 1)
+    if not 1 <= count * len(prompts) <= _MAX_CHOICES:
+        message = f"n times the prompts must be between 1 and {_MAX_CHOICES}"
+        return json_body(error_body(message, kind="invalid_request_error"), status=400)
+    limit = min(_MAX_TOKENS, int(_MAX_TOKENS if body.get("max_tokens") is None else max(0, body["max_tokens"])))
+    pieces = [tokenize(_continuation(body, prompt, number)) for prompt in prompts for number in range(count)]
+    cut = [each[:limit] for each in pieces]
+    reasons = ["length" if len(each) > limit else "stop" for each in pieces]
+    usage = token_counts(sum(len(tokenize(prompt)) for prompt in prompts), sum(map(len, cut)))
+    if body.get("stream"):
+        return _stream(request, cut, reasons, usage)
+    choices = [
+        {
+            "index": index,
+            "text": "".join(each),
+            "seed": _seed(body, index),
+            "finish_reason": reasons[index],
+            "tokens": encode("".join(each)),
+            "logprobs": _logprobs(body, each, 0),
+        }
+        for index, each in enumerate(cut)
+    ]
+    return json_body({**_head(request), "choices": choices, "usage": usage})
+
+
+def _prompts(body: dict[str, Any] | Any) -> Sequence[str] | Script:
+    if "prompt" in body and "tokens" in body:
+        return refuse([{"loc": ["body", "tokens"], "msg": "Give prompt or tokens, not both", "type": "value_error"}])
+    if "prompt" in body:
+        prompt: object = body["prompt"]
+        return (prompt,) if isinstance(prompt, str) else cast("list[str]", prompt)
+    try:
+        return (decode(body["tokens"]),)
+    except ValueError as error:
+        return refuse([{"loc": ["body", "tokens"], "msg": str(error), "type": "value_error"}])
+
+
+def _continuation(body: Any, prompt: str, number: int) -> str:
+    text = f"({number + 1}) {prompt}" if number else prompt
+    for stop in body.get("stop") or ():
+        text = text.partition(stop)[0] if stop else text
+    return text
+
+
+def _head(request: ReceivedRequest) -> dict[str, object]:
+    return {"id": f"cmpl-{request.number:06d}", "object": "text_completion", "model": request.identity.model}
+
+
+def _seed(body: Any, index: int) -> int:
+    seed: Any = body.get("seed")
+    if isinstance(seed, list):
+        seeds = cast("list[int]", seed)
+        return int(seeds[index % len(seeds)]) if seeds else index
+    return index if seed is None else int(seed) + index
+
+
+def _logprobs(body: Any, pieces: Sequence[str], offset: int) -> dict[str, object] | None:
+    if not body.get("logprobs"):
+        return None
+    top = min(_MAX_LOGPROBS, max(0, int(body["logprobs"])))
+    offsets = [offset + sum(map(len, pieces[:at])) for at in range(len(pieces))]
+    return {
+        "text_offset": offsets,
+        "token_logprobs": [-0.125] * len(pieces),
+        "tokens": list(pieces),
+        "top_logprobs": [{f"{piece}{rank or ''}": -0.125 - rank for rank in range(top)} for piece in pieces],
+    }
+
+
+def _stream(
+    request: ReceivedRequest, texts: Sequence[Sequence[str]], reasons: Sequence[str], usage: dict[str, object]
+) -> Script:
+    body, head = request.json_object, {**_head(request), "created": request.created}
+
+    def chunk(**choice: object) -> Step:
+        return event({**head, "choices": [choice], "usage": None})
+
+    rows: list[list[Step]] = []
+    for index, pieces in enumerate(texts):
+        offset, row = 0, list[Step]()
+        for piece in pieces:
+            logprobs = _logprobs(body, [piece], offset)
+            row.append(chunk(index=index, text=piece, token=None, logprobs=logprobs, finish_reason=None))
+            offset += len(piece)
+        rows.append([*row, chunk(index=index, text="", token=None, logprobs=None, finish_reason=reasons[index])])
+    # The choices are generated side by side, so their chunks are interleaved.
+    steps = [step for row in zip_longest(*rows) for step in row if step is not None]
+    if wants_usage(body):
+        steps.append(event({**head, "choices": [], "usage": usage}))
+    return script(*steps, done())
+
+
+ROUTES: Final = deployed(
+    "/v1/completions",
+    complete,
+    body="{}CompletionsBody",
+    reply="ServerlessCompletionsSuccess",
+    events="StreamedCompletionsResult",
+)
+"""Completions, on every deployment."""

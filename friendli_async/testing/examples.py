@@ -1,0 +1,163 @@
+"""Makes values that fit the schemas of the API: replies and events to answer with, and to test clients against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from friendli_async.testing.schema import Schema, resolve
+
+_MAX_DEPTH: Final = 12
+_DATE: Final = "2026-01-02T03:04:05Z"
+
+
+def example(
+    name: str,
+    variant: int = 0,
+    *,
+    sparse: bool = False,
+    nulls: bool = False,
+    extra: bool = False,
+    novel: bool = False,
+) -> Any:
+    """Make a value that fits a schema of the API, the same one every time.
+
+    A list of a union holds one of each kind, any other list two items.
+
+    Args:
+        name: Name of the schema.
+        variant: Which alternative to take wherever there are several (unions, enums), counted from 0, modulo their
+            number.
+        sparse: Leave out all that may be left out.
+        nulls: Put null wherever it may stand.
+        extra: Add fields that no schema has, as a later release of the API may.
+        novel: Put values that no enum lists, likewise, and members of a kind that no union lists.
+
+    Returns:
+        The value, fit to be encoded as JSON.
+    """
+    options = _Options(variant, sparse=sparse, nulls=nulls, extra=extra, novel=novel)
+    return _Example(options).of({"$ref": name}, name, 0)
+
+
+def alternatives(name: str) -> int:
+    """Tell how many variants show every alternative of every union and enum of a schema.
+
+    Args:
+        name: Name of the schema.
+    """
+    return _alternatives({"$ref": name}, frozenset())
+
+
+def fill(name: str, /, **known: object) -> dict[str, Any]:
+    """Make an object that fits a schema, with some fields given.
+
+    Args:
+        name: Name of the schema.
+        known: Fields that mean something; the others are made up.
+
+    Returns:
+        The object.
+    """
+    return {**example(name), **known}
+
+
+@dataclass(frozen=True)
+class _Options:
+    variant: int
+    sparse: bool
+    nulls: bool
+    extra: bool
+    novel: bool
+
+
+class _Example:
+    def __init__(self, options: _Options) -> None:
+        self._options = options
+        self._variant = options.variant
+
+    def of(self, schema: Schema, name: str, depth: int) -> object:
+        if depth > _MAX_DEPTH or (self._options.nulls and schema.get("nullable")):
+            return None
+        schema = resolve(schema)
+        if "discriminator" in schema:
+            return self._tagged(schema["discriminator"], depth)
+        if "oneOf" in schema:
+            union: list[Schema] = schema["oneOf"]
+            return self.of(union[self._variant % len(union)], name, depth + 1)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            if self._options.novel:
+                return f"a new {name}"
+            return schema["enum"][self._variant % len(schema["enum"])]
+        return self._plain(schema, name, depth)
+
+    def _plain(self, schema: Schema, name: str, depth: int) -> object:
+        match schema["type"]:
+            case "object":
+                return self._object(schema, depth)
+            case "array":
+                return self._array(resolve(schema["items"]), name, depth)
+            case "string":
+                return _DATE if schema.get("format") == "date-time" else f"{name} {self._variant}"
+            case "integer":
+                return 3 + self._variant
+            case "number":
+                return 0.25 + self._variant
+            case _:
+                return self._variant % 2 == 0
+
+    def _object(self, schema: Schema, depth: int) -> dict[str, object]:
+        properties: Mapping[str, Schema] = schema.get("properties", {})
+        required = set(cast("list[str]", schema.get("required", [])))
+        made = {
+            key: self.of(inner, key, depth + 1)
+            for key, inner in properties.items()
+            if key in required or not self._options.sparse
+        }
+        others: object = schema.get("additional_properties")
+        if properties and self._options.extra:
+            made |= {"new_text": "text", "new_object": {"new": [1, None]}, "new_null": None}
+        if not properties and others and not self._options.sparse:
+            inner = cast("Schema", others) if isinstance(others, dict) else {"type": "integer"}
+            made |= {key: self.of(inner, key, depth + 1) for key in ("first", "second")}
+        return made
+
+    def _array(self, items: Schema, name: str, depth: int) -> list[object]:
+        if "discriminator" in items:
+            tags: Mapping[str, str] = items["discriminator"]["mapping"]
+            named = [self._tagged_as(items["discriminator"]["property"], tag, tags[tag], depth) for tag in tags]
+            if self._options.novel:
+                named.append({items["discriminator"]["property"]: f"a new {name}"})
+            return named[self._variant % len(named) :] + named[: self._variant % len(named)]
+        return [self.of(items, name, depth + 1) for _ in range(2)]
+
+    def _tagged(self, discriminator: Mapping[str, Any], depth: int) -> object:
+        tags: Mapping[str, str] = discriminator["mapping"]
+        if self._options.novel:
+            return {discriminator["property"]: "a new kind"}
+        tag = list(tags)[self._variant % len(tags)]
+        return self._tagged_as(discriminator["property"], tag, tags[tag], depth)
+
+    def _tagged_as(self, key: str, tag: str, name: str, depth: int) -> object:
+        made = self.of({"$ref": name}, name, depth + 1)
+        return {**cast("dict[str, object]", made), key: tag} if isinstance(made, dict) else made
+
+
+def _alternatives(schema: Schema, above: frozenset[str]) -> int:
+    if "$ref" in schema:
+        name: str = schema["$ref"]
+        return 1 if name in above else _alternatives(resolve(schema), above | {name})
+    inner: list[Schema] = [*schema.get("properties", {}).values(), *schema.get("oneOf", [])]
+    if isinstance(schema.get("additional_properties"), dict):
+        inner.append(schema["additional_properties"])
+    if "items" in schema:
+        inner.append(schema["items"])
+    count = max(len(schema.get("oneOf", [])), len(schema.get("enum", [])), 1)
+    if "discriminator" in schema:
+        tags = schema["discriminator"]["mapping"]
+        count = len(tags)
+        inner += [{"$ref": name} for name in tags.values()]
+    return max([count, *(_alternatives(each, above) for each in inner)])

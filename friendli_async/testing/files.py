@@ -1,0 +1,155 @@
+"""Files, kept in memory, with the whole protocol of uploading: announce, send, complete, fetch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from friendli_async.testing.frames import error_body
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import Route, refuse
+from friendli_async.testing.script import Script, body, json_body, status
+
+_PATH: Final = "/beta/file"
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass
+class StoredFile:
+    """One file.
+
+    Args:
+        id: Its id.
+        name: Its name.
+        size: Its size in bytes, as announced.
+        digest: `sha256:` and the hexadecimal digest, as announced.
+        project_id: The project that it belongs to.
+        created_at: When it was announced.
+        status: `UPLOADING` until it is completed, then `UPLOADED`.
+    """
+
+    id: str
+    name: str
+    size: int
+    digest: str
+    project_id: str
+    created_at: str
+    status: str = "UPLOADING"
+
+
+class FileStore:
+    """The files of one server. Contents are kept by their digest, so equal ones are sent once."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, StoredFile] = {}
+        self._contents: dict[str, bytes] = {}
+
+    def routes(self) -> tuple[Route, ...]:
+        """Give the routes of all operations on files, and of the store that their URLs point to."""
+        one = f"{_PATH}/{{file_id}}"
+        return (
+            Route(
+                method="POST",
+                path=_PATH,
+                answer=self._announce,
+                body="FileInitUploadRequest",
+                reply="FileInitUploadResponse",
+            ),
+            Route(method="PATCH", path=one, answer=self._on_one(self._complete)),
+            Route(method="GET", path=one, answer=self._on_one(_info), reply="FileInfo"),
+            Route(
+                method="GET",
+                path=f"{one}/download_url",
+                answer=self._on_one(self._point_to),
+                reply="FileGetDownloadURLResponse",
+            ),
+            Route(method="POST", path="/uploads/{file_id}", answer=self._on_one(self._receive), needs_token=False),
+            Route(method="GET", path="/downloads/{file_id}", answer=self._on_one(self._send), needs_token=False),
+        )
+
+    def _on_one(self, answer: Callable[[StoredFile, ReceivedRequest], Script]) -> Callable[[ReceivedRequest], Script]:
+        def find(request: ReceivedRequest) -> Script:
+            name = request.path_parameters["file_id"]
+            file = self._files.get(name)
+            return status(404, message=f"there is no file {name}") if file is None else answer(file, request)
+
+        return find
+
+    def _announce(self, request: ReceivedRequest) -> Script:
+        asked = request.json_object
+        if not _DIGEST.fullmatch(asked["digest"]):
+            message = "Input should be sha256: and 64 hexadecimal digits"
+            return refuse([{"loc": ["body", "digest"], "msg": message, "type": "value_error"}])
+        created = datetime.fromtimestamp(request.created, UTC).isoformat().replace("+00:00", "Z")
+        file = StoredFile(
+            id=f"file-{len(self._files) + 1}",
+            name=asked["name"],
+            size=int(asked["size"]),
+            digest=asked["digest"],
+            project_id=asked["projectId"],
+            created_at=created,
+        )
+        self._files[file.id] = file
+        if file.digest in self._contents:
+            return json_body({"fileId": file.id, "uploadUrl": None, "aws": None})
+        fields = {"key": f"files/{file.id}", "policy": f"size={file.size}"}
+        return json_body({"fileId": file.id, "uploadUrl": f"{request.origin}/uploads/{file.id}", "aws": fields})
+
+    def _receive(self, file: StoredFile, request: ReceivedRequest) -> Script:
+        try:
+            parts = {part.name: part for part in request.form}
+        except ValueError as error:
+            return _wrong(f"the body is not a form: {error}")
+        if parts.get("key") is None or parts["key"].text != f"files/{file.id}":
+            return status(403, message="the fields of the announcement are missing")
+        content = parts["file"].data if "file" in parts else None
+        if content is None or list(parts)[-1] != "file":
+            return _wrong("the form does not end with the file")
+        if len(content) != file.size:
+            return _wrong(f"{file.size} bytes were announced, {len(content)} came")
+        if f"sha256:{hashlib.sha256(content).hexdigest()}" != file.digest:
+            return _wrong("the content does not have the digest that was announced")
+        self._contents[file.digest] = content
+        return body(b"", status=204, content_type="text/plain")
+
+    def _complete(self, file: StoredFile, _: ReceivedRequest) -> Script:
+        if file.digest not in self._contents:
+            return json_body(error_body("the content has not arrived", kind="conflict_error"), status=409)
+        file.status = "UPLOADED"
+        return json_body(None)
+
+    def _point_to(self, file: StoredFile, request: ReceivedRequest) -> Script:
+        if file.status != "UPLOADED":
+            return json_body(error_body("the upload was not completed", kind="conflict_error"), status=409)
+        url = f"{request.origin}/downloads/{file.id}"
+        return json_body({"fileId": file.id, "s3Uri": f"s3://files/{file.id}", "downloadUrl": url})
+
+    def _send(self, file: StoredFile, _: ReceivedRequest) -> Script:
+        content = self._contents.get(file.digest)
+        if content is None:
+            return status(404, message=f"there is no content of {file.id}")
+        return body(content, content_type="application/octet-stream")
+
+
+def _info(file: StoredFile, _: ReceivedRequest) -> Script:
+    return json_body(
+        {
+            "id": file.id,
+            "name": file.name,
+            "size": file.size,
+            "digest": file.digest,
+            "projectId": file.project_id,
+            "creatorId": "user-1",
+            "createdAt": file.created_at,
+            "expiresAt": None,
+            "status": file.status,
+        }
+    )
+
+
+def _wrong(message: str) -> Script:
+    return json_body(error_body(message, kind="invalid_request_error"), status=400)

@@ -1,0 +1,112 @@
+"""Reads `multipart/form-data` (RFC 7578), as the transcription and upload operations take it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any
+
+from friendli_async.testing.schema import from_text, resolve
+
+
+@dataclass(frozen=True)
+class FormPart:
+    """One part of a form.
+
+    Args:
+        name: Name of the field.
+        filename: Name of the file; `None` for a part that is none.
+        content_type: Its `Content-Type`; `None` where it has none.
+        data: The content.
+    """
+
+    name: str
+    filename: str | None
+    content_type: str | None
+    data: bytes
+
+    @property
+    def text(self) -> str:
+        """The content as text."""
+        return self.data.decode("utf-8", "replace")
+
+
+def parse_form(content_type: str, body: bytes) -> tuple[FormPart, ...]:
+    """Split a form into its parts.
+
+    Args:
+        content_type: The request's `Content-Type`, with the boundary.
+        body: The request's body.
+
+    Returns:
+        The parts, in order.
+
+    Raises:
+        ValueError: It is no form, or a broken one.
+    """
+    head = _header("Content-Type", content_type)
+    boundary = head.get_boundary()
+    if head.get_content_type() != "multipart/form-data" or not boundary:
+        raise ValueError("the Content-Type is not multipart/form-data with a boundary")
+    return tuple(_parts(body, boundary.encode("latin-1", "replace")))
+
+
+def form_values(schema: str, parts: Sequence[FormPart]) -> dict[str, object]:
+    """Turn the parts of a form into the value that its schema describes.
+
+    Args:
+        schema: Name of the schema. Its properties say by `multipart` which parts are text, JSON or files.
+        parts: The parts.
+
+    Returns:
+        The value. A file is an object with `fileName`, `Content-Type`, and `content`, which stays empty: the bytes are
+        in the part.
+
+    Raises:
+        ValueError: A part that should hold JSON does not.
+    """
+    properties: Mapping[str, Mapping[str, Any]] = resolve({"$ref": schema})["properties"]
+    texts: dict[str, list[str]] = {}
+    values: dict[str, object] = {}
+    for part in parts:
+        if part.filename is not None:
+            values[part.name] = {"fileName": part.filename, "content": "", "Content-Type": part.content_type or ""}
+        elif properties.get(part.name, {}).get("multipart") == "json":
+            values[part.name] = _json(part)
+        else:
+            texts.setdefault(part.name, []).append(part.text)
+    return {**from_text(schema, texts), **values}
+
+
+def _parts(body: bytes, boundary: bytes) -> Iterator[FormPart]:
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary)
+    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
+        raise ValueError("the form does not end with its boundary")
+    for piece in pieces[1:-1]:
+        head, blank, data = piece.partition(b"\r\n\r\n")
+        if not blank or not head.startswith(b"\r\n"):
+            raise ValueError("a part of the form has no headers")
+        headers: dict[str, str] = {}
+        for line in head.decode("utf-8", "replace").split("\r\n")[1:]:
+            name, _, value = line.partition(":")
+            headers[name.strip().lower()] = value.strip()
+        disposition = _header("Content-Disposition", headers.get("content-disposition", ""))
+        field = disposition.get_param("name", header="Content-Disposition")
+        if not isinstance(field, str):
+            raise ValueError("a part of the form has no name")
+        yield FormPart(field, disposition.get_filename(), headers.get("content-type"), data)
+
+
+def _header(name: str, value: str) -> Message:
+    message = Message()
+    message[name] = value.replace("\r", "").replace("\n", "")
+    return message
+
+
+def _json(part: FormPart) -> object:
+    try:
+        return json.loads(part.data)
+    except (ValueError, RecursionError):
+        raise ValueError(f"the part {part.name} is not JSON") from None

@@ -1,0 +1,96 @@
+"""What the embedded server answers to a request for an image: a small PNG whose colour depends on the prompt.
+
+It is a PNG whatever format was asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+import zlib
+from typing import Final
+
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import Route, deployed
+from friendli_async.testing.script import Script, body, json_body, status
+
+_SIDE: Final = 8
+
+
+def paint(request: ReceivedRequest) -> Script:
+    """Answer a request for an image, of a dedicated endpoint.
+
+    Args:
+        request: What came in.
+
+    Returns:
+        A document with a URL on this server, or with the image in base64 where another format than `url` is asked for.
+    """
+    asked = request.json_object
+    wanted: str = asked.get("response_format") or "url"
+    seed = asked.get("seed")
+    item: dict[str, object] = {"seed": 0 if seed is None else int(seed), "response_format": wanted}
+    color = _color(asked["prompt"])
+    if wanted == "url":
+        item["url"] = f"{request.origin}/images/{color}.png"
+    else:
+        item["b64_json"] = base64.b64encode(_png(bytes.fromhex(color))).decode()
+    return json_body({"data": [item]})
+
+
+def paint_in_container(request: ReceivedRequest) -> Script:
+    """Answer a request for an image, of a container.
+
+    Args:
+        request: What came in.
+    """
+    image = _png(bytes.fromhex(_color(request.json_object["prompt"])))
+    return json_body({"image": base64.b64encode(image).decode()})
+
+
+def show(request: ReceivedRequest) -> Script:
+    """Give the image that a reply pointed to.
+
+    Args:
+        request: What came in.
+    """
+    name, _, suffix = request.path_parameters["name"].partition(".")
+    try:
+        color = bytes.fromhex(name)
+    except ValueError:
+        color = b""
+    if len(color) != 3 or suffix != "png":
+        return status(404, message="there is no such image")
+    return body(_png(color), content_type="image/png")
+
+
+def _color(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+
+
+def _png(color: bytes) -> bytes:
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)  # 8 bits of red, green and blue each
+    rows = (b"\0" + color * _SIDE) * _SIDE
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+
+
+ROUTES: Final = (
+    *(
+        route
+        for verb, name in (("generations", "Generation"), ("edits", "Edit"))
+        for deployment, answer in (("Dedicated", paint), ("Container", paint_in_container))
+        for route in deployed(
+            f"/v1/images/{verb}",
+            answer,
+            body=f"{deployment}Image{name}Body",
+            reply=f"{deployment}ImageGenerateSuccess",
+            on=(deployment,),
+        )
+    ),
+    Route(method="GET", path="/images/{name}", answer=show, needs_token=False),
+)
+"""Images, on the deployments that have them, and where their URLs point to."""

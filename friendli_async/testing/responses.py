@@ -1,0 +1,182 @@
+"""What the embedded server answers to a responses request: output items, whole or as numbered events.
+
+It repeats the last user message, after some reasoning where `reasoning.effort` asks for it; a `tool_choice` that asks
+for a function gets calls. Cut by `max_output_tokens` it is `incomplete`. A `failed` response comes only from a script.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, cast
+
+from friendli_async.testing.chat import tokenize
+from friendli_async.testing.received import ReceivedRequest, section
+from friendli_async.testing.route import deployed
+from friendli_async.testing.sample import sample
+from friendli_async.testing.script import Script, json_body, script
+from friendli_async.testing.steps import event
+
+Body = Mapping[str, Any]
+Item = dict[str, Any]
+
+_MAX_TOKENS: Final = 4096
+_PIECE: Final = 8
+
+
+def answer_responses(request: ReceivedRequest) -> Script:
+    """Answer a responses request that passed the checks.
+
+    Args:
+        request: What came in.
+
+    Returns:
+        An event stream, or one JSON document.
+    """
+    body = request.json_object
+    items, cut = _items(request)
+    asked = len(tokenize(_said(body)))
+    reasoning = sum(len(_tokens(item)) for item in items if item["type"] == "reasoning")
+    output = sum(len(_tokens(item)) for item in items)
+    response: Item = {
+        "id": f"resp-{request.number:06d}",
+        "object": "response",
+        "created_at": request.created,
+        "model": request.identity.model,
+        "status": "incomplete" if cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "error": None,
+        "output": items,
+        "usage": {
+            "input_tokens": asked,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": output,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": asked + output,
+        },
+    }
+    if not body.get("stream"):
+        return json_body(response)
+    return script(*(event({**data, "sequence_number": at}, name=data["type"]) for at, data in _numbered(response)))
+
+
+def _items(request: ReceivedRequest) -> tuple[list[Item], bool]:
+    body = request.json_object
+    number = f"{request.number:06d}"
+    items: list[Item] = []
+    if section(body, "reasoning").get("effort"):
+        thought = {"type": "reasoning_text", "text": "I repeat the last message."}
+        items.append(
+            {"type": "reasoning", "id": f"rs-{number}", "summary": [], "content": [thought], "status": "completed"}
+        )
+    calls = _calls(body)
+    for at, (name, arguments) in enumerate(calls):
+        call = {"type": "function_call", "id": f"fc-{number}-{at}", "call_id": f"call_{number}_{at}"}
+        items.append({**call, "name": name, "arguments": arguments, "status": "completed"})
+    if calls:
+        return items, False
+    pieces = tokenize(_answer(body))
+    limit = _MAX_TOKENS if body.get("max_output_tokens") is None else max(0, int(body["max_output_tokens"]))
+    cut = len(pieces) > limit
+    message = {"type": "message", "id": f"msg-{number}", "role": "assistant"}
+    part = {"type": "output_text", "text": "".join(pieces[:limit])}
+    return [*items, {**message, "status": "incomplete" if cut else "completed", "content": [part]}], cut
+
+
+def _tokens(item: Item) -> tuple[str, ...]:
+    if item["type"] == "function_call":
+        return tokenize(item["arguments"])
+    return tuple(token for part in item["content"] for token in tokenize(part["text"]))
+
+
+def _answer(body: Body) -> str:
+    said = _said(body)
+    text = f"You said: {said}" if said else "Hello! How can I help?"
+    last = _last(body)
+    if last.get("type", "").endswith("_output"):
+        text = f"The tool says: {_content(last['output'])}"
+    wanted = section(section(body, "text"), "format")
+    if wanted.get("type") == "json_object":
+        return json.dumps({"answer": text})
+    return json.dumps(sample(wanted["schema"], text)) if wanted.get("type") == "json_schema" else text
+
+
+def _said(body: Body) -> str:
+    given: object = body["input"]
+    if isinstance(given, str):
+        return given
+    for item in reversed(cast("list[Item]", given)):
+        if item.get("role") == "user":
+            return _content(item["content"])
+    return ""
+
+
+def _last(body: Body) -> Item:
+    given: object = body["input"]
+    return cast("list[Item]", given)[-1] if isinstance(given, list) and given else {}
+
+
+def _content(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in cast("Sequence[Item]", content) if "text" in part)
+
+
+def _calls(body: Body) -> list[tuple[str, str]]:
+    tools: list[Item] = [tool for tool in body.get("tools") or () if tool["type"] == "function"]
+    choice: object = body.get("tool_choice")
+    if _last(body).get("type", "").endswith("_output"):
+        return []
+    if isinstance(choice, dict):
+        tools = [tool for tool in tools if tool["name"] == cast("Item", choice).get("name")]
+    elif choice != "required":
+        return []
+    elif not body.get("parallel_tool_calls"):
+        tools = tools[:1]
+    text = _said(body)
+    return [(tool["name"], json.dumps(sample(tool["parameters"], text))) for tool in tools]
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def _numbered(response: Item) -> Iterator[tuple[int, Item]]:
+    return enumerate(_events(response))
+
+
+def _events(response: Item) -> Iterator[Item]:
+    begun: Item = {**response, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+    yield {"type": "response.created", "response": begun}
+    yield {"type": "response.in_progress", "response": begun}
+    for index, item in enumerate(response["output"]):
+        parts = _call_events if item["type"] == "function_call" else _part_events
+        empty: Item = {"arguments": ""} if item["type"] == "function_call" else {"content": []}
+        started = {**item, **empty, "status": "in_progress"}
+        yield {"type": "response.output_item.added", "output_index": index, "item": started}
+        for data in parts(item):
+            yield {**data, "item_id": item["id"], "output_index": index}
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
+    yield {"type": f"response.{response['status']}", "response": response}
+
+
+def _call_events(item: Item) -> Iterator[Item]:
+    kind, text = "response.function_call_arguments", item["arguments"]
+    for at in range(0, len(text), _PIECE):
+        yield {"type": f"{kind}.delta", "delta": text[at : at + _PIECE]}
+    yield {"type": f"{kind}.done", "arguments": text, "name": item["name"]}
+
+
+def _part_events(item: Item) -> Iterator[Item]:
+    for index, part in enumerate(item["content"]):
+        kind = f"response.{part['type']}"
+        yield {"type": "response.content_part.added", "content_index": index, "part": {**part, "text": ""}}
+        for piece in tokenize(part["text"]):
+            yield {"type": f"{kind}.delta", "content_index": index, "delta": piece}
+        yield {"type": f"{kind}.done", "content_index": index, "text": part["text"]}
+        yield {"type": "response.content_part.done", "content_index": index, "part": part}
+
+
+ROUTES: Final = deployed(
+    "/v1/responses", answer_responses, body="{}ResponsesBody", reply="{}ResponsesSuccess", events="ResponsesStream"
+)
+"""Responses, on every deployment."""

@@ -1,0 +1,65 @@
+"""What the embedded server answers to a request for tokens: code points, so that the text comes back whole."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from friendli_async.testing.frames import error_body
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.route import deployed
+from friendli_async.testing.script import Script, json_body
+
+_MAX_CODE_POINT: Final = 0x10FFFF
+
+
+def encode(text: str) -> list[int]:
+    """Turn text into the ids of its tokens.
+
+    Args:
+        text: Any text.
+    """
+    return [ord(character) for character in text]
+
+
+def decode(tokens: list[int]) -> str:
+    """Turn ids back into text.
+
+    Args:
+        tokens: What `encode` gave.
+
+    Raises:
+        ValueError: An id that no token has.
+    """
+    for token in tokens:
+        if not 0 <= token <= _MAX_CODE_POINT:
+            raise ValueError(f"there is no token {token}")
+    return "".join(map(chr, map(int, tokens)))
+
+
+def tokenize(request: ReceivedRequest) -> Script:
+    """Answer a request to tokenize.
+
+    Args:
+        request: What came in.
+    """
+    return json_body({"tokens": encode(request.json_object["prompt"])})
+
+
+def detokenize(request: ReceivedRequest) -> Script:
+    """Answer a request to detokenize.
+
+    Args:
+        request: What came in.
+    """
+    try:
+        text = decode(request.json_object["tokens"])
+    except ValueError as error:
+        return json_body(error_body(str(error), kind="invalid_request_error"), status=400)
+    return json_body({"text": text})
+
+
+ROUTES: Final = (
+    *deployed("/v1/tokenize", tokenize, body="{}TokenizationBody", reply="{}TokenizationSuccess"),
+    *deployed("/v1/detokenize", detokenize, body="{}DetokenizationBody", reply="{}DetokenizationSuccess"),
+)
+"""Tokenize and detokenize, on every deployment."""

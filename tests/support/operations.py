@@ -1,0 +1,74 @@
+"""Finds the operations of this library: which resource makes which call."""
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from friendli_async import AsyncFriendli
+from friendli_async._core.protocol import Operation
+
+
+@dataclass(frozen=True)
+class Served:
+    """An operation of ours, as one deployment serves it."""
+
+    group: str
+    """As a user writes it: `serverless.chat`."""
+    operation: Operation[Any] = field(repr=False)
+    prefix: str
+    resource: Any = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return self.prefix + self.operation.path
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Method and path."""
+        return self.operation.method, self.path
+
+    def __str__(self) -> str:
+        return f"{self.group}-{self.operation.method}-{self.path}"
+
+
+def served_operations() -> tuple[Served, ...]:
+    """Every operation that a resource of the client uses."""
+    client = AsyncFriendli("token")
+    found = [
+        Served(group, operation, resource._engine.deployment.prefix, resource)
+        for group, resource in _resources(client)
+        for operation in _operations(type(resource))
+        if operation.path.startswith("/")  # else its URL comes with a reply: not an operation of the API
+    ]
+    return tuple(sorted(found, key=str))
+
+
+def _resources(client: AsyncFriendli) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(client).items():
+        if name.startswith("_"):
+            continue
+        if hasattr(value, "_engine"):
+            yield name, value
+        # Serverless holds its engine beside its resources.
+        yield from ((f"{name}.{key}", inner) for key, inner in vars(value).items() if hasattr(inner, "_engine"))
+
+
+def _operations(resource: type) -> list[Operation[Any]]:
+    """The constants that the methods of a class name; those of overridden methods do not count."""
+    found: dict[str, Operation[Any]] = {}
+    for name in dir(resource):
+        method = getattr(resource, name)
+        if isinstance(method, types.FunctionType):
+            for used in _names(method.__code__):
+                value = method.__globals__.get(used)
+                if isinstance(value, Operation):
+                    found[used] = value
+    return list(found.values())
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)

@@ -1,0 +1,100 @@
+"""A response as a stream tells it: all that the wire says about it, and the frames that say it."""
+
+from typing import Any, Final
+
+from friendli_async.testing import Payload, event
+
+THOUGHT: Final = {
+    "type": "reasoning",
+    "id": "rs_1",
+    "summary": [{"type": "summary_text", "text": "short"}],
+    "content": [{"type": "reasoning_text", "text": "think harder"}],
+    "status": "completed",
+}
+SAID: Final = {
+    "type": "message",
+    "id": "msg_1",
+    "role": "assistant",
+    "status": "completed",
+    "content": [{"type": "output_text", "text": "Hello there"}, {"type": "output_text", "text": "!"}],
+}
+CALLED: Final = {
+    "type": "function_call",
+    "id": "fc_1",
+    "call_id": "call_1",
+    "name": "weather",
+    "arguments": '{"city": "Rome"}',
+    "status": "completed",
+}
+USAGE: Final = {
+    "input_tokens": 5,
+    "input_tokens_details": {"cached_tokens": 2},
+    "output_tokens": 7,
+    "output_tokens_details": {"reasoning_tokens": 3},
+    "total_tokens": 12,
+}
+WHOLE: Final[dict[str, Any]] = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1700000000,
+    "model": "m",
+    "status": "completed",
+    "output": [THOUGHT, SAID, CALLED],
+    "usage": USAGE,
+}
+BEGUN: Final = {"id": "resp_1", "object": "response", "created_at": 1700000000, "status": "in_progress", "output": []}
+
+
+def _part(item_id: str, output_index: int, content_index: int = 0, **fields: object) -> dict[str, Any]:
+    return {"item_id": item_id, "output_index": output_index, "content_index": content_index, **fields}
+
+
+def _begun(item: dict[str, Any], **empty: object) -> dict[str, Any]:
+    return {**item, **empty, "status": "in_progress"}
+
+
+def _text(text: str, kind: str = "output_text") -> dict[str, str]:
+    return {"type": kind, "text": text}
+
+
+ARGUMENTS: Final = {"item_id": "fc_1", "output_index": 2}
+# Everything that a stream says, in order, without the numbers; kinds without their common prefix.
+STORY: Final[list[tuple[str, dict[str, Any]]]] = [
+    ("created", {"response": BEGUN}),
+    ("in_progress", {"response": BEGUN}),
+    ("output_item.added", {"output_index": 0, "item": _begun(THOUGHT, content=[])}),
+    ("content_part.added", _part("rs_1", 0, part=_text("", "reasoning_text"))),
+    ("reasoning_text.delta", _part("rs_1", 0, delta="think ")),
+    ("reasoning_text.delta", _part("rs_1", 0, delta="harder")),
+    ("reasoning_text.done", _part("rs_1", 0, text="think harder")),
+    ("content_part.done", _part("rs_1", 0, part=_text("think harder", "reasoning_text"))),
+    ("output_item.done", {"output_index": 0, "item": THOUGHT}),
+    ("output_item.added", {"output_index": 1, "item": _begun(SAID, content=[])}),
+    ("content_part.added", _part("msg_1", 1, part=_text(""))),
+    ("output_text.delta", _part("msg_1", 1, delta="Hello")),
+    ("output_text.delta", _part("msg_1", 1, delta=" there")),
+    ("output_text.done", _part("msg_1", 1, text="Hello there")),
+    ("content_part.done", _part("msg_1", 1, part=_text("Hello there"))),
+    ("output_text.delta", _part("msg_1", 1, 1, delta="!")),
+    ("output_text.done", _part("msg_1", 1, 1, text="!")),
+    ("output_item.done", {"output_index": 1, "item": SAID}),
+    ("output_item.added", {"output_index": 2, "item": _begun(CALLED, arguments="")}),
+    ("function_call_arguments.delta", {**ARGUMENTS, "delta": '{"city": '}),
+    ("function_call_arguments.delta", {**ARGUMENTS, "delta": '"Rome"}'}),
+    ("function_call_arguments.done", {**ARGUMENTS, "arguments": '{"city": "Rome"}', "name": "weather"}),
+    ("output_item.done", {"output_index": 2, "item": CALLED}),
+    ("completed", {"response": WHOLE}),
+]
+DATA: Final[list[dict[str, Any]]] = [
+    {"type": f"response.{kind}", "sequence_number": number, **fields} for number, (kind, fields) in enumerate(STORY)
+]
+KINDS: Final = sorted({data["type"] for data in DATA} | {"response.incomplete", "response.failed"})
+
+
+def named(data: dict[str, Any]) -> Payload:
+    return event(data, name=data["type"])
+
+
+def ending(kind: str, **fields: object) -> Payload:
+    """The last event of a stream."""
+    return named({"type": f"response.{kind}", "response": {**WHOLE, "status": kind, **fields}, "sequence_number": 99})

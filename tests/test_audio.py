@@ -1,0 +1,272 @@
+"""Transcriptions: replies, streams and how they end, and what is refused."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.sockets import QUICK, client_of, nothing_left, within
+
+from friendli_async import (
+    APIStatusError,
+    AsyncFriendli,
+    FriendliError,
+    RateLimitError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+)
+from friendli_async.audio import (
+    TranscriptCollector,
+    TranscriptDelta,
+    TranscriptDone,
+    Transcription,
+    TranscriptionUsage,
+    UnknownEvent,
+)
+from friendli_async.testing import (
+    FriendliServer,
+    Step,
+    cut,
+    done,
+    error_event,
+    event,
+    json_body,
+    raw,
+    script,
+    stall,
+    status,
+)
+
+USAGE: Final = {
+    "input_tokens": 4,
+    "output_tokens": 2,
+    "total_tokens": 6,
+    "input_audio_length_ms": 1500,
+    "processed_audio_length_ms": 1400,
+    "type": "tokens",
+    "input_token_details": {"audio_tokens": 4, "text_tokens": 0},
+}
+SOUND: Final = b"RIFF\0\0\0\0WAVEfmt "
+
+
+def delta(text: str) -> Step:
+    return event({"type": "transcript.text.delta", "delta": text})
+
+
+def finished(text: str | None = "Hello there", **more: object) -> Step:
+    return event({"type": "transcript.text.done", "text": text, "usage": USAGE, **more})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with client_of(server.url, retry=QUICK) as client:
+        yield client
+
+
+# --- whole -----------------------------------------------------------------------------------------------------------
+
+
+async def test_reply_has_text_usage_and_meta(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(json_body({"text": "Hello", "usage": USAGE, "new": {"field": 1}}))
+    reply = await client.serverless.audio.transcribe(model="m", file=SOUND)
+    assert reply.text == "Hello"
+    assert reply.usage == TranscriptionUsage(4, 2, 6, 1500, 1400, "tokens", reply.usage.input_token_details)
+    assert reply.usage.input_token_details is not None
+    assert reply.usage.input_token_details.audio_tokens == 4
+    assert reply.meta.request_id == "req-000001"
+
+
+@pytest.mark.parametrize("body", [{}, {"text": 5}, []], ids=["nothing", "number", "list"])
+async def test_reply_without_a_text_is_an_error(server: FriendliServer, client: AsyncFriendli, body: object) -> None:
+    server.enqueue(json_body(body))
+    with pytest.raises(ResponseDecodeError):
+        await client.container.audio.transcribe(file=SOUND)
+
+
+async def test_embedded_server_answers_on_every_deployment(server: FriendliServer, client: AsyncFriendli) -> None:
+    calls = [
+        client.serverless.audio.transcribe(model="m", file=SOUND, language="en"),
+        client.dedicated.audio.transcribe(model="m", file=SOUND, chunking_strategy="auto"),
+        client.container.audio.transcribe(file=SOUND, temperature=1),
+    ]
+    texts = {(await call).text for call in calls}
+    assert texts == {f"This is audio.wav, {len(SOUND)} bytes long."}
+    assert [request.path for request in server.requests] == [
+        "/serverless/v1/audio/transcriptions",
+        "/dedicated/v1/audio/transcriptions",
+        "/v1/audio/transcriptions",
+    ]
+
+
+async def test_extra_parts_go_into_the_form_and_extra_query_into_the_query(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    extra = {"text": "a", "flag": True, "number": 2, "half": 0.5, "object": {"a": [1]}, "nothing": None}
+    server.enqueue(json_body({"text": ""}))
+    await client.container.audio.transcribe(file=SOUND, extra_body=extra, extra_query={"q": "1"})
+    [request] = server.requests
+    parts = {part.name: (part.text, part.content_type) for part in request.form if part.filename is None}
+    assert parts == {
+        "text": ("a", None),
+        "flag": ("true", None),
+        "number": ("2", None),
+        "half": ("0.5", None),
+        "object": ('{"a":[1]}', "application/json"),
+    }
+    assert request.query == {"q": ["1"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"langauge": "en"}, TypeError, "did you mean 'language'"),
+        ({"stream": True}, TypeError, "stream"),
+        ({"timeout": 5}, TypeError, "with_options"),
+        ({"model": 5}, ValueError, "model: Expected `str`"),
+        ({"temperature": "hot"}, ValueError, "temperature"),
+        ({"temperature": float("nan")}, ValueError, "nan"),
+        ({"chunking_strategy": {"type": "silence"}}, ValueError, r"chunking_strategy\.type"),
+        ({"chunking_strategy": {"type": "server_vad", "threshold": "x"}}, ValueError, r"chunking_strategy\.threshold"),
+        ({"language": "\ud800"}, ValueError, "language: lone surrogates"),
+        ({"extra_body": {"x": object()}}, ValueError, "x: object is not JSON"),
+        ({"extra_body": {"stream": True}}, ValueError, "extra_body.stream"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) and "extra_body" not in value else None,
+)
+async def test_bad_argument_is_refused_before_anything_is_sent(
+    server: FriendliServer, client: AsyncFriendli, options: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        await client.container.audio.transcribe(file=SOUND, **options)
+    with pytest.raises(error, match=message):
+        client.container.audio.stream(file=SOUND, **options)
+    assert server.connections == 0
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_stream_gives_typed_events_and_the_whole(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(delta("Hello "), delta("there"), finished(), done()))
+    async with client.serverless.audio.stream(model="m", file=SOUND) as stream:
+        events = [event async for event in stream]
+    assert [type(event) for event in events] == [TranscriptDelta, TranscriptDelta, TranscriptDone]
+    assert stream.outcome == "done"
+    result = await stream.result()
+    assert result.text == "Hello there"
+    assert result.usage is not None
+    assert result.usage == stream.usage
+    assert result.meta.status == 200
+    assert server.requests[0].form[1].text == "true"
+    await nothing_left(client, server, connections=1)
+
+
+async def test_text_view_gives_the_pieces_or_the_whole_where_there_are_none(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    audio = client.container.audio
+    server.enqueue(script(delta("Hello "), delta(""), delta("there"), finished()), script(finished()))
+    assert [text async for text in audio.stream(file=SOUND).text()] == ["Hello ", "there"]
+    assert [text async for text in audio.stream(file=SOUND).text()] == ["Hello there"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [delta("a"), finished("a"), done()],
+        [delta("a"), finished("a")],
+        [delta("a"), done()],
+        [delta("a"), finished(None), done()],
+        [delta("a"), event({"type": "ping"}), finished("a"), done()],
+        [event({"delta": "a"}, name="transcript.text.delta"), finished("a"), done()],
+        [event({"type": "transcript.text.delta", "delta": "a"}, name="message"), done()],
+    ],
+    ids=["all", "no sentinel", "sentinel only", "done without text", "ping", "type by name", "named message"],
+)
+async def test_stream_of_every_dialect_ends_well(
+    server: FriendliServer, client: AsyncFriendli, steps: list[Step]
+) -> None:
+    server.enqueue(script(*steps))
+    stream = client.container.audio.stream(file=SOUND)
+    assert (await within(stream.result())).text == "a"
+    assert stream.outcome == "done"
+
+
+async def test_event_of_a_new_kind_is_passed_on(server: FriendliServer, client: AsyncFriendli) -> None:
+    new = {"type": "transcript.speaker", "speaker": {"id": 1}}
+    named = event({"x": 1}, name="later")
+    server.enqueue(script(event(new), named, delta("a"), finished("a")))
+    events = [event async for event in client.container.audio.stream(file=SOUND)]
+    assert events[:2] == [UnknownEvent("transcript.speaker", new), UnknownEvent("later", {"x": 1})]
+
+
+async def test_stream_that_breaks_off_says_so_with_what_had_come(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(delta("Hello "), cut()), script(delta("Hello ")))
+    for _ in range(2):
+        stream = client.container.audio.stream(file=SOUND)
+        with pytest.raises(StreamInterruptedError) as caught:
+            await within(stream.result())
+        assert caught.value.partial is not None
+        assert caught.value.partial.text == "Hello "
+        assert stream.outcome == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (error_event({"message": "slow down", "code": "rate_limit_exceeded"}), RateLimitError),
+        (event({"error": {"message": "bad", "code": 422}}), APIStatusError),
+        (event({"type": "error", "message": "bad", "code": 422}), APIStatusError),
+        (raw(b"data: {not json\n\n"), ResponseDecodeError),
+        (event({"type": "transcript.text.delta", "delta": 5}), ResponseDecodeError),
+    ],
+    ids=["error event", "error key", "error type", "no JSON", "wrong type"],
+)
+async def test_error_in_the_stream_raises_its_class_with_what_had_come(
+    server: FriendliServer, client: AsyncFriendli, step: Step, error: type[FriendliError]
+) -> None:
+    server.enqueue(script(delta("Hello "), step, stall()))
+    stream = client.container.audio.stream(file=SOUND)
+    with pytest.raises(error) as caught:
+        await within(stream.result())
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hello "
+    assert stream.outcome == "failed"
+    await nothing_left(client, server)
+
+
+async def test_opening_is_retried_with_the_whole_file(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(status(503), script(delta("a"), finished("a")))
+    stream = client.container.audio.stream(file=SOUND)
+    assert (await stream.result()).text == "a"
+    assert [request.form[-1].data for request in server.requests] == [SOUND, SOUND]
+
+
+async def test_leaving_a_stream_closes_the_connection(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(delta("a"), stall()))
+    async with client.container.audio.stream(file=SOUND) as stream:
+        async for _ in stream:
+            break
+    assert stream.outcome == "cancelled"
+    await nothing_left(client, server)
+
+
+@given(st.lists(st.text(max_size=5), max_size=6))
+def test_pieces_add_up_however_they_are_cut(pieces: list[str]) -> None:
+    collector = TranscriptCollector()
+    payloads = [json.dumps({"type": "transcript.text.delta", "delta": piece}).encode() for piece in pieces]
+    for payload in payloads:
+        decoded = collector.decode(payload)
+        assert decoded is not None
+        collector.extend([decoded])
+    assert collector.result() == Transcription(text="".join(pieces))
+    assert collector.partial().text == "".join(pieces)
+    assert not collector.complete()

@@ -1,0 +1,523 @@
+"""Completions: inputs, replies, streams and their dialects, and what a real engine makes of them."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from friendli_async import (
+    AsyncFriendli,
+    InternalServerError,
+    ResponseDecodeError,
+    RetryPolicy,
+    StreamInterruptedError,
+    UnprocessableEntityError,
+)
+from friendli_async.completions import (
+    TextCompletion,
+    TextCompletionChoice,
+    TextCompletionChunk,
+    TextCompletionChunkChoice,
+    TextCompletionLogprobs,
+)
+from friendli_async.replies import Usage
+from friendli_async.testing import (
+    FriendliServer,
+    body,
+    comment,
+    done,
+    error_data,
+    event,
+    json_body,
+    raw,
+    reset,
+    script,
+    split,
+    status,
+)
+from friendli_async.testing.engine import LocalEngine
+
+PLACES: Final = ["serverless", "dedicated", "container"]
+each_place: Final = pytest.mark.parametrize("place", PLACES)
+
+HEAD: Final = {"id": "c1", "object": "text_completion", "created": 1700000000, "model": "m"}
+COUNTS: Final = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+REPLY: Final[dict[str, Any]] = {
+    **HEAD,
+    "choices": [
+        {
+            "index": 0,
+            "text": " such as",
+            "finish_reason": "length",
+            "seed": 7,
+            "tokens": [1778, 439],
+            "logprobs": {
+                "tokens": [" such", " as"],
+                "token_logprobs": [None, -0.5],
+                "top_logprobs": [None, {" as": -0.5, " like": -1.5}],
+                "text_offset": [0, 5],
+            },
+        }
+    ],
+    "usage": COUNTS,
+}
+
+
+def chunk(text: str | None = None, **choice: Any) -> Any:
+    """One event with one choice."""
+    given = {} if text is None else {"text": text}
+    return event({**HEAD, "choices": [{"index": 0, **given, **choice}]})
+
+
+USAGE: Final = event({**HEAD, "choices": [], "usage": COUNTS})
+FINISH: Final = chunk("", finish_reason="stop")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    policy = RetryPolicy(max_attempts=2, initial=0.0)
+    async with AsyncFriendli("test-token", server_url=server.url, container_url=server.url, retry=policy) as client:
+        yield client
+
+
+def resource(client: AsyncFriendli, place: str = "serverless") -> Any:
+    return getattr(client, place).completions
+
+
+def both(client: AsyncFriendli, **options: Any) -> Iterator[Callable[[], Awaitable[Any]]]:
+    """The two methods, each made to run."""
+    yield lambda: resource(client).complete(**{"model": "m", **options})
+    yield lambda: resource(client).stream(**{"model": "m", **options}).result()
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+
+async def test_exactly_one_of_prompt_and_tokens_is_needed(client: AsyncFriendli, server: FriendliServer) -> None:
+    for place in PLACES:
+        completions = resource(client, place)
+        for method in ("complete", "stream"):
+            with pytest.raises(TypeError, match=rf"^{method}\(\) needs 'prompt' or 'tokens'$"):
+                await getattr(completions, method)(model="m")
+            with pytest.raises(TypeError, match=rf"^{method}\(\) needs 'prompt' or 'tokens'$"):
+                await getattr(completions, method)(model="m", prompt=None, tokens=None)
+            with pytest.raises(TypeError, match=rf"^{method}\(\) takes either 'prompt' or 'tokens', not both$"):
+                await getattr(completions, method)(model="m", prompt="Hi", tokens=[1])
+    assert server.requests == []
+
+
+async def test_prompt_can_be_passed_through_in_a_form_of_its_own(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body(REPLY))
+    await client.container.completions.complete(extra_body={"prompt": [[1, 2], "Hi"]})
+    assert server.requests[0].json == {"prompt": [[1, 2], "Hi"]}
+
+
+async def test_model_is_required_but_of_a_container(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(json_body(REPLY))
+    for place in ("serverless", "dedicated"):
+        with pytest.raises(TypeError, match="model"):
+            await resource(client, place).complete(prompt="Hi")
+        with pytest.raises(TypeError, match="model"):
+            resource(client, place).stream(prompt="Hi")
+    assert server.requests == []
+    await client.container.completions.complete(prompt="Hi")
+    await client.container.completions.complete(model=None, tokens=(1, 2))
+    await client.container.completions.complete(model="adapter", prompt=("a", "b"))
+    assert [request.json for request in server.requests] == [
+        {"prompt": "Hi"},
+        {"tokens": [1, 2]},
+        {"model": "adapter", "prompt": ["a", "b"]},
+    ]
+
+
+BAD: Final[list[tuple[dict[str, Any], str]]] = [
+    ({"model": 5}, r"^model: Expected `str`"),
+    ({"prompt": 5}, r"^prompt: "),
+    ({"prompt": ["a", 5]}, r"^prompt\[1\]: "),
+    ({"prompt": b"Hi"}, r"^prompt: "),
+    ({"prompt": None, "tokens": "12"}, r"^tokens: "),
+    ({"prompt": None, "tokens": [1, 2.5]}, r"^tokens\[1\]: "),
+    ({"bad_word_tokens": [{"tokens": [1]}, [2]]}, r"^bad_word_tokens\[1\]: "),
+    ({"stop_tokens": [{"tokens": ["a"]}]}, r"^stop_tokens\[0\].tokens\[0\]: "),
+    ({"bad_words": "word"}, r"^bad_words: "),
+    ({"embedding_to_replace": [0.5, "x"]}, r"^embedding_to_replace\[1\]: "),
+    ({"logprobs": True}, r"^logprobs: "),
+    ({"max_tokens": "5"}, r"^max_tokens: "),
+    ({"seed": 1.5}, r"^seed: "),
+    ({"temperature": float("inf")}, r"^temperature: inf is not JSON"),
+    ({"response_format": {"type": "jsn"}}, r"^response_format.type: "),
+    ({"response_format": {"type": "regex"}}, r"^response_format: .*`schema`"),
+    ({"response_format": {"type": "json_schema", "json_schema": 5}}, r"^response_format.json_schema: "),
+    ({"stream_options": {"include_usage": 1}}, r"^stream_options.include_usage: "),
+    ({"extra_body": {"stream": True}}, r"^extra_body.stream: "),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[f"{i}-{next(reversed(e[0]))}" for i, e in enumerate(BAD)])
+async def test_bad_value_is_refused_with_its_path_before_anything_is_sent(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], message: str
+) -> None:
+    for run in both(client, **{"prompt": "Hi", **options}):
+        with pytest.raises(ValueError, match=message):
+            await run()
+    assert server.requests == []
+
+
+async def test_unknown_keyword_is_a_type_error_with_the_nearest_one(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    for keyword, hint in (("max_token", "'max_tokens'"), ("bad_word", "'bad_words'"), ("retry", "with_options")):
+        for run in both(client, prompt="Hi", **{keyword: 1}):
+            with pytest.raises(TypeError, match=keyword) as raised:
+                await run()
+            assert hint in str(raised.value)
+    for method in (resource(client).complete, resource(client).stream):
+        with pytest.raises(TypeError, match="no 'stream'"):
+            await method(model="m", prompt="Hi", stream=True)
+    assert server.requests == []
+
+
+async def test_unknown_keys_inside_survive_and_none_is_null(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body(REPLY))
+    sent = {"stop_tokens": [{"tokens": None, "later": 1}], "response_format": {"type": "text", "later": 1}, "n": None}
+    await resource(client).complete(model="m", prompt="Hi", **sent)
+    assert server.requests[0].json == {"model": "m", "prompt": "Hi", **sent}
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({}, {"include_usage": True}),
+        ({"stream_options": None}, None),
+        ({"stream_options": {"include_usage": False}}, {"include_usage": False}),
+        ({"extra_body": {"stream_options": {"later": 1}}}, {"later": 1}),
+    ],
+    ids=["left out", "null", "false", "passed through"],
+)
+async def test_stream_asks_for_its_usage_unless_told_otherwise(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], sent: object
+) -> None:
+    server.enqueue(script(chunk("a"), FINISH, done()))
+    await resource(client).stream(model="m", prompt="Hi", **options).result()
+    assert server.requests[0].json == {"model": "m", "prompt": "Hi", "stream": True, "stream_options": sent}
+    assert server.requests[0].headers["Accept"] == "text/event-stream"
+
+
+# --- plain replies ---------------------------------------------------------------------------------------------------
+
+
+@each_place
+async def test_reply_is_read_whole(client: AsyncFriendli, server: FriendliServer, place: str) -> None:
+    server.enqueue(json_body({**REPLY, "added later": 1}))
+    reply = await resource(client, place).complete(model="m", prompt="Hi")
+    assert type(reply) is TextCompletion
+    assert reply.text == " such as"
+    assert reply.usage == Usage(1, 2, 3)
+    assert reply.choices[0].tokens == (1778, 439)
+    assert reply.choices[0].logprobs is not None
+    assert reply.choices[0].logprobs.top_logprobs == (None, {" as": -0.5, " like": -1.5})
+    assert msgspec.json.decode(msgspec.json.encode(reply)) == REPLY
+    assert reply.meta.status == 200
+    [received] = server.requests
+    prefix = "" if place == "container" else f"/{place}"
+    assert (received.method, received.path) == ("POST", f"{prefix}/v1/completions")
+
+
+async def test_least_reply_and_new_words_are_read(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body({"choices": []}), json_body({"choices": [{"text": None, "finish_reason": "later"}]}))
+    empty = await resource(client).complete(model="m", prompt="Hi")
+    assert (empty.text, empty.choices, empty.usage) == ("", (), None)
+    odd = await resource(client).complete(model="m", prompt="Hi")
+    assert odd.choices == (TextCompletionChoice(0, "", "later"),)
+    assert msgspec.json.encode(odd) == b'{"choices":[{"index":0,"text":"","finish_reason":"later"}]}'
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"null", b"", b'{"choices": {}}'])
+async def test_reply_that_is_none_is_a_decode_error(client: AsyncFriendli, server: FriendliServer, data: bytes) -> None:
+    server.enqueue(body(data, content_type="application/json"))
+    with pytest.raises(ResponseDecodeError):
+        await resource(client).complete(model="m", prompt="Hi")
+
+
+async def test_call_and_stream_are_repeated_when_they_may_have_been_accepted(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(status(502), json_body(REPLY), reset(), json_body(REPLY), status(500), script(chunk("a"), FINISH))
+    for run in both(client, prompt="Hi"):
+        assert len((await run()).meta.attempts) == 2
+        if len(server.requests) == 2:
+            assert (await run()).text == " such as"
+    assert len(server.requests) == 6
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_stream_gives_chunks_and_adds_up_to_a_completion(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(comment(), chunk(" such", token=1778), chunk(" as", token=439), FINISH, USAGE, done()))
+    async with client.serverless.completions.stream(model="m", prompt="Hi") as stream:
+        chunks = [chunk async for chunk in stream]
+    assert [chunk.text for chunk in chunks] == [" such", " as", "", ""]
+    assert chunks[0] == TextCompletionChunk(
+        (TextCompletionChunkChoice(0, " such", token=1778),), "c1", "text_completion", 1700000000, "m"
+    )
+    assert chunks[-1].choices == ()
+    assert stream.outcome == "done"
+    result = await stream.result()
+    assert result == TextCompletion(
+        choices=(TextCompletionChoice(0, " such as", "stop", tokens=(1778, 439)),),
+        id="c1",
+        object="text_completion",
+        created=1700000000,
+        model="m",
+        usage=Usage(1, 2, 3),
+    )
+    assert stream.usage == result.usage
+    assert result.meta is stream.meta
+    assert await stream.result() is result
+
+
+async def test_stream_of_every_byte_by_itself_is_the_same(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(split(chunk("Grüße")), split(chunk(" 👋")), split(FINISH), split(USAGE), split(done())))
+    result = await client.serverless.completions.stream(model="m", prompt="Hi").result()
+    assert (result.text, result.usage) == ("Grüße 👋", Usage(1, 2, 3))
+
+
+async def test_text_of_a_stream_is_a_view_without_empty_pieces(client: AsyncFriendli, server: FriendliServer) -> None:
+    pair = raw(b'data: {"choices":[{"text":"\\ud83d"}]}\n\ndata: {"choices":[{"text":"\\udc4b"}]}\n\n')
+    server.enqueue(script(chunk(""), chunk("a"), chunk("b", index=1), pair, FINISH, USAGE, done()))
+    stream = client.serverless.completions.stream(model="m", prompt="Hi")
+    assert stream.usage is None
+    assert [text async for text in stream.text()] == ["a", "👋"]
+    result = await stream.result()
+    assert [choice.text for choice in result.choices] == ["a👋", "b"]
+
+
+async def test_logprobs_of_a_stream_are_joined(client: AsyncFriendli, server: FriendliServer) -> None:
+    def one(token: str, logprob: float | None, offset: int) -> dict[str, object]:
+        top = None if logprob is None else {token: logprob}
+        return {"tokens": [token], "token_logprobs": [logprob], "top_logprobs": [top], "text_offset": [offset]}
+
+    steps = [chunk("a", logprobs=one("a", None, 0)), chunk("b", logprobs=one("b", -0.5, 1)), chunk("c", logprobs=None)]
+    server.enqueue(script(*steps, FINISH, done()))
+    result = await client.serverless.completions.stream(model="m", prompt="Hi", logprobs=1).result()
+    assert result.choices[0].logprobs == TextCompletionLogprobs(
+        tokens=("a", "b"), token_logprobs=(None, -0.5), top_logprobs=(None, {"b": -0.5}), text_offset=(0, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "ends", "whole"),
+    [
+        ({"prompt": "Hi"}, ["stop"], True),
+        ({"prompt": "Hi"}, ["later"], True),
+        ({"prompt": "Hi"}, [None], False),
+        ({"prompt": "Hi"}, ["null"], False),
+        ({"prompt": "Hi", "n": 2}, ["stop"], False),
+        ({"prompt": "Hi", "n": 2}, ["stop", "length"], True),
+        ({"prompt": "Hi", "n": None}, ["stop"], True),
+        ({"prompt": ["a", "b"]}, ["stop"], False),
+        ({"prompt": ["a", "b"]}, ["stop", "stop"], True),
+        ({"prompt": ("a", "b"), "n": 2}, ["stop", "stop", "stop"], False),
+        ({"tokens": [1, 2, 3]}, ["stop"], True),
+    ],
+    ids=str,
+)
+async def test_stream_without_the_sentinel_is_whole_when_every_choice_has_ended(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], ends: list[str | None], whole: bool
+) -> None:
+    server.enqueue(script(chunk("a"), *(chunk("", index=i, finish_reason=end) for i, end in enumerate(ends))))
+    stream = resource(client).stream(model="m", **options)
+    if whole:
+        result = await stream.result()
+        assert [choice.finish_reason for choice in result.choices] == ends
+        assert stream.outcome == "done"
+        return
+    with pytest.raises(StreamInterruptedError) as raised:
+        await stream.result()
+    assert stream.outcome == "truncated"
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == "a"
+
+
+async def test_stream_that_breaks_raises_with_what_had_arrived(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk("b", index=1), USAGE, chunk("a"), reset()))
+    stream = client.serverless.completions.stream(model="m", prompt="Hi")
+    with pytest.raises(StreamInterruptedError) as raised:
+        await stream.result()
+    partial = raised.value.partial
+    assert partial is not None
+    assert (partial.text, partial.usage, partial.tool_calls) == ("a", Usage(1, 2, 3), ())
+    server.enqueue(script(chunk("b", index=1), reset()))
+    with pytest.raises(StreamInterruptedError) as raised:
+        await client.serverless.completions.stream(model="m", prompt="Hi").result()
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        error_data({"message": "broken", "type": "server_error"}),
+        event({"error": {"message": "broken", "code": 500}}, name="error"),
+        event({"choices": [{"text": "x"}], "error": {"message": "broken", "status": 500}}),
+    ],
+    ids=["data", "named", "beside choices"],
+)
+async def test_error_in_a_stream_raises_the_class_that_it_names(
+    client: AsyncFriendli, server: FriendliServer, error: Any
+) -> None:
+    server.enqueue(script(chunk("a"), error, chunk("b")))
+    stream = client.serverless.completions.stream(model="m", prompt="Hi")
+    with pytest.raises(InternalServerError, match="broken") as raised:
+        await stream.result()
+    assert stream.outcome == "failed"
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == "a"
+    assert stream.meta.status == 200
+
+
+async def test_event_that_is_no_chunk_is_passed_by_or_a_decode_error(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    passing = [event("null"), event({"type": "ping"}, name="ping"), event({}), event({"later": 1})]
+    named = event({"choices": [{"text": "b"}]}, name="later")
+    server.enqueue(script(*passing, chunk("a"), *passing, named, FINISH, done()))
+    assert (await client.serverless.completions.stream(model="m", prompt="Hi").result()).text == "ab"
+    server.enqueue(script(chunk("a"), event({"choices": 5})))
+    with pytest.raises(ResponseDecodeError) as raised:
+        await client.serverless.completions.stream(model="m", prompt="Hi").result()
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == "a"
+
+
+async def test_leaving_a_stream_stops_it(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), raw(b": \n" * 10), event("null"), chunk("b"), reset()))
+    async with client.serverless.completions.stream(model="m", prompt="Hi") as stream:
+        async for each in stream:
+            assert each.text == "a"
+            break
+    assert stream.outcome == "cancelled"
+    with pytest.raises(StreamInterruptedError) as raised:
+        await stream.result()
+    assert raised.value.partial is not None
+    assert raised.value.partial.text.startswith("a")
+
+
+# --- the frames of 2024 ----------------------------------------------------------------------------------------------
+
+SAMPLED: Final = [{"index": 0, "text": " such", "token": 1778}, {"index": 0, "text": " as", "token": 439}]
+WHOLE: Final = {"choices": [{"index": 0, "seed": 7, "text": " such as", "tokens": [1778, 439]}], "usage": COUNTS}
+
+
+@pytest.mark.parametrize("sentinel", [True, False])
+@pytest.mark.parametrize("where", ["data", "event line", "both"])
+async def test_old_frames_add_up_to_the_same_completion(
+    client: AsyncFriendli, server: FriendliServer, where: str, sentinel: bool
+) -> None:
+    def frame(kind: str, data: dict[str, Any]) -> Any:
+        return event(data if where == "event line" else {"event": kind, **data}, name=None if where == "data" else kind)
+
+    steps = [*(frame("token_sampled", data) for data in SAMPLED), frame("complete", WHOLE)]
+    server.enqueue(script(*steps, *([done()] if sentinel else [])))
+    async with client.dedicated.completions.stream(model="m", prompt="Hi") as stream:
+        chunks = [chunk async for chunk in stream]
+    assert [chunk.text for chunk in chunks] == [" such", " as", ""]
+    assert stream.outcome == "done"
+    result = await stream.result()
+    assert result.choices == (TextCompletionChoice(0, " such as", tokens=(1778, 439)),)
+    assert result.usage == Usage(1, 2, 3)
+
+
+async def test_old_frames_without_their_end_are_truncated(client: AsyncFriendli, server: FriendliServer) -> None:
+    frames = [event({"event": "token_sampled", **data}) for data in SAMPLED]
+    server.enqueue(script(*frames))
+    with pytest.raises(StreamInterruptedError) as raised:
+        await client.dedicated.completions.stream(model="m", prompt="Hi").result()
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == " such as"
+
+
+async def test_key_of_old_frames_does_not_harm_new_ones(client: AsyncFriendli, server: FriendliServer) -> None:
+    choice = {"index": 0, "text": '"event"', "logprobs": {"tokens": ["event"]}}
+    odd = event({**HEAD, "event": "token_sampled", "choices": [{"index": 0, "text": "b"}]})
+    server.enqueue(script(event({**HEAD, "choices": [choice]}), odd, chunk("c"), FINISH, done()))
+    result = await client.dedicated.completions.stream(model="m", prompt="Hi").result()
+    assert result.text == '"event"bc'
+    server.enqueue(script(chunk("a"), event({"event": "complete", "choices": 5})))
+    with pytest.raises(ResponseDecodeError):
+        await client.dedicated.completions.stream(model="m", prompt="Hi").result()
+
+
+# --- the embedded server ---------------------------------------------------------------------------------------------
+
+
+@each_place
+async def test_embedded_server_gives_the_same_plain_and_streamed(client: AsyncFriendli, place: str) -> None:
+    for options in ({"prompt": "Hello there"}, {"prompt": ["a b c", "d"], "n": 2}, {"tokens": [72, 105]}):
+        asked = {"model": "m", "logprobs": 2, **options}
+        plain = await resource(client, place).complete(**asked)
+        streamed = await resource(client, place).stream(**asked).result()
+        assert plain.text
+        assert plain.usage == streamed.usage is not None
+        assert [(each.text, each.finish_reason, each.logprobs) for each in streamed.choices] == [
+            (each.text, each.finish_reason, each.logprobs) for each in plain.choices
+        ]
+
+
+async def test_embedded_server_refuses_what_the_schema_does_not_allow(client: AsyncFriendli) -> None:
+    with pytest.raises(UnprocessableEntityError, match="max_tokens"):
+        await client.serverless.completions.complete(model="m", prompt="Hi", extra_body={"max_tokens": "x"})
+
+
+# --- a real engine ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def local(engine: LocalEngine) -> AsyncIterator[AsyncFriendli]:
+    async with AsyncFriendli(container_url=engine.url) as client:
+        yield client
+
+
+@pytest.mark.engine
+async def test_engine_continues_a_prompt_plain_and_streamed_alike(local: AsyncFriendli) -> None:
+    asked: dict[str, Any] = {"prompt": "The sea is", "max_tokens": 20, "temperature": 0.0}
+    plain = await local.container.completions.complete(**asked, extra_body={"ignore_eos": True})
+    async with local.container.completions.stream(**asked, extra_body={"ignore_eos": True}) as stream:
+        pieces = [chunk.text async for chunk in stream]
+    result = await stream.result()
+    assert stream.outcome == "done"
+    assert len([piece for piece in pieces if piece]) > 5
+    assert "".join(pieces) == result.text == plain.text != ""
+    assert result.choices[0].finish_reason == plain.choices[0].finish_reason == "length"
+    assert result.usage is not None
+    assert plain.usage is not None
+    assert result.usage.completion_tokens == plain.usage.completion_tokens == 20
+
+
+@pytest.mark.engine
+async def test_engine_continues_several_prompts_in_one_stream(local: AsyncFriendli) -> None:
+    asked: dict[str, Any] = {"prompt": ["The sea is", "Once"], "max_tokens": 6, "temperature": 0.0}
+    plain = await local.container.completions.complete(**asked)
+    result = await local.container.completions.stream(**asked).result()
+    assert len(plain.choices) == 2
+    assert [choice.text for choice in result.choices] == [choice.text for choice in plain.choices]
+
+
+@pytest.mark.engine
+async def test_engine_gives_log_probabilities_its_own_way(local: AsyncFriendli) -> None:
+    result = await local.container.completions.stream(prompt="The sea", max_tokens=4, logprobs=2).result()
+    logprobs = result.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert "".join(each.token for each in logprobs.content) == result.text
+    assert all(len(each.top_logprobs or ()) == 2 for each in logprobs.content)
+    assert json.loads(msgspec.json.encode(logprobs))["content"]

@@ -1,0 +1,53 @@
+"""The operations of this library, beside the list of those that the API has (`data/operations.json`)."""
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from support.operations import served_operations
+
+import friendli_async
+from friendli_async._core.protocol import Operation
+
+LIVE: Final[list[tuple[str, str, str]]] = [
+    tuple(row) for row in json.loads((Path(__file__).parent / "data" / "operations.json").read_text())
+]
+"""Name in the official SDK, method and path of every operation that it has today."""
+
+EXTRAS: Final = {
+    ("serverless.tool_assisted_chat", "POST", "/serverless/tools/v1/chat/completions"),
+    ("file", "POST", "/beta/file"),
+    ("file", "PATCH", "/beta/file/{file_id}"),
+    ("file", "GET", "/beta/file/{file_id}"),
+    ("file", "GET", "/beta/file/{file_id}/download_url"),
+}
+"""Operations that the official SDK has withdrawn and we keep."""
+
+OURS: Final = {(served.group, *served.key) for served in served_operations()}
+
+
+def constants() -> list[tuple[str, Operation[Any]]]:
+    found: list[tuple[str, Operation[Any]]] = []
+    for info in pkgutil.iter_modules(friendli_async.__path__):
+        if info.name != "testing":
+            module = importlib.import_module(f"friendli_async.{info.name}")
+            found += [
+                (f"{info.name}.{name}", value)
+                for name, value in vars(module).items()
+                if isinstance(value, Operation) and value.path.startswith("/")
+            ]
+    return found
+
+
+def test_our_operations_are_the_live_ones_and_the_named_extras() -> None:
+    live = {(name.rpartition(".")[0], method, path) for name, method, path in LIVE}
+    assert len(LIVE) == len(live) == 45
+    assert sorted(OURS) == sorted(live | EXTRAS)
+
+
+@pytest.mark.parametrize("operation", [value for _, value in constants()], ids=[name for name, _ in constants()])
+def test_every_operation_is_used_by_a_resource(operation: Operation[Any]) -> None:
+    assert any(served.operation is operation for served in served_operations())

@@ -1,0 +1,482 @@
+"""Endpoint management: what each operation sends and makes of the answer, and waiting for an endpoint to get there."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from friendli_async import (
+    APIStatusError,
+    APITimeoutError,
+    AsyncFriendli,
+    ConfigurationError,
+    ConflictError,
+    InternalServerError,
+    NotFoundError,
+    ResponseDecodeError,
+    Timeouts,
+    UnprocessableEntityError,
+)
+from friendli_async.endpoints import (
+    AcceleratorRequirement,
+    AdvancedConfig,
+    AutoscalingPolicy,
+    EndpointPage,
+    EndpointSpec,
+    EndpointStatus,
+    EndpointVersionPage,
+    SimplescaleConfig,
+)
+from friendli_async.testing import FriendliServer, body, json_body, script, stall, status
+
+BASE: Final = "/dedicated/beta/endpoint"
+ADVANCED: Final = {"tokenizer_skip_special_tokens": True, "tokenizer_add_special_tokens": False}
+NEW: Final[dict[str, Any]] = {"project_id": "p", "name": "n", "instance_option_id": "i", "advanced": ADVANCED}
+STATUS: Final[dict[str, Any]] = {
+    "status": "FAILED",
+    "createdAt": "2026-01-02T03:04:05.123456789Z",
+    "updatedAt": "2026-01-02T03:04:06Z",
+    "errorCode": "INFERENCE_ENGINE_MEMORY_ERROR",
+    "phase": "ENGINE_INITIALIZING",
+}
+SPEC: Final[dict[str, Any]] = {
+    "name": "n",
+    "gpuType": "H100",
+    "numGpu": 2,
+    "projectId": "p",
+    "creatorId": "c",
+    "teamId": "t",
+    "autoscalingMin": 0,
+    "autoscalingMax": 3,
+    "autoscalingCooldown": 300,
+    "maxBatchSize": 64,
+    "tokenizerSkipSpecialTokens": True,
+    "tokenizerAddSpecialTokens": False,
+    "instanceId": "i",
+    "maxInputLength": 1000,
+    "maxContextLength": 2000,
+    "currReplicaCnt": 1,
+    "desiredReplicaCnt": 2,
+    "updatedReplicaCnt": 0,
+}
+STATUS_METHODS: Final = ("get_status", "restart", "sleep", "terminate", "wake")
+ID_METHODS: Final = (*STATUS_METHODS, "get_spec", "delete", "update", "wait", "get_version_history")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with AsyncFriendli(server.token, server_url=server.url, retry=None) as client:
+        yield client
+
+
+def state(name: str, **others: object) -> Any:
+    """A reply that says what an endpoint is doing."""
+    return json_body({"status": name, "createdAt": "2026-01-02T03:04:05Z", **others})
+
+
+# --- replies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", STATUS_METHODS)
+async def test_a_status_is_decoded_whole(client: AsyncFriendli, server: FriendliServer, method: str) -> None:
+    server.enqueue(json_body(STATUS))
+    reply: EndpointStatus = await getattr(client.dedicated.endpoint, method)("ep_1")
+    assert (reply.status, reply.error_code, reply.phase) == (STATUS["status"], STATUS["errorCode"], STATUS["phase"])
+    assert reply.created_at == datetime(2026, 1, 2, 3, 4, 5, 123457, tzinfo=UTC)
+    assert reply.updated_at == datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
+    assert reply.meta.request_id == server.requests[0].request_id
+
+
+@pytest.mark.parametrize("method", ["get_spec", "update"])
+async def test_a_spec_is_decoded_whole(client: AsyncFriendli, server: FriendliServer, method: str) -> None:
+    server.enqueue(json_body(SPEC))
+    reply = await getattr(client.dedicated.endpoint, method)("ep_1")
+    assert msgspec.to_builtins(reply) == SPEC
+    assert (reply.gpu_type, reply.num_gpu, reply.desired_replica_cnt) == ("H100", 2, 2)
+    assert reply.meta.status == 200
+
+
+async def test_listed_endpoints_and_versions_have_their_ids(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(
+        json_body({"data": {"ep_1": STATUS, "ep_2": {"status": "RUNNING"}}}), json_body({"data": {"v1": SPEC}})
+    )
+    first, second = [endpoint async for endpoint in client.dedicated.endpoint.list()]
+    assert (first.id, first.status, first.error_code) == ("ep_1", "FAILED", STATUS["errorCode"])
+    assert (second.id, second.status, second.created_at) == ("ep_2", "RUNNING", None)
+    [version] = [version async for version in client.dedicated.endpoint.get_version_history("ep_1")]
+    assert (version.id, version.name, version.max_batch_size) == ("v1", "n", 64)
+
+
+@pytest.mark.parametrize("reply", [{}, {"data": {}}, {"data": None, "nextCursor": None}], ids=str)
+async def test_an_empty_list_is_one_however_it_is_written(
+    client: AsyncFriendli, server: FriendliServer, reply: object
+) -> None:
+    server.always(json_body(reply))
+    assert [endpoint async for endpoint in client.dedicated.endpoint.list()] == []
+    assert (await client.dedicated.endpoint.get_version_history("ep_1")).items == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample"),
+    [
+        (EndpointStatus, STATUS),
+        (EndpointSpec, SPEC),
+        (EndpointPage, {"data": {"ep_1": STATUS}, "nextCursor": "x"}),
+        (EndpointVersionPage, {"data": {"v1": SPEC}, "nextCursor": None}),
+    ],
+    ids=lambda value: getattr(value, "__name__", "sample"),
+)
+def test_a_reply_says_the_same_when_it_is_encoded_again(kind: type[msgspec.Struct], sample: Any) -> None:
+    decoded = msgspec.convert(sample, kind)
+    assert msgspec.json.decode(msgspec.json.encode(decoded), type=kind) == decoded
+
+
+async def test_new_fields_and_new_states_break_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("DREAMING", phase="REM", errorCode="NIGHTMARE", new={"a": 1}))
+    reply = await client.dedicated.endpoint.get_status("ep_1")
+    assert (reply.status, reply.phase, reply.error_code) == ("DREAMING", "REM", "NIGHTMARE")
+
+
+@pytest.mark.parametrize("method", [*STATUS_METHODS, "get_spec", "update"])
+async def test_a_reply_that_says_nothing_is_a_decode_error(
+    client: AsyncFriendli, server: FriendliServer, method: str
+) -> None:
+    server.always(json_body({}))
+    with pytest.raises(ResponseDecodeError):
+        await getattr(client.dedicated.endpoint, method)("ep_1")
+
+
+async def test_a_new_endpoint_without_an_id_is_a_decode_error(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body({"endpointName": "n"}))
+    with pytest.raises(ResponseDecodeError, match="endpointId"):
+        await client.dedicated.endpoint.wandb_artifact_create(wandb_artifact_version_name="e/p/a:v1")
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"{}", b'{"id": "ep_1"}', b"[]", b'"ok"', b"true", b"1"], ids=repr)
+async def test_a_deletion_takes_whatever_the_server_says_of_it(
+    client: AsyncFriendli, server: FriendliServer, data: bytes
+) -> None:
+    server.enqueue(body(data, content_type="application/json"))
+    await client.dedicated.endpoint.delete("ep_1")
+    assert (server.requests[0].method, server.requests[0].path) == ("DELETE", f"{BASE}/ep_1")
+
+
+async def test_a_deletion_that_is_answered_with_an_error_or_a_page_has_not_succeeded(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    error = {"error": {"message": "in use", "code": "conflict"}}
+    server.enqueue(json_body(error), body(b"<html></html>"))
+    with pytest.raises(ConflictError, match="in use"):
+        await client.dedicated.endpoint.delete("ep_1")
+    with pytest.raises(ResponseDecodeError):
+        await client.dedicated.endpoint.delete("ep_1")
+
+
+async def test_a_validation_error_is_told_with_its_place(client: AsyncFriendli, server: FriendliServer) -> None:
+    detail = [{"loc": ["path", "endpoint_id"], "msg": "no such thing", "type": "value_error"}]
+    server.enqueue(json_body({"detail": detail}, status=422))
+    with pytest.raises(UnprocessableEntityError, match=r"path\.endpoint_id: no such thing"):
+        await client.dedicated.endpoint.delete("ep_1")
+
+
+# --- what goes out ---------------------------------------------------------------------------------------------------
+
+
+async def test_bodies_are_camel_case_but_what_is_inside_advanced(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("INITIALIZING"))
+    await client.dedicated.endpoint.create(**NEW, hf_model_repo="org/repo", initial_version_comment=None)
+    assert server.requests[0].json == {
+        "projectId": "p",
+        "name": "n",
+        "instanceOptionId": "i",
+        "advanced": ADVANCED,
+        "hfModelRepo": "org/repo",
+        "initialVersionComment": None,
+    }
+
+
+async def test_structs_serve_as_well_as_dicts(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("INITIALIZING"), json_body({"endpointId": "ep_1"}))
+    await client.dedicated.endpoint.create(
+        **{**NEW, "advanced": AdvancedConfig(**ADVANCED, max_token_count=10)},
+        simplescale=SimplescaleConfig(replicas=2),
+        autoscaling_policy=AutoscalingPolicy(max_replica=4),
+    )
+    sent: Any = server.requests[0].json
+    assert sent["advanced"] == {**ADVANCED, "max_token_count": 10}
+    assert (sent["simplescale"], sent["autoscalingPolicy"]) == ({"replicas": 2}, {"maxReplica": 4})
+    created = await client.dedicated.endpoint.wandb_artifact_create(
+        wandb_artifact_version_name="e/p/a:v1", accelerator=AcceleratorRequirement("H100", 1)
+    )
+    assert created.endpoint_id == "ep_1"
+    sent = server.requests[1].json
+    assert sent == {"wandbArtifactVersionName": "e/p/a:v1", "accelerator": {"type": "H100", "count": 1}}
+
+
+async def test_an_update_sends_what_it_changes_and_nothing_else(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(json_body(SPEC))
+    await client.dedicated.endpoint.update("ep_1")
+    await client.dedicated.endpoint.update(
+        "ep_1", autoscaling_policy=None, extra_body={"newKey": 1}, extra_query={"a": 1}
+    )
+    assert [request.json for request in server.requests] == [{}, {"autoscalingPolicy": None, "newKey": 1}]
+    assert list(server.requests[1].query["a"]) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"name": None}, "name"),
+        ({"project_id": 1}, "project_id"),
+        ({"advanced": {"tokenizer_add_special_tokens": True}}, "advanced"),
+        ({"advanced": {**ADVANCED, "max_batch_size": "many"}}, "advanced.max_batch_size"),
+        ({"advanced": {**ADVANCED, "max_token_count": None}}, "advanced.max_token_count"),
+        ({"autoscaling_policy": {"minReplica": 1.5}}, "autoscaling_policy.minReplica"),
+        ({"autoscaling_policy": 3}, "autoscaling_policy"),
+        ({"simplescale": {}}, "simplescale"),
+        ({"hf_model_repo": 5}, "hf_model_repo"),
+        ({"extra_body": {"x": float("nan")}}, "x"),
+    ],
+    ids=str,
+)
+async def test_a_bad_value_is_refused_with_its_path(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(place)}: "):
+        await client.dedicated.endpoint.create(**{**NEW, **options})
+    assert server.requests == []
+
+
+async def test_an_unknown_keyword_is_refused_with_the_nearest_one(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    endpoint: Any = client.dedicated.endpoint
+    with pytest.raises(TypeError, match="'hf_model_repo'"):
+        await endpoint.create(**NEW, hf_model_rep="org/repo")
+    with pytest.raises(TypeError, match="'new_version_comment'"):
+        await endpoint.update("ep_1", version_comment="x")
+    with pytest.raises(TypeError, match="name"):
+        await endpoint.create(project_id="p", instance_option_id="i", advanced=ADVANCED)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("endpoint_id", ["", ".", "..", None, 5], ids=repr)
+@pytest.mark.parametrize("method", ID_METHODS)
+async def test_what_is_no_id_is_refused(
+    client: AsyncFriendli, server: FriendliServer, method: str, endpoint_id: Any
+) -> None:
+    with pytest.raises(ValueError, match="endpoint_id"):
+        await getattr(client.dedicated.endpoint, method)(endpoint_id)
+    assert server.requests == []
+
+
+async def test_an_id_stays_one_segment_of_the_path(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(state("RUNNING"))
+    await client.dedicated.endpoint.sleep("a/../b?c#d e%2F")
+    assert server.requests[0].raw_path == f"{BASE}/a%2F..%2Fb%3Fc%23d%20e%252F/sleep"
+    assert not server.requests[0].query
+
+
+async def test_team_goes_out_and_changes_of_state_have_no_body(server: FriendliServer) -> None:
+    server.always(state("RUNNING"))
+    async with AsyncFriendli("test-token", team="team_1", server_url=server.url) as client:
+        for method in STATUS_METHODS:
+            await getattr(client.dedicated.endpoint, method)("ep_1")
+    for request in server.requests:
+        assert request.headers["x-friendli-team"] == "team_1"
+        assert "content-type" not in request.headers
+        assert request.body == b""
+
+
+@pytest.mark.parametrize("method", [*STATUS_METHODS, "get_spec", "update", "delete"])
+async def test_management_is_repeated_where_its_reply_was_lost(server: FriendliServer, method: str) -> None:
+    server.enqueue(status(500, retry_after_ms=0), json_body({**STATUS, **SPEC}))
+    async with AsyncFriendli("test-token", server_url=server.url) as client:
+        await getattr(client.dedicated.endpoint, method)("ep_1")
+    assert len(server.requests) == 2
+
+
+async def test_creations_are_not_repeated_where_they_may_have_been_accepted(server: FriendliServer) -> None:
+    server.always(status(500, retry_after_ms=0))
+    async with AsyncFriendli("test-token", server_url=server.url) as client:
+        with pytest.raises(InternalServerError):
+            await client.dedicated.endpoint.create(**NEW)
+        with pytest.raises(InternalServerError):
+            await client.dedicated.endpoint.wandb_artifact_create(wandb_artifact_version_name="e/p/a:v1")
+    assert len(server.requests) == 2
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+async def test_waiting_ends_when_the_endpoint_is_in_the_state(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("INITIALIZING"), state("UNKNOWN"), state("DREAMING"), state("SLEEPING"), state("RUNNING"))
+    reply = await client.dedicated.endpoint.wait("ep_1", interval=0)
+    assert (reply.status, reply.meta.status) == ("RUNNING", 200)
+    assert {(request.method, request.path) for request in server.requests} == {("GET", f"{BASE}/ep_1/status")}
+    assert len(server.requests) == 5
+
+
+async def test_an_endpoint_that_is_in_the_state_is_looked_at_once(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(state("SLEEPING"))
+    assert (await client.dedicated.endpoint.wait("ep_1", until="SLEEPING", timeout=None)).status == "SLEEPING"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("now", "until"),
+    [
+        ("FAILED", "RUNNING"),
+        ("FAILED", "SLEEPING"),
+        ("TERMINATING", "RUNNING"),
+        ("TERMINATED", "RUNNING"),
+        ("TERMINATED", "FAILED"),
+    ],
+)
+async def test_waiting_for_what_cannot_come_is_an_error_that_says_why(
+    client: AsyncFriendli, server: FriendliServer, now: str, until: str
+) -> None:
+    server.enqueue(state("STOPPING"), state(now, errorCode="INFERENCE_ENGINE_MEMORY_ERROR"))
+    with pytest.raises(APIStatusError, match=f"ep_1 is {now} .INFERENCE_ENGINE_MEMORY_ERROR.*not be {until}") as raised:
+        await client.dedicated.endpoint.wait("ep_1", until=until, interval=0)
+    error = raised.value
+    assert (error.type, error.code, error.status_code) == (now, "INFERENCE_ENGINE_MEMORY_ERROR", 0)
+    assert error.request_id == server.requests[1].request_id
+    assert error.meta is not None
+    assert error.meta.status == 200
+
+
+async def test_a_failed_endpoint_can_still_come_to_its_end(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("FAILED"), state("TERMINATING"), state("TERMINATED"))
+    reply = await client.dedicated.endpoint.wait("ep_1", until="TERMINATED", interval=0)
+    assert reply.status == "TERMINATED"
+
+
+async def test_waiting_too_long_is_a_timeout_that_says_how_far_it_got(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.always(state("INITIALIZING", phase="DOWNLOADING_MODEL"))
+    with pytest.raises(
+        APITimeoutError, match=r"not RUNNING within 0\.2 s: it is INITIALIZING, DOWNLOADING_MODEL"
+    ) as raised:
+        await client.dedicated.endpoint.wait("ep_1", timeout=0.2, interval=3600)
+    assert (raised.value.limit, raised.value.seconds, raised.value.sent) == ("total", 0.2, True)
+    assert isinstance(raised.value, TimeoutError)
+    assert len(server.requests) == 1
+
+
+async def test_the_time_of_waiting_cuts_into_a_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(script(stall()))
+    with pytest.raises(APITimeoutError, match=r"not RUNNING within 0\.05 s$") as raised:
+        await client.dedicated.endpoint.wait("ep_1", timeout=0.05)
+    assert raised.value.limit == "total"
+    assert raised.value.meta is None
+
+
+async def test_a_time_limit_of_a_call_stays_what_it_is(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(script(stall()))
+    hasty = client.with_options(timeout=Timeouts(first_event=0.05))
+    with pytest.raises(APITimeoutError) as raised:
+        await hasty.dedicated.endpoint.wait("ep_1", timeout=600)
+    assert (raised.value.limit, raised.value.seconds) == ("first_event", 0.05)
+
+
+async def test_an_endpoint_that_is_gone_ends_the_waiting(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("INITIALIZING"), status(404))
+    with pytest.raises(NotFoundError):
+        await client.dedicated.endpoint.wait("ep_1", interval=0)
+
+
+async def test_waiting_can_be_cancelled(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(state("INITIALIZING"))
+    waiting = asyncio.create_task(client.dedicated.endpoint.wait("ep_1", interval=3600))
+    await server.wait_for_requests(1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_waiting_on_a_closed_client_is_told_so(server: FriendliServer) -> None:
+    client = AsyncFriendli("test-token", server_url=server.url)
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.dedicated.endpoint.wait("ep_1")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"timeout": "60"},
+        {"timeout": True},
+        {"interval": None},
+        {"interval": -0.1},
+        {"interval": float("inf")},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["wait", "wake"])
+async def test_seconds_that_are_none_are_refused(
+    client: AsyncFriendli, server: FriendliServer, method: str, bad: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(bad))}: must be a number of seconds"):
+        await getattr(client.dedicated.endpoint, method)("ep_1", **bad)
+    assert server.requests == []
+
+
+async def test_waking_does_not_wait_unless_it_is_told_to(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(state("AWAKING"))
+    assert (await client.dedicated.endpoint.wake("ep_1")).status == "AWAKING"
+    server.enqueue(state("SLEEPING"), state("AWAKING"), state("RUNNING"))
+    assert (await client.dedicated.endpoint.wake("ep_1", wait=True, interval=0)).status == "RUNNING"
+    assert [request.method for request in server.requests] == ["PUT", "PUT", "GET", "GET"]
+
+
+# --- a whole life, at the embedded server ----------------------------------------------------------------------------
+
+
+async def test_an_endpoint_lives_from_its_creation_to_its_end(client: AsyncFriendli) -> None:
+    endpoint = client.dedicated.endpoint
+    await endpoint.create(**NEW, autoscaling_policy={"maxReplica": 4})
+    [created] = [listed async for listed in endpoint.list(project_id="p")]
+    assert (await endpoint.wait(created.id, interval=0)).status == "RUNNING"
+    updated = await endpoint.update(created.id, advanced={**ADVANCED, "max_batch_size": 7}, new_version_comment="7")
+    assert (updated.name, updated.autoscaling_max, updated.max_batch_size) == ("n", 4, 7)
+    assert await endpoint.get_spec(created.id) == updated
+    versions = [version async for version in endpoint.get_version_history(created.id, limit=1)]
+    assert sorted(version.max_batch_size or 0 for version in versions)[0] == 7
+    await endpoint.wait(created.id, interval=0)
+    await endpoint.sleep(created.id)
+    assert (await endpoint.wait(created.id, until="SLEEPING", interval=0)).status == "SLEEPING"
+    assert (await endpoint.wake(created.id, wait=True, interval=0)).status == "RUNNING"
+    await endpoint.restart(created.id)
+    assert (await endpoint.wait(created.id, interval=0)).status == "RUNNING"
+    await endpoint.terminate(created.id)
+    assert (await endpoint.wait(created.id, until="TERMINATED", interval=0)).status == "TERMINATED"
+    await endpoint.delete(created.id)
+    with pytest.raises(NotFoundError):
+        await endpoint.get_status(created.id)
+    assert [listed async for listed in endpoint.list()] == []
+
+
+async def test_an_artifact_becomes_an_endpoint(client: AsyncFriendli) -> None:
+    created = await client.dedicated.endpoint.wandb_artifact_create(
+        wandb_artifact_version_name="ent/proj/art:v1", name="from artifact", idempotency_key="k"
+    )
+    assert created.endpoint_name == "from artifact"
+    assert (await client.dedicated.endpoint.get_spec(created.endpoint_id)).name == "from artifact"

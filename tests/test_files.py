@@ -1,0 +1,408 @@
+"""Files: the protocol of an upload, the download, and what each of them leaves behind."""
+
+import hashlib
+import io
+import os
+import tempfile
+import tracemalloc
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from support.sockets import QUICK, TOKEN, Conversation, RawServer, client_of, nothing_left, within
+from support.sockets import reply as http_reply
+
+from friendli_async import (
+    APIConnectionError,
+    AsyncFriendli,
+    ConflictError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResponseDecodeError,
+    UnprocessableEntityError,
+)
+from friendli_async.files import UploadedFile
+from friendli_async.testing import FriendliServer, body, cut, head, json_body, raw, reset, script, status
+
+DATA: Final = bytes(range(256)) * 4096  # 1 MiB, four pieces
+DIGEST: Final = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
+
+
+async def iterated(data: bytes = DATA) -> AsyncIterator[bytes]:
+    for position in range(0, len(data), 100_000):
+        yield data[position : position + 100_000]
+
+
+def contents(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with client_of(server.url, retry=QUICK, team="team", headers={"X-Mine": "secret"}) as client:
+        yield client
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "report.txt"
+    path.write_bytes(DATA)
+    return path
+
+
+# --- uploads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "open file", "iterator", "pipe"])
+async def test_upload_goes_through_the_whole_protocol(
+    server: FriendliServer, client: AsyncFriendli, path: Path, kind: str
+) -> None:
+    read_end, write_end = os.pipe()
+    with path.open("rb") as file, os.fdopen(read_end, "rb") as pipe:
+        os.write(write_end, DATA[:1000])
+        os.close(write_end)
+        given: dict[str, Any] = {
+            "path": path,
+            "bytes": DATA,
+            "open file": file,
+            "iterator": iterated(),
+            "pipe": pipe,
+        }
+        uploaded = await within(client.file.upload(given[kind], project_id="proj", name="mine.txt"))
+    size, digest = len(DATA), DIGEST
+    if kind == "pipe":
+        size, digest = 1000, f"sha256:{hashlib.sha256(DATA[:1000]).hexdigest()}"
+    assert uploaded == UploadedFile(id="file-1", name="mine.txt", size=size, digest=digest)
+    assert [(request.method, request.path) for request in server.requests] == [
+        ("POST", "/beta/file"),
+        ("POST", "/uploads/file-1"),
+        ("PATCH", "/beta/file/file-1"),
+    ]
+    expected = {"name": "mine.txt", "size": size, "digest": digest, "projectId": "proj"}
+    assert server.requests[0].json == expected
+    info = await client.file.get_info(uploaded.id)
+    assert (info.status, info.size, info.digest, info.project_id) == ("UPLOADED", size, digest, "proj")
+    assert info.created_at is not None
+    assert info.created_at.tzinfo is UTC
+
+
+async def test_content_goes_out_as_a_form_with_its_fields_first_and_nothing_of_ours(
+    server: FriendliServer, client: AsyncFriendli, path: Path
+) -> None:
+    await client.file.upload(path, project_id="proj")
+    sent = server.requests[1]
+    assert [(part.name, part.filename, part.content_type) for part in sent.form] == [
+        ("key", None, None),
+        ("policy", None, None),
+        ("file", "upload", "application/octet-stream"),
+    ]
+    assert int(sent.headers["Content-Length"]) == len(sent.body)
+    assert {name.lower() for name in sent.headers} == {
+        *("host", "accept", "accept-encoding", "user-agent", "content-type", "content-length"),
+    }
+    for ours in (server.requests[0], server.requests[2]):
+        assert ours.headers["Authorization"] == f"Bearer {TOKEN}"
+        assert ours.headers["X-Friendli-Team"] == "team"
+        assert ours.headers["X-Mine"] == "secret"
+
+
+async def test_content_that_is_there_already_is_not_sent_again(server: FriendliServer, client: AsyncFriendli) -> None:
+    seen: list[tuple[int, int | None]] = []
+    first = await client.file.upload(DATA, project_id="proj")
+    again = await client.file.upload(DATA, project_id="proj", progress=lambda *now: seen.append(now))
+    assert first.id != again.id
+    assert [request.path for request in server.requests[3:]] == ["/beta/file", f"/beta/file/{again.id}"]
+    assert seen == [(len(DATA), len(DATA))]
+
+
+async def test_progress_is_told_from_nothing_to_all_and_anew_for_another_attempt(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    server.enqueue(script(reset()), path="/uploads/file-1")
+    await client.file.upload(DATA, project_id="proj", progress=lambda *now: seen.append(now))
+    quarter = len(DATA) // 4
+    once = [(quarter * number, len(DATA)) for number in range(5)]
+    assert seen == once * 2
+
+
+async def test_error_of_progress_ends_the_upload(server: FriendliServer, client: AsyncFriendli) -> None:
+    def stop(sent: int, total: int | None) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        await within(client.file.upload(DATA, project_id="proj", progress=stop))
+    await nothing_left(client, server, connections=server.open_connections)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "name"),
+    [("path", {}, "report.txt"), ("bytes", {}, DIGEST), ("path", {"name": "x"}, "x"), ("bytes", {"name": "x"}, "x")],
+    ids=["path", "bytes", "named path", "named bytes"],
+)
+async def test_file_has_a_name(
+    server: FriendliServer, client: AsyncFriendli, path: Path, content: str, options: Any, name: str
+) -> None:
+    uploaded = await client.file.upload({"path": path, "bytes": DATA}[content], project_id="proj", **options)
+    assert uploaded.name == name
+    assert (await client.file.get_info(uploaded.id)).name == name
+
+
+async def test_empty_file_can_be_uploaded(server: FriendliServer, client: AsyncFriendli, tmp_path: Path) -> None:
+    uploaded = await client.file.upload(b"", project_id="proj")
+    assert uploaded.size == 0
+    await client.file.download(uploaded.id, tmp_path / "empty")
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
+async def test_announcement_is_not_repeated_once_it_may_have_been_taken(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(reset()))
+    with pytest.raises(APIConnectionError):
+        await client.file.upload(b"x", project_id="proj")
+    assert len(server.requests) == 1
+
+
+async def test_refusal_of_the_target_is_an_error_and_the_upload_is_not_completed(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(status(403, message="the policy has expired"), path="/uploads/file-1")
+    with pytest.raises(PermissionDeniedError, match="the policy has expired"):
+        await client.file.upload(DATA, project_id="proj")
+    assert [request.method for request in server.requests] == ["POST", "POST"]
+
+
+async def test_reply_of_the_target_need_not_be_json(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(body(b"<PostResponse/>", status=201, content_type="application/xml"), path="/uploads/file-1")
+    server.enqueue(body(b"", content_type="text/plain"), path="/beta/file/file-1")
+    assert (await client.file.upload(DATA, project_id="proj")).id == "file-1"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "/relative", "", "http://user:key@host/", "http://host/a b", "http://["]
+)
+async def test_target_that_is_no_web_address_is_refused_without_being_repeated(
+    server: FriendliServer, client: AsyncFriendli, url: str, tmp_path: Path
+) -> None:
+    server.enqueue(json_body({"fileId": "f", "uploadUrl": url}), json_body({"downloadUrl": url}))
+    with pytest.raises(ResponseDecodeError, match="upload URL") as caught:
+        await client.file.upload(DATA, project_id="proj")
+    assert "key" not in str(caught.value)
+    with pytest.raises(ResponseDecodeError, match="download URL"):
+        await client.file.download("f", tmp_path / "f")
+    assert len(server.requests) == 2
+    assert contents(tmp_path) == []
+
+
+async def test_accepted_without_a_word_is_none_and_ends_an_upload(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    nothing = body(b"", status=202, content_type="text/plain")
+    server.enqueue(nothing, nothing)
+    assert await client.file.init_upload(name="n", size=1, digest=DIGEST, project_id="p") is None
+    with pytest.raises(ResponseDecodeError, match="without saying where"):
+        await client.file.upload(b"x", project_id="p")
+
+
+async def test_file_that_changes_while_it_is_being_uploaded_is_an_error(
+    server: FriendliServer, client: AsyncFriendli, path: Path
+) -> None:
+    def change(sent: int, total: int | None) -> None:
+        if sent:
+            path.write_bytes(b"other")
+
+    with pytest.raises(ValueError, match="has changed"):
+        await client.file.upload(path, project_id="proj", progress=change)
+    assert [request.path for request in server.requests if request.method == "PATCH"] == []
+
+
+async def test_temporary_copy_is_gone_after_success_and_failure(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    original = tempfile.TemporaryFile
+
+    def remembered() -> Any:
+        made.append(original(dir=tmp_path))
+        return made[-1]
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield DATA
+        raise RuntimeError("mine")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", remembered)
+    await client.file.upload(iterated(), project_id="proj")
+    with pytest.raises(RuntimeError, match="mine"):
+        await client.file.upload(broken(), project_id="proj")
+    assert [file.closed for file in made] == [True, True]
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"content": "report.txt", "project_id": "p"}, r"content: .*pathlib\.Path"),
+        ({"content": b"x", "project_id": None}, "project_id: Expected `str`"),
+        ({"content": b"x", "project_id": "p", "name": 5}, "name: Expected `str`"),
+        ({"content": io.StringIO("x"), "project_id": "p"}, "binary mode"),
+    ],
+    ids=["str", "no project", "number as name", "text file"],
+)
+async def test_bad_argument_is_refused_before_anything_is_sent(
+    server: FriendliServer, client: AsyncFriendli, arguments: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        await client.file.upload(**arguments)
+    with pytest.raises(ValueError, match="size: Expected `int`"):
+        await client.file.init_upload(name="n", size="1", digest="d", project_id="p")  # type: ignore[arg-type]
+    assert server.connections == 0
+
+
+async def test_server_checks_are_their_errors(server: FriendliServer, client: AsyncFriendli) -> None:
+    with pytest.raises(UnprocessableEntityError, match="digest"):
+        await client.file.init_upload(name="n", size=1, digest="md5:0", project_id="p")
+    announced = await client.file.init_upload(name="n", size=1, digest=DIGEST, project_id="p")
+    assert announced is not None
+    assert announced.upload_url is not None
+    assert announced.aws == {"key": "files/file-1", "policy": "size=1"}
+    with pytest.raises(ConflictError):
+        await client.file.complete_upload(announced.file_id)
+    assert (await client.file.get_info(announced.file_id)).status == "UPLOADING"
+    with pytest.raises(NotFoundError):
+        await client.file.get_info("no such file")
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+
+async def test_download_gives_what_was_uploaded_and_tells_its_progress(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
+) -> None:
+    uploaded = await client.file.upload(DATA, project_id="proj")
+    seen: list[tuple[int, int | None]] = []
+    target = tmp_path / "here.bin"
+    target.write_bytes(b"old")
+    path = await within(client.file.download(uploaded.id, str(target), progress=lambda *now: seen.append(now)))
+    assert path == target
+    assert target.read_bytes() == DATA
+    assert contents(tmp_path) == [target]
+    assert (seen[0], seen[-1]) == ((0, len(DATA)), (len(DATA), len(DATA)))
+    fetched = server.requests[-1]
+    assert fetched.path == f"/downloads/{uploaded.id}"
+    assert not {"authorization", "x-friendli-team", "x-mine"} & {name.lower() for name in fetched.headers}
+
+
+async def test_download_that_breaks_off_begins_anew(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
+) -> None:
+    uploaded = await client.file.upload(DATA, project_id="proj")
+    length = {"Content-Length": str(len(DATA))}
+    server.enqueue(script(raw(b"x" * 100_000), cut(), headers=length), path=f"/downloads/{uploaded.id}")
+    await within(client.file.download(uploaded.id, tmp_path / "here"))
+    assert (tmp_path / "here").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("what", ["break", "status", "progress"])
+async def test_failed_download_leaves_what_was_there_and_nothing_else(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path, what: str
+) -> None:
+    target = tmp_path / "here"
+    target.write_bytes(b"old")
+    url = f"{server.url}/somewhere"
+
+    def progress(received: int, total: int | None) -> None:
+        if what == "progress" and received:
+            raise RuntimeError("enough")
+
+    server.enqueue(json_body({"downloadUrl": url}))
+    broken = script(head(), raw(DATA[:1000]), cut())
+    server.enqueue(*{"break": [broken] * 3, "status": [status(404)], "progress": [body(DATA)]}[what])
+    error = {"break": APIConnectionError, "status": NotFoundError, "progress": RuntimeError}[what]
+    with pytest.raises(error):
+        await within(client.file.download("f", target, progress=progress))
+    assert contents(tmp_path) == [target]
+    assert target.read_bytes() == b"old"
+
+
+async def test_place_that_cannot_be_written_is_its_own_error(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
+) -> None:
+    uploaded = await client.file.upload(b"x", project_id="proj")
+    with pytest.raises(FileNotFoundError):
+        await client.file.download(uploaded.id, tmp_path / "no" / "where")
+
+
+async def test_id_is_percent_encoded_and_an_empty_one_refused(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(json_body({"downloadUrl": "https://host/", "fileId": "a/b", "s3Uri": "s3://bucket/a"}))
+    found = await client.file.get_download_url("a/b?c")
+    assert server.requests[0].raw_path == "/beta/file/a%2Fb%3Fc/download_url"
+    assert (found.download_url, found.file_id, found.s3_uri) == ("https://host/", "a/b", "s3://bucket/a")
+    for call in (client.file.get_info, client.file.complete_upload, client.file.get_download_url):
+        with pytest.raises(ValueError, match="file_id"):
+            await call("")
+
+
+async def test_info_survives_new_states_and_fields_but_not_their_absence(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(
+        json_body({"id": "f", "status": "SCANNING", "expiresAt": "2030-01-02T03:04:05Z", "new": 1}),
+        json_body({}),
+        json_body({}),
+    )
+    info = await client.file.get_info("f")
+    assert info.status == "SCANNING"
+    assert info.expires_at == datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    with pytest.raises(ResponseDecodeError):
+        await client.file.get_info("f")
+    with pytest.raises(ResponseDecodeError):
+        await client.file.get_download_url("f")
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+async def test_memory_stays_bounded_both_ways(tmp_path: Path) -> None:
+    size = 48 * 1024 * 1024
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        os.truncate(file.fileno(), size)
+
+    async def talk(conversation: Conversation) -> None:
+        while (request := await conversation._reader.readuntil(b"\r\n\r\n")) is not None:
+            if request.startswith(b"POST /beta"):
+                await conversation._reader.readuntil(b"}")
+                answer = f'{{"fileId": "f", "uploadUrl": "{server.url}/bucket"}}'
+            elif request.startswith(b"POST /bucket"):
+                length = int(request.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                while length > 0:
+                    length -= len(await conversation._reader.read(65536))
+                answer = ""
+            elif request.startswith(b"GET /bucket"):
+                await conversation.send(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+                for _ in range(size // 65536):
+                    await conversation.send(bytes(65536))
+                continue
+            else:
+                answer = f'{{"downloadUrl": "{server.url}/bucket"}}'
+            await conversation.send(http_reply(answer.encode()))
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        tracemalloc.start()
+        try:
+            await within(client.file.upload(large, project_id="p"), 60)
+            await within(client.file.download("f", tmp_path / "back"), 60)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (tmp_path / "back").stat().st_size == size
+    assert peak < 12 * 1024 * 1024

@@ -1,0 +1,202 @@
+"""Lists that come page by page: what is asked for, when, and where they end."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pytest
+
+from friendli_async import AsyncFriendli, NotFoundError, RateLimitError
+from friendli_async.testing import FriendliServer, json_body, status
+
+TIMES: Final = {"start_time": datetime(2026, 1, 1, tzinfo=UTC), "end_time": datetime(2026, 1, 9, tzinfo=UTC)}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with AsyncFriendli("test-token", server_url=server.url, retry=None) as client:
+        yield client
+
+
+def endpoints(*ids: str, cursor: object = None) -> Any:
+    """A page of endpoints."""
+    return json_body({"data": {each: {"status": "RUNNING"} for each in ids}, "nextCursor": cursor})
+
+
+def costs(*totals: str, more: bool, page: str | None) -> Any:
+    """A page of costs, one bucket each."""
+    moment = "2026-01-01T00:00:00Z"
+    data = [{"start_time": moment, "end_time": moment, "results": [{"total": total}]} for total in totals]
+    return json_body({"data": data, "has_more": more, "next_page": page})
+
+
+def queries(server: FriendliServer) -> list[dict[str, list[str]]]:
+    return [{name: list(values) for name, values in request.query.items()} for request in server.requests]
+
+
+async def test_items_of_all_pages_come_in_order(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(endpoints("a", "b", cursor="2"), endpoints(cursor="3"), endpoints("c"))
+    listed = client.dedicated.endpoint.list(project_id="p", limit=2)
+    assert [endpoint.id async for endpoint in listed] == ["a", "b", "c"]
+    fixed = {"project_id": ["p"], "limit": ["2"]}
+    assert queries(server) == [fixed, fixed | {"cursor": ["2"]}, fixed | {"cursor": ["3"]}]
+
+
+async def test_pages_come_one_by_one_each_with_its_meta(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(endpoints("a", cursor="2"), endpoints("b"))
+    pages = [page async for page in client.dedicated.endpoint.list().pages()]
+    assert [list(page.data) for page in pages] == [["a"], ["b"]]
+    assert [page.meta.request_id for page in pages] == [request.request_id for request in server.requests]
+
+
+async def test_awaiting_a_list_gives_its_first_page_alone(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(endpoints("a", cursor="2"))
+    page = await client.dedicated.endpoint.list()
+    assert (list(page.data), page.next_cursor) == (["a"], "2")
+    assert len(server.requests) == 1
+
+
+async def test_a_list_begins_at_the_cursor_that_it_is_given(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(endpoints("c", cursor="4"), endpoints("d"), endpoints("c"))
+    listed = client.dedicated.endpoint.list(cursor="3")
+    assert [endpoint.id async for endpoint in listed] == ["c", "d"]
+    await client.dedicated.endpoint.list(extra_query={"cursor": "=&?"})
+    assert [query["cursor"] for query in queries(server)] == [["3"], ["4"], ["=&?"]]
+
+
+async def test_nothing_is_sent_before_the_list_is_used_nor_a_page_before_it_is_needed(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(endpoints("a", "b", cursor="2"), endpoints("c"))
+    listed = client.dedicated.endpoint.list()
+    items = aiter(listed)
+    assert server.requests == []
+    assert [(await anext(items)).id, (await anext(items)).id] == ["a", "b"]
+    assert len(server.requests) == 1
+    assert (await anext(items)).id == "c"
+    assert len(server.requests) == 2
+
+
+async def test_each_use_of_a_list_begins_anew(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(endpoints("a"))
+    listed = client.dedicated.endpoint.list()
+    assert [endpoint.id async for endpoint in listed] == [endpoint.id async for endpoint in listed] == ["a"]
+    assert list((await listed).data) == list((await listed).data) == ["a"]
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("last", [None, ""], ids=["null", "empty"])
+async def test_a_page_without_a_cursor_is_the_last(
+    client: AsyncFriendli, server: FriendliServer, last: str | None
+) -> None:
+    server.enqueue(endpoints("a", cursor=last))
+    items = aiter(client.dedicated.endpoint.list())
+    assert [endpoint.id async for endpoint in items] == ["a"]
+    with pytest.raises(StopAsyncIteration):
+        await anext(items)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("begin", "cursors"), [(None, ["2", "2"]), ("2", ["2"]), (None, ["2", "3", "2"])])
+async def test_a_cursor_that_comes_twice_ends_the_list(
+    client: AsyncFriendli, server: FriendliServer, begin: str | None, cursors: list[str]
+) -> None:
+    server.enqueue(*(endpoints(str(index), cursor=cursor) for index, cursor in enumerate(cursors)))
+    listed = client.dedicated.endpoint.list(cursor=begin)
+    assert [endpoint.id async for endpoint in listed] == [str(index) for index in range(len(cursors))]
+    assert len(server.requests) == len(cursors)
+
+
+async def test_after_an_error_the_iterator_goes_on_with_the_page_that_failed(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(endpoints("a", cursor="2"), status(429), endpoints("b"))
+    items = aiter(client.dedicated.endpoint.list())
+    assert (await anext(items)).id == "a"
+    with pytest.raises(RateLimitError):
+        await anext(items)
+    assert (await anext(items)).id == "b"
+    assert [query.get("cursor") for query in queries(server)] == [None, ["2"], ["2"]]
+
+
+async def test_errors_of_a_page_are_those_of_any_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(status(404, message="no such endpoint"))
+    history = client.dedicated.endpoint.get_version_history("ep_1")
+    with pytest.raises(NotFoundError, match="no such endpoint"):
+        await history
+    with pytest.raises(NotFoundError, match="no such endpoint"):
+        [version async for version in history]
+
+
+async def test_costs_go_on_as_long_as_the_server_says_that_there_are_more(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(costs("1", more=True, page="p2"), costs("2", "3", more=False, page="p3"))
+    totals = [bucket.results[0].total async for bucket in client.cost.get(**TIMES)]
+    assert totals == ["1", "2", "3"]
+    assert [query.get("page") for query in queries(server)] == [None, ["p2"]]
+
+
+async def test_more_pages_without_a_cursor_are_none(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(costs("1", more=True, page=None))
+    assert len([page async for page in client.cost.get(**TIMES).pages()]) == 1
+    assert len(server.requests) == 1
+
+
+async def test_what_the_caller_does_to_its_lists_later_changes_no_page(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    empty = {"data": [], "has_more": True, "next_page": "p2"}
+    server.enqueue(json_body(empty), json_body({"data": []}))
+    models = ["m1"]
+    pages = aiter(client.usage.get(**TIMES, models=models).pages())
+    await anext(pages)
+    models.append("m2")
+    await anext(pages)
+    assert [query["models"] for query in queries(server)] == [["m1"], ["m1"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"limit": "20"}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"limit": 1.5}, "limit"),
+        ({"cursor": b"abc"}, "cursor"),
+        ({"cursor": "\ud83d"}, "cursor"),
+        ({"project_id": 3}, "project_id"),
+        ({"extra_query": {"cursor": 3}}, "cursor"),
+        ({"extra_query": {"a": {}}}, "a"),
+        ({"extra_query": [1]}, "extra_query"),
+    ],
+    ids=str,
+)
+async def test_a_bad_value_is_refused_at_the_call(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(ValueError, match=place):
+        client.dedicated.endpoint.list(**options)
+    assert server.requests == []
+
+
+async def test_an_unknown_keyword_is_refused_at_the_call_with_the_nearest_one(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    with pytest.raises(TypeError, match="'limit'"):
+        client.dedicated.endpoint.list(limitt=3)
+    with pytest.raises(TypeError, match=r"with_options\(timeout="):
+        client.usage.get(**TIMES, timeout=3)
+    assert server.requests == []
+
+
+async def test_none_and_what_is_left_out_are_left_to_the_server(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.always(endpoints())
+    await client.dedicated.endpoint.list()
+    await client.dedicated.endpoint.list(project_id=None, limit=None, cursor=None)
+    assert queries(server) == [{}, {}]

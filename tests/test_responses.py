@@ -1,0 +1,299 @@
+"""Responses: what goes in, what comes back whole, and both against servers."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+from support.engine import CALLS_A_TOOL
+from support.responses import CALLED, SAID, THOUGHT, WHOLE
+
+from friendli_async import (
+    AsyncFriendli,
+    RateLimitError,
+    ResponseDecodeError,
+)
+from friendli_async.replies import FunctionCall, ToolCall
+from friendli_async.responses import (
+    ContentPart,
+    FunctionCallArgumentsDelta,
+    InputMessage,
+    InputText,
+    InputTokensDetails,
+    OutputItem,
+    OutputItemDone,
+    OutputTextDelta,
+    OutputTextDone,
+    OutputTokensDetails,
+    Response,
+    ResponseCompleted,
+    ResponseCreated,
+    ResponseStream,
+    ResponseUsage,
+    UnknownEvent,
+)
+from friendli_async.testing import (
+    FriendliServer,
+    json_body,
+)
+from friendli_async.testing.engine import LocalEngine
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with AsyncFriendli(server.token, server_url=server.url, container_url=server.url, retry=None) as opened:
+        yield opened
+
+
+# --- plain replies ---------------------------------------------------------------------------------------------------
+
+
+async def test_reply_gives_text_reasoning_tool_calls_usage_and_meta(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(json_body({**WHOLE, "error": None, "incomplete_details": None, "new_field": 1}))
+    reply = await client.serverless.responses.create(model="m", input="hi")
+    assert (reply.id, reply.model, reply.status, reply.created_at) == ("resp_1", "m", "completed", 1700000000)
+    assert reply.text == "Hello there!"
+    assert reply.reasoning == "think harder"
+    assert reply.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
+    assert reply.usage == ResponseUsage(5, 7, 12, InputTokensDetails(2), OutputTokensDetails(3))
+    assert reply.meta.status == 200
+    assert [item.type for item in reply.output] == ["reasoning", "message", "function_call"]
+
+
+def test_reply_encodes_to_what_it_was_decoded_from() -> None:
+    assert json.loads(msgspec.json.encode(msgspec.json.decode(json.dumps(WHOLE), type=Response))) == WHOLE
+
+
+async def test_items_parts_and_states_of_new_kinds_are_kept(client: AsyncFriendli, server: FriendliServer) -> None:
+    item = {"type": "web_search_call", "id": "ws_1", "status": "searching", "action": {"query": "x"}}
+    message = {"type": "message", "content": [{"type": "output_song", "text": "la"}]}
+    server.enqueue(json_body({**WHOLE, "status": "paused", "output": [item, message]}))
+    reply = await client.serverless.responses.create(model="m", input="hi")
+    assert reply.status == "paused"
+    assert reply.output[0] == OutputItem(type="web_search_call", id="ws_1", status="searching")
+    assert reply.output[1].content == (ContentPart("output_song", "la"),)
+    assert (reply.text, reply.reasoning, reply.tool_calls) == ("", "", ())
+
+
+async def test_reasoning_falls_back_on_its_summary(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body({**WHOLE, "output": [{**THOUGHT, "content": None}]}))
+    assert (await client.serverless.responses.create(model="m", input="hi")).reasoning == "short"
+
+
+@pytest.mark.parametrize("missing", ["id", "output"])
+async def test_reply_without_its_essentials_is_none(
+    client: AsyncFriendli, server: FriendliServer, missing: str
+) -> None:
+    server.enqueue(json_body({name: value for name, value in WHOLE.items() if name != missing}))
+    with pytest.raises(ResponseDecodeError, match=missing):
+        await client.serverless.responses.create(model="m", input="hi")
+
+
+async def test_incomplete_reply_is_a_reply(client: AsyncFriendli, server: FriendliServer) -> None:
+    details = {"reason": "max_output_tokens"}
+    server.enqueue(json_body({**WHOLE, "status": "incomplete", "incomplete_details": details}))
+    reply = await client.serverless.responses.create(model="m", input="hi")
+    assert reply.status == "incomplete"
+    assert reply.incomplete_details is not None
+    assert reply.incomplete_details.reason == "max_output_tokens"
+
+
+async def test_failed_reply_raises_with_what_there_is_of_it(client: AsyncFriendli, server: FriendliServer) -> None:
+    failed = {**WHOLE, "status": "failed", "error": {"code": "rate_limit_exceeded", "message": "slow down"}}
+    server.enqueue(json_body(failed, headers={"x-request-id": "req_7"}))
+    with pytest.raises(RateLimitError, match="slow down") as caught:
+        await client.serverless.responses.create(model="m", input="hi")
+    error = caught.value
+    assert (error.status_code, error.code, error.request_id) == (429, "rate_limit_exceeded", "req_7")
+    assert error.meta is not None
+    assert error.meta.status == 200
+    assert error.partial is not None
+    assert error.partial.text == "Hello there!"
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+BAD: Final[list[tuple[str, dict[str, Any], str]]] = [
+    ("input", {"input": 3}, r"input: Expected `str \| array`, got `int`"),
+    ("role", {"input": [{"role": "robot", "content": "x"}]}, r"input\[0\].role"),
+    ("content", {"input": [{"role": "user"}]}, r"input\[0\]: .*`content`"),
+    (
+        "part",
+        {"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+        r"input\[0\].content\[0\].type",
+    ),
+    ("kind", {"input": ["x", {"type": "message_", "role": "user", "content": "x"}]}, r"input\[0\]"),
+    ("unnamed", {"input": [{"call_id": "c", "output": "x"}]}, r"input\[0\]: .*`type`"),
+    ("output", {"input": [{"type": "function_call_output", "call_id": "c"}]}, r"input\[0\]: .*`output`"),
+    ("tool", {"tools": [{"name": "f", "parameters": {}}]}, r"tools\[0\]: .*`type`"),
+    ("parameters", {"tools": [{"type": "function", "name": "f"}]}, r"tools\[0\]: .*`parameters`"),
+    ("chat's tool", {"tools": [{"type": "function", "function": {"name": "f"}}]}, r"tools\[0\]: .*`name`"),
+    ("choice", {"tool_choice": {"type": "function"}}, r"tool_choice: .*`name`"),
+    ("format", {"text": {"format": {"type": "regex"}}}, r"text.format.type"),
+    ("schema", {"text": {"format": {"type": "json_schema", "name": "n"}}}, r"text.format: .*`schema`"),
+    ("effort", {"reasoning": {"effort": 3}}, r"reasoning.effort"),
+    ("temperature", {"temperature": "hot"}, r"temperature: Expected"),
+    ("nan", {"temperature": float("nan")}, r"temperature: nan is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("bad", "path"), [each[1:] for each in BAD], ids=[each[0] for each in BAD])
+async def test_a_bad_value_is_refused_with_its_path_before_anything_is_sent(
+    client: AsyncFriendli, server: FriendliServer, bad: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(ValueError, match=path):
+        await client.serverless.responses.create(**{"model": "m", "input": "hi", **bad})
+    with pytest.raises(ValueError, match=path):
+        client.container.responses.stream(**{"input": "hi", **bad})
+    assert server.requests == []
+
+
+async def test_an_unknown_keyword_is_refused_with_the_nearest_known_one(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    options: dict[str, Any] = {"max_output_token": 3}
+    with pytest.raises(TypeError, match="max_output_tokens"):
+        await client.serverless.responses.create(model="m", input="hi", **options)
+    assert server.requests == []
+
+
+async def test_output_of_a_reply_can_be_sent_back_with_what_its_calls_gave(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    custom = {"type": "custom_tool_call", "call_id": "call_2", "name": "shell", "input": "ls"}
+    server.enqueue(json_body({**WHOLE, "output": [THOUGHT, SAID, CALLED, custom]}), json_body(WHOLE))
+    create = client.serverless.responses.create
+    reply = await create(model="m", input="hi")
+    assert reply.tool_calls[1] == ToolCall("call_2", "custom", FunctionCall("shell", "ls"))
+    outputs = [{"type": "function_call_output", "call_id": call.id, "output": "4"} for call in reply.tool_calls[:1]]
+    messages = [InputMessage("user", [InputText("and now?")]), {"role": "user", "content": "well?", "vendor": 1}]
+    await create(model="m", input=[*reply.output, *outputs, *messages])
+    sent = server.requests[1].json_object["input"]
+    assert sent == [
+        THOUGHT,
+        {"type": "message", "role": "assistant", "content": SAID["content"]},
+        CALLED,
+        custom,
+        {"type": "function_call_output", "call_id": "call_1", "output": "4"},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "and now?"}]},
+        {"type": "message", "role": "user", "content": "well?", "vendor": 1},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["message", "reasoning", "function_call", "custom_tool_call"])
+async def test_what_a_bare_item_lacks_is_filled_in_when_it_is_sent_back(
+    client: AsyncFriendli, server: FriendliServer, kind: str
+) -> None:
+    server.enqueue(json_body({**WHOLE, "output": [{"type": kind}]}), json_body(WHOLE))
+    reply = await client.container.responses.create(input="hi")
+    await client.container.responses.create(input=reply.output)
+    [sent] = server.requests[1].json_object["input"]
+    assert sent["type"] == kind
+
+
+async def test_an_item_of_a_new_kind_cannot_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body({**WHOLE, "output": [{"type": "web_search_call", "id": "ws_1"}]}))
+    reply = await client.container.responses.create(input="hi")
+    with pytest.raises(ValueError, match=r"input\[0\].type: .*web_search_call"):
+        await client.container.responses.create(input=reply.output)
+    assert len(server.requests) == 1
+
+
+async def test_the_callers_input_is_not_changed(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body(WHOLE))
+    message = {"role": "user", "content": "hi"}
+    given = [message]
+    await client.serverless.responses.create(model="m", input=given)
+    assert given == [{"role": "user", "content": "hi"}]
+    assert given[0] is message
+    assert server.requests[0].json_object["input"] == [{"type": "message", "role": "user", "content": "hi"}]
+
+
+# --- against servers -------------------------------------------------------------------------------------------------
+
+TOOL: Final = {
+    "type": "function",
+    "name": "weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "hourly": {"type": "boolean"}},
+        "required": ["city", "hourly"],
+    },
+}
+
+
+@pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
+async def test_the_embedded_server_answers_whole_and_streamed_alike(client: AsyncFriendli, deployment: str) -> None:
+    responses = getattr(client, deployment).responses
+    for options in (
+        {"input": "good morning", "reasoning": {"effort": "low"}},
+        {"input": "good morning", "max_output_tokens": 2},
+        {"input": "weather in Rome", "tools": [TOOL], "tool_choice": "required"},
+    ):
+        whole: Response = await responses.create(model="m", **options)
+        stream: ResponseStream = responses.stream(model="m", **options)
+        texts = [each.delta async for each in stream if isinstance(each, OutputTextDelta)]
+        result = await stream.result()
+        assert "".join(texts) == result.text == whole.text
+        assert (result.reasoning, result.status) == (whole.reasoning, whole.status)
+        assert [call.function for call in result.tool_calls] == [call.function for call in whole.tool_calls]
+        assert result.usage == whole.usage
+        assert result.text or result.tool_calls
+
+
+@pytest.mark.engine
+async def test_a_real_engine_streams_what_it_answers_whole(engine: LocalEngine) -> None:
+    async with AsyncFriendli(container_url=engine.url) as client:
+        options: dict[str, Any] = {"input": [{"role": "user", "content": "Tell me about the sea"}], "temperature": 0.0}
+        options |= {"max_output_tokens": 12, "instructions": "Be brief", "extra_body": {"ignore_eos": True}}
+        whole = await client.container.responses.create(**options)
+        stream = client.container.responses.stream(**options)
+        received = [each async for each in stream]
+        result = await stream.result()
+    assert isinstance(received[0], ResponseCreated)
+    assert received[0].response.id == result.id
+    assert isinstance(received[-1], ResponseCompleted)
+    assert not [each for each in received if isinstance(each, UnknownEvent)]
+    texts = [each.delta for each in received if isinstance(each, OutputTextDelta)]
+    assert "".join(texts) == result.text == whole.text
+    assert [each.text for each in received if isinstance(each, OutputTextDone)] == [result.text]
+    assert (result.status, whole.status) == ("completed", "completed")
+    assert result.usage is not None
+    assert whole.usage is not None
+    assert result.usage.output_tokens == whole.usage.output_tokens == 12
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_real_engines_tool_calls_are_put_together_and_can_be_answered(engine: LocalEngine, seed: int) -> None:
+    async with AsyncFriendli(container_url=engine.url) as client:
+        question = {"role": "user", "content": "Tell me about the weather"}
+        stream = client.container.responses.stream(
+            input=[question],
+            max_output_tokens=1500,
+            tools=[TOOL],
+            extra_body={**CALLS_A_TOOL["extra_body"], "seed": seed},
+        )
+        received = [each async for each in stream]
+        result = await stream.result()
+        assert result.output == tuple(each.item for each in received if isinstance(each, OutputItemDone))
+        assert result.tool_calls
+        pieces = [each.delta for each in received if isinstance(each, FunctionCallArgumentsDelta)]
+        assert "".join(pieces) == "".join(call.function.arguments or "" for call in result.tool_calls)
+        assert {json.loads(call.function.arguments or "")["city"] for call in result.tool_calls} <= {"Paris", "Rome"}
+        answers = [{"type": "function_call_output", "call_id": call.id, "output": "sun"} for call in result.tool_calls]
+        reply = await client.container.responses.create(
+            input=[question, *result.output, *answers], tools=[TOOL], max_output_tokens=4
+        )
+    assert reply.usage is not None
+    assert result.usage is not None
+    assert reply.usage.input_tokens > result.usage.input_tokens

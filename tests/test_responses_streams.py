@@ -1,0 +1,361 @@
+"""Streamed responses: the fifteen kinds of events, how they add up, and the three ends."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from support.responses import CALLED, DATA, KINDS, WHOLE, ending, named
+
+from friendli_async import (
+    APIStatusError,
+    AsyncFriendli,
+    BadRequestError,
+    InternalServerError,
+    RateLimitError,
+    ResponseDecodeError,
+    RetryPolicy,
+    StreamInterruptedError,
+)
+from friendli_async.replies import FunctionCall, PromptTokensDetails, ToolCall, Usage
+from friendli_async.responses import (
+    InputTokensDetails,
+    OutputTextDelta,
+    OutputTokensDetails,
+    ResponseCompleted,
+    ResponseEvent,
+    ResponseIncomplete,
+    ResponseStream,
+    ResponseUsage,
+    UnknownEvent,
+)
+from friendli_async.testing import (
+    FriendliServer,
+    Payload,
+    done,
+    error_event,
+    event,
+    raw,
+    script,
+    stall,
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with AsyncFriendli(server.token, server_url=server.url, container_url=server.url, retry=None) as opened:
+        yield opened
+
+
+def ask(client: AsyncFriendli) -> ResponseStream:
+    return client.serverless.responses.stream(model="m", input="hi")
+
+
+async def events_of(client: AsyncFriendli, server: FriendliServer, *steps: Payload) -> list[ResponseEvent]:
+    server.enqueue(script(*steps))
+    return [each async for each in ask(client)]
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_story_and_its_other_ends_are_all_fifteen_kinds() -> None:
+    assert len(KINDS) == 15
+
+
+async def test_every_event_has_its_type_its_number_and_everything_that_the_wire_says(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    received = await events_of(client, server, *map(named, DATA))
+    assert [each.type for each in received] == [data["type"] for data in DATA]
+    assert [json.loads(msgspec.json.encode(each)) for each in received] == DATA
+    assert [each.sequence_number for each in received if not isinstance(each, UnknownEvent)] == list(range(len(DATA)))
+
+
+async def test_incomplete_is_an_event_of_its_own(client: AsyncFriendli, server: FriendliServer) -> None:
+    [received] = await events_of(client, server, ending("incomplete"))
+    assert isinstance(received, ResponseIncomplete)
+    assert (received.type, received.sequence_number) == ("response.incomplete", 99)
+
+
+def _without_type(data: dict[str, Any]) -> Payload:
+    return event({name: value for name, value in data.items() if name != "type"}, name=data["type"])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [event, _without_type, lambda data: event(data, name="message"), lambda data: event({**data, "added": [1]})],
+    ids=["without-names", "named-only", "standard-name", "with-new-fields"],
+)
+async def test_an_event_is_told_by_its_type_or_by_its_name(
+    client: AsyncFriendli, server: FriendliServer, form: Callable[[dict[str, Any]], Payload]
+) -> None:
+    received = await events_of(client, server, *map(form, DATA))
+    assert received == await events_of(client, server, *map(named, DATA))
+    assert len(received) == len(DATA)
+
+
+async def test_bytes_cut_anywhere_give_the_same_events(client: AsyncFriendli, server: FriendliServer) -> None:
+    body = b"".join(b"event: %s\ndata: %s\n\n" % (d["type"].encode(), json.dumps(d).encode()) for d in DATA)
+    received = await events_of(client, server, *(raw(body[at : at + 97]) for at in range(0, len(body), 97)))
+    assert [json.loads(msgspec.json.encode(each)) for each in received] == DATA
+
+
+async def test_kinds_that_come_later_are_unknown_events(client: AsyncFriendli, server: FriendliServer) -> None:
+    later = {"type": "response.audio.delta", "delta": "AAAA", "sequence_number": 3}
+    bare = event({"x": 1}, name="response.smell.added")
+    received = await events_of(client, server, named(later), bare, event({**later, "type": "odd"}), named(DATA[-1]))
+    assert received[:3] == [
+        UnknownEvent("response.audio.delta", later),
+        UnknownEvent("response.smell.added", {"x": 1}),
+        UnknownEvent("odd", {**later, "type": "odd"}),
+    ]
+    assert isinstance(received[3], ResponseCompleted)
+
+
+async def test_what_says_nothing_is_passed_by(client: AsyncFriendli, server: FriendliServer) -> None:
+    nothing = [event({"type": "ping"}, name="ping"), event({"type": "keepalive"}), event({}), event("hm", name="odd")]
+    assert [each.type for each in await events_of(client, server, *nothing, named(DATA[-1]))] == ["response.completed"]
+
+
+@pytest.mark.parametrize("data", ["{", "[1]", '{"type": "response.output_text.delta"}'])
+@pytest.mark.parametrize("name", [None, "response.output_text.delta"])
+async def test_an_event_that_cannot_be_read_ends_the_stream_with_what_had_arrived(
+    client: AsyncFriendli, server: FriendliServer, data: str, name: str | None
+) -> None:
+    server.enqueue(script(*map(named, DATA[:12]), event(data, name=name)))
+    stream = ask(client)
+    with pytest.raises(ResponseDecodeError) as caught:
+        await stream.result()
+    assert stream.outcome == "failed"
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hello"
+
+
+async def test_a_character_that_two_deltas_share_is_put_together(client: AsyncFriendli, server: FriendliServer) -> None:
+    halves = [
+        raw(b'data: {"type": "response.output_text.delta", "delta": "%s"}\n\n' % half)
+        for half in (rb"a\ud83d", rb"\ude00b")
+    ]
+    server.enqueue(script(*halves, done()), script(*halves, done()))
+    assert (await ask(client).result()).text == "a\U0001f600b"
+    assert [text async for text in ask(client).text()] == ["a", "\U0001f600b"]
+
+
+# --- the views and the result ----------------------------------------------------------------------------------------
+
+
+async def test_text_and_reasoning_come_piece_by_piece(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(*map(named, DATA)), script(*map(named, DATA)))
+    assert [text async for text in ask(client).text()] == ["Hello", " there", "!"]
+    assert [text async for text in ask(client).reasoning()] == ["think ", "harder"]
+
+
+async def test_result_is_the_last_events_response_with_meta_and_usage(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(*map(named, DATA), headers={"x-request-id": "req_1"}))
+    stream = ask(client)
+    assert stream.usage is None
+    result = await stream.result()
+    assert json.loads(msgspec.json.encode(result)) == WHOLE
+    assert result is await stream.result()
+    assert result.meta.request_id == "req_1"
+    assert stream.usage == result.usage == ResponseUsage(5, 7, 12, InputTokensDetails(2), OutputTokensDetails(3))
+    assert stream.outcome == "done"
+
+
+def _only_deltas(data: dict[str, Any]) -> bool:
+    return not data["type"].endswith(".done")
+
+
+def _only_texts(data: dict[str, Any]) -> bool:
+    return not data["type"].endswith((".delta", "output_item.done"))
+
+
+def _only_items(data: dict[str, Any]) -> bool:
+    return data["type"].endswith(("output_item.done", "created"))
+
+
+@pytest.mark.parametrize("kept", [_only_deltas, _only_texts, _only_items])
+async def test_where_the_last_event_is_bare_the_others_are_put_together(
+    client: AsyncFriendli, server: FriendliServer, kept: Callable[[dict[str, Any]], bool]
+) -> None:
+    bare = {"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}}
+    server.enqueue(script(*(named(data) for data in DATA[:-1] if kept(data)), named(bare)))
+    result = await ask(client).result()
+    assert (result.id, result.status) == ("resp_1", "completed")
+    assert [item.type for item in result.output] == ["reasoning", "message", "function_call"]
+    assert result.text == "Hello there!"
+    assert result.reasoning == "think harder"
+    assert result.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
+
+
+def _unplaced(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("sequence_number", "output_index", "content_index"),
+        ("item_id", "content_index"),
+        ("item_id", "output_index", "content_index"),
+    ],
+    ids=["ids-only", "indexes-only", "neither"],
+)
+async def test_deltas_find_their_items_however_they_are_placed(
+    client: AsyncFriendli, server: FriendliServer, missing: tuple[str, ...]
+) -> None:
+    deltas = [_unplaced(data, *missing) for data in DATA[:-1] if _only_deltas(data)]
+    server.enqueue(script(*map(named, deltas), done()))
+    result = await ask(client).result()
+    assert [item.id for item in result.output] == ["rs_1", "msg_1", "fc_1"]
+    assert (result.text, result.reasoning) == ("Hello there!", "think harder")
+    assert result.tool_calls[0].function.arguments == '{"city": "Rome"}'
+
+
+async def test_items_that_nothing_announced_are_made_from_their_deltas(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    unannounced = [data for data in DATA if data["type"].endswith((".delta", "arguments.done"))]
+    server.enqueue(script(*map(named, unannounced), done()))
+    result = await ask(client).result()
+    assert (result.text, result.reasoning) == ("Hello there!", "think harder")
+    assert result.tool_calls == (ToolCall(None, "function", FunctionCall("weather", '{"city": "Rome"}')),)
+
+
+async def test_interleaved_items_do_not_mix(client: AsyncFriendli, server: FriendliServer) -> None:
+    calls = [{**CALLED, "id": f"fc_{n}", "call_id": f"call_{n}", "arguments": ""} for n in (0, 1)]
+    added = [{"type": "response.output_item.added", "output_index": n, "item": calls[n]} for n in (0, 1)]
+    kind = "response.function_call_arguments.delta"
+    deltas = [
+        {"type": kind, "item_id": f"fc_{n}", "output_index": n, "delta": text}
+        for n, text in [(0, "[0"), (1, "[1"), (0, ",2]"), (1, ",3]")]
+    ]
+    server.enqueue(script(*map(named, added + deltas), done()))
+    assert [call.function.arguments for call in (await ask(client).result()).tool_calls] == ["[0,2]", "[1,3]"]
+
+
+# --- ends ------------------------------------------------------------------------------------------------------------
+
+
+async def test_incomplete_is_a_good_end_that_the_status_tells(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(*map(named, DATA[:-1]), ending("incomplete", incomplete_details={"reason": "filtered"})))
+    stream = ask(client)
+    result = await stream.result()
+    assert (stream.outcome, result.status) == ("done", "incomplete")
+    assert result.incomplete_details is not None
+    assert result.incomplete_details.reason == "filtered"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "status"),
+    [
+        ("server_error", InternalServerError, 500),
+        ("rate_limit_exceeded", RateLimitError, 429),
+        ("invalid_prompt", BadRequestError, 400),
+        ("image_too_large", BadRequestError, 400),
+        ("vector_store_timeout", InternalServerError, 504),
+        ("out_of_luck", APIStatusError, 200),
+    ],
+)
+async def test_failed_raises_the_error_that_its_code_names(
+    client: AsyncFriendli, server: FriendliServer, code: str, kind: type[APIStatusError], status: int
+) -> None:
+    error = {"code": code, "message": "no\ud83d way"}
+    server.enqueue(script(*map(named, DATA[:21]), ending("failed", output=[], error=error)))
+    stream = ask(client)
+    received = [await anext(stream) for _ in range(21)]
+    with pytest.raises(kind) as caught:
+        await anext(stream)
+    assert type(caught.value) is kind
+    assert (caught.value.status_code, caught.value.code) == (status, code)
+    assert caught.value.message == "no\ud83d way"
+    assert stream.outcome == "failed"
+    assert stream.meta.status == 200
+    assert [each.type for each in received] == [data["type"] for data in DATA[:21]]
+    partial = caught.value.partial
+    assert partial is not None
+    assert (partial.text, partial.reasoning) == ("Hello there!", "think harder")
+    assert partial.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
+    assert partial.usage == Usage(5, 7, 12, PromptTokensDetails(2))
+
+
+async def test_failed_without_a_reason_says_so(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(*map(event, DATA[:2]), ending("failed", error=None)))
+    with pytest.raises(APIStatusError, match="the response failed"):
+        await ask(client).result()
+
+
+async def test_failed_in_one_read_with_events_comes_after_them(client: AsyncFriendli, server: FriendliServer) -> None:
+    failed = {"type": "response.failed", "response": {**WHOLE, "error": {"code": "server_error", "message": "no"}}}
+    server.enqueue(script(raw(b"".join(b"data: %s\n\n" % json.dumps(each).encode() for each in [*DATA[:2], failed]))))
+    stream = ask(client)
+    assert (await anext(stream)).type == "response.created"
+    assert (await anext(stream)).type == "response.in_progress"
+    with pytest.raises(InternalServerError):
+        await anext(stream)
+
+
+async def test_a_failure_before_any_event_is_tried_again(server: FriendliServer) -> None:
+    server.enqueue(
+        script(ending("failed", error={"code": "rate_limit_exceeded", "message": "later"})), script(*map(named, DATA))
+    )
+    policy = RetryPolicy(max_attempts=2, initial=0.0)
+    async with AsyncFriendli(server.token, server_url=server.url, retry=policy) as client:
+        result = await ask(client).result()
+    assert result.text == "Hello there!"
+    assert [attempt.status for attempt in result.meta.attempts] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        error_event({"error": {"message": "too much", "code": "rate_limit_exceeded"}}),
+        event({"type": "error", "message": "too much", "code": "rate_limit_exceeded", "sequence_number": 4}),
+        event({"error": {"message": "too much", "code": 429}}),
+    ],
+    ids=["named", "by-type", "bare"],
+)
+async def test_an_error_event_is_raised(client: AsyncFriendli, server: FriendliServer, last: Payload) -> None:
+    server.enqueue(script(*map(named, DATA[:12]), last))
+    with pytest.raises(RateLimitError, match="too much") as caught:
+        await ask(client).result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hello"
+
+
+@pytest.mark.parametrize("count", range(1, len(DATA) - 1))
+async def test_a_stream_without_its_last_event_is_interrupted(
+    client: AsyncFriendli, server: FriendliServer, count: int
+) -> None:
+    server.enqueue(script(*map(named, DATA[:count])))
+    stream = ask(client)
+    with pytest.raises(StreamInterruptedError) as caught:
+        await stream.result()
+    assert stream.outcome == "truncated"
+    told = "".join(data["delta"] for data in DATA[:count] if data["type"] == "response.output_text.delta")
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == told
+
+
+async def test_leaving_a_stream_closes_it(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(*map(named, DATA[:12]), stall()))
+    async with ask(client) as stream:
+        async for each in stream:
+            if isinstance(each, OutputTextDelta):
+                break
+    assert stream.outcome == "cancelled"
+    assert await server.requests[0].disconnected()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await stream.result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hello"

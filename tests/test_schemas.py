@@ -1,0 +1,218 @@
+"""Replies and events made from every schema of the API, against the types that this library decodes them into.
+
+They must decode, survive encoding and decoding again, lose nothing that the schema lists, and bear what a later release
+of the API may change: added fields, new enum values, fields left out, null.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import pytest
+from support.operations import Served, served_operations
+
+from friendli_async._core.arguments import Arguments
+from friendli_async._core.protocol import Operation, decode
+from friendli_async._core.stream import EventReader
+from friendli_async.errors import APIStatusError
+from friendli_async.replies import Headers
+from friendli_async.testing.examples import alternatives, example
+from friendli_async.testing.frames import sse_event, to_json
+from friendli_async.testing.route import Route
+from friendli_async.testing.routes import Router
+from friendli_async.testing.schema import Schema, resolve, schemas, validate
+
+ROUTES: Final = {(route.method, route.path): route for route in Router().routes}
+SERVED: Final = served_operations()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One way of making a value: which alternatives, and what a release of the API may do to it."""
+
+    label: str
+    variant: int = 0
+    sparse: bool = False
+    nulls: bool = False
+    extra: bool = False
+    novel: bool = False
+
+    def of(self, schema: str) -> Any:
+        return example(schema, self.variant, sparse=self.sparse, nulls=self.nulls, extra=self.extra, novel=self.novel)
+
+
+def shapes(schema: str) -> Iterator[Shape]:
+    for variant in range(alternatives(schema)):
+        yield Shape(f"variant{variant}", variant)
+        yield Shape(f"variant{variant}-sparse", variant, sparse=True)
+        yield Shape(f"variant{variant}-nulls", variant, nulls=True)
+        yield Shape(f"variant{variant}-extra", variant, extra=True)
+        yield Shape(f"variant{variant}-novel", variant, novel=True)
+
+
+def losses(given: object, kept: object, where: str = "") -> Iterator[str]:
+    """What of a JSON value is not in another: null and empty lists may be left out, numbers are equal by value."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for name, value in given.items():
+            if value is not None and value != []:
+                yield from losses(value, kept.get(name), f"{where}.{name}")
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for position, (one, other) in enumerate(zip(given, kept, strict=True)):
+            yield from losses(one, other, f"{where}[{position}]")
+    elif given != kept:
+        yield f"{where}: {given!r} became {kept!r}"
+
+
+# --- replies ---------------------------------------------------------------------------------------------------------
+
+REPLIES: Final = [
+    pytest.param(served, ROUTES[served.key], id=str(served))
+    for served in SERVED
+    if served.key in ROUTES and ROUTES[served.key].reply
+]
+
+
+@pytest.mark.parametrize(("served", "route"), REPLIES)
+def test_every_reply_of_its_schema_decodes_completely_and_round_trips(served: Served, route: Route) -> None:
+    decoder = served.operation.reply
+    assert route.reply
+    for shape in shapes(route.reply):
+        value = shape.of(route.reply)
+        assert shape.novel or validate(route.reply, value) == [], shape
+        reply = decode(to_json(value), decoder)
+        encoded = msgspec.json.encode(reply)
+        assert decoder.decode(encoded) == reply, shape
+        if not shape.extra:
+            assert list(losses(value, msgspec.json.decode(encoded))) == [], shape
+
+
+@pytest.mark.parametrize(("served", "route"), REPLIES)
+def test_fields_added_to_a_reply_change_nothing(served: Served, route: Route) -> None:
+    decoder = served.operation.reply
+    assert route.reply
+    for variant in range(alternatives(route.reply)):
+        plain, later = example(route.reply, variant), example(route.reply, variant, extra=True)
+        assert plain != later
+        assert decode(to_json(later), decoder) == decode(to_json(plain), decoder)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands in for the engine: keeps what a resource would have opened."""
+
+    def __init__(self) -> None:
+        self.collector: Any = None
+
+    def opening(self, operation: Operation[Any], arguments: Arguments, collector: Any) -> object:
+        self.collector = collector
+        return object()
+
+
+REQUIRED: Final[Mapping[str, Mapping[str, Any]]] = {
+    "chat": {"messages": [{"role": "user", "content": "Hi"}]},
+    "tool_assisted_chat": {"messages": [{"role": "user", "content": "Hi"}]},
+    "completions": {"prompt": "Once"},
+    "messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9},
+    "responses": {"input": "Hi"},
+    "audio": {"file": b"RIFF"},
+}
+
+STREAMS: Final = [
+    pytest.param(served, ROUTES[served.key], id=str(served))
+    for served in SERVED
+    if served.key in ROUTES and ROUTES[served.key].events
+]
+
+
+FAILURES: Final = ("error", "response.failed")
+"""Events that say that the stream has failed: it raises them."""
+
+
+def consistent(data: dict[str, Any]) -> dict[str, Any]:
+    """The data without what its kind does not have: the transcripts' schema is one for both of its kinds."""
+    others = {"transcript.text.delta": ("text", "usage"), "transcript.text.done": ("delta",)}
+    return {name: value for name, value in data.items() if name not in others.get(data.get("type", ""), ())}
+
+
+def read(served: Served, name: str | None, data: bytes) -> EventReader[Any]:
+    """Reads one event as a fresh stream of the operation would."""
+    recorder = Recorder()
+    type(served.resource)(recorder).stream(model="m", **REQUIRED[served.group.rpartition(".")[2]])
+    reader: EventReader[Any] = EventReader(recorder.collector(), 1 << 20, 200, Headers())
+    reader.feed(sse_event(data, name))
+    return reader
+
+
+def event_schemas(name: str) -> Iterator[tuple[str, str | None]]:
+    """The schema of the data of each kind of event, and the name that goes with it."""
+    schema = resolve({"$ref": name})
+    kinds: list[Schema] = (
+        [{"$ref": kind} for kind in schema["discriminator"]["mapping"].values()]
+        if ("discriminator" in schema)
+        else schema.get("oneOf", [{"$ref": name}])
+    )
+    for kind in kinds:
+        properties = resolve(kind)["properties"]
+        yield properties["data"]["$ref"], properties.get("event", {}).get("const")
+
+
+@pytest.mark.parametrize(("served", "route"), STREAMS)
+def test_every_event_of_its_schema_decodes_completely_and_round_trips(served: Served, route: Route) -> None:
+    assert route.events
+    for schema, name in event_schemas(route.events):
+        for shape in shapes(schema):
+            value = consistent(shape.of(schema))
+            reader = read(served, name, to_json(value))
+            if name in FAILURES:
+                assert isinstance(reader.failure, APIStatusError), shape
+                continue
+            assert reader.failure is None, (shape, reader.failure)
+            [event] = reader.ready
+            if shape.novel and type(event).__name__ == "UnknownEvent":
+                assert event.data == value  # a new kind, or a known one with a new kind inside
+                continue
+            encoded = msgspec.json.encode(event)
+            assert list(read(served, name, encoded).ready) == [event], shape
+            if not shape.extra:
+                assert list(losses(value, msgspec.json.decode(encoded))) == [], shape
+
+
+@pytest.mark.parametrize(("served", "route"), STREAMS)
+def test_events_are_known_by_their_data_where_the_event_line_is_missing(served: Served, route: Route) -> None:
+    assert route.events
+    for schema, name in event_schemas(route.events):
+        if name and "type" not in resolve({"$ref": schema})["properties"]:
+            continue  # a tool's status says only there what it is
+        data = to_json(consistent(example(schema)))
+        with_name, without = read(served, name, data), read(served, None, data)
+        assert list(with_name.ready) == list(without.ready)
+        assert type(with_name.failure) is type(without.failure)
+
+
+def test_what_is_lost_is_found() -> None:
+    given = {"a": [{"b": 1, "c": None, "d": []}], "e": "x"}
+    assert list(losses(given, {"a": [{"b": 1.0}], "e": "x", "f": 1})) == []
+    assert list(losses(given, {"a": [{}], "e": "x"})) == [".a[0].b: 1 became None"]
+    assert list(losses(given, {"a": [], "e": "y"})) == [
+        ".a: [{'b': 1, 'c': None, 'd': []}] became []",
+        ".e: 'x' became 'y'",
+    ]
+
+
+# --- the proof itself ------------------------------------------------------------------------------------------------
+
+
+def test_every_reply_and_event_schema_of_the_live_operations_is_proven() -> None:
+    routes = [route for route in ROUTES.values() if route.reply or route.events]
+    proven = {served.key for served in SERVED}
+    assert {(route.method, route.path) for route in routes} <= proven
+
+
+@pytest.mark.parametrize("name", sorted(schemas()))
+def test_examples_fit_their_schema(name: str) -> None:
+    for shape in shapes(name):
+        if not shape.novel:
+            assert validate(name, shape.of(name)) == [], shape
