@@ -13,13 +13,12 @@ import msgspec
 
 from friendli_async._core import content_types
 from friendli_async._core.arguments import Arguments, Parameters, encode_json
+from friendli_async._core.assembly import AssembledStream, TextView
 from friendli_async._core.forms import Form, Part
 from friendli_async._core.protocol import Operation, decode
 from friendli_async._core.sources import BytesSource, Content, Source, source_of
-from friendli_async._core.stream import EventStream
-from friendli_async.chat import TextView
 from friendli_async.chat_replies import joined
-from friendli_async.replies import Partial, Reply, UnknownEvent, always, attach_meta
+from friendli_async.replies import Partial, Reply, UnknownEvent, always
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine
@@ -230,6 +229,11 @@ class TranscriptCollector:
             elif isinstance(event, TranscriptDone):
                 self.done = event
 
+    @property
+    def usage(self) -> TranscriptionUsage | None:
+        """The usage, once the server has told it (with the last event)."""
+        return self.done.usage if self.done is not None else None
+
     def complete(self) -> bool:
         """Whether the whole text has come."""
         return self.done is not None
@@ -249,13 +253,11 @@ class TranscriptCollector:
         return Transcription(text=self.text(), usage=self.done.usage if self.done is not None else None)
 
 
-class TranscriptionStream(EventStream[TranscriptEvent]):
+class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, TranscriptionUsage]):
     """The stream of a transcription: ``TranscriptDelta`` events, and ``TranscriptDone`` at the end.
 
     Kinds that come later are ``UnknownEvent``.
     """
-
-    _result: Transcription | None = None
 
     def text(self) -> TextView:
         """The text, piece by piece, never ""."""
@@ -264,33 +266,9 @@ class TranscriptionStream(EventStream[TranscriptEvent]):
     def _piece(self, event: TranscriptEvent) -> str:
         if isinstance(event, TranscriptDelta):
             return event.delta
-        collector = self._collector
+        collector = cast("TranscriptCollector", self._opened.reader.collector) if self._opened is not None else None
         only = isinstance(event, TranscriptDone) and collector is not None and not collector.pieces
         return event.text or "" if only and isinstance(event, TranscriptDone) else ""
-
-    @property
-    def usage(self) -> TranscriptionUsage | None:
-        """The usage, once the server has told it (with the last event)."""
-        collector = self._collector
-        return collector.done.usage if collector is not None and collector.done is not None else None
-
-    async def result(self) -> Transcription:
-        """Reads what is left and returns the whole transcription, with ``meta``.
-
-        Raises:
-            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
-        """
-        if self._result is None:
-            await self._exhaust()
-            collector = self._collector
-            assert collector is not None
-            self._result = collector.result()
-            attach_meta(self._result, self.meta)
-        return self._result
-
-    @property
-    def _collector(self) -> TranscriptCollector | None:
-        return cast("TranscriptCollector", self._opened.reader.collector) if self._opened is not None else None
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

@@ -6,15 +6,14 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, TypeVar, Unpack, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 
 from friendli_async._core.arguments import Arguments, Parameters
+from friendli_async._core.assembly import AssembledStream, TextView
 from friendli_async._core.protocol import Operation
-from friendli_async._core.stream import EventStream
 from friendli_async.chat_replies import (
     ChatChoice,
     ChatChunk,
@@ -30,7 +29,7 @@ from friendli_async.chat_replies import (
     ToolCallDelta,
     TopLogprob,
 )
-from friendli_async.replies import FunctionCall, ToolCall, Usage, attach_meta
+from friendli_async.replies import FunctionCall, ToolCall, Usage
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine
@@ -284,13 +283,15 @@ class ChatOptions(GenerationOptions, total=False):
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}
 CHECKS: Final[dict[str, Any]] = {"stream_options": _StreamOptions | None, "tool_choice": str | _NamedTool}
+RESPONSE_FORMAT: Final[Any] = _TextFormat | _JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None
+TOOLS: Final[Any] = list[Tool | _NoTool] | None
 _PARAMETERS: Final = Parameters(
     ChatOptions,
     REQUIRED,
     {
         **CHECKS,
-        "response_format": _TextFormat | _JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None,
-        "tools": list[Tool | _NoTool] | None,
+        "response_format": RESPONSE_FORMAT,
+        "tools": TOOLS,
     },
 )
 _COMPLETE: Final = Operation(
@@ -327,56 +328,8 @@ def choices_wanted(options: Mapping[str, object]) -> int:
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-class TextView:
-    """The text of a stream, piece by piece. A view: it reads the stream's events, and stopping it stops the stream."""
-
-    def __init__(self, stream: EventStream[Any], pick: Callable[[Any], str]) -> None:
-        self._stream = stream
-        self._pick = pick
-        self._held = ""  # half of a character that two tokens share
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        while True:
-            try:
-                text = self._pick(await self._stream.__anext__())
-            except StopAsyncIteration:
-                if not self._held:
-                    raise
-                text, self._held = self._held, ""
-                return text
-            if not text:
-                continue
-            if self._held or "\ud800" <= text[-1] <= "\udbff":
-                text = self._whole(text)
-            if text:
-                return text
-
-    def _whole(self, text: str) -> str:
-        text = (self._held + text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        self._held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-        return text.removesuffix(self._held)
-
-    async def __aenter__(self) -> Self:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._stream.__aexit__(kind, error, traceback)
-
-    async def aclose(self) -> None:
-        """Closes the stream."""
-        await self._stream.aclose()
-
-
-class CompletionStream(EventStream[E]):
+class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     """A stream whose events add up to a ChatCompletion."""
-
-    _result: ChatCompletion | None = None
 
     def text(self) -> TextView:
         """The text of choice 0, piece by piece, never ""."""
@@ -385,30 +338,6 @@ class CompletionStream(EventStream[E]):
     def reasoning(self) -> TextView:
         """The reasoning text of choice 0, under either spelling, piece by piece, never ""."""
         return TextView(self, lambda event: event.reasoning)
-
-    @property
-    def usage(self) -> Usage | None:
-        """The usage, once the server has told it (with the last events)."""
-        collector = self._collector
-        return collector.usage if collector is not None else None
-
-    async def result(self) -> ChatCompletion:
-        """Reads what is left and returns the whole completion, with ``meta``.
-
-        Raises:
-            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
-        """
-        if self._result is None:
-            await self._exhaust()
-            collector = self._collector
-            assert collector is not None
-            self._result = collector.result()
-            attach_meta(self._result, self.meta)
-        return self._result
-
-    @property
-    def _collector(self) -> ChatCollector | None:
-        return cast("ChatCollector", self._opened.reader.collector) if self._opened is not None else None
 
 
 class ChatStream(CompletionStream[ChatChunk]):

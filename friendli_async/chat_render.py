@@ -12,7 +12,7 @@ import msgspec
 
 from friendli_async._core.arguments import Parameters
 from friendli_async._core.protocol import Operation
-from friendli_async.chat import REQUIRED, Messages, Tool, sendable
+from friendli_async.chat import REQUIRED, TOOLS, Messages, Tool, sendable
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
@@ -40,11 +40,7 @@ class RenderedChat(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_om
     text: str
 
 
-class _NoTool(msgspec.Struct, tag_field="type", tag=""):
-    """Stands beside Tool in the check: where there is more than one, msgspec insists on the type."""
-
-
-_PARAMETERS: Final = Parameters(ChatRenderOptions, REQUIRED, {"tools": list[Tool | _NoTool] | None})
+_PARAMETERS: Final = Parameters(ChatRenderOptions, REQUIRED, {"tools": TOOLS})
 _RENDER: Final = Operation(
     method="POST", path="/v1/chat/render", reply=msgspec.json.Decoder(RenderedChat), repeatable=True
 )

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 import msgspec
 
 from friendli_async._core.arguments import Arguments, Parameters
+from friendli_async._core.assembly import AssembledStream, TextView
 from friendli_async._core.protocol import Operation, decode
-from friendli_async._core.stream import EventStream
-from friendli_async.chat import CHECKS, TextView, choices_wanted, stream_fields
+from friendli_async.chat import CHECKS, RESPONSE_FORMAT, choices_wanted, stream_fields
 from friendli_async.chat_replies import TokenLogprob, joined
-from friendli_async.replies import Partial, Reply, Usage, always, attach_meta
+from friendli_async.replies import Partial, Reply, Usage, always
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine
@@ -39,26 +39,6 @@ __all__ = [
 
 class _TokenSequence(msgspec.Struct):
     tokens: list[int] | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class _TextFormat(msgspec.Struct, tag_field="type", tag="text"):
-    pass
-
-
-class _JSONObjectFormat(msgspec.Struct, tag_field="type", tag="json_object"):
-    pass
-
-
-class _RegexFormat(msgspec.Struct, tag_field="type", tag="regex"):
-    schema: str
-
-
-class _Schema(msgspec.Struct):
-    schema: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-
-
-class _JSONSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
-    json_schema: _Schema
 
 
 class CompletionsOptions(TypedDict, total=False):
@@ -134,7 +114,7 @@ _PARAMETERS: Final = Parameters(
     {"model": str, "prompt": str | list[str], "tokens": list[int]},
     {
         "bad_word_tokens": list[_TokenSequence] | None,
-        "response_format": _TextFormat | _JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None,
+        "response_format": RESPONSE_FORMAT,
         "stop_tokens": list[_TokenSequence] | None,
         "stream_options": CHECKS["stream_options"],
     },
@@ -380,38 +360,12 @@ class TextCompletionCollector:
         )
 
 
-class TextCompletionStream(EventStream[TextCompletionChunk]):
+class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):
     """The stream of a completion: ``TextCompletionChunk`` events that add up to a ``TextCompletion``."""
-
-    _result: TextCompletion | None = None
 
     def text(self) -> TextView:
         """The text of choice 0, piece by piece, never ""."""
         return TextView(self, lambda chunk: chunk.text)
-
-    @property
-    def usage(self) -> Usage | None:
-        """The usage, once the server has told it (with the last events)."""
-        collector = self._collector
-        return collector.usage if collector is not None else None
-
-    async def result(self) -> TextCompletion:
-        """Reads what is left and returns the whole completion, with ``meta``.
-
-        Raises:
-            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
-        """
-        if self._result is None:
-            await self._exhaust()
-            collector = self._collector
-            assert collector is not None
-            self._result = collector.result()
-            attach_meta(self._result, self.meta)
-        return self._result
-
-    @property
-    def _collector(self) -> TextCompletionCollector | None:
-        return cast("TextCompletionCollector", self._opened.reader.collector) if self._opened is not None else None
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Union, Unpack,
 import msgspec
 
 from friendli_async._core.arguments import Arguments, Parameters
+from friendli_async._core.assembly import AssembledStream, TextView
 from friendli_async._core.protocol import Operation
-from friendli_async._core.stream import EventStream
-from friendli_async.chat import TextView
 from friendli_async.messages_replies import (
     BlockDelta,
     ContentBlock,
@@ -45,7 +44,6 @@ from friendli_async.messages_replies import (
     reasoning_of,
     text_of,
 )
-from friendli_async.replies import attach_meta
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine
@@ -270,10 +268,8 @@ _CREATE: Final = Operation(
 # --- the stream ------------------------------------------------------------------------------------------------------
 
 
-class MessageStream(EventStream[MessageEvent]):
+class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
     """The stream of a message; its events add up to a ``Message``. ``message_stop`` is its end."""
-
-    _result: Message | None = None
 
     def text(self) -> TextView:
         """The message's text, piece by piece, never ""."""
@@ -282,28 +278,6 @@ class MessageStream(EventStream[MessageEvent]):
     def reasoning(self) -> TextView:
         """What the model thinks, piece by piece, never ""."""
         return TextView(self, reasoning_of)
-
-    @property
-    def usage(self) -> MessageUsage | None:
-        """The usage so far: the input's counts come first, the output's last."""
-        return self._collector.usage if self._opened is not None else None
-
-    async def result(self) -> Message:
-        """Reads what is left and returns the whole message, with ``meta``.
-
-        Raises:
-            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
-        """
-        if self._result is None:
-            await self._exhaust()
-            self._result = self._collector.result()
-            attach_meta(self._result, self.meta)
-        return self._result
-
-    @property
-    def _collector(self) -> MessagesCollector:
-        assert self._opened is not None
-        return cast("MessagesCollector", self._opened.reader.collector)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     pool: float | None = 30.0
     """To wait for a free place among ``max_connections``. Never retried."""
     first_event: float | None = 600.0
-    """Per attempt, from the end of connecting to the first event of a stream, or to the whole reply of a plain call."""
+    """Per attempt, from the end of connecting to the first event of a stream, or to the whole reply of a plain call.
+
+    While a form with files is being sent, it starts anew with every piece."""
     idle: float | None = 60.0
     """Between events that carry data, while somebody waits for the next; comments and pings do not count."""
     total: float | None = None

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 import msgspec
 
 from friendli_async._core.arguments import Arguments, Parameters
+from friendli_async._core.assembly import AssembledStream, TextView
 from friendli_async._core.protocol import Operation
-from friendli_async._core.stream import EventStream
-from friendli_async.chat import TextView
-from friendli_async.replies import attach_meta
 from friendli_async.responses_events import (
     ContentPartAdded,
     ContentPartDone,
@@ -324,14 +322,12 @@ def _sendable_item(item: object) -> object:
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-class ResponseStream(EventStream[ResponseEvent]):
+class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
     """The stream of a response: typed events, and ``UnknownEvent`` for kinds that come later.
 
     ``response.completed`` and ``response.incomplete`` are good ends; ``response.failed`` is raised, as the error class
     that its code names.
     """
-
-    _result: Response | None = None
 
     def text(self) -> TextView:
         """The text of the response, piece by piece, never ""."""
@@ -340,30 +336,6 @@ class ResponseStream(EventStream[ResponseEvent]):
     def reasoning(self) -> TextView:
         """The reasoning text of the response, piece by piece, never ""."""
         return TextView(self, lambda event: event.delta if isinstance(event, ReasoningTextDelta) else "")
-
-    @property
-    def usage(self) -> ResponseUsage | None:
-        """The usage, once the server has told it (with the last event)."""
-        collector = self._collector
-        return collector.usage if collector is not None else None
-
-    async def result(self) -> Response:
-        """Reads what is left and returns the whole response, with ``meta``; ``status`` tells whether it was cut short.
-
-        Raises:
-            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
-        """
-        if self._result is None:
-            await self._exhaust()
-            collector = self._collector
-            assert collector is not None
-            self._result = collector.result()
-            attach_meta(self._result, self.meta)
-        return self._result
-
-    @property
-    def _collector(self) -> ResponseCollector | None:
-        return cast("ResponseCollector", self._opened.reader.collector) if self._opened is not None else None
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

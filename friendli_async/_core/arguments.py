@@ -147,7 +147,7 @@ class Parameters:
         query = cast("Mapping[str, object] | None", given.pop("extra_query", None))
         extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
         if "stream" in extra:
-            raise ValueError("extra_body.stream: complete() and stream() are two methods, so it cannot be set here")
+            raise ValueError("extra_body.stream: stream() is a method of its own, so it cannot be set here")
         return given, extra, encode_query(query or {})
 
 
@@ -161,13 +161,15 @@ def check_keywords(given: Mapping[str, object], known: frozenset[str], method: s
         if name in known:
             continue
         if name == "stream":
-            raise TypeError(f"{method}() takes no 'stream': complete() answers whole, stream() streams")
+            raise TypeError(f"{method}() takes no 'stream': it is a method of its own")
         if name in SETTINGS:
             raise TypeError(f"{method}() takes no {name!r}: it is a setting, use client.with_options({name}=...)")
         from difflib import get_close_matches  # only on the way to an error
 
         near = get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; what is not listed goes into extra_body={...}"
+        extra = next((name for name in ("extra_body", "extra_query") if name in known), None)
+        hint = f"; what is not listed goes into {extra}={{...}}" if extra is not None else ""
+        hint = f"; did you mean {near[0]!r}?" if near else hint
         raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
 
 

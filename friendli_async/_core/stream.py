@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, Self, TypeV
 
 from friendli_async._core.protocol import embedded_error, error_event
 from friendli_async._core.sse import ServerSentEvent, SSEDecoder
-from friendli_async.errors import APIConnectionError, FriendliError, StreamInterruptedError
+from friendli_async.errors import APIConnectionError, APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Meta, Partial
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class EventReader(Generic[T]):
         return self.collector.decode_named(name, data)
 
     def _fail(self, error: FriendliError) -> None:
+        if isinstance(error, APIStatusError) and error.request_id is None:
+            error.request_id = self._headers.get("x-request-id")
         self.failure = error
         self.over = True
 
