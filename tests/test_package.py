@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,7 +189,7 @@ def test_types_are_shipped() -> None:
 def test_installed_distribution_says_what_it_is_and_needs() -> None:
     assert version(NAME) == friendli_async.__version__
     always = [line for line in requires(NAME) or () if "extra ==" not in line]
-    assert {line.partition(">")[0] for line in always} == {"aiohttp", "msgspec", "tenacity", "anyio"}
+    assert {re.split(r"[<>=!~ ]", line)[0] for line in always} == {"aiohttp", "msgspec", "tenacity", "anyio"}
 
 
 # --- what is imported, and when --------------------------------------------------------------------------------------
