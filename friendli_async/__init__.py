@@ -6,6 +6,7 @@ async with AsyncFriendli() as client:                      # FRIENDLI_TOKEN, FRI
         print(chunk.text, end="")
 """
 
+from friendli_async._core.pages import Pages
 from friendli_async._core.stream import EventStream
 from friendli_async._version import __version__
 from friendli_async.chat import ChatChunk, ChatCompletion, ChatMessage, ChatStream
@@ -29,7 +30,7 @@ from friendli_async.errors import (
     UnprocessableEntityError,
 )
 from friendli_async.options import Limits, RetryPolicy, Timeouts
-from friendli_async.replies import Attempt, Meta, Partial, ToolCall, Usage
+from friendli_async.replies import Attempt, Meta, Partial, ToolCall, UnknownEvent, Usage
 from friendli_async.tool_assisted_chat import ToolAssistedStream, ToolStatus
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Limits",
     "Meta",
     "NotFoundError",
+    "Pages",
     "Partial",
     "PermissionDeniedError",
     "RateLimitError",
@@ -63,6 +65,7 @@ __all__ = [
     "ToolAssistedStream",
     "ToolCall",
     "ToolStatus",
+    "UnknownEvent",
     "UnprocessableEntityError",
     "Usage",
     "__version__",

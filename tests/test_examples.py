@@ -170,7 +170,7 @@ async def test_readme_snippet_runs(server: FriendliServer, monkeypatch: pytest.M
             running = eval(compile(code, "README.md", "exec", flags=TOP_LEVEL_AWAIT), {"client": client})
             if inspect.isawaitable(running):
                 await asyncio.wait_for(running, 30)
-    calls = re.findall(r"await client\.serverless|client\.serverless", code)
+    calls = re.findall(r"client\.(?:serverless|dedicated|usage)", code)
     assert "FriendliServer()" in code or "with_options" in code or (calls and server.requests)
     assert all(request.status == 200 for request in server.requests)
 
