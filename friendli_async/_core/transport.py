@@ -23,6 +23,7 @@ from friendli_async._core.clock import Call, PhaseClock, expired
 from friendli_async._core.compression import inflater
 from friendli_async._core.dialing import keepalive_socket, parsed_url, proxy_finder, same_origin
 from friendli_async._core.forms import Form, Sending, readable
+from friendli_async._core.guard import close_soon, guarded
 from friendli_async._core.protocol import Request
 from friendli_async._core.slots import Slots
 from friendli_async.errors import (
@@ -129,18 +130,6 @@ class _Pool:
         if self.owned:
             await self.session.close()
             await asyncio.sleep(0)  # lets the loop run the closed sockets' last callbacks
-
-
-async def _close_at_end(pool: _Pool) -> AsyncGenerator[None, None]:
-    """Closes the pool when this generator is closed.
-
-    By the client, by the loop's shutdown, or by asyncio's hook for generators once the client is gone. The pool does
-    not know it, so no cycle delays that.
-    """
-    try:
-        yield
-    finally:
-        await pool.close("the client was closed, or its event loop was shut down")
 
 
 class Exchange:
@@ -498,7 +487,7 @@ class Transport:
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, auto_decompress=False
             )
             pool = _Pool(session, slots, owned=True)
-        guard = _primed(_close_at_end(pool))
+        guard = guarded(partial(pool.close, "the client was closed, or its event loop was shut down"))
         with self._lock:
             if self.closed:  # by another thread, in this instant
                 raise ConfigurationError("the client is closed")
@@ -529,14 +518,7 @@ class Transport:
                 await guard.aclose()
             else:
                 with suppress(RuntimeError):  # that loop has closed, and its pool with it
-                    pool.loop.call_soon_threadsafe(pool.loop.create_task, guard.aclose())
-
-
-def _primed(guard: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
-    """Begins a generator up to its first yield, which makes the running loop responsible for its end."""
-    with suppress(StopIteration):  # how an awaitable returns
-        guard.__anext__().send(None)
-    return guard
+                    pool.loop.call_soon_threadsafe(close_soon, guard)
 
 
 def _describe(error: BaseException) -> str:
