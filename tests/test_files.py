@@ -263,7 +263,7 @@ async def test_bad_argument_is_refused_before_anything_is_sent(
     with pytest.raises(ValueError, match=message):
         await client.file.upload(**arguments)
     with pytest.raises(ValueError, match="size: Expected `int`"):
-        await client.file.init_upload(name="n", size="1", digest="d", project_id="p")  # type: ignore[arg-type]
+        await client.file.init_upload(name="n", size="1", digest="d", project_id="p")  # type: ignore[arg-type]  # on purpose
     assert server.connections == 0
 
 

@@ -370,7 +370,7 @@ async def test_closing_is_idempotent_and_a_closed_client_says_so(server: Friendl
 async def test_two_tasks_may_close_at_once(server: FriendliServer) -> None:
     client = client_of(server.url)
     await complete(client)
-    await within(asyncio.gather(client.aclose(), client.aclose(), client.aclose()))
+    assert await within(asyncio.gather(client.aclose(), client.aclose(), client.aclose())) == [None] * 3
     await nothing_left(client, server)
 
 

@@ -123,10 +123,10 @@ async def test_a_waiter_whose_loop_was_closed_does_not_disturb_the_others(server
 
 
 def test_the_module_runs_alone_says_how_to_reach_it_and_stops_on_a_signal() -> None:
-    asyncio.run(_run_alone())
+    assert asyncio.run(_run_alone()) == (b"data: [DONE]\n\n", 0, b"")
 
 
-async def _run_alone() -> None:
+async def _run_alone() -> tuple[bytes, int | None, bytes]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "friendli_async.testing", "--token", "t", "--pace", "0.001"),
         stdout=asyncio.subprocess.PIPE,
@@ -146,7 +146,8 @@ async def _run_alone() -> None:
         f"  export FRIENDLI_CONTAINER_URL={url}\n",
         "  export FRIENDLI_TOKEN=t\n",
     ]
-    assert (status, body[-14:], process.returncode, errors) == (200, b"data: [DONE]\n\n", 0, b"")
+    assert status == 200
+    return body[-14:], process.returncode, errors
 
 
 # --- checks of the request -------------------------------------------------------------------------------------------

@@ -272,8 +272,8 @@ async def takes_plain_literals_and_structs(client: AsyncFriendli) -> None:
     options: ChatOptions = {"temperature": 0.5, "max_tokens": 10}
     await chat.complete(model="m", messages=dicts, **options)
     await chat.complete(model="m", messages=dicts, temperatur=1)  # type: ignore[call-arg]  # misspelt
-    await chat.complete(model="m", messages=dicts, temperature="hot")  # type: ignore[arg-type]
-    await chat.complete(model="m", messages=dicts, max_tokens=1.5)  # type: ignore[arg-type]
+    await chat.complete(model="m", messages=dicts, temperature="hot")  # type: ignore[arg-type]  # refused
+    await chat.complete(model="m", messages=dicts, max_tokens=1.5)  # type: ignore[arg-type]  # refused
     await chat.complete(model="m", messages=dicts, stream=True)  # type: ignore[call-arg]  # stream() it is
     await chat.complete(model="m", messages=dicts, timeout=5)  # type: ignore[call-arg]  # a setting
     await chat.complete(model="m", messages={"role": "user"})  # type: ignore[arg-type]  # a list of them
@@ -392,8 +392,8 @@ async def completes_text(client: AsyncFriendli) -> None:
         assert_type(text, str)
     await client.container.completions.complete(prompt="Hi")
     await completions.complete(prompt="Hi")  # type: ignore[call-arg]  # no model
-    await completions.complete(model="m", prompt=5)  # type: ignore[arg-type]
-    completions.stream(model="m", prompt="Hi", max_token=5)  # type: ignore[call-arg]
+    await completions.complete(model="m", prompt=5)  # type: ignore[arg-type]  # refused
+    completions.stream(model="m", prompt="Hi", max_token=5)  # type: ignore[call-arg]  # refused
 
 
 async def reads_texts(client: AsyncFriendli) -> None:
@@ -416,8 +416,7 @@ async def reads_texts(client: AsyncFriendli) -> None:
     assert_type(embeddings, EmbeddingList)
     assert_type(embeddings.data, tuple[Embedding, ...])
     assert_type(embeddings.data[0].embedding, tuple[float, ...] | str)
-    await client.dedicated.embeddings.create(model="m", inputs=["a"])  # type: ignore[call-arg]
-
+    await client.dedicated.embeddings.create(model="m", inputs=["a"])  # type: ignore[call-arg]  # refused
     assert_type(client.dedicated.text_classification, TextClassification)
     classes = await client.container.text_classification.classify(input="Hi")
     assert_type(classes, ClassificationList)
@@ -462,9 +461,9 @@ async def manages_endpoints(client: AsyncFriendli) -> None:
     assert_type(await endpoint.wake("ep_1", wait=True, timeout=60, interval=1), EndpointStatus)
     assert_type(await endpoint.wait("ep_1", until="SLEEPING", timeout=None), EndpointStatus)
     await endpoint.delete("ep_1")
-    await endpoint.create(name="n")  # type: ignore[call-arg]
-    await endpoint.update("ep_1", nam="n")  # type: ignore[call-arg]
-    await endpoint.wait("ep_1", until=5)  # type: ignore[arg-type]
+    await endpoint.create(name="n")  # type: ignore[call-arg]  # refused
+    await endpoint.update("ep_1", nam="n")  # type: ignore[call-arg]  # refused
+    await endpoint.wait("ep_1", until=5)  # type: ignore[arg-type]  # refused
 
 
 async def lists_endpoints(client: AsyncFriendli) -> None:
@@ -482,7 +481,7 @@ async def lists_endpoints(client: AsyncFriendli) -> None:
     async for version in client.dedicated.endpoint.get_version_history("ep_1", limit=1):
         assert_type(version, EndpointVersion)
         assert_type(version.num_gpu, int | None)
-    client.dedicated.endpoint.list(limit="20")  # type: ignore[arg-type]
+    client.dedicated.endpoint.list(limit="20")  # type: ignore[arg-type]  # refused
 
 
 async def reads_bills(client: AsyncFriendli, start: datetime, end: datetime) -> None:
@@ -496,8 +495,8 @@ async def reads_bills(client: AsyncFriendli, start: datetime, end: datetime) -> 
     )
     assert_type(usage, Pages[UsageBucket, UsagePage])
     assert_type((await usage).data[0].results[0].gpu_usage, dict[str, int] | None)
-    client.cost.get(start_time=start)  # type: ignore[call-arg]
-    client.usage.get(start_time="2026-01-01", end_time=end)  # type: ignore[arg-type]
+    client.cost.get(start_time=start)  # type: ignore[call-arg]  # refused
+    client.usage.get(start_time="2026-01-01", end_time=end)  # type: ignore[arg-type]  # refused
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -540,8 +539,8 @@ async def responds(client: AsyncFriendli) -> None:
         assert_type(text, str)
     await client.container.responses.create(input="Hi")
     await responses.create(input="Hi")  # type: ignore[call-arg]  # no model
-    await responses.create(model="m", input=5)  # type: ignore[arg-type]
-    responses.stream(model="m", input="Hi", max_tokens=5)  # type: ignore[call-arg]
+    await responses.create(model="m", input=5)  # type: ignore[arg-type]  # refused
+    responses.stream(model="m", input="Hi", max_tokens=5)  # type: ignore[call-arg]  # refused
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -613,8 +612,8 @@ async def messages_calls(client: AsyncFriendli, dicts: list[dict[str, object]]) 
         assert_type(thought, str)
     await client.container.messages.create(messages=dicts)
     await messages.create(messages=dicts)  # type: ignore[call-arg]  # no model
-    await messages.create(model="m", messages="Hi")  # type: ignore[arg-type]
-    await messages.create(model="m", messages=dicts, max_token=5)  # type: ignore[call-arg]
+    await messages.create(model="m", messages="Hi")  # type: ignore[arg-type]  # refused
+    await messages.create(model="m", messages=dicts, max_token=5)  # type: ignore[call-arg]  # refused
 
 
 # --- audio, images, files, media -------------------------------------------------------------------------------------
@@ -637,8 +636,7 @@ async def hears_and_paints(client: AsyncFriendli, path: Path, pieces: AsyncItera
     assert_type(await heard.result(), Transcription)
     await client.serverless.audio.transcribe(file=path)  # type: ignore[call-arg]  # no model
     await client.container.audio.transcribe(file="a.wav")  # type: ignore[arg-type]  # a path is a Path
-    client.container.audio.stream(file=path, stream=True)  # type: ignore[call-arg]
-
+    client.container.audio.stream(file=path, stream=True)  # type: ignore[call-arg]  # refused
     assert_type(client.dedicated.image, Images)
     assert_type(client.container.image, ContainerImages)
     painted = await client.dedicated.image.generate(model="m", prompt="a cat", response_format="png", seed=None)
@@ -651,8 +649,7 @@ async def hears_and_paints(client: AsyncFriendli, path: Path, pieces: AsyncItera
     )
     assert_type(edited, ContainerImage)
     assert_type(edited.image, str)
-    await client.container.image.edit(image=path, prompt="p", guidance_scale=None)  # type: ignore[arg-type]
-
+    await client.container.image.edit(image=path, prompt="p", guidance_scale=None)  # type: ignore[arg-type]  # refused
     assert_type(client.file, Files)
     with path.open("rb") as file:
         uploaded = await client.file.upload(file, project_id="p", progress=lambda sent, total: None)
