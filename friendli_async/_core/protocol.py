@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, Final, Generic, TypeVar, cast, get_args
 
@@ -107,6 +106,8 @@ def retry_after(headers: Headers, now: Callable[[], float] = time) -> float | No
 
     ``retry-after-ms``, or ``Retry-After`` in seconds or as a date (RFC 9110 10.2.3).
     """
+    from email.utils import parsedate_to_datetime  # comes with aiohttp; a bare import of ours does without
+
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name)
         if text is None:
