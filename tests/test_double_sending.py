@@ -7,8 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 from support.sockets import Conversation, RawServer, ask, client_of, complete, completion, reply, within
 
-from friendli_async import APIConnectionError, APIStatusError, AsyncFriendli, ConfigurationError, RetryPolicy
-from friendli_async.testing import FriendliServer, status
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    AsyncFriendli,
+    ConfigurationError,
+    RetryPolicy,
+    StreamInterruptedError,
+)
+from friendli_async.testing import FriendliServer, Step, comment, cut, end, reset, script, status, text
 
 QUICK = RetryPolicy(initial=0.0, max_attempts=3)
 
@@ -208,3 +215,18 @@ async def test_headers_that_are_no_text_can_be_printed() -> None:
         with pytest.raises(APIStatusError) as caught:
             await within(complete(client))
         assert str(caught.value).encode()
+
+
+@pytest.mark.parametrize("ending", [reset(), cut(), end()], ids=["reset", "cut", "end"])
+async def test_a_stream_cut_before_its_first_event_is_truncated_and_is_tried_again_where_that_is_on(
+    server: FriendliServer, ending: Step
+) -> None:
+    broken = script(comment("ping"), ending)
+    async with client_of(server.url) as once, client_of(server.url, retry=QUICK) as again:
+        server.enqueue(broken, broken, text("whole"))
+        stream = ask(once)
+        with pytest.raises(StreamInterruptedError) as caught:
+            await within(stream)
+        assert (stream.outcome, caught.value.sent) == ("truncated", True)
+        assert (await within(ask(again).result())).text == "whole"
+    assert len(server.requests) == 3

@@ -32,6 +32,7 @@ from friendli_async.errors import (
     ConfigurationError,
     FriendliError,
     ResponseDecodeError,
+    StreamInterruptedError,
 )
 from friendli_async.replies import Attempt, Headers, Meta, attach_meta
 
@@ -417,6 +418,11 @@ class _Run(Generic[T]):
                 reader.feed(await exchange.read())
             if reader.failure is not None and not reader.ready:
                 raise reader.failure
+        except APIConnectionError as error:
+            exchange.abort()
+            if type(error) is not APIConnectionError:
+                raise
+            raise StreamInterruptedError(str(error)) from None
         except BaseException:
             exchange.abort()
             raise

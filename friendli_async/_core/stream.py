@@ -262,7 +262,7 @@ class EventStream(Generic[T]):
             opened = await self._opening.open()
         except FriendliError as error:
             if self._outcome == "open":
-                self._outcome = "failed"
+                self._outcome = "truncated" if isinstance(error, StreamInterruptedError) else "failed"
             self._error = copy.copy(error)
             raise
         except BaseException as error:
