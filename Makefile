@@ -29,7 +29,7 @@ help:
 demo: $(VENV)/.base
 	@$(MAKE) --no-print-directory $(VENV)/.engine || \
 		echo 'The engine (a prebuilt llama.cpp) cannot be installed here: the demo goes on without it.'
-	@$(BIN)/python -m friendli_async.testing.demo $(DEMO)
+	@$(BIN)/python -m friendli_async.demo.__main__ $(DEMO)
 
 test: lint unit others dist wheel
 

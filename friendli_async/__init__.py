@@ -6,10 +6,11 @@ async with AsyncFriendli() as client:                      # FRIENDLI_TOKEN, FRI
         print(chunk.text, end="")
 """
 
+from friendli_async._core.events.stream import EventStream
 from friendli_async._core.pages import Pages
-from friendli_async._core.stream import EventStream
 from friendli_async._version import __version__
-from friendli_async.chat import ChatChunk, ChatCompletion, ChatMessage, ChatStream
+from friendli_async.chat.resource import ChatChunk, ChatCompletion, ChatMessage, ChatStream
+from friendli_async.chat.tool_assisted import ToolAssistedStream, ToolStatus
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import (
     APIConnectionError,
@@ -31,7 +32,6 @@ from friendli_async.errors import (
 )
 from friendli_async.options import Limits, RetryPolicy, Timeouts
 from friendli_async.replies import Attempt, Meta, Partial, ToolCall, UnknownEvent, Usage
-from friendli_async.tool_assisted_chat import ToolAssistedStream, ToolStatus
 
 __all__ = [
     "APIConnectionError",

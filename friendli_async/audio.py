@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 
 import msgspec
 
-from friendli_async._core import content_types
-from friendli_async._core.arguments import Arguments, Parameters, encode_json
-from friendli_async._core.assembly import AssembledStream, TextView
-from friendli_async._core.forms import Form, Part
+from friendli_async._core.assembly import AssembledStream
+from friendli_async._core.body import content_types
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_json
+from friendli_async._core.body.forms import Form, Part
+from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.protocol import Operation, decode
-from friendli_async._core.sources import BytesSource, Content, Source, source_of
-from friendli_async.chat_replies import joined
+from friendli_async._core.text import TextView, joined
 from friendli_async.replies import Partial, Reply, UnknownEvent, always
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "Audio",

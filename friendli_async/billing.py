@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments
+from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.pages import PageQuery, Pages
 from friendli_async._core.protocol import Operation
 from friendli_async.replies import Reply, always
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "CostBucket",

@@ -15,30 +15,30 @@ from friendli_async._core.protocol import Deployment
 from friendli_async._core.settings import Settings, Token, base_url, check_header, check_team, check_token
 from friendli_async.audio import Audio, ContainerAudio
 from friendli_async.billing import TeamCost, TeamUsage
-from friendli_async.chat import Chat, ContainerChat
-from friendli_async.chat_render import ChatRender
+from friendli_async.chat.render import ChatRender
+from friendli_async.chat.resource import Chat, ContainerChat
+from friendli_async.chat.tool_assisted import ToolAssistedCall, ToolAssistedChat
 from friendli_async.classification import ContainerTextClassification, TextClassification
 from friendli_async.completions import Completions, ContainerCompletions
 from friendli_async.embeddings import Embeddings
-from friendli_async.endpoints import Endpoints
+from friendli_async.endpoints.resource import Endpoints
+from friendli_async.endpoints.waking import Waker
 from friendli_async.errors import ConfigurationError
 from friendli_async.files import Files
 from friendli_async.images import ContainerImages, Images
-from friendli_async.messages import ContainerMessages, Messages
+from friendli_async.messages.resource import ContainerMessages, Messages
 from friendli_async.models import Models
 from friendli_async.options import Limits, RetryPolicy, Timeouts
-from friendli_async.responses import ContainerResponses, Responses
+from friendli_async.responses.resource import ContainerResponses, Responses
 from friendli_async.tokens import ContainerTokens, Tokens
-from friendli_async.tool_assisted_chat import ToolAssistedCall, ToolAssistedChat
-from friendli_async.waking import Waker
 
 if TYPE_CHECKING:
     import ssl as ssl_module
 
     import aiohttp
 
-    from friendli_async._core.engine import Engine
-    from friendli_async._core.transport import Transport
+    from friendli_async._core.call import Engine
+    from friendli_async._core.net.transport import Transport
 
 __all__ = ["AsyncFriendli", "Container", "Dedicated", "Serverless"]
 
@@ -199,7 +199,7 @@ class AsyncFriendli:
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         # The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request.
-        from friendli_async._core.transport import Transport
+        from friendli_async._core.net.transport import Transport
 
         _check_max_connections(max_connections)
         if session is not None and (proxy is not None or ssl is not None):
@@ -221,7 +221,7 @@ class AsyncFriendli:
         self._build(transport, settings, owner=True)
 
     def _build(self, transport: Transport, settings: Settings, *, owner: bool) -> None:
-        from friendli_async._core.engine import Engine
+        from friendli_async._core.call import Engine
 
         self._transport = transport
         self._settings = settings

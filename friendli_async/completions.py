@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters
-from friendli_async._core.assembly import AssembledStream, TextView
+from friendli_async._core.assembly import AssembledStream
+from friendli_async._core.body.arguments import Arguments, Parameters
 from friendli_async._core.protocol import Operation, decode
-from friendli_async.chat import CHECKS, RESPONSE_FORMAT, choices_wanted, stream_fields
-from friendli_async.chat_replies import TokenLogprob, joined
+from friendli_async._core.text import TextView, joined
+from friendli_async.chat.replies import TokenLogprob
+from friendli_async.chat.resource import CHECKS, RESPONSE_FORMAT, choices_wanted, stream_fields
 from friendli_async.replies import Partial, Reply, Usage, always
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "Completions",

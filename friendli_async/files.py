@@ -18,16 +18,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, check_values, encode_json, path_parameters
-from friendli_async._core.content_types import UNKNOWN
-from friendli_async._core.forms import Form, Part
+from friendli_async._core.body.arguments import Arguments, check_values, encode_json, path_parameters
+from friendli_async._core.body.content_types import UNKNOWN
+from friendli_async._core.body.forms import Form, Part
+from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, source_of
 from friendli_async._core.protocol import Operation
-from friendli_async._core.sources import Content, OpenFileSource, Source, in_thread, source_of
 from friendli_async.errors import ResponseDecodeError
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = ["Content", "DownloadURL", "FileInfo", "FileUpload", "Files", "Progress", "UploadedFile"]
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters
+from friendli_async._core.body.arguments import Arguments, Parameters
+from friendli_async._core.body.sources import Content
 from friendli_async._core.protocol import Operation
-from friendli_async._core.sources import Content
 from friendli_async.errors import ResponseDecodeError
 from friendli_async.media import encoded
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "ContainerEditOptions",

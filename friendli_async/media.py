@@ -13,9 +13,9 @@ from __future__ import annotations
 import base64
 from typing import Final
 
-from friendli_async._core import content_types
-from friendli_async._core.sources import Content, in_thread, read_whole, source_of
-from friendli_async.chat import AudioContent, ImageContent, Media, VideoContent
+from friendli_async._core.body import content_types
+from friendli_async._core.body.sources import Content, in_thread, read_whole, source_of
+from friendli_async.chat.resource import AudioContent, ImageContent, Media, VideoContent
 
 __all__ = ["MAX_BYTES", "Content", "audio", "encoded", "image", "video"]
 

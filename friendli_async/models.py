@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters, check_keywords, encode_query
+from friendli_async._core.body.arguments import Arguments, Parameters, check_keywords, encode_query
 from friendli_async._core.protocol import Operation
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "Modality",

@@ -9,7 +9,7 @@ from aioresponses import aioresponses
 from support.engine import MODEL, require_engine
 from support.mock_http import mocked_http
 
-from friendli_async.testing.engine import LocalEngine
+from friendli_async.demo.engine import LocalEngine
 
 
 def pytest_configure() -> None:

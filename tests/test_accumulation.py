@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import Entry, chats, chunk, chunkings, fewer
 
 from friendli_async import APIStatusError, ChatChunk, ChatCompletion, Partial, ResponseDecodeError
-from friendli_async._core.stream import EventReader
+from friendli_async._core.events.stream import EventReader
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
 

@@ -22,6 +22,7 @@ from friendli_async.completions import (
     TextCompletionChunkChoice,
     TextCompletionLogprobs,
 )
+from friendli_async.demo.engine import LocalEngine
 from friendli_async.replies import Usage
 from friendli_async.testing import (
     FriendliServer,
@@ -37,7 +38,6 @@ from friendli_async.testing import (
     split,
     status,
 )
-from friendli_async.testing.engine import LocalEngine
 
 PLACES: Final = ["serverless", "dedicated", "container"]
 each_place: Final = pytest.mark.parametrize("place", PLACES)

@@ -42,7 +42,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
-from friendli_async import chat as chat_module
+from friendli_async.chat import resource as chat_module
 from friendli_async.testing import (
     FriendliServer,
     body,

@@ -13,10 +13,10 @@ import pytest
 from anyio import to_thread
 from support.terminal import run_on_terminal
 
+from friendli_async.demo.page import Page
 from friendli_async.testing import FriendliServer, status, text
-from friendli_async.testing.page import Page
 
-DEMO = [sys.executable, "-W", "error", "-m", "friendli_async.testing.demo"]
+DEMO = [sys.executable, "-W", "error", "-m", "friendli_async.demo.__main__"]
 LIMIT = 60.0  # seconds for a whole run; it needs about three
 
 
@@ -229,6 +229,6 @@ def test_long_words_and_wide_characters_are_wrapped() -> None:
 
 
 def test_signal_number_of_the_exit_status_is_the_shells() -> None:
-    from friendli_async.testing import demo
+    from friendli_async.demo import __main__ as demo
 
     assert demo._INTERRUPTED == 128 + signal.SIGINT

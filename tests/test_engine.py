@@ -26,8 +26,8 @@ from friendli_async import (
     BadRequestError,
     StreamInterruptedError,
 )
-from friendli_async.testing.engine import EngineUnavailable, LocalEngine
-from friendli_async.testing.weights import GEMMA_STOP, gemma_weights
+from friendli_async.demo.engine import EngineUnavailable, LocalEngine
+from friendli_async.demo.weights import GEMMA_STOP, gemma_weights
 
 pytestmark = pytest.mark.engine
 
@@ -307,7 +307,7 @@ def test_engine_can_be_started_again(tiny_model: Path) -> None:
 
 def test_engine_dies_with_a_parent_that_is_killed(tiny_model: Path) -> None:
     script = (
-        "import os, signal, sys; from friendli_async.testing.engine import LocalEngine\n"
+        "import os, signal, sys; from friendli_async.demo.engine import LocalEngine\n"
         "engine = LocalEngine(sys.argv[1]); engine.start(); print(engine.url, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from friendli_async import AsyncFriendli, media
-from friendli_async._core import content_types
+from friendli_async._core.body import content_types
 from friendli_async.testing import FriendliServer
 
 BEGINNINGS: Final = {

@@ -18,6 +18,7 @@ from friendli_async import (
     StreamInterruptedError,
     UnprocessableEntityError,
 )
+from friendli_async.demo.engine import LocalEngine
 from friendli_async.messages import (
     Base64Source,
     ContentBlockDelta,
@@ -41,7 +42,6 @@ from friendli_async.testing import (
     stall,
     status,
 )
-from friendli_async.testing.engine import LocalEngine
 
 
 @pytest.fixture

@@ -25,7 +25,14 @@ from friendli_async import (
     AsyncFriendli,
     ConfigurationError,
 )
-from friendli_async._core.arguments import SETTINGS, Parameters, check_keywords, check_values, encode_json, encode_query
+from friendli_async._core.body.arguments import (
+    SETTINGS,
+    Parameters,
+    check_keywords,
+    check_values,
+    encode_json,
+    encode_query,
+)
 from friendli_async._core.settings import base_url, check_header, check_token
 
 # --- encode_json -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from friendli_async import (
     RateLimitError,
     ResponseDecodeError,
 )
+from friendli_async.demo.engine import LocalEngine
 from friendli_async.replies import FunctionCall, ToolCall
 from friendli_async.responses import (
     ContentPart,
@@ -37,7 +38,6 @@ from friendli_async.testing import (
     FriendliServer,
     json_body,
 )
-from friendli_async.testing.engine import LocalEngine
 
 
 @pytest.fixture

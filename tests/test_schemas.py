@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from support.operations import Served, served_operations
 
-from friendli_async._core.arguments import Arguments
+from friendli_async._core.body.arguments import Arguments
+from friendli_async._core.events.stream import EventReader
 from friendli_async._core.protocol import Operation, decode
-from friendli_async._core.stream import EventReader
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Headers
 from friendli_async.testing.examples import alternatives, example

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from strategies import cut, cuttings, deterministic, event_streams
 
 from friendli_async import ChatChunk, FriendliError, ResponseDecodeError
-from friendli_async._core.sse import SSEDecoder
-from friendli_async._core.stream import EventReader
+from friendli_async._core.events.sse import SSEDecoder
+from friendli_async._core.events.stream import EventReader
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
 

@@ -14,7 +14,7 @@ from aioresponses import aioresponses
 from yarl import URL
 
 import friendli_async as f
-from friendli_async._core import engine as engine_module
+from friendli_async._core import call as engine_module
 from friendli_async.replies import Attempt
 
 BASE: Final = "http://api.test"

@@ -16,8 +16,8 @@ from friendli_async import (
 )
 from friendli_async.chat import Function as FunctionTool
 from friendli_async.chat import SystemMessage, Tool
-from friendli_async.chat_render import RenderedChat
-from friendli_async.chat_replies import ChatMessage
+from friendli_async.chat.render import RenderedChat
+from friendli_async.chat.replies import ChatMessage
 from friendli_async.classification import Classification, ClassificationList, ClassificationUsage
 from friendli_async.embeddings import Embedding, EmbeddingList
 from friendli_async.models import Model, ModelFunctionality, ModelList, ModelPricing, ModelReasoningOption

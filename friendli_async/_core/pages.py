@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters, check_keywords, encode_query
+from friendli_async._core.body.arguments import Arguments, Parameters, check_keywords, encode_query
 from friendli_async._core.protocol import Operation
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = ["ItemIterator", "PageIterator", "PageQuery", "Pages"]
 

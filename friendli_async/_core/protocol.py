@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar, cast, get_args
 
 import msgspec
 
-from friendli_async._core.forms import Form
+from friendli_async._core.body.forms import Form
 from friendli_async.errors import APIStatusError, ResponseDecodeError, status_class
 from friendli_async.replies import Headers
 

@@ -54,7 +54,8 @@ from friendli_async.chat import (
     ToolMessage,
     UserMessage,
 )
-from friendli_async.chat_render import ChatRender, RenderedChat
+from friendli_async.chat.render import ChatRender, RenderedChat
+from friendli_async.chat.tool_assisted import ToolAssistedCall, ToolAssistedChat, ToolStatusError, ToolStatusFile
 from friendli_async.classification import Classification, ClassificationList, TextClassification
 from friendli_async.client import Container, Dedicated, Serverless
 from friendli_async.completions import (
@@ -84,7 +85,6 @@ from friendli_async.models import Model, ModelList
 from friendli_async.replies import Headers
 from friendli_async.testing import FriendliServer, ReceivedRequest
 from friendli_async.tokens import ContainerTokens, Detokenization, Tokenization, Tokens
-from friendli_async.tool_assisted_chat import ToolAssistedCall, ToolAssistedChat, ToolStatusError, ToolStatusFile
 
 
 async def later() -> str:

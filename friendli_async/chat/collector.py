@@ -1,183 +1,27 @@
-"""What a chat answers: completions, the chunks of a stream, and how chunks add up to a completion."""
+"""How the chunks of a chat stream add up to a completion."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
 from friendli_async._core.protocol import decode
-from friendli_async.replies import FunctionCall, Partial, Reply, ToolCall, Usage, always
+from friendli_async._core.text import joined
+from friendli_async.chat.replies import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatMessage,
+    ChunkChoice,
+    Logprobs,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage
 
-__all__ = [
-    "ChatChoice",
-    "ChatChunk",
-    "ChatCompletion",
-    "ChatMessage",
-    "ChunkChoice",
-    "ChunkDelta",
-    "FinishReason",
-    "FunctionCallDelta",
-    "Logprobs",
-    "TokenLogprob",
-    "ToolCallDelta",
-    "TopLogprob",
-]
-
-FinishReason = Literal["stop", "length", "tool_calls"] | str  # open: new reasons must not break old clients
-
-
-class TopLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """One of the likeliest tokens at a position."""
-
-    token: str = ""
-    logprob: float | None = None
-    bytes: tuple[int, ...] | None = None
-
-
-class TokenLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """The token at a position, how likely it was, and the likeliest ones."""
-
-    token: str = ""
-    logprob: float | None = None
-    top_logprobs: tuple[TopLogprob, ...] | None = None
-    bytes: tuple[int, ...] | None = None
-
-
-class Logprobs(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """Log probabilities of a choice's tokens."""
-
-    content: tuple[TokenLogprob, ...] | None = None
-
-
-class ChatMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """A model's message. It can be put into the next call's ``messages`` as it is."""
-
-    role: str | None = None
-    content: str | None = None
-    tool_calls: tuple[ToolCall, ...] | None = None
-    reasoning_content: str | None = None
-    """Reasoning text, where the server spells it so."""
-    reasoning: str | None = None
-    """Reasoning text, where the server spells it so."""
-
-    def as_input(self) -> dict[str, object]:
-        """The message as the API takes it: what a reply may leave out and a request may not is filled in."""
-        message: dict[str, object] = {"role": self.role or "assistant", "content": self.content}
-        for name in ("reasoning_content", "reasoning"):
-            if getattr(self, name) is not None:
-                message[name] = getattr(self, name)
-        if self.tool_calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id or "",
-                    "type": call.type or "function",
-                    "function": {"name": call.function.name or "", "arguments": call.function.arguments or ""},
-                }
-                for call in self.tool_calls
-            ]
-        return message
-
-
-class ChatChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """One of the ``n`` answers."""
-
-    index: int = always(0)
-    message: ChatMessage = ChatMessage()
-    finish_reason: FinishReason | None = None
-    logprobs: Logprobs | None = None
-
-
-class ChatCompletion(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
-    """A whole answer, of ``complete`` or put together from a stream."""
-
-    choices: tuple[ChatChoice, ...]
-    id: str | None = None
-    object: str | None = None
-    created: int | float | None = None
-    """Unix time in seconds; servers have been seen to send nanoseconds."""
-    model: str | None = None
-    usage: Usage | None = None
-
-    @property
-    def message(self) -> ChatMessage:
-        """The message of the first choice, ready for the next call's ``messages``."""
-        return self.choices[0].message if self.choices else ChatMessage()
-
-    @property
-    def text(self) -> str:
-        """The text of the first choice; "" where it has none."""
-        return self.message.content or ""
-
-    @property
-    def reasoning(self) -> str:
-        """The reasoning text of the first choice, under either spelling; "" where it has none."""
-        return self.message.reasoning_content or self.message.reasoning or ""
-
-
-class FunctionCallDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """A piece of a function call."""
-
-    name: str | None = None
-    arguments: str | None = None
-
-
-class ToolCallDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """A piece of a tool call."""
-
-    index: int | None = None
-    id: str | None = None
-    type: str | None = None
-    function: FunctionCallDelta | None = None
-
-
-class ChunkDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """What a chunk adds to a choice's message."""
-
-    content: str | None = None
-    role: str | None = None
-    tool_calls: tuple[ToolCallDelta, ...] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
-class ChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """What a chunk says about one choice."""
-
-    index: int = always(0)
-    delta: ChunkDelta = ChunkDelta()
-    finish_reason: FinishReason | None = None
-    logprobs: Logprobs | None = None
-
-
-class ChatChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """One event of a chat stream. The one with the usage has no choices."""
-
-    choices: tuple[ChunkChoice, ...] = always(())
-    id: str | None = None
-    object: str | None = None
-    created: int | float | None = None
-    model: str | None = None
-    usage: Usage | None = None
-    error: Any = None
-    """An error that the server put beside the choices. A stream raises it, so the chunks that it gives have none."""
-
-    @property
-    def text(self) -> str:
-        """What it adds to the text of choice 0; often ""."""
-        for choice in self.choices:
-            if choice.index == 0:
-                return choice.delta.content or ""
-        return ""
-
-    @property
-    def reasoning(self) -> str:
-        """What it adds to the reasoning text of choice 0, under either spelling; often ""."""
-        for choice in self.choices:
-            if choice.index == 0:
-                return choice.delta.reasoning_content or choice.delta.reasoning or ""
-        return ""
+__all__ = ["ChatCollector"]
 
 
 class _CallParts:
@@ -275,18 +119,6 @@ class _ChoiceParts:
         )
         logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
         return ChatChoice(self.index, message, self.finish_reason, logprobs)
-
-
-def joined(pieces: Iterable[str]) -> str:
-    """Joins text; a character that two tokens share arrives as two lone surrogates and becomes one again."""
-    text = "".join(pieces)
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    return text
 
 
 _decoder: Final = msgspec.json.Decoder(ChatChunk)

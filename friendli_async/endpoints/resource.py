@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
 
-from friendli_async._core.arguments import (
+from friendli_async._core.body.arguments import (
     Arguments,
     Parameters,
     encode_json,
@@ -20,7 +20,7 @@ from friendli_async._core.arguments import (
 )
 from friendli_async._core.pages import PageQuery, Pages
 from friendli_async._core.protocol import Operation
-from friendli_async.endpoint_options import (
+from friendli_async.endpoints.inputs import (
     AcceleratorRequirement,
     AdvancedConfig,
     AutoscalingPolicy,
@@ -31,7 +31,7 @@ from friendli_async.endpoint_options import (
     SimplescaleConfig,
     WandbArtifactOptions,
 )
-from friendli_async.endpoint_replies import (
+from friendli_async.endpoints.replies import (
     EndpointErrorCode,
     EndpointPage,
     EndpointPhase,
@@ -46,7 +46,7 @@ from friendli_async.endpoint_replies import (
 from friendli_async.errors import APIStatusError, APITimeoutError
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "AcceleratorRequirement",

@@ -18,7 +18,7 @@ from typing import IO, Final, Self
 
 from anyio import to_thread
 
-from friendli_async.testing.weights import GEMMA_CHAT_TEMPLATE, GEMMA_NAME, EngineUnavailable, gemma_weights
+from friendli_async.demo.weights import GEMMA_CHAT_TEMPLATE, GEMMA_NAME, EngineUnavailable, gemma_weights
 
 __all__ = ["EngineUnavailable", "LocalEngine"]
 

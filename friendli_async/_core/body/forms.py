@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from friendli_async._core.sources import BytesSource, Source
+from friendli_async._core.body.sources import BytesSource, Source
 
 __all__ = ["Form", "Part", "Sending", "readable"]
 

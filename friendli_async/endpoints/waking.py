@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments
-from friendli_async.endpoints import Endpoints
+from friendli_async._core.body.arguments import Arguments
+from friendli_async.endpoints.resource import Endpoints
 from friendli_async.errors import APIStatusError, FriendliError
 
 __all__ = ["Waker"]

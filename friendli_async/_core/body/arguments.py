@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from friendli_async._core.forms import Form
+from friendli_async._core.body.forms import Form
 
 
 class Arguments(msgspec.Struct, frozen=True):

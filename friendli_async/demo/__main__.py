@@ -1,6 +1,6 @@
 """`make demo`: a real model streams through the client, then the seed's tool-assisted call, on one page.
 
-    python -m friendli_async.testing.demo [--embedded] [--gguf FILE] [--question TEXT]... [--real] [--model NAME]
+    python -m friendli_async.demo.__main__ [--embedded] [--gguf FILE] [--question TEXT]... [--real] [--model NAME]
 
 Nothing leaves this machine, unless `FRIENDLI_TOKEN` is set and the question is answered with yes, or `--real` is given.
 """
@@ -20,12 +20,12 @@ from typing import Final, Self
 import msgspec
 
 from friendli_async import AsyncFriendli, ChatChunk, FriendliError, ToolStatus, __version__
-from friendli_async.chat import ChatStream
+from friendli_async.chat.resource import ChatStream
+from friendli_async.demo.engine import EngineUnavailable, LocalEngine
+from friendli_async.demo.page import Page
+from friendli_async.demo.weights import GEMMA_STOP, GEMMA_TERMS
 from friendli_async.replies import Usage
-from friendli_async.testing.engine import EngineUnavailable, LocalEngine
-from friendli_async.testing.page import Page
 from friendli_async.testing.server import FriendliServer
-from friendli_async.testing.weights import GEMMA_STOP, GEMMA_TERMS
 
 _QUESTIONS: Final = ("What is the capital of France?", "Why do people like music?")
 _SUM: Final = "What is (17 + 25) * 3?"
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 when the real API failed, 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(prog="python -m friendli_async.testing.demo", description="The client at work.")
+    parser = argparse.ArgumentParser(prog="python -m friendli_async.demo.__main__", description="The client at work.")
     parser.add_argument("--embedded", action="store_true", help="use the embedded server instead of a real model")
     parser.add_argument("--gguf", metavar="FILE", help="use this model instead of Gemma 3 270M")
     parser.add_argument("--question", action="append", metavar="TEXT", help="what to ask; may be given several times")

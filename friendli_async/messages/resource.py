@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Union, Unpack,
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters
-from friendli_async._core.assembly import AssembledStream, TextView
+from friendli_async._core.assembly import AssembledStream
+from friendli_async._core.body.arguments import Arguments, Parameters
 from friendli_async._core.protocol import Operation
-from friendli_async.messages_replies import (
+from friendli_async._core.text import TextView
+from friendli_async.messages.collector import MessagesCollector
+from friendli_async.messages.replies import (
     BlockDelta,
     ContentBlock,
     ContentBlockDelta,
@@ -27,7 +29,6 @@ from friendli_async.messages_replies import (
     MessageDeltaPayload,
     MessageEnvelope,
     MessageEvent,
-    MessagesCollector,
     MessageStart,
     MessageStop,
     MessageUsage,
@@ -46,7 +47,7 @@ from friendli_async.messages_replies import (
 )
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "Base64Source",

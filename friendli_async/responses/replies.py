@@ -8,7 +8,7 @@ from typing import Final, Literal, cast
 import msgspec
 
 from friendli_async._core.protocol import error_event
-from friendli_async.chat_replies import joined
+from friendli_async._core.text import joined
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import (
     FunctionCall,

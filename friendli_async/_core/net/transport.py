@@ -19,13 +19,13 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from friendli_async._core.clock import Call, PhaseClock, expired
-from friendli_async._core.compression import inflater
-from friendli_async._core.dialing import keepalive_socket, parsed_url, proxy_finder, same_origin
-from friendli_async._core.forms import Form, Sending, readable
-from friendli_async._core.guard import close_soon, guarded
+from friendli_async._core.body.forms import Form, Sending, readable
+from friendli_async._core.net.clock import Call, PhaseClock, expired
+from friendli_async._core.net.compression import inflater
+from friendli_async._core.net.dialing import keepalive_socket, parsed_url, proxy_finder, same_origin
+from friendli_async._core.net.guard import close_soon, guarded
+from friendli_async._core.net.slots import Slots
 from friendli_async._core.protocol import Request
-from friendli_async._core.slots import Slots
 from friendli_async.errors import (
     APIConnectionError,
     ConfigurationError,

@@ -1,4 +1,4 @@
-"""The events of a streamed response, and how they add up to the response."""
+"""How the events of a streamed response add up to it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,27 @@ from typing import Any, Final, cast, get_args
 import msgspec
 
 from friendli_async._core.protocol import decode
-from friendli_async.chat_replies import joined
+from friendli_async._core.text import joined
 from friendli_async.replies import Headers, Partial, UnknownEvent
-from friendli_async.responses_replies import (
+from friendli_async.responses.events import (
+    FunctionCallArgumentsDelta,
+    FunctionCallArgumentsDone,
+    KnownEvent,
+    OfItem,
+    OutputItemAdded,
+    OutputItemDone,
+    OutputTextDelta,
+    OutputTextDone,
+    ReasoningTextDelta,
+    ReasoningTextDone,
+    ResponseCompleted,
+    ResponseCreated,
+    ResponseEvent,
+    ResponseFailed,
+    ResponseIncomplete,
+    ResponseInProgress,
+)
+from friendli_async.responses.replies import (
     ContentPart,
     OutputItem,
     Response,
@@ -20,169 +38,7 @@ from friendli_async.responses_replies import (
     response_partial,
 )
 
-__all__ = [
-    "ContentPartAdded",
-    "ContentPartDone",
-    "FunctionCallArgumentsDelta",
-    "FunctionCallArgumentsDone",
-    "OutputItemAdded",
-    "OutputItemDone",
-    "OutputTextDelta",
-    "OutputTextDone",
-    "ReasoningTextDelta",
-    "ReasoningTextDone",
-    "ResponseCollector",
-    "ResponseCompleted",
-    "ResponseCreated",
-    "ResponseEvent",
-    "ResponseFailed",
-    "ResponseInProgress",
-    "ResponseIncomplete",
-    "UnknownEvent",
-]
-
-
-class _Event(
-    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, repr_omit_defaults=True, tag_field="type"
-):
-    """What every event has."""
-
-    sequence_number: int | None = None
-    """Place of the event in its stream; not every engine counts."""
-
-    @property
-    def type(self) -> str:
-        """The event's kind, as on the wire."""
-        return str(self.__struct_config__.tag)
-
-
-class _OfItem(_Event, frozen=True, kw_only=True):
-    """An event that adds to an output item. Not every engine says both, or where in the item's content."""
-
-    item_id: str | None = None
-    output_index: int | None = None
-
-
-class _OfPart(_OfItem, frozen=True, kw_only=True):
-    """An event that adds to a part of an item's content."""
-
-    content_index: int | None = None
-
-
-class ResponseCreated(_Event, frozen=True, kw_only=True, tag="response.created"):
-    """The response has begun: it has an id, and no output yet."""
-
-    response: Response
-
-
-class ResponseInProgress(_Event, frozen=True, kw_only=True, tag="response.in_progress"):
-    """The response is being made."""
-
-    response: Response
-
-
-class ResponseCompleted(_Event, frozen=True, kw_only=True, tag="response.completed"):
-    """A good end: the whole response."""
-
-    response: Response
-
-
-class ResponseIncomplete(_Event, frozen=True, kw_only=True, tag="response.incomplete"):
-    """A good end all the same: the response was cut short, ``response.incomplete_details`` says why."""
-
-    response: Response
-
-
-class ResponseFailed(_Event, frozen=True, kw_only=True, tag="response.failed"):
-    """The bad end. A stream raises it, as the error that ``response.error`` names, and does not hand it out."""
-
-    response: Response
-
-
-class OutputItemAdded(_Event, frozen=True, kw_only=True, tag="response.output_item.added"):
-    """An output item begins."""
-
-    item: OutputItem
-    output_index: int | None = None
-
-
-class OutputItemDone(_Event, frozen=True, kw_only=True, tag="response.output_item.done"):
-    """An output item is whole."""
-
-    item: OutputItem
-    output_index: int | None = None
-
-
-class ContentPartAdded(_OfPart, frozen=True, kw_only=True, tag="response.content_part.added"):
-    """A part of an item's content begins."""
-
-    part: ContentPart
-
-
-class ContentPartDone(_OfPart, frozen=True, kw_only=True, tag="response.content_part.done"):
-    """A part of an item's content is whole."""
-
-    part: ContentPart
-
-
-class OutputTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.output_text.delta"):
-    """A piece of a message's text."""
-
-    delta: str
-
-
-class OutputTextDone(_OfPart, frozen=True, kw_only=True, tag="response.output_text.done"):
-    """A message's text, whole."""
-
-    text: str
-
-
-class ReasoningTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
-    """A piece of reasoning."""
-
-    delta: str
-
-
-class ReasoningTextDone(_OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.done"):
-    """A text of reasoning, whole."""
-
-    text: str
-
-
-class FunctionCallArgumentsDelta(_OfItem, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"):
-    """A piece of a function call's arguments."""
-
-    delta: str
-
-
-class FunctionCallArgumentsDone(_OfItem, frozen=True, kw_only=True, tag="response.function_call_arguments.done"):
-    """A function call's arguments, whole."""
-
-    arguments: str
-    name: str | None = None
-
-
-_KnownEvent = (
-    ResponseCreated
-    | ResponseInProgress
-    | ResponseCompleted
-    | ResponseIncomplete
-    | ResponseFailed
-    | OutputItemAdded
-    | OutputItemDone
-    | ContentPartAdded
-    | ContentPartDone
-    | OutputTextDelta
-    | OutputTextDone
-    | ReasoningTextDelta
-    | ReasoningTextDone
-    | FunctionCallArgumentsDelta
-    | FunctionCallArgumentsDone
-)
-ResponseEvent = _KnownEvent | UnknownEvent
-
-
-# --- how events add up -----------------------------------------------------------------------------------------------
+__all__ = ["ResponseCollector"]
 
 
 class _ItemParts:
@@ -223,9 +79,9 @@ class _ItemParts:
         )
 
 
-_decoder: Final[msgspec.json.Decoder[_KnownEvent]] = msgspec.json.Decoder(_KnownEvent)
+_decoder: Final[msgspec.json.Decoder[KnownEvent]] = msgspec.json.Decoder(KnownEvent)
 _decode: Final = _decoder.decode
-_KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(_KnownEvent))
+_KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(KnownEvent))
 # They only keep the connection busy.
 _HEARTBEATS: Final = frozenset({"ping", "keepalive"})
 
@@ -323,7 +179,7 @@ class ResponseCollector:
                 case _:  # the beginning and the end of a part say nothing that its text does not
                     pass
 
-    def _item(self, event: _OfItem, kind: str) -> _ItemParts:
+    def _item(self, event: OfItem, kind: str) -> _ItemParts:
         item = OutputItem(type=kind, id=event.item_id)
         return self._found(item, event.output_index) or self._begin(item, event.output_index)
 

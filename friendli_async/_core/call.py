@@ -9,9 +9,11 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments
-from friendli_async._core.clock import PhaseClock, TimedSource
-from friendli_async._core.forms import Form
+from friendli_async._core.body.arguments import Arguments
+from friendli_async._core.body.forms import Form
+from friendli_async._core.events.stream import Collector, EventReader, Opened
+from friendli_async._core.net.clock import PhaseClock, TimedSource
+from friendli_async._core.net.transport import Exchange, Transport
 from friendli_async._core.protocol import (
     Deployment,
     Operation,
@@ -23,8 +25,6 @@ from friendli_async._core.protocol import (
 )
 from friendli_async._core.retry import REFUSED, may_repeat, repeat
 from friendli_async._core.settings import Settings
-from friendli_async._core.stream import Collector, EventReader, Opened
-from friendli_async._core.transport import Exchange, Transport
 from friendli_async._version import __version__
 from friendli_async.errors import (
     APIConnectionError,

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, Unpack, get_args
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters, encode_json
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_json
 from friendli_async._core.protocol import Operation, decode
-from friendli_async.chat import (
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.replies import ChatChunk, ChatCompletion
+from friendli_async.chat.resource import (
     CHECKS,
     REQUIRED,
     CompletionStream,
@@ -27,11 +29,10 @@ from friendli_async.chat import (
     sendable,
     stream_fields,
 )
-from friendli_async.chat_replies import ChatChunk, ChatCollector, ChatCompletion
 from friendli_async.replies import Partial, Usage
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "BuiltInToolName",

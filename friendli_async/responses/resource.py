@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters
-from friendli_async._core.assembly import AssembledStream, TextView
+from friendli_async._core.assembly import AssembledStream
+from friendli_async._core.body.arguments import Arguments, Parameters
 from friendli_async._core.protocol import Operation
-from friendli_async.responses_events import (
+from friendli_async._core.text import TextView
+from friendli_async.responses.collector import ResponseCollector
+from friendli_async.responses.events import (
     ContentPartAdded,
     ContentPartDone,
     FunctionCallArgumentsDelta,
@@ -26,7 +28,6 @@ from friendli_async.responses_events import (
     OutputTextDone,
     ReasoningTextDelta,
     ReasoningTextDone,
-    ResponseCollector,
     ResponseCompleted,
     ResponseCreated,
     ResponseEvent,
@@ -35,7 +36,7 @@ from friendli_async.responses_events import (
     ResponseInProgress,
     UnknownEvent,
 )
-from friendli_async.responses_replies import (
+from friendli_async.responses.replies import (
     ContentPart,
     IncompleteDetails,
     InputTokensDetails,
@@ -51,7 +52,7 @@ from friendli_async.responses_replies import (
 )
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "ContainerResponses",

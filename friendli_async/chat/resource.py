@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpac
 
 import msgspec
 
-from friendli_async._core.arguments import Arguments, Parameters
-from friendli_async._core.assembly import AssembledStream, TextView
+from friendli_async._core.assembly import AssembledStream
+from friendli_async._core.body.arguments import Arguments, Parameters
 from friendli_async._core.protocol import Operation
-from friendli_async.chat_replies import (
+from friendli_async._core.text import TextView
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
-    ChatCollector,
     ChatCompletion,
     ChatMessage,
     ChunkChoice,
@@ -32,7 +33,7 @@ from friendli_async.chat_replies import (
 from friendli_async.replies import FunctionCall, ToolCall, Usage
 
 if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine
+    from friendli_async._core.call import Engine
 
 __all__ = [
     "AssistantMessage",

@@ -8,13 +8,13 @@ from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, Self, TypeVar
 
+from friendli_async._core.events.sse import ServerSentEvent, SSEDecoder
 from friendli_async._core.protocol import embedded_error, error_event
-from friendli_async._core.sse import ServerSentEvent, SSEDecoder
 from friendli_async.errors import APIConnectionError, APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Meta, Partial
 
 if TYPE_CHECKING:
-    from friendli_async._core.clock import TimedSource
+    from friendli_async._core.net.clock import TimedSource
 
 __all__ = ["Collector", "EventReader", "EventStream", "Opened", "Opening", "Outcome"]
 

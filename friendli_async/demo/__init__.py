@@ -1,0 +1,1 @@
+"""`make demo`: a real model on this machine streams through the client."""

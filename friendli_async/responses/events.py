@@ -1,0 +1,172 @@
+"""The events of a streamed response, and how they add up to the response."""
+
+from __future__ import annotations
+
+import msgspec
+
+from friendli_async.replies import UnknownEvent
+from friendli_async.responses.replies import (
+    ContentPart,
+    OutputItem,
+    Response,
+)
+
+__all__ = [
+    "ContentPartAdded",
+    "ContentPartDone",
+    "FunctionCallArgumentsDelta",
+    "FunctionCallArgumentsDone",
+    "OutputItemAdded",
+    "OutputItemDone",
+    "OutputTextDelta",
+    "OutputTextDone",
+    "ReasoningTextDelta",
+    "ReasoningTextDone",
+    "ResponseCompleted",
+    "ResponseCreated",
+    "ResponseEvent",
+    "ResponseFailed",
+    "ResponseInProgress",
+    "ResponseIncomplete",
+    "UnknownEvent",
+]
+
+
+class _Event(
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, repr_omit_defaults=True, tag_field="type"
+):
+    """What every event has."""
+
+    sequence_number: int | None = None
+    """Place of the event in its stream; not every engine counts."""
+
+    @property
+    def type(self) -> str:
+        """The event's kind, as on the wire."""
+        return str(self.__struct_config__.tag)
+
+
+class OfItem(_Event, frozen=True, kw_only=True):
+    """An event that adds to an output item. Not every engine says both, or where in the item's content."""
+
+    item_id: str | None = None
+    output_index: int | None = None
+
+
+class _OfPart(OfItem, frozen=True, kw_only=True):
+    """An event that adds to a part of an item's content."""
+
+    content_index: int | None = None
+
+
+class ResponseCreated(_Event, frozen=True, kw_only=True, tag="response.created"):
+    """The response has begun: it has an id, and no output yet."""
+
+    response: Response
+
+
+class ResponseInProgress(_Event, frozen=True, kw_only=True, tag="response.in_progress"):
+    """The response is being made."""
+
+    response: Response
+
+
+class ResponseCompleted(_Event, frozen=True, kw_only=True, tag="response.completed"):
+    """A good end: the whole response."""
+
+    response: Response
+
+
+class ResponseIncomplete(_Event, frozen=True, kw_only=True, tag="response.incomplete"):
+    """A good end all the same: the response was cut short, ``response.incomplete_details`` says why."""
+
+    response: Response
+
+
+class ResponseFailed(_Event, frozen=True, kw_only=True, tag="response.failed"):
+    """The bad end. A stream raises it, as the error that ``response.error`` names, and does not hand it out."""
+
+    response: Response
+
+
+class OutputItemAdded(_Event, frozen=True, kw_only=True, tag="response.output_item.added"):
+    """An output item begins."""
+
+    item: OutputItem
+    output_index: int | None = None
+
+
+class OutputItemDone(_Event, frozen=True, kw_only=True, tag="response.output_item.done"):
+    """An output item is whole."""
+
+    item: OutputItem
+    output_index: int | None = None
+
+
+class ContentPartAdded(_OfPart, frozen=True, kw_only=True, tag="response.content_part.added"):
+    """A part of an item's content begins."""
+
+    part: ContentPart
+
+
+class ContentPartDone(_OfPart, frozen=True, kw_only=True, tag="response.content_part.done"):
+    """A part of an item's content is whole."""
+
+    part: ContentPart
+
+
+class OutputTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.output_text.delta"):
+    """A piece of a message's text."""
+
+    delta: str
+
+
+class OutputTextDone(_OfPart, frozen=True, kw_only=True, tag="response.output_text.done"):
+    """A message's text, whole."""
+
+    text: str
+
+
+class ReasoningTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
+    """A piece of reasoning."""
+
+    delta: str
+
+
+class ReasoningTextDone(_OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.done"):
+    """A text of reasoning, whole."""
+
+    text: str
+
+
+class FunctionCallArgumentsDelta(OfItem, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"):
+    """A piece of a function call's arguments."""
+
+    delta: str
+
+
+class FunctionCallArgumentsDone(OfItem, frozen=True, kw_only=True, tag="response.function_call_arguments.done"):
+    """A function call's arguments, whole."""
+
+    arguments: str
+    name: str | None = None
+
+
+KnownEvent = (
+    ResponseCreated
+    | ResponseInProgress
+    | ResponseCompleted
+    | ResponseIncomplete
+    | ResponseFailed
+    | OutputItemAdded
+    | OutputItemDone
+    | ContentPartAdded
+    | ContentPartDone
+    | OutputTextDelta
+    | OutputTextDone
+    | ReasoningTextDelta
+    | ReasoningTextDone
+    | FunctionCallArgumentsDelta
+    | FunctionCallArgumentsDone
+)
+ResponseEvent = KnownEvent | UnknownEvent
