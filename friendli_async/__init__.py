@@ -7,9 +7,20 @@ async with AsyncFriendli() as client:                      # FRIENDLI_TOKEN, FRI
 """
 
 from friendli_async._core.events.stream import EventStream
+from friendli_async._core.observers import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEnded,
+    CallEvent,
+    CallStarted,
+    Connected,
+    FirstEvent,
+    Observer,
+)
 from friendli_async._core.pages import Pages
 from friendli_async._version import __version__
-from friendli_async.chat.resource import ChatChunk, ChatCompletion, ChatMessage, ChatStream
+from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage
+from friendli_async.chat.resource import ChatStream
 from friendli_async.chat.tool_assisted import ToolAssistedStream, ToolStatus
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import (
@@ -31,42 +42,13 @@ from friendli_async.errors import (
     UnprocessableEntityError,
 )
 from friendli_async.options import Limits, RetryPolicy, Timeouts
-from friendli_async.replies import Attempt, Meta, Partial, ToolCall, UnknownEvent, Usage
+from friendli_async.replies import Attempt, Gauges, LoopGauges, Meta, Partial, Timing, ToolCall, UnknownEvent, Usage
 
-__all__ = [
-    "APIConnectionError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AsyncFriendli",
-    "Attempt",
-    "AuthenticationError",
-    "BadRequestError",
-    "ChatChunk",
-    "ChatCompletion",
-    "ChatMessage",
-    "ChatStream",
-    "ConfigurationError",
-    "ConflictError",
-    "EventStream",
-    "FriendliError",
-    "InternalServerError",
-    "Limits",
-    "Meta",
-    "NotFoundError",
-    "Pages",
-    "Partial",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "ResponseDecodeError",
-    "RetryPolicy",
-    "SDKError",
-    "StreamInterruptedError",
-    "Timeouts",
-    "ToolAssistedStream",
-    "ToolCall",
-    "ToolStatus",
-    "UnknownEvent",
-    "UnprocessableEntityError",
-    "Usage",
-    "__version__",
-]
+__all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "AsyncFriendli", "Attempt", "AttemptEnded"]
+__all__ += ["AttemptStarted", "AuthenticationError", "BadRequestError", "CallEnded", "CallEvent", "CallStarted"]
+__all__ += ["ChatChunk", "ChatCompletion", "ChatMessage", "ChatStream", "ConfigurationError", "ConflictError"]
+__all__ += ["Connected", "EventStream", "FirstEvent", "FriendliError", "Gauges", "InternalServerError", "Limits"]
+__all__ += ["LoopGauges", "Meta", "NotFoundError", "Observer", "Pages", "Partial", "PermissionDeniedError"]
+__all__ += ["RateLimitError", "ResponseDecodeError", "RetryPolicy", "SDKError", "StreamInterruptedError", "Timeouts"]
+__all__ += ["Timing", "ToolAssistedStream", "ToolCall", "ToolStatus", "UnknownEvent", "UnprocessableEntityError"]
+__all__ += ["Usage", "__version__"]

@@ -7,48 +7,37 @@ endpoints and containers; the part ``stream`` with ``true`` selects server-sent 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
+from typing import Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.assembly import AssembledStream
 from friendli_async._core.body import content_types
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_json
+from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters, encode_json
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
-from friendli_async._core.protocol import Operation, decode
-from friendli_async._core.text import TextView, joined
-from friendli_async.replies import Partial, Reply, UnknownEvent, always
+from friendli_async._core.events.decoding import Dialect, TaggedDialect
+from friendli_async._core.events.stream import AssembledStream
+from friendli_async._core.events.views import TextView
+from friendli_async._core.resource import Resource, operation
+from friendli_async._core.text import joined
+from friendli_async._help import described
+from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always
 
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
-
-__all__ = [
-    "Audio",
-    "ContainerAudio",
-    "Content",
-    "InputTokenDetails",
-    "TranscriptDelta",
-    "TranscriptDone",
-    "TranscriptEvent",
-    "Transcription",
-    "TranscriptionOptions",
-    "TranscriptionStream",
-    "TranscriptionUsage",
-    "UnknownEvent",
-]
+__all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage", "UnknownEvent"]
+__all__ += ["Audio", "TranscriptDone", "TranscriptEvent", "TranscriptionOptions", "TranscriptionStream"]
+__all__ += ["ContainerAudio", "TranscriptCollector"]
 
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
-class InputTokenDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class InputTokenDetails(Value, frozen=True):
     """What the input's tokens stood for."""
 
     audio_tokens: int = always(0)
     text_tokens: int = always(0)
 
 
-class TranscriptionUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class TranscriptionUsage(Value, frozen=True):
     """What a transcription was billed for."""
 
     input_tokens: int = always(0)
@@ -62,24 +51,20 @@ class TranscriptionUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tr
     input_token_details: InputTokenDetails | None = None
 
 
-class Transcription(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class Transcription(Reply, frozen=True, kw_only=True):
     """What was said, of ``transcribe`` or put together from a stream."""
 
     text: str
     usage: TranscriptionUsage | None = None
 
 
-class TranscriptDelta(
-    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="transcript.text.delta"
-):
+class TranscriptDelta(Value, frozen=True, tag_field="type", tag="transcript.text.delta"):
     """The next piece of the text."""
 
     delta: str = always("")
 
 
-class TranscriptDone(
-    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="transcript.text.done"
-):
+class TranscriptDone(Value, frozen=True, tag_field="type", tag="transcript.text.done"):
     """The whole text, at the end."""
 
     text: str | None = None
@@ -98,7 +83,8 @@ class _ServerVAD(msgspec.Struct):
     threshold: float | None = None
 
 
-class TranscriptionOptions(TypedDict, total=False):
+@described
+class TranscriptionOptions(ExtraQuery, total=False):
     """Optional parameters of a transcription. What is left out, or None, is left to the server."""
 
     chunking_strategy: Literal["auto"] | str | Mapping[str, object] | None  # open
@@ -113,19 +99,13 @@ class TranscriptionOptions(TypedDict, total=False):
     bytes begin."""
     content_type: str | None
     """The file's content type. Default: guessed from its name."""
-    extra_body: Mapping[str, object]
+    extra_body: Mapping[str, object] | None
     """Further parts of the form: text, numbers and booleans as text, everything else as JSON."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
 _PARAMETERS: Final = Parameters(TranscriptionOptions, {"model": str}, {"chunking_strategy": str | _ServerVAD | None})
-_TRANSCRIBE: Final = Operation(
-    method="POST",
-    path="/v1/audio/transcriptions",
-    reply=msgspec.json.Decoder(Transcription),
-    repeatable=True,
-    billed=True,
+_TRANSCRIBE: Final = operation(
+    "audio.transcribe", "POST /v1/audio/transcriptions", Transcription, repeatable=True, billed=True
 )
 
 
@@ -141,7 +121,7 @@ def _arguments(method: str, model: str | None, file: object, options: Mapping[st
     parts.append(Part("file", source, named, kind))
     if chunking is not None:
         parts.append(_json_part("chunking_strategy", chunking))
-    return Arguments(Form([*parts, *_parts(extra)]), query)
+    return Arguments(Form([*parts, *_parts(extra)]), query, model=model)
 
 
 def _suffix(source: Source) -> str:
@@ -172,54 +152,32 @@ def _json_part(name: str, value: object) -> Part:
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
-_decoder: Final[msgspec.json.Decoder[TranscriptDelta | TranscriptDone]] = msgspec.json.Decoder(
-    TranscriptDelta | TranscriptDone
-)
-_decode: Final = _decoder.decode
-_KINDS: Final = frozenset({"transcript.text.delta", "transcript.text.done"})
-
 
 class TranscriptCollector:
-    """Decodes a transcription's events and puts its text together."""
+    """Puts the text of a transcription together."""
 
-    ended = False  # the end is the sentinel's to tell
+    dialect: Dialect[TranscriptEvent] = TaggedDialect(TranscriptDelta | TranscriptDone)
+    is_last = False  # the end is the sentinel's to tell
+    finish_reasons = ()
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.done: TranscriptDone | None = None
 
-    def decode(self, data: bytes) -> TranscriptEvent | None:
-        """Decodes an event; None for one that says nothing, or is an error."""
-        try:
-            return _decode(data)
-        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
-            return self._odd(data, None)
+    @property
+    def begun(self) -> bool:
+        """Whether a text, or its end, has come."""
+        return bool(self.pieces) or self.done is not None
 
-    def decode_each(self, payloads: list[bytes]) -> Sequence[TranscriptEvent] | None:
-        """Decodes events; None if one of them is not an ordinary one."""
-        try:
-            return list(map(_decode, payloads))
-        except (ValueError, RecursionError):
-            return None
+    @property
+    def has_text(self) -> bool:
+        """Whether any text has come."""
+        return any(self.pieces)
 
-    def decode_named(self, name: str, data: bytes) -> TranscriptEvent | None:
-        """The wire names no events; a name stands in for a missing type."""
-        return self._odd(data, name)
-
-    def _odd(self, data: bytes, name: str | None) -> TranscriptEvent | None:
-        try:
-            value = msgspec.json.decode(data)
-        except (ValueError, RecursionError):
-            return decode(data, _decoder)  # tolerates a lone surrogate, or raises
-        if not isinstance(value, dict):
-            return None if name is not None else decode(data, _decoder)
-        event = cast("dict[str, Any]", value)
-        kind = event.get("type", name)
-        if not isinstance(kind, str) or kind in {"error", "ping"} or event.get("error"):
-            return None
-        if kind not in _KINDS:
-            return UnknownEvent(kind, event)
-        return decode(encode_json({**event, "type": kind}), _decoder)
+    @property
+    def may_end(self) -> bool:
+        """Whether the whole text has come."""
+        return self.done is not None
 
     def extend(self, events: Sequence[TranscriptEvent]) -> None:
         """Adds events."""
@@ -233,10 +191,6 @@ class TranscriptCollector:
     def usage(self) -> TranscriptionUsage | None:
         """The usage, once the server has told it (with the last event)."""
         return self.done.usage if self.done is not None else None
-
-    def complete(self) -> bool:
-        """Whether the whole text has come."""
-        return self.done is not None
 
     def text(self) -> str:
         """The text so far; in the end, the server's own whole."""
@@ -266,19 +220,21 @@ class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, Transc
     def _piece(self, event: TranscriptEvent) -> str:
         if isinstance(event, TranscriptDelta):
             return event.delta
-        collector = cast("TranscriptCollector", self._opened.reader.collector) if self._opened is not None else None
-        only = isinstance(event, TranscriptDone) and collector is not None and not collector.pieces
-        return event.text or "" if only and isinstance(event, TranscriptDone) else ""
+        spoken = self._open is not None and self._open.collector.has_text
+        return event.text or "" if isinstance(event, TranscriptDone) and not spoken else ""
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
 
 
-class Audio:
-    """Speech to text: ``client.serverless.audio``, ``client.dedicated.audio``."""
+class Audio(Resource):
+    """Speech to text: ``client.serverless.audio``, ``client.dedicated.audio``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+    """
 
     async def transcribe(self, *, model: str, file: Content, **options: Unpack[TranscriptionOptions]) -> Transcription:
         """Writes down what is said and returns it whole.
@@ -294,10 +250,8 @@ class Audio:
             The transcription: ``text``, ``usage``, ``meta``.
 
         Raises:
-            TypeError: An unknown keyword.
             ValueError: A bad value, with its path (nothing was sent), or a file that changed while it was being sent.
             OSError: The file cannot be read.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", model, file, options, stream=False))
 
@@ -312,10 +266,6 @@ class Audio:
         Returns:
             The stream: use it with ``async with`` or ``async for``, or await its ``result()``. When it is opened it
             raises what ``transcribe`` raises.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path.
         """
         return self._stream(model, file, options)
 

@@ -5,51 +5,49 @@ Wire: ``GET /v1/team/cost`` and ``GET /v1/team/usage``, page by page. They stand
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, Literal, Unpack
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.pages import PageQuery, Pages
-from friendli_async._core.protocol import Operation
-from friendli_async.replies import Reply, always
+from friendli_async._core.body.arguments import ExtraQuery
+from friendli_async._core.pages import Listing, Pages
+from friendli_async._core.resource import Resource, operation
+from friendli_async._help import described
+from friendli_async.replies import Reply, Value, always
 
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
-
-__all__ = [
-    "CostBucket",
-    "CostOptions",
-    "CostPage",
-    "CostResult",
-    "ProductType",
-    "TeamCost",
-    "TeamUsage",
-    "UsageBucket",
-    "UsageOptions",
-    "UsagePage",
-    "UsageResult",
-]
+__all__ = ["CostBucket", "CostPage", "CostResult", "ProductType", "UsageBucket", "UsagePage", "UsageResult"]
+__all__ += ["CostOptions", "TeamCost", "TeamUsage", "UsageOptions"]
 
 ProductType = Literal["model_apis", "dedicated_endpoints"] | str  # open: a new product must not break old clients
 
 # --- what comes back -------------------------------------------------------------------------------------------------
 
 
-class CostResult(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
-    """One sum of a bucket. Amounts are decimal numbers as text, exact as the server wrote them."""
+if TYPE_CHECKING:
+    _Amount = str
+else:  # servers have written numbers, too
+    _Amount = str | int | float
 
-    total: str
+
+class CostResult(Value, frozen=True, kw_only=True):
+    """One sum of a bucket. Amounts are decimal numbers as text, whether the server wrote text or numbers."""
+
+    total: _Amount
     """What it cost."""
-    quantity: str | None = None
-    unit_price: str | None = None
+    quantity: _Amount | None = None
+    unit_price: _Amount | None = None
     line_item: str | None = None
     """What was paid for, where the costs are grouped by it."""
 
+    def __post_init__(self) -> None:
+        for name in ("total", "quantity", "unit_price"):
+            if not isinstance(value := getattr(self, name), str | None):
+                msgspec.structs.force_setattr(self, name, str(value))
 
-class CostBucket(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+
+class CostBucket(Value, frozen=True, kw_only=True):
     """What a stretch of time cost."""
 
     start_time: datetime
@@ -66,7 +64,7 @@ class CostPage(Reply, frozen=True, kw_only=True):
     """The ``page`` that goes on from here."""
 
 
-class UsageResult(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class UsageResult(Value, frozen=True, kw_only=True):
     """What was used in a bucket, by one of the groups that were asked for."""
 
     product_type: ProductType | None = None
@@ -84,7 +82,7 @@ class UsageResult(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     """In milliseconds."""
 
 
-class UsageBucket(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class UsageBucket(Value, frozen=True, kw_only=True):
     """What was used in a stretch of time."""
 
     start_time: datetime
@@ -104,7 +102,8 @@ class UsagePage(Reply, frozen=True, kw_only=True):
 # --- what goes in ----------------------------------------------------------------------------------------------------
 
 
-class CostOptions(TypedDict, total=False):
+@described
+class CostOptions(ExtraQuery, total=False):
     """Optional parameters of a query for costs. What is left out, or None, is left to the server."""
 
     bucket_width: Literal["1d"] | str | None  # open
@@ -115,11 +114,10 @@ class CostOptions(TypedDict, total=False):
     """The page to begin at: a ``next_page`` of before."""
     group_by: Literal["line_item"] | str | None  # open
     """What to split the costs of a bucket by."""
-    extra_query: Mapping[str, object]
-    """Further query parameters; they win over the others."""
 
 
-class UsageOptions(TypedDict, total=False):
+@described
+class UsageOptions(ExtraQuery, total=False):
     """Optional parameters of a query for usage. What is left out, or None, is left to the server."""
 
     bucket_width: Literal["5m", "15m", "30m", "45m", "1h", "6h", "12h", "1d"] | str | None  # open
@@ -140,24 +138,37 @@ class UsageOptions(TypedDict, total=False):
     """Only these types of GPU."""
     capacity_types: Sequence[Literal["reservation"] | str] | None  # open
     """Only these kinds of capacity."""
-    extra_query: Mapping[str, object]
-    """Further query parameters; they win over the others."""
 
 
 _TIMES: Final = {"start_time": datetime, "end_time": datetime}
-_COST_QUERY: Final = PageQuery(CostOptions, _TIMES, cursor="page")
-_USAGE_QUERY: Final = PageQuery(UsageOptions, _TIMES, cursor="page")
-_COST: Final = Operation(method="GET", path="/v1/team/cost", reply=msgspec.json.Decoder(CostPage), repeatable=True)
-_USAGE: Final = Operation(method="GET", path="/v1/team/usage", reply=msgspec.json.Decoder(UsagePage), repeatable=True)
+_COST: Final = Listing(
+    operation("cost.get", "GET /v1/team/cost", CostPage, repeatable=True),
+    CostOptions,
+    _TIMES,
+    cursor="page",
+    items=lambda page: page.data,
+    following=lambda page: page.next_page if page.has_more else None,
+)
+_USAGE: Final = Listing(
+    operation("usage.get", "GET /v1/team/usage", UsagePage, repeatable=True),
+    UsageOptions,
+    _TIMES,
+    cursor="page",
+    items=lambda page: page.data,
+    following=lambda page: page.next_page if page.has_more else None,
+)
 
 # --- the resources ---------------------------------------------------------------------------------------------------
 
 
-class TeamCost:
-    """What the team has spent: ``client.cost``."""
+class TeamCost(Resource):
+    """What the team has spent: ``client.cost``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its name. Nothing was sent.
+        FriendliError: What went wrong with a call, once the list is used; see ``friendli_async.errors``.
+    """
 
     def get(
         self, *, start_time: datetime, end_time: datetime, **options: Unpack[CostOptions]
@@ -171,29 +182,18 @@ class TeamCost:
 
         Returns:
             The buckets: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its name.
-            FriendliError: Once it is used: what went wrong with a call; see ``friendli_async.errors``.
         """
-        query, begin = _COST_QUERY.encode("get", {"start_time": start_time, "end_time": end_time}, options)
-        return Pages(
-            self._engine,
-            _COST,
-            Arguments(query=query),
-            cursor=_COST_QUERY.cursor,
-            begin=begin,
-            items=lambda page: page.data,
-            following=_following,
-        )
+        return _COST.of(self._engine, {"start_time": start_time, "end_time": end_time}, options)
 
 
-class TeamUsage:
-    """What the team has used: ``client.usage``."""
+class TeamUsage(Resource):
+    """What the team has used: ``client.usage``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its name. Nothing was sent.
+        FriendliError: What went wrong with a call, once the list is used; see ``friendli_async.errors``.
+    """
 
     def get(
         self, *, start_time: datetime, end_time: datetime, **options: Unpack[UsageOptions]
@@ -207,23 +207,5 @@ class TeamUsage:
 
         Returns:
             The buckets: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its name.
-            FriendliError: Once it is used: what went wrong with a call; see ``friendli_async.errors``.
         """
-        query, begin = _USAGE_QUERY.encode("get", {"start_time": start_time, "end_time": end_time}, options)
-        return Pages(
-            self._engine,
-            _USAGE,
-            Arguments(query=query),
-            cursor=_USAGE_QUERY.cursor,
-            begin=begin,
-            items=lambda page: page.data,
-            following=_following,
-        )
-
-
-def _following(page: CostPage | UsagePage) -> str | None:
-    return page.next_page if page.has_more else None
+        return _USAGE.of(self._engine, {"start_time": start_time, "end_time": end_time}, options)

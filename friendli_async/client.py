@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypedDict, Unpack
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, Unpack, cast
 
-import msgspec
-
+from friendli_async._core.observers import Observer
 from friendli_async._core.protocol import Deployment
-from friendli_async._core.settings import Settings, Token, base_url, check_header, check_team, check_token
+from friendli_async._core.secret import masked, masked_values
+from friendli_async._core.settings import (
+    ClientOptions,
+    NoOptions,
+    Settings,
+    Token,
+    check_max_connections,
+    check_proxy,
+    checked,
+    unknown,
+)
 from friendli_async.audio import Audio, ContainerAudio
 from friendli_async.billing import TeamCost, TeamUsage
 from friendli_async.chat.render import ChatRender
@@ -29,6 +35,7 @@ from friendli_async.images import ContainerImages, Images
 from friendli_async.messages.resource import ContainerMessages, Messages
 from friendli_async.models import Models
 from friendli_async.options import Limits, RetryPolicy, Timeouts
+from friendli_async.replies import Gauges
 from friendli_async.responses.resource import ContainerResponses, Responses
 from friendli_async.tokens import ContainerTokens, Tokens
 
@@ -38,12 +45,9 @@ if TYPE_CHECKING:
     import aiohttp
 
     from friendli_async._core.call import Engine
-    from friendli_async._core.net.transport import Transport
+    from friendli_async._core.runtime import Runtime
 
 __all__ = ["AsyncFriendli", "Container", "Dedicated", "Serverless"]
-
-API_URL: Final = "https://api.friendli.ai"
-CONTAINER_URL: Final = "http://localhost:8000"
 
 
 class Serverless:
@@ -91,13 +95,8 @@ class Serverless:
             ConfigurationError: A team or URL that cannot be used.
             FriendliError: Once it is used: what went wrong with the call (``SDKError`` for 4XX and 5XX).
         """
-        changes: dict[str, object] = {}
-        if x_friendli_team is not None:
-            changes["team"] = check_team(x_friendli_team)
-        if retries is not None:
-            changes["retry"] = _policy(retries)
-        if server_url is not None:
-            changes["server_url"] = base_url(server_url, "server_url")
+        given = {"team": x_friendli_team, "retry": retries, "server_url": server_url}
+        changes = checked({name: value for name, value in given.items() if value is not None})
         engine = self._engine.replace(**changes) if changes else self._engine
         return ToolAssistedCall(engine, tool_assisted_completion_request_body)
 
@@ -134,26 +133,12 @@ class Container:
         self.token: Final = ContainerTokens(engine)
 
 
-class ClientOptions(TypedDict, total=False):
-    """What ``with_options`` can change; see ``AsyncFriendli``."""
-
-    token: Token | None
-    team: str | None
-    server_url: str
-    container_url: str
-    timeout: Timeouts | float | None
-    retry: RetryPolicy | None
-    limits: Limits
-    headers: Mapping[str, str | None]
-    wake: bool
-
-
 class AsyncFriendli:
     """A client of Friendli's inference API.
 
     It owns one connection pool per running event loop, made on first use: one client serves any number of tasks, loops
     and threads. Close it with ``async with`` or ``aclose()``; one that is forgotten is closed when its loop shuts down.
-    After a fork, make a new one.
+    After a fork it goes on in the child, with connections of its own.
 
     Args:
         token: Friendli token, or a callable (sync or async) that gives it, asked for every request. Default:
@@ -166,12 +151,15 @@ class AsyncFriendli:
         limits: Size limits.
         max_connections: Connections at the same time, per event loop; further calls wait in line.
         headers: Headers for every request; they win over the client's own.
+        observers: Who is told what happens to the calls; see ``Observer``.
         proxy: Proxy URL. Default: that of the environment (``HTTPS_PROXY``, ``NO_PROXY``...), read now.
         ssl: TLS context; False switches verification off.
         session: An aiohttp session to use as it is (its pool, proxy and TLS); it is never closed. ``proxy`` and ``ssl``
             do not go with it.
+        others: There are none: so that an unknown one can be told what it is called here.
 
     Raises:
+        TypeError: An unknown keyword.
         ConfigurationError: A value that cannot be used.
     """
 
@@ -194,42 +182,48 @@ class AsyncFriendli:
         limits: Limits = Limits(),
         max_connections: int = 1000,
         headers: Mapping[str, str | None] | None = None,
+        observers: Sequence[Observer] = (),
         proxy: str | None = None,
         ssl: ssl_module.SSLContext | bool | None = None,
         session: aiohttp.ClientSession | None = None,
+        **others: Unpack[NoOptions],
     ) -> None:
-        # The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request.
-        from friendli_async._core.net.transport import Transport
-
-        _check_max_connections(max_connections)
-        if session is not None and (proxy is not None or ssl is not None):
-            raise ConfigurationError("proxy= and ssl= do not go with session=: a session is used as it is")
-        environment = os.environ
-        settings = Settings(
-            token=_token(token if token is not None else environment.get("FRIENDLI_TOKEN") or None),
-            team=_team(team if team is not None else environment.get("FRIENDLI_TEAM") or None),
-            server_url=base_url(server_url or environment.get("FRIENDLI_SERVER_URL") or API_URL, "server_url"),
-            container_url=base_url(
-                container_url or environment.get("FRIENDLI_CONTAINER_URL") or CONTAINER_URL, "container_url"
-            ),
-            timeouts=_timeouts(timeout),
-            retry=_policy(retry),
-            limits=_limits(limits),
-            headers=_headers({}, headers or {}),
+        token, proxy = masked(token), masked(proxy)
+        server_url, container_url = masked(server_url), masked(container_url)
+        headers = None if headers is None else cast("Mapping[str, str | None]", masked_values(headers))
+        unknowns, others = list(others), NoOptions()
+        for name in unknowns:
+            raise unknown("AsyncFriendli", name)
+        settings = Settings.initial(
+            {
+                "token": token,
+                "team": team,
+                "server_url": server_url or None,
+                "container_url": container_url or None,
+                "timeout": timeout,
+                "retry": retry,
+                "limits": limits,
+                "headers": headers,
+                "observers": observers,
+            }
         )
-        transport = Transport(max_connections=max_connections, proxy=_proxy(proxy), ssl=ssl, session=session)
-        self._build(transport, settings, owner=True)
+        self._build(_runtime(max_connections, proxy, ssl, session), settings, owner=True)
 
-    def _build(self, transport: Transport, settings: Settings, *, owner: bool) -> None:
+    def _build(self, runtime: Runtime, settings: Settings, *, owner: bool) -> None:
         from friendli_async._core.call import Engine
 
-        self._transport = transport
+        self._runtime = runtime
         self._settings = settings
         self._owner = owner
-        self.serverless = Serverless(Engine(transport, settings, Deployment("/serverless")))
-        self.dedicated = Dedicated(Engine(transport, settings, Deployment("/dedicated")))
-        self.container = Container(Engine(transport, settings, Deployment("", container=True)))
-        root = Engine(transport, settings, Deployment(""))
+        self._engines = {
+            "serverless": Engine(runtime, settings, Deployment("/serverless")),
+            "dedicated": Engine(runtime, settings, Deployment("/dedicated")),
+            "container": Engine(runtime, settings, Deployment("", container=True)),
+        }
+        self.serverless = Serverless(self._engines["serverless"])
+        self.dedicated = Dedicated(self._engines["dedicated"])
+        self.container = Container(self._engines["container"])
+        root = Engine(runtime, settings, Deployment(""))
         self.cost = TeamCost(root)
         self.file = Files(root)
         self.usage = TeamUsage(root)
@@ -238,9 +232,10 @@ class AsyncFriendli:
         """A copy with other settings on the same pool; cheap enough to make per call.
 
         Args:
-            options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``limits`` replace
-                the client's; ``headers`` are merged with its headers, and None removes one. ``wake`` says whether
-                calls of ``dedicated`` wake a sleeping endpoint, and wait for it as long as ``timeout`` allows.
+            options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``limits`` and
+                ``observers`` replace the client's; ``headers`` are merged with its headers, and None removes one.
+                ``wake`` says whether calls of ``dedicated`` wake a sleeping endpoint, and wait for it as long as
+                ``timeout`` allows.
 
         Returns:
             The copy. Closing it does not close the pool; closing the original does, for both.
@@ -249,22 +244,13 @@ class AsyncFriendli:
             TypeError: An unknown keyword.
             ConfigurationError: A value that cannot be used.
         """
-        changes: dict[str, object] = {}
-        for name, value in options.items():
-            if name not in _SETTERS:
-                raise TypeError(
-                    f"with_options() got an unexpected keyword argument {name!r}; it takes {', '.join(_SETTERS)}"
-                )
-            field, checked = _SETTERS[name]
-            changes[field] = checked(value)
-        if "headers" in changes:
-            changes["headers"] = _headers(self._settings.headers, options.get("headers") or {})
+        options = cast("ClientOptions", masked_values(options))
         copy = type(self).__new__(type(self))
-        copy._build(self._transport, msgspec.structs.replace(self._settings, **changes), owner=False)
+        copy._build(self._runtime, self._settings.changed(options), owner=False)
         return copy
 
     async def __aenter__(self) -> Self:
-        if self._transport.closed:
+        if self._runtime.transport.closed:
             raise ConfigurationError("the client is closed")
         return self
 
@@ -276,91 +262,63 @@ class AsyncFriendli:
     async def aclose(self) -> None:
         """Closes the pool and wakes every open stream. A copy of ``with_options`` leaves the pool to the original."""
         if self._owner:
-            await self._transport.close()
+            await self._runtime.close()
+
+    def gauges(self) -> Gauges:
+        """What is under way: connections in use, idle, waited for; open streams; calls. Per event loop, and in all."""
+        return self._runtime.gauges()
+
+    async def drain(self, timeout: float | None = None) -> int:
+        """Ends in good order, with all copies: new calls raise ConfigurationError, what is under way may finish.
+
+        Args:
+            timeout: Seconds to wait for it; what is still open then is aborted, as by ``aclose()``. None is no limit.
+
+        Returns:
+            How many calls and streams were cut.
+        """
+        return await self._runtime.drain(timeout)
+
+    async def warm_up(self, n: int, deployment: Literal["serverless", "dedicated", "container"] = "serverless") -> None:
+        """Opens connections and leaves them in the pool of this event loop: nothing is sent over them.
+
+        Args:
+            n: How many; those that are idle in the pool are not counted.
+            deployment: Where to.
+
+        Raises:
+            APIConnectionError: They could not be opened.
+            ConfigurationError: The session is the user's own, or there are fewer than ``n`` places.
+        """
+        if deployment not in self._engines:
+            raise ConfigurationError(f"there is no deployment {deployment!r}; it is one of {', '.join(self._engines)}")
+        await self._engines[deployment].warm_up(n)
 
     def __repr__(self) -> str:
-        state = "closed" if self._transport.closed else "open"
+        if not hasattr(self, "_settings"):  # in the frames of a constructor that has failed
+            return f"<{type(self).__name__}>"
+        state = "closed" if self._runtime.transport.closed else "open"
         return f"<{type(self).__name__} {self._settings.server_url} {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AsyncFriendli holds connections and a token, so it cannot be pickled or copied")
 
 
-def _check_max_connections(value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"max_connections must be a whole number, at least 1, not {value!r}")
+def _runtime(
+    max_connections: int,
+    proxy: str | None,
+    ssl: ssl_module.SSLContext | bool | None,
+    session: aiohttp.ClientSession | None,
+) -> Runtime:
+    """The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request."""
+    from friendli_async._core.net.transport import AiohttpTransport
+    from friendli_async._core.runtime import Changes, Runtime
 
-
-def _token(token: object) -> Any:
-    if token is not None and not callable(token):
-        check_token(token)
-    return token
-
-
-def _team(team: str | None) -> str | None:
-    return None if team is None else check_team(team)
-
-
-def _timeouts(timeout: object) -> Timeouts:
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, Timeouts | int | float)):
-        raise ConfigurationError(f"timeout must be Timeouts, a number of seconds, or None, not {timeout!r}")
-    return Timeouts.of(timeout)
-
-
-def _policy(retry: object) -> RetryPolicy:
-    if retry is None:
-        return RetryPolicy(max_attempts=1)
-    if not isinstance(retry, RetryPolicy):
-        raise ConfigurationError(f"a retry policy must be a RetryPolicy or None, not {retry!r}")
-    return retry
-
-
-def _limits(limits: object) -> Limits:
-    if not isinstance(limits, Limits):
-        raise ConfigurationError(f"limits must be Limits, not {limits!r}")
-    return limits
-
-
-def _wake(wake: object) -> bool:
-    if not isinstance(wake, bool):
-        raise ConfigurationError(f"wake must be True or False, not {wake!r}")
-    return wake
-
-
-def _proxy(proxy: object) -> str | None:
-    if proxy is None:
-        return None
-    try:
-        parts = urlsplit(proxy) if isinstance(proxy, str) else None
-        usable = parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        usable = usable and not re.search(r"\s", str(proxy))
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigurationError("proxy must be an http or https URL")  # not repeated: it can hold a password
-    return str(proxy)
-
-
-def _headers(present: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
-    """Merges headers whatever the case of their names; None removes one."""
-    merged = {name.lower(): (name, value) for name, value in present.items()}
-    for name, value in changes.items():
-        check_header(name, "" if value is None else value, "headers")
-        merged.pop(name.lower(), None)
-        if value is not None:
-            merged[name.lower()] = (name, value)
-    return dict(merged.values())
-
-
-# A setting of with_options: the field of Settings that it sets, and what checks it.
-_SETTERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
-    "token": ("token", _token),
-    "team": ("team", _team),
-    "server_url": ("server_url", lambda url: base_url(url, "server_url")),
-    "container_url": ("container_url", lambda url: base_url(url, "container_url")),
-    "timeout": ("timeouts", _timeouts),
-    "retry": ("retry", _policy),
-    "limits": ("limits", _limits),
-    "headers": ("headers", lambda headers: headers),
-    "wake": ("wake", _wake),
-}
+    check_max_connections(max_connections)
+    if session is not None and (proxy is not None or ssl is not None):
+        raise ConfigurationError("proxy= and ssl= do not go with session=: a session is used as it is")
+    changes = Changes()
+    transport = AiohttpTransport(
+        max_connections=max_connections, proxy=check_proxy(proxy), ssl=ssl, session=session, changed=changes
+    )
+    return Runtime(transport, changes, max_connections)

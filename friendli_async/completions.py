@@ -6,34 +6,26 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.assembly import AssembledStream
-from friendli_async._core.body.arguments import Arguments, Parameters
-from friendli_async._core.protocol import Operation, decode
-from friendli_async._core.text import TextView, joined
+from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, stated
+from friendli_async._core.events.decoding import ChunkDialect, Dialect
+from friendli_async._core.events.stream import AssembledStream
+from friendli_async._core.events.views import TextView
+from friendli_async._core.resource import Resource, operation
+from friendli_async._core.text import joined
+from friendli_async._help import described
+from friendli_async.chat.collector import CHUNK_CONTENT, ChoicesCollector, are_ordinary
+from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, choices_wanted, stream_fields
 from friendli_async.chat.replies import TokenLogprob
-from friendli_async.chat.resource import CHECKS, RESPONSE_FORMAT, choices_wanted, stream_fields
-from friendli_async.replies import Partial, Reply, Usage, always
+from friendli_async.replies import Partial, Reply, Usage, Value, always
 
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
-
-__all__ = [
-    "Completions",
-    "CompletionsOptions",
-    "ContainerCompletions",
-    "TextCompletion",
-    "TextCompletionChoice",
-    "TextCompletionChunk",
-    "TextCompletionChunkChoice",
-    "TextCompletionCollector",
-    "TextCompletionLogprobs",
-    "TextCompletionStream",
-]
+__all__ = ["CompletionsOptions", "TextCompletion", "TextCompletionChoice", "TextCompletionLogprobs"]
+__all__ += ["TextCompletionChunk", "TextCompletionChunkChoice", "TextCompletionCollector", "TextCompletionStream"]
+__all__ += ["Completions", "ContainerCompletions"]
 
 # --- what goes in ----------------------------------------------------------------------------------------------------
 
@@ -42,7 +34,8 @@ class _TokenSequence(msgspec.Struct):
     tokens: list[int] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class CompletionsOptions(TypedDict, total=False):
+@described
+class CompletionsOptions(ExtraOptions, total=False):
     """Optional parameters of a completion. What is left out is left to the server; None is sent as null."""
 
     bad_word_tokens: Sequence[Mapping[str, object]] | None
@@ -104,10 +97,6 @@ class CompletionsOptions(TypedDict, total=False):
     """Probability that the likeliest tokens are cut off (XTC sampling)."""
     xtc_threshold: float | None
     """Probability above which tokens count as the likeliest (XTC sampling)."""
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
 _PARAMETERS: Final = Parameters(
@@ -124,7 +113,7 @@ _PARAMETERS: Final = Parameters(
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
-class TextCompletionLogprobs(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class TextCompletionLogprobs(Value, frozen=True):
     """Log probabilities of a choice's tokens, one entry of each tuple per token."""
 
     tokens: tuple[str, ...] | None = None
@@ -137,7 +126,7 @@ class TextCompletionLogprobs(msgspec.Struct, frozen=True, gc=False, omit_default
     """The same as chat has it: what llama.cpp's server sends instead."""
 
 
-class TextCompletionChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class TextCompletionChoice(Value, frozen=True):
     """One of the ``n`` continuations of a prompt."""
 
     index: int = always(0)
@@ -150,7 +139,7 @@ class TextCompletionChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=
     logprobs: TextCompletionLogprobs | None = None
 
 
-class TextCompletion(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class TextCompletion(Reply, frozen=True, kw_only=True):
     """A whole completion, of ``complete`` or put together from a stream."""
 
     choices: tuple[TextCompletionChoice, ...]
@@ -167,7 +156,7 @@ class TextCompletion(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_
         return self.choices[0].text if self.choices else ""
 
 
-class TextCompletionChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class TextCompletionChunkChoice(Value, frozen=True):
     """What a chunk says about one choice."""
 
     index: int = always(0)
@@ -178,7 +167,7 @@ class TextCompletionChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defa
     logprobs: TextCompletionLogprobs | None = None
 
 
-class TextCompletionChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class TextCompletionChunk(Value, frozen=True):
     """One event of a completion's stream. The one with the usage has no choices."""
 
     choices: tuple[TextCompletionChunkChoice, ...] = always(())
@@ -189,6 +178,8 @@ class TextCompletionChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=T
     usage: Usage | None = None
     error: Any = None
     """An error that the server put beside the choices. A stream raises it, so the chunks that it gives have none."""
+    message: Any = None
+    """Of an event of an unknown kind, which has no choices: all that it says. Beside choices it is as ``error``."""
 
     @property
     def text(self) -> str:
@@ -199,31 +190,11 @@ class TextCompletionChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=T
         return ""
 
 
-_COMPLETE: Final = Operation(
-    method="POST",
-    path="/v1/completions",
-    reply=msgspec.json.Decoder(TextCompletion),
-    repeatable=True,
-    billed=True,
+_COMPLETE: Final = operation(
+    "completions.complete", "POST /v1/completions", TextCompletion, repeatable=True, billed=True
 )
 
 # --- streams ---------------------------------------------------------------------------------------------------------
-
-
-class _OldFrame(msgspec.Struct):
-    """An event of 2024: a token by itself, or in the end all of the text once more."""
-
-    event: str | None = None
-    index: int = 0
-    text: str = ""
-    token: int | None = None
-    choices: tuple[TextCompletionChunkChoice, ...] = ()
-    usage: Usage | None = None
-
-
-_decoder: Final = msgspec.json.Decoder(TextCompletionChunk)
-_decode: Final = _decoder.decode
-_old_decoder: Final = msgspec.json.Decoder(_OldFrame)
 
 
 class _ChoiceParts:
@@ -248,6 +219,10 @@ class _ChoiceParts:
         if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
             self.finish_reason = choice.finish_reason
 
+    @property
+    def may_end(self) -> bool:
+        return self.finish_reason is not None
+
     def result(self) -> TextCompletionChoice:
         return TextCompletionChoice(
             index=self.index,
@@ -265,94 +240,69 @@ class _ChoiceParts:
         return TextCompletionLogprobs(**{name: whole(name) for name in TextCompletionLogprobs.__struct_fields__})
 
 
-class TextCompletionCollector:
-    """Decodes a completion stream's events and puts its chunks together.
+_TOLD_WHOLE: Final = "complete"
+"""What the last frame of 2024 says of itself."""
+
+
+def _end(choice: Any) -> dict[str, Any]:
+    return {key: choice[key] for key in ("index", "finish_reason") if key in choice}
+
+
+def _todays(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
+    """A frame of 2024, which says by its key or its name what it is, as a chunk; any other as it is.
+
+    One was a token by itself; the last had all of the text once more, which has come token by token.
+    """
+    event = frame.get("event") or name
+    choices: Any = frame.get("choices")
+    if event == "token_sampled" and not choices:
+        return {"choices": [{key: frame[key] for key in ("index", "text", "token") if key in frame}]}
+    if event == "complete" and (choices is None or isinstance(choices, list)):
+        ends = [_end(choice) for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
+        return {"choices": ends, "usage": frame.get("usage"), "object": _TOLD_WHOLE}
+    return frame
+
+
+def _are_ordinary(chunks: Sequence[TextCompletionChunk], payloads: Sequence[bytes]) -> bool:
+    return are_ordinary(chunks, payloads) and b'"event"' not in b" ".join(payloads)
+
+
+class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts]):
+    """Puts the chunks of a completion's stream together.
 
     Args:
         n: Choices that were asked for.
     """
 
-    ended = False  # the end is the sentinel's to tell
+    dialect: Dialect[TextCompletionChunk] = ChunkDialect(
+        TextCompletionChunk, content=CHUNK_CONTENT, ordinary=_are_ordinary, rewrite=_todays
+    )
 
     def __init__(self, n: int = 1) -> None:
-        self.usage: Usage | None = None
-        self._n = n
-        self._choices: dict[int, _ChoiceParts] = {}
-        self._head = TextCompletionChunk()
+        super().__init__(_ChoiceParts, n)
         self._told_whole = False
 
-    def decode(self, data: bytes) -> TextCompletionChunk | None:
-        """Decodes a chunk; None where it has neither choices nor usage."""
-        if b'"event"' in data and (old := self._decode_old("", data)) is not None:
-            return old
-        try:
-            chunk = _decode(data)
-        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
-            if data == b"null":  # llama.cpp's server begins so where there are several prompts
-                return None
-            chunk = decode(data, _decoder)
-        return chunk if (chunk.choices or chunk.usage is not None) and chunk.error is None else None
-
-    def decode_each(self, payloads: list[bytes]) -> list[TextCompletionChunk] | None:
-        """Decodes chunks; None if one of them is not an ordinary one."""
-        try:
-            chunks = list(map(_decode, payloads))
-        except (ValueError, RecursionError):
-            return None
-        ordinary = all([chunk.choices and chunk.error is None for chunk in chunks])  # noqa: C419  # a list is faster
-        return chunks if ordinary and b'"event"' not in b" ".join(payloads) else None
-
-    def decode_named(self, name: str, data: bytes) -> TextCompletionChunk | None:
-        """Names were those of 2024's frames; another event counts only if it looks like a chunk: a ping does not."""
-        if (old := self._decode_old(name, data)) is not None:
-            return old
-        return self.decode(data) if b'"choices"' in data else None
-
-    def _decode_old(self, name: str, data: bytes) -> TextCompletionChunk | None:
-        """Makes a frame of 2024, which says by its key or its name what it is, into a chunk; None if it is not one."""
-        try:
-            frame = _old_decoder.decode(data)
-        except (ValueError, RecursionError):  # decoding it as a chunk says what is wrong
-            return None
-        event = frame.event or name
-        if event == "token_sampled" and not frame.choices:
-            return TextCompletionChunk((TextCompletionChunkChoice(frame.index, frame.text, token=frame.token),))
-        if event == "complete":
-            self._told_whole = True
-            # The text has come before, token by token.
-            ends = tuple(TextCompletionChunkChoice(each.index, "", each.finish_reason) for each in frame.choices)
-            return TextCompletionChunk(ends, usage=frame.usage)
-        return None
+    @property
+    def may_end(self) -> bool:
+        """Whether every choice has its finish reason, or an old server has said that it is done."""
+        return self._told_whole or super().may_end
 
     def extend(self, events: Iterable[TextCompletionChunk]) -> None:
         """Adds chunks."""
         for chunk in events:
-            for choice in chunk.choices:
-                parts = self._choices.get(choice.index)
-                if parts is None:
-                    parts = self._choices[choice.index] = _ChoiceParts(choice.index)
-                    self._head = self._head if self._head.choices else chunk
-                parts.add(choice)
-            if chunk.usage is not None:
-                self.usage = chunk.usage
-
-    def complete(self) -> bool:
-        """Whether every choice has its finish reason, or an old server has said that it is done."""
-        choices = self._choices.values()
-        return self._told_whole or (
-            len(choices) >= self._n and all(parts.finish_reason is not None for parts in choices)
-        )
+            super().extend((chunk,))
+            self._told_whole = self._told_whole or chunk.object == _TOLD_WHOLE
 
     def partial(self) -> Partial:
         """Choice 0 so far."""
-        first = self._choices.get(0)
+        first = self.choices.get(0)
         return Partial(text="" if first is None else joined(first.text), usage=self.usage)
 
     def result(self) -> TextCompletion:
         """The whole completion."""
-        head = self._head
+        head = self.head or TextCompletionChunk()
         return TextCompletion(
-            choices=tuple(self._choices[index].result() for index in sorted(self._choices)),
+            choices=tuple(parts.result() for parts in self.in_order()),
             id=head.id,
             object="text_completion",
             created=head.created,
@@ -372,11 +322,14 @@ class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, 
 # --- the resource ----------------------------------------------------------------------------------------------------
 
 
-class Completions:
-    """Continues a text: ``client.serverless.completions``, ``client.dedicated.completions``."""
+class Completions(Resource):
+    """Continues a text: ``client.serverless.completions``, ``client.dedicated.completions``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+    """
 
     async def complete(
         self,
@@ -399,10 +352,8 @@ class Completions:
 
         Raises:
             TypeError: An unknown keyword; neither ``prompt`` nor ``tokens``, or both.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        return await self._complete({"model": model}, prompt, tokens, options)
+        return await self._complete({"model": model, **stated(prompt=prompt, tokens=tokens)}, options)
 
     def stream(
         self,
@@ -425,47 +376,31 @@ class Completions:
 
         Raises:
             TypeError: An unknown keyword; neither ``prompt`` nor ``tokens``, or both.
-            ValueError: A bad value, with its path.
         """
-        return self._stream({"model": model}, prompt, tokens, options)
+        return self._stream({"model": model, **stated(prompt=prompt, tokens=tokens)}, options)
 
-    async def _complete(
-        self,
-        required: dict[str, object],
-        prompt: str | Sequence[str] | None,
-        tokens: Sequence[int] | None,
-        options: Mapping[str, object],
-    ) -> TextCompletion:
-        arguments = _arguments("complete", required, prompt, tokens, options, {})
-        return await self._engine.call(_COMPLETE, arguments)
+    def _complete(
+        self, required: Mapping[str, object], options: Mapping[str, object]
+    ) -> Coroutine[Any, Any, TextCompletion]:
+        return self._engine.call(_COMPLETE, _arguments("complete", required, options))
 
-    def _stream(
-        self,
-        required: dict[str, object],
-        prompt: str | Sequence[str] | None,
-        tokens: Sequence[int] | None,
-        options: Mapping[str, object],
-    ) -> TextCompletionStream:
-        arguments = _arguments("stream", required, prompt, tokens, options, stream_fields(options))
-        prompts = 1 if prompt is None or isinstance(prompt, str) else len(prompt)
+    def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> TextCompletionStream:
+        arguments = _arguments("stream", required, options, stream_fields(options))
+        prompt = required.get("prompt", "")
+        prompts = 1 if isinstance(prompt, str) else len(cast("Sequence[str]", prompt))
         n = choices_wanted(options) * prompts
         return TextCompletionStream(self._engine.opening(_COMPLETE, arguments, lambda: TextCompletionCollector(n)))
 
 
 def _arguments(
-    method: str,
-    required: dict[str, object],
-    prompt: object,
-    tokens: object,
-    options: Mapping[str, object],
-    fixed: dict[str, object],
+    method: str, required: Mapping[str, object], options: Mapping[str, object], fixed: Mapping[str, object] = {}
 ) -> Arguments:
-    given = {name: value for name, value in (("prompt", prompt), ("tokens", tokens)) if value is not None}
+    given = {"prompt", "tokens"} & set(required)
     if len(given) == 2:
         raise TypeError(f"{method}() takes either 'prompt' or 'tokens', not both")
     if not given and not {"prompt", "tokens"} & set(cast("Mapping[str, object]", options.get("extra_body") or {})):
         raise TypeError(f"{method}() needs 'prompt' or 'tokens'")
-    return _PARAMETERS.encode(method, {**required, **given}, options, fixed)
+    return _PARAMETERS.encode(method, required, options, fixed)
 
 
 class ContainerCompletions(Completions):
@@ -480,7 +415,7 @@ class ContainerCompletions(Completions):
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletion:
         """Continues a prompt; see ``Completions.complete``. ``model`` names an adapter's route."""
-        return await self._complete(_required(model), prompt, tokens, options)
+        return await self._complete(stated(model=model, prompt=prompt, tokens=tokens), options)
 
     def stream(
         self,
@@ -491,9 +426,4 @@ class ContainerCompletions(Completions):
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletionStream:
         """Continues a prompt and streams it; see ``Completions.stream``. ``model`` names an adapter's route."""
-        return self._stream(_required(model), prompt, tokens, options)
-
-
-def _required(model: str | None) -> dict[str, object]:
-    # Left out rather than null: engines that serve one model take no model for it.
-    return {} if model is None else {"model": model}
+        return self._stream(stated(model=model, prompt=prompt, tokens=tokens), options)

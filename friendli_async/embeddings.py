@@ -5,22 +5,19 @@ Wire: ``POST /dedicated/v1/embeddings``; dedicated endpoints only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
+from collections.abc import Sequence
+from typing import Final, Literal, Unpack
 
-import msgspec
-
-from friendli_async._core.body.arguments import Parameters
-from friendli_async._core.protocol import Operation
-from friendli_async.replies import Reply, Usage, always
-
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+from friendli_async._core.body.arguments import ExtraOptions, Parameters
+from friendli_async._core.resource import Resource, operation
+from friendli_async._help import described
+from friendli_async.replies import Reply, Usage, Value, always
 
 __all__ = ["Embedding", "EmbeddingList", "Embeddings", "EmbeddingsOptions"]
 
 
-class EmbeddingsOptions(TypedDict, total=False):
+@described
+class EmbeddingsOptions(ExtraOptions, total=False):
     """What to embed, and optional parameters. What is left out is left to the server; None is sent as null."""
 
     input: str | Sequence[str] | None
@@ -29,13 +26,9 @@ class EmbeddingsOptions(TypedDict, total=False):
     """The text to embed, as token ids."""
     encoding_format: Literal["float", "base64"] | str | None  # open
     """Whether a vector comes as numbers or as base64 text."""
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
-class Embedding(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class Embedding(Value, frozen=True, kw_only=True):
     """One text's vector."""
 
     embedding: tuple[float, ...] | str
@@ -45,7 +38,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     object: str | None = None
 
 
-class EmbeddingList(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class EmbeddingList(Reply, frozen=True, kw_only=True):
     """The vectors of all texts."""
 
     data: tuple[Embedding, ...]
@@ -58,20 +51,17 @@ class EmbeddingList(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_o
 
 
 _PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str}, {})
-_CREATE: Final = Operation(
-    method="POST",
-    path="/v1/embeddings",
-    reply=msgspec.json.Decoder(EmbeddingList),
-    repeatable=True,
-    billed=True,
-)
+_CREATE: Final = operation("embeddings.create", "POST /v1/embeddings", EmbeddingList, repeatable=True, billed=True)
 
 
-class Embeddings:
-    """Turns texts into vectors: ``client.dedicated.embeddings``."""
+class Embeddings(Resource):
+    """Turns texts into vectors: ``client.dedicated.embeddings``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+    """
 
     async def create(self, *, model: str, **options: Unpack[EmbeddingsOptions]) -> EmbeddingList:
         """Embeds a text, or several.
@@ -82,10 +72,5 @@ class Embeddings:
 
         Returns:
             The vectors in ``data``, with ``usage`` and ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        return await self._engine.call(_CREATE, _PARAMETERS.encode("create", {"model": model}, options, {}))
+        return await self._engine.call(_CREATE, _PARAMETERS.encode("create", {"model": model}, options))

@@ -22,25 +22,10 @@ from typing import Final, Literal
 
 from friendli_async.replies import Meta, Partial
 
-__all__ = [
-    "APIConnectionError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AuthenticationError",
-    "BadRequestError",
-    "ConfigurationError",
-    "ConflictError",
-    "FriendliError",
-    "InternalServerError",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "ResponseDecodeError",
-    "SDKError",
-    "StreamInterruptedError",
-    "TimeoutLimit",
-    "UnprocessableEntityError",
-]
+__all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "AuthenticationError", "BadRequestError"]
+__all__ += ["ConfigurationError", "ConflictError", "FriendliError", "InternalServerError", "NotFoundError"]
+__all__ += ["PermissionDeniedError", "RateLimitError", "ResponseDecodeError", "SDKError", "StreamInterruptedError"]
+__all__ += ["TimeoutLimit", "UnprocessableEntityError"]
 
 TimeoutLimit = Literal["connect", "pool", "first_event", "idle", "total"]
 """Names of the time limits, as in ``Timeouts``."""
@@ -74,9 +59,12 @@ class APIConnectionError(FriendliError):
 
     Attributes:
         sent: Whether the request can have been accepted (and billed). False: it never left.
+        hopeless: Whether another try would only bring it again (a refused certificate, a proxy that wants a password):
+            then there is none.
     """
 
     sent: bool = False
+    hopeless: bool = False
 
     def __init__(
         self, message: str = "", *, sent: bool = False, meta: Meta | None = None, partial: Partial | None = None
@@ -220,7 +208,7 @@ class ResponseDecodeError(FriendliError):
 SDKError = APIStatusError
 """The name that the official SDK gives to its 4XX and 5XX error."""
 
-STATUS_CLASSES: Final[dict[int, type[APIStatusError]]] = {
+_STATUS_CLASSES: Final[dict[int, type[APIStatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
     403: PermissionDeniedError,
@@ -236,4 +224,4 @@ def status_class(status: int) -> type[APIStatusError]:
     """The error class of an HTTP status."""
     if status >= 500:
         return InternalServerError
-    return STATUS_CLASSES.get(status, APIStatusError)
+    return _STATUS_CLASSES.get(status, APIStatusError)

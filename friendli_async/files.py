@@ -12,22 +12,21 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
-from urllib.parse import urlsplit
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, check_values, encode_json, path_parameters
+from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, encode_json, path_parameters
 from friendli_async._core.body.content_types import UNKNOWN
 from friendli_async._core.body.forms import Form, Part
-from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, source_of
+from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, opened, source_of
 from friendli_async._core.protocol import Operation
-from friendli_async.errors import ResponseDecodeError
+from friendli_async._core.resource import Resource, operation
+from friendli_async.errors import APIConnectionError, ResponseDecodeError
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from pathlib import Path
 
 __all__ = ["Content", "DownloadURL", "FileInfo", "FileUpload", "Files", "Progress", "UploadedFile"]
 
@@ -38,7 +37,7 @@ What it raises ends the transfer."""
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
-class FileUpload(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True, repr_omit_defaults=True):
+class FileUpload(Reply, frozen=True, kw_only=True, rename="camel"):
     """An upload that has been announced: where its content goes."""
 
     file_id: str
@@ -48,7 +47,7 @@ class FileUpload(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults
     """Fields of the form that go before the content."""
 
 
-class FileInfo(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True, repr_omit_defaults=True):
+class FileInfo(Reply, frozen=True, kw_only=True, rename="camel"):
     """What is known of a file."""
 
     id: str
@@ -64,7 +63,7 @@ class FileInfo(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     expires_at: datetime | None = None
 
 
-class DownloadURL(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True, repr_omit_defaults=True):
+class DownloadURL(Reply, frozen=True, kw_only=True, rename="camel"):
     """Where a file's content is."""
 
     download_url: str
@@ -96,24 +95,26 @@ class _InitBody(msgspec.Struct):
 
 
 _INIT: Final[Operation[FileUpload | None]] = Operation(
-    method="POST", path="/beta/file", reply=msgspec.json.Decoder(FileUpload | None)
+    name="file.init_upload", method="POST", path="/beta/file", reply=FileUpload | None
 )
 _COMPLETE: Final[Operation[Any]] = Operation(
-    method="PATCH", path="/beta/file/{file_id}", reply=msgspec.json.Decoder(Any)
+    name="file.complete_upload", method="PATCH", path="/beta/file/{file_id}", reply=Any
 )
-_INFO: Final = Operation(
-    method="GET", path="/beta/file/{file_id}", reply=msgspec.json.Decoder(FileInfo), repeatable=True
-)
-_DOWNLOAD_URL: Final = Operation(
-    method="GET", path="/beta/file/{file_id}/download_url", reply=msgspec.json.Decoder(DownloadURL), repeatable=True
+_INFO: Final = operation("file.get_info", "GET /beta/file/{file_id}", FileInfo, repeatable=True)
+_DOWNLOAD_URL: Final = operation(
+    "file.get_download_url", "GET /beta/file/{file_id}/download_url", DownloadURL, repeatable=True
 )
 # Their URLs are the server's to say; what stands for the path is for the log.
-_SEND: Final = Operation(method="POST", path="(upload)", reply=msgspec.json.Decoder(Any), repeatable=True)
-_FETCH: Final = Operation(method="GET", path="(download)", reply=msgspec.json.Decoder(Any), repeatable=True)
+_SEND: Final[Operation[Any]] = Operation(name="file.upload", method="POST", path="(upload)", reply=Any, repeatable=True)
+_FETCH: Final[Operation[Any]] = Operation(
+    name="file.download", method="GET", path="(download)", reply=Any, repeatable=True
+)
 
 
 def _target(url: str, what: str) -> str:
     """Checks a URL of the server's."""
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
@@ -153,9 +154,13 @@ class _FileSink:
         self._progress = progress
         self._size: int | None = None
         self._written = 0
+        self._digest: Any = None
 
     async def begin(self, size: int | None) -> None:
         """Drops what an earlier attempt has left."""
+        from hashlib import sha256
+
+        self._digest = sha256() if size is None else None
         await in_thread(self._file.seek, 0)
         await in_thread(self._file.truncate)
         self._size = size
@@ -164,9 +169,31 @@ class _FileSink:
 
     async def write(self, data: bytes) -> None:
         """Writes the next bytes."""
-        await in_thread(self._file.write, data)
+        await in_thread(self._take, data)
         self._written += len(data)
         self._report()
+
+    def _take(self, data: bytes) -> None:
+        self._file.write(data)
+        if self._digest is not None:
+            self._digest.update(data)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the reply has told its length: HTTP then notices that it was cut."""
+        return self._size is not None
+
+    def check(self, info: FileInfo) -> None:
+        """Compares what has come with what is known of the file.
+
+        Raises:
+            APIConnectionError: It is not the same.
+        """
+        if info.size is not None and info.size != self._written:
+            raise APIConnectionError(f"the download was cut: {self._written} of {info.size} bytes came", sent=True)
+        digest = f"sha256:{self._digest.hexdigest()}"
+        if info.digest is not None and info.digest.startswith("sha256:") and info.digest.lower() != digest:
+            raise APIConnectionError("the download is not what was uploaded: its digest is another", sent=True)
 
     def _report(self) -> None:
         if self._progress is not None:
@@ -176,11 +203,13 @@ class _FileSink:
 # --- the resource ----------------------------------------------------------------------------------------------------
 
 
-class Files:
-    """Files: ``client.file``."""
+class Files(Resource):
+    """Files: ``client.file``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        ValueError: A bad value, with its name; an id that is none. Nothing was sent.
+        FriendliError: What went wrong with a call; see ``friendli_async.errors``.
+    """
 
     async def upload(
         self, content: Content, *, project_id: str, name: str | None = None, progress: Progress | None = None
@@ -202,20 +231,28 @@ class Files:
         Raises:
             ValueError: A bad value, or a file that changed while it was being read.
             OSError: It cannot be read.
-            FriendliError: What went wrong with one of the calls; see ``friendli_async.errors``.
         """
         source = source_of(content, "content")
         _check(name="" if name is None else name, size=0, digest="", project_id=project_id)
         if not source.once:
-            return await self._upload(source, *await _measured(source, None), project_id, name or source.name, progress)
+            measured = await self._measured(source, None)
+            return await self._upload(source, *measured, project_id, name or source.name, progress)
         from tempfile import TemporaryFile
 
-        with await in_thread(TemporaryFile) as copy:
-            file = cast("BinaryIO", copy)
-            size, digest = await _measured(source, file)
+        file = await opened(lambda: cast("BinaryIO", TemporaryFile()), lambda copy: copy.close())  # noqa: SIM115  # below
+        with file:
+            size, digest = await self._measured(source, file)
             await in_thread(file.seek, 0)
             copied = OpenFileSource(file, "content")
             return await self._upload(copied, size, digest, project_id, name or source.name, progress)
+
+    async def _measured(self, source: Source, copy: BinaryIO | None) -> tuple[int, str]:
+        import asyncio
+
+        from friendli_async._core.net.clock import CallClock
+
+        with CallClock(self._engine.settings.timeouts, asyncio.get_running_loop()):  # ``total`` ends a silent pipe
+            return await _measured(source, copy)
 
     async def _upload(
         self, source: Source, size: int, digest: str, project_id: str, name: str | None, progress: Progress | None
@@ -229,7 +266,7 @@ class Files:
             parts = [Part.text(key, str(value)) for key, value in fields.items()]
             form = Form([*parts, Part("file", source, "upload", UNKNOWN)], progress)
             url = _target(announced.upload_url, "upload URL")
-            await self._engine.receive(_SEND, Arguments(form, url=url))
+            await self._engine.receive(_SEND, ForeignArguments(form, url=url))
         elif progress is not None:
             progress(size, size)
         await self.complete_upload(announced.file_id)
@@ -249,18 +286,27 @@ class Files:
             The path.
 
         Raises:
-            ValueError: A bad id.
+            APIConnectionError: It broke off, or is not what was uploaded.
             OSError: It cannot be written.
-            FriendliError: What went wrong with one of the calls; see ``friendli_async.errors``.
         """
+        from pathlib import Path
+
         place = Path(to)
         found = await self.get_download_url(file_id)
         url = _target(found.download_url, "download URL")
         unfinished = place.with_name(f".{place.name[:100]}.{os.urandom(8).hex()}.part")
-        file = await in_thread(open, unfinished, "xb")
+
+        def drop(file: BinaryIO) -> None:
+            file.close()
+            unfinished.unlink(missing_ok=True)
+
+        file = await opened(lambda: cast("BinaryIO", open(unfinished, "xb")), drop)  # noqa: SIM115  # closed below
         try:
-            with cast("BinaryIO", file) as out:
-                await self._engine.receive(_FETCH, Arguments(url=url), _FileSink(out, progress))
+            with file:
+                sink = _FileSink(file, progress)
+                await self._engine.receive(_FETCH, ForeignArguments(url=url), sink)
+            if not sink.is_measured:
+                sink.check(await self.get_info(file_id))
             await in_thread(os.replace, unfinished, place)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -278,10 +324,6 @@ class Files:
 
         Returns:
             Its id and where its content goes; None where the server answers with nothing (202).
-
-        Raises:
-            ValueError: A bad value. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         body = _check(name=name, size=size, digest=digest, project_id=project_id)
         return await self._engine.call(_INIT, Arguments(encode_json(body)))
@@ -291,10 +333,6 @@ class Files:
 
         Args:
             file_id: The file's id.
-
-        Raises:
-            ValueError: A bad id.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         await self._engine.call(_COMPLETE, Arguments(path=path_parameters(file_id=file_id)))
 
@@ -306,10 +344,6 @@ class Files:
 
         Returns:
             Its name, size, digest, ``status`` and so on.
-
-        Raises:
-            ValueError: A bad id.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_INFO, Arguments(path=path_parameters(file_id=file_id)))
 
@@ -321,10 +355,6 @@ class Files:
 
         Returns:
             The URL.
-
-        Raises:
-            ValueError: A bad id.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_DOWNLOAD_URL, Arguments(path=path_parameters(file_id=file_id)))
 

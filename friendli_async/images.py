@@ -6,35 +6,21 @@ ways, images in it as URLs or base64. The two deployments answer differently.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
+from typing import Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters
+from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, stated
 from friendli_async._core.body.sources import Content
-from friendli_async._core.protocol import Operation
+from friendli_async._core.resource import Resource, operation
+from friendli_async._help import described
 from friendli_async.errors import ResponseDecodeError
 from friendli_async.media import encoded
-from friendli_async.replies import Reply
+from friendli_async.replies import Reply, Value
 
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
-
-__all__ = [
-    "ContainerEditOptions",
-    "ContainerGenerationOptions",
-    "ContainerImage",
-    "ContainerImages",
-    "EditOptions",
-    "GeneratedImage",
-    "GeneratedImages",
-    "GenerationOptions",
-    "ImageInput",
-    "Images",
-]
+__all__ = ["ContainerEditOptions", "ContainerImage", "GeneratedImage", "GeneratedImages", "ImageInput"]
+__all__ += ["ContainerGenerationOptions", "ContainerImages", "EditOptions", "GenerationOptions", "Images"]
 
 ImageInput = str | Content | Mapping[str, object]
 """An image: its URL or its base64 text (a string is sent as it is), path, bytes, an open binary file, an async iterator
@@ -43,7 +29,7 @@ of bytes, or ``{"image": text}`` as the wire has it."""
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
-class GeneratedImage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class GeneratedImage(Value, frozen=True):
     """One image: where it is, or what it is."""
 
     seed: int | None = None
@@ -61,13 +47,13 @@ class GeneratedImage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
         return _decoded(self.b64_json)
 
 
-class GeneratedImages(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class GeneratedImages(Reply, frozen=True, kw_only=True):
     """The images that a dedicated endpoint made."""
 
     data: tuple[GeneratedImage, ...]
 
 
-class ContainerImage(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class ContainerImage(Reply, frozen=True, kw_only=True):
     """The image that a container made."""
 
     image: str
@@ -85,16 +71,19 @@ class ContainerImage(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_
 def _decoded(text: str | None) -> bytes:
     if text is None:
         raise ResponseDecodeError("the reply holds no image, only its URL")
+    from base64 import b64decode
+
     try:
-        return base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
+        return b64decode(text, validate=True)
+    except ValueError:
         raise ResponseDecodeError("the image in the reply is not base64", excerpt=text[:200]) from None
 
 
 # --- what goes in ----------------------------------------------------------------------------------------------------
 
 
-class ContainerEditOptions(TypedDict, total=False):
+@described
+class ContainerEditOptions(ExtraOptions, total=False):
     """Optional parameters of an edit in a container. What is left out is left to the server; None is sent as null."""
 
     num_inference_steps: int
@@ -105,12 +94,9 @@ class ContainerEditOptions(TypedDict, total=False):
     """Seed of the noise."""
     response_format: Literal["raw", "jpeg"] | str | None  # open
     """Format of the image."""
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
+@described
 class ContainerGenerationOptions(ContainerEditOptions, total=False):
     """Optional parameters of an image of a container. What is left out is left to the server; None is null."""
 
@@ -120,7 +106,8 @@ class ContainerGenerationOptions(ContainerEditOptions, total=False):
     """How much each of them counts."""
 
 
-class EditOptions(TypedDict, total=False):
+@described
+class EditOptions(ExtraOptions, total=False):
     """Optional parameters of an edit. What is left out is left to the server; None is sent as null."""
 
     num_inference_steps: int
@@ -131,12 +118,9 @@ class EditOptions(TypedDict, total=False):
     """Seed of the noise."""
     response_format: Literal["url", "raw", "png", "jpeg", "jpg"] | str | None  # open
     """Where the image comes: a URL, or base64 in this format."""
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
+@described
 class GenerationOptions(EditOptions, total=False):
     """Optional parameters of an image. What is left out is left to the server; None is sent as null."""
 
@@ -158,34 +142,14 @@ _EDIT_PARAMETERS: Final = Parameters(EditOptions, _EDITED, {})
 _CONTAINER_GENERATE_PARAMETERS: Final = Parameters(ContainerGenerationOptions, _GENERATED, _CONTROL)
 _CONTAINER_EDIT_PARAMETERS: Final = Parameters(ContainerEditOptions, _EDITED, {})
 
-_GENERATE: Final = Operation(
-    method="POST",
-    path="/v1/images/generations",
-    reply=msgspec.json.Decoder(GeneratedImages),
-    repeatable=True,
-    billed=True,
+_GENERATE: Final = operation(
+    "image.generate", "POST /v1/images/generations", GeneratedImages, repeatable=True, billed=True
 )
-_EDIT: Final = Operation(
-    method="POST",
-    path="/v1/images/edits",
-    reply=msgspec.json.Decoder(GeneratedImages),
-    repeatable=True,
-    billed=True,
+_EDIT: Final = operation("image.edit", "POST /v1/images/edits", GeneratedImages, repeatable=True, billed=True)
+_CONTAINER_GENERATE: Final = operation(
+    "image.generate", "POST /v1/images/generations", ContainerImage, repeatable=True, billed=True
 )
-_CONTAINER_GENERATE: Final = Operation(
-    method="POST",
-    path="/v1/images/generations",
-    reply=msgspec.json.Decoder(ContainerImage),
-    repeatable=True,
-    billed=True,
-)
-_CONTAINER_EDIT: Final = Operation(
-    method="POST",
-    path="/v1/images/edits",
-    reply=msgspec.json.Decoder(ContainerImage),
-    repeatable=True,
-    billed=True,
-)
+_CONTAINER_EDIT: Final = operation("image.edit", "POST /v1/images/edits", ContainerImage, repeatable=True, billed=True)
 
 
 async def _arguments(
@@ -200,7 +164,7 @@ async def _arguments(
         required["image"] = await _read(required["image"], "image")
     if control is not None:
         options["control_images"] = await _read(control, "control_images")
-    return parameters.encode(method, required, options, {})
+    return parameters.encode(method, required, options)
 
 
 async def _read(given: object, label: str) -> object:
@@ -220,11 +184,15 @@ async def _read_one(given: object, label: str) -> object:
 # --- the resources ---------------------------------------------------------------------------------------------------
 
 
-class Images:
-    """Images of your endpoints: ``client.dedicated.image``."""
+class Images(Resource):
+    """Images of your endpoints: ``client.dedicated.image``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        OSError: A file cannot be read. Nothing was sent.
+    """
 
     async def generate(self, *, model: str, prompt: str, **options: Unpack[GenerationOptions]) -> GeneratedImages:
         """Paints what a text says.
@@ -236,12 +204,6 @@ class Images:
 
         Returns:
             The images: ``data[i].url``, or ``data[i].content()``; and ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            OSError: A file cannot be read. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         required = {"model": model, "prompt": prompt}
         arguments = await _arguments(_GENERATE_PARAMETERS, "generate", required, options)
@@ -260,22 +222,20 @@ class Images:
 
         Returns:
             The images: ``data[i].url``, or ``data[i].content()``; and ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            OSError: A file cannot be read. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         required = {"model": model, "image": image, "prompt": prompt}
         return await self._engine.call(_EDIT, await _arguments(_EDIT_PARAMETERS, "edit", required, options))
 
 
-class ContainerImages:
-    """Images of a self-hosted engine, which has its model: ``client.container.image``."""
+class ContainerImages(Resource):
+    """Images of a self-hosted engine, which has its model: ``client.container.image``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        OSError: A file cannot be read. Nothing was sent.
+    """
 
     async def generate(
         self, *, model: str | None = None, prompt: str, **options: Unpack[ContainerGenerationOptions]
@@ -289,14 +249,8 @@ class ContainerImages:
 
         Returns:
             The image: ``content()``, ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            OSError: A file cannot be read. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        required = _required(model, {"prompt": prompt})
+        required = {**stated(model=model), "prompt": prompt}
         arguments = await _arguments(_CONTAINER_GENERATE_PARAMETERS, "generate", required, options)
         return await self._engine.call(_CONTAINER_GENERATE, arguments)
 
@@ -318,17 +272,7 @@ class ContainerImages:
 
         Returns:
             The image: ``content()``, ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            OSError: A file cannot be read. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        required = _required(model, {"image": image, "prompt": prompt})
+        required = {**stated(model=model), "image": image, "prompt": prompt}
         arguments = await _arguments(_CONTAINER_EDIT_PARAMETERS, "edit", required, options)
         return await self._engine.call(_CONTAINER_EDIT, arguments)
-
-
-def _required(model: str | None, given: Mapping[str, object]) -> dict[str, object]:
-    return {**given} if model is None else {"model": model, **given}

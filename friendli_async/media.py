@@ -10,12 +10,11 @@ URLs are passed on, for the server to fetch. Everything else is read, in worker 
 
 from __future__ import annotations
 
-import base64
 from typing import Final
 
 from friendli_async._core.body import content_types
 from friendli_async._core.body.sources import Content, in_thread, read_whole, source_of
-from friendli_async.chat.resource import AudioContent, ImageContent, Media, VideoContent
+from friendli_async.chat.inputs import AudioContent, ImageContent, Media, VideoContent
 
 __all__ = ["MAX_BYTES", "Content", "audio", "encoded", "image", "video"]
 
@@ -93,7 +92,9 @@ async def encoded(content: Content, label: str, max_bytes: int = MAX_BYTES) -> s
 
 
 async def _base64(data: bytes) -> str:
-    return (await in_thread(base64.b64encode, data)).decode()
+    from base64 import b64encode
+
+    return (await in_thread(b64encode, data)).decode()
 
 
 async def _url(given: str | Content, family: str, content_type: str | None, max_bytes: int) -> str:

@@ -5,41 +5,25 @@ Wire: ``GET /serverless/v1/models``; it takes no team.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
+from typing import Final, Literal, Unpack
 
-import msgspec
+from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters
+from friendli_async._core.resource import Resource, operation
+from friendli_async._help import described
+from friendli_async.replies import Reply, Value
 
-from friendli_async._core.body.arguments import Arguments, Parameters, check_keywords, encode_query
-from friendli_async._core.protocol import Operation
-from friendli_async.replies import Reply
-
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
-
-__all__ = [
-    "Modality",
-    "Model",
-    "ModelFunctionality",
-    "ModelList",
-    "ModelPricing",
-    "ModelReasoningOption",
-    "ModelSamplingDefaults",
-    "Models",
-    "ModelsOptions",
-]
+__all__ = ["Modality", "ModelFunctionality", "ModelPricing", "ModelReasoningOption", "ModelsOptions"]
+__all__ += ["Model", "ModelList", "ModelSamplingDefaults", "Models"]
 
 Modality = Literal["text", "audio", "image", "video", "pdf"] | str  # open: new kinds must not break old clients
 
 
-class ModelsOptions(TypedDict, total=False):
+@described
+class ModelsOptions(ExtraQuery, total=False):
     """Optional parameters of the catalogue."""
 
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
-
-class ModelPricing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ModelPricing(Value, frozen=True):
     """What a model costs: decimal numbers as text, so that nothing is rounded."""
 
     input: str | None = None
@@ -51,7 +35,7 @@ class ModelPricing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, re
     audio_minute: str | None = None
 
 
-class ModelFunctionality(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ModelFunctionality(Value, frozen=True):
     """What a model can do; None where the server does not say."""
 
     tool_call: bool | None = None
@@ -59,9 +43,10 @@ class ModelFunctionality(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tr
     structured_output: bool | None = None
     tool_choice: bool | None = None
     system_messages: bool | None = None
+    builtin_tool: bool | None = None
 
 
-class ModelReasoningOption(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ModelReasoningOption(Value, frozen=True):
     """One way to steer how a model reasons."""
 
     type: Literal["budget_tokens", "effort", "toggle"] | str | None = None  # open
@@ -73,7 +58,7 @@ class ModelReasoningOption(msgspec.Struct, frozen=True, gc=False, omit_defaults=
     """The efforts that there are (``effort``)."""
 
 
-class ModelSamplingDefaults(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ModelSamplingDefaults(Value, frozen=True):
     """What sampling parameters are where a call leaves them out."""
 
     repetition_penalty: float | None = None
@@ -83,7 +68,7 @@ class ModelSamplingDefaults(msgspec.Struct, frozen=True, gc=False, omit_defaults
     top_k: int | None = None
 
 
-class Model(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class Model(Value, frozen=True):
     """One model of the catalogue."""
 
     id: str
@@ -108,26 +93,30 @@ class Model(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit
     base_model: str | None = None
     mode: Literal["chat", "completion", "embedding"] | str | None = None  # open
     default_params: ModelSamplingDefaults | None = None
+    license: str | None = None
+    hugging_face_id: str | None = None
+    hugging_face_url: str | None = None
+    discount_to_user: float | str | None = None
 
 
-class ModelList(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class ModelList(Reply, frozen=True, kw_only=True):
     """The models that can be called."""
 
     data: tuple[Model, ...]
 
 
-_KNOWN: Final = frozenset(ModelsOptions.__annotations__)
 _PARAMETERS: Final = Parameters(ModelsOptions, {}, {})
-_LIST: Final = Operation(
-    method="GET", path="/v1/models", reply=msgspec.json.Decoder(ModelList), repeatable=True, team=False
-)
+_LIST: Final = operation("model.list", "GET /v1/models", ModelList, repeatable=True, team=False)
 
 
-class Models:
-    """Friendli's catalogue: ``client.serverless.model``."""
+class Models(Resource):
+    """Friendli's catalogue: ``client.serverless.model``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+    """
 
     async def list(self, **options: Unpack[ModelsOptions]) -> ModelList:
         """Lists the models that serverless calls can name.
@@ -137,12 +126,6 @@ class Models:
 
         Returns:
             The models in ``data``, with ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        check_keywords(options, _KNOWN, "list")
-        _PARAMETERS.check(options)
-        return await self._engine.call(_LIST, Arguments(query=encode_query(options.get("extra_query") or {})))
+        _, _, query = _PARAMETERS.take("list", {}, options)
+        return await self._engine.call(_LIST, Arguments(query=query))

@@ -10,12 +10,13 @@ from typing import Final
 
 import msgspec
 
+from friendli_async._help import described
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Attempt
 
 __all__ = ["Limits", "RetryPolicy", "Timeouts"]
 
-RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+_RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def _number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
@@ -38,13 +39,15 @@ def _count(owner: object, name: str) -> None:
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a whole number, at least 1, not {value!r}")
 
 
+@described
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Time limits in seconds; None switches one off. The error of an expired one says which it was."""
 
     connect: float | None = 5.0
     """To resolve the name and open a connection, TLS included."""
-    pool: float | None = 30.0
-    """To wait for a free place among ``max_connections``. Never retried."""
+    pool: float | None = None
+    """To wait for a free place among ``max_connections``. Never retried. Default: no limit, since waiting in one's
+    own line is nobody's fault; ``total`` bounds it."""
     first_event: float | None = 600.0
     """Per attempt, from the end of connecting to the first event of a stream, or to the whole reply of a plain call.
 
@@ -69,6 +72,7 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
         return cls(total=value)
 
 
+@described
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Size limits in decompressed bytes. Beyond one: ``ResponseDecodeError`` (an error body is cut instead)."""
 
@@ -84,6 +88,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             _count(self, name)
 
 
+@described
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When and how a failed attempt is repeated: exponential back-off with full jitter.
 
@@ -101,7 +106,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The largest upper end, seconds."""
     max_retry_after: float = 60.0
     """The longest ``Retry-After`` that is waited for, seconds; a longer one raises at once (``retry_after``)."""
-    statuses: AbstractSet[int] = RETRYABLE_STATUSES
+    statuses: AbstractSet[int] = _RETRYABLE_STATUSES
     """Statuses that are retried: any subset of the default."""
     on_retry: Callable[[Attempt], object] | None = None
     """Called with the failed attempt before the sleep (its ``wait``). What it raises is logged and changes nothing."""
@@ -112,12 +117,12 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             _number(self, name)
         _number(self, "multiplier", minimum=1.0)
         try:
-            unknown = [status for status in self.statuses if status not in RETRYABLE_STATUSES]
+            unknown = [status for status in self.statuses if status not in _RETRYABLE_STATUSES]
         except TypeError:
             raise ConfigurationError(f"RetryPolicy.statuses must be a set of statuses, not {self.statuses!r}") from None
         if unknown:
             raise ConfigurationError(
-                f"RetryPolicy.statuses can only narrow {sorted(RETRYABLE_STATUSES)}; not retryable: {unknown}"
+                f"RetryPolicy.statuses can only narrow {sorted(_RETRYABLE_STATUSES)}; not retryable: {unknown}"
             )
         on_retry: object = self.on_retry
         if on_retry is not None and (not callable(on_retry) or iscoroutinefunction(on_retry)):

@@ -1,4 +1,4 @@
-"""What every answer and every error carries: how it came about, and what had arrived."""
+"""What every answer and every error carries: how it came about, and what had arrived. And what a client is doing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = [
-    "Attempt",
-    "FunctionCall",
-    "Headers",
-    "Meta",
-    "Partial",
-    "PromptTokensDetails",
-    "Reply",
-    "ToolCall",
-    "UnknownEvent",
-    "Usage",
-]
+from friendli_async._help import described
+
+__all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "PromptTokensDetails", "Reply", "UnknownEvent", "Usage"]
+__all__ += ["CompletionTokensDetails", "Gauges", "LoopGauges", "Partial", "Timing", "ToolCall"]
 
 
 T = TypeVar("T")
@@ -62,11 +54,16 @@ class Headers(Mapping[str, str]):
         return f"Headers({self._values!r})"
 
 
+@described
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One try of a call."""
 
+    number: int = 0
+    """Its place among the attempts of its call, from 1."""
     status: int | None = None
     """HTTP status of the reply; None when there was none."""
+    error: str | None = None
+    """Class name of its error; None for the attempt that succeeded."""
     cause: str | None = None
     """Why it did not succeed, as ``ErrorClass: message``; None for the attempt that did."""
     wait: float = 0.0
@@ -75,6 +72,37 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that it took."""
 
 
+@described
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a call went. Seconds since the call began, where nothing else is said."""
+
+    queued: float = 0.0
+    """Seconds that its attempts waited for a free place among ``max_connections``."""
+    connecting: float = 0.0
+    """Seconds that its attempts took to get their connections."""
+    first_event: float | None = None
+    """When the first event came, or the whole of a plain reply."""
+    first_text: float | None = None
+    """When the first text of a stream came."""
+    last_event: float | None = None
+    """When the latest event came."""
+    total: float = 0.0
+    """How long it has taken, or took: it grows until the end."""
+    events: int = 0
+    """How many events came."""
+    bytes: int = 0
+    """How many bytes of body came, decompressed."""
+    gap_p50: float | None = None
+    """Median of the seconds between reads that brought events, within 2 %."""
+    gap_p95: float | None = None
+    """Their 95th percentile, within 2 %."""
+    gap_max: float | None = None
+    """The longest of them."""
+    tokens_per_second: float | None = None
+    """Completion tokens, by the usage, over the time from the first to the last event."""
+
+
+@described
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """How a reply, a stream or an error came about."""
 
@@ -86,11 +114,17 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """Every attempt, the last one last."""
     elapsed: float = 0.0
     """Seconds from the call to its outcome, sleeps included; of a stream, to its first event."""
+    timing: Timing = Timing()
+    """Where the time went; of an open stream, up to its first event (``stream.timing`` goes on)."""
 
     @property
     def request_id(self) -> str | None:
-        """The server's ``x-request-id``, to quote to its operators."""
-        return self.headers.get("x-request-id")
+        """The server's ``x-request-id``, to quote to its operators; the first, where a proxy has added its own."""
+        return self.headers.get("x-request-id", "").partition(",")[0].strip() or None
+
+    def with_timing(self, timing: Timing) -> Meta:
+        """The same with another timing."""
+        return msgspec.structs.replace(self, timing=timing)
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True, repr_omit_defaults=True):
@@ -108,6 +142,25 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=
             raise AttributeError(f"this {type(self).__name__} did not come from a call, so it has no meta")
         return meta
 
+    @property
+    def raw(self) -> Any:
+        """The reply's JSON as the server sent it, with what this version has no field for; decoded anew at each look.
+
+        Raises AttributeError on a hand-made reply, and on one that a stream added up to.
+        """
+        data: bytes | None = self.__dict__.get("_raw")
+        if data is None:
+            raise AttributeError(f"this {type(self).__name__} did not come in one piece, so there is no JSON of it")
+        import json  # what msgspec decodes strictly, NaN and lone surrogates included
+
+        return json.loads(data)
+
+
+def keep_raw(reply: object, data: bytes) -> None:
+    """Gives a freshly decoded reply the bytes that it came as, for ``raw``."""
+    if isinstance(reply, Reply):
+        msgspec.structs.force_setattr(reply, "_raw", data)
+
 
 def attach_meta(reply: object, meta: Meta) -> None:
     """Gives a freshly decoded reply its ``meta``; what is no Reply has no place for it."""
@@ -115,22 +168,48 @@ def attach_meta(reply: object, meta: Meta) -> None:
         msgspec.structs.force_setattr(reply, "_meta", meta)
 
 
-class PromptTokensDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class Value(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+    """Base of what is inside a reply or an event.
+
+    Made by the million, and never in a reference cycle: the garbage collector need not look at it. What the server left
+    out is left out of encoding and printing, too.
+    """
+
+
+class PromptTokensDetails(Value, frozen=True):
     """Where the prompt's tokens came from."""
 
     cached_tokens: int | None = None
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class CompletionTokensDetails(Value, frozen=True):
+    """What the generated tokens were spent on."""
+
+    reasoning_tokens: int | None = None
+    accepted_prediction_tokens: int | None = None
+    rejected_prediction_tokens: int | None = None
+
+
+class Usage(Value, frozen=True):
     """Tokens that a call was billed for."""
 
     prompt_tokens: int = always(0)
     completion_tokens: int = always(0)
     total_tokens: int = always(0)
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
-class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
+def usage_of(reply: object) -> Usage | None:
+    """The usage of whatever has one, in the form that chat has."""
+    usage: Any = getattr(reply, "usage", None)
+    if usage is None or isinstance(usage, Usage):
+        return usage
+    taken, given = getattr(usage, "input_tokens", 0), getattr(usage, "output_tokens", 0)
+    return Usage(taken, given, getattr(usage, "total_tokens", None) or taken + given)
+
+
+class UnknownEvent(Value, frozen=True):
     """An event of a stream of a kind that this version does not know."""
 
     type: str
@@ -138,22 +217,23 @@ class UnknownEvent(msgspec.Struct, frozen=True, gc=False):
     """The whole event, as the server sent it."""
 
 
-class FunctionCall(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class FunctionCall(Value, frozen=True, omit_defaults=False):
     """The function that a model wants called."""
 
-    name: str | None = None
-    arguments: str | None = None
+    name: str = ""
+    arguments: str = ""
     """JSON text as the model wrote it: not necessarily valid, not necessarily complete in a ``Partial``."""
 
 
-class ToolCall(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """One tool call of a model's message."""
+class ToolCall(Value, frozen=True, omit_defaults=False):
+    """One tool call of a model's message. What the server leaves out is "", so that nobody has to ask."""
 
-    id: str | None = None
-    type: str | None = None
+    id: str = ""
+    type: str = "function"
     function: FunctionCall = FunctionCall()
 
 
+@described
 class Partial(msgspec.Struct, frozen=True, kw_only=True):
     """What had arrived when a stream ended early: ready to be stored, shown or continued from."""
 
@@ -164,3 +244,30 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     """Tool calls of choice 0; the last one's arguments may be cut."""
     usage: Usage | None = None
+    """What the server has told of the usage; it comes with the last events."""
+
+
+@described
+class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
+    """The connections of one event loop."""
+
+    in_use: int = 0
+    """Places taken: by connections in use, and by calls that are connecting."""
+    idle: int = 0
+    """Open connections in the pool; 0 where the session is the user's, which tells nothing."""
+    waiting: int = 0
+    """Calls that wait for a place."""
+    open_streams: int = 0
+    """Streams whose connection is in use."""
+
+
+@described
+class Gauges(LoopGauges, frozen=True, kw_only=True):
+    """What a client has under way, in all its event loops."""
+
+    calls_in_flight: int = 0
+    """Calls that are being made, or wait for their next attempt; open streams are counted by themselves."""
+    max_connections: int = 0
+    """Places per event loop."""
+    loops: tuple[LoopGauges, ...] = ()
+    """The same for each event loop that is running."""

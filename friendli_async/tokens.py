@@ -6,58 +6,49 @@ containers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from collections.abc import Sequence
+from typing import Final, Unpack
 
-import msgspec
-
-from friendli_async._core.body.arguments import Parameters
-from friendli_async._core.protocol import Operation
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, stated
+from friendli_async._core.resource import Resource, operation
+from friendli_async._help import described
 from friendli_async.replies import Reply
-
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
 
 __all__ = ["ContainerTokens", "Detokenization", "TokenOptions", "Tokenization", "Tokens"]
 
 
-class TokenOptions(TypedDict, total=False):
+@described
+class TokenOptions(ExtraOptions, total=False):
     """Optional parameters of tokenizing and detokenizing."""
 
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
-
-class Tokenization(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class Tokenization(Reply, frozen=True, kw_only=True):
     """A text's tokens."""
 
     tokens: tuple[int, ...]
     """Their ids."""
 
 
-class Detokenization(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class Detokenization(Reply, frozen=True, kw_only=True):
     """The text that tokens stand for."""
 
     text: str
 
 
-_TOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "prompt": str}, {})
-_DETOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "tokens": list[int]}, {})
-_TOKENIZE: Final = Operation(
-    method="POST", path="/v1/tokenize", reply=msgspec.json.Decoder(Tokenization), repeatable=True
-)
-_DETOKENIZE: Final = Operation(
-    method="POST", path="/v1/detokenize", reply=msgspec.json.Decoder(Detokenization), repeatable=True
-)
+_TEXT: Final = Parameters(TokenOptions, {"model": str, "prompt": str}, {})
+_TOKENS: Final = Parameters(TokenOptions, {"model": str, "tokens": list[int]}, {})
+_TOKENIZE: Final = operation("token.tokenize", "POST /v1/tokenize", Tokenization, repeatable=True)
+_DETOKENIZE: Final = operation("token.detokenize", "POST /v1/detokenize", Detokenization, repeatable=True)
 
 
-class Tokens:
-    """A model's tokenizer: ``client.serverless.token``, ``client.dedicated.token``."""
+class Tokens(Resource):
+    """A model's tokenizer: ``client.serverless.token``, ``client.dedicated.token``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+    """
 
     async def tokenize(self, *, model: str, prompt: str, **options: Unpack[TokenOptions]) -> Tokenization:
         """Cuts a text into tokens.
@@ -69,13 +60,9 @@ class Tokens:
 
         Returns:
             Its ``tokens``, with ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        return await self._tokenize({"model": model, "prompt": prompt}, options)
+        arguments = _TEXT.encode("tokenize", {"model": model, "prompt": prompt}, options)
+        return await self._engine.call(_TOKENIZE, arguments)
 
     async def detokenize(self, *, model: str, tokens: Sequence[int], **options: Unpack[TokenOptions]) -> Detokenization:
         """Makes tokens into text again.
@@ -87,19 +74,8 @@ class Tokens:
 
         Returns:
             The ``text``, with ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        return await self._detokenize({"model": model, "tokens": tokens}, options)
-
-    async def _tokenize(self, required: dict[str, object], options: Mapping[str, object]) -> Tokenization:
-        return await self._engine.call(_TOKENIZE, _TOKENIZE_PARAMETERS.encode("tokenize", required, options, {}))
-
-    async def _detokenize(self, required: dict[str, object], options: Mapping[str, object]) -> Detokenization:
-        arguments = _DETOKENIZE_PARAMETERS.encode("detokenize", required, options, {})
+        arguments = _TOKENS.encode("detokenize", {"model": model, "tokens": tokens}, options)
         return await self._engine.call(_DETOKENIZE, arguments)
 
 
@@ -108,15 +84,12 @@ class ContainerTokens(Tokens):
 
     async def tokenize(self, *, model: str | None = None, prompt: str, **options: Unpack[TokenOptions]) -> Tokenization:
         """Cuts a text into tokens; see ``Tokens.tokenize``. ``model`` names an adapter's route."""
-        return await self._tokenize({**_named(model), "prompt": prompt}, options)
+        arguments = _TEXT.encode("tokenize", {**stated(model=model), "prompt": prompt}, options)
+        return await self._engine.call(_TOKENIZE, arguments)
 
     async def detokenize(
         self, *, model: str | None = None, tokens: Sequence[int], **options: Unpack[TokenOptions]
     ) -> Detokenization:
         """Makes tokens into text again; see ``Tokens.detokenize``. ``model`` names an adapter's route."""
-        return await self._detokenize({**_named(model), "tokens": tokens}, options)
-
-
-def _named(model: str | None) -> dict[str, object]:
-    # Left out rather than null: engines that serve one model take no model for it.
-    return {} if model is None else {"model": model}
+        arguments = _TOKENS.encode("detokenize", {**stated(model=model), "tokens": tokens}, options)
+        return await self._engine.call(_DETOKENIZE, arguments)

@@ -1,4 +1,4 @@
-"""One call: build the request, run its attempts, decode the reply. The only place where these meet."""
+"""One call: build the request, attempt, judge, wait, and again. The only place where all parts of the machine meet."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form
-from friendli_async._core.events.stream import Collector, EventReader, Opened
-from friendli_async._core.net.clock import PhaseClock, TimedSource
-from friendli_async._core.net.transport import Exchange, Transport
-from friendli_async._core.protocol import (
-    Deployment,
-    Operation,
-    Request,
-    decode,
-    embedded_error,
-    excerpt,
-    status_error,
+from friendli_async._core.error_bodies import excerpt, is_telling, parsed, said_error, status_error
+from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.reader import Collector, EventReader
+from friendli_async._core.events.stream import OpenStream
+from friendli_async._core.held import Held
+from friendli_async._core.net.clock import CallClock, ReadClock
+from friendli_async._core.net.dialing import Delivery
+from friendli_async._core.net.exchange import Exchange
+from friendli_async._core.observers import (
+    AttemptEnded,
+    AttemptStarted,
+    CallStarted,
+    Connected,
+    FirstEvent,
+    Watch,
 )
-from friendli_async._core.retry import REFUSED, may_repeat, repeat
+from friendli_async._core.protocol import Accept, Deployment, Operation, Request, Sender
+from friendli_async._core.retry import REFUSED, Retries, may_repeat
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async._version import __version__
+from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
@@ -34,20 +40,22 @@ from friendli_async.errors import (
     ResponseDecodeError,
     StreamInterruptedError,
 )
-from friendli_async.replies import Attempt, Headers, Meta, attach_meta
+from friendli_async.replies import Attempt, Headers, Meta, attach_meta, keep_raw, usage_of
 
-__all__ = ["Engine", "Sink", "StreamOpening"]
+__all__ = ["Call", "Engine", "Recovery", "Sink", "StreamOpening"]
 
 T = TypeVar("T")
+E = TypeVar("E")
 R = TypeVar("R")
+U = TypeVar("U")
 
 _logger: Final = logging.getLogger("friendli_async")
-_USER_AGENT: Final = f"friendli_async/{__version__}"
-# An error's status is worth more than the last word of its body.
+# The status is known by then: its words must not keep the caller, or the place in the pool, for long.
 _ERROR_BODY_SECONDS: Final = 5.0
-# Servers that do not name their streams properly are let through; a page or a document is not a stream.
+# Servers that do not name their streams properly are let through; of others the first bytes are looked at.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
-
+_BEFORE_A_STREAM: Final = b"\xef\xbb\xbf\r\n"
+_STREAM_BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
 """Mends what made the server say no to a call; says whether another attempt is worth it."""
@@ -66,31 +74,24 @@ class Sink(Protocol):
 
 
 class Engine:
-    """Makes the calls of one deployment, with one set of settings, over a shared transport."""
+    """Makes the calls of one deployment, with one set of settings, over the client's runtime."""
 
     def __init__(
-        self, transport: Transport, settings: Settings, deployment: Deployment, recover: Recovery | None = None
+        self, runtime: Runtime, settings: Settings, deployment: Deployment, recover: Recovery | None = None
     ) -> None:
-        self.transport = transport
-        self.recover = recover
+        self.runtime = runtime
         self.settings = settings
         self.deployment = deployment
-        base = settings.container_url if deployment.container else settings.server_url
-        self._base = base + deployment.prefix
-        overridden = {name.lower() for name in settings.headers}
-        self._bare = "authorization" in overridden
-        self._fixed = {} if "user-agent" in overridden else {"User-Agent": _USER_AGENT}
-        sends_team = settings.team is not None and not deployment.container and "x-friendli-team" not in overridden
-        self._team = settings.team if sends_team else None
-        self._custom = settings.headers
+        self.recover = recover
+        self.sender = Sender(settings, deployment)
 
     def replace(self, **changes: object) -> Engine:
         """The same deployment with other settings."""
-        return Engine(self.transport, msgspec.structs.replace(self.settings, **changes), self.deployment, self.recover)
+        return Engine(self.runtime, msgspec.structs.replace(self.settings, **changes), self.deployment, self.recover)
 
     def recovering(self, recover: Recovery) -> Engine:
         """The same with a way to mend what made the server say no."""
-        return Engine(self.transport, self.settings, self.deployment, recover)
+        return Engine(self.runtime, self.settings, self.deployment, recover)
 
     async def call(self, operation: Operation[T], arguments: Arguments) -> T:
         """Makes a plain call and returns the decoded reply.
@@ -98,18 +99,16 @@ class Engine:
         Raises:
             FriendliError: See the error tree.
         """
-        run = _Run(self, operation, arguments, accept="application/json", encodings="gzip, deflate")
-        reply = await run.attempts(run.fetch)
-        attach_meta(reply, run.meta())
+        call = Call(self, operation, arguments, "json")
+        reply = await call.run(call.read_reply)
+        attach_meta(reply, call.meta())
         return reply
 
     def opening(
-        self, operation: Operation[Any], arguments: Arguments, collector: Callable[[], Collector[R]]
-    ) -> StreamOpening[R]:
+        self, operation: Operation[Any], arguments: Arguments, collector: Callable[[], Collector[E, R, U]]
+    ) -> StreamOpening[E, R, U]:
         """What an EventStream needs to open itself; ``collector`` makes a new one for each attempt."""
-        # Compressed events arrive when the compressor pleases: often all at the end.
-        run = _Run(self, operation, arguments, accept="text/event-stream", encodings="identity")
-        return StreamOpening(run, collector)
+        return StreamOpening(self, operation, arguments, collector)
 
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
         """Makes a call whose reply is not JSON.
@@ -122,81 +121,140 @@ class Engine:
         Raises:
             FriendliError: See the error tree.
         """
-        run = _Run(self, operation, arguments, accept="*/*", encodings="identity")
-        await run.attempts(lambda clock: run.receive(clock, sink))
+        call = Call(self, operation, arguments, "bytes")
+        await call.run(lambda exchange: call.read_into(exchange, sink))
 
-    async def request(self, operation: Operation[Any], arguments: Arguments, accept: str, encodings: str) -> Request:
-        """Builds one attempt's request.
+    async def warm_up(self, connections: int) -> None:
+        """Opens connections and leaves them in the pool; see ``AsyncFriendli.warm_up``."""
+        most = self.runtime.max_connections
+        given: object = connections
+        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
+            raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
+        opened = await asyncio.gather(*(self._warm() for _ in range(connections)), return_exceptions=True)
+        for failure in opened:
+            if failure is not None:
+                raise failure
+
+    async def _warm(self) -> None:
+        self.runtime.check()
+        try:
+            with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
+                await self.runtime.transport.warm(self.sender.base or "/", Delivery(clock, fresh=True, warming=True))
+        finally:
+            self.runtime.changed()
+
+    async def request(self, operation: Operation[Any], arguments: Arguments, accept: Accept) -> Request:
+        """Makes one attempt's request, for which a token, and the size of a file, may have to be asked for.
 
         Raises:
             ConfigurationError: There is no token, or it is unusable.
             OSError: A file that is to be sent is not there.
         """
-        body = arguments.body
-        if arguments.url is None:
-            headers = await self._headers(operation, arguments, accept, encodings)
-            query = f"?{arguments.query}" if arguments.query else ""
-            path = operation.path.format_map(arguments.path) if arguments.path else operation.path
-            url = f"{self._base}{path}{query}"
-        else:
-            headers = {"Accept": accept, "Accept-Encoding": encodings, "User-Agent": _USER_AGENT}
-            url = arguments.url
-        if isinstance(body, Form):
-            framing = await body.headers()
-            headers = {name: value for name, value in headers.items() if name.lower() != "content-type"} | framing
-        return Request(
-            method=operation.method,
-            url=url,
-            path=self.deployment.prefix + operation.path,
-            headers=headers,
-            body=body,
-            repeatable=operation.repeatable,
-        )
-
-    async def _headers(
-        self, operation: Operation[Any], arguments: Arguments, accept: str, encodings: str
-    ) -> dict[str, str]:
-        headers = {"Accept": accept, "Accept-Encoding": encodings, **self._fixed}
-        if self._team is not None and operation.team:
-            headers["X-Friendli-Team"] = self._team
-        if arguments.body is not None:
-            headers["Content-Type"] = "application/json"
-        authorization = None if self._bare else await self.settings.authorization()
-        if authorization is not None:
-            headers["Authorization"] = authorization
-        elif not self.deployment.container and not self._bare:
+        sender = self.sender
+        authorization = sender.authorization
+        if sender.asks_for_token:
+            authorization = await self.settings.authorization()
+        if authorization is None and sender.wants_token:
             raise ConfigurationError("no token: pass token=, or set FRIENDLI_TOKEN")
-        if self._custom:
-            names = {name.lower() for name in self._custom}
-            headers = {name: value for name, value in headers.items() if name.lower() not in names}
-            headers.update(self._custom)
-        return headers
+        framing = await arguments.body.headers() if isinstance(arguments.body, Form) else None
+        return sender.request(operation, arguments, accept, authorization, framing)
 
 
-class _Run(Generic[T]):
-    """One call through all its attempts."""
+class Call(Generic[T]):
+    """One call through all its attempts.
+
+    Args:
+        engine: What makes it.
+        operation: What is asked for.
+        arguments: What is sent with it.
+        accept: What the reply may be.
+        stream: Whether the reply is a stream: the call goes on after ``run``, and ends with the stream.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    clock: CallClock
+    stopwatch: Stopwatch
 
     def __init__(
-        self, engine: Engine, operation: Operation[T], arguments: Arguments, *, accept: str, encodings: str
+        self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept, *, stream: bool = False
     ) -> None:
-        self.settings = engine.settings
-        self.loop: asyncio.AbstractEventLoop
-        self.interruption: FriendliError | None = None
-        self.total_at: float | None = None
+        self.watch: Watch | None = None
         self._engine = engine
         self._operation = operation
         self._arguments = arguments
-        self._accept = accept
-        self._encodings = encodings
-        self._clock: PhaseClock | None = None
+        self._accept: Accept = accept
+        self._stream = stream
+        self._interruption: FriendliError | None = None
         self._attempts: list[Attempt] = []
-        self._began = 0.0
-        self._ended = 0.0
         self._status: int | None = None
-        self._answered = False
-        self._accepted = False
-        self._replaced = False
         self._headers = Headers()
+        self._elapsed = 0.0
+        self._accepted = False  # an earlier attempt may have been accepted: ``sent`` of the last error says so
+        self._answered = False  # a plain reply has begun
+        self._replaced = False  # a dead pooled connection has been replaced: once is enough
+        self._recovered = False
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self, read: Callable[[Exchange], Awaitable[R]]) -> R:
+        """Builds, attempts, judges, waits, and again, until ``read`` has got what it wanted of a good reply.
+
+        Args:
+            read: Reads the reply of an attempt whose status is a good one.
+
+        Returns:
+            What ``read`` returned.
+
+        Raises:
+            FriendliError: The last attempt's error.
+            Exception: What a token callable, or the source of a body, raised.
+        """
+        self._begin()
+        runtime, retries = self._engine.runtime, None
+        try:
+            while True:
+                began, delivery = self._attempt_begins()
+                try:
+                    with self.clock:
+                        request = await self._engine.request(self._operation, self._arguments, self._accept)
+                        exchange = await runtime.transport.send(request, delivery)
+                        self._status, self._headers = exchange.status, exchange.headers
+                        if not 200 <= exchange.status < 300:
+                            raise await self._refusal(exchange)
+                        result = await read(exchange)
+                except FriendliError as error:
+                    self._delivered(delivery)  # the error's timing counts it
+                    failed = Held(self._judged(error, began))
+                else:
+                    self._delivered(delivery)
+                    self._attempt_ended(began, None)
+                    self._ended_well(result)
+                    return result
+                finally:
+                    self._delivered(delivery)
+
+                if await self._mended(failed):
+                    continue
+                if retries is None:
+                    retries = Retries(self._engine.settings.retry, self.clock.time_left)
+                wait = retries.wait_after(failed.error) if self._may_repeat(failed) else None
+                self._attempt_judged(wait, failed.error)
+                if wait is None:
+                    raise failed.take()
+                self._tell_of_retry(failed, wait)
+                del failed  # with its traceback, which would keep the caller's frames
+                await self._sleep(wait)
+        except BaseException as error:
+            self._ended_badly(error)
+            raise
+        finally:
+            runtime.end(self)
+
+    def interrupt(self, error: FriendliError) -> None:
+        """Makes the call raise this error, at the loop's next turn."""
+        self._interruption = error
+        if hasattr(self, "clock"):  # else the call has not begun, and hands it to its clock when it does
+            self.clock.interrupt(error)
 
     def meta(self) -> Meta:
         """How the call came about so far."""
@@ -204,220 +262,237 @@ class _Run(Generic[T]):
             status=self._status,
             headers=self._headers,
             attempts=tuple(self._attempts),
-            elapsed=self._ended - self._began,
+            elapsed=self._elapsed,
+            timing=self.stopwatch.timing(None),
         )
 
-    def interrupt(self, error: FriendliError) -> None:
-        """Makes the call raise this error, at the loop's next turn."""
-        self.interruption = error
-        if self._clock is not None:
-            self._clock.interrupt(error)
+    # --- its steps -----------------------------------------------------------------------------------------------
 
-    async def attempts(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
-        """Makes the first attempt, and further ones where the policy and the operation allow it."""
+    def _begin(self) -> None:
+        engine = self._engine
         self.loop = asyncio.get_running_loop()
-        self._began = self._ended = self.loop.time()
-        total = self.settings.timeouts.total
-        self.total_at = None if total is None else self._began + total
-        calls = self._engine.transport.calls
-        calls.add(self)
+        self.clock = CallClock(engine.settings.timeouts, self.loop)
+        self.stopwatch = Stopwatch(self.clock.now)
+        if self._interruption is not None:
+            self.clock.interrupt(self._interruption)
+        if engine.settings.observers is not None:
+            group = self._operation.name.rpartition(".")[0]
+            self.watch = Watch(
+                engine.settings.observers,
+                operation=f"{group}.stream" if self._stream else self._operation.name,
+                deployment=engine.deployment.name,
+                model=self._arguments.model,
+                team=None if engine.deployment.container or not self._operation.team else engine.settings.team,
+            )
+            self.watch.tell("call_started", CallStarted)
         try:
-            return await self._tried(once)
-        finally:
-            calls.discard(self)
-
-    async def _tried(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
-        policy = self.settings.retry
-        operation = self._operation
-        try:
-            return await self._first(once)
+            engine.runtime.begin(self)
         except FriendliError as error:
-            if policy.max_attempts == 1 or not self._may_go_on() or not may_repeat(error, operation, policy):
-                raise
-            failed = [error]
-        return await repeat(
-            failed.pop(),  # not kept here: the error's traceback holds this frame
-            lambda: self._attempt(once),
-            policy=policy,
-            operation=operation,
-            may_go_on=self._may_go_on,
-            time_left=self._time_left,
-            before_sleep=self._retrying,
-            sleep=self._sleep,
+            self._ended_badly(error)
+            raise
+
+    def _attempt_begins(self) -> tuple[float, Delivery]:
+        self._status, self._headers, self._answered = None, Headers(), False
+        self.clock.sent = False
+        delivery = Delivery(self.clock, fresh=self._replaced)
+        watch = self.watch
+        if watch is not None:
+            watch.attempt += 1
+            watch.attempting = True
+            watch.tell("attempt_started", AttemptStarted)
+            delivery.on_connect = lambda: watch.tell(
+                "connected",
+                Connected,
+                reused=delivery.reused,
+                queued=delivery.queued,
+                connecting=delivery.connecting,
+            )
+        return self.clock.now(), delivery
+
+    def _delivered(self, delivery: Delivery) -> None:
+        self._replaced = delivery.fresh
+        self.stopwatch.queued += delivery.queued
+        self.stopwatch.connecting += delivery.connecting
+        delivery.queued = delivery.connecting = 0.0
+        delivery.on_connect = None
+
+    async def _refusal(self, exchange: Exchange) -> APIStatusError:
+        """The error of a status that is no good one."""
+        try:
+            body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
+        except BaseException:
+            exchange.abort()
+            raise
+        return status_error(exchange.status, exchange.headers, body)
+
+    def _judged(self, error: FriendliError, began: float) -> FriendliError:
+        """Takes note of a failed attempt, and completes its error."""
+        error.__context__ = None  # a cancelled request of aiohttp's, whose frames hold the headers
+        if isinstance(error, ConfigurationError):
+            if not self._accepted:  # this attempt sent nothing
+                error.meta = self.meta() if self._attempts else None
+                return error
+            error = APIConnectionError(str(error), sent=True)
+        self._accepted = self._accepted or _may_have_been_accepted(error)
+        if isinstance(error, APIConnectionError):
+            error.sent = self._accepted
+        self._attempt_ended(began, error)
+        error.meta = self.meta()
+        return error
+
+    def _attempt_ended(self, began: float, error: FriendliError | None) -> None:
+        elapsed = self.clock.now() - began
+        self._elapsed = self.stopwatch.elapsed
+        attempt = Attempt(
+            number=len(self._attempts) + 1,
+            status=self._status,
+            error=None if error is None else type(error).__name__,
+            cause=None if error is None else _cause(error),
+            elapsed=elapsed,
         )
+        self._attempts.append(attempt)
+        if error is None:
+            self._attempt_judged(None)
+        if _logger.isEnabledFor(logging.DEBUG):
+            outcome = self._status if error is None else f"{self._status or 'no reply'}, {type(error).__name__}"
+            _logger.debug("%s: %s in %.3f s", self._label, outcome, elapsed)
 
-    def _remember(self, error: FriendliError) -> None:
-        """What one attempt may have been accepted of holds for the call: ``sent`` of its last error says so."""
-        if isinstance(error, APIStatusError):
-            self._accepted = self._accepted or error.status_code not in REFUSED
-        elif isinstance(error, APIConnectionError):
-            self._accepted = error.sent = self._accepted or error.sent
+    def _attempt_judged(self, wait: float | None, error: BaseException | None = None) -> None:
+        """Tells of the attempt's end, once, however it ended."""
+        watch = self.watch
+        if watch is None or not watch.attempting:
+            return
+        watch.attempting = False
+        noted = self._attempts[-1].error if len(self._attempts) == watch.attempt else type(error).__name__
+        watch.tell("attempt_ended", AttemptEnded, status=self._status, error=noted, wait=wait)
 
-    async def _first(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
-        try:
-            return await self._attempt(once)
-        except APIStatusError as error:
-            if not await self._recovered(error):
-                raise
-        return await self._attempt(once)
-
-    async def _recovered(self, failed: APIStatusError) -> bool:
-        recover = self._engine.recover
-        if recover is None or not self._may_go_on():
-            return False
-        began = self.loop.time()
-        self._clock = PhaseClock(self.settings.timeouts, self.total_at)
-        try:
-            async with self._clock:
-                recovered = await recover(self._arguments, failed)
-        finally:
-            self._clock = None
-        waited = msgspec.structs.replace(self._attempts[-1], wait=self.loop.time() - began)
-        self._attempts[-1] = waited
-        return recovered
-
-    def _time_left(self) -> float | None:
-        return None if self.total_at is None else self.total_at - self.loop.time()
+    @property
+    def _label(self) -> str:
+        return f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
 
     def _may_go_on(self) -> bool:
         body = self._arguments.body
         sendable = not isinstance(body, Form) or body.sendable
         # A plain reply that began and broke off was worked for, and will be paid for.
         spent = self._answered and self._operation.billed
-        return self.interruption is None and not self._engine.transport.closed and sendable and not spent
+        return not self.clock.interrupted and not self._engine.runtime.transport.closed and sendable and not spent
 
-    async def _attempt(self, once: Callable[[PhaseClock], Awaitable[R]]) -> R:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        self._status, self._headers, self._answered = None, Headers(), False
-        self._clock = clock = PhaseClock(self.settings.timeouts, self.total_at, replaced=self._replaced)
-        try:
-            async with clock:
-                result = await once(clock)
-        except ConfigurationError as error:
-            if not self._accepted:
-                raise
-            raise APIConnectionError(str(error), sent=True, meta=self.meta()) from None
-        except FriendliError as error:
-            self._remember(error)
-            error.__context__ = None  # a cancelled request of aiohttp's, whose frames hold the headers
-            self._ended = loop.time()
-            self._note(self._ended - began, error)
-            error.meta = self.meta()
-            raise
-        finally:
-            self._replaced = clock.replaced
-            self._clock = None
-        self._ended = loop.time()
-        self._note(self._ended - began, None)
-        return result
+    def _may_repeat(self, failed: Held[FriendliError]) -> bool:
+        policy = self._engine.settings.retry
+        return policy.max_attempts > 1 and self._may_go_on() and may_repeat(failed.error, self._operation, policy)
 
-    async def _sleep(self, seconds: float) -> None:
-        self._clock = PhaseClock(self.settings.timeouts, self.total_at)
+    async def _mended(self, failed: Held[FriendliError]) -> bool:
+        """Whether what made the server say no has been mended, as far as the deployment has a way: once a call."""
+        recover = self._engine.recover
+        if recover is None or self._recovered or not self._may_go_on() or not isinstance(failed.error, APIStatusError):
+            return False
+        began = self.clock.now()
         try:
-            async with self._clock:
-                await asyncio.sleep(seconds)
+            with self.clock:
+                self._recovered = await recover(self._arguments, failed.error)
         except FriendliError as error:
-            self._remember(error)
             error.__context__ = None
-            error.meta = self.meta()
+            if error.meta is None:
+                error.meta = self.meta()
             raise
         finally:
-            self._clock = None
+            waited = self.clock.now() - began
+            self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], wait=waited)
+        if self._recovered:
+            self._attempt_judged(0.0)
+        return self._recovered
 
-    def _note(self, elapsed: float, error: FriendliError | None) -> None:
-        status = self._status
-        cause = None if error is None else f"{type(error).__name__}: {error}"
-        self._attempts.append(Attempt(status=status, cause=cause, elapsed=elapsed))
-        if _logger.isEnabledFor(logging.DEBUG):
-            path = self._engine.deployment.prefix + self._operation.path
-            outcome = status if error is None else f"{status or 'no reply'}, {type(error).__name__}"
-            _logger.debug("%s %s: %s in %.3f s", self._operation.method, path, outcome, elapsed)
-
-    def _retrying(self, error: FriendliError, seconds: float) -> None:
-        failed = msgspec.structs.replace(self._attempts[-1], wait=seconds)
-        self._attempts[-1] = failed
-        path = self._engine.deployment.prefix + self._operation.path
-        reason = error.status_code if isinstance(error, APIStatusError) else type(error).__name__
-        _logger.info("%s %s: retrying in %.2f s after %s", self._operation.method, path, seconds, reason)
-        on_retry = self.settings.retry.on_retry
+    def _tell_of_retry(self, failed: Held[FriendliError], seconds: float) -> None:
+        told = self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], wait=seconds)
+        reason = told.status if isinstance(failed.error, APIStatusError) else told.error
+        _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, reason)
+        on_retry = self._engine.settings.retry.on_retry
         if on_retry is not None:
             try:
-                on_retry(failed)
+                on_retry(told)
             except Exception:
                 _logger.exception("RetryPolicy.on_retry failed; the retry goes on")
 
-    # --- one attempt -----------------------------------------------------------------------------------------------
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            with self.clock:
+                await asyncio.sleep(seconds)
+        except FriendliError as error:
+            error.__context__ = None
+            if isinstance(error, APIConnectionError):
+                error.sent = self._accepted
+            error.meta = self.meta()
+            raise
 
-    async def fetch(self, clock: PhaseClock) -> T:
-        """One attempt of a plain call."""
-        exchange = await self._exchange(clock)
+    def _ended_badly(self, error: BaseException) -> None:
+        self.stopwatch.stop()
+        if self.watch is not None:
+            self._attempt_judged(None, error)
+            # What closes a stream that is being opened is its user; the client's own end is another error.
+            cancelled = not isinstance(error, Exception) or isinstance(self._interruption, StreamInterruptedError)
+            outcome = (
+                "cancelled" if cancelled else "truncated" if isinstance(error, StreamInterruptedError) else "failed"
+            )
+            self.watch.end(outcome, self.stopwatch.timing(None), error=error)
+
+    def _ended_well(self, reply: object) -> None:
+        if self._stream:
+            return  # the call ends with its stream
+        self.stopwatch.stop()
+        if self.watch is not None:
+            reasons = [getattr(choice, "finish_reason", None) for choice in getattr(reply, "choices", ())]
+            finished = tuple(reason for reason in reasons if reason is not None)
+            self.watch.end("done", self.stopwatch.timing(None), usage_of(reply), finished)
+
+    # --- reading the reply ---------------------------------------------------------------------------------------
+
+    async def read_reply(self, exchange: Exchange) -> T:
+        """Reads and decodes a plain reply."""
         self._answered = True
         try:
-            data = await exchange.read_all(self.settings.limits.reply)
+            data = await exchange.read_all(self._engine.settings.limits.reply)
         except BaseException:
             exchange.abort()
             raise
-        try:
-            return decode(data, self._operation.reply)
-        except ResponseDecodeError:
-            embedded = embedded_error(data, exchange.status, exchange.headers)
-            if embedded is None:
-                raise
-        try:
-            raise embedded
-        finally:
-            del embedded  # which holds this frame
+        self.stopwatch.read(len(data), 1)
+        reply = decode_reply(data, self._operation.decoder, exchange.status, exchange.headers)
+        keep_raw(reply, data)
+        return reply
 
-    async def receive(self, clock: PhaseClock, sink: Sink | None) -> None:
-        """One attempt of a call whose reply goes to a sink, as it comes; the limit is then ``idle``."""
-        exchange = await self._exchange(clock)
+    async def read_into(self, exchange: Exchange, sink: Sink | None) -> None:
+        """Hands a reply to a sink as it comes; the limit is then ``idle``."""
         try:
             if sink is None:
-                await exchange.read_some(self.settings.limits.error, _ERROR_BODY_SECONDS)
+                await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
                 return
             length = exchange.headers.get("content-length", "")
             await sink.begin(int(length) if length.isdecimal() else None)
-            clock.phase("idle")
+            self.clock.phase("idle")
             while data := await exchange.read():
+                self.stopwatch.read(len(data), 0)
                 await sink.write(data)
-                clock.phase("idle")
+                self.clock.phase("idle")
         except BaseException:
             exchange.abort()
             raise
         exchange.finish()
 
-    async def _exchange(self, clock: PhaseClock) -> Exchange:
-        """Sends the request; returns the exchange if its status is a good one.
-
-        Raises:
-            APIStatusError: It is not.
-        """
-        engine = self._engine
-        request = await engine.request(self._operation, self._arguments, self._accept, self._encodings)
-        exchange = await engine.transport.send(request, clock)
-        self._status, self._headers = exchange.status, exchange.headers
-        if 200 <= exchange.status < 300:
-            return exchange
+    async def read_first_event(
+        self, exchange: Exchange, collector: Collector[E, R, U]
+    ) -> tuple[Exchange, EventReader[E], Collector[E, R, U]]:
+        """Reads a stream up to its first event."""
         try:
-            body = await exchange.read_some(self.settings.limits.error, _ERROR_BODY_SECONDS)
-        except BaseException:
-            exchange.abort()
-            raise
-        raise status_error(exchange.status, exchange.headers, body)
-
-    async def open(self, clock: PhaseClock, collector: Collector[R]) -> tuple[Exchange, EventReader[R]]:
-        """One attempt to open a stream: up to its first event."""
-        exchange = await self._exchange(clock)
-        try:
-            kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind not in _STREAM_TYPES:
-                raise await self._not_a_stream(exchange, kind)
-            reader = EventReader(collector, self.settings.limits.event, exchange.status, exchange.headers)
-            while not reader.ready and not reader.over:
-                reader.feed(await exchange.read())
+            data = await self._first_bytes(exchange)
+            reader = EventReader(collector, self._engine.settings.limits.event, exchange.status, exchange.headers)
+            reader.feed(data)
+            self.stopwatch.read(len(data), len(reader.ready))
+            while not reader.ready and not reader.is_last:
+                data = await exchange.read()
+                reader.feed(data)
+                self.stopwatch.read(len(data), len(reader.ready))
             if reader.failure is not None and not reader.ready:
-                raise reader.failure
+                failure, reader.failure = Held(reader.failure), None
+                raise failure.take()
         except APIConnectionError as error:
             exchange.abort()
             if type(error) is not APIConnectionError:
@@ -426,32 +501,81 @@ class _Run(Generic[T]):
         except BaseException:
             exchange.abort()
             raise
-        return exchange, reader
+        if collector.has_text:
+            self.stopwatch.text_came()
+        exchange.streaming = True
+        if self.watch is not None and reader.ready:
+            self.watch.tell("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
+        return exchange, reader, collector
 
-    async def _not_a_stream(self, exchange: Exchange, kind: str) -> FriendliError:
-        data = await exchange.read_some(self.settings.limits.error, _ERROR_BODY_SECONDS)
-        return embedded_error(data, exchange.status, exchange.headers) or ResponseDecodeError(
-            f"the server answered with {kind} instead of an event stream", excerpt=excerpt(data)
+    async def _first_bytes(self, exchange: Exchange) -> bytes:
+        """The first bytes of a stream, whatever its content type says; raises where they are none of a stream."""
+        named = exchange.headers.get("content-type", "")
+        kinds = {part.partition(";")[0].strip().lower() for part in named.split(",")}  # it may have been sent twice
+        data = await exchange.read()
+        if kinds & _STREAM_TYPES:
+            return data
+        while _may_begin_a_stream(data) and (piece := await exchange.read()):
+            data += piece
+        if data.lstrip(_BEFORE_A_STREAM).startswith(_STREAM_BEGINNINGS):
+            return data
+        begun = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
+        value: object = parsed(begun)
+        if is_telling(value):
+            raise said_error(value, begun, exchange.status, exchange.headers)
+        raise ResponseDecodeError(
+            f"the server answered with {named} instead of an event stream", excerpt=excerpt(begun)
         )
 
 
-class StreamOpening(Generic[R]):
+def _may_begin_a_stream(data: bytes) -> bool:
+    """Whether more has to come to tell."""
+    begun = data.lstrip(_BEFORE_A_STREAM)
+    return bool(data) and any(len(begun) < len(word) and word.startswith(begun) for word in _STREAM_BEGINNINGS)
+
+
+def _may_have_been_accepted(error: FriendliError) -> bool:
+    if isinstance(error, APIStatusError):
+        return error.status_code not in REFUSED
+    return isinstance(error, APIConnectionError) and error.sent
+
+
+def _cause(error: FriendliError) -> str:
+    """``ErrorClass: words``, without the request id, which would make a label of each call."""
+    words = f"{error.status_code} {error.message}" if isinstance(error, APIStatusError) else str(error)
+    return f"{type(error).__name__}: {words}"
+
+
+class StreamOpening(Generic[E, R, U]):
     """Opens one stream: see ``stream.Opening``."""
 
-    def __init__(self, run: _Run[Any], collector: Callable[[], Collector[R]]) -> None:
-        self._run = run
+    def __init__(
+        self,
+        engine: Engine,
+        operation: Operation[Any],
+        arguments: Arguments,
+        collector: Callable[[], Collector[E, R, U]],
+    ) -> None:
+        self._engine = engine  # a stream keeps its client going
+        self._call: Call[Any] | None = Call(engine, operation, arguments, "events", stream=True)
         self._collector = collector
 
-    async def open(self) -> Opened[R]:
+    async def open(self) -> OpenStream[E, R, U]:
         """Returns once the first event has arrived.
 
         Raises:
             FriendliError: No attempt got that far.
         """
-        run = self._run
-        exchange, reader = await run.attempts(lambda clock: run.open(clock, self._collector()))
-        return Opened(TimedSource(exchange, run.settings.timeouts, run.total_at), reader, run.meta())
+        call = self._call
+        assert call is not None, "opened once"
+        exchange, reader, collector = await call.run(
+            lambda exchange: call.read_first_event(exchange, self._collector())
+        )
+        self._call = None  # the request's body is in it
+        clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.wake)
+        return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.watch)
 
     def interrupt(self, error: FriendliError) -> None:
         """Makes an ``open`` that is under way raise the error."""
-        self._run.interrupt(error)
+        if self._call is not None:
+            self._call.interrupt(error)

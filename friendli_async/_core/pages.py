@@ -1,4 +1,4 @@
-"""Lists that come page by page: read on from cursor to cursor, as far as somebody reads."""
+"""Lists that come page by page: fetched from cursor to cursor, only as far as they are read."""
 
 from __future__ import annotations
 
@@ -13,44 +13,61 @@ from friendli_async._core.protocol import Operation
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
 
-__all__ = ["ItemIterator", "PageIterator", "PageQuery", "Pages"]
+__all__ = ["ItemIterator", "Listing", "PageIterator", "Pages"]
 
 T = TypeVar("T")
 P = TypeVar("P")
 
 
-class PageQuery:
-    """The keywords of a method that lists: which there are, and what their values must be.
+class Listing(Generic[T, P]):
+    """One list of the API: the operation, its keywords, and how its pages are read.
 
     Args:
-        options: A TypedDict of the optional ones; None as a value leaves one out.
+        operation: Gives one page.
+        options: A TypedDict of the optional keywords; None as a value leaves one out.
         required: Types of those that the method spells out.
         cursor: The query parameter that says where a page begins.
+        items: The items of a page.
+        following: The cursor of the page after it; None where there is none.
     """
 
-    def __init__(self, options: type, required: Mapping[str, Any], *, cursor: str) -> None:
+    def __init__(
+        self,
+        operation: Operation[P],
+        options: type,
+        required: Mapping[str, Any] = {},
+        *,
+        cursor: str,
+        items: Callable[[P], Iterable[T]],
+        following: Callable[[P], str | None],
+    ) -> None:
+        self.operation: Final = operation
         self.cursor: Final = cursor
+        self.items: Final = items
+        self.following: Final = following
         self._known = frozenset(options.__annotations__)
         self._parameters = Parameters(options, required, {})
 
-    def encode(
-        self, method: str, required: Mapping[str, object], options: Mapping[str, object]
-    ) -> tuple[str, str | None]:
-        """Checks what a method was given, and makes it into a query.
+    def of(
+        self,
+        engine: Engine,
+        required: Mapping[str, object],
+        options: Mapping[str, object],
+        path: Mapping[str, str] = {},
+    ) -> Pages[T, P]:
+        """Checks what a method was given, and makes the list of it.
 
         Args:
-            method: The method's name, for the errors.
-            required: Its spelt-out parameters.
+            engine: Fetches the pages.
+            required: The method's spelt-out parameters.
             options: Its other keywords; ``extra_query`` among them passes anything through.
-
-        Returns:
-            The query without the cursor, and the cursor to begin at.
+            path: Path parameters.
 
         Raises:
             TypeError: A keyword that the method does not have.
             ValueError: A value of the wrong type, with its name.
         """
-        check_keywords(options, self._known, method)
+        check_keywords(options, self._known, self.operation.name.rpartition(".")[2])
         given = {**required, **options}
         self._parameters.check(given)
         given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
@@ -58,7 +75,7 @@ class PageQuery:
         if begin is not None and not isinstance(begin, str):  # from extra_query, which is nobody's to check
             raise ValueError(f"extra_query[{self.cursor!r}]: Expected `str`, got `{type(begin).__name__}`")
         encode_query({self.cursor: begin}, "{}")  # for its error
-        return encode_query(given, "{}"), begin
+        return Pages(engine, self, Arguments(query=encode_query(given, "{}"), path=path), begin)
 
 
 class Pages(Generic[T, P]):
@@ -69,39 +86,27 @@ class Pages(Generic[T, P]):
     time ends the list, whatever the server says. After an error the same iterator goes on with the page that failed.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        operation: Operation[P],
-        arguments: Arguments,
-        *,
-        cursor: str,
-        begin: str | None,
-        items: Callable[[P], Iterable[T]],
-        following: Callable[[P], str | None],
-    ) -> None:
+    def __init__(self, engine: Engine, listing: Listing[T, P], arguments: Arguments, begin: str | None) -> None:
         self._engine = engine
-        self._operation = operation
+        self._listing = listing
         self._arguments = arguments
-        self._cursor = cursor
         self._begin = begin
-        self._items = items
-        self._following = following
 
     def __aiter__(self) -> ItemIterator[T]:
-        return ItemIterator(self.pages(), self._items)
+        return ItemIterator(self.pages(), self._listing.items)
 
     def pages(self) -> PageIterator[P]:
         """The pages, one by one, each with its ``meta``."""
-        return PageIterator(self._fetch, self._begin, self._following)
+        return PageIterator(self._fetch, self._begin, self._listing.following)
 
     def __await__(self) -> Generator[Any, None, P]:
         return self._fetch(self._begin).__await__()
 
     async def _fetch(self, cursor: str | None) -> P:
         fixed = self._arguments.query
-        query = "&".join(part for part in (fixed, encode_query({self._cursor: cursor})) if part)
-        return await self._engine.call(self._operation, msgspec.structs.replace(self._arguments, query=query))
+        query = "&".join(part for part in (fixed, encode_query({self._listing.cursor: cursor})) if part)
+        arguments = msgspec.structs.replace(self._arguments, query=query)
+        return await self._engine.call(self._listing.operation, arguments)
 
 
 class PageIterator(Generic[P]):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity import DoSleep as _Sleep
+from tenacity import RetryCallState, Retrying
 
 from friendli_async._core.protocol import Operation
 from friendli_async.errors import APIConnectionError, APIStatusError, APITimeoutError, FriendliError
 from friendli_async.options import RetryPolicy
 
-T = TypeVar("T")
+__all__ = ["REFUSED", "Retries", "delay", "may_repeat"]
 
-# The server refused before it did anything, so another try cannot do the work twice.
 REFUSED: Final = frozenset({408, 429, 503})
+"""The server refused before it did anything, so another try cannot do the work twice."""
 
 
 def may_repeat(error: BaseException, operation: Operation[Any], policy: RetryPolicy) -> bool:
@@ -28,7 +29,7 @@ def may_repeat(error: BaseException, operation: Operation[Any], policy: RetryPol
             return True
         return error.limit == "first_event" and operation.repeatable and not operation.billed
     if isinstance(error, APIConnectionError):
-        return not error.sent or operation.repeatable
+        return not error.hopeless and (not error.sent or operation.repeatable)
     return False
 
 
@@ -51,69 +52,41 @@ def delay(policy: RetryPolicy, failures: int, asked: float | None, rand: Callabl
     return asked + min(upper, policy.initial) * rand()
 
 
-async def repeat(
-    failed: FriendliError,
-    attempt: Callable[[], Awaitable[T]],
-    *,
-    policy: RetryPolicy,
-    operation: Operation[Any],
-    may_go_on: Callable[[], bool],
-    time_left: Callable[[], float | None],
-    before_sleep: Callable[[FriendliError, float], None],
-    sleep: Callable[[float], Awaitable[None]],
-) -> T:
-    """Goes on after a failed first attempt; that runs outside, since entering tenacity costs as much as 50 µs.
+class Retries:
+    """Decides, after each failed attempt of one call, whether there is another, and when.
+
+    It is made at the first failure: a call that succeeds at once does not pay for tenacity.
 
     Args:
-        failed: The first attempt's error; the caller has found that it may be repeated.
-        attempt: Makes another one.
         policy: The policy.
-        operation: Says what may be repeated.
-        may_go_on: False once the client or the stream was closed.
         time_left: Seconds until the total limit, or None; a wait that does not fit is not begun.
-        before_sleep: Told the error and the seconds before each sleep.
-        sleep: Sleeps that many seconds.
-
-    Returns:
-        What the first successful attempt returned.
-
-    Raises:
-        FriendliError: The last attempt's error.
     """
-    waiting: list[FriendliError] = [failed]
 
-    async def replayed() -> T:
-        if waiting:
-            raise waiting.pop()
-        return await attempt()
+    def __init__(self, policy: RetryPolicy, time_left: Callable[[], float | None]) -> None:
+        self._policy = policy
+        self._time_left = time_left
+        self._asked: float | None = None
+        # One per call: a shared controller mixes up concurrent calls. The callback is for the last failure: without it,
+        # tenacity raises an error of its own there.
+        self._controller = Retrying(wait=self._wait, stop=self._stop, retry_error_callback=lambda state: None)
+        self._state = RetryCallState(self._controller, None, (), {})
+        self._state.attempt_number = 0
+        self._controller.begin()
 
-    def wait(state: RetryCallState) -> float:
-        return delay(policy, state.attempt_number, _asked(state))
+    def wait_after(self, error: FriendliError) -> float | None:
+        """Seconds to wait before the next attempt; None: there is none."""
+        self._asked = error.retry_after if isinstance(error, APIStatusError) else None
+        self._state.attempt_number += 1
+        # tenacity is told that it failed, not with what: it would keep the error, and the error's frames the stream.
+        self._state.set_exception((FriendliError, FriendliError(), None))
+        decided = self._controller.iter(self._state)
+        return float(decided) if isinstance(decided, _Sleep) else None
 
-    def stop(state: RetryCallState) -> bool:
-        asked, left = _asked(state), time_left()
-        too_long = (asked is not None and asked > policy.max_retry_after) or (
-            left is not None and state.upcoming_sleep >= left
-        )
-        return state.attempt_number >= policy.max_attempts or too_long
+    def _wait(self, state: RetryCallState) -> float:
+        return delay(self._policy, state.attempt_number, self._asked)
 
-    controller = AsyncRetrying(  # one per call: a shared one mixes up concurrent calls
-        retry=retry_if_exception(lambda error: may_go_on() and may_repeat(error, operation, policy)),
-        wait=wait,
-        stop=stop,
-        sleep=sleep,
-        before_sleep=lambda state: before_sleep(_error_of(state), state.upcoming_sleep),
-        reraise=True,
-    )
-    return await controller(replayed)
-
-
-def _asked(state: RetryCallState) -> float | None:
-    error = _error_of(state)
-    return error.retry_after if isinstance(error, APIStatusError) else None
-
-
-def _error_of(state: RetryCallState) -> FriendliError:
-    error = state.outcome.exception() if state.outcome is not None else None
-    assert isinstance(error, FriendliError)  # may_repeat let nothing else through
-    return error
+    def _stop(self, state: RetryCallState) -> bool:
+        left = self._time_left()
+        too_long = self._asked is not None and self._asked > self._policy.max_retry_after
+        too_late = left is not None and state.upcoming_sleep >= left
+        return state.attempt_number >= self._policy.max_attempts or too_long or too_late

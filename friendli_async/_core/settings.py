@@ -3,60 +3,129 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypedDict, cast
 
 import msgspec
 
+from friendli_async._core.hints import setting_hint
+from friendli_async._core.observers import Observer, Observers
+from friendli_async._core.secret import Secret, masked
+from friendli_async._help import described
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, RetryPolicy, Timeouts
 
-__all__ = ["Settings", "Token", "base_url", "check_header", "check_team", "check_token"]
+__all__ = ["ClientOptions", "NoOptions", "Settings", "Token", "checked", "unknown"]
+__all__ += ["base_url", "check_header", "check_max_connections", "check_proxy", "check_token"]
+
+API_URL: Final = "https://api.friendli.ai"
+CONTAINER_URL: Final = "http://localhost:8000"
 
 Token = str | Callable[[], str | Awaitable[str]]
 
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+@described
+class ClientOptions(TypedDict, total=False):
+    """What ``with_options`` can change; see ``AsyncFriendli``."""
+
+    token: Token | None
+    """Friendli token, or a callable (sync or async) that gives it, asked for every request."""
+    team: str | None
+    """Team to bill, sent as ``X-Friendli-Team``."""
+    server_url: str
+    """Base URL; a path prefix is kept."""
+    container_url: str
+    """Base URL of ``container``."""
+    timeout: Timeouts | float | None
+    """Time limits; a number is ``Timeouts(total=number)``, None is no limit at all."""
+    retry: RetryPolicy | None
+    """Retry policy; None is no retry."""
+    limits: Limits
+    """Size limits."""
+    headers: Mapping[str, str | None]
+    """Headers for every request, merged with the client's; None removes one."""
+    observers: Sequence[Observer]
+    """Who is told what happens to the calls."""
+    wake: bool
+    """Whether calls of ``dedicated`` wake a sleeping endpoint, and wait for it as long as ``timeout`` allows."""
+
+
+_HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Controls end or break a header (RFC 9110 5.5); beyond Latin-1 nothing can be sent.
-_UNSENDABLE: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_UNSENDABLE: Final = r"[^\t\x20-\x7e\x80-\xff]"
+# Where the paths of operations begin: other clients take base URLs that end so.
+_OURS: Final = ("/v1", "/serverless", "/dedicated")
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection", "host"})
+
+
+class NoOptions(TypedDict):
+    """Nothing: what is unknown to a function that says so itself."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a client was told, checked. Its repr shows nothing of it: it holds the token."""
 
-    token: Token | None
-    team: str | None
-    server_url: str
-    container_url: str
-    timeouts: Timeouts
-    retry: RetryPolicy
-    limits: Limits
-    headers: Mapping[str, str]
+    token: Token | None = None
+    team: str | None = None
+    server_url: str = API_URL
+    container_url: str = CONTAINER_URL
+    timeouts: Timeouts = Timeouts()
+    retry: RetryPolicy = RetryPolicy()
+    limits: Limits = Limits()
+    headers: Mapping[str, str] = {}
     wake: bool = False
+    observers: Observers | None = None
+
+    @classmethod
+    def initial(cls, options: Mapping[str, object]) -> Settings:
+        """The settings of a new client: what it was told, else what the environment says, else the defaults.
+
+        Raises:
+            ConfigurationError: A value that cannot be used.
+        """
+        given = {name: value for name, value in options.items() if name not in _VARIABLES or value is not None}
+        told = {
+            name: Secret(os.environ.get(variable, "")) for name, variable in _VARIABLES.items() if name not in given
+        }
+        return cls().changed({**given, **{name: value for name, value in told.items() if value}})
+
+    def changed(self, options: Mapping[str, object]) -> Settings:
+        """The same with other values; headers are merged.
+
+        Raises:
+            TypeError: A name that is none of ``ClientOptions``.
+            ConfigurationError: A value that cannot be used.
+        """
+        changes = checked(options)
+        if "headers" in changes:
+            changes["headers"] = _merged(self.headers, cast("Mapping[str, str | None]", changes["headers"]))
+        return msgspec.structs.replace(self, **changes)
 
     def __repr__(self) -> str:
         return "Settings(...)"
 
-    async def authorization(self) -> str | None:
+    async def authorization(self) -> Secret | None:
         """The Authorization header's value, a callable token asked anew."""
         token: object = self.token
         if token is None:
             return None
         if callable(token):
-            token = token()
+            token = masked(token())
             if inspect.isawaitable(token):
-                token = await token
+                token = masked(await token)
         return check_token(token)
 
 
 def base_url(value: object, name: str) -> str:
-    """Checks a base URL and takes one trailing slash off. A path prefix is kept.
+    """Checks a base URL and takes slashes off its end. A path prefix is kept, and encoded where it is not ASCII.
 
     Raises:
         ConfigurationError: It is not an absolute http(s) URL, or has a query, a fragment or credentials.
     """
+    from urllib.parse import quote, urlsplit
+
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a URL, not {type(value).__name__}")
     if "@" in value or "?" in value or "#" in value:  # not repeated: it can hold a secret
@@ -72,39 +141,33 @@ def base_url(value: object, name: str) -> str:
     except ValueError:  # UnicodeError is one
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f\x7f]", value):
-        raise ConfigurationError(f"{name} must be an http or https URL, not {value!r}")
-    return value.removesuffix("/")
+        raise ConfigurationError(f"{name} must be an http or https URL, not {str(value)!r}")
+    value = re.sub(r"[^\x00-\x7f]+", lambda found: quote(found[0]), str(value)).rstrip("/")
+    if value.endswith(_OURS):
+        raise ConfigurationError(
+            f"{name} ends where paths begin that the client adds: leave /{value.rpartition('/')[2]} off"
+        )
+    return value
 
 
-def check_token(token: object) -> str:
+def check_token(token: object) -> Secret:
     """Returns the value of the Authorization header for a token; what begins with "bearer " is taken as it is.
+
+    Blanks around it, as the lines of an .env file have them, are not part of it.
 
     Raises:
         ConfigurationError: It is not a string, is empty, or cannot go into a header. The token is not repeated.
     """
     if not isinstance(token, str):
         raise ConfigurationError(f"the token must be a string, not {type(token).__name__}")
+    token = Secret(token.strip(" \t"))
     if not token.strip():
         raise ConfigurationError("the token is empty")
     if not re.fullmatch(r"[\x20-\x7e]+", token):
         raise ConfigurationError("the token contains control or non-ASCII characters, so it cannot be sent")
-    if token[:7].lower() != "bearer ":
-        return f"Bearer {token}"
-    if not token[7:].strip():
+    if token.lower() == "bearer":
         raise ConfigurationError('the token is empty behind its "Bearer"')
-    return token
-
-
-def check_team(team: str) -> str:
-    """Returns a team that can be sent.
-
-    Raises:
-        ConfigurationError: It is empty, or cannot go into a header.
-    """
-    check_header("X-Friendli-Team", team, "team")
-    if not team.strip():
-        raise ConfigurationError("team is empty")
-    return team
+    return token if token[:7].lower() == "bearer " else Secret(f"Bearer {token}")
 
 
 def check_header(name: object, value: object, what: str) -> None:
@@ -113,11 +176,154 @@ def check_header(name: object, value: object, what: str) -> None:
     Raises:
         ConfigurationError: Name or value would break out of the header, or it is one that frames the message.
     """
-    if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(_HEADER_NAME, name):
         raise ConfigurationError(f"{what}: {name!r} is not a header name")
     if name.lower() in _FRAMING:
         raise ConfigurationError(f"{what}: {name} is set by the HTTP layer")
     if not isinstance(value, str):
         raise ConfigurationError(f"{what}: the value of {name} must be a string, not {type(value).__name__}")
-    if _UNSENDABLE.search(value):
+    if re.search(_UNSENDABLE, value):
         raise ConfigurationError(f"{what}: the value of {name} contains characters that cannot go into a header")
+
+
+def check_max_connections(value: object) -> int:
+    """Checks how many connections a client may have.
+
+    Raises:
+        ConfigurationError: It is no whole number, or less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"max_connections must be a whole number, at least 1, not {value!r}")
+    return value
+
+
+def check_proxy(proxy: object) -> str | None:
+    """Checks the URL of a proxy.
+
+    Raises:
+        ConfigurationError: It is no http(s) URL. It is not repeated: it can hold a password.
+    """
+    if proxy is None:
+        return None
+    from urllib.parse import urlsplit
+
+    try:
+        # Without its credentials, which the parts would show.
+        parts = urlsplit(re.sub(r"//.*@", "//", proxy)) if isinstance(proxy, str) else None
+        usable = parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = usable and not re.search(r"\s", str(proxy))
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError("proxy must be an http or https URL")
+    return str(proxy)
+
+
+def checked(options: Mapping[str, object]) -> dict[str, object]:
+    """Checks values of ``ClientOptions``.
+
+    Returns:
+        The values, by the names of ``Settings``.
+
+    Raises:
+        TypeError: A name that is none of ``ClientOptions``.
+        ConfigurationError: A value that cannot be used.
+    """
+    changes: dict[str, object] = {}
+    for name, value in options.items():
+        if name not in _SETTERS:
+            raise unknown("with_options", name)
+        field, check = _SETTERS[name]
+        changes[field] = check(value)
+    return changes
+
+
+def unknown(method: str, name: str) -> TypeError:
+    """The error of a setting that there is not: what it is called here, or which there are."""
+    here = setting_hint(name)
+    takes = [*_SETTERS] if method == "with_options" else [*_SETTERS, "max_connections", "proxy", "ssl", "session"]
+    hint = f"here it is {here}" if here is not None else f"it takes {', '.join(takes)}"
+    return TypeError(f"{method}() got an unexpected keyword argument {name!r}; {hint}")
+
+
+def _token(token: object) -> object:
+    if token is not None and not callable(token):
+        check_token(token)
+    return token
+
+
+def _team(team: str | None) -> str | None:
+    if team is not None:
+        check_header("X-Friendli-Team", team, "team")
+        if not team.strip():
+            raise ConfigurationError("team is empty")
+        return str(team)  # no secret: observers are told
+    return None
+
+
+def _timeouts(timeout: object) -> Timeouts:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, Timeouts | int | float)):
+        raise ConfigurationError(f"timeout must be Timeouts, a number of seconds, or None, not {timeout!r}")
+    return Timeouts.of(timeout)
+
+
+def _policy(retry: object) -> RetryPolicy:
+    if retry is None:
+        return RetryPolicy(max_attempts=1)
+    if not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(f"a retry policy must be a RetryPolicy or None, not {retry!r}")
+    return retry
+
+
+def _limits(limits: object) -> Limits:
+    if not isinstance(limits, Limits):
+        raise ConfigurationError(f"limits must be Limits, not {limits!r}")
+    return limits
+
+
+def _observers(observers: Any) -> Observers | None:
+    if isinstance(observers, str) or not isinstance(observers, Iterable):
+        raise ConfigurationError(f"observers must be a list of observers, not {observers!r}")
+    members: tuple[Any, ...] = tuple(cast("Any", observers))
+    for member in members:
+        if isinstance(member, type):
+            raise ConfigurationError(f"observers must hold observers, not classes: {member.__name__}")
+    return Observers(members) if members else None
+
+
+def _wake(wake: object) -> bool:
+    if not isinstance(wake, bool):
+        raise ConfigurationError(f"wake must be True or False, not {wake!r}")
+    return wake
+
+
+def _merged(present: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Merges headers whatever the case of their names; None removes one."""
+    merged = {name.lower(): (name, value) for name, value in present.items()}
+    for name, value in changes.items():
+        check_header(name, "" if value is None else value, "headers")
+        merged.pop(name.lower(), None)
+        if value is not None:
+            merged[name.lower()] = (name, value)
+    return dict(merged.values())
+
+
+_VARIABLES: Final = {
+    "token": "FRIENDLI_TOKEN",
+    "team": "FRIENDLI_TEAM",
+    "server_url": "FRIENDLI_SERVER_URL",
+    "container_url": "FRIENDLI_CONTAINER_URL",
+}
+# An option: the field of Settings that it sets, and what checks it.
+_SETTERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "token": ("token", _token),
+    "team": ("team", _team),
+    "server_url": ("server_url", lambda url: base_url(url, "server_url")),
+    "container_url": ("container_url", lambda url: base_url(url, "container_url")),
+    "timeout": ("timeouts", _timeouts),
+    "retry": ("retry", _policy),
+    "limits": ("limits", _limits),
+    "headers": ("headers", lambda headers: headers or {}),
+    "observers": ("observers", _observers),
+    "wake": ("wake", _wake),
+}

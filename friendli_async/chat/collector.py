@@ -1,13 +1,14 @@
-"""How the chunks of a chat stream add up to a completion."""
+"""How the chunks of a chat stream add up to a completion, and what an event of it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from friendli_async._core.protocol import decode
+from friendli_async._core.error_bodies import has_words
+from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.text import joined
 from friendli_async.chat.replies import (
     ChatChoice,
@@ -18,10 +19,112 @@ from friendli_async.chat.replies import (
     Logprobs,
     TokenLogprob,
     ToolCallDelta,
+    details_text,
+    reasoning_of,
 )
 from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage
 
-__all__ = ["ChatCollector"]
+__all__ = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
+
+
+class ChoiceParts(Protocol):
+    """A choice in the making."""
+
+    text: list[str]
+    finish_reason: str | None
+
+    @property
+    def may_end(self) -> bool:
+        """Whether it has its finish reason."""
+        ...
+
+    def add(self, choice: Any) -> None:
+        """Adds what a chunk says about it."""
+        ...
+
+
+C = TypeVar("C", bound=Any)
+"""A chunk: ``choices``, each with an ``index``, and ``usage``."""
+P = TypeVar("P", bound=ChoiceParts)
+
+CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
+"""The fields by which a chunk says something."""
+
+
+def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
+    """Whether chunks have content, and no error nor words beside it."""
+    if all([chunk.choices and not chunk.error and chunk.message is None for chunk in chunks]):  # noqa: C419  # a list is faster
+        return True
+    return all(_is_ordinary(chunk, payload) for chunk, payload in zip(chunks, payloads, strict=True))
+
+
+def _is_ordinary(chunk: Any, payload: bytes) -> bool:
+    if chunk.error or chunk.message is not None or not (chunk.choices or chunk.usage is not None):
+        return False
+    return bool(chunk.choices) or not has_words(msgspec.json.decode(payload))
+
+
+class ChoicesCollector(Generic[C, P]):
+    """Adds up chunks by their choices, whatever order they come in.
+
+    Args:
+        parts: Makes a choice, of its index.
+        n: Choices that were asked for.
+    """
+
+    is_last = False  # the end is the sentinel's to tell: usage may follow the finish reasons
+
+    def __init__(self, parts: type[P], n: int) -> None:
+        self.usage: Usage | None = None
+        self.head: C | None = None
+        """The first chunk that had a choice."""
+        self.choices: dict[int, P] = {}
+        self._parts: Any = parts
+        self._n = n
+
+    @property
+    def begun(self) -> bool:
+        """Whether a choice has come."""
+        return bool(self.choices)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any text has come."""
+        return any(parts.text for parts in self.choices.values())
+
+    @property
+    def may_end(self) -> bool:
+        """Whether every choice has its finish reason."""
+        choices = self.choices.values()
+        return len(choices) >= self._n and all(parts.may_end for parts in choices)
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why the choices that have finished did so."""
+        return tuple(parts.finish_reason for parts in self.in_order() if parts.finish_reason is not None)
+
+    def in_order(self) -> list[P]:
+        """The choices by their indexes."""
+        return [self.choices[index] for index in sorted(self.choices)]
+
+    def begin(self, index: int, chunk: C) -> P:
+        """A choice that had not come before."""
+        parts: P = self._parts(index)
+        self.choices[index] = parts
+        if self.head is None:
+            self.head = chunk
+        return parts
+
+    def extend(self, events: Iterable[C]) -> None:
+        """Adds chunks."""
+        for chunk in events:
+            for choice in chunk.choices:
+                parts = self.choices.get(choice.index)
+                if parts is None:
+                    parts = self.begin(choice.index, chunk)
+                parts.add(choice)
+            if chunk.usage is not None:
+                self.usage = chunk.usage
 
 
 class _CallParts:
@@ -53,123 +156,142 @@ class _CallParts:
                 self.arguments.append(delta.function.arguments)
 
     def result(self) -> ToolCall:
-        return ToolCall(self.id, self.type, FunctionCall(self.name, joined(self.arguments)))
+        return ToolCall(self.id or "", self.type or "function", FunctionCall(self.name or "", joined(self.arguments)))
 
 
 class _ChoiceParts:
-    """A choice in the making."""
+    """A choice in the making. What few choices have is made when they have it."""
+
+    __slots__ = (
+        "_calls_by_key",
+        "calls",
+        "finish_reason",
+        "index",
+        "logprobs",
+        "may_end",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_details",
+        "role",
+        "text",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.role: str | None = None
         self.text: list[str] = []
-        self.reasoning_content: list[str] = []
-        self.reasoning: list[str] = []
+        self.reasoning_content: list[str] | None = None
+        self.reasoning: list[str] | None = None
+        self.reasoning_details: list[dict[str, Any]] | None = None
         self.finish_reason: str | None = None
-        self.finished = False
-        self.logprobs: list[TokenLogprob] = []
-        self.calls: list[_CallParts] = []
-        self._calls_by_index: dict[int, _CallParts] = {}
+        self.may_end = False
+        self.logprobs: list[TokenLogprob] | None = None
+        self.calls: list[_CallParts] | None = None
+        self._calls_by_key: dict[int | str, _CallParts] | None = None
 
     def add(self, choice: ChunkChoice) -> None:
         delta = choice.delta
         if delta.content:
             self.text.append(delta.content)
         if delta.reasoning_content:
+            self.reasoning_content = self.reasoning_content or []
             self.reasoning_content.append(delta.reasoning_content)
         if delta.reasoning:
+            self.reasoning = self.reasoning or []
             self.reasoning.append(delta.reasoning)
+        if delta.reasoning_details:
+            self.reasoning_details = self.reasoning_details or []
+            self.reasoning_details.extend(delta.reasoning_details)
         if delta.role and self.role is None:
             self.role = delta.role
         for call in delta.tool_calls or ():
             self._add_call(call)
         if choice.logprobs is not None and choice.logprobs.content:
+            self.logprobs = self.logprobs or []
             self.logprobs.extend(choice.logprobs.content)
         if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
             self.finish_reason = choice.finish_reason
-            self.finished = True
-        elif delta.content or delta.tool_calls:
-            self.finished = False  # it went on: after a tool's turn, the answer
+            self.may_end = True
+        elif delta.content or delta.tool_calls or reasoning_of(delta):
+            self.may_end = False  # it went on: after a tool's turn, the answer
 
     def _add_call(self, delta: ToolCallDelta) -> None:
+        calls = self.calls = self.calls or []
         if delta.index is not None:
-            call = self._calls_by_index.get(delta.index)
+            by_index = self._calls_by_key = self._calls_by_key or {}
+            call = by_index.get(delta.index)
             if call is None or call.begins_another(delta):
-                call = self._calls_by_index[delta.index] = self._new_call()
+                call = by_index[delta.index] = self._new_call(calls)
         elif delta.id:
-            call = next((call for call in self.calls if call.id == delta.id), None) or self._new_call()
+            by_id = self._calls_by_key = self._calls_by_key or {}
+            call = by_id.get(delta.id)
+            if call is None:
+                call = by_id[delta.id] = self._new_call(calls)
         else:
-            call = self.calls[-1] if self.calls else self._new_call()
+            call = calls[-1] if calls else self._new_call(calls)
         call.add(delta)
 
-    def _new_call(self) -> _CallParts:
-        self.calls.append(_CallParts())
-        return self.calls[-1]
+    def _new_call(self, calls: list[_CallParts]) -> _CallParts:
+        calls.append(_CallParts())
+        return calls[-1]
 
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(call.result() for call in self.calls)
+        return tuple(call.result() for call in self.calls or ())
+
+    def thoughts(self) -> str:
+        return joined(self.reasoning_content or self.reasoning or ()) or details_text(self.reasoning_details or ())
 
     def result(self) -> ChatChoice:
         message = ChatMessage(
             role=self.role or "assistant",
             content=joined(self.text) if self.text or not self.calls else None,
             tool_calls=self.tool_calls() or None,
-            reasoning_content=joined(self.reasoning_content) or None,
-            reasoning=joined(self.reasoning) or None,
+            reasoning_content=joined(self.reasoning_content or ()) or None,
+            reasoning=joined(self.reasoning or ()) or None,
+            reasoning_details=_details_joined(self.reasoning_details or ()) or None,
         )
         logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
-        return ChatChoice(self.index, message, self.finish_reason, logprobs)
+        return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
 
 
-_decoder: Final = msgspec.json.Decoder(ChatChunk)
-_decode: Final = _decoder.decode
+def _details_joined(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The objects that the pieces make: those of one index, one behind the other, are one, whose texts add up."""
+    whole: list[dict[str, Any]] = []
+    for piece in pieces:
+        last = whole[-1] if whole else {}
+        if "index" in piece and (piece["index"], piece.get("type")) == (last.get("index"), last.get("type")):
+            told = {key: value for key, value in piece.items() if value is not None}
+            texts = {
+                key: last[key] + told[key]
+                for key in ("text", "summary", "data")
+                if isinstance(last.get(key), str) and isinstance(told.get(key), str)
+            }
+            whole[-1] = {**last, **told, **texts}
+        else:
+            whole.append(piece)
+    return tuple(whole)
 
 
-class ChatCollector:
-    """Decodes a chat stream's events and puts its chunks together, whatever order and shape they come in.
+class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
+    """Puts the chunks of a chat together.
 
     Args:
         n: Choices that were asked for.
     """
 
-    ended = False  # the end is the sentinel's to tell: usage may follow the finish reasons
+    dialect: Dialect[ChatChunk] = ChunkDialect(ChatChunk, content=CHUNK_CONTENT, ordinary=are_ordinary)
 
     def __init__(self, n: int = 1) -> None:
-        self.usage: Usage | None = None
-        self._n = n
-        self._first = _ChoiceParts(0)
-        self._choices: dict[int, _ChoiceParts] = {}
-        self._head = ChatChunk()
-
-    def decode(self, data: bytes) -> ChatChunk | None:
-        """Decodes a chunk; None where it has neither choices nor usage."""
-        try:
-            chunk = _decode(data)
-        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
-            chunk = decode(data, _decoder)
-        return chunk if (chunk.choices or chunk.usage is not None) and chunk.error is None else None
-
-    def decode_each(self, payloads: list[bytes]) -> list[ChatChunk] | None:
-        """Decodes chunks; None if one of them is not an ordinary one."""
-        try:
-            chunks = list(map(_decode, payloads))
-        except (ValueError, RecursionError):
-            return None
-        ordinary = all([chunk.choices and chunk.error is None for chunk in chunks])  # noqa: C419  # a list is faster
-        return chunks if ordinary else None
-
-    def decode_named(self, name: str, data: bytes) -> ChatChunk | None:
-        """Chat names no events, so one that has a name counts only if it looks like a chunk: a ping does not."""
-        return self.decode(data) if b'"choices"' in data else None
+        super().__init__(_ChoiceParts, n)
 
     def extend(self, events: Iterable[ChatChunk]) -> None:
         """Adds chunks."""
+        choices = self.choices
         for chunk in events:
             for choice in chunk.choices:
-                parts = self._choices.get(choice.index)
+                parts = choices.get(choice.index)
                 if parts is None:
-                    parts = self._choices[choice.index] = _ChoiceParts(choice.index)
-                    self._head = self._head if self._head.choices else chunk
+                    parts = self.begin(choice.index, chunk)
                 delta = choice.delta
                 # The everyday chunk is a piece of text and nothing else.
                 if (
@@ -180,39 +302,34 @@ class ChatCollector:
                     and delta.tool_calls is None
                     and delta.reasoning_content is None
                     and delta.reasoning is None
+                    and delta.reasoning_details is None
                 ):
                     parts.text.append(delta.content)
-                    parts.finished = False
+                    parts.may_end = False
                 else:
                     parts.add(choice)
             if chunk.usage is not None:
                 self.usage = chunk.usage
 
-    def complete(self) -> bool:
-        """Whether every choice has its finish reason."""
-        choices = self._choices.values()
-        return len(choices) >= self._n and all(parts.finished for parts in choices)
-
     def reopen(self) -> None:
         """The turn goes on: a tool has been started."""
-        for parts in self._choices.values():
-            parts.finished = False
+        for parts in self.choices.values():
+            parts.may_end = False
 
     def partial(self) -> Partial:
         """Choice 0 so far."""
-        first = self._choices.get(0, self._first)
+        first = self.choices.get(0)
+        if first is None:
+            return Partial(usage=self.usage)
         return Partial(
-            text=joined(first.text),
-            reasoning=joined(first.reasoning_content or first.reasoning),
-            tool_calls=first.tool_calls(),
-            usage=self.usage,
+            text=joined(first.text), reasoning=first.thoughts(), tool_calls=first.tool_calls(), usage=self.usage
         )
 
     def result(self) -> ChatCompletion:
         """The whole completion."""
-        head = self._head
+        head = self.head or ChatChunk()
         return ChatCompletion(
-            choices=tuple(self._choices[index].result() for index in sorted(self._choices)),
+            choices=tuple(parts.result() for parts in self.in_order()),
             id=head.id,
             object="chat.completion",
             created=head.created,

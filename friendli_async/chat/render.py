@@ -6,51 +6,45 @@ Wire: ``POST {deployment}/v1/chat/render``, the same for serverless and dedicate
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from typing import Final, Unpack
 
-import msgspec
-
-from friendli_async._core.body.arguments import Parameters
-from friendli_async._core.protocol import Operation
-from friendli_async.chat.resource import REQUIRED, TOOLS, Messages, Tool, sendable
+from friendli_async._core.body.arguments import ExtraOptions, Parameters
+from friendli_async._core.resource import Resource, operation
+from friendli_async._help import described
+from friendli_async.chat.inputs import REQUIRED, TOOLS, Messages, Tool, sendable
 from friendli_async.replies import Reply
-
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
 
 __all__ = ["ChatRender", "ChatRenderOptions", "RenderedChat"]
 
 
-class ChatRenderOptions(TypedDict, total=False):
+@described
+class ChatRenderOptions(ExtraOptions, total=False):
     """Optional parameters of rendering. What is left out is left to the server; None is sent as null."""
 
     chat_template_kwargs: Mapping[str, object] | None
     """Variables for the model's chat template."""
     tools: Sequence[Tool | Mapping[str, object]] | None
     """Functions that the model is told of."""
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
-class RenderedChat(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class RenderedChat(Reply, frozen=True, kw_only=True):
     """A conversation as the model reads it."""
 
     text: str
 
 
 _PARAMETERS: Final = Parameters(ChatRenderOptions, REQUIRED, {"tools": TOOLS})
-_RENDER: Final = Operation(
-    method="POST", path="/v1/chat/render", reply=msgspec.json.Decoder(RenderedChat), repeatable=True
-)
+_RENDER: Final = operation("chat_render.render", "POST /v1/chat/render", RenderedChat, repeatable=True)
 
 
-class ChatRender:
-    """A model's chat template: ``client.serverless.chat_render``, ``client.dedicated.chat_render``."""
+class ChatRender(Resource):
+    """A model's chat template: ``client.serverless.chat_render``, ``client.dedicated.chat_render``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+    """
 
     async def render(self, *, model: str, messages: Messages, **options: Unpack[ChatRenderOptions]) -> RenderedChat:
         """Renders a conversation into the prompt that the model would get.
@@ -62,11 +56,6 @@ class ChatRender:
 
         Returns:
             The prompt's ``text``, with ``meta``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         required = {"model": model, "messages": sendable(messages)}
-        return await self._engine.call(_RENDER, _PARAMETERS.encode("render", required, options, {}))
+        return await self._engine.call(_RENDER, _PARAMETERS.encode("render", required, options))

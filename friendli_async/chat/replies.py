@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from friendli_async.replies import Reply, ToolCall, Usage, always
+from friendli_async.replies import Reply, ToolCall, Usage, Value, always
 
-__all__ = [
-    "ChatChoice",
-    "ChatChunk",
-    "ChatCompletion",
-    "ChatMessage",
-    "ChunkChoice",
-    "ChunkDelta",
-    "FinishReason",
-    "FunctionCallDelta",
-    "Logprobs",
-    "TokenLogprob",
-    "ToolCallDelta",
-    "TopLogprob",
-]
+__all__: list[str] = ["ChatChoice", "ChatCompletion", "ChatMessage", "FinishReason", "Logprobs", "TokenLogprob"]
+__all__ += ["ChatChunk", "ChunkChoice", "ChunkDelta", "FunctionCallDelta", "ToolCallDelta", "TopLogprob"]
 
 FinishReason = Literal["stop", "length", "tool_calls"] | str  # open: new reasons must not break old clients
 
 
-class TopLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class TopLogprob(Value, frozen=True):
     """One of the likeliest tokens at a position."""
 
     token: str = ""
@@ -34,7 +23,7 @@ class TopLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr
     bytes: tuple[int, ...] | None = None
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class TokenLogprob(Value, frozen=True):
     """The token at a position, how likely it was, and the likeliest ones."""
 
     token: str = ""
@@ -43,13 +32,13 @@ class TokenLogprob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, re
     bytes: tuple[int, ...] | None = None
 
 
-class Logprobs(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class Logprobs(Value, frozen=True):
     """Log probabilities of a choice's tokens."""
 
     content: tuple[TokenLogprob, ...] | None = None
 
 
-class ChatMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ChatMessage(Value, frozen=True):
     """A model's message. It can be put into the next call's ``messages`` as it is."""
 
     role: str | None = None
@@ -59,26 +48,21 @@ class ChatMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rep
     """Reasoning text, where the server spells it so."""
     reasoning: str | None = None
     """Reasoning text, where the server spells it so."""
+    reasoning_details: tuple[dict[str, Any], ...] | None = None
+    """Reasoning as objects, where the server gives it so. Some models want them back with the message."""
 
     def as_input(self) -> dict[str, object]:
         """The message as the API takes it: what a reply may leave out and a request may not is filled in."""
         message: dict[str, object] = {"role": self.role or "assistant", "content": self.content}
-        for name in ("reasoning_content", "reasoning"):
+        for name in ("reasoning_content", "reasoning", "reasoning_details"):
             if getattr(self, name) is not None:
                 message[name] = getattr(self, name)
         if self.tool_calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id or "",
-                    "type": call.type or "function",
-                    "function": {"name": call.function.name or "", "arguments": call.function.arguments or ""},
-                }
-                for call in self.tool_calls
-            ]
+            message["tool_calls"] = msgspec.to_builtins(self.tool_calls)
         return message
 
 
-class ChatChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ChatChoice(Value, frozen=True):
     """One of the ``n`` answers."""
 
     index: int = always(0)
@@ -87,7 +71,7 @@ class ChatChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr
     logprobs: Logprobs | None = None
 
 
-class ChatCompletion(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class ChatCompletion(Reply, frozen=True, kw_only=True):
     """A whole answer, of ``complete`` or put together from a stream."""
 
     choices: tuple[ChatChoice, ...]
@@ -110,18 +94,18 @@ class ChatCompletion(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_
 
     @property
     def reasoning(self) -> str:
-        """The reasoning text of the first choice, under either spelling; "" where it has none."""
-        return self.message.reasoning_content or self.message.reasoning or ""
+        """The reasoning text of the first choice, under any spelling; "" where it has none."""
+        return reasoning_of(self.message)
 
 
-class FunctionCallDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class FunctionCallDelta(Value, frozen=True):
     """A piece of a function call."""
 
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ToolCallDelta(Value, frozen=True):
     """A piece of a tool call."""
 
     index: int | None = None
@@ -130,7 +114,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, r
     function: FunctionCallDelta | None = None
 
 
-class ChunkDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ChunkDelta(Value, frozen=True):
     """What a chunk adds to a choice's message."""
 
     content: str | None = None
@@ -138,9 +122,21 @@ class ChunkDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr
     tool_calls: tuple[ToolCallDelta, ...] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: tuple[dict[str, Any], ...] | None = None
 
 
-class ChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+def reasoning_of(said: ChatMessage | ChunkDelta) -> str:
+    """The reasoning text of a message, or of a piece of one, under whichever spelling it has."""
+    return said.reasoning_content or said.reasoning or details_text(said.reasoning_details or ())
+
+
+def details_text(details: Iterable[Mapping[str, Any]]) -> str:
+    """The text in ``reasoning_details``; what is encrypted has none."""
+    texts = [detail.get("text", detail.get("summary")) for detail in details]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+class ChunkChoice(Value, frozen=True):
     """What a chunk says about one choice."""
 
     index: int = always(0)
@@ -149,7 +145,7 @@ class ChunkChoice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rep
     logprobs: Logprobs | None = None
 
 
-class ChatChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ChatChunk(Value, frozen=True):
     """One event of a chat stream. The one with the usage has no choices."""
 
     choices: tuple[ChunkChoice, ...] = always(())
@@ -160,6 +156,8 @@ class ChatChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_
     usage: Usage | None = None
     error: Any = None
     """An error that the server put beside the choices. A stream raises it, so the chunks that it gives have none."""
+    message: Any = None
+    """Of an event of an unknown kind, which has no choices: all that it says. Beside choices it is as ``error``."""
 
     @property
     def text(self) -> str:
@@ -171,8 +169,8 @@ class ChatChunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_
 
     @property
     def reasoning(self) -> str:
-        """What it adds to the reasoning text of choice 0, under either spelling; often ""."""
+        """What it adds to the reasoning text of choice 0, under any spelling; often ""."""
         for choice in self.choices:
             if choice.index == 0:
-                return choice.delta.reasoning_content or choice.delta.reasoning or ""
+                return reasoning_of(choice.delta)
         return ""

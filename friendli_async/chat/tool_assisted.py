@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Union, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, get_args
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_json
-from friendli_async._core.protocol import Operation, decode
-from friendli_async.chat.collector import ChatCollector
-from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.chat.resource import (
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_json, model_of
+from friendli_async._core.events.decoding import ChunkDialect, Dialect
+from friendli_async._core.resource import Resource, operation
+from friendli_async._help import described
+from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, are_ordinary
+from friendli_async.chat.inputs import (
     CHECKS,
     REQUIRED,
-    CompletionStream,
+    Function,
     GenerationOptions,
     Messages,
     Tool,
@@ -29,23 +30,16 @@ from friendli_async.chat.resource import (
     sendable,
     stream_fields,
 )
-from friendli_async.replies import Partial, Usage
+from friendli_async.chat.replies import ChatChunk, ChatCompletion
+from friendli_async.chat.resource import CompletionStream
+from friendli_async.replies import Usage, Value, always
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
 
-__all__ = [
-    "BuiltInToolName",
-    "ToolAssistedCall",
-    "ToolAssistedChat",
-    "ToolAssistedChatOptions",
-    "ToolAssistedEvent",
-    "ToolAssistedStream",
-    "ToolStatus",
-    "ToolStatusError",
-    "ToolStatusFile",
-    "ToolStatusParameter",
-]
+__all__: list[str] = ["BuiltInToolName", "ToolStatus", "ToolStatusError", "ToolStatusFile", "ToolStatusParameter"]
+__all__ += ["ToolAssistedChat", "ToolAssistedChatOptions", "ToolAssistedEvent", "ToolAssistedStream"]
+__all__ += ["ToolAssistedCall", "ToolAssistedCollector"]
 
 BuiltInToolName = Literal[
     "math:calculator",
@@ -59,46 +53,54 @@ BuiltInToolName = Literal[
 ]
 
 
-class _FileTool(msgspec.Struct, tag_field="type", tag="file:text"):
-    files: list[str]
+class _AnyTool(msgspec.Struct):
+    """A tool, by its type: a function, or one of the server's. There may be new ones, which the server can judge."""
+
+    type: str
+    function: Function | msgspec.UnsetType = msgspec.UNSET
+    files: list[str] | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        needed = {"function": "function", "file:text": "files"}.get(self.type)
+        if needed is not None and getattr(self, needed) is msgspec.UNSET:
+            raise ValueError(f"Object missing required field `{needed}`")
+        if needed is None and self.type not in _BUILT_IN:
+            import logging
+
+            logger = logging.getLogger("friendli_async")
+            logger.debug("a tool of a type that is not known here is sent as it is: %s", self.type)
 
 
-_BUILT_IN: Final = [
-    msgspec.defstruct("BuiltInTool", [], tag_field="type", tag=name)
-    for name in get_args(BuiltInToolName)
-    if name != "file:text"
-]
-# What a tool may be, by its type; those that need no settings differ in nothing else.
-_TOOL: Final[Any] = Union[(Tool, _FileTool, *_BUILT_IN)]  # made from a list
+_BUILT_IN: Final = frozenset(get_args(BuiltInToolName))
 
 
-class ToolStatusParameter(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ToolStatusParameter(Value, frozen=True):
     """One argument that the tool was called with."""
 
     name: str = ""
     value: str | None = None
 
 
-class ToolStatusFile(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ToolStatusFile(Value, frozen=True):
     """A file that the tool made."""
 
     name: str = ""
     url: str | None = None
 
 
-class ToolStatusError(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ToolStatusError(Value, frozen=True):
     """Why the tool failed."""
 
     type: str | None = None
     msg: str | None = None
 
 
-class ToolStatus(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class ToolStatus(Value, frozen=True, kw_only=True):
     """What a built-in tool is doing."""
 
-    tool_call_id: str
-    name: BuiltInToolName | str  # open: a new tool must not break old clients
-    status: Literal["STARTED", "UPDATING", "ENDED", "ERRORED"] | str  # open
+    tool_call_id: str = always("")
+    name: BuiltInToolName | str = always("")  # open: a new tool must not break old clients
+    status: Literal["STARTED", "UPDATING", "ENDED", "ERRORED"] | str = always("")  # open
     parameters: tuple[ToolStatusParameter, ...] = ()
     timestamp: float | None = None
     """Unix time in seconds."""
@@ -113,6 +115,7 @@ class ToolStatus(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
 ToolAssistedEvent = ChatChunk | ToolStatus
 
 
+@described
 class ToolAssistedChatOptions(GenerationOptions, total=False):
     """Optional parameters of a tool-assisted chat. What is left out is left to the server; None is sent as null."""
 
@@ -123,67 +126,79 @@ class ToolAssistedChatOptions(GenerationOptions, total=False):
     [file_id]}``, and functions."""
 
 
-_PARAMETERS: Final = Parameters(ToolAssistedChatOptions, REQUIRED, {**CHECKS, "tools": list[_TOOL] | None})
-_COMPLETE: Final = Operation(
-    method="POST",
-    path="/tools/v1/chat/completions",
-    reply=msgspec.json.Decoder(ChatCompletion),
-    repeatable=True,
-    billed=True,
+_PARAMETERS: Final = Parameters(ToolAssistedChatOptions, REQUIRED, {**CHECKS, "tools": list[_AnyTool] | None})
+_COMPLETE: Final = operation(
+    "tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion, repeatable=True, billed=True
 )
-_status_decoder: Final = msgspec.json.Decoder(ToolStatus)
 
 
 class ToolAssistedCollector:
-    """Decodes the two kinds of events and puts the chunks together.
+    """Puts the chunks together; what the tools are doing is passed on.
 
     Args:
         n: Choices that were asked for.
     """
 
-    ended = False  # as in chat
+    dialect: Dialect[ToolAssistedEvent] = ChunkDialect(
+        ChatChunk,
+        content=CHUNK_CONTENT,
+        named={"tool_status": ToolStatus},
+        shape=frozenset({"name", "status"}),
+        ordinary=are_ordinary,
+    )
+    is_last = False  # as in chat
 
     def __init__(self, n: int = 1) -> None:
-        self.chat = ChatCollector(n)
-        self.decode = self.chat.decode
-        self.complete = self.chat.complete
-        self.result = self.chat.result
+        self._chat = ChatCollector(n)
+        self.partial = self._chat.partial
+        self.result = self._chat.result
+
+    @property
+    def begun(self) -> bool:
+        """Whether a choice has come."""
+        return self._chat.begun
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any text has come."""
+        return self._chat.has_text
+
+    @property
+    def may_end(self) -> bool:
+        """Whether every choice has its finish reason."""
+        return self._chat.may_end
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why the choices that have finished did so."""
+        return self._chat.finish_reasons
 
     @property
     def usage(self) -> Usage | None:
         """The usage, once the server has told it."""
-        return self.chat.usage
-
-    def decode_each(self, payloads: list[bytes]) -> Sequence[ToolAssistedEvent] | None:
-        """Decodes chunks; None if one of them is not an ordinary one."""
-        return self.chat.decode_each(payloads)
-
-    def decode_named(self, name: str, data: bytes) -> ToolAssistedEvent | None:
-        """``tool_status``; else as in chat."""
-        return decode(data, _status_decoder) if name == "tool_status" else self.chat.decode_named(name, data)
+        return self._chat.usage
 
     def extend(self, events: Iterable[ToolAssistedEvent]) -> None:
         """Adds events, in order: a tool that starts after a finish reason means that the turn is not over."""
         for event in events:
             if isinstance(event, ToolStatus):
-                self.chat.reopen()
+                self._chat.reopen()
             else:
-                self.chat.extend((event,))
-
-    def partial(self) -> Partial:
-        """Choice 0 so far."""
-        return self.chat.partial()
+                self._chat.extend((event,))
 
 
 class ToolAssistedStream(CompletionStream[ToolAssistedEvent]):
     """The stream of a tool-assisted chat: ``ChatChunk`` and ``ToolStatus`` events. ``text()`` passes the latter by."""
 
 
-class ToolAssistedChat:
-    """Chat with built-in tools: ``client.serverless.tool_assisted_chat``."""
+class ToolAssistedChat(Resource):
+    """Chat with built-in tools: ``client.serverless.tool_assisted_chat``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path. Nothing was sent.
+        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+    """
 
     async def complete(
         self, *, model: str, messages: Messages, **options: Unpack[ToolAssistedChatOptions]
@@ -197,13 +212,8 @@ class ToolAssistedChat:
 
         Returns:
             The completion.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
-        arguments = _arguments("complete", model, messages, options, {})
+        arguments = _arguments("complete", model, messages, options)
         return await self._engine.call(_COMPLETE, arguments)
 
     def stream(
@@ -218,19 +228,25 @@ class ToolAssistedChat:
 
         Returns:
             The stream of ``ChatChunk`` and ``ToolStatus``.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path.
         """
         arguments = _arguments("stream", model, messages, options, stream_fields(options))
         return _opened_by(self._engine, arguments, choices_wanted(options))
 
 
 def _arguments(
-    method: str, model: str, messages: Messages, options: Mapping[str, object], fixed: Mapping[str, object]
+    method: str, model: str, messages: Messages, options: Mapping[str, object], fixed: Mapping[str, object] = {}
 ) -> Arguments:
-    return _PARAMETERS.encode(method, {"model": model, "messages": sendable(messages)}, options, fixed)
+    required = {"model": model, "messages": sendable(messages)}
+    return _PARAMETERS.encode(method, required, _with_plain_tools(options), fixed)
+
+
+def _with_plain_tools(options: Mapping[str, object]) -> Mapping[str, object]:
+    """The options with tools that are structs made into what they go out as; the check takes one form."""
+    tools = options.get("tools")
+    if isinstance(tools, str | bytes) or not isinstance(tools, Sequence):
+        return options
+    plain = [msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool for tool in cast("Sequence[object]", tools)]
+    return {**options, "tools": plain}
 
 
 def _opened_by(engine: Engine, arguments: Arguments, n: int) -> ToolAssistedStream:
@@ -256,16 +272,16 @@ class ToolAssistedCall:
         streams = body.get("stream", True)
         if streams is not None and not isinstance(streams, bool):
             raise ValueError(f"{_BODY}.stream: Expected `bool | null`, got `{type(streams).__name__}`")
-        sent = {**body, "messages": sendable(body["messages"])}
+        sent = {**_with_plain_tools(body), "messages": sendable(body["messages"])}
         # Its first form took null for these, where the last one leaves them out.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
         self._engine = engine
         self._awaited = False
         self._stream: ToolAssistedStream | None = None
         if streams is False:
-            self._arguments = Arguments(encode_json(sent))
+            self._arguments = Arguments(encode_json(sent), model=model_of(sent))
         else:
-            self._arguments = Arguments(encode_json({**sent, **stream_fields(body)}))
+            self._arguments = Arguments(encode_json({**sent, **stream_fields(body)}), model=model_of(sent))
             self._stream = _opened_by(engine, self._arguments, choices_wanted(body))
 
     def __await__(self) -> Generator[Any, None, ToolAssistedStream | ChatCompletion]:

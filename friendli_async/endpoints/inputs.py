@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypedDict
+from typing import Any, Final, Literal
 
 import msgspec
 
-__all__ = [
-    "AcceleratorRequirement",
-    "AdvancedConfig",
-    "AutoscalingPolicy",
-    "EndpointCreateOptions",
-    "EndpointListOptions",
-    "EndpointUpdateOptions",
-    "EndpointVersionOptions",
-    "ModelOptions",
-    "SimplescaleConfig",
-    "WandbArtifactOptions",
-]
+from friendli_async._core.body.arguments import Arguments, ExtraOptions, ExtraQuery, Parameters, encode_json
+from friendli_async._help import described
+
+__all__: list[str] = ["AcceleratorRequirement", "AdvancedConfig", "AutoscalingPolicy", "ModelOptions"]
+__all__ += ["EndpointCreateOptions", "EndpointUpdateOptions", "EndpointVersionOptions", "SimplescaleConfig"]
+__all__ += ["EndpointListOptions", "WandbArtifactOptions"]
 
 _UNSET: Final = msgspec.UNSET
 
@@ -62,7 +56,8 @@ class AcceleratorRequirement(msgspec.Struct, frozen=True):
     count: int
 
 
-class ModelOptions(TypedDict, total=False):
+@described
+class ModelOptions(ExtraOptions, total=False):
     """Optional parameters of an endpoint, new or not: its model and its replicas."""
 
     simplescale: SimplescaleConfig | Mapping[str, object] | None
@@ -75,12 +70,9 @@ class ModelOptions(TypedDict, total=False):
     """Its revision: branch, tag or commit."""
     uploaded_model_id: str | None
     """Id of a model that was uploaded to Friendli."""
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
+@described
 class EndpointCreateOptions(ModelOptions, total=False):
     """Optional parameters of a new endpoint. What is left out is left to the server; None is sent as null."""
 
@@ -88,6 +80,7 @@ class EndpointCreateOptions(ModelOptions, total=False):
     """Remark on the first version."""
 
 
+@described
 class EndpointUpdateOptions(ModelOptions, total=False):
     """What of an endpoint to change. What is left out stays as it is; None is sent as null."""
 
@@ -101,7 +94,8 @@ class EndpointUpdateOptions(ModelOptions, total=False):
     """Remark on the new version."""
 
 
-class WandbArtifactOptions(TypedDict, total=False):
+@described
+class WandbArtifactOptions(ExtraOptions, total=False):
     """Optional parameters of an endpoint for an artifact. What is left out is left to the server; None is null."""
 
     accelerator: AcceleratorRequirement | Mapping[str, object] | None
@@ -114,25 +108,58 @@ class WandbArtifactOptions(TypedDict, total=False):
     """Key of your own."""
     autoscaling_policy: AutoscalingPolicy | Mapping[str, object] | None
     """``{"minReplica": int, "maxReplica": int, "cooldownPeriod": int}``."""
-    extra_body: Mapping[str, object]
-    """Further keys of the body, as they are; they win over the parameters."""
-    extra_query: Mapping[str, object]
-    """Query parameters."""
 
 
-class EndpointVersionOptions(TypedDict, total=False):
+@described
+class EndpointVersionOptions(ExtraQuery, total=False):
     """Optional parameters of a list of versions. What is left out, or None, is left to the server."""
 
     cursor: str | None
     """Where to begin: a ``next_cursor`` of before."""
     limit: int | None
     """The most items of a page."""
-    extra_query: Mapping[str, object]
-    """Further query parameters; they win over the others."""
 
 
+@described
 class EndpointListOptions(EndpointVersionOptions, total=False):
     """Optional parameters of a list of endpoints. What is left out, or None, is left to the server."""
 
     project_id: str | None
     """Only the endpoints of this project."""
+
+
+_CHECKS: Final[dict[str, Any]] = {
+    "accelerator": AcceleratorRequirement | None,
+    "advanced": AdvancedConfig | None,
+    "autoscaling_policy": AutoscalingPolicy | None,
+    "simplescale": SimplescaleConfig | None,
+}
+
+
+def _parameters(options: type, **required: Any) -> Parameters:
+    return Parameters(options, required, {name: _CHECKS[name] for name in _CHECKS if name in options.__annotations__})
+
+
+CREATED: Final = _parameters(
+    EndpointCreateOptions, project_id=str, name=str, instance_option_id=str, advanced=AdvancedConfig
+)
+UPDATED: Final = _parameters(EndpointUpdateOptions)
+WANDB_ARTIFACT: Final = _parameters(WandbArtifactOptions, wandb_artifact_version_name=str)
+
+
+def arguments_of(
+    parameters: Parameters,
+    method: str,
+    required: Mapping[str, object],
+    options: Mapping[str, object],
+    path: Mapping[str, str] = {},
+) -> Arguments:
+    """Checks what a method was given and encodes it, as a body whose keys are camelCase."""
+    given, extra, query = parameters.take(method, required, options)
+    sent = {_camel(name): value for name, value in given.items()}
+    return Arguments(encode_json({**sent, **extra}), query, path)
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))

@@ -9,18 +9,8 @@ import msgspec
 
 from friendli_async.replies import Reply, always
 
-__all__ = [
-    "EndpointErrorCode",
-    "EndpointPage",
-    "EndpointPhase",
-    "EndpointSpec",
-    "EndpointState",
-    "EndpointStatus",
-    "EndpointVersion",
-    "EndpointVersionPage",
-    "ListedEndpoint",
-    "WandbArtifactEndpoint",
-]
+__all__: list[str] = ["EndpointErrorCode", "EndpointPage", "EndpointPhase", "EndpointState", "EndpointStatus"]
+__all__ += ["EndpointSpec", "EndpointVersion", "EndpointVersionPage", "ListedEndpoint", "WandbArtifactEndpoint"]
 
 # All three are open: a new value must not break old clients.
 EndpointState = (
@@ -28,6 +18,7 @@ EndpointState = (
         "UNKNOWN",
         "INITIALIZING",
         "RUNNING",
+        "READY",
         "UPDATING",
         "SLEEPING",
         "AWAKING",
@@ -35,7 +26,6 @@ EndpointState = (
         "STOPPING",
         "TERMINATING",
         "TERMINATED",
-        "READY",
     ]
     | str
 )

@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import Any, Final, Unpack
 
 import msgspec
 
-from friendli_async._core.body.arguments import (
-    Arguments,
-    Parameters,
-    encode_json,
-    path_parameters,
-)
-from friendli_async._core.pages import PageQuery, Pages
+from friendli_async._core.body.arguments import Arguments, path_parameters
+from friendli_async._core.pages import Listing, Pages
 from friendli_async._core.protocol import Operation
+from friendli_async._core.resource import Resource, operation
 from friendli_async.endpoints.inputs import (
-    AcceleratorRequirement,
+    CREATED,
+    UPDATED,
+    WANDB_ARTIFACT,
     AdvancedConfig,
-    AutoscalingPolicy,
     EndpointCreateOptions,
     EndpointListOptions,
     EndpointUpdateOptions,
     EndpointVersionOptions,
-    SimplescaleConfig,
     WandbArtifactOptions,
+    arguments_of,
 )
 from friendli_async.endpoints.replies import (
-    EndpointErrorCode,
     EndpointPage,
-    EndpointPhase,
     EndpointSpec,
     EndpointState,
     EndpointStatus,
@@ -45,67 +40,7 @@ from friendli_async.endpoints.replies import (
 )
 from friendli_async.errors import APIStatusError, APITimeoutError
 
-if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
-
-__all__ = [
-    "AcceleratorRequirement",
-    "AdvancedConfig",
-    "AutoscalingPolicy",
-    "EndpointCreateOptions",
-    "EndpointErrorCode",
-    "EndpointListOptions",
-    "EndpointPage",
-    "EndpointPhase",
-    "EndpointSpec",
-    "EndpointState",
-    "EndpointStatus",
-    "EndpointUpdateOptions",
-    "EndpointVersion",
-    "EndpointVersionOptions",
-    "EndpointVersionPage",
-    "Endpoints",
-    "ListedEndpoint",
-    "SimplescaleConfig",
-    "WandbArtifactEndpoint",
-    "WandbArtifactOptions",
-]
-
-# --- what goes in --------------------------------------------------------------------------------------------------
-
-_CHECKS: Final[dict[str, Any]] = {
-    "accelerator": AcceleratorRequirement | None,
-    "advanced": AdvancedConfig | None,
-    "autoscaling_policy": AutoscalingPolicy | None,
-    "simplescale": SimplescaleConfig | None,
-}
-
-
-def _parameters(options: type, required: Mapping[str, Any]) -> Parameters:
-    return Parameters(options, required, {name: _CHECKS[name] for name in _CHECKS if name in options.__annotations__})
-
-
-def _body(
-    taken: tuple[Mapping[str, object], Mapping[str, object], str], path: Mapping[str, str] | None = None
-) -> Arguments:
-    """Makes what ``Parameters.take`` gives into a body whose keys are camelCase."""
-    given, extra, query = taken
-    sent = {_camel(name): value for name, value in given.items()}
-    return Arguments(encode_json({**sent, **extra}), query, path or {})
-
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(map(str.capitalize, others))
-
-
-_CREATE_PARAMETERS: Final = _parameters(
-    EndpointCreateOptions, {"project_id": str, "name": str, "instance_option_id": str, "advanced": AdvancedConfig}
-)
-_UPDATE_PARAMETERS: Final = _parameters(EndpointUpdateOptions, {})
-_WANDB_ARTIFACT_PARAMETERS: Final = _parameters(WandbArtifactOptions, {"wandb_artifact_version_name": str})
-_LIST_QUERY: Final = PageQuery(EndpointListOptions, {}, cursor="cursor")
-_VERSION_QUERY: Final = PageQuery(EndpointVersionOptions, {}, cursor="cursor")
+__all__ = ["Endpoints"]
 
 
 class _NoError(msgspec.Struct):
@@ -113,30 +48,39 @@ class _NoError(msgspec.Struct):
 
 
 _ENDPOINT: Final = "/beta/endpoint/{endpoint_id}"
-_STATUS_REPLY: Final = msgspec.json.Decoder(EndpointStatus)
-_SPEC_REPLY: Final = msgspec.json.Decoder(EndpointSpec)
 
-_CREATE: Final = Operation(method="POST", path="/beta/endpoint", reply=_STATUS_REPLY)
-_DELETE: Final = Operation(
+_CREATE: Final = operation("endpoint.create", "POST /beta/endpoint", EndpointStatus)
+_DELETE: Final[Operation[Any]] = Operation(
+    name="endpoint.delete",
     method="DELETE",
     path=_ENDPOINT,
     # The schema promises nothing: it may be any JSON, or no body; but not an error.
-    reply=msgspec.json.Decoder(_NoError | list[Any] | str | float | bool | None),
+    reply=_NoError | list[Any] | str | float | bool | None,
     repeatable=True,
 )
-_GET_SPEC: Final = Operation(method="GET", path=_ENDPOINT, reply=_SPEC_REPLY, repeatable=True)
-_GET_STATUS: Final = Operation(method="GET", path=f"{_ENDPOINT}/status", reply=_STATUS_REPLY, repeatable=True)
-_GET_VERSION_HISTORY: Final = Operation(
-    method="GET", path=f"{_ENDPOINT}/version", reply=msgspec.json.Decoder(EndpointVersionPage), repeatable=True
+_GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSpec, repeatable=True)
+_GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus, repeatable=True)
+_VERSIONS: Final = Listing(
+    operation("endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage, repeatable=True),
+    EndpointVersionOptions,
+    cursor="cursor",
+    items=lambda page: page.items,
+    following=lambda page: page.next_cursor,
 )
-_LIST: Final = Operation(method="GET", path="/beta/endpoint", reply=msgspec.json.Decoder(EndpointPage), repeatable=True)
-_RESTART: Final = Operation(method="PUT", path=f"{_ENDPOINT}/restart", reply=_STATUS_REPLY, repeatable=True)
-_SLEEP: Final = Operation(method="PUT", path=f"{_ENDPOINT}/sleep", reply=_STATUS_REPLY, repeatable=True)
-_TERMINATE: Final = Operation(method="PUT", path=f"{_ENDPOINT}/terminate", reply=_STATUS_REPLY, repeatable=True)
-_UPDATE: Final = Operation(method="PUT", path=_ENDPOINT, reply=_SPEC_REPLY, repeatable=True)
-_WAKE: Final = Operation(method="PUT", path=f"{_ENDPOINT}/wake", reply=_STATUS_REPLY, repeatable=True)
-_WANDB_ARTIFACT_CREATE: Final = Operation(
-    method="POST", path="/endpoint/wandb-artifact-create", reply=msgspec.json.Decoder(WandbArtifactEndpoint)
+_LIST: Final = Listing(
+    operation("endpoint.list", "GET /beta/endpoint", EndpointPage, repeatable=True),
+    EndpointListOptions,
+    cursor="cursor",
+    items=lambda page: page.items,
+    following=lambda page: page.next_cursor,
+)
+_RESTART: Final = operation("endpoint.restart", f"PUT {_ENDPOINT}/restart", EndpointStatus, repeatable=True)
+_SLEEP: Final = operation("endpoint.sleep", f"PUT {_ENDPOINT}/sleep", EndpointStatus, repeatable=True)
+_TERMINATE: Final = operation("endpoint.terminate", f"PUT {_ENDPOINT}/terminate", EndpointStatus, repeatable=True)
+_UPDATE: Final = operation("endpoint.update", f"PUT {_ENDPOINT}", EndpointSpec, repeatable=True)
+_WAKE: Final = operation("endpoint.wake", f"PUT {_ENDPOINT}/wake", EndpointStatus, repeatable=True)
+_WANDB_ARTIFACT_CREATE: Final = operation(
+    "endpoint.wandb_artifact_create", "POST /endpoint/wandb-artifact-create", WandbArtifactEndpoint
 )
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -149,11 +93,14 @@ _LEADS_TO: Final[dict[str, frozenset[str]]] = {
 }
 
 
-class Endpoints:
-    """Your endpoints: ``client.dedicated.endpoint``. For calls to their models see ``client.dedicated.chat`` etc."""
+class Endpoints(Resource):
+    """Your endpoints: ``client.dedicated.endpoint``. For calls to their models see ``client.dedicated.chat`` etc.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: A bad value, with its path; an id that is none. Nothing was sent.
+        FriendliError: What went wrong with a call (of a list, once it is used); see ``friendli_async.errors``.
+    """
 
     async def create(
         self,
@@ -178,17 +125,11 @@ class Endpoints:
             What it is doing.
 
         Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
             FriendliError: What went wrong with the call. It is not retried where it may have been accepted.
         """
-        required = {
-            "project_id": project_id,
-            "name": name,
-            "instance_option_id": instance_option_id,
-            "advanced": advanced,
-        }
-        return await self._engine.call(_CREATE, _body(_CREATE_PARAMETERS.take("create", required, options)))
+        named = {"project_id": project_id, "name": name, "instance_option_id": instance_option_id}
+        arguments = arguments_of(CREATED, "create", {**named, "advanced": advanced}, options)
+        return await self._engine.call(_CREATE, arguments)
 
     async def wandb_artifact_create(
         self, *, wandb_artifact_version_name: str, **options: Unpack[WandbArtifactOptions]
@@ -203,13 +144,11 @@ class Endpoints:
             Ids and names of the endpoint, its project and its team.
 
         Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
             FriendliError: What went wrong with the call. It is not retried where it may have been accepted.
         """
         required = {"wandb_artifact_version_name": wandb_artifact_version_name}
-        taken = _WANDB_ARTIFACT_PARAMETERS.take("wandb_artifact_create", required, options)
-        return await self._engine.call(_WANDB_ARTIFACT_CREATE, _body(taken))
+        arguments = arguments_of(WANDB_ARTIFACT, "wandb_artifact_create", required, options)
+        return await self._engine.call(_WANDB_ARTIFACT_CREATE, arguments)
 
     async def update(self, endpoint_id: str, **options: Unpack[EndpointUpdateOptions]) -> EndpointSpec:
         """Changes an endpoint.
@@ -220,24 +159,15 @@ class Endpoints:
 
         Returns:
             How it is set up now.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its path. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         path = path_parameters(endpoint_id=endpoint_id)
-        return await self._engine.call(_UPDATE, _body(_UPDATE_PARAMETERS.take("update", {}, options), path))
+        return await self._engine.call(_UPDATE, arguments_of(UPDATED, "update", {}, options, path))
 
     async def delete(self, endpoint_id: str) -> None:
         """Deletes an endpoint.
 
         Args:
             endpoint_id: Its id.
-
-        Raises:
-            ValueError: The id is no id. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         await self._engine.call(_DELETE, _at(endpoint_id))
 
@@ -249,22 +179,8 @@ class Endpoints:
 
         Returns:
             The endpoints: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its name.
-            FriendliError: Once it is used: what went wrong with a call; see ``friendli_async.errors``.
         """
-        query, begin = _LIST_QUERY.encode("list", {}, options)
-        return Pages(
-            self._engine,
-            _LIST,
-            Arguments(query=query),
-            cursor=_LIST_QUERY.cursor,
-            begin=begin,
-            items=lambda page: page.items,
-            following=lambda page: page.next_cursor,
-        )
+        return _LIST.of(self._engine, {}, options)
 
     def get_version_history(
         self, endpoint_id: str, **options: Unpack[EndpointVersionOptions]
@@ -277,22 +193,8 @@ class Endpoints:
 
         Returns:
             The versions: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
-
-        Raises:
-            TypeError: An unknown keyword.
-            ValueError: A bad value, with its name.
-            FriendliError: Once it is used: what went wrong with a call; see ``friendli_async.errors``.
         """
-        query, begin = _VERSION_QUERY.encode("get_version_history", {}, options)
-        return Pages(
-            self._engine,
-            _GET_VERSION_HISTORY,
-            Arguments(query=query, path=path_parameters(endpoint_id=endpoint_id)),
-            cursor=_VERSION_QUERY.cursor,
-            begin=begin,
-            items=lambda page: page.items,
-            following=lambda page: page.next_cursor,
-        )
+        return _VERSIONS.of(self._engine, {}, options, path_parameters(endpoint_id=endpoint_id))
 
     async def get_spec(self, endpoint_id: str) -> EndpointSpec:
         """How an endpoint is set up.
@@ -302,10 +204,6 @@ class Endpoints:
 
         Returns:
             Its set-up, and how many replicas it has.
-
-        Raises:
-            ValueError: The id is no id. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_GET_SPEC, _at(endpoint_id))
 
@@ -317,10 +215,6 @@ class Endpoints:
 
         Returns:
             Its status, and why it failed if it did.
-
-        Raises:
-            ValueError: The id is no id. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_GET_STATUS, _at(endpoint_id))
 
@@ -332,10 +226,6 @@ class Endpoints:
 
         Returns:
             Its status, as for ``get_status``.
-
-        Raises:
-            ValueError: The id is no id. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_RESTART, _at(endpoint_id))
 
@@ -347,10 +237,6 @@ class Endpoints:
 
         Returns:
             Its status, as for ``get_status``.
-
-        Raises:
-            ValueError: The id is no id. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_SLEEP, _at(endpoint_id))
 
@@ -362,10 +248,6 @@ class Endpoints:
 
         Returns:
             Its status, as for ``get_status``.
-
-        Raises:
-            ValueError: The id is no id. Nothing was sent.
-            FriendliError: What went wrong with the call; see ``friendli_async.errors``.
         """
         return await self._engine.call(_TERMINATE, _at(endpoint_id))
 
@@ -384,7 +266,6 @@ class Endpoints:
             Its status: that of the moment, or, with ``wait``, the one that says that it runs.
 
         Raises:
-            ValueError: A bad value. Nothing was sent.
             FriendliError: What went wrong with the call, or with the waiting.
         """
         _check_seconds(timeout, interval)
@@ -411,11 +292,9 @@ class Endpoints:
             Its status, once it is in that state.
 
         Raises:
-            ValueError: A bad value. Nothing was sent.
             APITimeoutError: It took longer than ``timeout`` (``limit`` is "total"); or a limit of one of the calls.
             APIStatusError: It has failed or ended and cannot come to that state: ``type`` is the state that it is in,
                 ``code`` the endpoint's error code, ``status_code`` 0.
-            FriendliError: What else went wrong with a call; see ``friendli_async.errors``.
         """
         import asyncio  # loaded long since, by the client; but not by importing this module
 

@@ -14,7 +14,9 @@ __all__ = ["Waker"]
 
 # What can mean that it sleeps. The wire does not tell which of them a sleeping endpoint answers with.
 _PERHAPS_ASLEEP: Final = frozenset({400, 404, 409, 503})
-_ASLEEP: Final = frozenset({"SLEEPING", "AWAKING"})
+# On its way to run by itself: to wake it would be refused.
+_COMING: Final = frozenset({"AWAKING", "INITIALIZING", "UPDATING"})
+_REFUSED: Final = frozenset({400, 409})
 
 
 class _Call(msgspec.Struct):
@@ -49,13 +51,29 @@ class Waker:
             state = (await self._endpoints.get_status(endpoint_id)).status
         except FriendliError:  # whatever it is, the call's own error is the one to tell
             return False
-        if state not in _ASLEEP:
+        if state == "RUNNING":
+            # It may have come up between the call and the look. Where the server names a time, the retries keep it.
+            return self._wake and error.retry_after is None
+        if state != "SLEEPING" and state not in _COMING:
             return False
         if not self._wake:
-            error.message = f"endpoint {endpoint_id} is {state} (with_options(wake=True) wakes it): {error.message}"
+            does = "wakes it" if state == "SLEEPING" else "waits for it"
+            error.message = f"endpoint {endpoint_id} is {state} (with_options(wake=True) {does}): {error.message}"
             return False
-        await self._endpoints.wake(endpoint_id, wait=True, timeout=None)  # the call's own total ends it
+        if state == "SLEEPING":
+            await self._wake_up(endpoint_id)
+        await self._endpoints.wait(endpoint_id, timeout=None)  # the call's own total ends it
         return True
+
+    async def _wake_up(self, endpoint_id: str) -> None:
+        try:
+            await self._endpoints.wake(endpoint_id)
+        except APIStatusError as refusal:
+            # Another call may have woken it meanwhile, and a second wake is refused.
+            if refusal.status_code not in _REFUSED:
+                raise
+            if (await self._endpoints.get_status(endpoint_id)).status == "SLEEPING":
+                raise
 
 
 def _endpoint_of(arguments: Arguments) -> str | None:

@@ -1,5 +1,11 @@
 """Messages: a model answers a conversation in the form of Anthropic's Messages API."""
 
-from friendli_async.messages.collector import *  # noqa: F403
-from friendli_async.messages.replies import *  # noqa: F403
-from friendli_async.messages.resource import *  # noqa: F403
+from friendli_async.messages import inputs, replies, resource
+from friendli_async.messages.inputs import *
+from friendli_async.messages.replies import *
+from friendli_async.messages.resource import *
+
+__all__: list[str] = []
+__all__ += inputs.__all__
+__all__ += replies.__all__
+__all__ += resource.__all__

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from friendli_async._core.protocol import decode
+from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.text import joined
 from friendli_async.messages.replies import (
     KNOWN_BLOCKS,
@@ -39,8 +39,6 @@ from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage
 
 __all__ = ["MessagesCollector"]
 
-_decoder: Final[msgspec.json.Decoder[KnownEvent]] = msgspec.json.Decoder(KnownEvent)
-_decode: Final = _decoder.decode
 # The events that we know; of those that hold one of several kinds of things, where it is, and the kinds that we know.
 _KINDS: Final[dict[str, tuple[str, frozenset[str]] | None]] = {
     "message_start": None,
@@ -55,36 +53,7 @@ _KINDS: Final[dict[str, tuple[str, frozenset[str]] | None]] = {
 }
 
 
-def _decode_slowly(data: bytes, name: str | None) -> MessageEvent | None:
-    """Decodes what the fast path refused: unknown kinds, pings, errors, events that only their name tells.
-
-    Args:
-        data: The event's data.
-        name: The ``event:`` line; counts where the data has no ``type``.
-
-    Returns:
-        The event; None for a ping, an error, and data that says nothing.
-
-    Raises:
-        ResponseDecodeError: Not JSON, or not what its kind promises.
-    """
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        # Whatever a kind that we do not know says, a dict it is not.
-        return decode(data, _decoder) if name is None or name in _KINDS else None
-    fields = cast("dict[str, Any]", value)
-    kind = fields.get("type") or name
-    if not isinstance(kind, str) or kind in {"ping", "error"} or fields.get("error"):
-        return None
-    if kind not in _KINDS or _holds_unknown_kind(fields, kind):
-        return UnknownEvent(kind, fields)
-    return decode(data if "type" in fields else json.dumps({**fields, "type": kind}).encode(), _decoder)
-
-
-def _holds_unknown_kind(fields: dict[str, Any], kind: str) -> bool:
+def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
     place = _KINDS[kind]
     if place is None:
         return False
@@ -141,7 +110,7 @@ class _BlockParts:
         arguments = joined(self.input)
         if not arguments and self.start.input:
             arguments = json.dumps(self.start.input)
-        return ToolCall(self.start.id, "function", FunctionCall(self.start.name, arguments))
+        return ToolCall(self.start.id or "", "function", FunctionCall(self.start.name, arguments))
 
 
 def _json_object(text: str) -> dict[str, Any] | None:
@@ -153,40 +122,34 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 
 class MessagesCollector:
-    """Decodes the events of a messages stream and puts them together to a message."""
+    """Puts the events of a messages stream together to a message."""
+
+    dialect: Dialect[MessageEvent] = TaggedDialect(KnownEvent, holds_unknown=_holds_unknown_kind)
 
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
+        self.begun = False
+        self.is_last = False
         self._envelope = MessageEnvelope()
         self._ending = MessageDeltaPayload()
         self._blocks: list[_BlockParts] = []
         self._by_index: dict[int, _BlockParts] = {}
-        self._last_decoded = False
-        self._stopped = False
 
-    def decode(self, data: bytes) -> MessageEvent | None:
-        """Decodes an event by its data's ``type``; None for a ping or an error."""
-        return self.decode_named(None, data)
+    @property
+    def may_end(self) -> bool:
+        """Whether ``message_stop`` has been seen."""
+        return self.is_last
 
-    def decode_each(self, payloads: list[bytes]) -> Sequence[MessageEvent] | None:
-        """Decodes events; None if one of them is not an ordinary one."""
-        try:
-            events = list(map(_decode, payloads))
-        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
-            return None
-        return None if MessageStop in map(type, events) else events
+    @property
+    def has_text(self) -> bool:
+        """Whether any text has come."""
+        return any(parts.text for parts in self._blocks)
 
-    def decode_named(self, name: str | None, data: bytes) -> MessageEvent | None:
-        """Decodes an event by its data's ``type``, or else by its name; None for a ping, an error, or after the end."""
-        if self._last_decoded:
-            return None
-        event: MessageEvent | None
-        try:
-            event = _decode(data)
-        except (ValueError, RecursionError):
-            event = _decode_slowly(data, name)
-        self._last_decoded = type(event) is MessageStop
-        return event
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why the model stopped, once it has."""
+        reason = self._ending.stop_reason or self._envelope.stop_reason
+        return () if reason is None else (reason,)
 
     def extend(self, events: Sequence[MessageEvent]) -> None:
         """Adds events, in order."""
@@ -204,11 +167,12 @@ class MessagesCollector:
             case MessageStart(message=envelope):
                 self._envelope = envelope
                 self.usage = envelope.usage
+                self.begun = True
             case MessageDelta():
                 self._ending = event.delta
                 self._count(event.usage)
             case MessageStop():
-                self._stopped = True
+                self.is_last = True
             case UnknownEvent(type="content_block_start", data=data):
                 index = data.get("index")
                 self._begin(index if isinstance(index, int) else 0, data["content_block"])
@@ -217,6 +181,7 @@ class MessagesCollector:
 
     def _begin(self, index: int, block: ContentBlock | None) -> _BlockParts:
         # In the order of their beginnings: indexes may be used again.
+        self.begun = True
         parts = self._by_index[index] = _BlockParts(block)
         self._blocks.append(parts)
         return parts
@@ -226,15 +191,6 @@ class MessagesCollector:
             return
         told = {name: value for name in counts.__struct_fields__ if (value := getattr(counts, name)) is not None}
         self.usage = msgspec.structs.replace(self.usage or MessageUsage(), **told)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the last event has come: nothing is waited for after it."""
-        return self.complete()
-
-    def complete(self) -> bool:
-        """Whether ``message_stop`` has been seen."""
-        return self._stopped
 
     def partial(self) -> Partial:
         """The message so far."""

@@ -7,54 +7,29 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 
+from friendli_async._core.lenient import convert
 from friendli_async._core.text import joined
-from friendli_async.replies import Reply, UnknownEvent, always
+from friendli_async.replies import Reply, UnknownEvent, Value, always
 
-__all__ = [
-    "BlockDelta",
-    "ContentBlock",
-    "ContentBlockDelta",
-    "ContentBlockStart",
-    "ContentBlockStop",
-    "InputJSONDelta",
-    "KnownBlock",
-    "Message",
-    "MessageDelta",
-    "MessageDeltaPayload",
-    "MessageEnvelope",
-    "MessageEvent",
-    "MessageStart",
-    "MessageStop",
-    "MessageUsage",
-    "MessageUsageDelta",
-    "SignatureDelta",
-    "StopReason",
-    "TextBlock",
-    "TextDelta",
-    "ThinkingBlock",
-    "ThinkingDelta",
-    "ToolUseBlock",
-    "UnknownEvent",
-    "as_input",
-    "reasoning_of",
-    "text_of",
-]
+__all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
+__all__ += ["Message", "MessageEnvelope", "MessageUsage", "SignatureDelta", "TextDelta", "ThinkingDelta"]
+__all__ += ["BlockDelta", "InputJSONDelta", "MessageDeltaPayload", "MessageStart", "MessageUsageDelta"]
+__all__ += ["ContentBlockDelta", "ContentBlockStart", "ContentBlockStop", "MessageDelta", "MessageStop"]
+__all__ += ["MessageEvent"]
 
 StopReason = Literal["end_turn", "max_tokens", "tool_use", "stop_sequence"] | str  # open: new ones must not break us
 
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
-class TextBlock(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="text"):
+class TextBlock(Value, frozen=True, tag_field="type", tag="text"):
     """Text."""
 
     type: ClassVar[Literal["text"]] = "text"
     text: str = always("")
 
 
-class ThinkingBlock(
-    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True, tag_field="type", tag="thinking"
-):
+class ThinkingBlock(Value, frozen=True, tag_field="type", tag="thinking"):
     """What the model thought before it answered."""
 
     type: ClassVar[Literal["thinking"]] = "thinking"
@@ -63,9 +38,7 @@ class ThinkingBlock(
     """Proof that the model thought this; it goes back unchanged with the next call."""
 
 
-class ToolUseBlock(
-    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True, tag_field="type", tag="tool_use"
-):
+class ToolUseBlock(Value, frozen=True, tag_field="type", tag="tool_use"):
     """The call of a tool that the model wants made."""
 
     type: ClassVar[Literal["tool_use"]] = "tool_use"
@@ -93,10 +66,11 @@ def as_block(value: object) -> ContentBlock:
     Raises:
         ValueError: It is no object.
     """
-    kind = cast("dict[str, object]", value).get("type") if isinstance(value, dict) else None
+    given: Any = value
+    kind: object = given.get("type") if isinstance(value, dict) else None
     if isinstance(kind, str) and kind not in KNOWN_BLOCKS:
-        return cast("dict[str, Any]", value)
-    known: KnownBlock = msgspec.convert(value, KnownBlock)
+        return cast("dict[str, Any]", given)
+    known: KnownBlock = convert(given, KnownBlock)
     return known
 
 
@@ -106,7 +80,7 @@ def as_input(block: KnownBlock) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-class MessageUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class MessageUsage(Value, frozen=True):
     """Tokens that a message was billed for."""
 
     input_tokens: int = always(0)
@@ -114,7 +88,7 @@ class MessageUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, re
     cache_read_input_tokens: int | None = None
 
 
-class Message(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class Message(Reply, frozen=True, kw_only=True):
     """A whole answer, of ``create`` or put together from a stream. It can be put into the next call's ``messages``."""
 
     content: _Blocks
@@ -165,28 +139,28 @@ def _set_blocks(message: Message | MessageEnvelope, blocks: Sequence[object]) ->
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
-class TextDelta(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="text_delta"):
+class TextDelta(Value, frozen=True, tag_field="type", tag="text_delta"):
     """A piece of text."""
 
     type: ClassVar[Literal["text_delta"]] = "text_delta"
     text: str = always("")
 
 
-class ThinkingDelta(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="thinking_delta"):
+class ThinkingDelta(Value, frozen=True, tag_field="type", tag="thinking_delta"):
     """A piece of what the model thinks."""
 
     type: ClassVar[Literal["thinking_delta"]] = "thinking_delta"
     thinking: str = always("")
 
 
-class SignatureDelta(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="signature_delta"):
+class SignatureDelta(Value, frozen=True, tag_field="type", tag="signature_delta"):
     """A thinking block's signature."""
 
     type: ClassVar[Literal["signature_delta"]] = "signature_delta"
     signature: str = always("")
 
 
-class InputJSONDelta(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="input_json_delta"):
+class InputJSONDelta(Value, frozen=True, tag_field="type", tag="input_json_delta"):
     """A piece of a tool call's arguments: JSON only once all pieces are together."""
 
     type: ClassVar[Literal["input_json_delta"]] = "input_json_delta"
@@ -196,14 +170,14 @@ class InputJSONDelta(msgspec.Struct, frozen=True, gc=False, tag_field="type", ta
 BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | InputJSONDelta
 
 
-class MessageDeltaPayload(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class MessageDeltaPayload(Value, frozen=True):
     """Why the message ended."""
 
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
 
 
-class MessageUsageDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class MessageUsageDelta(Value, frozen=True):
     """Token counts that have changed since the message began; each is a total, not a difference."""
 
     input_tokens: int | None = None
@@ -211,14 +185,14 @@ class MessageUsageDelta(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     cache_read_input_tokens: int | None = None
 
 
-class MessageStart(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="message_start"):
+class MessageStart(Value, frozen=True, tag_field="type", tag="message_start"):
     """The message begins."""
 
     type: ClassVar[Literal["message_start"]] = "message_start"
     message: MessageEnvelope
 
 
-class ContentBlockStart(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="content_block_start"):
+class ContentBlockStart(Value, frozen=True, tag_field="type", tag="content_block_start"):
     """A block begins: text and thinking usually empty, a tool call with its name and id."""
 
     type: ClassVar[Literal["content_block_start"]] = "content_block_start"
@@ -226,7 +200,7 @@ class ContentBlockStart(msgspec.Struct, frozen=True, gc=False, tag_field="type",
     index: int = always(0)
 
 
-class ContentBlockDelta(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="content_block_delta"):
+class ContentBlockDelta(Value, frozen=True, tag_field="type", tag="content_block_delta"):
     """A piece of a block."""
 
     type: ClassVar[Literal["content_block_delta"]] = "content_block_delta"
@@ -234,22 +208,14 @@ class ContentBlockDelta(msgspec.Struct, frozen=True, gc=False, tag_field="type",
     index: int = always(0)
 
 
-class ContentBlockStop(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="content_block_stop"):
+class ContentBlockStop(Value, frozen=True, tag_field="type", tag="content_block_stop"):
     """A block is complete."""
 
     type: ClassVar[Literal["content_block_stop"]] = "content_block_stop"
     index: int = always(0)
 
 
-class MessageDelta(
-    msgspec.Struct,
-    frozen=True,
-    gc=False,
-    omit_defaults=True,
-    repr_omit_defaults=True,
-    tag_field="type",
-    tag="message_delta",
-):
+class MessageDelta(Value, frozen=True, tag_field="type", tag="message_delta"):
     """The message as a whole: why it ended, and its usage."""
 
     type: ClassVar[Literal["message_delta"]] = "message_delta"
@@ -257,7 +223,7 @@ class MessageDelta(
     usage: MessageUsageDelta | None = None
 
 
-class MessageStop(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="message_stop"):
+class MessageStop(Value, frozen=True, tag_field="type", tag="message_stop"):
     """The message is complete. Nothing comes after it."""
 
     type: ClassVar[Literal["message_stop"]] = "message_stop"

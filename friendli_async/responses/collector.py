@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import Any, Final, cast, get_args
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import msgspec
 
-from friendli_async._core.protocol import decode
+from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_beside
 from friendli_async._core.text import joined
-from friendli_async.replies import Headers, Partial, UnknownEvent
+from friendli_async.errors import APIStatusError
+from friendli_async.replies import Headers, Partial
 from friendli_async.responses.events import (
     FunctionCallArgumentsDelta,
     FunctionCallArgumentsDone,
@@ -79,74 +79,60 @@ class _ItemParts:
         )
 
 
-_decoder: Final[msgspec.json.Decoder[KnownEvent]] = msgspec.json.Decoder(KnownEvent)
-_decode: Final = _decoder.decode
-_KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(KnownEvent))
-# They only keep the connection busy.
-_HEARTBEATS: Final = frozenset({"ping", "keepalive"})
+def _are_ordinary(events: Sequence[ResponseEvent], payloads: Sequence[bytes]) -> bool:
+    return no_error_beside(events, payloads) and ResponseFailed not in map(type, events)
 
 
-def _odd_event(data: bytes, name: str | None) -> ResponseEvent | None:
-    """Decodes what the fast path refuses: a new kind, a kind told by the name alone, a response without output."""
-    try:
-        value: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        return decode(data, _decoder) if name is None or name in _KINDS else None  # raises: it is not an event
-    event = cast("dict[str, Any]", value)
-    kind = event.get("type", name)
-    if not isinstance(kind, str) or kind in _HEARTBEATS or kind == "error" or event.get("error"):
-        return None
-    if kind not in _KINDS:
-        return UnknownEvent(kind, event)
-    event["type"] = kind
-    response = event.get("response")
+def _with_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Engines begin with little more than the id of the response."""
+    response: Any = fields.get("response")
     if isinstance(response, dict) and cast("dict[str, Any]", response).get("output") is None:
-        response["output"] = []  # engines begin with little more than the id
-    return decode(json.dumps(event).encode(), _decoder)
+        return {**fields, "response": {**response, "output": []}}
+    return fields
+
+
+def _failure_of(event: ResponseEvent) -> APIStatusError | None:
+    return response_failure(event.response, 200, Headers()) if isinstance(event, ResponseFailed) else None
 
 
 class ResponseCollector:
-    """Decodes a response's events and puts them together, also where an engine leaves indexes or ids out."""
+    """Puts a response's events together, also where an engine leaves indexes or ids out."""
+
+    dialect: Dialect[ResponseEvent] = TaggedDialect(
+        KnownEvent, ordinary=_are_ordinary, rewrite=_with_output, failure_of=_failure_of
+    )
 
     def __init__(self) -> None:
+        self.is_last = False
         self._begun = Response(id="", output=())
         self._final: Response | None = None
-        self._ended = False
         self._items: list[_ItemParts] = []
         self._places: dict[str | int, _ItemParts] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether a response, or a part of one, has come."""
+        return bool(self._begun.id or self._items or self._final is not None)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the response has come to a good end."""
+        return self.is_last
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any text has come."""
+        return bool(self._items) and bool(self.result().text)
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """How the response ended, once it has."""
+        return () if self._final is None or self._final.status is None else (self._final.status,)
 
     @property
     def usage(self) -> ResponseUsage | None:
         """The usage, once the server has told it."""
         return (self._final or self._begun).usage
-
-    def decode(self, data: bytes) -> ResponseEvent | None:
-        """Decodes an event that is named by its ``type`` alone; None for one that says nothing, or an error."""
-        return self._decoded(data, None)
-
-    def decode_each(self, payloads: list[bytes]) -> list[ResponseEvent] | None:
-        """Decodes events; None if one of them is not an ordinary one."""
-        try:
-            events: list[ResponseEvent] = list(map(_decode, payloads))
-        except (ValueError, RecursionError):
-            return None
-        return None if any(type(event) is ResponseFailed for event in events) else events
-
-    def decode_named(self, name: str, data: bytes) -> ResponseEvent | None:
-        """Decodes a named event; its name counts where its ``type`` is missing."""
-        return self._decoded(data, name)
-
-    def _decoded(self, data: bytes, name: str | None) -> ResponseEvent | None:
-        try:
-            event: ResponseEvent | None = _decode(data)
-        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
-            event = _odd_event(data, name)
-        if isinstance(event, ResponseFailed):
-            self._final = event.response
-            raise response_failure(event.response, 200, Headers())
-        return event
 
     def extend(self, events: Iterable[ResponseEvent]) -> None:
         """Adds events."""
@@ -173,7 +159,9 @@ class ResponseCollector:
                     parts.finish(event.item)
                 case ResponseCompleted() | ResponseIncomplete():
                     self._final = event.response
-                    self._ended = True
+                    self.is_last = True
+                case ResponseFailed():
+                    self._final = event.response
                 case ResponseCreated() | ResponseInProgress():
                     self._begun = event.response
                 case _:  # the beginning and the end of a part say nothing that its text does not
@@ -198,15 +186,6 @@ class ResponseCollector:
         self._items.append(parts)
         self._places.update({place: parts for place in (item.id, index) if place is not None})
         return parts
-
-    @property
-    def ended(self) -> bool:
-        """Whether the last event has come: nothing is waited for after it."""
-        return self.complete()
-
-    def complete(self) -> bool:
-        """Whether the response has come to a good end."""
-        return self._ended
 
     def partial(self) -> Partial:
         """What there is of the response."""

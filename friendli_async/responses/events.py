@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from friendli_async.replies import UnknownEvent
+from friendli_async.replies import UnknownEvent, Value
 from friendli_async.responses.replies import (
     ContentPart,
     OutputItem,
     Response,
 )
 
-__all__ = [
-    "ContentPartAdded",
-    "ContentPartDone",
-    "FunctionCallArgumentsDelta",
-    "FunctionCallArgumentsDone",
-    "OutputItemAdded",
-    "OutputItemDone",
-    "OutputTextDelta",
-    "OutputTextDone",
-    "ReasoningTextDelta",
-    "ReasoningTextDone",
-    "ResponseCompleted",
-    "ResponseCreated",
-    "ResponseEvent",
-    "ResponseFailed",
-    "ResponseInProgress",
-    "ResponseIncomplete",
-    "UnknownEvent",
-]
+__all__: list[str] = ["ResponseCompleted", "ResponseCreated", "ResponseInProgress", "ResponseIncomplete"]
+__all__ += ["ContentPartAdded", "ContentPartDone", "OutputItemAdded", "OutputItemDone", "UnknownEvent"]
+__all__ += ["OutputTextDelta", "OutputTextDone", "ReasoningTextDelta", "ReasoningTextDone", "ResponseFailed"]
+__all__ += ["FunctionCallArgumentsDelta", "FunctionCallArgumentsDone", "ResponseEvent"]
 
 
-class _Event(
-    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, repr_omit_defaults=True, tag_field="type"
-):
+class _Event(Value, frozen=True, kw_only=True, tag_field="type"):
     """What every event has."""
 
     sequence_number: int | None = None

@@ -7,10 +7,11 @@ from typing import Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.protocol import error_event
+from friendli_async._core.error_bodies import said_error
 from friendli_async._core.text import joined
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import (
+    CompletionTokensDetails,
     FunctionCall,
     Headers,
     Partial,
@@ -18,27 +19,18 @@ from friendli_async.replies import (
     Reply,
     ToolCall,
     Usage,
+    Value,
     always,
 )
 
-__all__ = [
-    "ContentPart",
-    "IncompleteDetails",
-    "InputTokensDetails",
-    "ItemStatus",
-    "OutputItem",
-    "OutputTokensDetails",
-    "Response",
-    "ResponseError",
-    "ResponseStatus",
-    "ResponseUsage",
-]
+__all__: list[str] = ["ContentPart", "InputTokensDetails", "ItemStatus", "OutputItem", "OutputTokensDetails"]
+__all__ += ["IncompleteDetails", "Response", "ResponseError", "ResponseStatus", "ResponseUsage"]
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"] | str  # open
 ResponseStatus = Literal["completed", "failed", "in_progress", "cancelled", "queued", "incomplete"] | str  # open
 
 
-class ContentPart(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ContentPart(Value, frozen=True):
     """A piece of a message or of reasoning."""
 
     type: Literal["output_text", "reasoning_text", "summary_text", "refusal"] | str = always("output_text")  # open
@@ -47,7 +39,7 @@ class ContentPart(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rep
     """Why the model would not answer, where ``type`` is "refusal"."""
 
 
-class OutputItem(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class OutputItem(Value, frozen=True, kw_only=True):
     """One thing that the model made. It can be put into the next call's ``input`` as it is.
 
     ``type`` says what it is, and so which fields it has: a "message" has ``role`` and ``content``; "reasoning" has
@@ -84,9 +76,9 @@ class OutputItem(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     def tool_call(self) -> ToolCall | None:
         """The call that the model wants made, where it is one; its ``id`` is the ``call_id``."""
         if self.type == "function_call":
-            return ToolCall(self.call_id, "function", FunctionCall(self.name, self.arguments))
+            return ToolCall(self.call_id or "", "function", FunctionCall(self.name or "", self.arguments or ""))
         if self.type == "custom_tool_call":
-            return ToolCall(self.call_id, "custom", FunctionCall(self.name, self.input))
+            return ToolCall(self.call_id or "", "custom", FunctionCall(self.name or "", self.input or ""))
         return None
 
     def as_input(self) -> dict[str, object]:
@@ -106,19 +98,19 @@ class OutputItem(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
         return {**item, **{name: value or "" for name, value in required.items()}}
 
 
-class InputTokensDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class InputTokensDetails(Value, frozen=True):
     """Where the prompt's tokens came from."""
 
     cached_tokens: int | None = None
 
 
-class OutputTokensDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class OutputTokensDetails(Value, frozen=True):
     """What the generated tokens were spent on."""
 
     reasoning_tokens: int | None = None
 
 
-class ResponseUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ResponseUsage(Value, frozen=True):
     """Tokens that a response was billed for."""
 
     input_tokens: int = always(0)
@@ -128,20 +120,20 @@ class ResponseUsage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, r
     output_tokens_details: OutputTokensDetails | None = None
 
 
-class IncompleteDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class IncompleteDetails(Value, frozen=True):
     """Why a response was cut short."""
 
     reason: Literal["max_output_tokens"] | str | None = None  # open
 
 
-class ResponseError(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class ResponseError(Value, frozen=True):
     """Why a response failed."""
 
     code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"] | str | None = None  # open
     message: str | None = None
 
 
-class Response(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class Response(Reply, frozen=True, kw_only=True):
     """A whole response, of ``create`` or put together from a stream."""
 
     id: str
@@ -174,7 +166,7 @@ class Response(Reply, frozen=True, kw_only=True, omit_defaults=True, repr_omit_d
 
 
 # Errors of a response are the request's own, unless their name says something else.
-_REQUEST_ERRORS: Final = (
+_REQUEST_ERRORS: Final = [
     "invalid_prompt",
     "invalid_image",
     "invalid_image_format",
@@ -190,7 +182,7 @@ _REQUEST_ERRORS: Final = (
     "empty_image_file",
     "failed_to_download_image",
     "image_file_not_found",
-)
+]
 _STATUSES: Final = {**dict.fromkeys(_REQUEST_ERRORS, 400), "vector_store_timeout": 504}
 
 
@@ -204,7 +196,8 @@ def response_failure(response: Response, status: int, headers: Headers) -> APISt
     """
     error = response.error or ResponseError()
     body = {"code": error.code, "message": error.message or "the response failed"}
-    return error_event(json.dumps({"error": body}).encode(), _STATUSES.get(error.code or "", status), headers)
+    said = {"error": body}
+    return said_error(said, json.dumps(said).encode(), _STATUSES.get(error.code or "", status), headers)
 
 
 def response_partial(response: Response) -> Partial:
@@ -220,10 +213,11 @@ def response_partial(response: Response) -> Partial:
 def _shared_usage(usage: ResponseUsage | None) -> Usage | None:
     if usage is None:
         return None
-    details = usage.input_tokens_details
+    details, spent = usage.input_tokens_details, usage.output_tokens_details
     return Usage(
         prompt_tokens=usage.input_tokens,
         completion_tokens=usage.output_tokens,
         total_tokens=usage.total_tokens,
         prompt_tokens_details=None if details is None else PromptTokensDetails(details.cached_tokens),
+        completion_tokens_details=None if spent is None else CompletionTokensDetails(spent.reasoning_tokens),
     )

@@ -9,12 +9,13 @@ from collections import UserString
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Final, cast, get_type_hints
-from urllib.parse import quote, urlencode
+from typing import Any, Final, TypedDict, cast, get_type_hints
 
 import msgspec
 
 from friendli_async._core.body.forms import Form
+from friendli_async._core.hints import parameter_hint, setting_hint
+from friendli_async._help import described
 
 
 class Arguments(msgspec.Struct, frozen=True):
@@ -25,11 +26,27 @@ class Arguments(msgspec.Struct, frozen=True):
     """Encoded, without the question mark."""
     path: Mapping[str, str] = {}
     """Path parameters, percent-encoded."""
-    url: str | None = None
-    """An absolute URL instead of the operation's path: on another host, which gets nothing of ours but the body."""
+    model: str | None = None
+    """The model that is asked for, where the body names one: for reports of the call."""
 
     def __repr__(self) -> str:
         return "Arguments(...)"
+
+
+class ForeignArguments(Arguments, frozen=True):
+    """What a request to somebody else's server is given: it gets this, and nothing of ours, the token least of all."""
+
+    url: str = ""
+    """The absolute URL, instead of the operation's path."""
+
+    def __repr__(self) -> str:
+        return "ForeignArguments(...)"
+
+
+def model_of(given: Mapping[str, object]) -> str | None:
+    """The model that a call names, if it does."""
+    model = given.get("model")
+    return str(model) if isinstance(model, str) else None
 
 
 def path_parameters(**parameters: str) -> dict[str, str]:
@@ -43,6 +60,8 @@ def path_parameters(**parameters: str) -> dict[str, str]:
             raise ValueError(f"{name}: Expected `str`, got `{type(value).__name__}`")
         if value in {"", ".", ".."}:
             raise ValueError(f"{name}: {value!r} identifies nothing")
+    from urllib.parse import quote
+
     return {name: quote(value, safe="") for name, value in parameters.items()}
 
 
@@ -60,6 +79,10 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
     for name, value in query.items():
         values = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]
         pairs.extend((name, _query_text(label.format(name), item)) for item in values if item is not None)
+    if not pairs:
+        return ""
+    from urllib.parse import urlencode
+
     return urlencode(pairs)
 
 
@@ -75,7 +98,27 @@ def _query_text(name: str, value: object) -> str:
     raise ValueError(f"{name}: {value!r} cannot be sent in a query")
 
 
-SETTINGS: Final = frozenset({"token", "team", "server_url", "container_url", "timeout", "retry", "limits", "headers"})
+def stated(**parameters: object) -> dict[str, object]:
+    """The parameters that are not None: left out rather than null, as engines that serve one model want ``model``."""
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+@described
+class ExtraQuery(TypedDict, total=False):
+    """What every method takes besides its own parameters."""
+
+    extra_query: Mapping[str, object] | None
+    """Further query parameters, as they are; they win over the others."""
+
+
+@described
+class ExtraOptions(ExtraQuery, total=False):
+    """What every method that sends JSON takes besides its own parameters."""
+
+    extra_body: Mapping[str, object] | None
+    """Further keys of the body, as they are; they win over the parameters."""
+
+
 # What is neither text nor a list, and a Sequence all the same.
 _NO_LISTS: Final = (str, bytes, bytearray, memoryview, UserString)
 
@@ -109,14 +152,15 @@ class Parameters:
         Raises:
             ValueError: With the path of the bad value, as ``messages[2].role``.
         """
-        check_values({name: _listed(value) for name, value in values.items()}, self._expected, prefix)
+        listed = {name: value if type(value) in _EVERYDAY else _listed(value) for name, value in values.items()}
+        check_values(listed, self._expected, prefix)
 
     def encode(
         self,
         method: str,
         required: Mapping[str, object],
         options: Mapping[str, object],
-        fixed: Mapping[str, object],
+        fixed: Mapping[str, object] = {},
     ) -> Arguments:
         """Checks what a method was given and makes it into a body.
 
@@ -131,7 +175,7 @@ class Parameters:
             ValueError: A value of the wrong type, or one that is not JSON, with its path.
         """
         given, extra, query = self.take(method, required, options)
-        return Arguments(encode_json({**given, **fixed, **extra}), query)
+        return Arguments(encode_json({**given, **fixed, **extra}), query, model=model_of(given))
 
     def take(
         self, method: str, required: Mapping[str, object], options: Mapping[str, object]
@@ -155,34 +199,34 @@ def check_keywords(given: Mapping[str, object], known: frozenset[str], method: s
     """Refuses keywords that the method does not have.
 
     Raises:
-        TypeError: Names the unknown keyword and the nearest known one, or where a setting belongs.
+        TypeError: Names the unknown keyword, and what it is called here or where a setting belongs.
     """
     for name in given:
         if name in known:
             continue
         if name == "stream":
-            raise TypeError(f"{method}() takes no 'stream': it is a method of its own")
-        if name in SETTINGS:
-            raise TypeError(f"{method}() takes no {name!r}: it is a setting, use client.with_options({name}=...)")
-        from difflib import get_close_matches  # only on the way to an error
-
-        near = get_close_matches(name, known, 1)
-        extra = next((name for name in ("extra_body", "extra_query") if name in known), None)
-        hint = f"; what is not listed goes into {extra}={{...}}" if extra is not None else ""
-        hint = f"; did you mean {near[0]!r}?" if near else hint
-        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
+            advice = "leave it out" if method == "stream" else "call stream() instead"
+            raise TypeError(f"{method}() takes no 'stream': {advice}, it is a method of its own")
+        if (setting := setting_hint(name)) is not None:
+            raise TypeError(f"{method}() takes no {name!r}: it is a setting, use client.with_options({setting})")
+        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{parameter_hint(name, known)}")
 
 
 def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
-    """Checks values against a type; unknown keys are nobody's business here.
+    """Checks values against a type; unknown keys are not looked at.
 
     Raises:
         ValueError: With the path of the bad value, as ``messages[2].role``.
     """
     try:
-        msgspec.convert(values, expected)
+        try:
+            msgspec.convert(values, expected)
+        except (
+            msgspec.ValidationError
+        ):  # once more, for what stands in for a plain type: a string's enum, numpy's float
+            msgspec.convert(_builtin(values), expected)
     except msgspec.ValidationError as error:
-        found = _PLACE.fullmatch(str(error))
+        found = re.fullmatch(_PLACE, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
         raise ValueError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}") from None
@@ -191,8 +235,9 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
 
 
 # "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
-_PLACE: Final = re.compile(r"(.*) - at (`key` in )?`\$([^`]*)`", re.DOTALL)
+_PLACE: Final = r"(?s)(.*) - at (`key` in )?`\$([^`]*)`"
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
+_EVERYDAY: Final = _PLAIN | {list, dict, float}
 
 
 def _listed(value: object) -> object:
@@ -264,6 +309,15 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, object]", value))
     return list(cast("Sequence[object]", value))
+
+
+def _builtin(value: object) -> object:
+    """Values of subclasses of plain types made into what they go out as, all the way down; the rest as it is."""
+    if isinstance(value, Mapping):
+        return {key: _builtin(item) for key, item in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_builtin(item) for item in cast("Sequence[object]", value)]
+    return _plain(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=_plain)

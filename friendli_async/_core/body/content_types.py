@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from typing import Final
 
 UNKNOWN: Final = "application/octet-stream"
@@ -53,7 +52,11 @@ def by_name(name: str) -> str:
     """The content type of a file by its name's suffix; ``application/octet-stream`` where that says nothing."""
     dot = name.rfind(".")
     known = _BY_SUFFIX.get(name[dot:].lower()) if dot >= 0 else None
-    return known or mimetypes.guess_type(name)[0] or UNKNOWN
+    if known is not None:
+        return known
+    import mimetypes
+
+    return mimetypes.guess_type(name)[0] or UNKNOWN
 
 
 def suffix_of(beginning: bytes) -> str:

@@ -158,5 +158,5 @@ class Sending:
         return piece
 
     def stop(self) -> None:
-        """Nobody wants to hear of it any more."""
+        """Calls ``moved`` no more."""
         self._moved = None

@@ -9,11 +9,15 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
 
-__all__ = ["Content", "Source", "in_thread", "read_whole", "source_of"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Content", "Source", "in_thread", "opened", "read_whole", "source_of"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -31,6 +35,67 @@ async def in_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
     from anyio import to_thread  # only calls with files need it
 
     return await to_thread.run_sync(function, *arguments)
+
+
+async def opened(function: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Opens something in a worker thread.
+
+    Args:
+        function: Opens it.
+        undo: Undoes that where nobody waits for it any more: a thread cannot be cancelled, and finishes what it does.
+    """
+    lock = threading.Lock()
+    made: list[T] = []
+    is_wanted = True
+
+    def work() -> T:
+        found = function()
+        with lock:
+            if is_wanted:
+                made.append(found)
+                return found
+        undo(found)
+        return found
+
+    try:
+        return await in_thread(work)
+    except BaseException:
+        with lock:
+            is_wanted = False
+        for found in made:
+            undo(found)
+        raise
+
+
+async def in_own_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+    """Calls a function that may block for good, as the reading of a pipe may, in a thread that nobody has to wait for.
+
+    Whoever awaits it can be cancelled, in whatever way, and the thread does not keep the process from exiting.
+    """
+    import asyncio  # loaded long ago where this is called; a bare import of the library does without
+
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast("T", result))
+
+    def work() -> None:
+        result, problem = None, None
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            problem = error
+        with suppress(RuntimeError):  # the loop has closed
+            loop.call_soon_threadsafe(settle, result, problem)
+
+    threading.Thread(target=work, name="friendli_async pipe", daemon=True).start()
+    return await outcome
 
 
 class Source(Protocol):
@@ -99,7 +164,11 @@ class PathSource:
             yield piece
 
     def _look(self) -> int:
-        return self._check(os.stat(self._path))
+        size = self._check(os.stat(self._path))
+        if not size:
+            with open(self._path, "rb", buffering=0) as file:
+                _check_empty(file, self._label)
+        return size
 
     def _read(self, position: int) -> bytes:
         with open(self._path, "rb", buffering=0) as file:
@@ -144,7 +213,8 @@ class OpenFileSource:
         size = await self.size()
         position = 0
         while size is None or position < size:
-            piece = await in_thread(self._read, position, PIECE if size is None else min(PIECE, size - position))
+            most = PIECE if size is None else min(PIECE, size - position)
+            piece = await (in_own_thread if self.once else in_thread)(self._read, position, most)
             if not piece and size is None:
                 return
             if not piece:
@@ -153,7 +223,11 @@ class OpenFileSource:
             yield piece
 
     def _measure(self) -> int:
-        return max(self._file.seek(0, os.SEEK_END) - self._start, 0)
+        size = max(self._file.seek(0, os.SEEK_END) - self._start, 0)
+        if not size:
+            self._file.seek(self._start)
+            _check_empty(self._file, self._label)
+        return size
 
     def _read(self, position: int, most: int) -> bytes:
         if not self.once:
@@ -162,6 +236,12 @@ class OpenFileSource:
         if not isinstance(piece, bytes):
             raise ValueError(f"{self._label}: the open file gave {type(piece).__name__}, not bytes")
         return piece
+
+
+def _check_empty(file: BinaryIO | io.RawIOBase, label: str) -> None:
+    """Refuses what is no ordinary file although it looks like an empty one, as those in /proc do, and /dev/zero."""
+    if file.read(1):
+        raise ValueError(f"{label}: the file says that it is empty, and is not; pass what is in it as bytes")
 
 
 class IteratorSource:
@@ -201,6 +281,8 @@ def source_of(content: object, label: str) -> Source:
     if isinstance(content, os.PathLike):
         path: object = os.fspath(cast("os.PathLike[str]", content))
         if isinstance(path, str):
+            from pathlib import Path
+
             return PathSource(Path(path), label)
     if isinstance(content, io.TextIOBase):
         raise ValueError(f"{label}: the file is open for text; open it in binary mode")

@@ -19,10 +19,11 @@ _BOM: Final = b"\xef\xbb\xbf"
 # As ints: looking for an int in bytes costs a seventh of looking for bytes.
 _LF: Final = 10
 _CR: Final = 13
+_STRAY: Final = 4096
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
-    """One dispatched event. ``data`` stays bytes: its decoder wants bytes, and decodes UTF-8 while it is at it."""
+    """One dispatched event. ``data`` stays bytes: msgspec decodes bytes, UTF-8 and JSON in one pass."""
 
     data: bytes
     event: str | None = None
@@ -40,11 +41,31 @@ class SSEDecoder:
     Attributes:
         error: Set once an event is larger than ``limit``. The events before it were returned; nothing follows it.
         retry: The reconnection time that the stream asked for, in milliseconds, or None.
+        stray: The beginning of what came in lines that are no fields: words of a server or proxy that answers with
+            something else than a stream.
     """
+
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_fresh",
+        "_head",
+        "_id",
+        "_limit",
+        "_line",
+        "_more",
+        "_name",
+        "_size",
+        "error",
+        "retry",
+        "stray",
+    )
 
     def __init__(self, limit: int = 32 * 1024 * 1024) -> None:
         self.error: ResponseDecodeError | None = None
         self.retry: int | None = None
+        self.stray = b""
+        self._fresh = False  # nothing is pending: the next byte begins an event
         self._limit = limit
         self._head: bytes | None = b""  # the first bytes, until it is known whether they are a BOM; then None
         self._after_cr = False  # the last byte was a CR: an LF that follows belongs to it
@@ -83,21 +104,29 @@ class SSEDecoder:
             lines = self._within_limit(lines)
         events = self._interpret(lines)
         self._count(lines)
+        self._fresh = not (
+            self._line or self._size or self._after_cr or self._head is not None or self._name or self.error
+        )
         return events
 
     def plain(self, data: bytes) -> list[bytes] | None:
         """Takes the next bytes, if all that they complete is events of one line, ``data: ...``.
 
-        Nearly every read of a stream of tokens is like that, and so it costs half of what ``feed`` does.
+        Nearly every read of a stream of tokens is like that, and so it costs a fraction of what ``feed`` does.
 
         Returns:
             The data of the events; None where there is anything else: then nothing was taken, and ``feed`` is due.
         """
-        if self._head is not None or self._after_cr or _LF not in data or _CR in data or self.error is not None:
+        if _LF not in data or _CR in data or len(self._line) + len(data) > self._limit:
+            return None  # before the unfinished line is copied, which may be long
+        if self._fresh:
+            whole = data
+        elif self._line and not (self._after_cr or self._size or self._name or self.error or self._head is not None):
+            whole = bytes(self._line) + data
+        elif self._head == b"" and self.error is None:  # the first bytes; these are no byte order mark
+            whole = data
+        else:
             return None
-        if self._size or self._name is not None or len(self._line) + len(data) > self._limit:
-            return None
-        whole = bytes(self._line) + data if self._line else data
         if not whole.startswith(b"data: "):
             return None
         payloads = whole[6:].split(b"\n\ndata: ")
@@ -107,9 +136,15 @@ class SSEDecoder:
             payloads.append(last[:-2])
         else:
             unfinished = b"data: " + last
-        if _LF in unfinished or any([_LF in payload for payload in payloads]):  # noqa: C419  # a list is twice as fast
+        if _LF in unfinished or _LF in b"".join(payloads):
             return None
-        self._line = bytearray(unfinished)
+        self._head = None
+        if unfinished:
+            self._line = bytearray(unfinished)
+            self._fresh = False
+        elif not self._fresh:
+            self._line = bytearray()
+            self._fresh = True
         return payloads
 
     def ends_with(self, data: bytes) -> bool:
@@ -118,7 +153,8 @@ class SSEDecoder:
 
     def cut(self) -> bytes | None:
         """At the end of the stream: the data of the event that was cut off, unfinished line included, or None."""
-        self._interpret([bytes(self._line)])
+        if self._line:  # an empty one would end the event
+            self._interpret([bytes(self._line)])
         return None if self._data is None else b"\n".join([self._data, *self._more])
 
     def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
@@ -154,8 +190,11 @@ class SSEDecoder:
         elif field == b"id":
             if b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
-        elif field == b"retry" and value.isdigit() and len(digits := value.lstrip(b"0")) <= 18:
-            self.retry = int(digits or b"0")
+        elif field == b"retry":
+            if value.isdigit() and len(digits := value.lstrip(b"0")) <= 18:
+                self.retry = int(digits or b"0")
+        elif field and len(self.stray) < _STRAY:  # a comment has no field
+            self.stray = (self.stray + line + b"\n")[:_STRAY]
         return data
 
     def _count(self, lines: list[bytes]) -> None:

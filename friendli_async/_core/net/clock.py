@@ -1,17 +1,18 @@
-"""Time limits: one re-armed scope while a call is being opened, one re-armed timer while a stream is read."""
+"""Time limits. One timer a call or stream: it moves only when it fires, and lets the loop turn before it gives up."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
-from contextlib import suppress
+from time import monotonic
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Self
 
 from friendli_async.errors import APIConnectionError, APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
 
-__all__ = ["Call", "PhaseClock", "TimedSource"]
+__all__ = ["CallClock", "ReadClock", "clock_of", "expired"]
 
 _WORDS: dict[TimeoutLimit, str] = {
     "pool": "no free connection",
@@ -20,6 +21,10 @@ _WORDS: dict[TimeoutLimit, str] = {
     "idle": "no event",
     "total": "the call was not done",
 }
+
+_LOOKS: Final = 8
+"""Turns of the loop between a timer and its verdict. A program that blocks the loop for longer than a limit finds the
+limit over and the bytes in the socket: a turn reads them, some more take them to whoever waits for them."""
 
 
 def expired(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = "") -> APITimeoutError:
@@ -32,172 +37,218 @@ def expired(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = ""
     )
 
 
-class PhaseClock:
-    """A scope around one attempt, up to its first event. Each phase has its limit, and total cuts into all of them.
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """What ``loop.time`` reads, without the method around it where that is asyncio's own."""
+    own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+    return monotonic if own else loop.time
+
+
+class _Deadline:
+    """A point in time that may be moved. When it has passed, and nothing moved it in the next turns, ``_over`` runs."""
+
+    __slots__ = ("_handle", "_looks", "_timer_at", "loop", "now", "when")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.now = clock_of(loop)
+        self.when: float | None = None
+        self._handle: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        self._looks = 0
+
+    def move(self, when: float | None) -> None:
+        """Sets it. A timer that would fire earlier is left as it is: it will find that the time has not come."""
+        self.when = when
+        if when is not None and (self._handle is None or when < self._timer_at):
+            self._arm(when)
+
+    def _arm(self, when: float) -> None:
+        self._disarm()
+        self._handle = self.loop.call_at(when, self._tick)
+        self._timer_at = when
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _tick(self) -> None:
+        self._handle = None
+        self._looks = 0
+        self._look()
+
+    def _look(self) -> None:
+        if self.when is None:
+            self._handle = None
+        elif self.now() < self.when:
+            self._arm(self.when)
+        elif self._looks < _LOOKS:
+            self._looks += 1
+            self._timer_at = self.when
+            self._handle = self.loop.call_soon(self._look)
+        else:
+            self._handle = None
+            self._over()
+
+    def _over(self) -> None:
+        raise NotImplementedError
+
+
+class CallClock(_Deadline):
+    """A call's limits up to its first event, or its whole reply: a scope around each attempt, and around each wait.
+
+    Each phase of an attempt has its limit, and ``total`` cuts into all of them. It works as ``asyncio.timeout`` does,
+    by cancelling the task, and costs a fraction of it, since most phases end long before their limit.
 
     Args:
         timeouts: The limits.
-        total_at: Loop time of the total limit, or None.
-        replaced: Whether the call has replaced a dead pooled connection before.
+        loop: The running loop.
+
+    Attributes:
+        sent: Whether the request of the attempt can have been accepted by now.
     """
 
-    def __init__(self, timeouts: Timeouts, total_at: float | None, *, replaced: bool = False) -> None:
+    __slots__ = (
+        "_cancelling",
+        "_detail",
+        "_expired",
+        "_interruption",
+        "_limit",
+        "_task",
+        "sent",
+        "timeouts",
+        "total_at",
+    )
+
+    def __init__(self, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self.timeouts = timeouts
+        self.total_at = None if timeouts.total is None else self.now() + timeouts.total
         self.sent = False
-        """Whether the request can have been accepted by now."""
-        self.replaced = replaced
-        """Whether a dead pooled connection has been replaced: once a call is enough, and then only fresh ones serve."""
-        self._total_at = total_at
-        self._scope = asyncio.timeout_at(total_at)
-        self._loop = asyncio.get_running_loop()
         self._limit: TimeoutLimit = "total"
         self._detail: Callable[[], str] | None = None
         self._interruption: FriendliError | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._expired = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the call has been told to end."""
+        return self._interruption is not None
+
+    def time_left(self) -> float | None:
+        """Seconds until the total limit, or None."""
+        return None if self.total_at is None else self.total_at - self.now()
 
     def phase(self, limit: TimeoutLimit, detail: Callable[[], str] | None = None) -> None:
         """Begins a phase; ``detail`` adds to the error's words should its limit expire."""
-        seconds = getattr(self.timeouts, limit)
-        when = None if seconds is None else self._loop.time() + seconds
-        total_at = self._total_at
+        seconds: float | None = getattr(self.timeouts, limit)
+        when = None if seconds is None else self.now() + seconds
+        total_at = self.total_at
         if total_at is not None and (when is None or total_at < when):
             limit, when = "total", total_at
         self._limit = limit
         self._detail = detail
-        if self._interruption is None and not self._scope.expired():
-            self._scope.reschedule(when)
+        if self._interruption is None:
+            self.move(when)
 
     def interrupt(self, error: FriendliError) -> None:
-        """Ends the attempt with this error, at the loop's next turn."""
-        self._interruption = error
-        if not self._scope.expired():
-            self._scope.reschedule(self._loop.time())
+        """Ends the attempt or wait with this error, at the loop's next turn; further ones do not begin."""
+        if self._interruption is None:
+            self._interruption = error
+            if self._task is not None:
+                self._disarm()
+                self._handle = self.loop.call_soon(self._over)
 
-    async def __aenter__(self) -> Self:
-        await self._scope.__aenter__()
+    def __enter__(self) -> Self:
+        if self._interruption is not None:
+            raise copy.copy(self._interruption)  # its traceback would hold this clock, which holds it
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call needs a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._expired = False
+        self._limit, self._detail = "total", None
+        self.move(self.total_at)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            await self._scope.__aexit__(kind, error, traceback)
+        task, self._task = self._task, None
+        self.when = None
+        self._disarm()
+        if not self._expired or task is None:
             return
-        except TimeoutError:
-            pass
+        if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
+            return  # the caller's own cancellation goes first
         if self._interruption is not None:
             if isinstance(self._interruption, APIConnectionError):
                 self._interruption.sent = self.sent
-            raise self._interruption
+            raise copy.copy(self._interruption) from None
         detail = self._detail() if self._detail is not None else ""
-        seconds = getattr(self.timeouts, self._limit)
-        raise expired(self._limit, seconds, sent=self.sent, detail=detail)
+        raise expired(self._limit, getattr(self.timeouts, self._limit), sent=self.sent, detail=detail) from None
+
+    def _over(self) -> None:
+        if self._task is not None and not self._expired:
+            self._expired = True
+            self._task.cancel()
 
 
-class Call(Protocol):
-    """A call under way, as far as the transport has to know it."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def interrupt(self, error: FriendliError) -> None: ...
-
-
-class Readable(Protocol):
-    """What a TimedSource reads: an Exchange."""
-
-    loop: asyncio.AbstractEventLoop
-
-    async def read(self) -> bytes: ...
-    def wake(self, error: FriendliError) -> None: ...
-    def abort(self) -> None: ...
-    def finish(self) -> None: ...
-
-
-class TimedSource:
-    """An open stream's bytes, read under ``idle`` and ``total`` with one timer, which moves only when it fires.
-
-    It knows nothing of the stream that it serves, so neither the loop nor the client keeps that alive.
+class ReadClock(_Deadline):
+    """An open stream's limits: ``idle`` while somebody waits for its next event, ``total`` all the time.
 
     Args:
-        exchange: The exchange, open.
         timeouts: The limits.
-        total_at: Loop time of the total limit, or None.
+        total_at: The loop's time at which ``total`` is over, or None.
+        loop: The stream's loop.
+        give_up: Called with the error of a limit that is over. It must not know the stream's user, or that user's last
+            reference could not end the stream.
     """
 
-    __slots__ = ("_deadline", "_exchange", "_loop", "_timeouts", "_timer", "_total_at", "read")
+    __slots__ = ("_give_up", "_idle", "_timeouts", "_total_at")
 
-    def __init__(self, exchange: Readable, timeouts: Timeouts, total_at: float | None) -> None:
-        self.read = exchange.read
-        self._exchange = exchange
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        total_at: float | None,
+        loop: asyncio.AbstractEventLoop,
+        give_up: Callable[[APITimeoutError], object],
+    ) -> None:
+        super().__init__(loop)
         self._timeouts = timeouts
+        self._idle = timeouts.idle
         self._total_at = total_at
-        self._loop = exchange.loop
-        self._deadline: float | None = total_at
-        self._timer: asyncio.TimerHandle | None = None
+        self._give_up: Callable[[APITimeoutError], object] | None = give_up
         if total_at is not None:
-            self._timer = self._loop.call_at(total_at, self._tick)
+            self.move(total_at)
 
     def wait_begins(self) -> None:
         """Somebody waits for the next event from now on."""
-        idle = self._timeouts.idle
+        idle = self._idle
         if idle is None:
             return
-        when = self._loop.time() + idle
-        self._deadline = when if self._total_at is None else min(when, self._total_at)
-        if self._timer is not None and self._timer.when() > self._deadline:  # armed for a total further off
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._tick)
+        when = self.now() + idle
+        if self._total_at is not None and self._total_at < when:
+            when = self._total_at
+        self.when = when
+        if self._handle is None or when < self._timer_at:
+            self._arm(when)
 
     def wait_ends(self) -> None:
         """Nobody waits any more; only the total runs on."""
-        self._deadline = self._total_at
+        self.when = self._total_at
 
-    @property
-    def here(self) -> bool:
-        """Whether the running loop is the one that it belongs to."""
-        return asyncio.get_running_loop() is self._loop
+    def stop(self) -> None:
+        """The stream has ended: no limit holds any more."""
+        self._idle = self._total_at = self.when = self._give_up = None
+        self._disarm()
 
-    def wake(self, error: FriendliError) -> None:
-        """Aborts; whoever is reading gets the error."""
-        self._stop_timer()
-        self._exchange.wake(error)
-
-    def abort(self) -> None:
-        """Closes the connection at once. In the loop's thread only; see ``drop``."""
-        self._stop_timer()
-        self._exchange.abort()
-
-    def finish(self) -> None:
-        """Gives the connection back to the pool."""
-        self._stop_timer()
-        self._exchange.finish()
-
-    def drop(self) -> None:
-        """Aborts from wherever the last reference went: another thread, or no running loop at all."""
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self.abort()
-            return
-        with suppress(RuntimeError):  # the loop is closed, and so is everything that was open in it
-            self._loop.call_soon_threadsafe(self.abort)
-
-    def _stop_timer(self) -> None:
-        self._total_at = self._deadline = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _tick(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        now = self._loop.time()
-        if now < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._tick)
-            return
-        limit: TimeoutLimit = "total" if self._total_at is not None and now >= self._total_at else "idle"
-        self._exchange.wake(expired(limit, getattr(self._timeouts, limit), sent=True))
+    def _over(self) -> None:
+        give_up = self._give_up
+        if give_up is not None:
+            total = self._total_at is not None and self.now() >= self._total_at
+            limit: TimeoutLimit = "total" if total else "idle"
+            give_up(expired(limit, getattr(self._timeouts, limit), sent=True))

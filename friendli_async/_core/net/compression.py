@@ -1,4 +1,4 @@
-"""Bounded decompression: a small body must not become a large one all at once."""
+"""Bounded decompression: in steps, so that a reader can stop at its limit; input that gives nothing counts, too."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from friendli_async.errors import ResponseDecodeError
 __all__ = ["Inflater", "inflater"]
 
 _STEP: Final = 1024 * 1024
+# Names that servers and proxies have for "not compressed", beside the standard's own (RFC 9110 8.4.1, 12.5.3).
+_IDENTITY: Final = frozenset({"", "identity", "none", "null", "binary", "plain", "text", "utf-8", "8bit", "7bit"})
+_GZIP: Final = frozenset({"gzip", "x-gzip"})
 
 
 class _Decompressor(Protocol):
@@ -19,23 +22,31 @@ class _Decompressor(Protocol):
     def eof(self) -> bool: ...
     @property
     def unconsumed_tail(self) -> bytes: ...
+    @property
+    def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def inflater(encoding: str) -> Inflater | None:
     """A decompressor for a Content-Encoding (RFC 9110 8.4.1); None where there is nothing to decompress."""
-    encoding = encoding.strip().lower()
-    return None if encoding in {"", "identity"} else Inflater(encoding)
+    names = [name for part in encoding.split(",") if (name := part.strip().lower()) not in _IDENTITY]
+    return Inflater(", ".join(names)) if names else None
 
 
 class Inflater:
-    """Decompresses a body in steps of at most 1 MiB, so that whoever reads can stop at a limit."""
+    """Decompresses a body in steps of at most 1 MiB, so that whoever reads can stop at a limit.
+
+    A gzip body may have several members (RFC 1952 2.2), one behind the other. What comes behind the last of them, zeros
+    apart, is an error; so is a member after another that holds nothing, beyond 1 MiB of them: else a peer that sends
+    without end would keep the reader busy, and no limit would see it.
+    """
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
         self._inflate: _Decompressor | None = None
-        self._tail = b""
+        self._input = b""
         self._more = False  # the last step was a full one, so there may be more behind it
+        self._barren = 0  # bytes of input since the last output
 
     @property
     def finished(self) -> bool:
@@ -45,28 +56,46 @@ class Inflater:
     @property
     def hungry(self) -> bool:
         """Whether it needs more data; else ``step(b"")`` goes on."""
-        return not self._tail and not self._more
+        return not self._input and not self._more
 
     def step(self, data: bytes) -> bytes:
         """Takes data and returns what at most 1 MiB of it decompresses to.
 
         Raises:
-            ResponseDecodeError: The compression is broken, or one that was not asked for.
+            ResponseDecodeError: The compression is broken, or one that was not asked for, or there is more behind it.
         """
         if self._inflate is None:
             self._inflate = self._begin(data)
+        self._barren += len(data)
+        data = self._input + data
+        if self._inflate.eof and not (data := self._next_member(data)):
+            return b""
         try:
-            plain = self._inflate.decompress(self._tail + data, _STEP)
+            plain = self._inflate.decompress(data, _STEP)
         except zlib.error as error:
             reason = str(error)
         else:
-            self._tail = self._inflate.unconsumed_tail
+            self._input = self._inflate.unconsumed_tail or self._inflate.unused_data
             self._more = len(plain) == _STEP
-            return plain
+            self._barren = 0 if plain else self._barren
+            if self._barren <= _STEP:
+                return plain
+            reason = f"{self._barren} bytes say nothing"
         raise ResponseDecodeError(f"the reply's compression is broken: {reason}")
 
+    def _next_member(self, data: bytes) -> bytes:
+        """What follows the end: another member of a gzip body, for which it begins anew, or padding."""
+        self._input, self._more = b"", False
+        data = data.lstrip(b"\0")
+        if data and self._encoding in _GZIP and b"\x1f\x8b".startswith(data[:2]):
+            self._inflate = self._begin(data)
+            return data
+        if data or self._barren > _STEP:
+            raise ResponseDecodeError("the reply's compression is broken: there are bytes behind its end")
+        return b""
+
     def _begin(self, data: bytes) -> _Decompressor:
-        if self._encoding in {"gzip", "x-gzip"}:
+        if self._encoding in _GZIP:
             return zlib.decompressobj(zlib.MAX_WBITS | 16)
         if self._encoding == "deflate":
             # RFC 9110 8.4.1.2: "deflate" means the zlib format, and some send it bare all the same.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 
 from friendli_async.errors import ConfigurationError
 
@@ -21,12 +21,20 @@ class Slots:
         self.limit = limit
         self.in_use = 0
         self._closed = False
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # In the order of their coming; whoever gives up is taken out at once, wherever it stands.
+        self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     @property
-    def free(self) -> bool:
-        """Whether ``acquire`` would not wait."""
-        return self.in_use < self.limit and not self._waiting
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
+
+    def take(self) -> bool:
+        """Takes a place if one is free, and nobody has waited for it."""
+        if self._closed or self._waiting or self.in_use >= self.limit:
+            return False
+        self.in_use += 1
+        return True
 
     async def acquire(self) -> None:
         """Takes a place, or waits for one.
@@ -36,14 +44,14 @@ class Slots:
         """
         if self._closed:
             raise ConfigurationError("the client is closed")
-        if self.free:
-            self.in_use += 1
+        if self.take():
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        self._waiting[place] = None
         try:
             await place
         except asyncio.CancelledError:
+            self._waiting.pop(place, None)
             if place.done() and not place.cancelled() and place.exception() is None:
                 self.release()  # it was handed over in the instant of the cancellation: hand it on
             raise
@@ -51,7 +59,7 @@ class Slots:
     def release(self) -> None:
         """Gives a place back; the one who has waited longest gets it."""
         while self._waiting:
-            place = self._waiting.popleft()
+            place, _ = self._waiting.popitem(last=False)
             if not place.done():
                 place.set_result(None)
                 return
@@ -61,6 +69,6 @@ class Slots:
         """Turns everybody away who waits."""
         self._closed = True
         while self._waiting:
-            place = self._waiting.popleft()
+            place, _ = self._waiting.popitem(last=False)
             if not place.done():
                 place.set_exception(ConfigurationError("the client was closed while the call waited for a connection"))

@@ -1,0 +1,354 @@
+"""One request and its reply under way."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import re
+from collections import deque
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final, Protocol
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from friendli_async._core.held import forget
+from friendli_async._core.net.compression import inflater
+from friendli_async._core.net.dialing import PooledProtocol
+from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError
+from friendli_async.replies import Headers
+
+if TYPE_CHECKING:
+    from friendli_async._core.net.slots import Slots
+
+__all__ = ["BROKEN", "Exchange", "Home", "describe"]
+
+# How long a body may take to end after its last event: a connection is worth so much, and a place no more.
+_DRAIN_SECONDS: Final = 0.5
+# How long the next call waits for that: less than it takes to open another connection.
+_REUSE_SECONDS: Final = 0.02
+
+BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
+"""What is raised where a connection breaks. RuntimeError is aiohttp's "Connection closed."; the parser's own errors
+come through where it is not the C one."""
+
+# What aiohttp's parser says of broken framing is worded as a server's reply: "400, message='...'". No server said that.
+_STATUS_OF_FRAMING: Final = re.compile(r"\b400, message[:=]\s*")
+
+
+class Home(Protocol):
+    """Where an exchange gives its place back: a loop's pool."""
+
+    loop: asyncio.AbstractEventLoop
+    slots: Slots
+    exchanges: set[Exchange]
+    draining: deque[Exchange]
+
+    def exchange_ended(self) -> None:
+        """One of ``exchanges`` has gone."""
+        ...
+
+
+class Exchange:
+    """One request and its reply under way: holds a place in the pool until it is finished or aborted.
+
+    The reply's bytes are taken, without waiting, by ``take``; where there are none yet, ``arrival`` is done when there
+    are. Of a connection of ours the protocol itself tells when something has come, so that no coroutine of aiohttp's
+    is between the socket and the reader; of a foreign session's, and of compressed replies, a read of aiohttp's is
+    awaited.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_awaited",
+        "_closed",
+        "_content",
+        "_drain",
+        "_gone",
+        "_home",
+        "_inflate",
+        "_piece",
+        "_protocol",
+        "_response",
+        "_waiter",
+        "_woken",
+        "headers",
+        "loop",
+        "status",
+        "streaming",
+    )
+
+    def __init__(self, home: Home, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.headers = Headers(response.headers.items())
+        self.loop = home.loop
+        self.streaming = False
+        """Whether it is the body of an open stream: from its first event to its end."""
+        self._home: Home | None = home
+        self._response = response
+        self._content = response.content
+        self._inflate = inflater(self.headers.get("content-encoding", ""))
+        self._arrived = True  # something may have come since the last look
+        self._piece: bytes | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._woken: FriendliError | None = None
+        self._drain: asyncio.TimerHandle | None = None
+        self._gone: asyncio.Future[None] | None = None
+        connection = response.connection
+        protocol = None if connection is None else connection.protocol
+        self._protocol = protocol if isinstance(protocol, PooledProtocol) and self._inflate is None else None
+        # Where the whole reply came in one piece, the connection is back in the pool already.
+        whole = connection is None and self._inflate is None and self._content.is_eof()
+        self._awaited = self._protocol is None and not whole
+        self._closed: asyncio.Future[None] | None = None
+        if self._protocol is not None:
+            self._protocol.exchange = self
+        elif protocol is not None:
+            self._watch(protocol.closed)
+        home.exchanges.add(self)
+
+    def _watch(self, closed: asyncio.Future[None] | None) -> None:
+        """Has the reader woken when the connection closes: after garbage in chunked framing aiohttp does not."""
+        if closed is not None:
+            closed.remove_done_callback(_retrieve)  # from the connection's earlier exchange
+            closed.add_done_callback(_retrieve)
+            closed.add_done_callback(self._connection_closed)
+        self._closed = closed
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def take(self) -> bytes | None:
+        """What has come since the last time; None if nothing has; b"" at the end of the body.
+
+        Raises:
+            APIConnectionError: The connection broke, or the body's framing did.
+            FriendliError: What ``wake`` was called with.
+        """
+        if self._woken is not None:
+            raise copy.copy(self._woken)
+        if self._awaited:
+            piece, self._piece = self._piece, None
+            return piece
+        protocol = self._protocol
+        if not self._arrived and protocol is not None and protocol.connected:
+            return None
+        self._arrived = False
+        content = self._content
+        try:
+            data = content.read_nowait(-1)
+        except BROKEN as error:
+            reason = describe(error)
+            forget(error)
+        else:
+            if content.is_eof():  # nothing will tell of that once more
+                self._arrived = True
+                return data
+            if data:
+                return data
+            if protocol is not None and protocol.connected:
+                return None
+            reason = "the connection was closed, or the framing is broken"
+        self._arrived = True
+        return self._rest(reason)
+
+    def arrival(self) -> Awaitable[None]:
+        """Done once there may be something to take. One waits at a time."""
+        if self._awaited:
+            return self._arrival()
+        self._waiter = waiter = self.loop.create_future()
+        return waiter
+
+    async def _arrival(self) -> None:
+        self._piece = await self._read_inflated()
+
+    def rouse(self) -> None:
+        """Something has come, or gone wrong."""
+        self._arrived = True
+        if self._drain is not None and self._protocol is not None and not self._protocol.connected:
+            self.abort()  # the end that it was waited for does not come any more
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def read(self) -> bytes:
+        """Returns the next bytes of the body, decompressed; b"" at its end.
+
+        Raises:
+            APIConnectionError: The connection broke, or the body's framing did.
+            ResponseDecodeError: The compression is broken, or one that was not asked for.
+            FriendliError: What ``wake`` was called with.
+        """
+        while (data := self.take()) is None:
+            await self.arrival()
+        return data
+
+    async def _read_inflated(self) -> bytes:
+        inflate = self._inflate
+        if inflate is None:
+            return await self._read_raw()
+        while True:
+            if inflate.hungry:
+                data = await self._read_raw()
+            else:  # there may be much in little: others have their turn, and the limits
+                data = b""
+                await asyncio.sleep(0)
+            if not data and inflate.hungry:
+                if not inflate.finished:
+                    raise APIConnectionError("the compressed reply was cut off", sent=True)
+                return b""
+            if plain := inflate.step(data):
+                return plain
+
+    async def _read_raw(self) -> bytes:
+        try:
+            return await self._content.readany()
+        except BROKEN as error:
+            reason = describe(error)
+            forget(error)
+        if self._woken is not None:
+            raise copy.copy(self._woken)
+        return self._rest(reason)
+
+    def _rest(self, reason: str) -> bytes:
+        """Aiohttp's reader raises at once what happened last; the bytes that came before it are still there."""
+        rest = self._content._read_nowait(-1)  # pyright: ignore[reportPrivateUsage]  # no public way to them
+        if rest:
+            return rest
+        raise APIConnectionError(f"the connection broke while the reply was being read: {reason}", sent=True)
+
+    async def read_all(self, limit: int) -> bytes:
+        """Returns the whole body and finishes the exchange.
+
+        Raises:
+            ResponseDecodeError: It is larger than ``limit`` bytes.
+        """
+        first = await self.read()
+        pieces = [first]
+        size = len(first)
+        while size <= limit and (piece := await self.read() if first else b""):
+            pieces.append(piece)
+            size += len(piece)
+        if size > limit:
+            raise ResponseDecodeError(f"the reply is larger than the limit of {limit} bytes (Limits.reply)")
+        self.finish()
+        return first if len(pieces) == 1 else b"".join(pieces)
+
+    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
+        """Returns what comes of an error's body within ``limit`` bytes and ``seconds``, and finishes the exchange.
+
+        Never raises for what is wrong with it.
+
+        Args:
+            limit: The most bytes to return.
+            seconds: The longest to wait for them: the status is known, and must not wait for the rest of a body.
+            begun: What has been read of it already.
+        """
+        body = begun
+        try:
+            async with asyncio.timeout(seconds):
+                while len(body) < limit:
+                    piece = await self.read()
+                    if not piece:
+                        self.finish()
+                        return body
+                    body += piece
+        except (TimeoutError, FriendliError):
+            pass
+        self.abort()
+        return body[:limit]
+
+    # --- ending --------------------------------------------------------------------------------------------------
+
+    def wake(self, error: FriendliError) -> None:
+        """Aborts; whoever is reading, or reads next, gets the error."""
+        if not self._content.is_eof():  # else nobody waits, and what has come may still be taken
+            self._woken = error
+            if self._awaited:
+                self._content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
+            self.rouse()
+        self.abort()
+
+    def abort(self) -> None:
+        """Closes the connection at once, and synchronously. In the loop's thread only."""
+        if self._home is None:
+            return
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()  # close() alone would first flush, and over TLS say goodbye
+        self._response.close()
+        self._let_go()
+
+    def finish(self) -> None:
+        """Gives the connection back, to be used again, as soon as the body has ended; soon, or it is closed.
+
+        Nobody waits for that: what the server still says is ignored.
+        """
+        if self._home is None or self._drain is not None:
+            return
+        self.streaming = False
+        if self._content.is_eof():
+            self._response.release()
+            self._let_go()
+        elif self._content.exception() is not None:
+            self.abort()
+        else:
+            self._drain = self.loop.call_later(_DRAIN_SECONDS, self.abort)
+            self._content.on_eof(self._let_go)
+            self._home.draining.append(self)
+
+    async def drained(self) -> None:
+        """Waits a moment for the end of a body that was finished just now."""
+        if self._home is None or self._drain is None:
+            return
+        left = self._drain.when() - _DRAIN_SECONDS + _REUSE_SECONDS - self.loop.time()
+        if left > 0:
+            self._gone = self.loop.create_future()
+            timer = self.loop.call_later(left, _release, self._gone)
+            try:
+                await self._gone
+            finally:
+                timer.cancel()
+
+    def _let_go(self) -> None:
+        home, self._home = self._home, None
+        if self._drain is not None:
+            self._drain.cancel()
+        if self._gone is not None:
+            _release(self._gone)
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._connection_closed)
+        if self._protocol is not None and self._protocol.exchange is self:
+            self._protocol.exchange = None
+        if home is not None:
+            if self in home.draining:
+                home.draining.remove(self)
+            home.exchanges.discard(self)
+            home.slots.release()
+            home.exchange_ended()
+
+    def _connection_closed(self, closed: asyncio.Future[None]) -> None:
+        content = self._content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed, or the framing is broken"))
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _retrieve(closed: asyncio.Future[None]) -> None:
+    if not closed.cancelled():
+        closed.exception()  # or asyncio complains that nobody asked
+
+
+def describe(error: BaseException) -> str:
+    """Names an error of aiohttp without its request (``ClientResponseError`` quotes it) and without our types."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{type(error).__name__}: {error.message}"[:300]
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"
+    text = _STATUS_OF_FRAMING.sub("", str(error))
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -1,0 +1,38 @@
+"""What the groups of operations are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from friendli_async._core.protocol import Operation
+
+if TYPE_CHECKING:
+    from friendli_async._core.call import Engine
+
+__all__ = ["Resource", "operation"]
+
+T = TypeVar("T")
+
+
+class Resource:
+    """A group of operations, of one deployment."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+
+def operation(
+    name: str, request: str, reply: type[T], *, repeatable: bool = False, billed: bool = False, team: bool = True
+) -> Operation[T]:
+    """Declares an operation in one line.
+
+    Args:
+        name: Group and method.
+        request: Method and path, as ``POST /v1/chat/completions``.
+        reply: What it answers.
+        repeatable: See ``Operation``.
+        billed: See ``Operation``.
+        team: See ``Operation``.
+    """
+    method, _, path = request.partition(" ")
+    return Operation(name=name, method=method, path=path, reply=reply, repeatable=repeatable, billed=billed, team=team)

@@ -1,0 +1,44 @@
+"""Text that must not be shown: its value goes on the wire, and its ``repr`` is masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NoReturn, TypeVar, cast
+
+__all__ = ["Secret", "masked", "masked_values"]
+
+T = TypeVar("T")
+
+
+class Secret(str):
+    """A string whose ``repr`` is masked: tools that show a traceback's local variables print that.
+
+    It is still a string: comparing, joining and encoding it give its value.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret cannot be pickled or copied")
+
+
+def masked(value: T) -> T:
+    """The same, masked where it is a string.
+
+    Whoever is given a secret binds what this returns to the parameter's own name, before anything can fail: so no frame
+    of ours that an error has passed through shows it.
+    """
+    return cast("T", Secret(value)) if isinstance(value, str) else value
+
+
+def masked_values(values: Mapping[str, object]) -> dict[str, object]:
+    """Settings, with the strings masked that may hold a secret: tokens, URLs, headers, and what is called otherwise."""
+    return {
+        name: {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()}
+        if isinstance(value, Mapping)
+        else masked(value)
+        for name, value in values.items()
+    }
