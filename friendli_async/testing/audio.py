@@ -11,6 +11,8 @@ from friendli_async.testing.route import deployed
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import done, event
 
+__all__ = ["ROUTES", "transcribe"]
+
 _SCHEMA: Final = "ContainerAudioTranscriptionBody"
 _BYTES_PER_MS: Final = 32  # 16 kHz, 16 bit, one channel
 

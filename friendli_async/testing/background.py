@@ -7,6 +7,8 @@ import threading
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 
+__all__ = ["BackgroundLoop"]
+
 
 class BackgroundLoop:
     """Keeps a context entered in another thread.

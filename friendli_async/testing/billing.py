@@ -11,6 +11,8 @@ from friendli_async.testing.route import Route, refuse
 from friendli_async.testing.schema import from_text
 from friendli_async.testing.script import Script, json_body
 
+__all__ = ["ROUTES", "cost", "usage"]
+
 _WIDTHS: Final = {
     "5m": timedelta(minutes=5),
     "15m": timedelta(minutes=15),

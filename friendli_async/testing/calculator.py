@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+__all__ = ["CalculatorError", "Number", "calculate", "find_expression"]
+
 Number = int | float
 
 _MAX_LENGTH: Final = 200

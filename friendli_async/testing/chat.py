@@ -20,6 +20,19 @@ from friendli_async.testing.sample import sample
 from friendli_async.testing.script import Script, json_body, script, wants_usage
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
 
+__all__ = [
+    "ROUTES",
+    "Body",
+    "FunctionCall",
+    "Turn",
+    "answer_chat",
+    "function_calls",
+    "last_user_text",
+    "message_text",
+    "speak",
+    "tokenize",
+]
+
 Body = Mapping[str, Any]
 
 _MAX_CHOICES: Final = 128

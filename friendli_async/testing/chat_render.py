@@ -9,6 +9,8 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import deployed
 from friendli_async.testing.script import Script, json_body
 
+__all__ = ["ROUTES", "render"]
+
 
 def render(request: ReceivedRequest) -> Script:
     """Answer a request to render a chat.

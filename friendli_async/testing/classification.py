@@ -11,6 +11,8 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import deployed
 from friendli_async.testing.script import Script, json_body
 
+__all__ = ["ROUTES", "classify"]
+
 _LABELS: Final = ("NEGATIVE", "NEUTRAL", "POSITIVE")
 
 

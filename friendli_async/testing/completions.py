@@ -14,6 +14,8 @@ from friendli_async.testing.script import Script, json_body, script, wants_usage
 from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.tokens import decode, encode
 
+__all__ = ["ROUTES", "complete"]
+
 _MAX_CHOICES: Final = 128
 _MAX_TOKENS: Final = 4096
 _MAX_LOGPROBS: Final = 5

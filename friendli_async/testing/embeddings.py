@@ -16,6 +16,8 @@ from friendli_async.testing.route import deployed, refuse
 from friendli_async.testing.script import Script, json_body
 from friendli_async.testing.tokens import decode
 
+__all__ = ["ROUTES", "embed", "inputs"]
+
 _SIZE: Final = 16
 
 

@@ -19,6 +19,8 @@ from friendli_async.testing.route import Route, refuse
 from friendli_async.testing.schema import from_text
 from friendli_async.testing.script import Script, json_body, status
 
+__all__ = ["Body", "EndpointStore", "StoredEndpoint"]
+
 Body = Mapping[str, Any]
 
 _PATH: Final = "/dedicated/beta/endpoint"

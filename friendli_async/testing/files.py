@@ -14,6 +14,8 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import Route, refuse
 from friendli_async.testing.script import Script, body, json_body, status
 
+__all__ = ["FileStore", "StoredFile"]
+
 _PATH: Final = "/beta/file"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 

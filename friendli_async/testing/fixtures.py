@@ -1,23 +1,41 @@
-"""A pytest plugin: `pytest_plugins = ["friendli_async.testing.fixtures"]` in a conftest.py. It needs pytest-asyncio."""
+"""A pytest plugin: `pytest_plugins = ["friendli_async.testing.fixtures"]` in a conftest.py.
+
+`friendli_server` is for tests of every kind, coroutines or not (Starlette's `TestClient`, `asyncio.run`).
+`friendli_client` is for coroutines: it needs pytest-asyncio, or anyio's plugin where pytest-asyncio is not installed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
-import pytest_asyncio
+import pytest
 
 from friendli_async import AsyncFriendli
 from friendli_async.testing.server import FriendliServer
 
+__all__ = ["friendli_client", "friendli_server"]
 
-@pytest_asyncio.fixture
-async def friendli_server() -> AsyncIterator[FriendliServer]:
-    """Give a fresh embedded server on a free loopback port, stopped after the test."""
-    async with FriendliServer() as server:
+
+def _fixture_of_coroutines() -> Callable[..., Any]:
+    try:
+        import pytest_asyncio
+    except ImportError:
+        return pytest.fixture
+    return pytest_asyncio.fixture
+
+
+@pytest.fixture
+def friendli_server() -> Iterator[FriendliServer]:
+    """Give a fresh embedded server on a free loopback port, stopped after the test.
+
+    It runs in a thread of its own, so it answers while the test blocks; what it writes in pieces may be read in one.
+    """
+    with FriendliServer() as server:
         yield server
 
 
-@pytest_asyncio.fixture
+@_fixture_of_coroutines()
 async def friendli_client(friendli_server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
     """Give a client of that server, for all three deployments, closed after the test."""
     url = friendli_server.url

@@ -10,6 +10,8 @@ from typing import Any
 
 from friendli_async.testing.schema import from_text, resolve
 
+__all__ = ["FormPart", "form_values", "parse_form"]
+
 
 @dataclass(frozen=True)
 class FormPart:

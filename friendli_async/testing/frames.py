@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+__all__ = ["DONE", "Identity", "error_body", "sse_event", "to_json", "token_counts"]
+
 DONE: Final = b"data: [DONE]\n\n"
 
 

@@ -15,6 +15,8 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import Route, deployed
 from friendli_async.testing.script import Script, body, json_body, status
 
+__all__ = ["ROUTES", "paint", "paint_in_container", "show"]
+
 _SIDE: Final = 8
 
 

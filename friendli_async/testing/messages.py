@@ -18,6 +18,8 @@ from friendli_async.testing.schema import Error
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import Step, event
 
+__all__ = ["ROUTES", "Block", "Body", "answer_messages", "refuse_messages"]
+
 Body = Mapping[str, Any]
 Block = dict[str, Any]
 

@@ -14,6 +14,8 @@ from multidict import CIMultiDict
 
 from friendli_async.testing.frames import Identity
 
+__all__ = ["ReplyWriter"]
+
 # `struct linger` is two ints everywhere but on Windows: switched on, zero seconds, so that closing sends RST.
 _LINGER_ZERO: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
@@ -32,10 +34,10 @@ class ReplyWriter:
 
     def __init__(self, request: web.BaseRequest, status: int, headers: CIMultiDict[str], identity: Identity) -> None:
         self.identity = identity
-        self.response = web.StreamResponse(status=status, headers=headers)
-        self.ended = False
+        self.response: web.StreamResponse = web.StreamResponse(status=status, headers=headers)
+        self.ended: bool = False
         """Whether the reply was sent to its end."""
-        self.hung_up = False
+        self.hung_up: bool = False
         """Whether this side broke the connection."""
         self._request = request
         self._writer: AbstractStreamWriter | None = None

@@ -17,6 +17,8 @@ from friendli_async.testing.sample import sample
 from friendli_async.testing.script import Script, json_body, script
 from friendli_async.testing.steps import event
 
+__all__ = ["ROUTES", "Body", "Item", "answer_responses"]
+
 Body = Mapping[str, Any]
 Item = dict[str, Any]
 

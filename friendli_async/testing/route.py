@@ -10,6 +10,8 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.schema import Error
 from friendli_async.testing.script import Script, json_body
 
+__all__ = ["PREFIXES", "Route", "deployed", "refuse"]
+
 PREFIXES: Final = {"Serverless": "/serverless", "Dedicated": "/dedicated", "Container": ""}
 
 

@@ -29,6 +29,8 @@ from friendli_async.testing.route import Route
 from friendli_async.testing.schema import from_text, validate
 from friendli_async.testing.script import Script, json_body, status
 
+__all__ = ["Router"]
+
 _MODULES = (
     audio,
     billing,

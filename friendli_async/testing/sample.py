@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
+__all__ = ["sample"]
+
 _MAX_DEPTH: Final = 8
 _MAX_TEXT: Final = 200
 

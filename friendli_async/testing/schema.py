@@ -10,6 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final, cast
 
+__all__ = ["Error", "Location", "Schema", "from_text", "resolve", "schemas", "validate"]
+
 Schema = Mapping[str, Any]
 Location = tuple[str | int, ...]
 Error = dict[str, object]

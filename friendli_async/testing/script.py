@@ -21,6 +21,22 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.steps import Step, chunk, delay, done, finish, raw, usage
 
+__all__ = [
+    "EVENT_STREAM",
+    "JSON",
+    "Answer",
+    "Script",
+    "TextReply",
+    "body",
+    "json_body",
+    "pace",
+    "resolve",
+    "script",
+    "status",
+    "text",
+    "wants_usage",
+]
+
 EVENT_STREAM: Final = "text/event-stream"
 JSON: Final = "application/json"
 

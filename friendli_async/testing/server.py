@@ -19,6 +19,8 @@ from friendli_async.testing.routes import Router
 from friendli_async.testing.script import Answer, Script, pace, resolve
 from friendli_async.testing.waiting import Signal
 
+__all__ = ["FriendliServer"]
+
 _MAX_BODY: Final = 256 * 1024 * 1024
 _BACKLOG: Final = 4096  # a thousand streams may be opened in one go
 _MAX_TURNS: Final = 1000
@@ -48,7 +50,7 @@ class FriendliServer:
         self.token = token
         self.requests: list[ReceivedRequest] = []
         """The requests received so far, complete with their bodies, in order of arrival."""
-        self.connections = 0
+        self.connections: int = 0
         """How many TCP connections were accepted so far."""
         self._router = Router()
         self._host = host
@@ -68,7 +70,7 @@ class FriendliServer:
     def __enter__(self) -> Self:
         """Run in a thread of its own with its own event loop: for tests that are not coroutines, or use several loops.
 
-        Everything but `gate`, whose event belongs to the server's loop, works from any thread and any loop.
+        Everything works from any thread and any loop. A client in another thread may find several pieces in one read.
 
         Raises:
             RuntimeError: It is listening already.

@@ -8,13 +8,45 @@ reads each piece on its own.
 from __future__ import annotations
 
 import asyncio
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from friendli_async.testing.frames import DONE, Identity, sse_event, to_json, token_counts
 from friendli_async.testing.reply import ReplyWriter
+
+__all__ = [
+    "Payload",
+    "Step",
+    "burst",
+    "chunk",
+    "close_after",
+    "comment",
+    "cut",
+    "delay",
+    "done",
+    "drop",
+    "end",
+    "endless",
+    "error_data",
+    "error_event",
+    "event",
+    "finish",
+    "garbage",
+    "gate",
+    "head",
+    "raw",
+    "reset",
+    "slow_headers",
+    "split",
+    "stall",
+    "tool_status",
+    "usage",
+]
+
+_POLL: Final = 0.005  # seconds between two looks at an event of threading
 
 
 class Step(ABC):
@@ -300,10 +332,18 @@ class _Delay(Step):
 
 @dataclass(frozen=True)
 class _Gate(Step):
-    event: asyncio.Event
+    event: asyncio.Event | threading.Event
+    loop: asyncio.AbstractEventLoop | None
+    """Where the test runs, if that is in a loop."""
 
     async def play(self, reply: ReplyWriter) -> None:
-        await self.event.wait()
+        if isinstance(self.event, threading.Event):
+            while not self.event.is_set():  # noqa: ASYNC110 -- a thread that waits for it could not be cancelled
+                await asyncio.sleep(_POLL)
+        elif self.loop is None or self.loop is asyncio.get_running_loop():
+            await self.event.wait()
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.event.wait(), self.loop))
 
 
 @dataclass(frozen=True)
@@ -335,13 +375,20 @@ def delay(seconds: float) -> Step:
     return _Delay(seconds)
 
 
-def gate(event: asyncio.Event) -> Step:
+def gate(event: asyncio.Event | threading.Event) -> Step:
     """Wait until a test sets an event: order without sleeping.
 
     Args:
-        event: What the test sets.
+        event: What the test sets: an event of asyncio if the test is a coroutine, one of threading if it is not.
     """
-    return _Gate(event)
+    return _Gate(event, _running_loop())
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def stall() -> Step:

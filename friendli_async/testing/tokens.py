@@ -9,6 +9,8 @@ from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import deployed
 from friendli_async.testing.script import Script, json_body
 
+__all__ = ["ROUTES", "decode", "detokenize", "encode", "tokenize"]
+
 _MAX_CODE_POINT: Final = 0x10FFFF
 
 

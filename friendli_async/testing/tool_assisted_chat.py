@@ -17,6 +17,8 @@ from friendli_async.testing.script import Script
 from friendli_async.testing.steps import Step, tool_status
 from friendli_async.testing.tools import ToolFailure, ToolUse, use_tool
 
+__all__ = ["ROUTES", "answer_tool_assisted_chat"]
+
 
 def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
     """Answer a tool-assisted chat request that passed the checks.

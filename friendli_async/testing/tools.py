@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from friendli_async.testing.calculator import CalculatorError, calculate, find_expression
 
+__all__ = ["ToolFailure", "ToolUse", "use_tool"]
+
 _MAX_SHOWN: Final = 200
 _MAX_NUMBERS: Final = 100
 _URL: Final = re.compile(r"https?://[^\s<>\"')]{1,200}")

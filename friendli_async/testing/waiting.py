@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+__all__ = ["Signal"]
+
 
 class Signal:
     """Wakes all waiters whenever something changed; each looks whether its condition holds now.
