@@ -1,14 +1,13 @@
-"""The measured clients, all behind the same three verbs.
+"""The measured clients, all behind the same two verbs.
 
-Each is built as its own documentation builds it, except that pools admit 1,000 connections and retries are off. A
+Each is built as its own documentation builds it, except that pools admit 5,000 connections and retries are off. A
 client's library is imported by its constructor, so that one process holds one library only.
 """
 
 import importlib.util
-import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from typing import Any, ClassVar, Final
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, TypeAlias
 
 from .wire import MODEL
 
@@ -17,9 +16,11 @@ MESSAGES: Final[list[Any]] = [
     {"role": "user", "content": "What is the answer to life, the universe and everything? Give your reasons."},
 ]
 BODY: Final = {"model": MODEL, "messages": MESSAGES}
+Each: TypeAlias = Callable[[Any], object]
+
 _TOKEN: Final = "benchmark-token"
 _PATH: Final = "/serverless/v1/chat/completions"
-_CONNECTIONS: Final = 2_000
+_CONNECTIONS: Final = 5_000
 
 
 class Client(ABC):
@@ -33,15 +34,8 @@ class Client(ABC):
         self.base = base
 
     @abstractmethod
-    def events(self) -> AsyncIterator[object]:
-        """Iterate over the decoded events of one chat stream."""
-
-    async def drain(self) -> int:
-        """Read one chat stream to its end and return how many events it had."""
-        count = 0
-        async for _ in self.events():
-            count += 1
-        return count
+    async def read(self, each: Each) -> None:
+        """Read one chat stream to its end and hand each decoded chunk to `each`."""
 
     @abstractmethod
     async def plain(self) -> None:
@@ -58,7 +52,7 @@ class Floor(Client):
     module = "aiohttp"
 
     def __init__(self, base: str) -> None:
-        """Use our own structs, so that both decode into the same."""
+        """Use the structs that `Ours` gives, so that both decode into the same."""
         super().__init__(base)
         import aiohttp
         import msgspec
@@ -71,25 +65,8 @@ class Floor(Client):
         self._replies = msgspec.json.Decoder(ChatCompletion)
         headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": "application/json"}
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS), headers=headers)
-        self.reads = 0
 
-    async def drain(self) -> int:
-        count = reads = 0
-        decode = self._chunks.decode
-        async with self._session.post(self._url, data=self._encode(BODY | {"stream": True})) as response:
-            rest = b""
-            async for data in response.content.iter_any():
-                reads += 1
-                *frames, rest = (rest + data).split(b"\n\n")
-                for frame in frames:
-                    payload = frame[6:]
-                    if payload != b"[DONE]":
-                        decode(payload)
-                        count += 1
-        self.reads = reads
-        return count
-
-    async def events(self) -> AsyncIterator[object]:
+    async def read(self, each: Each) -> None:
         decode = self._chunks.decode
         async with self._session.post(self._url, data=self._encode(BODY | {"stream": True})) as response:
             rest = b""
@@ -98,7 +75,7 @@ class Floor(Client):
                 for frame in frames:
                     payload = frame[6:]
                     if payload != b"[DONE]":
-                        yield decode(payload)
+                        each(decode(payload))
 
     async def plain(self) -> None:
         async with self._session.post(self._url, data=self._encode(BODY)) as response:
@@ -113,57 +90,21 @@ class Ours(Client):
 
     module = "friendli_async"
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, **options: Any) -> None:
+        """Build the client with `options` beside what all measurements have."""
         super().__init__(base)
         from friendli_async import AsyncFriendli
 
-        self._client = AsyncFriendli(_TOKEN, server_url=base, retry=None, max_connections=_CONNECTIONS)
+        self._client = AsyncFriendli(_TOKEN, server_url=base, retry=None, max_connections=_CONNECTIONS, **options)
         self._chat = self._client.serverless.chat
 
-    async def drain(self) -> int:
-        count = 0
-        async with self._chat.stream(model=MODEL, messages=MESSAGES) as stream:
-            async for _ in stream:
-                count += 1
-        return count
-
-    async def events(self) -> AsyncIterator[object]:
+    async def read(self, each: Each) -> None:
         async with self._chat.stream(model=MODEL, messages=MESSAGES) as stream:
             async for chunk in stream:
-                yield chunk
+                each(chunk)
 
     async def plain(self) -> None:
         await self._chat.complete(model=MODEL, messages=MESSAGES)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-
-class HttpxSSE(Client):
-    """httpx-sse and `json.loads`: what one writes by hand on httpx."""
-
-    module = "httpx_sse"
-
-    def __init__(self, base: str) -> None:
-        super().__init__(base)
-        import httpx
-        import httpx_sse
-
-        self._connect = httpx_sse.aconnect_sse
-        self._url = base + _PATH
-        limits = httpx.Limits(max_connections=_CONNECTIONS)
-        self._client = httpx.AsyncClient(limits=limits, timeout=None, headers={"Authorization": f"Bearer {_TOKEN}"})
-
-    async def events(self) -> AsyncIterator[object]:
-        async with self._connect(self._client, "POST", self._url, json=BODY | {"stream": True}) as source:
-            async for event in source.aiter_sse():
-                if event.data == "[DONE]":
-                    break
-                yield json.loads(event.data)
-
-    async def plain(self) -> None:
-        response = await self._client.post(self._url, json=BODY)
-        response.json()
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -178,13 +119,14 @@ class OpenAI(Client):
         super().__init__(base)
         import openai
 
+        # Its own pool admits 1,000 connections, more streams than it keeps up with.
         self._client = openai.AsyncOpenAI(api_key=_TOKEN, base_url=base, max_retries=0)
 
-    async def events(self) -> AsyncIterator[object]:
+    async def read(self, each: Each) -> None:
         stream = await self._client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
         async with stream:
             async for chunk in stream:
-                yield chunk
+                each(chunk)
 
     async def plain(self) -> None:
         await self._client.chat.completions.create(model=MODEL, messages=MESSAGES)
@@ -207,11 +149,11 @@ class Friendli(Client):
         self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=_CONNECTIONS), timeout=None)
         self._client = friendli.AsyncFriendli(token=_TOKEN, server_url=base, async_client=self._http, retry_config=None)
 
-    async def events(self) -> AsyncIterator[object]:
+    async def read(self, each: Each) -> None:
         stream = await self._client.serverless.chat.complete(model=MODEL, messages=MESSAGES, stream=True)
         async with stream:
             async for event in stream:
-                yield event
+                each(event.data)
 
     async def plain(self) -> None:
         await self._client.serverless.chat.complete(model=MODEL, messages=MESSAGES)
@@ -220,13 +162,9 @@ class Friendli(Client):
         await self._http.aclose()
 
 
-CLIENTS: Final[dict[str, type[Client]]] = {
-    "floor": Floor,
-    "friendli_async": Ours,
-    "httpx-sse": HttpxSSE,
-    "openai": OpenAI,
-    "friendli": Friendli,
-}
+FLOOR: Final = "floor"
+OURS: Final = "friendli_async"
+CLIENTS: Final[dict[str, type[Client]]] = {FLOOR: Floor, OURS: Ours, "openai": OpenAI, "friendli": Friendli}
 
 
 def installed(name: str) -> bool:

@@ -5,18 +5,16 @@ import subprocess
 import sys
 from typing import Final
 
-from .clients import CLIENTS, installed
+from .clients import FLOOR, OURS
+from .plan import Plan
 from .processes import ENVIRONMENT
-from .table import FLOOR, OURS, Results, Verdict, at_most, median, paired, show_clients
+from .table import Results, Row, at_most, cells, paired, say
 
-_REPEATS: Final = 9
-_PEER_REPEATS: Final = 3
 _SECONDS: Final = 60
 
 _READY: Final = {
     "floor": "import aiohttp, msgspec",
     "friendli_async": "import friendli_async; friendli_async.AsyncFriendli('token')",
-    "httpx-sse": "import httpx, httpx_sse; httpx.AsyncClient()",
     "openai": "import openai; openai.AsyncOpenAI(api_key='token')",
     "friendli": "import friendli; friendli.AsyncFriendli(token='token')",
 }
@@ -53,34 +51,35 @@ def _timed(statement: str) -> dict[str, float]:
     return json.loads(output) if output else {}
 
 
-def measure(origin: str) -> list[Verdict]:
+def measure(plan: Plan) -> list[Row]:
     """Measure the import of each client with the making of its first client, and our bare import."""
+    say("imports")
     ready: Results = {}
     bare: Results = {}
-    for repeat in range(-1, _REPEATS):  # the first round only writes the bytecode caches
-        for name, statement in _READY.items():
-            if name in CLIENTS and installed(name) and (repeat < _PEER_REPEATS or name in (FLOOR, OURS)):
-                result = _timed(statement)
+    for repeat in range(-1, plan.repeats + 2):  # the first round only writes the bytecode caches
+        for name in plan.clients():
+            if repeat < plan.peer_repeats or name in (FLOOR, OURS):
+                result = _timed(_READY[name])
                 if repeat >= 0:
                     ready.setdefault(name, []).append(result)
         if repeat >= 0:
             bare.setdefault(FLOOR, []).append(ready[FLOOR][-1])
             bare.setdefault(OURS, []).append(_timed(_BARE))
-    columns = {
-        "CPU ms": ("cpu", 1e3, "{:.0f}"),
-        "wall ms": ("wall", 1e3, "{:.0f}"),
-        "modules": ("modules", 1, "{:.0f}"),
-    }
-    show_clients("Import and first client, fresh interpreter (floor: import aiohttp, msgspec)", ready, columns)
-    cpu = median(bare, OURS, "cpu")
-    if cpu is not None:
-        print(f"  bare `{_BARE}`: {cpu * 1e3:.0f} ms of CPU")
-    output = _fresh(_FIRST_CALL, f"{origin}/bulk-10")
-    late = json.loads(output) if output else None
-    if late:
-        print(f"  imported by the first call: {', '.join(late)}")
+    figures = [cells(results, "cpu", 1e3, "{:.0f}") for results in (ready, bare)]
+    late = _late(plan.origin)
     return [
-        at_most("import and first client, beside import aiohttp, msgspec", paired(ready, OURS), 1.25),
-        at_most("bare import, beside import aiohttp, msgspec", paired(bare, OURS), 0.4),
-        at_most("modules imported on the request path", None if late is None else len(late), 0, "{:.0f}"),
+        at_most(
+            "import and first client (floor: aiohttp, msgspec): CPU ms", paired(ready, OURS), 1.2, cells=figures[0]
+        ),
+        at_most("  bare import", paired(bare, OURS), 0.35, cells=figures[1]),
+        at_most("  modules imported on the request path", late, 0, "{:.0f}"),
     ]
+
+
+def _late(origin: str) -> int | None:
+    """Return how many modules a first call imports, having said which."""
+    output = _fresh(_FIRST_CALL, f"{origin}/bulk-10")
+    names: list[str] | None = json.loads(output) if output else None
+    if names:
+        say(f"  imported by the first call: {', '.join(names)}")
+    return None if names is None else len(names)

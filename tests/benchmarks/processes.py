@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,17 @@ ENVIRONMENT = {
 }
 
 _ANSWER_SECONDS = 90
+_FILES = 16_384
+
+
+def allow_files() -> None:
+    """Let this process and its children have enough sockets: the server has two files for each of its streams."""
+    with suppress(ImportError):  # not a Unix
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
 
 
 class Process:
@@ -60,12 +72,12 @@ class Process:
 class Worker(Process):
     """A process that runs benchmark jobs with one client."""
 
-    def __init__(self, client: str, origin: str) -> None:
-        """Start the worker of a client; `origin` is the benchmark server."""
-        super().__init__(1, "tests.benchmarks.worker", client)
+    def __init__(self, client: str, origin: str, loop: str = "asyncio") -> None:
+        """Start the worker of a client on a kind of event loop; `origin` is the benchmark server."""
+        super().__init__(1, "tests.benchmarks.worker", client, loop)
         self._origin = origin
 
-    def run(self, job: str, segment: str, amount: int = 1) -> dict[str, Any]:
+    def run(self, job: str, segment: str, **options: object) -> dict[str, Any]:
         """Run one job against one of the server's replies."""
-        answer = self.ask(json.dumps([job, f"{self._origin}/{segment}", amount]))
+        answer = self.ask(json.dumps([job, f"{self._origin}/{segment}", options]))
         return json.loads(answer) if answer else {"failed": "no answer in time"}

@@ -6,6 +6,7 @@ nothing else. The first segment of the path chooses the reply; what a client app
     /bulk-N/...       N events, as many as fit into each write of 64 KiB
     /paced-N/...      N events, one a write, each written 1 ms after the last: one event a read
     /step-N/...       N events, one a write, each as soon as `GET /next/` was called: many streams in lockstep
+    /many/...         one event; after `GET /go/` 20 a second, each a write, until the client leaves
     /plain/...        a JSON reply
     /event-B/...      a stream whose first event has B bytes of text
     /endless-event/   an event that never ends          (stopped at 128 MiB)
@@ -16,6 +17,11 @@ nothing else. The first segment of the path chooses the reply; what a client app
 import asyncio
 import functools
 import gzip
+import os
+import sys
+import threading
+import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -23,6 +29,7 @@ from . import wire
 
 _WRITE: Final = 64 * 1024
 _PACE: Final = 0.001
+_PERIOD: Final = 1 / 20
 _MIB: Final = 1024 * 1024
 _ENDLESS: Final = 128 * _MIB
 """Where a body without end gives up: a client that reads it all must not take the machine with it."""
@@ -57,6 +64,46 @@ def _bomb() -> bytes:
     body = gzip.compress(b'{"id":"' + b"A" * _ENDLESS + b'"}', compresslevel=6)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
     return head % len(body) + body
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Crowd:
+    """Many streams that are paced together, past asyncio: a thread and nothing but `write` keeps 40,000 events/s."""
+
+    def __init__(self) -> None:
+        """Begin with no stream."""
+        self._joined: list[int] = []
+        event = wire.timed_event()
+        self._event = b"%x\r\n%b\r\n" % (len(event % (0, 0)), event)
+
+    def join(self, writer: asyncio.StreamWriter) -> None:
+        """Add a stream that has its head and first event; its socket stays open until it is seen that nobody reads."""
+        self._joined.append(os.dup(writer.get_extra_info("socket").fileno()))
+
+    def go(self) -> None:
+        """Pace all that have joined."""
+        threading.Thread(target=self._pace, args=(self._joined,), daemon=True).start()
+        self._joined = []
+
+    def _pace(self, files: list[int]) -> None:
+        """Give each file an event a period, evenly spread over the period, until the last of them is closed."""
+        start = time.monotonic() + _PERIOD
+        wheel = deque((start + number * _PERIOD / len(files), file) for number, file in enumerate(files))
+        while wheel:
+            due, file = wheel.popleft()
+            now = time.monotonic()
+            if now < due:
+                time.sleep(due - now)
+                now = time.monotonic()
+            try:
+                os.write(file, self._event % (now, due))
+            except OSError:  # the client has left
+                os.close(file)
+            else:
+                wheel.append((due + _PERIOD, file))
 
 
 class Steps:
@@ -100,7 +147,7 @@ async def _body(mode: str, size: int, steps: Steps) -> AsyncIterator[bytes]:
             yield b"x" * _WRITE
 
 
-async def _reply(writer: asyncio.StreamWriter, segment: str, steps: Steps) -> None:
+async def _reply(writer: asyncio.StreamWriter, segment: str, steps: Steps, crowd: Crowd) -> None:
     mode, _, number = segment.rpartition("-")
     if segment == "plain":
         writer.write(_plain())
@@ -109,24 +156,31 @@ async def _reply(writer: asyncio.StreamWriter, segment: str, steps: Steps) -> No
     elif segment == "next":
         steps.next()
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    elif segment == "go":
+        crowd.go()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    elif segment == "many":
+        writer.write(b"HTTP/1.1 200 OK\r\n" + _STREAM + b"\r\n" + _chunk(wire.token_frame("")))
+        await writer.drain()
+        crowd.join(writer)
     else:
         status = b"500 Internal Server Error" if segment == "endless-error" else b"200 OK"
         writer.write(b"HTTP/1.1 " + status + b"\r\n" + _STREAM + b"\r\n")
         async for data in _body(mode, int(number) if number.isdigit() else 0, steps):
-            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            writer.write(_chunk(data))
             await writer.drain()
         writer.write(b"0\r\n\r\n")
     await writer.drain()
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, steps: Steps) -> None:
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, steps: Steps, crowd: Crowd) -> None:
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             _, target, *_ = head.split(" ", 2)
             length = next((line[15:] for line in head.lower().splitlines() if line.startswith("content-length:")), "0")
             await reader.readexactly(int(length))
-            await _reply(writer, target.split("/")[1], steps)
+            await _reply(writer, target.split("/")[1], steps, crowd)
     except (asyncio.IncompleteReadError, ConnectionError):
         pass  # the client has gone, as each does in the end
     finally:
@@ -134,10 +188,11 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ste
 
 
 async def _main() -> None:
-    steps = Steps()
-    server = await asyncio.start_server(lambda r, w: _serve(r, w, steps), "127.0.0.1", 0, backlog=2048)
+    steps, crowd = Steps(), Crowd()
+    server = await asyncio.start_server(lambda r, w: _serve(r, w, steps, crowd), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    await asyncio.to_thread(sys.stdin.read)  # until whoever started it has ended
+    server.close()
 
 
 if __name__ == "__main__":

@@ -1,61 +1,57 @@
-"""What is printed: a table for each question, and the budgets with their verdicts at the end."""
+"""What is printed: one table, a row a figure or a budget, a column a client."""
 
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from .clients import CLIENTS, installed
+from .clients import CLIENTS, FLOOR
 
-OURS: Final = "friendli_async"
-FLOOR: Final = "floor"
-
-Results = dict[str, list[dict[str, Any]]]
+Results: TypeAlias = dict[str, list[dict[str, Any]]]
+"""By client, what each repeat of a job gave."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One line of the budget: what was measured beside what is allowed."""
+class Row:
+    """One line of the table: the clients' figures, or what a budget allows beside what was measured, or both."""
 
     what: str
-    measured: str
-    budget: str
-    met: bool | None
-    """None where it could not be measured."""
+    cells: dict[str, str] = field(default_factory=dict)
+    measured: str = ""
+    budget: str = ""
+    met: bool | None = None
+    """None where there is no budget, or it could not be measured."""
 
 
-def at_most(what: str, measured: float | None, limit: float, form: str = "{:.2f} x") -> Verdict:
+def at_most(what: str, value: float | None, limit: float, form: str = "{:.2f} x", **more: dict[str, str]) -> Row:
     """Judge a figure that must not exceed `limit`."""
-    return _verdict(what, measured, "<= " + form.format(limit), form, met=measured is not None and measured <= limit)
+    met = None if value is None else value <= limit
+    return Row(what, measured=number(value, 1, form), budget="<= " + form.format(limit), met=met, **more)
 
 
-def at_least(what: str, measured: float | None, limit: float, form: str = "{:.0f} x") -> Verdict:
+def at_least(what: str, value: float | None, limit: float, form: str = "{:.2f} x", **more: dict[str, str]) -> Row:
     """Judge a figure that must reach `limit`."""
-    return _verdict(what, measured, ">= " + form.format(limit), form, met=measured is not None and measured >= limit)
+    met = None if value is None else value >= limit
+    return Row(what, measured=number(value, 1, form), budget=">= " + form.format(limit), met=met, **more)
 
 
-def _verdict(what: str, measured: float | None, budget: str, form: str, *, met: bool) -> Verdict:
-    if measured is None:
-        return Verdict(what, "not measured", budget, None)
-    return Verdict(what, form.format(measured), budget, met)
-
-
-def median(results: Results, name: str, field: str) -> float | None:
+def median(results: Results, name: str, figure: str) -> float | None:
     """Return the median of one figure over the repeats of a client; None where it was not measured."""
-    values = [result[field] for result in results.get(name, ()) if result.get(field) is not None]
+    values = [result[figure] for result in results.get(name, ()) if result.get(figure) is not None]
     return statistics.median(values) if values else None
 
 
-def paired(results: Results, name: str, field: str = "cpu", beside: str = FLOOR) -> float | None:
-    """Return the median over the repeats of one client's figure divided by its neighbour's of the same repeat.
+def paired(results: Results, name: str, beside: str = FLOOR) -> float | None:
+    """Return the median over the repeats of one client's CPU divided by its neighbour's of the same repeat.
 
     Repeats are interleaved: what slows the machine down for a while slows both.
     """
     pairs = zip(results.get(name, ()), results.get(beside, ()), strict=False)
-    ratios = [one[field] / other[field] for one, other in pairs if one.get(field) and other.get(field)]
+    ratios = [one["cpu"] / other["cpu"] for one, other in pairs if one.get("cpu") and other.get("cpu")]
     return statistics.median(ratios) if ratios else None
 
 
@@ -64,37 +60,39 @@ def ratio(numerator: float | None, denominator: float | None) -> float | None:
     return numerator / denominator if numerator and denominator else None
 
 
-def number(value: float | None, scale: float = 1e6, form: str = "{:.2f}") -> str:
-    """Format a figure for a cell, seconds as microseconds unless told otherwise."""
+def number(value: float | None, scale: float, form: str) -> str:
+    """Format a figure for a cell."""
     return "-" if value is None else form.format(value * scale)
 
 
-def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print one table; the first column is the name of a client or a case."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    print(f"\n{title}")
-    for row in (head, ["-" * width for width in widths], *rows):
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  " + "  ".join([row[0].ljust(widths[0]), *cells]), flush=True)
+def cells(results: Results, figure: str, scale: float, form: str) -> dict[str, str]:
+    """Return the median figure of each client that was measured, or the word that it failed."""
+    return {
+        name: "failed" if all("failed" in result for result in repeats) else number(value, scale, form)
+        for name, repeats in results.items()
+        for value in [median(results, name, figure)]
+    }
 
 
-def show_clients(title: str, results: Results, columns: dict[str, tuple[str, float, str]]) -> None:
-    """Print one row a client: each column is a field, its scale and its format; then CPU beside floor and ours."""
-    rows: list[list[str]] = []
-    ours, floor = median(results, OURS, "cpu"), median(results, FLOOR, "cpu")
-    for name in CLIENTS:
-        if not installed(name):
-            rows.append([name, *["not installed"] * len(columns), "", ""])
-            continue
-        cpu = median(results, name, "cpu")
-        beside = [number(ratio(cpu, floor), 1), number(ratio(cpu, ours), 1)]
-        failed = next((result["failed"] for result in results.get(name, ()) if "failed" in result), None)
-        if cpu is None and failed:
-            rows.append([name, *["failed"] * len(columns), "", failed[:60]])
-        else:
-            cells = [number(median(results, name, field), scale, form) for field, scale, form in columns.values()]
-            rows.append([name, *cells, *beside])
-    show(title, ["client", *columns, "x floor", "x ours"], rows)
+def show(rows: Sequence[Row]) -> None:
+    """Print the table."""
+    lines = [["", *CLIENTS, "measured", "budget", ""]]
+    for row in rows:
+        verdict = "" if not row.budget else {True: "met", False: "MISSED", None: "-"}[row.met]
+        lines.append([row.what, *(row.cells.get(name, "") for name in CLIENTS), row.measured, row.budget, verdict])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        rest = (cell.rjust(width) for cell, width in zip(line[1:-1], widths[1:-1], strict=True))
+        print("  ".join([line[0].ljust(widths[0]), *rest, line[-1]]).rstrip())
+
+
+def say(line: str) -> None:
+    """Tell on stderr how the run goes; stdout is the table's."""
+    print(line, file=sys.stderr, flush=True)
+
+
+_PACKAGES: Final = ("friendli-async", "aiohttp", "msgspec", "uvloop", "openai", "friendli")
 
 
 def show_machine() -> None:
@@ -106,17 +104,11 @@ def show_machine() -> None:
         processor = next(models, processor)
     print(f"{processor}, {platform.system()} {platform.release()}")
     print(f"{platform.python_implementation()} {platform.python_version()}", end="")
-    for name in ("friendli-async", "aiohttp", "msgspec", "tenacity", "anyio", "httpx-sse", "openai", "friendli"):
+    for name in _PACKAGES:
         try:
             print(f", {name} {version(name)}", end="")
         except PackageNotFoundError:
             print(f", {name} {'from the tree' if name == 'friendli-async' else 'not installed'}", end="")
     print("\nCPU is that of the client's own process, warmed up; medians of interleaved repeats; one server process.")
-    print("A budget's ratio is the median of the ratios within a repeat, so it is not quite that of the columns.")
-
-
-def show_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """Print every budget with what was measured."""
-    words = {True: "met", False: "NOT MET", None: "-"}
-    rows = [[verdict.what, verdict.measured, verdict.budget, words[verdict.met]] for verdict in verdicts]
-    show("Budgets", ["what", "measured", "budget", "verdict"], rows)
+    print("A ratio is the median of the ratios within a repeat, so it is not quite that of the columns.")
+    print("void: the server was late. ~: other processes had the client's CPU for more than 10 % of the time.\n")

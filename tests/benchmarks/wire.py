@@ -55,6 +55,11 @@ def chat_frames(events: int) -> list[bytes]:
     return [*frames, token_frame("", "stop"), _frame(_CHUNK | {"choices": [], "usage": _USAGE}), DONE]
 
 
+def timed_event() -> bytes:
+    """Return a pattern of one event whose text is two times: `% (written, due)`, of one length whatever they are."""
+    return token_frame("@").replace(b"@", b"%017.6f %017.6f")
+
+
 def plain_reply() -> bytes:
     """Return a whole chat completion of one paragraph."""
     message = {"role": "assistant", "content": " ".join(_WORDS * 12)}

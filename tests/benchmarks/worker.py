@@ -4,34 +4,54 @@ Every job builds a client, warms it up and measures after that. CPU is `time.pro
 """
 
 import asyncio
+import cProfile
 import gc
+import inspect
+import io
 import json
+import pstats
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from .clients import CLIENTS, Client
+from .clients import CLIENTS, Client, Each, Ours
 
 Result: TypeAlias = dict[str, Any]
 
-_JOB_SECONDS = 60.0
+_JOB_SECONDS = 45.0
+_SETTLE_SECONDS = 0.5
+
+
+def _nothing() -> Each:
+    """Return what takes an event and costs next to nothing."""
+    return deque[object](maxlen=0).append
 
 
 class Clock:
     """CPU and wall seconds since it was made."""
 
     def __init__(self) -> None:
-        """Collect garbage first, so that no job pays for the one before."""
-        gc.collect()
+        """Begin."""
+        self._queued = _queued()
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def per(self, count: int) -> Result:
-        """Return the seconds so far, per unit of `count`, and the count."""
+        """Return the seconds so far, per unit of `count`; and the part of the time that others had this CPU."""
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
-        return {"cpu": cpu / count, "wall": wall / count, "count": count}
+        return {"cpu": cpu / count, "wall": wall / count, "count": count, "queued": (_queued() - self._queued) / wall}
+
+
+def _queued() -> float:
+    """Return the seconds that this process was ready to run and did not; 0 where the platform does not tell."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 def _memory(field: str) -> int | None:
@@ -49,102 +69,178 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-async def _warm_up(client: Client, base: str) -> None:
-    """Read one stream of another base with a client of the same kind."""
-    other = type(client)(base)
-    await other.drain()
+async def _warm_up(client: Client, segment: str) -> None:
+    """Read one stream of another segment with a client of the same kind."""
+    other = type(client)(client.base.rpartition("/")[0] + "/" + segment)
+    await other.read(_nothing())
     await other.aclose()
 
 
-def _checked(client: Client, count: int, streams: int) -> int:
-    """Return the count, if it is what the server sent: nobody is fast by losing events."""
-    expected = streams * int(client.base.rpartition("-")[2])
-    if count != expected:
-        raise ValueError(f"{count} events of {expected}")
-    return count
+def _sent(client: Client) -> int:
+    return int(client.base.rpartition("-")[2])
+
+
+async def _check(client: Client) -> None:
+    """See that a stream gives what the server sends (nobody is fast by losing events); warms up as well."""
+    events: list[object] = []
+    await client.read(events.append)
+    if len(events) != _sent(client):
+        raise ValueError(f"{len(events)} events of {_sent(client)}")
+
+
+async def _control(client: Client) -> asyncio.StreamWriter:
+    """Connect to the server for orders of our own."""
+    url = urlsplit(client.base)
+    _, writer = await asyncio.open_connection(url.hostname, url.port)
+    return writer
 
 
 async def one_by_one(client: Client, streams: int) -> Result:
-    """Read `streams` streams, one after another."""
-    await client.drain()
+    """Read `streams` streams, one after another; figures an event."""
+    await _check(client)
+    each = _nothing()
+    gc.collect()
     clock = Clock()
-    count = 0
     for _ in range(streams):
-        count += await client.drain()
-    result = clock.per(_checked(client, count, streams)) | {"rss": _memory("VmRSS")}
-    if hasattr(client, "reads"):
-        result["reads"] = client.reads * streams / count
-    return result
+        await client.read(each)
+    return clock.per(streams * _sent(client))
 
 
-async def together(client: Client, streams: int) -> Result:
-    """Read `streams` streams, all at the same time, over connections that are there already."""
-    await asyncio.gather(*(client.drain() for _ in range(streams)))
+async def openings(client: Client, count: int) -> Result:
+    """Read `count` streams that are over as soon as they begin; figures a stream."""
+    for _ in range(20):
+        await _check(client)
+    each = _nothing()
+    gc.collect()
     clock = Clock()
-    counts = await asyncio.gather(*(client.drain() for _ in range(streams)))
-    return clock.per(_checked(client, sum(counts), streams)) | {"complete": len(counts)}
-
-
-async def lockstep(client: Client, streams: int) -> Result:
-    """Hold `streams` streams open together; each gets its next event when all have got the one before.
-
-    The memory is taken when every stream has had its first event; the CPU time starts there.
-    """
-    url = urlsplit(client.base)
-    await _warm_up(client, f"http://{url.netloc}/bulk-100")
-    _, control = await asyncio.open_connection(url.hostname, url.port)
-    memory, count, rounds = _memory("VmRSS") or 0, 0, 0
-    clock: Clock | None = None
-
-    def tick() -> None:
-        nonlocal count, rounds, memory, clock
-        count += 1
-        if count % streams == 0:
-            rounds += 1
-            if rounds == 1:
-                memory = (_memory("VmRSS") or 0) - memory
-                clock = Clock()
-            control.write(b"GET /next/ HTTP/1.1\r\n\r\n")
-
-    async def read() -> None:
-        async for _ in client.events():
-            tick()
-
-    await asyncio.gather(*(read() for _ in range(streams)))
-    assert clock is not None
-    result = clock.per(_checked(client, count, streams) - streams)
-    control.close()
-    await control.wait_closed()
-    return result | {"complete": streams, "memory": memory / streams}
-
-
-async def first_to_last(client: Client, streams: int) -> Result:
-    """Read `streams` streams one after another, as `lockstep` counts: from the first event of each to its end."""
-    await client.drain()
-    cpu, count = 0.0, 0
-    for _ in range(streams):
-        started = None
-        async for _event in client.events():
-            if started is None:
-                started = time.process_time()
-            else:
-                count += 1
-        assert started is not None
-        cpu += time.process_time() - started
-    return {"cpu": cpu / count}
+    for _ in range(count):
+        await client.read(each)
+    return clock.per(count)
 
 
 async def calls(client: Client, count: int) -> Result:
     """Make `count` plain calls, one after another."""
     for _ in range(20):
         await client.plain()
+    gc.collect()
     clock = Clock()
     for _ in range(count):
         await client.plain()
     return clock.per(count)
 
 
-async def _peak(call: Callable[[], Awaitable[object]]) -> Result:
+class Lateness:
+    """Takes timed events: when each reached the loop body. What it says is worked out afterwards."""
+
+    def __init__(self) -> None:
+        """Begin with no event."""
+        self.times: list[float] = []
+        self.texts: list[str] = []
+
+    def take(self, chunk: Any) -> None:
+        """Be the loop body."""
+        self.times.append(time.monotonic())
+        self.texts.append(chunk.choices[0].delta.content)
+
+    def clear(self) -> None:
+        """Forget what came so far."""
+        self.times.clear()
+        self.texts.clear()
+
+    def figures(self) -> Result:
+        """Return percentiles of written to taken, and of due to written, which is the server's own."""
+        pairs = [text.split() for text in self.texts]
+        late = sorted(taken - float(written) for taken, (written, _) in zip(self.times, pairs, strict=True))
+        server = sorted(float(written) - float(due) for written, due in pairs)
+        at = len(late) * 99 // 100
+        return {"p50": late[len(late) // 2], "p99": late[at], "server_p99": server[at]}
+
+
+async def crowd(client: Client, streams: int, seconds: float, *, profile: bool = False) -> Result:
+    """Hold `streams` streams open, each with 20 events/s; measure while all of them run."""
+    await _warm_up(client, "bulk-100")
+    control = await _control(client)
+    late = Lateness()
+    readers = [asyncio.create_task(client.read(late.take)) for _ in range(streams)]
+    try:
+        while len(late.times) < streams and not any(reader.done() for reader in readers):  # noqa: ASYNC110  # an Event would be set in the loop body, which is what is measured
+            await asyncio.sleep(0.01)
+        gc.collect()  # here, where nobody waits for an event
+        control.write(b"GET /go/ HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(_SETTLE_SECONDS)
+        with cProfile.Profile() if profile else nullcontext() as profiler:
+            late.clear()
+            clock = Clock()
+            await asyncio.sleep(seconds)
+            result = clock.per(len(late.times) or 1)
+        result |= late.figures() | {"profile": _hottest(profiler) if profiler else None}
+        if ended := next((reader for reader in readers if reader.done()), None):
+            ended.result()
+            raise ValueError("a stream ended early")
+        return result
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        control.close()
+
+
+def _hottest(profiler: cProfile.Profile) -> str:
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(40)
+    return text.getvalue()
+
+
+async def lockstep(client: Client, streams: int) -> Result:
+    """Hold `streams` streams open together; each gets its next event when all have got the one before.
+
+    The memory is taken when every stream has had its first event.
+    """
+    await _warm_up(client, "bulk-100")
+    control = await _control(client)
+    before, count, held = _memory("VmRSS") or 0, 0, 0
+
+    def tick(_: object) -> None:
+        nonlocal count, held
+        count += 1
+        if count % streams == 0:
+            held = held or (_memory("VmRSS") or 0) - before
+            control.write(b"GET /next/ HTTP/1.1\r\n\r\n")
+
+    await asyncio.gather(*(client.read(tick) for _ in range(streams)))
+    control.close()
+    complete = streams if count == streams * _sent(client) else count // _sent(client)
+    return {"complete": complete, "memory": held / streams}
+
+
+class Quiet:
+    """An observer that is told everything and does nothing."""
+
+    def _told(self, event: object) -> None:
+        pass
+
+    call_started = attempt_started = connected = attempt_ended = first_event = call_ended = _told
+
+
+async def observed(client: Client, pairs: int) -> Result:
+    """Read a stream without and one with an observer, `pairs` times, in turn; CPU an event that it adds.
+
+    The cheapest of each are compared: what else goes on adds more than an observer does, and never takes away.
+    """
+    from friendli_async import AsyncFriendli
+
+    if "observers" not in inspect.signature(AsyncFriendli).parameters:
+        return {"failed": "AsyncFriendli takes no observers"}
+    watched = Ours(client.base, observers=[Quiet()])
+    costs: dict[Client, list[float]] = {client: [], watched: []}
+    for _ in range(pairs):
+        for one, cost in costs.items():
+            cost.append((await one_by_one(one, 1))["cpu"])
+    await watched.aclose()
+    return {"cpu": min(costs[watched]) - min(costs[client])}
+
+
+async def _peak(call: Awaitable[object]) -> Result:
     gc.collect()
     before = _memory("VmRSS")
     if before is not None:
@@ -152,49 +248,60 @@ async def _peak(call: Callable[[], Awaitable[object]]) -> Result:
     ended = "passed"
     clock = Clock()
     try:
-        await call()
+        await call
     except Exception as error:  # whatever the client raises is the result
         ended = type(error).__name__
     peak = _memory("VmHWM")
     return clock.per(1) | {"ended": ended, "peak": peak - before if peak and before else None}
 
 
-async def stream_peak(client: Client, _: int) -> Result:
+async def stream_peak(client: Client) -> Result:
     """Read one stream and tell how it ended and what memory it took at its peak."""
-    return await _peak(client.drain)
+    await _warm_up(client, "bulk-100")
+    return await _peak(client.read(_nothing()))
 
 
-async def plain_peak(client: Client, _: int) -> Result:
+async def plain_peak(client: Client) -> Result:
     """Make one plain call and tell how it ended and what memory it took at its peak."""
-    return await _peak(client.plain)
+    await _warm_up(client, "bulk-100")
+    return await _peak(client.plain())
 
 
-JOBS: dict[str, Callable[[Client, int], Awaitable[Result]]] = {
-    job.__name__: job for job in (one_by_one, together, lockstep, first_to_last, calls, stream_peak, plain_peak)
+JOBS: dict[str, Callable[..., Awaitable[Result]]] = {
+    job.__name__: job for job in (one_by_one, openings, calls, crowd, lockstep, observed, stream_peak, plain_peak)
 }
 
 
-async def _run(name: str, job: str, base: str, amount: int) -> Result:
+async def _run(name: str, job: str, base: str, options: dict[str, Any]) -> Result:
     client = CLIENTS[name](base)
     try:
         async with asyncio.timeout(_JOB_SECONDS):
-            return await JOBS[job](client, amount)
+            return await JOBS[job](client, **options)
     finally:
         await client.aclose()
 
 
-def main() -> None:
+def _loop(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if name == "asyncio":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def main(name: str, loop: str) -> None:
     """Answer jobs until stdin ends."""
     # glibc maps blocks over 128 KiB one by one until the first such block is freed. asyncio reads into 256 KiB, so
     # whether an import happened to free one decides on 20 us a read: begin with it freed, for everybody.
     bytes(1024 * 1024)
     for line in sys.stdin:
         try:
-            result = asyncio.run(_run(sys.argv[1], *json.loads(line)))
+            with asyncio.Runner(loop_factory=_loop(loop)) as runner:
+                result = runner.run(_run(name, *json.loads(line)))
         except Exception as error:  # a client that cannot do a job is a row of the table
             result = {"failed": f"{type(error).__name__}: {error}"[:200]}
         print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

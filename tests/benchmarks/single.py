@@ -1,0 +1,111 @@
+"""One stream, one call, a thousand streams held open, an observer, replies without measure."""
+
+from typing import Any, Final
+
+from .clients import FLOOR, OURS
+from .plan import Plan, told
+from .processes import Worker
+from .table import Results, Row, at_least, at_most, cells, median, number, paired, say
+
+_MIB: Final = 1024 * 1024
+
+# Events of one stream, and calls, so that each client takes some tenths of a second.
+_BULK_EVENTS: Final = {"openai": 3_000, "friendli": 800}
+_CALLS: Final = {"openai": 120, "friendli": 40}
+_STREAMS: Final = 1_000
+_PEER_STREAMS: Final = 200
+"""A peer opens 1,000 for half a minute, and needs no more memory for each."""
+
+
+def events(plan: Plan) -> list[Row]:
+    """Measure the CPU time per chat event of one stream, in large reads and one event a read."""
+    say("events")
+    bulk = plan.in_turn(
+        lambda name, worker: worker.run("one_by_one", f"bulk-{_BULK_EVENTS.get(name, 40_000)}", streams=2)
+    )
+    paced_events = int(1_000 * plan.scale)
+    paced = plan.in_turn(lambda _, worker: worker.run("one_by_one", f"paced-{paced_events}", streams=1))
+    read = cells(paced, "cpu", 1e6, "{:.0f}")
+    return [
+        at_most("one stream, an event a read: CPU us an event", paired(paced, OURS), 1.05, cells=read),
+        at_most(
+            "one stream, large reads: CPU us an event",
+            paired(bulk, OURS),
+            1.2,
+            cells=cells(bulk, "cpu", 1e6, "{:.2f}"),
+        ),
+        at_least("  openai's beside ours", paired(bulk, "openai", OURS), 70, "{:.0f} x"),
+        at_least("  friendli's beside ours", paired(bulk, "friendli", OURS), 250, "{:.0f} x"),
+    ]
+
+
+def calls(plan: Plan) -> list[Row]:
+    """Measure the CPU time of opening a stream, and of a plain call."""
+    say("calls")
+
+    def count(name: str) -> int:
+        return int(_CALLS.get(name, 1_000) * plan.scale)
+
+    opened = plan.in_turn(lambda name, worker: worker.run("openings", "bulk-3", count=count(name)))
+    plain = plan.in_turn(lambda name, worker: worker.run("calls", "plain", count=count(name)))
+    form = "{:.0f}"
+    return [
+        at_most("opening a stream: CPU us", paired(opened, OURS), 1.25, cells=cells(opened, "cpu", 1e6, form)),
+        at_most("plain call: CPU us", paired(plain, OURS), 1.25, cells=cells(plain, "cpu", 1e6, form)),
+    ]
+
+
+def held(plan: Plan) -> list[Row]:
+    """Hold 1,000 streams open: whether all complete, and the memory of each."""
+    say("held")
+    results: Results = {}
+    for repeat in range(min(3, plan.repeats)):
+        for name in plan.clients():
+            if repeat == 0 or name in (FLOOR, OURS):
+                streams = _STREAMS if name in (FLOOR, OURS) else _PEER_STREAMS
+                with Worker(name, plan.origin) as worker:  # a new one each time: memory once used is not given back
+                    result = worker.run("lockstep", "step-3", streams=streams)
+                    results.setdefault(name, []).append(told(name, result))
+    kib, memory = cells(results, "memory", 1 / 1024, "{:.1f}"), median(results, OURS, "memory")
+    return [
+        at_least("1,000 streams at once: complete", median(results, OURS, "complete"), _STREAMS, "{:.0f}"),
+        at_most("  KiB of memory each", memory and memory / 1024, 24, "{:.1f}", cells=kib),
+    ]
+
+
+def observer(plan: Plan) -> list[Row]:
+    """Measure what an observer that does nothing adds to a read."""
+    say("observer")
+    with Worker(OURS, plan.origin) as worker:
+        result = told(OURS, worker.run("observed", "paced-200", pairs=int(24 * plan.scale)))
+    added = result.get("cpu")
+    return [at_most("an observer attached: CPU us a read more", added and added * 1e6, 2, "{:.1f}")]
+
+
+_CASES: Final = (
+    # segment, job, our limit in bytes, how ours must end
+    ("event-8388608", "stream_peak", 32 * _MIB, "passed"),
+    ("endless-event", "stream_peak", 32 * _MIB, "ResponseDecodeError"),
+    ("endless-error", "plain_peak", 64 * 1024, "InternalServerError"),
+    ("bomb", "plain_peak", 64 * _MIB, "ResponseDecodeError"),
+)
+
+
+def memory(plan: Plan) -> list[Row]:
+    """Measure the peak memory of replies without measure (the server itself stops at 128 MiB)."""
+    rows: list[Row] = []
+    for segment, job, limit, ending in _CASES:
+        say(f"memory: {segment}")
+        results: dict[str, dict[str, Any]] = {}
+        for name in plan.clients():
+            if name == OURS or (plan.thorough and name != FLOOR):  # the floor has no limits, and a quadratic buffer
+                with Worker(name, plan.origin) as worker:
+                    results[name] = told(name, worker.run(job, segment))
+        peaks = {name: number(result.get("peak"), 1 / _MIB, "{:.0f}") for name, result in results.items()}
+        # A reply is held in pieces and once more in one piece, and msgspec's text of it is a third.
+        allowed, ours = 3 * limit + 2 * _MIB, results[OURS]
+        ended, peak = ours.get("ended", "failed"), ours.get("peak")
+        met = None if peak is None else ended == ending and peak <= allowed
+        budget = f"{ending}, <= {allowed / _MIB:.0f}"
+        rows.append(Row(f"{segment}: MiB at the peak", peaks, ended, budget, met))
+    return rows
