@@ -1,21 +1,52 @@
 """Fixtures for every test."""
 
+import asyncio
+import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from aioresponses import aioresponses
+from support.clock import Clock
+from support.embedded_server import AUTH, RawClient
 from support.engine import MODEL, require_engine
 from support.mock_http import mocked_http
+from support.sockets import client_of
 
+from friendli_async import AsyncFriendli
 from friendli_async.demo.engine import LocalEngine
+from friendli_async.testing import FriendliServer
 
 
-def pytest_configure() -> None:
+class OnUvloop:
+    """A plugin of pytest-asyncio: what a test awaits runs on uvloop."""
+
+    @staticmethod
+    def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--loop", choices=("asyncio", "uvloop"), default="asyncio", help="the event loop of the tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell's background job ignores Ctrl-C, and so would the programs that the tests start and interrupt."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("--loop") == "uvloop":
+        config.pluginmanager.register(OnUvloop())
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: without it `gc.collect()`, which many tests call, takes milliseconds, not 200."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -31,6 +62,66 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FriendliServer]:
+    """The embedded server, in the loop of the test."""
+    async with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+def remote() -> Iterator[FriendliServer]:
+    """The embedded server in a thread of its own, for tests that run loops or programs themselves."""
+    with FriendliServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client_options() -> dict[str, Any]:
+    """In what the `client` of a file differs from one without retries: a file overrides this."""
+    return {}
+
+
+@pytest.fixture
+async def client(server: FriendliServer, client_options: dict[str, Any]) -> AsyncIterator[AsyncFriendli]:
+    """A client of `server`."""
+    async with client_of(server.url, **client_options) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the test's loop, which stands still from here on."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("uvloop's timers do not ask its time(), so its clock cannot be held")
+    held = Clock(loop)
+    monkeypatch.setattr(loop, "time", held)
+    return held
+
+
+@pytest.fixture
+async def session(server: FriendliServer) -> AsyncIterator[aiohttp.ClientSession]:
+    """What talks HTTP to `server` without this library."""
+    async with aiohttp.ClientSession(server.url, headers=AUTH) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def raw_client(server: FriendliServer) -> AsyncIterator[RawClient]:
+    """What talks bytes to `server`."""
+    opened = await RawClient.connect(server)
+    yield opened
+    opened.abort()
+
+
+@pytest.fixture
+def garbage_is_collected() -> Iterator[None]:
+    """What a test leaves to the collector warns in that test, not in a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 # The same examples every time, and nothing kept on disk.
 deterministic = settings(
-    derandomize=True, deadline=None, database=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow]
+    derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
 # For what takes long to draw.
-fewer = settings(deterministic, max_examples=80)
+fewer = settings(deterministic, max_examples=40)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

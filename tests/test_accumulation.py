@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Entry, chats, chunk, chunkings, fewer
+from support.events import decode_event, decoded
 
 from friendli_async import APIStatusError, ChatChunk, ChatCompletion, Partial, ResponseDecodeError
-from friendli_async._core.events.stream import EventReader
+from friendli_async._core.events.reader import EventReader
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
 
@@ -21,7 +22,7 @@ def collected(*chunks: bytes, n: int = 1) -> ChatCollector:
     """A collector that has taken these chunks in, one by one; those that say nothing are dropped."""
     collector = ChatCollector(n)
     for data in chunks:
-        event = collector.decode(data)
+        event = decoded(data)
         if event is not None:
             collector.extend([event])
     return collector
@@ -84,7 +85,7 @@ def test_a_chat_adds_up_to_what_was_said_however_it_is_chunked(data: st.DataObje
     assert [choice.index for choice in reply.choices] == list(range(len(said)))
     assert all(choice.message.role == "assistant" for choice in reply.choices)
     assert (reply.id, reply.object, reply.created, reply.model) == ("c1", "chat.completion", 1700000000, "m")
-    assert collector.complete()
+    assert collector.may_end
 
 
 @given(st.data())
@@ -95,7 +96,7 @@ def test_any_two_ways_to_chunk_a_chat_and_to_take_it_in_give_equal_results(data:
     one = collected(*(chunk([entry]) for entry in entries), n=len(said))
     other = collected(*chunks, n=len(said))
     bulk = ChatCollector(len(said))
-    bulk.extend([event for each in chunks if (event := bulk.decode(each)) is not None])
+    bulk.extend([event for each in chunks if (event := decoded(each)) is not None])
     assert one.result() == other.result() == bulk.result()
     assert one.partial() == other.partial() == bulk.partial()
 
@@ -107,13 +108,13 @@ def test_a_chat_is_complete_when_its_last_finish_reason_has_come_and_not_before(
     collector = ChatCollector(len(said))
     finished: set[int] = set()
     for entry in entries:
-        assert not collector.complete()
-        event = collector.decode(chunk([entry]))
+        assert not collector.may_end
+        event = decoded(chunk([entry]))
         assert event is not None
         collector.extend([event])
         if entry.get("finish_reason"):
             finished.add(entry["index"])
-        assert collector.complete() == (len(finished) == len(said))
+        assert collector.may_end == (len(finished) == len(said))
 
 
 @given(st.data())
@@ -123,7 +124,7 @@ def test_the_partial_is_at_every_moment_what_choice_0_has_said(data: st.DataObje
     collector = ChatCollector()
     pieces: list[str] = []
     for entry in entries:
-        event = collector.decode(chunk([entry]))
+        event = decoded(chunk([entry]))
         assert event is not None
         collector.extend([event])
         if entry["index"] == 0:
@@ -278,41 +279,39 @@ def test_a_half_that_never_finds_its_other_half_is_kept() -> None:
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "content_filter", "brand-new"])
 def test_any_finish_reason_completes(reason: str) -> None:
     collector = collected(delta(content="a"), delta(finish_reason=reason))
-    assert collector.complete()
+    assert collector.may_end
     assert collector.result().choices[0].finish_reason == reason
 
 
 @pytest.mark.parametrize("reason", ["null", None, ""])
 def test_what_names_no_reason_does_not_complete(reason: str | None) -> None:
     collector = collected(delta(content="a", finish_reason=reason), delta(finish_reason=reason))
-    assert not collector.complete()
+    assert not collector.may_end
     assert collector.result().choices[0].finish_reason is None
 
 
 def test_a_chunk_without_the_key_does_not_complete() -> None:
     collector = collected(chunk([{"index": 0, "delta": {"content": "a"}}]))
-    assert not collector.complete()
+    assert not collector.may_end
 
 
 def test_a_finish_reason_with_the_last_text_counts_both() -> None:
     collector = collected(delta(content="a"), delta(content="b", finish_reason="stop"))
-    assert (collector.result().text, collector.complete()) == ("ab", True)
+    assert (collector.result().text, collector.may_end) == ("ab", True)
 
 
 def test_nothing_is_not_complete() -> None:
-    assert not collected().complete()
+    assert not collected().may_end
     assert collected().partial() == Partial()
 
 
 def test_of_two_choices_both_must_finish() -> None:
     collector = collected(delta(0, content="a", finish_reason="stop"), n=2)
-    assert not collector.complete()
-    collector.extend([event for data in (delta(1, content="b"),) if (event := collector.decode(data)) is not None])
-    assert not collector.complete()
-    collector.extend(
-        [event for data in (delta(1, finish_reason="stop"),) if (event := collector.decode(data)) is not None]
-    )
-    assert collector.complete()
+    assert not collector.may_end
+    collector.extend([event for data in (delta(1, content="b"),) if (event := decoded(data)) is not None])
+    assert not collector.may_end
+    collector.extend([event for data in (delta(1, finish_reason="stop"),) if (event := decoded(data)) is not None])
+    assert collector.may_end
 
 
 def test_choices_that_come_out_of_order_are_sorted() -> None:
@@ -323,7 +322,7 @@ def test_choices_that_come_out_of_order_are_sorted() -> None:
 
 def test_more_choices_than_asked_for_are_all_kept_and_must_all_finish() -> None:
     collector = collected(delta(0, finish_reason="stop"), delta(1, content="b"))
-    assert not collector.complete()
+    assert not collector.may_end
     assert len(collector.result().choices) == 2
 
 
@@ -345,7 +344,7 @@ LAST: dict[str, bytes] = {
 def test_usage_after_the_finish_reason_is_found_and_changes_nothing_else(place: str) -> None:
     collector = collected(delta(content="a"), delta(finish_reason="stop"), LAST[place])
     reply = collector.result()
-    assert collector.complete()
+    assert collector.may_end
     assert reply.usage is not None
     assert reply.usage == collector.usage == collector.partial().usage
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (3, 2, 5)
@@ -357,7 +356,7 @@ def test_usage_in_the_finish_chunk_and_usage_that_is_null_in_all_others() -> Non
     collector = collected(chunk([{"index": 0, "delta": {"content": "a"}}], usage=None), finish)
     assert collector.usage is not None
     assert collector.usage.total_tokens == 5
-    assert collector.complete()
+    assert collector.may_end
 
 
 def test_of_usages_that_grow_with_every_chunk_the_last_one_counts() -> None:
@@ -371,7 +370,7 @@ def test_of_usages_that_grow_with_every_chunk_the_last_one_counts() -> None:
 
 def test_usage_alone_is_no_text_and_no_completion() -> None:
     collector = collected(chunk([], usage=USAGE))
-    assert not collector.complete()
+    assert not collector.may_end
     assert collector.partial().text == ""
     assert collector.result().choices == ()
     assert collector.result().text == ""
@@ -400,7 +399,7 @@ def test_reasoning_is_kept_in_its_spelling_and_found_under_both(spelling: str) -
 
 
 def test_reasoning_in_one_chunk_with_text_loses_neither() -> None:
-    event = ChatCollector().decode(delta(content="Hi", reasoning="because"))
+    event = decoded(delta(content="Hi", reasoning="because"))
     assert event is not None
     assert (event.text, event.reasoning) == ("Hi", "because")
     reply = collected(delta(content="Hi", reasoning="because")).result()
@@ -435,13 +434,13 @@ def test_the_head_is_that_of_the_first_chunk_with_choices() -> None:
 
 @pytest.mark.parametrize("created", [1700000000, 1700000000.5, 1700000000123456789, None])
 def test_any_number_serves_as_the_time_of_creation(created: object) -> None:
-    event = ChatCollector().decode(json.dumps({"created": created, "choices": [{"index": 0}]}).encode())
+    event = decoded(json.dumps({"created": created, "choices": [{"index": 0}]}).encode())
     assert event is not None
     assert event.created == created
 
 
 def test_the_text_of_a_chunk_is_that_of_choice_0_wherever_it_stands() -> None:
-    event = ChatCollector().decode(
+    event = decoded(
         chunk([{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a", "reasoning": "r"}}])
     )
     assert event is not None
@@ -450,12 +449,69 @@ def test_the_text_of_a_chunk_is_that_of_choice_0_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"<html>", b"[]", b"5", b'{"choices":[5]}', b'{"choices":"a"}', b'{"choices":[{"index":"0"}]}']
+    "data",
+    [
+        b"<html>",
+        b"5",
+        b"true",
+        b"[5]",
+        b'{"choices":5}',
+        b'{"choices":[5]}',
+        b'{"choices":"a"}',
+        b'{"choices":[[]]}',
+        b'{"choices":[{"delta":"a"}]}',
+        b'{"choices":[{"delta":{"tool_calls":5}}]}',
+    ],
 )
 def test_what_is_no_chunk_is_a_decode_error(data: bytes) -> None:
     with pytest.raises(ResponseDecodeError) as caught:
-        ChatCollector().decode(data)
+        decoded(data)
     assert caught.value.excerpt == data.decode()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b" ", b"null", b"{}", b"[]", b'""', b" {} ", b": comment", b":", b"ping", b"keep-alive"]
+)
+def test_what_says_nothing_is_a_heartbeat(data: bytes) -> None:
+    assert decode_event(data) == (None, None, False)
+
+
+@pytest.mark.parametrize("data", [b"[DONE]", b"[DONE] ", b" [DONE]", b"\t[DONE]\r", b'"[DONE]"'])
+def test_the_sentinel_is_the_end_whatever_is_around_it(data: bytes) -> None:
+    assert decode_event(data) == (None, None, True)
+
+
+ODDITIES: dict[str, tuple[Entry, Entry]] = {
+    "index as text": ({"index": "1"}, {}),
+    "index as a float": ({"index": 1.0}, {}),
+    "created as text": ({}, {"created": "1700000000"}),
+    "created as nonsense": ({}, {"created": "today"}),
+    "id as a number": ({}, {"id": 5}),
+    "model as a number": ({}, {"model": 5}),
+    "object as a number": ({}, {"object": 5}),
+    "empty usage": ({}, {"usage": ""}),
+    "usage as a list": ({}, {"usage": []}),
+    "counts as text": ({}, {"usage": {"prompt_tokens": "3", "total_tokens": "5"}}),
+    "counts as floats": ({}, {"usage": {"prompt_tokens": 3.0, "total_tokens": 5.0}}),
+    "details as a list": ({}, {"usage": {"prompt_tokens": 3, "total_tokens": 5, "prompt_tokens_details": []}}),
+    "logprobs as a list": ({"logprobs": []}, {}),
+    "logprobs of the legacy shape": ({"logprobs": {"tokens": ["a"], "token_logprobs": [-0.5]}}, {}),
+    "finish reason as an object": ({"finish_reason": {"type": "stop"}}, {}),
+}
+
+
+@pytest.mark.parametrize("case", ODDITIES)
+def test_bookkeeping_of_another_type_does_not_cost_the_text(case: str) -> None:
+    of_choice, of_chunk = ODDITIES[case]
+    event = decoded(chunk([{"index": 0, "delta": {"content": "a"}, **of_choice}], **of_chunk))
+    assert event is not None
+    [choice] = event.choices
+    assert choice.delta.content == "a"
+    assert choice.index == (1 if "index" in of_choice else 0)
+    assert choice.finish_reason == ("stop" if "finish_reason" in of_choice else None)
+    if of_chunk.get("usage"):
+        assert event.usage is not None
+        assert (event.usage.prompt_tokens, event.usage.total_tokens) == (3, 5)
 
 
 # --- errors among the chunks -----------------------------------------------------------------------------------------
@@ -468,17 +524,46 @@ def read(*events: bytes) -> EventReader[ChatChunk]:
 
 
 ERROR = {"message": "provider gone", "code": 502}
-BESIDE = chunk([{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}], error=ERROR)
+BESIDE = chunk([{"index": 0, "delta": {"content": "b"}, "finish_reason": "error"}], error=ERROR)
 
 
-@pytest.mark.parametrize("data", [json.dumps({"error": ERROR}).encode(), BESIDE], ids=["alone", "beside choices"])
-def test_an_error_among_the_chunks_is_raised_after_the_good_ones(data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "delivered"),
+    [(json.dumps({"error": ERROR}).encode(), ["a"]), (BESIDE, ["a", "b"])],
+    ids=["alone", "beside choices"],
+)
+def test_an_error_among_the_chunks_is_raised_after_the_good_ones(data: bytes, delivered: list[str]) -> None:
     reader = read(delta(content="a"), data, delta(content="never"))
     assert [event.text for event in itertools.islice(reader.ready, 1)] == ["a"]
-    assert reader.over
+    assert reader.is_last
     assert isinstance(reader.failure, APIStatusError)
     assert (reader.failure.status_code, reader.failure.message) == (502, "provider gone")
-    assert len(reader.ready) == 1
+    assert [event.text for event in reader.ready] == delivered
+
+
+@pytest.mark.parametrize("error", ["", {}, [], False, None, 0])
+def test_an_empty_error_beside_the_text_is_none(error: object) -> None:
+    reader = read(chunk([{"index": 0, "delta": {"content": "a"}}], error=error), delta(content="b"))
+    assert reader.failure is None
+    assert [event.text for event in reader.ready] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"message":"no"}', b'{"detail":"no"}', b'{"code":7,"msg":"no"}', b'"no"', b'[{"error":{"message":"no"}}]'],
+)
+def test_words_without_a_chunk_around_them_are_an_error(data: bytes) -> None:
+    reader = read(delta(content="a"), data, delta(content="never"))
+    assert [event.text for event in reader.ready] == ["a"]
+    assert isinstance(reader.failure, APIStatusError)
+    assert reader.failure.message == "no"
+
+
+@pytest.mark.parametrize(("name", "data"), [(None, b'{"id":"c1","tokens_left":5}'), ("citations", b'{"urls":["u"]}')])
+def test_an_event_of_an_unknown_kind_is_a_chunk_without_choices(name: str | None, data: bytes) -> None:
+    payload, error, is_end = decode_event(data, name)
+    assert isinstance(payload, ChatChunk)
+    assert (payload.choices, error, is_end) == ((), None, False)
 
 
 def test_the_word_error_in_the_text_is_no_error() -> None:

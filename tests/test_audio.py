@@ -1,13 +1,12 @@
 """Transcriptions: replies, streams and how they end, and what is refused."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.sockets import QUICK, client_of, nothing_left, within
+from support.sockets import QUICK, nothing_left, within
 
 from friendli_async import (
     APIStatusError,
@@ -60,15 +59,8 @@ def finished(text: str | None = "Hello there", **more: object) -> Step:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url, retry=QUICK) as client:
-        yield client
+def client_options() -> dict[str, Any]:
+    return {"retry": QUICK}
 
 
 # --- whole -----------------------------------------------------------------------------------------------------------
@@ -263,10 +255,10 @@ async def test_leaving_a_stream_closes_the_connection(server: FriendliServer, cl
 def test_pieces_add_up_however_they_are_cut(pieces: list[str]) -> None:
     collector = TranscriptCollector()
     payloads = [json.dumps({"type": "transcript.text.delta", "delta": piece}).encode() for piece in pieces]
-    for payload in payloads:
-        decoded = collector.decode(payload)
-        assert decoded is not None
-        collector.extend([decoded])
+    events = collector.dialect.decode_all(payloads)
+    assert events is not None
+    for each in events:
+        collector.extend([each])
     assert collector.result() == Transcription(text="".join(pieces))
     assert collector.partial().text == "".join(pieces)
-    assert not collector.complete()
+    assert not collector.may_end

@@ -1,7 +1,6 @@
 """Cost and usage: what is asked for, and what the answers are made into."""
 
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Final
@@ -52,18 +51,6 @@ USAGE: Final[dict[str, Any]] = {
     "data": [{"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T01:00:00Z", "results": [RESULT, {}]}],
     "has_more": False,
 }
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with AsyncFriendli("test-token", server_url=server.url, retry=None) as client:
-        yield client
 
 
 async def test_costs_are_buckets_of_exact_amounts(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -207,3 +194,14 @@ async def test_usage_is_split_by_what_was_asked_for(client: AsyncFriendli) -> No
 async def test_a_page_longer_than_there_are_is_refused_by_the_server(client: AsyncFriendli) -> None:
     with pytest.raises(UnprocessableEntityError, match="limit"):
         await client.cost.get(start_time=START, end_time=END, limit=36)
+
+
+@pytest.mark.parametrize(
+    ("written", "amount"), [("12.340", "12.340"), (12.34, "12.34"), (3, "3"), (0.0, "0.0")], ids=str
+)
+def test_amounts_are_text_whatever_the_server_writes(written: object, amount: str) -> None:
+    bucket = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T00:00:00Z"}
+    results = [{"total": written, "quantity": written, "unit_price": None}]
+    page = msgspec.convert({"data": [{**bucket, "results": results}]}, CostPage)
+    (result,) = page.data[0].results
+    assert (result.total, result.quantity, result.unit_price) == (amount, amount, None)

@@ -15,7 +15,8 @@ from friendli_async import (
     ChatCompletion,
     ResponseDecodeError,
 )
-from friendli_async._core.protocol import decode, retry_after
+from friendli_async._core.error_bodies import retry_after
+from friendli_async._core.lenient import decode
 from friendli_async.replies import Headers
 
 # --- decode ----------------------------------------------------------------------------------------------------------
@@ -88,10 +89,16 @@ NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110
         ({"retry-after": "Sunday, 06-Nov-94 08:49:40 GMT"}, 3.0),
         ({"retry-after": "Sun Nov  6 08:49:40 1994"}, 3.0),
         ({"retry-after": "Sun, 06 Nov 1994 08:40:00 GMT"}, 0.0),
+        ({"retry-after": "5, 5"}, 5.0),
+        ({"retry-after": "3, 7"}, 7.0),
+        ({"retry-after": "7,3"}, 7.0),
+        ({"retry-after": "soon, 3"}, 3.0),
+        ({"retry-after": "-1, 3, inf"}, 3.0),
+        ({"retry-after-ms": "1500, 250", "retry-after": "9"}, 1.5),
         ({"retry-after": "99999999999"}, 99999999999.0),
         *(
             ({"retry-after": text}, None)
-            for text in ("", "-5", "nan", "inf", "-inf", "1e999", "soon", "5s", "5, 5", "0x5")
+            for text in ("", "-5", "nan", "inf", "-inf", "1e999", "soon", "5s", "0x5", ",", "soon, later", "-1, nan")
         ),
         *(
             ({"retry-after": text}, None)

@@ -17,6 +17,10 @@ from friendli_async.demo.page import Page
 from friendli_async.testing import FriendliServer, status, text
 
 DEMO = [sys.executable, "-W", "error", "-m", "friendli_async.demo.__main__"]
+HASTY = "import sys; from friendli_async.demo import __main__ as demo; demo._PACE = 0.0; sys.exit(demo.main())"
+HASTY_DEMO = [sys.executable, "-W", "error", "-c", HASTY]
+"""The same without its pauses between words, which are for the eye."""
+
 LIMIT = 60.0  # seconds for a whole run; it needs about three
 
 
@@ -25,9 +29,11 @@ def environment(**variables: str) -> dict[str, str]:
     return {**inherited, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", **variables}
 
 
-def piped(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def piped(
+    arguments: Sequence[str], env: Mapping[str, str] | None = None, *, program: Sequence[str] = HASTY_DEMO
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*DEMO, *arguments],
+        [*program, *arguments],
         env=environment() if env is None else env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -39,8 +45,8 @@ def piped(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> sub
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    """What a pipe gets from the demo on the embedded server."""
-    run = piped(["--embedded"])
+    """What a pipe gets from the demo on the embedded server, run as a user runs it."""
+    run = piped(["--embedded"], program=DEMO)
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
 
@@ -89,7 +95,7 @@ def test_missing_engine_is_said_and_replaced_by_the_embedded_server(tmp_path: Pa
 
 
 def test_terminal_gets_colours_that_are_all_switched_off_again() -> None:
-    code, shown = run_on_terminal([*DEMO, "--embedded", "--question", "Hi"], environment(), limit=LIMIT)
+    code, shown = run_on_terminal([*HASTY_DEMO, "--embedded", "--question", "Hi"], environment(), limit=LIMIT)
     assert code == 0
     assert "\x1b[1;36mfriendli_async" in shown
     assert shown.count("\x1b[0m") == len(re.findall(r"\x1b\[[1-9][\d;]*m", shown))
@@ -97,21 +103,23 @@ def test_terminal_gets_colours_that_are_all_switched_off_again() -> None:
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_terminal_without_colours_gets_none(variables: dict[str, str]) -> None:
-    code, shown = run_on_terminal([*DEMO, "--embedded", "--question", "Hi"], environment(**variables), limit=LIMIT)
+    code, shown = run_on_terminal(
+        [*HASTY_DEMO, "--embedded", "--question", "Hi"], environment(**variables), limit=LIMIT
+    )
     assert code == 0
     assert not re.search(r"\x1b\[[\d;]*m", shown)
     assert "math:calculator" in shown
 
 
 def test_narrow_terminal_is_not_overrun() -> None:
-    code, shown = run_on_terminal([*DEMO, "--embedded"], environment(NO_COLOR="1"), columns=50, limit=LIMIT)
+    code, shown = run_on_terminal([*HASTY_DEMO, "--embedded"], environment(NO_COLOR="1"), columns=50, limit=LIMIT)
     assert code == 0
     lines = [line for line in shown.replace("\r", "").split("\n") if "│" not in line]  # code is never wrapped
     assert max(len(line) for line in lines) <= 50
 
 
 def test_interrupt_ends_cleanly_and_leaves_no_engine_behind(tiny_model: Path) -> None:
-    arguments = [*DEMO, "--gguf", str(tiny_model), "--max-tokens", "50000"]
+    arguments = [*HASTY_DEMO, "--gguf", str(tiny_model), "--max-tokens", "50000"]
     code, shown = run_on_terminal(arguments, environment(), interrupt_at="you", limit=LIMIT)
     assert code == 130
     assert "Stopped." in shown
@@ -124,7 +132,7 @@ def test_interrupt_ends_cleanly_and_leaves_no_engine_behind(tiny_model: Path) ->
 
 def test_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen(
-        [*DEMO, "--embedded"],
+        [*HASTY_DEMO, "--embedded"],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -181,7 +189,7 @@ async def test_terminal_is_asked_before_the_real_api_is_called(answer: str, call
         env = environment(FRIENDLI_TOKEN="flp_secret", FRIENDLI_SERVER_URL=server.url)
         code, shown = await to_thread.run_sync(
             lambda: run_on_terminal(
-                [*DEMO, "--embedded", "--question", "Hi"], env, answers={"[y/N]": answer}, limit=LIMIT
+                [*HASTY_DEMO, "--embedded", "--question", "Hi"], env, answers={"[y/N]": answer}, limit=LIMIT
             )
         )
         assert code == 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 
 import pytest
 from support.sockets import Conversation, RawServer, ask, client_of, complete, completion, reply, within
@@ -17,19 +16,9 @@ from friendli_async import (
 )
 from friendli_async.testing import FriendliServer, Step, comment, cut, end, reset, script, status, text
 
+pytestmark = pytest.mark.compatibility
+
 QUICK = RetryPolicy(initial=0.0, max_attempts=3)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url) as opened:
-        yield opened
 
 
 class Counting(RawServer):
@@ -135,7 +124,7 @@ async def test_failing_calls_leave_no_cycles_that_hold_their_requests(server: Fr
                 await complete(client)
 
         def calls_and_errors() -> set[int]:
-            return {id(thing) for thing in gc.get_objects() if type(thing).__name__ in {"_Run", "BadRequestError"}}
+            return {id(thing) for thing in gc.get_objects() if type(thing).__name__ in {"Call", "BadRequestError"}}
 
         await failing()
         gc.collect()
@@ -158,8 +147,8 @@ async def test_a_stream_of_another_loop_is_refused_before_anything_happens(
 
         def elsewhere() -> None:
             for attempt in (stream.aclose, stream.__anext__):
-                while stream._ready:
-                    stream._ready.popleft()
+                while stream._open.reader.ready:
+                    stream._open.reader.ready.popleft()
                 try:
                     asyncio.run(_await(attempt()))
                 except RuntimeError as error:

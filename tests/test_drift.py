@@ -31,9 +31,9 @@ OURS: Final = {(served.group, *served.key) for served in served_operations()}
 
 def constants() -> list[tuple[str, Operation[Any]]]:
     found: list[tuple[str, Operation[Any]]] = []
-    for info in pkgutil.iter_modules(friendli_async.__path__):
-        if info.name != "testing":
-            module = importlib.import_module(f"friendli_async.{info.name}")
+    for info in pkgutil.walk_packages(friendli_async.__path__, "friendli_async."):
+        if info.name.split(".")[1] not in {"testing", "demo"}:
+            module = importlib.import_module(info.name)
             found += [
                 (f"{info.name}.{name}", value)
                 for name, value in vars(module).items()
@@ -51,3 +51,10 @@ def test_our_operations_are_the_live_ones_and_the_named_extras() -> None:
 @pytest.mark.parametrize("operation", [value for _, value in constants()], ids=[name for name, _ in constants()])
 def test_every_operation_is_used_by_a_resource(operation: Operation[Any]) -> None:
     assert any(served.operation is operation for served in served_operations())
+
+
+def test_every_operation_is_named_as_the_client_has_it() -> None:
+    for served in served_operations():
+        group, method = served.operation.name.split(".")
+        assert group == served.group.rpartition(".")[2]
+        assert callable(getattr(served.resource, method))

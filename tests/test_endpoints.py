@@ -2,12 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 import pytest
+from support.clock import Clock, turns
 
 from friendli_async import (
     APIStatusError,
@@ -65,18 +65,6 @@ SPEC: Final[dict[str, Any]] = {
 }
 STATUS_METHODS: Final = ("get_status", "restart", "sleep", "terminate", "wake")
 ID_METHODS: Final = (*STATUS_METHODS, "get_spec", "delete", "update", "wait", "get_version_history")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with AsyncFriendli(server.token, server_url=server.url, retry=None) as client:
-        yield client
 
 
 def state(name: str, **others: object) -> Any:
@@ -365,14 +353,19 @@ async def test_a_failed_endpoint_can_still_come_to_its_end(client: AsyncFriendli
 
 
 async def test_waiting_too_long_is_a_timeout_that_says_how_far_it_got(
-    client: AsyncFriendli, server: FriendliServer
+    client: AsyncFriendli, server: FriendliServer, clock: Clock
 ) -> None:
     server.always(state("INITIALIZING", phase="DOWNLOADING_MODEL"))
+    waiting = asyncio.create_task(client.dedicated.endpoint.wait("ep_1", timeout=20, interval=3600))
+    await server.wait_for_requests(1)
+    await server.idle()
+    await turns(20)
+    clock.leap(20)
     with pytest.raises(
-        APITimeoutError, match=r"not RUNNING within 0\.2 s: it is INITIALIZING, DOWNLOADING_MODEL"
+        APITimeoutError, match=r"not RUNNING within 20 s: it is INITIALIZING, DOWNLOADING_MODEL"
     ) as raised:
-        await client.dedicated.endpoint.wait("ep_1", timeout=0.2, interval=3600)
-    assert (raised.value.limit, raised.value.seconds, raised.value.sent) == ("total", 0.2, True)
+        await waiting
+    assert (raised.value.limit, raised.value.seconds, raised.value.sent) == ("total", 20, True)
     assert isinstance(raised.value, TimeoutError)
     assert len(server.requests) == 1
 

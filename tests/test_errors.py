@@ -9,9 +9,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from strategies import JSON, deterministic
+from support.events import decode_event
 
 import friendli_async
 from friendli_async import (
@@ -21,6 +23,7 @@ from friendli_async import (
     Attempt,
     AuthenticationError,
     BadRequestError,
+    ChatCompletion,
     ConfigurationError,
     ConflictError,
     FriendliError,
@@ -37,7 +40,8 @@ from friendli_async import (
     UnprocessableEntityError,
     Usage,
 )
-from friendli_async._core.protocol import embedded_error, error_event, status_error
+from friendli_async._core.error_bodies import status_error
+from friendli_async._core.events.decoding import decode_reply
 from friendli_async.errors import status_class
 from friendli_async.replies import FunctionCall, Headers
 
@@ -153,6 +157,7 @@ COPIES: dict[str, Callable[[FriendliError], FriendliError]] = {
 }
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
 def test_an_error_survives_pickling_and_copying_with_all_that_it_carries(kind: type[FriendliError], way: str) -> None:
@@ -168,6 +173,7 @@ def test_an_error_survives_pickling_and_copying_with_all_that_it_carries(kind: t
     assert copied.meta.request_id == "r1"
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
 def test_an_error_without_anything_survives_pickling_and_copying(kind: type[FriendliError]) -> None:
     bare = kind()
@@ -325,7 +331,7 @@ def test_of_an_html_page_only_the_title_is_the_message() -> None:
 @deterministic
 def test_any_json_is_an_error_body_without_a_surprise(body: bytes) -> None:
     assert type(status_error(429, Headers(), body)) is RateLimitError
-    assert isinstance(error_event(body, 200, Headers()), APIStatusError)
+    assert isinstance(decode_event(body, "error").error, APIStatusError)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +342,21 @@ def test_an_error_body_of_any_depth_gives_the_error_of_its_status(shape: str, op
     for depth in (10, *range(800, 1010, 2), 20_000):
         body = (shape % (opening * depth + "1" + closing * depth)).encode()
         assert type(status_error(500, Headers(), body)) is InternalServerError
-        assert isinstance(error_event(body, 200, Headers()), APIStatusError)
+        assert isinstance(decode_event(body, "error").error, APIStatusError)
+
+
+COMPLETION = msgspec.json.Decoder(ChatCompletion)
+
+
+def embedded_error(data: bytes, *headers: tuple[str, str]) -> APIStatusError | None:
+    """The error that a reply with a good status is."""
+    try:
+        decode_reply(data, COMPLETION, 200, Headers(headers))
+    except APIStatusError as error:
+        return error
+    except ResponseDecodeError:
+        pass
+    return None
 
 
 @pytest.mark.parametrize(
@@ -355,25 +375,49 @@ def test_an_error_body_of_any_depth_gives_the_error_of_its_status(shape: str, op
         ({"error": {"message": "m", "code": "rate_limit_exceeded", "type": "requests"}}, RateLimitError, 429),
         ({"error": {"message": "m", "code": 200}}, APIStatusError, 200),
         ({"error": {"message": "m", "code": True, "type": "brand_new"}}, APIStatusError, 200),
+        ("m", APIStatusError, 200),
+        ([{"error": {"message": "m", "code": 429}}], RateLimitError, 429),
+        ({"message": "m"}, APIStatusError, 200),
+        ({"detail": "m"}, APIStatusError, 200),
+        ({"code": 429, "msg": "m"}, RateLimitError, 429),
+        ({"error_code": 7, "error_msg": "m"}, APIStatusError, 200),
+        ({"errors": ["m"]}, APIStatusError, 200),
+        ({"title": "m", "status": 503}, InternalServerError, 503),
+        ({"choices": [], "error": {"message": "m", "code": 429}}, RateLimitError, 429),
+        ({"choices": None, "message": "m"}, APIStatusError, 200),
     ],
 )
 def test_an_error_in_a_good_reply_raises_the_class_that_it_names(data: object, expected: type, status: int) -> None:
-    error = embedded_error(json.dumps(data).encode(), 200, Headers([("x-request-id", "r")]))
+    error = embedded_error(json.dumps(data).encode(), ("x-request-id", "r"))
     assert error is not None
     assert type(error) is expected
     assert (error.status_code, error.message, error.request_id) == (status, "m", "r")
+    told = decode_event(json.dumps(data).encode()).error
+    assert told is not None
+    assert (type(told), told.status_code, told.message, told.body) == (expected, status, "m", error.body)
 
 
 @pytest.mark.parametrize(
-    "data", [b"{}", b'{"error":null}', b'{"choices":[]}', b'["error"]', b'"error"', b"", b"{cut", b'{"error":false}']
+    "data", [b"{}", b'{"error":null}', b'{"choices":[]}', b'["error"]', b"", b"{cut", b'{"error":false}', b'""', b"[]"]
 )
 def test_a_reply_without_an_error_has_none(data: bytes) -> None:
-    assert embedded_error(data, 200, Headers()) is None
+    assert embedded_error(data) is None
+
+
+@pytest.mark.parametrize("data", [b'{"error":{}}', b'"error"', b'{"error":true}', b'{"object":"error"}'])
+def test_an_error_without_words_is_shown_as_it_came(data: bytes) -> None:
+    for error in (embedded_error(data), decode_event(data).error):
+        assert error is not None
+        assert error.status_code == 200
+        assert error.message in {data.decode(), "error"}
+        assert error.body == data.decode()
 
 
 @pytest.mark.parametrize("data", [b"boom", b"{}", b"", b'{"message":"boom"}', b'"boom"'])
-def test_an_event_that_is_called_error_is_one_whatever_it_holds(data: bytes) -> None:
-    error = error_event(data, 200, Headers())
+@pytest.mark.parametrize("name", ["error", "Error", "stream_error", "exception", "fatal"])
+def test_an_event_that_is_called_error_is_one_whatever_it_holds(name: str, data: bytes) -> None:
+    error = decode_event(data, name).error
+    assert error is not None
     assert error.status_code == 200
     assert "boom" in error.message or b"boom" not in data
     assert len(error.body) <= 200

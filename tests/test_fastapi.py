@@ -46,14 +46,8 @@ class Browser:
 
     async def page(self) -> tuple[int, bytes]:
         """Status and raw body, to the end."""
-        head, _, body = (await asyncio.wait_for(self.reader.read(), 10)).partition(b"\r\n\r\n")
+        head, _, body = (await asyncio.wait_for(self.reader.read(), 30)).partition(b"\r\n\r\n")
         return int(head.split()[1]), body
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
 
 
 @pytest.fixture
@@ -75,10 +69,10 @@ async def app(example: ModuleType, server: FriendliServer, monkeypatch: pytest.M
     monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
     running = Uvicorn(example.app)
     serving = asyncio.create_task(running.serve())
-    await asyncio.wait_for(running.listening.wait(), 10)
+    await asyncio.wait_for(running.listening.wait(), 30)
     yield running
     running.should_exit = True
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, 30)
     assert server.open_connections == 0  # the lifespan closed the client
 
 
@@ -95,9 +89,9 @@ async def browsing(app: Uvicorn, path: str, limit: int = 65536) -> AsyncIterator
 
 async def stopped(server: FriendliServer) -> bool:
     """Whether the upstream call was broken off by the client, and its connection closed."""
-    upstream = await server.wait_for_requests(1, timeout=10)
-    gone = await upstream.disconnected(timeout=10)
-    await server.wait_for_connections(0, timeout=10)
+    upstream = await server.wait_for_requests(1, timeout=30)
+    gone = await upstream.disconnected(timeout=30)
+    await server.wait_for_connections(0, timeout=30)
     return gone
 
 
@@ -121,7 +115,7 @@ async def test_stream_is_stopped_when_the_browser_goes_away_while_the_model_thin
 ) -> None:
     server.enqueue(script(chunk("once"), stall()))
     async with browsing(app, "/stream?q=Hi") as browser:
-        await asyncio.wait_for(browser.reader.readuntil(b"once"), 10)
+        await asyncio.wait_for(browser.reader.readuntil(b"once"), 30)
         browser.go_away()
         assert await stopped(server)
 
@@ -149,7 +143,7 @@ async def test_stream_is_stopped_when_a_browser_that_does_not_read_goes_away(
     monkeypatch.setattr(FlowControl, "pause_writing", noted)
     server.enqueue(script(burst(10**9, text="x" * 4096), finish()))
     async with browsing(app, "/stream?q=Hi", limit=1024) as browser:
-        await asyncio.wait_for(parked.wait(), 20)  # the handler stands in its send()
+        await asyncio.wait_for(parked.wait(), 60)  # the handler stands in its send()
         assert server.requests[0].outcome == "open"
         browser.go_away()
         assert await stopped(server)
@@ -170,7 +164,7 @@ async def test_app_goes_on_after_browsers_went_away(app: Uvicorn, server: Friend
         async with browsing(app, path) as browser:
             upstream = await server.wait_for_requests(before + 1)
             browser.go_away()
-            assert await upstream.disconnected(timeout=10)
+            assert await upstream.disconnected(timeout=30)
     server.enqueue(text("still here"))
     async with browsing(app, "/plain?q=Hi") as browser:
         assert await browser.page() == (200, b'"still here"')

@@ -1,28 +1,41 @@
 """Files: the protocol of an upload, the download, and what each of them leaves behind."""
 
+import asyncio
+import gc
 import hashlib
 import io
+import json
 import os
+import subprocess
+import sys
 import tempfile
+import threading
 import tracemalloc
+import warnings
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
+import anyio
 import pytest
+from support.clock import turns, until
 from support.sockets import QUICK, TOKEN, Conversation, RawServer, client_of, nothing_left, within
 from support.sockets import reply as http_reply
 
+import friendli_async
 from friendli_async import (
     APIConnectionError,
+    APITimeoutError,
     AsyncFriendli,
     ConflictError,
     NotFoundError,
     PermissionDeniedError,
     ResponseDecodeError,
+    Timeouts,
     UnprocessableEntityError,
 )
+from friendli_async._core.body.sources import opened
 from friendli_async.files import UploadedFile
 from friendli_async.testing import FriendliServer, body, cut, head, json_body, raw, reset, script, status
 
@@ -40,15 +53,8 @@ def contents(folder: Path) -> list[Path]:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url, retry=QUICK, team="team", headers={"X-Mine": "secret"}) as client:
-        yield client
+def client_options() -> dict[str, Any]:
+    return {"retry": QUICK, "team": "team", "headers": {"X-Mine": "secret"}}
 
 
 @pytest.fixture
@@ -406,3 +412,123 @@ async def test_memory_stays_bounded_both_ways(tmp_path: Path) -> None:
             tracemalloc.stop()
     assert (tmp_path / "back").stat().st_size == size
     assert peak < 12 * 1024 * 1024
+
+
+# --- what is left behind ---------------------------------------------------------------------------------------------
+
+
+async def test_cancelled_download_leaves_no_file_and_closes_what_it_opened(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
+) -> None:
+    place = tmp_path / "place"
+    uploaded = await client.file.upload(b"x" * 1000, project_id="p")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for turn in range(60):
+            task = asyncio.create_task(client.file.download(uploaded.id, place))
+            await turns(turn)
+            task.cancel()
+            await asyncio.wait([task])
+        opening = threading.Event()
+        go_on = threading.Event()
+
+        def slow() -> BinaryIO:
+            opening.set()
+            go_on.wait(30)
+            return cast("BinaryIO", open(tmp_path / "slow", "xb"))
+
+        def drop(file: BinaryIO) -> None:
+            file.close()
+            (tmp_path / "slow").unlink()
+            opening.clear()
+
+        made = asyncio.create_task(opened(slow, drop))
+        await asyncio.to_thread(opening.wait, 30)
+        made.cancel()
+        await asyncio.wait([made])
+        go_on.set()
+        await within(until(lambda: not opening.is_set()))
+        gc.collect()
+    await within(until(lambda: set(contents(tmp_path)) <= {place}), 5)
+
+
+async def test_cut_download_without_a_length_is_noticed(tmp_path: Path) -> None:
+    whole = b"the whole content"
+    content = {"cut": whole[:9], "changed": whole[::-1], "whole": whole}
+
+    async def talk(conversation: Conversation) -> None:
+        while request := await conversation.request():
+            path = request.split()[1].decode()
+            name = path.split("/")[3] if "/file/" in path else path.strip("/")
+            if path.endswith("/download_url"):
+                await conversation.send(http_reply(json.dumps({"downloadUrl": f"{origin.url}/{name}"}).encode()))
+            elif "/file/" in path:
+                digest = f"sha256:{hashlib.sha256(whole).hexdigest()}"
+                info = {"id": name, "status": "UPLOADED", "size": len(whole), "digest": digest}
+                await conversation.send(http_reply(json.dumps(info).encode()))
+            else:
+                await conversation.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + content[name])
+                return
+
+    async with RawServer(talk) as origin, client_of(origin.url) as client:
+        for name, words in (("cut", "9 of 17 bytes"), ("changed", "digest")):
+            with pytest.raises(APIConnectionError, match=words):
+                await within(client.file.download(name, tmp_path / "place"))
+            assert contents(tmp_path) == []
+        assert (await within(client.file.download("whole", tmp_path / "place"))).read_bytes() == whole
+
+
+@pytest.mark.parametrize("path", ["/proc/self/status", "/dev/zero"])
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_file_that_claims_to_be_empty_is_refused(client: AsyncFriendli, path: str, is_open: bool) -> None:
+    refused = pytest.raises((ValueError, OSError), match=r"empty|regular|Invalid")
+    with await asyncio.to_thread(open, path, "rb", buffering=0) as file, refused:
+        await within(client.file.upload(cast("Any", file) if is_open else Path(path), project_id="p"))
+
+
+@pytest.mark.parametrize("how", ["total", "scope", "cancel"])
+async def test_silent_pipe_ends_with_the_limit_or_scope(server: FriendliServer, how: str) -> None:
+    reading, writing = os.pipe()
+    try:
+        async with client_of(server.url, timeout=Timeouts(total=0.05 if how == "total" else None)) as client:
+            with os.fdopen(os.dup(reading), "rb", buffering=0) as pipe:
+                upload = client.file.upload(cast("Any", pipe), project_id="p")
+                if how == "total":
+                    with pytest.raises(APITimeoutError) as caught:
+                        await within(upload)
+                    assert (caught.value.limit, caught.value.sent) == ("total", False)
+                elif how == "scope":
+                    with anyio.move_on_after(0.01) as scope:
+                        await within(upload)
+                    assert scope.cancelled_caught
+                else:
+                    task = asyncio.create_task(upload)
+                    await turns()
+                    task.cancel()
+                    await within(asyncio.wait([task]))
+                    assert task.cancelled()
+    finally:
+        os.close(writing)
+        os.close(reading)
+
+
+def test_silent_pipe_does_not_keep_the_process(remote: FriendliServer) -> None:
+    program = (
+        "import asyncio, os, sys\n"
+        "from friendli_async import AsyncFriendli\n"
+        "async def main():\n"
+        "    pipe = os.fdopen(os.pipe()[0], 'rb', buffering=0)\n"
+        "    async with AsyncFriendli('t', server_url=sys.argv[1], timeout=0.05) as client:\n"
+        "        await client.file.upload(pipe, project_id='p')\n"
+        "asyncio.run(main())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, remote.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1])},
+    )
+    assert "APITimeoutError" in ended.stderr
+    assert ended.returncode == 1

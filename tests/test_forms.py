@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from support.clock import Clock, turns
 from support.sockets import QUICK, Conversation, RawServer, client_of, nothing_left, places_in_use, within
 from support.sockets import reply as http_reply
 
@@ -383,26 +384,30 @@ async def send_nothing_large(client: AsyncFriendli, path: Path) -> None:
     assert peak < 8 * 1024 * 1024
 
 
-async def test_wait_for_the_reply_is_counted_from_the_last_piece_sent() -> None:
-    loop = asyncio.get_running_loop()
-
+async def test_wait_for_the_reply_is_counted_from_the_last_piece_sent(server: FriendliServer, clock: Clock) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(4):
-            moved = asyncio.Event()
-            loop.call_later(0.3, moved.set)
-            await moved.wait()
+            clock.leap(30)
+            await turns()
             yield b"x"
+
+    stalling = asyncio.Event()
 
     async def stalled() -> AsyncIterator[bytes]:
         yield b"x"
+        stalling.set()
         await asyncio.Event().wait()
 
-    async with FriendliServer() as server, client_of(server.url, timeout=Timeouts(first_event=1.0)) as client:
+    async with client_of(server.url, timeout=Timeouts(first_event=100)) as client:
         server.enqueue(ok())
-        assert await send(client, pieces()) == "ok"  # 1.2 s in all
+        assert (await client.container.audio.transcribe(file=pieces())).text == "ok"  # 120 s in all
 
+        sending = asyncio.create_task(client.container.audio.transcribe(file=stalled()))
+        await stalling.wait()
+        await turns()
+        clock.leap(100)
         with pytest.raises(APITimeoutError) as caught:
-            await send(client, stalled())
+            await sending
         assert caught.value.limit == "first_event"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.sockets import QUICK, client_of
+from support.sockets import QUICK
 
 from friendli_async import AsyncFriendli, ResponseDecodeError
 from friendli_async.images import GeneratedImage, ImageInput
@@ -23,15 +23,8 @@ async def iterated() -> AsyncIterator[bytes]:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url, retry=QUICK) as client:
-        yield client
+def client_options() -> dict[str, Any]:
+    return {"retry": QUICK}
 
 
 async def test_dedicated_gives_urls_or_images(server: FriendliServer, client: AsyncFriendli) -> None:

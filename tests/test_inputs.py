@@ -1,9 +1,10 @@
 """What callers pass in: what is refused, in which words, before anything is sent; what goes out of what is taken."""
 
 import collections
+import enum
 import json
 import types
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -29,15 +30,8 @@ PLACES: Final = ["serverless.chat", "dedicated.chat", "container.chat", "serverl
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[f.AsyncFriendli]:
-    async with f.AsyncFriendli("test-token", server_url=server.url, container_url=server.url) as client:
-        yield client
+def client_options() -> dict[str, Any]:
+    return {"retry": f.RetryPolicy()}
 
 
 def resource(client: f.AsyncFriendli, place: str) -> Any:
@@ -141,7 +135,6 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
     ({"logit_bias": [1]}, "logit_bias"),
     ({"logit_bias": {5: 1.0}}, "logit_bias"),
     ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
-    ({"tool_choice": None}, "tool_choice"),
     ({"tool_choice": {"type": "function"}}, "tool_choice"),
     ({"tool_choice": {"type": "tool", "function": {"name": "f"}}}, "tool_choice.type"),
     ({"tools": {"type": "function"}}, "tools"),
@@ -213,7 +206,8 @@ SEED_BAD: Final[list[tuple[object, str]]] = [
     ({"model": "m", "messages": MESSAGES, "stream": "no"}, f"{SEED}.stream"),
     ({"model": "m", "messages": MESSAGES, "stream": 0}, f"{SEED}.stream"),
     ({"model": "m", "messages": [{"role": "usr"}]}, f"{SEED}.messages[0].role"),
-    ({"model": "m", "messages": MESSAGES, "tools": [{"type": "math:abacus"}]}, f"{SEED}.tools[0].type"),
+    ({"model": "m", "messages": MESSAGES, "tools": [{"type": 5}]}, f"{SEED}.tools[0].type"),
+    ({"model": "m", "messages": MESSAGES, "tools": [{"type": "function"}]}, f"{SEED}.tools[0]"),
     ({"model": "m", "messages": MESSAGES, "tools": [{"type": "file:text"}]}, f"{SEED}.tools[0]"),
     ({"model": "m", "messages": MESSAGES, "top_p": float("nan")}, "top_p"),
 ]
@@ -261,6 +255,21 @@ async def test_seed_operation_that_is_not_streamed_has_no_events(
         await call.__aenter__()
     assert isinstance(await call, f.ChatCompletion)
     assert len(server.requests) == 1
+
+
+async def test_tool_of_a_new_type_is_left_to_the_server(
+    client: f.AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.always(text("ok"))
+    tools: list[Any] = [{"type": "math:abacus", "beads": 10}, Tool(Function("now")), {"type": "web:search"}]
+    body = {"model": "m", "messages": MESSAGES, "tools": tools, "stream": False}
+    with caplog.at_level("DEBUG", "friendli_async"):
+        await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
+        await client.serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, tools=tools)
+    wanted = [tools[0], {"type": "function", "function": {"name": "now"}}, tools[2]]
+    assert [request.json["tools"] for request in server.requests] == [wanted, wanted]
+    assert "math:abacus" in caplog.text
+    assert "web:search" not in caplog.text
 
 
 # --- what is taken ---------------------------------------------------------------------------------------------------
@@ -490,3 +499,34 @@ async def test_sparse_reply_message_is_completed_when_sent_back(
 async def test_reply_structs_encode_with_msgspec(client: f.AsyncFriendli) -> None:
     reply = await send(client)
     assert msgspec.json.decode(msgspec.json.encode(reply), type=f.ChatCompletion) == reply
+
+
+class Role(str, enum.Enum):  # noqa: UP042  # StrEnum is another case
+    """As programs older than StrEnum have them."""
+
+    USER = "user"
+
+
+async def test_values_of_subclasses_of_plain_types_go_out_as_what_they_are(
+    client: f.AsyncFriendli, server: FriendliServer
+) -> None:
+    server.always(text("ok"))
+    messages = [{"role": Role.USER, "content": [{"type": "text", "text": Role.USER}]}]
+    await client.serverless.chat.complete(
+        model=Role.USER, messages=messages, temperature=Ratio(0.5), stop=[Role.USER], logit_bias={"1": Ratio(2.0)}
+    )
+    got = sent(server)
+    assert got["messages"] == [{"role": "user", "content": [{"type": "text", "text": "user"}]}]
+    assert (got["model"], got["temperature"], got["stop"], got["logit_bias"]) == ("user", 0.5, ["user"], {"1": 2.0})
+    with pytest.raises(ValueError, match=r"^messages\[0\].role: Invalid value 'usr'"):
+        await client.serverless.chat.complete(model=Role.USER, messages=[{"role": "usr", "content": ""}])
+
+
+async def test_none_is_sent_as_null_where_the_schema_has_it_and_extras_may_be_none(
+    client: f.AsyncFriendli, server: FriendliServer
+) -> None:
+    server.always(text("ok"))
+    await client.serverless.chat.complete(
+        model="m", messages=MESSAGES, tool_choice=None, tools=None, extra_body=None, extra_query=None
+    )
+    assert sent(server) == {"model": "m", "messages": MESSAGES, "tool_choice": None, "tools": None}

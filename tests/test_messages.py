@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +27,7 @@ from support.messages import (
     unnamed,
     writes,
 )
-from support.sockets import client_of, nothing_left, within
+from support.sockets import nothing_left, within
 
 from friendli_async import (
     AsyncFriendli,
@@ -65,19 +64,6 @@ from friendli_async.testing import (
     script,
     split,
 )
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url) as opened:
-        yield opened
-
 
 # --- whole messages --------------------------------------------------------------------------------------------------
 
@@ -236,6 +222,7 @@ DIALECTS: Final[dict[str, list[Payload]]] = {
     "an index used again": named(
         [start(), begins(TEXT), says("Hel"), stops(), begins(TEXT), says("lo"), stops(), ends(), STOP]
     ),
+    "an index as text": [event(each | {"index": "0"} if "index" in each else each) for each in SHORT],
     "no index": [event({k: v for k, v in each.items() if k != "index"}) for each in SHORT],
     "content in message_start": named([start(content=[{"type": "text", "text": "Hello"}]), ends(), STOP]),
     "nulls": named([start(), begins({"type": "text", "text": None}), says("Hello"), {**ends(), "usage": None}, STOP]),

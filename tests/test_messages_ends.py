@@ -1,6 +1,5 @@
 """Messages: where a stream ends, errors, inputs, and real servers."""
 
-from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
@@ -42,19 +41,6 @@ from friendli_async.testing import (
     stall,
     status,
 )
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url) as opened:
-        yield opened
-
 
 # --- ends and errors -------------------------------------------------------------------------------------------------
 

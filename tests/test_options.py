@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from friendli_async import Attempt, ConfigurationError, Limits, RetryPolicy, Timeouts
-from friendli_async.options import RETRYABLE_STATUSES
+from friendli_async.options import _RETRYABLE_STATUSES
 
 Options = Timeouts | Limits | RetryPolicy
 
@@ -23,7 +23,7 @@ Options = Timeouts | Limits | RetryPolicy
 def test_the_defaults_are_the_documented_ones() -> None:
     assert msgspec.structs.asdict(Timeouts()) == {
         "connect": 5,
-        "pool": 30,
+        "pool": None,
         "first_event": 600,
         "idle": 60,
         "total": None,
@@ -150,7 +150,7 @@ def test_a_wait_may_be_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "statuses", [set(), {429}, [429, 503], (429,), frozenset({500}), RETRYABLE_STATUSES, range(502, 505)]
+    "statuses", [set(), {429}, [429, 503], (429,), frozenset({500}), _RETRYABLE_STATUSES, range(502, 505)]
 )
 def test_statuses_are_kept_as_a_frozen_set_of_their_own(statuses: Any) -> None:
     kept = RetryPolicy(statuses=statuses).statuses
@@ -193,6 +193,7 @@ def test_what_is_no_time_limit_at_all_is_refused(value: Any) -> None:
 SAMPLES: list[Options] = [Timeouts(idle=1), Limits(event=5), RetryPolicy(max_attempts=2, statuses={429})]
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("value", SAMPLES, ids=ids)
 def test_options_are_frozen_equal_by_value_and_survive_pickling_and_copying(value: Options) -> None:
     for name in value.__struct_fields__:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from importlib.metadata import requires, version
@@ -23,20 +24,38 @@ from friendli_async.testing import FriendliServer, status, text
 ROOT: Final = Path(friendli_async.__file__).parent
 NAME: Final = "friendli_async"
 
-VALUES, CORE, APIS, CLIENT, FRONT, TESTING, DEMO = range(7)
-"""The layers, lowest first: a module imports from its own and from lower ones."""
+LAYERS: Final = (
+    {"_help", "_version", "errors", "options", "replies"},
+    {"_core"},
+    {"streams"},
+    {"<an API>"},  # every module that is named nowhere else
+    {"client"},
+    {""},  # the root, which exports what is below
+    {"bulk", "integrations", "testing"},
+    {"cli", "demo"},
+    {"__main__"},
+)
+"""The rooms of the package, lowest first: a module imports from lower ones, and from its own."""
 
-LAYERS: Final = {
-    "_version": VALUES,
-    "errors": VALUES,
-    "options": VALUES,
-    "replies": VALUES,
-    "_core": CORE,
-    "client": CLIENT,
-    "": FRONT,
-    "testing": TESTING,
-    "demo": DEMO,
-}  # every other module of the package is an API
+OPEN_LAYERS: Final = LAYERS[:4]
+"""Here the rooms of one layer may import from each other, as the APIs do; higher up only from themselves."""
+
+CORE_LAYERS: Final = (
+    {"", "error_bodies", "held", "hints", "lenient", "observers", "pacing", "secret", "settings", "text", "timing"},
+    {"body"},
+    {"protocol"},
+    {"net", "retry"},
+    {"events", "runtime"},
+    {"call"},
+    {"pages", "resource"},
+)
+"""The same inside `_core`."""
+
+PROGRAMS: Final = ("__main__", ".engine_process")
+"""What is run, not imported; like `_core` it has no public names."""
+
+THE_LOOP: Final = (f"{NAME}._core.call", 60)
+"""One function of this module, the loop of attempts, may have so many lines; every other 40."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +73,42 @@ def module_name(path: Path) -> str:
 SOURCES: Final = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
+def room(module: str) -> str:
+    """The first name below the package: that of a module or of a package of it."""
+    return module.removeprefix(NAME).removeprefix(".").partition(".")[0]
+
+
+def place(name: str, layers: tuple[set[str], ...]) -> int | None:
+    return next((number for number, rooms in enumerate(layers) if name in rooms), None)
+
+
 def layer(module: str) -> int:
-    below = module.removeprefix(NAME).removeprefix(".").partition(".")[0]
-    return LAYERS.get(below, APIS)
+    found = place(room(module), LAYERS)
+    return LAYERS.index({"<an API>"}) if found is None else found
 
 
-def imports(tree: ast.Module) -> Iterator[Import]:
+def may_import(importer: str, imported: str) -> bool:
+    if room(importer) == room(imported):
+        return room(importer) != "_core" or core_layer(imported) <= core_layer(importer)
+    if layer(importer) == layer(imported):
+        return layer(importer) < len(OPEN_LAYERS)
+    return layer(imported) < layer(importer)
+
+
+def core_layer(module: str) -> int:
+    name = room(module.replace("._core", "", 1))
+    found = place(name, CORE_LAYERS)
+    if found is None:
+        pytest.fail(f"_core.{name} stands in no layer: add it to CORE_LAYERS")
+    return found
+
+
+@cache
+def imports(module: str) -> tuple[Import, ...]:
+    return tuple(_imports(parsed(module)))
+
+
+def _imports(tree: ast.Module) -> Iterator[Import]:
     guarded = {
         id(inner)
         for node in ast.walk(tree)
@@ -97,14 +146,13 @@ def module(request: pytest.FixtureRequest) -> str:
 
 
 def test_module_imports_only_from_its_own_and_lower_layers(module: str) -> None:
-    ours = {found.name for found in imports(parsed(module)) if found.name.partition(".")[0] == NAME}
-    upward = {name for name in ours if layer(name) > layer(module)}
-    assert upward == set()
+    ours = {found.name for found in imports(module) if found.name.partition(".")[0] == NAME}
+    assert {name for name in ours if not may_import(module, name)} == set()
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {
-        name: {found.name for found in imports(parsed(name)) if found.name in SOURCES and not found.for_types_only}
+        name: {found.name for found in imports(name) if found.name in SOURCES and not found.for_types_only}
         for name in SOURCES
     }
     try:
@@ -115,25 +163,26 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "importers"), [("aiohttp", {f"{NAME}._core.net.transport"}), ("tenacity", {f"{NAME}._core.retry"})]
+    ("library", "importers"),
+    [("aiohttp", ("_core.net.", "testing.", "demo.")), ("tenacity", ("_core.retry",))],
 )
-def test_library_is_imported_by_its_one_module(library: str, importers: set[str]) -> None:
-    # A type in a signature needs the name for checkers only; testing/ is a server of its own.
+def test_library_is_imported_in_its_one_place(library: str, importers: tuple[str, ...]) -> None:
+    # A type in a signature needs the name for checkers only.
     found = {
-        name
+        name.removeprefix(f"{NAME}.")
         for name in SOURCES
-        if layer(name) != TESTING
-        for used in imports(parsed(name))
+        for used in imports(name)
         if used.name.partition(".")[0] == library and not used.for_types_only
     }
-    assert found == importers
+    assert found
+    assert {name for name in found if not f"{name}.".startswith(importers)} == set()
 
 
 def test_core_knows_no_endpoint() -> None:
     paths = {
         f"{name}: {node.value}"
         for name in SOURCES
-        if layer(name) == CORE
+        if room(name) == "_core"
         for node in ast.walk(parsed(name))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/v1/")
     }
@@ -154,9 +203,11 @@ def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_module_and_its_functions_can_be_read_in_one_go(module: str) -> None:
-    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) < 550
+    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= 700
     functions = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     too_long = {function.name: own_lines(function) for function in functions if own_lines(function) > 40}
+    if module == THE_LOOP[0] and len(too_long) == 1 and max(too_long.values()) <= THE_LOOP[1]:
+        return
     assert too_long == {}
 
 
@@ -174,13 +225,52 @@ def test_root_exports_exactly_its_public_names_in_order() -> None:
     assert friendli_async.__all__ == sorted(public | {"__version__"})
 
 
+def declared(module: str) -> list[str]:
+    """What a module's `__all__` says; a program, which is run and not imported, says nothing."""
+    return [] if module.endswith(PROGRAMS) else list(getattr(import_module(module), "__all__", []))
+
+
+def defined(tree: ast.Module) -> Iterator[str]:
+    """The public names that a module makes, without its type variables."""
+    for node in tree.body:
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names = [name]
+            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec"))):
+                continue
+            case ast.Assign(targets=targets):
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names = [name]
+            case _:
+                continue
+        yield from (name for name in names if not name.startswith("_"))
+
+
 def test_every_all_names_what_is_there_once(module: str) -> None:
-    tree = parsed(module)
-    if not any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in tree.body):
-        return
-    names: list[str] = import_module(module).__all__
+    names = declared(module)
     assert len(set(names)) == len(names)
-    assert all(hasattr(import_module(module), name) for name in names)
+    assert [name for name in names if not hasattr(import_module(module), name)] == []
+
+
+@cache
+def shared() -> frozenset[tuple[str, str]]:
+    """What modules of the package import from each other, as (module, name)."""
+    return frozenset(
+        (node.module, alias.name)
+        for name in SOURCES
+        for node in ast.walk(parsed(name))
+        if isinstance(node, ast.ImportFrom) and node.module in SOURCES
+        for alias in node.names
+    )
+
+
+def test_what_is_public_is_in_all_and_the_rest_has_an_underscore(module: str) -> None:
+    """What other modules of ours need besides, without being anybody else's business, has neither."""
+    if room(module) == "_core" or module.endswith(PROGRAMS):
+        return
+    ours = {name for owner, name in shared() if owner == module}
+    assert set(defined(parsed(module))) - set(declared(module)) - ours == set()
 
 
 def test_types_are_shipped() -> None:
@@ -205,6 +295,7 @@ def run(script: str, *arguments: str) -> list[str]:
     return names
 
 
+@pytest.mark.compatibility
 def test_importing_the_package_loads_neither_aiohttp_nor_tenacity() -> None:
     heavy = "{'aiohttp', 'tenacity', 'anyio', 'asyncio.base_events', 'ssl', 'friendli_async.testing'}"
     assert run(f"import friendli_async, json, sys; print(json.dumps(sorted({heavy} & set(sys.modules))))") == []
@@ -239,6 +330,7 @@ print(json.dumps(asyncio.run(main(sys.argv[1]))))
 """
 
 
+@pytest.mark.compatibility
 async def test_requests_streams_retries_and_errors_import_nothing() -> None:
     async with FriendliServer() as server:
         server.enqueue(text("once"), status(503), text("twice"), status(400))

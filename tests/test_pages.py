@@ -1,6 +1,5 @@
 """Lists that come page by page: what is asked for, when, and where they end."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -10,18 +9,6 @@ from friendli_async import AsyncFriendli, NotFoundError, RateLimitError
 from friendli_async.testing import FriendliServer, json_body, status
 
 TIMES: Final = {"start_time": datetime(2026, 1, 1, tzinfo=UTC), "end_time": datetime(2026, 1, 9, tzinfo=UTC)}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with AsyncFriendli("test-token", server_url=server.url, retry=None) as client:
-        yield client
 
 
 def endpoints(*ids: str, cursor: object = None) -> Any:

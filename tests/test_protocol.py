@@ -26,14 +26,13 @@ from friendli_async import (
     ConfigurationError,
 )
 from friendli_async._core.body.arguments import (
-    SETTINGS,
     Parameters,
     check_keywords,
     check_values,
     encode_json,
     encode_query,
 )
-from friendli_async._core.settings import base_url, check_header, check_token
+from friendli_async._core.settings import ClientOptions, base_url, check_header, check_token
 
 # --- encode_json -----------------------------------------------------------------------------------------------------
 
@@ -313,10 +312,32 @@ def test_an_unknown_keyword_is_a_type_error_that_names_the_nearest_or_the_way_ou
     assert hint in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(ClientOptions.__annotations__.keys() - {"wake"}))
 def test_a_setting_among_the_keywords_is_a_type_error_that_names_with_options(name: str) -> None:
     with pytest.raises(TypeError, match=rf"with_options\({name}="):
         check_keywords({name: 1}, frozenset({"temperature"}), "complete")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("max_completion_tokens", {"max_tokens", "min_tokens"}, "here it is 'max_tokens'"),
+        ("max_completion_tokens", {"max_output_tokens"}, "here it is 'max_output_tokens'"),
+        ("max_tokens", {"max_output_tokens", "top_p"}, "here it is 'max_output_tokens'"),
+        ("functions", {"tools"}, "here it is 'tools'"),
+        ("stop", {"stop_sequences", "top_p"}, "here it is 'stop_sequences'"),
+        ("max_retries", {"max_tokens"}, "use client.with_options(retry=RetryPolicy(max_attempts=...))"),
+        ("retries", {"max_tokens"}, "use client.with_options(retry=RetryPolicy(...))"),
+        ("extra_headers", {"extra_query", "extra_body"}, "use client.with_options(headers={...})"),
+        ("http_headers", {"extra_query"}, "use client.with_options(headers={...})"),
+        ("x_friendli_team", {"extra_body"}, "use client.with_options(team=...)"),
+        ("timeout_ms", {"extra_body"}, "use client.with_options(timeout=seconds)"),
+    ],
+)
+def test_a_keyword_of_another_client_is_told_by_our_name(name: str, known: set[str], hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        check_keywords({name: 1}, frozenset(known), "complete")
+    assert str(caught.value).endswith(hint)
 
 
 # --- URLs, tokens, headers, queries ----------------------------------------------------------------------------------

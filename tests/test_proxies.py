@@ -1,5 +1,6 @@
 """Proxies: the client's, the environment's, none."""
 
+import base64
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,12 +25,6 @@ from friendli_async import (
 from friendli_async.testing import (
     FriendliServer,
 )
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
 
 
 class Proxy(RawServer):
@@ -87,7 +82,9 @@ async def test_the_proxy_for_https_is_asked_for_a_tunnel(proxy: Proxy, monkeypat
     assert not caught.value.sent, "the tunnel was refused, so nothing reached the API"
 
 
-@pytest.mark.parametrize("rule", ["127.0.0.1", "*", "x.example,127.0.0.1"])
+@pytest.mark.parametrize(
+    "rule", ["127.0.0.1", "*", "x.example,127.0.0.1", "127.0.0.0/8", "no/network,10.0.0.0/8, 127.0.0.1/24"]
+)
 async def test_no_proxy_is_obeyed(
     server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
@@ -149,3 +146,19 @@ async def test_netrc_is_not_read(
         await within(client.container.chat.complete(messages=[{"role": "user", "content": "Hi"}]))
         await within(complete(client))
     assert server.requests[1].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+async def test_a_network_in_no_proxy_is_no_other(
+    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "10.0.0.0/8,::1/128")
+    async with client_of(server.url) as client:
+        assert (await within(complete(client))).text == "by proxy"
+
+
+async def test_credentials_of_a_proxy_may_be_encoded(proxy: Proxy) -> None:
+    url = proxy.url.replace("http://", "http://us%40er:p%3As%2Fs@")
+    async with client_of("http://api.invalid", proxy=url) as client:
+        await within(complete(client))
+    assert b"proxy-authorization: basic " + base64.b64encode(b"us@er:p:s/s").lower() in proxy.requests[0].lower()

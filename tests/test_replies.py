@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from strategies import deterministic
 
 from friendli_async import Attempt, ChatChunk, ChatCompletion, Meta, Partial, ToolCall, Usage
+from friendli_async._core.lenient import decode
 from friendli_async.replies import FunctionCall, Headers, Reply, attach_meta
 
 # --- Headers ---------------------------------------------------------------------------------------------------------
@@ -150,6 +151,19 @@ def test_values_that_were_not_sent_are_left_out_when_a_reply_is_encoded_or_print
     assert msgspec.json.encode(Usage(1, 2, 3)) == b'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'
     assert repr(ToolCall(id="c1")) == "ToolCall(id='c1')"
     assert isinstance(reply(), Reply)
+
+
+@pytest.mark.parametrize("absent", ["null", "missing"])
+def test_parts_of_a_whole_tool_call_are_text_whatever_the_server_leaves_out(absent: str) -> None:
+    sparse = '{"id":null,"type":null,"function":{"name":null,"arguments":null}}' if absent == "null" else "{}"
+    data = b'{"choices":[{"index":0,"message":{"role":"assistant","tool_calls":[%s]}}]}' % sparse.encode()
+    (call,) = decode(data, msgspec.json.Decoder(ChatCompletion)).message.tool_calls or ()
+    assert call == ToolCall() == ToolCall("", "function", FunctionCall("", ""))
+
+
+def test_a_tool_call_is_encoded_with_all_its_parts() -> None:
+    encoded = msgspec.json.encode(ToolCall("c1", function=FunctionCall("now")))
+    assert encoded == b'{"id":"c1","type":"function","function":{"name":"now","arguments":""}}'
 
 
 def test_usage_tolerates_fields_that_are_new_or_missing() -> None:

@@ -1,7 +1,6 @@
 """Responses: what goes in, what comes back whole, and both against servers."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -38,19 +37,6 @@ from friendli_async.testing import (
     FriendliServer,
     json_body,
 )
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with AsyncFriendli(server.token, server_url=server.url, container_url=server.url, retry=None) as opened:
-        yield opened
-
 
 # --- plain replies ---------------------------------------------------------------------------------------------------
 

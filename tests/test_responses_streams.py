@@ -1,7 +1,7 @@
 """Streamed responses: the fifteen kinds of events, how they add up, and the three ends."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from friendli_async import (
     RetryPolicy,
     StreamInterruptedError,
 )
-from friendli_async.replies import FunctionCall, PromptTokensDetails, ToolCall, Usage
+from friendli_async.replies import CompletionTokensDetails, FunctionCall, PromptTokensDetails, ToolCall, Usage
 from friendli_async.responses import (
     InputTokensDetails,
     OutputTextDelta,
@@ -40,18 +40,6 @@ from friendli_async.testing import (
     script,
     stall,
 )
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with AsyncFriendli(server.token, server_url=server.url, container_url=server.url, retry=None) as opened:
-        yield opened
 
 
 def ask(client: AsyncFriendli) -> ResponseStream:
@@ -229,7 +217,7 @@ async def test_items_that_nothing_announced_are_made_from_their_deltas(
     server.enqueue(script(*map(named, unannounced), done()))
     result = await ask(client).result()
     assert (result.text, result.reasoning) == ("Hello there!", "think harder")
-    assert result.tool_calls == (ToolCall(None, "function", FunctionCall("weather", '{"city": "Rome"}')),)
+    assert result.tool_calls == (ToolCall("", "function", FunctionCall("weather", '{"city": "Rome"}')),)
 
 
 async def test_interleaved_items_do_not_mix(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -286,7 +274,7 @@ async def test_failed_raises_the_error_that_its_code_names(
     assert partial is not None
     assert (partial.text, partial.reasoning) == ("Hello there!", "think harder")
     assert partial.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
-    assert partial.usage == Usage(5, 7, 12, PromptTokensDetails(2))
+    assert partial.usage == Usage(5, 7, 12, PromptTokensDetails(2), CompletionTokensDetails(3))
 
 
 async def test_failed_without_a_reason_says_so(client: AsyncFriendli, server: FriendliServer) -> None:

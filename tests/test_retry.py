@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from friendli_async import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    AsyncFriendli,
+    Attempt,
     ConfigurationError,
     FriendliError,
     RateLimitError,
@@ -26,14 +29,19 @@ from friendli_async import (
     RetryPolicy,
     StreamInterruptedError,
 )
+from friendli_async._core.body.arguments import Arguments
+from friendli_async._core.call import Call
 from friendli_async._core.protocol import Operation
-from friendli_async._core.retry import delay, may_repeat, repeat
+from friendli_async._core.retry import Retries, delay, may_repeat
 from friendli_async.errors import status_class
-from friendli_async.options import RETRYABLE_STATUSES
+from friendli_async.options import _RETRYABLE_STATUSES as RETRYABLE_STATUSES
+from friendli_async.replies import Headers
+
+pytestmark = pytest.mark.compatibility
 
 
 def operation(*, repeatable: bool, billed: bool) -> Operation[Any]:
-    return Operation(method="POST", path="/x", reply=msgspec.json.Decoder(), repeatable=repeatable, billed=billed)
+    return Operation(name="x", method="POST", path="/x", reply=Any, repeatable=repeatable, billed=billed)
 
 
 def answered(status: int) -> APIStatusError:
@@ -148,143 +156,202 @@ def test_the_jitter_is_random_by_default() -> None:
     assert len({delay(RetryPolicy(), 3, None) for _ in range(20)}) > 1
 
 
-# --- the loop --------------------------------------------------------------------------------------------------------
+# --- whether there is another attempt, and when -----------------------------------------------------------------------
 
 
-class Call:
-    """A call that fails as told, and what the loop did about it."""
-
-    def __init__(self, *outcomes: BaseException | str) -> None:
-        self.slept: list[float] = []
-        self.told: list[tuple[str, float]] = []
-        self.made = 0
-        self.left: float | None = None
-        self.going = True
-        self._outcomes = list(outcomes)
-
-    async def attempt(self) -> str:
-        self.made += 1
-        outcome = self._outcomes.pop(0)
-        if isinstance(outcome, str):
-            return outcome
-        raise outcome
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-    async def run(self, failed: FriendliError, policy: RetryPolicy | None = None, *, repeatable: bool = True) -> str:
-        return await repeat(
-            failed,
-            self.attempt,
-            policy=policy or RetryPolicy(),
-            operation=operation(repeatable=repeatable, billed=False),
-            may_go_on=lambda: self.going,
-            time_left=lambda: self.left,
-            before_sleep=lambda error, seconds: self.told.append((str(error), seconds)),
-            sleep=self.sleep,
-        )
+def waits(
+    *errors: FriendliError, policy: RetryPolicy | None = None, left: Callable[[], float | None] = lambda: None
+) -> list[float | None]:
+    """What one call waits after each of these failures."""
+    retries = Retries(policy or RetryPolicy(), left)
+    return [retries.wait_after(error) for error in errors]
 
 
-async def test_the_first_success_after_failures_is_the_result() -> None:
-    call = Call(answered(503), "fine")
-    assert await call.run(answered(500)) == "fine"
-    assert call.made == 2
-    assert [error for error, _ in call.told] == ["500 no", "503 no"]
-    assert [seconds for _, seconds in call.told] == call.slept
-    assert all(0 <= seconds <= bound for seconds, bound in zip(call.slept, (0.5, 1.0), strict=True))
+def slow(retry_after: float) -> RateLimitError:
+    return RateLimitError("slow", status_code=429, retry_after=retry_after)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 7])
-async def test_there_are_as_many_attempts_as_the_policy_says_and_the_last_error_is_raised(attempts: int) -> None:
-    errors = [answered(503) for _ in range(10)]
-    call = Call(*errors)
-    with pytest.raises(APIStatusError) as caught:
-        await call.run(answered(500), RetryPolicy(max_attempts=attempts))
-    assert call.made == attempts - 1
-    assert len(call.slept) == attempts - 1
-    assert attempts == 1 or caught.value is errors[attempts - 2]
+def test_there_is_a_wait_between_as_many_attempts_as_the_policy_says(attempts: int) -> None:
+    told = waits(*[answered(503)] * attempts, policy=RetryPolicy(max_attempts=attempts))
+    assert [wait is None for wait in told] == [False] * (attempts - 1) + [True]
 
 
-async def test_an_error_that_may_not_be_repeated_ends_it_at_once_as_itself() -> None:
-    last = answered(400)
-    call = Call(last, "never")
-    with pytest.raises(APIStatusError) as caught:
-        await call.run(answered(503))
-    assert caught.value is last
-    assert call.made == 1
+def test_the_waits_of_one_call_grow_by_its_own_failures() -> None:
+    bounds = (0.5, 1.0, 2.0, 4.0)
+    for _ in range(20):
+        told = waits(*[answered(500)] * 4, policy=RetryPolicy(max_attempts=5))
+        assert all(wait is not None and 0 <= wait <= bound for wait, bound in zip(told, bounds, strict=True))
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), ValueError("bug"), KeyboardInterrupt()])
-async def test_what_is_no_error_of_ours_passes_through(error: BaseException) -> None:
-    call = Call(error)
-    with pytest.raises(type(error)) as caught:
-        await call.run(answered(503))
-    assert caught.value is error
+def test_calls_at_the_same_time_do_not_count_each_others_failures() -> None:
+    calls = [Retries(RetryPolicy(max_attempts=3), lambda: None) for _ in range(3)]
+    told = [[call.wait_after(answered(503)) is None for call in calls] for _ in range(3)]
+    assert told == [[False] * 3, [False] * 3, [True] * 3]
 
 
-async def test_a_retry_after_is_waited_for() -> None:
-    call = Call("fine")
-    assert await call.run(RateLimitError("slow", status_code=429, retry_after=7)) == "fine"
-    assert len(call.slept) == 1
-    assert 7 <= call.slept[0] <= 7.5
+def test_a_retry_after_is_waited_for_and_forgotten_with_the_next_failure() -> None:
+    first, second = waits(slow(7), answered(503))
+    assert first is not None
+    assert 7 <= first <= 7.5
+    assert second is not None
+    assert second <= 1
 
 
-async def test_a_retry_after_of_exactly_the_longest_is_waited_for() -> None:
-    call = Call("fine")
-    assert await call.run(RateLimitError("slow", status_code=429, retry_after=60)) == "fine"
-
-
-async def test_a_retry_after_beyond_the_longest_raises_at_once_and_is_on_the_error() -> None:
-    call = Call("never")
-    with pytest.raises(RateLimitError) as caught:
-        await call.run(RateLimitError("slow", status_code=429, retry_after=60.5))
-    assert (caught.value.retry_after, call.made, call.slept) == (60.5, 0, [])
+def test_a_retry_after_of_exactly_the_longest_is_waited_for_and_one_beyond_is_not() -> None:
+    [exact] = waits(slow(60))
+    assert exact is not None
+    assert 60 <= exact <= 60.5
+    assert waits(slow(60.5)) == [None]
 
 
 @pytest.mark.parametrize(("asked", "left"), [(7.0, 7.0), (7.0, 1.0), (0.0, 0.0), (0.0, -1.0)])
-async def test_a_wait_that_does_not_fit_into_the_time_left_is_not_begun(asked: float, left: float) -> None:
-    call = Call("never")
-    call.left = left
-    with pytest.raises(RateLimitError):
-        await call.run(RateLimitError("slow", status_code=429, retry_after=asked), RetryPolicy(initial=0))
-    assert (call.made, call.slept) == (0, [])
+def test_a_wait_that_does_not_fit_into_the_time_left_is_not_begun(asked: float, left: float) -> None:
+    assert waits(slow(asked), policy=RetryPolicy(initial=0), left=lambda: left) == [None]
 
 
-async def test_a_wait_that_fits_into_the_time_left_is_begun() -> None:
-    call = Call("fine")
-    call.left = 8
-    assert await call.run(RateLimitError("slow", status_code=429, retry_after=7)) == "fine"
+def test_a_wait_that_fits_into_the_time_left_is_begun() -> None:
+    assert waits(slow(7), left=lambda: 8)[0] is not None
 
 
-async def test_a_call_that_was_closed_is_not_repeated() -> None:
-    call = Call("never")
-    call.going = False
+def test_deciding_keeps_no_hold_of_the_error() -> None:
+    retries = Retries(RetryPolicy(), lambda: None)
+    error = answered(503)
+    gone = weakref.ref(error)
+    gc.disable()
+    try:
+        retries.wait_after(error)
+        del error
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class Attempts:
+    """Stands in for the network: the attempts of one call fail as told, and the clock is not waited for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException | str) -> None:
+        self.made = 0
+        self.slept: list[float] = []
+        self.told: list[tuple[int | None, float]] = []
+        self.client = AsyncFriendli("token")
+        self.repeatable = True
+        self.close_after: int | None = None
+        self._outcomes = list(outcomes)
+        monkeypatch.setattr(self.client.serverless.chat._engine.runtime.transport, "send", self._send)
+        monkeypatch.setattr(asyncio, "sleep", self._sleep)
+
+    async def _send(self, request: object, delivery: object) -> Any:
+        self.made += 1
+        if self.made == self.close_after:
+            await self.client.aclose()
+        outcome = self._outcomes[self.made - 1]
+        if isinstance(outcome, str):
+            return SimpleNamespace(status=200, headers=Headers(), said=outcome)
+        raise outcome
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def _retried(self, attempt: Attempt) -> None:
+        assert attempt.wait is not None
+        self.told.append((attempt.number, attempt.wait))
+
+    async def run(self, **policy: Any) -> str:
+        engine = self.client.serverless.chat._engine.replace(retry=RetryPolicy(on_retry=self._retried, **policy))
+        call = Call(engine, operation(repeatable=self.repeatable, billed=False), Arguments(), "json")
+
+        async def read(exchange: Any) -> str:
+            said: str = exchange.said
+            return said
+
+        return await call.run(read)
+
+
+async def test_the_first_success_after_failures_is_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, answered(500), answered(503), "fine")
+    assert await attempts.run() == "fine"
+    assert attempts.made == 3
+    assert attempts.told == list(enumerate(attempts.slept, 1))
+    assert all(0 <= seconds <= bound for seconds, bound in zip(attempts.slept, (0.5, 1.0), strict=True))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+async def test_there_are_as_many_attempts_as_the_policy_says_and_the_last_error_is_raised(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    errors = [answered(503) for _ in range(10)]
+    attempts = Attempts(monkeypatch, *errors)
+    with pytest.raises(APIStatusError) as caught:
+        await attempts.run(max_attempts=most)
+    assert (attempts.made, len(attempts.slept)) == (most, most - 1)
+    assert caught.value is errors[most - 1]
+
+
+async def test_an_error_that_may_not_be_repeated_ends_it_at_once_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = answered(400)
+    attempts = Attempts(monkeypatch, answered(503), last, "never")
+    with pytest.raises(APIStatusError) as caught:
+        await attempts.run()
+    assert caught.value is last
+    assert attempts.made == 2
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ValueError("bug"), KeyboardInterrupt()])
+async def test_what_is_no_error_of_ours_passes_through(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    attempts = Attempts(monkeypatch, answered(503), error)
+    with pytest.raises(type(error)) as caught:
+        await attempts.run()
+    assert caught.value is error
+
+
+async def test_a_retry_after_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, slow(7), "fine")
+    assert await attempts.run() == "fine"
+    assert len(attempts.slept) == 1
+    assert 7 <= attempts.slept[0] <= 7.5
+
+
+async def test_a_retry_after_beyond_the_longest_raises_at_once_and_is_on_the_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = Attempts(monkeypatch, slow(60.5), "never")
+    with pytest.raises(RateLimitError) as caught:
+        await attempts.run()
+    assert (caught.value.retry_after, attempts.made, attempts.slept) == (60.5, 1, [])
+
+
+async def test_a_call_whose_client_was_closed_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, answered(503), "never")
+    attempts.close_after = 1
+    with pytest.raises(FriendliError):
+        await attempts.run()
+    assert (attempts.made, attempts.slept) == (1, [])
+
+
+async def test_calls_at_the_same_time_do_not_mix_up_their_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = asyncio.sleep
+
+    class Yielding(Attempts):
+        async def _sleep(self, seconds: float) -> None:
+            await turn(0)
+
+    calls = [Yielding(monkeypatch, *[answered(503)] * failures, f"call {failures}") for failures in (1, 2, 3, 4)]
+    results = await asyncio.gather(*(call.run(max_attempts=5) for call in calls))
+    assert results == ["call 1", "call 2", "call 3", "call 4"]
+    assert [call.made for call in calls] == [2, 3, 4, 5]
+    assert [len(call.told) for call in calls] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_the_policy_of_one_operation_says_no_where_that_of_another_says_yes(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    attempts = Attempts(monkeypatch, answered(status), "never")
+    attempts.repeatable = False
     with pytest.raises(APIStatusError):
-        await call.run(answered(503))
-    assert (call.made, call.slept) == (0, [])
-
-
-async def test_calls_at_the_same_time_do_not_mix_up_their_attempts() -> None:
-    turns = itertools.count()
-
-    class Yielding(Call):
-        async def sleep(self, seconds: float) -> None:
-            next(turns)
-            await asyncio.sleep(0)
-            await super().sleep(seconds)
-
-    calls = [Yielding(*[answered(503)] * failures, f"call {failures}") for failures in (0, 1, 2, 3)]
-    policy = RetryPolicy(max_attempts=5)
-    results = await asyncio.gather(*(call.run(answered(500), policy) for call in calls))
-    assert results == ["call 0", "call 1", "call 2", "call 3"]
-    assert [call.made for call in calls] == [1, 2, 3, 4]
-    assert next(turns) == 10
-
-
-async def test_the_policy_of_one_operation_says_no_where_that_of_another_says_yes() -> None:
-    outcomes: list[Callable[[], APIStatusError]] = [lambda: answered(500), lambda: answered(502), lambda: answered(504)]
-    for outcome in outcomes:
-        call = Call("never")
-        with pytest.raises(APIStatusError):
-            await call.run(outcome(), repeatable=False)
-        assert call.made == 0
+        await attempts.run()
+    assert attempts.made == 1

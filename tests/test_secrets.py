@@ -1,20 +1,30 @@
 """The token shows nowhere: not in errors, their tracebacks and pickles, not in logs, not in anything's repr."""
 
+import asyncio
 import copy
 import io
 import logging
 import pickle
 import traceback
-from collections.abc import AsyncIterator, Awaitable
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from support.clock import Clock, turns
 from support.sockets import (
     QUICK,
+    STREAM_HEAD,
+    Conversation,
+    RawServer,
     ask,
+    chunked,
     client_of,
     complete,
     deaf_port,
+    delta,
+    read,
+    reply,
     within,
 )
 
@@ -22,17 +32,14 @@ from friendli_async import (
     AsyncFriendli,
     ConfigurationError,
     FriendliError,
+    RetryPolicy,
     Timeouts,
 )
 from friendli_async.testing import FriendliServer, body, chunk, cut, drop, script, stall, status, text
 
+pytestmark = pytest.mark.compatibility
+
 SECRET = "flp_verysecrettoken0123456789"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
 
 
 FAILURES: dict[str, Any] = {
@@ -52,7 +59,7 @@ FAILURES: dict[str, Any] = {
 async def _failure(call: Awaitable[object]) -> FriendliError:
     """The error of a call; the traceback begins here, in a frame that knows no secret."""
     try:
-        await within(call)
+        await within(call, 60)
     except FriendliError as error:
         return error
     raise AssertionError("it did not fail")
@@ -78,14 +85,14 @@ def _texts_of(error: BaseException) -> str:
 @pytest.mark.parametrize("how", ["token", "callable", "header"])
 @pytest.mark.parametrize("name", FAILURES)
 async def test_the_token_shows_nowhere(
-    server: FriendliServer, caplog: pytest.LogCaptureFixture, name: str, how: str
+    server: FriendliServer, clock: Clock, caplog: pytest.LogCaptureFixture, name: str, how: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server.always(FAILURES[name])
     options: dict[str, Any] = {
         "headers": {"X-Public": "public"},
         "retry": QUICK,
-        "timeout": Timeouts(first_event=0.2, idle=0.1),
+        "timeout": Timeouts(first_event=20, idle=10),
     }
     token: Any = SECRET
     if how == "callable":
@@ -98,7 +105,12 @@ async def test_the_token_shows_nowhere(
         options["headers"] = {**options["headers"], "Authorization": f"Bearer {SECRET}"}
     async with AsyncFriendli(token, server_url=server.url, **options) as client:
         stream = ask(client)
-        error = await _failure(stream.result())
+        failing = asyncio.create_task(_failure(stream.result()))
+        if stall() in getattr(FAILURES[name], "steps", [FAILURES[name]]):
+            await server.wait_for_requests(1)
+            await turns(20)
+            clock.leap(20)
+        error = await failing
         assert server.requests[0].headers["Authorization"] == f"Bearer {SECRET}"
         shown = [_texts_of(error), repr(client), str(client), repr(vars(client)), repr(stream)]
         shown += [repr(vars(stream)), repr(client.serverless), repr(vars(client.serverless)), repr(stream._opening)]
@@ -149,3 +161,190 @@ async def test_the_log_tells_of_attempts_and_retries_and_of_nothing_private(
     assert "503" in records[0][1]
     assert "/serverless/v1/chat/completions" in records[0][1]
     assert "private" not in str(records)
+
+
+# --- the frames that an error has passed through ---------------------------------------------------------------------
+
+HEADER = "s3cret-header-value"
+PASSWORD = "s3cret-proxy-password"
+ENVIRONMENT = "s3cret-of-the-environment"
+SECRETS = (SECRET, HEADER, PASSWORD, ENVIRONMENT)
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An error, its causes and contexts, and those of groups."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        found = todo.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        todo += [found.__cause__, found.__context__]
+        todo += found.exceptions if isinstance(found, BaseExceptionGroup) else []
+        yield found
+
+
+def shown_in_frames(error: BaseException) -> list[str]:
+    """Which secrets a tool that prints the local variables of all frames, as Sentry and rich do, would print."""
+    printed = []
+    for found in _behind(error):
+        for frame, line in traceback.walk_tb(found.__traceback__):
+            printed.append(f"{frame.f_code.co_name}:{line} {frame.f_locals!r}")
+            printed += [repr(value) for value in frame.f_locals.values()]
+        for summary in traceback.TracebackException.from_exception(found, capture_locals=True).stack:
+            printed.append(f"{summary.name} {summary.locals}")
+    return [f"{secret} in {text[:2000]}" for secret in SECRETS for text in printed if secret in text]
+
+
+def _error_of(function: Callable[[], object]) -> BaseException:
+    try:
+        function()
+    except BaseException as error:
+        return error
+    raise AssertionError("it did not fail")
+
+
+BAD_TOKEN, BAD_HEADERS = SECRET + "\n", {"X-Private": HEADER, "X-Bad": HEADER + "\r\n"}
+MISTAKES: dict[str, Callable[[], object]] = {
+    "token": lambda: AsyncFriendli(BAD_TOKEN),
+    "token beyond ASCII": lambda: AsyncFriendli(SECRET + "\xe9"),
+    "header": lambda: AsyncFriendli(SECRET, headers=BAD_HEADERS),
+    "timeout": lambda: AsyncFriendli(SECRET, headers={"X-Private": HEADER}, timeout="x"),  # type: ignore[arg-type]  # a mistake, on purpose
+    "proxy": lambda: AsyncFriendli(SECRET, proxy=f"socks5://me:{PASSWORD}@127.0.0.1:1"),
+    "url": lambda: AsyncFriendli(SECRET, server_url="ftp://x"),
+    "url with credentials": lambda: AsyncFriendli(SECRET, server_url=f"http://me:{PASSWORD}@127.0.0.1"),
+    "other name": lambda: AsyncFriendli(api_key=SECRET),  # type: ignore[call-arg]  # a mistake, on purpose
+    "other name of headers": lambda: AsyncFriendli(default_headers={"X-Private": HEADER}),  # type: ignore[call-arg]  # a mistake, on purpose
+    "environment": AsyncFriendli,
+    "option": lambda: AsyncFriendli("token").with_options(token=BAD_TOKEN),
+    "option's header": lambda: AsyncFriendli("token").with_options(headers=BAD_HEADERS),
+    "option's other name": lambda: AsyncFriendli("token").with_options(api_key=SECRET),  # type: ignore[call-arg]  # a mistake, on purpose
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_no_frame_of_a_mistake_shows_a_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("OTHER_SECRET", ENVIRONMENT)
+    monkeypatch.setenv("https_proxy", f"http://me:{PASSWORD}@127.0.0.1:1")
+    if name == "environment":
+        monkeypatch.setenv("FRIENDLI_TOKEN", BAD_TOKEN)
+    error = _error_of(MISTAKES[name])
+    assert isinstance(error, ConfigurationError | TypeError)
+    assert shown_in_frames(error) == []
+
+
+class Places:
+    """A server at which a call gets stuck in one place, and says when it has got there."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+
+    async def no_head(self, conversation: Conversation) -> None:
+        await conversation.request()
+        self.reached.set()
+        await conversation.gone()
+
+    async def mid_body(self, conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD + chunked(delta("a")))
+        self.reached.set()
+        await conversation.gone()
+
+    async def mid_reply(self, conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{")
+        self.reached.set()
+        await conversation.gone()
+
+    async def refusal(self, conversation: Conversation) -> None:
+        while await conversation.request():
+            await conversation.send(reply(b"", status="503 no"))
+
+
+async def _ended(call: Awaitable[object], how: str, reached: asyncio.Event) -> BaseException:
+    """Ends a call as its caller may, once it has got as far as it can, and returns what it raised."""
+    task = asyncio.ensure_future(call)
+    await within(reached.wait())
+    await turns(20)
+
+    async def limited() -> object:
+        async with asyncio.timeout(0.001):
+            return await task
+
+    try:
+        if how == "timeout":
+            await limited()
+        elif how == "wait_for":
+            await asyncio.wait_for(task, 0.001)
+        else:
+            task.cancel()
+            await task
+    except BaseException as error:
+        return error
+    raise AssertionError("it did not fail")
+
+
+@pytest.mark.parametrize("how", ["timeout", "wait_for", "cancel"])
+@pytest.mark.parametrize("kind", ["token", "callable"])
+@pytest.mark.parametrize("place", ["no_head", "mid_body", "mid_reply", "refusal", "connecting", "no_head by proxy"])
+async def test_no_frame_of_a_callers_own_end_shows_a_secret(
+    monkeypatch: pytest.MonkeyPatch, place: str, kind: str, how: str
+) -> None:
+    monkeypatch.setenv("OTHER_SECRET", ENVIRONMENT)
+    places = Places()
+    token: Any = SECRET if kind == "token" else lambda: SECRET
+    talk = getattr(places, place.partition(" ")[0], places.no_head)
+    policy = RetryPolicy(initial=1000, max_wait=1000, on_retry=lambda _: places.reached.set())
+    with deaf_port() as deaf:
+        async with RawServer(talk) as server:
+            url = f"http://127.0.0.1:{deaf}" if place == "connecting" else server.url
+            options: dict[str, Any] = {"headers": {"X-Private": HEADER}, "retry": policy}
+            if place.endswith("proxy"):
+                options["proxy"] = url.replace("//", f"//me:{PASSWORD}@")
+            if place == "connecting":
+                places.reached.set()
+            async with AsyncFriendli(token, server_url=url, **options) as client:
+                call = complete(client) if place in {"mid_reply", "refusal"} else read(ask(client))
+                error = await _ended(call, how, places.reached)
+    assert shown_in_frames(error) == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("of", ["client", "environment"])
+async def test_no_frame_of_a_proxys_failure_shows_its_password_which_the_proxy_gets(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, of: str
+) -> None:
+    heads: list[bytes] = []
+
+    async def refuse(conversation: Conversation) -> None:
+        heads.append(await conversation.request())
+        await conversation.send(reply(b"", status="502 no"))
+
+    async with RawServer(refuse) as proxy:
+        url = proxy.url.replace("//", f"//me:{PASSWORD}@")
+        if of == "environment":
+            monkeypatch.setenv(f"{scheme}_proxy", url)
+        chosen = url if of == "client" else None
+        async with AsyncFriendli(SECRET, server_url=f"{scheme}://api.invalid", proxy=chosen, retry=None) as client:
+            error = await _failure(complete(client))
+    encoded = b64encode(f"me:{PASSWORD}".encode())
+    assert b"Proxy-Authorization: Basic " + encoded in heads[0]
+    assert (SECRET.encode() in heads[0]) == (scheme == "http")
+    assert shown_in_frames(error) == []
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_no_frame_of_a_failure_shows_a_secret(server: FriendliServer, clock: Clock, name: str) -> None:
+    server.always(FAILURES[name])
+    options: dict[str, Any] = {"timeout": Timeouts(first_event=20, idle=10), "retry": QUICK}
+    async with AsyncFriendli(
+        SECRET, server_url=server.url, headers={"X-Private": HEADER, "X-Public": "public"}, **options
+    ) as client:
+        failing = asyncio.create_task(_failure(ask(client).result()))
+        if stall() in getattr(FAILURES[name], "steps", [FAILURES[name]]):
+            await server.wait_for_requests(1)
+            await turns(20)
+            clock.leap(20)
+        error = await failing
+    assert shown_in_frames(error) == []

@@ -2,11 +2,17 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+import ssl
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import pytest
+from support.sockets import client_of, completion, saying
+from support.sockets import reply as http_reply
 
 import friendli_async as f
 from friendli_async.testing import FriendliServer, status, text
@@ -16,10 +22,9 @@ CONTROLS: Final = ["\r\nX-Evil: 1", "\n", "\r", "\x00", "\x7f", "\x1b"]
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        running.always(text("ok"))
-        yield running
+def server(server: FriendliServer) -> FriendliServer:
+    server.always(text("ok"))
+    return server
 
 
 def made(server: FriendliServer, token: Any = "test-token", **settings: Any) -> f.AsyncFriendli:
@@ -93,6 +98,7 @@ async def test_token_that_is_a_bearer_already_is_sent_as_it_is(server: FriendliS
     assert header(server, "Authorization") == value
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_callable_token_is_asked_for_every_attempt(server: FriendliServer, kind: str) -> None:
     asked: list[str] = []
@@ -343,6 +349,45 @@ async def test_copies_share_the_pool_and_closing_one_leaves_it_open(server: Frie
     assert len(server.requests) == 4
 
 
+THEIRS: Final = {
+    "api_key": "token=...",
+    "base_url": "server_url=... or container_url=...",
+    "max_retries": "retry=RetryPolicy(max_attempts=...)",
+    "retry_config": "retry=RetryPolicy(...)",
+    "timeout_ms": "timeout=seconds",
+    "x_friendli_team": "team=...",
+    "default_headers": "headers={...}",
+}
+
+
+@pytest.mark.parametrize(("name", "ours"), THEIRS.items())
+async def test_setting_of_another_client_is_told_by_our_name(server: FriendliServer, name: str, ours: str) -> None:
+    unknown: dict[str, Any] = {name: "x"}
+    with pytest.raises(
+        TypeError, match=re.escape(f"AsyncFriendli() got an unexpected keyword argument {name!r}; here it is {ours}")
+    ):
+        f.AsyncFriendli("token", **unknown)
+    async with made(server) as client:
+        with pytest.raises(TypeError, match=re.escape(f"here it is {ours}")):
+            client.with_options(**unknown)
+        with pytest.raises(TypeError, match=re.escape(f"it is a setting, use client.with_options({ours})")):
+            client.serverless.chat.stream(model="m", messages=[], **unknown)
+
+
+def test_unknown_keyword_of_the_client_names_those_there_are() -> None:
+    unknown: dict[str, Any] = {"temperature": 1}
+    with pytest.raises(TypeError, match="'temperature'; it takes token, team, "):
+        f.AsyncFriendli("token", **unknown)
+
+
+@pytest.mark.parametrize("name", ["server_url", "container_url"])
+@pytest.mark.parametrize("end", ["/v1", "/v1/", "/serverless/v1", "/serverless", "/dedicated"])
+def test_base_url_of_other_clients_is_refused_where_it_would_double_the_path(name: str, end: str) -> None:
+    url: dict[str, Any] = {name: f"http://localhost:8000{end}"}
+    with pytest.raises(f.ConfigurationError, match=f"{name} ends where paths begin"):
+        f.AsyncFriendli("token", **url)
+
+
 @pytest.mark.parametrize("keyword", ["timeouts", "max_connections", "session", "proxy", "model"])
 async def test_unknown_option_is_a_type_error(server: FriendliServer, keyword: str) -> None:
     async with made(server) as client:
@@ -358,6 +403,7 @@ async def test_with_options_keeps_a_subclass(server: FriendliServer) -> None:
         assert type(client.with_options(timeout=5)) is Mine
 
 
+@pytest.mark.compatibility
 def test_client_is_neither_pickled_nor_shown_with_its_token() -> None:
     client = f.AsyncFriendli("secret", team="secret-team", headers={"X-A": "secret"})
     with pytest.raises(TypeError):
@@ -370,3 +416,54 @@ def test_client_is_neither_pickled_nor_shown_with_its_token() -> None:
         client.with_options(team="secret"),
     ]
     assert "secret" not in "".join(map(repr, shown))
+
+
+# --- the environment's habits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["argument", "environment", "callable"])
+async def test_blanks_around_a_token_are_not_part_of_it(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    given: Any = {"argument": " test-token\t", "environment": None, "callable": lambda: "  test-token "}[of]
+    if of == "environment":
+        monkeypatch.setenv("FRIENDLI_TOKEN", "  test-token ")
+    async with f.AsyncFriendli(given, server_url=server.url) as client:
+        await send(client)
+    assert server.requests[0].headers["Authorization"] == "Bearer test-token"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path"), [("//", ""), ("/a///", "/a"), ("/prüfung", "/pr%C3%BCfung"), ("/a%20b", "/a%20b")]
+)
+async def test_slashes_at_the_end_and_letters_beyond_ascii_go_out_as_they_should(prefix: str, path: str) -> None:
+    async with saying(http_reply(completion())) as raw, client_of(raw.url + prefix) as client:
+        await send(client)
+    assert raw.requests[0].startswith(f"POST {path}/serverless/v1/chat/completions HTTP".encode())
+
+
+def test_certificates_of_the_environment_are_read_when_the_client_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    assert _tls_of(f.AsyncFriendli("token")) is True
+    (tmp_path / "authorities.pem").write_text(ssl.DER_cert_to_PEM_cert(_own_certificate(tmp_path)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authorities.pem"))
+    made = _tls_of(f.AsyncFriendli("token"))
+    assert isinstance(made, ssl.SSLContext)
+    assert made.verify_mode == ssl.CERT_REQUIRED
+    assert len(made.get_ca_certs()) == 1
+    assert _tls_of(f.AsyncFriendli("token", ssl=False)) is False
+
+
+def _tls_of(client: f.AsyncFriendli) -> object:
+    transport: Any = client._runtime.transport
+    return transport._ssl
+
+
+def _own_certificate(folder: Path) -> bytes:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=own", "-outform", "DER"]
+    made = folder / "own.der"
+    subprocess.run([*command, "-keyout", str(folder / "key"), "-out", str(made)], check=True, capture_output=True)
+    return made.read_bytes()

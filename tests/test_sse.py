@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cut, cuttings, deterministic, event_streams
 
-from friendli_async import ChatChunk, FriendliError, ResponseDecodeError
+from friendli_async import ChatChunk, ResponseDecodeError, StreamInterruptedError
+from friendli_async._core.events.reader import EventReader
 from friendli_async._core.events.sse import SSEDecoder
-from friendli_async._core.events.stream import EventReader
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
+
+pytestmark = pytest.mark.compatibility
 
 Event = tuple[str, str | None, str]
 """Data, name, last event id."""
@@ -388,30 +390,56 @@ def test_the_work_count_would_notice_a_decoder_that_starts_over_with_each_piece(
 def read(pieces: Iterable[bytes], *, end: bool = True) -> EventReader[ChatChunk]:
     reader = EventReader[ChatChunk](ChatCollector(), 1 << 20, 200, Headers())
     for piece in filter(None, pieces):
-        if not reader.over:
+        if not reader.is_last:
             reader.feed(piece)
-    if end and not reader.over:
+    if end and not reader.is_last:
         reader.feed(b"")
     return reader
 
 
-@pytest.mark.parametrize(
-    "before", [b"", b": ping\n", b"id: 4711-4711-4711\n", b"\n\n", b"retry: 5\nevent: message\n", BOM]
-)
+CONTENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+BEFORE = [b"", b": ping\n", b"id: 4711-4711-4711\n", b"\n\n", b"retry: 5\nevent: message\n", BOM]
+
+
+@pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("sentinel", [b"data: [DONE]", b"data:[DONE]"])
 def test_done_ends_a_stream_without_its_blank_line(before: bytes, sentinel: bytes, line_end: bytes) -> None:
+    stream = (BOM + CONTENT if before == BOM else CONTENT + before) + sentinel + line_end
+    for at in range(len(stream) + 1):
+        reader = read(cut(stream, [at]), end=False)
+        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), at
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("sentinel", [b"data: [DONE]", b"data:[DONE]"])
+def test_done_before_any_content_is_no_good_end(before: bytes, sentinel: bytes, line_end: bytes) -> None:
     stream = before + sentinel + line_end
     for at in range(len(stream) + 1):
         reader = read(cut(stream, [at]), end=False)
-        assert (reader.over, reader.failure, len(reader.ready)) == (True, None, 0), at
+        assert (reader.is_last, type(reader.failure), len(reader.ready)) == (True, StreamInterruptedError, 0), at
 
 
-def test_done_ends_a_stream_whose_body_ends_in_the_very_line() -> None:
-    reader = read(one_by_one(b"data: [DONE]"))
-    assert (reader.over, reader.failure) == (True, None)
+@pytest.mark.parametrize(
+    "sentinel", [b"data: [DONE]", b"data:  [DONE]", b"data: [DONE] ", b"data: [DONE]\t\n", b"data:\ndata: [DONE]\n"]
+)
+def test_done_ends_a_stream_whose_body_ends_in_the_very_line(sentinel: bytes) -> None:
+    for pieces in ([CONTENT + sentinel], one_by_one(CONTENT + sentinel)):
+        reader = read(pieces)
+        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1)
 
 
+@pytest.mark.parametrize("sentinel", [b"data: [DONE] ", b"data:  [DONE]", b"data: [DONE]\t", b'data: "[DONE]"'])
+def test_done_with_something_around_it_ends_a_stream_at_its_blank_line(sentinel: bytes) -> None:
+    stream = CONTENT + sentinel + b"\n\n"
+    for at in range(len(stream) + 1):
+        reader = read(cut(stream, [at]), end=False)
+        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), at
+
+
+@pytest.mark.parametrize("before", [b"", CONTENT])
 @pytest.mark.parametrize(
     "stream",
     [
@@ -420,16 +448,23 @@ def test_done_ends_a_stream_whose_body_ends_in_the_very_line() -> None:
         b"data: [DONE]x",
         b"data: [done]",
         b": [DONE]\n",
-        b"data:  [DONE]",
         b"data: [DONE]\ndata: x\n",
     ],
 )
-def test_what_is_not_quite_done_is_a_stream_that_was_cut(stream: bytes) -> None:
-    reader = read([stream])
-    assert reader.over
-    assert isinstance(reader.failure, FriendliError)
+def test_what_is_not_quite_done_is_a_stream_that_was_cut(before: bytes, stream: bytes) -> None:
+    reader = read([before + stream])
+    assert reader.is_last
+    assert isinstance(reader.failure, StreamInterruptedError)
 
 
 def test_what_comes_after_done_is_ignored() -> None:
-    reader = read([b"data: [DONE]\n\ndata: not JSON\n\n"])
-    assert (reader.failure, len(reader.ready)) == (None, 0)
+    reader = read([CONTENT + b"data: [DONE]\n\ndata: not JSON\n\n"])
+    assert (reader.failure, len(reader.ready)) == (None, 1)
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])
+def test_heartbeats_among_the_events_are_passed_over(data: bytes) -> None:
+    beat = b"data: " + data + b"\n\n"
+    for pieces in ([beat + CONTENT + beat + CONTENT + beat], one_by_one(beat + CONTENT + beat + CONTENT + beat)):
+        reader = read([*pieces, b"data: [DONE]\n\n"])
+        assert (reader.failure, len(reader.ready)) == (None, 2)

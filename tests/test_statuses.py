@@ -198,7 +198,11 @@ BODIES: Final = {
         content_type="text/html",
     ),
     "empty": Body(text="", message="HTTP 418"),
-    "array": Body(["no"], message="HTTP 418"),
+    "array": Body(["no"], message="no"),
+    "array of nothing": Body([], message="HTTP 418"),
+    "array of numbers": Body([5], message="HTTP 418"),
+    "array of errors": Body([{"error": {"message": "no", "code": 7}}], message="no", code="7"),
+    "text in quotes": Body("no", message="no"),
     "half a document": Body(text='{"error": {"mess', message="HTTP 418"),
 }
 

@@ -1,9 +1,9 @@
 """What streams accept: the dialects of real servers, errors in mid-stream, and what is no stream at all."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import http_parser
 from support.sockets import (
     DONE,
     LAST_CHUNK,
@@ -60,17 +60,7 @@ from friendli_async.testing import (
     tool_status,
 )
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url) as opened:
-        yield opened
+pytestmark = pytest.mark.compatibility
 
 
 # --- dialects --------------------------------------------------------------------------------------------------------
@@ -133,7 +123,7 @@ async def test_the_sentinel_ends_the_stream_although_the_server_then_says_nothin
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), raw(ending), stall()))
     stream = ask(client)
-    assert await within(read(stream), 3) == "a"
+    assert await within(read(stream)) == "a"
     assert stream.outcome == "done"
 
 
@@ -168,8 +158,21 @@ async def test_a_body_that_ends_with_its_connection_too_early_is_truncated() -> 
         assert caught.value.partial.text == "ab"
 
 
+seen_by_the_c_parser = pytest.mark.skipif(
+    http_parser.HttpResponseParser is http_parser.HttpResponseParserPy,
+    reason="aiohttp's parser in Python takes it, or waits for more: there the idle limit ends it",
+)
+
+
 @pytest.mark.parametrize(
-    "junk", [b"zz\r\n", b"-1\r\nabc\r\n", b"5;\x00\r\nhello\r\n", b"2\r\nabcdef\r\n", b"\xff" * 100]
+    "junk",
+    [
+        b"zz\r\n",
+        b"-1\r\nabc\r\n",
+        pytest.param(b"5;\x00\r\nhello\r\n", marks=seen_by_the_c_parser),
+        b"2\r\nabcdef\r\n",
+        pytest.param(b"\xff" * 100, marks=seen_by_the_c_parser),
+    ],
 )
 async def test_garbage_in_the_framing_does_not_hang_the_reader(junk: bytes) -> None:
     async with (
@@ -178,7 +181,7 @@ async def test_garbage_in_the_framing_does_not_hang_the_reader(junk: bytes) -> N
     ):
         stream = ask(client)
         with pytest.raises(StreamInterruptedError) as caught:
-            await within(read(stream), 3)
+            await within(read(stream))
         assert stream.outcome == "truncated"
         assert caught.value.partial is not None
         assert caught.value.partial.text == "a"
@@ -313,11 +316,12 @@ async def test_a_stream_without_any_event_is_an_error_of_opening(
     assert stream.outcome in {"failed", "truncated"}
 
 
-async def test_a_stream_of_the_sentinel_alone_is_an_empty_one(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_a_stream_of_the_sentinel_alone_has_not_begun(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(done()))
-    async with ask(client) as stream:
-        assert [event async for event in stream] == []
-    assert stream.outcome == "done"
+    stream = ask(client)
+    with pytest.raises(StreamInterruptedError, match="before it began"):
+        await stream
+    assert stream.outcome == "truncated"
 
 
 # --- tool-assisted chat has the same life -----------------------------------------------------------------------------

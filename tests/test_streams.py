@@ -2,7 +2,7 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -53,17 +53,7 @@ from friendli_async.testing import (
     usage,
 )
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with client_of(server.url) as opened:
-        yield opened
+pytestmark = pytest.mark.compatibility
 
 
 # --- use -------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """This library's client and the embedded server, as a user's tests bring them together: every operation once."""
 
 import math
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -13,24 +12,14 @@ from support.operations import served_operations
 from friendli_async import AsyncFriendli
 from friendli_async.testing import FriendliServer
 
+pytestmark = pytest.mark.compatibility
+
 PLACES: Final = ("serverless", "dedicated", "container")
 JANUARY: Final = {
     "start_time": datetime(2026, 1, 1, tzinfo=UTC),
     "end_time": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=10),
 }
 WORDS: Final = "one two three"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with AsyncFriendli("test-token", server_url=server.url, container_url=server.url, retry=None) as client:
-        yield client
 
 
 async def use_text(deployment: Any) -> None:

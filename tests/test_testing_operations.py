@@ -3,13 +3,12 @@
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import aiohttp
 import pytest
 from support.api_client import Client
-from support.embedded_server import AUTH, user
+from support.embedded_server import user
 
 from friendli_async.testing import FriendliServer
 from friendli_async.testing.examples import alternatives, example, fill
@@ -22,15 +21,8 @@ WEATHER: Final = {"name": "weather", "parameters": {"type": "object", "propertie
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[Client]:
-    async with aiohttp.ClientSession(server.url, headers=AUTH) as session:
-        yield Client(session)
+def client(session: aiohttp.ClientSession) -> Client:
+    return Client(session)
 
 
 def label(route: Route) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -15,29 +14,10 @@ from friendli_async.testing import FriendliServer, ReceivedRequest, Script, scri
 from friendli_async.testing.steps import Payload, Step
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def session(server: FriendliServer) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(server.url, headers=AUTH) as opened:
-        yield opened
-
-
 async def pieces(session: aiohttp.ClientSession) -> list[bytes]:
     """Give what each read of the body of a reply gives."""
     async with session.post(CHAT, json=BODY) as response:
         return [piece async for piece in response.content.iter_any()]
-
-
-@pytest.fixture
-async def raw_client(server: FriendliServer) -> AsyncIterator[RawClient]:
-    client = await RawClient.connect(server)
-    yield client
-    client.abort()
 
 
 # --- scripts ---------------------------------------------------------------------------------------------------------

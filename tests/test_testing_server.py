@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -16,26 +15,6 @@ from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
 
 from friendli_async import testing
 from friendli_async.testing import FriendliServer, script
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def session(server: FriendliServer) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(server.url, headers=AUTH) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def raw_client(server: FriendliServer) -> AsyncIterator[RawClient]:
-    client = await RawClient.connect(server)
-    yield client
-    client.abort()
-
 
 # --- life ------------------------------------------------------------------------------------------------------------
 
@@ -74,7 +53,7 @@ async def test_an_ipv6_address_stands_in_brackets() -> None:
 
 
 async def test_closing_breaks_stalled_and_endless_replies_and_idle_connections() -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with FriendliServer() as server:
             clients = [await RawClient.connect(server) for _ in range(4)]
             server.enqueue(testing.stall(), script(testing.head(), testing.stall()), testing.endless())
@@ -95,7 +74,7 @@ def test_a_server_in_a_thread_of_its_own_serves_several_loops() -> None:
     async def call() -> int:
         async with aiohttp.ClientSession(server.url, headers=AUTH) as session:
             status, _ = await post(session)
-        await server.wait_for_connections(0, timeout=10)
+        await server.wait_for_connections(0)
         return status
 
     with FriendliServer() as server:
@@ -294,8 +273,10 @@ async def test_waiting_for_what_does_not_come_times_out(server: FriendliServer) 
 
 
 PLUGIN_TEST = """
+import asyncio
+
 from friendli_async import ChatChunk, ToolStatus
-from friendli_async.testing import text
+from friendli_async.testing import chunk, done, finish, gate, script, text
 
 ASK = [{"role": "user", "content": "What is 6 * 7?"}]
 
@@ -316,33 +297,116 @@ async def test_each_test_has_a_server_of_its_own(friendli_client, friendli_serve
     seen = [event async for event in stream]
     assert [event.status for event in seen if isinstance(event, ToolStatus)] == ["STARTED", "ENDED"]
     assert "".join(event.text for event in seen if isinstance(event, ChatChunk)).endswith("42.")
+
+
+async def test_a_gate_that_the_test_opens(friendli_client, friendli_server):
+    opened = asyncio.Event()
+    friendli_server.enqueue(script(chunk("a"), gate(opened), chunk("b"), finish(), done()))
+    async with friendli_client.serverless.chat.stream(model="m", messages=ASK) as stream:
+        assert (await anext(stream)).text == "a"
+        opened.set()
+        assert "".join([piece.text async for piece in stream]) == "b"
+"""
+
+ANYIO_TEST = """
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+async def test_a_call(friendli_client):
+    reply = await friendli_client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
+    assert reply.text == "You said: Hi"
 """
 
 
-@pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_the_pytest_plugin_gives_a_server_and_a_client_of_it(tmp_path: Path, mode: str) -> None:
-    mark = "" if mode == "auto" else "import pytest\npytestmark = pytest.mark.asyncio\n"
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["friendli_async.testing.fixtures"]\n')
-    (tmp_path / "test_plugin.py").write_text(mark + PLUGIN_TEST)
-    settings = [
-        "-o",
-        f"asyncio_mode={mode}",
-        "-o",
-        "asyncio_default_fixture_loop_scope=function",
-        "-p",
-        "no:cacheprovider",
-    ]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", *settings, "--rootdir", str(tmp_path), str(tmp_path)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+SYNCHRONOUS_TEST = """
+import asyncio, threading
+
+from anyio.from_thread import start_blocking_portal
+from friendli_async import AsyncFriendli
+from friendli_async.testing import chunk, done, finish, gate, script, status, text
+
+ASK = [{"role": "user", "content": "Hello there"}]
+
+
+def test_an_app_in_a_thread_that_the_test_waits_for(friendli_server):  # as Starlette's TestClient does
+    friendli_server.enqueue(status(429, retry_after=0), text("Hel", "lo"))
+
+    async def app():
+        return (await client.serverless.chat.complete(model="m", messages=ASK)).text
+
+    client = AsyncFriendli("test-token", server_url=friendli_server.url)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+        assert [portal.call(app), portal.call(app)] == ["Hello", "You said: Hello there"]
+    assert [request.status for request in friendli_server.requests] == [429, 200, 200]
+
+
+def test_several_runs_on_one_server(friendli_server):
+    async def call():
+        async with AsyncFriendli("test-token", server_url=friendli_server.url) as client:
+            return (await client.serverless.chat.complete(model="m", messages=ASK)).text
+
+    assert [asyncio.run(call()), asyncio.run(call())] == ["You said: Hello there"] * 2
+
+
+def test_a_gate_that_another_thread_opens(friendli_server):
+    opened = threading.Event()
+    friendli_server.enqueue(script(gate(opened), chunk("late"), finish(), done()))
+
+    async def call():
+        async with AsyncFriendli("test-token", server_url=friendli_server.url) as client:
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(client.serverless.chat.stream(model="m", messages=ASK).result())
+                await friendli_server.wait_for_requests(1)
+                opened.set()
+            return reading.result().text
+
+    assert asyncio.run(call()) == "late"
+"""
+
+
+def run_with_plugin(
+    directory: Path, test: str, *options: str, conftest: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run a test file of a user, with the plugin, in a process of its own."""
+    (directory / "conftest.py").write_text(f'{conftest}pytest_plugins = ["friendli_async.testing.fixtures"]\n')
+    (directory / "test_plugin.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *options]
+    return subprocess.run(
+        [*command, "--rootdir", str(directory), str(directory)],
+        cwd=directory,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the other plugins take seconds to load
+        },
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert "2 passed" in run.stdout, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_the_pytest_plugin_gives_a_server_and_a_client_of_it(tmp_path: Path, mode: str) -> None:
+    mark = "" if mode == "auto" else "import pytest\npytestmark = pytest.mark.asyncio\n"
+    settings = ["-o", f"asyncio_mode={mode}", "-o", "asyncio_default_fixture_loop_scope=function"]
+    run = run_with_plugin(tmp_path, mark + PLUGIN_TEST, "-p", "pytest_asyncio.plugin", *settings)
+    assert "3 passed" in run.stdout, run.stdout + run.stderr
     assert run.returncode == 0
+
+
+@pytest.mark.parametrize("test", [SYNCHRONOUS_TEST, ANYIO_TEST], ids=["synchronous", "anyio"])
+def test_the_pytest_plugin_works_without_pytest_asyncio(tmp_path: Path, test: str) -> None:
+    hidden = 'import sys\nsys.modules["pytest_asyncio"] = None\n'
+    run = run_with_plugin(tmp_path, test, "-p", "anyio", conftest=hidden)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_the_public_names_are_sorted_and_there() -> None:

@@ -2,13 +2,11 @@
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import aiohttp
 import pytest
 from support.api_client import Client
-from support.embedded_server import AUTH
 
 from friendli_async.testing import FriendliServer
 from friendli_async.testing.forms import form_values, parse_form
@@ -24,15 +22,8 @@ SPEC: Final = {
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[Client]:
-    async with aiohttp.ClientSession(server.url, headers=AUTH) as session:
-        yield Client(session)
+def client(session: aiohttp.ClientSession) -> Client:
+    return Client(session)
 
 
 def wave(**fields: str) -> aiohttp.FormData:

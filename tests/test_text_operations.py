@@ -1,6 +1,5 @@
 """Tokens, rendering, embeddings, classification, the catalogue: what they read, what they refuse, what they repeat."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -60,16 +59,8 @@ each_operation: Final = pytest.mark.parametrize("operation", OPERATIONS, ids=lam
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    policy = RetryPolicy(max_attempts=2, initial=0.0)
-    async with AsyncFriendli("test-token", server_url=server.url, container_url=server.url, retry=policy) as client:
-        yield client
+def client_options() -> dict[str, Any]:
+    return {"retry": RetryPolicy(max_attempts=2, initial=0.0)}
 
 
 def bound(client: AsyncFriendli, name: str) -> Any:

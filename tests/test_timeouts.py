@@ -1,12 +1,11 @@
 """Time limits: each fires by its own name, and none fires that should not."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
+from support.clock import Clock, turns, until
 from support.sockets import (
     DONE,
     QUICK,
@@ -29,6 +28,7 @@ from support.sockets import (
 from friendli_async import (
     APIConnectionError,
     APITimeoutError,
+    ChatStream,
     InternalServerError,
     RetryPolicy,
     Timeouts,
@@ -48,11 +48,7 @@ from friendli_async.testing import (
     text,
 )
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
+pytestmark = pytest.mark.compatibility
 
 
 def limits_of(error: APITimeoutError) -> tuple[str, float, bool]:
@@ -103,87 +99,124 @@ async def test_a_connect_timeout_is_retried(server: FriendliServer) -> None:
 @pytest.mark.parametrize("silence", [stall(), script(head(), stall()), script(raw(b"data: {"), stall())])
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_the_first_event_limit_fires_however_little_came(
-    server: FriendliServer, silence: Any, streamed: bool
+    server: FriendliServer, clock: Clock, silence: Any, streamed: bool
 ) -> None:
     server.enqueue(silence)
-    async with client_of(server.url, timeout=Timeouts(first_event=0.1, idle=0.01)) as client:
+    async with client_of(server.url, timeout=Timeouts(first_event=20, idle=2)) as client:
+        call = asyncio.create_task(_opened(ask(client)) if streamed else complete(client))
+        await server.wait_for_requests(1)
+        await turns()
+        clock.leap(19)
+        await turns()
+        assert not call.done()
+        clock.leap(1)
         with pytest.raises(APITimeoutError) as caught:
-            await within(ask(client).__aenter__() if streamed else complete(client))
-        assert limits_of(caught.value) == ("first_event", 0.1, True)
+            await call
+        assert limits_of(caught.value) == ("first_event", 20, True)
         await nothing_left(client, server)
 
 
-async def test_comments_and_pings_do_not_make_a_first_event(server: FriendliServer) -> None:
+async def test_comments_and_pings_do_not_make_a_first_event(clock: Clock) -> None:
     async def ping(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(STREAM_HEAD)
         while True:
             await conversation.send(chunked(b": ping\n\nevent: ping\ndata: {}\n\n"))
-            await asyncio.sleep(0.01)
+            await turns()
+            clock.leap(2)
 
-    async with RawServer(ping) as pinging, client_of(pinging.url, timeout=Timeouts(first_event=0.15)) as client:
+    async with RawServer(ping) as pinging, client_of(pinging.url, timeout=Timeouts(first_event=15)) as client:
         with pytest.raises(APITimeoutError) as caught:
-            await within(ask(client).__aenter__())
-        assert limits_of(caught.value) == ("first_event", 0.15, True)
+            await ask(client).__aenter__()
+        assert limits_of(caught.value) == ("first_event", 15, True)
 
 
-async def test_a_trickling_plain_reply_has_to_be_whole_in_time(server: FriendliServer) -> None:
+async def test_a_trickling_plain_reply_has_to_be_whole_in_time(clock: Clock) -> None:
     async def trickle(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
         while True:
             await conversation.send(b" ")
-            await asyncio.sleep(0.01)
+            await turns()
+            clock.leap(2)
 
-    async with RawServer(trickle) as trickling, client_of(trickling.url, timeout=Timeouts(first_event=0.15)) as client:
+    async with RawServer(trickle) as trickling, client_of(trickling.url, timeout=Timeouts(first_event=15)) as client:
         with pytest.raises(APITimeoutError) as caught:
-            await within(complete(client))
-        assert limits_of(caught.value) == ("first_event", 0.15, True)
+            await complete(client)
+        assert limits_of(caught.value) == ("first_event", 15, True)
 
 
-async def test_a_read_timeout_of_a_billed_call_is_not_retried(server: FriendliServer) -> None:
+async def test_a_read_timeout_of_a_billed_call_is_not_retried(server: FriendliServer, clock: Clock) -> None:
     server.always(stall())
-    async with client_of(server.url, timeout=Timeouts(first_event=0.1), retry=QUICK) as client:
-        for call in (complete(client), ask(client).result()):
+    async with client_of(server.url, timeout=Timeouts(first_event=20), retry=QUICK) as client:
+        for number, call in enumerate((complete(client), ask(client).result()), 1):
+            calling = asyncio.create_task(call)
+            await server.wait_for_requests(number)
+            clock.leap(20)
             with pytest.raises(APITimeoutError):
-                await within(call)
+                await calling
     assert len(server.requests) == 2
 
 
-async def test_the_first_event_limit_is_per_attempt(server: FriendliServer) -> None:
+async def test_the_first_event_limit_is_per_attempt(server: FriendliServer, clock: Clock) -> None:
     """Two attempts, each of which uses most of the limit up, and a third."""
-    slow = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.25, slow.set)
-    slower = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.5, slower.set)
-    server.enqueue(script(gate(slow), raw(b"{}"), status=503), script(gate(slower), raw(b"{}"), status=503), text("ok"))
-    async with client_of(server.url, timeout=Timeouts(first_event=0.4), retry=QUICK) as client:
-        assert await within(read(ask(client))) == "ok"
+    gates = [asyncio.Event(), asyncio.Event()]
+    server.enqueue(*[script(gate(opened), raw(b"{}"), status=503) for opened in gates], text("ok"))
+    async with client_of(server.url, timeout=Timeouts(first_event=40), retry=QUICK) as client:
+        reading = asyncio.create_task(_text(ask(client)))
+        for number, opened in enumerate(gates, 1):
+            await server.wait_for_requests(number)
+            clock.leap(30)
+            await turns()
+            opened.set()
+        assert await reading == "ok"
     assert len(server.requests) == 3
 
 
-async def test_the_wait_for_a_place_does_not_count_as_waiting_for_the_reply(server: FriendliServer) -> None:
+async def test_the_wait_for_a_place_does_not_count_as_waiting_for_the_reply(
+    server: FriendliServer, clock: Clock
+) -> None:
     release = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(release), finish(), done()), text("b"))
-    async with client_of(server.url, max_connections=1, timeout=Timeouts(first_event=0.3)) as client:
+    timeout = Timeouts(first_event=30, pool=None, idle=None)
+    async with client_of(server.url, max_connections=1, timeout=timeout) as client:
         async with ask(client) as first:
             await anext(first)
-            second = asyncio.create_task(read(ask(client)))
-            asyncio.get_running_loop().call_later(0.45, release.set)
-            assert await read(first) == ""
-        assert await within(second) == "b"
+            second = asyncio.create_task(_text(ask(client)))
+            await turns()
+            clock.leap(45)
+            await turns()
+            release.set()
+            assert await _text(first) == ""
+        assert await second == "b"
+
+
+async def _text(stream: ChatStream) -> str:
+    """Reads to the end. Not bounded in time, unlike `read`: where the clock leaps, a bound would be reached."""
+    return "".join([chunk.text async for chunk in stream])
+
+
+async def _opened(stream: ChatStream) -> ChatStream:
+    return await stream
 
 
 # --- idle ------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_idle_limit_fires_between_events(server: FriendliServer) -> None:
+async def test_the_idle_limit_fires_between_events(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
-    async with client_of(server.url, timeout=Timeouts(first_event=5, idle=0.1)) as client:
+    async with client_of(server.url, timeout=Timeouts(first_event=5, idle=20)) as client:
         stream = ask(client)
+        assert [(await anext(stream)).text, (await anext(stream)).text] == ["a", "b"]
+        result = asyncio.create_task(stream.result())
+        await turns()
+        clock.leap(19)
+        await turns()
+        assert not result.done()
+        clock.leap(1)
         with pytest.raises(APITimeoutError) as caught:
-            await within(stream.result())
-        assert limits_of(caught.value) == ("idle", 0.1, True)
+            await result
+        assert limits_of(caught.value) == ("idle", 20, True)
         assert stream.outcome == "failed"
         assert caught.value.partial is not None
         assert caught.value.partial.text == "ab"
@@ -192,72 +225,90 @@ async def test_the_idle_limit_fires_between_events(server: FriendliServer) -> No
 
 
 @pytest.mark.parametrize("noise", [b": ping\n\n", b"event: ping\ndata: {}\n\n", b"\n\n", b"id: 1\n\n", b"data: {"])
-async def test_what_carries_no_data_does_not_extend_the_idle_limit(noise: bytes) -> None:
+async def test_what_carries_no_data_does_not_extend_the_idle_limit(clock: Clock, noise: bytes) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(STREAM_HEAD + chunked(delta("a")))
         while True:
             await conversation.send(chunked(noise))
-            await asyncio.sleep(0.01)
+            await turns()
+            clock.leap(2)
 
-    async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=0.15)) as client:
-        began = time.monotonic()
+    async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
+        began = clock()
         with pytest.raises(APITimeoutError) as caught:
-            await within(read(ask(client)))
-        assert limits_of(caught.value) == ("idle", 0.15, True)
-        assert time.monotonic() - began < 2
+            await _text(ask(client))
+        assert limits_of(caught.value) == ("idle", 15, True)
+        assert clock() - began < 20
 
 
-async def test_events_do_extend_the_idle_limit() -> None:
+async def test_events_do_extend_the_idle_limit(clock: Clock) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(STREAM_HEAD)
-        for _ in range(10):
+        for number in range(10):
             await conversation.send(chunked(delta("a")))
-            await asyncio.sleep(0.04)
+            await until(lambda number=number: len(seen) > number)
+            await turns()
+            clock.leap(4)
         await conversation.send(chunked(DONE))
 
-    async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=0.3)) as client:
-        assert await read(ask(client)) == "a" * 10
+    seen: list[str] = []
+    async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
+        async for event in ask(client):
+            seen.append(event.text)  # noqa: PERF401  # the server counts them
+    assert seen == ["a"] * 10
 
 
-async def test_a_consumer_slower_than_the_idle_limit_is_fine(server: FriendliServer) -> None:
+async def test_a_consumer_slower_than_the_idle_limit_is_fine(server: FriendliServer, clock: Clock) -> None:
     go = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
-    async with client_of(server.url, timeout=Timeouts(idle=0.25)) as client, ask(client) as stream:
+    async with client_of(server.url, timeout=Timeouts(idle=25)) as client, ask(client) as stream:
         seen: list[str] = []
         async for piece in stream.text():
             seen.append(piece)
-            await asyncio.sleep(0.35)  # the consumer's slowness is what is under test
+            clock.leap(35)
+            await turns()
             go.set()
         assert seen == ["a", "b"]
     assert stream.outcome == "done"
 
 
-async def test_the_idle_limit_starts_anew_with_each_wait(server: FriendliServer) -> None:
-    first, second = asyncio.Event(), asyncio.Event()
-    server.enqueue(script(chunk("a"), gate(first), chunk("b"), gate(second), chunk("c"), finish(), done()))
-    loop = asyncio.get_running_loop()
-    async with client_of(server.url, timeout=Timeouts(idle=0.5)) as client, ask(client) as stream:
+async def test_the_idle_limit_starts_anew_with_each_wait(server: FriendliServer, clock: Clock) -> None:
+    gates = [asyncio.Event(), asyncio.Event()]
+    server.enqueue(script(chunk("a"), gate(gates[0]), chunk("b"), gate(gates[1]), chunk("c"), finish(), done()))
+    async with client_of(server.url, timeout=Timeouts(idle=50)) as client, ask(client) as stream:
         assert (await anext(stream)).text == "a"
-        loop.call_later(0.3, first.set)
-        assert (await anext(stream)).text == "b"
-        loop.call_later(0.3, second.set)
-        assert (await anext(stream)).text == "c"
+        for opened, expected in zip(gates, ("b", "c"), strict=True):
+            waiting = asyncio.ensure_future(anext(stream))
+            await turns()
+            clock.leap(30)
+            await turns()
+            opened.set()
+            assert (await waiting).text == expected
         assert await read(stream) == ""
 
 
 # --- total -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout", [0.25, Timeouts(total=0.25)])
+@pytest.mark.parametrize("timeout", [25, Timeouts(total=25)])
 @pytest.mark.parametrize("answer", [stall(), script(head(), stall()), script(chunk("a"), stall())])
-async def test_the_total_limit_fires_at_any_time(server: FriendliServer, timeout: Any, answer: Any) -> None:
+async def test_the_total_limit_fires_at_any_time(
+    server: FriendliServer, clock: Clock, timeout: Any, answer: Any
+) -> None:
     server.enqueue(answer)
     async with client_of(server.url, timeout=timeout) as client:
+        result = asyncio.create_task(ask(client).result())
+        await server.wait_for_requests(1)
+        await turns()
+        clock.leap(24)
+        await turns()
+        assert not result.done()
+        clock.leap(1)
         with pytest.raises(APITimeoutError) as caught:
-            await within(ask(client).result())
-        assert limits_of(caught.value) == ("total", 0.25, True)
+            await result
+        assert limits_of(caught.value) == ("total", 25, True)
         await nothing_left(client, server)
 
 
@@ -269,56 +320,63 @@ async def test_the_total_limit_fires_while_connecting() -> None:
             assert limits_of(caught.value) == ("total", 0.1, False)
 
 
-async def test_the_total_limit_fires_on_a_stream_that_keeps_talking(server: FriendliServer) -> None:
+async def test_the_total_limit_fires_on_a_stream_that_keeps_talking(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(endless(delta("a"))))
-    async with client_of(server.url, timeout=0.2) as client:
-        stream = ask(client)
+    async with client_of(server.url, timeout=20) as client:
+        stream = await ask(client)
+
+        async def consume() -> None:
+            async for _ in stream:
+                clock.leap(0.5)
+
         with pytest.raises(APITimeoutError) as caught:
-            await within(read(stream))
-        assert limits_of(caught.value) == ("total", 0.2, True)
+            await consume()
+        assert limits_of(caught.value) == ("total", 20, True)
         assert stream.outcome == "failed"
         assert caught.value.partial is not None
         assert set(caught.value.partial.text) == {"a"}
 
 
-async def test_the_total_limit_hangs_up_even_while_nobody_reads(server: FriendliServer) -> None:
+async def test_the_total_limit_hangs_up_even_while_nobody_reads(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with client_of(server.url, timeout=0.3) as client:
+    async with client_of(server.url, timeout=30) as client:
         stream = await ask(client)
-        assert await server.requests[0].disconnected(3)
+        clock.leap(30)
+        assert await server.requests[0].disconnected()
         assert places_in_use(client) == 0
         with pytest.raises(APITimeoutError) as caught:
             await read(stream)
         assert caught.value.limit == "total"
 
 
-async def test_the_total_limit_spans_attempts(server: FriendliServer) -> None:
+async def test_the_total_limit_spans_attempts(clock: Clock) -> None:
     """Each attempt stays far below the limit, all together do not."""
 
     async def refuse(conversation: Conversation) -> None:
         while await conversation.request():
-            await asyncio.sleep(0.05)
+            clock.leap(5)
+            await turns()
             await conversation.send(reply(b"{}", status="503 Busy"))
 
     policy = RetryPolicy(max_attempts=1000, initial=0.0)
-    async with RawServer(refuse) as refusing, client_of(refusing.url, timeout=0.5, retry=policy) as client:
-        began = time.monotonic()
+    async with RawServer(refuse) as refusing, client_of(refusing.url, timeout=50, retry=policy) as client:
+        began = clock()
         with pytest.raises(APITimeoutError) as caught:
-            await within(complete(client))
+            await complete(client)
         assert caught.value.limit == "total"
-        assert 0.45 < time.monotonic() - began < 4
+        assert 45 < clock() - began < 60
         assert caught.value.meta is not None
         assert len(caught.value.meta.attempts) > 2
 
 
-async def test_a_wait_beyond_the_total_is_not_begun(server: FriendliServer) -> None:
-    server.enqueue(status(503, retry_after=5))
-    async with client_of(server.url, timeout=4, retry=QUICK) as client:
-        began = time.monotonic()
+async def test_a_wait_beyond_the_total_is_not_begun(server: FriendliServer, clock: Clock) -> None:
+    server.enqueue(status(503, retry_after=50))
+    async with client_of(server.url, timeout=40, retry=QUICK) as client:
+        began = clock()
         with pytest.raises(InternalServerError) as caught:
             await complete(client)
-        assert time.monotonic() - began < 3
-        assert caught.value.retry_after == 5
+        assert clock() == began
+        assert caught.value.retry_after == 50
 
 
 async def test_the_total_limit_covers_the_wait_for_a_place(server: FriendliServer) -> None:
@@ -337,7 +395,7 @@ async def test_no_limit_fires_where_there_is_none(server: FriendliServer) -> Non
         await server.wait_for_requests(1)
         go.set()
         assert await within(task) == "a"
-        session = next(iter(client._transport._pools.values()))[0].session
+        session = next(iter(client._runtime.transport._pools.values()))[0].session
         assert session.timeout.total is None
         assert session.timeout.sock_read is None
 

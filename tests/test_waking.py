@@ -1,29 +1,25 @@
 """Calls to an endpoint that sleeps: they say so, or wake it, wait and go on."""
 
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
+from support.sockets import QUICK
 
-from friendli_async import APIStatusError, APITimeoutError, AsyncFriendli, ConfigurationError, NotFoundError
+from friendli_async import (
+    APIStatusError,
+    APITimeoutError,
+    AsyncFriendli,
+    BadRequestError,
+    ConfigurationError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from friendli_async.testing import FriendliServer, json_body, status, text
 
 STATUS_PATH: Final = "/dedicated/beta/endpoint/ep_1/status"
 WAKE_PATH: Final = "/dedicated/beta/endpoint/ep_1/wake"
 CHAT_PATH: Final = "/dedicated/v1/chat/completions"
 ASKED: Final[dict[str, Any]] = {"model": "ep_1:route", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FriendliServer]:
-    async with FriendliServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    async with AsyncFriendli("test-token", server_url=server.url, retry=None) as client:
-        yield client
 
 
 def state(name: str) -> Any:
@@ -70,7 +66,7 @@ async def test_the_waiting_ends_with_the_total(client: AsyncFriendli, server: Fr
 @pytest.mark.parametrize("wake", [True, False])
 async def test_other_errors_stay_what_they_are(client: AsyncFriendli, server: FriendliServer, wake: bool) -> None:
     using = client.with_options(wake=wake).dedicated.chat
-    server.enqueue(status(404, message="gone"), state("RUNNING"), status(404, message="gone"), status(404))
+    server.enqueue(status(404, message="gone"), state("TERMINATED"), status(404, message="gone"), status(404))
     for _ in range(2):
         with pytest.raises(NotFoundError, match=r"^404 gone"):
             await using.complete(**ASKED)
@@ -78,6 +74,93 @@ async def test_other_errors_stay_what_they_are(client: AsyncFriendli, server: Fr
     with pytest.raises(APIStatusError):
         await using.complete(**ASKED)
     assert paths(server).count(STATUS_PATH) == 2
+
+
+COMING: Final = ("AWAKING", "INITIALIZING", "UPDATING")
+
+
+@pytest.mark.parametrize("name", COMING)
+async def test_an_endpoint_that_comes_up_by_itself_is_waited_for_and_not_woken(
+    client: AsyncFriendli, server: FriendliServer, name: str
+) -> None:
+    server.enqueue(status(404), state(name), state("RUNNING"), text("hello"))
+    reply = await client.with_options(wake=True).dedicated.chat.complete(**ASKED)
+    assert reply.text == "hello"
+    assert paths(server) == [CHAT_PATH, STATUS_PATH, STATUS_PATH, CHAT_PATH]
+
+
+@pytest.mark.parametrize("name", COMING)
+async def test_without_wake_a_call_says_that_the_endpoint_is_not_up_yet(
+    client: AsyncFriendli, server: FriendliServer, name: str
+) -> None:
+    server.enqueue(status(404, message="not now"), state(name))
+    with pytest.raises(NotFoundError, match=rf"ep_1 is {name} \(.*wake=True\) waits for it\): not now"):
+        await client.dedicated.chat.complete(**ASKED)
+    assert paths(server) == [CHAT_PATH, STATUS_PATH]
+
+
+async def test_an_endpoint_that_runs_by_the_time_of_the_look_is_asked_once_more(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    using = client.with_options(wake=True).dedicated.chat
+    server.enqueue(status(404), state("RUNNING"), text("hello"))
+    assert (await using.complete(**ASKED)).text == "hello"
+    server.enqueue(status(404), state("RUNNING"), status(404, message="gone"))
+    with pytest.raises(NotFoundError, match="gone") as raised:
+        await using.complete(**ASKED)
+    assert raised.value.meta is not None
+    assert [attempt.status for attempt in raised.value.meta.attempts] == [404, 404]
+    assert paths(server) == [CHAT_PATH, STATUS_PATH, CHAT_PATH] * 2
+
+
+async def test_without_wake_an_endpoint_that_runs_is_not_asked_again(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(status(404, message="gone"), state("RUNNING"))
+    with pytest.raises(NotFoundError, match=r"^404 gone"):
+        await client.dedicated.chat.complete(**ASKED)
+    assert paths(server) == [CHAT_PATH, STATUS_PATH]
+
+
+async def test_a_running_endpoint_that_names_a_time_is_not_asked_before_it(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(status(503, retry_after=5), state("RUNNING"))
+    with pytest.raises(APIStatusError) as raised:
+        await client.with_options(wake=True).dedicated.chat.complete(**ASKED)
+    assert raised.value.retry_after == 5
+    assert paths(server) == [CHAT_PATH, STATUS_PATH]
+
+
+async def test_the_endpoint_is_looked_at_after_a_later_attempt_too(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    using = client.with_options(wake=True, retry=QUICK).dedicated.chat
+    server.enqueue(status(429), status(404), state("SLEEPING"), state("AWAKING"), state("RUNNING"), text("hello"))
+    reply = await using.complete(**ASKED)
+    assert [attempt.status for attempt in reply.meta.attempts] == [429, 404, 200]
+    assert paths(server) == [CHAT_PATH, CHAT_PATH, STATUS_PATH, WAKE_PATH, STATUS_PATH, CHAT_PATH]
+
+
+@pytest.mark.parametrize("refusal", [400, 409])
+async def test_an_endpoint_that_another_call_has_woken_is_waited_for(
+    client: AsyncFriendli, server: FriendliServer, refusal: int
+) -> None:
+    server.enqueue(status(503), state("SLEEPING"), status(refusal), state("AWAKING"), state("RUNNING"), text("hello"))
+    reply = await client.with_options(wake=True).dedicated.chat.complete(**ASKED)
+    assert reply.text == "hello"
+    assert paths(server) == [CHAT_PATH, STATUS_PATH, WAKE_PATH, STATUS_PATH, STATUS_PATH, CHAT_PATH]
+
+
+async def test_a_wake_that_is_refused_while_the_endpoint_sleeps_on_is_raised(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(status(503), state("SLEEPING"), status(400, message="not yours"), state("SLEEPING"))
+    with pytest.raises(BadRequestError, match="not yours"):
+        await client.with_options(wake=True).dedicated.chat.complete(**ASKED)
+    server.enqueue(status(503), state("SLEEPING"), status(403, message="forbidden"))
+    with pytest.raises(PermissionDeniedError, match="forbidden"):
+        await client.with_options(wake=True).dedicated.chat.complete(**ASKED)
 
 
 async def test_serverless_and_management_wake_nothing(client: AsyncFriendli, server: FriendliServer) -> None:

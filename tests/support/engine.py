@@ -50,7 +50,7 @@ class Slot:
 
 def slots(url: str) -> list[Slot]:
     """What the server's slots are doing at this moment, by their ids."""
-    with urllib.request.urlopen(f"{url}/slots", timeout=10) as reply:
+    with urllib.request.urlopen(f"{url}/slots", timeout=30) as reply:
         rows: list[dict[str, Any]] = json.load(reply)
     return [
         Slot(row["id"], row.get("id_task", -1), row["is_processing"], row.get("n_prompt_tokens", 0)) for row in rows
@@ -62,7 +62,7 @@ def latest_slot(url: str) -> Slot:
     return max(slots(url), key=lambda slot: slot.task)
 
 
-def freed_slot(url: str, slot: Slot, *, within: float = 10.0) -> Slot:
+def freed_slot(url: str, slot: Slot, *, within: float = 30.0) -> Slot:
     """Ask again and again until the slot is idle; fail when it stays busy for so many seconds."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:

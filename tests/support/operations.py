@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from friendli_async import AsyncFriendli
+from friendli_async._core.pages import Listing
 from friendli_async._core.protocol import Operation
 
 
@@ -62,6 +63,7 @@ def _operations(resource: type) -> list[Operation[Any]]:
         if isinstance(method, types.FunctionType):
             for used in _names(method.__code__):
                 value = method.__globals__.get(used)
+                value = value.operation if isinstance(value, Listing) else value
                 if isinstance(value, Operation):
                     found[used] = value
     return list(found.values())

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 import struct
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from types import TracebackType
@@ -34,13 +35,13 @@ async def complete(client: AsyncFriendli, **options: Any) -> ChatCompletion:
     return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
 
 
-async def within(awaitable: Awaitable[T], seconds: float = 5.0) -> T:
+async def within(awaitable: Awaitable[T], seconds: float = 30.0) -> T:
     """Awaits; the limit is a backstop against hanging, and far above what the thing takes."""
     async with asyncio.timeout(seconds):  # not wait_for, which swallows a cancellation now and then in 3.11
         return await awaitable
 
 
-async def read(stream: ChatStream, seconds: float = 5.0) -> str:
+async def read(stream: ChatStream, seconds: float = 30.0) -> str:
     """Reads to the end, bounded in time, and returns the text."""
     async with asyncio.timeout(seconds):
         return "".join([chunk.text async for chunk in stream])
@@ -48,7 +49,7 @@ async def read(stream: ChatStream, seconds: float = 5.0) -> str:
 
 async def read_into(seen: list[str], source: AsyncIterable[Any]) -> None:
     """Reads to the end and keeps the text of each event, of those before an error, too."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for event in source:
             seen.append(event if isinstance(event, str) else event.text)  # noqa: PERF401  # a list would be lost
 
@@ -58,13 +59,13 @@ async def read_into(seen: list[str], source: AsyncIterable[Any]) -> None:
 
 def places_in_use(client: AsyncFriendli) -> int:
     """How many places of its pools are taken. There is no public way to see it."""
-    return sum(pool.slots.in_use for pool, _ in client._transport._pools.values())
+    return sum(pool.slots.in_use for pool, _ in client._runtime.transport._pools.values())
 
 
 async def nothing_left(client: AsyncFriendli, server: FriendliServer, connections: int = 0) -> None:
     """Waits until the server has that many connections, then checks that no place and no task is left."""
-    await server.wait_for_connections(connections, timeout=5)
-    await server.idle(timeout=5)
+    await server.wait_for_connections(connections, timeout=30)
+    await server.idle(timeout=30)
     for _ in range(20):  # the client sees the end of a body some turns after the server has written it
         if not places_in_use(client):
             break
@@ -85,6 +86,8 @@ def client_sockets(url: str) -> Iterator[socket.socket]:
     port = int(url.rpartition(":")[2])
     for name in os.listdir("/proc/self/fd"):
         try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue  # what is duplicated and then is no socket would stay open, and keep the engine waiting
             found = socket.socket(fileno=os.dup(int(name)))
         except OSError:
             continue

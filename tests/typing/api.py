@@ -44,6 +44,7 @@ from friendli_async.chat import (
     Chat,
     ChatOptions,
     ContainerChat,
+    Conversation,
     Function,
     ImageContent,
     Media,
@@ -465,3 +466,29 @@ async def reads_bills(client: AsyncFriendli, start: datetime, end: datetime) -> 
     assert_type((await usage).data[0].results[0].gpu_usage, dict[str, int] | None)
     client.cost.get(start_time=start)  # type: ignore[call-arg]  # refused
     client.usage.get(start_time="2026-01-01", end_time=end)  # type: ignore[arg-type]  # refused
+
+
+async def talks_on(client: AsyncFriendli) -> None:
+    """A conversation takes replies as they are, and the parts of a whole tool call are text."""
+    chat = client.serverless.chat
+    conversation: list[Message] = [SystemMessage("Be brief."), UserMessage("What time is it?")]
+    reply = await chat.complete(model="m", messages=conversation)
+    conversation.append(reply.message)
+    for call in reply.message.tool_calls or ():
+        assert_type(call.id, str)
+        assert_type(call.type, str)
+        assert_type(call.function.name, str)
+        assert_type(call.function.arguments, str)
+        conversation.append(ToolMessage("12:30", call.id))
+    await chat.complete(model="m", messages=conversation)
+    conversation.append(reply)  # type: ignore[arg-type]  # its message
+    first = [{"role": "user", "content": "What time is it?"}]
+    mixed: Conversation = [*first, reply.message]
+    mixed.append(ToolMessage("12:30", "call_1"))
+    mixed.append({"role": "user", "content": "And in Rome?"})
+    await chat.complete(model="m", messages=mixed)
+    async with chat.stream(model="m", messages=mixed) as stream:
+        async for chunk in stream:
+            for choice in chunk.choices:
+                for delta in choice.delta.tool_calls or ():
+                    assert_type(delta.id, str | None)  # of a piece, anything may be missing

@@ -35,6 +35,8 @@ from friendli_async.files import FileInfo, Files, FileUpload, UploadedFile
 from friendli_async.images import ContainerImage, ContainerImages, GeneratedImage, GeneratedImages, Images
 from friendli_async.responses import (
     ContainerResponses,
+    FunctionToolCallOutput,
+    InputItem,
     InputMessage,
     OutputItem,
     OutputTextDelta,
@@ -216,3 +218,12 @@ async def hears_and_paints(client: AsyncFriendli, path: Path, pieces: AsyncItera
     assert_type(await media.video("https://host/a.mp4", max_bytes=1), VideoContent)
     text = {"type": "text", "text": "What is this?"}
     await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": [text, part]}])
+
+
+async def talks_on(client: AsyncFriendli) -> None:
+    """What a response gave goes into the next one's input."""
+    conversation: list[InputItem] = [InputMessage("user", "What time is it?")]
+    response = await client.serverless.responses.create(model="m", input=conversation)
+    conversation.extend(response.output)
+    conversation.extend(FunctionToolCallOutput(call.id, "12:30") for call in response.tool_calls)
+    await client.serverless.responses.create(model="m", input=conversation)

@@ -1,0 +1,74 @@
+"""An observer that writes down what it is told."""
+
+from friendli_async import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEnded,
+    CallEvent,
+    CallStarted,
+    Connected,
+    FirstEvent,
+    Observer,
+)
+
+
+class Recorder(Observer):
+    """Keeps all events, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[CallEvent] = []
+        self.methods: list[str] = []
+
+    def call_started(self, event: CallStarted) -> None:
+        self._keep("call_started", event)
+
+    def attempt_started(self, event: AttemptStarted) -> None:
+        self._keep("attempt_started", event)
+
+    def connected(self, event: Connected) -> None:
+        self._keep("connected", event)
+
+    def attempt_ended(self, event: AttemptEnded) -> None:
+        self._keep("attempt_ended", event)
+
+    def first_event(self, event: FirstEvent) -> None:
+        self._keep("first_event", event)
+
+    def call_ended(self, event: CallEnded) -> None:
+        self._keep("call_ended", event)
+
+    def _keep(self, method: str, event: CallEvent) -> None:
+        self.methods.append(method)
+        self.events.append(event)
+
+    @property
+    def told(self) -> list[str]:
+        """The events in short: `attempt 1`, `connected`, `503 InternalServerError, wait 0`, `done`, ..."""
+        return [_short(event) for event in self.events]
+
+    @property
+    def end(self) -> CallEnded:
+        """The only `call_ended`, which is the last event."""
+        ends = [event for event in self.events if isinstance(event, CallEnded)]
+        assert len(ends) == 1
+        assert self.events[-1] is ends[0]
+        return ends[0]
+
+
+def _short(event: CallEvent) -> str:
+    match event:
+        case CallStarted():
+            return "call"
+        case AttemptStarted():
+            return f"attempt {event.attempt}"
+        case Connected():
+            return "connected"
+        case FirstEvent():
+            return "first event"
+        case AttemptEnded():
+            wait = "" if event.wait is None else f", wait {event.wait:g}"
+            return f"{event.status} {event.error or 'good'}{wait}"
+        case CallEnded():
+            return event.outcome if event.error is None else f"{event.outcome} {event.error}"
+        case _:
+            raise AssertionError(event)

@@ -1,0 +1,208 @@
+"""Time that passes at once, and a network that is a script: for tests of the call loop without a socket or a sleep."""
+
+import asyncio
+import copy
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from friendli_async import APIConnectionError, FriendliError, LoopGauges
+from friendli_async._core.net.dialing import Delivery
+from friendli_async._core.protocol import Request
+from friendli_async.replies import Headers
+
+T = TypeVar("T")
+
+
+class _Selector(selectors.DefaultSelector):
+    loop: "VirtualLoop"
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise AssertionError("nothing will ever happen any more")
+        self.loop.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that never waits: where it would, its clock moves on. It begins at 0."""
+
+    def __init__(self) -> None:
+        selector = _Selector()
+        selector.loop = self
+        self.now = 0.0
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+
+def virtually(main: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+def now() -> float:
+    return round(asyncio.get_running_loop().time(), 6)
+
+
+Piece = bytes | float | FriendliError
+FOREVER: Final = 1e6
+
+
+class FakeExchange:
+    """A reply that comes in pieces: bytes; a number of seconds to wait; an error."""
+
+    def __init__(self, *pieces: Piece, status: int = 200, **headers: str) -> None:
+        self.status = status
+        self.headers = Headers((name.replace("_", "-"), value) for name, value in headers.items())
+        self.streaming = False
+        self.loop = asyncio.get_running_loop()
+        self.ends: list[str] = []
+        """What became of it: `finish` or `abort`."""
+        self.woken: FriendliError | None = None
+        self._pieces = list(pieces)
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def read(self) -> bytes:
+        while (data := self.take()) is None:
+            await self.arrival()
+        return data
+
+    def take(self) -> bytes | None:
+        if self.woken is not None:
+            raise self.woken
+        if not self._pieces:
+            return b""
+        match self._pieces[0]:
+            case bytes():
+                return self._pieces.pop(0)  # type: ignore[return-value]  # bytes, as the case says
+            case float() | int():
+                return None
+            case error:
+                raise copy.copy(error)
+
+    def arrival(self) -> Awaitable[None]:
+        self._waiter = waiter = self.loop.create_future()
+        seconds = self._pieces.pop(0)
+        assert isinstance(seconds, float | int)
+        self.loop.call_later(seconds, lambda: waiter.done() or waiter.set_result(None))
+        return waiter
+
+    async def read_all(self, limit: int) -> bytes:
+        whole = b""
+        while piece := await self.read():
+            whole += piece
+        self.finish()
+        return whole
+
+    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
+        try:
+            while piece := await self.read():
+                begun += piece
+        except FriendliError:
+            self.abort()
+            return begun
+        self.finish()
+        return begun
+
+    def wake(self, error: FriendliError) -> None:
+        self.woken = error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self.abort()
+
+    def finish(self) -> None:
+        self.ends.append("finish")
+
+    def abort(self) -> None:
+        self.ends.append("abort")
+
+
+Answer = Callable[[Delivery], Awaitable[FakeExchange]]
+
+
+class FakeTransport:
+    """Answers from a script. It has no sockets; see `friendli_async._core.net.transport.Transport`."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.closed = False
+        self.sent_at: list[float] = []
+        """When each request was sent."""
+        self.requests: list[Request] = []
+        self.exchanges: list[FakeExchange] = []
+        self.in_use = 0
+        self._answers = list(answers)
+
+    async def send(self, request: Request, delivery: Delivery) -> Any:
+        self.sent_at.append(now())
+        self.requests.append(request)
+        answer = self._answers.pop(0)
+        self.in_use += 1
+        try:
+            exchange = await answer(delivery)
+        finally:
+            self.in_use -= 1
+        self.exchanges.append(exchange)
+        return exchange
+
+    async def warm(self, url: str, delivery: Delivery) -> None:
+        raise APIConnectionError("there is no network")
+
+    def gauges(self) -> list[LoopGauges]:
+        return [LoopGauges(in_use=self.in_use)]
+
+    def abort(self, reason: str) -> None:
+        for exchange in self.exchanges:
+            exchange.wake(APIConnectionError(reason))
+
+    def shut(self) -> None:
+        self.closed = True
+
+    async def close(self) -> None:
+        self.shut()
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def replying(*pieces: Piece, status: int = 200, after: float = 0.0, **headers: str) -> Answer:
+    """A reply whose headers come after so many seconds."""
+
+    async def answer(delivery: Delivery) -> FakeExchange:
+        connected(delivery)
+        await asyncio.sleep(after)
+        return FakeExchange(*pieces, status=status, **headers)
+
+    return answer
+
+
+def failing(error: FriendliError, after: float = 0.0) -> Answer:
+    """No reply but an error; whether the request had been sent the error says."""
+
+    async def answer(delivery: Delivery) -> FakeExchange:
+        await asyncio.sleep(after)
+        raise copy.copy(error)  # the call writes on it
+
+    return answer
+
+
+def hanging(phase: Any = "first_event") -> Answer:
+    """Nothing, in that phase of the attempt, until the limit."""
+
+    async def answer(delivery: Delivery) -> FakeExchange:
+        if phase == "first_event":
+            connected(delivery)
+        else:
+            delivery.clock.phase(phase)
+        await asyncio.sleep(FOREVER)
+        raise AssertionError("no limit")
+
+    return answer
+
+
+def connected(delivery: Delivery) -> None:
+    """There is a connection, and the request is on its way."""
+    delivery.connected = delivery.clock.sent = True
+    delivery.clock.phase("first_event")

@@ -1,0 +1,183 @@
+"""What any event is, on every kind of stream: nothing is lost, and nothing surprises."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strategies import deterministic
+from support.events import decode_event
+from support.sockets import client_of
+
+from friendli_async import APIStatusError, ResponseDecodeError, StreamInterruptedError
+from friendli_async._core.events.decoding import HEARTBEATS, Dialect
+from friendli_async.audio import TranscriptCollector
+from friendli_async.chat import ChatCollector
+from friendli_async.chat.tool_assisted import ToolAssistedCollector
+from friendli_async.completions import TextCompletionCollector
+from friendli_async.messages.collector import MessagesCollector
+from friendli_async.responses.collector import ResponseCollector
+from friendli_async.testing import FriendliServer, body, raw, script
+
+DIALECTS: Final[dict[str, Dialect[Any]]] = {
+    "chat": ChatCollector.dialect,
+    "completions": TextCompletionCollector.dialect,
+    "tool-assisted": ToolAssistedCollector.dialect,
+    "messages": MessagesCollector.dialect,
+    "responses": ResponseCollector.dialect,
+    "audio": TranscriptCollector.dialect,
+}
+
+# What a head holds before anything has been said: it tells only to which reply it belongs.
+LABELS: Final = {"id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp"}
+NAMES: Final = sorted(
+    LABELS
+    | {"choices", "usage", "delta", "content", "text", "index", "message", "detail", "msg", "error", "errors", "code"}
+    | {"type", "event", "name", "status", "item", "response", "output", "content_block", "tokens", "arguments", "x"}
+    | {"sequence_number", "output_index", "logprobs", "finish_reason", "tool_call_id", "parameters", "reason", "title"}
+)
+TYPES: Final = [
+    "error",
+    "ping",
+    "message_start",
+    "message_delta",
+    "content_block_start",
+    "content_block_delta",
+    "response.created",
+    "response.completed",
+    "response.failed",
+    "response.output_item.added",
+    "response.output_text.delta",
+    "transcript.text.delta",
+    "transcript.text.done",
+    "text_delta",
+    "token_sampled",
+    "message",
+]
+SCALARS = st.sampled_from([None, True, False, 0, 1, -5, 429, 1.5, "", "0", "quota exceeded", *TYPES])
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=8,
+)
+EVENTS = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5)
+EVENT_NAMES = st.sampled_from([None, None, None, "message", "ping", "x", "error", "tool_status", *TYPES])
+EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
+
+
+def says_nothing(name: str | None, fields: dict[str, Any]) -> bool:
+    """Whether an event is a heartbeat of the documented list, or a head before anything of a reply."""
+    is_heartbeat = name in HEARTBEATS or (isinstance(fields.get("type"), str) and fields["type"] in HEARTBEATS)
+    return is_heartbeat or all(value in EMPTY for key, value in fields.items() if key not in LABELS)
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+@given(EVENT_NAMES, EVENTS)
+@example(None, {"type": [1], "x": 1})
+@example(None, {"type": {"x": 1}, "error": "no"})
+@deterministic
+def test_any_object_is_delivered_raised_or_says_nothing(kind: str, name: str | None, fields: dict[str, Any]) -> None:
+    data = json.dumps(fields).encode()
+    try:
+        payload, error, is_end = decode_event(data, name, dialect=DIALECTS[kind])
+    except ResponseDecodeError:
+        return  # content that cannot be read
+    assert not is_end
+    if payload is None and error is None:
+        assert says_nothing(name, fields)
+    if error is not None:
+        assert isinstance(error, APIStatusError)
+        assert error.message
+        assert error.body == data[:200].decode()
+
+
+WORDS: Final = [
+    b'{"message":"quota exceeded"}',
+    b'{"detail":"quota exceeded"}',
+    b'{"detail":[{"msg":"quota exceeded"}]}',
+    b'{"code":7,"msg":"quota exceeded"}',
+    b'{"error_code":7,"error_msg":"quota exceeded"}',
+    b'{"errors":["quota exceeded"]}',
+    b'{"error":"quota exceeded"}',
+    b'{"error":{"message":"quota exceeded"}}',
+    b'[{"error":{"message":"quota exceeded"}}]',
+    b'"quota exceeded"',
+    b'{"id":"c1","object":"x","message":"quota exceeded"}',
+    b'{"choices":[],"message":"quota exceeded"}',
+    b'{"choices":null,"error":{"message":"quota exceeded"}}',
+]
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+@pytest.mark.parametrize("data", WORDS)
+def test_words_alone_are_an_error_on_every_kind_of_stream(kind: str, data: bytes) -> None:
+    payload, error, is_end = decode_event(data, dialect=DIALECTS[kind])
+    assert (payload, is_end) == (None, False)
+    assert error is not None
+    assert error.message == "quota exceeded"
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+@pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])
+def test_heartbeats_are_passed_over_on_every_kind_of_stream(kind: str, data: bytes) -> None:
+    assert decode_event(data, dialect=DIALECTS[kind]) == (None, None, False)
+
+
+@pytest.mark.parametrize("data", [b"{}", b" {} ", b'{"type":"message_stop"}'])
+def test_an_event_whose_name_says_all_is_delivered(data: bytes) -> None:
+    payload, error, _ = decode_event(data, "message_stop", dialect=DIALECTS["messages"])
+    assert (type(payload).__name__, error) == ("MessageStop", None)
+
+
+def test_the_status_of_a_failed_tool_is_delivered_and_words_of_another_shape_are_raised() -> None:
+    dialect = DIALECTS["tool-assisted"]
+    status = b'{"tool_call_id":"t","name":"web:url","status":"ERRORED","error":{"type":"x","msg":"no"}}'
+    for name in ("tool_status", None):
+        payload, error, _ = decode_event(status, name, dialect=dialect)
+        assert (payload.error.msg, error) == ("no", None)
+    raised = decode_event(b'{"name":"web:url","status":"ERRORED","error":"no"}', dialect=dialect).error
+    assert raised is not None
+    assert raised.message == "no"
+
+
+# --- through the client ----------------------------------------------------------------------------------------------
+
+MESSAGES: Final = [{"role": "user", "content": "Hi"}]
+TEXT: Final = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+
+@pytest.mark.parametrize("data", WORDS)
+@pytest.mark.parametrize("before", [b"", TEXT])
+async def test_words_in_a_stream_are_raised(server: FriendliServer, before: bytes, data: bytes) -> None:
+    server.enqueue(script(raw(before + b"data: " + data + b"\n\ndata: [DONE]\n\n")))
+    async with client_of(server.url) as client:
+        with pytest.raises(APIStatusError) as caught:
+            await client.serverless.chat.stream(model="m", messages=MESSAGES).result()
+    assert caught.value.message == "quota exceeded"
+
+
+@pytest.mark.parametrize("data", [data for data in WORDS if data[:1] != b"["])
+async def test_words_in_a_plain_reply_are_raised(server: FriendliServer, data: bytes) -> None:
+    server.enqueue(body(data, content_type="application/json"))
+    async with client_of(server.url) as client:
+        with pytest.raises(APIStatusError) as caught:
+            await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    assert caught.value.message == "quota exceeded"
+
+
+@pytest.mark.parametrize("data", [b'{"choices":null}', b'{"choices":[{"message":null}]}', b"{}", b"null"])
+async def test_a_plain_reply_without_its_answer_is_a_decode_error(server: FriendliServer, data: bytes) -> None:
+    server.enqueue(body(data, content_type="application/json"))
+    async with client_of(server.url) as client:
+        with pytest.raises(ResponseDecodeError):
+            await client.serverless.chat.complete(model="m", messages=MESSAGES)
+
+
+async def test_the_sentinel_alone_is_no_answer(server: FriendliServer) -> None:
+    server.enqueue(script(raw(b"data: [DONE]\n\n")))
+    async with client_of(server.url) as client:
+        with pytest.raises(StreamInterruptedError):
+            await client.serverless.chat.stream(model="m", messages=MESSAGES).result()

@@ -1,0 +1,470 @@
+"""Peers that break the rules: stray bytes, endless headers, bodies behind bodies, false certificates, odd proxies."""
+
+import asyncio
+import gzip
+import ssl
+import subprocess
+import time
+import tracemalloc
+import zlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import pytest
+from support.clock import Clock, turns, until
+from support.sockets import (
+    DONE,
+    LAST_CHUNK,
+    QUICK,
+    STREAM_HEAD,
+    Conversation,
+    RawServer,
+    ask,
+    chunked,
+    client_of,
+    complete,
+    completion,
+    delta,
+    places_in_use,
+    read,
+    reply,
+    saying,
+    within,
+)
+
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncFriendli,
+    FriendliError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async.testing import FriendliServer
+
+pytestmark = pytest.mark.compatibility
+
+WHOLE_STREAM = STREAM_HEAD + chunked(delta("streamed", "stop") + DONE) + LAST_CHUNK
+STRAY = reply(completion("somebody else's"))
+
+
+# --- what comes while nobody has asked -------------------------------------------------------------------------------
+
+
+def _idle(client: AsyncFriendli) -> int:
+    return client.gauges().idle
+
+
+@pytest.mark.parametrize("stray", [STRAY, b"\r\n", b"x", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_arrives_on_an_idle_connection_closes_it_and_answers_nobody(streamed: bool, stray: bytes) -> None:
+    say = asyncio.Event()
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        number = conversation.number
+        if number == 1:
+            await conversation.send(WHOLE_STREAM if streamed else reply(completion("first")))
+            await say.wait()
+            if not stray:
+                return  # an end
+            await conversation.send(stray)
+            await conversation.gone()
+            return
+        await conversation.send(reply(completion("second")))
+        await conversation.request()
+        await conversation.send(reply(completion("third")))
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        first = await read(ask(client)) if streamed else (await within(complete(client))).text
+        assert first == ("streamed" if streamed else "first")
+        await within(until(lambda: _idle(client) == 1), 5)
+        say.set()
+        await within(until(lambda: _idle(client) == 0), 5)
+        assert (await within(complete(client))).text == "second"
+        assert (await within(complete(client))).text == "third"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_second_reply_in_the_same_piece_as_the_firsts_end_answers_nobody(streamed: bool) -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        if conversation.number == 1:
+            await conversation.send((WHOLE_STREAM if streamed else reply(completion("first"))) + STRAY)
+            await conversation.gone()
+            return
+        await conversation.send(reply(completion("second")))
+        await conversation.gone()
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        first = await read(ask(client)) if streamed else (await within(complete(client))).text
+        assert first == ("streamed" if streamed else "first")
+        assert (await within(complete(client))).text == "second"
+        assert server.connections == 2
+
+
+# --- endless ---------------------------------------------------------------------------------------------------------
+
+
+async def _memory_of(call: Awaitable[object]) -> tuple[FriendliError, int]:
+    tracemalloc.start()
+    try:
+        with pytest.raises(FriendliError) as caught:
+            await within(call, 60)
+        return caught.value, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+async def _endlessly(conversation: Conversation, begin: bytes, piece: bytes) -> None:
+    await conversation.request()
+    await conversation.send(begin)
+    while True:
+        await conversation.send(piece)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_endless_small_headers_are_a_named_error_within_memory(streamed: bool) -> None:
+    headers = b"".join(b"X-%d: y\r\n" % number for number in range(1000))
+    async with (
+        RawServer(lambda conversation: _endlessly(conversation, b"HTTP/1.1 200 OK\r\n", headers)) as server,
+        client_of(server.url) as client,
+    ):
+        error, peak = await _memory_of(read(ask(client)) if streamed else complete(client))
+        assert isinstance(error, APIConnectionError)
+        assert peak < 16 * 1024 * 1024
+        assert places_in_use(client) == 0
+
+
+def _compressed_head(encoding: str) -> bytes:
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        b"Content-Encoding: " + encoding.encode() + b"\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "piece"),
+    [
+        ("gzip", gzip.compress(completion()), b"\xff" * 65536),
+        ("gzip", gzip.compress(completion()), b"\0" * 65536),
+        ("gzip", gzip.compress(completion()), gzip.compress(b"") * 1000),
+        ("gzip", gzip.compress(completion()), completion()),
+        ("deflate", zlib.compress(completion()), b"\xff" * 65536),
+        ("deflate", zlib.compress(completion()), zlib.compress(completion())),
+    ],
+    ids=["bytes", "zeros", "empty members", "plain text", "deflate", "two deflates"],
+)
+async def test_bytes_without_end_behind_a_compressed_body_are_a_named_error_within_memory(
+    encoding: str, body: bytes, piece: bytes
+) -> None:
+    async with (
+        RawServer(lambda conversation: _endlessly(conversation, _compressed_head(encoding) + body, piece)) as server,
+        client_of(server.url) as client,
+    ):
+        error, peak = await _memory_of(complete(client))
+        assert isinstance(error, ResponseDecodeError)
+        assert "compression is broken" in str(error)
+        assert peak < 24 * 1024 * 1024
+        assert places_in_use(client) == 0
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40, 1_000_000])
+async def test_two_members_of_gzip_are_one_body_however_they_are_cut(cut: int) -> None:
+    text = completion("two members")
+    body = gzip.compress(text[:20]) + gzip.compress(b"") + gzip.compress(text[20:]) + b"\0" * 512
+    pieces = [body[place : place + cut] for place in range(0, len(body), cut)]
+    async with saying(_compressed_head("gzip"), *pieces) as server, client_of(server.url) as client:
+        assert (await within(complete(client))).text == "two members"
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def _certificate(folder: Path, *, name: str, days: str) -> ssl.SSLContext:
+    """A self-signed certificate for a name, as a server's TLS."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
+    command += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", days]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+class TLSServer(RawServer):
+    """Speaks TLS, and counts who connects."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(self._answer)
+        self._context = context
+        self.dialled = 0
+
+    async def _answer(self, conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(reply(completion("by tls")))
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self._server.close()
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context)
+        return self
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("http://127.0.0.1", "https://localhost")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "days", "trusted", "words"),
+    [
+        ("localhost", "10", False, "self-signed certificate"),
+        ("elsewhere.example", "10", True, "mismatch"),
+        ("localhost", "-1", True, "expired"),
+    ],
+)
+async def test_a_refused_certificate_is_a_connection_error_in_words_after_one_attempt(
+    tmp_path: Path, name: str, days: str, trusted: bool, words: str, streamed: bool
+) -> None:
+    server_tls = _expired(tmp_path) if days == "-1" else _certificate(tmp_path, name=name, days=days)
+    tls = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem") if trusted else None)
+    async with TLSServer(server_tls) as server, client_of(server.url, retry=QUICK, ssl=tls) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await within(read(ask(client)) if streamed else complete(client))
+    error = caught.value
+    assert not error.sent
+    assert words in str(error)
+    assert "certificate" in str(error)
+    assert error.meta is not None
+    assert len(error.meta.attempts) == 1
+    assert server.connections == 0
+
+
+def _expired(folder: Path) -> ssl.SSLContext:
+    """A certificate of yesterday; openssl takes dates only where it plays the authority."""
+    (folder / "index").write_text("")
+    (folder / "serial").write_text("01")
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
+        "x509_extensions=v3\nunique_subject=no\n[p]\ncommonName=supplied\n"
+        "[v3]\nsubjectAltName=DNS:localhost\nbasicConstraints=CA:TRUE\n"
+    )
+    run: Callable[..., Any] = lambda *command: subprocess.run(command, check=True, capture_output=True, cwd=folder)  # noqa: E731  # a name for one line
+    run(
+        "openssl",
+        "req",
+        "-new",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "r.csr",
+        "-subj",
+        "/CN=localhost",
+    )
+    dates = ("-startdate", "20200101000000Z", "-enddate", "20200201000000Z")
+    run(
+        "openssl",
+        "ca",
+        "-batch",
+        "-config",
+        "ca.cnf",
+        "-selfsign",
+        "-keyfile",
+        "key.pem",
+        "-in",
+        "r.csr",
+        "-out",
+        "certificate.pem",
+        "-notext",
+        *dates,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return context
+
+
+# --- words outside the protocol --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b'{"error": {"message": "no credits left"}}', "no credits left"),
+        (b"upstream connect error\n", "upstream connect error"),
+        (b"<html><h1>Bad gateway</h1></html>", "Bad gateway"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+async def test_words_that_are_no_events_are_on_the_error(said: bytes, words: str, begun: bool) -> None:
+    pieces = [chunked(delta("a"))] if begun else []
+    async with (
+        saying(STREAM_HEAD, *pieces, chunked(said) + LAST_CHUNK) as server,
+        client_of(server.url) as client,
+    ):
+        with pytest.raises(FriendliError) as caught:
+            await read(ask(client))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [b"zz\r\nnonsense\r\n", b"", b"5\r\nab", b"5\r\nabcdefgh\r\n"])
+async def test_a_broken_framing_does_not_speak_of_a_status(cut: bytes) -> None:
+    async with saying(STREAM_HEAD, chunked(delta("a")), cut) as server, client_of(server.url) as client:
+        with pytest.raises(StreamInterruptedError) as caught:
+            await read(ask(client))
+    assert "400" not in str(caught.value)
+
+
+# --- doubled headers -------------------------------------------------------------------------------------------------
+
+
+async def test_headers_that_are_sent_twice_are_read_once() -> None:
+    headers = "Retry-After: 3\r\nRetry-After: 5\r\nX-Request-Id: one\r\nX-Request-Id: two\r\n"
+    refusal = reply(b"{}", status="429 Too Many Requests", headers=headers)
+    async with saying(refusal) as server, client_of(server.url) as client:
+        with pytest.raises(APIStatusError) as caught:
+            await within(complete(client))
+    assert caught.value.retry_after == 5, "the longer one: it is never undercut"
+    assert caught.value.request_id == "one"
+    assert caught.value.meta is not None
+    assert caught.value.meta.request_id == "one"
+
+
+# --- a foreign connector ---------------------------------------------------------------------------------------------
+
+
+class ProxyError(Exception):
+    """As of a connector for SOCKS."""
+
+
+class ForeignConnector(aiohttp.TCPConnector):
+    """Fails in its own way."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        raise ProxyError("the socks server says no")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_a_foreign_connector_raises_is_a_connection_error(streamed: bool) -> None:
+    async with (
+        aiohttp.ClientSession(connector=ForeignConnector()) as session,
+        client_of("http://api.invalid", session=session) as client,
+    ):
+        with pytest.raises(APIConnectionError, match="the socks server says no"):
+            await within(read(ask(client)) if streamed else complete(client))
+        assert places_in_use(client) == 0
+
+
+# --- places, proxies, a blocked loop ---------------------------------------------------------------------------------
+
+
+async def test_those_who_gave_up_waiting_for_a_place_wait_no_more(server: FriendliServer) -> None:
+    async with client_of(server.url, max_connections=1) as client, ask(client):
+        waiting = [asyncio.create_task(complete(client)) for _ in range(100)]
+        await turns(5)
+        assert client.gauges().waiting == 100
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert client.gauges().waiting == 0
+        late = client.with_options(timeout=Timeouts(pool=0.001))
+        with pytest.raises(APITimeoutError):
+            await within(complete(late))
+        assert client.gauges().waiting == 0
+
+
+async def test_a_tunnel_that_wants_a_password_is_not_tried_again_and_the_proxy_is_named() -> None:
+    refusal = reply(b"no", status="407 Proxy Authentication Required", kind="text/plain")
+    async with saying(refusal) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await within(complete(client))
+        assert proxy.url.removeprefix("http://") in str(caught.value)
+    assert "407" in str(caught.value)
+    assert not caught.value.sent
+    assert proxy.connections == 1
+
+
+@pytest.mark.parametrize("limit", ["first_event", "total"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_program_that_blocks_the_loop_beyond_a_limit_gets_what_lies_in_the_socket(
+    server: FriendliServer, remote: FriendliServer, limit: str, streamed: bool
+) -> None:
+    limits: dict[str, float] = {limit: 0.2}
+    async with client_of(remote.url, timeout=Timeouts(**limits)) as client:
+        call = asyncio.create_task(read(ask(client)) if streamed else complete(client))
+        await within(until(lambda: bool(remote.requests)), 5)
+        time.sleep(0.4)  # noqa: ASYNC251  # that is the point: the loop is blocked
+        assert await within(call)
+
+
+async def test_a_program_that_blocks_the_loop_beyond_idle_gets_the_next_event() -> None:
+    go = asyncio.Event()
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(STREAM_HEAD + chunked(delta("a")))
+        await go.wait()
+        await conversation.send(chunked(delta("b", "stop") + DONE) + LAST_CHUNK)
+        await conversation.gone()
+
+    async with (
+        RawServer(talk) as server,
+        client_of(server.url, timeout=Timeouts(idle=0.2)) as client,
+        ask(client) as stream,
+    ):
+        assert (await anext(stream)).text == "a"
+        reading = asyncio.create_task(anext(stream))
+        await turns(3)
+        go.set()
+        await turns(2)
+        time.sleep(0.4)  # noqa: ASYNC251  # that is the point: the loop is blocked
+        assert (await within(reading)).text == "b"
+
+
+async def test_many_calls_over_few_connections_wait_in_line_as_long_as_it_takes(
+    server: FriendliServer, clock: Clock
+) -> None:
+    async with client_of(server.url, max_connections=1) as client:
+        async with ask(client):
+            waiting = [asyncio.create_task(complete(client)) for _ in range(20)]
+            await turns(5)
+            clock.leap(3600)
+            await turns(20)
+            assert client.gauges().waiting == 20
+        assert all(reply.text for reply in await within(asyncio.gather(*waiting)))
+
+
+class HangingUp(aiohttp.TCPConnector):
+    """Gives up as asyncio does where the peer hangs up in the handshake: without a word of the system's."""
+
+    async def connect(self, req: Any, *args: Any, **kwargs: Any) -> Any:
+        raise aiohttp.ClientConnectorError(req.connection_key, ConnectionResetError())
+
+
+async def test_a_failure_without_words_says_of_what_kind_it_is() -> None:
+    async with (
+        aiohttp.ClientSession(connector=HangingUp()) as session,
+        client_of("https://api.invalid", session=session) as client,
+    ):
+        with pytest.raises(APIConnectionError, match=r"could not connect: .*\[ConnectionResetError\]") as caught:
+            await within(complete(client))
+    assert "None" not in str(caught.value)

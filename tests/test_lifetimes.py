@@ -1,0 +1,282 @@
+"""What has ended is gone at once, without a garbage collection: connection closed, place free, no object left."""
+
+import asyncio
+import gc
+import gzip
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import pytest
+from support.clock import turns, until
+from support.sockets import (
+    LAST_CHUNK,
+    STREAM_HEAD,
+    Conversation,
+    RawServer,
+    ask,
+    chunked,
+    client_of,
+    complete,
+    completion,
+    delta,
+    places_in_use,
+    reply,
+    sse,
+    within,
+)
+
+from friendli_async import AsyncFriendli, RetryPolicy
+from friendli_async._core.observers import Observer
+
+pytestmark = pytest.mark.compatibility
+
+OVERLOAD = STREAM_HEAD + chunked(sse({"error": {"message": "overloaded", "code": 503}})) + LAST_CHUNK
+REDIRECT = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
+UNAVAILABLE = reply(b"", status="503 Service Unavailable")
+BEGINNING = STREAM_HEAD + chunked(delta("a"))
+COMPRESSED = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+RESET, HANG, CLOSE = "reset", "hang", "close"
+
+HISTORIES: dict[str, tuple[bytes | str, ...]] = {
+    "at once": (),
+    "503": (UNAVAILABLE,),
+    "503 twice": (UNAVAILABLE, UNAVAILABLE),
+    "reset": (RESET,),
+    "closed": (CLOSE,),
+    "overload in the stream": (OVERLOAD,),
+    "redirect": (REDIRECT,),
+    "reset, then 503, then a redirect": (RESET, UNAVAILABLE, REDIRECT),
+    "refused connection": (),
+    "dead pooled connection": (reply(completion("first")), CLOSE),
+    "compressed": (),
+    "compressed after 503": (UNAVAILABLE,),
+}
+"""What the server does before it begins the stream, which then stays open."""
+
+MACHINERY = {"Call", "ChatStream", "EventReader", "Exchange", "OpenStream", "ReadClock", "StreamOpening"}
+
+
+class Scripted(RawServer):
+    """Answers one request after the other, on whatever connection, by a script; each stream it begins stays open."""
+
+    def __init__(self, *script: bytes | str, opens_at_once: bool = True) -> None:
+        super().__init__(self._talk_by_script)
+        self.script = list(script)
+        self.ended = 0
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._opens_at_once = opens_at_once
+        self._opening: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._opens_at_once:
+            await self._listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._opening is not None:
+            await self._opening
+        await super().__aexit__(kind, error, traceback)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, sock=self._listener)
+
+    def open_now(self, _: object) -> None:
+        """Listens from now on: connections were refused so far."""
+        self._listener.listen()
+        self._opening = asyncio.get_running_loop().create_task(self._listen())
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    async def _talk_by_script(self, conversation: Conversation) -> None:
+        while await conversation.request():
+            said = self.script.pop(0)
+            if said == RESET:
+                conversation.reset()
+                return
+            if said == CLOSE:
+                return
+            if isinstance(said, bytes):
+                await conversation.send(said)
+                if not said.startswith((BEGINNING, COMPRESSED)):
+                    continue
+            await conversation.gone()
+            self.ended += 1
+            return
+
+
+class Silent(Observer):
+    """Is told everything, and says nothing."""
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    """Switches the garbage collector off: nothing may wait for it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def alive() -> Counter[str]:
+    """The machine's objects that are alive."""
+    return Counter(kind for thing in gc.get_objects() if (kind := type(thing).__name__) in MACHINERY)
+
+
+@pytest.fixture
+def observers(request: pytest.FixtureRequest) -> list[Observer]:
+    return [Silent()] if request.param == "observed" else []
+
+
+# --- ways to end -----------------------------------------------------------------------------------------------------
+
+Ending = Callable[[AsyncFriendli], Awaitable[object]]
+"""Opens a stream, reads its first event and ends it; what it returns is kept while the tests look."""
+
+
+async def leave_a_bare_loop(client: AsyncFriendli) -> None:
+    async for _ in ask(client):
+        break
+
+
+async def leave_a_view(client: AsyncFriendli) -> None:
+    async for _ in ask(client).text():
+        break
+
+
+async def delete_it(client: AsyncFriendli) -> None:
+    stream = ask(client)
+    await anext(stream)
+    del stream
+
+
+async def await_it_and_drop_it(client: AsyncFriendli) -> None:
+    await ask(client)
+
+
+async def finish_a_task(client: AsyncFriendli) -> object:
+    async def once() -> str:
+        stream = ask(client)
+        return (await anext(stream)).text
+
+    task = asyncio.create_task(once())
+    await task
+    return task
+
+
+async def _cancelled(work: Awaitable[None], reached: asyncio.Event) -> object:
+    task = asyncio.ensure_future(work)
+    await reached.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    return task
+
+
+async def cancel_a_task_that_reads(client: AsyncFriendli) -> object:
+    reached = asyncio.Event()
+
+    async def read() -> None:
+        stream = ask(client)
+        async for _ in stream:
+            reached.set()
+
+    return await _cancelled(read(), reached)
+
+
+async def cancel_a_task_that_works(client: AsyncFriendli) -> object:
+    reached = asyncio.Event()
+
+    async def work() -> None:
+        async for _ in ask(client):
+            reached.set()
+            await asyncio.Event().wait()
+
+    return await _cancelled(work(), reached)
+
+
+async def cancel_a_task_that_works_in_a_block(client: AsyncFriendli) -> object:
+    reached = asyncio.Event()
+
+    async def work() -> None:
+        async with ask(client) as stream:
+            async for _ in stream:
+                reached.set()
+                await asyncio.Event().wait()
+
+    return await _cancelled(work(), reached)
+
+
+async def close_it(client: AsyncFriendli) -> object:
+    stream = ask(client)
+    await anext(stream)
+    await stream.aclose()
+    return None
+
+
+async def raise_in_the_loop(client: AsyncFriendli) -> object:
+    kept: list[object] = []
+    try:
+        async for _ in ask(client):
+            raise ValueError("the user's own")
+    except ValueError as error:
+        kept.append(error)
+    return kept
+
+
+async def raise_in_a_block(client: AsyncFriendli) -> object:
+    kept: list[object] = []
+    try:
+        async with ask(client):
+            raise ValueError("the user's own")
+    except ValueError as error:
+        kept.append(error)
+    return kept
+
+
+ENDINGS: list[Ending] = [
+    leave_a_bare_loop,
+    leave_a_view,
+    delete_it,
+    await_it_and_drop_it,
+    finish_a_task,
+    cancel_a_task_that_reads,
+    cancel_a_task_that_works,
+    cancel_a_task_that_works_in_a_block,
+    close_it,
+    raise_in_the_loop,
+    raise_in_a_block,
+]
+
+
+@pytest.mark.parametrize("observers", ["unobserved", "observed"], indirect=True)
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
+@pytest.mark.parametrize("history", HISTORIES)
+async def test_a_stream_that_has_ended_is_gone_whatever_its_attempts_were(
+    history: str, ending: Ending, observers: list[Observer]
+) -> None:
+    before = alive()
+    beginning = COMPRESSED + chunked(gzip.compress(delta("a"))[:-8]) if "compressed" in history else BEGINNING
+    server = Scripted(
+        *HISTORIES[history], beginning, reply(completion("next")), opens_at_once=history != "refused connection"
+    )
+    retry = RetryPolicy(max_attempts=4, initial=0.0, max_wait=0.0)
+    if history == "refused connection":
+        retry = RetryPolicy(initial=0.0, max_wait=0.0, on_retry=server.open_now)
+    async with server, client_of(server.url, retry=retry, max_connections=1, observers=observers) as client:
+        if history == "dead pooled connection":
+            assert (await within(complete(client))).text == "first"
+        kept = await within(ending(client))
+        assert places_in_use(client) == 0
+        await within(until(lambda: server.ended == 1), 5)
+        assert (await within(complete(client))).text == "next"
+        if kept is None or (isinstance(kept, asyncio.Task) and not kept.cancelled()):
+            await turns(20)
+            assert alive() - before == Counter()

@@ -1,0 +1,401 @@
+"""What a client has under way, how it is ended in good order, and how it is warmed up."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from support.clock import turns, until
+from support.recorder import Recorder
+from support.sockets import (
+    Conversation,
+    RawServer,
+    ask,
+    client_of,
+    complete,
+    completion,
+    deaf_port,
+    nothing_left,
+    read,
+    reply,
+    within,
+)
+
+from friendli_async import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncFriendli,
+    ChatStream,
+    ConfigurationError,
+    Gauges,
+    LoopGauges,
+    RetryPolicy,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, script, stall, status, text
+
+pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
+
+
+def figures(gauges: LoopGauges) -> tuple[int, int, int, int]:
+    return gauges.in_use, gauges.idle, gauges.waiting, gauges.open_streams
+
+
+async def cancelled(*tasks: "asyncio.Future[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+# --- gauges ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_unused_client_has_nothing_under_way(client: AsyncFriendli) -> None:
+    assert client.gauges() == Gauges(max_connections=1000)
+
+
+async def test_gauges_follow_streams_and_calls(server: FriendliServer) -> None:
+    released = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(released), finish(), done()), text("hello"))
+    async with client_of(server.url, max_connections=1) as client:
+        stream = await ask(client)
+        opened = client.gauges()
+        assert (figures(opened), opened.calls_in_flight, opened.max_connections) == ((1, 0, 0, 1), 0, 1)
+        task = asyncio.ensure_future(complete(client))
+        await until(lambda: client.gauges().waiting == 1)
+        waiting = client.gauges()
+        assert (figures(waiting), waiting.calls_in_flight) == ((1, 0, 1, 1), 1)
+        assert client.with_options(timeout=5).gauges() == waiting
+        released.set()
+        assert await read(stream) == "a"
+        await within(task)
+        await until(lambda: client.gauges().in_use == 0)
+        after = client.gauges()
+        assert (figures(after), after.calls_in_flight) == ((0, 1, 0, 0), 0)
+    assert client.gauges() == Gauges(max_connections=1)
+
+
+async def test_a_call_between_two_attempts_is_in_flight_and_holds_no_connection(server: FriendliServer) -> None:
+    server.enqueue(status(429, retry_after=30))
+    async with client_of(server.url, retry=RetryPolicy(initial=0)) as client:
+        task = asyncio.ensure_future(complete(client))
+        await server.wait_for_requests()
+        await until(lambda: client.gauges().in_use == 0)
+        gauges = client.gauges()
+        assert (figures(gauges), gauges.calls_in_flight) == ((0, 1, 0, 0), 1)
+        await cancelled(task)
+        assert client.gauges().calls_in_flight == 0
+
+
+async def test_gauges_of_a_session_of_the_users_know_no_idle_connections(server: FriendliServer) -> None:
+    async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
+        server.enqueue(script(chunk("a"), stall()))
+        async with ask(client):
+            assert figures(client.gauges()) == (1, 0, 0, 1)
+        await complete(client)
+        await until(lambda: client.gauges().in_use == 0)
+        assert figures(client.gauges()) == (0, 0, 0, 0)
+
+
+class InThread:
+    """A loop in a thread of its own, with one open stream of the client."""
+
+    def __init__(self, client: AsyncFriendli, use: Callable[[ChatStream], Any]) -> None:
+        self.opened = threading.Event()
+        self.leave = threading.Event()
+        self.errors: list[BaseException] = []
+        self._client = client
+        self._use = use
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread.start()
+        assert self.opened.wait(60)
+
+    async def _main(self) -> None:
+        try:
+            async with ask(self._client) as stream:
+                self.opened.set()
+                await self._use(stream)
+                await asyncio.to_thread(self.leave.wait, 60)
+        except BaseException as error:
+            self.errors.append(error)
+        finally:
+            self.opened.set()
+
+    def join(self) -> list[BaseException]:
+        self.leave.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.errors
+
+
+def test_gauges_tell_each_loop_and_all_of_them(remote: FriendliServer) -> None:
+    remote.always(script(chunk("a"), stall()))
+    client = client_of(remote.url)
+
+    async def here() -> None:
+        async with ask(client):
+            gauges = client.gauges()
+            assert sorted(map(figures, gauges.loops)) == [(1, 0, 0, 1)] * 3
+            assert figures(gauges) == (3, 0, 0, 3)
+
+    async def nothing(stream: ChatStream) -> None:
+        pass
+
+    threads = [InThread(client, nothing) for _ in range(2)]
+    try:
+        asyncio.run(here())
+        assert len(client.gauges().loops) == 2  # a loop that has ended is not told
+    finally:
+        problems = [thread.join() for thread in threads]
+    assert problems == [[], []]
+    assert client.gauges().loops == ()
+
+
+# --- drain -----------------------------------------------------------------------------------------------------------
+
+
+async def test_drain_with_nothing_open_returns_at_once(client: AsyncFriendli) -> None:
+    assert await client.drain() == 0
+    assert await client.drain(0.001) == 0
+
+
+async def test_drain_lets_what_is_open_finish_and_refuses_what_is_new(server: FriendliServer) -> None:
+    released = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(released), chunk("b"), finish(), done()))
+    async with client_of(server.url) as client:
+        stream = await ask(client)
+        drain = asyncio.ensure_future(client.drain())
+        await turns()
+        for refused in (complete(client), complete(client.with_options(timeout=5)), ask(client).result()):
+            with pytest.raises(ConfigurationError, match=r"^draining"):
+                await refused
+        with pytest.raises(ConfigurationError, match=r"^draining"):
+            await client.warm_up(1)
+        assert not drain.done()
+        released.set()
+        assert await read(stream) == "ab"
+        assert await within(drain) == 0
+        assert stream.outcome == "done"
+        assert len(server.requests) == 1
+        assert not client._runtime.transport.closed  # to close is the caller's
+        await nothing_left(client, server, connections=1)
+
+
+async def test_drain_waits_for_plain_calls_and_those_in_the_queue(server: FriendliServer) -> None:
+    released = asyncio.Event()
+    server.enqueue(script(gate(released), chunk("a"), finish(), done()), text("second"))
+    async with client_of(server.url, max_connections=1) as client:
+        first = asyncio.ensure_future(read(ask(client)))
+        await server.wait_for_requests()
+        second = asyncio.ensure_future(complete(client))
+        await until(lambda: client.gauges().waiting == 1)
+        drain = asyncio.ensure_future(client.drain())
+        await turns()
+        released.set()
+        assert await within(drain) == 0
+        assert await first == "a"
+        assert (await second).text == "second"
+
+
+async def test_after_its_time_drain_cuts_what_is_open_and_counts_it(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()), script(chunk("a"), stall()), stall(), script(head(), stall()))
+    async with client_of(server.url) as client:
+        reading, parked = await ask(client), await ask(client)
+        assert (await anext(reading)).text == "a"
+        tasks = [asyncio.ensure_future(anext(reading)), asyncio.ensure_future(complete(client))]
+        await server.wait_for_requests(3)
+        tasks.append(asyncio.ensure_future(ask(client).result()))
+        await server.wait_for_requests(4)
+        await turns(50)
+        gauges = client.gauges()
+        assert (gauges.in_use, gauges.open_streams, gauges.calls_in_flight) == (4, 2, 2)
+        assert await within(client.drain(0.01)) == 4  # one that is being opened counts once
+        caught = [(await asyncio.wait({task}), task.exception())[1] for task in tasks]
+        assert [type(error) for error in caught] == [StreamInterruptedError, APIConnectionError, APIConnectionError]
+        assert all("drained" in str(error) for error in caught)
+        assert (await anext(parked)).text == "a"  # it had come
+        with pytest.raises(StreamInterruptedError, match="drained"):
+            await anext(parked)
+        await nothing_left(client, server)
+
+
+async def test_a_stream_that_has_its_end_is_not_open_though_its_body_goes_on(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(chunk("a"), finish(), done(), stall()))
+    assert await read(ask(client)) == "a"
+    assert figures(client.gauges()) == (1, 0, 0, 0)
+    assert await within(client.drain(0.001)) == 0
+
+
+async def test_a_copy_drains_what_it_shares(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = await ask(client)
+    assert await within(client.with_options(timeout=5).drain(0.01)) == 1
+    with pytest.raises(StreamInterruptedError):
+        await read(stream)
+    with pytest.raises(ConfigurationError, match="draining"):
+        await complete(client)
+
+
+async def test_a_cancelled_drain_cuts_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+    released = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(released), finish(), done()))
+    stream = await ask(client)
+    drain = asyncio.ensure_future(client.drain())
+    await turns()
+    await cancelled(drain)
+    released.set()
+    assert await read(stream) == "a"
+    assert await within(client.drain()) == 0
+
+
+async def test_a_stream_that_is_left_ends_the_drain(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with ask(client):
+        drain = asyncio.ensure_future(client.drain())
+        await turns()
+        assert not drain.done()
+    assert await within(drain) == 0
+
+
+def test_drain_waits_for_the_streams_of_other_loops(remote: FriendliServer) -> None:
+    released = threading.Event()
+    remote.always(script(chunk("a"), gate(released), finish(), done()))
+    client = client_of(remote.url)
+    threads = [InThread(client, read) for _ in range(2)]
+
+    async def drain() -> int:
+        waiting = asyncio.ensure_future(client.drain())
+        await turns()
+        assert not waiting.done()
+        released.set()
+        return await within(waiting)
+
+    try:
+        assert asyncio.run(drain()) == 0
+    finally:
+        released.set()
+        problems = [thread.join() for thread in threads]
+    assert problems == [[], []]
+
+
+def test_drain_cuts_the_streams_of_other_loops(remote: FriendliServer) -> None:
+    remote.always(script(chunk("a"), stall()))
+    client = client_of(remote.url)
+    threads = [InThread(client, read) for _ in range(2)]
+    try:
+        assert asyncio.run(within(client.drain(0.01))) == 2
+    finally:
+        problems = [thread.join() for thread in threads]
+    assert [type(error) for errors in problems for error in errors] == [StreamInterruptedError] * 2
+
+
+# --- warm-up ---------------------------------------------------------------------------------------------------------
+
+
+async def test_warm_connections_carry_no_byte_and_the_next_calls_use_them() -> None:
+    first_bytes: list[bytes] = []
+
+    async def talk(conversation: Conversation) -> None:
+        while request := await conversation.request():
+            first_bytes.append(request)
+            await conversation.send(reply(completion()))
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        await client.warm_up(3)
+        await until(lambda: server.connections == 3)
+        assert figures(client.gauges()) == (0, 3, 0, 0)
+        await turns(50)
+        assert first_bytes == []
+        await asyncio.gather(*(complete(client) for _ in range(3)))
+        assert server.connections == 3
+        assert len(first_bytes) == 3
+        await client.warm_up(2)  # beside those that are there
+        await until(lambda: server.connections == 5)
+        assert client.gauges().idle == 5
+        assert (await complete(client)).meta.timing.connecting < 1
+
+
+async def test_a_warm_connection_is_told_as_reused(server: FriendliServer) -> None:
+    seen = Recorder()
+    async with client_of(server.url, observers=[seen]) as client:
+        await client.warm_up(1)
+        assert seen.told == []  # no call
+        await complete(client)
+    assert [event.reused for event in seen.events if hasattr(event, "reused")] == [True]
+
+
+@pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
+async def test_warming_up_goes_to_the_deployment_that_is_named(server: FriendliServer, deployment: Any) -> None:
+    elsewhere = "http://127.0.0.1:1"
+    urls = {"server_url": server.url, "container_url": elsewhere}
+    if deployment == "container":
+        urls = {"server_url": elsewhere, "container_url": server.url}
+    async with AsyncFriendli("token", **urls) as client:
+        await client.warm_up(2, deployment)
+        await server.wait_for_connections(2)
+        with pytest.raises(APIConnectionError):
+            await client.warm_up(1, "container" if deployment != "container" else "serverless")
+        with pytest.raises(ConfigurationError, match="'elsewhere'"):
+            await client.warm_up(1, "elsewhere")  # type: ignore[arg-type]  # a mistake, on purpose
+    assert server.requests == []
+
+
+async def test_warming_up_needs_no_token(server: FriendliServer) -> None:
+    async with AsyncFriendli(server_url=server.url) as client:
+        await client.warm_up(1)
+        await server.wait_for_connections(1)
+        assert client.gauges().idle == 1
+
+
+async def test_warming_up_where_nobody_is_raises_and_leaves_nothing(unused_tcp_port: int) -> None:
+    async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
+        with pytest.raises(APIConnectionError, match="could not connect") as raised:
+            await client.warm_up(3)
+        assert raised.value.sent is False
+        assert figures(client.gauges()) == (0, 0, 0, 0)
+
+
+async def test_warming_up_has_the_connect_limit() -> None:
+    with deaf_port() as port:
+        async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.05)) as client:
+            with pytest.raises(APITimeoutError) as raised:
+                await within(client.warm_up(2))
+            assert (raised.value.limit, raised.value.sent) == ("connect", False)
+            assert figures(client.gauges()) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("number", [0, -1, 3, 1.0, True, None, "2"])
+async def test_how_many_is_checked(server: FriendliServer, number: Any) -> None:
+    async with client_of(server.url, max_connections=2) as client:
+        with pytest.raises(ConfigurationError, match=r"1 to 2 connections"):
+            await client.warm_up(number)
+    assert server.open_connections == 0
+
+
+async def test_a_session_of_the_users_is_not_warmed_up(server: FriendliServer) -> None:
+    async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
+        with pytest.raises(ConfigurationError, match="session"):
+            await client.warm_up(1)
+        assert figures(client.gauges()) == (0, 0, 0, 0)
+
+
+async def test_a_closed_client_is_not_warmed_up(server: FriendliServer) -> None:
+    client = client_of(server.url)
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await client.warm_up(1)
+
+
+async def test_a_drain_beside_a_warm_up_waits_for_it_and_ends() -> None:
+    with deaf_port() as port:
+        async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.05)) as client:
+            warming = asyncio.ensure_future(client.warm_up(1))
+            await until(lambda: client.gauges().in_use == 1)
+            assert await within(client.drain()) == 0
+            with pytest.raises(APITimeoutError):
+                await warming

@@ -1,0 +1,357 @@
+"""Where the time of a call went: the stopwatch's figures, and who has them."""
+
+import asyncio
+import math
+import pickle
+from itertools import accumulate, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import deterministic
+from support.clock import Clock, turns, until
+from support.sockets import QUICK, ask, client_of, complete, completion, deaf_port, read, within
+
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncFriendli,
+    Attempt,
+    BadRequestError,
+    InternalServerError,
+    RetryPolicy,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async._core.timing import Stopwatch
+from friendli_async.testing import (
+    FriendliServer,
+    body,
+    chunk,
+    cut,
+    done,
+    finish,
+    gate,
+    head,
+    raw,
+    script,
+    stall,
+    status,
+    text,
+    usage,
+)
+
+pytestmark = pytest.mark.compatibility
+
+
+class Hand:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# --- the stopwatch ---------------------------------------------------------------------------------------------------
+
+
+def nearest(gaps: list[float], share: float) -> float:
+    """The percentile by its definition: the least gap that this share of all gaps does not exceed."""
+    return sorted(gaps)[max(1, math.ceil(share * len(gaps))) - 1]
+
+
+@deterministic
+@given(st.lists(st.floats(2e-6, 1e4), min_size=1, max_size=60))
+def test_percentiles_of_gaps_are_within_two_percent(steps: list[float]) -> None:
+    hand = Hand()
+    watch = Stopwatch(hand)
+    moments = list(accumulate([hand.now + 5, *steps]))
+    for moment in moments:
+        hand.now = moment
+        watch.read(10, 1)
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    timing = watch.timing(None)
+    assert timing.gap_max == max(gaps)
+    for told, share in ((timing.gap_p50, 0.5), (timing.gap_p95, 0.95)):
+        assert told is not None
+        if nearest(gaps, share) > 2e-6:  # a gap that the floats of the clock have swallowed
+            assert told == pytest.approx(nearest(gaps, share), rel=0.0201)
+        assert told <= timing.gap_max
+
+
+@deterministic
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10_000), st.integers(0, 50)), max_size=30),
+    st.none() | st.integers(0, 10_000),
+)
+def test_counts_and_moments(reads: list[tuple[float, int, int]], tokens: int | None) -> None:
+    hand = Hand()
+    watch = Stopwatch(hand)
+    moments: list[float] = []
+    for seconds, size, events in reads:
+        hand.now += seconds
+        watch.read(size, events)
+        if events:
+            moments.append(hand.now - 1000.0)
+    timing = watch.timing(tokens)
+    assert timing.bytes == sum(size for _, size, _ in reads)
+    assert timing.events == sum(events for _, _, events in reads)
+    assert timing.first_event == (moments[0] if moments else None)
+    assert timing.last_event == (moments[-1] if moments else None)
+    assert timing.total == hand.now - 1000.0
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    assert timing.gap_max == (pytest.approx(max(gaps)) if gaps else None)
+    assert (timing.gap_p50 is None) is (timing.gap_p95 is None) is (not gaps)
+    if tokens and moments and moments[-1] > moments[0]:
+        assert timing.tokens_per_second == pytest.approx(tokens / (moments[-1] - moments[0]))
+    else:
+        assert timing.tokens_per_second is None
+
+
+def test_gaps_of_no_length_are_counted() -> None:
+    hand = Hand()
+    watch = Stopwatch(hand)
+    for _ in range(3):
+        watch.read(1, 1)
+    timing = watch.timing(5)
+    assert (timing.gap_p50, timing.gap_p95, timing.gap_max) == (0.0, 0.0, 0.0)
+    assert timing.tokens_per_second is None
+
+
+def test_the_total_grows_until_the_first_stop() -> None:
+    hand = Hand()
+    watch = Stopwatch(hand)
+    hand.now += 1
+    assert watch.timing(None).total == 1
+    hand.now += 1
+    watch.stop()
+    hand.now += 1
+    watch.stop()
+    assert watch.timing(None).total == 2
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_timing_of_a_stream_grows_while_it_is_open_and_is_final_after(
+    client: AsyncFriendli, server: FriendliServer, clock: Clock
+) -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+    server.enqueue(
+        script(
+            *(head(), gate(gates[0]), chunk(role="assistant"), gate(gates[1]), chunk("a")),
+            *(gate(gates[2]), chunk("b"), finish(), usage(3, 8), done()),
+        )
+    )
+    stream = ask(client)
+    opening = asyncio.ensure_future(within(stream))
+    await server.wait_for_requests()
+    await turns(50)
+    clock.leap(1.0)
+    gates[0].set()
+    await opening
+    opened = stream.timing
+    assert (opened.first_event, opened.first_text, opened.last_event, opened.total) == (1.0, None, 1.0, 1.0)
+    assert (opened.events, opened.gap_p50, opened.gap_max) == (1, None, None)
+    assert opened.bytes > 0
+    assert stream.meta.timing.first_event == 1.0
+    await anext(stream)
+    clock.leap(2.0)
+    assert stream.timing.total == 3.0
+    gates[1].set()
+    await within(anext(stream))
+    middle = stream.timing
+    assert (middle.first_event, middle.first_text, middle.last_event, middle.total) == (1.0, 3.0, 3.0, 3.0)
+    assert (middle.events, middle.gap_max, middle.tokens_per_second) == (2, 2.0, None)
+    assert middle.gap_p50 == pytest.approx(2.0, rel=0.02)
+    assert middle.bytes > opened.bytes
+    clock.leap(4.0)
+    gates[2].set()
+    result = await within(stream.result())
+    final = stream.timing
+    assert (final.first_text, final.last_event, final.total, final.gap_max) == (3.0, 7.0, 7.0, 4.0)
+    assert final.events >= 4
+    assert final.tokens_per_second == pytest.approx(8 / 6.0)
+    clock.leap(100.0)
+    assert stream.timing == final
+    assert stream.meta.timing == final
+    assert result.meta == stream.meta
+    assert stream.meta.elapsed == 1.0  # up to the first event, as ever
+
+
+async def test_text_that_comes_with_the_first_event_counts_from_then(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(chunk("a"), finish(), done()))
+    async with ask(client) as stream:
+        assert stream.timing.first_text == stream.timing.first_event
+        assert stream.timing.first_text is not None
+    assert stream.timing.first_text == stream.timing.first_event
+
+
+async def test_a_stream_without_text_has_no_first_text(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk(role="assistant"), finish(), done()))
+    stream = ask(client)
+    await stream.result()
+    assert stream.timing.first_text is None
+
+
+async def test_the_bytes_are_those_of_the_body(client: AsyncFriendli, server: FriendliServer) -> None:
+    sent = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    server.enqueue(body(sent, content_type="text/event-stream"))
+    stream = ask(client)
+    assert await read(stream) == "a"
+    assert stream.timing.bytes == len(sent)
+    assert stream.timing.events == 1
+
+
+async def test_timing_of_a_stream_that_is_not_open_is_an_error(client: AsyncFriendli, server: FriendliServer) -> None:
+    stream = ask(client)
+    with pytest.raises(RuntimeError, match="not open"):
+        _ = stream.timing
+    server.enqueue(status(400))
+    with pytest.raises(BadRequestError) as raised:
+        await stream
+    assert raised.value.meta is not None
+    assert stream.timing == raised.value.meta.timing
+
+
+# --- plain calls -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_timing_of_a_plain_reply(server: FriendliServer, clock: Clock) -> None:
+    released = asyncio.Event()
+    whole = completion("hello")
+    held = script(
+        raw(whole[:10]), gate(released), raw(whole[10:]), status=200, headers={"Content-Type": "application/json"}
+    )
+    server.enqueue(status(503), held)
+    policy = RetryPolicy(initial=0.0, max_wait=0.0)
+    async with client_of(server.url, retry=policy) as client:
+        task = asyncio.ensure_future(complete(client))
+        await server.wait_for_requests(2)
+        await turns(50)
+        clock.leap(2.0)
+        released.set()
+        reply = await within(task)
+        clock.leap(5.0)
+    timing = reply.meta.timing
+    assert (timing.first_event, timing.last_event, timing.total) == (2.0, 2.0, 2.0)
+    assert (timing.events, timing.bytes) == (1, len(whole))
+    assert (timing.first_text, timing.gap_max, timing.tokens_per_second) == (None, None, None)
+    assert reply.meta.elapsed == 2.0
+
+
+async def test_the_wait_for_a_place_is_queued(server: FriendliServer, clock: Clock) -> None:
+    opened = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(opened), finish(), done()), text("hello"))
+    async with client_of(server.url, max_connections=1) as client:
+        stream = await ask(client)
+        task = asyncio.ensure_future(complete(client))
+        await until(lambda: client.gauges().waiting == 1)
+        clock.leap(3.0)
+        opened.set()
+        assert await read(stream) == "a"
+        reply = await within(task)
+    assert reply.meta.timing.queued == 3.0
+    assert reply.meta.timing.connecting == 0.0  # reused
+    assert stream.timing.queued == 0.0
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wait_for_a_place_that_was_in_vain_is_on_the_error(server: FriendliServer, clock: Clock) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=1, timeout=Timeouts(pool=3)) as client, ask(client):
+        task = asyncio.ensure_future(complete(client))
+        await until(lambda: client.gauges().waiting == 1)
+        clock.leap(3.0)
+        with pytest.raises(APITimeoutError) as raised:
+            await within(task)
+    assert raised.value.limit == "pool"
+    assert raised.value.meta is not None
+    assert raised.value.meta.timing.queued == 3.0
+    assert raised.value.meta.timing.total == 3.0
+
+
+async def test_connecting_in_vain_is_on_the_error(clock: Clock) -> None:
+    with deaf_port() as port:
+        async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=4)) as client:
+            task = asyncio.ensure_future(complete(client))
+            await until(lambda: client.gauges().in_use == 1)
+            await turns(50)
+            clock.leap(4.0)
+            with pytest.raises(APITimeoutError) as raised:
+                await within(task)
+    assert raised.value.limit == "connect"
+    assert raised.value.meta is not None
+    assert raised.value.meta.timing.connecting == 4.0
+
+
+async def test_a_refusal_says_how_long_its_attempts_took(
+    client: AsyncFriendli, server: FriendliServer, clock: Clock
+) -> None:
+    server.enqueue(status(503))
+    task = asyncio.ensure_future(complete(client))
+    with pytest.raises(InternalServerError) as raised:
+        await within(task)
+    meta = raised.value.meta
+    assert meta is not None
+    assert (meta.timing.first_event, meta.timing.events) == (None, 0)
+    assert meta.timing.total == meta.elapsed == meta.attempts[0].elapsed
+
+
+async def test_an_open_stream_that_breaks_has_its_timing_on_the_error(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(chunk("a"), chunk("b"), cut()))
+    stream = ask(client)
+    with pytest.raises(StreamInterruptedError) as raised:
+        await read(stream)
+    assert raised.value.meta is not None
+    assert raised.value.meta.timing == stream.timing
+    assert raised.value.meta.timing.events == 2
+    assert pickle.loads(pickle.dumps(raised.value)).meta.timing == stream.timing
+
+
+# --- attempts --------------------------------------------------------------------------------------------------------
+
+
+async def test_attempts_are_numbered_and_name_their_errors(server: FriendliServer) -> None:
+    server.enqueue(status(503), status(429), text("hello"))
+    async with client_of(server.url, retry=QUICK) as client:
+        reply = await complete(client)
+    assert [(attempt.number, attempt.status, attempt.error) for attempt in reply.meta.attempts] == [
+        *((1, 503, "InternalServerError"), (2, 429, "RateLimitError"), (3, 200, None)),
+    ]
+    assert reply.meta.attempts[2].cause is None
+
+
+async def test_an_attempt_that_found_nobody_names_its_error(unused_tcp_port: int) -> None:
+    async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
+        with pytest.raises(APIConnectionError) as raised:
+            await complete(client)
+    assert raised.value.meta is not None
+    (attempt,) = raised.value.meta.attempts
+    assert (attempt.number, attempt.status, attempt.error) == (1, None, "APIConnectionError")
+    assert attempt.cause is not None
+    assert attempt.cause.startswith("APIConnectionError: could not connect")
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_cause_can_be_a_label_it_holds_no_request_id(server: FriendliServer, streamed: bool) -> None:
+    told: list[Attempt] = []
+    server.enqueue(*(status(503, message="busy", headers={"x-request-id": f"req-{n}"}) for n in range(4)))
+    policy = RetryPolicy(initial=0.0, max_wait=0.0, max_attempts=4, on_retry=told.append)
+    async with client_of(server.url, retry=policy) as client:
+        with pytest.raises(APIStatusError) as raised:
+            await (ask(client).result() if streamed else complete(client))
+    assert raised.value.request_id == "req-3"
+    assert "req-3" in str(raised.value)
+    assert raised.value.meta is not None
+    causes = {attempt.cause for attempt in (*told, *raised.value.meta.attempts)}
+    assert causes == {"InternalServerError: 503 busy"}
