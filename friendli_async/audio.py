@@ -157,8 +157,8 @@ class TranscriptCollector:
     """Puts the text of a transcription together."""
 
     dialect: Dialect[TranscriptEvent] = TaggedDialect(TranscriptDelta | TranscriptDone)
-    is_last = False  # the end is the sentinel's to tell
-    finish_reasons = ()
+    is_last: bool = False  # the end is the sentinel's to tell
+    finish_reasons: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.pieces: list[str] = []

@@ -83,7 +83,7 @@ class Engine:
         self.settings = settings
         self.deployment = deployment
         self.recover = recover
-        self.sender = Sender(settings, deployment)
+        self.sender: Sender = Sender(settings, deployment)
 
     def replace(self, **changes: object) -> Engine:
         """The same deployment with other settings."""

@@ -139,7 +139,7 @@ class Observers:
     __slots__ = ("_failed", "members")
 
     def __init__(self, members: Sequence[Observer]) -> None:
-        self.members = tuple(members)
+        self.members: tuple[Observer, ...] = tuple(members)
         self._failed: set[int] = set()
 
     def tell(self, method: str, event: CallEvent) -> None:

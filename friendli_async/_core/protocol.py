@@ -104,13 +104,13 @@ class Sender:
     """
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
-        self.base = (settings.container_url if deployment.container else settings.server_url) + deployment.prefix
+        self.base: str = (settings.container_url if deployment.container else settings.server_url) + deployment.prefix
         self._prefix = deployment.prefix
         custom = {name: Secret(value) for name, value in settings.headers.items()}
         overridden = {name.lower() for name in custom}
         self._bare = "authorization" in overridden
-        self.wants_token = not deployment.container and not self._bare
-        self.authorization = self._fixed_authorization(settings)
+        self.wants_token: bool = not deployment.container and not self._bare
+        self.authorization: Secret | None = self._fixed_authorization(settings)
         self._team = None if deployment.container else settings.team
         self._custom = custom
         self._overridden = overridden

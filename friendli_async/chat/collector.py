@@ -72,7 +72,7 @@ class ChoicesCollector(Generic[C, P]):
         n: Choices that were asked for.
     """
 
-    is_last = False  # the end is the sentinel's to tell: usage may follow the finish reasons
+    is_last: bool = False  # the end is the sentinel's to tell: usage may follow the finish reasons
 
     def __init__(self, parts: type[P], n: int) -> None:
         self.usage: Usage | None = None
@@ -279,6 +279,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         n: Choices that were asked for.
     """
 
+    usage: Usage | None
     dialect: Dialect[ChatChunk] = ChunkDialect(ChatChunk, content=CHUNK_CONTENT, ordinary=are_ordinary)
 
     def __init__(self, n: int = 1) -> None:

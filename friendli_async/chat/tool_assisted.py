@@ -32,7 +32,7 @@ from friendli_async.chat.inputs import (
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.resource import CompletionStream
-from friendli_async.replies import Usage, Value, always
+from friendli_async.replies import Partial, Usage, Value, always
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -146,12 +146,10 @@ class ToolAssistedCollector:
         shape=frozenset({"name", "status"}),
         ordinary=are_ordinary,
     )
-    is_last = False  # as in chat
+    is_last: bool = False  # as in chat
 
     def __init__(self, n: int = 1) -> None:
         self._chat = ChatCollector(n)
-        self.partial = self._chat.partial
-        self.result = self._chat.result
 
     @property
     def begun(self) -> bool:
@@ -177,6 +175,14 @@ class ToolAssistedCollector:
     def usage(self) -> Usage | None:
         """The usage, once the server has told it."""
         return self._chat.usage
+
+    def partial(self) -> Partial:
+        """Choice 0 so far."""
+        return self._chat.partial()
+
+    def result(self) -> ChatCompletion:
+        """The whole completion."""
+        return self._chat.result()
 
     def extend(self, events: Iterable[ToolAssistedEvent]) -> None:
         """Adds events, in order: a tool that starts after a finish reason means that the turn is not over."""

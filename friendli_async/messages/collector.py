@@ -128,8 +128,8 @@ class MessagesCollector:
 
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
-        self.begun = False
-        self.is_last = False
+        self.begun: bool = False
+        self.is_last: bool = False
         self._envelope = MessageEnvelope()
         self._ending = MessageDeltaPayload()
         self._blocks: list[_BlockParts] = []

@@ -103,7 +103,7 @@ class ResponseCollector:
     )
 
     def __init__(self) -> None:
-        self.is_last = False
+        self.is_last: bool = False
         self._begun = Response(id="", output=())
         self._final: Response | None = None
         self._items: list[_ItemParts] = []

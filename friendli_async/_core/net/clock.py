@@ -49,8 +49,8 @@ class _Deadline:
     __slots__ = ("_handle", "_looks", "_timer_at", "loop", "now", "when")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.now = clock_of(loop)
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.now: Callable[[], float] = clock_of(loop)
         self.when: float | None = None
         self._handle: asyncio.Handle | None = None
         self._timer_at = 0.0
@@ -122,9 +122,9 @@ class CallClock(_Deadline):
 
     def __init__(self, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.timeouts = timeouts
-        self.total_at = None if timeouts.total is None else self.now() + timeouts.total
-        self.sent = False
+        self.timeouts: Timeouts = timeouts
+        self.total_at: float | None = None if timeouts.total is None else self.now() + timeouts.total
+        self.sent: bool = False
         self._limit: TimeoutLimit = "total"
         self._detail: Callable[[], str] | None = None
         self._interruption: FriendliError | None = None
@@ -178,7 +178,7 @@ class CallClock(_Deadline):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        self.when = None
+        self.move(None)
         self._disarm()
         if not self._expired or task is None:
             return

@@ -73,13 +73,13 @@ class Delivery:
     )
 
     def __init__(self, clock: CallClock, *, fresh: bool = False, warming: bool = False) -> None:
-        self.clock = clock
-        self.fresh = fresh
-        self.warming = warming
-        self.connected = False
-        self.reused = False
-        self.queued = 0.0
-        self.connecting = 0.0
+        self.clock: CallClock = clock
+        self.fresh: bool = fresh
+        self.warming: bool = warming
+        self.connected: bool = False
+        self.reused: bool = False
+        self.queued: float = 0.0
+        self.connecting: float = 0.0
         self.protocol: PooledProtocol | None = None
         self.sending: Sending | None = None
         self.on_connect: Callable[[], None] | None = None
@@ -111,13 +111,13 @@ class PooledProtocol(ResponseHandler):
 
     def __init__(self, loop: Any, alive: set[PooledProtocol]) -> None:
         super().__init__(loop)
-        self.heard = False
+        self.heard: bool = False
         """Whether the peer has said anything since the connection was handed out."""
-        self.idle = False
+        self.idle: bool = False
         """Whether it lies in the pool."""
         self.exchange: Exchange | None = None
         """The exchange whose reply it receives, and which wants to be told."""
-        self.alive = alive
+        self.alive: set[PooledProtocol] = alive
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -79,10 +79,10 @@ class Exchange:
     )
 
     def __init__(self, home: Home, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self.headers = Headers(response.headers.items())
-        self.loop = home.loop
-        self.streaming = False
+        self.status: int = response.status
+        self.headers: Headers = Headers(response.headers.items())
+        self.loop: asyncio.AbstractEventLoop = home.loop
+        self.streaming: bool = False
         """Whether it is the body of an open stream: from its first event to its end."""
         self._home: Home | None = home
         self._response = response

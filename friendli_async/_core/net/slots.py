@@ -18,8 +18,8 @@ class Slots:
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_use = 0
+        self.limit: int = limit
+        self.in_use: int = 0
         self._closed = False
         # In the order of their coming; whoever gives up is taken out at once, wherever it stands.
         self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
