@@ -338,14 +338,12 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         if not _only_words(value := parsed(data), [name for name in own if name not in _LABELS]):
             raise
     else:
-        if not (_takes_anything(decoder) or (own and _is_hollow(reply, own))) or not _only_words(
-            value := parsed(data), own
-        ):
+        if not (_takes_anything(decoder) or (own and _is_hollow(reply))) or not _only_words(value := parsed(data), own):
             return reply
     raise said_error(value, data, status, headers)
 
 
-def _is_hollow(reply: object, own: Collection[str]) -> bool:
+def _is_hollow(reply: object) -> bool:
     """Whether nothing of a reply is filled but what says which one it is."""
     fields = msgspec.structs.asdict(cast("msgspec.Struct", reply))
     return all(fields[name] in (None, (), [], {}, "") for name in fields.keys() - _LABELS)
