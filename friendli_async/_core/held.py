@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-__all__ = ["Held", "forget"]
+__all__ = ["Held", "forget", "refuse_end"]
 
 E = TypeVar("E", bound=BaseException)
 
@@ -50,3 +50,15 @@ def forget(error: BaseException) -> None:
         seen.add(id(behind))
         behind.__traceback__ = None
         behind = behind.__cause__ or behind.__context__
+
+
+def refuse_end(error: BaseException) -> None:
+    """Says, of what the caller's own code raised, that it is no end: ``async for`` would take it for a good one.
+
+    A token callable that is out of tokens, for instance. It is what PEP 479 does in generators.
+
+    Raises:
+        RuntimeError: It is a StopAsyncIteration.
+    """
+    if isinstance(error, StopAsyncIteration):
+        raise RuntimeError("what the client was given to call raised StopAsyncIteration") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["joined"]
+__all__ = ["joined", "missing"]
 
 
 def joined(pieces: Iterable[str]) -> str:
@@ -17,3 +17,12 @@ def joined(pieces: Iterable[str]) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return text
+
+
+def missing(whole: str | None, pieces: Iterable[str]) -> str:
+    """What a whole text, given once more or for the first time, adds to the pieces of it that have come.
+
+    It is nothing where the whole is no continuation of them: the pieces have been handed out already.
+    """
+    given = joined(pieces)
+    return whole.removeprefix(given) if whole and whole.startswith(given) else ""

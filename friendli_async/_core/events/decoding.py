@@ -26,7 +26,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
 
 import msgspec
 
-from friendli_async._core.error_bodies import excerpt, has_words, is_filled, parsed, said_error, says_error
+from friendli_async._core.error_bodies import excerpt, has_words, is_filled, loads, parsed, said_error, says_error
 from friendli_async._core.lenient import convert, decode
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import Headers, UnknownEvent
@@ -330,7 +330,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         ResponseDecodeError: It is not what the API promises.
     """
     own: tuple[str, ...] = getattr(decoder.type, "__struct_encode_fields__", ())
-    if b'"error"' in data and "error" not in own and says_error(value := parsed(data)):
+    if b'"error"' in data and "error" not in own and _says_error(value := parsed(data)):
         raise said_error(value, data, status, headers)
     try:
         reply = decode(data, decoder)
@@ -338,9 +338,54 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         if not _only_words(value := parsed(data), [name for name in own if name not in _LABELS]):
             raise
     else:
-        if not (_takes_anything(decoder) or (own and _is_hollow(reply))) or not _only_words(value := parsed(data), own):
-            return reply
+        hollow = bool(own) and _is_hollow(reply)
+        if not (hollow or _takes_anything(decoder)) or not _only_words(value := parsed(data), own):
+            if hollow:
+                _check_is_own(parsed(data), own, data)
+            return reply if getattr(reply, "text", None) != "" else _with_answers(reply, data, decoder)
     raise said_error(value, data, status, headers)
+
+
+def _says_error(value: object) -> bool:
+    """Whether a plain reply says that it is an error; ``status`` is another thing in events, and in words alone."""
+    if says_error(value):
+        return True
+    fields = cast("Fields", value) if isinstance(value, dict) else {}
+    return fields.get("status") == "error" and has_words(fields)
+
+
+def _check_is_own(value: object, own: Collection[str], data: bytes) -> None:
+    """Refuses a hollow reply that says something, and nothing of it in the API's own fields."""
+    if isinstance(value, dict) and value and not set(cast("Fields", value)) & set(own):
+        raise ResponseDecodeError("the server's reply has no field of this API", excerpt=excerpt(data))
+
+
+def _with_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A reply without any text: a choice may have its answer where another API, or a stream, has it.
+
+    Raises:
+        ResponseDecodeError: A choice has none at all.
+    """
+    choices: Any = getattr(reply, "choices", ())
+    if not choices:
+        return reply
+    value: Any = loads(data)
+    wanted = "message" if hasattr(choices[0], "message") else "text"
+    lacking = [choice for choice in value["choices"] if choice.get(wanted) is None]
+    moved = [choice for choice in lacking if _move_answer(choice, wanted)]
+    if any(wanted not in choice for choice in lacking):
+        raise ResponseDecodeError("a choice of the server's reply has no answer", excerpt=excerpt(data))
+    return cast("T", convert(value, decoder.type)) if moved else reply
+
+
+def _move_answer(choice: Fields, wanted: str) -> bool:
+    said = choice.get("message") or choice.get("delta") or choice.get("text")
+    message = cast("Fields", said) if isinstance(said, dict) else {"content": said}
+    answer = message if wanted == "message" else message.get("content")
+    if said is None or (wanted == "text" and not isinstance(answer, str)):
+        return False
+    choice[wanted] = answer
+    return True
 
 
 def _is_hollow(reply: object) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
 
 from friendli_async._core.error_bodies import excerpt, is_telling, parsed, request_id_of, said_error
 from friendli_async._core.events.decoding import DONE, Dialect
@@ -17,6 +18,10 @@ __all__ = ["Collector", "EventReader"]
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
 U_co = TypeVar("U_co", covariant=True)
+
+# A line end behind another, or first in a read, where the other may have been the last of the read before: with each
+# of these, whichever the line ends are and however they are cut, an event may be whole.
+_BLANK_LINE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))(?:\r\n|\n|\r)")
 
 
 class Collector(Protocol[E, R_co, U_co]):
@@ -53,6 +58,11 @@ class Collector(Protocol[E, R_co, U_co]):
         ...
 
     @property
+    def head(self) -> object:
+        """What has the reply's ``id`` and ``model``, as far as they have come."""
+        ...
+
+    @property
     def finish_reasons(self) -> tuple[str, ...]:
         """Why the choices that have finished did so."""
         ...
@@ -73,32 +83,88 @@ class Collector(Protocol[E, R_co, U_co]):
 class EventReader(Generic[E]):
     """One stream's bytes to its events.
 
+    Args:
+        collector: Takes the events, too.
+        limit: The largest event, bytes.
+        status: The reply's status.
+        headers: The reply's headers.
+        judges: Asked of each event, when the collector has it: the first that says yes makes it the last one.
+
     Attributes:
         ready: Decoded events that nobody has taken yet. New bytes are fed only when there are none.
         is_last: Nothing follows those: the end, a failure or the end of the body has been read.
         failure: What was wrong behind them.
+        stopped: Whether it was a judge that made the last event the last one.
+        unheard: How many of the bytes that were fed stand behind that event.
     """
 
-    __slots__ = ("_collector", "_dialect", "_headers", "_sse", "_status", "failure", "is_last", "ready")
+    __slots__ = (
+        "_collector",
+        "_dialect",
+        "_headers",
+        "_judges",
+        "_limit",
+        "_sse",
+        "_status",
+        "failure",
+        "is_last",
+        "ready",
+        "stopped",
+        "unheard",
+    )
 
-    def __init__(self, collector: Collector[E, object, object], limit: int, status: int, headers: Headers) -> None:
+    def __init__(
+        self,
+        collector: Collector[E, object, object],
+        limit: int,
+        status: int,
+        headers: Headers,
+        judges: Sequence[Callable[[E], object]] = (),
+    ) -> None:
         self.ready: deque[E] = deque()
         self.is_last = False
         self.failure: FriendliError | None = None
+        self.stopped = False
+        self.unheard = 0
+        self._judges = judges
+        self._limit = limit
         self._collector = collector
         self._dialect = collector.dialect
         self._sse = SSEDecoder(limit)
         self._status = status
         self._headers = headers
 
+    def anew(self, collector: Collector[E, object, object], judges: Sequence[Callable[[E], object]]) -> EventReader[E]:
+        """A reader of the same reply from its beginning."""
+        return EventReader(collector, self._limit, self._status, self._headers, judges)
+
     def feed(self, data: bytes) -> None:
         """Takes the next bytes; b"" is the end of the body."""
+        if self._judges:
+            self._feed_by_event(data)
+        else:
+            self._feed(data)
+
+    def _feed_by_event(self, data: bytes) -> None:
+        """Takes the next bytes event by event, so that it is known where the last one ends."""
+        begin = 0
+        for blank in _BLANK_LINE.finditer(data):
+            self._feed(data[begin : blank.end()])
+            begin = blank.end()
+            if self.stopped:
+                self.unheard = len(data) - begin
+            if self.is_last:
+                return
+        if begin < len(data) or not data:
+            self._feed(data[begin:])
+
+    def _feed(self, data: bytes) -> None:
         sse = self._sse
         payloads = sse.plain(data)
-        if payloads is None:
-            self._decode_each(sse.feed(data))
-        else:
+        if payloads is not None:
             self._decode_plain(payloads)
+            return
+        self._decode_each(sse.feed(data))
         if self.is_last:
             return
         if sse.error is not None:
@@ -132,6 +198,8 @@ class EventReader(Generic[E]):
             if payload is not None:
                 if (told := self._dialect.failure_of(payload)) is not None:
                     self._take(fresh)
+                    if self.is_last:
+                        return
                     self._collector.extend((payload,))
                     self._fail(told)  # raised, and not delivered as well
                     return
@@ -148,10 +216,22 @@ class EventReader(Generic[E]):
 
     def _take(self, events: Sequence[E]) -> None:
         collector = self._collector
-        collector.extend(events)
-        self.ready.extend(events)
+        if self._judges:
+            self._take_each(events)
+        else:
+            collector.extend(events)
+            self.ready.extend(events)
         if collector.is_last:
             self.is_last = True
+
+    def _take_each(self, events: Sequence[E]) -> None:
+        collector = self._collector
+        for event in events:
+            collector.extend((event,))
+            self.ready.append(event)
+            if not collector.is_last and any([judge(event) for judge in self._judges]):  # noqa: C419  # each keeps count
+                self.is_last = self.stopped = True
+                return
 
     def _body_ended(self) -> None:
         cut = self._sse.cut()

@@ -2,7 +2,7 @@
 
 Implements "Parsing an event stream" and "Interpreting an event stream" of the WHATWG HTML standard (9.2.5, 9.2.6):
 https://html.spec.whatwg.org/multipage/server-sent-events.html. Events that have no data are not dispatched; an event
-that the end of the stream cuts is discarded.
+that the end of the stream cuts is discarded; ``retry`` is passed over, since nobody reconnects to an answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class SSEDecoder:
 
     Attributes:
         error: Set once an event is larger than ``limit``. The events before it were returned; nothing follows it.
-        retry: The reconnection time that the stream asked for, in milliseconds, or None.
         stray: The beginning of what came in lines that are no fields: words of a server or proxy that answers with
             something else than a stream.
     """
@@ -57,13 +56,11 @@ class SSEDecoder:
         "_name",
         "_size",
         "error",
-        "retry",
         "stray",
     )
 
     def __init__(self, limit: int = 32 * 1024 * 1024) -> None:
         self.error: ResponseDecodeError | None = None
-        self.retry: int | None = None
         self.stray = b""
         self._fresh = False  # nothing is pending: the next byte begins an event
         self._limit = limit
@@ -120,6 +117,8 @@ class SSEDecoder:
         if _LF not in data or _CR in data or len(self._line) + len(data) > self._limit:
             return None  # before the unfinished line is copied, which may be long
         if self._fresh:
+            if data.find(_LF) == len(data) - 2 and data.startswith(b"data: ") and data.endswith(b"\n\n"):
+                return [data[6:-2]]  # one event, as each token is
             whole = data
         elif self._line and not (self._after_cr or self._size or self._name or self.error or self._head is not None):
             whole = bytes(self._line) + data
@@ -190,10 +189,7 @@ class SSEDecoder:
         elif field == b"id":
             if b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
-        elif field == b"retry":
-            if value.isdigit() and len(digits := value.lstrip(b"0")) <= 18:
-                self.retry = int(digits or b"0")
-        elif field and len(self.stray) < _STRAY:  # a comment has no field
+        elif field and field != b"retry" and len(self.stray) < _STRAY:  # a comment has no field
             self.stray = (self.stray + line + b"\n")[:_STRAY]
         return data
 

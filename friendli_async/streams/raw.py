@@ -1,0 +1,30 @@
+"""A stream's bytes, as they came."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from friendli_async.streams.views import View
+
+if TYPE_CHECKING:
+    from friendli_async.streams.stream import EventStream
+
+__all__ = ["RawView"]
+
+
+class RawView(View[bytes]):
+    """The bytes of a stream's body, in the pieces in which they come. A view: stopping it stops the stream.
+
+    No piece is empty, and a piece need not end where an event does.
+    """
+
+    def __init__(self, stream: EventStream[Any], read: Callable[[], Awaitable[bytes]]) -> None:
+        super().__init__(stream)
+        self._read = read
+
+    async def __anext__(self) -> bytes:
+        data = await self._read()
+        if not data:
+            raise StopAsyncIteration
+        return data

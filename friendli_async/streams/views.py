@@ -1,0 +1,95 @@
+"""A stream's text, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+__all__ = ["Source", "TextView", "View"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Source(Protocol):
+    """Where events come from: a stream, or a branch of one."""
+
+    async def __anext__(self) -> Any: ...
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    async def aclose(self) -> None:
+        """Closes it."""
+        ...
+
+
+def whole(held: str, text: str) -> tuple[str, str]:
+    """The whole characters of a piece of text, and half of one that the next piece has to complete.
+
+    Args:
+        held: The half that the piece before has left.
+        text: The piece, not "".
+    """
+    if not held and not "\ud800" <= text[-1] <= "\udbff":
+        return text, ""
+    text = (held + text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    return text.removesuffix(held), held
+
+
+class View(Generic[T_co]):
+    """A way of reading a stream, or a branch of one: stopping it stops the stream, or closes the branch."""
+
+    def __init__(self, stream: Source) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T_co:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stream.__aexit__(kind, error, traceback)
+
+    async def aclose(self) -> None:
+        """Closes the stream, or the branch."""
+        await self._stream.aclose()
+
+
+class TextView(View[str]):
+    """The text of a stream, or of a branch of it, piece by piece.
+
+    A view: it reads the events, and stopping it stops the stream, or closes the branch.
+    """
+
+    def __init__(self, stream: Source, pick: Callable[[Any], str]) -> None:
+        super().__init__(stream)
+        self._pick = pick
+        self._held = ""  # half of a character that two tokens share
+
+    async def __anext__(self) -> str:
+        while True:
+            try:
+                text = self._pick(await self._stream.__anext__())
+            except StopAsyncIteration:
+                if not self._held:
+                    raise
+                text, self._held = self._held, ""
+                return text
+            if not text:
+                continue
+            if self._held or "\ud800" <= text[-1] <= "\udbff":
+                text, self._held = whole(self._held, text)
+            if text:
+                return text

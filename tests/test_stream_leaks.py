@@ -1,0 +1,98 @@
+"""Many streams that are relayed, shared out, stopped: nothing of them is left, and memory does not grow."""
+
+import asyncio
+import gc
+import os
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterable
+
+from support.clock import until
+from support.sockets import ask, delta, places_in_use, tasks_of_the_library
+
+from friendli_async import AsyncFriendli, FriendliError
+from friendli_async.testing import FriendliServer, cut, raw, script, stall
+
+_ROUNDS = 60
+_MACHINERY = {"Branch", "Call", "ChatStream", "EventReader", "Exchange", "Fanout", "OpenStream", "RawView", "ReadClock"}
+GOOD = [raw(delta("a")), raw(delta("b") + delta(finish="stop") + b"data: [DONE]\n\n")]
+ENDLESS = [raw(delta("a")), raw(delta("b")), stall()]
+BROKEN = [raw(delta("a")), cut()]
+
+
+async def count(source: AsyncIterable[object]) -> int:
+    return len([each async for each in source])
+
+
+async def relayed(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(*GOOD), script(*ENDLESS), script(*BROKEN))
+    await count(ask(client).raw())
+    async for _ in ask(client).raw():
+        break
+    await asyncio.gather(count(ask(client).raw()), return_exceptions=True)
+
+
+async def stopped(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(*[script(*ENDLESS)] * 3)
+    stream = ask(client)
+    await anext(stream)
+    await stream.stop()
+    assert (await stream.result()).text == "a"
+    assert (await ask(client).stop_when(lambda text: "b" in text).result()).text == "ab"
+    waited_for = ask(client)
+    reading = asyncio.ensure_future(count(waited_for))
+    await until(lambda: waited_for._open is not None)
+    await waited_for.stop()
+    await reading
+
+
+async def shared(client: AsyncFriendli, server: FriendliServer) -> None:
+    # The broken one comes first: asyncio keeps the errors of the last gather for a while.
+    server.enqueue(script(*BROKEN), script(*GOOD), script(*ENDLESS), script(*ENDLESS))
+    ends = await asyncio.gather(*map(count, ask(client).tee(2)), return_exceptions=True)
+    assert all(isinstance(end, FriendliError) for end in ends)
+    del ends
+    await asyncio.gather(*map(count, ask(client).tee(3)))
+    one, other = ask(client).tee(2)
+    await anext(one)
+    waiting = [asyncio.ensure_future(count(branch)) for branch in (one, other)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    waiting[1].cancel()
+    await asyncio.wait(waiting)
+    for branch in ask(client).tee(2):
+        await anext(branch)
+    del branch, one, other
+
+
+def alive() -> Counter[str]:
+    return Counter(kind for thing in gc.get_objects() if (kind := type(thing).__name__) in _MACHINERY)
+
+
+async def test_nothing_is_left_of_many_streams_and_memory_is_flat(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    async def rounds(number: int) -> tuple[int, int]:
+        for _ in range(number):
+            for kind in (relayed, stopped, shared):
+                await kind(client, server)
+            server.requests.clear()
+        await server.idle(timeout=30)
+        await until(lambda: places_in_use(client) == 0)
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), tracemalloc.get_traced_memory()[0]
+
+    gc.collect()
+    others = alive()  # of other tests
+    tracemalloc.start()
+    try:
+        await rounds(_ROUNDS // 2)
+        files, before = await rounds(1)
+        files_after, after = await rounds(_ROUNDS)
+    finally:
+        tracemalloc.stop()
+    assert tasks_of_the_library() == []
+    assert alive() - others == {}
+    assert files_after <= files + 8  # a few more or less lie in the pool
+    assert after - before < 10 * _ROUNDS * 100  # 100 bytes a stream: less than any object of one
