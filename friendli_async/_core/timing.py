@@ -11,7 +11,7 @@ from friendli_async.replies import Timing
 __all__ = ["Stopwatch"]
 
 # The gaps' histogram: bins 2 % wide from a microsecond on. Sparse, since a stream's gaps fill few of them.
-_WIDTH: Final = log(1.02)
+_BINS: Final = 1 / log(1.02)
 _SHORTEST: Final = 1e-6
 
 
@@ -22,6 +22,7 @@ class Stopwatch:
         queued: Seconds that its attempts waited for a place.
         connecting: Seconds that its attempts took to get connections.
         first_event: When its first event came, or its whole reply; None before.
+        text_missing: Whether no text has come yet.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Stopwatch:
         "first_event",
         "now",
         "queued",
+        "text_missing",
     )
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -46,6 +48,7 @@ class Stopwatch:
         self.first_event: float | None = None
         self._began = now()
         self._first_text: float | None = None
+        self.text_missing = True
         self._last_event: float | None = None
         self._ended: float | None = None
         self._events = 0
@@ -58,14 +61,10 @@ class Stopwatch:
         """Seconds since the call began."""
         return self.now() - self._began
 
-    @property
-    def text_missing(self) -> bool:
-        """Whether no text has come yet."""
-        return self._first_text is None
-
     def text_came(self) -> None:
         """The first text has come, with the latest event."""
         self._first_text = self._last_event
+        self.text_missing = self._first_text is None
 
     def read(self, size: int, events: int) -> None:
         """Bytes have come, and the events that they complete."""
@@ -83,7 +82,7 @@ class Stopwatch:
             self._longest = gap
         if self._gaps is None:
             self._gaps = {}
-        place = int(log(gap / _SHORTEST) / _WIDTH) if gap > _SHORTEST else 0
+        place = int(log(gap / _SHORTEST) * _BINS) if gap > _SHORTEST else 0
         self._gaps[place] = self._gaps.get(place, 0) + 1
 
     def stop(self) -> None:

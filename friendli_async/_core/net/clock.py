@@ -210,6 +210,9 @@ class ReadClock(_Deadline):
 
     __slots__ = ("_give_up", "_idle", "_timeouts", "_total_at")
 
+    running_loop = staticmethod(asyncio.get_running_loop)
+    """At hand for each event, in modules that a bare import loads, and which do without asyncio."""
+
     def __init__(
         self,
         timeouts: Timeouts,
@@ -240,6 +243,20 @@ class ReadClock(_Deadline):
     def wait_ends(self) -> None:
         """Nobody waits any more; only the total runs on."""
         self.when = self._total_at
+
+    def carry_over(self, *, rest: bool, waited: bool) -> None:
+        """Says how long the next wait may be, where one does not go on until there is an event.
+
+        Args:
+            rest: Whether no event has come: then only what is left of this wait; else all of the limit again.
+            waited: Whether it was waited for.
+        """
+        if self._give_up is None or self._idle is None:
+            return
+        if not rest:
+            self._idle = self._timeouts.idle
+        elif waited and self.when is not None:
+            self._idle = max(0.0, self.when - self.now())
 
     def stop(self) -> None:
         """The stream has ended: no limit holds any more."""

@@ -21,13 +21,14 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from friendli_async._core.net.framing import CAN_BYPASS
 from friendli_async._core.secret import Secret
 from friendli_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from friendli_async._core.body.forms import Sending
     from friendli_async._core.net.clock import CallClock
-    from friendli_async._core.net.exchange import Exchange
+    from friendli_async._core.net.exchange import AiohttpExchange
 
 __all__ = [
     "Connector",
@@ -107,7 +108,7 @@ class PooledProtocol(ResponseHandler):
     """A connection of ours. It tells its reader when something has come, and closes if that is while it is idle."""
 
     # Slots: in the instance's dict they would cost it the keys that all instances share.
-    __slots__ = ("alive", "exchange", "heard", "idle")
+    __slots__ = ("alive", "between_chunks", "exchange", "heard", "idle", "was_paused")
 
     def __init__(self, loop: Any, alive: set[PooledProtocol]) -> None:
         super().__init__(loop)
@@ -115,8 +116,12 @@ class PooledProtocol(ResponseHandler):
         """Whether the peer has said anything since the connection was handed out."""
         self.idle: bool = False
         """Whether it lies in the pool."""
-        self.exchange: Exchange | None = None
+        self.exchange: AiohttpExchange | None = None
         """The exchange whose reply it receives, and which wants to be told."""
+        self.between_chunks: bool = False
+        """Whether aiohttp's parser is known to stand between two chunks of that reply."""
+        self.was_paused: bool = False
+        """Whether its reading has been paused since it was handed out."""
         self.alive: set[PooledProtocol] = alive
 
     def connection_made(self, transport: Any) -> None:
@@ -124,13 +129,18 @@ class PooledProtocol(ResponseHandler):
         self.alive.add(self)
 
     def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if self.between_chunks and exchange is not None and exchange.take_over(data):
+            return
         if self.idle and data:
             self._refuse()  # nobody has asked: it would be taken for the reply to the next request
             return
         self.heard = True
         ResponseHandler.data_received(self, data)
-        if self.exchange is not None:
-            self.exchange.rouse()
+        exchange = self.exchange
+        if exchange is not None:
+            self.between_chunks = CAN_BYPASS and exchange.stands_between_chunks(self, data)
+            exchange.rouse()
         if self.idle and self.should_close:
             self._refuse()  # there was more than the reply, in the same piece as its end
 
@@ -138,9 +148,16 @@ class PooledProtocol(ResponseHandler):
         if self.transport is not None:
             self.transport.abort()
 
+    def pause_reading(self) -> None:
+        self.was_paused = True
+        super().pause_reading()
+
     def resume_reading(self, *args: Any, **kwargs: Any) -> None:
-        """Called after every read. aiohttp 3.14 then runs its parser on nothing, even where nothing was paused."""
-        if self._reading_paused:
+        """Called after every read. aiohttp 3.14 then runs its parser on nothing, even where nothing was paused.
+
+        Once something was, it has to: a pause at the end of a chunk holds back bytes of the read after the next.
+        """
+        if self.was_paused:
             super().resume_reading(*args, **kwargs)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -164,7 +181,7 @@ class Connector(aiohttp.TCPConnector):
         delivery.connected = True
         protocol = connection.protocol
         if isinstance(protocol, PooledProtocol):
-            protocol.heard = protocol.idle = False
+            protocol.heard = protocol.idle = protocol.between_chunks = protocol.was_paused = False
             delivery.protocol = protocol
         if delivery.warming:
             connection.release()

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import re
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
@@ -15,13 +15,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 from friendli_async._core.held import forget
 from friendli_async._core.net.compression import inflater
 from friendli_async._core.net.dialing import PooledProtocol
+from friendli_async._core.net.framing import between_chunks, whole_chunks
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError
 from friendli_async.replies import Headers
 
 if TYPE_CHECKING:
     from friendli_async._core.net.slots import Slots
 
-__all__ = ["BROKEN", "Exchange", "Home", "describe"]
+__all__ = ["BROKEN", "AiohttpExchange", "Exchange", "Home", "describe"]
 
 # How long a body may take to end after its last event: a connection is worth so much, and a place no more.
 _DRAIN_SECONDS: Final = 0.5
@@ -33,7 +34,8 @@ BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError
 come through where it is not the C one."""
 
 # What aiohttp's parser says of broken framing is worded as a server's reply: "400, message='...'". No server said that.
-_STATUS_OF_FRAMING: Final = re.compile(r"\b400, message[:=]\s*")
+# Its words of a connection quote the TLS context.
+_NOISE: Final = re.compile(r"\b400, message[:=]\s*| ssl:(?:<[^>]*>|\w+)")
 
 
 class Home(Protocol):
@@ -41,15 +43,73 @@ class Home(Protocol):
 
     loop: asyncio.AbstractEventLoop
     slots: Slots
-    exchanges: set[Exchange]
-    draining: deque[Exchange]
+    exchanges: set[AiohttpExchange]
+    draining: deque[AiohttpExchange]
 
     def exchange_ended(self) -> None:
         """One of ``exchanges`` has gone."""
         ...
 
 
-class Exchange:
+class Exchange(Protocol):
+    """What the call loop and an open stream need of a reply under way. ``AiohttpExchange`` is the real one."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """The reply's headers."""
+        ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it belongs to."""
+        ...
+
+    streaming: bool
+    on_wake: Callable[[], None] | None
+
+    def take(self) -> bytes | None:
+        """What has come since the last time; None if nothing has; b"" at the end of the body. Raises as ``read``."""
+        ...
+
+    def arrival(self) -> Awaitable[None]:
+        """Done once there may be something to take."""
+        ...
+
+    async def read(self) -> bytes:
+        """Returns the next bytes of the body; b"" at its end.
+
+        Raises:
+            FriendliError: It broke; or what ``wake`` was called with.
+        """
+        ...
+
+    async def read_all(self, limit: int) -> bytes:
+        """Returns the whole body, of at most ``limit`` bytes, and finishes."""
+        ...
+
+    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
+        """Returns what comes of a body within bounds, and finishes; never raises for what is wrong with it."""
+        ...
+
+    def wake(self, error: FriendliError) -> None:
+        """Aborts; whoever is reading, or reads next, gets the error."""
+        ...
+
+    def abort(self) -> None:
+        """Closes the connection at once."""
+        ...
+
+    def finish(self) -> None:
+        """Gives the connection back once the body has ended."""
+        ...
+
+
+class AiohttpExchange:
     """One request and its reply under way: holds a place in the pool until it is finished or aborted.
 
     The reply's bytes are taken, without waiting, by ``take``; where there are none yet, ``arrival`` is done when there
@@ -74,6 +134,7 @@ class Exchange:
         "_woken",
         "headers",
         "loop",
+        "on_wake",
         "status",
         "streaming",
     )
@@ -84,6 +145,8 @@ class Exchange:
         self.loop: asyncio.AbstractEventLoop = home.loop
         self.streaming: bool = False
         """Whether it is the body of an open stream: from its first event to its end."""
+        self.on_wake: Callable[[], None] | None = None
+        """Called by ``wake``, for those who wait for something else than bytes."""
         self._home: Home | None = home
         self._response = response
         self._content = response.content
@@ -126,8 +189,9 @@ class Exchange:
         """
         if self._woken is not None:
             raise copy.copy(self._woken)
-        if self._awaited:
-            piece, self._piece = self._piece, None
+        piece = self._piece
+        if piece is not None or self._awaited:
+            self._piece = None
             return piece
         protocol = self._protocol
         if not self._arrived and protocol is not None and protocol.connected:
@@ -161,6 +225,10 @@ class Exchange:
     async def _arrival(self) -> None:
         self._piece = await self._read_inflated()
 
+    def stands_between_chunks(self, protocol: PooledProtocol, data: bytes) -> bool:
+        """Whether aiohttp's parser, having been fed ``data``, does: see ``framing``."""
+        return between_chunks(protocol, self._content, data)
+
     def rouse(self) -> None:
         """Something has come, or gone wrong."""
         self._arrived = True
@@ -171,6 +239,21 @@ class Exchange:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+
+    def take_over(self, data: bytes) -> bool:
+        """Takes a read past aiohttp's parser, which stands between chunks: one of whole chunks, that is waited for.
+
+        So there is one such read at most that nobody has taken; what comes after it goes to aiohttp's buffer, whose
+        flow control holds.
+        """
+        waiter = self._waiter
+        if waiter is None or (body := whole_chunks(data)) is None:
+            return False
+        self._piece = body
+        self._waiter = None
+        if not waiter.done():
+            waiter.set_result(None)
+        return True
 
     async def read(self) -> bytes:
         """Returns the next bytes of the body, decompressed; b"" at its end.
@@ -268,6 +351,8 @@ class Exchange:
             if self._awaited:
                 self._content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
             self.rouse()
+            if self.on_wake is not None:
+                self.on_wake()
         self.abort()
 
     def abort(self) -> None:
@@ -350,5 +435,5 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error.message}"[:300]
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server closed the connection"
-    text = _STATUS_OF_FRAMING.sub("", str(error))
+    text = _NOISE.sub("", str(error))
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

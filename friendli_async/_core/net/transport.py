@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl as ssl_module
+import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import aiohttp
 from yarl import URL
@@ -31,7 +33,7 @@ from friendli_async._core.net.dialing import (
     proxy_finder,
     same_origin,
 )
-from friendli_async._core.net.exchange import BROKEN, Exchange, describe
+from friendli_async._core.net.exchange import BROKEN, AiohttpExchange, Exchange, describe
 from friendli_async._core.net.guard import Guard, close_soon, guarded
 from friendli_async._core.net.slots import Slots
 from friendli_async._core.protocol import Request
@@ -39,11 +41,16 @@ from friendli_async._core.secret import Secret
 from friendli_async.errors import APIConnectionError, ConfigurationError, StreamInterruptedError
 from friendli_async.replies import LoopGauges
 
-__all__ = ["AiohttpTransport", "Transport"]
+__all__ = ["AiohttpTransport", "Session", "Transport"]
+
+Session: TypeAlias = aiohttp.ClientSession
+"""A session that a user may pass in."""
 
 _MAX_REDIRECTS: Final = 5
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _NO_BODY_TYPE: Final = ("Content-Type",)
+
+_SSL_NOISE: Final = re.compile(r"\[SSL[^\]]*\] ?| ?\(_ssl\.c:\d+\)")
 
 _abandoned: Final[list[object]] = []  # pools of a parent process: kept, so that nothing finalizes them
 
@@ -101,8 +108,8 @@ class _Pool:
         self.owned = alive is not None
         self.alive: set[PooledProtocol] = set() if alive is None else alive  # the connector's own, empty as yet
         self.loop = asyncio.get_running_loop()
-        self.exchanges: set[Exchange] = set()
-        self.draining: deque[Exchange] = deque(maxlen=64)  # the latest: older ones have ended, or will not
+        self.exchanges: set[AiohttpExchange] = set()
+        self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest: older ones have ended, or will not
         self.exchange_ended = changed
         self._closed: asyncio.Future[None] | None = None
 
@@ -201,7 +208,7 @@ class AiohttpTransport:
                 target = response.headers.get("Location") if response.status in {307, 308} else None
                 there = same_origin(url, target) if target is not None and request.sendable else None
                 if there is None or hops == _MAX_REDIRECTS:
-                    return Exchange(pool, response)
+                    return AiohttpExchange(pool, response)
                 response.close()
                 url, hops = there, hops + 1
         except BaseException:
@@ -410,7 +417,9 @@ class AiohttpTransport:
         with suppress(RuntimeError):  # that loop has closed, and its pool with it
             pool.loop.call_soon_threadsafe(close_soon, partial(pool.close, "the client was closed"), guard)
 
-    def __del__(self) -> None:
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if ending():  # the loops are closed, their pools with them, and this module's names are gone
+            return
         if self._pid == os.getpid():
             for pool, guard in self._pools.values():
                 self._close_soon(pool, guard)
@@ -448,8 +457,16 @@ def _proxy_name(error: aiohttp.ClientHttpProxyError) -> str:
 
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:
-    """Aiohttp ends its words with the system's, in brackets; where there are none, the kind of error says more."""
-    words = describe(error)
+    """Where to, and why not. Aiohttp's own words quote the TLS context, and end with the system's, if it has any."""
     cause = error.os_error
-    kind = f"{type(cause).__name__}: {cause}".removesuffix(": ")
-    return words.replace("[None]", f"[{kind}]")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        why = f"the name could not be resolved: {cause.strerror or cause}"
+    elif isinstance(cause, ssl_module.SSLError):
+        why = f"TLS: {_SSL_NOISE.sub('', cause.strerror or str(cause))}"
+    elif cause.errno and "call failed" in str(cause):  # asyncio's words, which tell the address once more
+        why = os.strerror(cause.errno)
+    else:
+        why = cause.strerror or f"{type(cause).__name__}: {cause}".removesuffix(": ")
+    proxy = "the proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+    host = f"[{error.host}]" if ":" in error.host else error.host
+    return f"{proxy}{host}:{error.port} [{why}]"
