@@ -19,6 +19,7 @@ from friendli_async._core.settings import (
     checked,
     unknown,
 )
+from friendli_async._hints import Hinted
 from friendli_async.audio import Audio, ContainerAudio
 from friendli_async.billing import TeamCost, TeamUsage
 from friendli_async.chat.render import ChatRender
@@ -34,7 +35,7 @@ from friendli_async.files import Files
 from friendli_async.images import ContainerImages, Images
 from friendli_async.messages.resource import ContainerMessages, Messages
 from friendli_async.models import Models
-from friendli_async.options import Limits, RetryPolicy, Timeouts
+from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
 from friendli_async.replies import Gauges
 from friendli_async.responses.resource import ContainerResponses, Responses
 from friendli_async.tokens import ContainerTokens, Tokens
@@ -42,15 +43,14 @@ from friendli_async.tokens import ContainerTokens, Tokens
 if TYPE_CHECKING:
     import ssl as ssl_module
 
-    import aiohttp
-
     from friendli_async._core.call import Engine
+    from friendli_async._core.net.transport import Session
     from friendli_async._core.runtime import Runtime
 
 __all__ = ["AsyncFriendli", "Container", "Dedicated", "Serverless"]
 
 
-class Serverless:
+class Serverless(Hinted):
     """Models of Friendli's catalogue: ``client.serverless``."""
 
     def __init__(self, engine: Engine) -> None:
@@ -101,7 +101,7 @@ class Serverless:
         return ToolAssistedCall(engine, tool_assisted_completion_request_body)
 
 
-class Dedicated:
+class Dedicated(Hinted):
     """Your own endpoints on Friendli's hardware: ``client.dedicated``."""
 
     def __init__(self, engine: Engine) -> None:
@@ -119,7 +119,7 @@ class Dedicated:
         self.token: Final = Tokens(engine)
 
 
-class Container:
+class Container(Hinted):
     """An engine that you host yourself: ``client.container``. It needs no token, and knows no teams."""
 
     def __init__(self, engine: Engine) -> None:
@@ -133,7 +133,7 @@ class Container:
         self.token: Final = ContainerTokens(engine)
 
 
-class AsyncFriendli:
+class AsyncFriendli(Hinted):
     """A client of Friendli's inference API.
 
     It owns one connection pool per running event loop, made on first use: one client serves any number of tasks, loops
@@ -148,6 +148,7 @@ class AsyncFriendli:
         container_url: Base URL of ``container``. Default: ``FRIENDLI_CONTAINER_URL``, or http://localhost:8000.
         timeout: Time limits; a number is ``Timeouts(total=number)``, None is no limit at all.
         retry: Retry policy; None is no retry.
+        pacing: What its calls learn from each other; None is nothing.
         limits: Size limits.
         max_connections: Connections at the same time, per event loop; further calls wait in line.
         headers: Headers for every request; they win over the client's own.
@@ -179,13 +180,14 @@ class AsyncFriendli:
         container_url: str | None = None,
         timeout: Timeouts | float | None = Timeouts(),
         retry: RetryPolicy | None = RetryPolicy(),
+        pacing: Pacing | None = Pacing(),
         limits: Limits = Limits(),
         max_connections: int = 1000,
         headers: Mapping[str, str | None] | None = None,
         observers: Sequence[Observer] = (),
         proxy: str | None = None,
         ssl: ssl_module.SSLContext | bool | None = None,
-        session: aiohttp.ClientSession | None = None,
+        session: Session | None = None,
         **others: Unpack[NoOptions],
     ) -> None:
         token, proxy = masked(token), masked(proxy)
@@ -202,6 +204,7 @@ class AsyncFriendli:
                 "container_url": container_url or None,
                 "timeout": timeout,
                 "retry": retry,
+                "pacing": pacing,
                 "limits": limits,
                 "headers": headers,
                 "observers": observers,
@@ -232,10 +235,10 @@ class AsyncFriendli:
         """A copy with other settings on the same pool; cheap enough to make per call.
 
         Args:
-            options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``limits`` and
-                ``observers`` replace the client's; ``headers`` are merged with its headers, and None removes one.
-                ``wake`` says whether calls of ``dedicated`` wake a sleeping endpoint, and wait for it as long as
-                ``timeout`` allows.
+            options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``pacing``,
+                ``limits`` and ``observers`` replace the client's; ``headers`` are merged with its headers, and None
+                removes one. ``wake`` says whether calls of ``dedicated`` wake a sleeping endpoint, and wait for it as
+                long as ``timeout`` allows.
 
         Returns:
             The copy. Closing it does not close the pool; closing the original does, for both.
@@ -308,7 +311,7 @@ def _runtime(
     max_connections: int,
     proxy: str | None,
     ssl: ssl_module.SSLContext | bool | None,
-    session: aiohttp.ClientSession | None,
+    session: Session | None,
 ) -> Runtime:
     """The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request."""
     from friendli_async._core.net.transport import AiohttpTransport

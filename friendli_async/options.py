@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from inspect import iscoroutinefunction
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from friendli_async._help import described
+from friendli_async._hints import field_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Attempt
 
-__all__ = ["Limits", "RetryPolicy", "Timeouts"]
+__all__ = ["Limits", "Pacing", "RetryPolicy", "Timeouts"]
 
 _RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -39,8 +40,29 @@ def _count(owner: object, name: str) -> None:
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a whole number, at least 1, not {value!r}")
 
 
+class _Hinting(msgspec.StructMeta):
+    """Tells of a field that there is not what it is called here."""
+
+    if not TYPE_CHECKING:  # to type checkers the fields are the parameters
+
+        def __call__(cls, *args: object, **fields: object) -> object:  # noqa: N805  # it is a metaclass
+            try:
+                return super().__call__(*args, **fields)
+            except TypeError:
+                unknown = [name for name in fields if name not in cls.__struct_fields__]
+                if not unknown:
+                    raise
+            name = unknown[0]
+            hint = field_hint(name, cls.__struct_fields__)
+            raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}{hint}")
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Hinting):
+    """Base of the values that users make."""
+
+
 @described
-class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+class Timeouts(_Value, frozen=True, kw_only=True):
     """Time limits in seconds; None switches one off. The error of an expired one says which it was."""
 
     connect: float | None = 5.0
@@ -73,7 +95,7 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @described
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class Limits(_Value, frozen=True, kw_only=True):
     """Size limits in decompressed bytes. Beyond one: ``ResponseDecodeError`` (an error body is cut instead)."""
 
     event: int = 32 * 1024 * 1024
@@ -89,7 +111,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @described
-class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class RetryPolicy(_Value, frozen=True, kw_only=True):
     """When and how a failed attempt is repeated: exponential back-off with full jitter.
 
     What may be repeated at all is the operation's to say: what was never sent, 408, 429 and 503 always; what may have
@@ -128,3 +150,26 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         if on_retry is not None and (not callable(on_retry) or iscoroutinefunction(on_retry)):
             raise ConfigurationError("RetryPolicy.on_retry must be a plain callable, not a coroutine function")
         msgspec.structs.force_setattr(self, "statuses", frozenset(self.statuses))
+
+
+@described
+class Pacing(msgspec.Struct, frozen=True):
+    """What the calls of one client, its copies included, learn from each other. ``Pacing(None)`` is nothing at all.
+
+    A call that is held back waits inside its ``total``, and its ``timing.queued`` counts the wait. One whose wait does
+    not fit into ``total``, or is longer than its ``RetryPolicy.max_retry_after``, raises at once what the server said
+    to the others: ``RateLimitError`` (or ``InternalServerError``), with what is left in ``retry_after``.
+    """
+
+    obey: Literal["retry-after"] | None = "retry-after"
+    """What holds new calls back: a ``Retry-After`` (or its like) of a 429 or 503 holds back all to the same deployment
+    and model until then. None switches pacing off, the retry budget with it."""
+    retry_budget: int | None = 100
+    """Retries that may be made in a row: each takes 1, each call that succeeds gives 0.1 back. When nothing is left,
+    errors are raised at once (``attempts[-1].cause`` says so). None is no budget."""
+
+    def __post_init__(self) -> None:
+        if self.obey not in ("retry-after", None):
+            raise ConfigurationError(f"Pacing.obey must be 'retry-after' or None, not {self.obey!r}")
+        if self.retry_budget is not None:
+            _count(self, "retry_budget")

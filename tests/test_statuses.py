@@ -414,7 +414,7 @@ async def test_back_off_grows_by_the_multiplier_up_to_the_largest_wait(
     mock.post(CHAT, status=503, repeat=True)
     rounds = 40
     for _ in range(rounds):
-        await failure(client.with_options(retry=policy))
+        await failure(client.with_options(retry=policy, pacing=None))
     assert len(naps.taken) == rounds * len(upper)
     for position, bound in enumerate(upper):
         waits = naps.taken[position :: len(upper)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -14,7 +15,7 @@ from friendli_async._core.body.forms import Form
 from friendli_async._core.error_bodies import excerpt, is_telling, parsed, said_error, status_error
 from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
-from friendli_async._core.events.stream import OpenStream
+from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
 from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import Delivery
@@ -26,7 +27,9 @@ from friendli_async._core.observers import (
     Connected,
     FirstEvent,
     Watch,
+    parameters_of,
 )
+from friendli_async._core.pacing import Place, spread
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, Sender
 from friendli_async._core.retry import REFUSED, Retries, may_repeat
 from friendli_async._core.runtime import Runtime
@@ -184,7 +187,9 @@ class Call(Generic[T]):
         self._arguments = arguments
         self._accept: Accept = accept
         self._stream = stream
+        self._begun = False
         self._interruption: FriendliError | None = None
+        self._interrupted_as: Outcome | None = None
         self._attempts: list[Attempt] = []
         self._status: int | None = None
         self._headers = Headers()
@@ -212,32 +217,33 @@ class Call(Generic[T]):
         self._begin()
         runtime, retries = self._engine.runtime, None
         try:
+            if runtime.pace.holds:
+                await self._held_back()
             while True:
                 began, delivery = self._attempt_begins()
                 try:
-                    with self.clock:
-                        request = await self._engine.request(self._operation, self._arguments, self._accept)
-                        exchange = await runtime.transport.send(request, delivery)
-                        self._status, self._headers = exchange.status, exchange.headers
-                        if not 200 <= exchange.status < 300:
-                            raise await self._refusal(exchange)
-                        result = await read(exchange)
+                    try:
+                        with self.clock:
+                            request = await self._engine.request(self._operation, self._arguments, self._accept)
+                            exchange = await runtime.transport.send(request, delivery)
+                            self._status, self._headers = exchange.status, exchange.headers
+                            if not 200 <= exchange.status < 300:
+                                raise await self._refusal(exchange)
+                            result = await read(exchange)
+                    finally:
+                        self._delivered(delivery)
                 except FriendliError as error:
-                    self._delivered(delivery)  # the error's timing counts it
                     failed = Held(self._judged(error, began))
                 else:
-                    self._delivered(delivery)
                     self._attempt_ended(began, None)
                     self._ended_well(result)
                     return result
-                finally:
-                    self._delivered(delivery)
 
                 if await self._mended(failed):
                     continue
                 if retries is None:
                     retries = Retries(self._engine.settings.retry, self.clock.time_left)
-                wait = retries.wait_after(failed.error) if self._may_repeat(failed) else None
+                wait = self._wait_after(failed, retries)
                 self._attempt_judged(wait, failed.error)
                 if wait is None:
                     raise failed.take()
@@ -250,11 +256,28 @@ class Call(Generic[T]):
         finally:
             runtime.end(self)
 
-    def interrupt(self, error: FriendliError) -> None:
-        """Makes the call raise this error, at the loop's next turn."""
+    def interrupt(self, error: FriendliError, outcome: Outcome | None = None) -> None:
+        """Makes the call raise this error, at the loop's next turn: the first, whatever else goes wrong by then.
+
+        A stream that is being opened ends with its client as an open one does: cancelled, by StreamInterruptedError.
+
+        Args:
+            error: The error.
+            outcome: How the call has ended then; None for what the error says.
+        """
+        if self._interruption is not None:
+            return
+        if self._stream and outcome is None:
+            error, outcome = StreamInterruptedError(str(error)), "cancelled"
         self._interruption = error
-        if hasattr(self, "clock"):  # else the call has not begun, and hands it to its clock when it does
+        self._interrupted_as = outcome
+        if self._begun:  # else it is handed to the clock when the call begins
             self.clock.interrupt(error)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it has been told to end."""
+        return self._interruption is not None
 
     def meta(self) -> Meta:
         """How the call came about so far."""
@@ -273,18 +296,23 @@ class Call(Generic[T]):
         self.loop = asyncio.get_running_loop()
         self.clock = CallClock(engine.settings.timeouts, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
+        self._begun = True
         if self._interruption is not None:
             self.clock.interrupt(self._interruption)
         if engine.settings.observers is not None:
             group = self._operation.name.rpartition(".")[0]
+            body = self._arguments.body
             self.watch = Watch(
                 engine.settings.observers,
+                body if isinstance(body, bytes) else None,
                 operation=f"{group}.stream" if self._stream else self._operation.name,
                 deployment=engine.deployment.name,
                 model=self._arguments.model,
                 team=None if engine.deployment.container or not self._operation.team else engine.settings.team,
             )
-            self.watch.tell("call_started", CallStarted)
+            address, port = engine.sender.address
+            asked = parameters_of(body)
+            self.watch.tell("call_started", CallStarted, server_address=address, server_port=port, parameters=asked)
         try:
             engine.runtime.begin(self)
         except FriendliError as error:
@@ -328,6 +356,10 @@ class Call(Generic[T]):
     def _judged(self, error: FriendliError, began: float) -> FriendliError:
         """Takes note of a failed attempt, and completes its error."""
         error.__context__ = None  # a cancelled request of aiohttp's, whose frames hold the headers
+        if self._interruption is not None:  # what it led to, in the queue or on the wire, varies with the moment
+            error = copy.copy(self._interruption)
+            if isinstance(error, APIConnectionError):
+                error.sent = self.clock.sent
         if isinstance(error, ConfigurationError):
             if not self._accepted:  # this attempt sent nothing
                 error.meta = self.meta() if self._attempts else None
@@ -381,6 +413,43 @@ class Call(Generic[T]):
         policy = self._engine.settings.retry
         return policy.max_attempts > 1 and self._may_go_on() and may_repeat(failed.error, self._operation, policy)
 
+    def _wait_after(self, failed: Held[FriendliError], retries: Retries) -> float | None:
+        """Seconds until the next attempt; None: there is none."""
+        settings, pace = self._engine.settings, self._engine.runtime.pace
+        if settings.pacing.obey is not None and isinstance(failed.error, APIStatusError):
+            pace.refused(self._place, failed.error, settings.retry, self.clock.now())
+        wait = retries.wait_after(failed.error) if self._may_repeat(failed) else None
+        if wait is None or pace.may_retry(settings.pacing):
+            return wait
+        last = self._attempts[-1]
+        self._attempts[-1] = msgspec.structs.replace(last, cause=f"{last.cause}; the retry budget is used up")
+        failed.error.meta = self.meta()
+        return None
+
+    async def _held_back(self) -> None:
+        """Waits while the server wants nothing new: it has told another call so."""
+        settings, pace = self._engine.settings, self._engine.runtime.pace
+        if settings.pacing.obey is None:
+            return
+        longest = settings.retry.max_retry_after
+        while (hold := pace.hold(self._place, self.clock.now())) is not None:
+            began = self.clock.now()
+            rest, left = hold.rest(began), self.clock.time_left()
+            if (left is not None and rest >= left) or rest + self.stopwatch.queued > longest:
+                bound = "total" if rest + self.stopwatch.queued <= longest else "max_retry_after"
+                refusal = Held[FriendliError](hold.refusal(rest, bound))
+                refusal.error.meta = self.meta()
+                raise refusal.take()
+            late = spread(settings.retry)
+            try:
+                await self._sleep(rest + (late if left is None else min(late, (left - rest) / 2)))
+            finally:
+                self.stopwatch.queued += self.clock.now() - began
+
+    @property
+    def _place(self) -> Place:
+        return self._engine.sender.base, self._arguments.model
+
     async def _mended(self, failed: Held[FriendliError]) -> bool:
         """Whether what made the server say no has been mended, as far as the deployment has a way: once a call."""
         recover = self._engine.recover
@@ -428,21 +497,27 @@ class Call(Generic[T]):
         self.stopwatch.stop()
         if self.watch is not None:
             self._attempt_judged(None, error)
-            # What closes a stream that is being opened is its user; the client's own end is another error.
-            cancelled = not isinstance(error, Exception) or isinstance(self._interruption, StreamInterruptedError)
-            outcome = (
-                "cancelled" if cancelled else "truncated" if isinstance(error, StreamInterruptedError) else "failed"
-            )
-            self.watch.end(outcome, self.stopwatch.timing(None), error=error)
+            outcome = self._outcome_of(error)
+            told = None if outcome == "stopped" else error
+            self.watch.end(outcome, self.stopwatch.timing(None), error=told, status=self._status)
+
+    def _outcome_of(self, error: BaseException) -> Outcome:
+        if self._interrupted_as is not None:
+            return self._interrupted_as
+        if not isinstance(error, Exception):
+            return "cancelled"
+        return "truncated" if isinstance(error, StreamInterruptedError) else "failed"
 
     def _ended_well(self, reply: object) -> None:
+        if self._engine.runtime.pace.spent:
+            self._engine.runtime.pace.succeeded()
         if self._stream:
             return  # the call ends with its stream
         self.stopwatch.stop()
         if self.watch is not None:
-            reasons = [getattr(choice, "finish_reason", None) for choice in getattr(reply, "choices", ())]
-            finished = tuple(reason for reason in reasons if reason is not None)
-            self.watch.end("done", self.stopwatch.timing(None), usage_of(reply), finished)
+            finished = _finish_reasons(reply) if self._operation.billed else ()
+            timing = self.stopwatch.timing(None)
+            self.watch.end("done", timing, usage_of(reply), finished, status=self._status, head=reply, reply=reply)
 
     # --- reading the reply ---------------------------------------------------------------------------------------
 
@@ -479,15 +554,18 @@ class Call(Generic[T]):
 
     async def read_first_event(
         self, exchange: Exchange, collector: Collector[E, R, U]
-    ) -> tuple[Exchange, EventReader[E], Collector[E, R, U]]:
-        """Reads a stream up to its first event."""
+    ) -> tuple[Exchange, EventReader[E], Collector[E, R, U], bytes | bytearray | None]:
+        """Reads a stream up to its first event; the bytes are kept until it is known whether they are wanted."""
+        limit = self._engine.settings.limits.event
         try:
             data = await self._first_bytes(exchange)
-            reader = EventReader(collector, self._engine.settings.limits.event, exchange.status, exchange.headers)
+            head: bytes | bytearray | None = data
+            reader = EventReader(collector, limit, exchange.status, exchange.headers)
             reader.feed(data)
             self.stopwatch.read(len(data), len(reader.ready))
             while not reader.ready and not reader.is_last:
                 data = await exchange.read()
+                head = _kept(head, data, limit)
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(reader.ready))
             if reader.failure is not None and not reader.ready:
@@ -506,7 +584,7 @@ class Call(Generic[T]):
         exchange.streaming = True
         if self.watch is not None and reader.ready:
             self.watch.tell("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
-        return exchange, reader, collector
+        return exchange, reader, collector, head
 
     async def _first_bytes(self, exchange: Exchange) -> bytes:
         """The first bytes of a stream, whatever its content type says; raises where they are none of a stream."""
@@ -534,6 +612,25 @@ def _may_begin_a_stream(data: bytes) -> bool:
     return bool(data) and any(len(begun) < len(word) and word.startswith(begun) for word in _STREAM_BEGINNINGS)
 
 
+def _kept(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
+    """The first bytes with those that follow; None once they are too many."""
+    if head is None or len(head) + len(data) > limit:
+        return None
+    if not isinstance(head, bytearray):
+        head = bytearray(head)
+    head += data
+    return head
+
+
+def _finish_reasons(reply: object) -> tuple[str, ...]:
+    """Why the choices of a reply finished; why a message stopped; how a response ended."""
+    choices: Any = getattr(reply, "choices", None)
+    owners = [reply] if choices is None else choices
+    names = ("stop_reason", "status") if choices is None else ("finish_reason",)
+    found = [getattr(owner, name, None) for owner in owners for name in names]
+    return tuple(reason for reason in found if isinstance(reason, str))
+
+
 def _may_have_been_accepted(error: FriendliError) -> bool:
     if isinstance(error, APIStatusError):
         return error.status_code not in REFUSED
@@ -558,7 +655,7 @@ class StreamOpening(Generic[E, R, U]):
     ) -> None:
         self._engine = engine  # a stream keeps its client going
         self._call: Call[Any] | None = Call(engine, operation, arguments, "events", stream=True)
-        self._collector = collector
+        self.collector = collector
 
     async def open(self) -> OpenStream[E, R, U]:
         """Returns once the first event has arrived.
@@ -568,14 +665,19 @@ class StreamOpening(Generic[E, R, U]):
         """
         call = self._call
         assert call is not None, "opened once"
-        exchange, reader, collector = await call.run(
-            lambda exchange: call.read_first_event(exchange, self._collector())
+        exchange, reader, collector, head = await call.run(
+            lambda exchange: call.read_first_event(exchange, self.collector())
         )
         self._call = None  # the request's body is in it
         clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.wake)
-        return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.watch)
+        return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.watch, head)
 
-    def interrupt(self, error: FriendliError) -> None:
-        """Makes an ``open`` that is under way raise the error."""
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was told to end before it was open."""
+        return self._call is not None and self._call.interrupted
+
+    def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
+        """Makes an ``open`` that is under way raise the error; ``outcome`` is how the stream has ended then."""
         if self._call is not None:
-            self._call.interrupt(error)
+            self._call.interrupt(error, outcome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -120,6 +120,14 @@ class Sender:
         if self._bare or not isinstance(settings.token, str):
             return None
         return check_token(settings.token)
+
+    @cached_property
+    def address(self) -> tuple[str, int | None]:
+        """Host and port of the base URL, for reports of a call."""
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(self.base)
+        return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
     @property
     def asks_for_token(self) -> bool:

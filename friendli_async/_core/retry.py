@@ -63,30 +63,40 @@ class Retries:
     """
 
     def __init__(self, policy: RetryPolicy, time_left: Callable[[], float | None]) -> None:
-        self._policy = policy
-        self._time_left = time_left
-        self._asked: float | None = None
+        self._bounds = _Bounds(policy, time_left)
         # One per call: a shared controller mixes up concurrent calls. The callback is for the last failure: without it,
         # tenacity raises an error of its own there.
-        self._controller = Retrying(wait=self._wait, stop=self._stop, retry_error_callback=lambda state: None)
+        self._controller = Retrying(
+            wait=self._bounds.wait, stop=self._bounds.stop, retry_error_callback=lambda state: None
+        )
         self._state = RetryCallState(self._controller, None, (), {})
         self._state.attempt_number = 0
         self._controller.begin()
 
     def wait_after(self, error: FriendliError) -> float | None:
         """Seconds to wait before the next attempt; None: there is none."""
-        self._asked = error.retry_after if isinstance(error, APIStatusError) else None
+        self._bounds.asked = error.retry_after if isinstance(error, APIStatusError) else None
         self._state.attempt_number += 1
         # tenacity is told that it failed, not with what: it would keep the error, and the error's frames the stream.
         self._state.set_exception((FriendliError, FriendliError(), None))
         decided = self._controller.iter(self._state)
+        self._controller.iter_state.reset()  # its steps are methods of the controller: a reference cycle
         return float(decided) if isinstance(decided, _Sleep) else None
 
-    def _wait(self, state: RetryCallState) -> float:
-        return delay(self._policy, state.attempt_number, self._asked)
 
-    def _stop(self, state: RetryCallState) -> bool:
+class _Bounds:
+    """The policy as tenacity asks for it. It does not know who asks: a cycle would outlive the call."""
+
+    def __init__(self, policy: RetryPolicy, time_left: Callable[[], float | None]) -> None:
+        self.asked: float | None = None
+        self._policy = policy
+        self._time_left = time_left
+
+    def wait(self, state: RetryCallState) -> float:
+        return delay(self._policy, state.attempt_number, self.asked)
+
+    def stop(self, state: RetryCallState) -> bool:
         left = self._time_left()
-        too_long = self._asked is not None and self._asked > self._policy.max_retry_after
+        too_long = self.asked is not None and self.asked > self._policy.max_retry_after
         too_late = left is not None and state.upcoming_sleep >= left
         return state.attempt_number >= self._policy.max_attempts or too_long or too_late

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from friendli_async._core.pacing import Pace
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
 from friendli_async.replies import Gauges, LoopGauges
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from friendli_async._core.net.transport import Transport
 
 __all__ = ["CallUnderWay", "Changes", "Runtime"]
+
+# A loop that is closed in another thread, with calls in it, tells nobody.
+_LOOK_SECONDS: Final = 1.0
 
 
 class CallUnderWay(Protocol):
@@ -54,12 +58,14 @@ class Runtime:
 
     Attributes:
         calls: Calls that are being made, or wait for their next attempt.
+        pace: What they learn from each other.
     """
 
     def __init__(self, transport: Transport, changes: Changes, max_connections: int) -> None:
         self.transport = transport
         self.max_connections = max_connections
         self.calls: set[CallUnderWay] = set()
+        self.pace: Pace = Pace()
         self._changes = changes
         self._draining = False
 
@@ -94,9 +100,14 @@ class Runtime:
         """Something that was under way has ended."""
         self._changes()
 
+    def _calls_in_flight(self) -> int:
+        """How many calls there are, but for those whose loop was closed under them: they do not end any more."""
+        self.calls.difference_update([call for call in tuple(self.calls) if call.loop.is_closed()])
+        return len(self.calls)
+
     def _under_way(self) -> int:
         loops = self.transport.gauges()
-        return len(self.calls) + sum(loop.in_use + loop.waiting for loop in loops)
+        return self._calls_in_flight() + sum(loop.in_use + loop.waiting for loop in loops)
 
     # --- gauges --------------------------------------------------------------------------------------------------
 
@@ -104,7 +115,9 @@ class Runtime:
         """What is under way."""
         loops = tuple(self.transport.gauges())
         sums = {name: sum(getattr(loop, name) for loop in loops) for name in LoopGauges.__struct_fields__}
-        return Gauges(**sums, calls_in_flight=len(self.calls), max_connections=self.max_connections, loops=loops)
+        return Gauges(
+            **sums, calls_in_flight=self._calls_in_flight(), max_connections=self.max_connections, loops=loops
+        )
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -121,13 +134,13 @@ class Runtime:
 
         self._changes.listeners.add(listen)  # before the look, or the last call of another thread ends in between
         try:
-            if self._under_way():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(timeout):
-                        await idle
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    while self._under_way() and not idle.done():
+                        await asyncio.wait((idle,), timeout=_LOOK_SECONDS)
         finally:
             self._changes.listeners.discard(listen)
-        cut = len(self.calls) + self.gauges().open_streams
+        cut = self._calls_in_flight() + self.gauges().open_streams
         reason = "the client was drained, and the time for that is over"
         self._interrupt(reason)
         self.transport.abort(reason)

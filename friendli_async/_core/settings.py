@@ -10,12 +10,12 @@ from typing import Any, Final, TypedDict, cast
 
 import msgspec
 
-from friendli_async._core.hints import setting_hint
-from friendli_async._core.observers import Observer, Observers
+from friendli_async._core.observers import METHODS, Observer, Observers
 from friendli_async._core.secret import Secret, masked
 from friendli_async._help import described
+from friendli_async._hints import setting_hint
 from friendli_async.errors import ConfigurationError
-from friendli_async.options import Limits, RetryPolicy, Timeouts
+from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
 
 __all__ = ["ClientOptions", "NoOptions", "Settings", "Token", "checked", "unknown"]
 __all__ += ["base_url", "check_header", "check_max_connections", "check_proxy", "check_token"]
@@ -42,6 +42,8 @@ class ClientOptions(TypedDict, total=False):
     """Time limits; a number is ``Timeouts(total=number)``, None is no limit at all."""
     retry: RetryPolicy | None
     """Retry policy; None is no retry."""
+    pacing: Pacing | None
+    """What calls learn from each other; None is nothing."""
     limits: Limits
     """Size limits."""
     headers: Mapping[str, str | None]
@@ -73,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     container_url: str = CONTAINER_URL
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
+    pacing: Pacing = Pacing()
     limits: Limits = Limits()
     headers: Mapping[str, str] = {}
     wake: bool = False
@@ -275,6 +278,14 @@ def _policy(retry: object) -> RetryPolicy:
     return retry
 
 
+def _pacing(pacing: object) -> Pacing:
+    if pacing is None:
+        return Pacing(None)
+    if not isinstance(pacing, Pacing):
+        raise ConfigurationError(f"pacing must be Pacing or None, not {pacing!r}")
+    return pacing
+
+
 def _limits(limits: object) -> Limits:
     if not isinstance(limits, Limits):
         raise ConfigurationError(f"limits must be Limits, not {limits!r}")
@@ -288,6 +299,9 @@ def _observers(observers: Any) -> Observers | None:
     for member in members:
         if isinstance(member, type):
             raise ConfigurationError(f"observers must hold observers, not classes: {member.__name__}")
+        for name in METHODS:
+            if inspect.iscoroutinefunction(getattr(member, name, None)):
+                raise ConfigurationError(f"{type(member).__name__}.{name} must be a plain method: nobody awaits it")
     return Observers(members) if members else None
 
 
@@ -322,6 +336,7 @@ _SETTERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "container_url": ("container_url", lambda url: base_url(url, "container_url")),
     "timeout": ("timeouts", _timeouts),
     "retry": ("retry", _policy),
+    "pacing": ("pacing", _pacing),
     "limits": ("limits", _limits),
     "headers": ("headers", lambda headers: headers or {}),
     "observers": ("observers", _observers),

@@ -1,0 +1,512 @@
+"""Pacing: what the calls of one client learn from each other. In virtual time, over a network that is a script."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import wraps
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.clock import until
+from support.virtual import Answer, FakeTransport, now, replying, virtually
+
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncFriendli,
+    ConfigurationError,
+    FriendliError,
+    InternalServerError,
+    Pacing,
+    RateLimitError,
+    RetryPolicy,
+)
+from friendli_async._core.body.arguments import Arguments
+from friendli_async._core.call import Engine
+from friendli_async._core.net.dialing import Delivery
+from friendli_async._core.pacing import Hold, Pace
+from friendli_async._core.protocol import Deployment, Operation
+from friendli_async._core.retry import Retries
+from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.settings import Settings
+from friendli_async.testing import FriendliServer, rate_limit_headers, status, text
+
+GOOD: Final = b'{"good": true}'
+AT_ONCE: Final = RetryPolicy(initial=0.0, max_wait=0.0)
+OPERATION: Final[Operation[Any]] = Operation(name="x.y", method="POST", path="/x", reply=Any)
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        virtually(test(*args, **kwargs))
+
+    return run
+
+
+class Server(FakeTransport):
+    """Answers by the answers it is given, and well after that."""
+
+    async def send(self, request: Any, delivery: Delivery) -> Any:
+        if not self._answers:
+            self._answers.append(replying(GOOD))
+        return await super().send(request, delivery)
+
+
+class Client:
+    """A client's runtime, and calls through it."""
+
+    def __init__(self, *answers: Answer, **settings: Any) -> None:
+        self.transport = Server(*answers)
+        self.runtime = Runtime(self.transport, Changes(), 10)
+        self.settings = Settings.initial({"token": "t", "retry": AT_ONCE, **settings})
+
+    async def call(self, model: str | None = "m", deployment: str = "/serverless", **options: Any) -> Any:
+        engine = Engine(self.runtime, self.settings.changed(options), Deployment(deployment))
+        return await engine.call(OPERATION, Arguments(b"{}", model=model))
+
+    async def fails(self, kind: type[FriendliError], **options: Any) -> Any:
+        with pytest.raises(kind) as raised:
+            await self.call(**options)
+        return raised.value
+
+    async def refused(self, seconds: float = 10.0, code: int = 429, **options: Any) -> None:
+        """Lets one call be refused, and give up."""
+        self.transport._answers.insert(0, replying(status=code, retry_after=str(seconds)))
+        await self.fails(APIStatusError, retry=RetryPolicy(max_attempts=1), **options)
+        self.transport.sent_at.clear()
+
+    @property
+    def sent_at(self) -> list[float]:
+        return self.transport.sent_at
+
+
+# --- a Retry-After ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@in_virtual_time
+async def test_a_retry_after_holds_new_calls_back_until_then(code: int) -> None:
+    client = Client()
+    await client.refused(10.0, code)
+    await asyncio.sleep(3.0)
+    await asyncio.gather(*(client.call() for _ in range(5)))
+    assert client.sent_at == [10.0] * 5
+
+
+@in_virtual_time
+async def test_a_retry_after_of_another_status_holds_nothing_back() -> None:
+    client = Client()
+    await client.refused(10.0, 500)
+    await client.call()
+    assert client.sent_at == [0.0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"model": "n"}, {"model": None}, {"deployment": "/dedicated"}, {"server_url": "https://other.test"}],
+    ids=["model", "no model", "deployment", "server"],
+)
+@in_virtual_time
+async def test_calls_to_elsewhere_are_not_held_back(other: dict[str, Any]) -> None:
+    client = Client()
+    await client.refused()
+    await client.call(**other)
+    assert client.sent_at == [0.0]
+
+
+@in_virtual_time
+async def test_calls_without_a_model_are_held_back_by_their_deployment() -> None:
+    client = Client()
+    await client.refused(10.0, model=None)
+    await client.call(model=None)
+    assert client.sent_at == [10.0]
+
+
+@in_virtual_time
+async def test_copies_of_a_client_learn_from_each_other() -> None:
+    client = Client()
+    await client.refused(10.0, headers={"x": "y"})
+    await client.call(timeout=60)
+    assert client.sent_at == [10.0]
+
+
+@pytest.mark.parametrize("pacing", [None, Pacing(None)], ids=["None", "Pacing(None)"])
+@in_virtual_time
+async def test_pacing_that_is_off_neither_holds_back_nor_learns(pacing: Pacing | None) -> None:
+    client = Client()
+    await client.refused(10.0)
+    await client.call(pacing=pacing)
+    assert client.sent_at == [0.0]
+    client = Client(pacing=pacing)
+    await client.refused(10.0)
+    await client.call(pacing=Pacing())
+    assert client.sent_at == [0.0]
+
+
+@in_virtual_time
+async def test_those_who_were_held_back_do_not_come_in_the_same_instant() -> None:
+    client = Client(retry=RetryPolicy(initial=0.5))
+    await client.refused(10.0)
+    await asyncio.gather(*(client.call() for _ in range(50)))
+    assert all(10.0 <= at <= 10.5 for at in client.sent_at)
+    assert len(set(client.sent_at)) > 25
+
+
+@in_virtual_time
+async def test_a_hold_is_as_long_as_the_policy_allows_at_most() -> None:
+    client = Client()
+    await client.refused(3600.0)
+    await client.call()
+    assert client.sent_at == [60.0]
+
+
+@in_virtual_time
+async def test_a_wait_counts_as_queued() -> None:
+    client = Client(replying(status=400))
+    await client.refused(10.0)
+    client.transport._answers.append(replying(status=400))
+    error = await client.fails(APIStatusError)
+    assert error.status_code == 400
+    assert error.meta.timing.queued == pytest.approx(10.0)
+    assert error.meta.timing.total == pytest.approx(10.0)
+
+
+# --- a call that cannot wait -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [({"timeout": 5}, "total"), ({"retry": RetryPolicy(max_retry_after=9)}, "max_retry_after")],
+    ids=["total", "max_retry_after"],
+)
+@pytest.mark.parametrize(("code", "kind"), [(429, RateLimitError), (503, InternalServerError)])
+@in_virtual_time
+async def test_a_call_whose_wait_does_not_fit_raises_at_once_what_the_server_said(
+    options: dict[str, Any], bound: str, code: int, kind: type[APIStatusError]
+) -> None:
+    client = Client()
+    await client.refused(10.0, code)
+    error = await client.fails(kind, **options)
+    assert (error.status_code, error.retry_after, now(), client.sent_at) == (code, 10.0, 0.0, [])
+    assert bound in str(error)
+    assert error.meta.attempts == ()
+    assert client.runtime.calls == set()
+
+
+@in_virtual_time
+async def test_holds_that_follow_each_other_end_at_the_longest_wait() -> None:
+    client = Client(retry=RetryPolicy(initial=0.0, max_retry_after=60))
+
+    place = ("https://api.friendli.ai/serverless", "m")
+
+    async def refresh() -> None:
+        while True:
+            client.runtime.pace.holds[place] = Hold(now() + 10.0, 10.0, 429, "busy")
+            await asyncio.sleep(9.0)
+
+    refreshing = asyncio.create_task(refresh())
+    await asyncio.sleep(0)
+    error = await client.fails(RateLimitError)
+    assert 50.0 <= now() <= 60.0
+    assert error.meta.timing.queued == pytest.approx(now())
+    assert client.sent_at == []
+    refreshing.cancel()
+
+
+@in_virtual_time
+async def test_total_ends_a_wait_that_did_fit_when_it_began() -> None:
+    client = Client()
+    await client.refused(10.0)
+    client.transport._answers.append(replying(GOOD, after=100.0))
+    error = await client.fails(APITimeoutError, timeout=12)
+    assert (error.limit, now(), client.sent_at) == ("total", 12.0, [10.0])
+
+
+# --- what ends a wait ------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_call_that_is_held_back_can_be_cancelled() -> None:
+    client = Client()
+    await client.refused(10.0)
+    task = asyncio.create_task(client.call())
+    await asyncio.sleep(1.0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (now(), client.sent_at, client.runtime.calls) == (1.0, [], set())
+
+
+@pytest.mark.parametrize("end", [Runtime.close, lambda runtime: runtime.drain(0.5)], ids=["close", "drain"])
+@in_virtual_time
+async def test_the_end_of_the_client_ends_the_wait(end: Callable[[Runtime], Awaitable[Any]]) -> None:
+    client = Client()
+    await client.refused(10.0)
+    task = asyncio.create_task(client.call())
+    await asyncio.sleep(1.0)
+    await end(client.runtime)
+    with pytest.raises(APIConnectionError, match="the client was") as raised:
+        await task
+    assert not raised.value.sent
+    assert (now() <= 1.5, client.sent_at) == (True, [])
+
+
+@in_virtual_time
+async def test_a_drain_waits_for_who_is_held_back() -> None:
+    client = Client()
+    await client.refused(10.0)
+    task = asyncio.create_task(client.call())
+    await asyncio.sleep(1.0)
+    assert await client.runtime.drain(60) == 0
+    assert (await task, client.sent_at) == ({"good": True}, [10.0])
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.5, 59), st.lists(st.floats(0, 70), min_size=1, max_size=20), st.floats(0, 1))
+def test_no_new_call_is_sent_before_the_time(seconds: float, begun: list[float], initial: float) -> None:
+    async def main() -> list[float]:
+        client = Client(retry=RetryPolicy(initial=initial))
+        await client.refused(seconds)
+
+        async def call(at: float) -> None:
+            await asyncio.sleep(at)
+            await client.call()
+
+        await asyncio.gather(*map(call, begun))
+        return client.sent_at
+
+    sent_at = virtually(main())
+    assert len(sent_at) == len(begun)
+    assert min(sent_at) >= round(seconds, 6)
+
+
+def test_what_is_over_is_forgotten_with_the_next_refusal() -> None:
+    pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=1.0)
+    for number in range(1000):
+        pace.refused(("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
+    assert len(pace.holds) == 1
+
+
+def test_a_hold_is_not_longer_on_a_loop_whose_clock_is_another() -> None:
+    pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=5.0)
+    pace.refused(("http://x", "m"), busy, RetryPolicy(), 1e9)
+    hold = pace.hold(("http://x", "m"), 0.0)
+    assert hold is not None
+    assert hold.rest(0.0) == 5.0
+
+
+def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
+    pace = Pace()
+    for seconds in (10.0, 1.0):
+        error = RateLimitError("busy", status_code=429, retry_after=seconds)
+        pace.refused(("http://x", "m"), error, RetryPolicy(), 0.0)
+    assert pace.hold(("http://x", "m"), 9.0) is not None
+
+
+# --- the retry budget ------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_budget_that_is_used_up_raises_at_once_and_says_so() -> None:
+    failing = [replying(status=503) for _ in range(20)]
+    client = Client(*failing, pacing=Pacing(retry_budget=3))
+    causes = []
+    for _ in range(3):
+        error = await client.fails(InternalServerError)
+        causes.append((len(error.meta.attempts), error.meta.attempts[-1].cause))
+    assert [attempts for attempts, _ in causes] == [3, 2, 1]
+    assert "retry budget" not in causes[0][1]
+    assert all(cause.endswith("; the retry budget is used up") for _, cause in causes[1:])
+
+
+@in_virtual_time
+async def test_ten_successes_give_a_retry_back() -> None:
+    client = Client(replying(status=503), pacing=Pacing(retry_budget=1))
+    await client.call()  # a retry, and a success: 0.1
+    for number in range(9):
+        client.transport._answers.append(replying(status=503))
+        error = await client.fails(InternalServerError)
+        assert len(error.meta.attempts) == 1, number
+        await client.call()
+    client.transport._answers.append(replying(status=503))
+    assert await client.call() == {"good": True}
+
+
+@in_virtual_time
+async def test_successes_do_not_fill_it_beyond_what_it_holds() -> None:
+    client = Client(pacing=Pacing(retry_budget=1))
+    for _ in range(100):
+        await client.call()
+    client.transport._answers.extend(replying(status=503) for _ in range(3))
+    error = await client.fails(InternalServerError)
+    assert len(error.meta.attempts) == 2
+
+
+@pytest.mark.parametrize("pacing", [None, Pacing(retry_budget=None)], ids=["off", "no budget"])
+@in_virtual_time
+async def test_without_a_budget_every_call_retries(pacing: Pacing | None) -> None:
+    client = Client(*(replying(status=503) for _ in range(600)), pacing=pacing)
+    for _ in range(200):
+        assert len((await client.fails(InternalServerError)).meta.attempts) == 3
+
+
+def test_a_bad_setting_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"Pacing\.retry_budget"):
+        Pacing(retry_budget=0)
+    with pytest.raises(ConfigurationError, match=r"Pacing\.obey"):
+        Pacing("never")  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(ConfigurationError, match="pacing must be Pacing or None"):
+        AsyncFriendli("t", pacing=5)  # type: ignore[arg-type]  # what is tested
+
+
+# --- the reset of a 429 ----------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_429_without_retry_after_waits_for_the_reset_of_what_is_used_up() -> None:
+    told = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "7s"}
+    told |= {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "50s"}
+    client = Client(replying(status=429, **told))
+    await client.call()
+    assert client.sent_at == [0.0, 7.0]
+
+
+@in_virtual_time
+async def test_a_reset_is_bounded_as_a_retry_after_is_and_gives_way_to_one() -> None:
+    client = Client(replying(status=429, **{"x-ratelimit-reset": "3600"}))
+    error = await client.fails(RateLimitError)
+    assert (error.retry_after, now(), error.meta.rate_limit.reset_requests) == (3600.0, 0.0, 3600.0)
+    client = Client(replying(status=429, retry_after="2", **{"x-ratelimit-reset": "9"}))
+    await client.call()
+    assert client.sent_at == [0.0, 2.0]
+
+
+@in_virtual_time
+async def test_a_reset_of_what_is_not_used_up_makes_nobody_wait() -> None:
+    told = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "50s"}
+    client = Client(replying(status=429, **told))
+    await client.call()
+    assert client.sent_at == [0.0, 0.0]
+
+
+@in_virtual_time
+async def test_a_reset_of_another_status_is_no_retry_after() -> None:
+    client = Client(replying(status=503, **{"x-ratelimit-reset": "50"}))
+    await client.call()
+    assert client.sent_at == [0.0, 0.0]
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_decides_on_retries_goes_without_the_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        retries = Retries(RetryPolicy(), lambda: None)
+        assert retries.wait_after(RateLimitError("busy", status_code=429)) is not None
+        gone = weakref.ref(retries), weakref.ref(retries._controller), weakref.ref(retries._bounds)
+        del retries
+        assert [ref() for ref in gone] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+@in_virtual_time
+async def test_the_error_of_a_call_that_was_held_back_goes_without_the_collector() -> None:
+    client = Client()
+    await client.refused(10.0)
+    gc.collect()
+    gc.disable()
+    try:
+
+        class Marked:
+            pass
+
+        async def call() -> weakref.ref[Marked]:
+            marked = Marked()
+            with suppress(RateLimitError):
+                await client.call(timeout=5)
+            return weakref.ref(marked)
+
+        assert (await call())() is None
+    finally:
+        gc.enable()
+
+
+# --- with sockets ----------------------------------------------------------------------------------------------------
+
+
+async def test_over_the_wire_calls_wait_for_the_retry_after_of_another() -> None:
+    async with FriendliServer() as server, AsyncFriendli(server.token, server_url=server.url) as client:
+        server.enqueue(status(429, retry_after=0.3), text("first"), text("second"), text("third"))
+        chat = client.serverless.chat
+        messages: Any = [{"role": "user", "content": "hi"}]
+        first = asyncio.create_task(chat.complete(model="m", messages=messages))
+        await server.wait_for_requests(1)
+        await until(lambda: bool(client._runtime.pace.holds))
+        others = [asyncio.create_task(chat.complete(model="m", messages=messages)) for _ in range(2)]
+        replies = await asyncio.gather(first, *others)
+        assert {reply.text for reply in replies} == {"first", "second", "third"}
+        waits = [request.started_at - server.requests[0].started_at for request in server.requests[1:]]
+        assert len(waits) == 3
+        assert min(waits) >= 0.3
+        assert all(reply.meta.timing.queued > 0 for reply in replies[1:])
+
+
+def test_loops_of_other_threads_learn_too() -> None:
+    with FriendliServer() as server:
+        client = AsyncFriendli(server.token, server_url=server.url, retry=RetryPolicy(max_attempts=1))
+        server.enqueue(status(429, retry_after=0.3), text("good"))
+        outcomes: list[Any] = []
+
+        def thread() -> None:
+            async def main() -> None:
+                try:
+                    reply = await client.serverless.chat.complete(
+                        model="m", messages=[{"role": "user", "content": "a"}]
+                    )
+                    outcomes.append(reply.meta.timing.queued)
+                except RateLimitError as error:
+                    outcomes.append(error.retry_after)
+
+            asyncio.run(main())
+
+        for _ in range(2):
+            worker = threading.Thread(target=thread)
+            worker.start()
+            worker.join()
+        assert outcomes[0] == 0.3
+        assert outcomes[1] > 0
+        assert server.requests[1].started_at - server.requests[0].started_at >= 0.3
+        asyncio.run(client.aclose())
+
+
+async def test_replies_and_errors_tell_the_rate_limit() -> None:
+    async with FriendliServer(rate_limit=1) as server, AsyncFriendli(server.token, server_url=server.url) as client:
+        call = client.with_options(retry=None).serverless.chat.complete
+        reply = await call(model="m", messages=[{"role": "user", "content": "hi"}])
+        told = reply.meta.rate_limit
+        assert told is not None
+        assert (told.limit_requests, told.remaining_requests) == (1, 0)
+        with pytest.raises(RateLimitError) as raised:
+            await call(model="m", messages=[{"role": "user", "content": "hi"}])
+        assert raised.value.meta is not None
+        assert raised.value.meta.rate_limit is not None
+        assert raised.value.meta.rate_limit.remaining_requests == 0
+        assert raised.value.retry_after is not None
+        server.enqueue(status(429, headers=rate_limit_headers(remaining=0, reset=90.0)))
+        with pytest.raises(RateLimitError) as raised:
+            await call(model="n", messages=[{"role": "user", "content": "hi"}])
+        assert raised.value.retry_after == 90.0
