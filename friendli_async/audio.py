@@ -6,7 +6,7 @@ endpoints and containers; the part ``stream`` with ``true`` selects server-sent 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, Unpack, cast
 
 import msgspec
@@ -16,12 +16,11 @@ from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameter
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
-from friendli_async._core.events.stream import AssembledStream
-from friendli_async._core.events.views import TextView
 from friendli_async._core.resource import Resource, operation
-from friendli_async._core.text import joined
+from friendli_async._core.text import joined, missing
 from friendli_async._help import described
 from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always
+from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage", "UnknownEvent"]
 __all__ += ["Audio", "TranscriptDone", "TranscriptEvent", "TranscriptionOptions", "TranscriptionStream"]
@@ -159,6 +158,7 @@ class TranscriptCollector:
     dialect: Dialect[TranscriptEvent] = TaggedDialect(TranscriptDelta | TranscriptDone)
     is_last: bool = False  # the end is the sentinel's to tell
     finish_reasons: tuple[str, ...] = ()
+    head: None = None  # a transcript has neither id nor model
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
@@ -213,15 +213,16 @@ class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, Transc
     Kinds that come later are ``UnknownEvent``.
     """
 
-    def text(self) -> TextView:
-        """The text, piece by piece, never ""."""
-        return TextView(self, self._piece)
+    def _wording(self) -> Callable[[TranscriptEvent], str]:
+        pieces: list[str] = []
 
-    def _piece(self, event: TranscriptEvent) -> str:
-        if isinstance(event, TranscriptDelta):
-            return event.delta
-        spoken = self._open is not None and self._open.collector.has_text
-        return event.text or "" if isinstance(event, TranscriptDone) and not spoken else ""
+        def piece(event: TranscriptEvent) -> str:
+            if isinstance(event, TranscriptDelta):
+                pieces.append(event.delta)
+                return event.delta
+            return missing(event.text, pieces) if isinstance(event, TranscriptDone) else ""
+
+        return piece
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

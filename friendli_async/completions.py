@@ -13,15 +13,14 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, stated
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
-from friendli_async._core.events.stream import AssembledStream
-from friendli_async._core.events.views import TextView
 from friendli_async._core.resource import Resource, operation
-from friendli_async._core.text import joined
+from friendli_async._core.text import joined, missing
 from friendli_async._help import described
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoicesCollector, are_ordinary
 from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, choices_wanted, stream_fields
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Partial, Reply, Usage, Value, always
+from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["CompletionsOptions", "TextCompletion", "TextCompletionChoice", "TextCompletionLogprobs"]
 __all__ += ["TextCompletionChunk", "TextCompletionChunkChoice", "TextCompletionCollector", "TextCompletionStream"]
@@ -165,6 +164,8 @@ class TextCompletionChunkChoice(Value, frozen=True):
     token: int | None = None
     """Id of the token."""
     logprobs: TextCompletionLogprobs | None = None
+    tokens: tuple[int, ...] | None = None
+    """Ids of the tokens of a text that came in one piece."""
 
 
 class TextCompletionChunk(Value, frozen=True):
@@ -214,6 +215,8 @@ class _ChoiceParts:
             self.text.append(choice.text)
         if choice.token is not None:
             self.tokens.append(choice.token)
+        if choice.tokens:
+            self.tokens.extend(choice.tokens)
         if choice.logprobs is not None:
             self.logprobs.append(choice.logprobs)
         if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
@@ -244,21 +247,17 @@ _TOLD_WHOLE: Final = "complete"
 """What the last frame of 2024 says of itself."""
 
 
-def _end(choice: Any) -> dict[str, Any]:
-    return {key: choice[key] for key in ("index", "finish_reason") if key in choice}
-
-
 def _todays(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
     """A frame of 2024, which says by its key or its name what it is, as a chunk; any other as it is.
 
-    One was a token by itself; the last had all of the text once more, which has come token by token.
+    One was a token by itself; the last had all of the text once more, of which ``extend`` leaves what is new.
     """
     event = frame.get("event") or name
     choices: Any = frame.get("choices")
     if event == "token_sampled" and not choices:
         return {"choices": [{key: frame[key] for key in ("index", "text", "token") if key in frame}]}
     if event == "complete" and (choices is None or isinstance(choices, list)):
-        ends = [_end(choice) for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
+        ends: list[Any] = [choice for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
         return {"choices": ends, "usage": frame.get("usage"), "object": _TOLD_WHOLE}
     return frame
 
@@ -290,8 +289,18 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
     def extend(self, events: Iterable[TextCompletionChunk]) -> None:
         """Adds chunks."""
         for chunk in events:
+            if chunk.object == _TOLD_WHOLE:
+                self._told_whole = True
+                self._leave_what_is_new(chunk)
             super().extend((chunk,))
-            self._told_whole = self._told_whole or chunk.object == _TOLD_WHOLE
+
+    def _leave_what_is_new(self, chunk: TextCompletionChunk) -> None:
+        for choice in chunk.choices:
+            parts = self.choices.get(choice.index)
+            if parts is not None:
+                msgspec.structs.force_setattr(choice, "text", missing(choice.text, parts.text))
+                if parts.tokens:
+                    msgspec.structs.force_setattr(choice, "tokens", None)
 
     def partial(self) -> Partial:
         """Choice 0 so far."""
@@ -314,9 +323,9 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):
     """The stream of a completion: ``TextCompletionChunk`` events that add up to a ``TextCompletion``."""
 
-    def text(self) -> TextView:
-        """The text of choice 0, piece by piece, never ""."""
-        return TextView(self, lambda chunk: chunk.text)
+    @staticmethod
+    def _text_of(event: TextCompletionChunk) -> str:
+        return event.text
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -382,19 +391,20 @@ class Completions(Resource):
     def _complete(
         self, required: Mapping[str, object], options: Mapping[str, object]
     ) -> Coroutine[Any, Any, TextCompletion]:
-        return self._engine.call(_COMPLETE, _arguments("complete", required, options))
+        return self._engine.call(_COMPLETE, arguments_of("complete", required, options))
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> TextCompletionStream:
-        arguments = _arguments("stream", required, options, stream_fields(options))
+        arguments = arguments_of("stream", required, options, stream_fields(options))
         prompt = required.get("prompt", "")
         prompts = 1 if isinstance(prompt, str) else len(cast("Sequence[str]", prompt))
         n = choices_wanted(options) * prompts
         return TextCompletionStream(self._engine.opening(_COMPLETE, arguments, lambda: TextCompletionCollector(n)))
 
 
-def _arguments(
+def arguments_of(
     method: str, required: Mapping[str, object], options: Mapping[str, object], fixed: Mapping[str, object] = {}
 ) -> Arguments:
+    """Checks what a method was given and encodes it; ``fixed`` is what the method itself sends."""
     given = {"prompt", "tokens"} & set(required)
     if len(given) == 2:
         raise TypeError(f"{method}() takes either 'prompt' or 'tokens', not both")

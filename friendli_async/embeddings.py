@@ -5,10 +5,10 @@ Wire: ``POST /dedicated/v1/embeddings``; dedicated endpoints only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, Unpack
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters
+from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
 from friendli_async.replies import Reply, Usage, Value, always
@@ -54,6 +54,11 @@ _PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str}, {})
 _CREATE: Final = operation("embeddings.create", "POST /v1/embeddings", EmbeddingList, repeatable=True, billed=True)
 
 
+def arguments_of(required: Mapping[str, object], options: Mapping[str, object]) -> Arguments:
+    """Checks what ``create`` was given and encodes it."""
+    return _PARAMETERS.encode("create", required, options)
+
+
 class Embeddings(Resource):
     """Turns texts into vectors: ``client.dedicated.embeddings``.
 
@@ -73,4 +78,4 @@ class Embeddings(Resource):
         Returns:
             The vectors in ``data``, with ``usage`` and ``meta``.
         """
-        return await self._engine.call(_CREATE, _PARAMETERS.encode("create", {"model": model}, options))
+        return await self._engine.call(_CREATE, arguments_of({"model": model}, options))

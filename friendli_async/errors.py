@@ -9,26 +9,41 @@
     │   ├── BadRequestError 400 · AuthenticationError 401 · PermissionDeniedError 403 · NotFoundError 404
     │   ├── ConflictError 409 · UnprocessableEntityError 422 · RateLimitError 429
     │   └── InternalServerError >= 500
-    └── ResponseDecodeError           not what the API promises, or beyond a size limit
+    ├── ResponseDecodeError           not what the API promises, or beyond a size limit
+    │   └── OutputError               an answer is no value of the type that was asked for; ``.text``, ``.path``
+    │       ├── OutputCutOffError     it ended before it was complete
+    │       └── OutputInvalidError    no JSON, or it does not fit; or a refusal, or a tool call, instead
+    ├── ToolError                     a tool that runs here did not do what the model asked for
+    └── TurnLimitError                a run with tools was not over after ``max_turns``
 
 Errors hold plain data only: they can be pickled and copied, and never hold the token or a request header. A bad
-argument is a ``TypeError`` (unknown keyword) or a ``ValueError`` (bad value), not in this tree: it is a bug in the
-call.
+argument is a ``TypeError`` (unknown keyword) or an ``ArgumentError`` (bad value, a ``ValueError``), not in this tree:
+it is a bug in the call, or in what the call was made of.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from friendli_async.replies import Meta, Partial
+from friendli_async.replies import Meta, Partial, Reply, ToolCall, Usage
 
-__all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "AuthenticationError", "BadRequestError"]
+__all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "ArgumentError"]
+__all__ += ["AuthenticationError", "BadRequestError"]
 __all__ += ["ConfigurationError", "ConflictError", "FriendliError", "InternalServerError", "NotFoundError"]
+__all__ += ["OutputCutOffError", "OutputError", "OutputInvalidError"]
 __all__ += ["PermissionDeniedError", "RateLimitError", "ResponseDecodeError", "SDKError", "StreamInterruptedError"]
-__all__ += ["TimeoutLimit", "UnprocessableEntityError"]
+__all__ += ["TimeoutLimit", "ToolError", "ToolProblem", "TurnLimitError", "UnprocessableEntityError"]
 
 TimeoutLimit = Literal["connect", "pool", "first_event", "idle", "total"]
 """Names of the time limits, as in ``Timeouts``."""
+
+ToolProblem = Literal["unknown", "arguments", "refused", "timeout", "failed", "result"]
+"""What was wrong with a tool call: there is no such tool; the arguments do not fit; ``before_tool`` said no; it took
+longer than ``tool_timeout``; it raised an exception; its result is not JSON."""
+
+
+class ArgumentError(ValueError):
+    """A value in the arguments of a call that the API would not take, with its path. Nothing was sent."""
 
 
 class FriendliError(Exception):
@@ -119,7 +134,8 @@ class APIStatusError(FriendliError):
         message: The server's own words; the class's reason phrase where it had none.
         body: The error body as text, cut at ``Limits.error``.
         request_id: The server's ``x-request-id``.
-        retry_after: Seconds that the server asked to wait before another try, or None.
+        retry_after: Seconds that the server asked to wait before another try, or None. Of a 429 without
+            ``Retry-After``: until what is used up of its limits is there again.
     """
 
     status_code: int = 0
@@ -203,6 +219,110 @@ class ResponseDecodeError(FriendliError):
     ) -> None:
         super().__init__(message, meta=meta, partial=partial)
         self.excerpt = excerpt
+
+
+class ToolError(FriendliError):
+    """A tool did not do what the model asked for.
+
+    A tool raises it to tell the model so in its own words. A run raises it where ``on_tool_error`` is "raise"; its
+    ``__cause__`` is then what the tool raised.
+
+    Attributes:
+        kind: What was wrong.
+        call: The call, of an error that a run raises; None of one that a tool raises.
+        messages: The conversation up to the turn of that call, ready for another call.
+        usage: What the turns up to then were billed for, as far as the server has told.
+    """
+
+    kind: ToolProblem = "failed"
+    call: ToolCall | None = None
+    messages: list[Any]
+    usage: Usage | None = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        kind: ToolProblem = "failed",
+        call: ToolCall | None = None,
+        messages: list[Any] | None = None,
+        usage: Usage | None = None,
+        meta: Meta | None = None,
+        partial: Partial | None = None,
+    ) -> None:
+        super().__init__(message, meta=meta, partial=partial)
+        self.kind = kind
+        self.call = call
+        self.messages = messages or []
+        self.usage = usage
+
+
+class TurnLimitError(FriendliError):
+    """A run with tools was not over after ``max_turns``.
+
+    Attributes:
+        messages: The whole conversation, results of the last turn's tools included: another run can go on from there.
+        usage: What all turns were billed for, as far as the server has told.
+        turns: How many there were.
+    """
+
+    messages: list[Any]
+    usage: Usage | None = None
+    turns: int = 0
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        messages: list[Any] | None = None,
+        usage: Usage | None = None,
+        turns: int = 0,
+        meta: Meta | None = None,
+        partial: Partial | None = None,
+    ) -> None:
+        super().__init__(message, meta=meta, partial=partial)
+        self.messages = messages or []
+        self.usage = usage
+        self.turns = turns
+
+
+class OutputError(ResponseDecodeError):
+    """An answer is no value of the type that was asked for.
+
+    Attributes:
+        reply: The reply that has the answer, with its ``usage``: what several answers were billed for, where it was
+            asked for again. None where a stream turned out to be no JSON while it went on.
+        path: Where in the answer the fault is, as ``lines[0].total``; "" for the whole.
+        text: The answer's text.
+    """
+
+    reply: Reply | None = None
+    path: str = ""
+    text: str = ""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reply: Reply | None = None,
+        path: str = "",
+        text: str = "",
+        excerpt: str = "",
+        meta: Meta | None = None,
+        partial: Partial | None = None,
+    ) -> None:
+        super().__init__(message, excerpt=excerpt or text[:200], meta=meta, partial=partial)
+        self.reply = reply
+        self.path = path
+        self.text = text
+
+
+class OutputCutOffError(OutputError):
+    """The answer ended before it was complete: at its limit of tokens, or because the stream was cut."""
+
+
+class OutputInvalidError(OutputError):
+    """The answer is no JSON, or does not fit the type; or the model refused, or called a tool, instead."""
 
 
 SDKError = APIStatusError

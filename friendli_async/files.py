@@ -22,6 +22,7 @@ from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, opened, source_of
 from friendli_async._core.protocol import Operation
 from friendli_async._core.resource import Resource, operation
+from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ResponseDecodeError
 from friendli_async.replies import Reply
 
@@ -72,7 +73,7 @@ class DownloadURL(Reply, frozen=True, kw_only=True, rename="camel"):
     s3_uri: str | None = msgspec.field(name="s3Uri", default=None)
 
 
-class UploadedFile(msgspec.Struct, frozen=True, kw_only=True):
+class UploadedFile(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
     """A file that has been uploaded."""
 
     id: str

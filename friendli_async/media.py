@@ -15,6 +15,7 @@ from typing import Final
 from friendli_async._core.body import content_types
 from friendli_async._core.body.sources import Content, in_thread, read_whole, source_of
 from friendli_async.chat.inputs import AudioContent, ImageContent, Media, VideoContent
+from friendli_async.errors import ArgumentError
 
 __all__ = ["MAX_BYTES", "Content", "audio", "encoded", "image", "video"]
 
@@ -101,7 +102,7 @@ async def _url(given: str | Content, family: str, content_type: str | None, max_
     if isinstance(given, str):
         if given.lower().startswith(("http://", "https://", "data:")):
             return given
-        raise ValueError(
+        raise ArgumentError(
             f"{family}: {given[:80]!r} is not an http, https or data URL; for a path pass pathlib.Path(...)"
         )
     source = source_of(given, family)
@@ -115,4 +116,4 @@ def _kind(name: str | None, data: bytes, family: str) -> str:
         kind = content_types.by_name(candidate) if candidate else ""
         if kind.startswith(f"{family}/"):
             return kind
-    raise ValueError(f"{family}: neither its name nor its beginning says what it is; pass content_type=")
+    raise ArgumentError(f"{family}: neither its name nor its beginning says what it is; pass content_type=")

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from friendli_async._help import described
+from friendli_async._pydantic import PydanticField
+from friendli_async.rate_limits import RateLimit, rate_limit_of
 
 __all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "PromptTokensDetails", "Reply", "UnknownEvent", "Usage"]
 __all__ += ["CompletionTokensDetails", "Gauges", "LoopGauges", "Partial", "Timing", "ToolCall"]
@@ -77,7 +79,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of a call went. Seconds since the call began, where nothing else is said."""
 
     queued: float = 0.0
-    """Seconds that its attempts waited for a free place among ``max_connections``."""
+    """Seconds that its attempts waited for a free place among ``max_connections``, and that ``Pacing`` held it back."""
     connecting: float = 0.0
     """Seconds that its attempts took to get their connections."""
     first_event: float | None = None
@@ -122,12 +124,19 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         """The server's ``x-request-id``, to quote to its operators; the first, where a proxy has added its own."""
         return self.headers.get("x-request-id", "").partition(",")[0].strip() or None
 
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """What is left of the limits, as the last reply's headers told it; None where they told nothing of it."""
+        return rate_limit_of(self.headers)
+
     def with_timing(self, timing: Timing) -> Meta:
         """The same with another timing."""
         return msgspec.structs.replace(self, timing=timing)
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True, repr_omit_defaults=True):
+class Reply(
+    PydanticField, msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True, repr_omit_defaults=True
+):
     """Base of the top-level replies.
 
     ``meta`` is kept beside the struct's fields, so comparing, encoding and printing a reply see what the server said
@@ -162,13 +171,24 @@ def keep_raw(reply: object, data: bytes) -> None:
         msgspec.structs.force_setattr(reply, "_raw", data)
 
 
+def kept_raw(reply: object) -> bytes | None:
+    """The bytes that a reply came as; None where it did not come in one piece."""
+    return reply.__dict__.get("_raw") if isinstance(reply, Reply) else None
+
+
 def attach_meta(reply: object, meta: Meta) -> None:
     """Gives a freshly decoded reply its ``meta``; what is no Reply has no place for it."""
     if isinstance(reply, Reply):
         msgspec.structs.force_setattr(reply, "_meta", meta)
 
 
-class Value(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+def share_origin(reply: Reply, other: Reply) -> None:
+    """Gives a reply that was made of another one the ``meta`` and the ``raw`` of that."""
+    for name, value in vars(other).items():
+        msgspec.structs.force_setattr(reply, name, value)
+
+
+class Value(PydanticField, msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
     """Base of what is inside a reply or an event.
 
     Made by the million, and never in a reference cycle: the garbage collector need not look at it. What the server left

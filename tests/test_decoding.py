@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
@@ -15,8 +16,10 @@ from friendli_async import (
     ChatCompletion,
     ResponseDecodeError,
 )
+from friendli_async._core import lenient
 from friendli_async._core.error_bodies import retry_after
 from friendli_async._core.lenient import decode
+from friendli_async.chat import FunctionCall, Logprobs, TokenLogprob, ToolCall
 from friendli_async.replies import Headers
 
 # --- decode ----------------------------------------------------------------------------------------------------------
@@ -45,6 +48,89 @@ BROKEN = [
     b"1" * 5000,
 ]
 BROKEN += [b"[" * 100_000]
+
+
+FAULTS = [
+    {"logprobs": []},
+    {"logprobs": {"content": [{"bytes": ["x"]}]}},
+    {"finish_reason": {"type": "stop"}},
+    {"message": {"role": 5, "tool_calls": {"id": 7, "function": {"name": "f", "arguments": {"a": 1}}}}},
+    {"message": {"content": [{"type": "text", "text": "t"}, {"type": "thinking", "thinking": "r"}]}},
+    {"message": {"content": "t", "reasoning_details": "r"}},
+]
+
+
+def test_the_work_of_the_tolerant_reading_does_not_grow_with_the_number_of_faults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes: list[object] = []
+    convert = msgspec.convert
+
+    def counted(value: object, kind: object) -> object:
+        passes.append(value)
+        return convert(value, kind)  # type: ignore[call-overload]  # whatever it is called with
+
+    monkeypatch.setattr(lenient.msgspec, "convert", counted)
+    wanted = 4096
+    choices = [{"message": {"content": "x" * 8192}, **FAULTS[n % len(FAULTS)], "index": str(n)} for n in range(wanted)]
+    for choice in choices[4::6] + choices[3::6] + choices[5::6]:
+        choice["padding"] = "x" * 8192
+    body = json.dumps({"choices": choices, "created": "now", "usage": {"prompt_tokens": "3"}}).encode()
+    assert len(body) > 32 * 1024 * 1024
+    reply = decode(body, COMPLETION)
+    assert len(reply.choices) == wanted
+    assert [choice.index for choice in reply.choices] == list(range(wanted))
+    assert (reply.created, reply.usage and reply.usage.prompt_tokens) == (None, 3)
+    texts = {(choice.message.content or "")[:2] for choice in reply.choices}
+    assert texts == {"xx", "t", ""}
+    # The whole is looked at twice, and each part once for each level that it is under.
+    assert sum(1 for value in passes if isinstance(value, dict) and "usage" in value) == 2
+    assert sum(1 for value in passes if isinstance(value, list) and len(value) == wanted) == 1
+    assert len(passes) < 20 * wanted
+
+
+def test_a_fault_deep_inside_bookkeeping_costs_the_bookkeeping_and_not_the_answer() -> None:
+    for odd in (
+        {"logprobs": {"content": "x"}},
+        {"logprobs": {"content": [5]}},
+        {"seed": [1]},
+    ):
+        reply = decode(json.dumps({"choices": [{"message": {"content": "hi"}, **odd}]}).encode(), COMPLETION)
+        assert (reply.text, reply.choices[0].logprobs) == ("hi", None), odd
+    token = {"token": "hi", "bytes": [{}]}
+    body = json.dumps({"choices": [{"message": {"content": "hi"}, "logprobs": {"content": [token]}}]}).encode()
+    assert decode(body, COMPLETION).choices[0].logprobs == Logprobs((TokenLogprob("hi"),))
+
+
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [("because", "because"), ({"text": "because"}, "because"), ([{"text": "because"}], "because"), (5, "")],
+)
+def test_reasoning_details_of_another_shape_keep_their_words(details: object, words: str) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "hi", "reasoning_details": details}}]}).encode()
+    reply = decode(body, COMPLETION)
+    assert (reply.text, reply.reasoning) == ("hi", words)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "tool_calls"])
+@pytest.mark.parametrize("value", [True, False, 5, 1.5, 0])
+def test_a_number_beside_the_answer_does_not_cost_it(name: str, value: object) -> None:
+    reply = decode(json.dumps({"choices": [{"message": {"content": "hi", name: value}}]}).encode(), COMPLETION)
+    assert (reply.text, reply.reasoning, reply.message.tool_calls) == ("hi", "", None)
+
+
+def test_tool_calls_written_as_json_text_are_tool_calls_and_other_words_are_not_dropped() -> None:
+    calls = [{"id": 1, "function": {"name": "f", "arguments": {"a": [1]}}}]
+    body = {"choices": [{"message": {"content": "hi", "tool_calls": json.dumps(calls)}}]}
+    reply = decode(json.dumps(body).encode(), COMPLETION)
+    assert reply.message.tool_calls == (ToolCall("1", "function", FunctionCall("f", '{"a":[1]}')),)
+    for words in ("call f", ["call f"], {"f": 1}):
+        body = {"choices": [{"message": {"content": "hi", "tool_calls": words}}]}
+        if isinstance(words, dict):
+            assert decode(json.dumps(body).encode(), COMPLETION).message.tool_calls is not None
+            continue
+        with pytest.raises(ResponseDecodeError):
+            decode(json.dumps(body).encode(), COMPLETION)
 
 
 def test_nesting_that_is_too_deep_for_this_python_is_a_decode_error_and_else_unknown_fields_pass() -> None:

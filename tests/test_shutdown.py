@@ -22,6 +22,7 @@ from support.sockets import (
     reply,
     within,
 )
+from support.virtual import FakeTransport, now, virtually
 
 from friendli_async import (
     APIConnectionError,
@@ -29,12 +30,14 @@ from friendli_async import (
     AsyncFriendli,
     ChatStream,
     ConfigurationError,
+    FriendliError,
     Gauges,
     LoopGauges,
     RetryPolicy,
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.runtime import Changes, Runtime
 from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
@@ -162,6 +165,33 @@ async def test_drain_with_nothing_open_returns_at_once(client: AsyncFriendli) ->
     assert await client.drain(0.001) == 0
 
 
+class Left:
+    """A call in a loop of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def interrupt(self, error: FriendliError) -> None:
+        raise AssertionError("its loop is closed")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.5])
+def test_drain_does_not_wait_for_calls_whose_loop_was_closed_under_them(seconds: float) -> None:
+    async def main() -> float:
+        call = Left()
+        runtime = Runtime(FakeTransport(), Changes(), 10)
+        runtime.begin(call)
+        assert runtime.gauges().calls_in_flight == 1
+        asyncio.get_running_loop().call_later(seconds, call.loop.close)
+        if not seconds:
+            call.loop.close()
+        assert await runtime.drain(None) == 0
+        assert runtime.gauges().calls_in_flight == 0
+        return now()
+
+    assert seconds <= virtually(main()) <= seconds + 1.0
+
+
 async def test_drain_lets_what_is_open_finish_and_refuses_what_is_new(server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(released), chunk("b"), finish(), done()))
@@ -214,7 +244,7 @@ async def test_after_its_time_drain_cuts_what_is_open_and_counts_it(server: Frie
         assert (gauges.in_use, gauges.open_streams, gauges.calls_in_flight) == (4, 2, 2)
         assert await within(client.drain(0.01)) == 4  # one that is being opened counts once
         caught = [(await asyncio.wait({task}), task.exception())[1] for task in tasks]
-        assert [type(error) for error in caught] == [StreamInterruptedError, APIConnectionError, APIConnectionError]
+        assert [type(error) for error in caught] == [StreamInterruptedError, APIConnectionError, StreamInterruptedError]
         assert all("drained" in str(error) for error in caught)
         assert (await anext(parked)).text == "a"  # it had come
         with pytest.raises(StreamInterruptedError, match="drained"):

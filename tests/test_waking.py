@@ -3,7 +3,8 @@
 from typing import Any, Final
 
 import pytest
-from support.sockets import QUICK
+from support.sockets import QUICK, client_of
+from support.virtual import Answer, FakeTransport, now, replying, virtually
 
 from friendli_async import (
     APIStatusError,
@@ -11,9 +12,12 @@ from friendli_async import (
     AsyncFriendli,
     BadRequestError,
     ConfigurationError,
+    FriendliError,
     NotFoundError,
     PermissionDeniedError,
 )
+from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, json_body, status, text
 
 STATUS_PATH: Final = "/dedicated/beta/endpoint/ep_1/status"
@@ -61,6 +65,39 @@ async def test_the_waiting_ends_with_the_total(client: AsyncFriendli, server: Fr
     with pytest.raises(APITimeoutError) as raised:
         await client.with_options(wake=True, timeout=0.2).dedicated.chat.complete(**ASKED)
     assert (raised.value.limit, raised.value.seconds) == ("total", 0.2)
+
+
+def waking(*answers: Answer) -> tuple[type[BaseException], str, float]:
+    """Calls a sleeping endpoint without any limit, in virtual time: the error, its words, and how long it took."""
+
+    async def main() -> tuple[type[BaseException], str, float]:
+        runtime = Runtime(FakeTransport(replying(status=503), replying(SLEEPING), *answers), Changes(), 10)
+        client = client_of("http://nowhere")
+        client._build(runtime, Settings.initial({"token": "t", "timeout": None, "wake": True}), owner=True)
+        with pytest.raises(FriendliError) as raised:
+            await client.dedicated.chat.complete(**ASKED)
+        assert raised.value.meta is not None
+        return type(raised.value), str(raised.value), now()
+
+    return virtually(main())
+
+
+SLEEPING: Final = b'{"status": "SLEEPING"}'
+AWAKING: Final = b'{"status": "AWAKING"}'
+
+
+def test_an_endpoint_that_falls_asleep_again_is_not_waited_for_without_end() -> None:
+    kind, words, seconds = waking(*(replying(body) for body in (AWAKING, AWAKING, SLEEPING)))
+    assert (kind, seconds) == (APIStatusError, 5.0)
+    assert "ep_1 is SLEEPING and will not be RUNNING" in words
+
+
+@pytest.mark.parametrize("state", ["UNKNOWN", "DREAMING", "SLEEPING", "AWAKING"])
+def test_an_endpoint_that_never_comes_up_is_waited_for_half_an_hour(state: str) -> None:
+    looks = (replying(b'{"status": "%s"}' % state.encode()) for _ in range(400))
+    kind, words, seconds = waking(replying(AWAKING), *looks)
+    assert (kind, seconds) == (APITimeoutError, 1800.0)
+    assert "ep_1 was not RUNNING within 1800 s" in words
 
 
 @pytest.mark.parametrize("wake", [True, False])

@@ -14,6 +14,7 @@ The way of a request
 2. ``call.Engine.call`` makes a ``call.Call`` of the operation and the arguments; ``Engine.opening`` gives an
    ``EventStream`` a ``StreamOpening``, which does so when the stream is first used.
 3. ``call.Call.run`` is the loop: build, attempt, judge, wait, again. Each attempt runs inside ``net.clock.CallClock``.
+   Before the first, ``Call._held_back`` waits while ``pacing.Pace`` knows that the server wants nothing new.
 
    a. Build: ``Engine.request`` asks for the token and a form's headers; ``protocol.Sender.request`` gives a
       ``Request``.
@@ -25,12 +26,14 @@ The way of a request
    d. Judge: ``retry.may_repeat`` says whether another attempt is allowed, ``retry.Retries`` when. tenacity applies the
       policy's waits and stops there, and nowhere else. It is entered after the first failure, for its cost, some
       50 µs.
+      ``Call._wait_after`` puts that to the retry budget of ``pacing.Pace``, and tells it of a Retry-After.
    e. Wait: ``Call._sleep``, inside the clock.
 
 4. A plain reply is decoded by ``events.decoding.decode_reply``, which also looks for an error that came with a good
    status, and gets its ``meta``. A stream becomes an ``events.stream.OpenStream``.
 
-``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport and the calls under way.
+``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls under way, and what
+they learn from each other (``pacing.Pace``).
 ``observers.Watch`` and ``timing.Stopwatch`` go along with each call.
 
 
@@ -38,17 +41,20 @@ The way of a byte to an event
 =============================
 
 1. aiohttp parses HTTP and puts the body's bytes into its ``StreamReader``. ``net.dialing.PooledProtocol.data_received``
-   then calls ``Exchange.rouse``, which wakes whoever waits.
-2. ``Exchange.take`` empties the ``StreamReader`` without awaiting. (Compressed replies, and connections of a session
-   that was passed in, are read by awaiting ``StreamReader.readany`` instead, and decompressed by ``net.compression``.)
+   then calls ``Exchange.rouse``, which wakes whoever waits. A read of whole chunks that somebody waits for goes past
+   the parser (``Exchange.take_over``, ``net.framing``): it would hand over the same bytes, and stand where it stands.
+2. ``Exchange.take`` gives those, and empties the ``StreamReader``, without awaiting. (Compressed replies, and
+   connections of a session that was passed in, are read by awaiting ``StreamReader.readany`` instead, and decompressed
+   by ``net.compression``.)
 3. ``events.reader.EventReader.feed`` hands the bytes to ``events.sse.SSEDecoder``. Its ``plain`` splits a read that
    holds nothing but ``data: ...`` lines; everything else goes through ``feed``, the whole of the standard.
 4. ``events.decoding.Dialect`` says what each event is: a payload, an event of an unknown kind, a heartbeat, the end, an
    error. ``decode_all`` decodes the everyday events of a read; where one of them is anything else, ``decode`` looks at
    each. What msgspec refuses is read once more by ``lenient``.
 5. The API's ``Collector`` adds the payloads up, and says whether the stream may end (``may_end``) or has (``is_last``).
-6. ``EventStream.__anext__`` takes events from ``EventReader.ready``, and calls ``OpenStream.fill`` where there are
-   none.
+6. ``EventStream.__anext__`` (in ``streams``, as is all that users hold of a stream) takes events from
+   ``EventReader.ready``, and calls ``OpenStream.fill`` where there are none. ``raw()`` calls ``OpenStream.read``, which
+   does the same read by read, and passes the events over.
 
 So a read that has to wait passes three coroutines: ``__anext__``, ``EventStream._fill``, ``OpenStream.fill``. One that
 finds an event in ``ready`` passes one.
@@ -70,6 +76,10 @@ of the first error. Every error of an open stream has ``partial`` and ``meta``.
                an end where ``may_end`` holds (of the  ``result()`` gives the reply     body has ended; closed if that
                body, by a broken connection, by a                                       takes longer than 0.5 s, and
                time limit), and all events taken                                        where it broke
+``stopped``    ``stop()``; or the event for which the  iteration has ended, also for    closed before the call returns;
+               function of ``stop_when()`` holds has   whoever was waiting;             or as soon as that event has
+               been taken                              ``result()`` gives what had      come
+                                                       arrived
 ``truncated``  the connection broke, or the body       StreamInterruptedError; then     closed
                ended, before that; the sentinel        iteration has ended, and
                before anything of an answer            ``result()`` raises again
@@ -88,10 +98,27 @@ of the first error. Every error of an open stream has ``partial`` and ``meta``.
                                                        next read; then as above
 =============  ======================================  ===============================  ================================
 
+A time limit that expires where ``may_end`` holds ends the stream well: nothing of the answer is missing, only the
+sentinel or the usage, and an error would make the caller pay for the answer once more.
+
 Events that stand before an error in the same read are delivered first: the outcome changes when the last of them has
 been taken, so it does not depend on how the bytes were cut into reads. What was wrong while a stream was being opened
-is raised there, after the retries; an opening that was interrupted (``StreamInterruptedError``) is ``truncated``,
-one whose client was closed (``APIConnectionError``) is ``failed``.
+is raised there, after the retries. What ends an opening decides how it ended, and not the moment: in line for a
+place, dialing, sent, with the status, amid the first bytes, or waiting for the next attempt.
+
+===========================================  ==============================  =============  ===========================
+while a stream is being opened               raised by the opening           ``outcome``    ``call_ended`` tells
+===========================================  ==============================  =============  ===========================
+``aclose()``, or the client closed, or       StreamInterruptedError          ``cancelled``  the same
+drained
+the task cancelled, ``asyncio.timeout``      CancelledError                  ``cancelled``  the same
+the connection broke after the status        StreamInterruptedError          ``truncated``  the same
+anything else (a client that was closed      what a plain call raises        ``failed``     the same
+before, or drained, is ConfigurationError)
+===========================================  ==============================  =============  ===========================
+
+A plain call whose client is closed under it raises APIConnectionError, at each of these moments; ``sent`` says whether
+the request can have been accepted.
 
 
 Who owns what
@@ -152,13 +179,16 @@ who raises the upper bound in ``pyproject.toml`` reads this list first.
 ``TCPConnector._factory`` (set)
     The class of the protocol. The connector's arguments take a socket factory, but no protocol factory.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``), with ``data_received``, ``connection_made``,
-``connection_lost``, ``resume_reading``, ``should_close``, ``connected``, ``transport``
+``connection_lost``, ``pause_reading``, ``resume_reading``, ``exception``, ``should_close``, ``connected``,
+``transport``
     ``data_received`` wakes the reader, where ``StreamReader.readany`` would put two coroutines and a future of
     aiohttp's between the socket and the stream. It also closes a connection on which something comes while it lies in
     the pool, where aiohttp would take it for the reply to the next request.
-``BaseProtocol._reading_paused`` (read in ``resume_reading``)
-    aiohttp calls ``resume_reading`` after each read; from 3.14 on that runs the parser on nothing, though nothing was
-    paused. ``transport.is_reading()`` tells of the transport, not of the parser, which is paused with it.
+    aiohttp calls ``resume_reading`` after each read; from 3.14 on that runs the parser on nothing, so it is passed over
+    as long as nothing has been paused.
+``StreamReader._http_chunk_splits`` and ``total_bytes``, ``http_parser.HttpResponseParserC`` (read in ``net.framing``)
+    Where the parser stands: between two chunks it can be passed by, which costs a quarter of what it does. What looks
+    at these is checked when it is loaded; without them, or with the parser in Python, all goes through the parser.
 ``ResponseHandler.closed`` (read in ``Exchange._watch``)
     Wakes who awaits ``readany`` (a foreign session's connection, a compressed reply): after garbage in chunked framing
     aiohttp leaves the reader waiting.

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async.errors import APIStatusError, status_class
+from friendli_async.rate_limits import wait_of
 from friendli_async.replies import Headers
 
 __all__ = [
@@ -74,6 +75,12 @@ def retry_after(headers: Headers, now: Callable[[], float] = time) -> float | No
     return None
 
 
+def _wait_asked(status: int, headers: Headers) -> float | None:
+    """The Retry-After; without one, when the limit that a 429 is about resets."""
+    asked = retry_after(headers)
+    return wait_of(headers) if asked is None and status == 429 else asked
+
+
 def _seconds(text: str, unit: float, now: Callable[[], float]) -> float | None:
     from email.utils import parsedate_to_datetime  # comes with aiohttp; a bare import of ours does without
 
@@ -99,12 +106,12 @@ def status_error(status: int, headers: Headers, body: bytes) -> APIStatusError:
     """The error of a reply whose status says so."""
     fields = _read(_of_body(body))
     return status_class(status)(
-        fields.message or _first_line(body, headers) or f"HTTP {status}",
+        fields.message or _first_line(body, headers) or fields.code or fields.type or f"HTTP {status}",
         status_code=status,
         code=fields.code,
         type=fields.type,
         body=body.decode("utf-8", "replace"),
-        retry_after=retry_after(headers),
+        retry_after=_wait_asked(status, headers),
         request_id=request_id_of(headers) or fields.request_id,
     )
 
@@ -126,7 +133,7 @@ def said_error(value: object, data: bytes, status: int, headers: Headers) -> API
         code=fields.code,
         type=fields.type,
         body=excerpt(data),
-        retry_after=retry_after(headers),
+        retry_after=_wait_asked(status, headers),
         request_id=request_id_of(headers) or fields.request_id,
     )
 
@@ -143,8 +150,8 @@ def says_error(value: object) -> bool:
 
 
 def has_words(fields: Mapping[str, object]) -> bool:
-    """Whether a JSON object says something in words, where servers and gateways put them."""
-    return any(fields.get(name) for name in _WORDS) or fields.get("error") == {}
+    """Whether a JSON object says something in words, where servers and gateways put them, or that it was in vain."""
+    return any(fields.get(name) for name in _WORDS) or fields.get("error") == {} or fields.get("success") is False
 
 
 def is_telling(value: object) -> bool:
@@ -180,6 +187,11 @@ _WORDS: Final = (
     "errors",
     "Message",
     "fault",
+    "Error",
+    "err",
+    "exception",
+    "failure",
+    "problem",
     "reason",
     "title",
     "description",
@@ -192,11 +204,11 @@ def _of_body(body: bytes) -> object:
         return loads(body)
     except ValueError:
         pass
-    # The last event of a stream that was refused: its words are its data.
+    # The last event of a stream that was refused, or one JSON text a line: the first that is one.
     for line in body.splitlines():
-        if line.startswith(b"data:"):
+        if line.startswith((b"data:", b"{", b"[")):
             try:
-                return loads(line[5:])
+                return loads(line.removeprefix(b"data:"))
             except ValueError:
                 continue
     return None
@@ -318,11 +330,19 @@ def _status_of(error: Mapping[str, object]) -> int | None:
     return None
 
 
+# Elements that tell what is wrong, the most telling first.
+_TAGS: Final = tuple(
+    rf"<(?:\w+:)?{name}(?:\s[^>]*)?>\s*([^<\s][^<]*)"
+    for name in ("title", "h1", "message", "faultstring", "h2", "h3", "detail", "p")
+)
+
+
 def _first_line(body: bytes, headers: Headers) -> str:
-    """The words of a plain-text body; of HTML its title, or else its heading."""
+    """The words of a plain-text body; of HTML its title, or else its heading; of XML its message."""
     text = body[:4096].decode("utf-8", "replace")
     if "html" in headers.get("content-type", "") or text.lstrip()[:1] == "<":
-        found = re.search(r"<(title|h1)[^>]*>\s*([^<]+)", text, re.IGNORECASE)
-        return " ".join(found.group(2).split())[:EXCERPT] if found else ""
+        found = next((match for tag in _TAGS if (match := re.search(tag, text, re.IGNORECASE))), None)
+        words = found[1] if found else re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
+        return " ".join(words.split())[:EXCERPT]
     stripped = text.strip()
     return "" if stripped[:1] in {"{", "["} else (stripped.splitlines() or [""])[0][:EXCERPT]

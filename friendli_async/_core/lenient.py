@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from typing import Any, Final, TypeVar, cast, get_args
+from functools import cache
+from types import UnionType
+from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -22,12 +23,6 @@ __all__ = ["convert", "decode"]
 T = TypeVar("T")
 
 _NOTHING: Final[tuple[object, ...]] = (None, type(None), Any)
-_REPAIRS: Final = 64
-# As in: "Expected `int | null`, got `str` - at `$.choices[0].index`".
-_PLACE: Final = r"(?s)(?P<reason>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`)?"
-_EXPECTED: Final = r"Expected `(?P<types>[^`]*)`"
-_MISSING: Final = r"Object missing required field `(?P<name>[^`]*)`"
-_STEP: Final = r"\.([^.\[\]]+)|\[(\d+)\]"
 # Fields that hold what the user pays for, by their names on the wire, in all the APIs.
 _CONTENT: Final = frozenset(
     {
@@ -56,6 +51,9 @@ _CONTENT: Final = frozenset(
 )
 # Of these, what the model writes as JSON, and some servers do not leave as text.
 _WRITTEN: Final = frozenset({"arguments", "partial_json"})
+# Of these, what stands beside the answer.
+_BESIDE: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_calls"})
+_LISTED: Final = frozenset({"reasoning_details", "tool_calls"})
 _REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 # What a reply is kept without, though its schema insists: names, and what only repeats the request.
 _NAMES: Final = frozenset(
@@ -86,92 +84,134 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 def convert(value: object, kind: Any) -> Any:
     """Makes decoded JSON into a type, mending it on the way; ``value`` is changed.
 
+    It is walked once, and only where msgspec finds a fault: the work grows with the size of the value, and not with
+    the number of its faults.
+
     Raises:
         ValueError: What is wrong is the content, or nothing that could be mended.
     """
-    tried: set[str] = set()  # places that have been mended before
-    for _ in range(_REPAIRS):
-        try:
-            return msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            words = str(error)
-        if not _mend(value, words, tried):
-            raise ValueError(words)
-    raise ValueError("too much of it is not what it should be")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        words = str(error)
+    try:
+        return msgspec.convert(_mended(value, kind, root=True), kind)
+    except ValueError:
+        raise ValueError(words) from None
 
 
-def _mend(root: object, words: str, tried: set[str]) -> bool:
-    """Mends the place that an error of msgspec's names, and those like it; False if it cannot be."""
-    found = re.fullmatch(_PLACE, words)
-    if found is None:
+def _fits(value: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
         return False
-    steps = [name or int(index) for name, index in re.findall(_STEP, found["path"] or "")]
-    missing = re.fullmatch(_MISSING, found["reason"])
-    if missing is not None:
-        holder = _at(root, steps)
-        name = missing["name"]
-        # What was never there is not made up, unless it is a mere label of something inside.
-        known = name in _NAMES and (bool(steps) or f".{name}" in tried)
-        if not isinstance(holder, dict) or not known or name in holder:
-            return False
-        holder[name] = ""
-        return True
-    if not steps:
-        return False
-    place = found["path"]
-    again = place in tried
-    tried.add(place)
-    expected = re.match(_EXPECTED, found["reason"])
-    types = set(expected["types"].split(" | ")) if expected is not None else set[str]()
-    if _at(root, steps) is not None and found["key"] is None and not again and types:
-        return _mend_alike(root, steps, types)
-    return _drop(root, steps)
-
-
-def _at(value: Any, steps: list[str | int]) -> Any:
-    for step in steps:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):  # a place that has been emptied meanwhile
-            return None
-    return value
-
-
-def _mend_alike(root: object, steps: list[str | int], types: set[str]) -> bool:
-    """Converts the field, in every item of the list that its holder is in: what is wrong once is wrong all along."""
-    *above, name = steps
-    kind = _kind(_at(root, steps))
-    in_a_list = bool(above) and isinstance(above[-1], int)
-    holders: list[Any] = _at(root, above[:-1]) if in_a_list else [_at(root, above)]
-    for holder in holders:
-        value = _at(holder, [name])
-        if _kind(value) == kind:
-            fitting = _fitting(holder, str(name), value, types)
-            if fitting is not None:
-                holder[name] = fitting
-            elif not _drop_from(holder, name):
-                return False
     return True
 
 
-def _kind(value: object) -> str:
-    return type(value).__name__
+def _mended(value: Any, kind: Any, *, root: bool = False) -> Any:
+    """Mends the inside of an object or a list that does not fit its type. Raises ValueError where that cannot be."""
+    if isinstance(value, dict) and (struct := _struct_of(kind, cast("dict[str, Any]", value))) is not None:
+        return _mended_fields(cast("dict[str, Any]", value), struct, root=root)
+    item = _item_of(kind)
+    if not isinstance(value, list) or item is None:
+        raise ValueError("nothing inside that could be mended")
+    items: list[Any] = cast("list[object]", value)
+    for index, inside in enumerate(items):
+        if not _fits(inside, item):
+            items[index] = _brought(items, "", inside, item)
+    return items
 
 
-def _drop(root: object, steps: list[str | int]) -> bool:
-    return _drop_from(_at(root, steps[:-1]), steps[-1])
+def _mended_fields(holder: dict[str, Any], struct: Any, *, root: bool) -> dict[str, Any]:
+    for name, kind, required in _fields_of(struct):
+        told = name in holder
+        if told and not _fits(holder[name], kind):
+            try:
+                holder[name] = _brought(holder, name, holder[name], kind)
+            except ValueError:
+                if not _may_go(holder, name):
+                    raise
+                del holder[name]
+        if required and name not in holder:
+            # What was never there is not made up, unless it is a mere label of something inside.
+            if name not in _NAMES or (root and not told):
+                raise ValueError(f"{name} is missing")
+            holder[name] = ""
+    return holder
 
 
-def _drop_from(holder: Any, name: str | int) -> bool:
-    """Takes a field out, unless it is content."""
-    if not isinstance(holder, dict) or name not in holder:
-        return False
+def _brought(holder: Any, name: str, value: Any, kind: Any) -> Any:
+    """A value that does not fit its type as one that does. Raises ValueError where there is no way."""
+    types = _names_of(kind)
+    if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
+        return _mended(value, kind)
+    if name == "content" and isinstance(value, str) and not _takes_text(_item_of(kind)):
+        types.discard("array")
+    fitting = None if value is None else _fitting(holder, name, value, types)
+    if fitting is None:
+        raise ValueError(f"{name} cannot be read")
+    return fitting if _fits(fitting, kind) else _mended(fitting, kind)
+
+
+def _may_go(holder: dict[str, Any], name: str) -> bool:
+    """Whether a field that cannot be read may be taken out."""
+    if name in _BESIDE and isinstance(holder[name], bool | int | float):
+        return True  # a number has none of the words that stand here
     if name in _CONTENT and (holder[name] or name == "message"):  # an answer that is null is none
         return False
-    if name == "index" and holder[name]:  # without it, the parts of several answers would be taken for one
-        return False
-    del holder[name]
-    return True
+    return not (name == "index" and holder[name])  # without it, the parts of several answers would be taken for one
+
+
+# --- types -----------------------------------------------------------------------------------------------------------
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _struct_of(kind: Any, value: dict[str, Any]) -> Any:
+    """Which of a type's structs an object is meant to be."""
+    structs = [member for member in _members(kind) if _is_struct(member)]
+    for struct in structs:
+        config = struct.__struct_config__
+        if config.tag is None or value.get(config.tag_field) == config.tag:
+            return struct
+    return None
+
+
+def _item_of(kind: Any) -> Any:
+    """The type of the items of a type's lists."""
+    lists = (get_args(member) for member in _members(kind) if get_origin(member) in (list, tuple))
+    return next((arguments[0] for arguments in lists if arguments), None)
+
+
+def _takes_text(item: Any) -> bool:
+    return item is Any or (_is_struct(item) and "text" in item.__struct_encode_fields__)
+
+
+@cache
+def _fields_of(struct: Any) -> tuple[tuple[str, Any, bool], ...]:
+    return tuple((field.encode_name, field.type, field.required) for field in msgspec.structs.fields(struct))
+
+
+def _names_of(kind: Any) -> set[str]:
+    """What JSON a type takes, in msgspec's words."""
+    return {_name_of(get_origin(member) or member) for member in _members(kind)}
+
+
+def _name_of(kind: Any) -> str:
+    if kind is dict or _is_struct(kind):
+        return "object"
+    if kind in (list, tuple):
+        return "array"
+    return "str" if kind is Literal else getattr(kind, "__name__", "")
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
 
 
 def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
@@ -181,13 +221,16 @@ def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
     if "str" in types:
         plain = not isinstance(value, dict | list)
         return None if plain and name in _CONTENT - _WRITTEN else _text(holder, name, value)
-    if isinstance(value, str) and "object" in types:
+    if isinstance(value, str) and (types & {"object", "array"}):
         inside = parsed(value.encode("utf-8", "surrogatepass"))
-        return cast("object", inside) if isinstance(inside, dict) else None
+        if isinstance(inside, dict if "object" in types else list):
+            return cast("object", inside)
     if "array" in types:
         if name == "content" and isinstance(value, str):
             return [{"type": "text", "text": value}]
-        return [cast("object", value)] if isinstance(value, dict) and name == "tool_calls" else None
+        if name == "reasoning_details" and isinstance(value, str):
+            return [{"type": "reasoning.text", "text": value}]
+        return [cast("object", value)] if isinstance(value, dict) and name in _LISTED else None
     if types & {"int", "float"}:
         return _number(value, types)
     return None
@@ -206,8 +249,9 @@ def _number(value: Any, types: set[str]) -> int | float | None:
 
 
 def _text(holder: Any, name: str, value: Any) -> str:
-    if name == "content" and _kind(value) == "list":
-        return _parts(holder, value)
+    if name == "content" and isinstance(value, list):
+        parts: list[Any] = cast("list[object]", value)
+        return _parts(holder, parts)
     if name in _REASONS and isinstance(value, dict):
         return next((word for word in cast("dict[str, Any]", value).values() if isinstance(word, str)), "stop")
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
@@ -220,7 +264,7 @@ def _parts(holder: dict[str, Any], parts: list[Any]) -> str:
         if isinstance(part, dict):
             fields = cast("dict[str, Any]", part)
             inside: Any = fields.get("thinking", fields.get("text", fields.get("content", "")))
-            words = _parts({}, inside) if _kind(inside) == "list" else str(inside)
+            words = _parts({}, cast("list[object]", inside)) if isinstance(inside, list) else f"{inside}"
             if fields.get("type") in {"thinking", "reasoning"}:
                 thinking += words
             else:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 
 from friendli_async._help import described
 from friendli_async.replies import Timing, Usage
 
-if TYPE_CHECKING:
-    from friendli_async.errors import FriendliError
-
 __all__ = [
+    "METHODS",
     "AttemptEnded",
     "AttemptStarted",
+    "CallContent",
     "CallEnded",
     "CallEvent",
     "CallStarted",
@@ -28,6 +27,9 @@ __all__ = [
 ]
 
 _numbers: Final = itertools.count(1)
+
+Parameter = bool | int | float | str | tuple[str, ...]
+"""A setting of generation, as an observer is told of it."""
 
 
 @described
@@ -51,6 +53,14 @@ class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
 @described
 class CallStarted(CallEvent, frozen=True, kw_only=True):
     """A call has begun. Nothing was sent yet."""
+
+    server_address: str = ""
+    """Host of the base URL."""
+    server_port: int | None = None
+    """Port of the base URL."""
+    parameters: Mapping[str, Parameter] = {}
+    """How to generate, as far as the call says, by the names of the wire: ``temperature``, ``max_tokens``, ``stop``...
+    Numbers, switches and names alone, no content: see ``Asked``."""
 
 
 @described
@@ -98,13 +108,34 @@ class CallEnded(CallEvent, frozen=True, kw_only=True):
     """A call has ended, in whatever way; the last event of each call, and told once."""
 
     outcome: str = "done"
-    """``done``, ``truncated``, ``failed`` or ``cancelled``: see ``EventStream.outcome``."""
+    """``done``, ``stopped``, ``truncated``, ``failed`` or ``cancelled``: see ``EventStream.outcome``."""
     timing: Timing = Timing()
     usage: Usage | None = None
     finish_reasons: tuple[str, ...] = ()
     """Why the choices that have finished did so."""
     error: str | None = None
     """Class name of the error that ended it; None where none did."""
+    status: int | None = None
+    """HTTP status of the last reply, or the one that an error in a stream named; None where there was neither."""
+    response_id: str | None = None
+    """The id that the server gave to the reply."""
+    response_model: str | None = None
+    """The model that answered, by the reply."""
+
+
+@described
+class CallContent(CallEvent, frozen=True, kw_only=True):
+    """What was asked and answered. Told before ``call_ended``, and only to an observer that has ``call_content``."""
+
+    request: bytes | None = None
+    """The body, JSON; None where it was a form, or nothing."""
+    reply: object = None
+    """The reply's struct; of a stream that did not end well, a ``Partial``; None where nothing came."""
+    finish_reasons: tuple[str, ...] = ()
+    """Why the choices that have finished did so."""
+
+    def __repr__(self) -> str:
+        return f"CallContent(call_id={self.call_id}, operation={self.operation!r}, ...)"
 
 
 class Observer:
@@ -112,6 +143,9 @@ class Observer:
 
     Override what is of interest. The methods are called in the call's own task, or where its stream is read or closed,
     and must return at once. One that raises is logged, once per observer, and goes on being called.
+
+    No event holds a header, a body or a token, but for one that has to be asked for: an observer with a method
+    ``call_content(self, event: CallContent)``, which this class does not have, is told what was asked and answered.
     """
 
     def call_started(self, event: CallStarted) -> None:
@@ -133,13 +167,18 @@ class Observer:
         """A call has ended."""
 
 
+METHODS: Final = ("call_content", *(name for name in vars(Observer) if not name.startswith("_")))
+"""What an observer may have: all that ``Observers.tell`` calls."""
+
+
 class Observers:
     """The observers of a client."""
 
-    __slots__ = ("_failed", "members")
+    __slots__ = ("_failed", "members", "want_content")
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members: tuple[Observer, ...] = tuple(members)
+        self.want_content: bool = any(hasattr(member, "call_content") for member in self.members)
         self._failed: set[int] = set()
 
     def tell(self, method: str, event: CallEvent) -> None:
@@ -150,25 +189,81 @@ class Observers:
                 continue
             try:
                 take(event)
-            except Exception:
+            except BaseException as error:
+                import asyncio
+                import logging
+
+                # Nobody cancels a plain method: it would look like the caller's own cancellation, of a stream that is
+                # open already and that nobody would close.
+                if not isinstance(error, Exception | asyncio.CancelledError):
+                    raise
                 if place not in self._failed:
                     self._failed.add(place)
-                    import logging
-
                     logging.getLogger("friendli_async").exception(
                         "an observer failed in %s; it goes on being called", method
                     )
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """What a body says of how to generate. No field of it can hold content."""
+
+    max_tokens: object = None
+    max_output_tokens: object = None
+    temperature: object = None
+    top_p: object = None
+    top_k: object = None
+    frequency_penalty: object = None
+    presence_penalty: object = None
+    seed: object = None
+    n: object = None
+    stop: object = None
+    stop_sequences: object = None
+    reasoning_effort: object = None
+    encoding_format: object = None
+    dimensions: object = None
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Those that are said, as far as they are of a type that they may have."""
+        found: dict[str, Parameter] = {}
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, list):
+                found[name] = tuple(str(item) for item in cast("list[object]", value))
+            elif isinstance(value, bool | int | float | str):
+                found[name] = value
+        return found
+
+
+_asked: Final = msgspec.json.Decoder(Asked)
+
+
+def parameters_of(body: object) -> dict[str, Parameter]:
+    """What a body says of how to generate; nothing of one that is no JSON object."""
+    if not isinstance(body, bytes):
+        return {}
+    try:
+        return _asked.decode(body).parameters()
+    except (msgspec.DecodeError, UnicodeDecodeError):  # what the user's own encoder may send
+        return {}
+
+
 class Watch:
     """Tells a client's observers of one call."""
 
-    __slots__ = ("_facts", "_observers", "attempt", "attempting", "ended")
+    __slots__ = ("_facts", "_observers", "_request", "attempt", "attempting", "ended")
 
     def __init__(
-        self, observers: Observers, *, operation: str, deployment: str, model: str | None, team: str | None
+        self,
+        observers: Observers,
+        request: bytes | None,
+        *,
+        operation: str,
+        deployment: str,
+        model: str | None,
+        team: str | None,
     ) -> None:
         self._observers = observers
+        self._request = request if observers.want_content else None
         self._facts: dict[str, Any] = {
             "call_id": next(_numbers),
             "operation": operation,
@@ -179,6 +274,11 @@ class Watch:
         self.attempt = 0
         self.attempting = False
         self.ended = False
+
+    @property
+    def wants_content(self) -> bool:
+        """Whether an observer asks for what was asked and answered."""
+        return self._observers.want_content
 
     def tell(self, method: str, kind: type[CallEvent], **facts: Any) -> None:
         """Tells all observers of one event.
@@ -196,12 +296,30 @@ class Watch:
         timing: Timing,
         usage: Usage | None = None,
         finish_reasons: tuple[str, ...] = (),
-        error: FriendliError | BaseException | None = None,
+        error: BaseException | None = None,
+        *,
+        status: int | None = None,
+        head: object = None,
+        reply: object = None,
     ) -> None:
-        """Tells of the call's end, the first time that it is called."""
+        """Tells of the call's end, the first time that it is called.
+
+        Args:
+            outcome: How it ended.
+            timing: How long it took.
+            usage: What it used.
+            finish_reasons: Why the choices that have finished did so.
+            error: What it raised.
+            status: HTTP status of the last reply.
+            head: What has the reply's ``id`` and ``model``.
+            reply: What came, where ``wants_content``.
+        """
         if self.ended:
             return
         self.ended = True
+        if self.wants_content:
+            content: dict[str, Any] = {"request": self._request, "reply": reply, "finish_reasons": finish_reasons}
+            self.tell("call_content", CallContent, **content)
         self.tell(
             "call_ended",
             CallEnded,
@@ -210,4 +328,12 @@ class Watch:
             usage=usage,
             finish_reasons=finish_reasons,
             error=None if error is None else type(error).__name__,
+            status=getattr(error, "status_code", None) or status,
+            response_id=_word(head, "id"),
+            response_model=_word(head, "model"),
         )
+
+
+def _word(head: object, name: str) -> str | None:
+    value = getattr(head, name, None)
+    return value if isinstance(value, str) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from friendli_async._core.protocol import Operation
+from friendli_async._hints import Hinted
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -14,7 +15,7 @@ __all__ = ["Resource", "operation"]
 T = TypeVar("T")
 
 
-class Resource:
+class Resource(Hinted):
     """A group of operations, of one deployment."""
 
     def __init__(self, engine: Engine) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn, TypeVar, cast
+from typing import Final, NoReturn, TypeVar, cast
 
 __all__ = ["Secret", "masked", "masked_values"]
 
 T = TypeVar("T")
+
+_NO_SECRETS: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})
 
 
 class Secret(str):
@@ -37,7 +39,9 @@ def masked(value: T) -> T:
 def masked_values(values: Mapping[str, object]) -> dict[str, object]:
     """Settings, with the strings masked that may hold a secret: tokens, URLs, headers, and what is called otherwise."""
     return {
-        name: {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()}
+        name: value
+        if name in _NO_SECRETS
+        else {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()}
         if isinstance(value, Mapping)
         else masked(value)
         for name, value in values.items()

@@ -38,7 +38,7 @@ from friendli_async.endpoints.replies import (
     ListedEndpoint,
     WandbArtifactEndpoint,
 )
-from friendli_async.errors import APIStatusError, APITimeoutError
+from friendli_async.errors import APIStatusError, APITimeoutError, ArgumentError
 
 __all__ = ["Endpoints"]
 
@@ -285,7 +285,8 @@ class Endpoints(Resource):
         Args:
             endpoint_id: Its id.
             until: The state to wait for.
-            timeout: Seconds that it may take, calls included; None is no limit.
+            timeout: Seconds that it may take, calls included; None is no limit: then an endpoint that goes back to
+                sleep is an error, and in a state that never changes it waits for ever.
             interval: Seconds between two looks.
 
         Returns:
@@ -293,8 +294,8 @@ class Endpoints(Resource):
 
         Raises:
             APITimeoutError: It took longer than ``timeout`` (``limit`` is "total"); or a limit of one of the calls.
-            APIStatusError: It has failed or ended and cannot come to that state: ``type`` is the state that it is in,
-                ``code`` the endpoint's error code, ``status_code`` 0.
+            APIStatusError: It has failed, ended, or (without a limit) gone back to sleep, and does not come to it:
+                ``type`` is the state that it is in, ``code`` the endpoint's error code, ``status_code`` 0.
         """
         import asyncio  # loaded long since, by the client; but not by importing this module
 
@@ -303,16 +304,23 @@ class Endpoints(Resource):
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    seen = await self.get_status(endpoint_id)
+                    before, seen = seen, await self.get_status(endpoint_id)
                     if seen.status == until:
                         return seen
-                    if until not in _LEADS_TO.get(seen.status, {until}):
+                    endless = timeout is None and _fell_asleep(before, seen, until)
+                    if endless or until not in _LEADS_TO.get(seen.status, {until}):
                         raise _in_vain(endpoint_id, seen, until)
                     await asyncio.sleep(interval)
         except APITimeoutError:  # of one of the calls
             raise
         except TimeoutError:
             raise _too_late(endpoint_id, seen, until, timeout or 0.0) from None
+
+
+def _fell_asleep(before: EndpointStatus | None, seen: EndpointStatus, until: str) -> bool:
+    """Whether it was awake, or about to be, and has gone to sleep: nothing wakes it by itself."""
+    was_up = before is not None and before.status != "SLEEPING"
+    return was_up and seen.status == "SLEEPING" and until in {"READY", "RUNNING"}
 
 
 def _at(endpoint_id: str) -> Arguments:
@@ -324,9 +332,9 @@ def _check_seconds(timeout: object, interval: object) -> None:
         if name == "timeout" and value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name}: must be a number of seconds, {least}, not {value!r}")
+            raise ArgumentError(f"{name}: must be a number of seconds, {least}, not {value!r}")
     if timeout == 0:
-        raise ValueError("timeout: must be a number of seconds, more than 0, not 0")
+        raise ArgumentError("timeout: must be a number of seconds, more than 0, not 0")
 
 
 def _in_vain(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusError:

@@ -28,7 +28,9 @@ from friendli_async.messages.replies import (
     MessageUsage,
     MessageUsageDelta,
     SignatureDelta,
+    TextBlock,
     TextDelta,
+    ThinkingBlock,
     ThinkingDelta,
     ToolUseBlock,
     UnknownEvent,
@@ -62,6 +64,8 @@ def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
     return isinstance(of_kind, str) and of_kind not in place[1]
 
 
+_EMPTY_BLOCKS: Final = (TextBlock(), ThinkingBlock())
+
 # --- putting together ------------------------------------------------------------------------------------------------
 
 
@@ -86,6 +90,10 @@ class _BlockParts:
             self.signature.append(delta.signature)
         else:
             self.input.append(delta.partial_json)
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.text or self.thinking or self.signature or self.input)
 
     def result(self) -> ContentBlock:
         start = {"type": self._kind()} if self.start is None else self.start
@@ -143,7 +151,12 @@ class MessagesCollector:
     @property
     def has_text(self) -> bool:
         """Whether any text has come."""
-        return any(parts.text for parts in self._blocks)
+        return any(parts.text or (isinstance(parts.start, TextBlock) and parts.start.text) for parts in self._blocks)
+
+    @property
+    def head(self) -> MessageEnvelope:
+        """What has the reply's ``id`` and ``model``."""
+        return self._envelope
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -168,6 +181,9 @@ class MessagesCollector:
                 self._envelope = envelope
                 self.usage = envelope.usage
                 self.begun = True
+                for place, block in enumerate(envelope.content):
+                    if block not in _EMPTY_BLOCKS:
+                        self._begin(place, block)
             case MessageDelta():
                 self._ending = event.delta
                 self._count(event.usage)
@@ -182,6 +198,9 @@ class MessagesCollector:
     def _begin(self, index: int, block: ContentBlock | None) -> _BlockParts:
         # In the order of their beginnings: indexes may be used again.
         self.begun = True
+        told = self._by_index.get(index)
+        if told is not None and block is not None and told.start == block and not told.begun:
+            return told  # the head had it already
         parts = self._by_index[index] = _BlockParts(block)
         self._blocks.append(parts)
         return parts
@@ -206,7 +225,7 @@ class MessagesCollector:
         """The whole message."""
         head = self._envelope
         return Message(
-            content=tuple(parts.result() for parts in self._blocks) or head.content,
+            content=tuple(parts.result() for parts in self._blocks),
             id=head.id,
             type=head.type,
             role=head.role,

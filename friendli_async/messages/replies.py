@@ -9,6 +9,7 @@ import msgspec
 
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import joined
+from friendli_async._pydantic import PydanticField
 from friendli_async.replies import Reply, UnknownEvent, Value, always
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
@@ -115,7 +116,9 @@ class Message(Reply, frozen=True, kw_only=True):
         return joined(block.thinking for block in self.content if isinstance(block, ThinkingBlock))
 
 
-class MessageEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class MessageEnvelope(
+    PydanticField, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True
+):
     """A message that is about to be streamed: its head, and usually no content."""
 
     id: str | None = None
@@ -239,6 +242,8 @@ def text_of(event: MessageEvent) -> str:
         return event.delta.text if type(event.delta) is TextDelta else ""
     if type(event) is ContentBlockStart and type(event.content_block) is TextBlock:
         return event.content_block.text
+    if type(event) is MessageStart:
+        return joined(block.text for block in event.message.content if isinstance(block, TextBlock))
     return ""
 
 
@@ -248,4 +253,6 @@ def reasoning_of(event: MessageEvent) -> str:
         return event.delta.thinking if type(event.delta) is ThinkingDelta else ""
     if type(event) is ContentBlockStart and type(event.content_block) is ThinkingBlock:
         return event.content_block.thinking
+    if type(event) is MessageStart:
+        return joined(block.thinking for block in event.message.content if isinstance(block, ThinkingBlock))
     return ""

@@ -10,12 +10,12 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Unpack
 
 from friendli_async._core.body.arguments import stated
-from friendli_async._core.events.stream import AssembledStream
-from friendli_async._core.events.views import TextView
 from friendli_async._core.resource import Resource, operation
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.messages.inputs import InputMessages, MessagesOptions, arguments_of
 from friendli_async.messages.replies import Message, MessageEvent, MessageUsage, reasoning_of, text_of
+from friendli_async.streams.stream import AssembledStream
+from friendli_async.streams.views import TextView
 
 __all__ = ["ContainerMessages", "MessageStream", "Messages"]
 
@@ -28,9 +28,7 @@ _CREATE: Final = operation("messages.create", "POST /v1/messages", Message, repe
 class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
     """The stream of a message; its events add up to a ``Message``. ``message_stop`` is its end."""
 
-    def text(self) -> TextView:
-        """The message's text, piece by piece, never ""."""
-        return TextView(self, text_of)
+    _text_of = staticmethod(text_of)
 
     def reasoning(self) -> TextView:
         """What the model thinks, piece by piece, never ""."""

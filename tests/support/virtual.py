@@ -4,10 +4,12 @@ import asyncio
 import copy
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from friendli_async import APIConnectionError, FriendliError, LoopGauges
 from friendli_async._core.net.dialing import Delivery
+from friendli_async._core.net.exchange import Exchange
+from friendli_async._core.net.transport import Transport
 from friendli_async._core.protocol import Request
 from friendli_async.replies import Headers
 
@@ -58,6 +60,7 @@ class FakeExchange:
         self.status = status
         self.headers = Headers((name.replace("_", "-"), value) for name, value in headers.items())
         self.streaming = False
+        self.on_wake: Callable[[], None] | None = None
         self.loop = asyncio.get_running_loop()
         self.ends: list[str] = []
         """What became of it: `finish` or `abort`."""
@@ -135,7 +138,7 @@ class FakeTransport:
         self.in_use = 0
         self._answers = list(answers)
 
-    async def send(self, request: Request, delivery: Delivery) -> Any:
+    async def send(self, request: Request, delivery: Delivery) -> FakeExchange:
         self.sent_at.append(now())
         self.requests.append(request)
         answer = self._answers.pop(0)
@@ -162,6 +165,11 @@ class FakeTransport:
 
     async def close(self) -> None:
         self.shut()
+
+
+if TYPE_CHECKING:  # they are what the call loop needs
+    _exchange: Exchange = FakeExchange()
+    _transport: Transport = FakeTransport()
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

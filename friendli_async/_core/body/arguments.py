@@ -14,8 +14,9 @@ from typing import Any, Final, TypedDict, cast, get_type_hints
 import msgspec
 
 from friendli_async._core.body.forms import Form
-from friendli_async._core.hints import parameter_hint, setting_hint
 from friendli_async._help import described
+from friendli_async._hints import parameter_hint, setting_hint
+from friendli_async.errors import ArgumentError
 
 
 class Arguments(msgspec.Struct, frozen=True):
@@ -57,9 +58,9 @@ def path_parameters(**parameters: str) -> dict[str, str]:
     """
     for name, value in parameters.items():
         if not isinstance(value, str):
-            raise ValueError(f"{name}: Expected `str`, got `{type(value).__name__}`")
+            raise ArgumentError(f"{name}: Expected `str`, got `{type(value).__name__}`")
         if value in {"", ".", ".."}:
-            raise ValueError(f"{name}: {value!r} identifies nothing")
+            raise ArgumentError(f"{name}: {value!r} identifies nothing")
     from urllib.parse import quote
 
     return {name: quote(value, safe="") for name, value in parameters.items()}
@@ -95,7 +96,7 @@ def _query_text(name: str, value: object) -> str:
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value):
         return value
-    raise ValueError(f"{name}: {value!r} cannot be sent in a query")
+    raise ArgumentError(f"{name}: {value!r} cannot be sent in a query")
 
 
 def stated(**parameters: object) -> dict[str, object]:
@@ -191,7 +192,7 @@ class Parameters:
         query = cast("Mapping[str, object] | None", given.pop("extra_query", None))
         extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
         if "stream" in extra:
-            raise ValueError("extra_body.stream: stream() is a method of its own, so it cannot be set here")
+            raise ArgumentError("extra_body.stream: stream() is a method of its own, so it cannot be set here")
         return given, extra, encode_query(query or {})
 
 
@@ -229,9 +230,9 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         found = re.fullmatch(_PLACE, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
-        raise ValueError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}") from None
+        raise ArgumentError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}") from None
     except RecursionError:
-        raise ValueError("the arguments are nested too deeply, or contain themselves") from None
+        raise ArgumentError("the arguments are nested too deeply, or contain themselves") from None
 
 
 # "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
@@ -274,15 +275,15 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
         return
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{path or 'value'}: {value} is not JSON")
+            raise ArgumentError(f"{path or 'value'}: {value} is not JSON")
         return
     if id(value) in above:
-        raise ValueError(f"{path or 'value'}: contains itself")
+        raise ArgumentError(f"{path or 'value'}: contains itself")
     above = (*above, id(value))
     if isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
             if type(key) is not str:
-                raise ValueError(f"{path or 'value'}: the key {key!r} is not a string")
+                raise ArgumentError(f"{path or 'value'}: the key {key!r} is not a string")
             if type(item) not in _PLAIN:
                 check_json(item, f"{path}.{key}" if path else key, above)
     elif isinstance(value, Sequence) and not isinstance(value, _NO_LISTS):
@@ -294,7 +295,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
             if (item := getattr(value, name)) is not msgspec.UNSET:
                 check_json(item, f"{path}.{name}", above)
     else:
-        raise ValueError(f"{path or 'value'}: {kind.__name__} is not JSON")
+        raise ArgumentError(f"{path or 'value'}: {kind.__name__} is not JSON")
 
 
 def _plain(value: object) -> object:
@@ -341,4 +342,4 @@ def encode_json(body: Mapping[str, object]) -> bytes:
         except UnicodeEncodeError:
             return json.dumps(msgspec.to_builtins(body, enc_hook=_plain), separators=(",", ":")).encode("ascii")
     except RecursionError:
-        raise ValueError("the arguments are nested too deeply") from None
+        raise ArgumentError("the arguments are nested too deeply") from None

@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from friendli_async._core.body.sources import BytesSource, Source
+from friendli_async.errors import ArgumentError
 
 __all__ = ["Form", "Part", "Sending", "readable"]
 
@@ -28,7 +29,7 @@ class Part(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.content_type is not None and not (self.content_type.isascii() and self.content_type.isprintable()):
-            raise ValueError(f"content_type: {self.content_type!r} cannot be sent")
+            raise ArgumentError(f"content_type: {self.content_type!r} cannot be sent")
 
     @classmethod
     def text(cls, name: str, value: str, content_type: str | None = None) -> Part:
@@ -40,7 +41,7 @@ class Part(msgspec.Struct, frozen=True):
         try:
             return cls(name, BytesSource(value.encode()), None, content_type)
         except UnicodeEncodeError:
-            raise ValueError(f"{name}: lone surrogates cannot be sent in a form") from None
+            raise ArgumentError(f"{name}: lone surrogates cannot be sent in a form") from None
 
 
 class Form:

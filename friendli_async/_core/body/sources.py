@@ -14,6 +14,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
 
+from friendli_async.errors import ArgumentError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -176,17 +178,17 @@ class PathSource:
             file.seek(position)
             piece = file.read(PIECE)
         if not piece:
-            raise ValueError(f"{self._label}: {self._path} has changed while it was being read")
+            raise ArgumentError(f"{self._label}: {self._path} has changed while it was being read")
         return piece
 
     def _check(self, found: os.stat_result) -> int:
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{self._label}: {self._path} is not a regular file")
+            raise ArgumentError(f"{self._label}: {self._path} is not a regular file")
         identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         if self._seen is None:
             self._seen = identity
         if identity != self._seen:
-            raise ValueError(f"{self._label}: {self._path} has changed while it was being read")
+            raise ArgumentError(f"{self._label}: {self._path} has changed while it was being read")
         return found.st_size
 
 
@@ -218,7 +220,7 @@ class OpenFileSource:
             if not piece and size is None:
                 return
             if not piece:
-                raise ValueError(f"{self._label}: the open file has become shorter while it was being read")
+                raise ArgumentError(f"{self._label}: the open file has become shorter while it was being read")
             position += len(piece)
             yield piece
 
@@ -234,14 +236,14 @@ class OpenFileSource:
             self._file.seek(self._start + position)
         piece = cast("object", self._file.read(most))
         if not isinstance(piece, bytes):
-            raise ValueError(f"{self._label}: the open file gave {type(piece).__name__}, not bytes")
+            raise ArgumentError(f"{self._label}: the open file gave {type(piece).__name__}, not bytes")
         return piece
 
 
 def _check_empty(file: BinaryIO | io.RawIOBase, label: str) -> None:
     """Refuses what is no ordinary file although it looks like an empty one, as those in /proc do, and /dev/zero."""
     if file.read(1):
-        raise ValueError(f"{label}: the file says that it is empty, and is not; pass what is in it as bytes")
+        raise ArgumentError(f"{label}: the file says that it is empty, and is not; pass what is in it as bytes")
 
 
 class IteratorSource:
@@ -262,7 +264,7 @@ class IteratorSource:
         """Passes them on."""
         async for piece in self._pieces:
             if not isinstance(cast("object", piece), bytes | bytearray | memoryview):
-                raise ValueError(f"{self._label}: the iterator gave {type(piece).__name__}, not bytes")
+                raise ArgumentError(f"{self._label}: the iterator gave {type(piece).__name__}, not bytes")
             yield bytes(piece)
 
 
@@ -285,7 +287,7 @@ def source_of(content: object, label: str) -> Source:
 
             return PathSource(Path(path), label)
     if isinstance(content, io.TextIOBase):
-        raise ValueError(f"{label}: the file is open for text; open it in binary mode")
+        raise ArgumentError(f"{label}: the file is open for text; open it in binary mode")
     given = cast("Any", content)
     if callable(getattr(given, "read", None)) and callable(getattr(given, "seekable", None)):
         return OpenFileSource(given, label)
@@ -293,7 +295,9 @@ def source_of(content: object, label: str) -> Source:
         return IteratorSource(cast("AsyncIterable[bytes]", given), label)
     hint = "; for a path pass pathlib.Path(...)" if isinstance(given, str) else ""
     kind = type(given).__name__
-    raise ValueError(f"{label}: Expected bytes, a path, an open binary file or an async iterator, got `{kind}`{hint}")
+    raise ArgumentError(
+        f"{label}: Expected bytes, a path, an open binary file or an async iterator, got `{kind}`{hint}"
+    )
 
 
 async def read_whole(source: Source, limit: int, label: str) -> bytes:
@@ -310,10 +314,10 @@ async def read_whole(source: Source, limit: int, label: str) -> bytes:
     """
     size = await source.size()
     if size is not None and size > limit:
-        raise ValueError(f"{label}: {size} bytes are more than the limit of {limit}")
+        raise ArgumentError(f"{label}: {size} bytes are more than the limit of {limit}")
     whole = bytearray()
     async for piece in source.pieces():
         whole += piece
         if len(whole) > limit:
-            raise ValueError(f"{label}: there are more than {limit} bytes, which is the limit")
+            raise ArgumentError(f"{label}: there are more than {limit} bytes, which is the limit")
     return bytes(whole)

@@ -1,0 +1,99 @@
+"""Good statuses without an answer: none passes for an empty reply, and none that stands elsewhere is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from support.sockets import MESSAGES, complete
+
+from friendli_async import APIStatusError, AsyncFriendli, InternalServerError, RateLimitError, ResponseDecodeError
+from friendli_async.testing import FriendliServer, json_body
+
+HI = {"content": "hi"}
+
+
+async def text_complete(client: AsyncFriendli) -> Any:
+    return await client.serverless.completions.complete(model="m", prompt="Hi")
+
+
+@pytest.mark.parametrize("call", [complete, text_complete])
+@pytest.mark.parametrize("choice", [{"text": "hi"}, {"message": HI}, {"delta": HI}, {"message": None, "text": "hi"}])
+async def test_an_answer_where_another_api_has_it_is_taken(
+    client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
+) -> None:
+    if call is complete and "message" in choice and choice["message"] is None:
+        server.enqueue(json_body({"choices": [choice]}))
+        with pytest.raises(ResponseDecodeError):  # an answer that is null is none
+            await call(client)
+        return
+    server.enqueue(json_body({"choices": [{"index": 0, **choice}], "created": "1", "usage": {"total_tokens": 3.0}}))
+    reply = await call(client)
+    assert (reply.text, reply.created, reply.usage.total_tokens) == ("hi", 1, 3)
+
+
+@pytest.mark.parametrize("call", [complete, text_complete])
+@pytest.mark.parametrize(
+    "choice", [{}, {"index": 0}, {"finish_reason": "stop"}, {"role": "assistant"}, {"logprobs": None, "index": "0"}]
+)
+async def test_a_choice_without_an_answer_is_no_answer(
+    client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
+) -> None:
+    server.enqueue(json_body({"choices": [choice], "usage": {"total_tokens": 3}}))
+    with pytest.raises(ResponseDecodeError, match="no answer") as raised:
+        await call(client)
+    assert "choices" in str(raised.value.excerpt)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"statusCode": 503, "body": "x"}, {"status": "failed"}, {"text": "x"}, {"response": {"error": "x"}}, {"id": "x"}],
+)
+async def test_a_listing_with_nothing_of_its_own_is_no_empty_listing(
+    client: AsyncFriendli, server: FriendliServer, body: dict[str, Any]
+) -> None:
+    for _ in range(2):
+        server.enqueue(json_body(body))
+    with pytest.raises(ResponseDecodeError, match="no field of this API"):
+        await client.dedicated.endpoint.list()
+    with pytest.raises(ResponseDecodeError, match="no field of this API"):
+        await client.dedicated.endpoint.get_version_history("ep_1")
+    server.enqueue(json_body({"data": {}}))
+    assert (await client.dedicated.endpoint.list()).data == {}
+
+
+async def opened(client: AsyncFriendli) -> Any:
+    return await client.serverless.chat.stream(model="m", messages=MESSAGES)
+
+
+OPERATIONS: dict[str, Callable[[AsyncFriendli], Awaitable[Any]]] = {
+    "chat": complete,
+    "stream": opened,
+    "list": lambda client: client.dedicated.endpoint.list(),
+    "status": lambda client: client.dedicated.endpoint.get_status("ep_1"),
+    "delete": lambda client: client.dedicated.endpoint.delete("ep_1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ({"success": False}, APIStatusError, "success"),
+        ({"success": False, "code": 429}, RateLimitError, "success"),
+        ({"status": "error", "message": "no more"}, APIStatusError, "no more"),
+        ({"status": "error", "detail": "no more", "code": "overloaded"}, InternalServerError, "no more"),
+        ({"Error": {"Message": "no more", "Code": "X"}}, APIStatusError, "no more"),
+        ({"exception": "ValueError: no more"}, APIStatusError, "ValueError: no more"),
+        ({"err": "no more"}, APIStatusError, "no more"),
+        ({"problem": {"title": "no more"}}, APIStatusError, "no more"),
+    ],
+)
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_what_went_wrong_is_raised_with_its_words_by_whatever_was_called(
+    client: AsyncFriendli, server: FriendliServer, operation: str, body: dict[str, Any], kind: Any, words: str
+) -> None:
+    server.enqueue(json_body(body))
+    with pytest.raises(kind) as raised:
+        await OPERATIONS[operation](client)
+    assert words in str(raised.value)

@@ -1,0 +1,176 @@
+"""A stream that is closed while it is being opened ends the same way, whatever the moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import pytest
+from support.recorder import Recorder
+from support.sockets import ask, client_of, complete, deaf_port, nothing_left, within
+from support.virtual import FOREVER, Answer, FakeTransport, hanging, replying, virtually
+
+from friendli_async import (
+    APIConnectionError,
+    AsyncFriendli,
+    ChatStream,
+    RetryPolicy,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async._core.observers import CallEnded
+from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.settings import Settings
+from friendli_async.testing import FriendliServer, Step, chunk, head, raw, script, stall, status
+
+pytestmark = pytest.mark.compatibility
+
+Closer = Callable[[AsyncFriendli, ChatStream], Awaitable[object]]
+CLOSERS: Final[dict[str, Closer]] = {
+    "the stream": lambda client, stream: stream.aclose(),
+    "the client": lambda client, stream: client.aclose(),
+    "drained": lambda client, stream: client.drain(0.01),
+}
+by_each = pytest.mark.parametrize("closer", CLOSERS.values(), ids=CLOSERS)
+
+
+def end_of(seen: Recorder) -> tuple[str, str]:
+    ends = [event for event in seen.events if isinstance(event, CallEnded)]
+    assert len(ends) == 1
+    return ends[0].outcome, str(ends[0].error)
+
+
+async def ends_as_defined(opening: asyncio.Task[Any], stream: ChatStream, seen: Recorder) -> StreamInterruptedError:
+    with pytest.raises(StreamInterruptedError) as raised:
+        await within(opening)
+    assert type(raised.value) is StreamInterruptedError
+    assert stream.outcome == "cancelled"
+    assert end_of(seen) == ("cancelled", "StreamInterruptedError")
+    assert raised.value.meta is not None
+    with pytest.raises(StreamInterruptedError):
+        await stream.result()
+    assert [chunk async for chunk in stream] == []
+    return raised.value
+
+
+# --- without sockets -------------------------------------------------------------------------------------------------
+
+MOMENTS: Final[dict[str, tuple[Answer, bool]]] = {
+    "in line": (hanging("pool"), False),
+    "dialing": (hanging("connect"), False),
+    "sent": (hanging(), True),
+    "status": (replying(FOREVER), True),
+    "first bytes": (replying(b'data: {"cho', FOREVER), True),
+    "before the next attempt": (replying(status=429, retry_after="30"), False),
+}
+
+
+@by_each
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_without_a_socket_closing_is_cancelled_at_each_moment(moment: str, closer: Closer) -> None:
+    answer, sent = MOMENTS[moment]
+    seen = Recorder()
+
+    async def main() -> tuple[ChatStream, StreamInterruptedError]:
+        transport = FakeTransport(answer)
+        runtime = Runtime(transport, Changes(), 10)
+        client = client_of("http://nowhere")
+        settings = Settings.initial({"token": "t", "observers": [seen], "retry": RetryPolicy()})
+        client._build(runtime, settings, owner=True)
+        stream = ask(client)
+        opening = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(2.0)
+        await closer(client, stream)
+        error = await ends_as_defined(opening, stream, seen)
+        assert all(exchange.ends for exchange in transport.exchanges)
+        return stream, error
+
+    stream, error = virtually(main())
+    assert error.sent == sent
+    assert stream.outcome == "cancelled"
+
+
+# --- with sockets ----------------------------------------------------------------------------------------------------
+
+Begun = tuple[AsyncFriendli, FriendliServer | None]
+
+
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def served(seen: Recorder, answer: Step, **options: Any) -> AsyncIterator[Begun]:
+    async with FriendliServer() as server, client_of(server.url, observers=[seen], **options) as client:
+        server.enqueue(answer)
+        yield client, server
+
+
+@asynccontextmanager
+async def in_line(seen: Recorder) -> AsyncIterator[Begun]:
+    async with (
+        served(seen, script(chunk("a"), stall()), max_connections=1) as (client, _),
+        ask(client.with_options(observers=[])),
+    ):
+        yield client, None
+
+
+@asynccontextmanager
+async def dialing(seen: Recorder) -> AsyncIterator[Begun]:
+    with deaf_port() as port:
+        options: dict[str, Any] = {"timeout": Timeouts(connect=None), "observers": [seen]}
+        async with client_of(f"http://127.0.0.1:{port}", **options) as client:
+            yield client, None
+
+
+REAL: Final[dict[str, Callable[[Recorder], Any]]] = {
+    "in line": in_line,
+    "dialing": dialing,
+    "sent": lambda seen: served(seen, stall()),
+    "status": lambda seen: served(seen, script(head(), stall())),
+    "first bytes": lambda seen: served(seen, script(head(), raw(b'data: {"cho'), stall())),
+    "an error's body": lambda seen: served(seen, script(head(), stall(), status=500)),
+    "before the next attempt": lambda seen: served(seen, status(503, retry_after=30), retry=RetryPolicy()),
+}
+
+
+@by_each
+@pytest.mark.parametrize("moment", REAL)
+async def test_over_sockets_closing_is_cancelled_at_each_moment(moment: str, closer: Closer) -> None:
+    seen = Recorder()
+    async with AsyncExitStack() as stack:
+        client, server = await stack.enter_async_context(REAL[moment](seen))
+        stream = ask(client)
+        opening = asyncio.ensure_future(anext(stream))
+        if server is not None:
+            await server.wait_for_requests()
+        if "attempt" in moment:
+            await server.idle()
+        await turns(50)
+        assert not opening.done()
+        await closer(client, stream)
+        await ends_as_defined(opening, stream, seen)
+        if server is not None:
+            await nothing_left(client, server, connections=None)
+
+
+@pytest.mark.parametrize("moment", REAL)
+async def test_a_plain_call_whose_client_is_closed_raises_one_class_at_each_moment(moment: str) -> None:
+    seen = Recorder()
+    async with AsyncExitStack() as stack:
+        client, server = await stack.enter_async_context(REAL[moment](seen))
+        call = asyncio.ensure_future(complete(client))
+        if server is not None:
+            await server.wait_for_requests()
+        if "attempt" in moment:
+            await server.idle()
+        await turns(50)
+        await client.aclose()
+        with pytest.raises(APIConnectionError, match="the client was closed") as raised:
+            await within(call)
+    assert type(raised.value) is APIConnectionError
+    assert raised.value.sent == (moment not in {"in line", "dialing", "before the next attempt"})
+    assert end_of(seen) == ("failed", "APIConnectionError")

@@ -1,0 +1,152 @@
+"""Texts that come whole: in an event that repeats what has come in pieces, or instead of any piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import deterministic
+
+from friendli_async import AsyncFriendli
+from friendli_async._core.text import missing
+from friendli_async.chat import ChatMessage, FunctionCall, ToolCall
+from friendli_async.testing import FriendliServer, Step, done, event, script
+
+WHOLE = "such as it is"
+CUTS = [(), (WHOLE,), ("such", " as"), ("such", " as it", " is")]
+
+
+def chat(choice: dict[str, Any]) -> Step:
+    return event({"id": "c", "choices": [{"index": 0, **choice}]})
+
+
+async def streamed(stream: Any) -> tuple[str, str, Any]:
+    """A stream's text by its events, by its result, and the result."""
+    pieces = [piece async for piece in stream.text()]
+    assert stream.outcome == "done"
+    result = await stream.result()
+    return "".join(pieces), result.text, result
+
+
+@given(st.text(max_size=20), st.integers(0, 20), st.text(max_size=5))
+@deterministic
+def test_what_a_whole_adds_to_its_pieces_is_its_rest_or_nothing(text: str, cut: int, other: str) -> None:
+    assert missing(text, (text[:cut],)) == text[cut:]
+    assert missing(text, (text, other + "!")) == ""
+    assert missing(None, ()) == ""
+
+
+@pytest.mark.parametrize("pieces", CUTS)
+async def test_a_chunk_with_the_whole_message_is_its_text_once(
+    server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...]
+) -> None:
+    steps = [chat({"delta": {"role": "assistant", "content": piece}}) for piece in pieces]
+    last = chat({"message": {"role": "assistant", "content": WHOLE}, "finish_reason": "stop"})
+    server.enqueue(script(*steps, last, done()))
+    stream = client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
+    seen, text, result = await streamed(stream)
+    assert seen == text == WHOLE
+    assert result.choices[0].finish_reason == "stop"
+
+
+async def test_a_whole_message_brings_its_reasoning_and_its_tool_calls(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("f", "g")]
+    message = {"role": "assistant", "content": None, "reasoning_content": "because", "tool_calls": calls}
+    server.enqueue(script(chat({"message": message, "finish_reason": "tool_calls"}), done()))
+    result = await client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}]).result()
+    assert result.message == ChatMessage(
+        role="assistant",
+        reasoning_content="because",
+        tool_calls=tuple(ToolCall(function=FunctionCall(name, "{}")) for name in ("f", "g")),
+    )
+
+
+async def test_a_chat_chunk_that_is_worded_as_a_completion_keeps_its_text(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chat({"text": "such as"}), chat({"text": " it is", "finish_reason": "stop"}), done()))
+    stream = client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
+    seen, text, _ = await streamed(stream)
+    assert seen == text == WHOLE
+
+
+@pytest.mark.parametrize("pieces", CUTS)
+async def test_the_last_frame_of_2024_is_its_text_once(
+    server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...]
+) -> None:
+    steps = [event({"event": "token_sampled", "index": 0, "text": piece, "token": n}) for n, piece in enumerate(pieces)]
+    whole = {"index": 0, "text": WHOLE, "tokens": [0, 1, 2]}
+    server.enqueue(script(*steps, event({"event": "complete", "choices": [whole]}), done()))
+    seen, text, result = await streamed(client.serverless.completions.stream(model="m", prompt="Hi"))
+    assert seen == text == WHOLE
+    assert result.choices[0].tokens == (tuple(range(len(pieces))) or (0, 1, 2))
+
+
+@pytest.mark.parametrize("where", ["message_start", "content_block_start", "both"])
+async def test_content_in_the_head_of_a_message_or_block_is_text(
+    server: FriendliServer, client: AsyncFriendli, where: str
+) -> None:
+    block = {"type": "text", "text": "such as"}
+    head = {"id": "m", "content": [] if where == "content_block_start" else [block]}
+    steps = [event({"type": "message_start", "message": head}, name="message_start")]
+    if where != "message_start":
+        steps.append(event({"type": "content_block_start", "index": 0, "content_block": block}))
+    delta = {"type": "text_delta", "text": " it is"}
+    steps.append(event({"type": "content_block_delta", "index": 0, "delta": delta}))
+    server.enqueue(script(*steps, event({"type": "message_stop"})))
+    stream = client.serverless.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}])
+    pieces = [piece async for piece in stream.text()]
+    result = await stream.result()
+    assert result.text == WHOLE
+    assert len(result.content) == 1
+    assert "".join(pieces) == ("such assuch as it is" if where == "both" else WHOLE)  # events are as the server said
+
+
+PART = {"item_id": "i", "output_index": 0, "content_index": 0}
+ITEM = {"type": "message", "id": "i", "role": "assistant", "content": [{"type": "output_text", "text": WHOLE}]}
+BARE = {**ITEM, "content": []}
+
+
+def said(kind: str, **fields: Any) -> Step:
+    return event({"type": f"response.{kind}", **fields}, name=f"response.{kind}")
+
+
+@pytest.mark.parametrize("pieces", CUTS)
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [said("output_text.done", text=WHOLE, **PART), said("completed", response={"id": "r", "output": []})],
+        [said("output_text.done", text=WHOLE, **PART), said("completed", response={"id": "r", "output": [BARE]})],
+        [
+            said("content_part.done", part={"type": "output_text", "text": WHOLE}, **PART),
+            said("completed", response={"id": "r"}),
+        ],
+        [said("completed", response={"id": "r", "output": [ITEM]})],
+        [
+            said("output_text.done", text=WHOLE, **PART),
+            said("output_item.done", item=BARE, output_index=0),
+            said("completed", response={"id": "r", "output": [BARE]}),
+        ],
+    ],
+)
+async def test_a_responses_text_is_given_once_wherever_it_stands(
+    server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...], steps: list[Step]
+) -> None:
+    deltas = [said("output_text.delta", delta=piece, **PART) for piece in pieces]
+    server.enqueue(script(said("created", response={"id": "r"}), *deltas, *steps))
+    seen, text, _ = await streamed(client.serverless.responses.stream(model="m", input="Hi"))
+    assert seen == text == WHOLE
+
+
+@pytest.mark.parametrize("pieces", CUTS)
+async def test_a_transcriptions_text_is_given_once(
+    server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...]
+) -> None:
+    deltas = [event({"type": "transcript.text.delta", "delta": piece}) for piece in pieces]
+    server.enqueue(script(*deltas, event({"type": "transcript.text.done", "text": WHOLE}), done()))
+    seen, text, _ = await streamed(client.serverless.audio.stream(model="m", file=b"RIFF"))
+    assert seen == text == WHOLE
