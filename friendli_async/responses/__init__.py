@@ -1,15 +1,31 @@
 """Responses: a model answers in the form of OpenAI's Responses API."""
 
-from friendli_async.responses import collector, events, inputs, replies, resource
+from typing import TYPE_CHECKING, Any
+
+from friendli_async.responses import collector, events, inputs, parsing, replies, resource
 from friendli_async.responses.collector import *
 from friendli_async.responses.events import *
 from friendli_async.responses.inputs import *
+from friendli_async.responses.parsing import *
 from friendli_async.responses.replies import *
 from friendli_async.responses.resource import *
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from friendli_async.responses.structured import ParsedResponse, ParsedResponseStream
+
+__all__: list[str] = ["ParsedResponse", "ParsedResponseStream"]
 __all__ += collector.__all__
 __all__ += events.__all__
 __all__ += inputs.__all__
+__all__ += parsing.__all__
 __all__ += replies.__all__
 __all__ += resource.__all__
+
+
+def __getattr__(name: str) -> Any:
+    """Loads structured output when somebody asks for it: who does not is not made to wait for it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from friendli_async.responses import structured
+
+    return getattr(structured, name)

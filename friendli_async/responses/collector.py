@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_beside
-from friendli_async._core.text import joined
+from friendli_async._core.text import joined, missing
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Headers, Partial
 from friendli_async.responses.events import (
+    ContentPartAdded,
+    ContentPartDone,
     FunctionCallArgumentsDelta,
     FunctionCallArgumentsDone,
     KnownEvent,
     OfItem,
+    OfPart,
     OutputItemAdded,
     OutputItemDone,
     OutputTextDelta,
@@ -38,7 +41,11 @@ from friendli_async.responses.replies import (
     response_partial,
 )
 
-__all__ = ["ResponseCollector"]
+__all__ = ["ResponseCollector", "Wording"]
+
+
+_ITEM_OF: Final = {"output_text": "message", "reasoning_text": "reasoning"}
+"""The kind of item that a kind of part is in."""
 
 
 class _ItemParts:
@@ -55,10 +62,10 @@ class _ItemParts:
         self._pieces(index, kind).append(text)
 
     def settle(self, index: int | None, kind: str, text: str) -> None:
-        """The whole of a text, which counts only where its pieces did not come."""
+        """The whole of a text, which counts as far as its pieces did not come."""
         pieces = self._pieces(index, kind)
-        if not pieces:
-            pieces.append(text)
+        if rest := missing(text, pieces):
+            pieces.append(rest)
 
     def finish(self, item: OutputItem) -> None:
         self.item = item
@@ -68,13 +75,11 @@ class _ItemParts:
         return self._content.setdefault(index or 0, (kind, []))[1]
 
     def result(self) -> OutputItem:
-        if self.whole:
-            return self.item
         content = tuple(ContentPart(kind, joined(pieces)) for _, (kind, pieces) in sorted(self._content.items()))
         return msgspec.structs.replace(
             self.item,
-            content=content or self.item.content,
-            arguments=joined(self.arguments) or self.item.arguments,
+            content=(self.whole and self.item.content) or content or self.item.content,
+            arguments=(self.whole and self.item.arguments) or joined(self.arguments) or self.item.arguments,
             name=self.item.name or self.name,
         )
 
@@ -125,6 +130,11 @@ class ResponseCollector:
         return bool(self._items) and bool(self.result().text)
 
     @property
+    def head(self) -> Response:
+        """What has the reply's ``id`` and ``model``."""
+        return self._final or self._begun
+
+    @property
     def finish_reasons(self) -> tuple[str, ...]:
         """How the response ended, once it has."""
         return () if self._final is None or self._final.status is None else (self._final.status,)
@@ -150,13 +160,16 @@ class ResponseCollector:
                     self._item(event, "reasoning").settle(event.content_index, "reasoning_text", event.text)
                 case FunctionCallArgumentsDone():
                     parts = self._item(event, "function_call")
-                    parts.arguments = [event.arguments]
+                    parts.arguments = [event.arguments or joined(parts.arguments)]
                     parts.name = event.name
                 case OutputItemAdded():
                     self._begin(event.item, event.output_index)
                 case OutputItemDone():
                     parts = self._found(event.item, event.output_index) or self._begin(event.item, event.output_index)
                     parts.finish(event.item)
+                case ContentPartAdded() | ContentPartDone():
+                    if event.part.text and (kind := _ITEM_OF.get(event.part.type)) is not None:
+                        self._item(event, kind).settle(event.content_index, event.part.type, event.part.text)
                 case ResponseCompleted() | ResponseIncomplete():
                     self._final = event.response
                     self.is_last = True
@@ -164,7 +177,7 @@ class ResponseCollector:
                     self._final = event.response
                 case ResponseCreated() | ResponseInProgress():
                     self._begun = event.response
-                case _:  # the beginning and the end of a part say nothing that its text does not
+                case _:
                     pass
 
     def _item(self, event: OfItem, kind: str) -> _ItemParts:
@@ -193,7 +206,56 @@ class ResponseCollector:
 
     def result(self) -> Response:
         """The whole response: as its last event gives it, or where that is bare, put together from the others."""
-        if self._final is not None and self._final.output:
-            return self._final
         output = tuple(parts.result() for parts in self._items)
-        return msgspec.structs.replace(self._final or self._begun, output=output)
+        whole = msgspec.structs.replace(self._final or self._begun, output=output)
+        return self._final if self._final is not None and not _says_more(whole, self._final) else whole
+
+
+def _says_more(whole: Response, final: Response) -> bool:
+    """Whether the events have said anything of a kind of which the last one says nothing."""
+    return any(
+        getattr(whole, name) and not getattr(final, name) for name in ("output", "text", "reasoning", "tool_calls")
+    )
+
+
+class Wording:
+    """The text, or the reasoning, event by event; of what an event gives as a whole, what had not come in pieces.
+
+    Args:
+        kind: The kind of part that it is in.
+    """
+
+    def __init__(self, kind: Literal["output_text", "reasoning_text"]) -> None:
+        self._kind = kind
+        self._pieces: list[str] = []
+        self._by_part: dict[tuple[object, ...], list[str]] = {}
+
+    def of(self, event: ResponseEvent) -> str:
+        """What an event adds; often ""."""
+        match event:
+            case OutputTextDelta() if self._kind == "output_text":
+                return self._add(event, event.delta)
+            case ReasoningTextDelta() if self._kind == "reasoning_text":
+                return self._add(event, event.delta)
+            case OutputTextDone() if self._kind == "output_text":
+                return self._rest(event, event.text)
+            case ReasoningTextDone() if self._kind == "reasoning_text":
+                return self._rest(event, event.text)
+            case ContentPartAdded() | ContentPartDone() if event.part.type == self._kind:
+                return self._rest(event, event.part.text)
+            case ResponseCompleted() | ResponseIncomplete():
+                whole = event.response.text if self._kind == "output_text" else event.response.reasoning
+                return missing(whole, self._pieces)
+            case _:
+                return ""
+
+    def _add(self, event: OfPart, text: str) -> str:
+        place = event.item_id, event.output_index, event.content_index
+        self._by_part.setdefault(place, []).append(text)
+        self._pieces.append(text)
+        return text
+
+    def _rest(self, event: OfPart, text: str) -> str:
+        place = event.item_id, event.output_index, event.content_index
+        rest = missing(text, self._by_part.get(place, ()))
+        return self._add(event, rest) if rest else ""

@@ -34,7 +34,7 @@ class OfItem(_Event, frozen=True, kw_only=True):
     output_index: int | None = None
 
 
-class _OfPart(OfItem, frozen=True, kw_only=True):
+class OfPart(OfItem, frozen=True, kw_only=True):
     """An event that adds to a part of an item's content."""
 
     content_index: int | None = None
@@ -84,37 +84,37 @@ class OutputItemDone(_Event, frozen=True, kw_only=True, tag="response.output_ite
     output_index: int | None = None
 
 
-class ContentPartAdded(_OfPart, frozen=True, kw_only=True, tag="response.content_part.added"):
+class ContentPartAdded(OfPart, frozen=True, kw_only=True, tag="response.content_part.added"):
     """A part of an item's content begins."""
 
     part: ContentPart
 
 
-class ContentPartDone(_OfPart, frozen=True, kw_only=True, tag="response.content_part.done"):
+class ContentPartDone(OfPart, frozen=True, kw_only=True, tag="response.content_part.done"):
     """A part of an item's content is whole."""
 
     part: ContentPart
 
 
-class OutputTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.output_text.delta"):
+class OutputTextDelta(OfPart, frozen=True, kw_only=True, tag="response.output_text.delta"):
     """A piece of a message's text."""
 
     delta: str
 
 
-class OutputTextDone(_OfPart, frozen=True, kw_only=True, tag="response.output_text.done"):
+class OutputTextDone(OfPart, frozen=True, kw_only=True, tag="response.output_text.done"):
     """A message's text, whole."""
 
     text: str
 
 
-class ReasoningTextDelta(_OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
+class ReasoningTextDelta(OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
     """A piece of reasoning."""
 
     delta: str
 
 
-class ReasoningTextDone(_OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.done"):
+class ReasoningTextDone(OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.done"):
     """A text of reasoning, whole."""
 
     text: str

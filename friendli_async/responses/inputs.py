@@ -13,7 +13,7 @@ from friendli_async.responses.replies import ItemStatus, OutputItem
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
 __all__ += ["CustomToolCall", "CustomToolCallOutput", "FunctionToolCallOutput", "ReasoningText", "SummaryText"]
-__all__ += ["CustomTool", "FunctionTool", "Input", "InputItem", "ReasoningItem", "ResponsesOptions"]
+__all__ += ["CustomTool", "FunctionTool", "Input", "InputItem", "ParseOptions", "ReasoningItem", "ResponsesOptions"]
 
 
 class InputText(msgspec.Struct, frozen=True, tag_field="type", tag="input_text"):
@@ -166,8 +166,8 @@ class _ReasoningConfig(msgspec.Struct):
 
 
 @described
-class ResponsesOptions(ExtraOptions, total=False):
-    """Optional parameters of a response. What is left out is left to the server; None is sent as null."""
+class ParseOptions(ExtraOptions, total=False):
+    """Optional parameters of a response whose text is a value. None is sent as null."""
 
     instructions: str | None
     """Instructions that stand above the input."""
@@ -179,9 +179,6 @@ class ResponsesOptions(ExtraOptions, total=False):
     """``{"effort": "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | "ultracode"}``: how hard to think."""
     temperature: float | None
     """Sampling temperature; lower is more deterministic."""
-    text: Mapping[str, object] | None
-    """``{"format": ...}``: ``{"type": "text" | "json_object"}``, or ``{"type": "json_schema", "name": ..., "schema":
-    ...}``, with ``description`` and ``strict`` if need be."""
     tool_choice: Literal["none", "auto", "required"] | str | Mapping[str, object] | None  # open
     """"none", "auto", "required", or ``{"type": "function" | "custom", "name": ...}``."""
     tools: Sequence[FunctionTool | CustomTool | Mapping[str, object]] | None
@@ -189,6 +186,15 @@ class ResponsesOptions(ExtraOptions, total=False):
     "custom", "name": ...}``."""
     top_p: float | None
     """Sample from the likeliest tokens that make up this probability only."""
+
+
+@described
+class ResponsesOptions(ParseOptions, total=False):
+    """Optional parameters of a response. What is left out is left to the server; None is sent as null."""
+
+    text: Mapping[str, object] | None
+    """``{"format": ...}``: ``{"type": "text" | "json_object"}``, or ``{"type": "json_schema", "name": ..., "schema":
+    ...}``, with ``description`` and ``strict`` if need be."""
 
 
 _PARAMETERS: Final = Parameters(

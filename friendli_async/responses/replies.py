@@ -64,7 +64,7 @@ class OutputItem(Value, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """The text of a message; "" for everything else."""
-        return joined(part.text for part in self.content or () if part.type == "output_text")
+        return joined(part.text for part in self.content or () if part.type in {"output_text", "text"})
 
     @property
     def reasoning(self) -> str:
@@ -221,3 +221,13 @@ def _shared_usage(usage: ResponseUsage | None) -> Usage | None:
         prompt_tokens_details=None if details is None else PromptTokensDetails(details.cached_tokens),
         completion_tokens_details=None if spent is None else CompletionTokensDetails(spent.reasoning_tokens),
     )
+
+
+def raise_if_failed(response: Response) -> None:
+    """Raises the error of a response that failed, as it came: with a good status."""
+    if response.status != "failed":
+        return
+    meta = response.meta
+    error = response_failure(response, meta.status or 200, meta.headers)
+    error.meta, error.partial = meta, response_partial(response)
+    raise error

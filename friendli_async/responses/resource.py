@@ -7,21 +7,19 @@ selects server-sent events. They have no sentinel: ``response.completed``, ``res
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Unpack
+from collections.abc import Callable, Mapping
+from typing import Unpack
 
 from friendli_async._core.body.arguments import stated
-from friendli_async._core.events.stream import AssembledStream
-from friendli_async._core.events.views import TextView
-from friendli_async._core.resource import Resource, operation
-from friendli_async.responses.collector import ResponseCollector
-from friendli_async.responses.events import OutputTextDelta, ReasoningTextDelta, ResponseEvent
+from friendli_async.responses.collector import ResponseCollector, Wording
+from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import Input, ResponsesOptions, arguments_of
-from friendli_async.responses.replies import Response, ResponseUsage, response_failure, response_partial
+from friendli_async.responses.parsing import CREATE, ContainerResponseParsing, ResponseParsing
+from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
+from friendli_async.streams.stream import AssembledStream
+from friendli_async.streams.views import TextView
 
 __all__ = ["ContainerResponses", "ResponseStream", "Responses"]
-
-_CREATE: Final = operation("responses.create", "POST /v1/responses", Response, repeatable=True, billed=True)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
@@ -34,19 +32,18 @@ class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
     that its code names.
     """
 
-    def text(self) -> TextView:
-        """The text of the response, piece by piece, never ""."""
-        return TextView(self, lambda event: event.delta if isinstance(event, OutputTextDelta) else "")
+    def _wording(self) -> Callable[[ResponseEvent], str]:
+        return Wording("output_text").of
 
     def reasoning(self) -> TextView:
         """The reasoning text of the response, piece by piece, never ""."""
-        return TextView(self, lambda event: event.delta if isinstance(event, ReasoningTextDelta) else "")
+        return TextView(self, Wording("reasoning_text").of)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
 
 
-class Responses(Resource):
+class Responses(ResponseParsing):
     """Responses of a model: ``client.serverless.responses``, ``client.dedicated.responses``.
 
     Raises:
@@ -85,20 +82,16 @@ class Responses(Resource):
         return self._stream({"model": model, "input": input}, options)
 
     async def _create(self, required: Mapping[str, object], options: Mapping[str, object]) -> Response:
-        response = await self._engine.call(_CREATE, arguments_of("create", required, options))
-        if response.status == "failed":
-            meta = response.meta
-            error = response_failure(response, meta.status or 200, meta.headers)
-            error.meta, error.partial = meta, response_partial(response)
-            raise error
+        response = await self._engine.call(CREATE, arguments_of("create", required, options))
+        raise_if_failed(response)
         return response
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> ResponseStream:
         arguments = arguments_of("stream", required, options, {"stream": True})
-        return ResponseStream(self._engine.opening(_CREATE, arguments, ResponseCollector))
+        return ResponseStream(self._engine.opening(CREATE, arguments, ResponseCollector))
 
 
-class ContainerResponses(Responses):
+class ContainerResponses(ContainerResponseParsing, Responses):
     """Responses of a self-hosted engine, which has its model: ``client.container.responses``."""
 
     async def create(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> Response:

@@ -1,0 +1,231 @@
+"""Chat whose answer is a value: the methods. What they are made of is loaded when one of them is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
+
+from friendli_async._core.body.arguments import stated
+from friendli_async._core.resource import Resource, operation
+from friendli_async.chat.inputs import Messages, ParseOptions
+from friendli_async.chat.replies import ChatCompletion
+
+if TYPE_CHECKING:
+    from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
+
+__all__ = ["ContainerParsing", "Parsing"]
+
+T = TypeVar("T")
+
+COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
+
+
+class Parsing(Resource):
+    """Chat whose answer is a value of a type: a struct, a dataclass, a pydantic model, a list of them...
+
+    Raises:
+        TypeError: There is no JSON for the type, or an unknown keyword. Nothing was sent.
+        ValueError: A bad value, with its path; or more than one choice was asked for.
+        OutputCutOffError: The answer ended before it was complete.
+        OutputInvalidError: The answer does not fit the type; or there is none, but a tool call.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+    """
+
+    @overload
+    async def parse(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedCompletion[T]: ...
+
+    @overload
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedCompletion[Any]: ...
+
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedCompletion[Any]:
+        """Generates an answer that is a value of a type, and returns it whole.
+
+        The server is given the type's schema, and the answer is checked against the type here, whatever the server made
+        of that. Nothing may stand around the JSON but white space: no words, no Markdown.
+
+        Args:
+            type: What the value is to be; ``Any`` is any JSON. See ``json_schema``.
+            model: As for ``complete``.
+            messages: The conversation so far.
+            strict: See ``json_schema``.
+            reask: How often an answer that does not fit is sent back, with what is wrong about it, to be given anew.
+                Each answer is billed. One that was cut off, and one that is a tool call, is not asked for again.
+            options: See ``ParseOptions``.
+
+        Returns:
+            The completion with its ``value``. ``usage`` is that of all answers, and ``asked`` their number.
+        """
+        return await self._parse(type, {"model": model, "messages": messages}, options, strict, reask)
+
+    @overload
+    def parse_stream(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedChatStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedChatStream[Any]: ...
+
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        messages: Messages,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedChatStream[Any]:
+        """Generates an answer that is a value of a type, and streams it. The call is made on first use.
+
+        Args:
+            type: As for ``parse``.
+            model: As for ``complete``.
+            messages: The conversation so far.
+            strict: See ``json_schema``.
+            options: See ``ParseOptions``. What was shown cannot be taken back, so there is no ``reask``.
+
+        Returns:
+            The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+        """
+        return self._parse_stream(type, {"model": model, "messages": messages}, options, strict)
+
+    async def _parse(
+        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object], strict: bool, reask: int
+    ) -> ParsedCompletion[Any]:
+        from friendli_async.chat.structured import parsed
+
+        return await parsed(self._engine, COMPLETE, kind, required, options, strict=strict, reask=reask)
+
+    def _parse_stream(
+        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object], strict: bool
+    ) -> ParsedChatStream[Any]:
+        from friendli_async.chat.structured import parsed_stream
+
+        return parsed_stream(self._engine, COMPLETE, kind, required, options, strict=strict)
+
+
+class ContainerParsing(Parsing):
+    """The same with a self-hosted engine, which has its model."""
+
+    @overload
+    async def parse(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedCompletion[T]: ...
+
+    @overload
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedCompletion[Any]: ...
+
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedCompletion[Any]:
+        """Generates an answer that is a value of a type; see ``Parsing.parse``. ``model`` names an adapter's route."""
+        return await self._parse(type, {**stated(model=model), "messages": messages}, options, strict, reask)
+
+    @overload
+    def parse_stream(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedChatStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedChatStream[Any]: ...
+
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        messages: Messages,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedChatStream[Any]:
+        """Streams an answer that is a value; see ``Parsing.parse_stream``. ``model`` names an adapter's route."""
+        return self._parse_stream(type, {**stated(model=model), "messages": messages}, options, strict)

@@ -1,0 +1,231 @@
+"""Responses whose answer is a value: the methods. What they are made of is loaded when one of them is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
+
+from friendli_async._core.body.arguments import stated
+from friendli_async._core.resource import Resource, operation
+from friendli_async.responses.inputs import Input, ParseOptions
+from friendli_async.responses.replies import Response
+
+if TYPE_CHECKING:
+    from friendli_async.responses.structured import ParsedResponse, ParsedResponseStream
+
+__all__ = ["ContainerResponseParsing", "ResponseParsing"]
+
+T = TypeVar("T")
+
+CREATE: Final = operation("responses.create", "POST /v1/responses", Response, repeatable=True, billed=True)
+
+
+class ResponseParsing(Resource):
+    """Responses whose answer is a value of a type: a struct, a dataclass, a pydantic model, a list of them...
+
+    Raises:
+        TypeError: There is no JSON for the type, or an unknown keyword. Nothing was sent.
+        ValueError: A bad value, with its path.
+        OutputCutOffError: The answer ended before it was complete.
+        OutputInvalidError: The answer does not fit the type; or there is none, but a tool call or a refusal.
+        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+    """
+
+    @overload
+    async def parse(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str,
+        input: Input,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponse[T]: ...
+
+    @overload
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        input: Input,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponse[Any]: ...
+
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        input: Input,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponse[Any]:
+        """Generates an answer that is a value of a type, and returns it whole.
+
+        The server is given the type's schema, and the answer is checked against the type here, whatever the server made
+        of that. Nothing may stand around the JSON but white space: no words, no Markdown.
+
+        Args:
+            type: What the value is to be; ``Any`` is any JSON. See ``json_schema``.
+            model: As for ``create``.
+            input: Text, or the conversation so far.
+            strict: See ``json_schema``.
+            reask: How often an answer that does not fit is sent back, with what is wrong about it, to be given anew.
+                Each answer is billed. One that was cut off, and one that is a tool call, is not asked for again.
+            options: See ``ParseOptions``.
+
+        Returns:
+            The response with its ``value``. ``usage`` is that of all answers, and ``asked`` their number.
+        """
+        return await self._parse(type, {"model": model, "input": input}, options, strict, reask)
+
+    @overload
+    def parse_stream(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str,
+        input: Input,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponseStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        input: Input,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponseStream[Any]: ...
+
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str,
+        input: Input,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponseStream[Any]:
+        """Generates an answer that is a value of a type, and streams it. The call is made on first use.
+
+        Args:
+            type: As for ``parse``.
+            model: As for ``create``.
+            input: Text, or the conversation so far.
+            strict: See ``json_schema``.
+            options: See ``ParseOptions``. What was shown cannot be taken back, so there is no ``reask``.
+
+        Returns:
+            The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+        """
+        return self._parse_stream(type, {"model": model, "input": input}, options, strict)
+
+    async def _parse(
+        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object], strict: bool, reask: int
+    ) -> ParsedResponse[Any]:
+        from friendli_async.responses.structured import parsed
+
+        return await parsed(self._engine, CREATE, kind, required, options, strict=strict, reask=reask)
+
+    def _parse_stream(
+        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object], strict: bool
+    ) -> ParsedResponseStream[Any]:
+        from friendli_async.responses.structured import parsed_stream
+
+        return parsed_stream(self._engine, CREATE, kind, required, options, strict=strict)
+
+
+class ContainerResponseParsing(ResponseParsing):
+    """The same with a self-hosted engine, which has its model."""
+
+    @overload
+    async def parse(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str | None = None,
+        input: Input,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponse[T]: ...
+
+    @overload
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        input: Input,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponse[Any]: ...
+
+    async def parse(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        input: Input,
+        strict: bool = True,
+        reask: int = 0,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponse[Any]:
+        """Generates an answer that is a value; see ``ResponseParsing.parse``. ``model`` names an adapter's route."""
+        return await self._parse(type, {**stated(model=model), "input": input}, options, strict, reask)
+
+    @overload
+    def parse_stream(
+        self,
+        type: type[T],
+        /,
+        *,
+        model: str | None = None,
+        input: Input,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponseStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        input: Input,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponseStream[Any]: ...
+
+    def parse_stream(
+        self,
+        type: Any,
+        /,
+        *,
+        model: str | None = None,
+        input: Input,
+        strict: bool = True,
+        **options: Unpack[ParseOptions],
+    ) -> ParsedResponseStream[Any]:
+        """Streams it; see ``ResponseParsing.parse_stream``. ``model`` names an adapter's route."""
+        return self._parse_stream(type, {**stated(model=model), "input": input}, options, strict)

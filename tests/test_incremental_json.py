@@ -1,0 +1,338 @@
+"""The incremental JSON reader: every rule of RFC 8259, at every split, in linear time."""
+
+import codecs
+import copy
+import json
+import pickle
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from friendli_async.chat.incremental_json import (
+    MAX_DEPTH,
+    JSONDepthError,
+    JSONError,
+    JSONIncompleteError,
+    JSONReader,
+    read_json,
+)
+
+TEXTS: Final[dict[str, dict[str, str]]] = json.loads((Path(__file__).parent / "data" / "json_texts.json").read_text())
+VALID: Final = TEXTS["valid"]
+INVALID: Final = TEXTS["invalid"]
+INVALID_BYTES: Final = {name: bytes.fromhex(digits) for name, digits in TEXTS["invalid_bytes"].items()}
+
+
+def fed(pieces: Iterable[str | bytes], *, look: bool = True) -> Any:
+    """What a reader makes of the pieces; it is looked at after each one."""
+    reader = JSONReader()
+    for piece in pieces:
+        reader.feed(piece)
+        if look:
+            _ = reader.value
+    return reader.close()
+
+
+def same(one: object, other: object) -> bool:
+    """Equal, and of the same types: 1 is not 1.0, nor 0 False, nor -0.0 0.0; keys stand in the same order."""
+    return repr(one) == repr(other)
+
+
+def splits(text: str) -> Iterable[Sequence[str]]:
+    """The text whole, by characters, and in two and three pieces at every place."""
+    yield [text]
+    yield list(text)
+    for at in range(len(text) + 1):
+        yield [text[:at], text[at:]]
+        for later in range(at, len(text) + 1):
+            yield [text[:at], text[at:later], text[later:]]
+
+
+# --- the rules, at every split ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_valid_text_is_read_as_json_reads_it_however_it_is_split(name: str) -> None:
+    expected = json.loads(VALID[name])
+    assert all(same(fed(pieces), expected) for pieces in splits(VALID[name]))
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_valid_bytes_are_read_however_they_are_split(name: str) -> None:
+    data = VALID[name].encode()
+    expected = json.loads(data)
+    assert same(fed([data]), expected)
+    assert same(fed(data[at : at + 1] for at in range(len(data))), expected)
+    assert all(same(fed([data[:at], data[at:]]), expected) for at in range(len(data)))
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_text_is_refused_however_it_is_split(name: str) -> None:
+    for pieces in splits(INVALID[name]):
+        with pytest.raises(JSONError):
+            fed(pieces)
+
+
+@pytest.mark.parametrize("name", INVALID_BYTES)
+def test_invalid_bytes_are_refused_however_they_are_split(name: str) -> None:
+    data = INVALID_BYTES[name]
+    for at in range(len(data) + 1):
+        with pytest.raises(JSONError):
+            fed([data[:at], data[at:]])
+
+
+def test_corpus_agrees_with_json_where_we_chose_nothing_else() -> None:
+    lenient = {"nan", "nan_in_list", "infinity", "minus_infinity", "too_large", "too_large_negative"}
+    taken = set()
+    for name, text in INVALID.items():
+        try:
+            json.loads(text)
+        except ValueError:
+            continue
+        taken.add(name)
+    assert taken == lenient
+
+
+@pytest.mark.parametrize("text", ["\U0001f600", "a\U0001f600b\U0001f601"])
+def test_character_that_two_pieces_share_is_put_together(text: str) -> None:
+    halves = json.dumps(text, ensure_ascii=False).encode("utf-16-le")
+    units = [halves[at : at + 2].decode("utf-16-le", "surrogatepass") for at in range(0, len(halves), 2)]
+    assert fed(units) == text
+    assert fed(['"\ud83d', "x", '"']) == "\ud83dx"
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values, st.lists(st.integers(0, 400), max_size=20), st.booleans(), st.sampled_from([None, 1, "\t"]), st.booleans()
+)
+def test_whatever_json_writes_is_read_back(
+    value: Any, cuts: list[int], ascii_only: bool, indent: int | str | None, look: bool
+) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    pieces = [text[one:other] for one, other in pairwise(places)]
+    assert same(fed(pieces, look=look), json.loads(text))
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.text(st.sampled_from(list('[]{}:,"\\ \nabtruefnlsu019.-+eE\u00e9\ud800')), max_size=14))
+def test_whatever_json_refuses_is_refused_and_nothing_more(text: str) -> None:
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    try:
+        expected = json.loads(text, parse_constant=refuse)
+    except ValueError:
+        with pytest.raises(JSONError):
+            fed(list(text))
+    else:
+        try:
+            found = fed(list(text))
+        except JSONError as error:
+            assert "too large" in str(error)  # noqa: PT017  # the one thing that json takes
+        else:
+            assert same(found, expected)
+
+
+# --- what is decided here --------------------------------------------------------------------------------------------
+
+
+def test_long_numbers_are_bounded() -> None:
+    digits = "1" * 4300
+    assert read_json(digits) == int(digits)
+    assert read_json("-1." + "5" * 4000) == -1.0 - 5 / 9
+    for text in ("1" * 4301, "-" + "0" * 100_000, "1." + "0" * 5000):
+        with pytest.raises(JSONError, match="more than 4300 characters"):
+            read_json(text)
+
+
+@pytest.mark.parametrize(("text", "reason", "position"), [
+    ('{"a" 1}', "there is '1' in place of a colon", 5),
+    ("[1 2]", "there is '2' in place of a comma or the end of the list", 3),
+    ('["a\nb"]', r"the control character '\n' stands in a string", 3),
+    ("[NaN]", "there is 'N' in place of a value", 1),
+    ("[] x", "there is 'x' in place of nothing more", 3),
+    ('{"a": 1e999}', "the number 1e999 is too large", 11),
+])  # fmt: skip
+def test_error_says_what_is_wrong_and_where(text: str, reason: str, position: int) -> None:
+    for pieces in ([text], list(text)):
+        with pytest.raises(JSONError) as caught:
+            fed(pieces)
+        assert (caught.value.reason, caught.value.position) == (reason, position)
+        assert str(caught.value) == f"{reason} at character {position}"
+
+
+def test_error_is_raised_again_and_survives_pickling() -> None:
+    reader = JSONReader()
+    with pytest.raises(JSONError):
+        reader.feed("[1 2")
+    for again in (lambda: reader.feed("]"), reader.close):
+        with pytest.raises(JSONError, match="in place of a comma") as caught:
+            again()
+    restored = pickle.loads(pickle.dumps(caught.value))
+    assert (type(restored), str(restored)) == (JSONError, str(caught.value))
+
+
+@pytest.mark.parametrize("text", ["", " ", "[1", '{"a"', '"a', "tru", "-"])
+def test_text_that_only_ends_early_is_told_from_what_is_wrong(text: str) -> None:
+    reader = JSONReader()
+    reader.feed(text)
+    kind = JSONError if text == "-" else JSONIncompleteError
+    with pytest.raises(kind):
+        reader.close()
+
+
+# --- depth -----------------------------------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> list[str]:
+    return ["[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth]
+
+
+@pytest.mark.parametrize("text", nested(MAX_DEPTH))
+def test_what_is_nested_as_deeply_as_allowed_can_be_used(text: str) -> None:
+    value = read_json(text)
+    assert value == json.loads(text)
+    assert copy.deepcopy(value) == value
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert len(repr(value)) >= 2 * MAX_DEPTH
+    assert json.loads(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize("text", [*nested(MAX_DEPTH + 1), *nested(100_000), "[" * 1_000_000])
+def test_what_is_nested_more_deeply_is_a_named_error(text: str) -> None:
+    with pytest.raises(JSONDepthError, match="nested more than 256 deep"):
+        read_json(text)
+
+
+def test_depth_can_be_chosen() -> None:
+    reader = JSONReader(max_depth=2)
+    reader.feed("[[],[")
+    with pytest.raises(JSONDepthError, match="more than 2 deep at character 5"):
+        reader.feed("[")
+
+
+# --- what is seen on the way -----------------------------------------------------------------------------------------
+
+
+def seen(text: str) -> list[Any]:
+    """A copy of the value after each character that changed it."""
+    reader, states = JSONReader(), list[Any]()
+    for character in text:
+        before = reader.changes
+        reader.feed(character)
+        if reader.changes != before:
+            states.append(copy.deepcopy(reader.value))
+    return states
+
+
+def test_value_grows_by_what_is_certain() -> None:
+    states = seen('{"a": "x\\u00e9y", "n": 12, "l": [true, "z"]}')
+    distinct = [state for state, before in zip(states, [None, *states], strict=False) if state != before]
+    assert distinct == [
+        {}, {"a": ""}, {"a": "x"}, {"a": "x\u00e9"}, {"a": "x\u00e9y"},
+        {"a": "x\u00e9y", "n": 12},
+        {"a": "x\u00e9y", "n": 12, "l": []}, {"a": "x\u00e9y", "n": 12, "l": [True]},
+        {"a": "x\u00e9y", "n": 12, "l": [True, ""]}, {"a": "x\u00e9y", "n": 12, "l": [True, "z"]},
+    ]  # fmt: skip
+
+
+def test_value_is_one_object_that_grows() -> None:
+    reader = JSONReader()
+    reader.feed('{"a": [1')
+    value = reader.value
+    reader.feed(', {"b": 2}], "c": "x')
+    assert reader.value is value == {"a": [1, {"b": 2}], "c": "x"}
+    assert not reader.complete
+    reader.feed('"}')
+    assert reader.complete
+    assert reader.close() is value
+
+
+def test_nothing_of_half_a_pair_is_shown() -> None:
+    reader = JSONReader()
+    for piece, shown in [('"a\\ud83d', "a"), ("\\ude0", "a"), ("0", "a\U0001f600"), ("b", "a\U0001f600b")]:
+        reader.feed(piece)
+        assert reader.value == shown
+
+
+def test_long_string_is_shown_with_little_delay_and_whole_in_the_end() -> None:
+    reader = JSONReader()
+    reader.feed('["')
+    for size in range(4, 60_000, 4):
+        reader.feed("abcd")
+        assert size * 0.99 <= len(reader.value[0]) <= size
+    reader.feed('"]')
+    assert reader.value == ["abcd" * (size // 4)]
+
+
+def test_closed_items_are_counted_as_they_close() -> None:
+    reader, text, closings = JSONReader(), '[1,"ab",{"x":[2]},[],true]', list[str]()
+    for at, character in enumerate(text):
+        before = reader.closed_items(reader.value or [])
+        reader.feed(character)
+        if reader.closed_items(reader.value) != before:
+            closings.append(text[: at + 1])
+    assert closings == ["[1,", '[1,"ab"', '[1,"ab",{"x":[2]}', '[1,"ab",{"x":[2]},[]', text[:-1]]
+
+
+# --- linear time -----------------------------------------------------------------------------------------------------
+
+
+def seconds(pieces: list[str]) -> float:
+    """The least of several measurements, in this process's own time, with the value looked at and kept each time."""
+    best = float("inf")
+    for _ in range(2):
+        reader, kept = JSONReader(), None
+        began = time.process_time()
+        for piece in pieces:
+            reader.feed(piece)
+            kept = reader.value  # whoever keeps a string makes its growth a copy
+            if isinstance(kept, dict):
+                kept = kept.get("text")
+        best = min(best, time.process_time() - began)
+    return best
+
+
+def cut(text: str, size: int = 4) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: json.dumps({"text": "x" * 4 * n}),
+        lambda n: json.dumps({"text": "\u20ac\n" * (n // 7)}),
+        lambda n: json.dumps({"lines": [{"sku": "A-1", "quantity": 2}] * (n // 32)}),
+        lambda n: json.dumps({str(key): [key, 0.5, None] for key in range(n // 24)}),
+        lambda n: "[" + " " * n + "]",
+    ],
+    ids=["string", "escapes", "list", "object", "blanks"],
+)
+def test_four_times_the_length_costs_less_than_five_times_the_time(make: Callable[[int], str]) -> None:
+    # The least of several ratios: whatever else the machine does only ever adds to a measurement.
+    ratios = (seconds(cut(make(100_000))) / seconds(cut(make(25_000))) for _ in range(5))
+    assert any(ratio < 5 for ratio in ratios)
+
+
+def test_decoder_for_bytes_is_the_strict_one() -> None:
+    assert codecs.getincrementaldecoder("utf-8")().errors == "strict"
+    with pytest.raises(JSONError, match="not UTF-8 at character 1"):
+        fed([b'"', b"\xff", b'"'])

@@ -1,0 +1,274 @@
+"""The schemas of types: what servers are given, and what they are not."""
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+
+from friendli_async.chat import json_schema
+
+
+class Inner(msgspec.Struct):
+    """What is inside."""
+
+    x: int
+    y: float | None = None
+
+
+class Tree(msgspec.Struct):
+    value: int
+    kids: list["Tree"] = []
+
+
+class Cat(msgspec.Struct, tag="cat"):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag="dog"):
+    tricks: list[str] = []
+
+
+class Colour(enum.Enum):
+    """Colours."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class Pair(NamedTuple):
+    one: int
+    other: str = "x"
+
+
+class Typed(TypedDict):
+    name: str
+    size: NotRequired[int]
+
+
+@dataclasses.dataclass
+class Plain:
+    name: str
+    sizes: list[int] = dataclasses.field(default_factory=list)
+
+
+@attrs.define
+class Attrs:
+    name: str = "x"
+
+
+def thing(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False,
+    }  # fmt: skip
+
+
+TEXT = {"type": "string"}
+INT = {"type": "integer"}
+INNER = {"description": "What is inside.", **thing(x=INT, y={"anyOf": [{"type": "number"}, {"type": "null"}]})}
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        (Inner, INNER),
+        (Typed, thing(name=TEXT, size=INT)),
+        (Plain, thing(name=TEXT, sizes={"type": "array", "items": INT})),
+        (Attrs, thing(name=TEXT)),
+        (Pair, {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
+        (Colour, {"description": "Colours.", "type": "string", "enum": ["red", "blue"]}),
+        (Literal["b", 1] | None, {"anyOf": [{"enum": [1, "b"]}, {"type": "null"}]}),
+        (list[int], {"type": "array", "items": INT}),
+        (set[int], {"type": "array", "items": INT}),
+        (dict[str, int], {"type": "object", "additionalProperties": INT}),
+        (dict[str, Any], {"type": "object", "additionalProperties": True}),
+        (tuple[int, str], {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
+        (tuple[int, ...], {"type": "array", "items": INT}),
+        (int | str | None, {"anyOf": [INT, TEXT, {"type": "null"}]}),
+        (Any, {}),
+        (dt.date, {"type": "string", "format": "date"}),
+        (dt.datetime, {"type": "string", "format": "date-time"}),
+        (dt.time, {"type": "string", "format": "time"}),
+        (uuid.UUID, {"type": "string", "format": "uuid"}),
+        (Annotated[int, msgspec.Meta(ge=1, lt=5)], {"type": "integer", "minimum": 1, "exclusiveMaximum": 5}),
+        (
+            Annotated[str, msgspec.Meta(min_length=1, max_length=3, title="no", description="yes", examples=["no"])],
+            {"type": "string", "minLength": 1, "maxLength": 3, "description": "yes"},
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_schema_of(kind: Any, schema: dict[str, Any]) -> None:
+    assert json_schema(kind) == schema
+
+
+def test_types_that_contain_themselves_are_referred_to_below_an_inlined_root() -> None:
+    node = thing(value=INT, kids={"type": "array", "items": {"$ref": "#/$defs/Tree"}})
+    assert json_schema(Tree) == {**node, "$defs": {"Tree": node}}
+
+
+def test_tagged_union_is_any_of_objects_that_say_which_they_are() -> None:
+    schema = json_schema(list[Cat | Dog])
+    assert schema["items"] == {"anyOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}]}
+    assert schema["$defs"]["Cat"] == thing(type={"type": "string", "enum": ["cat"]}, lives=INT)
+
+
+def test_words_beside_a_reference_are_kept_by_copying_what_it_refers_to() -> None:
+    class Holder(msgspec.Struct):
+        first: Annotated[Inner, msgspec.Meta(description="the first")]
+        second: Inner
+
+    properties = json_schema(Holder)["properties"]
+    assert properties["first"] == {**INNER, "description": "the first"}
+    assert properties["second"] == {"$ref": "#/$defs/Inner"}
+
+
+class Endless(msgspec.Struct):
+    kids: list[Annotated["Endless", msgspec.Meta(description="a kid")]]
+
+
+class EndlessModel(pydantic.BaseModel):
+    kids: list[Annotated["EndlessModel", pydantic.Field(description="a kid")]]
+
+
+@pytest.mark.parametrize("kind", [Endless, EndlessModel])
+def test_words_beside_a_reference_to_itself_do_not_go_on_for_ever(kind: Any) -> None:
+    schema = json_schema(kind)
+    assert schema["$defs"][kind.__name__]["required"] == ["kids"]
+
+
+def test_properties_may_be_called_like_the_words_of_a_schema() -> None:
+    class Struct(msgspec.Struct):
+        title: str
+        default: int
+        discriminator: str = "x"
+
+    class Model(pydantic.BaseModel):
+        title: str
+        default: int
+        discriminator: str = "x"
+
+    for kind in (Struct, Model):
+        assert json_schema(kind)["required"] == ["title", "default", "discriminator"]
+
+
+def test_types_of_one_name_are_kept_apart() -> None:
+    def made(kind: Any) -> Any:
+        return msgspec.defstruct("Same", [("x", kind)])
+
+    schema = json_schema(msgspec.defstruct("Both", [("a", made(int)), ("b", made(str))]))
+    assert schema["$defs"]["Same"] == thing(x=INT)
+    assert schema["$defs"]["Same_"] == thing(x=TEXT)
+
+
+def test_without_strict_it_allows_what_the_type_allows() -> None:
+    schema = json_schema(Inner, strict=False)
+    assert schema["required"] == ["x"]
+    assert "additionalProperties" not in schema
+    assert json_schema(set[int], strict=False)["uniqueItems"] is True
+    assert json_schema(Pair, strict=False)["minItems"] == 1
+
+
+class PartA(pydantic.BaseModel):
+    kind: Literal["a"]
+
+
+class PartB(pydantic.BaseModel):
+    kind: Literal["b"]
+
+
+class Model(pydantic.BaseModel):
+    """A model."""
+
+    part: PartA | PartB = pydantic.Field(discriminator="kind")
+    pair: tuple[int, str]
+    first: PartA = pydantic.Field(description="the first")
+    other: int | None = None
+    kids: list["Model"] = []
+
+
+def test_pydantic_model_is_rewritten() -> None:
+    schema = json_schema(Model)
+    assert schema["description"] == "A model."
+    assert schema["required"] == ["part", "pair", "first", "other", "kids"]
+    assert schema["properties"]["part"] == {"anyOf": [{"$ref": "#/$defs/PartA"}, {"$ref": "#/$defs/PartB"}]}
+    assert schema["properties"]["first"]["description"] == "the first"
+    assert schema["properties"]["first"]["required"] == ["kind"]
+    assert schema["$defs"]["Model"]["properties"]["kids"]["items"] == {"$ref": "#/$defs/Model"}
+    assert words_of(schema) & {"title", "default", "discriminator", "oneOf", "const"} == set()
+    assert "items" not in schema["properties"]["pair"]
+    assert json_schema(list[Model])["items"] == {"$ref": "#/$defs/Model"}
+    assert json_schema(Model, strict=False)["required"] == ["part", "pair", "first"]
+
+
+def words_of(schema: Any) -> set[str]:
+    """The keywords that a schema uses; names of properties are none."""
+    if isinstance(schema, Mapping):
+        inner = [schema[key].values() if key in {"properties", "$defs"} else [schema[key]] for key in schema]
+        return set(schema).union(*(words_of(value) for values in inner for value in values))
+    if isinstance(schema, Sequence) and not isinstance(schema, str):
+        return set[str]().union(*map(words_of, schema))
+    return set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (decimal.Decimal, ["0", "-12.50", "9" * 28]),
+        (dt.timedelta, ["P3D", "PT30S", "P1DT2S"]),
+        (Annotated[dt.datetime, msgspec.Meta(tz=False)], ["2026-01-28T23:59:59", "1999-12-01T00:00:00"]),
+        (Annotated[dt.time, msgspec.Meta(tz=False)], ["23:59:59"]),
+        (bytes, ["", "YQ==", "YWI=", "YWJj"]),
+    ],
+    ids=str,
+)
+def test_patterns_match_what_the_types_read(kind: Any, values: list[str]) -> None:
+    import re
+
+    pattern = json_schema(kind)["pattern"]
+    for value in values:
+        assert re.search(pattern, value)
+        assert msgspec.convert(value, kind) is not None
+    for bad in ("x", "1e5", "YQ=", "2026-02-30T00:00:00", "24:00:00", "P", " 1"):
+        assert not re.search(pattern, bad)
+
+
+class Unknown(msgspec.Struct):
+    what: "Nowhere"  # type: ignore[name-defined]  # noqa: F821  # that is the point
+
+
+class Mixed(msgspec.Struct):
+    model: PartA
+
+
+class Unreadable(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    what: complex
+    call: object = print
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (complex, "complex cannot be read from JSON"),
+        (dict[str, list[complex]], "complex is no type"),
+        (object, "object"),
+        (Inner | Tree, "must be tagged"),
+        (Unknown, "Unknown cannot be read from JSON: NameError: name 'Nowhere'"),
+        (Mixed, "Mixed cannot be read from JSON: PartA is no type"),
+        (1, "1 cannot be read from JSON"),
+        ("Inner", "'Inner'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_a_type_error_that_names_it(kind: Any, words: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        json_schema(kind)
+    assert words in str(caught.value)

@@ -1,0 +1,567 @@
+"""Answers that are values: parse and parse_stream, of chat and of responses, against the embedded server."""
+
+import asyncio
+import copy
+import gc
+import json
+import pickle
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import msgspec
+import pydantic
+import pytest
+from anyio import to_thread
+
+from friendli_async import (
+    AsyncFriendli,
+    InternalServerError,
+    OutputCutOffError,
+    OutputError,
+    OutputInvalidError,
+    StreamInterruptedError,
+)
+from friendli_async.chat import ChatChunk, ParsedCompletion
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    cut,
+    done,
+    event,
+    finish,
+    gate,
+    json_body,
+    script,
+    status,
+    text,
+    usage,
+)
+
+ASK: Any = [{"role": "user", "content": "Hi there"}]
+
+
+class Line(msgspec.Struct):
+    sku: str
+    quantity: int
+
+
+class Invoice(msgspec.Struct):
+    """An invoice."""
+
+    number: str
+    lines: list[Line]
+    total: float
+
+
+class Model(pydantic.BaseModel):
+    name: str
+    sizes: list[int]
+
+
+@dataclass
+class Plain:
+    name: str
+    size: int = 3
+
+
+class Typed(TypedDict):
+    name: str
+
+
+class Pair(NamedTuple):
+    one: int
+    other: str
+
+
+class Cat(msgspec.Struct, tag="cat"):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag="dog"):
+    tricks: list[str]
+
+
+INVOICE = '{"number": "7", "lines": [{"sku": "a", "quantity": 1}, {"sku": "b", "quantity": 2}], "total": 3.5}'
+VALUE = Invoice("7", [Line("a", 1), Line("b", 2)], 3.5)
+
+
+def spoken(whole: str, size: int = 3, **more: Any) -> Any:
+    """A stream that says a text in pieces."""
+    pieces = [chunk(whole[at : at + size]) for at in range(0, len(whole), size)]
+    return script(*pieces, finish(more.get("reason", "stop")), usage(5, 7), done())
+
+
+def chat_of(client: AsyncFriendli, deployment: str) -> Any:
+    return getattr(client, deployment).chat
+
+
+def sent(server: FriendliServer) -> Any:
+    return server.requests[-1].json_object
+
+
+# --- whole -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> Any:
+    async with AsyncFriendli("test-token", server_url=server.url, container_url=server.url) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
+async def test_parse_asks_for_the_schema_and_gives_the_value(
+    client: AsyncFriendli, server: FriendliServer, deployment: str
+) -> None:
+    server.enqueue(text(INVOICE))
+    model = {} if deployment == "container" else {"model": "m"}
+    reply = await chat_of(client, deployment).parse(Invoice, **model, messages=ASK, max_tokens=50)
+    assert isinstance(reply, ParsedCompletion)
+    assert reply.value == VALUE
+    assert (reply.text, reply.asked, reply.meta.status) == (INVOICE, 1, 200)
+    assert reply.usage is not None
+    assert reply.raw["choices"][0]["message"]["content"] == INVOICE
+    body = sent(server)
+    assert (body.get("model"), body["max_tokens"]) == (model.get("model"), 50)
+    wanted = body["response_format"]
+    assert wanted["type"] == "json_schema"
+    assert wanted["json_schema"]["name"] == "Invoice"
+    assert wanted["json_schema"]["description"] == "An invoice."
+    assert wanted["json_schema"]["schema"]["required"] == ["number", "lines", "total"]
+    assert pickle.loads(pickle.dumps(reply)).value == VALUE
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Invoice, Model, Plain, Typed, Pair, Cat | Dog, list[Line], dict[str, int], tuple[int, str], int, str | None,
+        Annotated[list[Cat | Dog], msgspec.Meta(min_length=2)], list[Model],
+        Annotated[str, msgspec.Meta(pattern=r"^[a-c]{2,3}-\d+$")],
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_embedded_server_answers_with_what_fits(client: AsyncFriendli, kind: Any) -> None:
+    reply = await client.serverless.chat.parse(kind, model="m", messages=ASK)
+    async with client.serverless.responses.parse_stream(kind, model="m", input="Hi there") as stream:
+        streamed = await stream.result()
+    assert reply.value == streamed.value
+    assert msgspec.convert(reply.value, Any) is not None
+
+
+async def test_root_that_is_no_object_is_wrapped_for_the_wire_and_unwrapped_here(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(text('{"value": [{"sku": "a", "quantity": 1}]}'))
+    reply = await client.serverless.chat.parse(list[Line], model="m", messages=ASK)
+    assert reply.value == [Line("a", 1)]
+    schema = sent(server)["response_format"]["json_schema"]["schema"]
+    assert (schema["type"], schema["required"], schema["additionalProperties"]) == ("object", ["value"], False)
+    assert "Line" in schema["$defs"]
+
+
+async def test_any_is_any_json(client: AsyncFriendli, server: FriendliServer) -> None:
+    reply = await client.serverless.chat.parse(Any, model="m", messages=ASK)
+    assert reply.value == {"answer": "You said: Hi there"}
+    assert sent(server)["response_format"] == {"type": "json_object"}
+
+
+async def test_lone_surrogate_is_read_though_msgspec_does_not(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(text('{"name": "a\\ud83d"}'))
+    assert (await client.serverless.chat.parse(Typed, model="m", messages=ASK)).value == {"name": "a\ud83d"}
+
+
+# --- answers that do not fit -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "path"),
+    [
+        ("nope", "the answer is no Invoice: it is not JSON, 'nope' is no JSON at character 0", ""),
+        ("", "the model answered nothing", ""),
+        (f"```json\n{INVOICE}\n```", "it is not JSON, there is '`' in place of a value at character 0", ""),
+        (f"{INVOICE} So.", "in place of nothing more at character", ""),
+        ('{"number": "1"', "it is incomplete at character 14", ""),
+        ('{"number": 1, "lines": [], "total": 1}', "Expected `str`, got `int`", "number"),
+        ('{"number": "1", "lines": [{"sku": "", "quantity": "x"}], "total": 1}', "Expected `int`", "lines[0].quantity"),
+        ('{"number": "1", "lines": []}', "missing required field `total`", ""),
+        ('{"number": "1", "lines": [], "total": 1e999}', "out of range", "total"),
+    ],
+)
+async def test_answer_that_does_not_fit_says_where_and_why(
+    client: AsyncFriendli, server: FriendliServer, answer: str, words: str, path: str
+) -> None:
+    server.enqueue(text(answer), spoken(answer))
+    with pytest.raises(OutputInvalidError) as caught:
+        await client.serverless.chat.parse(Invoice, model="m", messages=ASK)
+    with pytest.raises(OutputInvalidError) as streamed:
+        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+    for error_ in (caught.value, streamed.value):
+        assert words in str(error_)
+        assert (error_.path, error_.text, error_.excerpt) == (path, answer, answer[:200])
+        assert error_.reply is not None
+        assert error_.reply.usage is not None  # type: ignore[attr-defined]  # a ChatCompletion
+        assert error_.meta is not None
+        for same in (pickle.loads(pickle.dumps(error_)), copy.deepcopy(error_)):
+            assert (str(same), same.text, same.path, same.reply) == (str(error_), answer, path, error_.reply)
+
+
+@pytest.mark.parametrize("answer", ["[" * 100_000, '{"a":' * 100_000])
+async def test_nesting_without_end_is_an_error_like_any_other(
+    client: AsyncFriendli, server: FriendliServer, answer: str
+) -> None:
+    server.enqueue(spoken(answer, 50_000), spoken(answer, 50_000))
+    chat = client.serverless.chat
+    with pytest.raises(OutputInvalidError, match="nested more than 256 deep"):
+        async for _ in chat.parse_stream(Any, model="m", messages=ASK).snapshots():
+            pass
+    with pytest.raises(OutputInvalidError, match="nested more than 256 deep"):
+        await chat.parse_stream(Any, model="m", messages=ASK).result()
+
+
+async def test_pydantic_is_checked_by_pydantic(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(text('{"name": "x", "sizes": [1, "y"]}'), text('{"name"'), text('{"name": "x", "sizes": ["2"]}'))
+    with pytest.raises(OutputInvalidError, match="valid integer") as caught:
+        await client.serverless.chat.parse(Model, model="m", messages=ASK)
+    assert caught.value.path == "sizes[1]"
+    with pytest.raises(OutputInvalidError, match="it is incomplete at character 7"):
+        await client.serverless.chat.parse(Model, model="m", messages=ASK)
+    assert (await client.serverless.chat.parse(Model, model="m", messages=ASK)).value == Model(name="x", sizes=[2])
+
+
+async def test_limit_of_tokens_is_a_named_error(client: AsyncFriendli, server: FriendliServer) -> None:
+    for _ in range(2):
+        with pytest.raises(OutputCutOffError, match="limit of tokens") as caught:
+            await client.serverless.chat.parse(Invoice, model="m", messages=ASK, max_tokens=2, reask=3)
+        assert caught.value.text == '{"number": "You '
+    assert len(server.requests) == 2  # it would only be cut again
+    with pytest.raises(OutputCutOffError, match="limit of tokens"):
+        await client.serverless.responses.parse(Invoice, model="m", input="Hi", max_output_tokens=2)
+    server.enqueue(script(chunk("12"), finish("length"), done()))
+    with pytest.raises(OutputCutOffError):  # of 1234, for all that anybody knows
+        await client.serverless.chat.parse_stream(Any, model="m", messages=ASK).result()
+
+
+async def test_tool_call_and_refusal_instead_of_an_answer_are_said(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    tool: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    with pytest.raises(OutputInvalidError, match="called tools instead of answering: look") as caught:
+        await client.serverless.chat.parse(
+            Invoice, model="m", messages=ASK, tools=[tool], tool_choice="required", reask=2
+        )
+    assert len(server.requests) == 1
+    assert caught.value.reply is not None
+    content = [{"type": "refusal", "refusal": "I will not"}]
+    message = {"type": "message", "id": "1", "role": "assistant", "status": "completed", "content": content}
+    server.enqueue(json_body({"id": "r", "object": "response", "status": "completed", "output": [message]}))
+    with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
+        await client.serverless.responses.parse(Invoice, model="m", input="Hi")
+
+
+# --- asking again ----------------------------------------------------------------------------------------------------
+
+
+async def test_answer_that_does_not_fit_is_sent_back_once(client: AsyncFriendli, server: FriendliServer) -> None:
+    bad = '{"number": "1", "lines": [], "total": "much"}'
+    server.enqueue(text(bad), text(INVOICE))
+    reply = await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1)
+    assert (reply.value, reply.asked) == (VALUE, 2)
+    first, second = (request.json_object for request in server.requests)
+    assert first["response_format"] == second["response_format"]
+    assert second["messages"][0] == ASK[0]
+    assert second["messages"][1] == {"role": "assistant", "content": bad}
+    assert "Expected `float`, got `str` (at total)" in second["messages"][2]["content"]
+    whole = await client.serverless.chat.parse(Invoice, model="m", messages=ASK)
+    assert reply.usage is not None
+    assert whole.usage is not None
+    assert reply.usage.total_tokens == 2 * (reply.usage.prompt_tokens // 2 + reply.usage.completion_tokens // 2)
+
+
+async def test_asking_again_gives_up_and_tells_what_all_of_it_cost(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    def completion(content: str) -> Any:
+        message = {"role": "assistant", "content": content}
+        counts = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+        details = {"prompt_tokens_details": {"cached_tokens": 4}}
+        return json_body(
+            {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {**counts, **details}}
+        )
+
+    server.enqueue(completion("no"), completion("no, no"), completion("never"))
+    with pytest.raises(OutputInvalidError, match="never") as caught:
+        await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=2)
+    spent: Any = caught.value.reply
+    assert (spent.usage.total_tokens, spent.usage.prompt_tokens_details.cached_tokens) == (39, 12)
+    server.enqueue(completion("no"), status(500))
+    impatient = client.with_options(retry=None)
+    with pytest.raises(InternalServerError) as failed:
+        await impatient.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1)
+    assert failed.value.partial is not None
+    assert failed.value.partial.usage is not None
+    assert failed.value.partial.usage.total_tokens == 13
+
+
+async def test_responses_ask_again_too(client: AsyncFriendli, server: FriendliServer) -> None:
+    def response(content: str) -> Any:
+        part = {"type": "output_text", "text": content}
+        message = {"type": "message", "id": "1", "role": "assistant", "status": "completed", "content": [part]}
+        counts = {"input_tokens": 10, "output_tokens": 3, "total_tokens": 13}
+        return json_body({"id": "r", "object": "response", "status": "completed", "output": [message], "usage": counts})
+
+    server.enqueue(response("no"), response(INVOICE))
+    reply = await client.container.responses.parse(Invoice, input="Hi", reask=1)
+    assert (reply.value, reply.asked) == (VALUE, 2)
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == 26
+    assert [item.get("role") for item in sent(server)["input"]] == ["user", "assistant", "user"]
+    assert sent(server)["text"]["format"]["name"] == "Invoice"
+
+
+# --- what is refused before anything is sent -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"response_format": {"type": "text"}}, TypeError, "takes no 'response_format': it is made from the type"),
+        ({"extra_body": {"response_format": None}}, TypeError, "takes no 'response_format'"),
+        ({"n": 2}, ValueError, "reads one answer"),
+        ({"extra_body": {"n": 2}}, ValueError, "reads one answer"),
+        ({"temprature": 1}, TypeError, "temperature"),
+        ({"max_tokens": "x"}, ValueError, "max_tokens: Expected `int"),
+    ],
+)
+async def test_what_does_not_go_with_a_type_is_refused(
+    client: AsyncFriendli, server: FriendliServer, options: Any, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        await client.serverless.chat.parse(Invoice, model="m", messages=ASK, **options)
+    with pytest.raises(kind, match=words):
+        client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK, **options)
+    assert server.requests == []
+
+
+async def test_bad_types_paths_and_counts_are_refused(client: AsyncFriendli, server: FriendliServer) -> None:
+    chat: Any = client.serverless.chat
+    for kind in (complex, list[complex], Line | Invoice, 1):
+        with pytest.raises(TypeError, match="cannot be read from JSON"):
+            await chat.parse(kind, model="m", messages=ASK)
+    for count in (-1, True, "1", 1.0):
+        with pytest.raises(ValueError, match="reask"):
+            await chat.parse(Invoice, model="m", messages=ASK, reask=count)
+    with pytest.raises(TypeError, match="reask"):
+        chat.parse_stream(Invoice, model="m", messages=ASK, reask=1)
+    with pytest.raises(TypeError, match="takes no 'text'"):
+        await client.serverless.responses.parse(Invoice, model="m", input="x", text={})  # type: ignore[call-arg]  # refused
+    stream = chat.parse_stream(Invoice, model="m", messages=ASK)
+    for path in ("line", "total", "lines.sku", "", "number.x"):
+        with pytest.raises(ValueError, match=r"there is no|no list"):
+            stream.items(path)
+    with pytest.raises(TypeError, match="complex"):
+        stream.items("lines", of=complex)
+    assert server.requests == []
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_snapshots_grow_piece_by_piece(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(spoken('{"number": "abcd", "lines": [], "total": 12.5}', 4))
+    async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
+        shown = [json.dumps(snapshot) async for snapshot in stream.snapshots()]
+    assert shown[:3] == ["{}", '{"number": ""}', '{"number": "abcd"}']
+    assert shown[-1] == '{"number": "abcd", "lines": [], "total": 12.5}'
+    assert len(shown) == 6  # the pieces that add nothing to the value are passed over
+    assert (await stream.result()).value == Invoice("abcd", [], 12.5)
+    assert stream.outcome == "done"
+    assert stream.usage is not None
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+async def test_items_come_as_they_close(client: AsyncFriendli, server: FriendliServer, size: int) -> None:
+    server.enqueue(spoken(INVOICE, size))
+    async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
+        seen = [(line, len(stream.text_so_far)) async for line in stream.items("lines", of=Line)]
+    assert [line for line, _ in seen] == VALUE.lines
+    assert (await stream.result()).value == VALUE
+
+
+async def test_first_item_comes_before_the_rest_is_sent(client: AsyncFriendli, server: FriendliServer) -> None:
+    held = asyncio.Event()
+    server.enqueue(script(chunk(INVOICE[:55]), gate(held), chunk(INVOICE[55:]), finish("stop"), done()))
+    async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
+        items = stream.items("lines", of=Line)
+        assert await items.__anext__() == Line("a", 1)
+        held.set()
+        assert [line async for line in items] == [Line("b", 2)]
+
+
+async def test_ways_of_reading_follow_one_another_and_miss_nothing(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(spoken(INVOICE))
+    async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
+        event_ = await stream.__anext__()
+        assert isinstance(event_, ChatChunk)
+        await stream.text().__anext__()
+        async for line in stream.items("lines"):
+            assert line == {"sku": "a", "quantity": 1}
+            break
+        async for snapshot in stream.snapshots():
+            assert snapshot["lines"][0]["sku"] == "a"
+            break
+        assert [line async for line in stream.items("lines", of=Line)] == VALUE.lines
+    assert (await stream.result()).value == VALUE
+
+
+async def test_items_of_inner_lists_of_roots_and_of_models(client: AsyncFriendli, server: FriendliServer) -> None:
+    class Outer(msgspec.Struct):
+        inner: Invoice
+
+    server.enqueue(spoken(f'{{"inner": {INVOICE}}}'), spoken('{"value": [1, 2, 3]}'), spoken('{"sizes":[1],"name":""}'))
+    chat = client.serverless.chat
+    stream = chat.parse_stream(Outer, model="m", messages=ASK)
+    assert [line async for line in stream.items("inner.lines", of=Line)] == VALUE.lines
+    assert [n async for n in chat.parse_stream(list[int], model="m", messages=ASK).items("", of=int)] == [1, 2, 3]
+    sizes = chat.parse_stream(Model, model="m", messages=ASK).items("sizes", of=int)
+    assert [size async for size in sizes] == [1]
+
+
+async def test_item_that_does_not_fit_is_said_at_once(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(spoken('{"number": "", "lines": [{"sku": "a", "quantity": 1}, {"sku": 3}], "total": 1}'))
+    async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
+        items = stream.items("lines", of=Line)
+        assert await items.__anext__() == Line("a", 1)
+        with pytest.raises(OutputInvalidError, match="Expected `str`") as caught:
+            await items.__anext__()
+    assert caught.value.path == "lines[1].sku"
+
+
+@pytest.mark.parametrize("view", ["snapshots", "items"])
+async def test_view_ends_with_the_error_of_an_answer_that_does_not_fit(
+    client: AsyncFriendli, server: FriendliServer, view: str
+) -> None:
+    chat = client.serverless.chat
+
+    async def read() -> None:
+        stream = chat.parse_stream(Invoice, model="m", messages=ASK)
+        async for _ in stream.snapshots() if view == "snapshots" else stream.items("lines"):
+            pass
+
+    server.enqueue(
+        spoken('{"number": 1, "lines": [], "total": 1}'), spoken('{"number": "a', reason="length"), spoken('{"a" 1}')
+    )
+    with pytest.raises(OutputInvalidError, match="Expected `str`"):
+        await read()
+    with pytest.raises(OutputCutOffError, match="limit of tokens"):
+        await read()
+    with pytest.raises(OutputInvalidError, match="not JSON, there is '1' in place of a colon") as caught:
+        await read()
+    assert caught.value.partial is not None
+
+
+@pytest.mark.parametrize("way", ["snapshots", "items", "result"])
+async def test_cut_stream_is_a_named_error_with_what_had_arrived(
+    client: AsyncFriendli, server: FriendliServer, way: str
+) -> None:
+    server.enqueue(script(chunk('{"number": "1", "lines": ['), cut()))
+    stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+    ways: dict[str, Callable[[], Any]] = {"snapshots": stream.snapshots, "items": lambda: stream.items("lines")}
+
+    async def read() -> None:
+        if way == "result":
+            await stream.result()
+        else:
+            async for _ in ways[way]():
+                pass
+
+    with pytest.raises(OutputCutOffError) as caught:
+        await read()
+    assert stream.outcome == "truncated"
+    assert caught.value.text == '{"number": "1", "lines": ['
+    assert caught.value.partial is not None
+    assert caught.value.reply is not None
+    assert caught.value.__context__ is None
+
+
+async def test_stopping_a_view_stops_the_stream(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(*(script(chunk('{"number": "'), *(chunk("a") for _ in range(50)), cut()) for _ in range(3)))
+    chat = client.serverless.chat
+    stream = chat.parse_stream(Invoice, model="m", messages=ASK)
+    async with stream.snapshots() as view:
+        async for _ in view:
+            break
+    assert stream.outcome == "cancelled"
+    with pytest.raises(StreamInterruptedError):
+        await stream.result()
+    stream = chat.parse_stream(Invoice, model="m", messages=ASK)
+    items = stream.items("lines")
+    async for _ in stream.snapshots():
+        break
+    await items.aclose()
+    assert stream.outcome == "cancelled"
+    assert [item async for item in items] == []
+
+
+async def test_dropped_view_closes_the_stream_without_the_collector(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(chunk('{"number": "1", "lines": [{"sku": 1}, '), chunk("1"), cut()))
+    gc.disable()
+    try:
+        stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+        gone = weakref.ref(stream)
+        try:
+            async for _ in stream.items("lines", of=Line):
+                pass
+        except OutputError:
+            pass
+        del stream
+        assert gone() is None
+        assert client.gauges().open_streams == 0
+    finally:
+        gc.enable()
+
+
+async def test_responses_stream_the_same(client: AsyncFriendli, server: FriendliServer) -> None:
+    def delta(piece: str) -> Any:
+        return event({"type": "response.output_text.delta", "delta": piece})
+
+    message = {"type": "message", "id": "1", "role": "assistant", "content": [{"type": "output_text", "text": INVOICE}]}
+    last = {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [message]}}
+    server.enqueue(*(script(delta(INVOICE[:40]), delta(INVOICE[40:]), event(last)) for _ in range(2)))
+    responses = client.serverless.responses
+    async with responses.parse_stream(Invoice, model="m", input="Hi") as stream:
+        assert [len(snapshot) async for snapshot in stream.snapshots()] == [2, 3]
+    result = await stream.result()
+    assert result.value == VALUE
+    assert result.meta.status == 200
+    items = responses.parse_stream(Invoice, model="m", input="Hi").items("lines", of=Line)
+    assert [line.sku async for line in items] == ["a", "b"]
+
+
+# --- who does not use it does not load it ----------------------------------------------------------------------------
+
+
+UNUSED = """
+import json, sys
+import friendli_async
+from friendli_async import AsyncFriendli
+AsyncFriendli("t")
+import friendli_async.chat, friendli_async.responses
+print(json.dumps([name for name in sys.modules if name.startswith("friendli_async") and "pars" not in name
+    and any(word in name for word in ("structured", "incremental", "schema", "output"))]))
+assert friendli_async.chat.json_schema(int) == {"type": "integer"}
+assert "pydantic" not in sys.modules
+"""
+
+
+async def test_nothing_of_it_is_loaded_by_who_does_not_use_it() -> None:
+    run = await to_thread.run_sync(
+        lambda: subprocess.run([sys.executable, "-c", UNUSED], capture_output=True, text=True, timeout=60, check=False)
+    )
+    assert (run.returncode, run.stderr, run.stdout) == (0, "", "[]\n")
