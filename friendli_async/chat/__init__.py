@@ -1,19 +1,42 @@
 """Chat: a model answers a conversation, in one piece or as a stream of tokens; rendered templates; built-in tools."""
 
-from friendli_async._core.events.views import TextView
-from friendli_async.chat import collector, inputs, render, replies, resource, tool_assisted
+from typing import TYPE_CHECKING, Any
+
+from friendli_async.chat import collector, inputs, parsing, render, replies, resource, tool_assisted
 from friendli_async.chat.collector import *
 from friendli_async.chat.inputs import *
+from friendli_async.chat.parsing import *
 from friendli_async.chat.render import *
 from friendli_async.chat.replies import *
 from friendli_async.chat.resource import *
 from friendli_async.chat.tool_assisted import *
 from friendli_async.replies import FunctionCall, ToolCall, Usage
+from friendli_async.streams.views import TextView
+
+if TYPE_CHECKING:
+    from friendli_async.chat.structured import (
+        ItemView,
+        ParsedChatStream,
+        ParsedCompletion,
+        SnapshotView,
+        json_schema,
+    )
 
 __all__ = ["FunctionCall", "TextView", "ToolCall", "Usage"]
 __all__ += collector.__all__
 __all__ += inputs.__all__
+__all__ += parsing.__all__
 __all__ += render.__all__
 __all__ += replies.__all__
 __all__ += resource.__all__
 __all__ += tool_assisted.__all__
+__all__ += ["ItemView", "ParsedChatStream", "ParsedCompletion", "SnapshotView", "json_schema"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads structured output when somebody asks for it: who does not is not made to wait for it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from friendli_async.chat import structured
+
+    return getattr(structured, name)

@@ -9,13 +9,14 @@ import msgspec
 
 from friendli_async._core.error_bodies import has_words
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
-from friendli_async._core.text import joined
+from friendli_async._core.text import joined, missing
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
     ChatCompletion,
     ChatMessage,
     ChunkChoice,
+    ChunkDelta,
     Logprobs,
     TokenLogprob,
     ToolCallDelta,
@@ -53,6 +54,8 @@ CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
 
 def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
     """Whether chunks have content, and no error nor words beside it."""
+    if len(chunks) == 1 and chunks[0].choices and not chunks[0].error and chunks[0].message is None:
+        return True
     if all([chunk.choices and not chunk.error and chunk.message is None for chunk in chunks]):  # noqa: C419  # a list is faster
         return True
     return all(_is_ordinary(chunk, payload) for chunk, payload in zip(chunks, payloads, strict=True))
@@ -190,6 +193,8 @@ class _ChoiceParts:
         self._calls_by_key: dict[int | str, _CallParts] | None = None
 
     def add(self, choice: ChunkChoice) -> None:
+        if choice.message is not None or choice.text is not None:
+            self._complete(choice)
         delta = choice.delta
         if delta.content:
             self.text.append(delta.content)
@@ -214,6 +219,26 @@ class _ChoiceParts:
             self.may_end = True
         elif delta.content or delta.tool_calls or reasoning_of(delta):
             self.may_end = False  # it went on: after a tool's turn, the answer
+
+    def _complete(self, choice: ChunkChoice) -> None:
+        """Moves what a server gives as a whole into the delta, as far as it had not come in pieces."""
+        delta, whole = choice.delta, choice.message or ChunkDelta()
+        calls = tuple(
+            msgspec.structs.replace(call, index=place if call.index is None else call.index)
+            for place, call in enumerate(whole.tool_calls or ())
+        )
+        told = {
+            "content": missing(whole.content, self.text) or choice.text,
+            "role": whole.role,
+            "tool_calls": () if self.calls else calls,
+            "reasoning_content": missing(whole.reasoning_content, self.reasoning_content or ()),
+            "reasoning": missing(whole.reasoning, self.reasoning or ()),
+            "reasoning_details": () if self.reasoning_details else whole.reasoning_details,
+        }
+        new = {name: value for name, value in told.items() if value and not getattr(delta, name)}
+        msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
+        msgspec.structs.force_setattr(choice, "message", None)
+        msgspec.structs.force_setattr(choice, "text", None)
 
     def _add_call(self, delta: ToolCallDelta) -> None:
         calls = self.calls = self.calls or []

@@ -11,9 +11,12 @@ from friendli_async._core.body.arguments import Arguments, ExtraOptions, Paramet
 from friendli_async._help import described
 from friendli_async.chat.replies import ChatMessage
 
+if TYPE_CHECKING:
+    from friendli_async.chat.tool_loop import BeforeTool
+
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
 __all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
-__all__ += ["ChatOptions", "GenerationOptions", "ToolMessage"]
+__all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "RunOptions", "ToolMessage"]
 
 
 class Media(msgspec.Struct, frozen=True):
@@ -221,6 +224,32 @@ class ChatOptions(GenerationOptions, total=False):
     ``{"type": "regex", "schema": ...}``."""
     tools: Sequence[Tool | Mapping[str, object]] | None
     """Functions that the model may ask to be called."""
+
+
+@described
+class ParseOptions(GenerationOptions, total=False):
+    """Optional parameters of a chat whose answer is a value. ``n`` is 1: one answer is read."""
+
+    tools: Sequence[Tool | Mapping[str, object]] | None
+    """Functions that the model may ask to be called; then there is no value, but an OutputInvalidError with them."""
+
+
+@described
+class RunOptions(GenerationOptions, total=False):
+    """Optional parameters of a run with tools: those of a chat, for each turn, and its own."""
+
+    response_format: Mapping[str, object] | None
+    """As in a chat; of each turn."""
+    max_turns: int
+    """How often the model may answer, 8 by default; beyond, ``TurnLimitError``."""
+    concurrency: int
+    """How many tools may run at a time, 4 by default."""
+    tool_timeout: float | None
+    """Seconds that one call of a tool may take, 30 by default; None is no limit."""
+    on_tool_error: Literal["feed", "raise"]
+    """Whether the model is told what went wrong with a call ("feed", the default), or the run raises ``ToolError``."""
+    before_tool: BeforeTool | None
+    """Is asked with each call, one at a time: True lets it happen, of False the model is told. It may be async."""
 
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}

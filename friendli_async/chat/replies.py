@@ -143,6 +143,10 @@ class ChunkChoice(Value, frozen=True):
     delta: ChunkDelta = ChunkDelta()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
+    message: ChunkDelta | None = None
+    """The whole message, as some servers give it. A stream moves into ``delta`` what had not come before."""
+    text: str | None = None
+    """Text beside ``delta``, as completions have it. A stream moves it into ``delta``."""
 
 
 class ChatChunk(Value, frozen=True):

@@ -6,23 +6,26 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
-from typing import Any, Final, TypeVar, Unpack
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from friendli_async._core.body.arguments import stated
-from friendli_async._core.events.stream import AssembledStream
-from friendli_async._core.events.views import TextView
-from friendli_async._core.resource import Resource, operation
 from friendli_async.chat.collector import ChatCollector
-from friendli_async.chat.inputs import ChatOptions, Messages, arguments_of, choices_wanted, stream_fields
+from friendli_async.chat.inputs import ChatOptions, Messages, RunOptions, arguments_of, choices_wanted, stream_fields
+from friendli_async.chat.parsing import COMPLETE, ContainerParsing, Parsing
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.replies import Usage
+from friendli_async.replies import Partial, Usage
+from friendli_async.streams.stream import AssembledStream
+from friendli_async.streams.views import TextView
+
+if TYPE_CHECKING:
+    from friendli_async.chat.run import Run
+    from friendli_async.chat.tool_calls import ToolCallView
+    from friendli_async.tools.function import LocalTool
 
 __all__ = ["Chat", "ChatStream", "CompletionStream", "ContainerChat"]
 
 E = TypeVar("E")
-
-_COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
@@ -31,13 +34,24 @@ _COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatC
 class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     """A stream whose events add up to a ChatCompletion."""
 
-    def text(self) -> TextView:
-        """The text of choice 0, piece by piece, never ""."""
-        return TextView(self, lambda event: event.text)
+    @staticmethod
+    def _text_of(event: Any) -> str:
+        return event.text if isinstance(event, ChatChunk) else ""  # a tool's status has none
 
     def reasoning(self) -> TextView:
         """The reasoning text of choice 0, under either spelling, piece by piece, never ""."""
-        return TextView(self, lambda event: event.reasoning)
+        return TextView(self, lambda event: event.reasoning if isinstance(event, ChatChunk) else "")
+
+    def tool_calls(self) -> ToolCallView:
+        """The tool calls of choice 0, each as soon as it is whole."""
+        from friendli_async.chat.tool_calls import ToolCallView
+
+        return ToolCallView(self)
+
+    @property
+    def partial(self) -> Partial:
+        """What has arrived so far of choice 0."""
+        return Partial() if self._open is None else self._open.collector.partial()
 
 
 class ChatStream(CompletionStream[ChatChunk]):
@@ -47,7 +61,7 @@ class ChatStream(CompletionStream[ChatChunk]):
 # --- the resource ----------------------------------------------------------------------------------------------------
 
 
-class Chat(Resource):
+class Chat(Parsing):
     """Chat with a model: ``client.serverless.chat``, ``client.dedicated.chat``.
 
     Raises:
@@ -82,18 +96,55 @@ class Chat(Resource):
         """
         return self._stream({"model": model, "messages": messages}, options)
 
+    def run(self, *, model: str, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]) -> Run:
+        """Lets the model call tools that run here, and go on from their results, until it is through.
+
+        Args:
+            model: As for ``complete``.
+            messages: The conversation so far.
+            tools: Functions made into tools by ``friendli_async.tools.tool``, tools of an MCP server
+                (``friendli_async.integrations.mcp``), or whatever else is a ``LocalTool``. A ``tool_choice`` that makes
+                the model call one holds for the first turn.
+            options: See ``RunOptions``.
+
+        Returns:
+            The run: use it with ``async with`` or ``async for``, or await its ``result()``. Nothing is sent before.
+
+        Raises:
+            TypeError: Something that is no tool, or a ``ToolDefinitionError``.
+        """
+        return self._run({"model": model}, messages, tools, options)
+
+    def _run(
+        self,
+        required: Mapping[str, object],
+        messages: Messages,
+        tools: Sequence[LocalTool],
+        options: Mapping[str, object],
+    ) -> Run:
+        from friendli_async.chat.run import begin_run  # who runs no tools does not load it
+
+        return begin_run(
+            lambda messages, options: self._stream({**required, "messages": messages}, options, "run"),
+            messages,
+            tools,
+            options,
+        )
+
     def _complete(
         self, required: Mapping[str, object], options: Mapping[str, object]
     ) -> Coroutine[Any, Any, ChatCompletion]:
-        return self._engine.call(_COMPLETE, arguments_of("complete", required, options))
+        return self._engine.call(COMPLETE, arguments_of("complete", required, options))
 
-    def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> ChatStream:
-        arguments = arguments_of("stream", required, options, stream_fields(options))
+    def _stream(
+        self, required: Mapping[str, object], options: Mapping[str, object], method: str = "stream"
+    ) -> ChatStream:
+        arguments = arguments_of(method, required, options, stream_fields(options))
         n = choices_wanted(options)
-        return ChatStream(self._engine.opening(_COMPLETE, arguments, lambda: ChatCollector(n)))
+        return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n)))
 
 
-class ContainerChat(Chat):
+class ContainerChat(ContainerParsing, Chat):
     """Chat with a self-hosted engine, which has its model: ``client.container.chat``."""
 
     async def complete(
@@ -105,3 +156,9 @@ class ContainerChat(Chat):
     def stream(self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Generates an answer and streams it; see ``Chat.stream``. ``model`` names an adapter's route."""
         return self._stream({**stated(model=model), "messages": messages}, options)
+
+    def run(
+        self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
+    ) -> Run:
+        """Lets the model call tools that run here; see ``Chat.run``. ``model`` names an adapter's route."""
+        return self._run(stated(model=model), messages, tools, options)

@@ -32,6 +32,7 @@ from friendli_async.chat.inputs import (
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.resource import CompletionStream
+from friendli_async.errors import ArgumentError
 from friendli_async.replies import Partial, Usage, Value, always
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _AnyTool(msgspec.Struct):
     def __post_init__(self) -> None:
         needed = {"function": "function", "file:text": "files"}.get(self.type)
         if needed is not None and getattr(self, needed) is msgspec.UNSET:
-            raise ValueError(f"Object missing required field `{needed}`")
+            raise ArgumentError(f"Object missing required field `{needed}`")
         if needed is None and self.type not in _BUILT_IN:
             import logging
 
@@ -165,6 +166,11 @@ class ToolAssistedCollector:
     def may_end(self) -> bool:
         """Whether every choice has its finish reason."""
         return self._chat.may_end
+
+    @property
+    def head(self) -> ChatChunk | None:
+        """What has the reply's ``id`` and ``model``."""
+        return self._chat.head
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -271,13 +277,13 @@ class ToolAssistedCall:
 
     def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
         if not isinstance(body, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # user input
-            raise ValueError(f"{_BODY}: Expected `object`, got `{type(body).__name__}`")
+            raise ArgumentError(f"{_BODY}: Expected `object`, got `{type(body).__name__}`")
         for name in REQUIRED:
             if name not in body:
-                raise ValueError(f"{_BODY}: Object missing required field `{name}`")
+                raise ArgumentError(f"{_BODY}: Object missing required field `{name}`")
         streams = body.get("stream", True)
         if streams is not None and not isinstance(streams, bool):
-            raise ValueError(f"{_BODY}.stream: Expected `bool | null`, got `{type(streams).__name__}`")
+            raise ArgumentError(f"{_BODY}.stream: Expected `bool | null`, got `{type(streams).__name__}`")
         sent = {**_with_plain_tools(body), "messages": sendable(body["messages"])}
         # Its first form took null for these, where the last one leaves them out.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)

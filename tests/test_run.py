@@ -1,0 +1,1150 @@
+"""Runs: the model calls tools, they run here, and it goes on from their results."""
+
+import asyncio
+import contextvars
+import copy
+import gc
+import json
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from support.clock import turns
+from support.sockets import client_of, places_in_use, tasks_of_the_library, within
+
+from friendli_async import (
+    AsyncFriendli,
+    ChatChunk,
+    ChatStream,
+    InternalServerError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+    ToolCall,
+)
+from friendli_async.chat.tool_loop import ToolCalls
+from friendli_async.testing import (
+    FriendliServer,
+    Step,
+    chunk,
+    cut,
+    done,
+    error_data,
+    event,
+    finish,
+    gate,
+    script,
+    stall,
+    status,
+    text,
+    tool_calls,
+    usage,
+)
+from friendli_async.tools import Run, RunResult, ToolError, ToolFinished, ToolStarted, TurnEnded, TurnLimitError, tool
+
+HELLO = [{"role": "user", "content": "Hi"}]
+
+
+@tool
+async def weather(city: str) -> str:
+    """Weather of a city."""
+    return f"sunny in {city}"
+
+
+@tool
+def now() -> str:
+    """The time."""
+    return "12:00"
+
+
+@tool
+async def fail(words: str = "no such city") -> str:
+    """Fails."""
+    raise ValueError(words)
+
+
+class Waiter:
+    """A tool that waits, and tells what becomes of it."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_clean_up = asyncio.Event()
+        self.may_clean_up.set()
+        self.running = 0
+        self.most = 0
+        self.told: list[str] = []
+
+    @tool
+    async def wait(self, name: str = "w") -> str:
+        """Waits."""
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.told.append(f"{name} begins")
+        self.begun.set()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            await self.may_clean_up.wait()
+            self.told.append(f"{name} is cancelled")
+            raise
+        finally:
+            self.running -= 1
+        self.told.append(f"{name} ends")
+        return name
+
+
+@pytest.fixture
+def waiter() -> Waiter:
+    return Waiter()
+
+
+def begin(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
+    return client.serverless.chat.run(model="m", messages=HELLO, tools=tools, **options)
+
+
+def head(index: int, name: str, id: str | None = "", arguments: str = "") -> Step:
+    """The first piece of a call."""
+    call: dict[str, Any] = {"index": index, "type": "function", "function": {"name": name, "arguments": arguments}}
+    if id is not None:
+        call["id"] = id or f"call_{index}"
+    return chunk(tool_calls=[call])
+
+
+def more(index: int, arguments: str) -> Step:
+    return chunk(tool_calls=[{"index": index, "function": {"arguments": arguments}}])
+
+
+def turn(*steps: Step) -> Any:
+    return script(*steps, finish("tool_calls"), usage(10, 5), done())
+
+
+async def events_of(run: Run) -> list[Any]:
+    return await within(_events_of(run))
+
+
+async def _events_of(run: Run) -> list[Any]:
+    return [event async for event in run]
+
+
+async def read_into(seen: list[Any], run: Run) -> None:
+    async for found in run:
+        seen.append(found)  # noqa: PERF401  # a list would be lost
+
+
+async def until(run: Run, kind: type) -> Any:
+    """Reads up to an event of a kind."""
+    async with asyncio.timeout(30):
+        async for event in run:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"no {kind.__name__} came")
+
+
+def names(events: Sequence[Any]) -> list[str]:
+    """What happened but for chunks, in short."""
+    short: list[str] = []
+    for found in events:
+        match found:
+            case ToolStarted(call=call):
+                short.append(f"{call.function.name} started")
+            case ToolFinished(call=call, error=None):
+                short.append(f"{call.function.name} finished")
+            case ToolFinished(call=call, error=error):
+                short.append(f"{call.function.name}: {error}")
+            case TurnEnded(number=number):
+                short.append(f"turn {number}")
+            case _:
+                assert isinstance(found, ChatChunk)
+    return short
+
+
+def results(server: FriendliServer, number: int = -1) -> list[tuple[str, str]]:
+    """What a request tells of the tools: id and content."""
+    messages: list[Mapping[str, Any]] = server.requests[number].json_object["messages"]
+    return [(message["tool_call_id"], message["content"]) for message in messages if message["role"] == "tool"]
+
+
+async def nothing_runs(client: AsyncFriendli, server: FriendliServer) -> None:
+    """Checks that no request, no place and no task is left; connections may lie in the pool."""
+    await server.idle(timeout=30)
+    for _ in range(20):
+        if not places_in_use(client) and not tasks_of_the_library():
+            break
+        await asyncio.sleep(0)
+    assert places_in_use(client) == 0
+    assert tasks_of_the_library() == []
+
+
+# --- a good run ------------------------------------------------------------------------------------------------------
+
+
+async def test_events_come_in_the_order_in_which_things_happen(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("weather", {"city": "Paris"}), ("now", "")), text("It is ", "sunny"))
+    run = begin(client, weather, now)
+    events = await events_of(run)
+    told = names(events)
+    assert sorted(told[:4]) == ["now finished", "now started", "weather finished", "weather started"]
+    assert told.index("weather started") < told.index("weather finished")
+    assert told[4:] == ["turn 1", "turn 2"]
+    assert "".join(event.text for event in events if isinstance(event, ChatChunk)) == "It is sunny"
+    assert isinstance(events[-1], TurnEnded)
+    assert events[-1].reply.text == "It is sunny"
+    assert events[-1].reply.meta.status == 200
+
+
+async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("weather", {"city": "Paris"})), text("Sunny", prompt_tokens=7))
+    run = begin(client, weather)
+    result = await run.result()
+    assert isinstance(result, RunResult)
+    assert (result.reply.text, result.turns) == ("Sunny", 2)
+    call_id = result.messages[1]["tool_calls"][0]["id"]  # type: ignore[index, call-overload]  # a dict, as the tests below show
+    function = {"name": "weather", "arguments": '{"city": "Paris"}'}
+    call = {"id": call_id, "type": "function", "function": function}
+    assert result.messages == [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call_id, "name": "weather", "content": "sunny in Paris"},
+        {"role": "assistant", "content": "Sunny"},
+    ]  # fmt: skip
+    assert result.usage is not None
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (8, 2)
+    assert (run.messages, run.usage, run.turns) == (result.messages, result.usage, 2)
+    assert await run.result() is result
+    assert [event async for event in run] == []
+    assert json.loads(json.dumps(result.messages)) == result.messages
+
+
+async def test_transcript_goes_into_the_next_call_as_it_is(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("weather", '{"city": '), ("nothing", ""), ("now", "[]")))
+    result = await begin(client, weather, now).result()
+    reply = await client.serverless.chat.complete(
+        model="m", messages=[*result.messages, {"role": "user", "content": "And now?"}]
+    )
+    assert reply.text == "You said: And now?"
+    again = await client.serverless.chat.run(model="m", messages=result.messages, tools=[weather]).result()
+    assert again.turns == 1
+
+
+async def test_the_first_request_offers_the_tools(client: AsyncFriendli, server: FriendliServer) -> None:
+    await begin(client, weather, temperature=0.5, extra_body={"top_k": 3}).result()
+    [request] = server.requests
+    function = {"name": "weather", "description": "Weather of a city.", "parameters": weather.parameters}
+    assert request.json_object["tools"] == [{"type": "function", "function": function}]
+    assert (request.json_object["temperature"], request.json_object["top_k"]) == (0.5, 3)
+    assert request.json_object["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}, "auto"])
+async def test_what_makes_the_model_call_holds_for_the_first_turn(
+    client: AsyncFriendli, server: FriendliServer, choice: Any
+) -> None:
+    server.enqueue(tool_calls(("weather", {"city": "Rome"})))
+    await begin(client, weather, tool_choice=choice).result()
+    first, second = (request.json_object.get("tool_choice") for request in server.requests)
+    assert (first, second) == (choice, "auto" if choice == "auto" else None)
+
+
+async def test_all_deployments_run_tools(client: AsyncFriendli, server: FriendliServer) -> None:
+    ask: Any = {"messages": [{"role": "user", "content": "How is the weather?"}], "tools": [weather]}
+    runs = [
+        client.serverless.chat.run(model="m", **ask),
+        client.dedicated.chat.run(model="m", **ask),
+        client.container.chat.run(**ask),
+    ]
+    for run in runs:
+        assert (await run.result()).reply.text == "The tool says: sunny in How is the weather?"
+    paths = [request.path for request in server.requests]
+    assert paths[::2] == paths[1::2]
+    assert len(set(paths)) == 3
+    assert "model" not in server.requests[-1].json_object
+
+
+async def test_usage_of_turns_that_tell_none_is_passed_over(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(
+        script(head(0, "now"), finish("tool_calls"), done()),
+        script(head(0, "now"), finish("tool_calls"), usage(3, 4), done()),
+        script(head(0, "now"), finish("tool_calls"), usage(10, 20), done()),
+        script(chunk("x"), finish(), done()),
+    )
+    result = await begin(client, now).result()
+    assert result.usage is not None
+    assert (result.usage.prompt_tokens, result.usage.total_tokens) == (13, 37)
+    assert result.usage.prompt_tokens_details is not None
+    assert result.usage.prompt_tokens_details.cached_tokens == 0
+    server.enqueue(script(chunk("x"), finish(), done()))
+    assert (await begin(client, now).result()).usage is None
+
+
+async def test_tool_of_one_s_own_class_runs(client: AsyncFriendli, server: FriendliServer) -> None:
+    class Echo:
+        name = "echo"
+        description = None
+        parameters: Mapping[str, Any] = {"type": "object"}
+
+        async def run(self, arguments: str) -> str:
+            return arguments
+
+    server.enqueue(tool_calls(("echo", "anything")))
+    await begin(client, Echo()).result()
+    assert [content for _, content in results(server)] == ["anything"]
+    assert server.requests[0].json_object["tools"] == [
+        {"type": "function", "function": {"name": "echo", "parameters": {"type": "object"}}}
+    ]
+
+
+# --- when calls start ------------------------------------------------------------------------------------------------
+
+
+async def test_call_starts_when_the_next_begins_while_the_stream_goes_on(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    go_on = asyncio.Event()
+    rest = [gate(go_on), more(1, '"Rome"}')]
+    server.enqueue(turn(head(0, "now", arguments="{}"), head(1, "weather"), more(1, '{"city":'), *rest), text("x"))
+    run = begin(client, now, weather)
+    finished = await until(run, ToolFinished)
+    assert (finished.call.function.name, finished.content) == ("now", "12:00")
+    go_on.set()
+    assert names(await events_of(run)) == ["weather started", "weather finished", "turn 1", "turn 2"]
+
+
+async def test_call_starts_at_the_finish_reason_before_the_stream_has_ended(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    go_on = asyncio.Event()
+    steps = [head(0, "weather"), more(0, '{"city":"Rome"}'), finish("tool_calls"), gate(go_on), usage(1, 1), done()]
+    server.enqueue(script(*steps), text("x"))
+    run = begin(client, weather)
+    assert (await until(run, ToolFinished)).content == "sunny in Rome"
+    go_on.set()
+    assert names(await events_of(run)) == ["turn 1", "turn 2"]
+
+
+async def test_whole_object_alone_does_not_start_a_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(turn(head(0, "weather", arguments='{"city":"Rome"}'), more(0, " "), more(0, "\n")), text("x"))
+    events = await events_of(begin(client, weather))
+    first = next(number for number, found in enumerate(events) if isinstance(found, ToolStarted))
+    assert sum(isinstance(found, ChatChunk) for found in events[:first]) >= 4
+    assert names(events) == ["weather started", "weather finished", "turn 1", "turn 2"]
+
+
+async def test_pieces_of_two_calls_may_come_in_turns(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(
+        turn(
+            head(0, "weather"), head(1, "weather"), more(0, '{"city":'), more(1, '{"city":'), more(0, '"Rome"}'),
+            more(1, '"Oslo"}'),
+        ),
+        text("x"),
+    )  # fmt: skip
+    await begin(client, weather).result()
+    assert results(server) == [("call_0", "sunny in Rome"), ("call_1", "sunny in Oslo")]
+
+
+async def test_arguments_that_go_on_after_the_call_has_begun_end_the_run(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    server.enqueue(turn(head(0, "wait", arguments="{}"), head(1, "now"), more(0, '{"name":"x"}')))
+    run = begin(client, waiter.wait, now)
+    with pytest.raises(ResponseDecodeError, match="'wait' went on after they were whole") as caught:
+        await events_of(run)
+    assert caught.value.partial is not None
+    assert waiter.told in ([], ["w begins", "w is cancelled"])
+    await nothing_runs(client, server)
+
+
+async def test_results_go_back_in_the_order_of_the_calls(client: AsyncFriendli, server: FriendliServer) -> None:
+    later, sooner = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        await later.wait()
+        return "slow"
+
+    @tool
+    async def quick() -> str:
+        sooner.set()
+        return "quick"
+
+    server.enqueue(tool_calls(("slow", {}), ("quick", {}), ("nothing", {})))
+    run = begin(client, slow, quick)
+    assert (await until(run, ToolFinished)).call.function.name != "slow"
+    await within(sooner.wait())
+    later.set()
+    await events_of(run)
+    assert [content for _, content in results(server)][:2] == ["slow", "quick"]
+    assert results(server)[2][1].startswith("Error: there is no tool 'nothing'")
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 5])
+async def test_no_more_tools_run_at_a_time_than_may(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, concurrency: int
+) -> None:
+    server.enqueue(tool_calls(*(("wait", {"name": str(number)}) for number in range(5))))
+    run = begin(client, waiter.wait, concurrency=concurrency)
+    for _ in range(concurrency):
+        await until(run, ToolStarted)
+    assert waiter.running == concurrency
+    waiter.may_end.set()
+    await events_of(run)
+    assert waiter.most == concurrency
+    assert [content for _, content in results(server)] == ["0", "1", "2", "3", "4"]
+
+
+async def test_tools_see_the_context_of_whoever_reads(client: AsyncFriendli, server: FriendliServer) -> None:
+    who = contextvars.ContextVar("who", default="nobody")
+
+    @tool
+    def sync() -> str:
+        return who.get()
+
+    @tool
+    async def coroutine() -> str:
+        return who.get()
+
+    server.enqueue(tool_calls(("sync", {}), ("coroutine", {})))
+    who.set("somebody")
+    await begin(client, sync, coroutine).result()
+    assert [content for _, content in results(server)] == ["somebody", "somebody"]
+
+
+# --- what can go wrong with a call -----------------------------------------------------------------------------------
+
+
+@tool
+async def gives_nonsense() -> object:
+    return object()
+
+
+@tool
+async def never_ends() -> str:
+    await asyncio.Event().wait()
+    return "never"
+
+
+@tool
+async def cancels_itself() -> str:
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    task.cancel()
+    await task
+    return "never"
+
+
+@tool
+async def times_out() -> str:
+    raise TimeoutError("the database did not answer")
+
+
+@tool
+async def says_why() -> str:
+    raise ToolError("there are two cities of that name")
+
+
+@tool
+async def fails_in_a_group() -> str:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail("inside"))
+    return "never"
+
+
+@tool
+async def leaks() -> str:
+    raise RuntimeError("GET https://ann:pass@host/x failed, Authorization: Bearer abcdef0123 flp_0123456789abc")
+
+
+FAULTS = [
+    ("nothing", {}, "unknown", "Error: there is no tool 'nothing'; there are: weather, now"),
+    ("weather", {"town": "Rome"}, "arguments", "Error: the arguments do not fit: Object "),
+    ("weather", '{"city":', "arguments", "Error: the arguments are not JSON: "),
+    ("fail", {}, "failed", "Error: ValueError: no such city"),
+    ("gives_nonsense", {}, "result", "Error: the tool's result is not JSON: "),
+    ("never_ends", {}, "timeout", "Error: the tool gave no result within 0.05 s"),
+    ("cancels_itself", {}, "failed", "Error: the tool was cancelled"),
+    ("times_out", {}, "failed", "Error: TimeoutError: the database did not answer"),
+    ("says_why", {}, "failed", "Error: there are two cities of that name"),
+    ("fails_in_a_group", {}, "failed", "Error: ValueError: inside"),
+    ("leaks", {}, "failed", "Error: RuntimeError: GET https://***@host/x failed, Authorization: Bearer *** ***"),
+]
+ALL_TOOLS = [weather, now, fail, gives_nonsense, never_ends, cancels_itself, times_out, says_why, fails_in_a_group]
+ALL_TOOLS += [leaks]
+
+
+@pytest.mark.parametrize(("name", "arguments", "kind", "words"), FAULTS, ids=[f"{row[0]}-{row[2]}" for row in FAULTS])
+async def test_fault_is_told_to_the_model_and_the_run_goes_on(
+    client: AsyncFriendli, server: FriendliServer, name: str, arguments: Any, kind: str, words: str
+) -> None:
+    # Of the other tool, too, the time is limited: it does not wait for a thread.
+    server.enqueue(tool_calls((name, arguments), ("weather", {"city": "Rome"})), text("Sorry"))
+    run = begin(client, *ALL_TOOLS, tool_timeout=0.05 if kind == "timeout" else 30)
+    events = await events_of(run)
+    [finished] = [found for found in events if isinstance(found, ToolFinished) and found.error is not None]
+    assert finished.error == kind
+    assert finished.content.startswith(words)
+    assert [content for _, content in results(server)] == [finished.content, "sunny in Rome"]
+    assert "Traceback" not in finished.content
+    assert "line " not in finished.content
+    assert (await run.result()).reply.text == "Sorry"
+
+
+@pytest.mark.parametrize(("name", "arguments", "kind", "words"), FAULTS, ids=[f"{row[0]}-{row[2]}" for row in FAULTS])
+async def test_fault_ends_the_run_where_it_shall(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, name: str, arguments: Any, kind: str, words: str
+) -> None:
+    server.enqueue(tool_calls(("now", {})), tool_calls(("wait", {}), (name, arguments)))
+    run = begin(
+        client, *ALL_TOOLS, waiter.wait, on_tool_error="raise", tool_timeout=0.05 if kind == "timeout" else None
+    )
+    with pytest.raises(ToolError) as caught:
+        await events_of(run)
+    error = caught.value
+    assert error.kind == kind
+    assert error.call is not None
+    assert name in (error.call.function.name, "never_ends")  # with the time limit, `wait` runs into it, too
+    assert [message["role"] for message in error.messages] == ["user", "assistant", "tool"]
+    assert error.usage is not None
+    assert waiter.running == 0
+    assert run.messages == error.messages
+    with pytest.raises(ToolError):
+        await run.result()
+    assert pickle.loads(pickle.dumps(error)).call == error.call
+    await nothing_runs(client, server)
+
+
+async def test_a_model_is_told_of_an_exception_that_has_no_words(client: AsyncFriendli, server: FriendliServer) -> None:
+    class BrokenError(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    @tool
+    async def breaks() -> str:
+        raise BrokenError
+
+    server.enqueue(tool_calls(("breaks", {})))
+    await events_of(begin(client, breaks))
+    assert [content for _, content in results(server)] == ["Error: BrokenError"]
+
+
+async def test_cause_of_a_tool_s_error_is_what_it_raised(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("fail", {})))
+    with pytest.raises(ToolError, match="the tool 'fail' failed: ValueError: no such city") as caught:
+        await begin(client, fail, on_tool_error="raise").result()
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_arguments_that_the_token_limit_cut_are_no_arguments(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(head(0, "weather"), more(0, '{"city":"Ro'), finish("length"), done()), text("x"))
+    result = await begin(client, weather).result()
+    [(_, content)] = results(server)
+    assert content.startswith("Error: the arguments are not JSON")
+    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict, as the tests below show
+    assert json.loads(call["function"]["arguments"]) == {"invalid_json": '{"city":"Ro'}
+
+
+# --- odd servers -----------------------------------------------------------------------------------------------------
+
+
+async def test_ids_that_are_missing_empty_or_twice_the_same_are_made_up(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    calls = [
+        {"index": 0, "function": {"name": "now", "arguments": "{}"}},
+        {"index": 1, "id": None, "function": {"name": "now", "arguments": "{}"}},
+        {"index": 2, "id": "", "function": {"name": "now", "arguments": "{}"}},
+        {"index": 3, "id": "same", "function": {"name": "now", "arguments": "{}"}},
+        {"index": 4, "id": "same", "function": {"name": "now", "arguments": "{}"}},
+    ]
+    server.enqueue(turn(*(chunk(tool_calls=[call]) for call in calls)))
+    await begin(client, now).result()
+    ids = [call_id for call_id, _ in results(server)]
+    assert len(set(ids)) == 5
+    assert all(ids)
+    assert ids[3] == "same"
+    asked = server.requests[-1].json_object["messages"][1]["tool_calls"]
+    assert [call["id"] for call in asked] == ids
+
+
+async def test_arguments_as_an_object_and_calls_in_one_event_are_understood(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    calls = [
+        {"index": 0, "id": "a", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}},
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "now", "arguments": None}},
+    ]
+    choice = {"index": 0, "delta": {"role": "assistant", "content": None, "tool_calls": calls}, "finish_reason": "stop"}
+    server.enqueue(script(event({"choices": [choice]}), done()))
+    await begin(client, weather, now).result()
+    assert results(server) == [("a", "sunny in Rome"), ("b", "12:00")]
+
+
+async def test_stream_without_finish_reason_ends_with_its_sentinel(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(head(0, "now"), done()))
+    await begin(client, now).result()
+    assert [content for _, content in results(server)] == ["12:00"]
+
+
+# --- turns -----------------------------------------------------------------------------------------------------------
+
+
+async def test_turn_limit_raises_with_a_transcript_that_goes_on(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(*(tool_calls(("now", {})) for _ in range(3)))
+    run = begin(client, now, max_turns=3)
+    seen: list[Any] = []
+    with pytest.raises(TurnLimitError, match="turn 3, the last one that max_turns allows") as caught:
+        await read_into(seen, run)
+    assert names(seen)[-1] == "turn 3"
+    error = caught.value
+    assert error.turns == 3
+    assert [message["role"] for message in error.messages] == ["user", *["assistant", "tool"] * 3]
+    assert error.usage is not None
+    assert error.usage.completion_tokens == 3
+    with pytest.raises(TurnLimitError):
+        await run.result()
+    assert (await client.serverless.chat.complete(model="m", messages=error.messages)).text == "The tool says: 12:00"
+    assert len(server.requests) == 4
+
+
+async def test_run_of_as_many_turns_as_may_be_is_good(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("now", {})))
+    assert (await begin(client, now, max_turns=2).result()).turns == 2
+
+
+# --- approval --------------------------------------------------------------------------------------------------------
+
+
+async def test_refused_call_does_not_happen_and_the_model_is_told(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    asked: list[ToolCall] = []
+
+    def allow(call: ToolCall) -> bool:
+        asked.append(call)
+        return call.function.name != "fail"
+
+    server.enqueue(tool_calls(("fail", {}), ("now", {}), ("nothing", {})))
+    events = await events_of(begin(client, fail, now, before_tool=allow, on_tool_error="feed"))
+    assert "fail: refused" in names(events)
+    assert "fail started" not in names(events)
+    assert [call.function.name for call in asked] == ["fail", "now"]
+    assert results(server)[0][1] == "Error: the call was refused by the user"
+    server.enqueue(tool_calls(("fail", {})))
+    await begin(client, fail, before_tool=lambda call: False, on_tool_error="raise").result()
+
+
+async def test_approvals_are_asked_for_one_at_a_time_while_the_stream_goes_on(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    may_answer, go_on = asyncio.Event(), asyncio.Event()
+    asking: list[str] = []
+    most = 0
+
+    async def allow(call: ToolCall) -> bool:
+        nonlocal most
+        asking.append(call.function.arguments)
+        most = max(most, len(asking))
+        await may_answer.wait()
+        asking.remove(call.function.arguments)
+        return True
+
+    calls = [head(number, "weather", arguments=f'{{"city":"{number}"}}') for number in range(3)]
+    server.enqueue(turn(*calls, gate(go_on), chunk("said meanwhile")), text("x"))
+    run = begin(client, weather, before_tool=allow)
+    for _ in range(2):
+        await until(run, ChatChunk)
+    go_on.set()
+    async with asyncio.timeout(30):
+        async for found in run:
+            if isinstance(found, ChatChunk) and found.text == "said meanwhile":
+                break
+    assert len(asking) == 1
+    may_answer.set()
+    await events_of(run)
+    assert most == 1
+    assert [content for _, content in results(server)] == ["sunny in 0", "sunny in 1", "sunny in 2"]
+
+
+async def test_approval_that_is_no_answer_or_fails_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:
+    def forgot(call: ToolCall) -> Any:
+        return None
+
+    def broken(call: ToolCall) -> bool:
+        raise LookupError("who is that?")
+
+    async def out_of_answers(call: ToolCall) -> bool:
+        raise StopAsyncIteration  # which must not look like the end of the run
+
+    for before, kind in ((forgot, TypeError), (broken, LookupError), (out_of_answers, RuntimeError)):
+        server.enqueue(tool_calls(("now", {})))
+        run = begin(client, now, before_tool=before)
+        with pytest.raises(kind):
+            await events_of(run)
+        with pytest.raises(StreamInterruptedError, match="the run failed"):
+            await run.result()
+    await nothing_runs(client, server)
+
+
+async def test_what_is_no_exception_for_a_model_ends_the_run(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    @tool
+    async def assert_something() -> str:
+        await waiter.begun.wait()
+        pytest.fail("in a test's own tool")
+
+    server.enqueue(tool_calls(("assert_something", {}), ("wait", {})))
+    with pytest.raises(pytest.fail.Exception, match="in a test's own tool"):
+        await events_of(begin(client, assert_something, waiter.wait))
+    assert waiter.told == ["w begins", "w is cancelled"]
+    await nothing_runs(client, server)
+
+
+# --- what is refused before anything is sent ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"tools": [weather, weather]}, ValueError, r"tools\[1\]: there is a tool 'weather' already"),
+        ({"tools": [{"type": "function", "function": {"name": "x"}}]}, TypeError, r"tools\[0\]: a dict is no tool"),
+        ({"tools": [len]}, TypeError, "no tool that can be run here"),
+        ({"tools": {"weather": weather}}, ValueError, "tools: Expected a list"),
+        ({"n": 2}, ValueError, "n: a run follows one answer"),
+        ({"extra_body": {"n": 2}}, ValueError, "n: a run follows one answer"),
+        ({"max_turns": 0}, ValueError, "max_turns"),
+        ({"concurrency": True}, ValueError, "concurrency"),
+        ({"tool_timeout": 0}, ValueError, "tool_timeout"),
+        ({"tool_timeout": "30"}, ValueError, "tool_timeout"),
+        ({"on_tool_error": "ignore"}, ValueError, "on_tool_error"),
+        ({"before_tool": True}, ValueError, "before_tool"),
+        ({"max_turn": 3}, TypeError, r"unexpected keyword argument 'max_turn'; did you mean 'max_turns'"),
+        ({"stream": True}, TypeError, r"run\(\) takes no 'stream'"),
+        ({"temperature": "hot"}, ValueError, "temperature: "),
+        ({"messages": [{"role": "owl"}]}, ValueError, r"messages\[0\]"),
+        ({"messages": "Hi"}, ValueError, "messages: "),
+        ({"tool_choice": 3}, ValueError, "tool_choice"),
+    ],
+)  # fmt: skip
+async def test_bad_input_is_refused_before_anything_is_sent(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        client.serverless.chat.run(**{"model": "m", "messages": HELLO, "tools": [weather], **options})
+    assert server.requests == []
+
+
+# --- streams that go wrong -------------------------------------------------------------------------------------------
+
+
+async def test_error_of_opening_is_raised_on_entering(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(status(500))
+    with pytest.raises(InternalServerError):
+        async with begin(client, weather):
+            pytest.fail("entered")
+    await nothing_runs(client, server)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"), [(cut(), StreamInterruptedError), (error_data({"message": "no", "code": 500}), Exception)]
+)
+async def test_stream_that_breaks_in_mid_turn_cancels_the_tools(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, ending: Step, kind: type[Exception]
+) -> None:
+    begun = waiter.begun
+    server.enqueue(
+        tool_calls(("now", {})),
+        script(chunk("Let me see"), head(0, "wait", arguments="{}"), head(1, "now"), gate(begun), ending),
+    )
+    run = begin(client, now, waiter.wait)
+    with pytest.raises(kind) as caught:
+        await events_of(run)
+    assert waiter.told == ["w begins", "w is cancelled"]
+    partial = getattr(caught.value, "partial", None)
+    assert partial is not None
+    assert (partial.text, [call.function.name for call in partial.tool_calls]) == ("Let me see", ["wait", "now"])
+    assert [message["role"] for message in run.messages] == ["user", "assistant", "tool"]  # type: ignore[index]  # dicts here
+    assert run.turns == 1
+    with pytest.raises(type(caught.value)):
+        await run.result()
+    await nothing_runs(client, server)
+
+
+# --- stopping --------------------------------------------------------------------------------------------------------
+
+
+async def busy_run(client: AsyncFriendli, server: FriendliServer, waiter: Waiter) -> Run:
+    """A run whose stream is open, and whose tool is running."""
+    server.enqueue(script(head(0, "wait", arguments="{}"), head(1, "now"), stall()))
+    run = begin(client, waiter.wait, now)
+    await until(run, ToolStarted)
+    await within(waiter.begun.wait())
+    return run
+
+
+async def leave(run: Run) -> None:
+    async with run:
+        pass
+
+
+@pytest.mark.parametrize("stop", [Run.aclose, leave])
+async def test_leaving_cancels_tools_and_stream_and_waits_for_the_tools(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, stop: Any
+) -> None:
+    waiter.may_clean_up.clear()
+    run = await busy_run(client, server, waiter)
+    leaving = asyncio.create_task(stop(run))
+    await server.wait_for_connections(0, timeout=30)
+    assert not leaving.done()
+    waiter.may_clean_up.set()
+    await within(leaving)
+    assert waiter.told == ["w begins", "w is cancelled"]
+    assert [found async for found in run] == []
+    with pytest.raises(StreamInterruptedError, match="closed before it was over") as caught:
+        await run.result()
+    assert caught.value.partial is not None
+    await run.aclose()
+    await nothing_runs(client, server)
+
+
+async def test_cancelled_read_waits_for_the_tools_and_is_told_once(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    waiter.may_clean_up.clear()
+    run = await busy_run(client, server, waiter)
+    reading = asyncio.create_task(events_of(run))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await server.wait_for_connections(0, timeout=30)
+    for _ in range(5):
+        await asyncio.sleep(0)
+        reading.cancel()  # again and again: it does not leave the tool behind
+    assert not reading.done()
+    waiter.may_clean_up.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert waiter.told == ["w begins", "w is cancelled"]
+    with pytest.raises(StreamInterruptedError, match="a read of the run was cancelled"):
+        await anext(run)
+    with pytest.raises(StopAsyncIteration):
+        await anext(run)
+    await nothing_runs(client, server)
+
+
+async def test_run_cancelled_at_any_moment_leaves_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+    calls = tool_calls(("wait", {}), ("now", {}), ("fail", {}))
+    server.always(lambda request: (calls if len(request.json_object["messages"]) == 1 else text("x"))(request))
+    ours = ("ToolCalls", "_read_one", "Waiter")
+    for moment in range(1, 90):
+        waiter = Waiter()
+        if moment % 2:
+            waiter.may_end.set()
+        run = begin(client, waiter.wait, now, fail)
+        task: asyncio.Task[Any] = asyncio.create_task(run.result() if moment % 3 else _events_of(run))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        if task.done():
+            break
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert waiter.running == 0, moment
+        assert [name for name in tasks_of_the_library() if any(part in name for part in ours)] == [], moment
+        with pytest.raises(StreamInterruptedError):
+            await run.result()
+    await nothing_runs(client, server)
+
+
+async def test_timeout_of_the_caller_ends_the_run(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    run = await busy_run(client, server, waiter)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await run.result()
+    assert waiter.told == ["w begins", "w is cancelled"]
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await nothing_runs(client, server)
+
+
+@pytest.mark.parametrize("way", ["closed", "read cancelled"])
+async def test_what_a_tool_gives_in_spite_of_its_cancellation_is_not_told(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, way: str
+) -> None:
+    @tool
+    async def stubborn() -> str:
+        try:
+            return await waiter.wait()
+        except asyncio.CancelledError:
+            return "late"
+
+    server.enqueue(tool_calls(("stubborn", {})))
+    run = begin(client, stubborn)
+    reader = asyncio.create_task(events_of(run))
+    await within(waiter.begun.wait())
+    await turns(5)  # the reader waits for the tool now
+    if way == "closed":
+        await within(run.aclose())
+    else:
+        reader.cancel()
+    with pytest.raises((StreamInterruptedError, asyncio.CancelledError)):
+        await reader
+    seen: list[Any] = []
+    if way == "closed":
+        await read_into(seen, run)
+    else:
+        with pytest.raises(StreamInterruptedError, match="cancelled"):
+            await read_into(seen, run)
+    assert seen == []
+    await nothing_runs(client, server)
+
+
+async def test_cancel_scope_of_anyio_ends_the_run(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    waiter.may_clean_up.clear()
+    run = await busy_run(client, server, waiter)
+    asyncio.get_running_loop().call_later(0.05, waiter.may_clean_up.set)
+    with anyio.move_on_after(0.01) as scope:
+        await run.result()
+    assert scope.cancelled_caught
+    assert waiter.told == ["w begins", "w is cancelled"]
+    await nothing_runs(client, server)
+
+
+async def test_run_in_a_task_group_fails_with_its_own_error(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("fail", {}), ("never_ends", {})))
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(begin(client, fail, never_ends, on_tool_error="raise").result())
+    assert [type(error) for error in caught.value.exceptions] == [ToolError]
+    await nothing_runs(client, server)
+
+
+async def test_closing_wakes_who_waits_for_tools(client: AsyncFriendli, server: FriendliServer, waiter: Waiter) -> None:
+    server.enqueue(tool_calls(("wait", {})))
+    run = begin(client, waiter.wait)
+    await until(run, ToolStarted)
+    reading = asyncio.create_task(events_of(run))
+    await server.idle(timeout=30)
+    with pytest.raises(RuntimeError, match="another task is waiting"):
+        await anext(run)
+    await within(run.aclose())
+    with pytest.raises(StreamInterruptedError, match="closed"):
+        await within(reading)
+    assert waiter.told == ["w begins", "w is cancelled"]
+    await nothing_runs(client, server)
+
+
+async def test_closing_from_inside_a_tool_does_not_wait_for_itself(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    runs: list[Run] = []
+
+    @tool
+    async def give_up() -> str:
+        await runs[0].aclose()
+        return "never seen"
+
+    server.enqueue(tool_calls(("give_up", {})))
+    runs.append(begin(client, give_up))
+    with pytest.raises(StreamInterruptedError, match="closed"):
+        await events_of(runs[0])
+    await nothing_runs(client, server)
+
+
+async def test_worker_thread_is_not_waited_for(client: AsyncFriendli, server: FriendliServer) -> None:
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @tool
+    def block() -> str:
+        begun.set()
+        may_end.wait(30)
+        ended.set()
+        return "dropped"
+
+    server.enqueue(tool_calls(("block", {})))
+    run = begin(client, block)
+    await until(run, ToolStarted)
+    await anyio.to_thread.run_sync(begun.wait, 30)
+    await within(run.aclose())
+    assert not ended.is_set()
+    may_end.set()
+    assert await anyio.to_thread.run_sync(ended.wait, 30)
+    await nothing_runs(client, server)
+
+
+async def test_worker_thread_that_takes_too_long_is_told_as_a_timeout(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    may_end = threading.Event()
+
+    @tool
+    def block() -> str:
+        may_end.wait(30)
+        return "too late"
+
+    server.enqueue(tool_calls(("block", {})))
+    events = await events_of(begin(client, block, tool_timeout=0.05))
+    may_end.set()
+    assert "block: timeout" in names(events)
+
+
+async def test_dropped_run_cancels_tools_and_stream(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    run = await busy_run(client, server, waiter)
+    gc.disable()
+    try:
+        seen = weakref.ref(run)
+        del run
+        assert seen() is None
+        await nothing_runs(client, server)
+    finally:
+        gc.enable()
+    assert waiter.told == ["w begins", "w is cancelled"]
+
+
+async def test_run_dropped_in_another_thread_cancels_tools_and_stream(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    runs = [await busy_run(client, server, waiter)]
+    await anyio.to_thread.run_sync(runs.clear)
+    await nothing_runs(client, server)
+    assert waiter.told == ["w begins", "w is cancelled"]
+
+
+async def test_break_out_of_a_bare_loop_stops_everything(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    server.enqueue(script(head(0, "wait", arguments="{}"), head(1, "now"), stall()))
+    async for found in begin(client, waiter.wait, now):
+        if isinstance(found, ToolStarted):
+            break
+    del found
+    await nothing_runs(client, server)
+    assert waiter.told in ([], ["w begins", "w is cancelled"])
+
+
+async def test_loop_that_shuts_down_leaves_no_warning(remote: FriendliServer) -> None:
+    async def main() -> Run:
+        remote.enqueue(script(head(0, "never_ends", arguments="{}"), head(1, "now"), stall()))
+        run = begin(client_of(remote.url), never_ends, now)
+        await until(run, ToolStarted)
+        return run
+
+    run = await anyio.to_thread.run_sync(asyncio.run, main())
+    assert run.turns == 0
+    del run
+    gc.collect()
+
+
+async def test_a_thousand_runs_leave_nothing_behind(client: AsyncFriendli, server: FriendliServer) -> None:
+    @tool
+    async def pause() -> str:
+        await asyncio.sleep(3600)
+        return "never"
+
+    async def one(number: int) -> None:
+        run = begin(client, now, fail, pause, on_tool_error="raise" if number % 5 == 4 else "feed")
+        match number % 5:
+            case 0:
+                await run.result()
+            case 1:
+                async with run:
+                    async for found in run:
+                        if isinstance(found, ToolStarted):
+                            break
+            case 2:
+                await until(run, ToolStarted)
+            case 3:
+                await until(run, ToolStarted)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0):
+                        await run.result()
+            case _:
+                with pytest.raises(ToolError):
+                    await run.result()
+
+    kinds = {0: "fail", 1: "pause", 2: "pause", 3: "pause", 4: "fail"}
+    await one_of_each(one, server, kinds, 5)
+    gc.collect()
+    gc.disable()
+    try:
+        await one_of_each(one, server, kinds, 1000)
+        await nothing_runs(client, server)
+        left = [thing for thing in gc.get_objects() if isinstance(thing, Run | ToolCalls | ToolError | ChatStream)]
+        tasks = [thing for thing in gc.get_objects() if isinstance(thing, asyncio.Task) and thing.done()]
+    finally:
+        gc.enable()
+    assert left == []
+    assert len(tasks) < 100  # the server's own, some dozens; one that each run of one kind left would be 200
+    gc.collect()
+    await nothing_runs(client, server)
+
+
+async def one_of_each(one: Any, server: FriendliServer, kinds: Mapping[int, str], count: int) -> None:
+    for number in range(count):
+        server.enqueue(tool_calls((kinds[number % 5], {}), ("now", {})))
+        await one(number)
+        server.requests.clear()
+
+
+# --- what a run is -------------------------------------------------------------------------------------------------
+
+
+async def test_run_is_not_copied_nor_pickled_and_says_how_it_stands(client: AsyncFriendli) -> None:
+    run = begin(client, weather)
+    assert repr(run) == "<Run open, 0 turns>"
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a run cannot be"):
+            attempt(run)
+    await run.aclose()
+    assert repr(run) == "<Run closed, 0 turns>"
+
+
+async def test_run_that_was_never_used_leaves_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+    begin(client, weather)
+    assert server.requests == []
+
+
+def test_events_are_plain_data() -> None:
+    call = ToolCall("a")
+    for found in (ToolStarted(call=call), ToolFinished(call=call, content="x", error="timeout", elapsed=1.5)):
+        assert pickle.loads(pickle.dumps(found)) == found
+        assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
+
+
+async def test_server_s_own_answers_call_tools_and_answer_from_their_results(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    messages = [{"role": "user", "content": "How is the weather, and what time is it now?"}]
+    run = client.serverless.chat.run(model="m", messages=messages, tools=[now, weather], parallel_tool_calls=True)
+    assert (await run.result()).reply.text.startswith("The tool says: 12:00, sunny in How is the weather")
+
+
+async def test_whole_reply_of_scripted_calls_is_json(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("now", {}), ("weather", "not JSON")))
+    reply = await client.serverless.chat.complete(model="m", messages=HELLO)
+    assert [call.function.arguments for call in reply.message.tool_calls or ()] == ["{}", "not JSON"]
+
+
+def test_who_runs_no_tools_loads_nothing_of_them() -> None:
+    code = """
+import sys, friendli_async
+friendli_async.AsyncFriendli("t").serverless.chat.stream(model="m", messages=[])
+ours = {name for name in sys.modules if name.startswith("friendli_async")}
+print(sorted(ours & {"friendli_async.tools", "friendli_async.chat.run", "friendli_async.chat.tool_loop"}))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

@@ -1,0 +1,180 @@
+"""``stream.tool_calls()``: whole calls, each as soon as it is whole."""
+
+import asyncio
+import gc
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.sockets import MESSAGES, ask, nothing_left, places_in_use, within
+
+from friendli_async import AsyncFriendli, StreamInterruptedError, ToolCall
+from friendli_async.chat.tool_calls import is_object
+from friendli_async.replies import FunctionCall
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    cut,
+    done,
+    finish,
+    gate,
+    script,
+    stall,
+    tool_calls,
+    tool_status,
+)
+
+
+def piece(index: int, arguments: str = "", **fields: Any) -> Any:
+    function = {"arguments": arguments} | ({"name": fields.pop("name")} if "name" in fields else {})
+    return chunk(tool_calls=[{"index": index, **fields, "function": function}])
+
+
+async def test_calls_come_whole_and_in_order(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("weather", {"city": "Paris"}), ("now", "")))
+    async with ask(client) as stream:
+        calls = [call async for call in stream.tool_calls()]
+    assert [(call.function.name, call.function.arguments) for call in calls] == [
+        ("weather", '{"city": "Paris"}'),
+        ("now", ""),
+    ]
+    assert all(call.id and call.type == "function" for call in calls)
+    assert (await stream.result()).message.tool_calls == tuple(calls)
+
+
+async def test_call_comes_when_the_next_begins(client: AsyncFriendli, server: FriendliServer) -> None:
+    go_on = asyncio.Event()
+    steps = [piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), piece(1, name="y", id="2"), gate(go_on)]
+    server.enqueue(script(*steps, piece(1, "{}"), finish("tool_calls"), done()))
+    calls = ask(client).tool_calls()
+    assert await within(anext(calls)) == ToolCall("1", "function", FunctionCall("x", '{"a":1}'))
+    go_on.set()
+    assert await within(anext(calls)) == ToolCall("2", "function", FunctionCall("y", "{}"))
+    with pytest.raises(StopAsyncIteration):
+        await anext(calls)
+
+
+async def test_fields_that_the_server_leaves_out_are_text(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk(tool_calls=[{"function": {"name": None}}]), finish("tool_calls"), done()))
+    [call] = [call async for call in ask(client).tool_calls()]
+    assert call == ToolCall("", "function", FunctionCall("", ""))
+
+
+async def test_calls_that_began_before_the_view_was_made_are_whole(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), finish("tool_calls"), done()))
+    async with ask(client) as stream:
+        await anext(stream)
+        assert stream.partial.tool_calls[0].function.arguments.startswith('{"a":')
+        calls = [call async for call in stream.tool_calls()]
+    assert calls == [ToolCall("1", "function", FunctionCall("x", '{"a":1}'))]
+
+
+async def test_stream_without_calls_gives_none(client: AsyncFriendli) -> None:
+    stream = ask(client)
+    assert stream.partial.text == ""
+    assert [call async for call in stream.tool_calls()] == []
+    assert stream.partial.text == "You said: Hi"
+    assert stream.outcome == "done"
+
+
+async def test_other_choices_are_passed_over(client: AsyncFriendli, server: FriendliServer) -> None:
+    call = [{"index": 0, "id": "1", "function": {"name": "x", "arguments": "{}"}}]
+    steps = [chunk(tool_calls=call, index=1), finish("tool_calls", index=1), chunk("no"), finish()]
+    server.enqueue(script(*steps, done()))
+    assert [call async for call in ask(client, n=2).tool_calls()] == []
+
+
+async def test_tool_assisted_streams_have_the_view(client: AsyncFriendli, server: FriendliServer) -> None:
+    call = piece(0, "{}", name="x", id="1")
+    server.enqueue(script(chunk("Let me see"), tool_status("STARTED"), call, finish("tool_calls"), done()))
+    stream = client.serverless.tool_assisted_chat.stream(model="m", messages=MESSAGES)
+    assert [call.function.name async for call in stream.tool_calls()] == ["x"]
+
+
+async def test_broken_stream_raises_and_gives_no_cut_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(piece(0, "{}", name="x", id="1"), piece(1, '{"a":', name="y", id="2"), cut()))
+    calls = ask(client).tool_calls()
+    assert (await anext(calls)).function.name == "x"
+    with pytest.raises(StreamInterruptedError) as caught:
+        await anext(calls)
+    assert caught.value.partial is not None
+    assert caught.value.partial.tool_calls[1].function.arguments == '{"a":'
+    with pytest.raises(StopAsyncIteration):
+        await anext(calls)
+
+
+@pytest.mark.parametrize("how", ["leave", "close", "drop"])
+async def test_stopping_the_view_stops_the_stream(client: AsyncFriendli, server: FriendliServer, how: str) -> None:
+    server.enqueue(script(piece(0, "{}", name="x", id="1"), piece(1, name="y", id="2"), stall()))
+    calls = ask(client).tool_calls()
+    gc.disable()
+    try:
+        if how == "leave":
+            async with calls:
+                await anext(calls)
+        else:
+            await anext(calls)
+        if how == "close":
+            await calls.aclose()
+        if how == "drop":
+            del calls
+        assert places_in_use(client) == 0
+    finally:
+        gc.enable()
+    await nothing_left(client, server)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    arguments=st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3).map(json.dumps), max_size=4),
+    size=st.integers(1, 9),
+    in_turns=st.booleans(),
+)
+async def test_any_calls_in_any_pieces_come_out_as_they_are(
+    client: AsyncFriendli, server: FriendliServer, arguments: list[str], size: int, in_turns: bool
+) -> None:
+    pieces = [
+        [piece(number, name=f"f{number}", id=f"id{number}")]
+        + [piece(number, text[at : at + size]) for at in range(0, len(text), size)]
+        for number, text in enumerate(arguments)
+    ]
+    if in_turns:
+        longest = max(map(len, pieces), default=0)
+        steps = [row[at] for at in range(longest) for row in pieces if at < len(row)]
+    else:
+        steps = [step for row in pieces for step in row]
+    server.enqueue(script(chunk("x"), *steps, finish("tool_calls"), done()))
+    calls = [call async for call in ask(client).tool_calls()]
+    assert [(call.id, call.function.arguments) for call in calls] == [
+        (f"id{number}", text) for number, text in enumerate(arguments)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("{}", True),
+        (' {"a": [1]} \n', True),
+        ("", False),
+        ("[{}]", False),
+        ('"}"', False),
+        ('{"a":1', False),
+        ('{"a":1}{"b":2}', False),
+        ('{"a":"\ud800"}', False),
+        ("{" * 100_000 + "}", False),
+        ('{"a":' * 100_000 + "}" * 100_000, False),
+    ],
+)
+def test_json_object_is_told_from_anything_else(text: str, answer: bool) -> None:
+    assert is_object(text) is answer

@@ -1,0 +1,520 @@
+"""Functions as tools: what a model is told of them, and what becomes of what it writes."""
+
+import asyncio
+import contextvars
+import copy
+import dataclasses
+import enum
+import functools
+import inspect
+import json
+import pickle
+import pydoc
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from friendli_async import ToolCall, Usage
+from friendli_async.replies import FunctionCall
+from friendli_async.tools import FunctionTool, ToolDefinitionError, ToolError, TurnLimitError, tool
+from friendli_async.tools.docstring import described_by
+
+
+class Weather(msgspec.Struct):
+    city: str
+    degrees: float
+
+
+@dataclasses.dataclass
+class Place:
+    """Where something is."""
+
+    name: str
+    floor: int = 0
+
+
+HERE = Place("here")
+
+
+class Filter(TypedDict, total=False):
+    word: str
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    home: "Home"
+
+
+class Home(pydantic.BaseModel):
+    street: str = pydantic.Field(min_length=2)
+
+
+@tool
+async def weather(city: str, unit: Literal["C", "F"] = "C") -> Weather:
+    """Weather of a city.
+
+    As it is now.
+
+    Args:
+        city: Its name, as
+            people say it.
+        unit (Literal["C", "F"]): Of the degrees.
+
+    Returns:
+        What the sky does.
+    """
+    return Weather(city, 21.5 if unit == "C" else 70.7)
+
+
+@tool
+def now() -> str:
+    """The time."""
+    return "12:00"
+
+
+def properties(made: Any) -> dict[str, Any]:
+    schema = made.parameters
+    assert schema["type"] == "object"
+    assert schema["additionalProperties"] is False
+    found: dict[str, Any] = schema["properties"]
+    return found
+
+
+async def refusal(made: Any, arguments: str) -> ToolError:
+    with pytest.raises(ToolError) as caught:
+        await made.run(arguments)
+    return caught.value
+
+
+# --- what the model is told ------------------------------------------------------------------------------------------
+
+
+def test_schema_comes_from_annotations_defaults_and_docstring() -> None:
+    assert (weather.name, weather.description) == ("weather", "Weather of a city.\n\nAs it is now.")
+    assert weather.parameters == {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "description": "Its name, as people say it."},
+            "unit": {"enum": ["C", "F"], "default": "C", "description": "Of the degrees."},
+        },
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+
+
+def test_function_without_parameters_has_an_empty_object() -> None:
+    assert now.parameters == {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+
+
+def test_name_and_description_can_be_given() -> None:
+    made = tool(len_of, name="length", description="How long.")
+    assert (made.name, made.description) == ("length", "How long.")
+    decorated = tool(name="other")(len_of)
+    assert (decorated.name, decorated.description) == ("other", "Length of a text.")
+    assert tool(len_of, description="").description == ""
+
+
+def len_of(text: str) -> int:
+    """Length of a text."""
+    return len(text)
+
+
+def test_words_of_an_annotation_stand_before_those_of_the_docstring() -> None:
+    @tool
+    def find(limit: Annotated[int, msgspec.Meta(ge=1, description="At most so many.")] = 3, word: str = "") -> None:
+        """Finds.
+
+        Args:
+            limit: Something else.
+            word: What to find.
+        """
+
+    assert properties(find) == {
+        "limit": {"type": "integer", "minimum": 1, "description": "At most so many.", "default": 3},
+        "word": {"type": "string", "description": "What to find.", "default": ""},
+    }
+
+
+def test_types_of_all_kinds_have_a_schema_of_one_root() -> None:
+    @tool
+    def take(
+        place: Place, filters: list[Filter], colour: Colour | None, pair: tuple[int, str], at: datetime, rest: Any
+    ) -> None:
+        pass
+
+    assert set(take.parameters["$defs"]) == {"Place", "Filter", "Colour"}
+    assert take.parameters["$defs"]["Place"]["description"] == "Where something is."
+    found = properties(take)
+    assert found["place"] == {"$ref": "#/$defs/Place"}
+    assert found["rest"] == {}
+    assert "items" not in found["pair"]  # llama.cpp refuses `items: false`
+    assert found["pair"]["maxItems"] == 2
+    assert json.loads(json.dumps(take.parameters)) == take.parameters
+
+
+def test_definitions_of_pydantic_models_stand_at_the_root() -> None:
+    @tool
+    def visit(person: Person) -> None:
+        pass
+
+    schema = visit.parameters
+    assert set(schema["$defs"]) == {"Home"}
+    assert "$defs" not in json.dumps(schema["properties"]["person"]).replace("#/$defs", "")
+
+
+def test_defaults_that_are_no_json_are_not_shown_and_stand() -> None:
+    marker = object()
+
+    @tool
+    def keep(value: Any = marker, place: Place | None = HERE, many: tuple[int, ...] = (1, 2)) -> bool:
+        return value is marker and place is HERE and many == (1, 2)
+
+    assert "default" not in properties(keep)["value"]
+    assert properties(keep)["many"]["default"] == [1, 2]
+    assert properties(keep)["place"]["default"] == {"name": "here", "floor": 0}
+    assert asyncio.run(keep.run("{}")) == "true"
+
+
+def test_what_a_partial_binds_by_keyword_is_not_shown_and_cannot_be_given() -> None:
+    def search(word: str, *, key: str, limit: int = 3) -> str:
+        """Searches."""
+        return f"{word} {key} {limit}"
+
+    made = tool(functools.partial(search, key="secret"))
+    assert made.name == "search"
+    assert set(properties(made)) == {"word", "limit"}
+    assert "secret" not in json.dumps(made.parameters)
+    assert asyncio.run(made.run('{"word":"a"}')) == "a secret 3"
+    assert asyncio.run(refusal(made, '{"word":"a","key":"mine"}')).kind == "arguments"
+
+
+@pytest.mark.parametrize(
+    ("docstring", "text", "words"),
+    [
+        (None, "", {}),
+        ("Does.", "Does.", {}),
+        ("Does.\n\n    More.\n\n    Args:\n        a: One.\n        b (int): Two,\n            three.\n",
+         "Does.\n\nMore.", {"a": "One.", "b": "Two, three."}),
+        ("Does.\n\nArguments:\n  a (dict[str, int], optional): One: two.\n  *rest: No.\n\nRaises:\n  b: No.\n", "Does.",
+         {"a": "One: two.", "rest": "No."}),
+        ("\nArgs:\n    a: One.\n\n    b:\n        Two.\n\n        Three.\n    not an entry\n        c: No.", "",
+         {"a": "One.", "b": "Two. Three."}),
+        ("Does.\n\nNote:\n    x: No.\n\nArgs:\n    a: One.\nplain text again\n    b: No.", "Does.", {"a": "One."}),
+        ("Does args: a thing.", "Does args: a thing.", {}),
+        ("\nArgs:\n", "", {}),
+    ],
+)  # fmt: skip
+def test_docstring_is_read(docstring: str | None, text: str, words: dict[str, str]) -> None:
+    assert described_by(docstring) == (text, words)
+
+
+@given(st.text(alphabet="abA rgs:\n \t()*", max_size=60))
+def test_any_docstring_can_be_read(docstring: str) -> None:
+    text, words = described_by(docstring)
+    assert isinstance(text, str)
+    assert all(words.values())
+
+
+# --- what cannot be a tool -------------------------------------------------------------------------------------------
+
+
+def star(*words: str) -> None: ...
+def stars(**words: str) -> None: ...
+def positional(word: str, /) -> None: ...
+def bare(word) -> None: ...  # type: ignore[no-untyped-def]  # what is tested
+def unknown(word: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821  # that is the point
+def no_json(word: threading.Thread) -> None: ...
+def gives_many() -> Iterator[int]:
+    yield 1
+
+
+async def streams_many() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("fn", "reason"),
+    [
+        (star, "'*words' is variadic positional"),
+        (stars, "'**words' is variadic keyword"),
+        (positional, "'word' is positional-only"),
+        (gives_many, "generator"),
+        (streams_many, "generator"),
+        (lambda: 1, "'<lambda>' cannot be a tool's name"),
+        (classmethod(len_of), "from outside"),
+        (staticmethod(len_of), "from outside"),
+        ("weather", "cannot be called"),
+        (dict, "it does not say what it takes"),
+    ],
+)
+def test_function_that_cannot_be_a_tool_is_refused_when_it_is_made_one(fn: Any, reason: str) -> None:
+    with pytest.raises(ToolDefinitionError, match=reason.replace("*", r"\*")):
+        tool(fn)
+
+
+@pytest.mark.parametrize(
+    ("fn", "reason"),
+    [(bare, "'word' has no type"), (unknown, "'Nowhere' is not defined"), (no_json, "JSON has no form for Thread")],
+)
+def test_parameter_of_no_use_is_refused_when_the_schema_is_made(fn: Any, reason: str) -> None:
+    made = tool(fn)
+    with pytest.raises(ToolDefinitionError, match=reason):
+        _ = made.parameters
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 65, "a.b"])
+def test_name_that_the_api_does_not_take_is_refused(name: str) -> None:
+    with pytest.raises(ToolDefinitionError, match="cannot be a tool's name"):
+        tool(len_of, name=name)
+
+
+def test_type_of_the_result_does_not_matter() -> None:
+    def find() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821  # such a type is there for checkers only
+        return 1
+
+    assert asyncio.run(tool(find).run("")) == "1"
+
+
+# --- what the model writes -------------------------------------------------------------------------------------------
+
+
+async def test_arguments_are_decoded_into_the_annotated_types() -> None:
+    seen: list[Any] = []
+
+    @tool
+    async def take(
+        place: Place,
+        filters: list[Filter],
+        colour: Colour | None,
+        pair: tuple[int, str],
+        at: datetime,
+        price: Decimal,
+        person: Person,
+        *,
+        rest: Any = None,
+    ) -> None:
+        seen.extend([place, filters, colour, pair, at, price, person, rest])
+
+    arguments = {
+        "place": {"name": "here"}, "filters": [{"word": "a"}], "colour": "red", "pair": [1, "x"],
+        "at": "2026-01-02T03:04:05Z", "price": "1.50", "person": {"name": "Ann", "home": {"street": "Main"}},
+    }  # fmt: skip
+    assert await take.run(json.dumps(arguments)) == "null"
+    assert seen[:4] == [Place("here"), [{"word": "a"}], Colour.RED, (1, "x")]
+    assert seen[4] == datetime.fromisoformat("2026-01-02T03:04:05Z")
+    assert seen[5:] == [Decimal("1.50"), Person(name="Ann", home=Home(street="Main")), None]
+
+
+@pytest.mark.parametrize("arguments", ["", "  ", "{}"])
+async def test_no_arguments_are_an_empty_object(arguments: str) -> None:
+    assert await now.run(arguments) == "12:00"
+
+
+async def test_value_that_is_right_but_for_its_json_type_is_taken() -> None:
+    @tool
+    async def add(a: int, b: float, exact: bool, either: int | str = 0) -> list[Any]:
+        return [a, b, exact, either]
+
+    assert await add.run('{"a":"5","b":"1.5","exact":"true"}') == "[5,1.5,true,0]"
+    assert await add.run('{"a":5,"b":2,"exact":true,"either":"7"}') == '[5,2.0,true,"7"]'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ('{"city":', "not JSON"),
+        ("Paris", "not JSON"),
+        ('{"city":"Paris"} and more', "not JSON"),
+        ('["Paris"]', "Expected `object`"),
+        ("{}", "missing required field `city`"),
+        ('{"city":1}', "Expected `str`, got `int`"),
+        ('{"city":"Paris","unit":"K"}', "Invalid enum value 'K'"),
+        ('{"city":"Paris","country":"France"}', "unknown field `country`"),
+        ('{"city":' + "[" * 100_000, "Expected `str`, got `array`"),
+        ('{"city":"\ud800"}', "not JSON"),
+    ],
+)
+async def test_bad_arguments_are_told_with_their_place(arguments: str, reason: str) -> None:
+    error = await refusal(weather, arguments)
+    assert error.kind == "arguments"
+    assert reason in str(error)
+
+
+async def test_what_a_pydantic_model_refuses_is_a_bad_argument() -> None:
+    @tool
+    async def visit(person: Person) -> None:
+        pass
+
+    error = await refusal(visit, '{"person":{"name":"Ann","home":{"street":"x"}}}')
+    assert error.kind == "arguments"
+    assert "at least 2 characters" in str(error)
+
+
+# --- how it is called ------------------------------------------------------------------------------------------------
+
+
+async def test_plain_function_runs_in_a_thread_with_the_caller_s_context() -> None:
+    who = contextvars.ContextVar("who", default="nobody")
+    who.set("somebody")
+    threads: list[threading.Thread] = []
+
+    @tool
+    def look() -> str:
+        threads.append(threading.current_thread())
+        return who.get()
+
+    assert await look.run("") == "somebody"
+    assert threads != [threading.current_thread()]
+
+
+async def test_function_that_gives_a_coroutine_is_awaited() -> None:
+    def wrapped(fn: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str]]:
+        @functools.wraps(fn)
+        def call(*args: Any, **kwargs: Any) -> Awaitable[str]:
+            return fn(*args, **kwargs)
+
+        return call
+
+    @tool
+    @wrapped
+    async def shout(text: str) -> str:
+        return text.upper()
+
+    assert await shout.run('{"text":"hi"}') == "HI"
+
+
+async def test_object_with_call_is_a_tool() -> None:
+    class Adder:
+        """Adds to what it has."""
+
+        def __init__(self) -> None:
+            self.sum = 0
+
+        async def __call__(self, number: int) -> int:
+            self.sum += number
+            return self.sum
+
+    made = tool(Adder(), name="add")
+    assert [await made.run('{"number":2}') for _ in range(2)] == ["2", "4"]
+    assert made.description == "Adds to what it has."
+
+
+async def test_tool_made_of_a_tool_is_the_same_under_another_name() -> None:
+    made = tool(weather, name="sky")
+    assert made.parameters == weather.parameters
+    assert await made.run('{"city":"Rome"}') == '{"city":"Rome","degrees":21.5}'
+
+
+class Desk:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+    @tool
+    async def note(self, text: str, times: int = 1) -> str:
+        """Writes a note.
+
+        Args:
+            text: What to write.
+        """
+        return f"{self.owner}: {text * times}"
+
+    def plain(self, text: str) -> str:
+        """Says it."""
+        return f"{self.owner} says {text}"
+
+    @classmethod
+    def count(cls, up_to: int) -> str:
+        return f"{cls.__name__} {up_to}"
+
+    @staticmethod
+    @tool
+    def free(word: str) -> str:
+        return word
+
+
+async def test_method_is_a_tool_of_its_instance() -> None:
+    ann, bob = Desk("Ann"), Desk("Bob")
+    assert await ann.note.run('{"text":"a","times":2}') == "Ann: aa"
+    assert await bob.note("b") == "Bob: b"
+    assert ann.note.name == "note"
+    assert properties(ann.note)["text"]["description"] == "What to write."
+    assert ann.note.parameters is bob.note.parameters
+    assert isinstance(Desk.note, FunctionTool)
+    assert await Desk.note(ann, "c") == "Ann: c"
+
+
+async def test_bound_class_and_static_methods_are_tools() -> None:
+    assert await tool(Desk("Ann").plain).run('{"text":"a"}') == "Ann says a"
+    assert await tool(Desk.count).run('{"up_to":3}') == "Desk 3"
+    assert await Desk.free.run('{"word":"x"}') == "x"
+
+
+async def test_tool_is_still_the_function() -> None:
+    assert await weather("Paris", unit="F") == Weather("Paris", 70.7)
+    assert now() == "12:00"
+    assert list(inspect.signature(weather).parameters) == ["city", "unit"]
+    assert weather.__name__ == "weather"
+    assert (inspect.getdoc(weather) or "").startswith("Weather of a city.\n\nAs it is now.\n\nArgs:")
+    assert repr(now) == "<tool now() -> str>"
+    shown = pydoc.render_doc(weather, renderer=pydoc.plaintext)
+    assert "weather(city: str, unit: Literal['C', 'F'] = 'C')" in shown
+    assert "Its name, as" in shown
+
+
+# --- what it gives ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ("as it is", "as it is"),
+        (None, "null"),
+        ([1, {"a": None}], '[1,{"a":null}]'),
+        (Weather("Paris", 1.5), '{"city":"Paris","degrees":1.5}'),
+        (Place("here"), '{"name":"here","floor":0}'),
+        (Home(street="Main"), '{"street":"Main"}'),
+        ({Colour.RED: datetime.fromisoformat("2026-01-02T03:04:05+00:00")}, '{"red":"2026-01-02T03:04:05Z"}'),
+        (["\ud83d"], '["\\ud83d"]'),
+    ],
+)
+async def test_result_is_text_or_json(result: object, text: str) -> None:
+    async def give() -> Any:
+        return result
+
+    assert await tool(give).run("") == text
+
+
+async def test_result_that_is_not_json_is_an_error() -> None:
+    inside: list[object] = []
+    inside.append(inside)
+    for result in (object(), {1: threading.Lock()}, {"a": {object(): 1}}, inside):
+
+        async def give(result: object = result) -> Any:
+            return result
+
+        error = await refusal(tool(functools.partial(give, result=result)), "")
+        assert error.kind == "result"
+        assert "not JSON" in str(error)
+
+
+def test_errors_are_plain_data() -> None:
+    call = ToolCall("a", "function", FunctionCall("weather", "{}"))
+    for error in (
+        ToolError("no", kind="timeout", call=call, messages=[{"role": "user", "content": "Hi"}], usage=Usage(1, 2, 3)),
+        TurnLimitError("too long", messages=[{"role": "user", "content": "Hi"}], usage=Usage(1, 2, 3), turns=8),
+    ):
+        for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))

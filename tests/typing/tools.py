@@ -1,0 +1,127 @@
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+"""What type checkers make of tools and runs. Checked strictly; never run.
+
+A `type: ignore` marks a call that must be refused: where it is not, the checkers call the comment unused.
+"""
+
+from collections.abc import Coroutine
+from typing import Any, Literal, assert_type
+
+import msgspec
+
+from friendli_async import AsyncFriendli, ChatChunk, ChatCompletion, ToolCall, Usage
+from friendli_async.chat import Conversation
+from friendli_async.chat.tool_calls import ToolCallView
+from friendli_async.integrations.mcp import MCPSession, MCPTool, mcp_tools
+from friendli_async.tools import (
+    FunctionTool,
+    LocalTool,
+    Run,
+    RunResult,
+    ToolFinished,
+    ToolProblem,
+    ToolStarted,
+    TurnEnded,
+    TurnLimitError,
+    tool,
+)
+
+
+class Weather(msgspec.Struct):
+    degrees: float
+
+
+@tool
+async def weather(city: str, unit: Literal["C", "F"] = "C") -> Weather:
+    """Weather of a city."""
+    return Weather(1.5)
+
+
+@tool(name="time_of_day")
+def now() -> str:
+    """The time."""
+    return "12:00"
+
+
+class Desk:
+    @tool
+    async def note(self, text: str) -> int:
+        """Writes a note."""
+        return len(text)
+
+
+async def tools_are_still_functions(desk: Desk) -> None:
+    assert_type(await weather("Paris", unit="F"), Weather)
+    assert_type(now(), str)
+    await weather(3)  # type: ignore[arg-type]  # refused
+    await weather("Paris", unit="K")  # type: ignore[arg-type]  # refused
+    now("x")  # type: ignore[call-arg]  # refused
+    assert_type(await desk.note("x"), int)
+    assert_type(await Desk.note(desk, "x"), int)
+    await desk.note(3)  # type: ignore[arg-type]  # refused
+    made: FunctionTool[[str], Coroutine[Any, Any, int]] = desk.note
+    assert_type(made.name, str)
+    assert_type(made.description, str | None)
+    assert_type(made.parameters, dict[str, Any])
+    assert_type(await made.run("{}"), str)
+
+
+async def runs(client: AsyncFriendli, desk: Desk, session: MCPSession) -> None:
+    more = await mcp_tools(session)
+    assert_type(more, list[MCPTool])
+    tools: list[LocalTool] = [weather, now, desk.note, *more]
+    messages: Conversation = [{"role": "user", "content": "Hi"}]
+    run = client.serverless.chat.run(model="m", messages=messages, tools=[weather, now, desk.note, *more])
+    assert_type(run, Run)
+    client.dedicated.chat.run(model="m", messages=messages, tools=tools, max_turns=3, tool_timeout=None)
+    client.container.chat.run(messages=messages, tools=tools, concurrency=1, on_tool_error="raise", temperature=0.5)
+    async with run as entered:
+        assert_type(entered, Run)
+        async for event in run:
+            match event:
+                case ChatChunk():
+                    assert_type(event.text, str)
+                case ToolStarted():
+                    assert_type(event.call, ToolCall)
+                case ToolFinished():
+                    assert_type(event.content, str)
+                    assert_type(event.error, ToolProblem | None)
+                case TurnEnded():
+                    assert_type(event.reply, ChatCompletion)
+    result = await run.result()
+    assert_type(result, RunResult)
+    assert_type(result.usage, Usage | None)
+    await client.serverless.chat.complete(model="m", messages=result.messages)
+    await client.serverless.chat.complete(model="m", messages=run.messages)
+
+    client.serverless.chat.run(messages=messages, tools=tools)  # type: ignore[call-arg]  # refused
+    client.serverless.chat.run(model="m", messages=messages, tools=[len])  # type: ignore[list-item]  # refused
+    client.serverless.chat.run(model="m", messages=messages, tools=tools, max_turn=3)  # type: ignore[call-arg]  # refused
+    client.serverless.chat.run(model="m", messages=messages, tools=tools, on_tool_error="no")  # type: ignore[arg-type]  # refused
+
+
+async def approval(client: AsyncFriendli, messages: Conversation) -> None:
+    def allow(call: ToolCall) -> bool:
+        return call.function.name == "weather"
+
+    async def ask(call: ToolCall) -> bool:
+        return allow(call)
+
+    chat = client.serverless.chat
+    chat.run(model="m", messages=messages, tools=[weather], before_tool=allow)
+    chat.run(model="m", messages=messages, tools=[weather], before_tool=ask)
+    chat.run(model="m", messages=messages, tools=[weather], before_tool=len)  # type: ignore[arg-type]  # refused
+
+
+async def views(client: AsyncFriendli, messages: Conversation) -> None:
+    calls = client.serverless.chat.stream(model="m", messages=messages).tool_calls()
+    assert_type(calls, ToolCallView)
+    async for call in calls:
+        assert_type(call, ToolCall)
+        assert_type(call.function.arguments, str)
+    assert_type(client.serverless.tool_assisted_chat.stream(model="m", messages=messages).tool_calls(), ToolCallView)
+
+
+async def goes_on(client: AsyncFriendli, error: TurnLimitError) -> None:
+    assert_type(error.usage, Usage | None)
+    client.serverless.chat.run(model="m", messages=error.messages, tools=[weather])
