@@ -1,0 +1,18 @@
+"""Many calls: a job of a million rows that takes what the server gives, and survives whatever ends it.
+
+    from friendli_async.bulk import run_all
+
+    async with run_all(rows, call, checkpoint="done.jsonl", key=lambda row: row["id"]) as outcomes:
+        async for outcome in outcomes:
+            ...
+
+``Adaptive`` finds out how many calls at a time a server takes.
+"""
+
+from friendli_async.bulk.adaptive import Adaptive
+from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, DuplicateKeyError, RowsError
+from friendli_async.bulk.outcomes import Outcome, Progress
+from friendli_async.bulk.run import Run, run_all
+
+__all__ = ["Adaptive", "CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "Outcome", "Progress"]
+__all__ += ["RowsError", "Run", "run_all"]

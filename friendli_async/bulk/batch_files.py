@@ -1,0 +1,381 @@
+"""Files of OpenAI's batches: the rows of one, and the answers to them.
+
+A line in is ``{"custom_id": ..., "method": "POST", "url": ..., "body": {...}}``, and may leave out all but the body; or
+it is a prompt, ``"..."`` or ``{"prompt": "...", ...}``, or ``{"messages": [...], ...}``, with parameters of the call
+beside it. A line out is ``{"id": ..., "custom_id": ..., "response": {"status_code", "request_id", "body"}, "error":
+...}``. Its ``id`` is made of what was asked, so that the file tells what is done, and what has changed since.
+
+The format: https://platform.openai.com/docs/guides/batch
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import msgspec
+
+from friendli_async.bulk.checkpoint import check_key
+from friendli_async.bulk.errors import CheckpointError, DuplicateKeyError, RowsError, is_final_status
+from friendli_async.bulk.journal import Journal, read_line
+from friendli_async.bulk.outcomes import Outcome
+from friendli_async.bulk.rows import decoded, read_lines
+from friendli_async.chat.inputs import ChatOptions
+from friendli_async.chat.inputs import arguments_of as chat_arguments
+from friendli_async.client import AsyncFriendli
+from friendli_async.completions import CompletionsOptions
+from friendli_async.completions import arguments_of as completions_arguments
+from friendli_async.embeddings import EmbeddingsOptions
+from friendli_async.embeddings import arguments_of as embeddings_arguments
+from friendli_async.errors import APIStatusError, FriendliError
+from friendli_async.replies import Reply, kept_raw
+
+__all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeError"]
+
+Deployment = Literal["serverless", "dedicated", "container"]
+
+_CHAT: Final = "/v1/chat/completions"
+_COMPLETIONS: Final = "/v1/completions"
+_EMBEDDINGS: Final = "/v1/embeddings"
+_KNOWN: Final = {
+    _CHAT: frozenset(ChatOptions.__annotations__) | {"model", "messages"},
+    _COMPLETIONS: frozenset(CompletionsOptions.__annotations__) | {"model", "prompt", "tokens"},
+    _EMBEDDINGS: frozenset(EmbeddingsOptions.__annotations__) | {"model"},
+}
+_REQUIRED: Final = {_CHAT: {"model", "messages"}, _COMPLETIONS: {"model", "prompt", "tokens"}, _EMBEDDINGS: {"model"}}
+_ID: Final = "batch_req_"
+_DIGEST: Final = 16
+_IDS: Final = re.compile(f"{_ID}[0-9a-f]{{{2 * _DIGEST}}}")
+
+
+class BatchRow(msgspec.Struct, frozen=True):
+    """One request of a batch."""
+
+    custom_id: str
+    url: str
+    body: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The ``id`` of its line out: a digest of what it asks."""
+        asked = msgspec.json.encode([self.custom_id, self.url, self.body], order="deterministic")
+        return _ID + blake2b(asked, digest_size=_DIGEST).hexdigest()
+
+    def arguments(self) -> dict[str, Any]:
+        """The keywords of the method that makes the call; what it does not know goes along as it is."""
+        known = _KNOWN[self.url] - {"extra_body", "extra_query"}
+        given = {name: value for name, value in self.body.items() if name in known}
+        extra = {name: value for name, value in self.body.items() if name not in known}
+        return {**given, "extra_body": extra} if extra else given
+
+    async def send(self, client: AsyncFriendli, deployment: Deployment) -> Reply:
+        """Makes the call."""
+        group: Any = getattr(client, deployment)
+        calls: dict[str, Callable[[], Callable[..., Awaitable[Reply]]]] = {
+            _CHAT: lambda: group.chat.complete,
+            _COMPLETIONS: lambda: group.completions.complete,
+            _EMBEDDINGS: lambda: group.embeddings.create,
+        }
+        return await calls[self.url]()(**self.arguments())
+
+
+# --- in --------------------------------------------------------------------------------------------------------------
+
+
+class BatchInput:
+    """A file of requests, read line by line, as often as it is iterated.
+
+    Args:
+        path: The file.
+        deployment: Where its requests go.
+        model: Model of every request, whatever its line says.
+        options: Parameters of every request that generates text, whatever its line says.
+        system: A system message for every line that is a mere prompt.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        deployment: Deployment = "serverless",
+        model: str | None = None,
+        options: Mapping[str, object] | None = None,
+        system: str | None = None,
+    ) -> None:
+        self.path = path
+        self._deployment: Deployment = deployment
+        self._model = model
+        self._options = dict(options or {})
+        self._system = system
+
+    def check(self) -> int:
+        """Reads the file through.
+
+        Returns:
+            How many requests it has.
+
+        Raises:
+            RowsError: A line is no request, or would be refused before it is sent.
+            DuplicateKeyError: Two lines have the same ``custom_id``.
+            OSError: The file cannot be read.
+        """
+        lines: dict[str, int] = {}
+        for number, row in self._numbered():
+            first = lines.setdefault(row.custom_id, number)
+            if first != number:
+                raise DuplicateKeyError(
+                    f"{self.path} line {number}: custom_id {row.custom_id!r} is line {first}'s, too"
+                )
+            try:
+                self._check_row(row)
+            except (TypeError, ValueError) as error:
+                raise RowsError(f"{self.path} line {number}: {error}") from None
+        return len(lines)
+
+    async def __aiter__(self) -> AsyncIterator[BatchRow]:
+        async for number, line in read_lines(self.path):
+            yield self._read(number, line)
+
+    def _numbered(self) -> Iterator[tuple[int, BatchRow]]:
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.isspace():
+                    yield number, self._read(number, line)
+
+    def _read(self, number: int, line: bytes) -> BatchRow:
+        value = decoded(line, self.path, number)
+        try:
+            return self._row(value, number)
+        except RowsError as error:
+            raise RowsError(f"{self.path} line {number}: {error}") from None
+
+    def _row(self, value: Any, number: int) -> BatchRow:
+        if isinstance(value, str):
+            value = {"prompt": value}
+        if not isinstance(value, dict):
+            raise RowsError("neither a request nor a prompt")
+        line = cast("dict[str, Any]", value)
+        custom_id = line.get("custom_id", f"line-{number}")
+        if not isinstance(custom_id, str) or not custom_id:
+            raise RowsError(f"custom_id must be text, not {custom_id!r}")
+        check_key(custom_id)
+        if "body" in line:
+            if str(line.get("method", "POST")).upper() != "POST":
+                raise RowsError(f"method must be POST, not {line['method']!r}")
+            if not isinstance(line["body"], dict):
+                raise RowsError("body must be an object")
+            body = dict(cast("dict[str, Any]", line["body"]))
+        elif "method" in line or "url" in line:
+            raise RowsError("no body")
+        else:
+            body = self._body_of_prompt({name: value for name, value in line.items() if name != "custom_id"})
+        url = _url_of(line.get("url"), body)
+        self._complete(body, url)
+        return BatchRow(custom_id, url, body)
+
+    def _body_of_prompt(self, line: dict[str, Any]) -> dict[str, Any]:
+        if "messages" in line:
+            return line
+        prompt = line.pop("prompt", None)
+        if not isinstance(prompt, str):
+            raise RowsError("neither a request (with a body), nor a prompt, nor messages")
+        system = [] if self._system is None else [{"role": "system", "content": self._system}]
+        return {"messages": [*system, {"role": "user", "content": prompt}], **line}
+
+    def _complete(self, body: dict[str, Any], url: str) -> None:
+        """Puts what holds for all requests into one."""
+        if body.pop("stream", None):
+            raise RowsError("a batch cannot stream: take `stream` out of the body")
+        if self._model is not None:
+            body["model"] = self._model
+        if url != _EMBEDDINGS:
+            body.update(self._options)
+        elif self._deployment != "dedicated":
+            raise RowsError(f"{_EMBEDDINGS} is served by dedicated endpoints only (--deployment dedicated)")
+        if "model" not in body and self._deployment != "container":
+            raise RowsError("no model: the body names none, and neither does -m")
+
+    def _check_row(self, row: BatchRow) -> None:
+        """What the method would refuse, before anything is sent."""
+        given = row.arguments()
+        required = {name: value for name, value in given.items() if name in _REQUIRED[row.url]}
+        options = {name: value for name, value in given.items() if name not in required}
+        if row.url == _CHAT:
+            if "messages" not in required:
+                raise RowsError("no messages")
+            chat_arguments("complete", required, options)
+        elif row.url == _COMPLETIONS:
+            completions_arguments("complete", required, options)
+        else:
+            embeddings_arguments(required, options)
+
+
+def _url_of(url: object, body: Mapping[str, Any]) -> str:
+    """The URL of a request; where its line has none, what its body looks like."""
+    if url is None:
+        if "messages" in body:
+            return _CHAT
+        return _EMBEDDINGS if "input" in body else _COMPLETIONS
+    if not isinstance(url, str) or url not in _KNOWN:
+        raise RowsError(f"url must be one of {', '.join(_KNOWN)}, not {url!r}")
+    return url
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+
+
+class FailedBeforeError(FriendliError):
+    """A request that failed in an earlier run, and is not sent again in this one."""
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    request_id: str | None = None
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+
+
+class _Line(msgspec.Struct):
+    id: str
+    custom_id: str
+    response: _Response | None
+    error: _Error | None
+
+
+class _StatusCode(msgspec.Struct):
+    status_code: int
+
+
+class _ReadLine(msgspec.Struct):
+    """What of a line out is read again: not its body."""
+
+    id: str
+    custom_id: str
+    response: _StatusCode | None = None
+    error: _Error | None = None
+
+    @property
+    def state(self) -> bytes:
+        status = self.response.status_code if self.response is not None else 0
+        if 200 <= status < 300 and self.error is None:
+            return _DONE
+        return _REFUSED if is_final_status(status) else _FAILED
+
+
+_DONE: Final = b"d"
+_REFUSED: Final = b"r"
+_FAILED: Final = b"f"
+_SEEN: Final = b""
+_lines: Final = msgspec.json.Decoder(_ReadLine)
+_encoder: Final = msgspec.json.Encoder()
+
+
+class BatchOutput:
+    """A file of answers, and the ledger of the run that writes it.
+
+    Args:
+        path: The file.
+        retry_failed: Whether to send again what failed by an error worth another try.
+        changed: Told the ``custom_id`` of each request that is done, but asks for something else now.
+    """
+
+    def __init__(
+        self, path: Path, *, retry_failed: bool = False, changed: Callable[[str], object] | None = None
+    ) -> None:
+        self.unwritten: int = 0
+        """Answers that came and could not be written."""
+        self._journal = Journal(path, b'{"id":"' + _ID.encode())
+        self._retry_failed = retry_failed
+        self._changed = changed
+        self._known: dict[str, bytes] = {}
+        """By custom_id: the digest of its id, and the state of its last line. Small, since a file may have millions."""
+
+    def open(self) -> None:
+        """Reads what is done; see ``Journal.open`` for what it raises."""
+        self._journal.open(self._take)
+
+    def _take(self, offset: int, line: bytes) -> bool:
+        read = read_line(line, _lines, _ReadLine)
+        if read is None or not _IDS.fullmatch(read.id):
+            return False
+        self._known[read.custom_id] = bytes.fromhex(read.id.removeprefix(_ID)) + read.state
+        return True
+
+    def find(self, key: str | int, row: BatchRow) -> Outcome[BatchRow, Reply] | None:
+        """The outcome of a request that is not to be sent (again).
+
+        Raises:
+            DuplicateKeyError: The file has got another with its ``custom_id`` since it was checked.
+        """
+        known = self._known.get(row.custom_id)
+        if known == _SEEN:
+            raise DuplicateKeyError(f"two requests have the custom_id {row.custom_id!r}")
+        self._known[row.custom_id] = _SEEN
+        if known is None:
+            return None
+        digest, state = known[:_DIGEST], known[_DIGEST:]
+        if digest != bytes.fromhex(row.id.removeprefix(_ID)):
+            if self._changed is not None:
+                self._changed(row.custom_id)
+            return None
+        if state == _DONE:
+            return Outcome(key=key, row=row, resumed=True)
+        if state == _FAILED and self._retry_failed:
+            return None
+        return Outcome(key=key, row=row, error=FailedBeforeError("failed in an earlier run"), resumed=True)
+
+    def keep(self, outcome: Outcome[BatchRow, Reply]) -> None:
+        """Writes the answer to a request.
+
+        Raises:
+            CheckpointError: It is not written.
+        """
+        row = outcome.row
+        response = error = None
+        if outcome.error is not None:
+            error = _Error(type(outcome.error).__name__, _clean(str(outcome.error)))
+            if isinstance(outcome.error, APIStatusError):
+                failed = outcome.error
+                response = _Response(failed.status_code, _clean(failed.request_id or "") or None, _error_body(failed))
+        elif (reply := outcome.reply) is not None:
+            response = _Response(reply.meta.status or 200, _clean(reply.meta.request_id or "") or None, _body(reply))
+        line = _Line(row.id, row.custom_id, response, error)
+        try:
+            self._journal.append(_encoder.encode(line) + b"\n")
+        except CheckpointError:
+            self.unwritten += 1
+            raise
+
+    def close(self) -> None:
+        """Makes what is written durable; see ``Journal.close``."""
+        self._journal.close()
+
+
+def _body(reply: Reply) -> msgspec.Raw:
+    """The reply as the server sent it, on one line."""
+    data = kept_raw(reply) or msgspec.json.encode(reply)
+    if b"\n" in data or b"\r" in data:
+        data = json.dumps(reply.raw, separators=(",", ":")).encode("ascii")
+    return msgspec.Raw(data)
+
+
+def _error_body(error: APIStatusError) -> msgspec.Raw:
+    """What the server said, where that is JSON; else as it is told here."""
+    try:
+        body = json.loads(error.body)
+    except (ValueError, RecursionError):
+        body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
+    return msgspec.Raw(json.dumps(body, separators=(",", ":")).encode("ascii"))
+
+
+def _clean(text: str) -> str:
+    """A text without lone surrogates, which JSON in UTF-8 has no form for."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,264 @@
+"""The limit that finds out what a server takes: simulated servers, and whatever order of events there may be."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from friendli_async import ConfigurationError
+from friendli_async.bulk import Adaptive
+
+# --- simulated servers -----------------------------------------------------------------------------------------------
+
+SECONDS: Final = 600.0
+TOKENS: Final = 200.0  # of an answer, on average; log-normal
+PREFILL: Final = 10.0  # the prompt's work, in tokens
+FASTEST: Final = 50.0  # tokens per second of one answer
+
+
+@dataclass(frozen=True)
+class Server:
+    """Shares its speed among the answers that it writes; refuses beyond a number of them, or of requests a minute."""
+
+    speed: Callable[[float], float] = lambda at: 2000.0
+    most: Callable[[float], float] = lambda at: math.inf
+    per_minute: float | None = None
+
+
+@dataclass
+class Served:
+    tokens: int = 0
+    sent: int = 0
+    refused: int = 0
+    by_second: list[float] = field(default_factory=lambda: [0.0] * (int(SECONDS) + 1))
+    limits: list[int] = field(default_factory=list)
+
+    @property
+    def share_refused(self) -> float:
+        return self.refused / self.sent
+
+    def rate(self, begin: float = 0.0, end: float = SECONDS) -> float:
+        return sum(self.by_second[int(begin) : int(end)]) / (end - begin)
+
+
+def served(server: Server, limit: Adaptive | int, seed: int = 0) -> Served:
+    """Ten minutes with always something to do. The work is counted in tokens per answer: all get the same."""
+    rng = random.Random(seed)
+    adaptive = limit if isinstance(limit, Adaptive) else Adaptive(limit, limit, guard=None)
+    now = worked = paused = 0.0
+    under_way: list[tuple[float, int, float, int]] = []  # when it is done (work), number, since when, tokens
+    bucket = (server.per_minute or 0.0) / 12  # five seconds' worth
+    result = Served()
+    while now < SECONDS:
+        while now >= paused and adaptive.acquire(now):
+            result.sent += 1
+            if len(under_way) >= server.most(now) or (server.per_minute and bucket < 1):
+                result.refused += 1
+                if isinstance(limit, Adaptive):
+                    adaptive.refused(None, now, now)
+                else:
+                    paused = now + 0.05 + 0.5 * rng.random()
+                adaptive.release()
+                continue
+            bucket -= 1
+            tokens = max(5, int(rng.lognormvariate(math.log(TOKENS) - 0.5, 1.0)))
+            heapq.heappush(under_way, (worked + tokens + PREFILL, result.sent, now, tokens))
+        rate = min(FASTEST, server.speed(now) / max(1, len(under_way)))
+        step = min(0.25, (under_way[0][0] - worked) / rate if under_way else 0.25)
+        now, worked = now + step, worked + step * rate
+        if server.per_minute:
+            bucket = min(server.per_minute / 12, bucket + step * server.per_minute / 60)
+        while under_way and under_way[0][0] <= worked + 1e-9:
+            _, _, since, tokens = heapq.heappop(under_way)
+            result.tokens += tokens
+            result.by_second[min(int(now), int(SECONDS))] += tokens
+            if isinstance(limit, Adaptive):
+                adaptive.succeeded(tokens, now - since, now)
+            adaptive.release()
+        if len(result.limits) <= int(now):
+            result.limits.append(adaptive.limit)
+    return result
+
+
+def dip(high: float, low: float) -> Callable[[float], float]:
+    """A capacity that is low for a third of the time."""
+    return lambda at: low if 200 <= at < 400 else high
+
+
+FIXED: Final = (8, 16, 24, 32, 40, 48, 64, 128)
+SEEDS: Final = (0, 1, 2)
+SERVERS: Final = {
+    "refuses above 64": Server(speed=lambda at: 3200.0, most=lambda at: 64),
+    "refuses above 64, then 16, then 64": Server(speed=lambda at: 3200.0, most=dip(64, 16)),
+    "refuses nothing, 2000 tokens a second": Server(),
+    "300 requests a minute": Server(speed=lambda at: 1e6, per_minute=300),
+}
+
+
+@pytest.mark.parametrize("server", SERVERS.values(), ids=SERVERS)
+def test_it_delivers_four_fifths_of_the_best_fixed_limit_and_is_hardly_refused(server: Server) -> None:
+    best = max(served(server, fixed).rate() for fixed in FIXED)  # however much of its work was refused
+    for seed in SEEDS:
+        found = served(server, Adaptive(), seed)
+        assert found.rate() >= 0.8 * best
+        assert found.share_refused < 0.01
+
+
+@pytest.mark.parametrize(
+    ("server", "full"),
+    [
+        (SERVERS["refuses above 64, then 16, then 64"], 2700.0),
+        (Server(speed=dip(2000.0, 500.0)), 1850.0),
+    ],
+    ids=["of refusals", "of speed"],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_it_recovers_within_a_minute_of_a_step_of_the_capacity(server: Server, full: float, seed: int) -> None:
+    found = served(server, Adaptive(), seed)
+    assert found.rate(150, 200) > 0.8 * full
+    assert found.rate(300, 400) < 0.4 * full
+    assert found.rate(460, 520) > 0.8 * full
+
+
+def test_the_guard_bounds_what_no_refusal_does() -> None:
+    unguarded = served(Server(), Adaptive(max=10_000, guard=None))
+    guarded = served(Server(), Adaptive(max=10_000))
+    assert max(unguarded.limits) > 500
+    assert max(guarded.limits[60:]) < 150
+    assert guarded.rate() >= unguarded.rate()
+
+
+# --- single decisions ------------------------------------------------------------------------------------------------
+
+
+def busy(adaptive: Adaptive, now: float = 0.0) -> Adaptive:
+    """Takes all permits."""
+    while adaptive.acquire(now):
+        pass
+    return adaptive
+
+
+def test_it_grows_by_one_a_success_until_the_first_refusal() -> None:
+    adaptive = busy(Adaptive(start=4))
+    for expected in (5, 6, 7):
+        adaptive.succeeded(None, 1.0, 1.0)
+        assert adaptive.limit == expected
+
+
+def test_it_does_not_grow_while_less_than_half_of_it_is_used() -> None:
+    adaptive = Adaptive(start=8)
+    assert adaptive.acquire(0.0)
+    adaptive.succeeded(None, 1.0, 1.0)
+    assert adaptive.limit == 8
+
+
+def test_refusals_of_one_round_trip_cut_once() -> None:
+    adaptive = busy(Adaptive(start=100))
+    for _ in range(50):
+        adaptive.refused(None, 10.0, sent=9.0)
+    assert adaptive.limit == 70
+    adaptive.refused(None, 12.0, sent=11.0)
+    assert adaptive.limit == 49
+
+
+def test_refusals_that_are_told_late_cut_once_where_nobody_says_when_they_were_sent() -> None:
+    adaptive = busy(Adaptive(start=100))
+    adaptive.succeeded(None, 5.0, 9.0)
+    for late in range(20):
+        adaptive.refused(None, 10.0 + late / 10)
+    assert adaptive.limit == 70
+
+
+def test_a_retry_after_pauses_everybody_until_then() -> None:
+    adaptive = Adaptive(start=4)
+    assert adaptive.acquire(0.0)
+    adaptive.refused(7.0, 1.0)
+    adaptive.release()
+    assert not adaptive.acquire(7.9)
+    assert adaptive.pause(7.0) == pytest.approx(1.0)
+    assert adaptive.acquire(8.0)
+
+
+def test_a_shorter_retry_after_does_not_end_a_longer_pause() -> None:
+    adaptive = Adaptive()
+    adaptive.refused(7.0, 0.0)
+    adaptive.refused(1.0, 1.0)
+    assert not adaptive.acquire(6.9)
+
+
+BAD: Final[list[dict[str, Any]]] = [
+    {"start": 0},
+    {"start": True},
+    {"start": 1.5},
+    {"start": 5, "max": 4},
+    {"max": 0},
+    {"shrink": 0},
+    {"shrink": 1},
+    {"shrink": math.nan},
+    {"shrink": "0.7"},
+    {"guard": 1},
+    {"guard": math.inf},
+    {"guard": False},
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_arguments_that_make_no_sense_are_refused_by_name(bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="|".join(bad)):
+        Adaptive(**bad)
+
+
+def test_a_permit_that_is_not_out_cannot_be_given_back() -> None:
+    with pytest.raises(RuntimeError, match="without a permit"):
+        Adaptive().release()
+
+
+# --- any order of events ---------------------------------------------------------------------------------------------
+
+STEPS: Final = st.lists(
+    st.one_of(
+        st.tuples(st.just("acquire")),
+        st.tuples(st.just("release")),
+        st.tuples(st.just("succeeded"), st.none() | st.integers(0, 5000), st.floats(0, 1e3)),
+        st.tuples(st.just("refused"), st.none() | st.floats(-1, 100), st.none() | st.floats(0, 100)),
+        st.tuples(st.just("later"), st.floats(0, 100)),
+    ),
+    max_size=200,
+)
+
+
+@given(STEPS, st.integers(1, 20), st.integers(0, 50), st.floats(0.01, 0.99), st.none() | st.floats(1.01, 10))
+def test_the_limit_stays_in_bounds_and_no_permit_is_lost_or_doubled(
+    steps: list[tuple[Any, ...]], start: int, more: int, shrink: float, guard: float | None
+) -> None:
+    adaptive = Adaptive(start, start + more, shrink, guard)
+    now, out = 0.0, 0
+    for name, *values in steps:
+        match name:
+            case "acquire":
+                free = out < adaptive.limit and not adaptive.pause(now)
+                assert adaptive.acquire(now) is free
+                out += free
+            case "release" if out:
+                adaptive.release()
+                out -= 1
+            case "succeeded":
+                adaptive.succeeded(values[0], values[1], now)
+            case "refused":
+                adaptive.refused(values[0], now, None if values[1] is None else now - values[1])
+            case "later":
+                now += values[0]
+        assert adaptive.in_flight == out
+        assert 1 <= adaptive.limit <= start + more
+    while out:  # whatever has happened: it goes on
+        adaptive.release()
+        out -= 1
+    assert adaptive.acquire(now + 101)

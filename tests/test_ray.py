@@ -1,0 +1,201 @@
+"""The stage of a Ray Data pipeline: by itself, and on a local cluster whose actors and driver are killed."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from friendli_async.bulk import CheckpointError, RowsError
+from friendli_async.integrations.ray import CompleteStage
+from friendli_async.testing import FriendliServer, delay, json_body, status
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.script import Script
+
+CONCURRENCY: Final = 8
+
+
+# --- by itself -------------------------------------------------------------------------------------------------------
+
+
+def stage_of(server: FriendliServer, **options: Any) -> CompleteStage:
+    client = {"token": server.token, "server_url": server.url, "retry": None}
+    return CompleteStage(**{"model": "m", "client": client, "concurrency": CONCURRENCY, **options})
+
+
+def batch_of(count: int, **more: Any) -> dict[str, Any]:
+    return {"id": np.arange(count), "prompt": np.array([f"row {n}" for n in range(count)], dtype=object), **more}
+
+
+async def rows_of(stage: CompleteStage, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    async with asyncio.timeout(30):
+        async for block in stage(batch):
+            assert len({len(column) for column in block.values()}) == 1
+            rows += [dict(zip(block, row, strict=True)) for row in zip(*block.values(), strict=True)]
+    return sorted(rows, key=lambda row: int(row["id"]))
+
+
+async def test_rows_come_out_as_they_went_in_with_their_answers(server: FriendliServer) -> None:
+    stage = stage_of(server, options={"max_tokens": 9})
+    rows = await rows_of(stage, batch_of(100, tag=np.array(["x"] * 100)))
+    assert list(rows[7]) == [
+        "id", "prompt", "tag", "text", "finish_reason", "prompt_tokens", "completion_tokens", "error"
+    ]  # fmt: skip
+    assert [row["text"] for row in rows] == [f"You said: row {n}" for n in range(100)]
+    assert {(row["tag"], row["error"], row["finish_reason"]) for row in rows} == {("x", None, "stop")}
+    assert server.requests[0].json_object["max_tokens"] == 9
+    await stage._client.aclose()
+
+
+async def test_messages_are_asked_as_they_are(server: FriendliServer) -> None:
+    messages = np.empty(1, dtype=object)
+    messages[0] = np.array([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    stage = stage_of(server, prompt="messages", output="answer")
+    [row] = await rows_of(stage, {"id": np.arange(1), "messages": messages})
+    assert row["answer"] == "You said: Hi"
+    assert server.requests[0].json_object["messages"][0] == {"role": "system", "content": "Be brief."}
+    await stage._client.aclose()
+
+
+async def test_an_error_is_a_column(server: FriendliServer) -> None:
+    server.enqueue(status(429))
+    stage = stage_of(server, concurrency=1)
+    rows = await rows_of(stage, batch_of(2))
+    assert [row["text"] for row in rows] == [None, "You said: row 1"]
+    assert rows[0]["error"].startswith("RateLimitError: 429")
+    await stage._client.aclose()
+
+
+async def test_what_an_actor_has_done_another_does_not_ask_again(server: FriendliServer, tmp_path: Path) -> None:
+    first, second = (stage_of(server, checkpoint=tmp_path) for _ in range(2))
+    server.enqueue(status(503), status(422))
+    await rows_of(first, batch_of(20))
+    assert len(server.requests) == 20
+    rows = await rows_of(second, batch_of(30))  # what may pass is asked again, what was refused for good is not
+    assert len(server.requests) == 20 + 1 + 10
+    assert [row["error"] is None for row in rows].count(False) == 1
+    assert len(await rows_of(first, batch_of(30))) == 30
+    assert len(server.requests) == 31
+    third = stage_of(server, checkpoint=tmp_path, model="another")
+    await rows_of(third, batch_of(2))
+    assert len(server.requests) == 33
+    for stage in (first, second, third):
+        await stage._client.aclose()
+
+
+async def test_calls_of_all_batches_share_the_actors_concurrency(server: FriendliServer) -> None:
+    server.always(answer_late)
+    stage = stage_of(server, concurrency=3)
+    most = 0
+
+    def count() -> bool:
+        nonlocal most
+        most = max(most, server.active_requests)
+        return len(server.requests) == 24
+
+    counting = asyncio.create_task(server.wait_until(count))
+    await asyncio.gather(*(rows_of(stage, batch_of(8)) for _ in range(3)))
+    await counting
+    assert most == 3
+    await stage._client.aclose()
+
+
+async def test_what_cannot_be_used_is_said(server: FriendliServer, tmp_path: Path) -> None:
+    stage = stage_of(server, checkpoint=tmp_path / "done", key="number")
+    with pytest.raises(RowsError, match="no column 'number'; there are 'id', 'prompt'"):
+        await rows_of(stage, batch_of(1))
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        stage_of(server, checkpoint=tmp_path / "file")
+    (tmp_path / "done" / "notes.jsonl").write_text("mine\n")
+    with pytest.raises(CheckpointError, match=r"notes\.jsonl has a line"):
+        stage_of(server, checkpoint=tmp_path / "done")
+    assert server.requests == []
+
+
+def answer_late(received: ReceivedRequest) -> Script:
+    content = received.json_object["messages"][0]["content"]
+    reply = json_body({"choices": [{"index": 0, "message": {"content": content}, "finish_reason": "stop"}]})
+    return Script((delay(0.02), *reply.steps), reply.status, reply.headers)
+
+
+# --- on a cluster ----------------------------------------------------------------------------------------------------
+
+ROWS: Final = 1000
+
+
+class Job:
+    """Runs of one job on a cluster of its own."""
+
+    def __init__(self, server: FriendliServer, folder: Path) -> None:
+        self.server = server
+        self.checkpoint = folder / "done"
+        self.out = folder / "out.jsonl"
+        self.log = folder / "log"
+
+    async def start(self) -> asyncio.subprocess.Process:
+        program = Path(__file__).parent / "support" / "ray_job.py"
+        arguments = [sys.executable, str(program), self.server.url, str(self.checkpoint), str(ROWS), str(self.out)]
+        with self.log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(*arguments, stdout=log, stderr=subprocess.STDOUT)
+
+    async def reach(self, process: asyncio.subprocess.Process, requests: int) -> None:
+        """Waits until so many requests have come, and fails at once where the driver ends before."""
+        coming = asyncio.ensure_future(self.server.wait_for_requests(requests, timeout=300))
+        ended = asyncio.ensure_future(process.wait())
+        await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not coming.done():
+            coming.cancel()
+            pytest.fail(self.log.read_text()[-3000:])
+        coming.result()
+
+    async def finish(self, process: asyncio.subprocess.Process) -> None:
+        assert await process.wait() == 0, self.log.read_text()[-3000:]
+
+    def actors(self) -> list[int]:
+        """The processes of the actors so far: the names of their files say which."""
+        return [int(path.name.split("-")[-2]) for path in self.checkpoint.glob("*.jsonl")]
+
+    def check(self, kills: int) -> None:
+        rows = [json.loads(line) for line in self.out.read_text().splitlines()]
+        assert sorted(row["id"] for row in rows) == list(range(ROWS))
+        assert {row["error"] for row in rows} == {None}
+        assert all(row["text"] == row["prompt"] for row in rows)
+        sent = Counter(request.json_object["messages"][0]["content"] for request in self.server.requests)
+        assert len(sent) == ROWS
+        assert sent.total() - ROWS <= kills * CONCURRENCY
+        print(f"{sent.total() - ROWS} rows were sent again")
+
+
+@pytest.fixture
+def job(remote: FriendliServer, tmp_path: Path) -> Job:
+    remote.always(answer_late)
+    return Job(remote, tmp_path)
+
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@pytest.mark.ray
+@needs_ray
+async def test_a_killed_actor_and_a_killed_driver_lose_no_row(job: Job) -> None:
+    driver = await job.start()
+    await job.reach(driver, 200)
+    os.kill(job.actors()[0], signal.SIGKILL)
+    await job.reach(driver, 500)
+    driver.kill()
+    await driver.wait()
+    driver = await job.start()
+    await job.finish(driver)
+    assert len(set(job.actors())) >= 4  # each run had two of its own
+    job.check(kills=3)  # one actor; then both, with their driver
