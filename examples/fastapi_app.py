@@ -1,39 +1,38 @@
-"""A FastAPI app; try `uvicorn fastapi_app:app`. A browser that goes away stops the model, on either route."""
+"""A FastAPI app; try `uvicorn fastapi_app:app`. A browser that goes away stops the model, on every route."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import StreamingResponse
-from fastapi_disconnect import while_connected
+from fastapi import Depends, FastAPI, Request, WebSocket
 
-from friendli_async import AsyncFriendli, ChatStream
+from friendli_async import AsyncFriendli, ChatCompletion, ChatStream
+from friendli_async.integrations.fastapi import FriendliResponse, client_of, install_error_handlers, lifespan
+from friendli_async.integrations.fastapi import while_connected as connected
 
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, AsyncFriendli]]:
-    async with AsyncFriendli() as client:  # one for the whole app
-        yield {"client": client}
+app = FastAPI(lifespan=lifespan())
+install_error_handlers(app)
+Client = Annotated[AsyncFriendli, Depends(client_of)]
 
 
-async def opened(request: Request, q: str) -> AsyncGenerator[ChatStream]:
-    client: AsyncFriendli = request.state.client
-    stream = client.serverless.chat.stream(model="deepseek-r1", messages=[{"role": "user", "content": q}])
-    async with await while_connected(request, stream):  # open before the response begins, closed however it ends
-        yield stream
-
-
-app = FastAPI(lifespan=lifespan)
+def asked(client: AsyncFriendli, q: str) -> ChatStream:
+    return client.serverless.chat.stream(model="deepseek-r1", messages=[{"role": "user", "content": q}])
 
 
 @app.get("/stream")
-async def stream(chat: Annotated[ChatStream, Depends(opened)]) -> StreamingResponse:
-    return StreamingResponse(chat.text(), media_type="text/plain")
+async def stream(client: Client, q: str) -> FriendliResponse:
+    return FriendliResponse(asked(client, q))
 
 
 @app.get("/plain")
-async def plain(request: Request, q: str) -> str:
-    client: AsyncFriendli = request.state.client
-    call = client.serverless.chat.complete(model="deepseek-r1", messages=[{"role": "user", "content": q}])
-    return (await while_connected(request, call)).text
+async def plain(request: Request, client: Client, q: str) -> ChatCompletion:
+    return await connected(request, asked(client, q).result())
+
+
+@app.websocket("/socket")
+async def socket(websocket: WebSocket, client: Client, q: str) -> None:
+    async def answer() -> None:
+        async for text in asked(client, q).text():
+            await websocket.send_text(text)
+
+    await websocket.accept()
+    await connected(websocket, answer())
+    await websocket.close()

@@ -1,178 +1,410 @@
-"""examples/fastapi_app.py under uvicorn: a browser that goes away stops the upstream call, whatever it waits for."""
+"""The integration for FastAPI: responses, calls that stop with their browser, the client, errors, return types."""
 
 import asyncio
-import importlib.util
+import inspect
+import json
+import logging
+import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import pytest
-import uvicorn
-from uvicorn.protocols.http.flow_control import FlowControl
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.testclient import TestClient
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.background import BackgroundTask
 
-from friendli_async.testing import FriendliServer, burst, chunk, finish, head, script, stall, status, text
+import friendli_async
+from friendli_async import AsyncFriendli, ChatCompletion, EventStream
+from friendli_async.integrations.fastapi import (
+    ClientDisconnected,
+    FriendliResponse,
+    LifespanOptions,
+    client_of,
+    install_error_handlers,
+    lifespan,
+    while_connected,
+)
+from friendli_async.replies import Reply
+from friendli_async.testing import FriendliServer, json_body, script, stall, status, text
 
-EXAMPLES: Final = Path(__file__).parent.parent / "examples"
-
-
-class Uvicorn(uvicorn.Server):
-    """uvicorn in the test's own loop; tells when it listens."""
-
-    def __init__(self, app: Any) -> None:
-        super().__init__(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @property
-    def port(self) -> int:
-        port: int = self.servers[0].sockets[0].getsockname()[1]
-        return port
+Client = Annotated[AsyncFriendli, Depends(client_of)]
+MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 
 
-class Browser:
-    """A connection that asks for one page."""
+def app_of(server: FriendliServer) -> FastAPI:
+    app = FastAPI(lifespan=lifespan(token="test-token", server_url=server.url, retry=None, drain=0.1))
+    install_error_handlers(app)
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
+    @app.get("/chat")
+    async def chat(client: Client) -> ChatCompletion:
+        return await client.serverless.chat.complete(model="m", messages=MESSAGES)
 
-    def go_away(self) -> None:
-        self.writer.transport.abort()
+    @app.get("/chats")
+    async def chats(client: Client) -> list[ChatCompletion] | None:
+        return [await client.serverless.chat.complete(model="m", messages=MESSAGES)]
 
-    async def page(self) -> tuple[int, bytes]:
-        """Status and raw body, to the end."""
-        head, _, body = (await asyncio.wait_for(self.reader.read(), 30)).partition(b"\r\n\r\n")
-        return int(head.split()[1]), body
+    @app.get("/bad")
+    async def bad(client: Client, unknown: bool = False) -> ChatCompletion:
+        options: dict[str, Any] = {"temprature": 1} if unknown else {"temperature": "hot"}
+        return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
 
+    @app.get("/theirs")
+    async def theirs() -> None:
+        raise ValueError("of somebody else")
 
-@pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    for name in ("fastapi_app", "fastapi_disconnect"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    spec = importlib.util.spec_from_file_location("fastapi_app", EXAMPLES / "fastapi_app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return app
 
 
 @pytest.fixture
-async def app(example: ModuleType, server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Uvicorn]:
-    monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
-    monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
-    running = Uvicorn(example.app)
-    serving = asyncio.create_task(running.serve())
-    await asyncio.wait_for(running.listening.wait(), 30)
-    yield running
-    running.should_exit = True
-    await asyncio.wait_for(serving, 30)
-    assert server.open_connections == 0  # the lifespan closed the client
+def app(remote: FriendliServer) -> FastAPI:
+    return app_of(remote)
 
 
-@asynccontextmanager
-async def browsing(app: Uvicorn, path: str, limit: int = 65536) -> AsyncIterator[Browser]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", app.port, limit=limit)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    browser = Browser(reader, writer)
+@pytest.fixture
+def browser(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False) as opened:
+        yield opened
+
+
+# --- return types ----------------------------------------------------------------------------------------------------
+
+
+def test_reply_is_a_return_type_without_its_meta(browser: TestClient) -> None:
+    one, many = browser.get("/chat"), browser.get("/chats")
+    assert one.status_code == many.status_code == 200
+    assert one.json()["choices"][0]["message"]["content"] == "You said: Hi"
+    assert "meta" not in one.json()
+    assert msgspec.convert(many.json()[0], ChatCompletion).text == "You said: Hi"
+
+
+def test_return_type_documents_itself(browser: TestClient) -> None:
+    paths = browser.get("/openapi.json").json()["paths"]
+    schema = paths["/chat"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert schema["description"].startswith(str(ChatCompletion.__doc__).partition("\n")[0])
+    assert set(schema["properties"]) == {field.encode_name for field in msgspec.structs.fields(ChatCompletion)}
+    assert "$ref" not in json.dumps(schema)
+
+
+def replies() -> list[type[Reply]]:
+    def below(cls: type[Any]) -> Iterator[type[Any]]:
+        for each in cls.__subclasses__():
+            yield each
+            yield from below(each)
+
+    package = friendli_async.__name__
+    return sorted(
+        {each for each in below(Reply) if each.__module__.startswith(package)}, key=lambda each: each.__name__
+    )
+
+
+@pytest.mark.parametrize("reply", replies(), ids=lambda reply: f"{reply.__module__}.{reply.__name__}")
+def test_every_reply_has_a_schema_for_pydantic(reply: type[Reply]) -> None:
+    schema = TypeAdapter(list[reply] | None).json_schema()  # type: ignore[valid-type] # a type by value
+    assert "properties" in schema["anyOf"][0]["items"]
+    assert "$ref" not in json.dumps(schema)
+
+
+def test_reply_is_a_field_of_a_pydantic_model() -> None:
+    class Stored(BaseModel):
+        reply: ChatCompletion
+
+    data = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]}
+    stored = Stored.model_validate({"reply": data})
+    assert stored.reply.text == "Hi"
+    assert Stored.model_validate_json(stored.model_dump_json()) == stored
+    with pytest.raises(ValidationError, match="choices"):
+        Stored.model_validate({"reply": {"choices": 7}})
+
+
+def test_library_does_not_import_pydantic_or_fastapi() -> None:
+    code = "import sys, friendli_async, friendli_async.asgi; print({'pydantic', 'starlette'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_missing_extra_is_named() -> None:
+    code = "import sys; sys.modules['starlette'] = None; import friendli_async.integrations.fastapi"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'friendli_async[fastapi]'" in done.stderr
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def test_response_has_cookies_headers_and_background(app: FastAPI, remote: FriendliServer) -> None:
+    ran: list[str] = []
+
+    @app.get("/relay")
+    async def relay(client: Client) -> FriendliResponse:
+        stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+        answer = FriendliResponse(stream, headers={"X-Mine": "1"}, background=BackgroundTask(ran.append, "task"))
+        answer.set_cookie("a", "b")
+        return answer
+
+    @app.get("/tasks")
+    async def tasks(client: Client, background: BackgroundTasks) -> FriendliResponse:
+        background.add_task(ran.append, "tasks")
+        return FriendliResponse(client.serverless.chat.stream(model="m", messages=MESSAGES))
+
+    with TestClient(app) as browser:
+        answer = browser.get("/relay")
+        assert answer.headers["x-mine"] == "1"
+        assert answer.cookies["a"] == "b"
+        assert answer.headers["content-type"] == "text/event-stream"
+        assert b"[DONE]" in answer.content
+        assert browser.get("/tasks").status_code == 200
+        remote.enqueue(status(404))
+        assert browser.get("/relay").status_code == 404
+        schema = browser.get("/openapi.json").json()
+    assert ran == ["task", "tasks"]
+    assert "/relay" in schema["paths"]
+
+
+# --- the app's client ------------------------------------------------------------------------------------------------
+
+
+def test_lifespan_takes_what_the_client_takes() -> None:
+    taken = set(inspect.signature(AsyncFriendli).parameters) - {"others"}
+    assert set(LifespanOptions.__annotations__) == taken
+
+
+def test_lifespan_composes_and_closes_its_client(remote: FriendliServer) -> None:
+    seen: list[AsyncFriendli] = []
+    order: list[str] = []
+
+    @asynccontextmanager
+    async def mine(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with lifespan(token="t", server_url=remote.url)(app) as state:
+            yield {**state, "database": "db"}
+        order.append("closed")
+
+    app, mounted = FastAPI(lifespan=mine), FastAPI()
+    app.mount("/below", mounted)
+
+    @mounted.get("/who")
+    @app.get("/who")
+    async def who(request: Request, client: Client) -> str:
+        seen.append(client)
+        return str(request.state.database)
+
+    with TestClient(app) as browser:
+        assert browser.get("/who").json() == browser.get("/below/who").json() == "db"
+    assert seen[0] is seen[1]
+    assert "closed" in repr(seen[0])
+    assert order == ["closed"]
+
+
+def test_app_without_lifespan_is_told() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(client: Client) -> None: ...
+
+    with pytest.raises(RuntimeError, match="no client"):
+        TestClient(app).get("/")
+
+
+async def test_signal_begins_the_drain_and_reaches_the_server(server: FriendliServer) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        yield browser
+        servers = signal.getsignal(signal.SIGTERM)
+        app = FastAPI()
+        async with lifespan(token="t", server_url=server.url)(app):
+            client: AsyncFriendli = app.state.friendli
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with pytest.raises(friendli_async.ConfigurationError, match="draining"):
+                await client.serverless.chat.complete(model="m", messages=MESSAGES)
+        assert heard == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is servers
     finally:
-        browser.go_away()
+        signal.signal(signal.SIGTERM, before)
 
 
-async def stopped(server: FriendliServer) -> bool:
-    """Whether the upstream call was broken off by the client, and its connection closed."""
-    upstream = await server.wait_for_requests(1, timeout=30)
-    gone = await upstream.disconnected(timeout=30)
-    await server.wait_for_connections(0, timeout=30)
-    return gone
+async def test_signals_that_no_server_handles_are_left_alone(server: FriendliServer) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        async with lifespan(token="t", server_url=server.url)(FastAPI()):
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-async def test_both_routes_answer(app: Uvicorn, server: FriendliServer) -> None:
-    server.enqueue(text("Hel", "lo"), text("Hel", "lo"))
-    async with browsing(app, "/stream?q=Hi") as browser:
-        code, body = await browser.page()
-    assert code == 200
-    assert b"Hel" in body
-    assert b"lo" in body
-    async with browsing(app, "/plain?q=Hi") as browser:
-        code, body = await browser.page()
-    assert (code, body) == (200, b'"Hello"')
-    assert [request.json_object["messages"][0]["content"] for request in server.requests] == ["Hi", "Hi"]
-    assert all([not await request.disconnected() for request in server.requests])
-    assert server.connections == 1  # one client for both, which uses its connection again
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
-async def test_stream_is_stopped_when_the_browser_goes_away_while_the_model_thinks(
-    app: Uvicorn, server: FriendliServer
+@pytest.mark.parametrize(
+    ("answer", "code", "after"),
+    [
+        (status(429, retry_after=1.5), 429, "2"),
+        (status(503, retry_after=7), 503, "7"),
+        (status(401, message="bad token test-token"), 502, None),
+        (status(403), 502, None),
+        (status(400), 400, None),
+        (status(500), 502, None),
+        (json_body([1]), 502, None),
+    ],
+    ids=["429", "503", "401", "403", "400", "500", "no reply"],
+)
+def test_errors_are_statuses(
+    browser: TestClient, remote: FriendliServer, answer: Any, code: int, after: str | None
 ) -> None:
-    server.enqueue(script(chunk("once"), stall()))
-    async with browsing(app, "/stream?q=Hi") as browser:
-        await asyncio.wait_for(browser.reader.readuntil(b"once"), 30)
-        browser.go_away()
-        assert await stopped(server)
+    remote.enqueue(answer)
+    said = browser.get("/chat")
+    assert said.status_code == code
+    assert said.headers.get("retry-after") == after
+    assert set(said.json()["error"]) == {"message", "type", "param", "code"}
+    assert "test-token" not in said.text
+    assert "x-request-id" not in said.headers
 
 
-async def test_stream_is_stopped_when_the_browser_goes_away_before_the_first_token(
-    app: Uvicorn, server: FriendliServer
+def test_errors_of_the_server_are_logged_without_a_traceback(
+    browser: TestClient, remote: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.enqueue(script(head(), stall()))
-    async with browsing(app, "/stream?q=Hi") as browser:
-        await server.wait_for_requests(1)
-        browser.go_away()
-        assert await stopped(server)
+    remote.enqueue(status(500, message="broken"))
+    with caplog.at_level(logging.WARNING, "friendli_async"):
+        browser.get("/chat")
+    [record] = [record for record in caplog.records if record.name == "friendli_async"]
+    assert "/chat: 502, InternalServerError: 500 broken" in record.getMessage()
+    assert record.exc_info is None
 
 
-async def test_stream_is_stopped_when_a_browser_that_does_not_read_goes_away(
-    app: Uvicorn, server: FriendliServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parked = asyncio.Event()
-    pause = FlowControl.pause_writing
-
-    def noted(control: FlowControl) -> None:
-        pause(control)
-        parked.set()
-
-    monkeypatch.setattr(FlowControl, "pause_writing", noted)
-    server.enqueue(script(burst(10**9, text="x" * 4096), finish()))
-    async with browsing(app, "/stream?q=Hi", limit=1024) as browser:
-        await asyncio.wait_for(parked.wait(), 60)  # the handler stands in its send()
-        assert server.requests[0].outcome == "open"
-        browser.go_away()
-        assert await stopped(server)
+def test_a_bad_value_is_422_and_nothing_was_sent(browser: TestClient, remote: FriendliServer) -> None:
+    said = browser.get("/bad")
+    assert said.status_code == 422
+    assert "temperature" in said.json()["error"]["message"]
+    assert remote.requests == []
 
 
-async def test_plain_call_is_stopped_when_the_browser_goes_away(app: Uvicorn, server: FriendliServer) -> None:
+def test_an_unknown_keyword_is_a_mistake_of_the_service(browser: TestClient, remote: FriendliServer) -> None:
+    assert browser.get("/bad?unknown=1").status_code == 500
+    assert remote.requests == []
+
+
+def test_value_errors_of_others_stay_theirs(app: FastAPI, browser: TestClient) -> None:
+    assert browser.get("/theirs").status_code == 500
+    with TestClient(app) as strict, pytest.raises(ValueError, match="somebody else"):
+        strict.get("/theirs")
+
+
+def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServer) -> None:
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket, client: Client) -> None:
+        await websocket.accept()
+        await client.serverless.chat.complete(model="m", messages=MESSAGES)
+
+    remote.enqueue(status(429, message="slow down"))
+    with (
+        TestClient(app) as browser,
+        browser.websocket_connect("/socket") as opened,
+        pytest.raises(WebSocketDisconnect) as caught,
+    ):
+        opened.receive_text()
+    assert (caught.value.code, caught.value.reason) == (1011, "slow down")
+
+
+# --- while_connected -------------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """What a server gives of a connection, from a list; then it waits."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.messages = list(messages)
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        if self.messages:
+            return self.messages.pop(0)
+        await self.gone.wait()
+        kind = "websocket" if self.of_websocket else "http"
+        return {"type": f"{kind}.disconnect", "code": 1001, "reason": "bye"}
+
+    of_websocket = False
+
+    async def send(self, message: Any) -> None: ...
+
+    def request(self) -> Request:
+        return Request({"type": "http", "method": "POST", "headers": []}, self.receive)
+
+    async def websocket(self) -> WebSocket:
+        self.of_websocket = True
+        self.messages.insert(0, {"type": "websocket.connect"})
+        websocket = WebSocket({"type": "websocket", "headers": []}, self.receive, self.send)  # type: ignore[arg-type] # dicts
+        await websocket.accept()
+        return websocket
+
+
+async def test_result_and_error_come_through() -> None:
+    async def fails() -> None:
+        raise ZeroDivisionError
+
+    request = Connection({"type": "http.request", "body": b'{"a": 1}'}).request()
+    assert await while_connected(request, asyncio.sleep(0, "result")) == "result"
+    assert await request.json() == {"a": 1}  # the body was not lost
+    with pytest.raises(ZeroDivisionError):
+        await while_connected(request, fails())
+
+
+async def test_browser_that_goes_cancels_and_the_call_is_waited_for() -> None:
+    steps: list[str] = []
+
+    async def call() -> None:
+        try:
+            steps.append("begun")
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            steps.append("ended")
+
+    connection = Connection({"type": "http.request", "body": b""})
+    asyncio.get_running_loop().call_soon(connection.gone.set)
+    with pytest.raises(ClientDisconnected) as caught:
+        await while_connected(connection.request(), call())
+    assert steps == ["begun", "ended"]
+    assert caught.value.status_code == 499
+
+
+async def test_cancelling_cancels_the_call_and_the_watch(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(stall()))
-    async with browsing(app, "/plain?q=Hi") as browser:
-        await server.wait_for_requests(1)
-        browser.go_away()
-        assert await stopped(server)
+    call = client.serverless.chat.complete(model="m", messages=MESSAGES)
+    task = asyncio.create_task(while_connected(Connection({"type": "http.request"}).request(), call))
+    upstream = await server.wait_for_requests(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await upstream.disconnected()
 
 
-async def test_app_goes_on_after_browsers_went_away(app: Uvicorn, server: FriendliServer) -> None:
-    for path in ("/stream?q=Hi", "/plain?q=Hi") * 5:
-        server.enqueue(script(stall()))
-        before = len(server.requests)
-        async with browsing(app, path) as browser:
-            upstream = await server.wait_for_requests(before + 1)
-            browser.go_away()
-            assert await upstream.disconnected(timeout=30)
-    server.enqueue(text("still here"))
-    async with browsing(app, "/plain?q=Hi") as browser:
-        assert await browser.page() == (200, b'"still here"')
+async def test_stream_can_be_opened_while_connected(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(text("Hi"))
+    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    opened = await while_connected(Connection({"type": "http.request"}).request(), stream)
+    assert isinstance(opened, EventStream)
+    assert (await opened.result()).text == "Hi"
 
 
-async def test_error_of_opening_comes_before_any_byte_of_the_stream(app: Uvicorn, server: FriendliServer) -> None:
-    server.enqueue(status(401), status(401))
-    for path in ("/stream?q=Hi", "/plain?q=Hi"):
-        async with browsing(app, path) as browser:
-            code, _ = await browser.page()
-        assert code == 500  # an app maps errors to statuses of its own with an exception handler
+async def test_messages_of_a_websocket_are_kept_for_its_next_receive() -> None:
+    said = [{"type": "websocket.receive", "text": str(number)} for number in range(100)]
+    connection = Connection(*said)
+    websocket = await connection.websocket()
+    assert await while_connected(websocket, asyncio.sleep(0.05, "first")) == "first"
+    assert len(connection.messages) == 36  # 64 are held; a browser that talks without end fills no memory
+    assert await while_connected(websocket, asyncio.sleep(0, "second")) == "second"
+    assert [await websocket.receive_text() for _ in range(100)] == [str(number) for number in range(100)]
+
+
+async def test_websocket_that_goes_is_a_websocket_disconnect() -> None:
+    connection = Connection({"type": "websocket.receive", "text": "never answered"})
+    websocket = await connection.websocket()
+    asyncio.get_running_loop().call_later(0.01, connection.gone.set)
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await while_connected(websocket, asyncio.Event().wait())
+    assert (caught.value.code, caught.value.reason) == (1001, "bye")

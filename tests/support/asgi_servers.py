@@ -1,0 +1,111 @@
+"""Real ASGI servers in processes of their own, and browsers that leave."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+TESTS: Final = Path(__file__).parent.parent
+COMMANDS: Final = {
+    "uvicorn": ("-m", "uvicorn", "{app}", "--port", "{port}", "--log-level", "warning"),
+    "hypercorn": ("-m", "hypercorn", "{app}", "-b", "127.0.0.1:{port}", "--graceful-timeout", "1"),
+    "granian": ("-m", "granian", "{app}", "--interface", "asgi", "--port", "{port}", "--log-level", "warning"),
+}
+
+
+class AppProcess:
+    """A server with an app, ready for requests."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+        self.name, self.process, self.port, self.log = name, process, port, log
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    async def terminated(self) -> int:
+        """Its exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), 60)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def serving(
+    name: str, upstream: str, log: Path, app: str = "support.relaying_app:app", path: Path = TESTS
+) -> AsyncIterator[AppProcess]:
+    """The app under one of the servers, with `upstream` for Friendli."""
+    port = free_port()
+    command = [part.format(app=app, port=port) for part in COMMANDS[name]]
+    paths = os.pathsep.join([str(path), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    told = {"FRIENDLI_TOKEN": "test-token", "FRIENDLI_SERVER_URL": upstream, "PYTHONPATH": paths}
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, env={**os.environ, **told}, stdout=output, stderr=output, cwd=TESTS
+        )
+    running = AppProcess(name, process, port, log)
+    try:
+        async with asyncio.timeout(60):
+            while not await _answers(port):
+                assert process.returncode is None, running.said
+                await asyncio.sleep(0.05)  # a process that starts tells nobody
+        yield running
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 20)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+class Browser:
+    """A connection that asks for one page, and reads of it only what it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def asking(cls, port: int, path: str, body: bytes | None = None) -> "Browser":
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        method = "GET" if body is None else "POST"
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        if body is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        writer.write(head.encode() + b"\r\n" + (body or b""))
+        return cls(reader, writer)
+
+    async def page(self) -> tuple[str, bytes]:
+        """Head and body as they came, to the end."""
+        head, _, body = (await asyncio.wait_for(self.reader.read(), 60)).partition(b"\r\n\r\n")
+        return head.decode(), body
+
+    def go_away(self) -> None:
+        self.writer.transport.abort()

@@ -1,0 +1,491 @@
+"""SSEResponse as an ASGI app: what it sends, when, and how it ends, with a receive and send of the tests' own."""
+
+import asyncio
+import gc
+import itertools
+import json
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.clock import Clock, turns
+
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncFriendli,
+    AuthenticationError,
+    ChatStream,
+    ConfigurationError,
+    FriendliError,
+    InternalServerError,
+    RateLimitError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+)
+from friendli_async.asgi import SSEResponse, _Cutter, error_body, error_status
+from friendli_async.testing import (
+    FriendliServer,
+    burst,
+    chunk,
+    cut,
+    error_data,
+    finish,
+    gate,
+    head,
+    raw,
+    script,
+    stall,
+    status,
+    text,
+)
+
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}'
+HTTP: dict[str, Any] = {"type": "http", "method": "GET", "path": "/"}
+
+
+class Server:
+    """An ASGI server's side of one request."""
+
+    def __init__(self) -> None:
+        self.sent: list[MutableMapping[str, Any]] = []
+        self.left = asyncio.Event()
+        self.accepting = asyncio.Event()
+        self.accepting.set()
+        self.holds = asyncio.Event()
+        self._news = asyncio.Event()
+        self._body = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if self._body:
+            return self._body.pop()
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if not self.accepting.is_set():
+            self.holds.set()
+            await self.accepting.wait()
+        self.sent.append(message)
+        self._news.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message["body"] for message in self.sent if message["type"] == "http.response.body")
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.sent) and self.sent[-1].get("more_body") is False
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
+
+
+def streamed(client: AsyncFriendli) -> ChatStream:
+    return client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
+
+
+async def relayed(client: AsyncFriendli, **options: Any) -> Server:
+    browser = Server()
+    await SSEResponse(streamed(client), **options)(HTTP, browser.receive, browser.send)
+    return browser
+
+
+def last_event(body: bytes) -> tuple[bytes, Any]:
+    """What stands before the last event, and its data, which is an error's."""
+    before, _, data = body.rpartition(b"event: error\ndata: ")
+    assert data.endswith(b"\n\n")
+    return before, json.loads(data)
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+
+
+async def test_bytes_are_relayed_as_they_came(server: FriendliServer, client: AsyncFriendli) -> None:
+    odd = b": a comment\r\n\r\nid: 7\r\ndata:" + json.dumps({"choices": [], "odd": 1}).encode() + b"\r\n\r\n"
+    server.enqueue(script(raw(odd), chunk("Hi", finish_reason="stop"), raw(b"data: [DONE]\n\n")))
+    browser = await relayed(client)
+    assert browser.sent[0]["status"] == 200
+    assert dict(browser.sent[0]["headers"]) == {
+        b"content-type": b"text/event-stream",
+        b"cache-control": b"no-cache",
+        b"x-accel-buffering": b"no",
+    }
+    assert browser.body.startswith(odd)
+    assert browser.body.endswith(b"data: [DONE]\n\n")
+    assert browser.ended
+
+
+async def test_headers_of_ones_own_win(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(text("Hi"))
+    browser = await relayed(client, headers={"Cache-Control": "no-store", "X-Id": "7"})
+    headers = browser.sent[0]["headers"]
+    assert dict(headers)[b"cache-control"] == b"no-store"
+    assert dict(headers)[b"x-id"] == b"7"
+    assert len(headers) == 4
+
+
+async def test_encode_replaces_the_bytes(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a\nb\r\nc"), chunk("x"), chunk("skip"), chunk("z", finish_reason="stop")))
+    made = {"x": b"event: x\ndata: 1\n\n", "skip": None}
+    browser = await relayed(client, encode=lambda event: made.get(event.text, event.text))
+    assert browser.body == b"data: a\ndata: b\ndata: c\n\nevent: x\ndata: 1\n\ndata: z\n\n"
+    assert browser.ended
+
+
+async def test_head_is_answered_without_a_call(server: FriendliServer, client: AsyncFriendli) -> None:
+    browser, stream = Server(), streamed(client)
+    await SSEResponse(stream)({**HTTP, "method": "HEAD"}, browser.receive, browser.send)
+    assert [browser.sent[0]["status"], browser.body, browser.ended] == [200, b"", True]
+    assert server.requests == []
+    assert stream.outcome == "cancelled"
+
+
+async def test_stream_that_is_open_already_is_relayed_from_its_first_event(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(text("Hel", "lo"))
+    browser, stream = Server(), await streamed(client)
+    await SSEResponse(stream)(HTTP, browser.receive, browser.send)
+    assert browser.body.count(b'"Hel"') == browser.body.count(b'"lo"') == 1
+    assert stream.outcome == "done"
+    assert (await stream.result()).text == "Hello"
+
+
+async def test_response_answers_one_http_request(server: FriendliServer, client: AsyncFriendli) -> None:
+    browser = Server()
+    response = SSEResponse(streamed(client))
+    with pytest.raises(RuntimeError, match="HTTP requests, not websocket"):
+        await response({"type": "websocket"}, browser.receive, browser.send)
+    await response(HTTP, browser.receive, browser.send)
+    with pytest.raises(RuntimeError, match="answers one request"):
+        await response(HTTP, browser.receive, browser.send)
+    assert browser.ended
+
+
+@pytest.mark.parametrize("heartbeat", [0, -1, float("nan")])
+async def test_heartbeat_that_is_no_time_is_refused(client: AsyncFriendli, heartbeat: float) -> None:
+    with pytest.raises(ValueError, match="heartbeat"):
+        SSEResponse(streamed(client), heartbeat=heartbeat)
+
+
+# --- heartbeat -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n"])
+async def test_ping_comes_where_nothing_came(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, end: bytes
+) -> None:
+    go_on = asyncio.Event()
+    first = EVENT + end
+    server.enqueue(script(raw(first), gate(go_on), chunk("x", finish_reason="stop")))
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(streamed(client), heartbeat=15)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: browser.body == first)
+    clock.leap(14.9)
+    await turns()
+    assert browser.body == first
+    clock.leap(0.2)
+    await browser.until(lambda: browser.body == first + b": ping\n\n")
+    clock.leap(15.1)
+    await browser.until(lambda: browser.body == first + b": ping\n\n" * 2)
+    go_on.set()
+    await asyncio.wait_for(task, 30)
+    assert b'"x"' in browser.body
+    assert browser.ended
+
+
+@pytest.mark.parametrize("half", [b'data: {"id"', b"data: {}\n", b"data: {}\r\n", b"event: x\n"])
+async def test_of_an_event_that_is_not_whole_nothing_is_sent_yet_and_pings_come_between(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, half: bytes
+) -> None:
+    whole = EVENT + b"\n\n"
+    server.enqueue(script(raw(whole + half), stall()))
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(streamed(client), heartbeat=15)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: browser.body == whole)
+    for pings in range(1, 4):
+        clock.leap(15.1)
+        await turns()
+        assert browser.body == whole + b": ping\n\n" * pings
+    browser.left.set()
+    await asyncio.wait_for(task, 30)
+
+
+async def test_no_ping_without_heartbeat_and_none_to_a_browser_that_does_not_read(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    for heartbeat in (None, 15.0):
+        server.enqueue(script(chunk("once"), stall()))
+        browser = Server()
+        response = SSEResponse(streamed(client), heartbeat=heartbeat)
+        task = asyncio.create_task(response(HTTP, browser.receive, browser.send))
+        if heartbeat is None:
+            await browser.until(lambda browser=browser: b"once" in browser.body)  # type: ignore[misc] # a bound default
+        else:
+            browser.accepting.clear()
+            await asyncio.wait_for(browser.holds.wait(), 30)
+        clock.leap(60)
+        await turns()
+        assert b"ping" not in browser.body
+        browser.left.set()
+        await asyncio.wait_for(task, 30)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+async def test_error_of_opening_is_raised_before_anything_is_sent(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(status(429, retry_after=3))
+    browser, stream = Server(), streamed(client)
+    with pytest.raises(RateLimitError):
+        await SSEResponse(stream)(HTTP, browser.receive, browser.send)
+    assert browser.sent == []
+    assert stream.outcome == "failed"
+
+
+@pytest.mark.parametrize("half", [b"", b'data: {"id"', b"data: {}\n"])
+async def test_broken_stream_ends_with_an_error_event(
+    server: FriendliServer, client: AsyncFriendli, half: bytes
+) -> None:
+    server.enqueue(script(chunk("Once"), raw(half), cut()) if half else script(chunk("Once"), cut()))
+    browser = await relayed(client)
+    before, said = last_event(browser.body)
+    assert b"Once" in before
+    assert before.endswith(b"}\n\n")  # of half an event nothing is sent
+    assert said["error"]["code"] == "stream_interrupted"
+    assert set(said["error"]) == {"message", "type", "param", "code"}
+    assert browser.ended
+
+
+async def test_error_that_upstream_tells_in_the_stream_is_told_as_the_last_event(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("Once"), error_data({"message": "overloaded", "code": 503})))
+    _, said = last_event((await relayed(client)).body)
+    assert said["error"]["message"] == "overloaded"
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        (b"event: sorry\ndata: x\n\n", b"event: sorry\ndata: x\n\n"),
+        ({"why": "broken"}, b'event: error\ndata: {"why":"broken"}\n\n'),
+        (None, b""),
+    ],
+)
+async def test_on_error_says_what_is_said(
+    server: FriendliServer, client: AsyncFriendli, said: bytes | dict[str, Any] | None, sent: bytes
+) -> None:
+    told: list[FriendliError] = []
+
+    def on_error(error: FriendliError) -> bytes | dict[str, Any] | None:
+        told.append(error)
+        return said
+
+    server.enqueue(script(chunk("Once"), cut()))
+    browser = await relayed(client, on_error=on_error)
+    assert [type(error) for error in told] == [StreamInterruptedError]
+    assert told[0].partial is not None
+    assert told[0].partial.text == "Once"
+    assert browser.body.partition(b"}\n\n")[2] == sent
+    assert browser.ended
+
+
+async def test_error_of_on_error_or_encode_reaches_the_server_and_stops_the_model(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    def fails(_: object) -> bytes:
+        raise ZeroDivisionError
+
+    for answer, options in (
+        (script(chunk("Once"), cut()), {"on_error": fails}),
+        (script(chunk("Once"), stall()), {"encode": fails}),
+    ):
+        server.enqueue(answer)
+        with pytest.raises(ZeroDivisionError):
+            await relayed(client, **options)
+    assert await server.requests[1].disconnected()
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["opening", "open"])
+async def test_browser_that_leaves_stops_the_model(server: FriendliServer, client: AsyncFriendli, begun: bool) -> None:
+    server.enqueue(script(chunk("once") if begun else head(), stall()))
+    browser, stream = Server(), streamed(client)
+    task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
+    call = await server.wait_for_requests(1)
+    if begun:
+        await browser.until(lambda: b"once" in browser.body)
+    browser.left.set()
+    await asyncio.wait_for(task, 30)
+    assert await call.disconnected()
+    assert stream.outcome == "cancelled"
+    assert b"error" not in browser.body
+
+
+async def test_browser_that_does_not_read_holds_upstream_back(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(burst(10**9, text="x" * 4096)))
+    browser, stream = Server(), streamed(client)
+    task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: len(browser.sent) > 3)
+    browser.accepting.clear()
+    await asyncio.wait_for(browser.holds.wait(), 30)
+    read = stream.timing.bytes
+    await turns()
+    assert stream.timing.bytes == read  # nothing more is taken from the socket
+    browser.left.set()
+    await asyncio.wait_for(task, 30)
+    assert await server.requests[0].disconnected()
+
+
+async def test_cancelled_server_task_stops_the_model(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("once"), stall()))
+    browser, stream = Server(), streamed(client)
+    task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: b"once" in browser.body)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await server.requests[0].disconnected()
+    assert not browser.ended
+
+
+async def test_server_that_cannot_send_stops_the_model(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("once"), stall()))
+    browser = Server()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        await SSEResponse(streamed(client))(HTTP, browser.receive, send)
+    assert await server.requests[0].disconnected()
+
+
+def ours() -> int:
+    """How many tasks there are, without those of the embedded server's connections."""
+    return sum("RequestHandler" not in repr(task) for task in asyncio.all_tasks())
+
+
+async def test_thousand_browsers_that_leave_leave_nothing_behind(server: FriendliServer, client: AsyncFriendli) -> None:
+    tasks = ours()
+    server.always(script(chunk("once"), stall()))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            browsers = [Server() for _ in range(50)]
+            running = [
+                asyncio.create_task(SSEResponse(streamed(client))(HTTP, browser.receive, browser.send))
+                for browser in browsers
+            ]
+            for browser in browsers:
+                await browser.until(lambda browser=browser: b"once" in browser.body)  # type: ignore[misc] # a bound default
+                browser.left.set()
+            await asyncio.wait_for(asyncio.gather(*running), 60)
+            del running
+        kept = [each for each in gc.get_objects() if isinstance(each, SSEResponse | ChatStream)]
+    finally:
+        gc.enable()
+    assert kept == []
+    assert len(server.requests) == 1000
+    assert client.gauges().open_streams == client.gauges().in_use == 0
+    await server.wait_for_connections(0)
+    await server.idle()
+    assert ours() == tasks
+
+
+async def test_errors_leave_no_circle_behind(server: FriendliServer, client: AsyncFriendli) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for answer in (status(429), script(chunk("x"), cut())) * 5:
+            server.enqueue(answer)
+            try:
+                await relayed(client)
+            except RateLimitError:
+                continue
+        kept = [each for each in gc.get_objects() if isinstance(each, SSEResponse | ChatStream)]
+    finally:
+        gc.enable()
+    assert kept == []
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RateLimitError("slow down", status_code=429), 429),
+        (APIStatusError("too long", status_code=413), 413),
+        (AuthenticationError("bad token flp_secret", status_code=401), 502),
+        (InternalServerError("stack of flp_secret", status_code=500), 502),
+        (InternalServerError("overloaded", status_code=503), 503),
+        (InternalServerError("gateway flp_secret", status_code=504), 504),
+        (APITimeoutError("idle flp_secret", limit="idle"), 504),
+        (APIConnectionError("could not connect to flp_secret"), 502),
+        (StreamInterruptedError("flp_secret"), 502),
+        (ResponseDecodeError("flp_secret"), 502),
+        (ConfigurationError("draining: the client is being shut down"), 503),
+        (ConfigurationError("no token flp_secret"), 500),
+        (FriendliError("flp_secret"), 502),
+    ],
+)
+def test_errors_have_a_status_and_words_that_tell_nothing_private(error: FriendliError, code: int) -> None:
+    assert error_status(error) == code
+    said = error_body(error)["error"]
+    assert said["message"]
+    assert "flp_secret" not in json.dumps(said)
+
+
+async def test_real_drain_is_told_as_such(server: FriendliServer, client: AsyncFriendli) -> None:
+    await client.drain(0)
+    browser = Server()
+    with pytest.raises(ConfigurationError) as caught:
+        await SSEResponse(streamed(client))(HTTP, browser.receive, browser.send)
+    assert error_status(caught.value) == 503
+
+
+# --- where bytes are cut ---------------------------------------------------------------------------------------------
+
+LINE_ENDS: Final = st.sampled_from([b"\n", b"\r\n", b"\r"])
+LINES: Final = st.lists(st.sampled_from([b"data: x", b": c", b"id: 1", b""]), max_size=8)
+
+
+@given(st.lists(st.tuples(LINES, LINE_ENDS), max_size=6), st.lists(st.integers(0, 80), max_size=8))
+def test_cutting_changes_no_byte_and_cuts_at_blank_lines_only(
+    blocks: list[tuple[list[bytes], bytes]], places: list[int]
+) -> None:
+    body = b"".join(line + end for lines, end in blocks for line in lines)
+    cuts = sorted({min(place, len(body)) for place in places} | {0, len(body)})
+    cutter = _Cutter()
+    pieces = [cutter.whole(body[begin:end]) for begin, end in itertools.pairwise(cuts)]
+    assert all(piece.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for piece in pieces if piece)
+    rest = cutter.rest()
+    assert (b"".join(pieces) + rest).removeprefix(body) in {b"", b"\n", b"\n\n"}
+    assert rest == b"" or rest.endswith(b"\n\n")
+
+
+def test_cutting_a_large_event_looks_at_each_byte_once() -> None:
+    cutter = _Cutter()
+    piece = b"x" * 1024
+    assert not any(cutter.whole(piece) for _ in range(8192))
+    assert len(cutter.whole(b"\n\n")) == 8192 * 1024 + 2
+
+
+async def test_the_last_event_gets_the_blank_line_that_it_lacks(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("Once"), finish("stop"), raw(b"data: [DONE]\n")))
+    browser = await relayed(client)
+    assert browser.body.endswith(b"data: [DONE]\n\n")

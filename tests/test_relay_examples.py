@@ -1,0 +1,171 @@
+"""The examples of the relay under uvicorn: driven by the `openai` package, and by a real browser."""
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import openai
+import pytest
+from aiohttp import ClientSession, ClientWebSocketResponse
+from support.asgi_servers import AppProcess, Browser, serving
+
+from friendli_async.testing import FriendliServer, chunk, cut, script, stall, status, text
+
+EXAMPLES: Final = Path(__file__).parent.parent / "examples"
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MESSAGES: Final[list[Any]] = [{"role": "user", "content": "Hi"}]
+
+
+# --- openai ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def proxy(server: FriendliServer, tmp_path: Path) -> AsyncIterator[AppProcess]:
+    async with serving("uvicorn", server.url, tmp_path / "log", "openai_compatible_proxy:app", EXAMPLES) as running:
+        yield running
+
+
+async def test_openai_package_talks_to_the_proxy(proxy: AppProcess, server: FriendliServer) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as theirs:
+        server.enqueue(text("Hel", "lo"), text("Hel", "lo"))
+        reply = await theirs.chat.completions.create(model="m", messages=MESSAGES, temperature=0.5)
+        assert reply.choices[0].message.content == "Hello"
+        assert reply.usage is not None
+        stream = await theirs.chat.completions.create(model="m", messages=MESSAGES, stream=True, seed=7)
+        said = [each.choices[0].delta.content async for each in stream if each.choices]
+        assert "".join(piece or "" for piece in said) == "Hello"
+        assert server.requests[0].json_object["temperature"] == 0.5
+        assert server.requests[1].json_object["seed"] == 7
+        await theirs_fail(theirs, server)
+    assert "Traceback" not in proxy.said
+
+
+async def theirs_fail(theirs: openai.AsyncOpenAI, server: FriendliServer) -> None:
+    server.enqueue(status(400, message="too long"), status(401))
+    with pytest.raises(openai.BadRequestError, match="too long"):
+        await theirs.chat.completions.create(model="m", messages=MESSAGES)
+    with pytest.raises(openai.InternalServerError, match="refused this service"):  # 502
+        await theirs.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+    with pytest.raises(openai.UnprocessableEntityError, match="messages"):
+        await theirs.chat.completions.create(model="m", messages=[{"role": "nobody", "content": "x"}])  # type: ignore[list-item,misc] # the mistake
+    server.enqueue(script(chunk("Once"), cut()))
+    stream = await theirs.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+    with pytest.raises(openai.APIError, match="broke off"):
+        async for _ in stream:
+            pass
+
+
+# --- fastapi_app.py --------------------------------------------------------------------------------------------------
+
+
+async def test_routes_of_the_app_answer(server: FriendliServer, tmp_path: Path) -> None:
+    server.enqueue(*[text("Hel", "lo")] * 3)
+    async with serving("uvicorn", server.url, tmp_path / "log", "fastapi_app:app", EXAMPLES) as app:
+        for path in ("/stream?q=Hi", "/plain?q=Hi"):
+            browser = await Browser.asking(app.port, path)
+            told, body = await browser.page()
+            assert told.split()[1] == "200"
+            assert b"lo" in body
+            browser.go_away()
+        async with ClientSession() as session, session.ws_connect(f"{app.url}/socket?q=Hi") as socket:
+            assert [await socket.receive_str(), await socket.receive_str()] == ["Hel", "lo"]
+    assert [request.json_object["messages"][0]["content"] for request in server.requests] == ["Hi"] * 3
+    assert server.connections == 1
+
+
+# --- a browser -------------------------------------------------------------------------------------------------------
+
+
+class Page:
+    """A page in a browser, driven by its DevTools protocol."""
+
+    def __init__(self, socket: ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._sent = 0
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._sent += 1
+        await self._socket.send_json({"id": self._sent, "method": method, "params": parameters})
+        while True:
+            answer = await self._socket.receive_json(timeout=60)
+            if answer.get("id") == self._sent:
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    async def run(self, script: str) -> Any:
+        """The value of a script; a promise is awaited."""
+        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    async def shows(self, element: str, words: str) -> None:
+        """Returns when the element has these words."""
+        found = f"document.getElementById({element!r})?.textContent.includes({words!r})"
+        await self.run(
+            f"new Promise(done => {{ const look = () => {found} ? done(1) : setTimeout(look, 20); look() }})"
+        )
+
+
+@pytest.fixture
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=800,500"]
+    process = await asyncio.create_subprocess_exec(
+        CHROMIUM,
+        *options,
+        "--remote-debugging-port=0",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "about:blank",
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    try:
+        async with ClientSession() as session, asyncio.timeout(120):
+            told = tmp_path / "profile" / "DevToolsActivePort"
+            while not told.exists() or not told.read_text().strip():
+                assert process.returncode is None, "chromium does not start"
+                await asyncio.sleep(0.05)  # a process that starts tells nobody
+            port = told.read_text().split()[0]
+            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+                [target] = [each for each in json.loads(await answer.text()) if each["type"] == "page"]
+            async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                yield Page(socket)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_page_shows_the_stream_and_stops_it_by_its_button(
+    page: Page, server: FriendliServer, tmp_path: Path
+) -> None:
+    server.enqueue(
+        script(chunk("Because of "), chunk("Rayleigh"), stall()),
+        text("All of it."),
+        status(400, message="no such model"),
+    )
+    async with serving("uvicorn", server.url, tmp_path / "log", "app:app", EXAMPLES / "browser_chat") as app:
+        await page.call("Page.navigate", url=app.url)
+        await page.shows("ask", "Ask")
+        await page.run("new Promise(done => document.readyState === 'complete' ? done() : onload = done)")
+        await page.run("document.getElementById('ask').click()")
+        await page.shows("answer", "Because of Rayleigh")
+        assert server.requests[0].outcome == "open"
+        picture = base64.b64decode((await page.call("Page.captureScreenshot"))["data"])
+        (tmp_path / "page.png").write_bytes(picture)
+        await page.run("document.getElementById('stop').click()")
+        await page.shows("state", "stopped")
+        assert await server.requests[0].disconnected()
+        await page.run("document.getElementById('ask').click()")
+        await page.shows("state", "done")
+        assert await page.run("document.getElementById('answer').textContent") == "All of it."
+        await page.run("document.getElementById('ask').click()")
+        await page.shows("state", "no such model")
+        said = app.said
+    assert "Traceback" not in said
