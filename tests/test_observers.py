@@ -18,8 +18,10 @@ from friendli_async import (
     AsyncFriendli,
     AttemptEnded,
     BadRequestError,
+    CallContent,
     CallEnded,
     CallEvent,
+    CallStarted,
     ChatStream,
     ConfigurationError,
     Connected,
@@ -325,7 +327,7 @@ async def test_a_stream_that_was_opened_ends_once_however_it_ends(
     gc.collect()
     assert seen.told == [*OPENED, expected]
     assert seen.end.timing.events == 1
-    await nothing_left(client, server, connections=0)
+    await nothing_left(client, server, connections=None)
     assert seen.told == [*OPENED, expected]
 
 
@@ -524,15 +526,20 @@ async def test_no_event_holds_a_token_a_header_or_a_body(server: FriendliServer,
 
 
 class Failing(Recorder):
+    def __init__(self, error: type[BaseException] = RuntimeError) -> None:
+        super().__init__()
+        self._error = error
+
     def _keep(self, method: str, event: CallEvent) -> None:
         super()._keep(method, event)
-        raise RuntimeError("no good observer")
+        raise self._error("no good observer")
 
 
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
 async def test_an_observer_that_raises_is_logged_once_and_goes_on_being_called(
-    server: FriendliServer, seen: Recorder, caplog: pytest.LogCaptureFixture
+    server: FriendliServer, seen: Recorder, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
-    failing = Failing()
+    failing = Failing(error)
     server.enqueue(status(503), text("hello"))
     async with client_of(server.url, observers=[failing, seen], retry=QUICK) as client:
         with caplog.at_level(logging.ERROR, logger="friendli_async"):
@@ -576,16 +583,15 @@ async def test_the_methods_of_an_observer_do_nothing_by_themselves(server: Frien
 async def test_without_observers_nothing_is_told(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from friendli_async._core import call, observers
 
-    def fail(*args: object, **kwargs: object) -> None:
-        raise AssertionError("called")
-
-    monkeypatch.setattr(observers.Observers, "tell", fail)
-    monkeypatch.setattr(call, "Watch", fail)
+    called: list[object] = []
+    monkeypatch.setattr(observers.Observers, "tell", lambda *args, **kwargs: called.append(args))
+    monkeypatch.setattr(call, "Watch", lambda *args, **kwargs: called.append(args))
     server.enqueue(status(503))
     async with client_of(server.url, retry=QUICK) as client:
         await complete(client)
         await read(ask(client))
         await complete(client.with_options(observers=[]))
+    assert called == []
 
 
 async def test_with_options_replaces_the_observers(
@@ -602,7 +608,73 @@ async def test_with_options_replaces_the_observers(
     assert (len(seen.told), len(other.told)) == (10, 10)
 
 
-@pytest.mark.parametrize("bad", ["name", 7, Recorder, [Recorder]])
+class Waiting:
+    """What nobody would await."""
+
+    async def call_ended(self, event: CallEvent) -> None:
+        raise AssertionError("never awaited")
+
+
+@pytest.mark.parametrize("bad", ["name", 7, Recorder, [Recorder], [Waiting()]])
 def test_what_is_no_list_of_observers_is_refused(bad: Any) -> None:
     with pytest.raises((ConfigurationError, TypeError)):
         AsyncFriendli("token", observers=bad)
+
+
+# --- what was asked and answered -------------------------------------------------------------------------------------
+
+
+class Listener(Recorder):
+    """An observer that asks for content."""
+
+    def call_content(self, event: CallContent) -> None:
+        self._keep("call_content", event)
+
+
+async def test_the_begin_of_a_call_tells_where_it_goes_and_how_it_generates(
+    client: AsyncFriendli, server: FriendliServer, seen: Recorder
+) -> None:
+    server.enqueue(text("hello"))
+    await client.serverless.chat.complete(
+        model="m", messages=MESSAGES, temperature=0.5, stop=["a", "b"], extra_body={"top_k": {"odd": 1}}
+    )
+    [begun] = [event for event in seen.events if isinstance(event, CallStarted)]
+    assert (begun.server_address, begun.server_port) == ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    assert begun.parameters == {"temperature": 0.5, "stop": ("a", "b")}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_the_end_of_a_call_tells_the_replys_id_model_and_status(
+    client: AsyncFriendli, server: FriendliServer, seen: Recorder, streamed: bool
+) -> None:
+    server.enqueue(text("hello"))
+    reply = await (ask(client).result() if streamed else complete(client))
+    assert (seen.end.status, seen.end.response_id, seen.end.response_model) == (200, reply.id, reply.model)
+
+
+async def test_an_error_in_a_stream_tells_its_own_status(
+    client: AsyncFriendli, server: FriendliServer, seen: Recorder
+) -> None:
+    server.enqueue(script(chunk("a"), error_data(OVERLOADED)))
+    with pytest.raises(InternalServerError):
+        await read(ask(client))
+    assert (seen.end.status, seen.end.error) == (503, "InternalServerError")
+
+
+async def test_content_is_told_to_the_observer_that_asks_for_it_and_to_no_other(
+    client: AsyncFriendli, server: FriendliServer, seen: Recorder
+) -> None:
+    listener = Listener()
+    server.enqueue(text("hello"), text("hello"), script(chunk("hel"), cut()), status(400))
+    watched = client.with_options(observers=[seen, listener])
+    await complete(watched)
+    await read(ask(watched))
+    with pytest.raises(StreamInterruptedError):
+        await read(ask(watched))
+    with pytest.raises(BadRequestError):
+        await complete(watched)
+    told = [event for event in listener.events if isinstance(event, CallContent)]
+    assert [getattr(event.reply, "text", None) for event in told] == ["hello", "hello", "hel", None]
+    assert all(msgspec.json.decode(event.request or b"")["messages"] == MESSAGES for event in told)
+    assert not [event for event in seen.events if isinstance(event, CallContent)]
+    assert "hello" not in repr(told)

@@ -1,0 +1,350 @@
+"""OpenTelemetry: one span per call, metrics, and, on request, what was asked and answered.
+
+    client = AsyncFriendli(observers=[Telemetry()])
+
+Names are those of the semantic conventions for generative AI in their first release of their own, v0.1.0 (all of it in
+development: https://github.com/open-telemetry/semantic-conventions-genai). They are written out here, since the package
+that has the ones before as constants has marked them as moved. With ``names="old"`` the metrics have the names before
+that, which most dashboards still read.
+
+Extra: ``pip install 'friendli_async[otel]'``. It brings the API alone; where spans go is for the service to set up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from friendli_async._core.observers import AttemptEnded, CallContent, CallEnded, CallStarted, FirstEvent, Observer
+from friendli_async._version import __version__
+from friendli_async.integrations._genai_messages import input_messages, output_messages, system_instructions
+from friendli_async.replies import Usage
+
+try:
+    from opentelemetry import _logs, metrics, trace
+except ImportError as _missing:
+    raise ImportError("telemetry needs OpenTelemetry's API: pip install 'friendli_async[otel]'") from _missing
+
+__all__ = ["Telemetry"]
+
+_Attributes = dict[str, str | bool | int | float | tuple[str, ...]]
+
+_SCHEMA: Final = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
+_CONTENT_SWITCH: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_SECONDS: Final = [0.01 * 2**power for power in range(14)]
+_TOKENS: Final = [float(4**power) for power in range(14)]
+
+# What an operation is called in the conventions. Of the others (endpoints, files, lists) they say nothing.
+_OPERATIONS: Final = {
+    "chat": "chat",
+    "tool_assisted_chat": "chat",
+    "messages": "chat",
+    "responses": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+    "audio": "generate_content",
+    "image": "generate_content",
+}
+_PARAMETERS: Final = {
+    "max_tokens": "gen_ai.request.max_tokens",
+    "max_output_tokens": "gen_ai.request.max_tokens",
+    "temperature": "gen_ai.request.temperature",
+    "top_p": "gen_ai.request.top_p",
+    "top_k": "gen_ai.request.top_k",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+    "seed": "gen_ai.request.seed",
+    "n": "gen_ai.request.choice.count",
+    "stop": "gen_ai.request.stop_sequences",
+    "stop_sequences": "gen_ai.request.stop_sequences",
+    "reasoning_effort": "gen_ai.request.reasoning.level",
+    "encoding_format": "gen_ai.request.encoding_formats",
+    "dimensions": "gen_ai.embeddings.dimension.count",
+}
+_INTEGERS: Final = frozenset({"max_tokens", "max_output_tokens", "top_k", "seed", "n", "dimensions"})
+_NUMBERS: Final = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty"})
+_LISTS: Final = frozenset({"stop", "stop_sequences", "encoding_format"})
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call under way."""
+
+    span: trace.Span
+    attributes: _Attributes
+    streamed: bool
+    choices: int
+    is_inference: bool
+    content: _Attributes = field(default_factory=_Attributes)
+
+
+class Telemetry(Observer):
+    """Gives each call one span, from its begin, through all attempts, to the end of its stream, however that comes.
+
+    The span is a child of the caller's. Its status is an error where the call failed, or its stream broke off; leaving,
+    stopping and cancelling are the caller's own doing, and are told by ``friendli.outcome`` alone. Metrics are recorded
+    at the end of a call: how long it took, the time to the first chunk, the mean time between chunks, and tokens.
+
+    Args:
+        tracer_provider: Where spans go; None is the global one.
+        meter_provider: Where metrics go; None is the global one.
+        content: Whether spans have what was asked and answered (``gen_ai.input.messages`` and so on). Without it, as
+            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says: ``true`` or ``span_only`` for spans,
+            ``event_only`` for an event, ``span_and_event`` for both; by default neither.
+        names: The names of the metrics: "v0.1.0", or "old" for those before it.
+        logger_provider: Where the event with the content goes; None is the global one.
+
+    Raises:
+        ValueError: Names of no version that is known.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        content: bool = False,
+        names: Literal["v0.1.0", "old"] = "v0.1.0",
+        logger_provider: _logs.LoggerProvider | None = None,
+    ) -> None:
+        if names not in {"v0.1.0", "old"}:
+            raise ValueError(f"names is 'v0.1.0' or 'old', not {names!r}")
+        self._tracer = trace.get_tracer("friendli_async", __version__, tracer_provider, schema_url=_SCHEMA)
+        meter = metrics.get_meter("friendli_async", __version__, meter_provider, schema_url=_SCHEMA)
+        self._meters = _NewMeters(meter) if names == "v0.1.0" else _OldMeters(meter)
+        self._logger = _logs.get_logger("friendli_async", __version__, logger_provider, schema_url=_SCHEMA)
+        switch = os.environ.get(_CONTENT_SWITCH, "").lower()
+        self._on_spans = content or switch in {"true", "span_only", "span_and_event"}
+        self._as_events = switch in {"event_only", "span_and_event"}
+        if self._on_spans or self._as_events:
+            # An observer without this method is told of no content.
+            self.call_content: Callable[[CallContent], None] = self._keep_content
+        self._calls: dict[int, _Call] = {}
+
+    def __repr__(self) -> str:
+        return f"Telemetry(content={self._on_spans or self._as_events})"
+
+    # --- what it is told -----------------------------------------------------------------------------------------
+
+    def call_started(self, event: CallStarted) -> None:
+        """A call has begun: so does its span, in the context of the caller."""
+        group, _, method = event.operation.rpartition(".")
+        operation = _OPERATIONS.get(group)
+        attributes: _Attributes = {"gen_ai.provider.name": "friendli", "server.address": event.server_address}
+        if event.server_port is not None:
+            attributes["server.port"] = event.server_port
+        if operation is not None:
+            attributes["gen_ai.operation.name"] = operation
+        if event.model is not None:
+            attributes["gen_ai.request.model"] = event.model
+        streamed = method == "stream"
+        name = event.operation if operation is None else f"{operation} {event.model}" if event.model else operation
+        span = self._tracer.start_span(
+            name,
+            kind=trace.SpanKind.CLIENT,
+            attributes={**attributes, **_asked(event), **({"gen_ai.request.stream": True} if streamed else {})},
+        )
+        choices = event.parameters.get("n", 1)
+        count = choices if type(choices) is int else 1
+        self._calls[event.call_id] = _Call(span, attributes, streamed, count, operation is not None)
+
+    def attempt_ended(self, event: AttemptEnded) -> None:
+        """An attempt has ended; one that is to be repeated becomes an event of the span."""
+        call = self._calls.get(event.call_id)
+        if call is not None and event.wait is not None:
+            retried: _Attributes = {"error.type": event.error or "", "friendli.attempt": event.attempt}
+            if event.status is not None:
+                retried["http.response.status_code"] = event.status
+            call.span.add_event("friendli.retry", {**retried, "friendli.wait": event.wait})
+
+    def first_event(self, event: FirstEvent) -> None:
+        """A stream's first event has come."""
+        call = self._calls.get(event.call_id)
+        if call is not None:
+            call.span.set_attribute("gen_ai.response.time_to_first_chunk", event.seconds)
+
+    def call_ended(self, event: CallEnded) -> None:
+        """A call has ended: so does its span, and its metrics are recorded."""
+        call = self._calls.pop(event.call_id, None)
+        if call is None:
+            return
+        failure = _failure(event)
+        attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
+        attributes["http.request.resend_count"] = max(event.attempt - 1, 0)
+        if event.status is not None:
+            attributes["http.response.status_code"] = event.status
+        if event.response_id is not None:
+            attributes["gen_ai.response.id"] = event.response_id
+        if event.response_model is not None:
+            attributes["gen_ai.response.model"] = event.response_model
+        reasons = _finish_reasons(event, call)
+        if reasons:
+            attributes["gen_ai.response.finish_reasons"] = reasons
+        if event.usage is not None:
+            attributes.update(_usage(event.usage))
+        if failure is not None:
+            attributes["error.type"] = failure
+            call.span.set_status(trace.StatusCode.ERROR, event.error)
+        call.span.set_attributes({**attributes, **(call.content if self._on_spans else {})})
+        call.span.end()  # before what a provider of metrics or logs may raise
+        if call.is_inference:
+            self._meters.record(event, call.streamed, _labels(call, event, failure))
+            if self._as_events and call.content:
+                self._tell(call, attributes)
+
+    def _keep_content(self, event: CallContent) -> None:
+        call = self._calls.get(event.call_id)
+        if call is None or not call.is_inference or event.request is None:
+            return
+        body: dict[str, Any] = json.loads(event.request)
+        said = {
+            "gen_ai.system_instructions": system_instructions(body),
+            "gen_ai.input.messages": input_messages(body),
+            "gen_ai.tool.definitions": body.get("tools"),
+            "gen_ai.output.messages": output_messages(event.reply, event.finish_reasons) if event.reply else None,
+        }
+        call.content = {name: json.dumps(value, ensure_ascii=False) for name, value in said.items() if value}
+
+    def _tell(self, call: _Call, attributes: _Attributes) -> None:
+        """The event with the content; it belongs to the span, which is not the current one here."""
+        self._logger.emit(
+            _logs.LogRecord(
+                context=trace.set_span_in_context(call.span),
+                severity_number=_logs.SeverityNumber.INFO,
+                event_name="gen_ai.client.inference.operation.details",
+                attributes={**call.attributes, **attributes, **call.content},
+            )
+        )
+
+
+# --- attributes ------------------------------------------------------------------------------------------------------
+
+
+def _asked(event: CallStarted) -> _Attributes:
+    """The parameters of a call, in the types that the conventions have for them."""
+    found: _Attributes = {}
+    for name, value in event.parameters.items():
+        attribute = _PARAMETERS.get(name)
+        if attribute is None or (name == "n" and value == 1):
+            continue
+        if name in _LISTS:
+            found[attribute] = value if isinstance(value, tuple) else (str(value),)
+        elif name in _INTEGERS:
+            if type(value) is int:
+                found[attribute] = value
+        elif name in _NUMBERS:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[attribute] = float(value)
+        else:
+            found[attribute] = str(value)
+    return found
+
+
+def _finish_reasons(event: CallEnded, call: _Call) -> tuple[str, ...]:
+    """One for each choice; "error" for one whose stream ended before it, "stopped" where that was on purpose."""
+    if not call.is_inference or (event.outcome == "done" or event.timing.first_event is None):
+        return event.finish_reasons
+    missing = "stopped" if event.outcome == "stopped" else "error"
+    return event.finish_reasons + (missing,) * (call.choices - len(event.finish_reasons))
+
+
+def _failure(event: CallEnded) -> str | None:
+    """What ended a call badly: a status, or the name of a class; None where its caller ended it, or nothing did."""
+    if event.outcome not in {"failed", "truncated"}:
+        return None
+    if event.status is not None and event.status >= 400:
+        return str(event.status)
+    return event.error or "_OTHER"
+
+
+def _usage(usage: Usage) -> _Attributes:
+    found: _Attributes = {
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
+    }
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    if prompt is not None and prompt.cached_tokens is not None:
+        found["gen_ai.usage.cache_read.input_tokens"] = prompt.cached_tokens
+    if completion is not None and completion.reasoning_tokens is not None:
+        found["gen_ai.usage.reasoning.output_tokens"] = completion.reasoning_tokens
+    return found
+
+
+def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
+    """The attributes of a measurement: few values each."""
+    labels = dict(call.attributes)
+    if event.response_model is not None:
+        labels["gen_ai.response.model"] = event.response_model
+    if failure is not None:
+        labels["error.type"] = failure
+    return labels
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+class _Meters:
+    """How long calls took. What the two sets of names have in common.
+
+    Args:
+        meter: Makes the instruments.
+        prefix: What the names of the three begin with.
+    """
+
+    def __init__(self, meter: metrics.Meter, prefix: str) -> None:
+        def seconds(name: str, description: str) -> metrics.Histogram:
+            return meter.create_histogram(
+                f"{prefix}.{name}", "s", description, explicit_bucket_boundaries_advisory=_SECONDS
+            )
+
+        self._duration = seconds("duration", "How long calls took, retries and the reading of streams included")
+        self._first_chunk = seconds("time_to_first_chunk", "From the call to a stream's first chunk")
+        self._per_chunk = seconds("time_per_output_chunk", "Mean time between the chunks of a stream")
+
+    def record(self, event: CallEnded, streamed: bool, labels: _Attributes) -> None:
+        """Records a call."""
+        timing = event.timing
+        self._duration.record(timing.total, labels)
+        if streamed and timing.first_event is not None:
+            self._first_chunk.record(timing.first_event, labels)
+            if timing.last_event is not None and timing.events > 1:
+                self._per_chunk.record((timing.last_event - timing.first_event) / (timing.events - 1), labels)
+        if event.usage is not None:
+            self._record_tokens(_usage(event.usage), labels)
+
+    def _record_tokens(self, usage: _Attributes, labels: _Attributes) -> None:
+        raise NotImplementedError
+
+
+class _NewMeters(_Meters):
+    """The metrics of v0.1.0."""
+
+    def __init__(self, meter: metrics.Meter) -> None:
+        super().__init__(meter, "gen_ai.client.inference")
+        self._tokens = {
+            f"gen_ai.usage.{kind}": meter.create_counter(f"gen_ai.client.inference.usage.{kind}", "{token}")
+            for kind in ("input_tokens", "output_tokens", "cache_read.input_tokens", "reasoning.output_tokens")
+        }
+
+    def _record_tokens(self, usage: _Attributes, labels: _Attributes) -> None:
+        for name, count in usage.items():
+            if isinstance(count, int):
+                self._tokens[name].add(count, labels)
+
+
+class _OldMeters(_Meters):
+    """The metrics before v0.1.0."""
+
+    def __init__(self, meter: metrics.Meter) -> None:
+        super().__init__(meter, "gen_ai.client.operation")
+        self._tokens = meter.create_histogram(
+            "gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS
+        )
+
+    def _record_tokens(self, usage: _Attributes, labels: _Attributes) -> None:
+        for kind in ("input", "output"):
+            count = usage.get(f"gen_ai.usage.{kind}_tokens")
+            if isinstance(count, int):
+                self._tokens.record(count, {**labels, "gen_ai.token.type": kind})
