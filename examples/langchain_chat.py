@@ -1,0 +1,32 @@
+"""A LangChain chain that answers with a value, then streams: ``python langchain_chat.py "Where is the Louvre?"``."""
+
+import asyncio
+import sys
+
+from langchain_core.prompts import ChatPromptTemplate
+from pydantic import BaseModel
+
+from friendli_async import AsyncFriendli
+from friendli_async.integrations.langchain import ChatFriendli
+
+
+class Place(BaseModel):
+    """Where something is."""
+
+    city: str
+    country: str
+
+
+async def main(question: str) -> None:
+    async with AsyncFriendli() as client:  # FRIENDLI_TOKEN
+        model = ChatFriendli(model="meta-llama-3.1-8b-instruct", client=client, temperature=0)
+        prompt = ChatPromptTemplate.from_messages([("system", "Answer in one sentence."), ("user", "{question}")])
+
+        print(await (prompt | model.with_structured_output(Place)).ainvoke({"question": question}))
+        async for piece in (prompt | model).astream({"question": question}):
+            print(piece.text, end="", flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,170 @@
+"""Pydantic AI's messages as chat takes them, and what chat answers as its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import (
+    AudioUrl,
+    BinaryContent,
+    CachePoint,
+    FinishReason,
+    ImageUrl,
+    ModelMessage,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    ModelResponsePart,
+    RetryPromptPart,  # pyright: ignore[reportDeprecated]  # histories made by hand still have it
+    SystemPromptPart,
+    TextContent,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserContent,
+    UserPromptPart,
+    VideoUrl,
+)
+from pydantic_ai.models import download_item
+from pydantic_ai.usage import RequestUsage
+
+from friendli_async.chat import ChatMessage
+from friendli_async.chat.replies import reasoning_of
+from friendli_async.replies import Usage
+
+__all__ = ["FINISH_REASONS", "PROVIDER", "parts_of", "request_usage", "wire_messages"]
+
+PROVIDER: Final = "friendli"
+
+FINISH_REASONS: Final[dict[str | None, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_call",
+    "content_filter": "content_filter",
+}
+
+_Wire = dict[str, Any]
+
+
+# --- what goes out ---------------------------------------------------------------------------------------------------
+
+
+async def wire_messages(messages: Sequence[ModelMessage], instructions: Sequence[str]) -> list[_Wire]:
+    """A conversation for ``chat``, with the instructions behind its system prompts.
+
+    Raises:
+        UserError: Something that the API has no place for.
+    """
+    sent: list[_Wire] = []
+    for message in messages:
+        if isinstance(message, ModelResponse):
+            sent.extend(_response(message))
+        else:
+            sent.extend(await _request(message))
+    prompts = next((at for at, wire in enumerate(sent) if wire["role"] != "system"), len(sent))
+    sent[prompts:prompts] = [{"role": "system", "content": text} for text in instructions]
+    return sent
+
+
+async def _request(message: ModelRequest) -> list[_Wire]:
+    files: list[UserContent] = []
+    sent = [await _request_part(part, files) for part in message.parts]
+    if files:  # what tools gave beside text: the API takes text only from them
+        sent.append({"role": "user", "content": [await _content(item) for item in files]})
+    return sent
+
+
+async def _request_part(part: ModelRequestPart, files: list[UserContent]) -> _Wire:
+    match part:
+        case SystemPromptPart():
+            return {"role": "system", "content": part.content}
+        case UserPromptPart(content=str(text)):
+            return {"role": "user", "content": text}
+        case UserPromptPart():
+            shown = [item for item in part.content if not isinstance(item, CachePoint)]  # a hint, of other APIs
+            return {"role": "user", "content": [await _content(item) for item in shown]}
+        case ToolReturnPart():
+            text, returned = part.model_response_str_and_user_content()
+            files.extend(returned)
+            return {"role": "tool", "tool_call_id": part.tool_call_id, "content": text}
+        case RetryPromptPart(tool_name=None):  # pyright: ignore[reportDeprecated]  # as above
+            return {"role": "user", "content": part.model_response()}
+        case RetryPromptPart():  # pyright: ignore[reportDeprecated]  # as above
+            return {"role": "tool", "tool_call_id": part.tool_call_id, "content": part.model_response()}
+        case _:
+            raise UserError(
+                f"a part of kind {part.part_kind!r} has to be prepared: "
+                "run the model in an Agent, or by pydantic_ai.direct"
+            )
+
+
+async def _content(item: UserContent) -> _Wire:
+    match item:
+        case str() | TextContent():
+            return {"type": "text", "text": item if isinstance(item, str) else item.content}
+        case ImageUrl() | AudioUrl() | VideoUrl():
+            kind = {"image-url": "image_url", "audio-url": "audio_url", "video-url": "video_url"}[item.kind]
+            url = (await download_item(item, "base64_uri"))["data"] if item.force_download else item.url
+            return {"type": kind, kind: {"url": url}}
+        case BinaryContent() if item.is_image or item.is_audio or item.is_video:
+            kind = f"{item.media_type.partition('/')[0]}_url"
+            return {"type": kind, kind: {"url": item.data_uri}}
+        case _:
+            what = getattr(item, "media_type", None) or getattr(item, "kind", type(item).__name__)
+            raise UserError(f"{what} cannot be sent: Friendli's chat takes text, images, audio and video")
+
+
+def _response(message: ModelResponse) -> Iterator[_Wire]:
+    """What a model said. Parts of other providers' own (their built-in tools, files they made) have no form here."""
+    texts = [part.content for part in message.parts if isinstance(part, TextPart)]
+    thoughts = [part.content for part in message.parts if isinstance(part, ThinkingPart) and part.content]
+    calls = [
+        {
+            "id": part.tool_call_id,
+            "type": "function",
+            "function": {"name": part.tool_name, "arguments": part.args_as_json_str()},
+        }
+        for part in message.parts
+        if isinstance(part, ToolCallPart)
+    ]
+    if not (texts or thoughts or calls):
+        return
+    sent: _Wire = {"role": "assistant", "content": "".join(texts) or None}
+    if thoughts:
+        sent["reasoning_content"] = "".join(thoughts)
+    if calls:
+        sent["tool_calls"] = calls
+    yield sent
+
+
+# --- what comes back -------------------------------------------------------------------------------------------------
+
+
+def parts_of(message: ChatMessage) -> list[ModelResponsePart]:
+    """The parts of an answer."""
+    parts: list[ModelResponsePart] = []
+    if thought := reasoning_of(message):
+        parts.append(ThinkingPart(thought, provider_name=PROVIDER))
+    if message.content:
+        parts.append(TextPart(message.content))
+    for call in message.tool_calls or ():
+        part = ToolCallPart(call.function.name, call.function.arguments)
+        parts.append(ToolCallPart(part.tool_name, part.args, tool_call_id=call.id) if call.id else part)
+    return parts
+
+
+def request_usage(usage: Usage | None) -> RequestUsage:
+    """The tokens of a call, in Pydantic AI's names."""
+    if usage is None:
+        return RequestUsage(unmeasured_requests=1)
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    thought = completion.reasoning_tokens if completion is not None else None
+    return RequestUsage(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        cache_read_tokens=(prompt.cached_tokens if prompt is not None else None) or 0,
+        details={"reasoning_tokens": thought} if thought else {},
+    )

@@ -1,0 +1,347 @@
+"""LangChain: Friendli's models as a chat model.
+
+    from friendli_async.integrations.langchain import ChatFriendli
+
+    model = ChatFriendli(model="meta-llama-3.1-8b-instruct")
+    async for piece in model.astream("Hello!"):
+        print(piece.text, end="")
+
+Extra: ``pip install 'friendli_async[langchain]'``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, ClassVar, Literal, cast
+
+import msgspec
+
+from friendli_async import AsyncFriendli, RetryPolicy
+from friendli_async.chat import Chat, ChatChunk, ChatStream, json_schema
+from friendli_async.errors import ArgumentError
+from friendli_async.integrations import _background
+
+try:
+    from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+    from langchain_core.language_models import BaseChatModel, LanguageModelInput
+    from langchain_core.language_models.base import LangSmithParams
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
+    from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+    from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+    from langchain_core.tools import BaseTool
+    from langchain_core.utils import secret_from_env
+    from langchain_core.utils.function_calling import convert_to_openai_tool
+    from langchain_core.utils.pydantic import is_basemodel_subclass
+    from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+except ImportError as _missing:
+    raise ImportError("this needs langchain-core: pip install 'friendli_async[langchain]'") from _missing
+
+from friendli_async.integrations._langchain_messages import PROVIDER, ChunkReader, answers_of, wire_messages
+from friendli_async.integrations._own_client import own_client
+
+__all__ = ["ChatFriendli"]
+
+_Schema = Mapping[str, Any] | type
+
+
+class ChatFriendli(BaseChatModel):
+    """A chat model of LangChain, over ``chat`` of a deployment.
+
+    Everything of LangChain's works as it does with its other models: tools, structured output (by JSON schema unless
+    ``method`` says otherwise), token usage of plain and of streamed answers, images, sounds and films in messages.
+    Reasoning is in ``additional_kwargs["reasoning_content"]`` and so among ``content_blocks``. Further parameters of
+    ``ChatOptions`` go into ``model_kwargs``, into ``bind``, or into a call.
+
+    Leaving a stream stops the model: at once with ``aclosing``, or where ``close`` is called; after a plain ``break``
+    as soon as Python drops the stream. Blocking methods run in one background loop, over the same client.
+
+    A ``client`` that is given is the caller's to close. Without one the model makes its own on first use, which is
+    closed when the model is dropped, or by ``aclose`` and ``close``.
+
+    Raises:
+        FriendliError: What went wrong with a call: errors are this library's own, never wrapped. So
+            ``with_fallbacks(..., exceptions_to_handle=(APIStatusError,))`` and ``except RateLimitError`` work.
+        ValueError: What the API has no place for; nothing was sent.
+        TypeError: An unknown parameter.
+    """
+
+    # Inputs are never in the message of a validation error: one of them may be the key under a misspelt name.
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    model: str
+    """Model, or endpoint of a dedicated deployment."""
+    deployment: Literal["serverless", "dedicated", "container"] = "serverless"
+    """Where the model runs."""
+    api_key: SecretStr | None = Field(default_factory=secret_from_env("FRIENDLI_TOKEN", default=None))
+    """Friendli token; else ``FRIENDLI_TOKEN``, or the client's."""
+    base_url: str | None = None
+    """Server, or container; else the environment's, or the client's."""
+    client: AsyncFriendli | None = Field(default=None, exclude=True)
+    """The client to use. What is given here beside it is laid over it for this model."""
+    temperature: float | None = None
+    """Sampling temperature."""
+    max_tokens: int | None = None
+    """The most tokens to generate."""
+    stop: list[str] | None = None
+    """Texts that end the generation."""
+    timeout: float | None = None
+    """Seconds for a whole call, with its retries; else the client's limits."""
+    max_retries: int | None = Field(default=None, ge=0)
+    """Attempts after the first one; else the client's policy."""
+    streaming: bool = False
+    """Whether ``invoke`` streams, for callbacks to hear each token."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Further parameters of every call, of ``ChatOptions``."""
+
+    _own: AsyncFriendli | None = PrivateAttr(default=None)
+
+    # --- what LangChain asks about a model ---------------------------------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return "friendli-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """What answers depend on: the key of LangChain's caches."""
+        names = ("model", "deployment", "base_url", "temperature", "max_tokens", "stop", "model_kwargs")
+        return {name: getattr(self, name) for name in names}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = PROVIDER
+        return params
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def _chat(self) -> Chat:
+        client = self.client
+        if client is None:
+            if self._own is None:
+                self._own = own_client(self)
+            client = self._own
+        changes: dict[str, Any] = {}
+        # The environment's key is not laid over a client that was given one.
+        if self.api_key is not None and (self.client is None or "api_key" in self.model_fields_set):
+            changes["token"] = self.api_key.get_secret_value()
+        if self.base_url is not None:
+            changes["container_url" if self.deployment == "container" else "server_url"] = self.base_url
+        if self.timeout is not None:
+            changes["timeout"] = self.timeout
+        if self.max_retries is not None:
+            changes["retry"] = RetryPolicy(max_attempts=self.max_retries + 1)
+        client = client.with_options(**changes) if changes else client
+        match self.deployment:
+            case "dedicated":
+                return client.dedicated.chat
+            case "container":
+                return client.container.chat
+            case _:
+                return client.serverless.chat
+
+    def _arguments(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        own: dict[str, Any] = {
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "stop": stop or self.stop,
+        }
+        arguments = {name: value for name, value in own.items() if value is not None}
+        arguments |= {"model": self.model, **self.model_kwargs, **kwargs}
+        arguments.pop("stream", None)  # LangChain's word to itself
+        return {**arguments, "messages": wire_messages(messages)}
+
+    def _open(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> ChatStream:
+        arguments = self._arguments(messages, stop, kwargs)
+        if arguments.get("n") not in (None, 1):
+            raise ArgumentError("n: a stream of LangChain's has one answer; use generate() without streaming")
+        return self._chat().stream(**arguments)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        reply = await self._chat().complete(**self._arguments(messages, stop, kwargs))
+        output: dict[str, Any] = {"model_name": reply.model or self.model, "model_provider": PROVIDER}
+        if reply.usage is not None:
+            output["token_usage"] = msgspec.to_builtins(reply.usage)
+        return ChatResult(generations=answers_of(reply, self.model), llm_output=output)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        reader = ChunkReader()
+        async with self._open(messages, stop, kwargs) as stream:
+            async for event in stream:
+                if (chunk := reader.read(event)) is not None:
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+            yield reader.last(await stream.result(), self.model)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _background.run(self._agenerate(messages, stop, **kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        reader = ChunkReader()
+        stream = self._open(messages, stop, kwargs)
+        try:
+            while (event := _background.run(_next(stream))) is not None:
+                if (chunk := reader.read(event)) is not None:
+                    if run_manager is not None:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+            yield reader.last(_background.run(stream.result()), self.model)
+        finally:
+            if stream.outcome != "done":
+                _background.end(stream.aclose())
+
+    # --- tools and structured output ---------------------------------------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offers tools to the model.
+
+        Args:
+            tools: Functions, tools of LangChain's, pydantic models, JSON schemas.
+            tool_choice: "auto", "none", "required" (also as "any" or True), the name of a tool, or the API's own form.
+            strict: Whether arguments have to fit the schema, for servers that know the difference.
+            kwargs: Further parameters of the calls.
+
+        Returns:
+            The model with its tools.
+        """
+        offered = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        names = [tool.get("function", {}).get("name") for tool in offered]
+        if tool_choice is True or tool_choice == "any":
+            tool_choice = "required"
+        elif isinstance(tool_choice, str) and tool_choice in names:
+            tool_choice = {"type": "function", "function": {"name": tool_choice}}
+        if tool_choice:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=offered, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: _Schema | None = None,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Makes the model answer with a value.
+
+        Args:
+            schema: A pydantic model, a TypedDict, or a JSON schema with a title. "json_mode" does without.
+            method: "json_schema" holds the model to the schema, "function_calling" makes it call a function of that
+                form, "json_mode" asks for any JSON: then the prompt has to say which.
+            include_raw: Give ``raw``, ``parsed`` and ``parsing_error`` instead of raising.
+            strict: Whether every property is required and no other allowed; with "json_schema" that is so for pydantic
+                models unless it is False.
+            kwargs: Further parameters of the calls.
+
+        Returns:
+            The model, and a parser behind it.
+
+        Raises:
+            ValueError: No schema where one is needed, or another ``method``.
+        """
+        model: Runnable[LanguageModelInput, AIMessage]
+        asked: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        if schema is None and method != "json_mode":
+            raise ArgumentError(f"schema: {method!r} needs one")
+        if method == "json_mode":
+            model = self.bind(response_format={"type": "json_object"}, ls_structured_output_format=asked, **kwargs)
+            parser = _parser(schema)
+        elif method == "json_schema":
+            form = _response_format(cast("_Schema", schema), strict)
+            asked["schema"] = convert_to_openai_tool(cast("Any", schema))
+            model = self.bind(response_format=form, ls_structured_output_format=asked, **kwargs)
+            parser = _parser(schema)
+        elif method == "function_calling":
+            asked["schema"] = tool = convert_to_openai_tool(cast("Any", schema), strict=strict)
+            name: str = tool["function"]["name"]
+            offered = [cast("Any", schema)]
+            model = self.bind_tools(
+                offered, tool_choice=name, strict=strict, ls_structured_output_format=asked, **kwargs
+            )
+            parser = _call_parser(cast("_Schema", schema), name)
+        else:
+            raise ArgumentError(f"method: {method!r} is none of 'json_schema', 'function_calling', 'json_mode'")
+        return _with_raw(model, parser) if include_raw else model | parser
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Closes the client that the model has made; one that was given stays open."""
+        own, self._own = self._own, None
+        if own is not None:
+            await own.aclose()
+
+    def close(self) -> None:
+        """The same, blocking."""
+        if self._own is not None:
+            _background.run(self.aclose())
+
+
+async def _next(stream: ChatStream) -> ChatChunk | None:
+    return await anext(stream, None)
+
+
+def _response_format(schema: _Schema, strict: bool | None) -> dict[str, Any]:
+    if isinstance(schema, type) and issubclass(schema, BaseModel):  # not of pydantic's first version
+        form: dict[str, Any] = {"name": schema.__name__, "schema": json_schema(schema, strict=strict is not False)}
+    else:
+        function = convert_to_openai_tool(cast("Any", schema), strict=strict)["function"]
+        form = {"name": function["name"], "schema": function["parameters"]}
+    if strict is not None:
+        form["strict"] = strict
+    return {"type": "json_schema", "json_schema": form}
+
+
+def _parser(schema: _Schema | None) -> BaseOutputParser[Any]:
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticOutputParser[Any](pydantic_object=cast("type[BaseModel]", schema))
+    return JsonOutputParser()
+
+
+def _call_parser(schema: _Schema, name: str) -> BaseOutputParser[Any]:
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticToolsParser(tools=[cast("type[BaseModel]", schema)], first_tool_only=True)
+    return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+
+
+def _with_raw(model: Runnable[Any, Any], parser: BaseOutputParser[Any]) -> Runnable[Any, Any]:
+    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")

@@ -1,0 +1,408 @@
+"""Pydantic AI: Friendli's models as a model of an agent.
+
+    from pydantic_ai import Agent
+    from friendli_async.integrations.pydantic_ai import FriendliModel
+
+    agent = Agent(FriendliModel("meta-llama-3.1-8b-instruct", client=client), output_type=City)
+    city = (await agent.run("Where is the Louvre?")).output
+
+Extra: ``pip install 'friendli_async[pydantic-ai]'``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, Literal, cast
+
+import msgspec
+
+from friendli_async import AsyncFriendli, RetryPolicy
+from friendli_async.chat import Chat, ChatChunk, ChatStream
+from friendli_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+)
+from friendli_async.integrations._tool_pieces import ToolPieces
+
+try:
+    from pydantic_ai import RunContext
+    from pydantic_ai import exceptions as theirs
+    from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponseStreamEvent
+    from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse, check_allow_model_requests
+    from pydantic_ai.profiles import ModelProfile, ModelProfileSpec
+    from pydantic_ai.profiles.openai import OpenAIJsonSchemaTransformer
+    from pydantic_ai.settings import ModelSettingName, ModelSettings, ToolOrOutput
+except ImportError as _missing:
+    raise ImportError("this needs Pydantic AI: pip install 'friendli_async[pydantic-ai]'") from _missing
+
+from friendli_async.integrations._own_client import own_client
+from friendli_async.integrations._pydantic_ai_messages import (
+    FINISH_REASONS,
+    PROVIDER,
+    parts_of,
+    request_usage,
+    wire_messages,
+)
+
+__all__ = ["FriendliModel"]
+
+_SETTINGS: Final = {
+    "max_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "seed": "seed",
+    "stop_sequences": "stop",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "logit_bias": "logit_bias",
+    "parallel_tool_calls": "parallel_tool_calls",
+    "extra_body": "extra_body",
+}
+"""Pydantic AI's settings, and what chat calls them."""
+
+_CATEGORIES: Final[dict[int, Any]] = {
+    400: theirs.ModelRequestRejectedError,
+    401: theirs.ModelAuthenticationError,
+    402: theirs.ModelQuotaExceededError,
+    403: theirs.ModelAuthenticationError,
+    404: theirs.ModelNotFoundError,
+    422: theirs.ModelRequestRejectedError,
+    429: theirs.ModelRateLimitError,
+    503: theirs.ModelUnavailableError,
+}
+
+_PHASES: Final[dict[str, Literal["pool", "connect", "read"]]] = {
+    "pool": "pool",
+    "connect": "connect",
+    "first_event": "read",
+    "idle": "read",
+}
+
+
+@dataclass(init=False, eq=False, repr=False)
+class FriendliModel(Model[AsyncFriendli]):
+    """A model of Pydantic AI, over ``chat`` of a deployment.
+
+    Text, thinking, tools, typed output by tools, by JSON schema (``NativeOutput``) and by prompt, images, sounds and
+    films in prompts. Leaving a streamed run stops the model.
+
+    Settings of Pydantic AI's mean what they mean there; ``timeout`` is for the whole call with its retries, and
+    ``max_retries`` is the attempts after the first; ``thinking=False`` is ``reasoning_budget=0``, and an effort is
+    ``reasoning_effort``. ``extra_body`` takes every other parameter of the API.
+
+    Args:
+        model: Model, or endpoint of a dedicated deployment.
+        client: The client to use; the caller closes it. Without one the model makes its own, by the environment, which
+            is closed when the model is dropped.
+        deployment: Where the model runs.
+        profile: What the model can do, over what is known of the API.
+        settings: Defaults of its settings.
+
+    Raises:
+        pydantic_ai.ModelHTTPError: An error status; of the class of its category, too (``ModelRateLimitError``, ...).
+        pydantic_ai.exceptions.ModelConnectionError: No answer, or one that was cut; ``ModelTimeoutError`` for a limit.
+        pydantic_ai.UnexpectedModelBehavior: An answer that is none.
+        ConfigurationError: No token, or another fault of the client's set-up. In all of these ``__cause__`` is this
+            library's error; those of set-up and of arguments are not wrapped.
+    """
+
+    _unsupported_file_inputs = frozenset({"document"})
+    _relocates_tool_files = True  # the API takes text from tools: files go into a message of the user's behind it
+    unsupported_settings: ClassVar[frozenset[ModelSettingName]] = frozenset({"service_tier"})
+
+    _name: str = field(repr=False)
+    _deployment: Literal["serverless", "dedicated", "container"]
+    _client: AsyncFriendli = field(repr=False)
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        client: AsyncFriendli | None = None,
+        deployment: Literal["serverless", "dedicated", "container"] = "serverless",
+        profile: ModelProfileSpec | None = None,
+        settings: ModelSettings | None = None,
+    ) -> None:
+        super().__init__(settings=settings, profile=profile)
+        self._name = model
+        self._deployment = deployment
+        self._client = own_client(self) if client is None else client
+
+    @property
+    def model_name(self) -> str:
+        """The model's name."""
+        return self._name
+
+    @property
+    def system(self) -> str:
+        """The provider's name."""
+        return PROVIDER
+
+    def _provider_model_profile(self) -> ModelProfile:
+        return ModelProfile(
+            supports_json_schema_output=True,
+            supports_json_object_output=True,
+            supports_thinking=True,
+            json_schema_transformer=OpenAIJsonSchemaTransformer,
+        )
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Makes a request; called by the agent."""
+        check_allow_model_requests()
+        settings, parameters = self.prepare_request(model_settings, model_request_parameters)
+        arguments = await self._arguments(messages, settings or {}, parameters)
+        with _their_errors(self._name):
+            reply = await self._chat(settings or {}).complete(**arguments)
+        finish_reason = reply.choices[0].finish_reason if reply.choices else None
+        return ModelResponse(
+            parts=parts_of(reply.message),
+            usage=request_usage(reply.usage),
+            model_name=reply.model or self._name,
+            provider_name=PROVIDER,
+            provider_response_id=reply.id,
+            provider_details={"finish_reason": finish_reason},
+            finish_reason=FINISH_REASONS.get(finish_reason),
+        )
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """Makes a request and streams the answer; called by the agent. Leaving stops the model."""
+        check_allow_model_requests()
+        settings, parameters = self.prepare_request(model_settings, model_request_parameters)
+        arguments = await self._arguments(messages, settings or {}, parameters)
+        stream = self._chat(settings or {}).stream(**arguments)
+        try:
+            with _their_errors(self._name):
+                await stream
+            yield _StreamedAnswer(model_request_parameters=parameters, _name=self._name, _stream=stream)
+        finally:
+            await stream.aclose()
+
+    def _chat(self, settings: ModelSettings) -> Chat:
+        changes: dict[str, Any] = {}
+        if "timeout" in settings:
+            timeout = settings["timeout"]
+            if not isinstance(timeout, int | float):
+                raise theirs.UserError("timeout: a number of seconds; finer limits are the client's, as Timeouts")
+            changes["timeout"] = timeout
+        if "max_retries" in settings:
+            changes["retry"] = RetryPolicy(max_attempts=settings["max_retries"] + 1)
+        if "extra_headers" in settings:
+            changes["headers"] = settings["extra_headers"]
+        client = self._client.with_options(**changes) if changes else self._client
+        match self._deployment:
+            case "dedicated":
+                return client.dedicated.chat
+            case "container":
+                return client.container.chat
+            case _:
+                return client.serverless.chat
+
+    async def _arguments(
+        self, messages: list[ModelMessage], settings: ModelSettings, parameters: ModelRequestParameters
+    ) -> dict[str, Any]:
+        instructions = self._get_instruction_parts(messages, parameters) or ()
+        arguments: dict[str, Any] = {
+            "model": self._name,
+            "messages": await wire_messages(messages, [part.content for part in instructions]),
+        }
+        given = cast("Mapping[str, object]", settings)
+        arguments |= {ours: given[name] for name, ours in _SETTINGS.items() if given.get(name) is not None}
+        if parameters.thinking is False:
+            arguments["reasoning_budget"] = 0
+        elif isinstance(parameters.thinking, str):
+            arguments["reasoning_effort"] = parameters.thinking
+        arguments |= _tools(settings, parameters)
+        if (form := _response_format(parameters, with_tools="tools" in arguments)) is not None:
+            arguments["response_format"] = form
+        return arguments
+
+
+def _response_format(parameters: ModelRequestParameters, *, with_tools: bool) -> dict[str, Any] | None:
+    output = parameters.output_object
+    if parameters.output_mode == "native" and output is not None:
+        schema: dict[str, Any] = {"name": output.name or "output", "schema": output.json_schema}
+        if output.description:
+            schema["description"] = output.description
+        if output.strict is not None:
+            schema["strict"] = output.strict
+        return {"type": "json_schema", "json_schema": schema}
+    if parameters.output_mode == "prompted" and not with_tools:
+        return {"type": "json_object"}
+    return None
+
+
+def _tools(settings: ModelSettings, parameters: ModelRequestParameters) -> dict[str, Any]:
+    """The tools that are offered, and which of them may or must be called."""
+    offered = dict(parameters.declared_tool_defs)
+    names, choice = _allowed(settings, parameters)
+    if names is not None and names & offered.keys():
+        offered = {name: tool for name, tool in offered.items() if name in names}
+    if not offered:
+        return {}
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description or "",
+                "parameters": tool.parameters_json_schema,
+            },
+        }
+        for tool in offered.values()
+    ]
+    if names is not None and choice == "required" and len(offered) == 1:
+        return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": next(iter(offered))}}}
+    return {"tools": tools, "tool_choice": choice}
+
+
+def _allowed(settings: ModelSettings, parameters: ModelRequestParameters) -> tuple[set[str] | None, str]:
+    """The names that may be called (None: all), and how free the model is."""
+    wanted = settings.get("tool_choice")
+    outputs = {tool.name for tool in parameters.output_tools}
+    free = "auto" if parameters.allow_text_output or parameters.allow_image_output else "required"
+    if wanted is None or wanted == "auto":
+        return None, free
+    if wanted == "required":
+        names = {tool.name for tool in parameters.function_tools}
+        return names, "required"
+    if isinstance(wanted, ToolOrOutput):
+        return _known({*wanted.function_tools}, parameters) | outputs, free
+    if wanted == "none" or not wanted:
+        return (outputs, free) if outputs else (None, "none")
+    return _known({*wanted}, parameters), "required"
+
+
+def _known(names: set[str], parameters: ModelRequestParameters) -> set[str]:
+    if not names & parameters.declared_tool_defs.keys() and names:
+        raise theirs.UserError(f"tool_choice: there is no tool {', '.join(sorted(names))}")
+    return names
+
+
+@dataclass
+class _StreamedAnswer(StreamedResponse):
+    """The answer of a stream as Pydantic AI's events."""
+
+    _name: str
+    _stream: ChatStream
+    _timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _pieces: ToolPieces = field(default_factory=ToolPieces)
+    _usage_received: bool | None = field(default=False, init=False)
+
+    @property
+    def model_name(self) -> str:
+        return self._name
+
+    @property
+    def provider_name(self) -> str:
+        return PROVIDER
+
+    @property
+    def provider_url(self) -> None:
+        return None
+
+    @property
+    def timestamp(self) -> datetime:
+        return self._timestamp
+
+    def get_stream_cancel_errors(self) -> tuple[type[BaseException], ...]:
+        return (StreamInterruptedError,)
+
+    async def close_stream(self) -> None:
+        await self._stream.aclose()
+
+    async def _get_event_iterator(self) -> AsyncIterator[ModelResponseStreamEvent]:
+        with _their_errors(self._name):
+            async for chunk in self._stream:
+                for event in self._events(chunk):
+                    yield event
+
+    def _events(self, chunk: ChatChunk) -> Iterator[ModelResponseStreamEvent]:
+        if chunk.usage is not None:
+            self._add_usage(request_usage(chunk.usage), reported=True, cumulative=True)
+        if chunk.id:
+            self.provider_response_id = chunk.id
+        if chunk.model:
+            self._name = chunk.model
+        for choice in chunk.choices:
+            if choice.index != 0:
+                continue
+            if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
+                self.finish_reason = FINISH_REASONS.get(choice.finish_reason)
+                self.provider_details = {"finish_reason": choice.finish_reason}
+            parts = self._parts_manager
+            if chunk.reasoning:
+                yield from parts.handle_thinking_delta(
+                    vendor_part_id=None, content=chunk.reasoning, provider_name=PROVIDER
+                )
+            if chunk.text:
+                yield from parts.handle_text_delta(vendor_part_id=None, content=chunk.text)
+            for piece in map(self._pieces.add, choice.delta.tool_calls or ()):
+                yield from parts.handle_tool_call_delta_events(
+                    vendor_part_id=piece.index, tool_name=piece.name, args=piece.arguments, tool_call_id=piece.id
+                )
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _their_errors(model: str) -> Generator[None]:
+    """Raises Pydantic AI's errors for ours, so that its fallbacks and retries know them."""
+    try:
+        yield
+    except APIStatusError as error:
+        raise _status_error(error, model) from error
+    except APITimeoutError as error:
+        raise theirs.ModelTimeoutError(model, str(error), phase=_PHASES.get(error.limit)) from error
+    except APIConnectionError as error:
+        raise theirs.ModelConnectionError(model, str(error), phase="read" if error.sent else "connect") from error
+    except ResponseDecodeError as error:
+        raise theirs.UnexpectedModelBehavior(str(error), error.excerpt) from error
+
+
+def _status_error(error: APIStatusError, model: str) -> theirs.ModelAPIError:
+    in_stream = error.meta is not None and error.meta.status == 200
+    told: dict[str, Any] = {
+        "body": _body(error),
+        "provider_error_code": error.code,
+        "provider_error_type": error.type,
+        "retry_after": error.retry_after,
+        "in_stream": in_stream,
+    }
+    if not error.status_code:  # in a stream, of a kind that names no status
+        return theirs.ModelAPIError(model, str(error), **told)
+    category = _CATEGORIES.get(error.status_code)
+    if category is None and error.status_code >= 500:
+        category = theirs.ModelServerError
+    headers = None if error.meta is None else error.meta.headers
+    return theirs.ModelHTTPError.for_category(
+        category, status_code=error.status_code, model_name=model, headers=headers, **told
+    )
+
+
+def _body(error: APIStatusError) -> object:
+    try:
+        return msgspec.json.decode(error.body)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return error.body or error.message

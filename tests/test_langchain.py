@@ -1,0 +1,633 @@
+"""LangChain: its own suites for chat models against the embedded server, and what they do not look at."""
+
+# ruff: noqa: E402  # imported only where the extra is installed
+
+import asyncio
+import base64
+import gc
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+
+pytest.importorskip("langchain_core", reason="the extra `langchain` is not installed")
+suites = pytest.importorskip("langchain_tests.integration_tests.chat_models", reason="langchain-tests is not installed")
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import Runnable
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+from pydantic import BaseModel, SecretStr, ValidationError
+from support.sockets import client_of
+
+from friendli_async import AsyncFriendli, AuthenticationError, RateLimitError, StreamInterruptedError
+from friendli_async.chat import ToolCallDelta
+from friendli_async.chat.replies import FunctionCallDelta
+from friendli_async.errors import ArgumentError
+from friendli_async.integrations import _background
+from friendli_async.integrations._tool_pieces import ToolPiece, ToolPieces
+from friendli_async.integrations.langchain import ChatFriendli
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    done,
+    event,
+    finish,
+    json_body,
+    reset,
+    script,
+    stall,
+    status,
+    tool_calls,
+)
+from friendli_async.testing.chat import Turn, answer_chat, speak, tokenize
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.script import Script
+
+PIXEL: Final = base64.b64encode(b"\x89PNG\r\n").decode()
+
+ARGUMENTS: Final[dict[str, Any]] = {
+    "magic_function": {"input": 3},
+    "get_weather": {"location": "San Francisco, CA"},
+    "magic_function_no_args": {},
+    "my_adder_tool": {"a": 1, "b": 2},
+}
+
+
+def a_knowing_model(request: ReceivedRequest) -> Script:
+    """The answers that the suites expect of a model that understands the questions."""
+    body = request.json_object
+    names = [tool["function"]["name"] for tool in body.get("tools") or ()]
+    asked = body["messages"][-1]["role"] == "user" and not isinstance(body.get("tool_choice"), dict)
+    if names and asked and names[0] in ARGUMENTS:
+        return tool_calls((names[0], ARGUMENTS[names[0]]))(request)
+    if (body.get("response_format") or {}).get("type") == "json_object":
+        return speak(request, Turn(tokenize(json.dumps({"setup": "Why?", "punchline": "Because."}))))
+    return answer_chat(request)
+
+
+# --- LangChain's suites ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def knowing() -> Iterator[FriendliServer]:
+    with FriendliServer() as server:
+        server.always(a_knowing_model)
+        yield server
+
+
+class _Suite:
+    """What the suites are told; what the API has is on."""
+
+    server: FriendliServer
+    url: str
+
+    @pytest.fixture(autouse=True)
+    def served(self, knowing: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        type(self).server, type(self).url = knowing, knowing.url
+        # Nothing leaves this machine: pictures and sounds that the suites would fetch are made here.
+        monkeypatch.setattr(suites, "_get_base64_from_url", lambda url: PIXEL)
+        monkeypatch.setattr(suites.httpx, "get", lambda url, **options: SimpleNamespace(content=b"\x89PNG\r\n"))
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatFriendli
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": "m", "api_key": "test-token", "base_url": self.url}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_image_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_image_urls(self) -> bool:
+        return True
+
+    @property
+    def supports_audio_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_video_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
+    def supported_usage_metadata_details(self) -> dict[str, list[str]]:
+        return {"invoke": ["cache_read_input", "reasoning_output"], "stream": ["cache_read_input", "reasoning_output"]}
+
+
+class TestLangChainUnit(_Suite, ChatModelUnitTests):
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        return {"FRIENDLI_TOKEN": "from-env"}, {"model": "m"}, {"api_key": "from-env"}
+
+
+class TestLangChainIntegration(_Suite, ChatModelIntegrationTests):
+    @property
+    def model_override_value(self) -> str:
+        return "another-model"
+
+    def invoke_with_cache_read_input(self, *, stream: bool = False) -> AIMessage:
+        return self._asked(stream)
+
+    def invoke_with_reasoning_output(self, *, stream: bool = False) -> AIMessage:
+        return self._asked(stream)
+
+    def _asked(self, stream: bool) -> AIMessage:
+        """An answer whose usage tells both details."""
+        details = {"prompt_tokens_details": {"cached_tokens": 6}, "completion_tokens_details": {"reasoning_tokens": 2}}
+        counts = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, **details}
+        message = {"role": "assistant", "content": "Hi"}
+        if stream:
+            self.server.enqueue(script(chunk("Hi"), finish(), event({"choices": [], "usage": counts}), done()))
+        else:
+            choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+            self.server.enqueue(json_body({"choices": choices, "usage": counts}))
+        model = ChatFriendli(**self.chat_model_params)
+        if not stream:
+            return model.invoke("Hello")
+        whole = AIMessageChunk("")
+        for piece in model.stream("Hello"):
+            whole += piece
+        return whole
+
+
+# --- messages and answers --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with client_of(server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def model(client: AsyncFriendli) -> ChatFriendli:
+    return ChatFriendli(model="m", client=client)
+
+
+async def sent_for(server: FriendliServer, model: Runnable[Any, Any], *messages: Any) -> dict[str, Any]:
+    await model.ainvoke(list(messages))
+    return server.requests[-1].json_object
+
+
+async def test_parameters_of_model_bind_and_call_are_laid_over_each_other(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    model = ChatFriendli(
+        model="m", client=client, temperature=0.5, max_tokens=9, stop=["a"], model_kwargs={"top_k": 3, "seed": 1}
+    )
+    body = await sent_for(server, model.bind(seed=2, stop=["b"]), HumanMessage("Hi"))
+    assert {name: body[name] for name in ("temperature", "max_tokens", "stop", "top_k", "seed")} == {
+        "temperature": 0.5,
+        "max_tokens": 9,
+        "stop": ["b"],
+        "top_k": 3,
+        "seed": 2,
+    }
+
+
+async def test_every_kind_of_part_goes_out_in_the_form_of_the_api(server: FriendliServer, model: ChatFriendli) -> None:
+    parts = [
+        "plain",
+        {"type": "text", "text": "text"},
+        {"type": "image_url", "image_url": "https://example.com/a.png"},
+        {"type": "image", "base64": PIXEL, "mime_type": "image/png"},
+        {"type": "audio", "base64": PIXEL, "mime_type": "audio/wav"},
+        {"type": "input_audio", "input_audio": {"data": PIXEL, "format": "mp3"}},
+        {"type": "audio", "url": "https://example.com/a.wav"},
+        {"type": "video", "base64": PIXEL, "mime_type": "video/mp4"},
+        {"type": "video", "url": "https://example.com/a.mp4"},
+        {"type": "video_url", "video_url": {"url": "https://example.com/b.mp4"}},
+    ]
+    body = await sent_for(server, model, HumanMessage(parts))
+    kinds = [(part["type"], part.get(part["type"])) for part in body["messages"][0]["content"]]
+    assert kinds == [
+        ("text", "plain"),
+        ("text", "text"),
+        ("image_url", {"url": "https://example.com/a.png"}),
+        ("image_url", {"url": f"data:image/png;base64,{PIXEL}"}),
+        ("audio_url", {"url": f"data:audio/wav;base64,{PIXEL}"}),
+        ("audio_url", {"url": f"data:audio/mp3;base64,{PIXEL}"}),
+        ("audio_url", {"url": "https://example.com/a.wav"}),
+        ("video_url", {"url": f"data:video/mp4;base64,{PIXEL}"}),
+        ("video_url", {"url": "https://example.com/a.mp4"}),
+        ("video_url", {"url": "https://example.com/b.mp4"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        (HumanMessage([{"type": "file", "base64": PIXEL, "mime_type": "application/pdf"}]), r"messages\[0\]"),
+        (AIMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"messages\[0\].content"),
+        (ToolMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}], tool_call_id="1"), r"content\[0\]"),
+        (SystemMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"content\[0\]"),
+    ],
+    ids=["pdf", "image-of-the-model", "image-of-a-tool", "image-in-the-instructions"],
+)
+@pytest.mark.filterwarnings("ignore:OpenAI may require a filename")
+async def test_what_the_api_has_no_place_for_is_refused_by_its_place(
+    server: FriendliServer, model: ChatFriendli, message: Any, place: str
+) -> None:
+    with pytest.raises(ArgumentError, match=place):
+        await model.ainvoke([message])
+    assert server.requests == []
+
+
+async def test_what_a_model_said_goes_back_whole(server: FriendliServer, model: ChatFriendli) -> None:
+    said = AIMessage(
+        [{"type": "thinking", "thinking": "Hm. "}, {"type": "text", "text": "So"}],
+        tool_calls=[{"name": "f", "args": {"x": "ü"}, "id": "1"}],
+        invalid_tool_calls=[{"name": "g", "args": "{oops", "id": "2", "error": "no JSON"}],
+    )
+    told = ToolMessage([{"type": "text", "text": "3"}], tool_call_id="1")
+    body = await sent_for(server, model, HumanMessage("Hi"), said, told, ToolMessage("bad", tool_call_id="2"))
+    assert body["messages"][1] == {
+        "role": "assistant",
+        "content": "So",
+        "reasoning_content": "Hm. ",
+        "tool_calls": [
+            {"type": "function", "id": "1", "function": {"name": "f", "arguments": '{"x": "ü"}'}},
+            {"type": "function", "id": "2", "function": {"name": "g", "arguments": "{oops"}},
+        ],
+    }
+    assert body["messages"][2] == {"role": "tool", "tool_call_id": "1", "content": "3"}
+
+
+async def gathered(model: Runnable[Any, Any], said: str = "Hi there") -> AIMessageChunk:
+    whole: AIMessageChunk | None = None
+    async for piece in model.astream(said):
+        whole = piece if whole is None else whole + piece
+    assert whole is not None
+    return whole
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_reasoning_becomes_a_block_and_goes_back(
+    server: FriendliServer, client: AsyncFriendli, streamed: bool
+) -> None:
+    thinks = {"parse_reasoning": True, "include_reasoning": True}
+    model = ChatFriendli(model="m", client=client, model_kwargs=thinks)
+    answer = await gathered(model) if streamed else await model.ainvoke("Hi there")
+    reasoning = "The last message has 2 words. I repeat it."
+    assert answer.additional_kwargs == {"reasoning_content": reasoning}
+    assert [block["type"] for block in answer.content_blocks] == ["reasoning", "text"]
+    body = await sent_for(server, model, HumanMessage("Hi there"), answer, HumanMessage("Go on"))
+    assert body["messages"][1]["reasoning_content"] == reasoning
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_an_answer_tells_about_itself_is_told_once(
+    server: FriendliServer, model: ChatFriendli, streamed: bool
+) -> None:
+    bound = model.bind(logprobs=True)
+    answer = await gathered(bound) if streamed else await bound.ainvoke("Hi there")
+    told = answer.response_metadata
+    assert {name: told[name] for name in ("finish_reason", "model_name", "model_provider", "request_id")} == {
+        "finish_reason": "stop",
+        "model_name": "m",
+        "model_provider": "friendli",
+        "request_id": "req-000001",
+    }
+    assert [token["token"] for token in told["logprobs"]["content"]] == ["You ", "said: ", "Hi ", "there"]
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["total_tokens"] == 6
+
+
+async def test_plain_calls_give_every_choice_and_streams_refuse_more_than_one(
+    server: FriendliServer, model: ChatFriendli
+) -> None:
+    result = await model.agenerate([[HumanMessage("Hi")]], n=3)
+    assert [generation.text for generation in result.generations[0]] == [
+        "You said: Hi",
+        "(2) You said: Hi",
+        "(3) You said: Hi",
+    ]
+    with pytest.raises(ArgumentError, match="one answer"):
+        await gathered(model.bind(n=2))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_arguments_that_are_no_json_are_an_invalid_call(
+    server: FriendliServer, model: ChatFriendli, streamed: bool
+) -> None:
+    server.enqueue(tool_calls(("f", '{"x": 1}'), ("g", '["no object"]')))
+    bound = model.bind_tools([{"name": "f", "parameters": {}}, {"name": "g", "parameters": {}}])
+    answer = await gathered(bound) if streamed else await bound.ainvoke("Hi")
+    assert [(call["name"], call["args"]) for call in answer.tool_calls] == [("f", {"x": 1})]
+    assert [(call["name"], call["args"]) for call in answer.invalid_tool_calls] == [("g", '["no object"]')]
+
+
+def delta(index: int | None, id: str | None = None, name: str | None = None, text: str | None = None) -> ToolCallDelta:
+    return ToolCallDelta(index=index, id=id, function=FunctionCallDelta(name=name, arguments=text))
+
+
+@pytest.mark.parametrize(
+    ("deltas", "pieces"),
+    [
+        (
+            [delta(0, "a", "f", "{"), delta(0, "a", "f", "}"), delta(1, "b", "g", "{}")],
+            [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}"), ToolPiece(1, "b", "g", "{}")],
+        ),
+        (
+            [delta(0, "a", "f", "{}"), delta(0, "b", "g", "{"), delta(0, None, None, "}")],
+            [ToolPiece(0, "a", "f", "{}"), ToolPiece(1, "b", "g", "{"), ToolPiece(1, None, None, "}")],
+        ),
+        (
+            [delta(None, "a", "f", "{"), delta(None, None, None, "}"), delta(None, "b", "g", "{}")],
+            [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}"), ToolPiece(1, "b", "g", "{}")],
+        ),
+        (
+            [delta(0, "a", "f"), delta(0, "z", None, "{}")],
+            [ToolPiece(0, "a", "f", None), ToolPiece(0, None, None, "{}")],
+        ),
+    ],
+    ids=["everything-repeated", "one-index-for-all", "no-index", "another-id-with-every-piece"],
+)
+def test_pieces_of_calls_are_told_apart_in_every_dialect(deltas: list[ToolCallDelta], pieces: list[ToolPiece]) -> None:
+    placed = ToolPieces()
+    assert [placed.add(each) for each in deltas] == pieces
+
+
+# --- structured output -----------------------------------------------------------------------------------------------
+
+
+class Node(BaseModel):
+    """A tree."""
+
+    name: str
+    children: list["Node"] = []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_recursive_model_is_an_answer(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
+    server.always(
+        lambda request: speak(request, Turn(tokenize('{"name": "a", "children": [{"name": "b", "children": []}]}')))
+    )
+    structured = model.with_structured_output(Node)
+    if streamed:
+        [*_, answer] = [piece async for piece in structured.astream("Hi")]
+    else:
+        answer = await structured.ainvoke("Hi")
+    assert answer == Node(name="a", children=[Node(name="b")])
+    schema = server.requests[-1].json_object["response_format"]["json_schema"]["schema"]
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["name", "children"]
+
+
+async def test_raw_answer_and_error_are_given_where_asked_for(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(lambda request: speak(request, Turn(tokenize('{"name": 1}'))))
+    given = await model.with_structured_output(Node, include_raw=True).ainvoke("Hi")
+    assert (given["raw"].content, given["parsed"]) == ('{"name": 1}', None)
+    assert given["parsing_error"] is not None
+
+
+def test_a_method_needs_its_schema(model: ChatFriendli) -> None:
+    with pytest.raises(ArgumentError, match="schema"):
+        model.with_structured_output()
+    with pytest.raises(ArgumentError, match="is none of"):
+        model.with_structured_output(Node, method="yaml")  # type: ignore[arg-type]  # that is the test
+
+
+# --- leaving, errors, closing ----------------------------------------------------------------------------------------
+
+
+ENDLESS: Final = script(chunk("Hi "), chunk("there"), stall())
+
+
+async def test_break_stops_the_model(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(ENDLESS)
+    gc.disable()  # leaving does not wait for the collector
+    try:
+        async for piece in model.astream("Hi"):
+            assert piece.content == "Hi "
+            break
+        del piece
+        await server.wait_until(lambda: server.active_requests == 0)
+    finally:
+        gc.enable()
+    assert model.client is not None
+    assert model.client.gauges().open_streams == 0
+
+
+async def test_aclose_stops_the_model_at_once(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(ENDLESS)
+    async with aclosing(model.astream("Hi")) as pieces:  # type: ignore[type-var]  # it is a generator, declared an iterator
+        await anext(pieces)
+    assert model.client is not None
+    assert model.client.gauges().open_streams == 0
+    await server.wait_until(lambda: server.active_requests == 0)
+
+
+@pytest.mark.parametrize("call", ["ainvoke", "astream"])
+async def test_cancelling_stops_the_model(server: FriendliServer, model: ChatFriendli, call: str) -> None:
+    server.always(script(stall()))
+    task = asyncio.ensure_future(gathered(model) if call == "astream" else model.ainvoke("Hi"))
+    await server.wait_for_requests()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await server.wait_until(lambda: server.active_requests == 0)
+
+
+@pytest.mark.parametrize("how", ["break", "close"])
+def test_leaving_a_blocking_stream_stops_the_model(remote: FriendliServer, how: str) -> None:
+    remote.always(ENDLESS)
+    model = ChatFriendli(model="m", api_key="test-token", base_url=remote.url)
+    pieces = model.stream("Hi")
+    if how == "close":
+        assert next(pieces).content == "Hi "
+        pieces.close()  # type: ignore[attr-defined]  # it is a generator, declared an iterator
+    else:
+        for piece in pieces:
+            assert piece.content == "Hi "
+            break
+        del pieces
+    assert model._own is not None
+    assert model._own.gauges().open_streams == 0
+    assert stopped(remote)
+    model.close()
+
+
+def stopped(server: FriendliServer) -> bool:
+    """Waits until nothing is under way at a server with a loop of its own."""
+    _background.run(server.wait_until(lambda: server.active_requests == 0))
+    return True
+
+
+def test_a_blocking_stream_that_the_collector_drops_in_the_background_loop_is_closed(remote: FriendliServer) -> None:
+    remote.always(ENDLESS)
+    model = ChatFriendli(model="m", api_key="test-token", base_url=remote.url)
+    held = [model.stream("Hi")]
+    next(held[0])
+
+    async def drop() -> None:
+        held.clear()
+
+    _background.run(drop())
+    assert stopped(remote)
+    model.close()
+
+
+def test_a_blocking_call_in_the_background_loop_is_an_error_and_no_deadlock(remote: FriendliServer) -> None:
+    model = ChatFriendli(model="m", api_key="test-token", base_url=remote.url)
+
+    async def blocking() -> None:
+        model.invoke("Hi")
+
+    with pytest.raises(RuntimeError, match="await the async method"):
+        _background.run(blocking())
+
+
+async def test_one_client_serves_blocking_and_async_calls(server: FriendliServer, model: ChatFriendli) -> None:
+    blocking = await asyncio.to_thread(model.invoke, "Hi")
+    awaited = await model.ainvoke("Hi")
+    assert blocking.content == awaited.content == "You said: Hi"
+    threads = [thread for thread in threading.enumerate() if thread.name == "friendli-async"]
+    assert len(threads) == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_errors_are_the_librarys_own(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
+    server.always(status(429, headers={"Retry-After": "7"}))
+    with pytest.raises(RateLimitError) as caught:
+        await (gathered(model) if streamed else model.ainvoke("Hi"))
+    assert caught.value.retry_after == 7
+
+
+async def test_a_cut_stream_raises_with_what_had_arrived(server: FriendliServer, model: ChatFriendli) -> None:
+    server.always(script(chunk("Hel"), reset()))
+    with pytest.raises(StreamInterruptedError) as caught:
+        await gathered(model)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hel"
+
+
+async def test_another_model_answers_where_one_fails(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(status(429))
+    one, other = (ChatFriendli(model=name, client=client) for name in ("one", "other"))
+    answer = await one.with_fallbacks([other], exceptions_to_handle=(RateLimitError,)).ainvoke("Hi")
+    assert answer.response_metadata["model_name"] == "other"
+
+
+async def test_unknown_parameters_are_named(model: ChatFriendli) -> None:
+    with pytest.raises(TypeError, match="temperature"):
+        await model.ainvoke("Hi", temprature=1)
+    with pytest.raises(ValidationError, match="temprature"):
+        ChatFriendli(model="m", temprature=1)
+
+
+async def test_the_key_is_never_shown(server: FriendliServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "flp_very-secret"
+    model = ChatFriendli(model="m", api_key=secret, base_url=server.url, max_retries=0)
+    server.always(status(401))
+    with pytest.raises(AuthenticationError) as caught:
+        await model.ainvoke("Hi")
+    with pytest.raises(ValidationError) as misspelt:
+        ChatFriendli(model="m", apikey=secret)
+    shown = [repr(model), str(model), model.to_json(), model.asdict(), model.model_dump(), caught.value.args]
+    shown += [str(misspelt.value), caplog.text, model._get_llm_string()]
+    assert secret not in repr(shown)
+    assert server.requests[-1].headers["Authorization"] == f"Bearer {secret}"
+    assert not ChatFriendli.is_lc_serializable()
+
+
+async def test_a_given_client_stays_open_and_an_own_one_is_closed(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    given = ChatFriendli(model="m", client=client)
+    await given.ainvoke("Hi")
+    await given.aclose()
+    assert (await given.ainvoke("Hi")).content == "You said: Hi"
+    own = ChatFriendli(model="m", api_key="test-token", base_url=server.url)
+    await own.ainvoke("Hi")
+    made = own._own
+    await own.aclose()
+    assert "closed" in repr(made)
+    assert own._own is None
+
+
+async def test_a_model_that_is_dropped_in_a_circle_closes_its_connections(server: FriendliServer) -> None:
+    model = ChatFriendli(model="m", api_key="test-token", base_url=server.url)
+    await model.ainvoke("Hi")
+    circle: list[Any] = [model]
+    circle.append(circle)
+    del model, circle
+    gc.collect()  # and nothing warns
+    await server.wait_for_connections(0)
+    assert server.open_connections == 0
+
+
+async def test_settings_are_laid_over_a_given_client(
+    server: FriendliServer, client: AsyncFriendli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRIENDLI_TOKEN", "of-the-environment")
+    await ChatFriendli(model="m", client=client).ainvoke("Hi")
+    with pytest.raises(AuthenticationError):
+        await ChatFriendli(model="m", client=client, api_key=SecretStr("another")).ainvoke("Hi")
+    tokens = [request.headers["Authorization"] for request in server.requests]
+    assert tokens == ["Bearer test-token", "Bearer another"]
+    server.enqueue(status(503), status(503))
+    await ChatFriendli(model="m", client=client, max_retries=2, timeout=60).ainvoke("Hi")
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
+async def test_each_deployment_has_its_path(server: FriendliServer, deployment: Any) -> None:
+    model = ChatFriendli(model="m", api_key="test-token", base_url=server.url, deployment=deployment)
+    await model.ainvoke("Hi")
+    prefix = "" if deployment == "container" else f"/{deployment}"
+    assert server.requests[-1].path == f"{prefix}/v1/chat/completions"
+    await model.aclose()
+
+
+def test_a_program_that_closes_nothing_ends_without_a_word(remote: FriendliServer) -> None:
+    remote.always(ENDLESS)
+    code = (
+        "import sys; from friendli_async.integrations.langchain import ChatFriendli\n"
+        f"model = ChatFriendli(model='m', api_key='test-token', base_url='{remote.url}')\n"
+        "pieces = model.stream('Hi'); print(next(pieces).content)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, [line for line in ended.stderr.splitlines() if " took " not in line]) == (
+        0,
+        "Hi \n",
+        [],
+    )
+
+
+def test_a_missing_extra_says_what_to_install() -> None:
+    code = "import sys; sys.modules['langchain_core'] = None; import friendli_async.integrations.langchain"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'friendli_async[langchain]'" in ended.stderr
+
+
+def test_the_package_loads_no_extra() -> None:
+    code = (
+        "import sys, friendli_async; friendli_async.AsyncFriendli('t')\n"
+        "assert not {'langchain_core', 'pydantic', 'pydantic_ai'} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

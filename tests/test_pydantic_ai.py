@@ -1,0 +1,618 @@
+"""Pydantic AI: what an agent can do, plain and streamed, on a model of ours."""
+
+# imported only where the extra is installed
+
+import asyncio
+import base64
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+
+pytest.importorskip("pydantic_ai", reason="the extra `pydantic-ai` is not installed")
+
+from pydantic import BaseModel
+from pydantic_ai import Agent, ModelRetry, NativeOutput, PromptedOutput, RunContext, ToolOutput, UsageLimits
+from pydantic_ai import exceptions as theirs
+from pydantic_ai.direct import model_request
+from pydantic_ai.messages import (
+    AudioUrl,
+    BinaryContent,
+    CachePoint,
+    DocumentUrl,
+    ImageUrl,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+    VideoUrl,
+)
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.settings import ModelSettings, ToolOrOutput
+from support.sockets import client_of
+
+from friendli_async import AsyncFriendli, FriendliError, RateLimitError, StreamInterruptedError, Timeouts
+from friendli_async.integrations.pydantic_ai import FriendliModel
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    done,
+    error_data,
+    event,
+    finish,
+    json_body,
+    reset,
+    script,
+    stall,
+    status,
+    text,
+    tool_calls,
+)
+
+PIXEL: Final = base64.b64encode(b"\x89PNG\r\n").decode()
+BOTH: Final = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+
+
+@pytest.fixture
+async def client(server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
+    async with client_of(server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def model(client: AsyncFriendli) -> FriendliModel:
+    return FriendliModel("m", client=client)
+
+
+class Run(BaseModel):
+    """What is looked at of a run, plain or streamed."""
+
+    output: Any
+    usage: Any
+    messages: list[Any]
+
+
+async def run(agent: Agent[Any, Any], prompt: Any, streamed: bool, **options: Any) -> Run:
+    if not streamed:
+        result = await agent.run(prompt, **options)
+        return Run(output=result.output, usage=result.usage, messages=result.all_messages())
+    async with agent.run_stream(prompt, **options) as answer:
+        output = await answer.get_output()
+        return Run(output=output, usage=answer.usage, messages=answer.all_messages())
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    people: int
+
+
+# --- text and typed output -------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_text_with_its_usage(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    done_ = await run(Agent(model), "Hi there", streamed)
+    assert done_.output == "You said: Hi there"
+    assert (done_.usage.input_tokens, done_.usage.output_tokens, done_.usage.requests) == (2, 4, 1)
+    answer = done_.messages[-1]
+    told = (answer.model_name, answer.provider_name, answer.provider_response_id, answer.finish_reason)
+    assert told == ("m", "friendli", "chatcmpl-000001", "stop")
+    assert answer.provider_details == {"finish_reason": "stop"}
+    assert server.requests[0].json_object.get("stream", False) is streamed
+
+
+async def test_text_comes_in_pieces(server: FriendliServer, model: FriendliModel) -> None:
+    async with Agent(model).run_stream("one two") as answer:
+        pieces = [piece async for piece in answer.stream_text(delta=True, debounce_by=None)]
+    assert pieces == ["You ", "said: ", "one ", "two"]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [(City, "tools"), (ToolOutput(City), "tools"), (NativeOutput(City), "json_schema"), (PromptedOutput(City), "json")],
+    ids=["typed", "tool", "native", "prompted"],
+)
+async def test_typed_output(server: FriendliServer, model: FriendliModel, streamed: bool, kind: Any, sent: str) -> None:
+    if sent == "json":  # the server does not read the schema in the prompt
+        server.enqueue(
+            text('{"name": "Paris", ', '"people": 2}') if streamed else plain('{"name": "Paris", "people": 2}')
+        )
+    result = await run(Agent(model, output_type=kind), "Paris", streamed)
+    assert isinstance(result.output, City)
+    body = server.requests[0].json_object
+    if sent == "tools":
+        assert body["tool_choice"] == "required"
+        assert body["tools"][0]["function"]["parameters"]["required"] == ["name", "people"]
+    elif sent == "json":
+        assert body["response_format"] == {"type": "json_object"}
+    else:
+        assert body["response_format"]["json_schema"]["name"] == "City"
+        assert body["response_format"]["json_schema"]["schema"]["additionalProperties"] is False
+
+
+def plain(said: str) -> Any:
+    choices = [{"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}]
+    return json_body({"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
+
+
+@BOTH
+async def test_output_that_does_not_fit_is_asked_for_again(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
+    server.enqueue(
+        tool_calls(("final_result", {"name": "Paris", "people": "many"})),
+        tool_calls(("final_result", {"name": "Paris", "people": 2})),
+    )
+    agent = Agent(model, output_type=City, retries=1)
+    # `run_stream` asks only once, so the streamed run is one whose events are handled.
+    result = await agent.run("Paris", event_stream_handler=passing if streamed else None)
+    assert server.requests[1].json_object.get("stream", False) is streamed
+    assert result.output == City(name="Paris", people=2)
+    assert "people" in str(server.requests[1].json_object["messages"][-1]["content"])
+
+
+@BOTH
+async def test_reasoning_is_a_part_and_goes_back(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    agent = Agent(model, model_settings={"extra_body": {"parse_reasoning": True, "include_reasoning": True}})
+    result = await run(agent, "Hi there", streamed)
+    reasoning = "The last message has 2 words. I repeat it."
+    assert [type(part) for part in result.messages[-1].parts] == [ThinkingPart, TextPart]
+    assert result.messages[-1].parts[0].content == reasoning
+    await run(agent, "Go on", streamed, message_history=result.messages)
+    assert server.requests[-1].json_object["messages"][1] == {
+        "role": "assistant",
+        "content": "You said: Hi there",
+        "reasoning_content": reasoning,
+    }
+
+
+@BOTH
+async def test_details_of_the_usage(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 6}, "completion_tokens_details": {"reasoning_tokens": 2}}
+    counts = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, **details}
+    if streamed:
+        server.enqueue(script(chunk("Hi"), finish(), event({"choices": [], "usage": counts}), done()))
+    else:
+        choices = [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]
+        server.enqueue(json_body({"choices": choices, "usage": counts}))
+    usage = (await run(Agent(model), "Hi", streamed)).usage
+    assert (usage.input_tokens, usage.cache_read_tokens, usage.output_tokens) == (9, 6, 5)
+    assert usage.details == {"reasoning_tokens": 2}
+
+
+@BOTH
+async def test_usage_that_was_not_told_is_not_none(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
+    choices = [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]
+    server.enqueue(script(chunk("Hi"), finish(), done()) if streamed else json_body({"choices": choices}))
+    assert (await run(Agent(model), "Hi", streamed)).usage.unmeasured_requests == 1
+
+
+async def passing(_: RunContext[None], events: Any) -> None:
+    async for _event in events:
+        pass
+
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_tools_are_called_and_their_results_go_back(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
+    agent = Agent(model)
+
+    @agent.tool_plain
+    def weather(city: str) -> str:
+        """Weather of a city."""
+        return f"sun in {city}"
+
+    server.enqueue(tool_calls(("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})))
+    result = await run(agent, "How is it?", streamed)
+    assert result.output == "The tool says: sun in Paris, sun in Rome"
+    first, second = (request.json_object for request in server.requests)
+    assert first["tools"][0]["function"]["name"] == "weather"
+    assert first["tool_choice"] == "auto"
+    calls = second["messages"][1]["tool_calls"]
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"city": "Paris"}, {"city": "Rome"}]
+    results = [(message["tool_call_id"], message["content"]) for message in second["messages"][2:]]
+    assert results == [(calls[0]["id"], "sun in Paris"), (calls[1]["id"], "sun in Rome")]
+
+
+@BOTH
+async def test_a_tool_may_ask_for_another_try(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    agent = Agent(model)
+
+    @agent.tool
+    def count(ctx: RunContext[None], word: str) -> int:
+        """Letters of a word."""
+        if " " in word:
+            raise ModelRetry("one word only")
+        return len(word)
+
+    server.enqueue(tool_calls(("count", {"word": "a b"})), tool_calls(("count", {"word": "abc"})))
+    result = await run(agent, "Letters?", streamed)
+    assert result.output == "The tool says: 3"
+    assert "one word only" in server.requests[1].json_object["messages"][-1]["content"]
+
+
+@BOTH
+@pytest.mark.parametrize("arguments", ['{"word": ', '{"word": 1}', "{}"], ids=["cut", "wrong", "missing"])
+async def test_bad_arguments_are_told_to_the_model(
+    server: FriendliServer, model: FriendliModel, streamed: bool, arguments: str
+) -> None:
+    agent = Agent(model)
+
+    @agent.tool_plain
+    def count(word: str) -> int:
+        """Letters of a word."""
+        return len(word)
+
+    server.enqueue(tool_calls(("count", arguments)), tool_calls(("count", {"word": "abc"})))
+    assert (await run(agent, "Letters?", streamed)).output == "The tool says: 3"
+    told = server.requests[1].json_object["messages"]
+    assert told[-1]["role"] == "tool"
+
+
+@BOTH
+async def test_a_file_of_a_tool_goes_into_a_users_message(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
+    agent = Agent(model)
+
+    @agent.tool_plain
+    def photo() -> BinaryContent:
+        """A photo."""
+        return BinaryContent(b"\x89PNG\r\n", media_type="image/png")
+
+    server.enqueue(tool_calls(("photo", {})), text("Nice.") if streamed else plain("Nice."))
+    await run(agent, "Show me", streamed)
+    *_, tool, user = server.requests[1].json_object["messages"]
+    assert (tool["role"], user["role"]) == ("tool", "user")
+    assert {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}} in user["content"]
+
+
+def one(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "output", "names", "sent"),
+    [
+        (None, str, ["a", "b"], "auto"),
+        ("auto", City, ["a", "b", "final_result"], "required"),
+        ("none", str, ["a", "b"], "none"),
+        ("none", City, ["final_result"], one("final_result")),
+        (["a", "final_result"], City, ["a", "final_result"], "required"),
+        (["final_result"], City, ["final_result"], one("final_result")),
+        (ToolOrOutput(["b"]), str, ["b"], "auto"),
+        (ToolOrOutput(["b"]), City, ["b", "final_result"], "required"),
+        (ToolOrOutput([]), City, ["final_result"], one("final_result")),
+    ],
+)
+async def test_tool_choice(
+    server: FriendliServer, model: FriendliModel, choice: Any, output: Any, names: list[str], sent: Any
+) -> None:
+    agent = Agent(model, output_type=output, tools=[a, b])
+    if output is City:
+        server.enqueue(tool_calls(("final_result", {"name": "Paris", "people": 2})))
+    settings = ModelSettings() if choice is None else ModelSettings(tool_choice=choice)
+    await agent.run("Hi", model_settings=settings)
+    body = server.requests[0].json_object
+    assert [tool["function"]["name"] for tool in body["tools"]] == names
+    assert body["tool_choice"] == sent
+
+
+def a() -> str:
+    """One."""
+    return "a"
+
+
+def b() -> str:
+    """Another."""
+    return "b"
+
+
+async def test_a_tool_choice_of_an_unknown_tool_is_refused(server: FriendliServer, model: FriendliModel) -> None:
+    agent = Agent(model, output_type=City, tools=[a])
+    with pytest.raises(theirs.UserError, match="nope"):
+        await agent.run("Hi", model_settings={"tool_choice": ToolOrOutput(["nope"])})
+    assert server.requests == []
+
+
+# --- what goes in ----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_media_of_every_kind(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    prompt = [
+        "What?",
+        ImageUrl("https://example.com/a.png"),
+        AudioUrl("https://example.com/a.wav"),
+        VideoUrl("https://example.com/a.mp4"),
+        CachePoint(),
+        BinaryContent(b"\x89PNG\r\n", media_type="image/png"),
+        BinaryContent(b"\x89PNG\r\n", media_type="audio/wav"),
+        BinaryContent(b"\x89PNG\r\n", media_type="video/mp4"),
+    ]
+    await run(Agent(model), prompt, streamed)
+    sent = [(part["type"], part.get(part["type"])) for part in server.requests[0].json_object["messages"][0]["content"]]
+    assert sent == [
+        ("text", "What?"),
+        ("image_url", {"url": "https://example.com/a.png"}),
+        ("audio_url", {"url": "https://example.com/a.wav"}),
+        ("video_url", {"url": "https://example.com/a.mp4"}),
+        ("image_url", {"url": f"data:image/png;base64,{PIXEL}"}),
+        ("audio_url", {"url": f"data:audio/wav;base64,{PIXEL}"}),
+        ("video_url", {"url": f"data:video/mp4;base64,{PIXEL}"}),
+    ]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "item", [DocumentUrl("https://example.com/a.pdf"), BinaryContent(b"%PDF", media_type="application/pdf")]
+)
+async def test_documents_are_refused(server: FriendliServer, model: FriendliModel, streamed: bool, item: Any) -> None:
+    with pytest.raises(theirs.UserError, match="pdf"):
+        await run(Agent(model), ["What?", item], streamed)
+    assert server.requests == []
+
+
+async def test_instructions_stand_behind_the_system_prompts(server: FriendliServer, model: FriendliModel) -> None:
+    await Agent(model, system_prompt="One.", instructions="Two.").run("Hi")
+    sent = [(message["role"], message["content"]) for message in server.requests[0].json_object["messages"]]
+    assert sent == [("system", "One."), ("system", "Two."), ("user", "Hi")]
+
+
+async def test_settings_are_the_parameters_of_the_api(server: FriendliServer, model: FriendliModel) -> None:
+    settings = ModelSettings(
+        max_tokens=9,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        seed=1,
+        stop_sequences=["x"],
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        logit_bias={"5": 1},
+        parallel_tool_calls=False,
+        thinking=False,
+        extra_body={"min_p": 0.1},
+        extra_headers={"X-Mine": "yes"},
+        timeout=60,
+        max_retries=1,
+    )
+    server.enqueue(status(503))
+    await Agent(model, tools=[a]).run("Hi", model_settings=settings)
+    request = server.requests[-1]
+    body = {name: value for name, value in request.json_object.items() if name not in ("model", "messages", "tools")}
+    assert body == {
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 3,
+        "seed": 1,
+        "stop": ["x"],
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.2,
+        "logit_bias": {"5": 1},
+        "parallel_tool_calls": False,
+        "reasoning_budget": 0,
+        "min_p": 0.1,
+        "tool_choice": "auto",
+    }
+    assert request.headers["X-Mine"] == "yes"
+    assert len(server.requests) == 2
+    await Agent(model).run("Hi", model_settings={"thinking": "high"})
+    assert server.requests[-1].json_object["reasoning_effort"] == "high"
+
+
+@pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
+async def test_each_deployment_has_its_path(server: FriendliServer, deployment: Any) -> None:
+    async with AsyncFriendli("test-token", server_url=server.url, container_url=server.url) as client:
+        await Agent(FriendliModel("m", client=client, deployment=deployment)).run("Hi")
+    prefix = "" if deployment == "container" else f"/{deployment}"
+    assert server.requests[-1].path == f"{prefix}/v1/chat/completions"
+
+
+async def test_a_history_of_another_provider_goes_out(server: FriendliServer, model: FriendliModel) -> None:
+    history: list[ModelMessage] = [
+        ModelRequest([UserPromptPart("Hi")]),
+        ModelResponse([ThinkingPart("Hm."), TextPart("So"), ToolCallPart("f", {"x": "ü"}, tool_call_id="1")]),
+        ModelRequest([ToolReturnPart("f", {"y": 1}, tool_call_id="1")]),
+    ]
+    answer = await model_request(model, history)
+    assert isinstance(answer.parts[0], TextPart)
+    said, told = server.requests[0].json_object["messages"][1:]
+    assert (said["content"], said["reasoning_content"]) == ("So", "Hm.")
+    assert said["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":"ü"}'}
+    assert told == {"role": "tool", "tool_call_id": "1", "content": '{"y":1}'}
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+async def test_leaving_a_run_stops_the_model(
+    server: FriendliServer, client: AsyncFriendli, model: FriendliModel
+) -> None:
+    server.always(script(chunk("Hi "), chunk("there"), stall()))
+    async with Agent(model).run_stream("Hi") as answer:
+        async for piece in answer.stream_text(delta=True, debounce_by=None):
+            assert piece == "Hi "
+            break
+    assert client.gauges().open_streams == 0
+    await server.wait_until(lambda: server.active_requests == 0)
+
+
+async def test_cancelling_the_stream_inside_a_run_ends_it(server: FriendliServer, model: FriendliModel) -> None:
+    server.always(script(chunk("Hi "), stall()))
+    async with model.request_stream([ModelRequest([UserPromptPart("Hi")])], None, ModelRequestParameters()) as answer:
+        reading = asyncio.ensure_future(gathered(answer))
+        await server.wait_for_requests()
+        await answer.cancel()
+        await reading
+        assert answer.get().state == "interrupted"
+    await server.wait_until(lambda: server.active_requests == 0)
+
+
+async def gathered(events: Any) -> list[Any]:
+    return [event async for event in events]
+
+
+@BOTH
+async def test_cancelling_a_run_stops_the_model(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    server.always(script(stall()))
+    task = asyncio.ensure_future(run(Agent(model), "Hi", streamed))
+    await server.wait_for_requests()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await server.wait_until(lambda: server.active_requests == 0)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (400, theirs.ModelRequestRejectedError),
+        (401, theirs.ModelAuthenticationError),
+        (404, theirs.ModelNotFoundError),
+        (409, theirs.ModelHTTPError),
+        (422, theirs.ModelRequestRejectedError),
+        (429, theirs.ModelRateLimitError),
+        (500, theirs.ModelServerError),
+        (503, theirs.ModelUnavailableError),
+    ],
+)
+async def test_a_status_is_their_error_of_its_category(
+    server: FriendliServer, model: FriendliModel, streamed: bool, code: int, kind: type[Exception]
+) -> None:
+    server.always(status(code, headers={"Retry-After": "7"}))
+    with pytest.raises(theirs.ModelHTTPError) as caught:
+        await run(Agent(model), "Hi", streamed)
+    error = caught.value
+    assert isinstance(error, kind)
+    assert (error.status_code, error.model_name, error.retry_after, error.in_stream) == (code, "m", 7, False)
+    assert isinstance(error.__cause__, FriendliError)
+
+
+async def test_an_error_in_the_stream_is_the_same_error(server: FriendliServer, model: FriendliModel) -> None:
+    server.always(script(chunk("Hi"), error_data({"message": "slow down", "code": "rate_limit_exceeded"})))
+    with pytest.raises(theirs.ModelRateLimitError) as caught:
+        await run(Agent(model), "Hi", streamed=True)
+    assert isinstance(caught.value, theirs.ModelHTTPError)
+    assert (caught.value.status_code, caught.value.in_stream) == (429, True)
+    assert isinstance(caught.value.__cause__, RateLimitError)
+
+
+async def test_a_cut_stream_is_a_connection_error_with_what_had_arrived(
+    server: FriendliServer, model: FriendliModel
+) -> None:
+    server.always(script(chunk("Hel"), reset()))
+    with pytest.raises(theirs.ModelConnectionError) as caught:
+        await run(Agent(model), "Hi", streamed=True)
+    cause = caught.value.__cause__
+    assert isinstance(cause, StreamInterruptedError)
+    assert cause.partial is not None
+    assert cause.partial.text == "Hel"
+
+
+@BOTH
+async def test_a_time_limit_is_a_timeout_error(server: FriendliServer, client: AsyncFriendli, streamed: bool) -> None:
+    server.always(script(stall()))
+    model = FriendliModel("m", client=client.with_options(timeout=Timeouts(first_event=0.05)))
+    with pytest.raises(theirs.ModelTimeoutError) as caught:
+        await run(Agent(model), "Hi", streamed)
+    assert caught.value.phase == "read"
+
+
+@BOTH
+async def test_no_connection_is_a_connection_error(streamed: bool) -> None:
+    async with AsyncFriendli("test-token", server_url="http://127.0.0.1:1", retry=None) as client:
+        with pytest.raises(theirs.ModelConnectionError) as caught:
+            await run(Agent(FriendliModel("m", client=client)), "Hi", streamed)
+    assert caught.value.phase == "connect"
+
+
+async def test_an_answer_that_is_none_is_unexpected_behaviour(server: FriendliServer, model: FriendliModel) -> None:
+    server.always(json_body({"hello": 1}))
+    with pytest.raises(theirs.UnexpectedModelBehavior):
+        await run(Agent(model), "Hi", streamed=False)
+
+
+@contextmanager
+def their_own() -> Iterator[None]:
+    with pytest.raises(RateLimitError, match="of the user's"):
+        yield
+
+
+async def test_an_error_of_the_users_own_code_is_left_alone(server: FriendliServer, model: FriendliModel) -> None:
+    with their_own():
+        async with Agent(model).run_stream("Hi"):
+            raise RateLimitError("of the user's", status_code=429)
+    await server.wait_until(lambda: server.active_requests == 0)
+    assert len(server.requests) == 1
+
+
+@BOTH
+async def test_another_model_answers_where_one_fails(
+    server: FriendliServer, client: AsyncFriendli, streamed: bool
+) -> None:
+    server.enqueue(status(429))
+    both = FallbackModel(FriendliModel("one", client=client), FriendliModel("other", client=client))
+    result = await run(Agent(both), "Hi", streamed)
+    assert result.messages[-1].model_name == "other"
+
+
+@BOTH
+async def test_limits_of_usage_hold(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    with pytest.raises(theirs.UsageLimitExceeded):
+        await run(Agent(model), "one two three", streamed, usage_limits=UsageLimits(output_tokens_limit=2))
+
+
+# --- the module ------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_known_by_name_and_show_no_token(server: FriendliServer) -> None:
+    model = FriendliModel("m", client=AsyncFriendli("flp_secret", server_url=server.url))
+    assert (model.model_name, model.system, model.model_id) == ("m", "friendli", "friendli:m")
+    assert "flp_secret" not in repr(model)
+    assert model != FriendliModel("other", client=model._client)
+
+
+async def test_a_model_makes_its_own_client_and_drops_it(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
+    monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
+
+    circle: list[Any] = [FriendliModel("m")]  # not of an agent: Pydantic AI keeps what an agent ran with for a while
+    assert (await model_request(circle[0], [ModelRequest.user_text_prompt("Hi")])).text == "You said: Hi"
+    circle.append(circle)
+    del circle
+    gc.collect()  # and nothing warns
+    await server.wait_for_connections(0, timeout=10)  # sooner than the pool drops an idle one
+    assert server.open_connections == 0
+
+
+def test_a_missing_extra_says_what_to_install() -> None:
+    code = "import sys; sys.modules['pydantic_ai'] = None; import friendli_async.integrations.pydantic_ai"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'friendli_async[pydantic-ai]'" in ended.stderr
