@@ -76,6 +76,15 @@ def test_page_shows_the_tool_statuses_of_the_seed_operation_in_order(page: str) 
     assert '{"result":"(17 + 25) * 3=126"}' in page
 
 
+def test_page_shows_the_fields_of_a_struct_one_after_the_other(page: str) -> None:
+    assert "client.container.chat.parse_stream(Place, ...)" in page
+    scene = page.partition("3 Structured output")[2]
+    assert re.findall(r"✓ (\w+) +(.)", scene) == [
+        ("name", '"'), ("country", '"'), ("is_capital", "t"), ("sights", "["),
+    ]  # fmt: skip
+    assert "Place checked" in scene
+
+
 def test_real_engine_answers_on_the_page(tiny_model: Path) -> None:
     run = piped(["--gguf", str(tiny_model), "--question", "the sea", "--max-tokens", "8"])
     assert (run.returncode, run.stderr) == (0, "")
@@ -84,6 +93,9 @@ def test_real_engine_answers_on_the_page(tiny_model: Path) -> None:
     )
     assert re.search(r"you +the sea\n +model +\S", run.stdout)
     assert "Gemma" not in run.stdout
+    scene = run.stdout.partition("3 Structured output")[2]
+    assert "✓ name" in scene
+    assert "Place checked" in scene or "OutputCutOffError" in scene
 
 
 def test_missing_engine_is_said_and_replaced_by_the_embedded_server(tmp_path: Path) -> None:

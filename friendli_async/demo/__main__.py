@@ -1,4 +1,4 @@
-"""`make demo`: a real model streams through the client, then the seed's tool-assisted call, on one page.
+"""`make demo`: a real model streams, tools are called, a model fills a struct: on one page.
 
     python -m friendli_async.demo.__main__ [--embedded] [--gguf FILE] [--question TEXT]... [--real] [--model NAME]
 
@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 
-from friendli_async import AsyncFriendli, ChatChunk, FriendliError, ToolStatus, __version__
+from friendli_async import AsyncFriendli, ChatChunk, FriendliError, OutputError, ToolStatus, __version__
 from friendli_async.chat.resource import ChatStream
 from friendli_async.demo.engine import EngineUnavailable, LocalEngine
 from friendli_async.demo.page import Page
@@ -36,8 +36,21 @@ _TOOL_REQUEST: Final = {
     "messages": [{"role": "user", "content": _SUM}],
     "tools": [{"type": "math:calculator"}, {"type": "web:url"}],
 }
+_PLACE: Final = "Paris is the capital of France. It has the Louvre and the Eiffel Tower. Put that into JSON."
 _PACE: Final = 0.04  # seconds between the embedded server's events, for the eye
 _INTERRUPTED: Final = 130  # the shells' exit status for Ctrl-C
+
+
+_Words = Annotated[str, msgspec.Meta(max_length=40)]
+
+
+class Place(msgspec.Struct):
+    """A city."""
+
+    name: _Words
+    country: _Words
+    is_capital: bool
+    sights: Annotated[list[_Words], msgspec.Meta(min_length=1, max_length=3)]
 
 
 @dataclass
@@ -105,7 +118,7 @@ class Stage:
 
 
 async def show_here(page: Page, options: argparse.Namespace) -> None:
-    """Show the two parts that run on this machine alone."""
+    """Show the three parts that run on this machine alone."""
     async with AsyncExitStack() as exits:
         server = await exits.enter_async_context(FriendliServer(pace=_PACE))
         page.section("1  Chat with a real model, on this machine")
@@ -135,6 +148,8 @@ async def show_here(page: Page, options: argparse.Namespace) -> None:
             f"Served by friendli_async.testing at {server.url}; the calculator computes, the web page is canned.", "dim"
         )
         await show_tools(page, client)
+        page.section("3  Structured output: the model fills a struct, field by field")
+        await show_value(page, client, stage)
 
 
 async def show_chat(page: Page, question: str, name: str, stream: ChatStream) -> None:
@@ -191,6 +206,42 @@ async def show_tools(page: Page, client: AsyncFriendli) -> None:
         page.end_text()
     page.figures(timing.figures(usage))
     page.blank()
+
+
+async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
+    """Show the fields of a struct, each as soon as it is complete, and then the checked value."""
+    page.code(
+        "async with client.container.chat.parse_stream(Place, ...) as stream:",
+        "    async for snapshot in stream.snapshots(): ... # a dict that grows",
+        "place = (await stream.result()).value             # a Place",
+    )
+    page.speaker("you", "magenta")
+    page.text(_PLACE)
+    page.end_text()
+    messages = [{"role": "user", "content": _PLACE}]
+    stream = client.container.chat.parse_stream(
+        Place, model=stage.model, messages=messages, max_tokens=300, temperature=0.0
+    )
+    shown = 0
+    try:
+        async with stream:
+            async for snapshot in stream.snapshots():
+                whole = len(snapshot) - 1  # behind the last field another one may come
+                shown = show_fields(page, snapshot, shown, whole)
+        place = (await stream.result()).value
+    except OutputError as error:
+        page.line(f"{type(error).__name__}: {error}", "yellow")
+    else:
+        show_fields(page, msgspec.to_builtins(place), shown, len(place.__struct_fields__))
+        page.figures([(type(place).__name__, "checked")])
+    page.blank()
+
+
+def show_fields(page: Page, fields: dict[str, Any], shown: int, whole: int) -> int:
+    """Show the fields that are complete and have not been shown; gives how many have been."""
+    for name in list(fields)[shown:whole]:
+        page.status(page.symbol("✓", "+"), name, msgspec.json.encode(fields[name]).decode(), "green")
+    return max(shown, whole)
 
 
 def show_status(page: Page, event: ToolStatus) -> None:
@@ -255,7 +306,7 @@ def show(page: Page, options: argparse.Namespace) -> int:
     if not wants_real(page, options):
         page.line("Next: README.md has recipes, examples/ has programs.", "dim")
         return 0
-    page.section(f"3  The real API: {options.model}")
+    page.section(f"4  The real API: {options.model}")
     try:
         asyncio.run(show_real(page, options.model, (options.question or _QUESTIONS)[-1]))
     except FriendliError as error:

@@ -17,17 +17,43 @@ GEMMA_NAME: Final = "gemma-3-270m"
 GEMMA_TERMS: Final = "https://ai.google.dev/gemma/terms"
 
 GEMMA_CHAT_TEMPLATE: Final = """\
+{%- macro call(name, arguments) -%}
+<tool_call>{"name": "{{ name }}", "arguments": {{ arguments }}}</tool_call>
+{%- endmacro -%}
+{%- if tools -%}
+{%- for tool in tools -%}
+{{ tool.function | tojson }}<end>
+{%- endfor -%}
+Question: How old is Ann?<end>
+Answer: {{ call("age", '{"name": "Ann"}') }}<end>
+Result: 42<end>
+Answer: Ann is 42 years old.<end>
+Question: What is 17 + 25?<end>
+Answer: {{ call("add", '{"a": 17, "b": 25}') }}<end>
+Result: 42<end>
+Answer: It is 42.<end>
+{%- endif -%}
 {%- for message in messages -%}
-{%- if message.role == 'assistant' -%}
-Answer: {{ message.content }}\n\n
-{%- elif message.role == 'user' -%}
-Question: {{ message.content }}\n\n
+{%- if message.role == "assistant" -%}
+Answer: {{ message.content or "" }}
+{%- for each in message.tool_calls or [] -%}
+{{ call(each.function.name, each.function.arguments | tojson) }}
+{%- endfor -%}
+<end>
+{%- elif message.role == "user" -%}
+Question: {{ message.content }}<end>
+{%- elif message.role == "tool" -%}
+Result: {{ message.content }}<end>
 {%- else -%}
-{{ message.content }}\n\n
+{{ message.content }}<end>
 {%- endif -%}
 {%- endfor -%}
-Answer:""".replace("\\n", "\n")
-"""Jinja. These are a base model's weights, which know no turns: it goes on sensibly with a questionnaire."""
+{%- if add_generation_prompt -%}Answer:{%- endif -%}
+""".replace("<end>\n", "<end>").replace("<end>", '{{ "\\n\\n" }}')
+"""Jinja. These are a base model's weights, which know no turns: it goes on sensibly with a questionnaire.
+
+Where there are tools, two examples show it how they are called, in a form that llama.cpp finds and reads as calls.
+"""
 
 GEMMA_STOP: Final = ("\nQuestion:",)
 """Stop strings for that template: without them the model asks itself the next question."""

@@ -14,8 +14,10 @@ event, for a script.
 fixtures `friendli_server` and `friendli_client`.
 """
 
+from friendli_async.testing.chat import tool_calls
 from friendli_async.testing.examples import example
 from friendli_async.testing.forms import FormPart
+from friendli_async.testing.limiter import rate_limit_headers
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Answer, Script, body, json_body, pace, script, status, text
 from friendli_async.testing.server import FriendliServer
@@ -77,6 +79,7 @@ __all__ = [
     "head",
     "json_body",
     "pace",
+    "rate_limit_headers",
     "raw",
     "reset",
     "script",
@@ -85,6 +88,7 @@ __all__ = [
     "stall",
     "status",
     "text",
+    "tool_calls",
     "tool_status",
     "usage",
 ]

@@ -6,27 +6,97 @@ import argparse
 import asyncio
 import contextlib
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from friendli_async.testing.faults import HELP, parse, parse_pace
+from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.server import FriendliServer
 
+T = TypeVar("T")
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until interrupted.
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the program takes."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", default=0, type=int, help="port to listen on (default: a free one)")
+    parser.add_argument("--token", default="test-token", help="token that requests must carry (default: %(default)s)")
+    parser.add_argument(
+        "--pace",
+        default=0.0,
+        type=_read(parse_pace),
+        help="pause before each streamed event: 0.02 (seconds), 20ms, or 50/s (events a second)",
+    )
+    parser.add_argument("--fault", type=_read(parse), metavar="FAULTS", help="what befalls requests; see below")
+    parser.add_argument("--rate-limit", type=_read(_count), metavar="N", help="requests that are answered a minute")
+    parser.add_argument(
+        "--access-log",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="print a line for each request to stderr",
+    )
+    parser.epilog = HELP
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def _read(reader: Callable[[str], T]) -> Callable[[str], T]:
+    """The same, with errors whose words argparse shows."""
+
+    def read(text: str) -> T:
+        try:
+            return reader(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"must be a whole number, at least 1, not {text!r}")
+    return int(text)
+
+
+def access_line(request: ReceivedRequest, seconds: float) -> str:
+    """What the access log says of a request: nothing of its headers, query or body."""
+    return f"{request.method} {request.raw_path} {request.status} {request.outcome} {seconds:.3f} s"
+
+
+def _log(request: ReceivedRequest, seconds: float) -> None:
+    print(access_line(request, seconds), file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until interrupted; gives the exit status."""
+    server = FriendliServer(
+        options.token,
+        host=options.host,
+        port=options.port,
+        pace=options.pace,
+        faults=options.fault,
+        rate_limit=options.rate_limit,
+        access_log=_log if options.access_log else None,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(server))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until interrupted.
 
     Args:
         arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit status.
     """
     parser = argparse.ArgumentParser(
         prog="python -m friendli_async.testing", description="A server that speaks Friendli's protocol, for tests."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", default=0, type=int, help="port to listen on (default: a free one)")
-    parser.add_argument("--token", default="test-token", help="token that requests must carry (default: %(default)s)")
-    parser.add_argument("--pace", default=0.0, type=float, help="pause before each streamed event, in seconds")
-    options = parser.parse_args(arguments)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(FriendliServer(options.token, host=options.host, port=options.port, pace=options.pace)))
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
 
 
 async def _serve(server: FriendliServer) -> None:
@@ -43,4 +113,4 @@ async def _serve(server: FriendliServer) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,16 +1,17 @@
 """What the embedded server answers to a chat request: text that depends on the request alone.
 
-It repeats the last user message. With a `response_format` it makes a JSON document that fits, with a `tool_choice` that
-asks for a function it calls that function, and after the result of a tool it repeats that result.
+It repeats the last user message. With a `response_format` it makes a JSON document that fits. It calls functions that
+the message speaks of (a word of it is a word of the function's name), or that `tool_choice` asks for; after the results
+of tools it repeats these.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Any, Final, cast
 
 from friendli_async.testing.frames import error_body, token_counts
@@ -31,6 +32,7 @@ __all__ = [
     "message_text",
     "speak",
     "tokenize",
+    "tool_calls",
 ]
 
 Body = Mapping[str, Any]
@@ -143,8 +145,9 @@ def last_user_text(body: Body) -> str:
 def function_calls(body: Body) -> tuple[FunctionCall, ...]:
     """Choose the functions to call.
 
-    A function is called when `tool_choice` names it, or is `required` (the first one; all of them with
-    `parallel_tool_calls`); never in reply to the result of a tool.
+    A function is called when `tool_choice` names it, or is `required`, or the last user message speaks of it and
+    `tool_choice` is not `none`. Of several only the first one is, unless `parallel_tool_calls` is true. None is in
+    reply to the result of a tool.
 
     Args:
         body: The request's JSON object.
@@ -157,24 +160,50 @@ def function_calls(body: Body) -> tuple[FunctionCall, ...]:
     messages: Sequence[Body] = body["messages"]
     if messages and messages[-1]["role"] == "tool":
         return ()
+    text = last_user_text(body)
     if isinstance(choice, dict):
         name: str = cast("Body", choice)["function"]["name"]
         functions = [function for function in functions if function["name"] == name]
-    elif choice != "required":
+    elif choice == "none":
         return ()
-    elif not body.get("parallel_tool_calls"):
+    elif choice != "required":
+        functions = [function for function in functions if _speaks_of(text, function["name"])]
+    if not body.get("parallel_tool_calls"):
         functions = functions[:1]
-    text = last_user_text(body)
     return tuple(
-        FunctionCall(function["name"], json.dumps(sample(function["parameters"], text))) for function in functions
+        FunctionCall(function["name"], json.dumps(sample(function.get("parameters", {"type": "object"}), text)))
+        for function in functions
     )
+
+
+def _speaks_of(text: str, name: str) -> bool:
+    """Whether a word of a function's name, of at least three letters, is a word of a text."""
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name) if len(word) > 2}
+    return not words.isdisjoint(re.findall(r"[a-z]+", text.lower()))
+
+
+def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[ReceivedRequest], Script]:
+    """Reply to a chat request by calling functions, streamed in pieces or whole, as the request asks.
+
+    Args:
+        calls: Name and arguments of each; arguments that are text go out as they are, JSON or not.
+
+    Returns:
+        The answer, to be enqueued.
+    """
+    made = tuple(
+        FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments))
+        for name, arguments in calls
+    )
+    return lambda request: speak(request, Turn((), calls=made))
 
 
 def _text(body: Body) -> str:
     messages: Sequence[Body] = body["messages"]
     wanted: Body = body.get("response_format") or {}
-    if messages and messages[-1]["role"] == "tool":
-        text = f"The tool says: {message_text(messages[-1])}"
+    results = [message_text(message) for message in takewhile(_is_result, reversed(messages))]
+    if results:
+        text = f"The tool says: {', '.join(reversed(results))}"
     else:
         said = last_user_text(body)
         text = f"You said: {said}" if said else "Hello! How can I help?"
@@ -185,6 +214,10 @@ def _text(body: Body) -> str:
     for stop in body.get("stop") or ():
         text = text.partition(stop)[0] if stop else text
     return text
+
+
+def _is_result(message: Body) -> bool:
+    return bool(message["role"] == "tool")
 
 
 def message_text(message: Body) -> str:

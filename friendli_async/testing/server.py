@@ -13,6 +13,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from friendli_async.testing.background import BackgroundLoop
+from friendli_async.testing.faults import Faults
+from friendli_async.testing.limiter import Limiter
 from friendli_async.testing.received import Outcome, ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.routes import Router
@@ -42,10 +44,22 @@ class FriendliServer:
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
         pace: Pause before each event of a streamed reply that no script gave, in seconds: a model that takes its time.
+        faults: What befalls requests that no script answers; see `faults.parse`.
+        rate_limit: How many of these are answered a minute; the others are refused with 429. All replies to them tell
+            of it in `x-ratelimit-*` headers.
+        access_log: Called with each request and the seconds that it took, when its reply is out or broken.
     """
 
     def __init__(
-        self, token: str | None = "test-token", *, host: str = "127.0.0.1", port: int = 0, pace: float = 0.0
+        self,
+        token: str | None = "test-token",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        pace: float = 0.0,
+        faults: Faults | None = None,
+        rate_limit: int | None = None,
+        access_log: Callable[[ReceivedRequest, float], object] | None = None,
     ) -> None:
         self.token = token
         self.requests: list[ReceivedRequest] = []
@@ -56,6 +70,9 @@ class FriendliServer:
         self._host = host
         self._port = port
         self._pace = pace
+        self._faults = faults
+        self._limiter = None if rate_limit is None else Limiter(rate_limit)
+        self._access_log = access_log
         self._url: str | None = None
         self._runner: web.ServerRunner | None = None
         self._thread: BackgroundLoop | None = None
@@ -286,7 +303,16 @@ class FriendliServer:
                 return answer
         if self._always is not None:
             return self._always
-        return pace(self._router.answer(request, self.token), self._pace)
+        now = asyncio.get_running_loop().time()
+        refusal = None if self._limiter is None else self._limiter.admit(now)
+        answer = self._faulty(request) if refusal is None else refusal
+        return answer if self._limiter is None or refusal is not None else self._limiter.telling(answer, now)
+
+    def _faulty(self, request: ReceivedRequest) -> Script:
+        def answer() -> Script:
+            return self._router.answer(request, self.token)
+
+        return pace(answer() if self._faults is None else self._faults.answer(request, answer), self._pace)
 
     async def _reply(self, request: web.BaseRequest, received: ReceivedRequest, script: Script) -> web.StreamResponse:
         headers = CIMultiDict(script.headers)
@@ -304,6 +330,8 @@ class FriendliServer:
                 raise
         finally:
             received.settle("completed" if reply.ended else outcome)
+            if self._access_log is not None:
+                self._access_log(received, asyncio.get_running_loop().time() - received.started_at)
         return reply.response
 
 

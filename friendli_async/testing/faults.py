@@ -1,0 +1,288 @@
+"""Faults in a line of text, as `python -m friendli_async.testing --fault` takes them.
+
+    status=429;retry_after=1,then=ok        the first request is refused, all others are answered
+    ok;times=9,cut=3,then=repeat            of every tenth stream there are three events
+    delay=0.5;path=/dedicated/v1/chat/completions,then=repeat
+
+Items are separated by commas. Each answers one request, in order; `then=` stands last and says what comes after them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from friendli_async.testing.received import ReceivedRequest
+from friendli_async.testing.script import EVENT_STREAM, Script, status
+from friendli_async.testing.steps import Payload, Step, cut, delay, drop, reset, stall
+
+__all__ = ["HELP", "Fault", "FaultError", "Faults", "parse", "parse_pace"]
+
+HELP: Final = """\
+faults, as in --fault 'status=429;retry_after=1,then=ok':
+  Items are separated by commas; each answers one request, in order. An item is settings, separated by semicolons:
+    ok                answer as the API would
+    status=CODE       answer with this status, 400 to 599
+    retry_after=TEXT  ... and this Retry-After: seconds, or nonsense
+    message=TEXT      ... and these words
+    cut=N             close the connection after N events of a stream, or in the middle of another reply;
+                      0 closes it without a reply
+    reset=N           the same with a TCP reset
+    stall=N           the same with silence
+    delay=SECONDS     wait before the reply
+    times=N           answer so many requests
+    path=/PATH        only requests to this path
+  The last item may be then=ok (the default) or then=repeat: what comes after them.
+"""
+
+
+class FaultError(ValueError):
+    """A line of faults that cannot be read; its message says where, as a column counted from 1."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What befalls one request, or several of them in a row. Made by `parse`."""
+
+    status: int | None = None
+    """The status to answer with, in place of what the API would say."""
+    retry_after: str | None = None
+    message: str | None = None
+    breaks: Callable[[], Step] | None = None
+    """How the reply breaks."""
+    after: int = 0
+    """Events of a stream that go out before."""
+    delay: float = 0.0
+    """Seconds before the reply."""
+    times: int = 1
+    """How many requests it is for."""
+    path: str | None = None
+    """The path of the requests that it is for; None for all."""
+
+    def befall(self, answer: Callable[[], Script]) -> Script:
+        """Give the reply with the fault.
+
+        Args:
+            answer: Gives the reply without it.
+        """
+        if self.status is not None:
+            script = status(self.status, retry_after=self.retry_after, message=self.message)
+        else:
+            script = answer()
+        if self.breaks is not None:
+            script = replace(script, steps=(*self._before(script), self.breaks()))
+        return replace(script, steps=(delay(self.delay), *script.steps)) if self.delay else script
+
+    def _before(self, script: Script) -> Iterator[Step]:
+        if not self.after:
+            return
+        if ("Content-Type", EVENT_STREAM) not in script.headers:
+            for step in script.steps:
+                yield _Half(step) if isinstance(step, Payload) else step
+            return
+        left = self.after
+        for step in script.steps:
+            if not left:
+                return
+            left -= isinstance(step, Payload)
+            yield step
+
+
+@dataclass(frozen=True)
+class _Half(Payload):
+    payload: Payload
+
+    def encode(self, identity: Any) -> bytes:
+        data = self.payload.encode(identity)
+        return data[: len(data) // 2]
+
+
+@dataclass
+class Faults:
+    """Faults for the requests of a server, in order: `FriendliServer(faults=parse("status=503"))`.
+
+    Args:
+        items: The faults.
+        repeat: Whether they begin anew after the last.
+    """
+
+    items: Sequence[Fault]
+    repeat: bool = False
+    _left: list[Fault] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._left = self._all()
+
+    def answer(self, request: ReceivedRequest, answer: Callable[[], Script]) -> Script:
+        """Give the reply to one request.
+
+        Args:
+            request: The request.
+            answer: Gives what the API would reply.
+        """
+        if self.repeat and not self._left:
+            self._left = self._all()
+        for place, fault in enumerate(self._left):
+            if fault.path is None or fault.path == request.path:
+                del self._left[place]
+                return fault.befall(answer)
+        return answer()
+
+    def _all(self) -> list[Fault]:
+        return [fault for fault in self.items for _ in range(fault.times)]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+_MOST_TIMES: Final = 100_000
+_BREAKS: Final[dict[str, Callable[[], Step]]] = {"cut": cut, "reset": reset, "stall": stall}
+_AFTERWARDS: Final = ("ok", "repeat")
+
+
+def parse(text: str) -> Faults:
+    """Read faults.
+
+    Args:
+        text: As this module's docstring shows, and `HELP` tells in whole.
+
+    Raises:
+        FaultError: It cannot be read; the message says where and why.
+    """
+    faults: list[Fault] = []
+    repeat = False
+    items = list(_split(text, ",", 0))
+    for number, (item, column) in enumerate(items):
+        name, _, value = item.partition("=")
+        if name.strip() == "then":
+            if number < len(items) - 1:
+                raise _error("then= stands last", column)
+            if value.strip() not in _AFTERWARDS:
+                raise _error(f"then= is ok or repeat, not {value.strip()!r}", column)
+            repeat = value.strip() == "repeat"
+        else:
+            faults.append(_fault(item, column))
+    if not faults:
+        raise _error("there is no fault before then=", 0)
+    return Faults(faults, repeat)
+
+
+def _fault(item: str, column: int) -> Fault:
+    fields: dict[str, Any] = {}
+    seen: set[str] = set()
+    for setting, place in _split(item, ";", column):
+        name, equals, value = (part.strip() for part in setting.partition("="))
+        if name in seen:
+            raise _error(f"{name} stands twice in one item", place)
+        seen.add(name)
+        if name == "ok":
+            if equals:
+                raise _error("ok takes no value", place)
+            continue
+        if name not in _SETTINGS:
+            raise _error(f"there is no {name!r}; there are ok, {', '.join(_SETTINGS)}", place)
+        if not value:
+            raise _error(f"{name} needs a value, as {name}={_SETTINGS[name][1]}", place)
+        try:
+            given = _SETTINGS[name][0](value)
+        except ValueError as error:
+            raise _error(f"{name}: {error}, not {value!r}", place) from None
+        if name in _BREAKS:
+            if "breaks" in fields:
+                raise _error("one item breaks one way", place)
+            fields["breaks"] = drop if name == "cut" and not given else _BREAKS[name]
+            fields["after"] = given
+        else:
+            fields[name] = given
+    _check(fields, seen, column)
+    return Fault(**fields)
+
+
+def _check(fields: dict[str, Any], seen: set[str], column: int) -> None:
+    if "ok" in seen and seen & {"status", "retry_after", "message", *_BREAKS}:
+        raise _error("ok goes with delay, times and path", column)
+    if "status" not in seen and seen & {"retry_after", "message"}:
+        raise _error("retry_after and message need a status", column)
+    if not fields and "ok" not in seen:
+        raise _error("an item is empty", column)
+
+
+def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
+    """The parts, with the column that each begins at."""
+    for part in text.split(separator):
+        if not part.strip():
+            raise _error("something is missing here", column)
+        yield part, column + len(part) - len(part.lstrip())
+        column += len(part) + 1
+
+
+def _error(words: str, column: int) -> FaultError:
+    return FaultError(f"column {column + 1}: {words}")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most or len(text) > 9:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < 1e6:
+        raise ValueError("a number of seconds")
+    return seconds
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("a path that begins with /")
+    return text
+
+
+def _words(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("text in one line")
+    return text
+
+
+_SETTINGS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
+    "status": (_whole(400, 599), "429"),
+    "retry_after": (_words, "1"),
+    "message": (_words, "busy"),
+    "cut": (_whole(0, _MOST_TIMES), "3"),
+    "reset": (_whole(0, _MOST_TIMES), "3"),
+    "stall": (_whole(0, _MOST_TIMES), "3"),
+    "delay": (_seconds, "0.5"),
+    "times": (_whole(1, _MOST_TIMES), "2"),
+    "path": (_path, "/v1/chat/completions"),
+}
+
+
+def parse_pace(text: str) -> float:
+    """Read the pause before each event of a stream: `0.02` (seconds), `20ms`, or `50/s` (events a second).
+
+    Args:
+        text: One of these.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        FaultError: It is none of them.
+    """
+    told = text.strip()
+    try:
+        if told.endswith("/s"):
+            return _seconds(repr(1.0 / _seconds(told[:-2])))
+        if told.endswith("ms"):
+            return _seconds(told[:-2]) / 1000
+        return _seconds(told.removesuffix("s"))
+    except (ValueError, ZeroDivisionError):
+        raise FaultError(f"a pace is 0.02 (seconds), 20ms or 50/s, not {text!r}") from None

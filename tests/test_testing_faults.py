@@ -1,0 +1,224 @@
+"""Faults in a line of text, rate limits and the access log of the embedded server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from friendli_async import (
+    APIStatusError,
+    AsyncFriendli,
+    InternalServerError,
+    RateLimitError,
+    StreamInterruptedError,
+    Timeouts,
+)
+from friendli_async.errors import APIConnectionError, APITimeoutError
+from friendli_async.testing import FriendliServer, rate_limit_headers
+from friendli_async.testing.__main__ import access_line, main
+from friendli_async.testing.faults import HELP, FaultError, Faults, parse, parse_pace
+from friendli_async.testing.received import ReceivedRequest
+
+ASK: Final[dict[str, Any]] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def client_of(server: FriendliServer, **options: Any) -> AsyncFriendli:
+    return AsyncFriendli(server.token, server_url=server.url, retry=None, pacing=None, **options)
+
+
+async def outcomes(faults: str, calls: int, **options: Any) -> list[Any]:
+    """What so many plain calls come to: the text, or the error."""
+    found: list[Any] = []
+    async with FriendliServer(faults=parse(faults)) as server, client_of(server, **options) as client:
+        for _ in range(calls):
+            try:
+                reply = await client.serverless.chat.complete(**ASK)
+                found.append(reply.text)
+            except APIStatusError as error:
+                found.append((error.status_code, error.retry_after, error.message))
+            except APIConnectionError as error:
+                found.append(type(error))
+    return found
+
+
+async def test_the_first_is_refused_and_the_others_are_answered() -> None:
+    first, second, third = await outcomes("status=429;retry_after=1;message=slow down,then=ok", 3)
+    assert first == (429, 1.0, "slow down")
+    assert isinstance(second, str)
+    assert second == third
+
+
+async def test_faults_are_repeated_and_counted() -> None:
+    found = await outcomes("ok;times=2,status=503,then=repeat", 7)
+    assert [isinstance(outcome, str) for outcome in found] == [True, True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize("fault", ["cut=0", "cut=1", "reset=0", "reset=1"])
+async def test_plain_replies_break(fault: str) -> None:
+    first, second = await outcomes(fault, 2)
+    assert issubclass(first, APIConnectionError)
+    assert isinstance(second, str)
+
+
+@pytest.mark.parametrize("fault", ["stall=0", "stall=1"])
+async def test_plain_replies_stall(fault: str) -> None:
+    assert await outcomes(fault, 1, timeout=Timeouts(first_event=0.05)) == [APITimeoutError]
+
+
+@pytest.mark.parametrize("fault", ["cut=3", "reset=3"])
+async def test_streams_break_after_so_many_events(fault: str) -> None:
+    async with FriendliServer(faults=parse(fault)) as server, client_of(server) as client:
+        async with client.serverless.chat.stream(**ASK) as stream:
+            for _ in range(3):
+                assert await anext(stream)
+            with pytest.raises(StreamInterruptedError):
+                await anext(stream)
+        assert (await client.serverless.chat.stream(**ASK).result()).text
+
+
+async def test_a_fault_may_be_for_one_path_only() -> None:
+    faults = "status=503;path=/serverless/v1/completions"
+    async with FriendliServer(faults=parse(faults)) as server, client_of(server) as client:
+        assert (await client.serverless.chat.complete(**ASK)).text
+        with pytest.raises(InternalServerError):
+            await client.serverless.completions.complete(model="m", prompt="a")
+
+
+async def test_a_delay_is_waited_before_the_reply() -> None:
+    assert await outcomes("delay=30", 1, timeout=0.05) == [APITimeoutError]
+
+
+async def test_scripts_go_before_faults() -> None:
+    async with FriendliServer(faults=parse("status=503")) as server, client_of(server) as client:
+        server.enqueue(parse("status=418").items[0].befall(lambda: pytest.fail("not asked")))
+        with pytest.raises(APIStatusError, match="418"):
+            await client.serverless.chat.complete(**ASK)
+        with pytest.raises(InternalServerError):
+            await client.serverless.chat.complete(**ASK)
+
+
+BAD: Final = {
+    "": "column 1: something is missing",
+    "status=429,,then=ok": "column 12: something is missing",
+    "status=42": "column 1: status: a whole number from 400 to 599, not '42'",
+    "ok,status=x": "column 4: status: a whole number",
+    "status=429; wait=1": "column 13: there is no 'wait'",
+    "status=429;retry_after=": "column 12: retry_after needs a value, as retry_after=1",
+    "retry_after=1": "column 1: retry_after and message need a status",
+    "then=ok": "there is no fault before then=",
+    "then=ok,status=503": "column 1: then= stands last",
+    "status=503,then=never": "column 12: then= is ok or repeat, not 'never'",
+    "cut=1;stall=2": "column 7: one item breaks one way",
+    "status=429;status=503": "column 12: status stands twice",
+    "ok;status=503": "column 1: ok goes with delay, times and path",
+    "ok=1": "column 1: ok takes no value",
+    "delay=nan": "column 1: delay: a number of seconds",
+    "delay=-1": "column 1: delay: a number of seconds",
+    "times=0": "column 1: times: a whole number from 1",
+    "path=v1": "column 1: path: a path that begins with /",
+    "cut=-1": "column 1: cut: a whole number",
+    "cut=" + "9" * 5000: "column 1: cut: a whole number",
+    "cut=٣": "column 1: cut: a whole number",
+    "status=503;retry_after=1\r\nx: y": "column 12: retry_after: text in one line",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BAD.items(), ids=[text[:30] for text in BAD])
+def test_what_cannot_be_read_is_named_with_its_place(text: str, words: str) -> None:
+    with pytest.raises(FaultError) as raised:
+        parse(text)
+    assert words in str(raised.value)
+
+
+@given(st.text(alphabet="okstau=;, 0123456789cdelyrpn/th", max_size=40) | st.text(max_size=20))
+def test_any_text_gives_faults_or_their_error(text: str) -> None:
+    try:
+        found = parse(text)
+    except FaultError as error:
+        found = error
+    assert str(found).startswith("column ") or (isinstance(found, Faults) and found.items)
+
+
+def test_the_help_tells_of_every_setting() -> None:
+    for name in ("ok", "status", "retry_after", "message", "cut", "reset", "stall", "delay", "times", "path", "then"):
+        assert name in HELP
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0.02", 0.02), ("20ms", 0.02), ("50/s", 0.02), ("1s", 1.0), ("0", 0.0)])
+def test_a_pace_is_seconds_milliseconds_or_events_a_second(text: str, seconds: float) -> None:
+    assert parse_pace(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1", "0/s", "nan", "/s", "ms", "1 min", "1e-320/s"])
+def test_another_pace_is_refused(text: str) -> None:
+    with pytest.raises(FaultError, match="a pace is"):
+        parse_pace(text)
+
+
+# --- rate limits and the log -----------------------------------------------------------------------------------------
+
+
+async def test_requests_beyond_the_rate_limit_are_refused_and_all_are_told() -> None:
+    async with FriendliServer(rate_limit=2) as server, client_of(server) as client:
+        left = []
+        for _ in range(2):
+            reply = await client.serverless.chat.complete(**ASK)
+            assert reply.meta.rate_limit is not None
+            left.append(reply.meta.rate_limit.remaining_requests)
+        assert left == [1, 0]
+        with pytest.raises(RateLimitError) as raised:
+            await client.serverless.chat.complete(**ASK)
+        assert raised.value.retry_after is not None
+        assert 50 < raised.value.retry_after <= 60
+
+
+def test_a_rate_limit_must_allow_something() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        FriendliServer(rate_limit=0)
+
+
+def test_headers_for_scripts() -> None:
+    assert rate_limit_headers(limit=5, remaining=0, reset=1.5, kind="tokens") == {
+        "x-ratelimit-limit-tokens": "5",
+        "x-ratelimit-remaining-tokens": "0",
+        "x-ratelimit-reset-tokens": "1.5s",
+    }
+    assert rate_limit_headers(reset="soon") == {"x-ratelimit-reset-requests": "soon"}
+
+
+async def test_the_access_log_is_told_of_each_request_and_shows_no_secret() -> None:
+    lines: list[str] = []
+
+    def log(request: ReceivedRequest, seconds: float) -> None:
+        lines.append(access_line(request, seconds))
+
+    async with FriendliServer("secret", faults=parse("cut=0"), access_log=log) as server, client_of(server) as client:
+        with pytest.raises(APIConnectionError):
+            await client.serverless.chat.complete(**ASK)
+        await client.serverless.chat.complete(**ASK, extra_query={"key": "secret"})
+        await server.idle()
+    assert [line.rpartition(" completed ")[0] or line.rpartition(" broken ")[0] for line in lines] == [
+        "POST /serverless/v1/chat/completions 200"
+    ] * 2
+    assert "secret" not in "".join(lines)
+
+
+@pytest.mark.parametrize("argument", ["--fault=status=1", "--pace=fast", "--rate-limit=0"])
+def test_the_program_names_what_it_cannot_read(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([argument])
+    assert raised.value.code == 2
+    shown = capsys.readouterr().err
+    assert argument.partition("=")[0] in shown
+    assert "column 1: status" in shown or "a pace is" in shown or "at least 1" in shown
+
+
+def test_the_program_explains_faults() -> None:
+    command = [sys.executable, "-m", "friendli_async.testing", "--help"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True)
+    assert "--fault 'status=429;retry_after=1,then=ok'" in done.stdout
