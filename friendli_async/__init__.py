@@ -6,10 +6,10 @@ async with AsyncFriendli() as client:                      # FRIENDLI_TOKEN, FRI
         print(chunk.text, end="")
 """
 
-from friendli_async._core.events.stream import EventStream
 from friendli_async._core.observers import (
     AttemptEnded,
     AttemptStarted,
+    CallContent,
     CallEnded,
     CallEvent,
     CallStarted,
@@ -27,6 +27,7 @@ from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    ArgumentError,
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
@@ -34,21 +35,41 @@ from friendli_async.errors import (
     FriendliError,
     InternalServerError,
     NotFoundError,
+    OutputCutOffError,
+    OutputError,
+    OutputInvalidError,
     PermissionDeniedError,
     RateLimitError,
     ResponseDecodeError,
     SDKError,
     StreamInterruptedError,
+    ToolError,
+    TurnLimitError,
     UnprocessableEntityError,
 )
-from friendli_async.options import Limits, RetryPolicy, Timeouts
+from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
+from friendli_async.rate_limits import RateLimit
 from friendli_async.replies import Attempt, Gauges, LoopGauges, Meta, Partial, Timing, ToolCall, UnknownEvent, Usage
+from friendli_async.streams.stream import EventStream
+from friendli_async.streams.tee import BranchOverrunError
 
-__all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "AsyncFriendli", "Attempt", "AttemptEnded"]
-__all__ += ["AttemptStarted", "AuthenticationError", "BadRequestError", "CallEnded", "CallEvent", "CallStarted"]
-__all__ += ["ChatChunk", "ChatCompletion", "ChatMessage", "ChatStream", "ConfigurationError", "ConflictError"]
-__all__ += ["Connected", "EventStream", "FirstEvent", "FriendliError", "Gauges", "InternalServerError", "Limits"]
-__all__ += ["LoopGauges", "Meta", "NotFoundError", "Observer", "Pages", "Partial", "PermissionDeniedError"]
-__all__ += ["RateLimitError", "ResponseDecodeError", "RetryPolicy", "SDKError", "StreamInterruptedError", "Timeouts"]
-__all__ += ["Timing", "ToolAssistedStream", "ToolCall", "ToolStatus", "UnknownEvent", "UnprocessableEntityError"]
-__all__ += ["Usage", "__version__"]
+__all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "ArgumentError", "AsyncFriendli", "Attempt"]
+__all__ += ["AttemptEnded", "AttemptStarted", "AuthenticationError", "BadRequestError", "BranchOverrunError"]
+__all__ += ["CallContent", "CallEnded", "CallEvent", "CallStarted", "ChatChunk", "ChatCompletion", "ChatMessage"]
+__all__ += ["ChatStream", "ConfigurationError", "ConflictError", "Connected", "EventStream", "FirstEvent"]
+__all__ += ["FriendliError", "Gauges", "InternalServerError", "Limits", "LoopGauges", "Meta", "NotFoundError"]
+__all__ += [
+    "Observer",
+    "OutputCutOffError",
+    "OutputError",
+    "OutputInvalidError",
+    "Pacing",
+    "Pages",
+    "Partial",
+    "PermissionDeniedError",
+    "RateLimit",
+    "RateLimitError",
+]
+__all__ += ["ResponseDecodeError", "RetryPolicy", "SDKError", "StreamInterruptedError", "Timeouts", "Timing"]
+__all__ += ["ToolAssistedStream", "ToolCall", "ToolError", "ToolStatus", "TurnLimitError", "UnknownEvent"]
+__all__ += ["UnprocessableEntityError", "Usage", "__version__"]

@@ -17,11 +17,11 @@ def run_on_terminal(
     environment: Mapping[str, str],
     *,
     answers: Mapping[str, str] | None = None,
-    interrupt_at: str | None = None,
+    interrupt_at: str | Sequence[str] = (),
     columns: int = 100,
     limit: float = 60.0,
 ) -> tuple[int, str]:
-    """Run to the end; each of `answers` is typed when its prompt shows, Ctrl-C when `interrupt_at` does.
+    """Run to the end; each of `answers` is typed when its prompt shows, Ctrl-C when `interrupt_at` does (each in turn).
 
     Returns the exit status and everything shown.
     """
@@ -32,6 +32,7 @@ def run_on_terminal(
     )
     os.close(theirs)
     pending = dict(answers or {})
+    interruptions = [interrupt_at] if isinstance(interrupt_at, str) else list(interrupt_at)
     shown = b""
     deadline = time.monotonic() + limit
     try:
@@ -40,8 +41,8 @@ def run_on_terminal(
             text = shown.decode(errors="replace")
             for prompt in [prompt for prompt in pending if prompt in text]:
                 os.write(ours, pending.pop(prompt).encode())
-            if interrupt_at is not None and interrupt_at in text:
-                interrupt_at = None
+            if interruptions and interruptions[0] in text:
+                del interruptions[0]
                 # What the terminal does on Ctrl-C: the whole group gets it, an engine included.
                 os.killpg(process.pid, signal.SIGINT)
         return process.wait(max(0.1, deadline - time.monotonic())), shown.decode(errors="replace")

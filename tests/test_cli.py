@@ -1,0 +1,351 @@
+"""The command line: what goes in, what comes out, and how it ends. Of `batch`: test_cli_batch."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+from support.sockets import delta
+from support.terminal import run_on_terminal
+
+import friendli_async
+from friendli_async.cli.__main__ import COMMANDS, main
+from friendli_async.testing import FriendliServer, chunk, cut, endless, finish, script, stall, status, text
+
+TOKEN: Final = "flp_secret_of_these_tests"
+
+
+@pytest.fixture
+def server() -> Iterator[FriendliServer]:
+    with FriendliServer(TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+def environment(server: FriendliServer) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FRIENDLI_", "COLUMNS"))}
+    url = server.url
+    return {**kept, "FRIENDLI_TOKEN": TOKEN, "FRIENDLI_SERVER_URL": url, "FRIENDLI_CONTAINER_URL": url, "COLUMNS": "90"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "friendli_async.cli", *arguments]
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process, which takes a tenth of the time; signals and pipes want one of its own."""
+
+    def running(*arguments: str, stdin: str = "", **changes: str) -> Done:
+        for name, value in {**environment, **changes}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        try:
+            code = main(arguments)
+        except SystemExit as error:
+            code = int(error.code or 0)
+        said = capsys.readouterr()
+        assert TOKEN not in said.out + said.err
+        return Done(code, said.out, said.err)
+
+    return running
+
+
+def asked(server: FriendliServer) -> list[dict[str, Any]]:
+    return [request.json_object for request in server.requests]
+
+
+# --- which command ---------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command_and_each_has_its_own(run: Run) -> None:
+    overview = run("--help")
+    assert overview.returncode == 0
+    assert all(f"  {name} " in overview.stdout for name in COMMANDS)
+    for name in COMMANDS:
+        told = run(name, "--help")
+        assert (told.returncode, told.stderr) == (0, "")
+        assert told.stdout.startswith(f"usage: friendli-async {name} ")
+
+
+def test_version_is_said(run: Run) -> None:
+    assert run("--version").stdout == f"friendli-async {friendli_async.__version__}\n"
+
+
+def test_starting_loads_no_command_that_was_not_asked_for(environment: dict[str, str], run: Run) -> None:
+    script = (
+        "import sys; from friendli_async.cli.__main__ import main; main(['--version']);"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in {'friendli_async', 'aiohttp', 'asyncio'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[1]
+    assert "friendli_async.cli.chat" not in loaded
+    assert "friendli_async.bulk" not in loaded
+    assert "'aiohttp'" not in loaded
+
+
+def test_an_unknown_option_is_said_with_the_usage(run: Run) -> None:
+    done = run("models", "--nonsense")
+    assert done.returncode == 2
+    assert "usage: friendli-async models" in done.stderr
+
+
+# --- chat, through pipes ---------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_alone_is_answered(server: FriendliServer, run: Run) -> None:
+    server.enqueue(text("Be", "cause."))
+    done = run("-m", "m", "Why", "is", "that?")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Because.\n", "")
+    [body] = asked(server)
+    assert body["messages"] == [{"role": "user", "content": "Why is that?"}]
+    assert body["stream"] is True
+
+
+def test_standard_input_comes_behind_the_prompt(server: FriendliServer, run: Run) -> None:
+    server.enqueue(text("Fine"))
+    done = run("chat", "-s", "Be brief.", "Summarise:", stdin="a long text\n", FRIENDLI_MODEL="m")
+    assert done.stdout == "Fine\n"
+    [body] = asked(server)
+    assert body["model"] == "m"
+    assert body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Summarise:\n\na long text\n"},
+    ]
+
+
+def test_options_are_parameters_of_the_call(server: FriendliServer, run: Run) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    options = ["-o", "temperature", "0.2", "-o", "stop", '["."]', "-o", "reasoning_effort", "low", "--no-stream"]
+    server.enqueue(text('{"a": 1}'))
+    done = run("-m", "m", *options, "--schema", json.dumps(schema), "Hi")
+    assert done.stdout == '{"a": 1}\n'
+    [body] = asked(server)
+    assert (body["temperature"], body["stop"], body["reasoning_effort"]) == (0.2, ["."], "low")
+    assert body["response_format"]["json_schema"]["schema"] == schema
+
+
+def test_files_go_along_by_their_kind(server: FriendliServer, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("milk", encoding="utf-8")
+    (tmp_path / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    server.enqueue(text("Fine"))
+    files = ["-a", str(tmp_path / "notes.txt"), "-a", str(tmp_path / "dot.png"), "-a", "https://x/y.jpg"]
+    assert run("-m", "m", *files, "What?").returncode == 0
+    [body] = asked(server)
+    assert [part["type"] for part in body["messages"][0]["content"]] == ["text", "image_url", "image_url", "text"]
+    assert "milk" in body["messages"][0]["content"][0]["text"]
+    assert body["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_what_the_model_thinks_goes_to_standard_error(server: FriendliServer, run: Run) -> None:
+    server.enqueue(text("Fine", reasoning=["Hm, ", "well"]))
+    done = run("-m", "m", "Hi")
+    assert (done.stdout, done.stderr) == ("Fine\n", "Hm, well\n\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["Hi"], "which model?"),
+        (["-m", "m"], "nothing to ask"),
+        (["-m", "m", "-o", "temprature", "1", "Hi"], "did you mean 'temperature'"),
+        (["-m", "m", "-o", "temperature", "hot", "Hi"], "temperature"),
+        (["-m", "m", "-a", "/nowhere/x.png", "Hi"], "/nowhere/x.png"),
+        (["-m", "m", "--schema", "{", "Hi"], "--schema is no JSON"),
+    ],
+)
+def test_bad_input_is_said_in_a_line_and_nothing_is_sent(
+    server: FriendliServer, run: Run, arguments: list[str], said: str
+) -> None:
+    done = run("chat", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "shown"),
+    [
+        (status(401, message="no such token"), "no such token", ""),
+        (script(chunk("Once"), cut()), "the connection broke", "Once"),
+    ],
+)
+def test_a_failed_call_is_said_in_a_line(server: FriendliServer, run: Run, answer: Any, said: str, shown: str) -> None:
+    server.enqueue(answer)
+    done = run("-m", "m", "Hi")
+    assert (done.returncode, done.stdout.strip()) == (1, shown)
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_no_token_is_said(run: Run) -> None:
+    done = run("-m", "m", "Hi", FRIENDLI_TOKEN="")
+    assert done.returncode == 2
+    assert "FRIENDLI_TOKEN" in done.stderr
+
+
+def test_who_reads_may_leave_and_the_model_stops(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(script(endless(delta("word\n"))))
+    with subprocess.Popen(
+        command("-m", "m", "Hi"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "word\n"
+        process.stdout.close()
+        assert process.wait(60) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == ""
+
+
+def test_ctrl_c_keeps_what_has_come(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(script(chunk("Once"), stall()))
+    with subprocess.Popen(
+        command("-m", "m", "Hi"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(4) == "Once"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert (process.stdout.read(), process.stderr.read()) == ("\n", "")
+
+
+# --- chat, on a terminal ---------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_remembers(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(text("Blue."), text("Red."))
+    code, shown = run_on_terminal(
+        command("-m", "m", "-s", "Be brief."),
+        environment,
+        answers={"> ": "Why?\n", "Blue.\r\n> ": "And at dusk?\n", "Red.\r\n> ": "\x04"},
+    )
+    assert code == 0
+    assert "Traceback" not in shown
+    assert [message["content"] for message in asked(server)[1]["messages"]] == [
+        "Be brief.",
+        "Why?",
+        "Blue.",
+        "And at dusk?",
+    ]
+
+
+def test_ctrl_c_in_a_conversation_stops_the_answer_and_it_goes_on_from_there(
+    server: FriendliServer, environment: dict[str, str]
+) -> None:
+    server.enqueue(script(chunk("Once upon"), stall()), text("a time"))
+    code, shown = run_on_terminal(
+        command("-m", "m"),
+        environment,
+        answers={"> ": "Tell\n", "Once upon\r\n> ": "Go on\n", "a time\r\n> ": "\x04"},
+        interrupt_at="Once upon",
+    )
+    assert code == 0
+    assert "Traceback" not in shown
+    assert [message["content"] for message in asked(server)[1]["messages"]] == ["Tell", "Once upon", "Go on"]
+
+
+def test_a_failed_call_does_not_end_a_conversation(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(status(400, message="too long"), text("Fine"))
+    code, shown = run_on_terminal(
+        command("-m", "m"),
+        environment,
+        answers={"> ": "First\n", "(request id req-000001)\r\n> ": "Second\n", "Fine\r\n> ": "\x04"},
+    )
+    assert code == 0
+    assert "too long" in shown
+    assert [message["content"] for message in asked(server)[1]["messages"]] == ["Second"]
+
+
+def test_thoughts_are_dimmed_on_a_terminal(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(script(chunk(reasoning="Hm"), chunk("Fine"), finish("stop")))
+    _, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "TERM": "xterm"})
+    assert "\x1b[2mHm\x1b[0m" in shown
+
+
+# --- models, doctor, serve -------------------------------------------------------------------------------------------
+
+
+def test_models_lists_the_catalogue_and_as_json(run: Run) -> None:
+    listed = run("models")
+    assert listed.returncode == 0
+    assert "meta-llama-3.1-8b-instruct" in listed.stdout
+    [line] = run("models", "--json", "llama").stdout.splitlines()
+    assert json.loads(line)["id"] == "meta-llama-3.1-8b-instruct"
+    nothing = run("models", "no such thing")
+    assert (nothing.stdout, nothing.stderr) == ("", "friendli-async models: there is none\n")
+
+
+def test_doctor_finds_nothing_wrong_with_a_good_server(run: Run) -> None:
+    done = run("doctor", "-m", "m", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["good"]) == (0, True)
+    names = [finding["name"] for finding in told["findings"]]
+    assert names == ["versions", "token", "proxy", "name", "connection", "TLS", "stream"]
+    assert "first event after" in told["findings"][-1]["words"]
+
+
+def test_doctor_says_what_is_wrong(run: Run) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url, FRIENDLI_TOKEN="")
+    verdicts = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()}
+    assert done.returncode == 1
+    assert verdicts == {
+        "versions": "ok",
+        "token": "FAIL",
+        "proxy": "ok",
+        "name": "ok",
+        "connection": "FAIL",
+        "TLS": "ok",
+        "stream": "FAIL",
+    }
+
+
+def test_doctor_tells_a_wrong_token(server: FriendliServer, run: Run) -> None:
+    done = run("doctor", "-m", "m", FRIENDLI_TOKEN="another")
+    assert done.returncode == 1
+    assert "the token is not known there" in done.stdout
+    assert "another" not in done.stdout.replace("of another account", "")
+
+
+def test_serve_runs_the_embedded_server(environment: dict[str, str], run: Run) -> None:
+    with subprocess.Popen(
+        command("serve", "--fault", "status=503;retry_after=0,then=ok"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().split()[2].rstrip(".")
+        answered = run("-m", "m", "Hi", FRIENDLI_SERVER_URL=url, FRIENDLI_TOKEN="test-token")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        log = process.stderr.read()
+    assert [line.split()[:3] for line in log.splitlines()] == [
+        ["POST", "/serverless/v1/chat/completions", "503"],
+        ["POST", "/serverless/v1/chat/completions", "200"],
+    ]
+    assert answered.stdout == "You said: Hi\n"

@@ -1,0 +1,473 @@
+"""`friendli-async batch`, run as a user runs it: files, pipes, a terminal, Ctrl-C, a second run."""
+
+import asyncio
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from anyio import to_thread
+from support.terminal import run_on_terminal
+
+from friendli_async.bulk import journal
+from friendli_async.cli.__main__ import main
+from friendli_async.testing import FriendliServer, Script, delay, json_body, script, stall, status
+from friendli_async.testing.received import ReceivedRequest
+
+PROGRAM: Final = [sys.executable, "-W", "error", "-m", "friendli_async.cli.__main__"]
+TOKEN: Final = "flp_secret_of_the_tests"
+GOOD: Final = json_body({"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]})
+LATE: Final = Script((delay(0.3), *GOOD.steps), GOOD.status, GOOD.headers)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FriendliServer]:
+    with FriendliServer(TOKEN) as running:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("FRIENDLI_TOKEN", TOKEN)
+        monkeypatch.setenv("FRIENDLI_SERVER_URL", running.url)
+        monkeypatch.setenv("FRIENDLI_CONTAINER_URL", running.url)
+        yield running
+
+
+class Files:
+    """The files of a job, and its runs."""
+
+    def __init__(self, folder: Path, server: FriendliServer, capsys: pytest.CaptureFixture[str]) -> None:
+        self.source = folder / "in.jsonl"
+        self.target = folder / "out.jsonl"
+        self.server = server
+        self._capsys = capsys
+
+    def write(self, *rows: object) -> None:
+        self.source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+    def options(self, *options: str, model: Sequence[str] = ("-m", "m")) -> list[str]:
+        return ["batch", str(self.source), "-o", str(self.target), *model, "--concurrency", "4", *options]
+
+    def command(self, *options: str) -> list[str]:
+        return [*PROGRAM, *self.options(*options)]
+
+    def run(self, *options: str, **more: Any) -> tuple[int, str]:
+        """A run in this process: its exit status, and what it told on stderr; stdout is empty."""
+        code = main(self.options(*options, **more))
+        captured = self._capsys.readouterr()
+        assert captured.out == ""
+        assert TOKEN not in captured.err
+        return code, captured.err
+
+    def run_again(self) -> tuple[int, str]:
+        """The same in a process of its own: where this one's main thread is busy."""
+        done = subprocess.run(self.command(), capture_output=True, encoding="utf-8", timeout=60, check=False)
+        assert done.stdout == ""
+        return done.returncode, done.stderr
+
+    async def start(self, *options: str, **streams: Any) -> asyncio.subprocess.Process:
+        streams = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, **streams}
+        return await asyncio.create_subprocess_exec(*self.command(*options), **streams)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.target.read_text("utf-8").splitlines()]
+
+    def by_id(self) -> dict[str, dict[str, Any]]:
+        return {line["custom_id"]: line for line in self.lines()}
+
+    def sent(self) -> list[Any]:
+        return [request.json_object for request in self.server.requests]
+
+
+@pytest.fixture
+def files(tmp_path: Path, server: FriendliServer, capsys: pytest.CaptureFixture[str]) -> Files:
+    return Files(tmp_path, server, capsys)
+
+
+def request(custom_id: str, content: str = "Hi", **body: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": content}]
+    return {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "gpt-4o", "messages": messages, **body},
+    }
+
+
+# --- in and out ------------------------------------------------------------------------------------------------------
+
+
+def test_batch_lines_are_sent_and_answered_in_the_form_of_openai(files: Files) -> None:
+    files.write(request("a", "one two", temperature=0.5, user="someone"), request("b"))
+    code, said = files.run("--max-tokens", "9")
+    assert code == 0
+    assert "2 of 2 rows are good" in said
+    answer = files.by_id()["a"]
+    assert list(answer) == ["id", "custom_id", "response", "error"]
+    assert answer["id"].startswith("batch_req_")
+    assert answer["error"] is None
+    response = answer["response"]
+    assert list(response) == ["status_code", "request_id", "body"]
+    assert (response["status_code"], response["request_id"][:4]) == (200, "req-")
+    assert response["body"]["choices"][0]["message"]["content"] == "You said: one two"
+    [sent] = [body for body in files.sent() if "temperature" in body]
+    assert (sent["model"], sent["max_tokens"], sent["temperature"], sent["user"]) == ("m", 9, 0.5, "someone")
+
+
+def test_prompts_and_lines_without_method_and_url_are_sent_too(files: Files) -> None:
+    files.write(
+        "a string",
+        {"prompt": "an object", "max_tokens": 3},
+        {"messages": [{"role": "user", "content": "messages"}], "custom_id": "mine"},
+        {"custom_id": "c", "body": {"model": "own", "prompt": "a completion"}},
+        {"custom_id": "d", "url": "/v1/completions", "body": {"model": "own", "tokens": [1, 2]}},
+    )
+    code, _ = files.run("-s", "Be brief.")
+    assert code == 0
+    assert set(files.by_id()) == {"line-1", "line-2", "mine", "c", "d"}
+    by_path: dict[str, list[Any]] = {}
+    for received in files.server.requests:
+        by_path.setdefault(received.path, []).append(received.json_object)
+    assert len(by_path["/serverless/v1/completions"]) == 2
+    chats = sorted(by_path["/serverless/v1/chat/completions"], key=lambda body: len(body["messages"]))
+    assert [len(body["messages"]) for body in chats] == [1, 2, 2]
+    assert chats[1]["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_embeddings_go_to_dedicated_endpoints(files: Files) -> None:
+    files.write({"custom_id": "e", "url": "/v1/embeddings", "body": {"model": "x", "input": "text"}})
+    code, said = files.run()
+    assert (code, "line 1: /v1/embeddings is served by dedicated endpoints only" in said) == (2, True)
+    code, _ = files.run("--deployment", "dedicated")
+    assert code == 0
+    assert files.server.requests[0].path == "/dedicated/v1/embeddings"
+    assert files.by_id()["e"]["response"]["body"]["data"][0]["embedding"]
+
+
+def test_a_container_needs_no_model_and_no_token(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRIENDLI_TOKEN")
+    files.write("Hi")
+    assert files.run("--deployment", "container", model=())[0] == 0
+    assert "model" not in files.sent()[0]
+
+
+def test_a_reply_over_several_lines_is_one_line_in_the_file(files: Files) -> None:
+    reply = {"choices": [{"index": 0, "message": {"content": "half \ud83d"}, "finish_reason": "stop"}], "new": 1}
+    pretty = json_body(reply)
+    files.server.enqueue(pretty)
+    files.write(request("a"))
+    assert files.run()[0] == 0
+    assert files.by_id()["a"]["response"]["body"] == reply
+    assert files.run()[1].startswith("1 of 1 rows are good, 1 were done before")
+    assert len(files.server.requests) == 1
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{bad", "line 3 is not JSON"),
+        ("7", "line 3: neither a request nor a prompt"),
+        ('{"custom_id": "x"}', "line 3: neither a request"),
+        ('{"custom_id": 7, "prompt": "Hi"}', "line 3: custom_id must be text, not 7"),
+        ('{"custom_id": "a", "prompt": "Hi"}', "line 3: custom_id 'a' is line 1's, too"),
+        ('{"custom_id": "x", "url": "/v1/completions", "prompt": "Hi"}', "line 3: no body"),
+        ('{"custom_id": "x", "body": 7}', "line 3: body must be an object"),
+        ('{"custom_id": "x", "method": "GET", "body": {}}', "line 3: method must be POST, not 'GET'"),
+        ('{"custom_id": "x", "url": "/v1/images", "body": {}}', "line 3: url must be one of"),
+        ('{"custom_id": "x", "body": {"messages": [{"role": "robot"}]}}', r"line 3: messages\[0\]"),
+        ('{"custom_id": "x", "body": {"messages": [], "temperature": "hot"}}', "line 3: temperature: Expected `float"),
+        ('{"custom_id": "x", "url": "/v1/completions", "body": {}}', "line 3: complete.. needs 'prompt' or 'tokens'"),
+        ('{"custom_id": "x", "url": "/v1/chat/completions", "body": {}}', "line 3: no messages"),
+        ('{"custom_id": "x", "body": {"messages": [], "stream": true}}', "line 3: a batch cannot stream"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_sent(files: Files, line: str, said: str) -> None:
+    files.source.write_text('{"custom_id": "a", "prompt": "Hi"}\n\n' + line + '\n{"prompt": "Ho"}\n')
+    code, told = files.run()
+    assert code == 2
+    assert re.search(said, told)
+    assert "in.jsonl line 3" in told
+    assert files.server.requests == []
+    assert not files.target.exists()
+
+
+def test_a_row_without_a_model_is_named_where_no_model_is_given(files: Files) -> None:
+    files.write(request("a"), "Hi")
+    code, said = files.run(model=())
+    assert (code, "line 2: no model" in said) == (2, True)
+
+
+@pytest.mark.parametrize("options", [["--concurrency", "0"], ["--concurrency", "many"], ["--deployment", "x"], ["-o"]])
+def test_a_bad_command_line_is_refused(files: Files, capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        files.run(*options)
+    assert ended.value.code == 2
+    assert "usage: friendli-async batch" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_twice_is_refused(files: Files) -> None:
+    os.mkfifo(files.source)
+    assert files.run()[0] == 2
+    files.source.unlink()
+    code, said = files.run()
+    assert (code, "No such file" in said) == (2, True)
+    files.write("Hi")
+    files.target = files.source
+    before = files.source.read_bytes()
+    code, said = files.run()
+    assert (code, "cannot be both" in said) == (2, True)
+    assert files.source.read_bytes() == before
+
+
+def test_no_token_is_said_before_anything_is_done(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRIENDLI_TOKEN")
+    files.write("Hi")
+    code, said = files.run()
+    assert (code, "FRIENDLI_TOKEN" in said) == (2, True)
+    assert not files.target.exists()
+
+
+# --- what failed -----------------------------------------------------------------------------------------------------
+
+
+def answering(**refusals: Script) -> Callable[[ReceivedRequest], Script]:
+    """Refuses messages with these words; answers all others."""
+
+    def answer(received: ReceivedRequest) -> Script:
+        content = received.json_object["messages"][0]["content"]
+        return refusals.get(content) or GOOD
+
+    return answer
+
+
+def test_failed_rows_are_named_and_sent_again_when_asked_to_but_not_those_refused_for_good(files: Files) -> None:
+    files.write(request("good"), request("r", "refused"), request("b", "broken"))
+    refused, broken = status(422, message="no such parameter"), status(401, message="expired")
+    files.server.always(answering(refused=refused, broken=broken))
+    code, said = files.run()
+    assert code == 1
+    assert "r: UnprocessableEntityError: 422 no such parameter" in said
+    assert "1 of 3 rows are good, 2 failed" in said
+    line = files.by_id()["r"]
+    assert line["response"]["status_code"] == 422
+    assert line["response"]["body"]["error"]["message"] == "no such parameter"
+    assert line["error"]["code"] == "UnprocessableEntityError"
+    assert files.by_id()["b"]["response"]["status_code"] == 401
+
+    code, said = files.run()
+    assert (code, len(files.server.requests)) == (1, 3)
+    assert "--retry-failed" in said
+    for _ in range(2):  # the second time the last of its lines says that it is good
+        files.server.always(answering())
+        code, said = files.run("--retry-failed")
+        assert (code, len(files.server.requests)) == (1, 4)
+        assert "2 of 3 rows are good, 1 failed" in said
+    assert files.by_id()["b"]["response"]["status_code"] == 200
+
+
+def test_a_connection_that_fails_is_an_error_without_a_response(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write(request("a"))
+    with monkeypatch.context() as patch:
+        patch.setenv("FRIENDLI_SERVER_URL", "http://127.0.0.1:1")
+        code, said = files.run()
+    assert (code, "a: APIConnectionError" in said) == (1, True)
+    assert files.by_id()["a"]["response"] is None
+    assert files.by_id()["a"]["error"]["code"] == "APIConnectionError"
+    assert files.run("--retry-failed")[0] == 0
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_have_changed_are_named_and_sent_again(files: Files) -> None:
+    files.write(request("a"), request("b"))
+    assert files.run()[0] == 0
+    files.write(request("a"), request("b", "another"), request("c"))
+    code, said = files.run()
+    assert code == 0
+    assert "b: has changed since it was done, and is sent again" in said
+    assert "a: has changed" not in said
+    assert len(files.server.requests) == 4
+    assert [line["custom_id"] for line in files.lines()][2:] in (["b", "c"], ["c", "b"])
+    assert files.run()[1].startswith("3 of 3 rows are good, 3 were done before")
+
+
+@pytest.mark.parametrize("content", ["not ours\n", '{"id":"batch_req_123","custom_id":"a","response":null}\n'])
+def test_a_file_of_somebody_elses_is_not_written_to(files: Files, content: str) -> None:
+    files.write("Hi")
+    files.target.write_text(content)
+    code, said = files.run()
+    assert (code, "out.jsonl line 1" in said) == (3, True)
+    assert files.target.read_text() == content
+    assert files.server.requests == []
+
+
+def test_a_place_that_cannot_be_written_is_said(files: Files, tmp_path: Path) -> None:
+    files.write("Hi")
+    for target in (tmp_path, tmp_path / "none" / "out.jsonl", Path("/dev/full")):
+        files.target = target
+        code, said = files.run()
+        assert (code, str(target) in said) == (3, True)
+    assert files.server.requests == []
+
+
+async def test_a_second_run_on_the_same_file_is_refused(files: Files) -> None:
+    files.write(*(request(f"r{n}") for n in range(4)))
+    files.server.always(script(stall()))
+    first = await files.start()
+    try:
+        await files.server.wait_for_requests(4)
+        code, said = await to_thread.run_sync(files.run_again)
+        assert (code, "in use by another run" in said) == (3, True)
+        assert len(files.server.requests) == 4
+    finally:
+        first.kill()
+        await first.communicate()
+
+
+async def test_a_killed_run_goes_on_where_it_ended(files: Files) -> None:
+    files.write(*(request(f"r{n}", f"row {n}") for n in range(300)))
+    process = await files.start()
+    await files.server.wait_for_requests(60)
+    process.kill()
+    await process.communicate()
+    code, _ = await to_thread.run_sync(files.run_again)
+    assert code == 0
+    assert sorted(line["custom_id"] for line in files.lines()) == sorted(f"r{n}" for n in range(300))
+    assert len(files.server.requests) <= 300 + 4
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+async def told(process: asyncio.subprocess.Process, words: bytes) -> bytes:
+    """What was told up to the line with these words."""
+    assert process.stderr is not None
+    said = b""
+    async with asyncio.timeout(60):
+        while words not in said:
+            line = await process.stderr.readline()
+            assert line, said
+            said += line
+    return said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_one_interruption_lets_what_is_under_way_finish_and_be_written(files: Files, number: int) -> None:
+    files.write(*(request(f"r{n}") for n in range(50)))
+    files.server.always(script(stall()))
+    process = await files.start()
+    await files.server.wait_for_requests(4)
+    process.send_signal(number)
+    await told(process, b"stopping: 4 requests under way may finish")
+    assert process.returncode is None
+    process.send_signal(number)
+    _, errors = await process.communicate()
+    assert process.returncode == 128 + number
+    assert b"50 are left" in errors
+    assert b"Traceback" not in errors
+    assert len(files.server.requests) == 4
+
+
+async def test_what_was_under_way_at_one_interruption_is_in_the_file(files: Files) -> None:
+    files.write(*(request(f"r{n}") for n in range(50)))
+    files.server.always(LATE)
+    process = await files.start()
+    await files.server.wait_for_requests(4)
+    process.send_signal(signal.SIGINT)
+    _, errors = await process.communicate()
+    assert process.returncode == 130
+    done = len(files.lines())
+    assert done == len(files.server.requests) >= 4
+    assert f"{50 - done} are left".encode() in errors
+    assert {line["response"]["status_code"] for line in files.lines()} == {200}
+    files.server.always(None)
+    assert (await to_thread.run_sync(files.run_again))[0] == 0
+    assert len(files.lines()) == 50
+
+
+def test_ctrl_c_twice_on_a_terminal_ends_at_once(files: Files) -> None:
+    files.write(*(request(f"r{n}") for n in range(5)))
+    files.server.always(script(stall()))
+    moments = ["0/5 rows", "stopping: 4 requests under way may finish"]
+    code, shown = run_on_terminal(files.command(), os.environ, interrupt_at=moments)
+    assert code == 130
+    assert "0 of 5 rows are good, 5 are left" in shown
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_one_line_that_changes(files: Files) -> None:
+    files.write(*(request(f"r{n}") for n in range(16)))
+    files.server.always(LATE)
+    code, shown = run_on_terminal(files.command(), os.environ, columns=60)
+    assert code == 0
+    assert re.search(r"\r\x1b\[K[\d,]+/16 rows \| [\d,]+ tokens/s \| 0 refused \| limit 4 ", shown)
+    assert shown.rstrip().rpartition("\x1b[K")[2].startswith("16 of 16 rows are good")
+    assert TOKEN not in shown
+    assert max(len(piece) for piece in re.findall(r"\r\x1b\[K([^\r\n\x1b]*\|[^\r\n\x1b]*)", shown)) <= 60
+
+
+def test_a_dumb_terminal_gets_plain_lines(files: Files) -> None:
+    files.write("Hi")
+    code, shown = run_on_terminal(files.command(), {**os.environ, "TERM": "dumb"})
+    assert (code, "\x1b" in shown) == (0, False)
+
+
+async def test_a_reader_of_stderr_that_goes_away_does_not_end_the_job(files: Files) -> None:
+    files.write(*(request(f"r{n}") for n in range(20)))
+    files.server.always(lambda received: status(400))
+    read, write = os.pipe()
+    process = await files.start(stderr=write)
+    os.close(write)
+    os.close(read)
+    assert await process.wait() == 1
+    assert len(files.lines()) == 20
+
+
+def test_a_closed_stderr_does_not_end_the_job(files: Files) -> None:
+    files.write(request("a"))
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *files.command()], timeout=60, check=False)
+    assert done.returncode == 0
+    assert len(files.lines()) == 1
+
+
+def test_what_a_server_says_does_not_command_the_terminal(files: Files) -> None:
+    files.write(request("a"))
+    files.server.always(status(400, message="\x1b[2J\x1b]0;mine\x07gone\nTwo lines"))
+    _, said = files.run()
+    assert "\x1b" not in said
+    assert "\x07" not in said
+    assert "gone Two lines" in said
+
+
+def test_a_disk_that_is_full_is_said_with_how_many_answers_are_lost(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    files.write(*(request(f"r{n}") for n in range(30)))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", full)
+        code, said = files.run()
+    assert code == 3
+    assert "out.jsonl cannot be written: No space left on device" in said
+    assert f"{len(files.server.requests)} answers could not be written: their rows will be sent again" in said
+    assert files.run()[0] == 0
+    assert len(files.lines()) == 30
+
+
+def test_help_says_what_there_is() -> None:
+    done = subprocess.run([*PROGRAM, "batch", "--help"], capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert done.returncode == 0
+    for word in ("--retry-failed", "--concurrency auto|N", "Exit status: 0", "130 interrupted", "--deployment"):
+        assert word in done.stdout
