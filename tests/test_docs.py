@@ -1,0 +1,236 @@
+"""The Python blocks of the README and of docs/ do what they say: each passes mypy --strict, and runs.
+
+A block is run against the embedded server, with an open ``client`` and a token in the environment; every request that
+it makes has to succeed. A block that is a whole program (it calls ``asyncio.run``), or an app (``FastAPI(``), is run as
+a module. What a comment right before a block changes:
+
+- ``<!-- continues -->``: the block goes on from the one before it.
+- ``<!-- not run: REASON -->``: it is type-checked only.
+- ``<!-- not checked: REASON -->``: it is neither type-checked nor run.
+"""
+
+import ast
+import asyncio
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import pytest
+
+import friendli_async
+from friendli_async import errors
+from friendli_async.testing import FriendliServer
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = ROOT / "README.md"
+PAGES: Final = (README, *sorted((ROOT / "docs").glob("**/*.md")))
+FENCED: Final = re.compile(r"(?:<!-- (?P<note>[^\n]*?) -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
+CONTINUES: Final = "continues"
+NOT_RUN: Final = "not run: "
+NOT_CHECKED: Final = "not checked: "
+FRAME: Final = """\
+from friendli_async import AsyncFriendli
+
+
+async def snippet(client: AsyncFriendli) -> None:
+"""
+"""A block that is no module is a part of a program that has a client."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A Python block of a page, behind those that it continues."""
+
+    page: Path
+    number: int
+    code: str
+    note: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT).with_suffix('')}:{self.number}".lower()
+
+    @property
+    def is_module(self) -> bool:
+        whole = "asyncio.run(" in self.code or "FastAPI(" in self.code
+        return whole or ast.get_docstring(ast.parse(self.code)) is not None
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found: list[Block] = []
+    for number, match in enumerate(FENCED.finditer(page.read_text(encoding="utf-8")), 1):
+        note, code = match["note"] or "", match["code"]
+        if note == CONTINUES:
+            code = f"{found[-1].code}\n{code}"
+            note = found.pop().note
+        found.append(Block(page, number, code, note))
+    return found
+
+
+BLOCKS: Final = [block for page in PAGES for block in blocks_of(page)]
+
+
+@pytest.fixture
+def server(remote: FriendliServer) -> FriendliServer:
+    return remote
+
+
+def test_every_python_block_is_seen() -> None:
+    fences = {page: page.read_text(encoding="utf-8").count("```python") for page in PAGES}
+    seen = {page: len(FENCED.findall(page.read_text(encoding="utf-8"))) for page in PAGES}
+    assert seen == fences
+    assert len([block for block in BLOCKS if block.page == README and not block.note]) >= 8
+
+
+def test_what_is_not_run_or_not_checked_has_its_reason() -> None:
+    notes = [block.note for block in BLOCKS if block.note]
+    assert [note for note in notes if not re.match(rf"({NOT_RUN}|{NOT_CHECKED}).{{15}}", note)] == []
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
+def test_block_compiles_and_fits_the_line(block: Block) -> None:
+    compile(block.code, block.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    shown = block.page.parent == ROOT / "docs" and block.page.stem != "design"
+    assert max(map(len, block.code.splitlines())) <= (88 if shown else 120)  # see docs/.ruff.toml
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.page == README], ids=lambda block: block.name)
+def test_programs_of_the_readme_are_short(block: Block) -> None:
+    assert len(block.code.splitlines()) < 20
+
+
+def test_every_block_passes_mypy(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    checked = [block for block in BLOCKS if not block.note.startswith(NOT_CHECKED)]
+    for number, block in enumerate(checked):
+        code = block.code if block.is_module else FRAME + textwrap.indent(block.code, "    ")
+        (tmp_path / f"{block.page.stem.lower().replace('-', '_')}_{number}.py").write_text(code, encoding="utf-8")
+    options = ["--strict", "--python-version", "3.11", "--cache-dir", str(ROOT / ".mypy_cache"), "--config-file", ""]
+    files = sorted(tmp_path.glob("*.py"))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *map(str, files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert len(files) == len(checked)
+    assert done.returncode == 0, done.stdout.replace(f"{tmp_path}/", "") + done.stderr
+
+
+@pytest.fixture
+def namespace(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of a module that can be found, as type hints of the classes in a block have to be."""
+    module = ModuleType("documented")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return vars(module)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if not block.note], ids=lambda block: block.name)
+async def test_block_runs(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch, namespace: dict[str, Any], tmp_path: Path, block: Block
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
+    monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
+    monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
+    monkeypatch.setenv("FRIENDLI_CONTAINER_URL", server.url)
+    if block.is_module:
+        await asyncio.to_thread(exec, compile(block.code, block.name, "exec"), namespace)
+    else:
+        code = compile(block.code, block.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        async with friendli_async.AsyncFriendli() as client:
+            namespace["client"] = client
+            running = eval(code, namespace)
+            if inspect.isawaitable(running):
+                await asyncio.wait_for(running, 60)
+    calls = re.search(r"\b(?:await|in|with) client\.(?!with_options|drain|aclose)", block.code)
+    if calls and not re.search(r"FastAPI\(|FriendliServer\(\)", block.code):
+        assert server.requests
+    assert all(request.status == 200 for request in server.requests)
+
+
+# --- the pages as a whole --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    written = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", written):
+        path, _, anchor = target.partition("#")
+        there = page if not path else (page.parent / path)
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ .*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in headings}
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page != README}
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    shown = {name for page in pages for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.M)}
+    told = {name.rpartition(".")[2] for name in shown}
+    told.update(*(getattr(pkgutil.resolve_name(name), "__all__", ()) for name in shown))
+    for module in public_modules():
+        names = set(getattr(importlib.import_module(module), "__all__", ()))
+        assert names - told - {"__version__"} == set(), module
+
+
+def public_modules() -> list[str]:
+    """Those that users import from: not the machine, and not what serves a program of ours."""
+    inner = {"_core", "_help", "_hints", "_pydantic", "_version", "demo", "cli", "__main__"}
+    found = [info.name for info in pkgutil.iter_modules(friendli_async.__path__) if info.name not in inner]
+    return ["friendli_async", *(f"friendli_async.{name}" for name in found)]
+
+
+def test_tables_show_the_defaults() -> None:
+    timeouts, limits, retry = friendli_async.Timeouts(), friendli_async.Limits(), friendli_async.RetryPolicy()
+    written = (ROOT / "docs" / "timeouts-and-retries.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", written, re.MULTILINE))
+    assert rows["connect"] == f"{timeouts.connect:g} s"
+    assert (rows["pool"], timeouts.pool) == ("none", None)
+    assert rows["first_event"] == f"{timeouts.first_event:g} s"
+    assert rows["idle"] == f"{timeouts.idle:g} s"
+    assert (rows["total"], timeouts.total) == ("none", None)
+    assert rows["event"] == f"{limits.event >> 20} MiB"
+    assert rows["reply"] == f"{limits.reply >> 20} MiB"
+    assert rows["error"] == f"{limits.error >> 10} KiB"
+    assert rows["max_attempts"] == str(retry.max_attempts)
+    assert rows["max_retry_after"] == f"{retry.max_retry_after:g} s"
+    assert rows["statuses"] == ", ".join(map(str, sorted(retry.statuses)))
+    assert f"{retry.initial:g} s, {retry.multiplier}, {retry.max_wait:g} s" in written
+
+
+def test_page_of_errors_names_each_of_them() -> None:
+    written = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    names = [name for name in errors.__all__ if name.endswith("Error")]
+    assert len(names) > 15
+    assert [name for name in names if not re.search(rf"\b{name}\b", written)] == []
+
+
+def test_every_example_is_in_the_table() -> None:
+    written = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w.]+)/?` \|", written, re.MULTILINE))
+    assert listed == {path.name for path in (ROOT / "examples").iterdir() if not path.name.startswith("__")}
+
+
+def test_changelog_names_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{friendli_async.__version__}]" in changelog
+    assert "## [Unreleased]" in changelog
