@@ -19,14 +19,17 @@ SUBMAKE = $(MAKE) --no-print-directory --silent
 WORKERS ?= 2
 WHEEL_VENV := $(VENV)-wheel
 # Of what only a wheel can lack: a module, the schemas, the program of the engine's process.
-WHEEL_TESTS := tests/test_demo.py tests/test_package.py
+WHEEL_TESTS := tests/test_package.py tests/test_demo.py::test_real_engine_answers_on_the_page
 
-.PHONY: help demo test bench lint format unit compat dist wheel clean
+.PHONY: help demo test test-ray bench docs lint format unit coverage compat dist wheel clean
 
 help:
 	@echo 'make demo    watch a real model stream through the client'
 	@echo 'make test    all checks: style, types, tests, other versions of Python and aiohttp, the built wheel'
+	@echo 'make test-ray  the pipeline stage on a local Ray cluster (500 MB to download)'
 	@echo 'make bench   capacity and cost per event beside other clients (8 minutes)'
+	@echo 'make coverage  the tests once more, with branch coverage, which must not fall below 95 %'
+	@echo 'make docs    the documentation, into build/docs'
 	@echo 'make lint    style and types only'
 	@echo 'make format  let ruff rewrite what it can'
 	@echo 'make clean   remove what the others made'
@@ -37,6 +40,10 @@ demo: $(VENV)/.base
 	@$(BIN)/python -m friendli_async.demo.__main__ $(DEMO)
 
 test: lint unit compat wheel
+
+# On a local Ray cluster, which takes 500 MB and half a minute: in a .venv of its own, and not in `make test`.
+test-ray: $(VENV)-ray/.ready
+	$(VENV)-ray/bin/pytest -q -p no:cacheprovider -o faulthandler_timeout=600 tests/test_ray.py
 
 # The two type checkers side by side: each uses one core, and prints one line when all is well.
 lint: $(VENV)/.dev
@@ -52,6 +59,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 unit: $(VENV)/.dev
+	$(BIN)/pytest -q -n $(WORKERS)
+
+# Apart from `test`, whose time it would grow by half.
+coverage: $(VENV)/.dev
 	$(BIN)/pytest -q -n $(WORKERS) --cov --cov-report=term
 
 # What an interpreter or a library can change, on the versions that users have.
@@ -74,6 +85,11 @@ wheel: dist $(WHEEL_VENV)/.ready
 # BENCH="--only capacity,paced", BENCH=--quick, BENCH=--profile; make bench BENCH=--help lists the rest.
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# Two generators build the same pages, each strictly: the second is the successor of the first, which ends in 2027.
+docs: $(VENV)-docs/.ready
+	$(VENV)-docs/bin/zensical build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet
 
 # The weights are kept in the user's cache: see friendli_async/demo/weights.py.
 clean:
@@ -108,6 +124,18 @@ $(VENV)/.dev: $(VENV)/.base
 $(VENV)/.bench: $(VENV)/.base
 	@echo 'Installing the clients to compare with'
 	@.ci/progress $(VENV) $(BIN)/python $(PIP_INSTALL) -e '.[test,bench]'
+	@touch $@
+
+$(VENV)-docs/.ready: pyproject.toml $(VENV)/.base
+	@echo 'Installing the generators of the documentation'
+	@$(BIN)/python -m venv --clear $(VENV)-docs
+	@.ci/progress $(VENV)-docs $(VENV)-docs/bin/python $(PIP_INSTALL) -e '.[docs]'
+	@touch $@
+
+$(VENV)-ray/.ready: pyproject.toml
+	@echo 'Installing Ray: some 500 MB, once'
+	@"$(PYTHON)" -m venv --clear $(VENV)-ray
+	@.ci/progress $(VENV)-ray $(VENV)-ray/bin/python $(PIP_INSTALL) -e '.[test,ray]'
 	@touch $@
 
 # Made once; each run of `wheel` puts the new wheel into it, without the rest.

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 
-from . import crowds, imports, single
+from . import bulk, crowds, imports, single, structured
 from .clients import CLIENTS, OURS
 from .plan import QUICK, Plan
 from .processes import Process, Worker, allow_files
@@ -19,9 +19,12 @@ SECTIONS: dict[str, Callable[[Plan], Iterable[Row]]] = {
     "paced": crowds.paced,
     "events": single.events,
     "calls": single.calls,
+    "bulk": bulk.bulk,
     "held": single.held,
     "observer": single.observer,
+    "ways": single.ways,
     "imports": imports.measure,
+    "structured": structured.measure,
     "memory": single.memory,
 }
 _PROFILED_STREAMS = 100

@@ -4,9 +4,10 @@ Each is built as its own documentation builds it, except that pools admit 5,000 
 client's library is imported by its constructor, so that one process holds one library only.
 """
 
+import asyncio
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Any, ClassVar, Final, TypeAlias
 
 from .wire import MODEL
@@ -103,8 +104,34 @@ class Ours(Client):
             async for chunk in stream:
                 each(chunk)
 
+    async def relay(self, each: Each) -> None:
+        """Read one stream's bytes as they come."""
+        async for data in self._chat.stream(model=MODEL, messages=MESSAGES).raw():
+            each(data)
+
+    async def encode(self, each: Each) -> None:
+        """Read one stream's events, and make bytes of them again."""
+        from msgspec.json import encode
+
+        async for chunk in self._chat.stream(model=MODEL, messages=MESSAGES):
+            each(b"data: " + encode(chunk) + b"\n\n")
+
+    async def tee(self, n: int, each: Each) -> None:
+        """Read one stream in `n` branches at once."""
+
+        async def read(branch: AsyncIterable[object]) -> None:
+            async for chunk in branch:
+                each(chunk)
+
+        branches = self._chat.stream(model=MODEL, messages=MESSAGES).tee(n)
+        await asyncio.gather(*map(read, branches))
+
     async def plain(self) -> None:
         await self._chat.complete(model=MODEL, messages=MESSAGES)
+
+    async def reply(self) -> Any:
+        """Make the same call, and return what it gave."""
+        return await self._chat.complete(model=MODEL, messages=MESSAGES)
 
     async def aclose(self) -> None:
         await self._client.aclose()

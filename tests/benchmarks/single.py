@@ -5,7 +5,7 @@ from typing import Any, Final
 from .clients import FLOOR, OURS
 from .plan import Plan, told
 from .processes import Worker
-from .table import Results, Row, at_least, at_most, cells, median, number, paired, say
+from .table import Results, Row, at_least, at_most, cells, median, number, paired, ratio, say
 
 _MIB: Final = 1024 * 1024
 
@@ -80,6 +80,26 @@ def observer(plan: Plan) -> list[Row]:
         result = told(OURS, worker.run("observed", "paced-200", pairs=int(24 * plan.scale)))
     added = result.get("cpu")
     return [at_most("an observer attached: CPU us a read more", added and added * 1e6, 2, "{:.1f}")]
+
+
+def ways(plan: Plan) -> list[Row]:
+    """Measure what relaying, encoding anew and branches cost beside iterating; the budgets are those of large reads."""
+    say("ways")
+    rows: list[Row] = []
+    with Worker(OURS, plan.origin) as worker:
+        for what, segment, repeats in (("large reads", "bulk-20000", 8), ("an event a read", "paced-300", 8)):
+            costs = told(OURS, worker.run("ways", segment, repeats=max(2, int(repeats * plan.scale))))
+            iterate, encode = costs.get("iterate"), costs.get("encode")
+            us = {name: {OURS: number(costs.get(name), 1e6, "{:.2f}")} for name in costs}
+            rows += [
+                Row(f"{what}: CPU us an event, iterating", us.get("iterate", {})),
+                at_most("  relayed as it came, beside iterating", ratio(costs.get("relay"), iterate), 1.1),
+                at_most("  relayed, beside iterating and encoding", ratio(costs.get("relay"), encode), 0.5),
+            ]
+            for name in ("tee 1", "tee 2", "tee 8"):
+                beside = number(ratio(costs.get(name), iterate), 1, "{:.2f} x")
+                rows.append(Row(f"  {name}, beside iterating", us.get(name, {}), beside))
+    return rows
 
 
 _CASES: Final = (

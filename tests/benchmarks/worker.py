@@ -10,11 +10,14 @@ import inspect
 import io
 import json
 import pstats
+import statistics
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -129,6 +132,43 @@ async def calls(client: Client, count: int) -> Result:
     return clock.per(count)
 
 
+async def gathered(client: Client, count: int, at_once: int) -> Result:
+    """Make `count` plain calls, so many at a time, with what Python has for it: a semaphore and `gather`."""
+    places = asyncio.Semaphore(at_once)
+
+    async def one() -> None:
+        async with places:
+            await client.plain()
+
+    await asyncio.gather(*(one() for _ in range(at_once)))
+    gc.collect()
+    clock = Clock()
+    await asyncio.gather(*(one() for _ in range(count)))
+    return clock.per(count)
+
+
+async def mapped(client: Client, count: int, at_once: int, checkpoint: bool = False) -> Result:
+    """Make them with `run_all`."""
+    from friendli_async.bulk import run_all
+
+    assert isinstance(client, Ours)
+
+    async def one(row: int) -> Any:
+        return await client.reply()
+
+    async def run(rows: int, name: str) -> None:
+        path = Path(folder) / name if checkpoint else None
+        async for outcome in run_all(range(rows), one, concurrency=at_once, checkpoint=path):
+            outcome.result()
+
+    with tempfile.TemporaryDirectory() as folder:
+        await run(at_once, "warm")
+        gc.collect()
+        clock = Clock()
+        await run(count, "measured")
+        return clock.per(count)
+
+
 class Lateness:
     """Takes timed events: when each reached the loop body. What it says is worked out afterwards."""
 
@@ -240,6 +280,30 @@ async def observed(client: Client, pairs: int) -> Result:
     return {"cpu": min(costs[watched]) - min(costs[client])}
 
 
+async def ways(client: Client, repeats: int) -> Result:
+    """Read a stream in every way that there is, in turn; the median CPU an event of each.
+
+    Not the cheapest: where the machine is busy several paced events come in one read, which costs less an event.
+    """
+    assert isinstance(client, Ours)
+    each = _nothing()
+    reads: dict[str, Callable[[Each], Awaitable[None]]] = {
+        "iterate": client.read,
+        "relay": client.relay,
+        "encode": client.encode,
+        **{f"tee {n}": partial(client.tee, n) for n in (1, 2, 8)},
+    }
+    costs: dict[str, list[float]] = {name: [] for name in reads}
+    for repeat in range(repeats + 1):
+        for name, read in reads.items():
+            gc.collect()
+            clock = Clock()
+            await read(each)
+            if repeat:  # the first one warms up
+                costs[name].append(clock.per(_sent(client))["cpu"])
+    return {name: statistics.median(each) for name, each in costs.items()}
+
+
 async def _peak(call: Awaitable[object]) -> Result:
     gc.collect()
     before = _memory("VmRSS")
@@ -268,7 +332,8 @@ async def plain_peak(client: Client) -> Result:
 
 
 JOBS: dict[str, Callable[..., Awaitable[Result]]] = {
-    job.__name__: job for job in (one_by_one, openings, calls, crowd, lockstep, observed, stream_peak, plain_peak)
+    job.__name__: job
+    for job in (one_by_one, openings, calls, gathered, mapped, crowd, lockstep, observed, ways, stream_peak, plain_peak)
 }
 
 
