@@ -460,7 +460,6 @@ def test_the_text_of_a_chunk_is_that_of_choice_0_wherever_it_stands() -> None:
         b'{"choices":"a"}',
         b'{"choices":[[]]}',
         b'{"choices":[{"delta":"a"}]}',
-        b'{"choices":[{"delta":{"tool_calls":5}}]}',
     ],
 )
 def test_what_is_no_chunk_is_a_decode_error(data: bytes) -> None:

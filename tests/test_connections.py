@@ -348,8 +348,8 @@ async def test_it_is_not_replaced_where_the_operation_may_not_be_repeated(
     import msgspec
 
     await _warm(client, server)
-    once = msgspec.structs.replace(chat_module._COMPLETE, repeatable=False)
-    monkeypatch.setattr(chat_module, "_COMPLETE", once)
+    once = msgspec.structs.replace(chat_module.COMPLETE, repeatable=False)
+    monkeypatch.setattr(chat_module, "COMPLETE", once)
     server.enqueue(drop(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
         await within(complete(client))

@@ -352,6 +352,19 @@ async def test_a_failed_endpoint_can_still_come_to_its_end(client: AsyncFriendli
     assert reply.status == "TERMINATED"
 
 
+async def test_without_a_limit_an_endpoint_that_falls_asleep_again_is_not_waited_for(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(state("SLEEPING"), state("AWAKING"), state("SLEEPING"))
+    with pytest.raises(APIStatusError, match="ep_1 is SLEEPING and will not be RUNNING") as raised:
+        await client.dedicated.endpoint.wait("ep_1", timeout=None, interval=0)
+    assert (raised.value.type, len(server.requests)) == ("SLEEPING", 3)
+    server.enqueue(state("RUNNING"), state("SLEEPING"), state("TERMINATED"))
+    assert (
+        await client.dedicated.endpoint.wait("ep_1", until="SLEEPING", timeout=None, interval=0)
+    ).status == "SLEEPING"
+
+
 async def test_waiting_too_long_is_a_timeout_that_says_how_far_it_got(
     client: AsyncFriendli, server: FriendliServer, clock: Clock
 ) -> None:

@@ -23,6 +23,7 @@ from friendli_async import (
     Attempt,
     AuthenticationError,
     BadRequestError,
+    BranchOverrunError,
     ChatCompletion,
     ConfigurationError,
     ConflictError,
@@ -30,6 +31,9 @@ from friendli_async import (
     InternalServerError,
     Meta,
     NotFoundError,
+    OutputCutOffError,
+    OutputError,
+    OutputInvalidError,
     Partial,
     PermissionDeniedError,
     RateLimitError,
@@ -37,6 +41,8 @@ from friendli_async import (
     SDKError,
     StreamInterruptedError,
     ToolCall,
+    ToolError,
+    TurnLimitError,
     UnprocessableEntityError,
     Usage,
 )
@@ -63,6 +69,12 @@ PARENTS: dict[type[BaseException], tuple[type[BaseException], ...]] = {
     RateLimitError: (APIStatusError,),
     InternalServerError: (APIStatusError,),
     ResponseDecodeError: (FriendliError,),
+    OutputError: (ResponseDecodeError,),
+    OutputCutOffError: (OutputError,),
+    OutputInvalidError: (OutputError,),
+    BranchOverrunError: (FriendliError,),
+    ToolError: (FriendliError,),
+    TurnLimitError: (FriendliError,),
 }
 
 
@@ -71,7 +83,8 @@ def descendants(kind: type[BaseException]) -> set[type[BaseException]]:
 
 
 def test_the_tree_is_the_promised_one_and_the_root_exports_all_of_it() -> None:
-    assert descendants(FriendliError) == set(PARENTS)
+    # Jobs have errors of their own, which are where the jobs are.
+    assert {kind for kind in descendants(FriendliError) if ".bulk." not in kind.__module__} == set(PARENTS)
     for kind, parents in PARENTS.items():
         assert kind.__bases__ == parents
         assert getattr(friendli_async, kind.__name__) is kind
@@ -138,6 +151,12 @@ def full(kind: type[FriendliError]) -> tuple[FriendliError, dict[str, Any]]:
         fields |= {"limit": "idle", "seconds": 1.5}
     if issubclass(kind, ResponseDecodeError):
         fields |= {"excerpt": "<html>"}
+    if issubclass(kind, ToolError | TurnLimitError):
+        fields |= {"messages": [{"role": "user", "content": "Hi"}], "usage": Usage(1, 2, 3)}
+    if issubclass(kind, ToolError):
+        fields |= {"kind": "timeout", "call": ToolCall("a")}
+    if issubclass(kind, TurnLimitError):
+        fields |= {"turns": 8}
     return kind("what happened", **fields), fields
 
 
@@ -229,7 +248,7 @@ def test_no_error_has_a_place_for_a_request(kind: type[FriendliError]) -> None:
     names = set(vars(full(kind)[0])) | set(vars(kind()))
     assert not names & {"request", "response", "headers", "token", "authorization", "session", "client"}
     for name, value in vars(full(kind)[0]).items():
-        plain = isinstance(value, str | float | int | Meta | Partial | None)
+        plain = isinstance(value, str | float | int | list | Meta | Partial | ToolCall | Usage | None)
         assert plain, name
 
 
@@ -318,6 +337,24 @@ def test_an_error_body_of_no_known_shape_still_gives_the_error_of_its_status(sta
     assert error.message
     assert str(status) in str(error)
     assert error.body == body.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"<html><body><h2>Upstream died</h2><p>x</p></body></html>", "Upstream died"),
+        (b"<html><body><p>Denied by\n policy</p></body></html>", "Denied by policy"),
+        (b"<html><head><title> </title></head><body><h1>Gone</h1></body></html>", "Gone"),
+        (b"<?xml version='1.0'?><Error><Code>X</Code><Message>Access denied</Message></Error>", "Access denied"),
+        (b"<s:Fault><faultcode>x</faultcode><faultstring>Too busy</faultstring></s:Fault>", "Too busy"),
+        (b"<html><style>a{}</style><div>Blocked</div></html>", "Blocked"),
+        (b'{"error":{"message":"first"}}\n{"error":{"message":"second"}}\n', "first"),
+        (b'{"error":{"code":"E42"}}', "E42"),
+        (b"<html></html>", "HTTP 503"),
+    ],
+)
+def test_the_words_of_markup_and_of_lines_of_json_are_the_message(body: bytes, words: str) -> None:
+    assert status_error(503, Headers(), body).message == words
 
 
 def test_of_an_html_page_only_the_title_is_the_message() -> None:

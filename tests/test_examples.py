@@ -2,7 +2,7 @@
 
 import ast
 import asyncio
-import inspect
+import json
 import os
 import re
 import signal
@@ -13,12 +13,10 @@ from typing import Any, Final
 
 import pytest
 
-import friendli_async
-from friendli_async.testing import FriendliServer, chunk, cut, error_data, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, cut, error_data, script, stall, status, text, tool_calls
 
 ROOT: Final = Path(__file__).parent.parent
 EXAMPLES: Final = sorted((ROOT / "examples").glob("*.py"))
-README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -70,6 +68,82 @@ def test_stream_loop_passes_the_checks_of_the_api(server: FriendliServer) -> Non
     assert [request.status for request in server.requests] == [200, 200]
 
 
+def test_structured_output_shows_lines_as_they_close_and_the_invoice(server: FriendliServer) -> None:
+    answer = '{"number": "17", "lines": [{"product": "chair", "quantity": 2, "price": 40}], "total": 80}'
+    server.enqueue(text(*(answer[at : at + 5] for at in range(0, len(answer), 5))), text('{"number": "17"'))
+    assert run(server, "structured_output.py", "Two chairs") == "2 x chair at 40.00\ninvoice 17: 80.00\n"
+    assert "Two chairs" in server.requests[0].json_object["messages"][0]["content"]
+    assert run(server, "structured_output.py").startswith("no invoice: the answer is no Invoice: it is not JSON")
+    assert run(server, "structured_output.py").count("x You said") == 1
+
+
+def test_agent_calls_both_tools_and_answers_from_them(server: FriendliServer) -> None:
+    printed = run(server, "agent.py")
+    called, answer = printed.rsplit("]\n", 1)
+    assert {line.partition(":")[0] for line in called.splitlines()} == {"[weather", "[time"}
+    assert answer.startswith('The tool says: {"city":"How is the weather in Seoul')
+    assert len(server.requests) == 2
+    assert len(server.requests[0].json_object["tools"]) == 2
+
+
+MCP_SERVER: Final = """
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("demo", log_level="CRITICAL")
+
+@server.tool()
+def files(folder: str) -> str:
+    "Lists the files of a folder."
+    return f"one file in {folder}"
+
+server.run("stdio")
+"""
+
+
+@pytest.mark.parametrize(("answer", "told"), [("y", "one file in here"), ("n", "Error: the call was refused")])
+def test_mcp_agent_asks_before_it_calls_a_tool(server: FriendliServer, tmp_path: Path, answer: str, told: str) -> None:
+    if not hasattr(pytest.importorskip("mcp"), "Client"):
+        pytest.skip("the SDK 1.x has no Client")
+    (tmp_path / "server.py").write_text(MCP_SERVER, encoding="utf-8")
+    server.enqueue(tool_calls(("files", {"folder": "here"})))
+    done = subprocess.run(
+        command("mcp_agent.py", "Which files are here?", sys.executable, str(tmp_path / "server.py")),
+        env=environment(server),
+        input=f"{answer}\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith('Call files({"folder": "here"})? [y/n] The tool says: ')
+    assert told in done.stdout
+
+
+def test_langchain_chat_gives_a_value_and_then_streams(server: FriendliServer) -> None:
+    pytest.importorskip("langchain_core")
+    server.enqueue(text('{"city": "Paris", ', '"country": "France"}'), text("In ", "Paris."))
+    assert run(server, "langchain_chat.py", "Where is the Louvre?") == "city='Paris' country='France'\nIn Paris.\n"
+    first, second = (request.json_object for request in server.requests)
+    assert first["response_format"]["json_schema"]["name"] == "Place"
+    assert second["messages"][1]["content"] == "Where is the Louvre?"
+
+
+def test_pydantic_ai_agent_calls_its_tool_and_streams(server: FriendliServer) -> None:
+    pytest.importorskip("pydantic_ai")
+    server.enqueue(tool_calls(("weather", {"city": "Paris"})))
+    done = subprocess.run(
+        command("pydantic_ai_agent.py", "How is the weather?"),
+        env=environment(server),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "The tool says: sunny in Paris, 21 degrees")
+    assert done.stderr == "\n9 tokens\n"
+
+
 def test_tool_assisted_chat_shows_the_tool_and_the_answer(server: FriendliServer) -> None:
     printed = run(server, "tool_assisted_chat.py")
     assert "[math:calculator(" in printed
@@ -77,6 +151,44 @@ def test_tool_assisted_chat_shows_the_tool_and_the_answer(server: FriendliServer
     [request] = server.requests
     assert request.path == "/serverless/tools/v1/chat/completions"
     assert request.json_object["tools"] == [{"type": "math:calculator"}, {"type": "web:url"}]
+
+
+def test_other_apis_ask_in_each_way(server: FriendliServer) -> None:
+    printed = run(server, "other_apis.py").splitlines()
+    assert [request.path for request in server.requests] == [
+        "/serverless/v1/messages",
+        "/serverless/v1/responses",
+        "/serverless/v1/completions",
+        "/serverless/v1/tokenize",
+    ]
+    assert "Why is the sky blue?" in printed[0]
+    assert "And why is it red at dusk?" in printed[1]
+    assert re.fullmatch(r"[1-9]\d* tokens", printed[-1])
+
+
+def test_telemetry_prints_the_span_and_the_line_of_the_observer(server: FriendliServer) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    server.enqueue(text("Be", "cause."))
+    printed = run(server, "telemetry.py")
+    line = r"chat\.stream of meta-llama-3\.1-8b-instruct: done, first event after \d+ ms"
+    assert re.search(line, printed)
+    assert "Because." in printed
+    span = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+    assert (span["name"], span["status"]["status_code"]) == ("chat meta-llama-3.1-8b-instruct", "UNSET")
+    assert "Because." not in json.dumps(span)
+
+
+def test_testing_your_code_passes_as_a_test_file_of_its_own(tmp_path: Path) -> None:
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-c", os.devnull, "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(ROOT / "examples" / "testing_your_code.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "2 passed" in done.stdout
 
 
 def test_retries_and_errors_tells_a_retry_and_the_reply(server: FriendliServer) -> None:
@@ -135,72 +247,14 @@ async def test_asyncio_service_answers_each_line_and_stops_the_model_for_who_han
     assert b"never retrieved" not in errors
 
 
-# --- README ----------------------------------------------------------------------------------------------------------
-
-SNIPPETS: Final = [
-    (match["before"] or "", match["code"])
-    for match in re.finditer(r"(?P<before><!-- not run[^\n]*-->\n)?```python\n(?P<code>.*?)```", README, re.DOTALL)
-]
-TOP_LEVEL_AWAIT: Final = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-
-
-def test_readme_has_snippets_and_most_of_them_are_run() -> None:
-    assert len(SNIPPETS) == README.count("```python")
-    assert len([before for before, _ in SNIPPETS if not before]) >= 9
-
-
-@pytest.mark.parametrize("code", [code for _, code in SNIPPETS], ids=lambda code: code.strip().splitlines()[-1][:50])
-def test_readme_snippet_compiles_and_fits_the_line(code: str) -> None:
-    compile(code, "README.md", "exec", flags=TOP_LEVEL_AWAIT)
-    assert max(map(len, code.splitlines())) <= 120
-
-
-@pytest.mark.parametrize(
-    "code", [code for before, code in SNIPPETS if not before], ids=lambda code: code.strip().splitlines()[-1][:50]
-)
-async def test_readme_snippet_runs(server: FriendliServer, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
-    monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
-    async with friendli_async.AsyncFriendli() as client:
-        if "asyncio.run(" in code:  # a whole program
-            await asyncio.to_thread(exec, compile(code, "README.md", "exec"), {})
-        else:
-            running = eval(compile(code, "README.md", "exec", flags=TOP_LEVEL_AWAIT), {"client": client})
-            if inspect.isawaitable(running):
-                await asyncio.wait_for(running, 60)
-    calls = re.findall(r"client\.(?:serverless|dedicated|usage)", code)
-    assert "FriendliServer()" in code or "with_options" in code or (calls and server.requests)
-    assert all(request.status == 200 for request in server.requests)
-
-
-def test_readme_links_lead_somewhere() -> None:
-    headings = {re.sub(r"[^\w\- ]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in headed()}
-    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", README):
-        assert target.removeprefix("#") in headings if target.startswith("#") else (ROOT / target).exists(), target
-
-
-def headed() -> list[str]:
-    return re.findall(r"^#+ .*$", README, re.MULTILINE)
-
-
-def test_readme_tables_show_the_defaults() -> None:
-    timeouts, limits, retry = friendli_async.Timeouts(), friendli_async.Limits(), friendli_async.RetryPolicy()
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", README, re.MULTILINE))
-    assert rows["connect"] == f"{timeouts.connect:g} s"
-    assert (rows["pool"], timeouts.pool) == ("none", None)
-    assert rows["first_event"] == f"{timeouts.first_event:g} s"
-    assert rows["idle"] == f"{timeouts.idle:g} s"
-    assert (rows["total"], timeouts.total) == ("none", None)
-    assert rows["event"] == f"{limits.event >> 20} MiB"
-    assert rows["reply"] == f"{limits.reply >> 20} MiB"
-    assert rows["error"] == f"{limits.error >> 10} KiB"
-    assert rows["max_attempts"] == str(retry.max_attempts)
-    assert rows["max_retry_after"] == f"{retry.max_retry_after:g} s"
-    assert rows["statuses"] == ", ".join(map(str, sorted(retry.statuses)))
-    assert f"{retry.initial:g} s, {retry.multiplier}, {retry.max_wait:g} s" in README
-
-
-def test_changelog_names_this_version() -> None:
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"## [{friendli_async.__version__}]" in changelog
-    assert "## [Unreleased]" in changelog
+def test_batch_goes_on_where_it_ended(server: FriendliServer, tmp_path: Path) -> None:
+    source, checkpoint = tmp_path / "in.jsonl", tmp_path / "done.jsonl"
+    source.write_text("".join(f'{{"id": {n}, "question": "one {n}"}}\n' for n in range(3)))
+    server.enqueue(status(422, message="no"))
+    first = run(server, "batch.py", str(source), str(checkpoint)).splitlines()
+    again = run(server, "batch.py", str(source), str(checkpoint)).splitlines()
+    assert len(server.requests) == 3
+    assert sorted(line.partition(" ")[0] for line in first) == ["0", "1", "2"]
+    assert len([line for line in first if "(attempts: 1): You said: one" in line]) == 2
+    assert [line.partition("): ")[2] for line in sorted(again)] == [line.partition("): ")[2] for line in sorted(first)]
+    assert all("(from the file)" in line for line in again)

@@ -429,6 +429,7 @@ async def test_cancelled_download_leaves_no_file_and_closes_what_it_opened(
             await turns(turn)
             task.cancel()
             await asyncio.wait([task])
+            assert task.cancelled() or task.exception() is None
         opening = threading.Event()
         go_on = threading.Event()
 

@@ -31,6 +31,7 @@ from support.sockets import (
 
 import friendli_async
 from friendli_async import (
+    APIConnectionError,
     AsyncFriendli,
     ConfigurationError,
     FriendliError,
@@ -367,6 +368,42 @@ def test_nothing_warns_at_the_end_of_a_program(remote: FriendliServer) -> None:
     assert json.loads(result.stdout) == {name: [0, ""] for name in SCRIPTS}
 
 
+AT_THE_END = """
+import asyncio, sys
+from friendli_async import AsyncFriendli
+
+class Kept:
+    pass
+
+async def main():
+    kept.stream = await kept.client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
+    await anext(kept.stream)
+
+kept = Kept()
+kept.itself = kept  # a cycle in a module: what the interpreter takes apart last, when the names of modules are gone
+kept.unused = AsyncFriendli("t")
+kept.client = AsyncFriendli("t", server_url=sys.argv[1])
+asyncio.run(main())
+sys.modules["kept"] = kept
+del kept.unused, kept.client
+"""
+
+
+@pytest.mark.parametrize("keeps_clients", [True, False])
+def test_what_lives_until_the_interpreter_ends_warns_of_nothing(remote: FriendliServer, keeps_clients: bool) -> None:
+    remote.always(script(chunk("a"), stall()))
+    program = AT_THE_END if not keeps_clients else AT_THE_END.replace("del kept.unused, kept.client", "")
+    result = subprocess.run(
+        [sys.executable, "-c", program, remote.url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1])},
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_the_servers_connections_are_closed_when_the_run_ends(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     asyncio.run(complete(client))
@@ -520,8 +557,9 @@ async def test_closing_wakes_a_call_in_line_for_a_place(server: FriendliServer) 
         task = asyncio.create_task(complete(client))
         await _turns(5)
         await client.aclose()
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(APIConnectionError) as raised:
             await within(task)
+    assert not raised.value.sent
     await nothing_left(client, server)
     assert len(server.requests) == 1
 

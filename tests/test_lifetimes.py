@@ -56,7 +56,7 @@ HISTORIES: dict[str, tuple[bytes | str, ...]] = {
 }
 """What the server does before it begins the stream, which then stays open."""
 
-MACHINERY = {"Call", "ChatStream", "EventReader", "Exchange", "OpenStream", "ReadClock", "StreamOpening"}
+MACHINERY = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
 
 
 class Scripted(RawServer):

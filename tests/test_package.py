@@ -25,13 +25,14 @@ ROOT: Final = Path(friendli_async.__file__).parent
 NAME: Final = "friendli_async"
 
 LAYERS: Final = (
-    {"_help", "_version", "errors", "options", "replies"},
+    {"_help", "_hints", "_pydantic", "_version", "errors", "options", "rate_limits", "replies"},
     {"_core"},
     {"streams"},
     {"<an API>"},  # every module that is named nowhere else
     {"client"},
     {""},  # the root, which exports what is below
-    {"bulk", "integrations", "testing"},
+    {"bulk"},
+    {"integrations", "testing"},
     {"cli", "demo"},
     {"__main__"},
 )
@@ -41,7 +42,7 @@ OPEN_LAYERS: Final = LAYERS[:4]
 """Here the rooms of one layer may import from each other, as the APIs do; higher up only from themselves."""
 
 CORE_LAYERS: Final = (
-    {"", "error_bodies", "held", "hints", "lenient", "observers", "pacing", "secret", "settings", "text", "timing"},
+    {"", "error_bodies", "held", "lenient", "observers", "pacing", "secret", "settings", "text", "timing"},
     {"body"},
     {"protocol"},
     {"net", "retry"},

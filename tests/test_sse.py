@@ -35,7 +35,6 @@ class Reference:
 
     def __init__(self, stream: bytes) -> None:
         self.events: list[Event] = []
-        self.retry: int | None = None
         self._data = ""
         self._type = ""
         self._last_id = ""
@@ -73,11 +72,8 @@ class Reference:
             self._type = value
         elif name == "data":
             self._data += value + "\n"
-        elif name == "id":
-            if "\0" not in value:
-                self._last_id = value
-        elif name == "retry" and value and all(character in "0123456789" for character in value):
-            self.retry = int(value)
+        elif name == "id" and "\0" not in value:
+            self._last_id = value
 
     def _dispatch(self) -> None:
         if self._data != "":
@@ -106,7 +102,6 @@ def test_any_stream_in_any_pieces_gives_the_events_of_the_standard(data: st.Data
     decoder = SSEDecoder()
     expected = Reference(stream)
     assert decoded(pieces, decoder) == expected.events
-    assert decoder.retry == expected.retry
     assert decoder.error is None
 
 
@@ -209,21 +204,12 @@ def test_an_event_is_there_as_soon_as_its_blank_line_has_begun() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stream", "retry"),
-    [
-        (b"retry: 1500\n", 1500),
-        (b"retry:007\n", 7),
-        (b"retry: 1500\nretry: 1.5\nretry: -1\nretry: +1\nretry: 1 \nretry\nretry:\nretry: x\n", 1500),
-        ("retry: ٣\n".encode(), None),
-        (b"retry: 123456789012345678x\n", None),
-        (b"retry: " + b"0" * 40 + b"5\n", 5),
-        (b"retry: 5", None),
-    ],
+    "value", [b": 1500", b":007", b": 1.5", b": -1", b"", b":", ": ٣".encode(), b": x", b": " + b"5" * 40]
 )
-def test_retry_is_taken_if_it_is_digits_and_nothing_else(stream: bytes, retry: int | None) -> None:
+def test_a_reconnection_time_is_passed_over_whatever_it_is(value: bytes) -> None:
     decoder = SSEDecoder()
-    decoder.feed(stream)
-    assert decoder.retry == retry
+    assert decoded([b"retry" + value + b"\ndata: x\nretry" + value + b"\n\n"], decoder) == [("x", None, "")]
+    assert (decoder.error, decoder.stray) == (None, b"")
 
 
 def test_a_reconnection_time_of_thousands_of_digits_breaks_nothing() -> None:

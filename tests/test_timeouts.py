@@ -1,6 +1,7 @@
 """Time limits: each fires by its own name, and none fires that should not."""
 
 import asyncio
+import json
 from typing import Any
 
 import aiohttp
@@ -24,6 +25,7 @@ from support.sockets import (
     reply,
     within,
 )
+from support.virtual import FOREVER, FakeTransport, now, replying, virtually
 
 from friendli_async import (
     APIConnectionError,
@@ -33,6 +35,8 @@ from friendli_async import (
     RetryPolicy,
     Timeouts,
 )
+from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.settings import Settings
 from friendli_async.testing import (
     FriendliServer,
     chunk,
@@ -91,6 +95,32 @@ async def test_a_connect_timeout_is_retried(server: FriendliServer) -> None:
                 await within(complete(client))
             assert caught.value.meta is not None
             assert len(caught.value.meta.attempts) == 3
+
+
+# --- after the end of an answer ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["idle", "total"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_limit_that_expires_after_every_finish_reason_ends_the_stream_well(limit: str, finished: bool) -> None:
+    async def main() -> tuple[str, str | None, float]:
+        choice: dict[str, Any] = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop" if finished else None}
+        event = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+        client = client_of("http://nowhere")
+        timeouts = Timeouts(**{"idle": None, limit: 7.0})
+        settings = Settings.initial({"token": "t", "timeout": timeouts, "retry": None})
+        transport = FakeTransport(replying(event, FOREVER))
+        client._build(Runtime(transport, Changes(), 10), settings, owner=True)
+        stream = ask(client)
+        try:
+            assert [chunk.text async for chunk in stream] == ["a"]
+        except APITimeoutError as error:
+            return stream.outcome, error.limit, now()
+        assert (await stream.result()).text == "a"
+        assert transport.exchanges[0].ends[:1] == ["abort"]
+        return stream.outcome, None, now()
+
+    assert virtually(main()) == (("done", None, 7.0) if finished else ("failed", limit, 7.0))
 
 
 # --- first_event -----------------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ from friendli_async.endpoints import (
 )
 from friendli_async.models import Model, ModelList
 from friendli_async.replies import Headers
+from friendli_async.streams import Branch
 from friendli_async.testing import FriendliServer, ReceivedRequest
 from friendli_async.tokens import ContainerTokens, Detokenization, Tokenization, Tokens
 
@@ -178,8 +179,21 @@ async def streams(client: AsyncFriendli) -> None:
     assert_type(await stream.result(), ChatCompletion)
     assert_type(stream.usage, Usage | None)
     assert_type(stream.meta, Meta)
-    assert_type(stream.outcome, Literal["open", "done", "truncated", "failed", "cancelled"])
+    assert_type(stream.outcome, Literal["open", "done", "stopped", "truncated", "failed", "cancelled"])
     assert_type(await stream.aclose(), None)
+    assert_type(await stream.stop(), None)
+    assert_type(stream.stop_when(lambda text: text.endswith("x")), ChatStream)
+    assert_type(stream.stop_when(event=lambda event: event.usage is not None), ChatStream)
+    async for data in stream.raw():
+        assert_type(data, bytes)
+    for branch in stream.tee(2, buffer=8, slow="drop"):
+        assert_type(branch, Branch[ChatChunk])
+        assert_type(branch.dropped, int)
+        async with branch as entered:
+            async for chunk in entered:
+                assert_type(chunk, ChatChunk)
+            async for text in entered.text():
+                assert_type(text, str)
     async for text in stream.text():
         assert_type(text, str)
     async with stream.reasoning() as view:
