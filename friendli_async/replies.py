@@ -15,6 +15,7 @@ __all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "PromptTokensDetails", 
 __all__ += ["CompletionTokensDetails", "Gauges", "LoopGauges", "Partial", "Timing", "ToolCall"]
 
 
+S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
 
 
@@ -218,6 +219,20 @@ class Usage(Value, frozen=True):
     total_tokens: int = always(0)
     prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
+
+
+def added(one: S | None, other: S | None) -> S | None:
+    """Two usages, or parts of two, added up; what neither tells stays untold."""
+    if one is None or other is None:
+        return one or other
+    sums: dict[str, Any] = {}
+    for name in one.__struct_fields__:
+        first, second = getattr(one, name), getattr(other, name)
+        if isinstance(first, msgspec.Struct) or isinstance(second, msgspec.Struct):
+            sums[name] = added(first, second)
+        else:
+            sums[name] = first if second is None else (first or 0) + second
+    return type(one)(**sums)
 
 
 def usage_of(reply: object) -> Usage | None:

@@ -8,7 +8,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
 
 import msgspec
 
@@ -20,7 +20,7 @@ from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import WholeCalls, is_object
 from friendli_async.chat.tool_loop import RunEvent, ToolCalls, ToolFinished, TurnEnded
 from friendli_async.errors import FriendliError, ResponseDecodeError, StreamInterruptedError, ToolError, TurnLimitError
-from friendli_async.replies import CompletionTokensDetails, Partial, PromptTokensDetails, ToolCall, Usage
+from friendli_async.replies import Partial, ToolCall, Usage, added
 
 if TYPE_CHECKING:
     from friendli_async.chat.resource import ChatStream
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "RunResult"]
 
-D = TypeVar("D", PromptTokensDetails, CompletionTokensDetails)
 
 _OpenTurn = Callable[[Messages, Mapping[str, object]], "ChatStream"]
 """Makes the stream of a turn, of the conversation so far and the options; it is not opened yet."""
@@ -86,7 +85,7 @@ class _Turns:
     def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], results: Sequence[ToolFinished]) -> None:
         """A turn has ended."""
         self.count += 1
-        self.usage = _sum(self.usage, reply.usage)
+        self.usage = added(self.usage, reply.usage)
         said = reply.message.as_input()
         if calls:
             said["tool_calls"] = [_sendable(call) for call in calls]
@@ -363,30 +362,6 @@ def _sendable(call: ToolCall) -> dict[str, object]:
         arguments = json.dumps({"invalid_json": arguments})
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
-
-
-# --- what all turns cost ---------------------------------------------------------------------------------------------
-
-
-def _sum(one: Usage | None, other: Usage | None) -> Usage | None:
-    """Two usages added up; what neither has told stays untold."""
-    if one is None or other is None:
-        return one or other
-    return Usage(
-        one.prompt_tokens + other.prompt_tokens,
-        one.completion_tokens + other.completion_tokens,
-        one.total_tokens + other.total_tokens,
-        _sum_details(PromptTokensDetails, one.prompt_tokens_details, other.prompt_tokens_details),
-        _sum_details(CompletionTokensDetails, one.completion_tokens_details, other.completion_tokens_details),
-    )
-
-
-def _sum_details(kind: type[D], one: D | None, other: D | None) -> D | None:
-    if one is None or other is None:
-        return one or other
-    told = {name: (getattr(one, name), getattr(other, name)) for name in kind.__struct_fields__}
-    sums = {name: None if pair == (None, None) else sum(count or 0 for count in pair) for name, pair in told.items()}
-    return kind(**sums)
 
 
 # --- beginning -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from friendli_async.chat.output import Answer, ItemView, Output, OutputStream, S
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError, FriendliError, OutputInvalidError
-from friendli_async.replies import CompletionTokensDetails, Partial, PromptTokensDetails, Usage, share_origin
+from friendli_async.replies import Partial, Usage, added, share_origin
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ async def parsed(
         except FriendliError as error:
             error.partial = error.partial or (None if before is None else Partial(usage=before))
             raise
-        reply = _with_usage(reply, _usages_added(before, reply.usage))
+        reply = _with_usage(reply, added(before, reply.usage))
         try:
             return _with_value(reply, output.read(_answer(reply)), asked)
         except OutputInvalidError as error:
@@ -181,27 +181,3 @@ def _with_usage(reply: ChatCompletion, usage: Usage | None) -> ChatCompletion:
     whole = msgspec.structs.replace(reply, usage=usage)
     share_origin(whole, reply)
     return whole
-
-
-def _usages_added(one: Usage | None, other: Usage | None) -> Usage | None:
-    """What two answers were billed for."""
-    if one is None or other is None:
-        return one or other
-    return Usage(
-        one.prompt_tokens + other.prompt_tokens,
-        one.completion_tokens + other.completion_tokens,
-        one.total_tokens + other.total_tokens,
-        added(PromptTokensDetails, one.prompt_tokens_details, other.prompt_tokens_details),
-        added(CompletionTokensDetails, one.completion_tokens_details, other.completion_tokens_details),
-    )
-
-
-D = TypeVar("D", bound=msgspec.Struct)
-
-
-def added(kind: type[D], one: D | None, other: D | None) -> D | None:
-    """Two sets of counts in one; what neither tells stays untold."""
-    if one is None or other is None:
-        return one or other
-    counts = [(getattr(one, name), getattr(other, name)) for name in kind.__struct_fields__]
-    return kind(*(first if second is None else (first or 0) + second for first, second in counts))

@@ -56,7 +56,6 @@ _STATE: Final = "friendli"
 _HELD_MESSAGES: Final = 64
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _LONGEST_REASON: Final = 123  # bytes, RFC 6455 5.5
-_NOT_SENDING: Final = ("friendli_async.asgi", "friendli_async.integrations", "friendli_async.testing")
 
 _Handler = Callable[[int, FrameType | None], Any]
 

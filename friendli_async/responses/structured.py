@@ -9,15 +9,13 @@ import msgspec
 
 from friendli_async._core.protocol import Operation
 from friendli_async.chat.output import Answer, Output, OutputStream, output_of
-from friendli_async.chat.structured import added, check_reask, reask_words, refuse_own_format
+from friendli_async.chat.structured import check_reask, reask_words, refuse_own_format
 from friendli_async.errors import FriendliError, OutputInvalidError
-from friendli_async.replies import Partial, share_origin
+from friendli_async.replies import Partial, added, share_origin
 from friendli_async.responses.collector import ResponseCollector, Wording
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import arguments_of
 from friendli_async.responses.replies import (
-    InputTokensDetails,
-    OutputTokensDetails,
     Response,
     ResponseUsage,
     raise_if_failed,
@@ -98,7 +96,7 @@ async def parsed(
                 billed = response_partial(Response(id="", output=(), usage=before)).usage
                 error.partial = error.partial or Partial(usage=billed)
             raise
-        reply = _with_usage(reply, _usages_added(before, reply.usage))
+        reply = _with_usage(reply, added(before, reply.usage))
         answer = _answer(reply)
         try:
             return _with_value(reply, output.read(answer), asked)
@@ -176,16 +174,3 @@ def _with_usage(reply: Response, usage: ResponseUsage | None) -> Response:
     whole = msgspec.structs.replace(reply, usage=usage)
     share_origin(whole, reply)
     return whole
-
-
-def _usages_added(one: ResponseUsage | None, other: ResponseUsage | None) -> ResponseUsage | None:
-    """What two answers were billed for."""
-    if one is None or other is None:
-        return one or other
-    return ResponseUsage(
-        one.input_tokens + other.input_tokens,
-        one.output_tokens + other.output_tokens,
-        one.total_tokens + other.total_tokens,
-        added(InputTokensDetails, one.input_tokens_details, other.input_tokens_details),
-        added(OutputTokensDetails, one.output_tokens_details, other.output_tokens_details),
-    )
