@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aioresponses import aioresponses
+from hypothesis import settings
+from strategies import deterministic
 from support.clock import Clock
 from support.embedded_server import AUTH, RawClient
 from support.engine import MODEL, require_engine
@@ -19,6 +21,10 @@ from support.sockets import client_of
 from friendli_async import AsyncFriendli
 from friendli_async.demo.engine import LocalEngine
 from friendli_async.testing import FriendliServer
+
+# Also where a test says nothing: hypothesis' own profile draws at random, and fails what takes 200 ms.
+settings.register_profile("deterministic", deterministic)
+settings.load_profile("deterministic")
 
 
 class OnUvloop:
@@ -43,15 +49,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(OnUvloop())
 
 
-def pytest_collection_finish() -> None:
-    """What is loaded by now stays: without it `gc.collect()`, which many tests call, takes milliseconds, not 200."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name binary values by their parameter: the workers of one run must agree, and gzip writes the time of day."""
     return argname if isinstance(val, bytes) and not (val.isascii() and len(val) <= 60) else None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_is_loaded_stays() -> None:
+    """Without it each look of a test at all objects, and each `gc.collect()`, takes milliseconds, not 200 of them.
+
+    For each module of tests anew: the ones before have loaded more.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

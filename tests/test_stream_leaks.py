@@ -6,6 +6,7 @@ import os
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterable
+from operator import itemgetter
 
 from support.clock import until
 from support.sockets import ask, delta, places_in_use, tasks_of_the_library
@@ -88,8 +89,10 @@ async def test_nothing_is_left_of_many_streams_and_memory_is_flat(
     tracemalloc.start()
     try:
         await rounds(_ROUNDS // 2)
-        files, before = await rounds(1)
-        files_after, after = await rounds(_ROUNDS)
+        # The least of a few: what the last round has left is on its way to be freed, more or less of it.
+        files, before = min([await rounds(1) for _ in range(5)], key=itemgetter(1))
+        await rounds(_ROUNDS)
+        files_after, after = min([await rounds(1) for _ in range(5)], key=itemgetter(1))
     finally:
         tracemalloc.stop()
     assert tasks_of_the_library() == []

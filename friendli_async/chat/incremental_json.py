@@ -19,6 +19,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, cast
 
+from friendli_async._core.text import whole
+
 __all__ = ["MAX_DEPTH", "JSONDepthError", "JSONError", "JSONIncompleteError", "JSONReader", "read_json"]
 
 MAX_DEPTH: Final = 256
@@ -84,28 +86,6 @@ class JSONReader:
         changes: How often ``value`` has changed.
     """
 
-    __slots__ = (
-        "_decoder",
-        "_error",
-        "_escape",
-        "_half",
-        "_high",
-        "_holder",
-        "_in_key",
-        "_key",
-        "_max_depth",
-        "_offset",
-        "_open",
-        "_parts",
-        "_pending",
-        "_root",
-        "_shown",
-        "_state",
-        "_string_open",
-        "_token",
-        "changes",
-    )
-
     def __init__(self, *, max_depth: int = MAX_DEPTH) -> None:
         self.changes: int = 0
         self._max_depth = max_depth
@@ -154,14 +134,9 @@ class JSONReader:
         if self._error is not None:
             raise type(self._error)(self._error.reason, self._error.position)
         text = piece if isinstance(piece, str) else self._decoded(piece)
-        if text and (self._half or "\ud800" <= text[-1] <= "\udbff"):
-            text = (self._half + text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-            self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-            text = text.removesuffix(self._half)
-        at, end = 0, len(text)
-        while at < end:
-            at = self._state(self, text, at)
-        self._offset += end
+        if text:
+            text, self._half = whole(self._half, text)
+        self._read(text)
 
     def close(self) -> Any:
         """Says that there is no more, and returns the value.
@@ -171,6 +146,8 @@ class JSONReader:
             JSONIncompleteError: It is not complete.
         """
         self.feed("" if self._decoder is None else self._decoded(b"", final=True))
+        half, self._half = self._half, ""
+        self._read(half)
         if self._state is JSONReader._in_number:
             self._end_number(0)
         if self._state is not JSONReader._at_end:
@@ -191,6 +168,12 @@ class JSONReader:
         """Raises an error at a place of the present piece, now and ever after."""
         self._error = kind(reason, self._offset + at)
         raise kind(reason, self._offset + at)
+
+    def _read(self, text: str) -> None:
+        at, end = 0, len(text)
+        while at < end:
+            at = self._state(self, text, at)
+        self._offset += end
 
     def _decoded(self, piece: bytes, *, final: bool = False) -> str:
         if self._decoder is None:
