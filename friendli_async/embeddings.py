@@ -5,10 +5,10 @@ Wire: ``POST /dedicated/v1/embeddings``; dedicated endpoints only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, Unpack
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters
+from friendli_async._core.body.arguments import ExtraOptions, Parameters
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
 from friendli_async.replies import Reply, Usage, Value, always
@@ -50,13 +50,8 @@ class EmbeddingList(Reply, frozen=True, kw_only=True):
     usage: Usage | None = None
 
 
-_PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str}, {})
+PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str}, {})
 _CREATE: Final = operation("embeddings.create", "POST /v1/embeddings", EmbeddingList, repeatable=True, billed=True)
-
-
-def arguments_of(required: Mapping[str, object], options: Mapping[str, object]) -> Arguments:
-    """Checks what ``create`` was given and encodes it."""
-    return _PARAMETERS.encode("create", required, options)
 
 
 class Embeddings(Resource):
@@ -78,4 +73,4 @@ class Embeddings(Resource):
         Returns:
             The vectors in ``data``, with ``usage`` and ``meta``.
         """
-        return await self._engine.call(_CREATE, arguments_of({"model": model}, options))
+        return await self._engine.call(_CREATE, PARAMETERS.encode("create", {"model": model}, options))

@@ -360,8 +360,12 @@ def delta(index: int | None, id: str | None = None, name: str | None = None, tex
             [delta(0, "a", "f"), delta(0, "z", None, "{}")],
             [ToolPiece(0, "a", "f", None), ToolPiece(0, None, None, "{}")],
         ),
+        (
+            [delta(None, "a", "f", "{"), delta(None, "", "", "}")],
+            [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}")],
+        ),
     ],
-    ids=["everything-repeated", "one-index-for-all", "no-index", "another-id-with-every-piece"],
+    ids=["everything-repeated", "one-index-for-all", "no-index", "another-id-with-every-piece", "empty-id"],
 )
 def test_pieces_of_calls_are_told_apart_in_every_dialect(deltas: list[ToolCallDelta], pieces: list[ToolPiece]) -> None:
     placed = ToolPieces()

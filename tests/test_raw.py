@@ -46,6 +46,8 @@ from friendli_async.replies import Headers, Meta
 from friendli_async.streams import RawView
 from friendli_async.testing import FriendliServer, cut, endless, raw, reset, script, stall, status
 
+pytestmark = pytest.mark.compatibility
+
 DEFAULT = Timeouts()
 FINISH = delta(finish="stop")
 ODD = (

@@ -497,7 +497,7 @@ async def test_fault_is_told_to_the_model_and_the_run_goes_on(
 async def test_fault_ends_the_run_where_it_shall(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, name: str, arguments: Any, kind: str, words: str
 ) -> None:
-    server.enqueue(tool_calls(("now", {})), tool_calls(("wait", {}), (name, arguments)))
+    server.enqueue(tool_calls(("weather", {"city": "Rome"})), tool_calls(("wait", {}), (name, arguments)))
     run = begin(
         client, *ALL_TOOLS, waiter.wait, on_tool_error="raise", tool_timeout=0.05 if kind == "timeout" else None
     )

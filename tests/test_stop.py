@@ -17,6 +17,8 @@ from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
 from friendli_async.testing import FriendliServer, chunk, comment, done, finish, raw, script, stall, usage
 
+pytestmark = pytest.mark.compatibility
+
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
@@ -349,6 +351,24 @@ async def test_what_a_predicate_raises_is_raised_to_the_reader_and_closes_the_st
     with pytest.raises(StreamInterruptedError, match="LookupError"):
         await stream.result()
     await nothing_left(client, server)
+
+
+@pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
+async def test_a_stream_that_a_failing_predicate_has_cut_does_not_look_whole(
+    server: FriendliServer, client: AsyncFriendli, at: str
+) -> None:
+    def fail(text: str) -> bool:
+        if at in text:
+            raise LookupError(at)
+        return False
+
+    server.enqueue(script(chunk("a"), chunk("b"), stall()))
+    stream = ask(client).stop_when(fail)
+    with pytest.raises(LookupError):
+        await within(_iterate(stream))
+    with pytest.raises(StreamInterruptedError, match="LookupError"):
+        await within(anext(stream))
+    assert [event async for event in stream] == [], "that was told once"
 
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)

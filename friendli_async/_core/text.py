@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["joined", "missing"]
+__all__ = ["joined", "missing", "whole"]
 
 
 def joined(pieces: Iterable[str]) -> str:
@@ -15,8 +15,26 @@ def joined(pieces: Iterable[str]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return _paired(text)
     return text
+
+
+def _paired(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def whole(held: str, text: str) -> tuple[str, str]:
+    """The whole characters of a piece of text, and half of one that the next piece has to complete.
+
+    Args:
+        held: The half that the piece before has left.
+        text: The piece, not "".
+    """
+    if not held and not "\ud800" <= text[-1] <= "\udbff":
+        return text, ""
+    text = _paired(held + text)
+    held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    return text.removesuffix(held), held
 
 
 def missing(whole: str | None, pieces: Iterable[str]) -> str:

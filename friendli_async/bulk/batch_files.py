@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -24,19 +24,18 @@ from friendli_async.bulk.errors import CheckpointError, DuplicateKeyError, RowsE
 from friendli_async.bulk.journal import Journal, read_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.rows import decoded, read_lines
+from friendli_async.chat.inputs import PARAMETERS as CHAT_PARAMETERS
 from friendli_async.chat.inputs import ChatOptions
-from friendli_async.chat.inputs import arguments_of as chat_arguments
 from friendli_async.client import AsyncFriendli
+from friendli_async.client import DeploymentName as Deployment
 from friendli_async.completions import CompletionsOptions
 from friendli_async.completions import arguments_of as completions_arguments
+from friendli_async.embeddings import PARAMETERS as EMBEDDINGS_PARAMETERS
 from friendli_async.embeddings import EmbeddingsOptions
-from friendli_async.embeddings import arguments_of as embeddings_arguments
 from friendli_async.errors import APIStatusError, FriendliError
 from friendli_async.replies import Reply, kept_raw
 
 __all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeError"]
-
-Deployment = Literal["serverless", "dedicated", "container"]
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
@@ -47,6 +46,11 @@ _KNOWN: Final = {
     _EMBEDDINGS: frozenset(EmbeddingsOptions.__annotations__) | {"model"},
 }
 _REQUIRED: Final = {_CHAT: {"model", "messages"}, _COMPLETIONS: {"model", "prompt", "tokens"}, _EMBEDDINGS: {"model"}}
+_METHODS: Final = {
+    _CHAT: ("chat", "complete"),
+    _COMPLETIONS: ("completions", "complete"),
+    _EMBEDDINGS: ("embeddings", "create"),
+}
 _ID: Final = "batch_req_"
 _DIGEST: Final = 16
 _IDS: Final = re.compile(f"{_ID}[0-9a-f]{{{2 * _DIGEST}}}")
@@ -74,13 +78,10 @@ class BatchRow(msgspec.Struct, frozen=True):
 
     async def send(self, client: AsyncFriendli, deployment: Deployment) -> Reply:
         """Makes the call."""
-        group: Any = getattr(client, deployment)
-        calls: dict[str, Callable[[], Callable[..., Awaitable[Reply]]]] = {
-            _CHAT: lambda: group.chat.complete,
-            _COMPLETIONS: lambda: group.completions.complete,
-            _EMBEDDINGS: lambda: group.embeddings.create,
-        }
-        return await calls[self.url]()(**self.arguments())
+        groups: Any = getattr(client, deployment)
+        group, method = _METHODS[self.url]
+        call: Callable[..., Awaitable[Reply]] = getattr(getattr(groups, group), method)
+        return await call(**self.arguments())
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
@@ -207,11 +208,11 @@ class BatchInput:
         if row.url == _CHAT:
             if "messages" not in required:
                 raise RowsError("no messages")
-            chat_arguments("complete", required, options)
+            CHAT_PARAMETERS.encode("complete", required, options)
         elif row.url == _COMPLETIONS:
             completions_arguments("complete", required, options)
         else:
-            embeddings_arguments(required, options)
+            EMBEDDINGS_PARAMETERS.encode("create", required, options)
 
 
 def _url_of(url: object, body: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Many calls: a row in, an outcome out, as many at a time as the server takes.
 
-A run is an iterator over outcomes and, behind it, a ``_Job`` that goes on by itself: one task takes rows, one task a
+A run is an iterator over outcomes and, behind it, a ``Job`` that goes on by itself: one task takes rows, one task a
 row makes the call. Whoever iterates takes outcomes from the job's queue. The iterator knows the job, and the job does
 not know the iterator: so an iterator that is dropped is finalized by its loop, and ends the job.
 """
@@ -13,7 +13,7 @@ from asyncio import CancelledError
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from types import AsyncGeneratorType, TracebackType
+from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from friendli_async.bulk.adaptive import Adaptive
@@ -110,7 +110,7 @@ def run_all(
     ledger = None
     if checkpoint is not None:
         ledger = Checkpoint[Row, R](Path(checkpoint), Any if reply_type is None else reply_type)
-    return Run(rows, call, concurrency, ledger, key=key, ordered=ordered, on_progress=on_progress)
+    return Run(Job(rows, call, concurrency, ledger, key=key, ordered=ordered, on_progress=on_progress))
 
 
 class Run(Generic[Row, R]):
@@ -125,36 +125,9 @@ class Run(Generic[Row, R]):
         RowsError: From the iteration: a row or its key cannot be used; a ``DuplicateKeyError``, had one before its key.
     """
 
-    def __init__(
-        self,
-        rows: Iterable[Row] | AsyncIterable[Row] | Path,
-        call: Callable[[Row], Awaitable[R]],
-        concurrency: int | Adaptive | None,
-        ledger: Ledger[Row, R] | None,
-        *,
-        key: Callable[[Row], str | int] | None = None,
-        ordered: bool = False,
-        on_progress: Callable[[Progress], object] | None = None,
-    ) -> None:
-        limit: object = concurrency
-        if (
-            isinstance(limit, bool)
-            or not isinstance(limit, int | Adaptive | None)
-            or (type(limit) is int and limit < 1)
-        ):
-            raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {limit!r}")
-        source = rows_of(rows)
-        self._job = _Job(
-            source,
-            call,
-            Gate(Adaptive() if concurrency is None else concurrency),
-            ledger,
-            key,
-            ordered=ordered,
-            on_progress=on_progress,
-        )
-        self._job.owns_rows = source is not rows
-        self._outcomes = _outcomes(self._job)
+    def __init__(self, job: Job[Row, R]) -> None:
+        self._job = job
+        self._outcomes = _outcomes(job)
 
     @property
     def progress(self) -> Progress:
@@ -174,9 +147,7 @@ class Run(Generic[Row, R]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -186,7 +157,7 @@ class Run(Generic[Row, R]):
             await self._outcomes.aclose()
 
 
-async def _outcomes(job: _Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
+async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
     try:
         job.begin()
         while not job.is_over():
@@ -200,26 +171,26 @@ async def _outcomes(job: _Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
         await job.close()
 
 
-class _Job(Generic[Row, R]):
-    """What goes on behind a run."""
+class Job(Generic[Row, R]):
+    """What goes on behind a run; see ``run_all`` for what it takes, but for the ledger."""
 
     def __init__(
         self,
-        rows: AsyncIterator[Row],
+        rows: Iterable[Row] | AsyncIterable[Row] | Path,
         call: Callable[[Row], Awaitable[R]],
-        gate: Gate,
+        concurrency: int | Adaptive | None,
         ledger: Ledger[Row, R] | None,
-        key: Callable[[Row], str | int] | None,
         *,
-        ordered: bool,
-        on_progress: Callable[[Progress], object] | None,
+        key: Callable[[Row], str | int] | None = None,
+        ordered: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: BaseException | None = None
-        self.owns_rows = True
-        self._rows = rows
+        self._gate = Gate(_checked_limit(concurrency))
+        self._rows: AsyncIterator[Row] = rows_of(rows)
+        self._owns_rows = self._rows is not rows  # somebody else's may be read further
         self._call = call
-        self._gate = gate
         self._ledger = ledger
         self._key = key
         self._on_progress = on_progress
@@ -446,12 +417,21 @@ class _Job(Generic[Row, R]):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self.owns_rows:  # somebody else's may be read further
+        if self._owns_rows:
             aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
             if aclose is not None:
                 await aclose()
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
+
+
+def _checked_limit(concurrency: int | Adaptive | None) -> int | Adaptive:
+    limit: object = Adaptive() if concurrency is None else concurrency
+    if isinstance(limit, Adaptive):
+        return limit
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {limit!r}")
+    return limit
 
 
 def _meta_of(ended: object) -> Meta | None:

@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast, overload
 
 import msgspec
 
@@ -21,7 +21,7 @@ from friendli_async.errors import (
     OutputInvalidError,
     StreamInterruptedError,
 )
-from friendli_async.replies import Meta, Partial, Reply, attach_meta
+from friendli_async.replies import Meta, Partial, Reply, added, as_chat_usage, attach_meta, remade
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import View
 
@@ -97,6 +97,13 @@ class Output(Generic[T]):
         self._decode: Callable[[bytes | str], T] = (
             msgspec.json.Decoder(kind).decode if self._adapter is None else self._adapter.validate_json
         )
+
+    def declared(self) -> dict[str, object] | None:
+        """What the server is told of the type; None where any JSON will do."""
+        if self.schema is None:
+            return None
+        told: dict[str, object] = {"name": self.name, "schema": self.schema}
+        return told if self.description is None else {**told, "description": self.description}
 
     def read(self, answer: Answer) -> T:
         """The value of an answer.
@@ -239,6 +246,66 @@ def _remembered(kind: Any, strict: bool) -> Output[Any]:
     return Output(kind, strict)
 
 
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+def refuse_own_format(method: str, name: str, options: Mapping[str, object]) -> None:
+    """Refuses what would take the place of the type's schema.
+
+    Raises:
+        TypeError: It is among the options, or in ``extra_body``.
+    """
+    if name in options or name in cast("Mapping[str, object]", options.get("extra_body") or {}):
+        raise TypeError(f"{method}() takes no {name!r}: it is made from the type")
+
+
+async def ask(
+    output: Output[Any],
+    required: Mapping[str, object],
+    reask: object,
+    *,
+    call: Callable[[Mapping[str, object]], Awaitable[Reply]],
+    answer_of: Callable[[Any], Answer],
+    again: Callable[[Mapping[str, object], Any, str], Mapping[str, object]],
+    parsed: type[R],
+) -> R:
+    """Asks until the answer fits, or has been asked for often enough.
+
+    Args:
+        output: What the answer is to be.
+        required: The parameters of the first call.
+        reask: How often to ask again.
+        call: Makes a call.
+        answer_of: What of its reply matters.
+        again: The parameters of the next call: of those of the last one, its reply, and what is wrong with that.
+        parsed: The class of a reply with its value.
+
+    Raises:
+        ArgumentError: ``reask`` is no number of times.
+        OutputError: The answer did not fit.
+    """
+    if not isinstance(reask, int) or isinstance(reask, bool) or reask < 0:
+        raise ArgumentError(f"reask: {reask!r} is no number of times")
+    billed: Any = None
+    asked = 1
+    while True:
+        try:
+            reply = await call(required)
+        except FriendliError as error:
+            error.partial = error.partial or (None if billed is None else Partial(usage=as_chat_usage(billed)))
+            raise
+        billed = added(billed, getattr(reply, "usage", None))
+        answer = answer_of(remade(type(reply), reply, usage=billed))
+        try:
+            return remade(parsed, answer.reply, value=output.read(answer), asked=asked)
+        except OutputInvalidError as error:
+            if asked > reask or not answer.text.strip() or answer.instead:
+                raise
+            words = f"This cannot be used: {error}. Answer again, with nothing but JSON that fits the schema."
+        required = again(required, reply, words)
+        asked += 1
+
+
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +322,9 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     """
 
     __slots__ = ("_output", "_pick", "_pieces", "_reader")
+
+    _parsed: ClassVar[type[Any]]
+    """The class of a reply with its value."""
 
     def __init__(self, opening: Opening[E, R, U], output: Output[V]) -> None:
         super().__init__(opening)
@@ -304,8 +374,9 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         """The text that has arrived."""
         return "" if self._open is None else self._open.collector.partial().text
 
-    def _read(self, reply: R) -> R:
-        """The reply with its value."""
+    @staticmethod
+    def _answer_of(reply: Any, cut: str = "") -> Answer:
+        """What of a reply matters; ``cut`` is why it is cut where nothing in it says so."""
         raise NotImplementedError
 
     @property
@@ -334,8 +405,6 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             except StopAsyncIteration:
                 break
             except StreamInterruptedError as error:
-                if self.outcome != "truncated":
-                    raise
                 problem = Held(self._cut_off(error))
             raise problem.take()
         if self.outcome == "done":
@@ -352,7 +421,10 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         partial = self._open.collector.partial()
         raise OutputInvalidError(words, text=partial.text, meta=self.meta, partial=partial)
 
-    def _cut_off(self, error: FriendliError) -> OutputCutOffError:
+    def _cut_off(self, error: FriendliError) -> FriendliError:
+        """What an interruption means for the answer: that it is cut off, where the stream was not closed on purpose."""
+        if self.outcome != "truncated":
+            return error
         partial = error.partial or Partial()
         reply = None if self._open is None else self._open.collector.result()
         if reply is not None and error.meta is not None:
@@ -369,10 +441,11 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             FriendliError: The stream did not end well, or was closed early.
         """
         try:
-            return self._read(await super().result())
+            reply = await super().result()
+            stopped = "the stream was stopped" if self.outcome == "stopped" else ""
+            whole: R = remade(self._parsed, reply, value=self._output.read(self._answer_of(reply, stopped)))
+            return whole
         except StreamInterruptedError as error:
-            if self.outcome != "truncated":
-                raise
             problem = Held(self._cut_off(error))
         raise problem.take()
 
@@ -380,23 +453,20 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 class _View(View[V]):
     """A way of reading a stream, that advances with what has come of the answer."""
 
-    def __init__(self, stream: OutputStream[Any, Any, Any, Any], advance: Callable[[], Awaitable[bool]]) -> None:
-        super().__init__(stream)
-        self._answer = stream
-        self._advance = advance
-
-
-class SnapshotView(_View[Any]):
-    """The value of a stream so far, again and again."""
-
     def __init__(
         self,
         stream: OutputStream[Any, Any, Any, Any],
         advance: Callable[[], Awaitable[bool]],
         so_far: Callable[[], Any],
     ) -> None:
-        super().__init__(stream, advance)
+        super().__init__(stream)
+        self._answer = stream
+        self._advance = advance
         self._so_far = so_far
+
+
+class SnapshotView(_View[Any]):
+    """The value of a stream so far, again and again."""
 
     async def __anext__(self) -> Any:
         while await self._advance():
@@ -418,8 +488,7 @@ class ItemView(_View[V]):
         output: Output[V],
         path: str,
     ) -> None:
-        super().__init__(stream, advance)
-        self._so_far = so_far
+        super().__init__(stream, advance, so_far)
         self._closed = closed
         self._output = output
         self._path = path

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import stated
-from friendli_async._core.resource import Resource, operation
-from friendli_async.chat.inputs import Messages, ParseOptions
-from friendli_async.chat.replies import ChatCompletion
+from friendli_async._core.resource import Resource
+from friendli_async.chat.inputs import Messages, ParseOptions, ParseStreamOptions
 
 if TYPE_CHECKING:
     from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["ContainerParsing", "Parsing"]
 
 T = TypeVar("T")
-
-COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 
 
 class Parsing(Resource):
@@ -33,40 +30,16 @@ class Parsing(Resource):
 
     @overload
     async def parse(
-        self,
-        type: type[T],
-        /,
-        *,
-        model: str,
-        messages: Messages,
-        strict: bool = True,
-        reask: int = 0,
-        **options: Unpack[ParseOptions],
+        self, type: type[T], /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[T]: ...
 
     @overload
     async def parse(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str,
-        messages: Messages,
-        strict: bool = True,
-        reask: int = 0,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]: ...
 
     async def parse(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str,
-        messages: Messages,
-        strict: bool = True,
-        reask: int = 0,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]:
         """Generates an answer that is a value of a type, and returns it whole.
 
@@ -77,49 +50,25 @@ class Parsing(Resource):
             type: What the value is to be; ``Any`` is any JSON. See ``json_schema``.
             model: As for ``complete``.
             messages: The conversation so far.
-            strict: See ``json_schema``.
-            reask: How often an answer that does not fit is sent back, with what is wrong about it, to be given anew.
-                Each answer is billed. One that was cut off, and one that is a tool call, is not asked for again.
-            options: See ``ParseOptions``.
+            options: See ``ParseOptions``; ``reask`` and ``strict`` are among them.
 
         Returns:
             The completion with its ``value``. ``usage`` is that of all answers, and ``asked`` their number.
         """
-        return await self._parse(type, {"model": model, "messages": messages}, options, strict, reask)
+        return await self._parse(type, {"model": model, "messages": messages}, options)
 
     @overload
     def parse_stream(
-        self,
-        type: type[T],
-        /,
-        *,
-        model: str,
-        messages: Messages,
-        strict: bool = True,
-        **options: Unpack[ParseOptions],
+        self, type: type[T], /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[T]: ...
 
     @overload
     def parse_stream(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str,
-        messages: Messages,
-        strict: bool = True,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]: ...
 
     def parse_stream(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str,
-        messages: Messages,
-        strict: bool = True,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]:
         """Generates an answer that is a value of a type, and streams it. The call is made on first use.
 
@@ -127,27 +76,26 @@ class Parsing(Resource):
             type: As for ``parse``.
             model: As for ``complete``.
             messages: The conversation so far.
-            strict: See ``json_schema``.
-            options: See ``ParseOptions``. What was shown cannot be taken back, so there is no ``reask``.
+            options: See ``ParseStreamOptions``. What was shown cannot be taken back, so there is no ``reask``.
 
         Returns:
             The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
-        return self._parse_stream(type, {"model": model, "messages": messages}, options, strict)
+        return self._parse_stream(type, {"model": model, "messages": messages}, options)
 
     async def _parse(
-        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object], strict: bool, reask: int
+        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
     ) -> ParsedCompletion[Any]:
         from friendli_async.chat.structured import parsed
 
-        return await parsed(self._engine, COMPLETE, kind, required, options, strict=strict, reask=reask)
+        return await parsed(self._engine, kind, required, options)
 
     def _parse_stream(
-        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object], strict: bool
+        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
     ) -> ParsedChatStream[Any]:
         from friendli_async.chat.structured import parsed_stream
 
-        return parsed_stream(self._engine, COMPLETE, kind, required, options, strict=strict)
+        return parsed_stream(self._engine, kind, required, options)
 
 
 class ContainerParsing(Parsing):
@@ -155,77 +103,32 @@ class ContainerParsing(Parsing):
 
     @overload
     async def parse(
-        self,
-        type: type[T],
-        /,
-        *,
-        model: str | None = None,
-        messages: Messages,
-        strict: bool = True,
-        reask: int = 0,
-        **options: Unpack[ParseOptions],
+        self, type: type[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[T]: ...
 
     @overload
     async def parse(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str | None = None,
-        messages: Messages,
-        strict: bool = True,
-        reask: int = 0,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]: ...
 
     async def parse(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str | None = None,
-        messages: Messages,
-        strict: bool = True,
-        reask: int = 0,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]:
         """Generates an answer that is a value of a type; see ``Parsing.parse``. ``model`` names an adapter's route."""
-        return await self._parse(type, {**stated(model=model), "messages": messages}, options, strict, reask)
+        return await self._parse(type, {**stated(model=model), "messages": messages}, options)
 
     @overload
     def parse_stream(
-        self,
-        type: type[T],
-        /,
-        *,
-        model: str | None = None,
-        messages: Messages,
-        strict: bool = True,
-        **options: Unpack[ParseOptions],
+        self, type: type[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[T]: ...
 
     @overload
     def parse_stream(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str | None = None,
-        messages: Messages,
-        strict: bool = True,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]: ...
 
     def parse_stream(
-        self,
-        type: Any,
-        /,
-        *,
-        model: str | None = None,
-        messages: Messages,
-        strict: bool = True,
-        **options: Unpack[ParseOptions],
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]:
         """Streams an answer that is a value; see ``Parsing.parse_stream``. ``model`` names an adapter's route."""
-        return self._parse_stream(type, {**stated(model=model), "messages": messages}, options, strict)
+        return self._parse_stream(type, {**stated(model=model), "messages": messages}, options)

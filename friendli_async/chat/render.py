@@ -11,7 +11,7 @@ from typing import Final, Unpack
 from friendli_async._core.body.arguments import ExtraOptions, Parameters
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
-from friendli_async.chat.inputs import REQUIRED, TOOLS, Messages, Tool, sendable
+from friendli_async.chat.inputs import REQUIRED, SENT, TOOLS, Messages, Tool
 from friendli_async.replies import Reply
 
 __all__ = ["ChatRender", "ChatRenderOptions", "RenderedChat"]
@@ -33,7 +33,7 @@ class RenderedChat(Reply, frozen=True, kw_only=True):
     text: str
 
 
-_PARAMETERS: Final = Parameters(ChatRenderOptions, REQUIRED, {"tools": TOOLS})
+_PARAMETERS: Final = Parameters(ChatRenderOptions, REQUIRED, {"tools": TOOLS}, SENT)
 _RENDER: Final = operation("chat_render.render", "POST /v1/chat/render", RenderedChat, repeatable=True)
 
 
@@ -57,5 +57,5 @@ class ChatRender(Resource):
         Returns:
             The prompt's ``text``, with ``meta``.
         """
-        required = {"model": model, "messages": sendable(messages)}
+        required = {"model": model, "messages": messages}
         return await self._engine.call(_RENDER, _PARAMETERS.encode("render", required, options))

@@ -6,15 +6,23 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from friendli_async._core.body.arguments import stated
 from friendli_async.chat.collector import ChatCollector
-from friendli_async.chat.inputs import ChatOptions, Messages, RunOptions, arguments_of, choices_wanted, stream_fields
-from friendli_async.chat.parsing import COMPLETE, ContainerParsing, Parsing
+from friendli_async.chat.inputs import (
+    COMPLETE,
+    PARAMETERS,
+    ChatOptions,
+    Messages,
+    RunOptions,
+    choices_wanted,
+    stream_fields,
+)
+from friendli_async.chat.parsing import ContainerParsing, Parsing
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.replies import Partial, Usage
+from friendli_async.replies import Partial, ToolCall, Usage
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
@@ -52,6 +60,11 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     def partial(self) -> Partial:
         """What has arrived so far of choice 0."""
         return Partial() if self._open is None else self._open.collector.partial()
+
+    def _calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
+        """Its tool calls from one on: ``partial`` joins all of them, each time."""
+        collector: Any = None if self._open is None else self._open.collector
+        return iter(()) if collector is None else collector.calls_from(first, with_last=with_last)
 
 
 class ChatStream(CompletionStream[ChatChunk]):
@@ -134,12 +147,12 @@ class Chat(Parsing):
     def _complete(
         self, required: Mapping[str, object], options: Mapping[str, object]
     ) -> Coroutine[Any, Any, ChatCompletion]:
-        return self._engine.call(COMPLETE, arguments_of("complete", required, options))
+        return self._engine.call(COMPLETE, PARAMETERS.encode("complete", required, options))
 
     def _stream(
         self, required: Mapping[str, object], options: Mapping[str, object], method: str = "stream"
     ) -> ChatStream:
-        arguments = arguments_of(method, required, options, stream_fields(options))
+        arguments = PARAMETERS.encode(method, required, options, stream_fields(options))
         n = choices_wanted(options)
         return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n)))
 

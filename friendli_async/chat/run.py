@@ -7,24 +7,22 @@ import copy
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_keywords
+from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.held import refuse_end
 from friendli_async._help import described
 from friendli_async.chat.inputs import Conversation, Messages, RunOptions, choices_wanted
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import WholeCalls, is_object
-from friendli_async.chat.tool_loop import RunEvent, ToolCalls, ToolFinished, TurnEnded
+from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolCalls, ToolFinished, TurnEnded
 from friendli_async.errors import FriendliError, ResponseDecodeError, StreamInterruptedError, ToolError, TurnLimitError
 from friendli_async.replies import Partial, ToolCall, Usage, added
 
 if TYPE_CHECKING:
     from friendli_async.chat.resource import ChatStream
-    from friendli_async.chat.tool_loop import BeforeTool
     from friendli_async.tools.function import LocalTool
 
 __all__ = ["Run", "RunResult"]
@@ -53,7 +51,7 @@ class _Turns:
 
     def __init__(self, open_turn: _OpenTurn, messages: Messages, options: dict[str, object], limit: int) -> None:
         self._first: ChatStream | None = open_turn(messages, options)  # tells what is wrong with them
-        self.messages: Conversation = list(messages)
+        self.messages: Conversation = cast("Conversation", list(messages))
         self.usage: Usage | None = None
         self.count: int = 0
         self._open = open_turn
@@ -147,14 +145,8 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self._state}, {self.turns} turns>"
 
-    def __copy__(self) -> NoReturn:
-        raise TypeError("a run cannot be copied: it holds a connection")
-
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        self.__copy__()
-
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a run cannot be pickled: it holds a connection")
+        raise TypeError("a run cannot be copied or pickled: it holds a connection")
 
     def __del__(self) -> None:
         calls: ToolCalls | None = getattr(self, "_calls", None)  # None where __init__ never came so far
@@ -169,9 +161,7 @@ class Run:
             await self._alone(self._open)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -325,9 +315,9 @@ class Run:
 
     def _start(self, call: ToolCall) -> None:
         """Starts a call; one whose id is missing, or is another's, gets one of ours."""
-        asked = self._calls.asked
-        if not call.id or any(call.id == other.id for other in asked):
-            call = ToolCall(f"call_{self.turns + 1}_{len(asked) + 1}", "function", call.function)
+        ids = self._calls.ids
+        if not call.id or call.id in ids:
+            call = ToolCall(f"call_{self.turns + 1}_{len(ids) + 1}", "function", call.function)
         self._calls.start(call)
 
     async def _end_of_stream(self, stream: ChatStream) -> None:
@@ -366,8 +356,15 @@ def _sendable(call: ToolCall) -> dict[str, object]:
 
 # --- beginning -------------------------------------------------------------------------------------------------------
 
-_OWN: Final = {"max_turns": 8, "concurrency": 4, "tool_timeout": 30.0, "on_tool_error": "feed", "before_tool": None}
-"""The parameters of a run that are none of the call, and their defaults."""
+
+class _Own(msgspec.Struct):
+    """The parameters of a run that are none of the call, and their defaults."""
+
+    max_turns: Annotated[int, msgspec.Meta(ge=1)] = 8
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] = 4
+    tool_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = 30.0
+    on_tool_error: Literal["feed", "raise"] = "feed"
+    before_tool: Any = None
 
 
 def begin_run(
@@ -386,36 +383,26 @@ def begin_run(
         ValueError: A bad value; two tools of one name.
     """
     check_keywords(options, frozenset(RunOptions.__annotations__), "run")
-    own: dict[str, Any] = {name: options.get(name, default) for name, default in _OWN.items()}
-    _check_own(own)
+    given: dict[str, Any] = {name: options[name] for name in _Own.__struct_fields__ if name in options}
+    check_values(given, _Own)
+    own = _Own(**given)
+    if own.before_tool is not None and not callable(own.before_tool):
+        raise ValueError(f"before_tool: Expected a function, got {type(own.before_tool).__name__}")
     if choices_wanted(options) != 1:
         raise ValueError("n: a run follows one answer, so there is one choice a turn")
     by_name = _by_name(tools)
-    sent = {name: value for name, value in options.items() if name not in _OWN}
+    sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [_definition(tool) for tool in tools]
     events: deque[RunEvent] = deque()
     calls = ToolCalls(
         by_name,
-        concurrency=own["concurrency"],
-        timeout=own["tool_timeout"],
-        on_error=own["on_tool_error"],
-        before=cast("BeforeTool | None", own["before_tool"]),
+        concurrency=own.concurrency,
+        timeout=own.tool_timeout,
+        on_error=own.on_tool_error,
+        before=cast("BeforeTool | None", own.before_tool),
         events=events,
     )
-    return Run(_Turns(open_turn, messages, sent, own["max_turns"]), calls, events)
-
-
-def _check_own(own: Mapping[str, Any]) -> None:
-    for name in ("max_turns", "concurrency"):
-        if not isinstance(own[name], int) or isinstance(own[name], bool) or own[name] < 1:
-            raise ValueError(f"{name}: Expected `int` >= 1, got {own[name]!r}")
-    timeout = own["tool_timeout"]
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
-        raise ValueError(f"tool_timeout: Expected seconds > 0, or None, got {timeout!r}")
-    if own["on_tool_error"] not in ("feed", "raise"):
-        raise ValueError(f"on_tool_error: Expected 'feed' or 'raise', got {own['on_tool_error']!r}")
-    if own["before_tool"] is not None and not callable(own["before_tool"]):
-        raise ValueError(f"before_tool: Expected a function, got {type(own['before_tool']).__name__}")
+    return Run(_Turns(open_turn, messages, sent, own.max_turns), calls, events)
 
 
 def _by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:

@@ -25,20 +25,17 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from friendli_async.bulk import Adaptive, CheckpointError, Outcome, Progress, RowsError, Run
-from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, Deployment, FailedBeforeError
-from friendli_async.client import AsyncFriendli
+from friendli_async.bulk import CheckpointError, Outcome, Progress, RowsError, Run
+from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError
+from friendli_async.bulk.run import Job
+from friendli_async.cli import connection
+from friendli_async.client import AsyncFriendli, DeploymentName
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Reply
 
 __all__ = ["add_arguments", "run"]
 
-_GOOD: Final = 0
-_SOME_FAILED: Final = 1
-_BAD_INPUT: Final = 2
 _BAD_OUTPUT: Final = 3
-_INTERRUPTED: Final = 128
-"""And the signal's number: 130 for Ctrl-C."""
 _CONNECTIONS: Final = 1000
 _LARGE: Final = 1 << 25
 """Bytes of a file that take a second to check."""
@@ -53,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="OUT.jsonl", type=Path, required=True, help="the answers, and what to go on from"
     )
     parser.add_argument("-m", "--model", help="model of every request, whatever its line says")
-    parser.add_argument(
-        "--deployment", choices=("serverless", "dedicated", "container"), default="serverless", help="(%(default)s)"
-    )
+    connection.add_deployment(parser)
     parser.add_argument(
         "--concurrency", type=_concurrency, default="auto", metavar="auto|N", help="requests at a time (%(default)s)"
     )
@@ -82,13 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
         return _checked(arguments, page)
     except (RowsError, ConfigurationError, OSError) as error:
         page.say(f"friendli-async batch: {error}")
-        return _BAD_INPUT
+        return connection.BAD_INPUT
     except CheckpointError as error:
         page.say(f"friendli-async batch: {error}")
         return _BAD_OUTPUT
     except KeyboardInterrupt:
         page.say("interrupted")
-        return _INTERRUPTED + signal.SIGINT
+        return connection.INTERRUPTED
 
 
 def _checked(arguments: argparse.Namespace, page: _Page) -> int:
@@ -111,7 +106,7 @@ def _checked(arguments: argparse.Namespace, page: _Page) -> int:
     if source.stat().st_size > _LARGE:
         page.say(f"checking {source}")
     total = rows.check()
-    concurrency: int | None = arguments.concurrency if arguments.concurrency != "auto" else None
+    concurrency: int | None = arguments.concurrency
     client = AsyncFriendli(max_connections=max(concurrency or 0, _CONNECTIONS))
     output = BatchOutput(target, retry_failed=arguments.retry_failed, changed=page.changed)
     page.total = total
@@ -121,7 +116,7 @@ def _checked(arguments: argparse.Namespace, page: _Page) -> int:
 async def _send(
     rows: BatchInput,
     client: AsyncFriendli,
-    deployment: Deployment,
+    deployment: DeploymentName,
     concurrency: int | None,
     output: BatchOutput,
     page: _Page,
@@ -129,8 +124,7 @@ async def _send(
     async def call(row: BatchRow) -> Reply:
         return await row.send(client, deployment)
 
-    limit = Adaptive() if concurrency is None else concurrency
-    outcomes = Run(rows, call, limit, output, key=lambda row: row.custom_id)
+    outcomes = Run(Job(rows, call, concurrency, output, key=lambda row: row.custom_id))
     async with client, outcomes:
         with _interruptible(outcomes, page) as interrupted, page.showing(outcomes):
             try:
@@ -146,8 +140,8 @@ async def _send(
     progress = outcomes.progress
     page.summary(progress)
     if interrupted and progress.done < page.total:
-        return _INTERRUPTED + interrupted[0]
-    return _SOME_FAILED if progress.failed else _GOOD
+        return 128 + interrupted[0]
+    return connection.FAILED if progress.failed else 0
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ class _Talk:
         self, client: AsyncFriendli, arguments: argparse.Namespace, options: dict[str, Any], messages: Conversation
     ) -> None:
         self.messages = messages
-        self._chat: Any = connection.deployment_of(client, arguments.deployment).chat
+        self._chat: Any = getattr(client, arguments.deployment).chat
         self._options = options
         self._streams = not arguments.no_stream
 

@@ -6,14 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Literal
+from typing import Any, Final, get_args
 
-from friendli_async.client import AsyncFriendli, Container, Dedicated, Serverless
+from friendli_async.client import DeploymentName
 from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "Deployment", "add_deployment", "add_model", "deployment_of", "run"]
-
-Deployment = Literal["serverless", "dedicated", "container"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "add_deployment", "add_model", "run"]
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
@@ -22,9 +20,7 @@ INTERRUPTED: Final = 130
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:
     """Adds the choice of a deployment."""
-    parser.add_argument(
-        "--deployment", choices=("serverless", "dedicated", "container"), default="serverless", help="(%(default)s)"
-    )
+    parser.add_argument("--deployment", choices=get_args(DeploymentName), default="serverless", help="(%(default)s)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +28,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--model", default=os.environ.get("FRIENDLI_MODEL"), help="model, or endpoint id; or FRIENDLI_MODEL"
     )
-
-
-def deployment_of(client: AsyncFriendli, name: Deployment) -> Serverless | Dedicated | Container:
-    """The deployment of that name."""
-    if name == "serverless":
-        return client.serverless
-    return client.dedicated if name == "dedicated" else client.container
 
 
 def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:

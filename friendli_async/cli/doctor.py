@@ -184,7 +184,7 @@ class _Patient:
     async def stream(self) -> str:
         """One answer of one token: through everything at once."""
         async with AsyncFriendli(timeout=Timeouts(total=3 * _SECONDS), retry=None) as client:
-            chat: Any = connection.deployment_of(client, self._arguments.deployment).chat
+            chat: Any = getattr(client, self._arguments.deployment).chat
             model = await self._model(client)
             given = {} if model is None else {"model": model}
             message = {"role": "user", "content": "Say OK."}

@@ -19,8 +19,10 @@ import msgspec
 
 from friendli_async import AsyncFriendli, RetryPolicy
 from friendli_async.chat import Chat, ChatChunk, ChatStream, json_schema
+from friendli_async.client import DeploymentName
 from friendli_async.errors import ArgumentError
 from friendli_async.integrations import _background
+from friendli_async.integrations._chat_of import chat_of
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -40,7 +42,6 @@ except ImportError as _missing:
     raise ImportError("this needs langchain-core: pip install 'friendli_async[langchain]'") from _missing
 
 from friendli_async.integrations._langchain_messages import PROVIDER, ChunkReader, answers_of, wire_messages
-from friendli_async.integrations._own_client import own_client
 
 __all__ = ["ChatFriendli"]
 
@@ -73,7 +74,7 @@ class ChatFriendli(BaseChatModel):
 
     model: str
     """Model, or endpoint of a dedicated deployment."""
-    deployment: Literal["serverless", "dedicated", "container"] = "serverless"
+    deployment: DeploymentName = "serverless"
     """Where the model runs."""
     api_key: SecretStr | None = Field(default_factory=secret_from_env("FRIENDLI_TOKEN", default=None))
     """Friendli token; else ``FRIENDLI_TOKEN``, or the client's."""
@@ -121,7 +122,7 @@ class ChatFriendli(BaseChatModel):
         client = self.client
         if client is None:
             if self._own is None:
-                self._own = own_client(self)
+                self._own = AsyncFriendli()
             client = self._own
         changes: dict[str, Any] = {}
         # The environment's key is not laid over a client that was given one.
@@ -133,14 +134,7 @@ class ChatFriendli(BaseChatModel):
             changes["timeout"] = self.timeout
         if self.max_retries is not None:
             changes["retry"] = RetryPolicy(max_attempts=self.max_retries + 1)
-        client = client.with_options(**changes) if changes else client
-        match self.deployment:
-            case "dedicated":
-                return client.dedicated.chat
-            case "container":
-                return client.container.chat
-            case _:
-                return client.serverless.chat
+        return chat_of(client, self.deployment, changes)
 
     def _arguments(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]

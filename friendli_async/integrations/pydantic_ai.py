@@ -21,6 +21,7 @@ import msgspec
 
 from friendli_async import AsyncFriendli, RetryPolicy
 from friendli_async.chat import Chat, ChatChunk, ChatStream
+from friendli_async.client import DeploymentName
 from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
@@ -28,6 +29,7 @@ from friendli_async.errors import (
     ResponseDecodeError,
     StreamInterruptedError,
 )
+from friendli_async.integrations._chat_of import chat_of
 from friendli_async.integrations._tool_pieces import ToolPieces
 
 try:
@@ -41,7 +43,6 @@ try:
 except ImportError as _missing:
     raise ImportError("this needs Pydantic AI: pip install 'friendli_async[pydantic-ai]'") from _missing
 
-from friendli_async.integrations._own_client import own_client
 from friendli_async.integrations._pydantic_ai_messages import (
     FINISH_REASONS,
     PROVIDER,
@@ -52,20 +53,12 @@ from friendli_async.integrations._pydantic_ai_messages import (
 
 __all__ = ["FriendliModel"]
 
-_SETTINGS: Final = {
-    "max_tokens": "max_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "seed": "seed",
-    "stop_sequences": "stop",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "logit_bias": "logit_bias",
-    "parallel_tool_calls": "parallel_tool_calls",
-    "extra_body": "extra_body",
-}
-"""Pydantic AI's settings, and what chat calls them."""
+_SETTINGS: Final = (
+    *("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+    *("parallel_tool_calls", "stop_sequences", "extra_body"),
+)
+"""Pydantic AI's settings that chat has."""
+_OUR_NAMES: Final = {"stop_sequences": "stop"}
 
 _CATEGORIES: Final[dict[int, Any]] = {
     400: theirs.ModelRequestRejectedError,
@@ -118,7 +111,7 @@ class FriendliModel(Model[AsyncFriendli]):
     unsupported_settings: ClassVar[frozenset[ModelSettingName]] = frozenset({"service_tier"})
 
     _name: str = field(repr=False)
-    _deployment: Literal["serverless", "dedicated", "container"]
+    _deployment: DeploymentName
     _client: AsyncFriendli = field(repr=False)
 
     def __init__(
@@ -126,14 +119,14 @@ class FriendliModel(Model[AsyncFriendli]):
         model: str,
         *,
         client: AsyncFriendli | None = None,
-        deployment: Literal["serverless", "dedicated", "container"] = "serverless",
+        deployment: DeploymentName = "serverless",
         profile: ModelProfileSpec | None = None,
         settings: ModelSettings | None = None,
     ) -> None:
         super().__init__(settings=settings, profile=profile)
         self._name = model
         self._deployment = deployment
-        self._client = own_client(self) if client is None else client
+        self._client = AsyncFriendli() if client is None else client
 
     @property
     def model_name(self) -> str:
@@ -209,14 +202,7 @@ class FriendliModel(Model[AsyncFriendli]):
             changes["retry"] = RetryPolicy(max_attempts=settings["max_retries"] + 1)
         if "extra_headers" in settings:
             changes["headers"] = settings["extra_headers"]
-        client = self._client.with_options(**changes) if changes else self._client
-        match self._deployment:
-            case "dedicated":
-                return client.dedicated.chat
-            case "container":
-                return client.container.chat
-            case _:
-                return client.serverless.chat
+        return chat_of(self._client, self._deployment, changes)
 
     async def _arguments(
         self, messages: list[ModelMessage], settings: ModelSettings, parameters: ModelRequestParameters
@@ -227,7 +213,7 @@ class FriendliModel(Model[AsyncFriendli]):
             "messages": await wire_messages(messages, [part.content for part in instructions]),
         }
         given = cast("Mapping[str, object]", settings)
-        arguments |= {ours: given[name] for name, ours in _SETTINGS.items() if given.get(name) is not None}
+        arguments |= {_OUR_NAMES.get(name, name): given[name] for name in _SETTINGS if given.get(name) is not None}
         if parameters.thinking is False:
             arguments["reasoning_budget"] = 0
         elif isinstance(parameters.thinking, str):

@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -29,8 +29,8 @@ from friendli_async.bulk.checkpoint import Lines, check_key, row_hash
 from friendli_async.bulk.errors import CheckpointError, RowsError
 from friendli_async.bulk.journal import Journal
 from friendli_async.bulk.outcomes import Outcome
-from friendli_async.bulk.run import Run
-from friendli_async.client import AsyncFriendli
+from friendli_async.bulk.run import Job, Run
+from friendli_async.client import AsyncFriendli, DeploymentName
 from friendli_async.replies import usage_of
 
 __all__ = ["CompleteStage"]
@@ -78,7 +78,7 @@ class CompleteStage:
         self,
         *,
         model: str | None = None,
-        deployment: Literal["serverless", "dedicated", "container"] = "serverless",
+        deployment: DeploymentName = "serverless",
         prompt: str = "prompt",
         output: str = "text",
         concurrency: int = 64,
@@ -109,11 +109,11 @@ class CompleteStage:
         keys = [_plain(key) for key in columns[self._key]] if self._files is not None else list(range(len(questions)))
         for key in keys:
             check_key(key)
-        ledger = _Ledger(self._files) if self._files is not None else None
         rows = list(zip(keys, questions, range(len(questions)), strict=True))
         ready: list[tuple[int, _Answer]] = []
         since = time.monotonic()
-        async with Run(rows, self._ask, self._concurrency, ledger, key=lambda row: row[0]) as outcomes:
+        job = Job(rows, self._ask, self._concurrency, self._files, key=lambda row: row[0])
+        async with Run(job) as outcomes:
             async for outcome in outcomes:
                 ready.append((outcome.row[2], self._answer(outcome)))
                 if len(ready) >= _TOGETHER or time.monotonic() - since >= _SECONDS:
@@ -177,7 +177,10 @@ def _plain(value: Any) -> Any:
 
 
 class _Files:
-    """The files of a checkpoint: one is written here, those of the other actors are read as they grow."""
+    """The files of a checkpoint: one is written here, those of the other actors are read as they grow.
+
+    The ledger of each batch's run.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -192,9 +195,9 @@ class _Files:
         self._journal.open(lambda offset, line: False)
         self._read: dict[Path, int] = {}
         self._done: dict[str, tuple[Path, int]] = {}  # by the digest of key and question
-        self.look()
+        self.open()
 
-    def look(self) -> None:
+    def open(self) -> None:
         """Reads what has been written since the last look."""
         for path in self._folder.glob("*.jsonl"):
             offset = self._read.get(path, 0)
@@ -213,7 +216,7 @@ class _Files:
                     offset += len(line)
             self._read[path] = offset
 
-    def find(self, row: _Row) -> Outcome[_Row, _Answer] | None:
+    def find(self, key: str | int, row: _Row) -> Outcome[_Row, _Answer] | None:
         """The outcome of a row that is done, in whichever file."""
         digest = _digest(row)
         if digest not in self._done:
@@ -227,28 +230,9 @@ class _Files:
         """Writes an outcome."""
         self._journal.append(self.lines.write(outcome, _digest(outcome.row)))
 
+    def close(self) -> None:
+        """Leaves the files open, for the next batch."""
+
 
 def _digest(row: _Row) -> str:
     return row_hash(row[0], [row[0], row[1]])
-
-
-class _Ledger:
-    """What a batch's run asks for what is done. The files stay open from batch to batch."""
-
-    def __init__(self, files: _Files) -> None:
-        self._files = files
-
-    def open(self) -> None:
-        """Looks for what other actors have done since."""
-        self._files.look()
-
-    def find(self, key: str | int, row: _Row) -> Outcome[_Row, _Answer] | None:
-        """The outcome of a row that is done."""
-        return self._files.find(row)
-
-    def keep(self, outcome: Outcome[_Row, _Answer]) -> None:
-        """Writes an outcome."""
-        self._files.keep(outcome)
-
-    def close(self) -> None:
-        """Leaves the files open for the next batch."""

@@ -12,7 +12,7 @@ from typing import Any, Final, Unpack
 from friendli_async._core.body.arguments import stated
 from friendli_async._core.resource import Resource, operation
 from friendli_async.messages.collector import MessagesCollector
-from friendli_async.messages.inputs import InputMessages, MessagesOptions, arguments_of
+from friendli_async.messages.inputs import PARAMETERS, InputMessages, MessagesOptions
 from friendli_async.messages.replies import Message, MessageEvent, MessageUsage, reasoning_of, text_of
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
@@ -74,10 +74,10 @@ class Messages(Resource):
         return self._stream({"model": model, "messages": messages}, options)
 
     def _create(self, required: Mapping[str, object], options: Mapping[str, object]) -> Coroutine[Any, Any, Message]:
-        return self._engine.call(_CREATE, arguments_of("create", required, options))
+        return self._engine.call(_CREATE, PARAMETERS.encode("create", required, options))
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> MessageStream:
-        arguments = arguments_of("stream", required, options, {"stream": True})
+        arguments = PARAMETERS.encode("stream", required, options, {"stream": True})
         return MessageStream(self._engine.opening(_CREATE, arguments, MessagesCollector))
 
 

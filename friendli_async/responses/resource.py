@@ -13,8 +13,8 @@ from typing import Unpack
 from friendli_async._core.body.arguments import stated
 from friendli_async.responses.collector import ResponseCollector, Wording
 from friendli_async.responses.events import ResponseEvent
-from friendli_async.responses.inputs import Input, ResponsesOptions, arguments_of
-from friendli_async.responses.parsing import CREATE, ContainerResponseParsing, ResponseParsing
+from friendli_async.responses.inputs import CREATE, PARAMETERS, Input, ResponsesOptions
+from friendli_async.responses.parsing import ContainerResponseParsing, ResponseParsing
 from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
@@ -82,12 +82,12 @@ class Responses(ResponseParsing):
         return self._stream({"model": model, "input": input}, options)
 
     async def _create(self, required: Mapping[str, object], options: Mapping[str, object]) -> Response:
-        response = await self._engine.call(CREATE, arguments_of("create", required, options))
+        response = await self._engine.call(CREATE, PARAMETERS.encode("create", required, options))
         raise_if_failed(response)
         return response
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> ResponseStream:
-        arguments = arguments_of("stream", required, options, {"stream": True})
+        arguments = PARAMETERS.encode("stream", required, options, {"stream": True})
         return ResponseStream(self._engine.opening(CREATE, arguments, ResponseCollector))
 
 

@@ -5,27 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-import msgspec
-
-from friendli_async._core.protocol import Operation
-from friendli_async.chat.output import Answer, Output, OutputStream, output_of
-from friendli_async.chat.structured import check_reask, reask_words, refuse_own_format
-from friendli_async.errors import FriendliError, OutputInvalidError
-from friendli_async.replies import Partial, added, share_origin
+from friendli_async.chat.output import Answer, Output, OutputStream, ask, output_of, refuse_own_format
 from friendli_async.responses.collector import ResponseCollector, Wording
 from friendli_async.responses.events import ResponseEvent
-from friendli_async.responses.inputs import arguments_of
-from friendli_async.responses.replies import (
-    Response,
-    ResponseUsage,
-    raise_if_failed,
-    response_partial,
-)
+from friendli_async.responses.inputs import CREATE, PARAMETERS
+from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
-    from friendli_async._core.events.stream import Opening
 
 __all__ = ["ParsedResponse", "ParsedResponseStream"]
 
@@ -40,13 +28,29 @@ class ParsedResponse(Response, Generic[T], frozen=True, kw_only=True):
     """How many answers it took; ``usage`` is that of all of them."""
 
 
+def _answer_of(reply: Response, cut: str = "") -> Answer:
+    if reply.status == "incomplete":
+        reason = None if reply.incomplete_details is None else reply.incomplete_details.reason
+        limit = reason is None or reason == "max_output_tokens"
+        cut = "it reached its limit of tokens" if limit else f"it is incomplete, {reason}"
+    parts = [part for item in reply.output for part in item.content or ()]
+    refusals = " ".join(part.refusal or part.text for part in parts if part.type == "refusal")
+    calls = ", ".join(call.function.name for call in reply.tool_calls)
+    instead = ""
+    if refusals:
+        instead = f"the model refused to answer: {refusals}"
+    elif calls and not cut:
+        instead = f"the model called tools instead of answering: {calls}"
+    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+
+
 class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, T], Generic[T]):
     """The stream of a response whose text is a value: ``snapshots()``, ``items(...)``, ``text()``, typed events."""
 
     __slots__ = ()
 
-    def __init__(self, opening: Opening[ResponseEvent, Response, ResponseUsage], output: Output[T]) -> None:
-        super().__init__(opening, output)
+    _parsed = ParsedResponse
+    _answer_of = staticmethod(_answer_of)
 
     def _wording(self) -> Callable[[ResponseEvent], str]:
         return Wording("output_text").of
@@ -65,112 +69,47 @@ class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, 
         """
         return cast("ParsedResponse[T]", await super().result())
 
-    def _read(self, reply: Response) -> ParsedResponse[T]:
-        stopped = "the stream was stopped" if self.outcome == "stopped" else ""
-        return _with_value(reply, self._output.read(_answer(reply, stopped)))
-
 
 async def parsed(
-    engine: Engine,
-    operation: Operation[Response],
-    kind: Any,
-    required: Mapping[str, object],
-    options: Mapping[str, object],
-    *,
-    strict: bool,
-    reask: int,
+    engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedResponse[Any]:
-    """Asks until the answer fits, or has been asked for often enough."""
-    output = output_of(kind, strict)
-    options = _asking(output, "parse", options)
-    check_reask(reask)
-    arguments = arguments_of("parse", required, options)
-    before: ResponseUsage | None = None
-    asked = 1
-    while True:
-        try:
-            reply = await engine.call(operation, arguments)
-            raise_if_failed(reply)
-        except FriendliError as error:
-            if before is not None:
-                billed = response_partial(Response(id="", output=(), usage=before)).usage
-                error.partial = error.partial or Partial(usage=billed)
-            raise
-        reply = _with_usage(reply, added(before, reply.usage))
-        answer = _answer(reply)
-        try:
-            return _with_value(reply, output.read(answer), asked)
-        except OutputInvalidError as error:
-            if asked > reask or not error.text.strip() or answer.instead:
-                raise
-            words = reask_words(error)
-        required = {**required, "input": [*_listed(required["input"]), *reply.output, _said(words)]}
-        arguments = arguments_of("parse", required, options)
-        before = reply.usage
-        asked += 1
+    """A response whose text is a value, asked for again where it does not fit."""
+    output, sent = _asking("parse", kind, options)
+    reask = sent.pop("reask", 0)
+    whole: type[ParsedResponse[Any]] = ParsedResponse
+
+    async def call(required: Mapping[str, object]) -> Response:
+        reply = await engine.call(CREATE, PARAMETERS.encode("parse", required, sent))
+        raise_if_failed(reply)
+        return reply
+
+    return await ask(output, required, reask, call=call, answer_of=_answer_of, again=_again, parsed=whole)
 
 
-def parsed_stream(
-    engine: Engine,
-    operation: Operation[Response],
-    kind: Any,
-    required: Mapping[str, object],
-    options: Mapping[str, object],
-    *,
-    strict: bool,
-) -> ParsedResponseStream[Any]:
-    """The stream of a response whose text is a value."""
-    output = output_of(kind, strict)
-    options = _asking(output, "parse_stream", options)
-    arguments = arguments_of("parse_stream", required, options, {"stream": True})
-    return ParsedResponseStream(engine.opening(operation, arguments, ResponseCollector), output)
-
-
-def _asking(output: Output[Any], method: str, options: Mapping[str, object]) -> dict[str, object]:
-    """The options, with what asks for the type."""
-    refuse_own_format(method, "text", options)
-    if output.schema is None:
-        return {**options, "text": {"format": {"type": "json_object"}}}
-    said: dict[str, object] = {"type": "json_schema", "name": output.name, "schema": output.schema}
-    if output.description is not None:
-        said["description"] = output.description
-    return {**options, "text": {"format": said}}
+def _again(required: Mapping[str, object], reply: Response, words: str) -> Mapping[str, object]:
+    given = required["input"]
+    before = [_said(given)] if isinstance(given, str) else cast("Sequence[object]", given)
+    return {**required, "input": [*before, *reply.output, _said(words)]}
 
 
 def _said(words: str) -> dict[str, object]:
     return {"role": "user", "content": words}
 
 
-def _listed(given: object) -> list[object]:
-    return [_said(given)] if isinstance(given, str) else list(cast("Sequence[object]", given))
+def parsed_stream(
+    engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
+) -> ParsedResponseStream[Any]:
+    """The stream of a response whose text is a value."""
+    output, sent = _asking("parse_stream", kind, options)
+    arguments = PARAMETERS.encode("parse_stream", required, sent, {"stream": True})
+    return ParsedResponseStream(engine.opening(CREATE, arguments, ResponseCollector), output)
 
 
-def _answer(reply: Response, cut: str = "") -> Answer:
-    if reply.status == "incomplete":
-        reason = None if reply.incomplete_details is None else reply.incomplete_details.reason
-        limit = reason is None or reason == "max_output_tokens"
-        cut = "it reached its limit of tokens" if limit else f"it is incomplete, {reason}"
-    parts = [part for item in reply.output for part in item.content or ()]
-    refusals = " ".join(part.refusal or part.text for part in parts if part.type == "refusal")
-    calls = ", ".join(call.function.name for call in reply.tool_calls)
-    instead = ""
-    if refusals:
-        instead = f"the model refused to answer: {refusals}"
-    elif calls and not cut:
-        instead = f"the model called tools instead of answering: {calls}"
-    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
-
-
-def _with_value(reply: Response, value: Any, asked: int = 1) -> ParsedResponse[Any]:
-    fields = {name: getattr(reply, name) for name in reply.__struct_fields__}
-    whole: ParsedResponse[Any] = ParsedResponse(**fields, value=value, asked=asked)
-    share_origin(whole, reply)
-    return whole
-
-
-def _with_usage(reply: Response, usage: ResponseUsage | None) -> Response:
-    if usage is reply.usage:
-        return reply
-    whole = msgspec.structs.replace(reply, usage=usage)
-    share_origin(whole, reply)
-    return whole
+def _asking(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
+    """What the text is to be, and the options with what asks for it."""
+    sent: dict[str, Any] = dict(options)
+    output = output_of(kind, sent.pop("strict", True))
+    refuse_own_format(method, "text", sent)
+    declared = output.declared()
+    kept = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
+    return output, {**sent, "text": {"format": kept}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from friendli_async.streams.views import whole
+from friendli_async._core.text import whole
 
 __all__ = ["over_text", "plain_function"]
 

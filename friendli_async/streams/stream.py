@@ -6,7 +6,6 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Generator
-from types import TracebackType
 from typing import Any, Final, Generic, Literal, NoReturn, Self, TypeVar
 
 from friendli_async._core.events.stream import Opening, OpenStream, Outcome
@@ -49,12 +48,12 @@ class EventStream(Generic[E]):
 
     __slots__ = (
         "__weakref__",
-        "_cancelled_read",
         "_error",
         "_fanout",
         "_judges",
         "_open",
         "_opening",
+        "_opening_cut",
         "_outcome",
         "_ready",
         "_waiting",
@@ -64,14 +63,14 @@ class EventStream(Generic[E]):
     def __init__(self, opening: Opening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
-        self._ready: deque[E] | tuple[()] = ()  # the open stream's, at hand for each event of an iteration
+        self._ready: deque[E] | None = None  # the open stream's, once it is iterated over: at hand for each event
         self._way: _Way | None = None
         self._judges: tuple[Callable[[E], object], ...] = ()  # of stop_when()
         self._fanout: Fanout[E] | None = None  # of tee()
         self._outcome: Outcome = "open"  # until there is an open stream, which has its own
         self._error: FriendliError | None = None
         self._waiting = False
-        self._cancelled_read = False
+        self._opening_cut = False
 
     @property
     def outcome(self) -> Outcome:
@@ -99,14 +98,8 @@ class EventStream(Generic[E]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.outcome}>"
 
-    def __copy__(self) -> NoReturn:
-        raise TypeError("a stream cannot be copied: it holds a connection")
-
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        self.__copy__()
-
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a stream cannot be pickled: it holds a connection")
+        raise TypeError("a stream cannot be copied or pickled: it holds a connection")
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if not ending():  # else its loop is closed
@@ -125,9 +118,7 @@ class EventStream(Generic[E]):
     async def __aenter__(self) -> Self:
         return await self._ensure_open()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         self._stop("the stream was left before it was complete")
 
     async def aclose(self) -> None:
@@ -151,11 +142,12 @@ class EventStream(Generic[E]):
 
     def _stop(self, reason: str, outcome: Outcome = "cancelled") -> None:
         opened = self._open
-        self._cancelled_read = False  # closed on purpose: iteration has ended
+        self._uncut()  # closed on purpose: iteration has ended
         if self._fanout is not None and self.outcome == "open":  # else the branches may still be taking its last events
             self._fanout.clear()
         if opened is not None:
-            self._check_loop(opened)
+            if opened.clock.running_loop() is not opened.loop:
+                self._refuse_loop()
             opened.reader.ready.clear()
             opened.stop(reason, outcome, waited_for=self._waiting)
         elif self._outcome == "open":
@@ -185,8 +177,8 @@ class EventStream(Generic[E]):
             self._error = copy.copy(error)
             raise
         except BaseException as error:
-            self._cancelled_read = not isinstance(error, Exception)
-            self._outcome = "cancelled" if self._cancelled_read else "failed"  # a token callable can fail, too
+            self._opening_cut = not isinstance(error, Exception)
+            self._outcome = "cancelled" if self._opening_cut else "failed"  # a token callable can fail, too
             self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
             refuse_end(error)
             raise
@@ -198,13 +190,13 @@ class EventStream(Generic[E]):
         opened.settle()
         return opened
 
-    def _check_loop(self, opened: OpenStream[E, Any, Any]) -> None:
-        if opened.clock.running_loop() is not opened.loop:
-            raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")
+    def _refuse_loop(self) -> NoReturn:
+        raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")
 
     def _begin_waiting(self) -> None:
-        if self._open is not None:
-            self._check_loop(self._open)
+        opened = self._open
+        if opened is not None and opened.clock.running_loop() is not opened.loop:
+            self._refuse_loop()
         if self._waiting:
             raise RuntimeError("another task is waiting for this stream's events already")
         self._waiting = True
@@ -218,39 +210,34 @@ class EventStream(Generic[E]):
         ready = self._ready
         if ready:
             return ready.popleft()
-        if self._way != "events":
-            self._begin_reading("events")
+        if ready is None and (ready := await self._begin_iterating()):
+            return ready.popleft()
         opened = self._open
+        if opened is None or opened.outcome != "open":
+            self._check_cut()
+            raise StopAsyncIteration
         self._begin_waiting()
         try:
-            if isinstance(ready, tuple):
-                opened = await self._open_to_read()
-                if opened is not None:
-                    self._begin_taking(opened)
-                    self._ready = opened.reader.ready
-            if opened is None or (opened.outcome != "open" and not opened.reader.ready):
-                self._check_cancelled_read()
-                raise StopAsyncIteration
-            await self._fill(opened)
-            if opened.reader.ready:
-                return opened.reader.ready.popleft()
+            await opened.fill()
         finally:
             self._waiting = False
+        if ready:
+            return ready.popleft()
         raise StopAsyncIteration
 
-    async def _fill(self, opened: OpenStream[E, Any, Any]) -> None:
-        if opened.reader.ready:
-            return
-        if opened.reader.is_last:
-            opened.settle()
-            return
+    async def _begin_iterating(self) -> deque[E] | None:
+        """Opens it, unless it is; gives what the events will be in, or None where there will be none."""
+        if self._way != "events":
+            self._begin_reading("events")
+        self._begin_waiting()
         try:
-            await opened.fill()
-        except FriendliError:
-            raise
-        except BaseException:
-            self._cancelled_read = True
-            raise
+            opened = await self._open_to_read()
+            if opened is not None:
+                self._begin_taking(opened)
+                self._ready = opened.reader.ready
+        finally:
+            self._waiting = False
+        return self._ready
 
     async def _open_to_read(self) -> OpenStream[E, Any, Any] | None:
         """What is open; None where there will be nothing to read."""
@@ -298,26 +285,30 @@ class EventStream(Generic[E]):
     async def _read_bytes(self) -> bytes:
         self._begin_waiting()
         try:
-            opened = await self._open_to_read()
+            opened = self._open
+            if opened is None:
+                opened = await self._open_to_read()
             if opened is not None and opened.outcome == "open":
                 if opened.head != b"":
                     self._begin_taking(opened)
                 return await opened.read()
-            self._check_cancelled_read()
+            self._check_cut()
             return b""
-        except FriendliError:
-            raise
-        except BaseException:
-            self._cancelled_read = True
-            raise
         finally:
             self._waiting = False
 
-    def _check_cancelled_read(self) -> None:
+    def _check_cut(self) -> None:
         """Tells, once, that the stream was cut by the cancellation of a read: its end must not look like a good one."""
-        if self._cancelled_read:
-            self._cancelled_read = False
+        opened = self._open
+        was_cut = self._opening_cut if opened is None else opened.was_cut
+        self._uncut()
+        if was_cut:
             raise self._ending()
+
+    def _uncut(self) -> None:
+        self._opening_cut = False
+        if self._open is not None:
+            self._open.was_cut = False
 
     # --- branches --------------------------------------------------------------------------------------------------
 
@@ -449,7 +440,7 @@ class EventStream(Generic[E]):
             while opened is not None and opened.outcome == "open":
                 opened.head = b""
                 opened.reader.ready.clear()
-                await self._fill(opened)
+                await opened.fill()
             if opened is None or opened.outcome not in _GOOD_ENDS:
                 raise self._ending()
             opened.reader.ready.clear()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
+
+from friendli_async._core.text import whole
 
 __all__ = ["Source", "TextView", "View"]
 
@@ -18,27 +19,11 @@ class Source(Protocol):
 
     async def __aenter__(self) -> object: ...
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
 
     async def aclose(self) -> None:
         """Closes it."""
         ...
-
-
-def whole(held: str, text: str) -> tuple[str, str]:
-    """The whole characters of a piece of text, and half of one that the next piece has to complete.
-
-    Args:
-        held: The half that the piece before has left.
-        text: The piece, not "".
-    """
-    if not held and not "\ud800" <= text[-1] <= "\udbff":
-        return text, ""
-    text = (held + text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-    return text.removesuffix(held), held
 
 
 class View(Generic[T_co]):
@@ -57,10 +42,8 @@ class View(Generic[T_co]):
         await self._stream.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._stream.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stream.__aexit__(*exc_info)
 
     async def aclose(self) -> None:
         """Closes the stream, or the branch."""
