@@ -157,6 +157,7 @@ class TranscriptCollector:
 
     dialect: Dialect[TranscriptEvent] = TaggedDialect(TranscriptDelta | TranscriptDone)
     is_last: bool = False  # the end is the sentinel's to tell
+    add_texts: None = None
     finish_reasons: tuple[str, ...] = ()
     head: None = None  # a transcript has neither id nor model
 
@@ -167,7 +168,7 @@ class TranscriptCollector:
     @property
     def begun(self) -> bool:
         """Whether a text, or its end, has come."""
-        return bool(self.pieces) or self.done is not None
+        return bool(self.pieces) or (self.done is not None and self.done.text is not None)
 
     @property
     def has_text(self) -> bool:

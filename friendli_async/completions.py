@@ -7,17 +7,17 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Unpack, cast
+from typing import Any, ClassVar, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, stated
+from friendli_async._core.body.arguments import Arguments, Parameters, stated
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._core.text import joined, missing
 from friendli_async._help import described
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoicesCollector, are_ordinary
-from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, choices_wanted, stream_fields
+from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, choices_wanted, stream_fields
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Partial, Reply, Usage, Value, always
 from friendli_async.streams.stream import AssembledStream
@@ -34,7 +34,7 @@ class _TokenSequence(msgspec.Struct):
 
 
 @described
-class CompletionsOptions(ExtraOptions, total=False):
+class CompletionsOptions(SamplingOptions, total=False):
     """Optional parameters of a completion. What is left out is left to the server; None is sent as null."""
 
     bad_word_tokens: Sequence[Mapping[str, object]] | None
@@ -47,55 +47,25 @@ class CompletionsOptions(ExtraOptions, total=False):
     """Size of n-grams of the encoder's input that the answer must not repeat (encoder-decoder models)."""
     encoder_repetition_penalty: float | None
     """Penalty on tokens that occur in the encoder's input; 1.0 is none (encoder-decoder models)."""
-    eos_token: Sequence[int] | None
-    """Token ids that end the generation."""
     forced_output_tokens: Sequence[int] | None
     """Token ids to give out instead of sampling: their log probabilities, for instance, are of interest."""
-    frequency_penalty: float | None
-    """Penalty on tokens by how often they have occurred; positive values avoid repetition."""
     logprobs: int | None
     """How many of the likeliest tokens to return log probabilities of, at each position."""
-    max_tokens: int | None
-    """The most tokens to generate."""
     max_total_tokens: int | None
     """The most tokens of prompt and answer together."""
-    min_p: float | None
-    """Least probability of a token, relative to the likeliest one's."""
     min_tokens: int | None
     """The fewest tokens to generate."""
     min_total_tokens: int | None
     """The fewest tokens of prompt and answer together."""
-    n: int | None
-    """How many choices to generate for each prompt."""
     no_repeat_ngram: int | None
     """Size of n-grams that must not occur twice."""
-    presence_penalty: float | None
-    """Penalty on tokens that have occurred at all."""
-    repetition_penalty: float | None
-    """Penalty on tokens that have occurred; 1.0 is none."""
     response_format: Mapping[str, object] | None
     """``{"type": "text" | "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema": ...}}`` or
     ``{"type": "regex", "schema": ...}``."""
-    seed: int | Sequence[int] | None
-    """Seed of the sampling, one for all choices or one each."""
-    stop: Sequence[str] | None
-    """Texts that end the generation."""
     stop_tokens: Sequence[Mapping[str, object]] | None
     """Sequences of tokens that end the generation, each as ``{"tokens": [...]}``."""
-    stream_options: Mapping[str, object] | None
-    """``{"include_usage": bool}``; a stream asks for its usage unless this is given."""
-    temperature: float | None
-    """Sampling temperature; lower is more deterministic."""
     token_index_to_replace: Sequence[int] | None
     """Positions in the prompt whose embeddings ``embedding_to_replace`` gives."""
-    top_k: int | None
-    """Sample from the k likeliest tokens only."""
-    top_p: float | None
-    """Sample from the likeliest tokens that make up this probability only."""
-    xtc_probability: float | None
-    """Probability that the likeliest tokens are cut off (XTC sampling)."""
-    xtc_threshold: float | None
-    """Probability above which tokens count as the likeliest (XTC sampling)."""
 
 
 _PARAMETERS: Final = Parameters(
@@ -141,6 +111,8 @@ class TextCompletionChoice(Value, frozen=True):
 class TextCompletion(Reply, frozen=True, kw_only=True):
     """A whole completion, of ``complete`` or put together from a stream."""
 
+    answered_by: ClassVar[tuple[str, ...]] = ("choices",)
+
     choices: tuple[TextCompletionChoice, ...]
     id: str | None = None
     object: str | None = None
@@ -166,6 +138,10 @@ class TextCompletionChunkChoice(Value, frozen=True):
     logprobs: TextCompletionLogprobs | None = None
     tokens: tuple[int, ...] | None = None
     """Ids of the tokens of a text that came in one piece."""
+    error: None = None
+    """Never filled: a choice that is an error is raised as one."""
+    delta: None = None
+    """Never filled: what a choice says as chat has it becomes its ``text``."""
 
 
 class TextCompletionChunk(Value, frozen=True):
@@ -223,6 +199,10 @@ class _ChoiceParts:
             self.finish_reason = choice.finish_reason
 
     @property
+    def begun(self) -> bool:
+        return bool(self.text or self.tokens) or self.finish_reason is not None
+
+    @property
     def may_end(self) -> bool:
         return self.finish_reason is not None
 
@@ -259,7 +239,20 @@ def _todays(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
     if event == "complete" and (choices is None or isinstance(choices, list)):
         ends: list[Any] = [choice for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
         return {"choices": ends, "usage": frame.get("usage"), "object": _TOLD_WHOLE}
+    if isinstance(choices, list):
+        return {**frame, "choices": [_worded_as_chat(choice) for choice in cast("list[object]", choices)]}
     return frame
+
+
+def _worded_as_chat(choice: object) -> object:
+    """A choice that has its text where chat has it, with the text in its place; any other as it is."""
+    if not isinstance(choice, dict):
+        return choice
+    fields = cast("dict[str, Any]", choice)
+    said: Any = fields.get("delta") or fields.get("message")
+    if fields.get("text") or not isinstance(said, dict):
+        return fields
+    return {**fields, "text": cast("dict[str, Any]", said).get("content") or "", "delta": None}
 
 
 def _are_ordinary(chunks: Sequence[TextCompletionChunk], payloads: Sequence[bytes]) -> bool:
@@ -276,6 +269,7 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
     dialect: Dialect[TextCompletionChunk] = ChunkDialect(
         TextCompletionChunk, content=CHUNK_CONTENT, ordinary=_are_ordinary, rewrite=_todays
     )
+    add_texts: None = None
 
     def __init__(self, n: int = 1) -> None:
         super().__init__(_ChoiceParts, n)

@@ -74,8 +74,8 @@ class APIConnectionError(FriendliError):
 
     Attributes:
         sent: Whether the request can have been accepted (and billed). False: it never left.
-        hopeless: Whether another try would only bring it again (a refused certificate, a proxy that wants a password):
-            then there is none.
+        hopeless: Whether another try would only bring it again (a refused certificate, versions of TLS that do not
+            meet, a proxy that says no): then there is none.
     """
 
     sent: bool = False
@@ -131,7 +131,7 @@ class APIStatusError(FriendliError):
             code or type names (``meta.status`` stays 200).
         code: The server's error code, if it gave one.
         type: The server's error type, if it gave one.
-        message: The server's own words; the class's reason phrase where it had none.
+        message: The server's own words, at most 2,000 characters of them; ``HTTP 502 Bad Gateway`` where it had none.
         body: The error body as text, cut at ``Limits.error``.
         request_id: The server's ``x-request-id``.
         retry_after: Seconds that the server asked to wait before another try, or None. Of a 429 without
@@ -169,7 +169,8 @@ class APIStatusError(FriendliError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        named = f"{self.status_code} {self.message}" if self.status_code else self.message
+        is_named = not self.status_code or self.message.startswith(f"HTTP {self.status_code}")
+        named = self.message if is_named else f"{self.status_code} {self.message}"
         return f"{named} (request id {self.request_id})" if self.request_id else named
 
 
@@ -198,7 +199,7 @@ class UnprocessableEntityError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests; ``retry_after`` says when to come back, if the server did."""
+    """429: too many requests, or too long in a dedicated endpoint's queue; ``retry_after``: when to come back."""
 
 
 class InternalServerError(APIStatusError):

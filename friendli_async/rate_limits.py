@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from time import time
 from typing import Final
@@ -64,10 +64,15 @@ _Windows = dict[tuple[str, ...], _Window]
 _KINDS: Final = ("requests", "tokens", "steps")
 _NAME: Final = re.compile(r"(?:[a-z]+-)?rate-?limit-(.+)")  # x-, anthropic-, or none
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII)
-_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|us|µs|ns|d|h|m|s))+", re.ASCII)
-_UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_UNIT: Final = r"(ms|milli(?:second)?s?|[uµ]s|ns|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
+_PART: Final = re.compile(rf"(\d+(?:\.\d+)?) *{_UNIT}(?![a-z]) *", re.ASCII)
+_DURATION: Final = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+_DURATION_ISO: Final = re.compile(r"p(?=.)(?:\d+d)?(?:t(?=\d)(?:\d+h)?(?:\d+m)?(?:\d+(?:\.\d+)?s)?)?", re.ASCII)
+_SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "mill": 1e-3, "u": 1e-6, "µ": 1e-6}
 _EPOCH: Final = 1e8
 """A reset beyond three years is a point in time, in seconds since 1970; in milliseconds where it is beyond 1e11."""
+# What stands between the values of a header that was sent several times; a date has a comma of its own.
+_BETWEEN: Final = re.compile(r"(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),", re.IGNORECASE)
 
 
 def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
@@ -123,6 +128,9 @@ def _windows(headers: Mapping[str, str]) -> _Windows:
                 if field in names:
                     names.remove(field)
                     told = _reset(value, headers) if field == "reset" else _amount(value, least=field == "remaining")
+                    if told is not None and field == "reset" and "ms" in names:
+                        names.remove("ms")
+                        told /= 1000
                     if told is not None:
                         setattr(windows.setdefault(tuple(names), _Window()), field, told)
                     break
@@ -154,6 +162,11 @@ def _parameters(value: str) -> Iterator[tuple[tuple[str, str], str | None]]:
             yield (name.strip().lower(), told.strip()), named
 
 
+def parts(text: str) -> list[str]:
+    """The values of a header that may have been sent several times."""
+    return [part.strip() for part in _BETWEEN.split(text)]
+
+
 def _amount(text: str, *, least: bool = False) -> float | None:
     """A number; of several (sent twice, or with its policy: ``100, 100;w=60``) the first, or the least."""
     numbers = [_number(part.partition(";")[0]) for part in text.split(",")]
@@ -173,8 +186,7 @@ def _number(text: str) -> float | None:
 
 def _reset(text: str, headers: Mapping[str, str]) -> float | None:
     """Seconds from the reply on; of several (sent twice) the longest."""
-    whole = _moment(text, headers)
-    told = [whole] if whole is not None else [_moment(part, headers) for part in text.split(",")]
+    told = (_moment(part, headers) for part in parts(text))
     return max((seconds for seconds in told if seconds is not None), default=None)
 
 
@@ -184,22 +196,38 @@ def _moment(text: str, headers: Mapping[str, str]) -> float | None:
     if (number := _number(text)) is not None:
         if number < _EPOCH:
             return number
-        return max(0.0, (number if number < 1e11 else number / 1000) - _sent_at(headers))
-    if len(text) <= 40 and _DURATION.fullmatch(text.lower()):
-        parts = re.findall(r"(\d+(?:\.\d+)?)([a-zµ]+)", text.lower())
-        return sum(float(count) * _UNITS[unit] for count, unit in parts)
-    if (date := _date(text)) is not None:
-        return max(0.0, date - _sent_at(headers))
+        return max(0.0, (number if number < 1e11 else number / 1000) - sent_at(headers))
+    if (seconds := duration(text)) is not None:
+        return seconds
+    if (date := date_of(text)) is not None:
+        return max(0.0, date - sent_at(headers))
     return None
 
 
-def _sent_at(headers: Mapping[str, str]) -> float:
-    """When the reply was sent: by its own clock, as the resets are, where it says so."""
-    date = _date(headers.get("date", ""))
-    return time() if date is None else date
+def duration(text: str) -> float | None:
+    """Seconds of ``6m0s``, ``1 minute 30 seconds``, ``120ms`` or ``PT8S``; None of anything else."""
+    text = text.strip().lower()
+    if len(text) > 40:
+        return None
+    if _DURATION_ISO.fullmatch(text):
+        text = text.replace("p", "").replace("t", "")
+    elif not _DURATION.fullmatch(text):
+        return None
+    return sum(float(count) * _unit(name) for count, name in _PART.findall(text))
 
 
-def _date(text: str) -> float | None:
+def _unit(name: str) -> float:
+    return 1e-9 if name == "ns" else next(_SECONDS[name[:n]] for n in (4, 2, 1) if name[:n] in _SECONDS)
+
+
+def sent_at(headers: Mapping[str, str], now: Callable[[], float] = time) -> float:
+    """When the reply was sent: by its own clock, as what it tells is, where it says so."""
+    date = date_of(parts(headers.get("date", ""))[0])
+    return now() if date is None else date
+
+
+def date_of(text: str) -> float | None:
+    """Seconds since 1970 of a date of HTTP (RFC 9110 5.6.7) or of RFC 3339, in UTC where it names no zone."""
     from email.utils import parsedate_to_datetime  # comes with aiohttp; a bare import of ours does without
 
     try:

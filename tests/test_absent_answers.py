@@ -48,7 +48,7 @@ async def test_a_choice_without_an_answer_is_no_answer(
 
 @pytest.mark.parametrize(
     "body",
-    [{"statusCode": 503, "body": "x"}, {"status": "failed"}, {"text": "x"}, {"response": {"error": "x"}}, {"id": "x"}],
+    [{"text": "x"}, {"id": "x"}, {"response": {"text": "x"}}, {"statusCode": 200, "body": "x"}, {"status": "fine"}],
 )
 async def test_a_listing_with_nothing_of_its_own_is_no_empty_listing(
     client: AsyncFriendli, server: FriendliServer, body: dict[str, Any]
@@ -61,6 +61,19 @@ async def test_a_listing_with_nothing_of_its_own_is_no_empty_listing(
         await client.dedicated.endpoint.get_version_history("ep_1")
     server.enqueue(json_body({"data": {}}))
     assert (await client.dedicated.endpoint.list()).data == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"statusCode": 503, "body": "x"}, 503), ({"status": "failed"}, 200), ({"response": {"error": "x"}}, 200)],
+)
+async def test_a_listing_that_only_says_that_it_failed_is_an_error(
+    client: AsyncFriendli, server: FriendliServer, body: dict[str, Any], status: int
+) -> None:
+    server.enqueue(json_body(body))
+    with pytest.raises(APIStatusError) as raised:
+        await client.dedicated.endpoint.list()
+    assert raised.value.status_code == status
 
 
 async def opened(client: AsyncFriendli) -> Any:

@@ -255,10 +255,8 @@ async def test_leaving_a_stream_closes_the_connection(server: FriendliServer, cl
 def test_pieces_add_up_however_they_are_cut(pieces: list[str]) -> None:
     collector = TranscriptCollector()
     payloads = [json.dumps({"type": "transcript.text.delta", "delta": piece}).encode() for piece in pieces]
-    events = collector.dialect.decode_all(payloads)
-    assert events is not None
-    for each in events:
-        collector.extend([each])
+    for payload in payloads:
+        collector.extend([collector.dialect.decode_payload(payload)])
     assert collector.result() == Transcription(text="".join(pieces))
     assert collector.partial().text == "".join(pieces)
     assert not collector.may_end

@@ -350,7 +350,7 @@ def test_an_error_body_of_no_known_shape_still_gives_the_error_of_its_status(sta
         (b"<html><style>a{}</style><div>Blocked</div></html>", "Blocked"),
         (b'{"error":{"message":"first"}}\n{"error":{"message":"second"}}\n', "first"),
         (b'{"error":{"code":"E42"}}', "E42"),
-        (b"<html></html>", "HTTP 503"),
+        (b"<html></html>", "HTTP 503 Service Unavailable"),
     ],
 )
 def test_the_words_of_markup_and_of_lines_of_json_are_the_message(body: bytes, words: str) -> None:
@@ -435,7 +435,7 @@ def test_an_error_in_a_good_reply_raises_the_class_that_it_names(data: object, e
 
 
 @pytest.mark.parametrize(
-    "data", [b"{}", b'{"error":null}', b'{"choices":[]}', b'["error"]', b"", b"{cut", b'{"error":false}', b'""', b"[]"]
+    "data", [b"{}", b'{"error":null}', b'{"choices":[]}', b"[5]", b"", b"{cut", b'{"error":false}', b'""', b"[]"]
 )
 def test_a_reply_without_an_error_has_none(data: bytes) -> None:
     assert embedded_error(data) is None

@@ -70,7 +70,8 @@ EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
 
 def says_nothing(name: str | None, fields: dict[str, Any]) -> bool:
     """Whether an event is a heartbeat of the documented list, or a head before anything of a reply."""
-    is_heartbeat = name in HEARTBEATS or (isinstance(fields.get("type"), str) and fields["type"] in HEARTBEATS)
+    told = [name, *(fields.get(key) for key in ("type", "event", "object", "name", "status", "message", "msg", "data"))]
+    is_heartbeat = any(isinstance(word, str) and word in HEARTBEATS for word in told)
     return is_heartbeat or all(value in EMPTY for key, value in fields.items() if key not in LABELS)
 
 

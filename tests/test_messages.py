@@ -89,7 +89,7 @@ async def test_create_gives_content_text_reasoning_usage_and_meta(
 @pytest.mark.parametrize(
     ("reply", "text"),
     [
-        ({"content": []}, ""),
+        ({"content": [], "stop_reason": "end_turn"}, ""),
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
         ({"content": [{"type": "text", "text": None}, {"type": "text"}]}, ""),
         ({"content": [{"type": "text", "text": "a", "citations": None}], "usage": None, "new": {"x": 1}}, "a"),
@@ -116,9 +116,7 @@ async def test_block_of_an_unknown_kind_stays_the_dict_that_it_is(
     assert message.text == "a"
 
 
-@pytest.mark.parametrize(
-    "reply", [{}, {"content": None}, {"content": ["a"]}, {"content": [{"type": "text", "text": 5}]}]
-)
+@pytest.mark.parametrize("reply", [{}, {"content": None}, {"content": [5]}, {"content": [{"type": "text", "text": 5}]}])
 async def test_what_is_no_message_is_a_decode_error(server: FriendliServer, client: AsyncFriendli, reply: JSON) -> None:
     server.enqueue(json_body(reply))
     with pytest.raises(ResponseDecodeError):

@@ -1,19 +1,32 @@
 """Servers that are hostile or odd: nothing takes more than its share of time, and no answer is made up."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.sockets import STREAM_HEAD, ask, chunked, client_of, complete, delta, read, saying, within
+from support.sockets import (
+    DONE,
+    STREAM_HEAD,
+    ask,
+    chunked,
+    client_of,
+    complete,
+    completion,
+    delta,
+    read,
+    saying,
+    within,
+)
 
-from friendli_async import AsyncFriendli, ResponseDecodeError, StreamInterruptedError
+from friendli_async import AsyncFriendli, StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
-from friendli_async.testing import FriendliServer, done, event, json_body, script
+from friendli_async.testing import FriendliServer, body, done, event, json_body, script, stall
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -67,8 +80,8 @@ async def test_answers_whose_indexes_cannot_be_read_are_not_merged(
 ) -> None:
     choices = [{"index": name, "delta": {"content": name}} for name in ("a", "b")]
     server.enqueue(script(event({"choices": choices}), done()))
-    with pytest.raises(ResponseDecodeError):
-        await within(ask(client, n=2).result())
+    reply = await within(ask(client, n=2).result())
+    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b")]
 
 
 @pytest.mark.parametrize("choice", [None, 1, "x", []])
@@ -88,6 +101,46 @@ async def test_a_mislabelled_stream_is_one_however_its_first_bytes_are_cut() -> 
     pieces = [chunked(whole[:2]), chunked(whole[2:9]), chunked(whole[9:]), b"0\r\n\r\n"]
     async with saying(head, *pieces) as server, client_of(server.url) as client:
         assert await read(ask(client)) == "a"
+
+
+KINDS = [
+    *("application/json", "text/html", "text/html; charset=utf-8", "text/event-stream, application/json", "*/*"),
+    *("application/x-ndjson", "", "TEXT/EVENT-STREAM", "text/event-stream;charset=UTF-8, text/event-stream"),
+]
+NAMES = ["none", "identity", "Identity", "null", "utf-8", "binary", "", "none, identity"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("before", [b"", b": hi\n\n", b"\xef\xbb\xbf", b"\r\n"])
+async def test_a_stream_is_one_whatever_its_content_type_says(
+    server: FriendliServer, client: AsyncFriendli, kind: str, before: bytes
+) -> None:
+    server.enqueue(body(before + delta("a", "stop") + DONE, content_type=kind))
+    assert await read(ask(client)) == "a"
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_every_name_for_not_compressed_is_one(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
+    labelled = {"Content-Encoding": name}
+    server.enqueue(body(completion(), content_type="application/json", headers=labelled))
+    server.enqueue(body(delta("a", "stop") + DONE, content_type="text/event-stream", headers=labelled))
+    assert (await complete(client)).text == "whole"
+    assert await read(ask(client)) == "a"
+
+
+async def test_after_a_read_that_was_cancelled_the_next_one_says_so_with_what_had_come(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(event({"choices": [{"index": 0, "delta": {"content": "a"}}]}), stall()))
+    stream = ask(client)
+    assert (await within(anext(stream))).text == "a"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), 0.01)
+    with pytest.raises(StreamInterruptedError) as caught:
+        await within(anext(stream))
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert stream.outcome == "cancelled"
 
 
 async def test_reasoning_after_a_finish_reason_means_that_it_goes_on(

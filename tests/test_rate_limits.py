@@ -77,6 +77,15 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
     ),
     "epoch in milliseconds": ({**DATE, "x-ratelimit-reset": f"{NEW_YEAR}500"}, {"reset_requests": 0.5}),
     "a date": ({**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT"}, {"reset_requests": 10.0}),
+    "in milliseconds": ({"x-ratelimit-reset-ms": "1500"}, {"reset_requests": 1.5}),
+    "two dates": (
+        {**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT, Thu, 01 Jan 2026 00:00:20 GMT"},
+        {"reset_requests": 20.0},
+    ),
+    "a date that was sent twice": (
+        {"Date": f"{DATE['Date']}, {DATE['Date']}", "x-ratelimit-reset": "2026-01-01T00:00:09"},
+        {"reset_requests": 9.0},
+    ),
     "reset-after": ({"x-ratelimit-reset-after": "1.5"}, {"reset_requests": 1.5}),
     "draft 02": (
         {"ratelimit-limit": "100, 100;w=60", "ratelimit-remaining": "50", "ratelimit-reset": "5"},
@@ -132,6 +141,15 @@ def test_every_spelling_is_read(headers: dict[str, str], expected: dict[str, flo
         ("6m0s", 360.0),
         ("120ms", 0.12),
         ("1h2m3.5s", 3723.5),
+        ("1m 30s", 90.0),
+        ("8 seconds", 8.0),
+        ("1 hour 2 mins", 3720.0),
+        ("250 milliseconds", 0.25),
+        ("500µs", 0.0005),
+        ("20ns", 2e-8),
+        ("PT8S", 8.0),
+        ("P1DT1H", 90000.0),
+        ("3s, 8s", 8.0),
         ("2d", 172800.0),
         ("0", 0.0),
         ("59.7", 59.7),
@@ -144,7 +162,26 @@ def test_resets_are_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "nan", "inf", "1e999", "9" * 5000, "1s2", "s", "2026-99-99", "٣", "0x10", "1_000", "--1"]
+    "text",
+    [
+        "",
+        "soon",
+        "nan",
+        "inf",
+        "1e999",
+        "9" * 5000,
+        "1s2",
+        "s",
+        "2026-99-99",
+        "٣",
+        "0x10",
+        "1_000",
+        "--1",
+        "2 months",
+        "P",
+        "PT",
+        "1 s 2",
+    ],
 )
 def test_nonsense_is_none(text: str) -> None:
     assert told(x_ratelimit_reset=text, x_ratelimit_limit=text, x_ratelimit_remaining=text) is None

@@ -31,6 +31,7 @@ from friendli_async import (
     ResponseDecodeError,
     Timeouts,
 )
+from friendli_async._core.net.compression import inflater
 from friendli_async.testing import (
     FriendliServer,
     Step,
@@ -194,12 +195,56 @@ async def test_a_compression_that_was_not_asked_for_is_named(
         assert places_in_use(client) == 0
 
 
-@pytest.mark.parametrize("data", [b"not gzip at all", gzip.compress(completion())[:-9], gzip.compress(b"x" * 99)[:12]])
+@pytest.mark.parametrize(
+    "data", [b"\0not gzip at all", gzip.compress(completion())[:-9], gzip.compress(b"x" * 99)[:12]]
+)
 async def test_broken_compression_is_named(server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, headers=GZIP, content_type="application/json"))
     async with client_of(server.url) as client:
         with pytest.raises((ResponseDecodeError, APIConnectionError)):
             await within(complete(client))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip"])
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize(
+    "data", [b'{"error":{"message":"quota exceeded"}}', b"quota exceeded", "<p>quota exceeded \u2026".encode()]
+)
+async def test_words_that_are_only_labelled_as_compressed_are_found(
+    server: FriendliServer, encoding: str, status: int, data: bytes
+) -> None:
+    server.enqueue(body(data, status=status, headers={"Content-Encoding": encoding}))
+    async with client_of(server.url) as client:
+        with pytest.raises(APIStatusError, match="quota exceeded") as caught:
+            await within(complete(client))
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+async def test_answers_that_are_only_labelled_as_compressed_are_read(server: FriendliServer, encoding: str) -> None:
+    labelled = {"Content-Encoding": encoding}
+    stream = delta("whole", "stop") + DONE
+    server.enqueue(body(completion(), headers=labelled, content_type="application/json"))
+    server.enqueue(body(stream, headers=labelled, content_type="text/event-stream"))
+    async with client_of(server.url) as client:
+        assert (await within(complete(client))).text == "whole"
+        assert (await within(ask(client).result())).text == "whole"
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 8, 20])
+def test_what_is_compressed_is_never_taken_for_text(cut: int) -> None:
+    for level in range(1, 10):
+        for plain in (b"a", completion(), b"data: x\n\n" * 9, bytes(range(256)), b"plain words " * 40):
+            packed = zlib.compress(plain, level)
+            for encoding, data in (
+                ("gzip", gzip.compress(plain, level)),
+                ("deflate", packed),
+                ("deflate", packed[2:-4]),
+            ):
+                inflate = inflater(encoding)
+                assert inflate is not None
+                assert inflate.step(data[:cut]) + inflate.step(data[cut:]) == plain
+                assert inflate.finished
 
 
 async def test_an_error_in_an_unknown_compression_still_has_its_status(server: FriendliServer) -> None:

@@ -197,13 +197,13 @@ BODIES: Final = {
         message="502 Bad Gateway",
         content_type="text/html",
     ),
-    "empty": Body(text="", message="HTTP 418"),
+    "empty": Body(text="", message="HTTP 418 I'm a Teapot"),
     "array": Body(["no"], message="no"),
-    "array of nothing": Body([], message="HTTP 418"),
-    "array of numbers": Body([5], message="HTTP 418"),
+    "array of nothing": Body([], message="HTTP 418 I'm a Teapot"),
+    "array of numbers": Body([5], message="HTTP 418 I'm a Teapot"),
     "array of errors": Body([{"error": {"message": "no", "code": 7}}], message="no", code="7"),
     "text in quotes": Body("no", message="no"),
-    "half a document": Body(text='{"error": {"mess', message="HTTP 418"),
+    "half a document": Body(text='{"error": {"mess', message="HTTP 418 I'm a Teapot"),
 }
 
 

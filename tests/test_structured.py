@@ -41,6 +41,8 @@ from friendli_async.testing import (
     usage,
 )
 
+pytestmark = pytest.mark.compatibility
+
 ASK: Any = [{"role": "user", "content": "Hi there"}]
 
 
@@ -319,6 +321,32 @@ async def test_responses_ask_again_too(client: AsyncFriendli, server: FriendliSe
     assert reply.usage.total_tokens == 26
     assert [item.get("role") for item in sent(server)["input"]] == ["user", "assistant", "user"]
     assert sent(server)["text"]["format"]["name"] == "Invoice"
+
+
+async def test_a_refusal_of_a_chat_is_said_whole_and_streamed_and_not_asked_about_again(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    for said in (None, "", "Sorry."):
+        message = {"role": "assistant", "content": said, "refusal": "I will not"}
+        server.enqueue(json_body({"choices": [{"message": message, "finish_reason": "stop"}]}))
+        with pytest.raises(OutputInvalidError, match="refused to answer: I will not") as caught:
+            await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=2)
+    assert len(server.requests) == 3
+    reply: Any = caught.value.reply
+    assert reply.message.refusal == "I will not"
+    pieces = [event({"choices": [{"delta": {"refusal": piece}}]}) for piece in ("I ", "will not")]
+    server.enqueue(script(*pieces, finish("stop"), done()))
+    with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
+        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+
+
+async def test_a_refusal_is_part_of_a_message_and_goes_back_as_its_words(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(script(event({"choices": [{"delta": {"refusal": "I will not"}}]}), finish("stop"), done()))
+    reply = await client.serverless.chat.stream(model="m", messages=ASK).result()
+    assert (reply.text, reply.message.refusal, reply.message.content) == ("", "I will not", None)
+    assert reply.message.as_input() == {"role": "assistant", "content": "I will not"}
 
 
 # --- what is refused before anything is sent -------------------------------------------------------------------------

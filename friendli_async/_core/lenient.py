@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from functools import cache
 from types import UnionType
 from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
-from friendli_async._core.error_bodies import excerpt, loads, parsed
+from friendli_async._core.error_bodies import excerpt
+from friendli_async._core.error_words import loads, parsed
 from friendli_async.errors import ResponseDecodeError
 
 __all__ = ["convert", "decode"]
 
 T = TypeVar("T")
 
+_SCALARS: Final = frozenset({"bool", "int", "float", "NoneType"})
 _NOTHING: Final[tuple[object, ...]] = (None, type(None), Any)
 # Fields that hold what the user pays for, by their names on the wire, in all the APIs.
 _CONTENT: Final = frozenset(
@@ -43,6 +46,7 @@ _CONTENT: Final = frozenset(
         "reasoning",
         "reasoning_content",
         "response",
+        "results",
         "text",
         "thinking",
         "tokens",
@@ -53,8 +57,12 @@ _CONTENT: Final = frozenset(
 _WRITTEN: Final = frozenset({"arguments", "partial_json"})
 # Of these, what stands beside the answer.
 _BESIDE: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_calls"})
-_LISTED: Final = frozenset({"reasoning_details", "tool_calls"})
+_LISTED: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
+# Of these, what is words, whatever they come in.
+_WORDED: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
 _REASONS: Final = frozenset({"finish_reason", "stop_reason"})
+_TRUTHS: Final = {"true": True, "false": False, "1": True, "0": False}
+_MILLISECONDS: Final = 1e11  # in seconds it would be the year 5138
 # What a reply is kept without, though its schema insists: names, and what only repeats the request.
 _NAMES: Final = frozenset(
     {"id", "item_id", "model", "name", "object", "role", "status", "tool_call_id", "type", "value"}
@@ -69,6 +77,8 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """
     if not data and (decoder.type in _NOTHING or type(None) in get_args(decoder.type)):
         return cast("T", None)
+    if not data:
+        raise ResponseDecodeError("the server's reply is empty")
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -113,13 +123,29 @@ def _mended(value: Any, kind: Any, *, root: bool = False) -> Any:
     if isinstance(value, dict) and (struct := _struct_of(kind, cast("dict[str, Any]", value))) is not None:
         return _mended_fields(cast("dict[str, Any]", value), struct, root=root)
     item = _item_of(kind)
-    if not isinstance(value, list) or item is None:
-        raise ValueError("nothing inside that could be mended")
-    items: list[Any] = cast("list[object]", value)
-    for index, inside in enumerate(items):
+    if isinstance(value, dict | list) and item is not None and isinstance(value, dict) == _is_mapping(kind):
+        return _mended_items(cast("Any", value), item)
+    raise ValueError("nothing inside that could be mended")
+
+
+def _mended_items(holder: Any, item: Any) -> Any:
+    """Mends the items of a list, or the values of an object whose names are ids."""
+    places: list[Any] = list(holder) if _is_object(holder) else list(range(len(holder)))
+    for place in places:
+        inside = holder[place]
         if not _fits(inside, item):
-            items[index] = _brought(items, "", inside, item)
-    return items
+            if isinstance(inside, dict) and isinstance(place, int):
+                _place(cast("dict[str, Any]", inside), item, place)
+            holder[place] = _brought(holder, "", inside, item)
+    return holder
+
+
+def _place(fields: dict[str, Any], item: Any, place: int) -> None:
+    """Gives one of several answers, whose index says nothing, the place where it stands for its index."""
+    struct = _struct_of(item, fields)
+    names = {name: kind for name, kind, _ in _fields_of(struct)} if struct is not None else {}
+    if names.get("index") is int and "index" in fields and _number(fields["index"], {"int"}) is None:
+        fields["index"] = place
 
 
 def _mended_fields(holder: dict[str, Any], struct: Any, *, root: bool) -> dict[str, Any]:
@@ -129,12 +155,12 @@ def _mended_fields(holder: dict[str, Any], struct: Any, *, root: bool) -> dict[s
             try:
                 holder[name] = _brought(holder, name, holder[name], kind)
             except ValueError:
-                if not _may_go(holder, name):
+                if not _may_go(holder, name, kind, required=required):
                     raise
                 del holder[name]
         if required and name not in holder:
             # What was never there is not made up, unless it is a mere label of something inside.
-            if name not in _NAMES or (root and not told):
+            if name not in _NAMES or (root and not told) or name in getattr(struct, "answered_by", ()):
                 raise ValueError(f"{name} is missing")
             holder[name] = ""
     return holder
@@ -143,6 +169,8 @@ def _mended_fields(holder: dict[str, Any], struct: Any, *, root: bool) -> dict[s
 def _brought(holder: Any, name: str, value: Any, kind: Any) -> Any:
     """A value that does not fit its type as one that does. Raises ValueError where there is no way."""
     types = _names_of(kind)
+    if not name and isinstance(value, str) and _is_part(kind):
+        return {"text": value}
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _mended(value, kind)
     if name == "content" and isinstance(value, str) and not _takes_text(_item_of(kind)):
@@ -153,13 +181,26 @@ def _brought(holder: Any, name: str, value: Any, kind: Any) -> Any:
     return fitting if _fits(fitting, kind) else _mended(fitting, kind)
 
 
-def _may_go(holder: dict[str, Any], name: str) -> bool:
+def _may_go(holder: dict[str, Any], name: str, kind: Any, *, required: bool) -> bool:
     """Whether a field that cannot be read may be taken out."""
-    if name in _BESIDE and isinstance(holder[name], bool | int | float):
-        return True  # a number has none of the words that stand here
-    if name in _CONTENT and (holder[name] or name == "message"):  # an answer that is null is none
-        return False
-    return not (name == "index" and holder[name])  # without it, the parts of several answers would be taken for one
+    value = holder[name]
+    if name in _BESIDE and (isinstance(value, bool | int | float) or not _has_words(value)):
+        return True  # it has none of the words that stand here
+    if (name == "tokens" and not required) or (name == "message" and "object" not in _names_of(kind)):
+        return True  # beside the text that they are; and what a tool says of its progress
+    if name in _CONTENT and not _names_of(kind) <= _SCALARS:
+        return not value and name != "message"  # an answer that is null is none
+    return True
+
+
+def _has_words(value: object) -> bool:
+    if isinstance(value, dict):
+        value = list(cast("dict[str, object]", value).values())
+    return any(map(_has_words, cast("list[object]", value))) if isinstance(value, list) else isinstance(value, str)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -184,9 +225,18 @@ def _struct_of(kind: Any, value: dict[str, Any]) -> Any:
 
 
 def _item_of(kind: Any) -> Any:
-    """The type of the items of a type's lists."""
-    lists = (get_args(member) for member in _members(kind) if get_origin(member) in (list, tuple))
-    return next((arguments[0] for arguments in lists if arguments), None)
+    """The type of the items of a type's lists, or of the values of its objects whose names are ids."""
+    lists = (get_args(member) for member in _members(kind) if get_origin(member) in (list, tuple, dict))
+    return next((arguments[0 if arguments[-1] is ... else -1] for arguments in lists if arguments), None)
+
+
+def _is_mapping(kind: Any) -> bool:
+    return any(get_origin(member) is dict for member in _members(kind))
+
+
+def _is_part(kind: Any) -> bool:
+    """Whether a type is a part of a text, by its kind: as a bare text it is one, too."""
+    return _is_struct(kind) and {"type", "text"} <= set(kind.__struct_encode_fields__)
 
 
 def _takes_text(item: Any) -> bool:
@@ -220,7 +270,9 @@ def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
         return None  # what is no word, nor has one, does not say that the end has come
     if "str" in types:
         plain = not isinstance(value, dict | list)
-        return None if plain and name in _CONTENT - _WRITTEN else _text(holder, name, value)
+        if (plain and name in _CONTENT - _WRITTEN) or name == "type" or (not plain and name == "status"):
+            return None
+        return _text(holder, name, value)
     if isinstance(value, str) and (types & {"object", "array"}):
         inside = parsed(value.encode("utf-8", "surrogatepass"))
         if isinstance(inside, dict if "object" in types else list):
@@ -230,13 +282,29 @@ def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
             return [{"type": "text", "text": value}]
         if name == "reasoning_details" and isinstance(value, str):
             return [{"type": "reasoning.text", "text": value}]
-        return [cast("object", value)] if isinstance(value, dict) and name in _LISTED else None
+        return [cast("object", value)] if value and isinstance(value, dict) and name in _LISTED else None
+    if "bool" in types and value in ("true", "false", 0, 1):
+        return value in ("true", 1)
     if types & {"int", "float"}:
         return _number(value, types)
-    return None
+    if "bool" in types:
+        return _TRUTHS.get(f"{value}".lower())
+    return _time(value) if "datetime" in types else None
+
+
+def _time(value: Any) -> datetime | None:
+    """Seconds or milliseconds since 1970, or a date, with a time or without."""
+    try:
+        if isinstance(value, str):
+            return datetime.fromisoformat(value)
+        return datetime.fromtimestamp(value / 1000 if value > _MILLISECONDS else value, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 def _number(value: Any, types: set[str]) -> int | float | None:
+    if isinstance(value, bool):
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -249,7 +317,9 @@ def _number(value: Any, types: set[str]) -> int | float | None:
 
 
 def _text(holder: Any, name: str, value: Any) -> str:
-    if name == "content" and isinstance(value, list):
+    if name in _WORDED and isinstance(value, dict) and cast("dict[str, Any]", value).keys() & _WORDED:
+        value = [cast("object", value)]
+    if name in _WORDED and isinstance(value, list):
         parts: list[Any] = cast("list[object]", value)
         return _parts(holder, parts)
     if name in _REASONS and isinstance(value, dict):
@@ -269,8 +339,8 @@ def _parts(holder: dict[str, Any], parts: list[Any]) -> str:
                 thinking += words
             else:
                 text += words
-        else:
-            text += str(part)
+        elif part is not None:
+            text += part if isinstance(part, str) else json.dumps(part)
     if thinking and not holder.get("reasoning_content"):
         holder["reasoning_content"] = thinking
     return text

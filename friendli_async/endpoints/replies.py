@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -53,6 +53,8 @@ EndpointErrorCode = (
 
 class EndpointStatus(Reply, frozen=True, kw_only=True, rename="camel"):
     """What an endpoint is doing."""
+
+    answered_by: ClassVar[tuple[str, ...]] = ("status",)
 
     status: EndpointState
     created_at: datetime | None = None

@@ -37,7 +37,7 @@ from friendli_async.messages.replies import (
     as_block,
     as_input,
 )
-from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage
+from friendli_async.replies import FunctionCall, Partial, ToolCall, usage_of
 
 __all__ = ["MessagesCollector"]
 
@@ -62,6 +62,35 @@ def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
     held = fields.get(place[0])
     of_kind = cast("dict[str, object]", held).get("type") if isinstance(held, dict) else None
     return isinstance(of_kind, str) and of_kind not in place[1]
+
+
+# Of blocks and of pieces that do not say what they are: what they hold tells.
+_TOLD_BY: Final = {
+    "content_block": {"text": "text", "thinking": "thinking", "input": "tool_use", "name": "tool_use"},
+    "delta": {
+        "text": "text_delta",
+        "thinking": "thinking_delta",
+        "signature": "signature_delta",
+        "partial_json": "input_json_delta",
+    },
+}
+_NOWHERE: Final = -1
+"""Stands for an index that cannot be read: of the block that is being made."""
+
+
+def _readable(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """An event whose index, or whose block's kind, says nothing, as one that does."""
+    fields = dict(fields)
+    index: object = fields.get("index")
+    if "index" in fields and not (isinstance(index, int | float | str) and str(index).strip().isdecimal()):
+        fields["index"] = _NOWHERE
+    for place, kinds in _TOLD_BY.items():
+        held: object = fields.get(place)
+        if isinstance(held, dict) and not isinstance(cast("dict[str, Any]", held).get("type"), str):
+            block = cast("dict[str, Any]", held)
+            told = next((kind for field, kind in kinds.items() if field in block), None)
+            fields[place] = block if told is None else {**block, "type": told}
+    return fields
 
 
 _EMPTY_BLOCKS: Final = (TextBlock(), ThinkingBlock())
@@ -113,9 +142,11 @@ class _BlockParts:
         return "thinking" if self.thinking or self.signature else "text"
 
     def tool_call(self) -> ToolCall | None:
+        arguments = joined(self.input)
+        if self.start is None and arguments:
+            return ToolCall(function=FunctionCall("", arguments))
         if not isinstance(self.start, ToolUseBlock):
             return None
-        arguments = joined(self.input)
         if not arguments and self.start.input:
             arguments = json.dumps(self.start.input)
         return ToolCall(self.start.id or "", "function", FunctionCall(self.start.name, arguments))
@@ -132,16 +163,21 @@ def _json_object(text: str) -> dict[str, Any] | None:
 class MessagesCollector:
     """Puts the events of a messages stream together to a message."""
 
-    dialect: Dialect[MessageEvent] = TaggedDialect(KnownEvent, holds_unknown=_holds_unknown_kind)
+    dialect: Dialect[MessageEvent] = TaggedDialect(KnownEvent, holds_unknown=_holds_unknown_kind, rewrite=_readable)
+    add_texts: None = None
 
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
-        self.begun: bool = False
         self.is_last: bool = False
         self._envelope = MessageEnvelope()
         self._ending = MessageDeltaPayload()
         self._blocks: list[_BlockParts] = []
         self._by_index: dict[int, _BlockParts] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether a block, or the reason of the end, has come; the head alone is nothing."""
+        return bool(self._blocks or self.finish_reasons)
 
     @property
     def may_end(self) -> bool:
@@ -180,7 +216,6 @@ class MessagesCollector:
             case MessageStart(message=envelope):
                 self._envelope = envelope
                 self.usage = envelope.usage
-                self.begun = True
                 for place, block in enumerate(envelope.content):
                     if block not in _EMPTY_BLOCKS:
                         self._begin(place, block)
@@ -197,7 +232,9 @@ class MessagesCollector:
 
     def _begin(self, index: int, block: ContentBlock | None) -> _BlockParts:
         # In the order of their beginnings: indexes may be used again.
-        self.begun = True
+        if block is None and self._blocks and (index == _NOWHERE or _NOWHERE in self._by_index):
+            parts = self._by_index.pop(_NOWHERE, self._blocks[-1])
+            return self._by_index.setdefault(index, parts)
         told = self._by_index.get(index)
         if told is not None and block is not None and told.start == block and not told.begun:
             return told  # the head had it already
@@ -218,7 +255,7 @@ class MessagesCollector:
             text=message.text,
             reasoning=message.reasoning,
             tool_calls=tuple(call for parts in self._blocks if (call := parts.tool_call()) is not None),
-            usage=_as_chat_usage(self.usage),
+            usage=usage_of(self),
         )
 
     def result(self) -> Message:
@@ -234,9 +271,3 @@ class MessagesCollector:
             stop_sequence=self._ending.stop_sequence or head.stop_sequence,
             usage=self.usage,
         )
-
-
-def _as_chat_usage(usage: MessageUsage | None) -> Usage | None:
-    if usage is None:
-        return None
-    return Usage(usage.input_tokens, usage.output_tokens, usage.input_tokens + usage.output_tokens)

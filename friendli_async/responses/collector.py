@@ -106,6 +106,7 @@ class ResponseCollector:
     dialect: Dialect[ResponseEvent] = TaggedDialect(
         KnownEvent, ordinary=_are_ordinary, rewrite=_with_output, failure_of=_failure_of
     )
+    add_texts: None = None
 
     def __init__(self) -> None:
         self.is_last: bool = False
@@ -116,8 +117,8 @@ class ResponseCollector:
 
     @property
     def begun(self) -> bool:
-        """Whether a response, or a part of one, has come."""
-        return bool(self._begun.id or self._items or self._final is not None)
+        """Whether a part of a response, or its end, has come; its head alone is nothing."""
+        return bool(self._items) or self._final is not None
 
     @property
     def may_end(self) -> bool:

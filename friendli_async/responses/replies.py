@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Final, Literal, cast
+from typing import ClassVar, Final, Literal, cast
 
 import msgspec
 
 from friendli_async._core.error_bodies import said_error
 from friendli_async._core.text import joined
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import (
-    CompletionTokensDetails,
-    FunctionCall,
-    Headers,
-    Partial,
-    PromptTokensDetails,
-    Reply,
-    ToolCall,
-    Usage,
-    Value,
-    always,
-)
+from friendli_async.replies import FunctionCall, Headers, Partial, Reply, ToolCall, Value, always, usage_of
 
-__all__: list[str] = ["ContentPart", "InputTokensDetails", "ItemStatus", "OutputItem", "OutputTokensDetails"]
+__all__: list[str] = ["AnyItem", "ContentPart", "InputTokensDetails", "ItemStatus", "OutputItem", "OutputTokensDetails"]
 __all__ += ["IncompleteDetails", "Response", "ResponseError", "ResponseStatus", "ResponseUsage"]
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"] | str  # open
@@ -39,7 +28,11 @@ class ContentPart(Value, frozen=True):
     """Why the model would not answer, where ``type`` is "refusal"."""
 
 
-class OutputItem(Value, frozen=True, kw_only=True):
+class AnyItem(msgspec.Struct, frozen=True):
+    """What every item of an input is: by it type checkers take a list of several kinds for an input."""
+
+
+class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
     """One thing that the model made. It can be put into the next call's ``input`` as it is.
 
     ``type`` says what it is, and so which fields it has: a "message" has ``role`` and ``content``; "reasoning" has
@@ -75,7 +68,7 @@ class OutputItem(Value, frozen=True, kw_only=True):
     @property
     def tool_call(self) -> ToolCall | None:
         """The call that the model wants made, where it is one; its ``id`` is the ``call_id``."""
-        if self.type == "function_call":
+        if self.type == "function_call" or (self.type == "message" and self.arguments is not None):
             return ToolCall(self.call_id or "", "function", FunctionCall(self.name or "", self.arguments or ""))
         if self.type == "custom_tool_call":
             return ToolCall(self.call_id or "", "custom", FunctionCall(self.name or "", self.input or ""))
@@ -136,7 +129,9 @@ class ResponseError(Value, frozen=True):
 class Response(Reply, frozen=True, kw_only=True):
     """A whole response, of ``create`` or put together from a stream."""
 
-    id: str
+    answered_by: ClassVar[tuple[str, ...]] = ("output", "status", "error")
+
+    id: str = always("")
     output: tuple[OutputItem, ...]
     """What the model made, in order: ready for the next call's ``input``."""
     object: str = always("response")
@@ -206,20 +201,7 @@ def response_partial(response: Response) -> Partial:
         text=response.text,
         reasoning=response.reasoning,
         tool_calls=response.tool_calls,
-        usage=_shared_usage(response.usage),
-    )
-
-
-def _shared_usage(usage: ResponseUsage | None) -> Usage | None:
-    if usage is None:
-        return None
-    details, spent = usage.input_tokens_details, usage.output_tokens_details
-    return Usage(
-        prompt_tokens=usage.input_tokens,
-        completion_tokens=usage.output_tokens,
-        total_tokens=usage.total_tokens,
-        prompt_tokens_details=None if details is None else PromptTokensDetails(details.cached_tokens),
-        completion_tokens_details=None if spent is None else CompletionTokensDetails(spent.reasoning_tokens),
+        usage=usage_of(response),
     )
 
 

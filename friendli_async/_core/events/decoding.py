@@ -6,16 +6,20 @@ completions), ``TaggedDialect`` where it has a ``type`` (messages, responses, au
 
 An event is looked at in this order:
 
-1. **The end**: data ``[DONE]``, blanks and quotes around it or not. (Whether there may be an end without it, or a last
-   event of the API's own, is the collector's to say: ``may_end``, ``is_last``.)
+1. **The end**: data ``[DONE]``, in whatever case and quotes, or nothing under the name ``done`` or ``end``. (Whether
+   there may be an end without it, or a last event of the API's own, is the collector's to say: ``may_end``,
+   ``is_last``.)
 2. **A heartbeat**: no data, ``null``, ``{}``, ``[]``, data that is itself a comment (``: ...``), a bare word of
-   ``HEARTBEATS``, or an event that has such a word for its name or its type and says nothing in the API's own way.
-3. **An error**: one that says so (an event so named, a filled ``error``, a type or object ``error``), whatever stands
-   beside it, and one that says something in words and nothing in the API's own way. Content that stands beside an error
-   is delivered before it. An empty ``error`` beside content is no error.
+   ``HEARTBEATS``, in any spelling, or an object that holds such a word, and nothing else in words or in the API's own
+   way.
+3. **An error**: one that says so (an event so named, a filled ``error``, also in a choice, a type, object or status
+   that stands for one), whatever stands beside it; and one that says something in words (see ``error_words``) and
+   nothing in the API's own way, as JSON or as text. Content that stands beside an error is delivered before it. An
+   empty ``error`` beside content is no error.
 4. **A payload**, which msgspec decodes, or else the tolerant reading (``lenient``).
-5. **An unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices. Under a name that the API does not
-   know, what is no JSON object is passed over.
+5. **An unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices; under a name that the API does not
+   know, what is neither a JSON object nor a text of several words is passed over. If the stream then ends without
+   having been finished, the words of the last of them are why: see ``is_odd``.
 """
 
 from __future__ import annotations
@@ -26,14 +30,28 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
 
 import msgspec
 
-from friendli_async._core.error_bodies import excerpt, has_words, is_filled, loads, parsed, said_error, says_error
+from friendli_async._core.error_bodies import excerpt, said_error
+from friendli_async._core.error_words import (
+    has_words,
+    holds_refusal,
+    is_filled,
+    is_success,
+    is_telling,
+    loads,
+    names_an_error,
+    parsed,
+    plain_name,
+    says_error,
+    says_text,
+)
 from friendli_async._core.lenient import convert, decode
 from friendli_async.errors import APIStatusError, ResponseDecodeError
-from friendli_async.replies import Headers, UnknownEvent
+from friendli_async.replies import Headers, Partial, UnknownEvent, usage_of
 
 __all__ = [
     "DONE",
     "HEARTBEATS",
+    "NOT_DECODED",
     "ChunkDialect",
     "Decoded",
     "Dialect",
@@ -47,11 +65,19 @@ T = TypeVar("T")
 Fields = dict[str, Any]
 
 DONE: Final = b"[DONE]"
-HEARTBEATS: Final = frozenset({"ping", "pong", "keepalive", "keep-alive", "keep_alive", "heartbeat"})
+HEARTBEATS: Final = frozenset({"ping", "pong", "keepalive", "heartbeat", "noop", "tick", "alive"})
+"""Words that only say that the server is there; in lower case, without "_", "-" and blanks."""
+NOT_DECODED: Final = (ValueError, RecursionError)
+"""What msgspec raises: its own errors and Unicode's are ValueErrors."""
 
-_SILENCE: Final = frozenset({b"", b"null", b"{}", b"[]", b'""', *(word.encode() for word in HEARTBEATS)})
+_BEATEN: Final = frozenset({"type", "event", "object", "name", "status", "message", "msg", "data"})
+_SILENCE: Final = frozenset({b"", b"null", b"{}", b"[]", b'""'})
+_ENDS: Final = frozenset({b"[DONE]", b"DONE", b"[END]"})
+_END_NAMES: Final = frozenset({"done", "end"})
 # Fields that only say to which reply an event belongs.
 _LABELS: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp"})
+# Fields of replies that errors have, too.
+_VAGUE: Final = frozenset({"status", "name", "type", "role", "usage", "message"})
 
 
 class Decoded(NamedTuple, Generic[E]):
@@ -82,22 +108,17 @@ class Dialect(Generic[E]):
         failure_of: Callable[[E], APIStatusError | None] | None = None,
     ) -> None:
         self.failure_of: Callable[[E], APIStatusError | None] = failure_of or _no_failure
+        self.are_ordinary = ordinary
         self._type = events
-        self._ordinary = ordinary
         self._rewrite = rewrite
 
     @cached_property
-    def _decode(self) -> Callable[[bytes], E]:
-        """Made on first use: it costs milliseconds, and a service reads few kinds of streams."""
-        return msgspec.json.Decoder(self._type).decode
+    def decode_payload(self) -> Callable[[bytes], E]:
+        """Decodes the data of an event without a name, or raises one of ``NOT_DECODED``.
 
-    def decode_all(self, payloads: Sequence[bytes]) -> Sequence[E] | None:
-        """Decodes the data of nameless events, all at once; None if there is one that ``decode`` has to look at."""
-        try:
-            events = list(map(self._decode, payloads))
-        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
-            return None
-        return events if self._ordinary(events, payloads) else None
+        Made on first use: it costs milliseconds, and a service reads few kinds of streams.
+        """
+        return msgspec.json.Decoder(self._type).decode
 
     def decode(self, name: str | None, data: bytes, status: int, headers: Headers) -> Decoded[E]:
         """Decodes one event, whatever it is.
@@ -112,27 +133,60 @@ class Dialect(Generic[E]):
             ResponseDecodeError: It is no event of this API, nor anything that could be told in words.
         """
         name = None if name == "message" else name  # the standard's name for an event without one
-        is_error = name is not None and _names_an_error(name)
-        if not is_error and self._is_everyday(name) and (events := self.decode_all((data,))) is not None:
-            return Decoded(events[0])
+        is_error = names_an_error(name)
+        if not is_error and self._is_everyday(name) and (payload := self._ordinary_payload(data)) is not None:
+            return Decoded(payload)
         data = data.strip()
-        if data.strip(b'"') == DONE:
+        if self.is_end(name, data):
             return Decoded(is_end=True)
-        if (data in _SILENCE or data.startswith(b":")) and not is_error and not self._tells_by_name(name):
+        if not is_error and not self._tells_by_name(name) and _is_silence(data):
             return Decoded()
-        value = parsed(data)
-        if is_error or isinstance(value, str) or self._is_error(name, value):
+        value: Any = parsed(data)
+        if not is_error and (fields := _as_fields(value)) is not None:
+            return self._decode_fields(name, fields, data, status, headers)
+        if is_error or (name is None and (is_telling(value) or (value is None and says_text(data)))):
             error = said_error(value, data, status, headers)
             return Decoded(self._beside(name, value), error)
-        if isinstance(value, dict):
-            return self._decode_fields(name, cast("Fields", value), data, status, headers)
-        if name is not None and not self._is_everyday(name):
-            return Decoded()  # of a kind that this version does not know, and no JSON object: no event of this API
-        raise ResponseDecodeError("an event of the stream is no JSON object", excerpt=excerpt(data))
+        if self._is_everyday(name):
+            raise ResponseDecodeError("an event of the stream is no JSON object", excerpt=excerpt(data))
+        text: str = value if isinstance(value, str) else data.decode("utf-8", "replace")
+        return Decoded(self._unknown(name, {"data": text}) if " " in text else None)
+
+    def is_end(self, name: str | None, data: bytes) -> bool:
+        """Whether an event says that it is the last one, and nothing else."""
+        word = data.strip(b" \t\r\n\"'.;")
+        if word == DONE or (len(word) <= 6 and word.upper() in _ENDS):
+            return True
+        return name is not None and name.lower() in _END_NAMES and data.strip() in _SILENCE
+
+    def is_odd(self, event: E, data: bytes) -> bool:
+        """Whether an event is of an unknown kind, and says something in words.
+
+        It is delivered, since the answer may go on; if the answer then ends unfinished, it was an error.
+        """
+        if not (isinstance(event, UnknownEvent) or self._is_unknown(event)):
+            return False
+        value: Any = parsed(data)
+        fields = _as_fields(value)
+        if fields is not None and isinstance(kind := fields.get("type"), str) and _is_kind(kind):
+            return has_words(fields)
+        return is_telling(value) or (value is None and says_text(data))
+
+    def _ordinary_payload(self, data: bytes) -> E | None:
+        try:
+            payload = self.decode_payload(data)
+        except NOT_DECODED:
+            return None
+        return payload if self.are_ordinary((payload,), (data,)) else None
 
     def _decode_fields(
         self, name: str | None, fields: Fields, data: bytes, status: int, headers: Headers
     ) -> Decoded[E]:
+        if not self._has_content(name, fields) and _is_heartbeat(name, fields):
+            return Decoded()
+        if self._is_error(name, fields):
+            error = said_error(fields, data, status, headers)  # before the content is read, which changes the fields
+            return Decoded(self._beside(name, fields), error)
         if self._rewrite is not None:
             fields = self._rewrite(name, fields)
         if self._speaks(name, fields):
@@ -141,8 +195,6 @@ class Dialect(Generic[E]):
             except (ValueError, RecursionError) as error:
                 reason = str(error)
             raise ResponseDecodeError(f"an event of the stream could not be read: {reason}", excerpt=excerpt(data))
-        if (name in HEARTBEATS or _is_among(HEARTBEATS, fields.get("type"))) and not has_words(fields):
-            return Decoded()
         if has_words(fields) and self._is_everyday(name):
             return Decoded(error=said_error(fields, data, status, headers))
         return Decoded(self._unknown(name, fields))
@@ -157,9 +209,13 @@ class Dialect(Generic[E]):
         except (ValueError, RecursionError):
             return None
 
-    def _is_error(self, name: str | None, value: object) -> bool:
+    def _is_error(self, name: str | None, fields: Fields) -> bool:
         """Whether an event says that it is an error, whatever stands beside that."""
-        return says_error(value)
+        return says_error(fields)
+
+    def _is_unknown(self, event: E) -> bool:
+        """Whether an event is one that ``_unknown`` has made."""
+        return False
 
     def _is_everyday(self, name: str | None) -> bool:
         """Whether events of this name are this API's."""
@@ -217,21 +273,29 @@ class ChunkDialect(Dialect[E]):
         """The type of an event: a further kind's, or the chunk's."""
         if name is not None and name in self._named:
             return self._named[name]
-        if self._shape and self._shape <= fields.keys() and not is_filled(fields, self._content):
+        if self._shape and self._shape <= fields.keys() and not is_filled(fields, self._content - {"usage"}):
             return next(iter(self._named.values()))
         return self._type
 
-    def _is_error(self, name: str | None, value: object) -> bool:
-        if not isinstance(value, dict):
-            return says_error(value)
-        fields = cast("Fields", value)
+    def _is_error(self, name: str | None, fields: Fields) -> bool:
         kind = self._kind(name, fields)
         if kind is self._type:
             # A chunk has no message: one says that something is wrong, as the vendor's own client has it, too.
-            return says_error(fields) or (name is None and bool(fields.get("message")))
-        # What is told of a tool has an error of its own, an object, while the answer goes on.
-        own = "error" in kind.__struct_encode_fields__ and isinstance(fields.get("error"), dict)
-        return says_error(fields) and not own
+            told = fields.get("message")
+            return says_error(fields) or (name is None and bool(told) and not is_success(told))
+        # What is told of a tool has an error of its own, while the answer goes on.
+        known = kind.__struct_encode_fields__
+        return says_error(fields, known) and not self._is_own(name, fields, known)
+
+    def _is_unknown(self, event: E) -> bool:
+        chunk: Any = event
+        return isinstance(event, self._type) and not chunk.choices and chunk.message is not None
+
+    def _is_own(self, name: str | None, fields: Fields, known: Sequence[str]) -> bool:
+        """Whether an error is one of something that the event tells of, as a tool's, while the answer goes on."""
+        told = fields.keys() & set(known) - {"error", "message"}
+        certain = name in self._named or isinstance(fields.get("error"), dict) or len(told) > len(self._shape)
+        return "error" in known and certain
 
     def _is_everyday(self, name: str | None) -> bool:
         return name is None
@@ -251,7 +315,7 @@ class ChunkDialect(Dialect[E]):
         return payload
 
     def _unknown(self, name: str | None, fields: Fields) -> E | None:
-        if name is None and not is_filled(fields, fields.keys() - _LABELS - self._content):
+        if name is None and not is_filled(fields, _filled_names(fields) - _LABELS - self._content):
             return None  # the head of a reply, before anything of it
         said = {key: fields[key] for key in fields.keys() & _LABELS}
         payload: E = convert({**said, "message": fields}, self._type)
@@ -285,24 +349,39 @@ class TaggedDialect(Dialect[E]):
     def _is_everyday(self, name: str | None) -> bool:
         return name is None or name in self._kinds
 
+    def _kind(self, name: str | None, fields: Fields) -> str | None:
+        """What kind an event is: by its type, or where that says nothing, or nothing known, by its name."""
+        told = fields.get("type")
+        kind = told if isinstance(told, str) and told else name
+        return name if name in self._kinds and kind not in self._kinds else kind
+
     def _speaks(self, name: str | None, fields: Fields) -> bool:
-        kind = fields.get("type") or name
-        return isinstance(kind, str) and kind not in HEARTBEATS
+        kind = self._kind(name, fields)
+        return kind is not None and _is_kind(kind)
 
     def _has_content(self, name: str | None, fields: Fields) -> bool:
-        return _is_among(self._kinds, fields.get("type") or name)
+        return self._kind(name, fields) in self._kinds
 
     def _payload(self, name: str | None, fields: Fields) -> E:
-        kind = str(fields.get("type") or name)
+        kind = self._kind(name, fields) or ""
         if kind not in self._kinds or (self._holds_unknown is not None and self._holds_unknown(kind, fields)):
             return cast("E", UnknownEvent(kind, fields))  # it is one of the events of each such API
         payload: E = convert({**fields, "type": kind}, self._type)
         return payload
 
     def _unknown(self, name: str | None, fields: Fields) -> E | None:
-        if name is None and not is_filled(fields, fields.keys() - {"type"}):
+        if name is None and not is_filled(fields, _filled_names(fields) - {"type"}):
             return None
-        return cast("E", UnknownEvent(name or "", fields))
+        return cast("E", UnknownEvent(self._kind(name, fields) or "", fields))
+
+
+def _filled_names(fields: Fields) -> set[str]:
+    """The names of its fields, but for an error that is none."""
+    return {name for name, value in fields.items() if name != "error" or value}
+
+
+def _as_fields(value: Any) -> Fields | None:
+    return cast("Fields", value) if isinstance(value, dict) else None
 
 
 def _no_failure(event: object) -> None:
@@ -313,13 +392,34 @@ def no_error_beside(events: Sequence[object], payloads: Sequence[bytes]) -> bool
     return not any([b'"error"' in data for data in payloads])  # noqa: C419  # a list is faster than a generator
 
 
-def _is_among(words: frozenset[str], value: object) -> bool:
-    return isinstance(value, str) and value in words  # a list or an object cannot even be looked up
+def _is_kind(name: str) -> bool:
+    """Whether a type names a kind of event; in a problem report (RFC 9457) it is a URI."""
+    return not any(mark in name for mark in ":/ ")
 
 
-def _names_an_error(name: str) -> bool:
-    name = name.lower()
-    return "error" in name or name in {"exception", "fatal"}
+def _beats(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
+    return len(text) < 16 and plain_name(text.strip(" .!:<>[]'\"").replace(" ", "")) in HEARTBEATS
+
+
+def _is_silence(data: bytes) -> bool:
+    if data in _SILENCE or data.startswith(b":"):
+        return True
+    return len(data) < 16 and _beats(data.decode("latin-1"))
+
+
+def _is_heartbeat(name: str | None, fields: Fields) -> bool:
+    """Whether an object that is no content says that the server is there, and nothing else in words."""
+    kept = {key: value for key, value in fields.items() if not (key in _BEATEN and _beats(value))}
+    beats = len(kept) < len(fields) or (name is not None and _beats(name)) or any(_beats(key) for key in kept)
+    return beats and not is_telling({key: value for key, value in kept.items() if not _beats(key)})
+
+
+# Where none of these stands in a good reply with content of its own, it does not say that it is an error.
+_ERROR: Final = b'"error'
+_FAIL: Final = b'"fail'
+_SUCCESS: Final = b'"success"'
 
 
 def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, headers: Headers) -> T:
@@ -329,35 +429,77 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         APIStatusError: It is an error all the same.
         ResponseDecodeError: It is not what the API promises.
     """
-    own: tuple[str, ...] = getattr(decoder.type, "__struct_encode_fields__", ())
-    if b'"error"' in data and "error" not in own and _says_error(value := parsed(data)):
-        raise said_error(value, data, status, headers)
+    kind: Any = decoder.type
+    own = _own_fields(kind)
+    value: object = None
+    if (_ERROR in data or _FAIL in data or _SUCCESS in data) and _is_failure(value := parsed(data), own):
+        error = said_error(value, data, status, headers)
+        error.partial = _content_beside(value, decoder)
+        raise error
     try:
         reply = decode(data, decoder)
     except ResponseDecodeError:
-        if not _only_words(value := parsed(data), [name for name in own if name not in _LABELS]):
+        value = parsed(data)
+        if not (says_text(data) if value is None else _only_words(value, own)):
             raise
     else:
-        hollow = bool(own) and _is_hollow(reply)
-        if not (hollow or _takes_anything(decoder)) or not _only_words(value := parsed(data), own):
-            if hollow:
-                _check_is_own(parsed(data), own, data)
+        if own and _has_answer(reply):
             return reply if getattr(reply, "text", None) != "" else _with_answers(reply, data, decoder)
+        value = parsed(data)
+        if not _only_words(value, own):
+            _check_is_own(reply, value, data, own)
+            return reply
     raise said_error(value, data, status, headers)
 
 
-def _says_error(value: object) -> bool:
-    """Whether a plain reply says that it is an error; ``status`` is another thing in events, and in words alone."""
-    if says_error(value):
-        return True
-    fields = cast("Fields", value) if isinstance(value, dict) else {}
-    return fields.get("status") == "error" and has_words(fields)
+def _is_failure(value: Any, own: Collection[str]) -> bool:
+    return says_error(value, own) or ((fields := _as_fields(value)) is not None and holds_refusal(fields))
 
 
-def _check_is_own(value: object, own: Collection[str], data: bytes) -> None:
-    """Refuses a hollow reply that says something, and nothing of it in the API's own fields."""
-    if isinstance(value, dict) and value and not set(cast("Fields", value)) & set(own):
+@cache
+def _own_fields(kind: Any) -> frozenset[str]:
+    """The fields of a reply, or of those that it may be; none where it may be anything."""
+    members: tuple[Any, ...] = get_args(kind) or (kind,)
+    return frozenset(name for member in members for name in getattr(member, "__struct_encode_fields__", ()))
+
+
+def _check_is_own(reply: object, value: object, data: bytes, own: Collection[str]) -> None:
+    """Refuses a reply that says little, and nothing of an error, where that is nothing of the API's, or no answer.
+
+    Raises:
+        ResponseDecodeError: It is.
+    """
+    fields = _as_fields(value)
+    if own and fields and not fields.keys() & own:
         raise ResponseDecodeError("the server's reply has no field of this API", excerpt=excerpt(data))
+    if not _is_answered(reply):
+        wanted = " and no ".join(getattr(reply, "answered_by", ()))
+        raise ResponseDecodeError(f"the server's reply has no answer: it has no {wanted}", excerpt=excerpt(data))
+
+
+def _has_answer(reply: object) -> bool:
+    """Whether a reply has what it is for: nothing that an error may have, too."""
+    for name in getattr(reply, "answered_by", ()):
+        if getattr(reply, name) and name not in _VAGUE:
+            return True
+    return not _is_hollow(reply) and _is_answered(reply)
+
+
+def _is_answered(reply: object) -> bool:
+    wanted: tuple[str, ...] = getattr(reply, "answered_by", ())
+    return not wanted or any(getattr(reply, name) not in (None, (), "") for name in wanted)
+
+
+def _content_beside(value: object, decoder: msgspec.json.Decoder[Any]) -> Partial | None:
+    """What stands of an answer beside an error: it was paid for."""
+    fields = cast("Fields", value) if isinstance(value, dict) else {}
+    try:
+        reply = convert({name: each for name, each in fields.items() if name != "error"}, decoder.type)
+    except (ValueError, RecursionError):
+        return None
+    if not getattr(reply, "text", "") and usage_of(reply) is None:
+        return None
+    return Partial(text=reply.text, reasoning=getattr(reply, "reasoning", ""), usage=usage_of(reply))
 
 
 def _with_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -370,17 +512,30 @@ def _with_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     if not choices:
         return reply
     value: Any = loads(data)
+    if isinstance(value["choices"], dict):  # one by itself
+        value["choices"] = [cast("Fields", value["choices"])]
     wanted = "message" if hasattr(choices[0], "message") else "text"
-    lacking = [choice for choice in value["choices"] if choice.get(wanted) is None]
+    lacking = [choice for choice in value["choices"] if _lacks(choice, wanted)]
     moved = [choice for choice in lacking if _move_answer(choice, wanted)]
-    if any(wanted not in choice for choice in lacking):
+    if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
         raise ResponseDecodeError("a choice of the server's reply has no answer", excerpt=excerpt(data))
     return cast("T", convert(value, decoder.type)) if moved else reply
+
+
+_ANSWERS: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "reasoning_details", "refusal")
+
+
+def _lacks(choice: Fields, wanted: str) -> bool:
+    """Whether a choice does not even say that its answer is empty."""
+    answer = choice.get(wanted)
+    return answer is None or (isinstance(answer, dict) and not any(name in answer for name in _ANSWERS))
 
 
 def _move_answer(choice: Fields, wanted: str) -> bool:
     said = choice.get("message") or choice.get("delta") or choice.get("text")
     message = cast("Fields", said) if isinstance(said, dict) else {"content": said}
+    if isinstance(message.get("text"), str):
+        message = {"content": message["text"], **message}
     answer = message if wanted == "message" else message.get("content")
     if said is None or (wanted == "text" and not isinstance(answer, str)):
         return False
@@ -389,24 +544,34 @@ def _move_answer(choice: Fields, wanted: str) -> bool:
 
 
 def _is_hollow(reply: object) -> bool:
-    """Whether nothing of a reply is filled but what says which one it is."""
-    fields = msgspec.structs.asdict(cast("msgspec.Struct", reply))
-    return all(fields[name] in (None, (), [], {}, "") for name in fields.keys() - _LABELS)
+    """Whether nothing of a reply is filled but what any error may have, too."""
+    for name in reply.__struct_fields__ if isinstance(reply, msgspec.Struct) else ():
+        value: object = getattr(reply, name)
+        if value in (None, (), [], {}, "") or name in _LABELS:
+            continue
+        if name not in _VAGUE or _is_known(reply, name, value):
+            return False
+    return True
+
+
+def _is_known(reply: Any, name: str, value: object) -> bool:
+    """Whether a value is one of those that the API names for this field."""
+    return isinstance(value, str) and value in _named_values(reply.__class__, name)
+
+
+@cache
+def _named_values(struct: Any, name: str) -> frozenset[object]:
+    kinds = [field.type for field in msgspec.structs.fields(struct) if field.name == name]
+    return frozenset(value for kind in kinds for member in get_args(kind) for value in get_args(member))
 
 
 def _only_words(value: object, own: Collection[str]) -> bool:
     """Whether a reply says something in words, and nothing in the API's own way."""
     if not isinstance(value, dict):
-        return isinstance(value, str) and bool(value) and bool(own)
+        return is_telling(value)
     fields = cast("Fields", value)
-    return has_words(fields) and not is_filled(fields, [name for name in own if name != "message"])
-
-
-@cache
-def _takes_anything(decoder: msgspec.json.Decoder[Any]) -> bool:
-    """Whether a decoder finds nothing missing in an empty object, so that an error could pass for a reply."""
-    try:
-        decoder.decode(b"{}")
-    except msgspec.DecodeError:
+    if holds_refusal(fields) or says_error(fields):
+        return True
+    if is_filled(fields, [name for name in own if name not in _LABELS | _VAGUE and not names_an_error(name)]):
         return False
-    return True
+    return is_telling({name: each for name, each in fields.items() if name not in own or names_an_error(name)})

@@ -1,0 +1,183 @@
+"""What the body of a refusal says: JSON in whatever wrapping, events, markup or plain words, in whatever charset."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+__all__ = ["clean", "said", "text_of"]
+
+_LONGEST: Final = 2000
+"""Words in an error, characters: the whole of them is in ``APIStatusError.body``."""
+_LINE: Final = 200
+_LOOKED_AT: Final = 16384
+_MOST: Final = 50
+
+# Codecs that take text to be something else than characters in bytes, or for which a long input is slow.
+_NO_CHARSETS: Final = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
+_NAMED: Final = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
+_NAMED_INSIDE: Final = re.compile(
+    r"<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE
+)
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+# Controls would ring a bell, or paint a terminal.
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
+
+_NO_TEXT: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]")
+
+# What is put around JSON so that no page runs it, or that one does: )]}' and while(1); and callback(...).
+_WRAPPING: Final = re.compile(r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-Za-z_$][\w.$]{0,80}\(|\s)*")
+_BLANKS: Final = re.compile(r"\s*")
+_FIELD: Final = re.compile(r"(?:data|event|id|retry)?:")
+
+# A text under one of the names of words, in what is no whole JSON.
+_QUOTED: Final = re.compile(
+    r"[\"'](?:error_?|status_?)?(?:message|msg|detail|error|errors|reason|title)[\"']\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.)+)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+_UNSEEN: Final = re.compile(r"<!--.*?(?:-->|\Z)|<(style|script|svg)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_TAG: Final = re.compile(r"<[^<>]*>")
+_CDATA: Final = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.DOTALL)
+# Elements that tell what is wrong, the most telling first; and those of a title that say nothing.
+_ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "detail", "reason", "p")
+_EMPTY_WORDS: Final = re.compile(r"[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*", re.IGNORECASE)
+
+
+def text_of(body: bytes, content_type: str = "") -> str:
+    """A body as text: in the charset that it names, or that its first bytes show; else UTF-8, as far as it is that."""
+    named = _NAMED.search(content_type)
+    inside = _NAMED_INSIDE.search(body[:1024].decode("latin-1"))
+    marked = next((charset for mark, charset in _MARKS if body.startswith(mark)), None)
+    for charset in (marked, named and named[1], inside and (inside[1] or inside[2])):
+        if charset is not None and (text := _decoded(body, charset)) is not None:
+            return text
+    return body.decode("utf-8", "replace")
+
+
+def _decoded(body: bytes, charset: str) -> str | None:
+    """A body in a charset, if it is in it; a character that was cut at its end does not count."""
+    try:
+        if codecs.lookup(charset).name in _NO_CHARSETS:
+            return None
+        return body.decode(charset)
+    except UnicodeDecodeError as error:
+        cut = len(body) > 4 and error.start > len(body) - 4
+        return body[: error.start].decode(charset, "replace") if cut else None
+    except (LookupError, ValueError):
+        return None
+
+
+def clean(text: str) -> str:
+    """Words as they may stand in a message and in a log: bounded, and without controls."""
+    text = _UNPRINTABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def said(body: bytes, content_type: str = "") -> list[object]:
+    """What a body says, in its order: decoded JSON; what markup says, as if it were JSON; or words.
+
+    Args:
+        body: The body.
+        content_type: Its Content-Type.
+    """
+    try:
+        return [json.loads(body)]
+    except (ValueError, RecursionError):
+        text = text_of(body, content_type).lstrip("\ufeff \t\r\n")
+    if "event-stream" in content_type.lower() or _FIELD.match(text):
+        if (events := _of_events(text)) is not None:
+            return events
+    elif values := list(islice(_of_json(text), _MOST)):
+        return values
+    if "html" in content_type.lower() or text.startswith("<"):
+        return [_of_markup(text[:_LOOKED_AT])]
+    return [_words(text)]
+
+
+def _of_json(text: str) -> Iterator[object]:
+    """The objects and lists that a text begins with, one behind the other, whatever is put around them."""
+    wrapping = _WRAPPING.match(text)
+    begin, decode = 0 if wrapping is None else wrapping.end(), json.JSONDecoder().raw_decode
+    while text[begin : begin + 1] in {"{", "["}:
+        try:
+            value, begin = decode(text, begin)
+        except (ValueError, RecursionError):
+            return
+        yield value
+        begin = _BLANKS.match(text, begin).end()  # type: ignore[union-attr]  # it matches nothing, too
+
+
+def _of_events(text: str) -> list[object] | None:
+    """The data of a refused stream's events; None where it is none.
+
+    It is not the standard's reading to the letter: one event that the end cuts off counts, as there is no more to come.
+    """
+    events: list[object] = []
+    name, data, is_stream = "", list[str](), False
+    for line in (*text.splitlines(), ""):
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "data":
+            data.append(value)
+            is_stream = True
+        elif field == "event":
+            name = value
+        elif not line:
+            whole = "\n".join(data).strip()
+            if whole and whole != "[DONE]":
+                events.append(next(_of_json(whole), {"error": whole} if "error" in name.lower() else whole))
+            name, data = "", []
+    return events[:_MOST] if is_stream else None
+
+
+def _words(text: str) -> str:
+    """The words of a plain text: its first line, or more where that only leads up to them; "" of what is no text."""
+    head = text[:_LINE]
+    if 1 < len(_NO_TEXT.findall(head)) > len(head) // 4:
+        return ""
+    lines = [line.strip() for line in clean(text[:_LOOKED_AT]).splitlines() if line.strip()] or [""]
+    if lines[0].startswith("Traceback "):  # what was raised stands last
+        return lines[-1][:_LINE]
+    if lines[0][:1] == "{":  # cut off, or JSON by its looks only; not quoted, as it may repeat the request
+        found = _QUOTED.search(text)
+        return " ".join(clean(found[2].replace("\\n", "\n").replace('\\"', '"')).split())[:_LINE] if found else ""
+    if lines[0].endswith(":"):
+        return " ".join(" ".join(lines).split())[:_LINE]
+    return lines[0][:_LINE]
+
+
+def _of_markup(text: str) -> dict[str, str]:
+    """The words of a page: its title, or else its heading; of XML the message, the code and the request's id."""
+    is_page = re.search(r"<(?:html|body|p|title)\b", text, re.IGNORECASE) is not None
+    text = _CDATA.sub(lambda found: found[1].replace("<", "&lt;"), _UNSEEN.sub(" ", text))
+    words = next((found for name in _ELEMENTS if not _EMPTY_WORDS.fullmatch(found := _element(text, name))), "")
+    told = {"message": words or _shown(text)}
+    if not is_page:
+        told |= {"code": _element(text, "code"), "request_id": _element(text, "request-?id")}
+    return {name: value for name, value in told.items() if value}
+
+
+def _element(text: str, name: str) -> str:
+    """What the first element of a name says, if it says anything."""
+    pattern = rf"<(?:\w+:)?{name}(?:\s[^<>]*)?>(.*?)(?:</(?:\w+:)?{name}\s*>|<(?=/?(?:head|body|p|h\d|title)\b)|\Z)"
+    found = re.finditer(pattern, text, re.IGNORECASE | re.DOTALL)
+    return next((words for match in found if (words := _shown(match[1]))), "")
+
+
+def _shown(markup: str) -> str:
+    """What a reader sees of markup."""
+    from html import unescape  # only on the way to an error
+
+    return " ".join(clean(unescape(_TAG.sub(" ", markup))).split())[:_LINE]

@@ -1,0 +1,109 @@
+"""What servers, gateways and proxies of every make say in the bodies of their refusals, and what is read out of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import deterministic
+
+from friendli_async._core.error_bodies import said_error, status_error
+from friendli_async.replies import Headers
+
+DATA: Final = Path(__file__).parent / "data"
+ROWS: Final = [json.loads(line) for line in (DATA / "error_bodies.jsonl").read_text().splitlines()]
+BODIES: Final = {row["made_by"]: row for row in ROWS}
+
+
+def refusal(body: bytes, content_type: str = "", status: int = 500) -> tuple[str | None, ...]:
+    error = status_error(status, Headers([("Content-Type", content_type)] if content_type else []), body)
+    assert error.status_code == status
+    return error.message, error.code, error.type, error.request_id
+
+
+@pytest.mark.parametrize("made_by", BODIES)
+def test_the_words_of_every_maker_are_the_message(made_by: str) -> None:
+    row = BODIES[made_by]
+    says = row["says"]
+    body = row["body"].encode(row.get("encoding", "utf-8"))
+    assert refusal(body, row["content_type"]) == (
+        says["message"],
+        says.get("code"),
+        says.get("type"),
+        says.get("request_id"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"", ""),
+        (b"\r\n ", "text/plain"),
+        (b"null", "application/json"),
+        (b"{}", "application/json"),
+        (b"[]", "application/json"),
+        (b'""', "application/json"),
+        (b"data: [DONE]\n\n", "text/event-stream"),
+        (b"<html><body>&nbsp;</body></html>", "text/html"),
+        (b"<Error><Code/><Message/></Error>", "application/xml"),
+        (bytes(range(128, 256)) * 9, "application/octet-stream"),
+        (b'{"choices": [{"message": {"content": "an answer is nobody\'s to quote"}}]}', "application/json"),
+    ],
+)
+@pytest.mark.parametrize(("status", "phrase"), [(502, " Bad Gateway"), (599, ""), (418, " I'm a Teapot")])
+def test_a_refusal_without_words_names_its_status(body: bytes, content_type: str, status: int, phrase: str) -> None:
+    error = status_error(status, Headers([("content-type", content_type)]), body)
+    assert error.message == f"HTTP {status}{phrase}"
+    assert str(error) == error.message
+
+
+def test_a_message_is_bounded_and_without_controls_and_the_body_has_all() -> None:
+    said = "red \x1b[31m\x07 line\r\nnext " + "x" * 5000
+    error = status_error(500, Headers(), b'{"message": "red \\u001b[31m\\u0007 line\\r\\nnext ' + b"x" * 5000 + b'"}')
+    assert error.message.startswith("red [31m line\nnext xxx")
+    assert len(error.message) == 2000
+    assert len(error.body) > 5000
+    inside = said_error({"error": {"message": said}}, b"", 200, Headers())
+    assert inside.message == error.message
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "idna", "punycode", "unicode_escape", "rot13", "zlib", "undefined", "?"])
+def test_a_charset_that_is_none_is_not_used(charset: str) -> None:
+    assert refusal(b"na\xc3\xafve", f"text/plain; charset={charset}") == ("na\xefve", None, None, None)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16", "shift_jis", "gbk"])
+def test_a_character_that_the_limit_cut_costs_no_words(charset: str) -> None:
+    body = "Zu viel verlangt 日本".encode(charset)[:-1]
+    message = refusal(body, f"text/plain; charset={charset}")[0]
+    assert message is not None
+    assert message.startswith("Zu viel verlangt 日")
+
+
+WRAPPED: Final = ("<", "<p", "<p>", "<!--", "<svg>", "<message ", "<![CDATA[", "&#", "a(", "/*", "{", "[", "{}", "[]")
+WRAPPED_TOO: Final = ('{"a":', '"message":"\\', "data:\n", "data: x\n\n", "\r", "\0", "error", '{"errors":[', "<meta ")
+
+
+@pytest.mark.parametrize("content_type", ["", "text/html", "application/json", "text/event-stream"])
+@pytest.mark.parametrize("piece", [*WRAPPED, *WRAPPED_TOO])
+def test_a_hostile_body_is_read_in_little_time(piece: str, content_type: str) -> None:
+    body = (piece * 65536)[:65536].encode()
+    began = time.process_time()
+    assert refusal(body, content_type)[0]
+    assert time.process_time() - began < 5
+
+
+@given(
+    st.binary() | st.text().map(str.encode),
+    st.sampled_from(["", "text/html", "application/json; charset=gbk", "text/event-stream", "x; charset=utf-16"]),
+)
+@deterministic
+def test_any_bytes_are_an_error_with_a_message_of_bounded_length(body: bytes, content_type: str) -> None:
+    message = refusal(body, content_type)[0]
+    assert message
+    assert len(message) <= 2000
