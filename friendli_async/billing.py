@@ -5,9 +5,10 @@ Wire: ``GET /v1/team/cost`` and ``GET /v1/team/usage``, page by page. They stand
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
@@ -27,8 +28,34 @@ ProductType = Literal["model_apis", "dedicated_endpoints"] | str  # open: a new 
 
 if TYPE_CHECKING:
     _Amount = str
-else:  # servers have written numbers, too
-    _Amount = str | int | float
+    _Count = int
+else:  # servers have written numbers, too; and a part of a count is not dropped
+    _Amount = str | int | float | dict[str, Any]
+    _Count = int | float
+
+_LONGEST: Final = 40  # digits: of what is longer an exponent is left as it is
+
+
+def _plain(amount: object) -> str:
+    """An amount as decimal digits. Raises ValueError where it is none."""
+    if isinstance(amount, dict):  # {"amount": "1.50", "currency": "USD"}
+        inside = cast("dict[str, object]", amount)
+        found = (inside[name] for name in ("amount", "value", "total") if name in inside)
+        amount = next(found, None)
+    if isinstance(amount, float) and not math.isfinite(amount):
+        raise ValueError("an amount must be finite")
+    if not isinstance(amount, str | int | float) or isinstance(amount, bool):
+        raise ValueError("an amount must be a number")
+    text = str(amount)
+    if "e" not in text.lower():
+        return text
+    from decimal import Decimal, InvalidOperation  # only where there is an exponent
+
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return f"{number:f}" if abs(number.adjusted()) < _LONGEST else text
 
 
 class CostResult(Value, frozen=True, kw_only=True):
@@ -43,8 +70,8 @@ class CostResult(Value, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("total", "quantity", "unit_price"):
-            if not isinstance(value := getattr(self, name), str | None):
-                msgspec.structs.force_setattr(self, name, str(value))
+            if (value := getattr(self, name)) is not None and value != (text := _plain(value)):
+                msgspec.structs.force_setattr(self, name, text)
 
 
 class CostBucket(Value, frozen=True, kw_only=True):
@@ -74,9 +101,9 @@ class UsageResult(Value, frozen=True, kw_only=True):
     input_tokens: int | None = None
     input_cached_tokens: int | None = None
     output_tokens: int | None = None
-    gpu_usage: dict[str, int] | None = None
+    gpu_usage: dict[str, _Count] | None = None
     """By type of GPU."""
-    reserved_gpu_usage: dict[str, int] | None = None
+    reserved_gpu_usage: dict[str, _Count] | None = None
     """By type of GPU."""
     processed_audio_length_ms: int | None = None
     """In milliseconds."""

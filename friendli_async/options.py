@@ -163,7 +163,7 @@ class Pacing(msgspec.Struct, frozen=True):
 
     obey: Literal["retry-after"] | None = "retry-after"
     """What holds new calls back: a ``Retry-After`` (or its like) of a 429 or 503 holds back all to the same deployment
-    and model until then. None switches pacing off, the retry budget with it."""
+    and model, for the same team and token, until then. None switches pacing off, the retry budget with it."""
     retry_budget: int | None = 100
     """Retries that may be made in a row: each takes 1, each call that succeeds gives 0.1 back. When nothing is left,
     errors are raised at once (``attempts[-1].cause`` says so). None is no budget."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from support.sockets import client_of, reply, saying
 
 from friendli_async import (
     AsyncFriendli,
@@ -197,7 +198,24 @@ async def test_a_page_longer_than_there_are_is_refused_by_the_server(client: Asy
 
 
 @pytest.mark.parametrize(
-    ("written", "amount"), [("12.340", "12.340"), (12.34, "12.34"), (3, "3"), (0.0, "0.0")], ids=str
+    ("written", "amount"),
+    [
+        ("12.340", "12.340"),
+        (12.34, "12.34"),
+        (3, "3"),
+        (0.0, "0.0"),
+        (1e-7, "0.0000001"),
+        (2.5e20, "250000000000000000000"),
+        ("1e-7", "0.0000001"),
+        ("1.5E+3", "1500"),
+        ("1e999999999", "1e999999999"),
+        ("never", "never"),
+        ("1,234.50", "1,234.50"),
+        ({"amount": "1.50", "currency": "USD"}, "1.50"),
+        ({"value": 1e-5}, "0.00001"),
+        (123456789012345678901234567890, "123456789012345678901234567890"),
+    ],
+    ids=str,
 )
 def test_amounts_are_text_whatever_the_server_writes(written: object, amount: str) -> None:
     bucket = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T00:00:00Z"}
@@ -205,3 +223,47 @@ def test_amounts_are_text_whatever_the_server_writes(written: object, amount: st
     page = msgspec.convert({"data": [{**bucket, "results": results}]}, CostPage)
     (result,) = page.data[0].results
     assert (result.total, result.quantity, result.unit_price) == (amount, amount, None)
+
+
+def cost_page(result: str, **more: str) -> bytes:
+    bucket = f'{{"start_time":"2026-01-01T00:00:00Z","end_time":"2026-01-02T00:00:00Z","results":[{result}]}}'
+    rest = "".join(f',"{name}":{value}' for name, value in more.items())
+    return f'{{"data":[{bucket}]{rest}}}'.encode()
+
+
+@pytest.mark.parametrize("total", ["null", "1e400", "{}", '{"currency":"USD"}', '{"amount":null}'])
+async def test_an_amount_that_is_none_is_an_error_and_no_row_is_dropped(total: str) -> None:
+    page = cost_page(f'{{"total":"1"}},{{"total":{total},"quantity":"2"}}')
+    async with saying(reply(page)) as server, client_of(server.url) as client:
+        with pytest.raises(ResponseDecodeError, match=r"total|amount|range"):
+            await client.cost.get(start_time=START, end_time=END)
+
+
+async def test_a_row_without_its_total_is_an_error() -> None:
+    async with saying(reply(cost_page('{"quantity":"2"}'))) as server, client_of(server.url) as client:
+        with pytest.raises(ResponseDecodeError, match="total"):
+            await client.cost.get(start_time=START, end_time=END)
+
+
+@pytest.mark.parametrize(("told", "more"), [('"true"', True), ('"false"', False), ("1", True), ("0", False)])
+async def test_whether_there_is_more_is_read_however_it_is_written(told: str, more: bool) -> None:
+    page = cost_page('{"total":1}', has_more=told, next_page='"p2"')
+    async with saying(reply(page)) as server, client_of(server.url) as client:
+        found = await client.cost.get(start_time=START, end_time=END)
+    assert (found.has_more, found.next_page) == (more, "p2")
+
+
+@pytest.mark.parametrize("written", ["1767225600", "1767225600000", '"2026-01-01T00:00:00Z"', "1767225600.0"])
+async def test_times_are_read_however_they_are_written(written: str) -> None:
+    page = cost_page('{"total":1}').replace(b'"2026-01-01T00:00:00Z"', written.encode())
+    async with saying(reply(page)) as server, client_of(server.url) as client:
+        found = await client.cost.get(start_time=START, end_time=END)
+    assert found.data[0].start_time == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_parts_of_a_gpus_time_are_kept() -> None:
+    usage = '{"gpu_usage":{"H100":1.5},"reserved_gpu_usage":{"H100":2}}'
+    async with saying(reply(cost_page(usage))) as server, client_of(server.url) as client:
+        found = await client.usage.get(start_time=START, end_time=END)
+    result: Any = found.data[0].results[0]
+    assert (result.gpu_usage, result.reserved_gpu_usage) == ({"H100": 1.5}, {"H100": 2})

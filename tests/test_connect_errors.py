@@ -5,14 +5,36 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
+from contextlib import AsyncExitStack
 from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import pytest
-from support.sockets import client_of, complete
+from support.sockets import (
+    QUICK,
+    Conversation,
+    RawServer,
+    ask,
+    client_of,
+    complete,
+    places_in_use,
+    read,
+    reply,
+    saying,
+    within,
+)
+from support.tls import Authority, TalkativeTLSServer
 
-from friendli_async import APIConnectionError
+from friendli_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    InternalServerError,
+    PermissionDeniedError,
+    Timeouts,
+)
 from friendli_async.testing import FriendliServer
 
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -82,7 +104,7 @@ async def test_an_address_of_version_6_is_bracketed(monkeypatch: pytest.MonkeyPa
 async def test_a_server_that_speaks_no_tls_is_told(server: FriendliServer) -> None:
     words = await words_of(server.url.replace("http:", "https:"))
     where = server.url.removeprefix("http://")
-    assert words.lower() == f"could not connect: {where} [tls: wrong version number]"
+    assert words.lower() == f"could not connect: {where} [tls: wrong version number; does the server speak tls there?]"
 
 
 @pytest.mark.compatibility
@@ -94,3 +116,296 @@ async def test_a_server_that_hangs_up_in_the_handshake_is_told() -> None:
         port = hanging_up.sockets[0].getsockname()[1]
         words = await words_of(f"https://127.0.0.1:{port}")
     assert words.startswith(f"could not connect: 127.0.0.1:{port} [")
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "ours")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "theirs", "stranger")
+
+
+PAST: Final = {"begin": "20200101000000Z", "end": "20200201000000Z"}
+FUTURE: Final = {"begin": "20990101000000Z", "end": "20990201000000Z"}
+
+
+async def refused(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, foreign: bool, streamed: bool) -> str:
+    """The words of a connection that is refused at once, and not tried again."""
+    async with TalkativeTLSServer(context) as server, AsyncExitStack() as stack:
+        options: dict[str, Any] = {"ssl": client_tls}
+        if foreign:
+            connector = aiohttp.TCPConnector(ssl=client_tls)
+            options = {"session": await stack.enter_async_context(aiohttp.ClientSession(connector=connector))}
+        async with client_of(server.url, retry=QUICK, **options) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await within(read(ask(client)) if streamed else complete(client))
+            assert places_in_use(client) == 0
+        error = raised.value
+        assert (error.sent, error.hopeless) == (False, True)
+        assert error.meta is not None
+        assert len(error.meta.attempts) == server.connections == 1
+        where = server.url.removeprefix("https://")
+        assert str(error).startswith(f"could not connect: {where} [")
+        return str(error).removeprefix(f"could not connect: {where} ")
+
+
+@pytest.mark.parametrize(("foreign", "streamed"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (PAST, "certificate has expired"),
+        (FUTURE, "certificate is not yet valid"),
+        ({"name": "elsewhere.example"}, "Hostname mismatch, certificate is not valid for 'localhost'"),
+        ({"purpose": "clientAuth"}, "certificate purpose"),
+    ],
+)
+async def test_a_certificate_is_refused_in_words(
+    authority: Authority, made: dict[str, str], words: str, foreign: bool, streamed: bool
+) -> None:
+    server_tls = authority.server(*authority.issue(**made))
+    said = await refused(server_tls, authority.client(), foreign=foreign, streamed=streamed)
+    assert said.startswith("[the server's certificate is refused: ")
+    assert words in said
+
+
+@pytest.mark.parametrize("trusted", ["theirs", "the system's"])
+async def test_a_certificate_of_an_authority_that_is_not_trusted_says_how_to_trust_one(
+    authority: Authority, stranger: Authority, trusted: str
+) -> None:
+    tls = stranger.client() if trusted == "theirs" else ssl.create_default_context()
+    said = await refused(authority.server(*authority.issue()), tls, foreign=False, streamed=False)
+    assert "local issuer certificate; ssl= or SSL_CERT_FILE name further authorities to trust]" in said
+
+
+@pytest.mark.parametrize(("foreign", "streamed"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("shown", ["none", "a stranger's"])
+async def test_a_server_that_refuses_the_clients_certificate_is_told(
+    authority: Authority, stranger: Authority, shown: str, version: ssl.TLSVersion, foreign: bool, streamed: bool
+) -> None:
+    context = authority.server(*authority.issue(), clients=True)
+    context.maximum_version = version
+    client_tls = authority.client(*(stranger.issue("me") if shown != "none" else ()))
+    assert "client certificate" in await refused(context, client_tls, foreign=foreign, streamed=streamed)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_versions_and_ciphers_that_do_not_meet_are_told(authority: Authority, streamed: bool) -> None:
+    context, client_tls = authority.server(*authority.issue()), authority.client()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert "no TLS version in common" in await refused(context, client_tls, foreign=False, streamed=streamed)
+    context, client_tls = authority.server(*authority.issue()), authority.client()
+    client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+    client_tls.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
+    assert "no cipher in common" in await refused(context, client_tls, foreign=False, streamed=streamed)
+
+
+async def test_a_trusted_certificate_serves_with_and_without_the_clients(authority: Authority) -> None:
+    for context, shown in (
+        (authority.server(*authority.issue()), ()),
+        (authority.server(*authority.issue(), clients=True), authority.issue("me")),
+    ):
+        async with (
+            TalkativeTLSServer(context) as server,
+            client_of(server.url, ssl=authority.client(*shown)) as client,
+        ):
+            assert (await within(complete(client))).text == "by tls"
+
+
+async def test_a_server_that_speaks_tls_to_plain_http_is_told() -> None:
+    async with saying(bytes.fromhex("15030100020246")) as server, client_of(server.url) as client:
+        with pytest.raises(APIConnectionError, match="no reply: it speaks TLS: https"):
+            await within(complete(client))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number; does the server speak TLS there?"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number; does the server speak TLS there?"),
+        (bytes.fromhex("15030300020228"), "no cipher in common, or it wants a client certificate"),
+        (bytes.fromhex("15030300020270"), "does not know that name"),
+        (bytes.fromhex("15030300020246"), "no TLS version in common"),
+    ],
+)
+async def test_what_ends_a_handshake_is_told_after_one_attempt(said: bytes, words: str) -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation._reader.read(100)
+        await conversation.send(said)
+        await conversation.gone()
+
+    async with RawServer(talk) as server:
+        async with client_of(server.url.replace("http:", "https:"), retry=QUICK) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await within(complete(client))
+        assert words.lower() in str(raised.value).lower()
+        assert server.connections == 1
+
+
+# --- proxies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("status", "attempts", "words"),
+    [
+        ("407 Proxy Authentication Required", 1, "407 Proxy Authentication Required"),
+        ("407", 1, "407 Proxy Authentication Required"),
+        ("403 Forbidden", 1, "403 Forbidden"),
+        ("400 Bad Request", 1, "400 Bad Request"),
+        ("302 Found", 1, "302 Found"),
+        ("511 Network Authentication Required", 1, "511 Network Authentication Required"),
+        ("429 Slow down", 3, "429 Slow down"),
+        ("502 Bad Gateway", 3, "502 Bad Gateway"),
+        ("504 Gateway Timeout", 3, "504 Gateway Timeout"),
+    ],
+)
+async def test_a_proxy_that_refuses_a_tunnel_is_named_and_asked_again_where_that_may_help(
+    status: str, attempts: int, words: str, streamed: bool
+) -> None:
+    answer = reply(b"<html>", status=status, kind="text/html", headers="Proxy-Authenticate: Basic\r\n")
+    async with saying(answer) as proxy:
+        where = proxy.url.removeprefix("http://")
+        options: Any = {"proxy": f"http://me:secret@{where}", "retry": QUICK}
+        async with client_of("https://api.invalid", **options) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await within(read(ask(client)) if streamed else complete(client))
+        assert str(raised.value) == f"the proxy {where} refused: {words}"
+        assert not raised.value.sent
+        assert proxy.connections == attempts
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"\x00\x01\r\n\r\n", "what came is no HTTP: Bad status line"),
+        (b"HTTP/1.1 200 Conn", "it closed the connection"),
+        (bytes.fromhex("15030100020246"), "it speaks TLS: https?"),
+    ],
+)
+async def test_what_is_no_answer_of_a_proxy_is_told_with_its_name(said: bytes, words: str) -> None:
+    async with saying(said) as proxy, client_of("https://api.invalid", proxy=proxy.url) as client:
+        where = proxy.url.removeprefix("http://")
+        with pytest.raises(APIConnectionError) as raised:
+            await within(complete(client))
+    assert str(raised.value).startswith(f"could not connect: the proxy {where} [{words}")
+    assert not raised.value.sent
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("status", "kind"), [(407, APIStatusError), (403, PermissionDeniedError), (511, None)])
+async def test_a_refusal_of_a_proxy_of_plain_http_is_not_asked_for_again(
+    status: int, kind: type[APIStatusError] | None, streamed: bool
+) -> None:
+    page = b"<html><title>ERROR: access denied by policy</title></html>"
+    async with saying(reply(page, status=f"{status} X", kind="text/html")) as proxy:
+        async with client_of("http://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+            with pytest.raises(kind or InternalServerError, match=f"{status} ERROR: access denied by policy"):
+                await within(read(ask(client)) if streamed else complete(client))
+        assert proxy.connections == 1
+
+
+# --- connectors of the user's ----------------------------------------------------------------------------------------
+
+
+class SocksError(Exception):
+    """As python-socks has it."""
+
+
+class SocksTimeoutError(TimeoutError):
+    """As python-socks has it."""
+
+
+class SocksConnectionError(OSError):
+    """As python-socks has it."""
+
+
+class Failing(aiohttp.TCPConnector):
+    """Opens the connection, as one for SOCKS to its proxy, and then fails in its own way."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0)
+        raise self._error
+
+
+FOREIGN: Final = [
+    (SocksError("Connection refused by destination host"), "SocksError: Connection refused by destination host", 3),
+    (SocksError("Username and password authentication failure"), "SocksError: Username and password", 1),
+    (SocksError("No acceptable authentication methods were offered"), "SocksError: No acceptable authentication", 1),
+    (SocksTimeoutError("Proxy connection timed out: 60"), "", 3),
+    (SocksConnectionError(111, "Couldn't connect to proxy p:1080"), "Couldn't connect to proxy p:1080", 3),
+    (asyncio.IncompleteReadError(b"", 2), "IncompleteReadError: 0 bytes read", 3),
+    (ValueError("Invalid address"), "ValueError: Invalid address", 3),
+    (KeyError("no such host"), "KeyError: 'no such host'", 3),
+    (UnicodeError("label empty or too long"), "UnicodeError: label empty", 3),
+    (RuntimeError("the circuit is gone"), "RuntimeError: the circuit is gone", 3),
+    (aiohttp.ClientConnectionError("the hop failed"), "ClientConnectionError: the hop failed", 3),
+    (ExceptionGroup("both", [OSError("a"), OSError("b")]), "ExceptionGroup: both", 3),
+    (SocksError("socks5://me:secret@proxy:1080 is down"), "socks5://proxy:1080 is down", 3),
+    (SocksError(), "SocksError", 3),
+]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("raised_by_it", "words", "attempts"), FOREIGN, ids=[repr(row[0]) for row in FOREIGN])
+async def test_whatever_a_foreign_connector_raises_was_not_sent(
+    raised_by_it: Exception, words: str, attempts: int, streamed: bool
+) -> None:
+    async with (
+        aiohttp.ClientSession(connector=Failing(raised_by_it)) as session,
+        client_of("http://api.invalid", session=session, retry=QUICK) as client,
+    ):
+        with pytest.raises(APIConnectionError) as raised:
+            await within(read(ask(client)) if streamed else complete(client))
+        assert places_in_use(client) == 0
+    error = raised.value
+    assert error.sent is False
+    assert words in str(error)
+    assert "secret" not in str(error)
+    assert error.meta is not None
+    assert len(error.meta.attempts) == attempts
+    assert error.__cause__ is None
+    assert error.__context__ is None
+
+
+@pytest.mark.parametrize("owned", [False, True])
+async def test_what_breaks_after_the_connection_was_made_may_have_been_accepted(owned: bool) -> None:
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.reset()
+
+    async with RawServer(talk) as server, AsyncExitStack() as stack:
+        session = None if owned else await stack.enter_async_context(aiohttp.ClientSession())
+        async with client_of(server.url, session=session) as client:
+            with pytest.raises(APIConnectionError) as raised:
+                await within(complete(client, extra_query={"key": "secret"}))
+    assert raised.value.sent
+    assert str(raised.value) in {"no reply: Connection reset by peer", "no reply: the server closed the connection"}
+
+
+@pytest.mark.parametrize("limit", ["connect", "total"])
+async def test_a_foreign_connector_that_takes_too_long_has_sent_nothing(limit: str) -> None:
+    class Hanging(aiohttp.TCPConnector):
+        async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
+            await asyncio.Event().wait()
+
+    limits: Any = {limit: 0.05}
+    async with (
+        aiohttp.ClientSession(connector=Hanging()) as session,
+        client_of("http://api.invalid", session=session, timeout=Timeouts(**limits)) as client,
+    ):
+        with pytest.raises(APITimeoutError) as raised:
+            await within(complete(client))
+    assert (raised.value.limit, raised.value.sent) == (limit, False)

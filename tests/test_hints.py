@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -40,7 +41,7 @@ def attribute(path: str) -> Any:
         ("zzz", "it has aclose, "),
         ("serverless.models", "here it is model"),
         ("serverless.tokens", "here it is token"),
-        ("serverless.embeddings", "it has "),
+        ("serverless.embeddings", "here it is dedicated.embeddings"),
         ("serverless.chat.completions", "here it is complete or stream"),
         ("serverless.chat.create", "here it is complete or stream"),
         ("serverless.chat.completee", "did you mean 'complete'?"),
@@ -48,8 +49,36 @@ def attribute(path: str) -> Any:
         ("serverless.audio.transcriptions", "here it is transcribe or stream"),
         ("dedicated.image.generations", "here it is generate"),
         ("dedicated.endpoint.retrieve", "here it is get_spec"),
-        ("container.endpoint", "it has "),
-        ("file.create", "it has "),
+        ("container.endpoint", "here it is dedicated.endpoint"),
+        ("container.embeddings", "here it is dedicated.embeddings"),
+        ("container.models", "here it is serverless.model"),
+        ("serverless.images", "here it is dedicated.image or container.image"),
+        ("dedicated.models", "here it is serverless.model"),
+        ("serverless.batches", "here it is friendli_async.bulk.run_all"),
+        ("dedicated.endpoint.get", "here it is get_spec or list"),
+        ("dedicated.endpoint.start", "here it is wake"),
+        ("dedicated.endpoint.resume", "here it is wake"),
+        ("dedicated.endpoint.stop", "here it is sleep or terminate"),
+        ("dedicated.endpoint.pause", "here it is sleep or terminate"),
+        ("file.create", "here it is upload"),
+        ("file.content", "here it is download"),
+        ("file.list", "it has "),
+        ("cost.list", "here it is get"),
+        ("serverless.chat.astream", "here it is stream"),
+        ("serverless.chat.stream_async", "here it is stream"),
+        ("serverless.chat.acomplete", "did you mean 'complete'?"),
+        ("serverless.messages.count_tokens", "here it is serverless.token.tokenize"),
+        ("serverless.completions.generate", "here it is complete"),
+        ("Serverless", "here it is serverless"),
+        ("acompletion", "here it is serverless.chat.complete, "),
+        ("complete", "here it is serverless.chat.complete, "),
+        ("api_key", "settings cannot be asked for; with_options(...) gives a copy"),
+        ("copy", "here it is with_options"),
+        ("with_streaming_response", "here it is with_options"),
+        ("batches", "here it is friendli_async.bulk.run_all"),
+        ("datasets", "there are no datasets here, "),
+        ("billing", "here it is cost or usage"),
+        ("moderations", "it has aclose, "),
     ],
 )
 def test_an_attribute_that_there_is_not_is_told_by_its_name_here(path: str, hint: str) -> None:
@@ -58,6 +87,65 @@ def test_an_attribute_that_there_is_not_is_told_by_its_name_here(path: str, hint
     assert f"has no attribute {path.rpartition('.')[2]!r}; {hint}" in str(raised.value)
 
 
+def test_what_is_said_of_other_deployments_is_true() -> None:
+    groups = {group for place in DEPLOYMENTS for group in dir(attribute(place)) if not group.startswith("_")}
+    for group in groups:
+        having = [place for place in DEPLOYMENTS if hasattr(attribute(place), group)]
+        for place in set(DEPLOYMENTS) - set(having):
+            with pytest.raises(AttributeError) as raised:
+                attribute(f"{place}.{group}")
+            there = " or ".join(f"{other}.{group}" for other in having)
+            assert str(raised.value).endswith(f"; here it is {there}")
+
+
+PARAMETERS = {
+    **dict.fromkeys(("max_completion_tokens", "num_predict", "maxOutputTokens", "max_new_tokens"), "'max_tokens'"),
+    **dict.fromkeys(("max_tokens_to_sample", "maxTokens", "max_length"), "'max_tokens'"),
+    **dict.fromkeys(
+        ("json_schema", "guided_json", "response_model", "output_format", "text_format"), "'response_format'"
+    ),
+    **dict.fromkeys(("system", "system_prompt", "instructions"), "a message with the role 'system'"),
+    **dict.fromkeys(("thinking", "thinking_budget", "budget_tokens"), "'reasoning_budget'"),
+    **dict.fromkeys(("model_id", "endpoint_id", "engine"), "'model'"),
+    "reasoning": "'reasoning_effort'",
+    "random_seed": "'seed'",
+    "topP": "'top_p'",
+    "stopSequences": "'stop'",
+    "repeat_penalty": "'repetition_penalty'",
+    "include_usage": "'stream_options'",
+    "functions": "'tools'",
+    "function_call": "'tool_choice'",
+    "best_of": "'n'",
+}
+
+
+@pytest.mark.parametrize(("name", "ours"), PARAMETERS.items())
+async def test_a_parameter_of_other_clients_is_told_by_ours(name: str, ours: str) -> None:
+    for method in ("complete", "stream"):
+        with pytest.raises(TypeError) as raised:
+            await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
+        assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; here it is {ours}")
+
+
+async def test_a_hint_names_only_what_the_method_has() -> None:
+    serverless: Any = CLIENT.serverless
+    message = partial(serverless.messages.create, model="m", max_tokens=1, messages=[])
+    response = partial(serverless.responses.create, model="m", input="x")
+    for call, name, hint in (
+        (message, "stop", "stop_sequences"),
+        (message, "instructions", "system"),
+        (message, "reasoning_effort", "thinking"),
+        (response, "max_tokens", "max_output_tokens"),
+        (response, "system", "instructions"),
+        (response, "response_format", "text"),
+    ):
+        with pytest.raises(TypeError, match=f"{name}'; here it is '{hint}'"):
+            await call(**{name: "x"})
+    with pytest.raises(TypeError, match="system'; what is not listed goes into extra_body="):
+        await serverless.completions.complete(model="m", prompt="x", system="x")
+
+
+DEPLOYMENTS = ("serverless", "dedicated", "container")
 GROUPS = ("serverless", "dedicated", "container", "serverless.chat", "dedicated.endpoint", "file", "cost", "usage")
 
 
@@ -127,7 +215,13 @@ def test_a_bad_setting_that_is_no_secret_is_quoted(name: str) -> None:
         CLIENT.with_options(**{name: "10"})
 
 
-@pytest.mark.parametrize("name", ["store", "metadata", "user", "service_tier"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("store", "metadata", "user", "service_tier", "prompt_cache_key", "prompt_cache_retention", "mcp_servers"),
+        *("betas", "safe_prompt", "prompt_mode", "fallbacks", "caching", "suffix", "echo", "tags"),
+    ],
+)
 async def test_a_parameter_of_openais_that_there_is_not_goes_into_extra_body(name: str) -> None:
     for method in ("complete", "stream"):
         with pytest.raises(TypeError, match=f"{name}'; what is not listed goes into extra_body=") as raised:

@@ -32,7 +32,7 @@ from friendli_async import (
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Engine
 from friendli_async._core.net.dialing import Delivery
-from friendli_async._core.pacing import Hold, Pace
+from friendli_async._core.pacing import Hold, Pace, Place
 from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.retry import Retries
 from friendli_async._core.runtime import Changes, Runtime
@@ -123,6 +123,77 @@ async def test_calls_to_elsewhere_are_not_held_back(other: dict[str, Any]) -> No
     assert client.sent_at == [0.0]
 
 
+class Vault:
+    """Gives a token, and cannot be hashed."""
+
+    __hash__ = None  # type: ignore[assignment]  # so that it cannot
+
+    def __call__(self) -> str:
+        return "v"
+
+    def token(self) -> str:
+        return "v"
+
+
+VAULT: Final = Vault()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ({}, {"team": "b"}, False),
+        ({"team": "a"}, {"team": "b"}, False),
+        ({"team": "a"}, {"team": "a"}, True),
+        ({}, {"token": "u"}, False),
+        ({}, {"token": "Bearer t"}, True),
+        ({"team": "a"}, {"team": "a", "token": "u"}, False),
+        ({}, {"headers": {"X-Friendli-Team": "b"}}, False),
+        ({"team": "b"}, {"headers": {"x-friendli-team": "b"}}, True),
+        ({}, {"headers": {"authorization": "Bearer u"}}, False),
+        ({"token": "u"}, {"headers": {"Authorization": "Bearer u"}}, True),
+        ({"token": lambda: "t"}, {"token": lambda: "t"}, False),
+        ({"token": VAULT}, {"token": VAULT}, True),
+        ({"token": VAULT.token}, {"token": VAULT.token}, True),
+        ({"token": VAULT}, {"token": Vault()}, False),
+    ],
+)
+@in_virtual_time
+async def test_only_calls_for_the_same_team_and_token_are_held_back(
+    one: dict[str, Any], other: dict[str, Any], shared: bool
+) -> None:
+    client = Client()
+    await client.refused(**one)
+    await client.call(**other)
+    assert client.sent_at == [10.0 if shared else 0.0]
+    await client.call(**one)
+    assert client.sent_at[-1] == 10.0
+
+
+async def test_the_team_of_one_call_of_the_seed_operation_has_a_budget_of_its_own() -> None:
+    async with (
+        FriendliServer() as server,
+        AsyncFriendli(server.token, server_url=server.url, retry=None, timeout=30) as client,
+    ):
+        server.enqueue(status(429, retry_after=3600), text("good"))
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+        ask: Any = client.serverless.tool_assisted_chat_completion
+        with pytest.raises(RateLimitError):
+            await ask(tool_assisted_completion_request_body=body, x_friendli_team="a")
+        assert await ask(tool_assisted_completion_request_body=body, x_friendli_team="b")
+        with pytest.raises(RateLimitError, match="not sent"):
+            await ask(tool_assisted_completion_request_body=body, x_friendli_team="a")
+
+
+@in_virtual_time
+async def test_what_is_remembered_of_a_refusal_holds_no_token() -> None:
+    client = Client()
+    await client.refused(token="flp_secret", headers={"x": "y"})
+    await client.refused(headers={"Authorization": "Bearer flp_secret"})
+    assert client.runtime.pace.holds
+    for place in client.runtime.pace.holds:
+        assert "flp_secret" not in f"{place} {place!r}"
+
+
 @in_virtual_time
 async def test_calls_without_a_model_are_held_back_by_their_deployment() -> None:
     client = Client()
@@ -206,7 +277,8 @@ async def test_a_call_whose_wait_does_not_fit_raises_at_once_what_the_server_sai
 async def test_holds_that_follow_each_other_end_at_the_longest_wait() -> None:
     client = Client(retry=RetryPolicy(initial=0.0, max_retry_after=60))
 
-    place = ("https://api.friendli.ai/serverless", "m")
+    await client.refused()
+    (place,) = client.runtime.pace.holds
 
     async def refresh() -> None:
         while True:
@@ -294,14 +366,14 @@ def test_no_new_call_is_sent_before_the_time(seconds: float, begun: list[float],
 def test_what_is_over_is_forgotten_with_the_next_refusal() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=1.0)
     for number in range(1000):
-        pace.refused(("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
+        pace.refused(Place("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
     assert len(pace.holds) == 1
 
 
 def test_a_hold_is_not_longer_on_a_loop_whose_clock_is_another() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=5.0)
-    pace.refused(("http://x", "m"), busy, RetryPolicy(), 1e9)
-    hold = pace.hold(("http://x", "m"), 0.0)
+    pace.refused(Place("http://x", "m"), busy, RetryPolicy(), 1e9)
+    hold = pace.hold(Place("http://x", "m"), 0.0)
     assert hold is not None
     assert hold.rest(0.0) == 5.0
 
@@ -310,8 +382,8 @@ def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
     pace = Pace()
     for seconds in (10.0, 1.0):
         error = RateLimitError("busy", status_code=429, retry_after=seconds)
-        pace.refused(("http://x", "m"), error, RetryPolicy(), 0.0)
-    assert pace.hold(("http://x", "m"), 9.0) is not None
+        pace.refused(Place("http://x", "m"), error, RetryPolicy(), 0.0)
+    assert pace.hold(Place("http://x", "m"), 9.0) is not None
 
 
 # --- the retry budget ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import base64
 import socket
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,6 +23,9 @@ from friendli_async import (
     ConfigurationError,
     FriendliError,
 )
+from friendli_async._core.net.dialing import Proxy as Found
+from friendli_async._core.net.dialing import proxies, proxy_finder
+from friendli_async._core.secret import Secret
 from friendli_async.testing import (
     FriendliServer,
 )
@@ -162,3 +166,56 @@ async def test_credentials_of_a_proxy_may_be_encoded(proxy: Proxy) -> None:
     async with client_of("http://api.invalid", proxy=url) as client:
         await within(complete(client))
     assert b"proxy-authorization: basic " + base64.b64encode(b"us@er:p:s/s").lower() in proxy.requests[0].lower()
+
+
+HOST = "api.friendli.ai"
+
+
+@pytest.mark.parametrize(
+    ("rule", "host", "port"),
+    [
+        *((rule, HOST, 443) for rule in (HOST, "friendli.ai", ".friendli.ai", "*.friendli.ai", "API.FRIENDLI.AI")),
+        *((rule, HOST, 443) for rule in ("*", "x, *", " * ", "friendli.ai.", f"{HOST}:443", ".friendli.ai:443")),
+        *((rule, HOST, 443) for rule in ("a, friendli.ai ,b", "a friendli.ai b", "a\tfriendli.ai")),
+        (HOST, f"{HOST}.", 443),
+        *((rule, "::1", 80) for rule in ("::1", "[::1]", "[::1]:80", "0:0:0:0:0:0:0:1", "::/64")),
+        *((rule, "fd12::1", 80) for rule in ("fd00::/8", "[fd00::/8]", "FD12::1")),
+        *((rule, "10.1.2.3", 80) for rule in ("10.1.2.3", "10.1.2.3:80", "10.0.0.0/8", "10.9.9.9/8", "0.0.0.0/0")),
+        ("m\u00fcller.de", "xn--mller-kva.de", 443),
+    ],
+)
+def test_no_proxy_in_every_syntax(rule: str, host: str, port: int) -> None:
+    find = proxy_finder(None, {"http": Secret("http://p:1"), "https": Secret("http://p:1"), "no": Secret(rule)})
+    assert find("https", host, port) == Found()
+
+
+@pytest.mark.parametrize(
+    ("rule", "host", "port"),
+    [
+        *((rule, HOST, 443) for rule in ("endli.ai", f"{HOST}:80", "x.friendli.ai", ".", ",,", "", f"https://{HOST}")),
+        ("friendli.ai", "evilfriendli.ai", 443),
+        *((rule, "10.1.2.3", 80) for rule in ("11.0.0.0/8", "10.1.2.3/33", "10.", "10.1.2.3:81", ".2.3")),
+        *((rule, "::1", 80) for rule in ("[::1]:81", "::2", "fd00::/8", "1")),
+    ],
+)
+def test_no_proxy_names_nobody_else(rule: str, host: str, port: int) -> None:
+    find = proxy_finder(None, {"https": Secret("http://p:1"), "no": Secret(rule)})
+    assert find("https", host, port) == Found("http://p:1")
+
+
+@pytest.mark.parametrize("value", [" http://p:1\t", '"http://p:1"', "'p:1'", "p:1"])
+def test_a_proxy_of_the_environment_may_stand_in_blanks_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("https_proxy", value)
+    assert proxy_finder(None, proxies())("https", HOST, 443) == Found("http://p:1")
+
+
+@pytest.mark.parametrize(
+    "value", ["http://", "//p:1", "http://p:0", "http://p:1\n", "http://u:s3cret@p:99999", "u:s3cret@p:x", "http:p"]
+)
+def test_a_proxy_of_the_environment_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("https_proxy", value)
+    with pytest.raises(ConfigurationError, match="the environment's proxy") as caught:
+        proxy_finder(None, proxies())("https", HOST, 443)
+    error = caught.value.with_traceback(caught.tb.tb_next)  # without this test's own frame
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    assert "s3cret" not in "".join(shown)

@@ -1,10 +1,12 @@
 """The client's settings: token, team, URLs, headers, the environment, and copies with other settings."""
 
 import asyncio
+import os
 import pickle
 import re
 import ssl
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -357,6 +359,42 @@ THEIRS: Final = {
     "timeout_ms": "timeout=seconds",
     "x_friendli_team": "team=...",
     "default_headers": "headers={...}",
+    "access_token": "token=...",
+    "auth_token": "token=...",
+    "bearer_auth": "token=...",
+    "api_base": "server_url=... or container_url=...",
+    "num_retries": "retry=RetryPolicy(max_attempts=...)",
+    "request_timeout": "timeout=...",
+    "connect_timeout": "timeout=Timeouts(connect=...)",
+    "read_timeout": "timeout=Timeouts(first_event=..., idle=...)",
+    "user_agent": 'headers={"User-Agent": ...}',
+    "idempotency_key": 'headers={"Idempotency-Key": ...}',
+}
+OF_THE_POOL: Final = {
+    "http_client": "session=... (an aiohttp session)",
+    "async_client": "session=... (an aiohttp session)",
+    "transport": "session=... (an aiohttp session)",
+    "verify": "ssl=...",
+    "ssl_context": "ssl=...",
+    "cert": "ssl=...",
+    "proxies": "proxy=...",
+    "trust_env": "proxy=...",
+    "pool_size": "max_connections=...",
+    "max_keepalive_connections": "max_connections=...",
+}
+OF_A_CLIENT: Final = {
+    "key": "here it is token=...",
+    "credentials": "here it is token=...",
+    "security": "here it is token=...",
+    "host": "here it is server_url=... or container_url=...",
+    "server": "here it is server_url=... or container_url=...",
+    "azure_endpoint": "here it is server_url=... or container_url=...",
+    "default_query": "here it is extra_query={...} of a method",
+    "event_hooks": "here it is observers=[...]",
+    "debug_logger": 'here it is logging.getLogger("friendli_async")',
+    "rate_limit": "here it is pacing=Pacing(...)",
+    "teem": "did you mean 'team'?",
+    "server_urll": "did you mean 'server_url'?",
 }
 
 
@@ -372,6 +410,32 @@ async def test_setting_of_another_client_is_told_by_our_name(server: FriendliSer
             client.with_options(**unknown)
         with pytest.raises(TypeError, match=re.escape(f"it is a setting, use client.with_options({ours})")):
             client.serverless.chat.stream(model="m", messages=[], **unknown)
+
+
+@pytest.mark.parametrize(("name", "ours"), OF_THE_POOL.items())
+async def test_setting_of_the_pool_belongs_to_the_client_itself(server: FriendliServer, name: str, ours: str) -> None:
+    unknown: dict[str, Any] = {name: "x"}
+    with pytest.raises(TypeError, match=re.escape(f"here it is {ours}")):
+        f.AsyncFriendli("token", **unknown)
+    of_the_client = re.escape(f"it is a setting of the client: AsyncFriendli({ours})")
+    async with made(server) as client:
+        with pytest.raises(TypeError, match=of_the_client):
+            client.with_options(**unknown)
+        with pytest.raises(TypeError, match=of_the_client):
+            client.serverless.chat.stream(model="m", messages=[], **unknown)
+
+
+@pytest.mark.parametrize(("name", "hint"), OF_A_CLIENT.items())
+async def test_name_that_only_a_client_can_mean_is_told_by_ours(server: FriendliServer, name: str, hint: str) -> None:
+    unknown: dict[str, Any] = {name: "x"}
+    with pytest.raises(TypeError, match=re.escape(hint)):
+        f.AsyncFriendli("token", **unknown)
+    async with made(server) as client:
+        with pytest.raises(TypeError, match=re.escape(hint)):
+            client.with_options(**unknown)
+        with pytest.raises(TypeError) as raised:
+            client.serverless.chat.stream(model="m", messages=[], **unknown)
+    assert "with_options" not in str(raised.value)
 
 
 def test_unknown_keyword_of_the_client_names_those_there_are() -> None:
@@ -457,6 +521,36 @@ def test_certificates_of_the_environment_are_read_when_the_client_is_made(
     assert _tls_of(f.AsyncFriendli("token", ssl=False)) is False
 
 
+_FIRST_CLIENT = """
+import os, sys
+{before}
+from friendli_async import AsyncFriendli
+own = AsyncFriendli("token")._runtime.transport._ssl
+from aiohttp import connector
+trusted = connector._SSL_CONTEXT_VERIFIED if own is True else own
+print(own is True, len(trusted.get_ca_certs()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ("", "True 1"),  # aiohttp has read them already: to read them once more would take as long as its import
+        ("import aiohttp", "False 1"),
+        ("del os.environ['SSL_CERT_FILE']; import aiohttp; os.environ['SSL_CERT_FILE'] = sys.argv[1]", "False 1"),
+    ],
+)
+def test_certificates_of_the_environment_are_read_once_where_aiohttp_comes_with_the_client(
+    tmp_path: Path, before: str, told: str
+) -> None:
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_text(ssl.DER_cert_to_PEM_cert(_own_certificate(tmp_path)))
+    environment = {**os.environ, "SSL_CERT_FILE": str(authorities), "SSL_CERT_DIR": str(tmp_path / "none")}
+    command = [sys.executable, "-c", _FIRST_CLIENT.format(before=before), str(authorities)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == told
+
+
 def _tls_of(client: f.AsyncFriendli) -> object:
     transport: Any = client._runtime.transport
     return transport._ssl
@@ -467,3 +561,47 @@ def _own_certificate(folder: Path) -> bytes:
     made = folder / "own.der"
     subprocess.run([*command, "-keyout", str(folder / "key"), "-out", str(made)], check=True, capture_output=True)
     return made.read_bytes()
+
+
+@pytest.mark.parametrize("value", ["test-token", " test-token\t", '"test-token"', "'test-token'", '" test-token "'])
+def test_variables_may_stand_in_blanks_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("FRIENDLI_TOKEN", value)
+    monkeypatch.setenv("FRIENDLI_TEAM", value.replace("test-token", "team"))
+    monkeypatch.setenv("FRIENDLI_SERVER_URL", value.replace("test-token", "https://api.example/a/"))
+    monkeypatch.setenv("FRIENDLI_CONTAINER_URL", " \t")
+    settings = f.AsyncFriendli()._settings
+    assert str.__str__(f.AsyncFriendli().serverless.chat._engine.sender.authorization) == "Bearer test-token"
+    assert (settings.team, settings.server_url) == ("team", "https://api.example/a")
+    assert settings.container_url == "http://localhost:8000"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a\\b",
+        "http://a<b",
+        "https:///a",
+        "localhost:8000",
+        "//a",
+        "http://a b",
+        "http://[::1",
+        "http://a:0",
+        "http://a..b",
+    ],
+)
+def test_what_is_no_base_url_is_named(url: str) -> None:
+    with pytest.raises(f.ConfigurationError, match="server_url must be an http or https URL"):
+        f.AsyncFriendli("token", server_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("http://M\u00dcLLER.de:80/\u00fc", "http://xn--mller-kva.de:80/%C3%BC"),
+        ("http://[::1]:8000/", "http://[::1]:8000"),
+        ('http://a/{b}"<>|^`', "http://a/%7Bb%7D%22%3C%3E%7C%5E%60"),
+        ("http://a/b//c///", "http://a/b//c"),
+    ],
+)
+def test_base_url_goes_out_as_it_can(url: str, taken: str) -> None:
+    assert f.AsyncFriendli("token", server_url=url)._settings.server_url == taken

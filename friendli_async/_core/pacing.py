@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from random import random
 from typing import Final, NamedTuple
 
@@ -13,8 +14,16 @@ __all__ = ["Hold", "Pace", "Place", "spread"]
 _BUSY: Final = frozenset({429, 503})
 _A_RETRY: Final = 10  # successes give it back
 
-Place = tuple[str, str | None]
-"""What a server limits: the base URL of a deployment, and the model, where the call names one."""
+
+class Place(NamedTuple):
+    """What a server limits, and whose limits they are: another team, or another token, has a budget of its own."""
+
+    base: str
+    """The base URL of a deployment."""
+    model: str | None
+    """The model, where the call names one."""
+    account: Hashable = None
+    """Who is billed: see ``protocol.Sender.account``."""
 
 
 class Hold(NamedTuple):

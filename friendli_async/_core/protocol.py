@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache, cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -13,6 +13,7 @@ from friendli_async._core.body.forms import Form
 from friendli_async._core.secret import Secret
 from friendli_async._core.settings import Settings, check_token
 from friendli_async._version import __version__
+from friendli_async.errors import ConfigurationError
 
 __all__ = ["Accept", "Deployment", "Operation", "Request", "Sender"]
 
@@ -71,7 +72,7 @@ class Deployment(msgspec.Struct, frozen=True):
         return "container" if self.container else self.prefix.lstrip("/")
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True):
     """One HTTP request, ready to be sent. Its repr shows neither headers, query nor body."""
 
     method: str
@@ -99,8 +100,8 @@ class Sender:
 
     Attributes:
         base: URL of what the operations' paths are below.
-        wants_token: Whether a request cannot go without a token. The user may have set the header by hand.
         authorization: The Authorization header, where it is the same for all requests.
+        asks_for_token: Whether a token has to be got for each request.
     """
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
@@ -108,18 +109,16 @@ class Sender:
         self._prefix = deployment.prefix
         custom = {name: Secret(value) for name, value in settings.headers.items()}
         overridden = {name.lower() for name in custom}
-        self._bare = "authorization" in overridden
-        self.wants_token: bool = not deployment.container and not self._bare
-        self.authorization: Secret | None = self._fixed_authorization(settings)
+        bare = "authorization" in overridden  # the user has set it by hand
+        fixed = settings.token if isinstance(settings.token, str) and not bare else None
+        self.authorization: Secret | None = None if fixed is None else check_token(fixed)
+        self.asks_for_token: bool = self.authorization is None and not bare
+        self._wants_token = not deployment.container and not bare
+        self._token = settings.token
         self._team = None if deployment.container else settings.team
         self._custom = custom
         self._overridden = overridden
         self._templates: dict[tuple[Accept, bool, bool], dict[str, str]] = {}
-
-    def _fixed_authorization(self, settings: Settings) -> Secret | None:
-        if self._bare or not isinstance(settings.token, str):
-            return None
-        return check_token(settings.token)
 
     @cached_property
     def address(self) -> tuple[str, int | None]:
@@ -130,13 +129,25 @@ class Sender:
         return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
     @property
-    def asks_for_token(self) -> bool:
-        """Whether a token has to be got for each request."""
-        return self.authorization is None and not self._bare
+    def account(self) -> Hashable:
+        """Whose limits the requests count against: the team, and who the token says it is. It keeps no token.
+
+        A token that is asked for anew, which may be another each time, is told by who gives it.
+        """
+        custom = {name.lower(): value for name, value in self._custom.items()}
+        team = hash(custom.get("x-friendli-team", self._team))
+        token = custom.get("authorization", self.authorization) or self._token
+        if isinstance(token, str):
+            return team, hash(token)
+        try:
+            hash(token)
+        except TypeError:
+            return team, id(token)
+        return team, token
 
     def request(
         self,
-        operation: Operation[object],
+        operation: Operation[Any],
         arguments: Arguments,
         accept: Accept,
         authorization: Secret | None,
@@ -150,30 +161,29 @@ class Sender:
             accept: What the reply may be.
             authorization: The Authorization header's value, or None.
             framing: The headers that the body, a form, has of its own.
+
+        Raises:
+            ConfigurationError: There is no token, and the deployment wants one.
         """
+        if authorization is None and self._wants_token:
+            raise ConfigurationError("no token: pass token=, or set FRIENDLI_TOKEN")
+        body = arguments.body
         if isinstance(arguments, ForeignArguments):  # somebody else's server: it gets nothing of ours
             headers = {**_ACCEPTED[accept], "User-Agent": _USER_AGENT, **(framing or {})}
             url = arguments.url
         else:
-            headers = dict(self._headers(accept, json=isinstance(arguments.body, bytes), team=operation.team))
+            headers = self._headers(accept, isinstance(body, bytes), operation.team)
             if authorization is not None:
-                headers["Authorization"] = authorization
+                headers = {**headers, "Authorization": authorization}
             if framing is not None:
                 headers = {name: value for name, value in headers.items() if name.lower() != "content-type"}
                 headers.update(framing)
             path = operation.path.format_map(arguments.path) if arguments.path else operation.path
             query = f"?{arguments.query}" if arguments.query else ""
             url = f"{self.base}{path}{query}"
-        return Request(
-            method=operation.method,
-            url=url,
-            path=self._prefix + operation.path,
-            headers=headers,
-            body=arguments.body,
-            repeatable=operation.repeatable,
-        )
+        return Request(operation.method, url, self._prefix + operation.path, headers, body, operation.repeatable)
 
-    def _headers(self, accept: Accept, *, json: bool, team: bool) -> dict[str, str]:
+    def _headers(self, accept: Accept, json: bool, team: bool) -> dict[str, str]:
         """The headers that all such requests have; the user's own win over ours, whatever the case of their names."""
         kind = (accept, json, team)
         template = self._templates.get(kind)

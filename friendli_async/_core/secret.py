@@ -33,7 +33,7 @@ def masked(value: T) -> T:
     Whoever is given a secret binds what this returns to the parameter's own name, before anything can fail: so no frame
     of ours that an error has passed through shows it.
     """
-    return cast("T", Secret(value)) if isinstance(value, str) else value
+    return cast("T", Secret(str.__str__(value))) if isinstance(value, str) else value  # an enum's str() is its name
 
 
 def masked_values(values: Mapping[str, object]) -> dict[str, object]:

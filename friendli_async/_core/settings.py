@@ -90,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         given = {name: value for name, value in options.items() if name not in _VARIABLES or value is not None}
         told = {
-            name: Secret(os.environ.get(variable, "")) for name, variable in _VARIABLES.items() if name not in given
+            name: unquoted(os.environ.get(variable, "")) for name, variable in _VARIABLES.items() if name not in given
         }
         return cls().changed({**given, **{name: value for name, value in told.items() if value}})
 
@@ -121,8 +121,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return check_token(token)
 
 
+def unquoted(value: str) -> Secret:
+    """A variable's value without the blanks and the quotes around it, which not everything that sets one takes off."""
+    value = Secret(value.strip(" \t"))
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = Secret(value[1:-1].strip(" \t"))
+    return value
+
+
 def base_url(value: object, name: str) -> str:
-    """Checks a base URL and takes slashes off its end. A path prefix is kept, and encoded where it is not ASCII.
+    """Checks a base URL and takes slashes off its end. A path prefix is kept, and encoded where it has to be.
 
     Raises:
         ConfigurationError: It is not an absolute http(s) URL, or has a query, a fragment or credentials.
@@ -143,9 +151,9 @@ def base_url(value: object, name: str) -> str:
             host.encode("idna")  # refuses labels that are none
     except ValueError:  # UnicodeError is one
         usable = False
-    if not usable or re.search(r"[\s\x00-\x1f\x7f]", value):
+    if not usable or re.search(r"[\s\x00-\x1f\x7f]|//[^/]*[\\\"<>^`{|}]", value):
         raise ConfigurationError(f"{name} must be an http or https URL, not {str(value)!r}")
-    value = re.sub(r"[^\x00-\x7f]+", lambda found: quote(found[0]), str(value)).rstrip("/")
+    value = re.sub(r"[^\x00-\x7f]+|[\\\"<>^`{|}]", lambda found: quote(found[0]), str(value)).rstrip("/")
     if value.endswith(_OURS):
         raise ConfigurationError(
             f"{name} ends where paths begin that the client adds: leave /{value.rpartition('/')[2]} off"
@@ -243,9 +251,8 @@ def checked(options: Mapping[str, object]) -> dict[str, object]:
 
 def unknown(method: str, name: str) -> TypeError:
     """The error of a setting that there is not: what it is called here, or which there are."""
-    here = setting_hint(name)
     takes = [*_SETTERS] if method == "with_options" else [*_SETTERS, "max_connections", "proxy", "ssl", "session"]
-    hint = f"here it is {here}" if here is not None else f"it takes {', '.join(takes)}"
+    hint = setting_hint(name, takes) or f"it takes {', '.join(takes)}"
     return TypeError(f"{method}() got an unexpected keyword argument {name!r}; {hint}")
 
 
@@ -260,7 +267,7 @@ def _team(team: str | None) -> str | None:
         check_header("X-Friendli-Team", team, "team")
         if not team.strip():
             raise ConfigurationError("team is empty")
-        return str(team)  # no secret: observers are told
+        return str.__str__(team)  # no secret: observers are told
     return None
 
 

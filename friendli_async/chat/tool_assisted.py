@@ -3,18 +3,18 @@
 Wire: ``POST /serverless/tools/v1/chat/completions``; ``stream: true`` selects server-sent events. Token events have no
 name and are chat chunks; ``event: tool_status`` tells what a tool is doing; ``data: [DONE]`` ends the stream. The body
 is that of Friendli's SDK 0.14.0, the last release that had the operation. The SDK has withdrawn it since (from 0.14.2
-on none has it), so whether the service still answers is Friendli's to say.
+on none has it), and a changelog calls it deprecated since 2026-07-06, in favour of tool calling (``chat.run`` does it):
+whether the service still answers is Friendli's to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, get_args
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_json, model_of
+from friendli_async._core.body.arguments import Arguments, Parameters, each, encode_json, model_of
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
@@ -22,18 +22,18 @@ from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, are_ordi
 from friendli_async.chat.inputs import (
     CHECKS,
     REQUIRED,
+    SENT,
     Function,
     GenerationOptions,
     Messages,
     Tool,
     choices_wanted,
-    sendable,
     stream_fields,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.resource import CompletionStream
 from friendli_async.errors import ArgumentError
-from friendli_async.replies import Partial, Usage, Value, always
+from friendli_async.replies import Usage, Value, always
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -120,83 +120,75 @@ ToolAssistedEvent = ChatChunk | ToolStatus
 class ToolAssistedChatOptions(GenerationOptions, total=False):
     """Optional parameters of a tool-assisted chat. What is left out is left to the server; None is sent as null."""
 
-    resume_generation: bool
+    resume_generation: bool | None
     """Whether to go on generating after a tool failed. (Friendli documents that it gives up after 8 failures.)"""
     tools: Sequence[Tool | Mapping[str, object]] | None
     """Built-in tools, as ``{"type": "math:calculator"}`` (see ``BuiltInToolName``) or ``{"type": "file:text", "files":
     [file_id]}``, and functions."""
 
 
-_PARAMETERS: Final = Parameters(ToolAssistedChatOptions, REQUIRED, {**CHECKS, "tools": list[_AnyTool] | None})
+_PARAMETERS: Final = Parameters(
+    ToolAssistedChatOptions,
+    REQUIRED,
+    {**CHECKS, "tools": list[_AnyTool] | None},
+    # The check takes one form of tools.
+    {**SENT, "tools": each(lambda tool: msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool)},
+)
 _COMPLETE: Final = operation(
     "tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion, repeatable=True, billed=True
 )
 
 
-class ToolAssistedCollector:
+_SHAPE: Final = frozenset({"name", "status"})
+
+
+def _with_its_parts(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """A tool's status with its parts where they belong, however they came: what it is doing never costs the answer."""
+    if name != "tool_status" and not fields.keys() >= _SHAPE:
+        return fields
+    error, parameters, message = fields.get("error"), fields.get("parameters"), fields.get("message")
+    if isinstance(error, dict):
+        told = cast("dict[str, object]", error)
+        if told and not told.get("msg"):
+            words = told.get("message") or _json(told)
+            fields["error"] = {"type": told.get("type") or told.get("code"), "msg": words}
+    elif error:
+        fields["error"] = {"msg": error if isinstance(error, str) else _json(error)}
+    if isinstance(parameters, dict):
+        listed = cast("dict[str, object]", parameters)
+        fields["parameters"] = [{"name": key, "value": value} for key, value in listed.items()]
+    if message is not None and not isinstance(message, str | dict | list):
+        fields["message"] = _json(message)
+    return fields
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+class ToolAssistedCollector(ChatCollector):
     """Puts the chunks together; what the tools are doing is passed on.
 
     Args:
         n: Choices that were asked for.
     """
 
-    dialect: Dialect[ToolAssistedEvent] = ChunkDialect(
+    dialect: Dialect[Any] = ChunkDialect(
         ChatChunk,
         content=CHUNK_CONTENT,
         named={"tool_status": ToolStatus},
-        shape=frozenset({"name", "status"}),
+        shape=_SHAPE,
         ordinary=are_ordinary,
+        rewrite=_with_its_parts,
     )
-    is_last: bool = False  # as in chat
-
-    def __init__(self, n: int = 1) -> None:
-        self._chat = ChatCollector(n)
-
-    @property
-    def begun(self) -> bool:
-        """Whether a choice has come."""
-        return self._chat.begun
-
-    @property
-    def has_text(self) -> bool:
-        """Whether any text has come."""
-        return self._chat.has_text
-
-    @property
-    def may_end(self) -> bool:
-        """Whether every choice has its finish reason."""
-        return self._chat.may_end
-
-    @property
-    def head(self) -> ChatChunk | None:
-        """What has the reply's ``id`` and ``model``."""
-        return self._chat.head
-
-    @property
-    def finish_reasons(self) -> tuple[str, ...]:
-        """Why the choices that have finished did so."""
-        return self._chat.finish_reasons
-
-    @property
-    def usage(self) -> Usage | None:
-        """The usage, once the server has told it."""
-        return self._chat.usage
-
-    def partial(self) -> Partial:
-        """Choice 0 so far."""
-        return self._chat.partial()
-
-    def result(self) -> ChatCompletion:
-        """The whole completion."""
-        return self._chat.result()
 
     def extend(self, events: Iterable[ToolAssistedEvent]) -> None:
         """Adds events, in order: a tool that starts after a finish reason means that the turn is not over."""
         for event in events:
             if isinstance(event, ToolStatus):
-                self._chat.reopen()
+                self.reopen()
             else:
-                self._chat.extend((event,))
+                super().extend((event,))
 
 
 class ToolAssistedStream(CompletionStream[ToolAssistedEvent]):
@@ -205,6 +197,8 @@ class ToolAssistedStream(CompletionStream[ToolAssistedEvent]):
 
 class ToolAssistedChat(Resource):
     """Chat with built-in tools: ``client.serverless.tool_assisted_chat``.
+
+    Friendli calls the API deprecated since 2026-07-06; for tools that run on your side see ``chat.run``.
 
     Raises:
         TypeError: An unknown keyword.
@@ -225,7 +219,7 @@ class ToolAssistedChat(Resource):
         Returns:
             The completion.
         """
-        arguments = _arguments("complete", model, messages, options)
+        arguments = _PARAMETERS.encode("complete", {"model": model, "messages": messages}, options)
         return await self._engine.call(_COMPLETE, arguments)
 
     def stream(
@@ -241,24 +235,9 @@ class ToolAssistedChat(Resource):
         Returns:
             The stream of ``ChatChunk`` and ``ToolStatus``.
         """
-        arguments = _arguments("stream", model, messages, options, stream_fields(options))
+        required = {"model": model, "messages": messages}
+        arguments = _PARAMETERS.encode("stream", required, options, stream_fields(options))
         return _opened_by(self._engine, arguments, choices_wanted(options))
-
-
-def _arguments(
-    method: str, model: str, messages: Messages, options: Mapping[str, object], fixed: Mapping[str, object] = {}
-) -> Arguments:
-    required = {"model": model, "messages": sendable(messages)}
-    return _PARAMETERS.encode(method, required, _with_plain_tools(options), fixed)
-
-
-def _with_plain_tools(options: Mapping[str, object]) -> Mapping[str, object]:
-    """The options with tools that are structs made into what they go out as; the check takes one form."""
-    tools = options.get("tools")
-    if isinstance(tools, str | bytes) or not isinstance(tools, Sequence):
-        return options
-    plain = [msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool for tool in cast("Sequence[object]", tools)]
-    return {**options, "tools": plain}
 
 
 def _opened_by(engine: Engine, arguments: Arguments, n: int) -> ToolAssistedStream:
@@ -284,7 +263,7 @@ class ToolAssistedCall:
         streams = body.get("stream", True)
         if streams is not None and not isinstance(streams, bool):
             raise ArgumentError(f"{_BODY}.stream: Expected `bool | null`, got `{type(streams).__name__}`")
-        sent = {**_with_plain_tools(body), "messages": sendable(body["messages"])}
+        sent = _PARAMETERS.prepared(body)
         # Its first form took null for these, where the last one leaves them out.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
         self._engine = engine
@@ -310,10 +289,8 @@ class ToolAssistedCall:
     async def __aenter__(self) -> ToolAssistedStream:
         return await self._streaming().__aenter__()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._streaming().__aexit__(kind, error, traceback)
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._streaming().__aexit__(*exc_info)
 
     def _streaming(self) -> ToolAssistedStream:
         if self._stream is None:

@@ -5,7 +5,10 @@ Private parts of aiohttp that are used here, and why no public way serves, stand
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
+import select
 import socket
 import sys
 from base64 import b64encode
@@ -14,7 +17,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import aiohttp
@@ -23,6 +26,7 @@ from yarl import URL
 
 from friendli_async._core.net.framing import CAN_BYPASS
 from friendli_async._core.secret import Secret
+from friendli_async._core.settings import check_proxy, unquoted
 from friendli_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,6 +48,9 @@ __all__ = [
 ]
 
 
+_TURNS_TO_READ: Final = 8
+
+
 class Delivery:
     """How one attempt's request got on its way: told by the connector, read by the transport and the call.
 
@@ -57,16 +64,20 @@ class Delivery:
         warming: Whether only the connection is wanted: it goes back to the pool, and nothing is sent.
         queued: Seconds that it waited for a place.
         connecting: Seconds that it took to get a connection.
+        address: Host and port of the server.
+        proxy: Host and port of the proxy that it goes through.
         on_connect: Called when there is a connection, before anything is sent.
     """
 
     __slots__ = (
+        "address",
         "clock",
         "connected",
         "connecting",
         "fresh",
         "on_connect",
         "protocol",
+        "proxy",
         "queued",
         "reused",
         "sending",
@@ -82,8 +93,15 @@ class Delivery:
         self.queued: float = 0.0
         self.connecting: float = 0.0
         self.protocol: PooledProtocol | None = None
+        self.address: str = ""
+        self.proxy: str | None = None
         self.sending: Sending | None = None
         self.on_connect: Callable[[], None] | None = None
+
+    def begin(self, address: str, proxy: str | None) -> None:
+        """It sets out, or once more: over another connection, or to where a redirect leads."""
+        self.address, self.proxy, self.protocol = address, proxy, None
+        self.connected = self.reused = False
 
     def moved(self) -> None:
         """A piece of the body is on its way: the wait for the reply begins when the last one is."""
@@ -187,22 +205,67 @@ class Connector(aiohttp.TCPConnector):
             connection.release()
             raise WarmedUp
         if delivery.on_connect is not None:
-            delivery.on_connect()
+            try:
+                delivery.on_connect()
+            except BaseException:  # KeyboardInterrupt, say, of an observer
+                connection.release()
+                raise
         clock.phase("first_event")
         return connection
 
     async def _get(self, key: Any, traces: Any) -> Any:
         delivery = dialing.get()
-        connection = None if delivery.fresh else await super()._get(key, traces)
+        connection = None if delivery.fresh else await self._quiet_one(key, traces)
         delivery.reused = connection is not None
         if connection is None:
             delivery.clock.phase("connect")
+        return connection
+
+    async def _quiet_one(self, key: Any, traces: Any) -> Any:
+        """A connection of the pool over which nothing has come since it was given back; None if there is none."""
+        while (connection := await super()._get(key, traces)) is not None:
+            is_quiet = False
+            try:
+                is_quiet = await _is_quiet(connection.protocol)
+            finally:
+                if not is_quiet:
+                    connection.close()
+            if is_quiet:
+                break
         return connection
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
         super()._release(key, protocol, should_close=should_close)
         if isinstance(protocol, PooledProtocol):
             protocol.idle = True
+
+    def __del__(self, *args: object, **kwargs: object) -> None:
+        """Nothing: the pool closes it, where its loop can. Aiohttp's would complain that nobody did."""
+
+
+async def _is_quiet(protocol: Any) -> bool:
+    """Whether nothing has come over an idle connection, and it has not ended.
+
+    A program that blocks the loop keeps it from reading, and so from closing what something has come over; the next
+    request would get that for its reply. So the loop reads first, where there is anything. That need not be the peer's
+    own words: TLS has its own.
+    """
+    for _ in range(_TURNS_TO_READ):
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            return False
+        if not _has_come(transport.get_extra_info("socket")):
+            return True
+        await asyncio.sleep(0)
+    return False
+
+
+def _has_come(connection: Any) -> bool:
+    if not hasattr(select, "poll"):  # Windows, where select() takes any number of them
+        return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def keepalive_socket(address: Any) -> socket.socket:
@@ -237,21 +300,20 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
     if proxy is not None or not environment:
         always = Proxy() if proxy is None else _told(proxy)
         return lambda scheme, host, port: always
-    from urllib import request as urllib_request
-
-    bypassed: Callable[..., object] = urllib_request.proxy_bypass_environment  # type: ignore[attr-defined]  # public, but not in typeshed
 
     @lru_cache(maxsize=64)
     def find(scheme: str, host: str, port: int) -> Proxy:
-        if bypassed(f"{host}:{port}", environment) or _in_networks(host, environment.get("no", "")):
-            return Proxy()
-        found = environment.get(scheme) or environment.get("all")
-        if found is None:
+        found = unquoted(environment.get(scheme) or environment.get("all") or "")
+        if not found or _bypassed(host, port, environment.get("no", "")):
             return Proxy()
         if "://" not in found:
             found = Secret(f"http://{found}")
-        if not found.lower().startswith(("http://", "https://")):
-            raise ConfigurationError("the environment's proxy is not an http or https one; pass proxy=, or unset it")
+        try:
+            check_proxy(found)
+        except ConfigurationError:
+            raise ConfigurationError(
+                "the environment's proxy is not an http or https URL; pass proxy=, or unset it"
+            ) from None
         return _told(found)
 
     return find
@@ -268,13 +330,35 @@ def _told(proxy: Secret) -> Proxy:
     return Proxy(f"{scheme}://{behind}", {"Proxy-Authorization": Secret(f"Basic {encoded}")})
 
 
-def _in_networks(host: str, rules: str) -> bool:
-    """Whether NO_PROXY names a network that the host, an address, is in; the standard library knows names only."""
-    for rule in rules.split(","):
-        with suppress(ValueError):  # a name, in either place
-            if "/" in rule and ip_address(host) in ip_network(rule.strip(), strict=False):
-                return True
+def _bypassed(host: str, port: int, rules: str) -> bool:
+    """Whether NO_PROXY names a host, in any of the ways that curl, Go and requests know.
+
+    The standard library knows but the plainest names: no networks, no brackets, ``*`` only alone.
+    """
+    host = host.lower().rstrip(".")
+    for rule in re.split(r"[\s,]+", rules.lower()):
+        found = re.fullmatch(r"\[([^]]*)](?::(\d+))?|([^:]*)(?::(\d+))?", rule)
+        name, wanted = (found[1] or found[3] or "", found[2] or found[4]) if found is not None else (rule, None)
+        if (wanted is None or int(wanted) == port) and _names(name, host):
+            return True
     return False
+
+
+def _names(rule: str, host: str) -> bool:
+    if rule == "*":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        pass
+    else:
+        with suppress(ValueError):  # the rule is a name
+            return address in ip_network(rule, strict=False)
+        return False
+    name = rule.removeprefix("*").strip(".")
+    with suppress(UnicodeError):
+        name = name.encode("idna").decode()
+    return bool(name) and f".{host}".endswith(f".{name}")
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,141 @@
+"""What the vendor's newer sources tell of the wire, beyond its SDK: each fact, and what it must not cost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import pytest
+from support.sockets import (
+    DONE,
+    LAST_CHUNK,
+    MESSAGES,
+    STREAM_HEAD,
+    ask,
+    chunked,
+    client_of,
+    complete,
+    completion,
+    delta,
+    reply,
+    saying,
+    sse,
+    within,
+)
+
+from friendli_async import APIStatusError, AsyncFriendli, RateLimitError
+from friendli_async.chat import ChatOptions
+from friendli_async.chat.tool_assisted import ToolAssistedChat, ToolStatus, ToolStatusError, ToolStatusParameter
+
+STATUS: Final[dict[str, Any]] = {
+    "tool_call_id": "c1",
+    "name": "math:calculator",
+    "status": "STARTED",
+    "parameters": [{"name": "expression", "value": "2+2"}],
+}
+STATUSES: Final[list[tuple[dict[str, Any], dict[str, Any]]]] = [
+    ({"tool_call_id": None}, {"tool_call_id": ""}),
+    ({"tool_call_id": 5}, {"tool_call_id": "5"}),
+    ({"parameters": [{"name": "x", "value": {"a": 1}}]}, {"parameters": (ToolStatusParameter("x", '{"a":1}'),)}),
+    ({"parameters": [{"name": "x", "value": 5}]}, {"parameters": (ToolStatusParameter("x", "5"),)}),
+    (
+        {"parameters": {"x": "y", "z": [1]}},
+        {"parameters": (ToolStatusParameter("x", "y"), ToolStatusParameter("z", "[1]"))},
+    ),
+    ({"parameters": None}, {"parameters": ()}),
+    ({"status": "ENDED", "result": {"a": 1}}, {"result": '{"a":1}'}),
+    ({"status": "ENDED", "result": 4}, {"result": "4"}),
+    ({"message": 5}, {"message": "5"}),
+    ({"message": "searching"}, {"message": "searching"}),
+    ({"message": {"a": 1}}, {"message": '{"a":1}'}),
+    ({"status": "ERRORED", "error": {"type": "t", "msg": "no"}}, {"error": ToolStatusError("t", "no")}),
+    ({"status": "ERRORED", "error": {"code": "t", "message": "no"}}, {"error": ToolStatusError("t", "no")}),
+    ({"status": "ERRORED", "error": "no"}, {"error": ToolStatusError(None, "no")}),
+    ({"status": "ERRORED", "error": ["no"]}, {"error": ToolStatusError(None, '["no"]')}),
+    ({"error": {}}, {"error": None}),
+    ({"error": ""}, {"error": None}),
+    ({"status": "PAUSED"}, {"status": "PAUSED"}),
+    ({"files": "x"}, {"files": None}),
+]
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("told", "read"), STATUSES, ids=[json.dumps(told) for told, _ in STATUSES])
+async def test_what_a_tool_is_doing_never_costs_the_answer(
+    told: dict[str, Any], read: dict[str, Any], named: bool
+) -> None:
+    event = (b"event: tool_status\n" if named else b"") + sse({**STATUS, **told})
+    body = chunked(event + delta("4", "stop") + DONE) + LAST_CHUNK
+    async with saying(STREAM_HEAD + body) as server, client_of(server.url) as client:
+        stream = client.serverless.tool_assisted_chat.stream(model="m", messages=MESSAGES)
+        status, chunk = [event async for event in stream]
+    assert isinstance(status, ToolStatus)
+    assert {name: getattr(status, name) for name in read} == read
+    assert not isinstance(chunk, ToolStatus)
+    assert chunk.text == "4"
+    assert stream.outcome == "done"
+
+
+@pytest.mark.parametrize("error", [{"message": "quota exceeded"}, {"message": "quota exceeded", "error": {}}])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_error_inside_a_good_reply_needs_no_more_than_its_message(
+    error: dict[str, Any], streamed: bool
+) -> None:
+    answer = reply(json.dumps(error).encode())
+    if streamed:
+        answer = STREAM_HEAD + chunked(sse(error) + DONE) + LAST_CHUNK
+    async with saying(answer) as server, client_of(server.url) as client:
+        with pytest.raises(APIStatusError, match="quota exceeded"):
+            await within(ask(client).result() if streamed else complete(client))
+
+
+async def test_a_tool_call_of_a_delta_may_be_one_object() -> None:
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    piece = sse({"choices": [{"index": 0, "delta": {"tool_calls": call}, "finish_reason": "tool_calls"}]})
+    async with saying(STREAM_HEAD + chunked(piece + DONE) + LAST_CHUNK) as server, client_of(server.url) as client:
+        whole = await within(ask(client).result())
+    assert [(found.id, found.function.name) for found in whole.message.tool_calls or ()] == [("c1", "f")]
+
+
+async def test_usage_tells_how_many_tokens_went_into_what() -> None:
+    details = {"reasoning_tokens": 1, "accepted_prediction_tokens": 2, "rejected_prediction_tokens": 3}
+    usage = {"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7, "completion_tokens_details": details}
+    body = {**json.loads(completion()), "usage": usage}
+    async with saying(reply(json.dumps(body).encode())) as server, client_of(server.url) as client:
+        spent = (await within(complete(client))).usage
+    assert spent is not None
+    assert spent.completion_tokens_details is not None
+    for name, count in details.items():
+        assert getattr(spent.completion_tokens_details, name) == count
+
+
+async def test_the_catalogue_tells_licence_origin_discount_and_built_in_tools() -> None:
+    entry = {
+        "id": "m",
+        "license": "MIT",
+        "hugging_face_id": "o/m",
+        "hugging_face_url": "https://huggingface.co/o/m",
+        "discount_to_user": 0.5,
+        "functionality": {"builtin_tool": True, "tool_call": True},
+    }
+    async with saying(reply(json.dumps({"data": [entry]}).encode())) as server, client_of(server.url) as client:
+        (model,) = (await within(client.serverless.model.list())).data
+    told = (model.license, model.hugging_face_id, model.hugging_face_url, model.discount_to_user)
+    assert told == ("MIT", "o/m", "https://huggingface.co/o/m", 0.5)
+    assert model.functionality is not None
+    assert model.functionality.builtin_tool is True
+
+
+async def test_the_queues_limit_of_a_dedicated_endpoint_is_a_rate_limit() -> None:
+    refusal = reply(b'{"message": "queue timeout"}', status="429 Too Many Requests")
+    async with saying(refusal) as server, client_of(server.url) as client:
+        with pytest.raises(RateLimitError, match="queue timeout"):
+            await within(client.dedicated.chat.complete(model="ep", messages=MESSAGES))
+    assert "queue" in (RateLimitError.__doc__ or "")
+
+
+def test_what_the_vendor_advises_against_says_so_where_it_is_used() -> None:
+    assert "deprecated since 2026-07-06" in (ToolAssistedChat.__doc__ or "")
+    assert "``reasoning_budget=0``" in (ChatOptions.__doc__ or "")
+    with pytest.raises(AttributeError, match="no datasets here"):
+        _ = AsyncFriendli("t").datasets  # type: ignore[attr-defined]  # that is what is tested
