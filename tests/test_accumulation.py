@@ -6,6 +6,7 @@ import itertools
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +100,86 @@ def test_any_two_ways_to_chunk_a_chat_and_to_take_it_in_give_equal_results(data:
     bulk.extend([event for each in chunks if (event := decoded(each)) is not None])
     assert one.result() == other.result() == bulk.result()
     assert one.partial() == other.partial() == bulk.partial()
+
+
+def taken_in(collector: ChatCollector, events: list[ChatChunk]) -> int:
+    """Takes events in as a reader does: their texts in the short way, what is more than that by itself."""
+    texts = place = 0
+    while place < len(events):
+        fresh = collector.add_texts(events[place:])
+        texts, place = texts + fresh, place + fresh
+        collector.extend(events[place : place + 1])
+        place += 1
+    return texts
+
+
+@given(st.data())
+@fewer
+def test_the_short_way_for_texts_gives_what_the_whole_way_gives(data: st.DataObject) -> None:
+    said, entries = data.draw(chats())
+    whole, short = ChatCollector(len(said)), ChatCollector(len(said))
+    for each in data.draw(chunkings(entries)):
+        events = [event for event in (decoded(each), decoded(each)) if event is not None]  # twice: `add` changes some
+        for event in events[:1]:
+            whole.extend([event])
+        taken_in(short, events[1:])
+        assert (short.may_end, short.has_text, short.partial()) == (whole.may_end, whole.has_text, whole.partial())
+    assert short.result() == whole.result()
+
+
+def test_pieces_of_text_and_reasoning_go_the_short_way() -> None:
+    pieces = [delta(reasoning_content="a"), delta(reasoning_content="b"), delta(content="c"), delta(content="d")]
+    collector = ChatCollector()
+    events = [
+        event for data in [delta(role="assistant"), *pieces, delta(finish_reason="stop")] if (event := decoded(data))
+    ]
+    assert taken_in(collector, events) == 3, "all but the role, the first reasoning and the end"
+    assert collector.partial() == Partial(text="cd", reasoning="ab")
+    assert collector.may_end
+
+
+def test_usage_beside_every_piece_of_text_goes_the_short_way() -> None:
+    collector = collected(delta(content="a"))
+    choices = [{"index": 0, "delta": {"content": "b"}, "finish_reason": None}]
+    events = [event for count in (1, 2) if (event := decoded(chunk(choices, usage={"completion_tokens": count})))]
+    assert collector.add_texts(events) == 2
+    assert collector.usage is not None
+    assert (collector.partial().text, collector.usage.completion_tokens) == ("abb", 2)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"error": {"message": "no"}},
+        {"error": ""},
+        {"message": "no"},
+        {"choices": []},
+        {"choices": [{"index": 0, "delta": {"content": "b"}}, {"index": 1, "delta": {"content": "c"}}]},
+        {"choices": [{"index": 1, "delta": {"content": "b"}}]},
+        *(
+            {"choices": [{"index": 0, "delta": {"content": "b"}, **more}]}
+            for more in (
+                {"finish_reason": "stop"},
+                {"message": {"content": "b"}},
+                {"logprobs": {"content": [{"token": "b"}]}},
+                {"delta": {"content": ""}},
+                {"delta": {"content": "b", "reasoning_content": "c"}},
+                {"delta": {"content": "b", "reasoning": "c"}},
+                {"delta": {"content": "b", "reasoning_details": [{"text": "c"}]}},
+                {"delta": {"content": "b", "tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}},
+                {"delta": {"content": "b", "role": "assistant"}},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_more_than_a_piece_of_text_is_left_to_be_looked_at(beside: dict[str, Any]) -> None:
+    collector = collected(delta(content="a"))
+    fields: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": "b"}}]}
+    event = msgspec.json.decode(json.dumps(fields | beside), type=ChatChunk)
+    plain = msgspec.json.decode(json.dumps(fields), type=ChatChunk)
+    assert collector.add_texts([plain, event, plain]) == 1
+    assert collector.partial().text == "ab"
 
 
 @given(st.data())

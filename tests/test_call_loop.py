@@ -586,11 +586,14 @@ def test_an_on_retry_that_raises_is_logged_and_the_retry_goes_on(caplog: pytest.
 OURS: Final = str(Path(friendli_async.__file__).parent)
 
 
+@pytest.mark.parametrize("past_the_session", [True, False])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_at_most_nine_frames_of_ours_lead_to_aiohttp(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_at_most_nine_frames_of_ours_lead_to_aiohttp(
+    streamed: bool, past_the_session: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found: list[str] = []
 
-    async def request(*args: Any, **kwargs: Any) -> None:
+    async def reached(*args: Any, **kwargs: Any) -> None:
         frame = sys._getframe()
         while (behind := frame.f_back) is not None:
             frame = behind
@@ -598,7 +601,10 @@ async def test_at_most_nine_frames_of_ours_lead_to_aiohttp(streamed: bool, monke
                 found.append(frame.f_code.co_qualname)
         raise aiohttp.ClientConnectionError
 
-    monkeypatch.setattr(aiohttp.ClientSession, "_request", request)
+    if past_the_session:
+        monkeypatch.setattr(aiohttp.TCPConnector, "connect", reached)
+    else:
+        monkeypatch.setattr(aiohttp.ClientSession, "_request", reached)
     async with client_of("http://nowhere") as client:
         with pytest.raises(APIConnectionError):
             await (ask(client).__aenter__() if streamed else complete(client))

@@ -87,6 +87,20 @@ def decoded(pieces: Iterable[bytes], decoder: SSEDecoder | None = None) -> list[
     return [(event.data.decode("utf-8", "replace"), event.event, event.id) for event in events]
 
 
+def decoded_in_short_ways(pieces: Iterable[bytes]) -> list[tuple[str, str | None]]:
+    """As a reader does it: a piece that is one event, or nothing but everyday ones, does not go through `feed`."""
+    decoder = SSEDecoder()
+    events: list[tuple[bytes, str | None]] = []
+    for piece in pieces:
+        if (payload := decoder.single(piece)) is not None:
+            events.append((payload, None))
+        elif (payloads := decoder.plain(piece)) is not None:
+            events += [(payload, None) for payload in payloads]
+        else:
+            events += [(event.data, event.event) for event in decoder.feed(piece)]
+    return [(data.decode("utf-8", "replace"), name) for data, name in events]
+
+
 def one_by_one(stream: bytes) -> list[bytes]:
     return [stream[at : at + 1] for at in range(len(stream))]
 
@@ -122,6 +136,43 @@ def test_arbitrary_bytes_give_the_events_of_the_standard(stream: bytes) -> None:
 def test_any_mixture_of_line_ends_gives_the_events_of_the_standard(text: str) -> None:
     stream = b"data: a" + text.encode()
     assert decoded([stream]) == decoded(one_by_one(stream)) == Reference(stream).events
+
+
+EVERYDAY = st.sampled_from(
+    [
+        *(b"data: a\n\n", b"data: b\n\n", b"data: long" * 9 + b"\n\n", b"data: c\n\ndata: d\n\n"),
+        *(b"data:e\n\n", b"data: f\r\n\r\n", b"data: g\ndata: h\n\n", b"data: i\n", b"data: \n\n", b"\n"),
+        *(b": ping\n\n", b"event: e\ndata: j\n\n", b"data: k\r\n\n", b"id: 7\n", b"data: l", b"\n\n\n"),
+    ]
+)
+
+
+@given(st.lists(EVERYDAY, max_size=12), st.data())
+@deterministic
+def test_the_short_ways_give_the_events_of_the_standard(pieces: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(pieces)
+    expected = [(text, name) for text, name, _ in Reference(stream).events]
+    assert decoded_in_short_ways(pieces) == expected
+    assert decoded_in_short_ways(cut(stream, data.draw(cuttings(len(stream))))) == expected
+
+
+def test_a_piece_that_is_one_event_is_taken_at_once_and_any_other_is_left() -> None:
+    decoder = SSEDecoder(limit=20)
+    assert decoder.single(b"data: a\n\n") is None, "there may be a byte order mark yet"
+    assert decoder.feed(b"data: a\n\n")[0].data == b"a"
+    assert decoder.single(b"data: b\n\n") == b"b"
+    for other in (
+        b"",
+        b"data: b\n",
+        b"data: b\n\n\n",
+        b"data: b\r\n\n",
+        b"data:b\n\n",
+        b"data: " + b"b" * 20 + b"\n\n",
+    ):
+        assert decoder.single(other) is None
+    assert decoder.feed(b"data: c\nid: 1\n\n")[0].data == b"c"
+    assert decoder.feed(b"data: d") == []
+    assert decoder.single(b"data: e\n\n") is None, "it goes on with the unfinished line"
 
 
 NASTY = BOM + "data: é漢\r\ndata:😀\r\n\r\nid: 7\revent: e\rdata\r\r: c\n\n\ndata: \u2028\r\n\n".encode()

@@ -82,6 +82,20 @@ def test_percentiles_of_gaps_are_within_two_percent(steps: list[float]) -> None:
         assert told <= timing.gap_max
 
 
+def test_memory_of_a_stopwatch_does_not_grow_and_no_gap_is_lost() -> None:
+    hand = Hand()
+    watch = Stopwatch(hand)
+    for number in range(5000):
+        hand.now += 0.5 if number % 10 else 2.0
+        watch.read(10, 1)
+    assert len(watch._moments) < 600
+    timing = watch.timing(None)
+    assert (timing.events, timing.bytes, timing.gap_max) == (5000, 50_000, 2.0)
+    assert timing.gap_p50 == pytest.approx(0.5, rel=0.0201)
+    assert timing.gap_p95 == pytest.approx(2.0, rel=0.0201)
+    assert watch.timing(None).gap_p50 == timing.gap_p50
+
+
 @deterministic
 @given(
     st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10_000), st.integers(0, 50)), max_size=30),

@@ -16,13 +16,14 @@ The way of a request
 3. ``call.Call.run`` is the loop: build, attempt, judge, wait, again. Each attempt runs inside ``net.clock.CallClock``.
    Before the first, ``Call._held_back`` waits while ``pacing.Pace`` knows that the server wants nothing new.
 
-   a. Build: ``Engine.request`` asks for the token and a form's headers; ``protocol.Sender.request`` gives a
+   a. Build: ``Call._request`` asks for the token and a form's headers; ``protocol.Sender.request`` gives a
       ``Request``.
    b. Attempt: ``net.transport.AiohttpTransport.send`` takes a place (``net.slots.Slots``), calls aiohttp, replaces a
-      dead pooled connection once, follows redirects, translates what aiohttp raises, and returns a
-      ``net.exchange.Exchange``.
-   c. A status outside 200 to 299 becomes an error in ``error_bodies.status_error``. Otherwise ``Call.read_reply``,
-      ``read_into`` or ``read_first_event`` reads the reply.
+      dead pooled connection once, follows redirects, translates what aiohttp raises (``net.failures``), and returns a
+      ``net.exchange.Exchange``. What most calls send goes over the connector of aiohttp's session (``net.posting``),
+      and the rest through the session.
+   c. A status outside 200 to 299 becomes an error in ``error_bodies.status_error``, which reads what ``error_texts``
+      makes of the body. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` reads the reply.
    d. Judge: ``retry.may_repeat`` says whether another attempt is allowed, ``retry.Retries`` when. tenacity applies the
       policy's waits and stops there, and nowhere else. It is entered after the first failure, for its cost, some
       50 µs.
@@ -46,18 +47,20 @@ The way of a byte to an event
 2. ``Exchange.take`` gives those, and empties the ``StreamReader``, without awaiting. (Compressed replies, and
    connections of a session that was passed in, are read by awaiting ``StreamReader.readany`` instead, and decompressed
    by ``net.compression``.)
-3. ``events.reader.EventReader.feed`` hands the bytes to ``events.sse.SSEDecoder``. Its ``plain`` splits a read that
-   holds nothing but ``data: ...`` lines; everything else goes through ``feed``, the whole of the standard.
+3. ``events.reader.EventReader.feed`` hands the bytes to ``events.sse.SSEDecoder``. Its ``single`` takes a read that is
+   one ``data: ...`` line, its ``plain`` one of nothing but such lines; everything else goes through ``feed``, the whole
+   of the standard.
 4. ``events.decoding.Dialect`` says what each event is: a payload, an event of an unknown kind, a heartbeat, the end, an
-   error. ``decode_all`` decodes the everyday events of a read; where one of them is anything else, ``decode`` looks at
-   each. What msgspec refuses is read once more by ``lenient``.
+   error. The everyday events of a read are decoded at once by msgspec; where one of them is anything else, ``decode``
+   looks at each. What msgspec refuses is read once more by ``lenient``.
 5. The API's ``Collector`` adds the payloads up, and says whether the stream may end (``may_end``) or has (``is_last``).
+   Pieces of text and nothing else, which most events of a chat are, it takes in one pass (``add_texts``).
 6. ``EventStream.__anext__`` (in ``streams``, as is all that users hold of a stream) takes events from
    ``EventReader.ready``, and calls ``OpenStream.fill`` where there are none. ``raw()`` calls ``OpenStream.read``, which
    does the same read by read, and passes the events over.
 
-So a read that has to wait passes three coroutines: ``__anext__``, ``EventStream._fill``, ``OpenStream.fill``. One that
-finds an event in ``ready`` passes one.
+So a read that has to wait passes two coroutines: ``__anext__`` and ``OpenStream.fill``. One that finds an event in
+``ready`` passes one.
 
 
 The states of a stream
@@ -127,7 +130,8 @@ Who owns what
 Loop
     A loop has one ``net.transport._Pool``: an aiohttp session, the places, the exchanges under way. It is made on first
     use. ``net.guard`` starts an async generator in the loop, which asyncio closes when the loop shuts down
-    (``loop.shutdown_asyncgens``), and which closes the pool: so a client that nobody closed leaves no warning. A
+    (``loop.shutdown_asyncgens``), and which closes the pool: so a client that nobody closed leaves no warning. Of a
+    loop that was not shut down the pool is only given up (``_Pool.discard``), at the latest when the process ends. A
     stream, its exchange and its timer belong to the loop in which the stream was opened.
 Thread
     ``AiohttpTransport._pools`` is changed under a lock; everything else of a pool is touched in its loop's thread only.
@@ -138,8 +142,10 @@ Fork
     on the wire (``_Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and makes pools of its
     own.
 Garbage collector
-    Nothing depends on it. A stream that is dropped is closed by ``EventStream.__del__``, and a client by
-    ``AiohttpTransport.__del__``, when the last reference goes. What is under way must therefore not know its user:
+    Nothing depends on it. A stream that is dropped is closed by ``EventStream.__del__``, and the pools of a client by a
+    ``weakref.finalize`` of its ``AiohttpTransport``, when the last reference goes. The finalizer holds the pools: they
+    must not be part of a cycle that the client is in, or aiohttp's connector, finalized with it, says "Unclosed
+    connector". What is under way must therefore not know its user:
     ``OpenStream`` does not know the ``EventStream``, ``ReadClock`` knows the exchange's ``wake`` and not the stream,
     the transport knows ``runtime.Changes`` and not the runtime.
 
@@ -169,15 +175,26 @@ who raises the upper bound in ``pyproject.toml`` reads this list first.
 ``TCPConnector._get`` (overridden in ``net.dialing.Connector``)
     Tells whether the pool had a connection, where the time of connecting begins, and passes the pool over for a request
     that replaces a dead connection. ``TraceConfig`` tells of reuse, but cannot choose: ``force_close`` is the
-    connector's, not a request's.
+    connector's, not a request's. It
+    also looks whether anything has come over the connection that the loop, blocked, has not read yet.
 ``TCPConnector._release`` (overridden)
     Tells when a connection goes back to the pool. From then on its bytes are nobody's reply, and close it. No public
     call is made there, and no trace.
+``TCPConnector.__del__`` (overridden)
+    It would complain of a connector that nobody closed: here the pool does, where its loop can still do it.
 ``TCPConnector.connect`` (overridden; its name is public, its signature is not documented)
     Gives the connection before anything is sent over it: the phase ``first_event`` begins there, and ``warm_up`` ends
     there. ``TraceConfig`` does not hand out connections.
 ``TCPConnector._factory`` (set)
     The class of the protocol. The connector's arguments take a socket factory, but no protocol factory.
+``ClientRequest`` and ``ClientResponse`` (made; their constructors are not documented), ``TCPConnector.connect`` and
+``ResponseHandler.set_response_params`` (called), all in ``net.posting``
+    A session looks for redirects, cookies, credentials, traces and middlewares that a request of ours never has, and
+    its request makes headers of headers and, below Python 3.12, a task that writes the body: half of what a plain call
+    costs. So JSON of up to 64 KiB is written at once. What the classes take is checked when it is loaded
+    (``posting.can_post``): with others, all goes through the session, as it does where somebody watches that: a
+    ``TraceConfig``, or whoever puts a function of his own in the place of ``ClientSession._request`` (read).
+    A session's public parameters that turn things off save next to nothing of that.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``), with ``data_received``, ``connection_made``,
 ``connection_lost``, ``pause_reading``, ``resume_reading``, ``exception``, ``should_close``, ``connected``,
 ``transport``

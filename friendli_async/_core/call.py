@@ -6,13 +6,14 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from functools import cached_property
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form
-from friendli_async._core.error_bodies import excerpt, is_telling, parsed, said_error, status_error
+from friendli_async._core.error_bodies import excerpt, status_error, unframed
 from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import OpenStream, Outcome
@@ -57,6 +58,7 @@ _logger: Final = logging.getLogger("friendli_async")
 _ERROR_BODY_SECONDS: Final = 5.0
 # Servers that do not name their streams properly are let through; of others the first bytes are looked at.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
+_NO_HEADERS: Final = Headers()
 _BEFORE_A_STREAM: Final = b"\xef\xbb\xbf\r\n"
 _STREAM_BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
@@ -86,7 +88,11 @@ class Engine:
         self.settings = settings
         self.deployment = deployment
         self.recover = recover
-        self.sender: Sender = Sender(settings, deployment)
+
+    @cached_property
+    def sender(self) -> Sender:
+        """What its requests have in common. Made on first use: a copy of a client has all engines, and uses one."""
+        return Sender(self.settings, self.deployment)
 
     def replace(self, **changes: object) -> Engine:
         """The same deployment with other settings."""
@@ -95,6 +101,9 @@ class Engine:
     def recovering(self, recover: Recovery) -> Engine:
         """The same with a way to mend what made the server say no."""
         return Engine(self.runtime, self.settings, self.deployment, recover)
+
+    def __reduce__(self) -> NoReturn:  # whatever is copied of a client leads here
+        raise TypeError("what a client is made of holds connections and a token, so it cannot be pickled or copied")
 
     async def call(self, operation: Operation[T], arguments: Arguments) -> T:
         """Makes a plain call and returns the decoded reply.
@@ -146,22 +155,6 @@ class Engine:
         finally:
             self.runtime.changed()
 
-    async def request(self, operation: Operation[Any], arguments: Arguments, accept: Accept) -> Request:
-        """Makes one attempt's request, for which a token, and the size of a file, may have to be asked for.
-
-        Raises:
-            ConfigurationError: There is no token, or it is unusable.
-            OSError: A file that is to be sent is not there.
-        """
-        sender = self.sender
-        authorization = sender.authorization
-        if sender.asks_for_token:
-            authorization = await self.settings.authorization()
-        if authorization is None and sender.wants_token:
-            raise ConfigurationError("no token: pass token=, or set FRIENDLI_TOKEN")
-        framing = await arguments.body.headers() if isinstance(arguments.body, Form) else None
-        return sender.request(operation, arguments, accept, authorization, framing)
-
 
 class Call(Generic[T]):
     """One call through all its attempts.
@@ -192,7 +185,7 @@ class Call(Generic[T]):
         self._interrupted_as: Outcome | None = None
         self._attempts: list[Attempt] = []
         self._status: int | None = None
-        self._headers = Headers()
+        self._headers = _NO_HEADERS
         self._elapsed = 0.0
         self._accepted = False  # an earlier attempt may have been accepted: ``sent`` of the last error says so
         self._answered = False  # a plain reply has begun
@@ -216,6 +209,7 @@ class Call(Generic[T]):
         """
         self._begin()
         runtime, retries = self._engine.runtime, None
+        read_from: Exchange | None = None
         try:
             if runtime.pace.holds:
                 await self._held_back()
@@ -224,12 +218,12 @@ class Call(Generic[T]):
                 try:
                     try:
                         with self.clock:
-                            request = await self._engine.request(self._operation, self._arguments, self._accept)
-                            exchange = await runtime.transport.send(request, delivery)
+                            exchange = await runtime.transport.send(await self._request(), delivery)
                             self._status, self._headers = exchange.status, exchange.headers
                             if not 200 <= exchange.status < 300:
                                 raise await self._refusal(exchange)
                             result = await read(exchange)
+                            read_from = exchange
                     finally:
                         self._delivered(delivery)
                 except FriendliError as error:
@@ -251,6 +245,8 @@ class Call(Generic[T]):
                 del failed  # with its traceback, which would keep the caller's frames
                 await self._sleep(wait)
         except BaseException as error:
+            if read_from is not None:  # an observer may raise KeyboardInterrupt when all has gone well
+                read_from.abort()
             self._ended_badly(error)
             raise
         finally:
@@ -320,7 +316,7 @@ class Call(Generic[T]):
             raise
 
     def _attempt_begins(self) -> tuple[float, Delivery]:
-        self._status, self._headers, self._answered = None, Headers(), False
+        self._status, self._headers, self._answered = None, _NO_HEADERS, False
         self.clock.sent = False
         delivery = Delivery(self.clock, fresh=self._replaced)
         watch = self.watch
@@ -336,6 +332,19 @@ class Call(Generic[T]):
                 connecting=delivery.connecting,
             )
         return self.clock.now(), delivery
+
+    async def _request(self) -> Request:
+        """Makes the attempt's request, for which a token, or the size of a file, may have to be asked for.
+
+        Raises:
+            ConfigurationError: There is no token, or it is unusable.
+            OSError: A file that is to be sent is not there.
+        """
+        engine, body = self._engine, self._arguments.body
+        sender = engine.sender
+        authorization = await engine.settings.authorization() if sender.asks_for_token else sender.authorization
+        framing = await body.headers() if isinstance(body, Form) else None
+        return sender.request(self._operation, self._arguments, self._accept, authorization, framing)
 
     def _delivered(self, delivery: Delivery) -> None:
         self._replaced = delivery.fresh
@@ -448,7 +457,8 @@ class Call(Generic[T]):
 
     @property
     def _place(self) -> Place:
-        return self._engine.sender.base, self._arguments.model
+        sender = self._engine.sender
+        return Place(sender.base, self._arguments.model, sender.account)
 
     async def _mended(self, failed: Held[FriendliError]) -> bool:
         """Whether what made the server say no has been mended, as far as the deployment has a way: once a call."""
@@ -571,6 +581,11 @@ class Call(Generic[T]):
             if reader.failure is not None and not reader.ready:
                 failure, reader.failure = Held(reader.failure), None
                 raise failure.take()
+            if collector.has_text:
+                self.stopwatch.text_came()
+            exchange.streaming = True
+            if self.watch is not None and reader.ready:
+                self.watch.tell("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
         except APIConnectionError as error:
             exchange.abort()
             if type(error) is not APIConnectionError:
@@ -579,18 +594,15 @@ class Call(Generic[T]):
         except BaseException:
             exchange.abort()
             raise
-        if collector.has_text:
-            self.stopwatch.text_came()
-        exchange.streaming = True
-        if self.watch is not None and reader.ready:
-            self.watch.tell("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
         return exchange, reader, collector, head
 
     async def _first_bytes(self, exchange: Exchange) -> bytes:
         """The first bytes of a stream, whatever its content type says; raises where they are none of a stream."""
+        data = await exchange.read()
+        if data.startswith(_STREAM_BEGINNINGS):  # the everyday case, at once
+            return data
         named = exchange.headers.get("content-type", "")
         kinds = {part.partition(";")[0].strip().lower() for part in named.split(",")}  # it may have been sent twice
-        data = await exchange.read()
         if kinds & _STREAM_TYPES:
             return data
         while _may_begin_a_stream(data) and (piece := await exchange.read()):
@@ -598,12 +610,11 @@ class Call(Generic[T]):
         if data.lstrip(_BEFORE_A_STREAM).startswith(_STREAM_BEGINNINGS):
             return data
         begun = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
-        value: object = parsed(begun)
-        if is_telling(value):
-            raise said_error(value, begun, exchange.status, exchange.headers)
-        raise ResponseDecodeError(
-            f"the server answered with {named} instead of an event stream", excerpt=excerpt(begun)
-        )
+        error, said = unframed(begun, exchange.status, exchange.headers)
+        if error is not None:
+            raise error
+        instead = f"the server answered with {named} instead of an event stream"
+        raise ResponseDecodeError(f"{instead}: {said!r}" if said else instead, excerpt=excerpt(begun))
 
 
 def _may_begin_a_stream(data: bytes) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
+from itertools import pairwise
 from math import log
 from typing import Final
 
@@ -13,6 +15,8 @@ __all__ = ["Stopwatch"]
 # The gaps' histogram: bins 2 % wide from a microsecond on. Sparse, since a stream's gaps fill few of them.
 _BINS: Final = 1 / log(1.02)
 _SHORTEST: Final = 1e-6
+# Moments that are kept before they are put into the histogram: a stream of any length takes the same memory.
+_MOMENTS: Final = 512
 
 
 class Stopwatch:
@@ -21,7 +25,6 @@ class Stopwatch:
     Attributes:
         queued: Seconds that its attempts waited for a place.
         connecting: Seconds that its attempts took to get connections.
-        first_event: When its first event came, or its whole reply; None before.
         text_missing: Whether no text has come yet.
     """
 
@@ -30,12 +33,12 @@ class Stopwatch:
         "_bytes",
         "_ended",
         "_events",
+        "_first_event",
         "_first_text",
         "_gaps",
-        "_last_event",
         "_longest",
+        "_moments",
         "connecting",
-        "first_event",
         "now",
         "queued",
         "text_missing",
@@ -45,16 +48,16 @@ class Stopwatch:
         self.now = now
         self.queued = 0.0
         self.connecting = 0.0
-        self.first_event: float | None = None
         self._began = now()
+        self._first_event: float | None = None
         self._first_text: float | None = None
         self.text_missing = True
-        self._last_event: float | None = None
         self._ended: float | None = None
         self._events = 0
         self._bytes = 0
         self._longest = 0.0
         self._gaps: dict[int, int] | None = None
+        self._moments = array("d")  # of the latest reads with events
 
     @property
     def elapsed(self) -> float:
@@ -63,27 +66,18 @@ class Stopwatch:
 
     def text_came(self) -> None:
         """The first text has come, with the latest event."""
-        self._first_text = self._last_event
-        self.text_missing = self._first_text is None
+        if self._moments:
+            self._first_text = self._moments[-1]
+            self.text_missing = False
 
     def read(self, size: int, events: int) -> None:
         """Bytes have come, and the events that they complete."""
         self._bytes += size
-        if not events:
-            return
-        self._events += events
-        now = self.now()
-        last, self._last_event = self._last_event, now
-        if last is None:
-            self.first_event = now
-            return
-        gap = now - last
-        if gap > self._longest:
-            self._longest = gap
-        if self._gaps is None:
-            self._gaps = {}
-        place = int(log(gap / _SHORTEST) * _BINS) if gap > _SHORTEST else 0
-        self._gaps[place] = self._gaps.get(place, 0) + 1
+        if events:
+            self._events += events
+            self._moments.append(self.now())
+            if len(self._moments) >= _MOMENTS:
+                self._count_gaps()
 
     def stop(self) -> None:
         """The call has ended; the first end counts."""
@@ -96,32 +90,44 @@ class Stopwatch:
         Args:
             completion_tokens: What the model has written, by the usage; None where that is not known.
         """
-        first, last = self.first_event, self._last_event
+        self._count_gaps()
+        began, first, text = self._began, self._first_event, self._first_text
+        last = self._moments[-1] if self._moments else None
         speed = None
         if completion_tokens and first is not None and last is not None and last > first:
             speed = completion_tokens / (last - first)
         return Timing(
             queued=self.queued,
             connecting=self.connecting,
-            first_event=self._since(first),
-            first_text=self._since(self._first_text),
-            last_event=self._since(last),
-            total=(self._ended if self._ended is not None else self.now()) - self._began,
+            first_event=None if first is None else first - began,
+            first_text=None if text is None else text - began,
+            last_event=None if last is None else last - began,
+            total=(self._ended if self._ended is not None else self.now()) - began,
             events=self._events,
             bytes=self._bytes,
-            gap_p50=self._percentile(0.5),
-            gap_p95=self._percentile(0.95),
+            gap_p50=self._percentile(0.5) if self._gaps else None,
+            gap_p95=self._percentile(0.95) if self._gaps else None,
             gap_max=self._longest if self._gaps else None,
             tokens_per_second=speed,
         )
 
-    def _since(self, moment: float | None) -> float | None:
-        return None if moment is None else moment - self._began
-
-    def _percentile(self, share: float) -> float | None:
+    def _count_gaps(self) -> None:
+        """Puts the gaps between the moments into the histogram, and keeps the last moment."""
+        moments = self._moments
+        if self._first_event is None and moments:
+            self._first_event = moments[0]
         gaps = self._gaps
-        if not gaps:
-            return None
+        for earlier, later in pairwise(moments):
+            gap = later - earlier
+            self._longest = max(self._longest, gap)
+            place = int(log(gap / _SHORTEST) * _BINS) if gap > _SHORTEST else 0
+            if gaps is None:
+                gaps = self._gaps = {}
+            gaps[place] = gaps.get(place, 0) + 1
+        del moments[:-1]
+
+    def _percentile(self, share: float) -> float:
+        gaps = self._gaps or {}
         wanted = share * sum(gaps.values())
         seen = place = 0
         for place in sorted(gaps):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import UserString
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final, TypedDict, cast, get_type_hints
@@ -17,6 +18,7 @@ from friendli_async._core.body.forms import Form
 from friendli_async._help import described
 from friendli_async._hints import parameter_hint, setting_hint
 from friendli_async.errors import ArgumentError
+from friendli_async.replies import Reply
 
 
 class Arguments(msgspec.Struct, frozen=True):
@@ -47,7 +49,7 @@ class ForeignArguments(Arguments, frozen=True):
 def model_of(given: Mapping[str, object]) -> str | None:
     """The model that a call names, if it does."""
     model = given.get("model")
-    return str(model) if isinstance(model, str) else None
+    return str.__str__(model) if isinstance(model, str) else None  # an enum's str() is its name
 
 
 def path_parameters(**parameters: str) -> dict[str, str]:
@@ -88,14 +90,15 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
 
 
 def _query_text(name: str, value: object) -> str:
+    value = _plain_number(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
+        return str(_plain(value))
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value):
-        return value
+        return str.__str__(value)  # an enum's str() is its name
     raise ArgumentError(f"{name}: {value!r} cannot be sent in a query")
 
 
@@ -120,6 +123,17 @@ class ExtraOptions(ExtraQuery, total=False):
     """Further keys of the body, as they are; they win over the parameters."""
 
 
+def each(make: Callable[[object], object]) -> Callable[[object], object]:
+    """Makes something of each item of a list; what is no list stays as it is, for the check to judge."""
+
+    def made(given: object) -> object:
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            return given
+        return [make(item) for item in cast("Sequence[object]", given)]
+
+    return made
+
+
 # What is neither text nor a list, and a Sequence all the same.
 _NO_LISTS: Final = (str, bytes, bytearray, memoryview, UserString)
 
@@ -132,10 +146,18 @@ class Parameters:
         required: Types of those that the method spells out.
         checks: Types to check by where the annotation is wider than the wire: annotations serve the type checkers, and
             take any mapping; a check takes a tagged struct.
+        sent: What makes some of them into what goes out, before they are checked, as ``each`` of a function.
     """
 
-    def __init__(self, options: type, required: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        options: type,
+        required: Mapping[str, Any],
+        checks: Mapping[str, Any],
+        sent: Mapping[str, Callable[[object], object]] = {},
+    ) -> None:
         self._known = frozenset(options.__annotations__)
+        self._sent = sent
         self._options = options
         self._types = {**required, **checks}
 
@@ -146,6 +168,10 @@ class Parameters:
         return msgspec.defstruct(
             "Arguments", [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
         )
+
+    def prepared(self, given: Mapping[str, object]) -> dict[str, object]:
+        """What was given, as it goes out."""
+        return {**given, **{name: make(given[name]) for name, make in self._sent.items() if name in given}}
 
     def check(self, values: Mapping[str, object], prefix: str = "") -> None:
         """Checks values by name; keys that it does not know pass.
@@ -186,18 +212,26 @@ class Parameters:
         Returns:
             The parameters that were given, what ``extra_body`` holds, and the encoded query.
         """
-        check_keywords(options, self._known, method)
-        given = {**required, **options}
+        check_keywords(options, self._known, method, required)
+        given = self.prepared({**required, **options})
         self.check(given)
-        query = cast("Mapping[str, object] | None", given.pop("extra_query", None))
-        extra = cast("Mapping[str, object]", given.pop("extra_body", None) or {})
+        query: Any = given.pop("extra_query", None)
+        extra: Any = given.pop("extra_body", None) or {}
         if "stream" in extra:
             raise ArgumentError("extra_body.stream: stream() is a method of its own, so it cannot be set here")
         return given, extra, encode_query(query or {})
 
 
-def check_keywords(given: Mapping[str, object], known: frozenset[str], method: str) -> None:
+def check_keywords(
+    given: Mapping[str, object], known: frozenset[str], method: str, required: Mapping[str, object] = {}
+) -> None:
     """Refuses keywords that the method does not have.
+
+    Args:
+        given: The keywords.
+        known: Those that it has.
+        method: Its name.
+        required: Its spelt-out parameters.
 
     Raises:
         TypeError: Names the unknown keyword, and what it is called here or where a setting belongs.
@@ -209,8 +243,9 @@ def check_keywords(given: Mapping[str, object], known: frozenset[str], method: s
             advice = "leave it out" if method == "stream" else "call stream() instead"
             raise TypeError(f"{method}() takes no 'stream': {advice}, it is a method of its own")
         if (setting := setting_hint(name)) is not None:
-            raise TypeError(f"{method}() takes no {name!r}: it is a setting, use client.with_options({setting})")
-        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{parameter_hint(name, known)}")
+            raise TypeError(f"{method}() takes no {name!r}: {setting}")
+        hint = parameter_hint(name, known | required.keys())
+        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
@@ -230,9 +265,38 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         found = re.fullmatch(_PLACE, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
-        raise ArgumentError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}") from None
+        advice = "" if of_key else _advice(_at(values, path))
+        raise ArgumentError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}{advice}") from None
     except RecursionError:
         raise ArgumentError("the arguments are nested too deeply, or contain themselves") from None
+
+
+def _at(values: Any, path: str) -> object:
+    """What stands at a path, as ``.messages[2].role``; None where nothing does."""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        try:
+            values = values[int(index)] if index else values[name]
+        except (LookupError, TypeError):
+            return None
+    return cast("object", values)
+
+
+def _advice(value: object) -> str:
+    """How to make JSON of what is none, as the end of a sentence."""
+    kind = type(value)
+    if isinstance(value, type):
+        return ""
+    if hasattr(kind, "model_dump"):
+        return "; pass its model_dump()"
+    if hasattr(kind, "__dataclass_fields__"):
+        return "; pass dataclasses.asdict() of it"
+    if hasattr(kind, "__attrs_attrs__"):
+        return "; pass attrs.asdict() of it"
+    if hasattr(kind, "_asdict"):
+        return "; pass its _asdict()"
+    if isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
+        return "; pass a list of it"
+    return ""
 
 
 # "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
@@ -279,6 +343,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
         return
     if id(value) in above:
         raise ArgumentError(f"{path or 'value'}: contains itself")
+    given: object = value
     above = (*above, id(value))
     if isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
@@ -295,7 +360,14 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
             if (item := getattr(value, name)) is not msgspec.UNSET:
                 check_json(item, f"{path}.{name}", above)
     else:
-        raise ArgumentError(f"{path or 'value'}: {kind.__name__} is not JSON")
+        _check_number(given, path or "value")
+
+
+def _check_number(value: object, path: str) -> None:
+    number = _plain_number(value)
+    if number is value:
+        raise ArgumentError(f"{path}: {type(value).__name__} is not JSON{_advice(value)}")
+    check_json(number, path)
 
 
 def _plain(value: object) -> object:
@@ -309,15 +381,41 @@ def _plain(value: object) -> object:
         return float.__float__(value)
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, object]", value))
-    return list(cast("Sequence[object]", value))
+    number = _plain_number(value)
+    return list(cast("Sequence[object]", value)) if number is value else number
+
+
+def _plain_number(value: object) -> object:
+    """The number, truth or text that a scalar of numpy's is; anything else as it is."""
+    numpy: Any = sys.modules.get("numpy")  # without it there are none
+    if numpy is None or not isinstance(value, numpy.generic):
+        return value
+    scalar: Any = value
+    found: object = scalar.item()
+    return found if isinstance(found, str | int | float) else value
+
+
+def shallow(struct: msgspec.Struct) -> dict[str, object]:
+    """A struct as a dict that goes out alike, its values as they are: so that they are checked, too."""
+    config = struct.__struct_config__
+    fields = {name: value for name, value in msgspec.structs.asdict(struct).items() if value is not msgspec.UNSET}
+    if config.omit_defaults:
+        fields = {name: value for name, value in fields.items() if value is not None}
+    return {config.tag_field: config.tag, **fields} if config.tag_field else fields
 
 
 def _builtin(value: object) -> object:
-    """Values of subclasses of plain types made into what they go out as, all the way down; the rest as it is."""
+    """Values of subclasses of plain types made into what they go out as, all the way down; the rest as it is.
+
+    So are parts of replies, such as a tool call inside a message that is a dict.
+    """
+    if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
+        value = shallow(value)
     if isinstance(value, Mapping):
         return {key: _builtin(item) for key, item in cast("Mapping[object, object]", value).items()}
     if isinstance(value, list | tuple):
         return [_builtin(item) for item in cast("Sequence[object]", value)]
+    value = _plain_number(value)
     return _plain(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
 

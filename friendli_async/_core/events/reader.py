@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from friendli_async._core.error_bodies import excerpt, is_telling, parsed, request_id_of, said_error
-from friendli_async._core.events.decoding import DONE, Dialect
+from friendli_async._core.error_bodies import request_id_of, said_error, unframed
+from friendli_async._core.error_words import parsed
+from friendli_async._core.events.decoding import DONE, NOT_DECODED, Dialect
 from friendli_async._core.events.sse import ServerSentEvent, SSEDecoder
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Partial
@@ -67,8 +68,17 @@ class Collector(Protocol[E, R_co, U_co]):
         """Why the choices that have finished did so."""
         ...
 
+    @property
+    def add_texts(self) -> Callable[[Sequence[Any]], int] | None:
+        """Takes nameless events in, up to the first that is more than a piece of the text; gives how many those are.
+
+        There is nothing beside a piece of the text that ``Dialect.are_ordinary`` would have to look for, and it is
+        not the last event. None where an API has no such short way.
+        """
+        ...
+
     def extend(self, events: Sequence[E]) -> None:
-        """Takes decoded events in."""
+        """Takes decoded events in, whatever they are."""
         ...
 
     def partial(self) -> Partial:
@@ -99,11 +109,14 @@ class EventReader(Generic[E]):
     """
 
     __slots__ = (
+        "_add_texts",
         "_collector",
+        "_decode",
         "_dialect",
         "_headers",
         "_judges",
         "_limit",
+        "_odd",
         "_sse",
         "_status",
         "failure",
@@ -128,8 +141,11 @@ class EventReader(Generic[E]):
         self.unheard = 0
         self._judges = judges
         self._limit = limit
+        self._odd = b""  # the last event of an unknown kind that said something in words
         self._collector = collector
+        self._add_texts = None if judges else collector.add_texts
         self._dialect = collector.dialect
+        self._decode = self._dialect.decode_payload
         self._sse = SSEDecoder(limit)
         self._status = status
         self._headers = headers
@@ -142,8 +158,22 @@ class EventReader(Generic[E]):
         """Takes the next bytes; b"" is the end of the body."""
         if self._judges:
             self._feed_by_event(data)
-        else:
+            return
+        payload = self._sse.single(data)
+        if payload is None:
             self._feed(data)
+            return
+        try:
+            event = self._decode(payload)
+        except NOT_DECODED:
+            self._decode_each([ServerSentEvent(payload)])
+            return
+        if self._add_texts is not None and self._add_texts((event,)):
+            self.ready.append(event)
+        elif self._dialect.are_ordinary((event,), (payload,)):
+            self._take((event,))
+        else:
+            self._decode_each([ServerSentEvent(payload)])
 
     def _feed_by_event(self, data: bytes) -> None:
         """Takes the next bytes event by event, so that it is known where the last one ends."""
@@ -177,12 +207,22 @@ class EventReader(Generic[E]):
     def _decode_plain(self, payloads: list[bytes]) -> None:
         """Decodes the data of nameless events: all at once, if all are ordinary, but for the sentinel behind them."""
         is_end = bool(payloads) and payloads[-1] == DONE
-        ordinary = payloads[:-1] if is_end else payloads
-        events = self._dialect.decode_all(ordinary)
-        if events is None:
-            self._decode_each([ServerSentEvent(payload) for payload in payloads])
-            return
-        self._take(events)
+        if is_end:
+            payloads.pop()
+        try:
+            events = list(map(self._decode, payloads))
+        except NOT_DECODED:
+            events = []
+        texts = 0 if self._add_texts is None else self._add_texts(events)
+        if texts == len(payloads):
+            self.ready.extend(events)
+        else:
+            self.ready.extend(events[:texts])
+            rest, behind = events[texts:], payloads[texts:]
+            if rest and self._dialect.are_ordinary(rest, behind):
+                self._take(rest)
+            else:
+                self._decode_each([ServerSentEvent(payload) for payload in behind])
         if is_end and not self.is_last:
             self._end(stated=True)
 
@@ -196,6 +236,8 @@ class EventReader(Generic[E]):
             except FriendliError as problem:
                 payload, error = None, problem
             if payload is not None:
+                if self._dialect.is_odd(payload, event.data):
+                    self._odd = event.data
                 if (told := self._dialect.failure_of(payload)) is not None:
                     self._take(fresh)
                     if self.is_last:
@@ -241,15 +283,19 @@ class EventReader(Generic[E]):
         """The end: the server has stated it, or just stopped."""
         collector = self._collector
         self.is_last = True
-        if collector.begun and (stated or collector.may_end):
+        odd = self._odd
+        if collector.begun and collector.may_end:
+            return
+        if odd and not self._sse.stray:
+            self._fail(said_error(parsed(odd), odd, self._status, self._headers))
             return
         stray = self._sse.stray
-        said: object = parsed(stray)
-        if is_telling(said):
-            self._fail(said_error(said, stray, self._status, self._headers))
-            return
-        words = "the stream ended before it was complete" if collector.begun else "the stream ended before it began"
-        self._fail(StreamInterruptedError(f"{words}: {excerpt(stray)!r}" if stray else words))
+        error, said = unframed(stray, self._status, self._headers) if stray else (None, "")
+        if error is not None:
+            self._fail(error)
+        elif not (collector.begun and stated):
+            words = "the stream ended before it was complete" if collector.begun else "the stream ended before it began"
+            self._fail(StreamInterruptedError(f"{words}: {said!r}" if said else words))
 
     def _fail(self, error: FriendliError) -> None:
         if isinstance(error, APIStatusError) and error.request_id is None:

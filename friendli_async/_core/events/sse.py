@@ -20,6 +20,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 _LF: Final = 10
 _CR: Final = 13
 _STRAY: Final = 4096
+_SMALL: Final = 4096
+"""The most bytes that are looked at as if they were one event: copying more of them costs what it saves."""
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +57,7 @@ class SSEDecoder:
         "_more",
         "_name",
         "_size",
+        "_small",
         "error",
         "stray",
     )
@@ -64,6 +67,7 @@ class SSEDecoder:
         self.stray = b""
         self._fresh = False  # nothing is pending: the next byte begins an event
         self._limit = limit
+        self._small = min(limit, _SMALL)
         self._head: bytes | None = b""  # the first bytes, until it is known whether they are a BOM; then None
         self._after_cr = False  # the last byte was a CR: an LF that follows belongs to it
         self._line = bytearray()  # the unfinished line; grown in place, which keeps a long one linear
@@ -106,10 +110,24 @@ class SSEDecoder:
         )
         return events
 
+    def single(self, data: bytes) -> bytes | None:
+        """Takes the next bytes, if they are one event of one line, ``data: ...``, and nothing else.
+
+        Nearly every read of a live stream is like that.
+
+        Returns:
+            The event's data; None where they are anything else: then nothing was taken.
+        """
+        if self._fresh and len(data) <= self._small:
+            line, _, rest = data.partition(b"\n")  # with `in` and slices, what costs least of bytes
+            if rest == b"\n" and line[:6] == b"data: " and _CR not in line:
+                return line[6:]
+        return None
+
     def plain(self, data: bytes) -> list[bytes] | None:
         """Takes the next bytes, if all that they complete is events of one line, ``data: ...``.
 
-        Nearly every read of a stream of tokens is like that, and so it costs a fraction of what ``feed`` does.
+        Nearly every large read of a stream of tokens is like that, and it costs a fraction of what ``feed`` does.
 
         Returns:
             The data of the events; None where there is anything else: then nothing was taken, and ``feed`` is due.
@@ -117,8 +135,6 @@ class SSEDecoder:
         if _LF not in data or _CR in data or len(self._line) + len(data) > self._limit:
             return None  # before the unfinished line is copied, which may be long
         if self._fresh:
-            if data.find(_LF) == len(data) - 2 and data.startswith(b"data: ") and data.endswith(b"\n\n"):
-                return [data[6:-2]]  # one event, as each token is
             whole = data
         elif self._line and not (self._after_cr or self._size or self._name or self.error or self._head is not None):
             whole = bytes(self._line) + data
@@ -128,7 +144,8 @@ class SSEDecoder:
             return None
         if not whole.startswith(b"data: "):
             return None
-        payloads = whole[6:].split(b"\n\ndata: ")
+        payloads = whole.split(b"\n\ndata: ")
+        payloads[0] = payloads[0][6:]
         last = payloads.pop()
         unfinished = b""
         if last.endswith(b"\n\n"):

@@ -42,6 +42,8 @@ class OpenStream(Generic[E, R_co, U_co]):
             where they were too many to be kept.
         outcome: How it stands, or ended.
         error: The error that it ended with, without a traceback; None where it has not, or well.
+        was_cut: Whether a read that was cancelled, or failed in code that is not ours, has ended it, and nobody has
+            been told since.
     """
 
     __slots__ = (
@@ -56,6 +58,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         "outcome",
         "reader",
         "stopwatch",
+        "was_cut",
         "watch",
     )
 
@@ -80,6 +83,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         self.loop: asyncio.AbstractEventLoop = exchange.loop
         self.outcome: Outcome = "open"
         self.error: FriendliError | None = None
+        self.was_cut = False
         self.stopwatch = stopwatch
         self.watch = watch
 
@@ -104,13 +108,11 @@ class OpenStream(Generic[E, R_co, U_co]):
         data: bytes | None = None
         try:
             while not ready and not reader.is_last:
-                data = exchange.take()
-                if data is None:
+                while (data := exchange.take()) is None:
                     if not waits:  # the limit runs from event to event, not from read to read
                         waits = True
                         clock.wait_begins()
                     await exchange.arrival()
-                    continue
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(ready))
                 if once:
@@ -139,6 +141,7 @@ class OpenStream(Generic[E, R_co, U_co]):
 
     def _read_failed(self, error: BaseException) -> None:
         self.reader.ready.clear()
+        self.was_cut = True
         if isinstance(error, Exception):
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
             refuse_end(error)
@@ -157,17 +160,16 @@ class OpenStream(Generic[E, R_co, U_co]):
             FriendliError: It did not end well.
         """
         reader = self.reader
-        head, self.head = self.head, b""
-        if head is None:
-            self._refuse_flood()
-        data = bytes(head or b"")
+        data = b""
+        if self.head != b"":
+            data, self.head = self._whole_head(), b""
         if not data and not reader.is_last:
             data = await self.fill(once=True)
         reader.ready.clear()
-        if data:
-            self._let_go()
-        else:
+        if not data:
             self.settle()
+        elif reader.is_last:
+            self._let_go()
         return data[: len(data) - reader.unheard] if reader.unheard else data
 
     def judge(self, judges: Sequence[Callable[[E], object]], collector: Collector[E, R_co, U_co]) -> None:
@@ -181,19 +183,20 @@ class OpenStream(Generic[E, R_co, U_co]):
             FriendliError: Too much came before the first event.
             Exception: What a judge raises.
         """
-        if self.head is None:
-            self._refuse_flood()
+        head = self._whole_head()
         reader = self.reader.anew(collector, judges)
         try:
-            reader.feed(bytes(self.head or b""))
+            reader.feed(head)
         except BaseException as error:
             self._read_failed(error)
             raise
         self.reader, self.collector = reader, collector
         self._let_go()
 
-    def _refuse_flood(self) -> None:
-        self._break(Held(ResponseDecodeError("too much came before the first event to be kept (Limits.event)")))
+    def _whole_head(self) -> bytes:
+        if self.head is None:
+            self._break(Held(ResponseDecodeError("too much came before the first event to be kept (Limits.event)")))
+        return bytes(self.head or b"")
 
     def settle(self) -> None:
         """Lets go of the connection once the reader is through, and ends the stream once its events have been taken.

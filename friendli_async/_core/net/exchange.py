@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
 
 from friendli_async._core.held import forget
 from friendli_async._core.net.compression import inflater
 from friendli_async._core.net.dialing import PooledProtocol
+from friendli_async._core.net.failures import BROKEN, describe
 from friendli_async._core.net.framing import between_chunks, whole_chunks
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError
 from friendli_async.replies import Headers
@@ -22,20 +21,12 @@ from friendli_async.replies import Headers
 if TYPE_CHECKING:
     from friendli_async._core.net.slots import Slots
 
-__all__ = ["BROKEN", "AiohttpExchange", "Exchange", "Home", "describe"]
+__all__ = ["AiohttpExchange", "Exchange", "Home"]
 
 # How long a body may take to end after its last event: a connection is worth so much, and a place no more.
 _DRAIN_SECONDS: Final = 0.5
 # How long the next call waits for that: less than it takes to open another connection.
 _REUSE_SECONDS: Final = 0.02
-
-BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
-"""What is raised where a connection breaks. RuntimeError is aiohttp's "Connection closed."; the parser's own errors
-come through where it is not the C one."""
-
-# What aiohttp's parser says of broken framing is worded as a server's reply: "400, message='...'". No server said that.
-# Its words of a connection quote the TLS context.
-_NOISE: Final = re.compile(r"\b400, message[:=]\s*| ssl:(?:<[^>]*>|\w+)")
 
 
 class Home(Protocol):
@@ -150,7 +141,7 @@ class AiohttpExchange:
         self._home: Home | None = home
         self._response = response
         self._content = response.content
-        self._inflate = inflater(self.headers.get("content-encoding", ""))
+        self._inflate = inflater(", ".join(response.headers.getall("Content-Encoding", ())))
         self._arrived = True  # something may have come since the last look
         self._piece: bytes | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -187,17 +178,18 @@ class AiohttpExchange:
             APIConnectionError: The connection broke, or the body's framing did.
             FriendliError: What ``wake`` was called with.
         """
-        if self._woken is not None:
-            raise copy.copy(self._woken)
         piece = self._piece
-        if piece is not None or self._awaited:
+        if piece is not None:
             self._piece = None
             return piece
-        protocol = self._protocol
-        if not self._arrived and protocol is not None and protocol.connected:
+        if not self._arrived:
             return None
-        self._arrived = False
-        content = self._content
+        if self._woken is not None:
+            raise copy.copy(self._woken)
+        if self._awaited:
+            return None
+        protocol, content = self._protocol, self._content
+        self._arrived = protocol is None or not protocol.connected  # an end that has been told of is not told of again
         try:
             data = content.read_nowait(-1)
         except BROKEN as error:
@@ -339,6 +331,8 @@ class AiohttpExchange:
                     body += piece
         except (TimeoutError, FriendliError):
             pass
+        if not body and self._inflate is not None:
+            body = self._inflate.unread  # its words, where only the header says that they are compressed
         self.abort()
         return body[:limit]
 
@@ -348,6 +342,7 @@ class AiohttpExchange:
         """Aborts; whoever is reading, or reads next, gets the error."""
         if not self._content.is_eof():  # else nobody waits, and what has come may still be taken
             self._woken = error
+            self._piece = None
             if self._awaited:
                 self._content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
             self.rouse()
@@ -359,6 +354,7 @@ class AiohttpExchange:
         """Closes the connection at once, and synchronously. In the loop's thread only."""
         if self._home is None:
             return
+        self._arrived = True  # the connection's end, of which the protocol does not tell this exchange any more
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             connection.transport.abort()  # close() alone would first flush, and over TLS say goodbye
@@ -427,13 +423,3 @@ def _release(waiter: asyncio.Future[None]) -> None:
 def _retrieve(closed: asyncio.Future[None]) -> None:
     if not closed.cancelled():
         closed.exception()  # or asyncio complains that nobody asked
-
-
-def describe(error: BaseException) -> str:
-    """Names an error of aiohttp without its request (``ClientResponseError`` quotes it) and without our types."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"{type(error).__name__}: {error.message}"[:300]
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server closed the connection"
-    text = _NOISE.sub("", str(error))
-    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

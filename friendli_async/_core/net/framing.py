@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["CAN_BYPASS", "between_chunks", "can_bypass", "whole_chunks"]
 
 # What aiohttp's C parser and any other take for the size of a chunk: digits alone, and few of them.
-_head = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
+_DIGITS: Final = b"0123456789ABCDEFabcdef"
+_head = re.compile(rb"([%b]{1,8})\r\n" % _DIGITS).match
 
 
 def can_bypass(reader: type, parsers: ModuleType) -> bool:
@@ -42,6 +43,9 @@ def between_chunks(protocol: ResponseHandler, content: StreamReader, data: bytes
 
 def whole_chunks(data: bytes) -> bytes | None:
     """What a read carries that is whole chunks, none of them the last one; None where it is anything else."""
+    size, _, body = data.partition(b"\r\n")
+    if 0 < len(size) <= 8 and not size.strip(_DIGITS) and int(size, 16) == len(body) - 2 and body[-2:] == b"\r\n":
+        return body[:-2] or None  # one chunk, as each event of a live stream is: in few steps
     pieces: list[bytes] = []
     place, end = 0, len(data)
     while place < end:
@@ -53,7 +57,5 @@ def whole_chunks(data: bytes) -> bytes | None:
         place = behind + 2
         if place > end or behind == begin or data[behind:place] != b"\r\n":
             return None
-        if place == end and not pieces:
-            return data[begin:behind]
         pieces.append(data[begin:behind])
     return b"".join(pieces) or None

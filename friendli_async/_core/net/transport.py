@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
-import re
 import ssl as ssl_module
-import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import aiohttp
@@ -20,11 +19,11 @@ from yarl import URL
 
 from friendli_async._core.body.forms import Form, Sending, readable
 from friendli_async._core.held import Held, forget
-from friendli_async._core.net.clock import expired
 from friendli_async._core.net.dialing import (
     Connector,
     Delivery,
     PooledProtocol,
+    Proxy,
     WarmedUp,
     dialing,
     keepalive_socket,
@@ -33,12 +32,14 @@ from friendli_async._core.net.dialing import (
     proxy_finder,
     same_origin,
 )
-from friendli_async._core.net.exchange import BROKEN, AiohttpExchange, Exchange, describe
+from friendli_async._core.net.exchange import AiohttpExchange, Exchange
+from friendli_async._core.net.failures import BROKEN, failed_connecting, translated
 from friendli_async._core.net.guard import Guard, close_soon, guarded
+from friendli_async._core.net.posting import CAN_POST, NO_TIMEOUT, Poster
 from friendli_async._core.net.slots import Slots
 from friendli_async._core.protocol import Request
 from friendli_async._core.secret import Secret
-from friendli_async.errors import APIConnectionError, ConfigurationError, StreamInterruptedError
+from friendli_async.errors import ConfigurationError, StreamInterruptedError
 from friendli_async.replies import LoopGauges
 
 __all__ = ["AiohttpTransport", "Session", "Transport"]
@@ -47,10 +48,7 @@ Session: TypeAlias = aiohttp.ClientSession
 """A session that a user may pass in."""
 
 _MAX_REDIRECTS: Final = 5
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _NO_BODY_TYPE: Final = ("Content-Type",)
-
-_SSL_NOISE: Final = re.compile(r"\[SSL[^\]]*\] ?| ?\(_ssl\.c:\d+\)")
 
 _abandoned: Final[list[object]] = []  # pools of a parent process: kept, so that nothing finalizes them
 
@@ -102,12 +100,15 @@ class _Pool:
         slots: Slots,
         changed: Callable[[], None],
         alive: set[PooledProtocol] | None,
+        poster: Poster | None = None,
     ) -> None:
         self.session = session
         self.slots = slots
         self.owned = alive is not None
+        self.poster = poster
         self.alive: set[PooledProtocol] = set() if alive is None else alive  # the connector's own, empty as yet
         self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
         self.exchanges: set[AiohttpExchange] = set()
         self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest: older ones have ended, or will not
         self.exchange_ended = changed
@@ -137,6 +138,11 @@ class _Pool:
         finally:
             self._closed.set_result(None)
 
+    def discard(self) -> None:
+        """Where the loop runs no more, and so can close nothing: has aiohttp's session not complain of that."""
+        if self.owned and not self.loop.is_running():
+            self.session.detach()
+
     def abandon(self) -> None:
         """In a forked child: lets go of the parent's sockets without a word on the wire, which is the parent's."""
         for protocol in self.alive:
@@ -149,6 +155,7 @@ class _Pool:
         _abandoned.append(self)
 
 
+_Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[_Pool, Guard]]
 _transports: Final[weakref.WeakSet[AiohttpTransport]] = weakref.WeakSet()
 
 
@@ -166,13 +173,20 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
+@atexit.register
+def _at_exit() -> None:
+    """Loops that were closed without being shut down, or not at all (nest_asyncio's), have left their pools open."""
+    for transport in list(_transports):
+        transport.discard()
+
+
 class AiohttpTransport:
     """Sends requests over one pool per event loop.
 
     Args:
         max_connections: Places per loop.
         proxy: Proxy URL; None takes the environment's, read now.
-        ssl: TLS context, or False for no verification; None is the default verification.
+        ssl: TLS context, or False for no verification; None is aiohttp's own verification.
         session: A session to use as it is, instead of one of ours. It is never closed.
         changed: Called when an exchange has ended, in its loop.
     """
@@ -188,10 +202,13 @@ class AiohttpTransport:
     ) -> None:
         self.closed = False
         self._max_connections = max_connections
-        self._ssl = _default_tls() if ssl is None and session is None else True if ssl is None else ssl
+        self._ssl = True if ssl is None else ssl
         self._session = session
         self._changed = changed
-        self._pools: dict[asyncio.AbstractEventLoop, tuple[_Pool, Guard]] = {}
+        self._pools: _Pools = {}
+        # Not by a ``__del__``: the finalizer holds the pools, so that they are no part of a cycle that the client is
+        # in. The garbage collector would finalize aiohttp's connector with it, in any order, and that one complains.
+        weakref.finalize(self, _close_all, self._pools).atexit = False
         self._lock = threading.Lock()
         self._pid = os.getpid()
         _transports.add(self)
@@ -199,18 +216,33 @@ class AiohttpTransport:
         self._proxy_for = proxy_finder(None if proxy is None else Secret(proxy), environment)
 
     async def send(self, request: Request, delivery: Delivery) -> Exchange:
-        """Sends a request; redirects to the same origin are followed. See ``Transport``."""
+        """Sends a request; redirects to the same origin are followed. See ``Transport``.
+
+        A pooled connection of ours that proves dead is replaced by a fresh one, once a call.
+        """
         pool = await self._place(delivery)
         try:
             url, hops = parsed_url(request.url), 0
             while True:
-                response = await self._request(pool, request, url, delivery)
-                target = response.headers.get("Location") if response.status in {307, 308} else None
-                there = same_origin(url, target) if target is not None and request.sendable else None
-                if there is None or hops == _MAX_REDIRECTS:
-                    return AiohttpExchange(pool, response)
-                response.close()
-                url, hops = there, hops + 1
+                problem: Held[Exception] | None = None
+                try:
+                    response = await self._sent(pool, request, url, delivery)
+                except Exception as error:
+                    if pool.owned and not isinstance(error, (*BROKEN, ValueError)):
+                        raise  # a foreign connector may raise anything
+                    if not self._stale(error, request, delivery):
+                        problem = Held(self._translated(error, delivery, pool))
+                    forget(error)
+                else:
+                    there = _redirection(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
+                    if there is None:
+                        return AiohttpExchange(pool, response)
+                    response.close()
+                    url, hops = there, hops + 1
+                    continue
+                if problem is not None:
+                    raise problem.take()  # outside the except block: what aiohttp raised holds the request's headers
+                delivery.fresh = True
         except BaseException:
             pool.slots.release()
             self._changed()
@@ -252,25 +284,6 @@ class AiohttpTransport:
                 delivery.queued = clock.now() - began
         return pool
 
-    async def _request(self, pool: _Pool, request: Request, url: URL, delivery: Delivery) -> aiohttp.ClientResponse:
-        """One request; a pooled connection of ours that proves dead is replaced by a fresh one, once a call."""
-        while True:
-            try:
-                return await self._sent(pool, request, url, delivery)
-            except (*BROKEN, ValueError) as error:
-                problem = (
-                    None if self._stale(error, request, delivery) else Held(self._translated(error, delivery, pool))
-                )
-                forget(error)
-            except Exception as error:
-                if pool.owned:
-                    raise
-                problem = Held(self._translated(error, delivery, pool))  # a foreign connector may raise anything
-                forget(error)
-            if problem is not None:
-                raise problem.take()  # outside the except block: what aiohttp raised holds the request's headers
-            delivery.fresh = True
-
     def _stale(self, error: Exception, request: Request, delivery: Delivery) -> bool:
         """Whether a pooled connection died before any byte of a reply, so that the request may go out once more."""
         refused = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
@@ -281,65 +294,56 @@ class AiohttpTransport:
 
     async def _sent(self, pool: _Pool, request: Request, url: URL, delivery: Delivery) -> aiohttp.ClientResponse:
         clock = delivery.clock
-        timeout = _NO_TIMEOUT
-        if not pool.owned:  # a foreign connector tells nothing, so aiohttp has to mind the connecting
-            timeout = aiohttp.ClientTimeout(total=None, connect=clock.timeouts.connect, sock_read=None)
+        if not pool.owned:  # a foreign connector tells nothing
             clock.phase("first_event")
-        delivery.connected = delivery.reused = False
-        delivery.protocol = None
-        body = request.body
-        if isinstance(body, Form):
-            delivery.sending = Sending(body, delivery.moved)
+        body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.host or "", url.port or 0)
-        tunnelled = url.scheme == "https"
+        delivery.begin(url.authority, None if proxy.url is None else parsed_url(proxy.url).authority)
         token = dialing.set(delivery)
         try:
-            return await pool.session.request(
-                request.method,
-                url,
-                headers=request.headers if tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
-                data=delivery.sending or readable(body),
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=False,
-                skip_auto_headers=_NO_BODY_TYPE if body is None else None,
-                timeout=timeout,
-                proxy=proxy.url,
-                proxy_headers=proxy.headers if tunnelled and proxy.headers else None,
-                ssl=self._ssl,
-            )
+            if poster is not None and poster.takes(body) and proxy.url is None:
+                response = await poster.post(request.method, url, request.headers, body)
+            else:
+                response = await self._through_session(pool, request, url, delivery, proxy)
+            delivery.connected = True
+            return response
+        except BaseException as error:
+            delivery.connected |= not pool.owned and not failed_connecting(error, pool.session.connector)
+            raise
         finally:
-            clock.sent = clock.sent or delivery.connected or not pool.owned
+            clock.sent = clock.sent or delivery.connected
             with suppress(ValueError):  # a loop that was closed under the call ends it in another context
                 dialing.reset(token)
             if delivery.sending is not None:
                 delivery.sending.stop()
 
+    async def _through_session(
+        self, pool: _Pool, request: Request, url: URL, delivery: Delivery, proxy: Proxy
+    ) -> aiohttp.ClientResponse:
+        timeout = NO_TIMEOUT
+        if not pool.owned:  # so aiohttp has to mind the connecting
+            timeout = aiohttp.ClientTimeout(total=None, connect=delivery.clock.timeouts.connect, sock_read=None)
+        body = request.body
+        if isinstance(body, Form):
+            delivery.sending = Sending(body, delivery.moved)
+        tunnelled = url.scheme == "https"
+        return await pool.session.request(
+            request.method,
+            url,
+            headers=request.headers if tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
+            data=delivery.sending or readable(body),
+            allow_redirects=False,
+            raise_for_status=False,
+            auto_decompress=False,
+            skip_auto_headers=_NO_BODY_TYPE if body is None else None,
+            timeout=timeout,
+            proxy=proxy.url,
+            proxy_headers=proxy.headers if tunnelled and proxy.headers else None,
+            ssl=self._ssl,
+        )
+
     def _translated(self, error: Exception, delivery: Delivery, pool: _Pool) -> Exception:
-        """Says what happened in our terms. The request is not quoted: its headers hold the token."""
-        if delivery.source_error is not None:
-            return delivery.source_error
-        sent = delivery.fresh and not delivery.warming  # to the connection that proved dead
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return expired("connect", delivery.clock.timeouts.connect or 0.0, sent=sent)
-        if isinstance(error, aiohttp.InvalidURL):
-            return ConfigurationError("the URL is not valid")
-        if isinstance(error, RuntimeError) and pool.session.closed:
-            return ConfigurationError("the client is closed" if pool.owned else "the session passed in is closed")
-        if isinstance(error, ssl_module.CertificateError | aiohttp.ClientConnectorCertificateError):
-            return _hopeless(
-                APIConnectionError(f"the server's certificate is refused: {_certificate(error)}", sent=sent)
-            )
-        if isinstance(error, aiohttp.ClientHttpProxyError):
-            refusal = APIConnectionError(
-                f"the proxy {_proxy_name(error)} refused: {error.status} {error.message}", sent=sent
-            )
-            return _hopeless(refusal) if error.status == 407 else refusal
-        if isinstance(error, ValueError):  # a host name that is none, credentials of the session beside the token
-            return ConfigurationError(f"the request cannot be made: {type(error).__name__}: {error}")
-        if isinstance(error, aiohttp.ClientConnectorError):
-            return APIConnectionError(f"could not connect: {_reason(error)}", sent=sent)
-        return APIConnectionError(f"no reply: {describe(error)}", sent=delivery.clock.sent)
+        return translated(error, delivery, owned=pool.owned, closed=pool.session.closed)
 
     def _new_pool(self) -> _Pool:
         """The running loop's pool, made on first use."""
@@ -358,26 +362,32 @@ class AiohttpTransport:
             connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # there is no public way
             # Not decompressed by aiohttp: ``compression`` does it in steps, so that our size limits hold.
             session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, auto_decompress=False
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=NO_TIMEOUT, auto_decompress=False
             )
-            pool = _Pool(session, slots, self._changed, alive)
+            pool = _Pool(session, slots, self._changed, alive, Poster(session, self._ssl) if CAN_POST else None)
         guard = guarded(partial(pool.close, "the event loop of the client was shut down"))
         with self._lock:
             if self.closed:  # by another thread, in this instant
                 raise ConfigurationError("the client is closed")
             for loop in [loop for loop in self._pools if loop.is_closed()]:
-                del self._pools[loop]
+                self._pools.pop(loop)[0].discard()
             self._pools[pool.loop] = pool, guard
         return pool
 
     def leave_the_parent(self) -> None:
         """In a forked child: what the parent had open stays the parent's, and the child begins anew."""
-        held, self._pools = list(self._pools.values()), {}
+        held = list(self._pools.values())
+        self._pools.clear()
         self._lock = threading.Lock()  # another thread of the parent may have held it
         for pool, guard in held:
             pool.abandon()
             _abandoned.append(guard)
         self._pid = os.getpid()
+
+    def discard(self) -> None:
+        """Gives up the pools whose loops run no more."""
+        for pool, _ in tuple(self._pools.values()):
+            pool.discard()
 
     def gauges(self) -> list[LoopGauges]:
         """The connections of each loop; see ``Transport``."""
@@ -411,62 +421,24 @@ class AiohttpTransport:
                 await pool.close("the client was closed")
                 await guard.aclose()
             else:
-                self._close_soon(pool, guard)
-
-    def _close_soon(self, pool: _Pool, guard: Guard) -> None:
-        with suppress(RuntimeError):  # that loop has closed, and its pool with it
-            pool.loop.call_soon_threadsafe(close_soon, partial(pool.close, "the client was closed"), guard)
-
-    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if ending():  # the loops are closed, their pools with them, and this module's names are gone
-            return
-        if self._pid == os.getpid():
-            for pool, guard in self._pools.values():
-                self._close_soon(pool, guard)
+                _close_soon(pool, guard)
 
 
-def _default_tls() -> ssl_module.SSLContext | bool:
-    """The default verification. aiohttp reads these variables when it is imported, which ``load_dotenv`` is after."""
-    variables = tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
-    return _tls_of(variables) if any(variables) else True
+def _close_all(pools: _Pools) -> None:
+    """Closes the pools of a client that is gone, each in its loop."""
+    for pool, guard in pools.values():
+        if pool.pid == os.getpid():
+            _close_soon(pool, guard)
 
 
-@lru_cache(maxsize=4)
-def _tls_of(variables: tuple[str | None, ...]) -> ssl_module.SSLContext:
-    context = ssl_module.create_default_context()
-    context.set_alpn_protocols(("http/1.1",))
-    return context
+def _close_soon(pool: _Pool, guard: Guard) -> None:
+    try:
+        pool.loop.call_soon_threadsafe(close_soon, partial(pool.close, "the client was closed"), guard)
+    except RuntimeError:  # that loop has closed, and its pool with it, unless it was not shut down
+        pool.discard()
 
 
-def _hopeless(error: APIConnectionError) -> APIConnectionError:
-    """Marks an error that another try would only bring again."""
-    error.hopeless = True
-    return error
-
-
-def _certificate(error: BaseException) -> str:
-    """Why a certificate was refused, in words: ``certificate has expired``."""
-    cause: object = getattr(error, "certificate_error", error)
-    words = getattr(cause, "verify_message", None)
-    return str(words) if words else describe(error)
-
-
-def _proxy_name(error: aiohttp.ClientHttpProxyError) -> str:
-    url = error.request_info.real_url
-    return f"{url.host}:{url.port}"
-
-
-def _reason(error: aiohttp.ClientConnectorError) -> str:
-    """Where to, and why not. Aiohttp's own words quote the TLS context, and end with the system's, if it has any."""
-    cause = error.os_error
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        why = f"the name could not be resolved: {cause.strerror or cause}"
-    elif isinstance(cause, ssl_module.SSLError):
-        why = f"TLS: {_SSL_NOISE.sub('', cause.strerror or str(cause))}"
-    elif cause.errno and "call failed" in str(cause):  # asyncio's words, which tell the address once more
-        why = os.strerror(cause.errno)
-    else:
-        why = cause.strerror or f"{type(cause).__name__}: {cause}".removesuffix(": ")
-    proxy = "the proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
-    host = f"[{error.host}]" if ":" in error.host else error.host
-    return f"{proxy}{host}:{error.port} [{why}]"
+def _redirection(response: aiohttp.ClientResponse, url: URL) -> URL | None:
+    """Where a reply sends the same request to, at the same origin; None if it does not."""
+    target = response.headers.get("Location") if response.status in {307, 308} else None
+    return None if target is None else same_origin(url, target)
