@@ -58,18 +58,8 @@ __all__ += ["AttemptEnded", "AttemptStarted", "AuthenticationError", "BadRequest
 __all__ += ["CallContent", "CallEnded", "CallEvent", "CallStarted", "ChatChunk", "ChatCompletion", "ChatMessage"]
 __all__ += ["ChatStream", "ConfigurationError", "ConflictError", "Connected", "EventStream", "FirstEvent"]
 __all__ += ["FriendliError", "Gauges", "InternalServerError", "Limits", "LoopGauges", "Meta", "NotFoundError"]
-__all__ += [
-    "Observer",
-    "OutputCutOffError",
-    "OutputError",
-    "OutputInvalidError",
-    "Pacing",
-    "Pages",
-    "Partial",
-    "PermissionDeniedError",
-    "RateLimit",
-    "RateLimitError",
-]
+__all__ += ["Observer", "OutputCutOffError", "OutputError", "OutputInvalidError", "Pacing", "Pages", "Partial"]
+__all__ += ["PermissionDeniedError", "RateLimit", "RateLimitError"]
 __all__ += ["ResponseDecodeError", "RetryPolicy", "SDKError", "StreamInterruptedError", "Timeouts", "Timing"]
 __all__ += ["ToolAssistedStream", "ToolCall", "ToolError", "ToolStatus", "TurnLimitError", "UnknownEvent"]
 __all__ += ["UnprocessableEntityError", "Usage", "__version__"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, Unpack, cast
 
 from friendli_async._core.observers import Observer
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     from friendli_async._core.runtime import Runtime
 
 __all__ = ["AsyncFriendli", "Container", "Dedicated", "Serverless"]
+
+DeploymentName = Literal["serverless", "dedicated", "container"]
 
 
 class Serverless(Hinted):
@@ -257,9 +258,7 @@ class AsyncFriendli(Hinted):
             raise ConfigurationError("the client is closed")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -282,7 +281,7 @@ class AsyncFriendli(Hinted):
         """
         return await self._runtime.drain(timeout)
 
-    async def warm_up(self, n: int, deployment: Literal["serverless", "dedicated", "container"] = "serverless") -> None:
+    async def warm_up(self, n: int, deployment: DeploymentName = "serverless") -> None:
         """Opens connections and leaves them in the pool of this event loop: nothing is sent over them.
 
         Args:
@@ -314,12 +313,15 @@ def _runtime(
     session: Session | None,
 ) -> Runtime:
     """The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request."""
+    from friendli_async._core.net.tls import default_tls  # first: see there
     from friendli_async._core.net.transport import AiohttpTransport
     from friendli_async._core.runtime import Changes, Runtime
 
     check_max_connections(max_connections)
     if session is not None and (proxy is not None or ssl is not None):
         raise ConfigurationError("proxy= and ssl= do not go with session=: a session is used as it is")
+    if ssl is None and session is None:
+        ssl = default_tls()
     changes = Changes()
     transport = AiohttpTransport(
         max_connections=max_connections, proxy=check_proxy(proxy), ssl=ssl, session=session, changed=changes

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from friendli_async._help import described
 from friendli_async._pydantic import PydanticField
-from friendli_async.rate_limits import RateLimit, rate_limit_of
+from friendli_async.rate_limits import RateLimit, parts, rate_limit_of
 
 __all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "PromptTokensDetails", "Reply", "UnknownEvent", "Usage"]
 __all__ += ["CompletionTokensDetails", "Gauges", "LoopGauges", "Partial", "Timing", "ToolCall"]
 
 
+R = TypeVar("R", bound="Reply")
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
 
@@ -30,31 +31,45 @@ class Headers(Mapping[str, str]):
     Plain data, so that it can be pickled and copied along with the reply or the error that carries it.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_held",)
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        values: dict[str, str] = {}
-        for name, value in items:
-            key, text = name.lower(), value
-            if not text.isascii():  # bytes that are no UTF-8 arrive as lone surrogates, which cannot be printed
-                text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            values[key] = f"{values[key]}, {text}" if key in values else text
-        self._values = values
+        self._held: tuple[tuple[str, str], ...] | dict[str, str] = tuple(items)
+
+    def _by_name(self) -> dict[str, str]:
+        """The values by their lower-case names. Made when somebody asks: few do, and each call has headers."""
+        held = self._held
+        if isinstance(held, tuple):
+            held = self._held = _joined(held)
+        return held
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
+        return self._by_name()[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._values
+        return isinstance(name, str) and name.lower() in self._by_name()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self._by_name())
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._by_name())
 
     def __repr__(self) -> str:
-        return f"Headers({self._values!r})"
+        return f"Headers({self._by_name()!r})"
+
+    def __reduce__(self) -> tuple[type[Headers], tuple[tuple[tuple[str, str], ...]]]:
+        return Headers, (tuple(self._by_name().items()),)
+
+
+def _joined(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in items:
+        key, text = name.lower(), value
+        if not text.isascii():  # bytes that are no UTF-8 arrive as lone surrogates, which cannot be printed
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        values[key] = f"{values[key]}, {text}" if key in values else text
+    return values
 
 
 @described
@@ -96,9 +111,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     """How many bytes of body came, decompressed."""
     gap_p50: float | None = None
-    """Median of the seconds between reads that brought events, within 2 %."""
+    """Median of the seconds between reads that brought events."""
     gap_p95: float | None = None
-    """Their 95th percentile, within 2 %."""
+    """Their 95th percentile."""
     gap_max: float | None = None
     """The longest of them."""
     tokens_per_second: float | None = None
@@ -123,7 +138,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def request_id(self) -> str | None:
         """The server's ``x-request-id``, to quote to its operators; the first, where a proxy has added its own."""
-        return self.headers.get("x-request-id", "").partition(",")[0].strip() or None
+        return next(filter(None, parts(self.headers.get("x-request-id", ""))), None)
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -143,6 +158,9 @@ class Reply(
     ``meta`` is kept beside the struct's fields, so comparing, encoding and printing a reply see what the server said
     and nothing else; nor is it copied or pickled with them.
     """
+
+    answered_by: ClassVar[tuple[str, ...]] = ()
+    """The fields of which one has to be filled, or there is no answer in it."""
 
     @property
     def meta(self) -> Meta:
@@ -183,10 +201,12 @@ def attach_meta(reply: object, meta: Meta) -> None:
         msgspec.structs.force_setattr(reply, "_meta", meta)
 
 
-def share_origin(reply: Reply, other: Reply) -> None:
-    """Gives a reply that was made of another one the ``meta`` and the ``raw`` of that."""
-    for name, value in vars(other).items():
-        msgspec.structs.force_setattr(reply, name, value)
+def remade(kind: type[R], reply: Reply, **fields: object) -> R:
+    """A reply made of another one, whose fields, ``meta`` and ``raw`` it has."""
+    made = kind(**{**msgspec.structs.asdict(reply), **fields})
+    for name, value in vars(reply).items():
+        msgspec.structs.force_setattr(made, name, value)
+    return made
 
 
 class Value(PydanticField, msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
@@ -237,11 +257,22 @@ def added(one: S | None, other: S | None) -> S | None:
 
 def usage_of(reply: object) -> Usage | None:
     """The usage of whatever has one, in the form that chat has."""
-    usage: Any = getattr(reply, "usage", None)
+    return as_chat_usage(getattr(reply, "usage", None))
+
+
+def as_chat_usage(usage: Any) -> Usage | None:
+    """A usage of any API in the form that chat has."""
     if usage is None or isinstance(usage, Usage):
         return usage
     taken, given = getattr(usage, "input_tokens", 0), getattr(usage, "output_tokens", 0)
-    return Usage(taken, given, getattr(usage, "total_tokens", None) or taken + given)
+    cached, spent = getattr(usage, "input_tokens_details", None), getattr(usage, "output_tokens_details", None)
+    return Usage(
+        prompt_tokens=taken,
+        completion_tokens=given,
+        total_tokens=getattr(usage, "total_tokens", None) or taken + given,
+        prompt_tokens_details=None if cached is None else PromptTokensDetails(cached.cached_tokens),
+        completion_tokens_details=None if spent is None else CompletionTokensDetails(spent.reasoning_tokens),
+    )
 
 
 class UnknownEvent(Value, frozen=True):

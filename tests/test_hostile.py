@@ -2,8 +2,10 @@
 
 import asyncio
 import gzip
+import socket
 import ssl
 import subprocess
+import threading
 import time
 import tracemalloc
 import zlib
@@ -29,6 +31,7 @@ from support.sockets import (
     delta,
     places_in_use,
     read,
+    read_into,
     reply,
     saying,
     within,
@@ -88,6 +91,45 @@ async def test_what_arrives_on_an_idle_connection_closes_it_and_answers_nobody(s
         assert (await within(complete(client))).text == "second"
         assert (await within(complete(client))).text == "third"
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("stray", [STRAY, b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"x", b""])
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_has_come_while_the_program_blocked_the_loop_answers_nobody(stray: bytes, cancelled: bool) -> None:
+    def serve() -> None:
+        for said in (reply(completion("first")), reply(completion("second"))):
+            connection = listener.accept()[0]
+            with connection:
+                connection.recv(65536)
+                connection.sendall(said)
+                if b"first" in said:
+                    say.wait()
+                    if stray:
+                        connection.sendall(stray)
+                    else:
+                        connection.shutdown(socket.SHUT_WR)
+                    has_said.set()
+                while connection.recv(65536):  # whatever is asked here is asked the wrong one
+                    asked_late.append(stray)
+
+    say, has_said = threading.Event(), threading.Event()
+    asked_late: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        async with client_of(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            assert (await within(complete(client))).text == "first"
+            say.set()
+            assert has_said.wait(5)  # and the loop does not run
+            if cancelled:
+                call = asyncio.ensure_future(complete(client))
+                await turns(1)
+                call.cancel()
+                await asyncio.wait([call])
+                assert places_in_use(client) == 0
+            assert (await within(complete(client))).text == "second"
+        serving.join(5)
+    assert asked_late == []
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -257,6 +299,20 @@ async def test_a_refused_certificate_is_a_connection_error_in_words_after_one_at
     assert server.connections == 0
 
 
+@pytest.mark.parametrize(("variable", "what"), [("SSL_CERT_FILE", "missing.pem"), ("SSL_CERT_DIR", "missing")])
+async def test_authorities_that_cannot_be_read_are_told_with_the_refused_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, what: str
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / what))
+    async with (
+        TLSServer(_certificate(tmp_path, name="localhost", days="10")) as server,
+        client_of(server.url) as client,
+    ):
+        with pytest.raises(APIConnectionError) as caught:
+            await within(complete(client))
+    assert f"({variable} names {tmp_path / what}, which cannot be read)" in str(caught.value)
+
+
 def _expired(folder: Path) -> ssl.SSLContext:
     """A certificate of yesterday; openssl takes dates only where it plays the authority."""
     (folder / "index").write_text("")
@@ -312,6 +368,17 @@ def _expired(folder: Path) -> ssl.SSLContext:
         (b'{"error": {"message": "no credits left"}}', "no credits left"),
         (b"upstream connect error\n", "upstream connect error"),
         (b"<html><h1>Bad gateway</h1></html>", "Bad gateway"),
+        (b"<!DOCTYPE html>\n<html>\n<title>502 Bad\nGateway</title>\n</html>\n", "502 Bad Gateway"),
+        (b'{\n  "error": {\n    "message": "no credits"\n  }\n}\n', "no credits"),
+        (b'[{"error": {"message": "no credits", "status": "RESOURCE_EXHAUSTED"}}]', "429 no credits"),
+        (b'{"error": "first"}\n{"done": true}\n', "first"),
+        (b'{"detail": "Not authenticated"}', "Not authenticated"),
+        (b'"just words"', "just words"),
+        (b"<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>", "Reduce your rate"),
+        (b"Traceback (most recent call last):\n  File x\nValueError: boom\n", "ValueError: boom"),
+        (b"error: quota exceeded\n", "error: quota exceeded"),
+        (b"HTTP/1.1 500 Internal\r\n\r\n", "HTTP/1.1 500 Internal"),
+        (b'Data: {"choices": []}\n\n', "Data: "),
     ],
 )
 @pytest.mark.parametrize("begun", [False, True])
@@ -326,12 +393,45 @@ async def test_words_that_are_no_events_are_on_the_error(said: bytes, words: str
     assert words in str(caught.value)
 
 
+async def test_an_error_among_the_events_ends_no_stream_well_that_was_not_finished() -> None:
+    said = b'{"error": {"message": "no credits left", "code": 402}}\n\n'
+    for end in (DONE, b""):
+        body = chunked(delta("a") + said + end) + LAST_CHUNK
+        async with saying(STREAM_HEAD, body) as server, client_of(server.url) as client:
+            seen: list[str] = []
+            with pytest.raises(APIStatusError, match="402 no credits left") as caught:
+                await read_into(seen, ask(client))
+            assert seen == ["a"]
+            assert caught.value.partial is not None
+            assert caught.value.partial.text == "a"
+    body = chunked(delta("a", "stop") + said + DONE) + LAST_CHUNK
+    async with saying(STREAM_HEAD, body) as server, client_of(server.url) as client:
+        assert await read(ask(client)) == "a", "nothing of the answer is missing"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "words"),
+    [
+        ("text/html", b"<html><title>Sign in</title></html>", "text/html instead of an event stream: 'Sign in'"),
+        ("application/json", b'{"detail": "no such path"}', "no such path"),
+        ("application/x-ndjson", b'{"error": "busy"}\n{}\n', "busy"),
+        ("image/png", b"\x89PNG\r\n", "image/png instead of an event stream"),
+    ],
+)
+async def test_what_comes_instead_of_a_stream_is_told(kind: str, said: bytes, words: str) -> None:
+    async with saying(reply(said, kind=kind)) as server, client_of(server.url) as client:
+        with pytest.raises(FriendliError) as caught:
+            await read(ask(client))
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("cut", [b"zz\r\nnonsense\r\n", b"", b"5\r\nab", b"5\r\nabcdefgh\r\n"])
 async def test_a_broken_framing_does_not_speak_of_a_status(cut: bytes) -> None:
     async with saying(STREAM_HEAD, chunked(delta("a")), cut) as server, client_of(server.url) as client:
         with pytest.raises(StreamInterruptedError) as caught:
             await read(ask(client))
     assert "400" not in str(caught.value)
+    assert "TransferEncodingError" not in str(caught.value)
 
 
 # --- doubled headers -------------------------------------------------------------------------------------------------
@@ -392,15 +492,24 @@ async def test_those_who_gave_up_waiting_for_a_place_wait_no_more(server: Friend
         assert client.gauges().waiting == 0
 
 
-async def test_a_tunnel_that_wants_a_password_is_not_tried_again_and_the_proxy_is_named() -> None:
-    refusal = reply(b"no", status="407 Proxy Authentication Required", kind="text/plain")
+@pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden", "405 Method Not Allowed"])
+async def test_a_tunnel_that_is_refused_for_good_is_not_tried_again_and_the_proxy_is_named(status: str) -> None:
+    refusal = reply(b"no", status=status, kind="text/plain")
     async with saying(refusal) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
         with pytest.raises(APIConnectionError) as caught:
             await within(complete(client))
         assert proxy.url.removeprefix("http://") in str(caught.value)
-    assert "407" in str(caught.value)
+    assert status in str(caught.value)
     assert not caught.value.sent
     assert proxy.connections == 1
+
+
+async def test_a_tunnel_that_is_refused_for_now_is_tried_again() -> None:
+    refusal = reply(b"no", status="503 Service Unavailable", kind="text/plain")
+    async with saying(refusal) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+        with pytest.raises(APIConnectionError):
+            await within(complete(client))
+        assert proxy.connections == 3
 
 
 @pytest.mark.parametrize("limit", ["first_event", "total"])

@@ -1,13 +1,18 @@
 """What callers pass in: what is refused, in which words, before anything is sent; what goes out of what is taken."""
 
 import collections
+import dataclasses
+import decimal
 import enum
 import json
+import pathlib
 import types
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
+import pydantic
 import pytest
 
 import friendli_async as f
@@ -22,7 +27,7 @@ from friendli_async.chat import (
     ToolMessage,
     UserMessage,
 )
-from friendli_async.testing import FriendliServer, json_body, text
+from friendli_async.testing import FriendliServer, json_body, status, text
 
 MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 SEED: Final = "tool_assisted_completion_request_body"
@@ -530,3 +535,94 @@ async def test_none_is_sent_as_null_where_the_schema_has_it_and_extras_may_be_no
         model="m", messages=MESSAGES, tool_choice=None, tools=None, extra_body=None, extra_query=None
     )
     assert sent(server) == {"model": "m", "messages": MESSAGES, "tool_choice": None, "tools": None}
+
+
+SCALARS: Final[list[tuple[dict[str, Any], dict[str, object]]]] = [
+    ({"n": np.int64(2)}, {"n": 2}),
+    ({"max_tokens": np.uint8(9)}, {"max_tokens": 9}),
+    ({"temperature": np.float32(0.5)}, {"temperature": 0.5}),
+    ({"temperature": np.float16(0.5), "top_p": np.float64(0.25)}, {"temperature": 0.5, "top_p": 0.25}),
+    ({"temperature": np.int64(1)}, {"temperature": 1}),
+    ({"logprobs": np.bool_(True)}, {"logprobs": True}),
+    ({"seed": [np.int64(1), np.int32(2)]}, {"seed": [1, 2]}),
+    ({"stop": [np.str_("a")]}, {"stop": ["a"]}),
+    ({"logit_bias": {"5": np.float32(1.5)}}, {"logit_bias": {"5": 1.5}}),
+    ({"extra_body": {"x": {"deep": [np.int64(1), np.bool_(False)]}}}, {"x": {"deep": [1, False]}}),
+    ({"chat_template_kwargs": {"x": np.float32(0.25)}}, {"chat_template_kwargs": {"x": 0.25}}),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), SCALARS)
+async def test_scalars_of_numpy_go_out_as_what_they_are(
+    client: f.AsyncFriendli, server: FriendliServer, options: dict[str, Any], expected: dict[str, object]
+) -> None:
+    server.always(text("ok"))
+    await send(client, **options)
+    assert {name: sent(server)[name] for name in expected} == expected
+
+
+class Word(str, enum.Enum):  # noqa: UP042  # its str() is its name
+    """A setting as an enum of strings."""
+
+    VALUE = "value"
+
+
+async def test_an_enum_of_strings_goes_out_by_its_value_everywhere(server: FriendliServer) -> None:
+    server.enqueue(text("ok"), status(404))
+    token: Any = Word.VALUE
+    async with f.AsyncFriendli(token, server_url=server.url, team=Word.VALUE, headers={"X-Word": Word.VALUE}) as client:
+        query = {"a": Word.VALUE, "b": [Word.VALUE], "n": np.int64(3), "t": np.bool_(True)}
+        await send(client, extra_query=query)
+        with pytest.raises(f.NotFoundError):
+            await client.dedicated.endpoint.get_status(Word.VALUE)
+    first, second = server.requests
+    assert first.query == {"a": ["value"], "b": ["value"], "n": ["3"], "t": ["true"]}
+    for name, value in (("Authorization", "Bearer value"), ("X-Friendli-Team", "value"), ("X-Word", "value")):
+        assert first.headers[name] == second.headers[name] == value
+    assert second.path.endswith("/endpoint/value/status")
+
+
+class Pydantic(pydantic.BaseModel):
+    role: str = "user"
+    content: str = "Hi"
+
+
+@dataclasses.dataclass
+class Plain:
+    role: str = "user"
+    content: str = "Hi"
+
+
+class Named(NamedTuple):
+    role: str = "user"
+    content: str = "Hi"
+
+
+ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
+    ({"messages": [Pydantic()]}, r"messages\[0\]: .*; pass its model_dump\(\)"),
+    ({"messages": [Plain()]}, r"messages\[0\]: .*; pass dataclasses.asdict\(\) of it"),
+    ({"messages": [Named()]}, r"messages\[0\]: .*; pass its _asdict\(\)"),
+    ({"messages": (message for message in MESSAGES)}, "messages: .*generator`; pass a list of it"),
+    ({"messages": map(dict, MESSAGES)}, "messages: .*map`; pass a list of it"),
+    ({"messages": {"a": MESSAGES[0]}.values()}, "messages: .*dict_values`; pass a list of it"),
+    ({"stop": {"a"}}, "stop: set is not JSON; pass a list of it"),
+    ({"seed": np.array([1, 2])}, "seed: .*ndarray`; pass a list of it"),
+    ({"extra_body": {"x": Pydantic()}}, r"x: Pydantic is not JSON; pass its model_dump\(\)"),
+    ({"extra_body": {"x": Plain()}}, r"x: Plain is not JSON; pass dataclasses.asdict\(\) of it"),
+    ({"extra_body": {"x": decimal.Decimal("0.1")}}, "x: Decimal is not JSON$"),
+    ({"extra_body": {"x": np.longdouble(1)}}, "x: longdouble is not JSON$"),
+    ({"extra_body": {"x": np.datetime64("2026-01-01")}}, "x: datetime64 is not JSON$"),
+    ({"extra_body": {"x": np.float32("nan")}}, "x: nan is not JSON$"),
+    ({"model": pathlib.Path("m")}, "model: Expected `str`, got `PosixPath`$"),
+    ({"temperature": decimal.Decimal("0.5")}, "temperature: Decimal is not JSON$"),
+    ({"response_format": Pydantic}, "response_format: Expected `object | null`, got `ModelMetaclass`$"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), ADVICE)
+async def test_what_is_no_json_is_told_with_a_way_to_make_it_some(
+    client: f.AsyncFriendli, server: FriendliServer, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        await send(client, **options)
+    assert server.requests == []

@@ -15,6 +15,10 @@ import pytest
 
 from friendli_async.chat import json_schema
 
+pytestmark = pytest.mark.compatibility
+
+OLD_MSGSPEC = msgspec.__version__.startswith("0.21.")
+
 
 class Inner(msgspec.Struct):
     """What is inside."""
@@ -84,7 +88,11 @@ INNER = {"description": "What is inside.", **thing(x=INT, y={"anyOf": [{"type": 
         (Attrs, thing(name=TEXT)),
         (Pair, {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
         (Colour, {"description": "Colours.", "type": "string", "enum": ["red", "blue"]}),
-        (Literal["b", 1] | None, {"anyOf": [{"enum": [1, "b"]}, {"type": "null"}]}),
+        pytest.param(
+            Literal["b", 1] | None,
+            {"anyOf": [{"enum": [1, "b"]}, {"type": "null"}]},
+            marks=pytest.mark.skipif(OLD_MSGSPEC, reason="msgspec 0.21 does not describe literals of several types"),
+        ),
         (list[int], {"type": "array", "items": INT}),
         (set[int], {"type": "array", "items": INT}),
         (dict[str, int], {"type": "object", "additionalProperties": INT}),

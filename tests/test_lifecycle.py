@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from support.sockets import (
     MESSAGES,
     QUICK,
+    TOKEN,
     ask,
     client_of,
     client_sockets,
@@ -39,6 +41,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.observers import Observer
 from friendli_async.testing import FriendliServer, chunk, head, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
@@ -289,6 +292,35 @@ async def main():
     await client.aclose()
 asyncio.run(main())
 """,
+    "forks while a stream is open, whose children use, close and drop the client": """
+import os
+client = make()
+async def main():
+    global client
+    stream = await client.serverless.chat.stream(model="m", messages=MESSAGES)
+    pids = []
+    for use in (lambda: asyncio.run(call(client)), lambda: asyncio.run(client.aclose()), gc.collect, None):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                asyncio._set_running_loop(None)
+                if use is gc.collect:
+                    del client, stream
+                if use is not None:
+                    use()
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    for pid in pids:
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    assert stream.outcome == "open"
+    assert "".join([event.text async for event in stream])
+    await client.aclose()
+asyncio.run(main())
+""",
     "a fork whose child exits without using the client": """
 import os
 with asyncio.Runner() as runner:
@@ -404,6 +436,50 @@ def test_what_lives_until_the_interpreter_ends_warns_of_nothing(remote: Friendli
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+LEFT_OPEN = {
+    "a loop that was closed, but not shut down": "loop.run_until_complete(call()); loop.close()",
+    "several such loops": """
+for _ in range(3):
+    loop.run_until_complete(call())
+    loop.close()
+    loop = asyncio.new_event_loop()
+""",
+    "such a loop, and the client dropped": "loop.run_until_complete(call()); loop.close(); del client; gc.collect()",
+    "a loop that is never closed": "loop.run_until_complete(call()); loop.run_until_complete(call())",
+    "a loop that minds no generators": "loop.run_until_complete(call(minds_generators=False))",
+}
+"""Ends of programs that close nothing."""
+
+LEAVER = """
+import asyncio, gc, sys
+from friendli_async import AsyncFriendli
+
+client = AsyncFriendli("test-token", server_url=sys.argv[1])
+loop = asyncio.new_event_loop()
+
+async def call(minds_generators=True):
+    if not minds_generators:  # as nest_asyncio's
+        sys.set_asyncgen_hooks(None, None)
+    await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
+    async for _ in client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}]):
+        break
+
+"""
+
+
+@pytest.mark.parametrize("end", LEFT_OPEN)
+def test_a_program_that_closes_nothing_is_told_nothing_at_its_end(remote: FriendliServer, end: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LEAVER + LEFT_OPEN[end], remote.url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1])},
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_the_servers_connections_are_closed_when_the_run_ends(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     asyncio.run(complete(client))
@@ -419,6 +495,41 @@ async def test_a_client_dropped_without_a_close_is_closed(server: FriendliServer
     gc.collect()
     assert gone() is None
     await server.wait_for_connections(0)
+
+
+class Owner:
+    """What has a client, and is known by what it knows: a cycle."""
+
+    def __init__(self, client: AsyncFriendli) -> None:
+        self.client = client
+        self.itself = self
+
+
+@pytest.mark.parametrize("how", ["an idle connection", "an open stream", "a copy", "several", "an observer of it"])
+async def test_a_client_dropped_in_a_cycle_is_closed_without_a_word(
+    server: FriendliServer, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    observer = Observer()
+    owner = Owner(client_of(server.url, observers=[observer]))
+    await asyncio.gather(*(complete(owner.client) for _ in range(4 if how == "several" else 1)))
+    if how == "an open stream":
+        server.enqueue(script(chunk("a"), stall()))
+        stream = ask(owner.client)
+        assert (await anext(stream)).text == "a"
+        vars(owner)["stream"] = stream
+        del stream
+    if how == "a copy":
+        owner.client = owner.client.with_options(team="t")
+    if how == "an observer of it":
+        vars(observer)["owner"] = owner
+    gone = weakref.ref(owner)
+    del owner, observer
+    gc.collect()
+    assert gone() is None
+    await server.wait_for_connections(0)
+    assert (complaints, capsys.readouterr().err) == ([], "")
 
 
 async def test_an_unclosed_client_is_quiet_in_a_loop_that_minds_no_generators(
@@ -638,10 +749,47 @@ async def test_a_client_is_neither_pickled_nor_copied(server: FriendliServer, cl
                 copying(thing)
 
 
-@pytest.mark.parametrize("part", ["serverless", "container", "serverless.chat", "stream"])
-async def test_the_parts_of_a_client_are_not_pickled(client: AsyncFriendli, part: str) -> None:
-    thing: Any = client.serverless.chat.stream(model="m", messages=MESSAGES) if part == "stream" else client
-    for name in [] if part == "stream" else part.split("."):
-        thing = getattr(thing, name)
-    with pytest.raises(TypeError):
-        pickle.dumps(thing)
+PARTS: dict[str, Callable[[AsyncFriendli], object]] = {
+    "client": lambda client: client,
+    "copy": lambda client: client.with_options(team="t"),
+    "deployment": lambda client: client.serverless,
+    "container": lambda client: client.container,
+    "chat": lambda client: client.serverless.chat,
+    "files": lambda client: client.file,
+    "pages": lambda client: client.dedicated.endpoint.list(),
+    "call": lambda client: client.serverless.tool_assisted_chat_completion(
+        tool_assisted_completion_request_body={"model": "m", "messages": MESSAGES}
+    ),
+    "stream": ask,
+    "text": lambda client: ask(client).text(),
+    "reasoning": lambda client: ask(client).reasoning(),
+    "tool calls": lambda client: ask(client).tool_calls(),
+    "bytes": lambda client: ask(client).raw(),
+    "branch": lambda client: ask(client).tee(2)[0],
+    "run": lambda client: client.serverless.chat.run(model="m", messages=MESSAGES, tools=[]),
+    "value stream": lambda client: client.serverless.chat.parse_stream(dict[str, int], model="m", messages=MESSAGES),
+    "snapshots": lambda client: client.serverless.chat.parse_stream(
+        dict[str, int], model="m", messages=MESSAGES
+    ).snapshots(),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_the_parts_of_a_client_are_neither_pickled_nor_copied_deeply(
+    client: AsyncFriendli, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thing: Any = PARTS[part](client)
+    for way in (pickle.dumps, copy.deepcopy, lambda thing: copy.deepcopy({"inside": [thing]})):
+        with pytest.raises(TypeError, match=r"cannot be (pickled|copied)"):
+            way(thing)
+    assert TOKEN not in repr(thing)
+    del thing
+    gc.collect()
+    assert capsys.readouterr().err == ""
+
+
+async def test_a_stream_is_not_copied(client: AsyncFriendli) -> None:
+    stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+    for copying in (copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="a stream cannot be copied or pickled: it holds a connection"):
+            copying(stream)

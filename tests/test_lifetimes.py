@@ -7,12 +7,14 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import msgspec
 import pytest
 from support.clock import turns, until
 from support.sockets import (
     LAST_CHUNK,
+    MESSAGES,
     STREAM_HEAD,
     Conversation,
     RawServer,
@@ -30,6 +32,9 @@ from support.sockets import (
 
 from friendli_async import AsyncFriendli, RetryPolicy
 from friendli_async._core.observers import Observer
+from friendli_async.chat import ParsedChatStream
+from friendli_async.chat.run import Run
+from friendli_async.tools import tool
 
 pytestmark = pytest.mark.compatibility
 
@@ -57,6 +62,9 @@ HISTORIES: dict[str, tuple[bytes | str, ...]] = {
 """What the server does before it begins the stream, which then stays open."""
 
 MACHINERY = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
+MACHINERY |= {"Branch", "Fanout", "ItemView", "MessageStream", "ParsedChatStream", "RawView", "ResponseStream", "Run"}
+MACHINERY |= {"SSEResponse", "SnapshotView", "TextCompletionStream", "TextView", "ToolAssistedStream", "ToolCallView"}
+MACHINERY |= {"ToolCalls", "TranscriptionStream"}
 
 
 class Scripted(RawServer):
@@ -105,7 +113,7 @@ class Scripted(RawServer):
                 return
             if isinstance(said, bytes):
                 await conversation.send(said)
-                if not said.startswith((BEGINNING, COMPRESSED)):
+                if b"event-stream" not in said or said.endswith(LAST_CHUNK):
                     continue
             await conversation.gone()
             self.ended += 1
@@ -278,5 +286,145 @@ async def test_a_stream_that_has_ended_is_gone_whatever_its_attempts_were(
         await within(until(lambda: server.ended == 1), 5)
         assert (await within(complete(client))).text == "next"
         if kept is None or (isinstance(kept, asyncio.Task) and not kept.cancelled()):
+            await turns(20)
+            assert alive() - before == Counter()
+
+
+# --- ways to hold one ------------------------------------------------------------------------------------------------
+
+
+def chat_delta(**said: object) -> bytes:
+    return sse({"choices": [{"index": 0, "delta": said, "finish_reason": None}]})
+
+
+def tagged(*events: dict[str, object]) -> bytes:
+    return b"".join(f"event: {event['type']}\n".encode() + sse(event) for event in events)
+
+
+def call_delta(index: int, arguments: str) -> dict[str, object]:
+    return {"index": index, "id": f"call-{index}", "function": {"name": "wait", "arguments": arguments}}
+
+
+TEXT = delta("a")
+THOUGHT = chat_delta(reasoning_content="hm")
+CALLS = chat_delta(tool_calls=[call_delta(0, "{}")]) + chat_delta(tool_calls=[call_delta(1, "")])
+ITEMS = delta('{"rows": [[1], [2], [')
+RESPONSE = tagged(
+    {"type": "response.created", "response": {"id": "r", "output": []}},
+    {"type": "response.output_text.delta", "item_id": "i", "output_index": 0, "content_index": 0, "delta": "a"},
+)
+MESSAGE = tagged(
+    {"type": "message_start", "message": {"id": "m", "content": []}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}},
+)
+COMPLETION = sse({"choices": [{"index": 0, "text": "a", "finish_reason": None}]})
+TRANSCRIPT = tagged({"type": "transcript.text.delta", "delta": "a"})
+
+
+class Table(msgspec.Struct):
+    rows: list[list[int]]
+
+
+def parsed(client: AsyncFriendli) -> ParsedChatStream[Table]:
+    return client.serverless.chat.parse_stream(Table, model="m", messages=MESSAGES)
+
+
+@tool
+async def wait() -> str:
+    """Waits for ever."""
+    await asyncio.Event().wait()
+    return ""
+
+
+def run_of(client: AsyncFriendli) -> Run:
+    return client.serverless.chat.run(model="m", messages=MESSAGES, tools=[wait])
+
+
+Held = Callable[[AsyncFriendli], Any]
+"""Makes what is iterated over."""
+
+HELD: dict[str, tuple[bytes, Held]] = {
+    "text": (TEXT, lambda client: ask(client).text()),
+    "reasoning": (THOUGHT, lambda client: ask(client).reasoning()),
+    "tool calls": (CALLS, lambda client: ask(client).tool_calls()),
+    "bytes": (TEXT, lambda client: ask(client).raw()),
+    "until something": (TEXT, lambda client: ask(client).stop_when(lambda text: "never" in text)),
+    "text until something": (TEXT, lambda client: ask(client).stop_when(event=lambda event: False).text()),
+    "a branch": (TEXT, lambda client: ask(client).tee(2)[0]),
+    "a branch's text": (TEXT, lambda client: ask(client).tee(2)[1].text()),
+    "a value": (ITEMS, parsed),
+    "a value's states": (ITEMS, lambda client: parsed(client).snapshots()),
+    "a value's items": (ITEMS, lambda client: parsed(client).items("rows", of=list[int])),
+    "a run": (TEXT, run_of),
+    "a run with tools": (CALLS, run_of),
+    "responses": (RESPONSE, lambda client: client.serverless.responses.stream(model="m", input="Hi")),
+    "responses' text": (RESPONSE, lambda client: client.serverless.responses.stream(model="m", input="Hi").text()),
+    "messages": (MESSAGE, lambda client: client.serverless.messages.stream(model="m", messages=MESSAGES)),
+    "messages' text": (MESSAGE, lambda client: client.serverless.messages.stream(model="m", messages=MESSAGES).text()),
+    "completions": (COMPLETION, lambda client: client.serverless.completions.stream(model="m", prompt="Hi").text()),
+    "tool-assisted": (
+        TEXT,
+        lambda client: client.serverless.tool_assisted_chat.stream(model="m", messages=MESSAGES, tools=[]),
+    ),
+    "a tool-assisted call": (
+        TEXT,
+        lambda client: client.serverless.tool_assisted_chat_completion(
+            tool_assisted_completion_request_body={"model": "m", "messages": MESSAGES}
+        ),
+    ),
+    "transcription": (
+        TRANSCRIPT,
+        lambda client: client.serverless.audio.stream(model="m", file=b"RIFF").text(),
+    ),
+}
+
+
+async def break_off(held: Held, client: AsyncFriendli) -> None:
+    async for _ in held(client):
+        break
+
+
+async def take_one_and_drop_it(held: Held, client: AsyncFriendli) -> None:
+    reading = aiter(held(client))
+    await anext(reading)
+    del reading
+
+
+async def have_a_task_take_one(held: Held, client: AsyncFriendli) -> object:
+    task = asyncio.create_task(take_one_and_drop_it(held, client))
+    await task
+    return task
+
+
+async def cancel_what_reads(held: Held, client: AsyncFriendli) -> object:
+    reached = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in held(client):
+            reached.set()
+
+    return await _cancelled(read(), reached)
+
+
+LEAVING = [break_off, take_one_and_drop_it, have_a_task_take_one, cancel_what_reads]
+
+
+@pytest.mark.parametrize("leave", LEAVING, ids=lambda leave: leave.__name__)
+@pytest.mark.parametrize("history", ["503 twice", "overload in the stream"])
+@pytest.mark.parametrize("held", HELD)
+async def test_a_stream_is_gone_however_it_was_held(held: str, history: str, leave: Any) -> None:
+    before = alive()
+    events, hold = HELD[held]
+    beginning = STREAM_HEAD + chunked(events)
+    server = Scripted(*HISTORIES[history], beginning, reply(completion("next")))
+    retry = RetryPolicy(max_attempts=4, initial=0.0, max_wait=0.0)
+    async with server, client_of(server.url, retry=retry, max_connections=1) as client:
+        kept = await within(leave(hold, client))
+        await turns(3)  # a run's task ends in the loop's next turns
+        assert places_in_use(client) == 0
+        await within(until(lambda: server.ended == 1), 5)
+        assert (await within(complete(client))).text == "next"
+        if kept is None or not kept.cancelled():
             await turns(20)
             assert alive() - before == Counter()

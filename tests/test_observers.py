@@ -560,6 +560,40 @@ async def test_two_observers_that_raise_are_logged_once_each(
     assert len(caplog.records) == 2
 
 
+class Ending(BaseException):
+    """Ends the program, as KeyboardInterrupt and SystemExit do."""
+
+
+@pytest.mark.parametrize("kind", [Ending, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "method", ["call_started", "attempt_started", "connected", "first_event", "attempt_ended", "call_ended"]
+)
+def test_an_observer_that_ends_the_program_leaves_nothing_open(
+    remote: FriendliServer, method: str, streamed: bool, kind: type[BaseException]
+) -> None:
+    def end(event: CallEvent) -> None:
+        raise kind
+
+    observer: Any = type("Observer", (), {method: staticmethod(end)})()
+    remote.always(script(chunk("a"), stall()) if method in {"first_event", "attempt_ended"} and streamed else text("a"))
+    with asyncio.Runner() as runner:
+        client = client_of(remote.url, max_connections=1, retry=QUICK)
+        ending = client.with_options(observers=[observer])
+        if streamed or method != "first_event":
+            with pytest.raises(kind):
+                runner.run(within(read(ask(ending)) if streamed else complete(ending)))
+        remote.always(text("next"))
+
+        async def go_on() -> None:
+            # A stream that ended well gives its connection back when the body has.
+            await until(lambda: client.gauges().in_use == client.gauges().calls_in_flight == 0)
+            assert (await within(complete(client))).text == "next"
+            await client.aclose()
+
+        runner.run(go_on())
+
+
 async def test_an_observer_needs_only_the_methods_that_it_wants(server: FriendliServer) -> None:
     class OnlyEnds:
         def __init__(self) -> None:

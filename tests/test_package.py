@@ -42,7 +42,20 @@ OPEN_LAYERS: Final = LAYERS[:4]
 """Here the rooms of one layer may import from each other, as the APIs do; higher up only from themselves."""
 
 CORE_LAYERS: Final = (
-    {"", "error_bodies", "held", "lenient", "observers", "pacing", "secret", "settings", "text", "timing"},
+    {
+        "",
+        "error_bodies",
+        "error_words",
+        "error_texts",
+        "held",
+        "lenient",
+        "observers",
+        "pacing",
+        "secret",
+        "settings",
+        "text",
+        "timing",
+    },
     {"body"},
     {"protocol"},
     {"net", "retry"},

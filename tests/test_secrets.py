@@ -2,17 +2,23 @@
 
 import asyncio
 import copy
+import importlib
 import io
 import logging
 import pickle
+import tempfile
 import traceback
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.clock import Clock, turns
+from support.recorder import Recorder
 from support.sockets import (
+    MESSAGES,
     QUICK,
     STREAM_HEAD,
     Conversation,
@@ -35,7 +41,9 @@ from friendli_async import (
     RetryPolicy,
     Timeouts,
 )
+from friendli_async.bulk import run_all
 from friendli_async.testing import FriendliServer, body, chunk, cut, drop, script, stall, status, text
+from friendli_async.tools import tool
 
 pytestmark = pytest.mark.compatibility
 
@@ -348,3 +356,116 @@ async def test_no_frame_of_a_failure_shows_a_secret(server: FriendliServer, cloc
             clock.leap(20)
         error = await failing
     assert shown_in_frames(error) == []
+
+
+# --- every way to make a call ----------------------------------------------------------------------------------------
+
+
+class Number(msgspec.Struct):
+    number: int
+
+
+@tool
+async def idle() -> str:
+    """Does nothing."""
+    return ""
+
+
+async def _drain(stream: AsyncIterable[object]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def _branches(client: AsyncFriendli) -> None:
+    await asyncio.gather(*map(_drain, ask(client).tee(2)))
+
+
+async def _group(client: AsyncFriendli) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(complete(client))
+        tasks.create_task(_drain(ask(client)))
+
+
+async def _download(client: AsyncFriendli) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        await client.file.download("id", Path(folder) / "file")
+
+
+async def _langchain(client: AsyncFriendli) -> None:
+    langchain = importlib.import_module("friendli_async.integrations.langchain")
+    async for _ in langchain.ChatFriendli(model="m", client=client).astream("Hi"):
+        pass
+
+
+async def _pydantic_ai(client: AsyncFriendli) -> None:
+    friendli = importlib.import_module("friendli_async.integrations.pydantic_ai")
+    direct, messages = importlib.import_module("pydantic_ai.direct"), importlib.import_module("pydantic_ai.messages")
+    model = friendli.FriendliModel("m", client=client)
+    await direct.model_request(model, [messages.ModelRequest.user_text_prompt("Hi")])
+
+
+async def _rows(client: AsyncFriendli) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "done"
+        try:
+            async for outcome in run_all([1, 2], lambda _: complete(client), checkpoint=checkpoint):
+                if outcome.error is not None:
+                    raise outcome.error
+        finally:
+            kept = b"".join(path.read_bytes() for path in Path(folder).iterdir())
+            assert not [secret for secret in SECRETS if secret.encode() in kept]
+
+
+WAYS: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
+    "complete": complete,
+    "text": lambda client: _drain(ask(client).text()),
+    "tool calls": lambda client: _drain(ask(client).tool_calls()),
+    "bytes": lambda client: _drain(ask(client).raw()),
+    "until": lambda client: _drain(ask(client).stop_when(lambda text: False)),
+    "branches": _branches,
+    "group": _group,
+    "run": lambda client: client.serverless.chat.run(model="m", messages=MESSAGES, tools=[idle]).result(),
+    "value": lambda client: client.serverless.chat.parse(Number, model="m", messages=MESSAGES),
+    "states": lambda client: _drain(
+        client.serverless.chat.parse_stream(Number, model="m", messages=MESSAGES).snapshots()
+    ),
+    "responses": lambda client: _drain(client.serverless.responses.stream(model="m", input="Hi")),
+    "messages": lambda client: _drain(client.serverless.messages.stream(model="m", messages=MESSAGES)),
+    "completions": lambda client: _drain(client.serverless.completions.stream(model="m", prompt="Hi")),
+    "transcription": lambda client: _drain(client.serverless.audio.stream(model="m", file=b"RIFF")),
+    "upload": lambda client: client.file.upload(b"content", name="a", project_id="p"),
+    "download": _download,
+    "rows": _rows,
+    "pages": lambda client: _drain(client.dedicated.endpoint.list()),
+    "langchain": _langchain,
+    "pydantic-ai": _pydantic_ai,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("how", ["refused", "cut", "limited", "cancelled"])
+async def test_no_way_shows_a_secret(
+    server: FriendliServer, caplog: pytest.LogCaptureFixture, way: str, how: str
+) -> None:
+    if way in {"langchain", "pydantic-ai"}:
+        pytest.importorskip({"langchain": "langchain_core"}.get(way, "pydantic_ai"))
+    caplog.set_level(logging.DEBUG)
+    server.always({"refused": status(401), "cut": script(chunk("a"), cut())}.get(how, stall()))
+    recorder = Recorder()
+    options: dict[str, Any] = {"headers": {"X-Private": HEADER}, "retry": None, "observers": [recorder]}
+    async with AsyncFriendli(SECRET, server_url=server.url, **options) as client:
+        calling = asyncio.ensure_future(WAYS[way](client))
+        if how == "limited":
+            calling = asyncio.ensure_future(asyncio.wait_for(calling, 0.05))
+        elif how == "cancelled":
+            await server.wait_for_requests(1)
+            calling.cancel()
+        await asyncio.wait([calling], timeout=60)
+        if calling.cancelled():
+            error: BaseException | None = _error_of(calling.result)
+        else:
+            error = calling.exception()
+    assert error is not None
+    assert shown_in_frames(error) == []
+    told = [repr(error), str(error), repr(vars(error)), caplog.text, repr(recorder.events)]
+    assert not [secret for secret in SECRETS for text in told if secret in text]

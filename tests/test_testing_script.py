@@ -8,8 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
+from support.sockets import MESSAGES
 
-from friendli_async import testing
+from friendli_async import AsyncFriendli, BadRequestError, testing
 from friendli_async.testing import FriendliServer, ReceivedRequest, Script, script
 from friendli_async.testing.steps import Payload, Step
 
@@ -55,6 +56,13 @@ async def test_a_function_makes_the_script_from_the_request(
     server.enqueue(reverse)
     _, body = await post(session)
     assert body[::-1] == server.requests[0].body
+
+
+async def test_a_function_may_give_a_step_or_another_function(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.always(lambda request: testing.text("said") if request.json["model"] == "m" else testing.status(400))
+    assert (await client.serverless.chat.complete(model="m", messages=MESSAGES)).text == "said"
+    with pytest.raises(BadRequestError):
+        await client.serverless.chat.complete(model="other", messages=MESSAGES)
 
 
 async def test_a_function_that_fails_is_a_500(

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import fewer
 from support.sockets import MESSAGES, ask, nothing_left, places_in_use, within
 
 from friendli_async import AsyncFriendli, StreamInterruptedError, ToolCall
+from friendli_async.chat import collector
 from friendli_async.chat.tool_calls import is_object
 from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
@@ -135,7 +137,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     arguments=st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3).map(json.dumps), max_size=4),
     size=st.integers(1, 9),
@@ -178,3 +180,22 @@ async def test_any_calls_in_any_pieces_come_out_as_they_are(
 )
 def test_json_object_is_told_from_anything_else(text: str, answer: bool) -> None:
     assert is_object(text) is answer
+
+
+async def test_work_grows_with_the_calls_and_not_with_their_square(
+    client: AsyncFriendli, server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joins = 0
+    plain: Any = collector._CallParts.result
+
+    def counted(call: Any) -> ToolCall:
+        nonlocal joins
+        joins += 1
+        return plain(call)
+
+    monkeypatch.setattr(collector._CallParts, "result", counted)
+    steps = [step for i in range(100) for step in (piece(i, '{"a":', name="x", id=str(i)), piece(i, f"{i}}}"))]
+    server.enqueue(script(*steps, finish("tool_calls"), done()))
+    async with ask(client) as stream:
+        assert [call.id async for call in stream.tool_calls()] == [str(i) for i in range(100)]
+    assert joins <= 300

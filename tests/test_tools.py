@@ -27,6 +27,10 @@ from friendli_async.replies import FunctionCall
 from friendli_async.tools import FunctionTool, ToolDefinitionError, ToolError, TurnLimitError, tool
 from friendli_async.tools.docstring import described_by
 
+pytestmark = pytest.mark.compatibility
+
+OLD_MSGSPEC = msgspec.__version__.startswith("0.21.")
+
 
 class Weather(msgspec.Struct):
     city: str
@@ -486,7 +490,11 @@ async def test_tool_is_still_the_function() -> None:
         (Weather("Paris", 1.5), '{"city":"Paris","degrees":1.5}'),
         (Place("here"), '{"name":"here","floor":0}'),
         (Home(street="Main"), '{"street":"Main"}'),
-        ({Colour.RED: datetime.fromisoformat("2026-01-02T03:04:05+00:00")}, '{"red":"2026-01-02T03:04:05Z"}'),
+        pytest.param(
+            {Colour.RED: datetime.fromisoformat("2026-01-02T03:04:05+00:00")},
+            '{"red":"2026-01-02T03:04:05Z"}',
+            marks=pytest.mark.skipif(OLD_MSGSPEC, reason="msgspec 0.21 takes no enums as keys"),
+        ),
         (["\ud83d"], '["\\ud83d"]'),
     ],
 )

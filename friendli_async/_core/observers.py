@@ -11,20 +11,8 @@ import msgspec
 from friendli_async._help import described
 from friendli_async.replies import Timing, Usage
 
-__all__ = [
-    "METHODS",
-    "AttemptEnded",
-    "AttemptStarted",
-    "CallContent",
-    "CallEnded",
-    "CallEvent",
-    "CallStarted",
-    "Connected",
-    "FirstEvent",
-    "Observer",
-    "Observers",
-    "Watch",
-]
+__all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallStarted"]
+__all__ += ["Connected", "FirstEvent", "Observer", "Observers", "Watch"]
 
 _numbers: Final = itertools.count(1)
 
@@ -60,7 +48,7 @@ class CallStarted(CallEvent, frozen=True, kw_only=True):
     """Port of the base URL."""
     parameters: Mapping[str, Parameter] = {}
     """How to generate, as far as the call says, by the names of the wire: ``temperature``, ``max_tokens``, ``stop``...
-    Numbers, switches and names alone, no content: see ``Asked``."""
+    Numbers, switches and names alone, no content."""
 
 
 @described
@@ -204,47 +192,30 @@ class Observers:
                     )
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """What a body says of how to generate. No field of it can hold content."""
-
-    max_tokens: object = None
-    max_output_tokens: object = None
-    temperature: object = None
-    top_p: object = None
-    top_k: object = None
-    frequency_penalty: object = None
-    presence_penalty: object = None
-    seed: object = None
-    n: object = None
-    stop: object = None
-    stop_sequences: object = None
-    reasoning_effort: object = None
-    encoding_format: object = None
-    dimensions: object = None
-
-    def parameters(self) -> dict[str, Parameter]:
-        """Those that are said, as far as they are of a type that they may have."""
-        found: dict[str, Parameter] = {}
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, list):
-                found[name] = tuple(str(item) for item in cast("list[object]", value))
-            elif isinstance(value, bool | int | float | str):
-                found[name] = value
-        return found
-
-
-_asked: Final = msgspec.json.Decoder(Asked)
+PARAMETERS: Final = (
+    *("max_tokens", "max_output_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty"),
+    *("seed", "n", "stop", "stop_sequences", "reasoning_effort", "encoding_format", "dimensions"),
+)
+"""What a body says of how to generate. None of these can hold content."""
+_asked: Final = msgspec.json.Decoder(msgspec.defstruct("Asked", [(name, object, None) for name in PARAMETERS]))
 
 
 def parameters_of(body: object) -> dict[str, Parameter]:
-    """What a body says of how to generate; nothing of one that is no JSON object."""
+    """What a body says of how to generate, as far as it is of a type that it may have; of no JSON object nothing."""
     if not isinstance(body, bytes):
         return {}
     try:
-        return _asked.decode(body).parameters()
+        asked = _asked.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):  # what the user's own encoder may send
         return {}
+    found: dict[str, Parameter] = {}
+    for name in PARAMETERS:
+        value = getattr(asked, name)
+        if isinstance(value, list):
+            found[name] = tuple(str(item) for item in cast("list[object]", value))
+        elif isinstance(value, bool | int | float | str):
+            found[name] = value
+    return found
 
 
 class Watch:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from friendli_async._core.error_bodies import has_words
+from friendli_async._core.error_words import has_words
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.text import joined, missing
 from friendli_async.chat.replies import (
@@ -33,6 +33,11 @@ class ChoiceParts(Protocol):
 
     text: list[str]
     finish_reason: str | None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of it has come; a role alone is nothing."""
+        ...
 
     @property
     def may_end(self) -> bool:
@@ -87,13 +92,13 @@ class ChoicesCollector(Generic[C, P]):
 
     @property
     def begun(self) -> bool:
-        """Whether a choice has come."""
-        return bool(self.choices)
+        """Whether anything of a choice has come."""
+        return any(parts.begun for parts in self.choices.values())
 
     @property
     def has_text(self) -> bool:
         """Whether any text has come."""
-        return any(parts.text for parts in self.choices.values())
+        return any([parts.text for parts in self.choices.values()])  # noqa: C419  # a list is faster
 
     @property
     def may_end(self) -> bool:
@@ -175,6 +180,7 @@ class _ChoiceParts:
         "reasoning",
         "reasoning_content",
         "reasoning_details",
+        "refusal",
         "role",
         "text",
     )
@@ -186,11 +192,18 @@ class _ChoiceParts:
         self.reasoning_content: list[str] | None = None
         self.reasoning: list[str] | None = None
         self.reasoning_details: list[dict[str, Any]] | None = None
+        self.refusal: list[str] | None = None
         self.finish_reason: str | None = None
         self.may_end = False
         self.logprobs: list[TokenLogprob] | None = None
         self.calls: list[_CallParts] | None = None
         self._calls_by_key: dict[int | str, _CallParts] | None = None
+
+    @property
+    def begun(self) -> bool:
+        thought = self.reasoning_content or self.reasoning or self.reasoning_details
+        said = self.text or self.calls or self.refusal or thought
+        return bool(said) or self.finish_reason is not None
 
     def add(self, choice: ChunkChoice) -> None:
         if choice.message is not None or choice.text is not None:
@@ -207,10 +220,13 @@ class _ChoiceParts:
         if delta.reasoning_details:
             self.reasoning_details = self.reasoning_details or []
             self.reasoning_details.extend(delta.reasoning_details)
+        if delta.refusal:
+            self.refusal = self.refusal or []
+            self.refusal.append(delta.refusal)
         if delta.role and self.role is None:
             self.role = delta.role
         for call in delta.tool_calls or ():
-            self._add_call(call)
+            self.add_call(call)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs = self.logprobs or []
             self.logprobs.extend(choice.logprobs.content)
@@ -234,17 +250,20 @@ class _ChoiceParts:
             "reasoning_content": missing(whole.reasoning_content, self.reasoning_content or ()),
             "reasoning": missing(whole.reasoning, self.reasoning or ()),
             "reasoning_details": () if self.reasoning_details else whole.reasoning_details,
+            "refusal": missing(whole.refusal, self.refusal or ()),
         }
         new = {name: value for name, value in told.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
         msgspec.structs.force_setattr(choice, "message", None)
         msgspec.structs.force_setattr(choice, "text", None)
 
-    def _add_call(self, delta: ToolCallDelta) -> None:
+    def add_call(self, delta: ToolCallDelta) -> _CallParts:
         calls = self.calls = self.calls or []
         if delta.index is not None:
             by_index = self._calls_by_key = self._calls_by_key or {}
             call = by_index.get(delta.index)
+            if call is None and calls and not delta.id and not _has_index(calls[-1], by_index):
+                call = by_index[delta.index] = calls[-1]  # it goes on with one whose index could not be read
             if call is None or call.begins_another(delta):
                 call = by_index[delta.index] = self._new_call(calls)
         elif delta.id:
@@ -255,6 +274,7 @@ class _ChoiceParts:
         else:
             call = calls[-1] if calls else self._new_call(calls)
         call.add(delta)
+        return call
 
     def _new_call(self, calls: list[_CallParts]) -> _CallParts:
         calls.append(_CallParts())
@@ -269,14 +289,19 @@ class _ChoiceParts:
     def result(self) -> ChatChoice:
         message = ChatMessage(
             role=self.role or "assistant",
-            content=joined(self.text) if self.text or not self.calls else None,
+            content=joined(self.text) if self.text or not (self.calls or self.refusal) else None,
             tool_calls=self.tool_calls() or None,
             reasoning_content=joined(self.reasoning_content or ()) or None,
             reasoning=joined(self.reasoning or ()) or None,
             reasoning_details=_details_joined(self.reasoning_details or ()) or None,
+            refusal=joined(self.refusal or ()) or None,
         )
         logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
         return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
+
+
+def _has_index(call: _CallParts, by_key: dict[int | str, _CallParts]) -> bool:
+    return any(one is call and isinstance(key, int) for key, one in by_key.items())
 
 
 def _details_joined(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
@@ -310,37 +335,50 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     def __init__(self, n: int = 1) -> None:
         super().__init__(_ChoiceParts, n)
 
-    def extend(self, events: Iterable[ChatChunk]) -> None:
-        """Adds chunks."""
-        choices = self.choices
-        for chunk in events:
-            for choice in chunk.choices:
-                parts = choices.get(choice.index)
-                if parts is None:
-                    parts = self.begin(choice.index, chunk)
-                delta = choice.delta
-                # The everyday chunk is a piece of text and nothing else.
-                if (
-                    delta.content
-                    and choice.finish_reason is None
-                    and choice.logprobs is None
-                    and (delta.role is None or parts.role is not None)  # some servers repeat it in every chunk
-                    and delta.tool_calls is None
-                    and delta.reasoning_content is None
-                    and delta.reasoning is None
-                    and delta.reasoning_details is None
-                ):
-                    parts.text.append(delta.content)
-                    parts.may_end = False
-                else:
-                    parts.add(choice)
-            if chunk.usage is not None:
+    def add_texts(self, chunks: Sequence[ChatChunk]) -> int:
+        """Adds the chunks up to the first that is more than a piece of text or reasoning; returns how many they are."""
+        texts = 0
+        for chunk in chunks:
+            try:
+                (choice,) = chunk.choices
+                parts = self.choices[choice.index]
+            except (ValueError, KeyError):  # another number of choices, or the first of a choice
+                break
+            delta = choice.delta
+            if (
+                choice.finish_reason is not None
+                or choice.logprobs is not None
+                or choice.message is not None
+                or (delta.role is not None and parts.role is None)  # some servers repeat it in every chunk
+                or delta.tool_calls is not None
+                or delta.reasoning is not None
+                or delta.reasoning_details is not None
+                or chunk.message is not None
+                or chunk.error is not None
+            ):
+                break
+            if delta.content and delta.reasoning_content is None:
+                parts.text.append(delta.content)
+            elif delta.reasoning_content and parts.reasoning_content is not None and not delta.content:
+                parts.reasoning_content.append(delta.reasoning_content)
+            else:
+                break
+            parts.may_end = False
+            if chunk.usage is not None:  # some servers count in every chunk
                 self.usage = chunk.usage
+            texts += 1
+        return texts
 
     def reopen(self) -> None:
         """The turn goes on: a tool has been started."""
         for parts in self.choices.values():
             parts.may_end = False
+
+    def calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
+        """The tool calls of choice 0 from one on, each joined when it is asked for; the last may be in the making."""
+        parts = self.choices.get(0)
+        for call in ((parts and parts.calls) or ())[first : None if with_last else -1]:
+            yield call.result()
 
     def partial(self) -> Partial:
         """Choice 0 so far."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, each, shallow
+from friendli_async._core.resource import operation
 from friendli_async._help import described
-from friendli_async.chat.replies import ChatMessage
+from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
 
 if TYPE_CHECKING:
     from friendli_async.chat.tool_loop import BeforeTool
+    from friendli_async.replies import ToolCall
 
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
+__all__ += ["AnyContent"]
 __all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
-__all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "RunOptions", "ToolMessage"]
+__all__ += ["ChatOptions", "GenerationOptions", "ParseOptions", "ParseStreamOptions", "RunOptions"]
+__all__ += ["SamplingOptions", "ToolMessage"]
 
 
 class Media(msgspec.Struct, frozen=True):
@@ -25,42 +29,32 @@ class Media(msgspec.Struct, frozen=True):
     url: str
 
 
-class TextContent(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+class AnyContent(msgspec.Struct, frozen=True):
+    """What every part of a user's message is."""
+
+
+class TextContent(AnyContent, frozen=True, tag_field="type", tag="text"):
     """Text, as one part of a user's message."""
 
     text: str
 
 
-class ImageContent(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
+class ImageContent(AnyContent, frozen=True, tag_field="type", tag="image_url"):
     """An image, as one part of a user's message."""
 
     image_url: Media
 
 
-class AudioContent(msgspec.Struct, frozen=True, tag_field="type", tag="audio_url"):
+class AudioContent(AnyContent, frozen=True, tag_field="type", tag="audio_url"):
     """A sound, as one part of a user's message."""
 
     audio_url: Media
 
 
-class VideoContent(msgspec.Struct, frozen=True, tag_field="type", tag="video_url"):
+class VideoContent(AnyContent, frozen=True, tag_field="type", tag="video_url"):
     """A film, as one part of a user's message."""
 
     video_url: Media
-
-
-class SystemMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="system"):
-    """Instructions that stand above the conversation."""
-
-    content: str
-    name: str | None = None
-
-
-class UserMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="user"):
-    """What the user says: text, or parts of several kinds."""
-
-    content: str | list[TextContent | ImageContent | AudioContent | VideoContent]
-    name: str | None = None
 
 
 class _SentFunctionCall(msgspec.Struct):
@@ -74,17 +68,39 @@ class _SentToolCall(msgspec.Struct):
     type: Literal["function"]
 
 
-class AssistantMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="assistant"):
-    """What a model said before. A reply's ``message`` serves as well."""
+if TYPE_CHECKING:
+    _Parts = Sequence[AnyContent | Mapping[str, object]]
+    _Calls = Sequence[ToolCall | Mapping[str, object]]
+else:  # what msgspec checks, once all of it is JSON
+    _Parts = list[TextContent | ImageContent | AudioContent | VideoContent]
+    _Calls = list[_SentToolCall]
+
+
+class SystemMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="system"):
+    """Instructions that stand above the conversation."""
+
+    content: str
+    name: str | None = None
+
+
+class UserMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="user"):
+    """What the user says: text, or parts of several kinds."""
+
+    content: str | _Parts
+    name: str | None = None
+
+
+class AssistantMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="assistant"):
+    """What a model said before. A reply's ``message`` serves as well, and so do its ``tool_calls``."""
 
     content: str | None = None
     name: str | None = None
-    tool_calls: list[_SentToolCall] | None = None
+    tool_calls: _Calls | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
-class ToolMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="tool"):
+class ToolMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="tool"):
     """What a tool call gave."""
 
     content: str
@@ -96,7 +112,7 @@ if TYPE_CHECKING:
     Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage | ChatMessage
 else:  # what msgspec tells apart, by the role; a reply's message is made into one of them
     Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
-Messages = Sequence[Message | Mapping[str, object]]
+Messages = Sequence[Message | AnyMessage | Mapping[str, object]]
 """A conversation: plain dicts, the structs above, messages of earlier replies, in any mixture."""
 
 Conversation = list[Message | Mapping[str, object]]
@@ -155,40 +171,21 @@ class _StreamOptions(msgspec.Struct):
 
 
 @described
-class GenerationOptions(ExtraOptions, total=False):
-    """Optional parameters of a chat, with or without built-in tools.
+class SamplingOptions(ExtraOptions, total=False):
+    """Optional parameters of a model that writes text: how its tokens are chosen, and where it ends."""
 
-    What is left out is left to the server; None is sent as null.
-    """
-
-    chat_template_kwargs: Mapping[str, object] | None
-    """Variables for the model's chat template."""
     eos_token: Sequence[int] | None
     """Token ids that end the generation."""
     frequency_penalty: float | None
     """Penalty on tokens by how often they have occurred; positive values avoid repetition."""
-    include_reasoning: bool | None
-    """Whether the reply shows the reasoning that ``parse_reasoning`` separated."""
-    logit_bias: Mapping[str, object] | None
-    """Token id to a number that is added to its logit."""
-    logprobs: bool | None
-    """Whether to return log probabilities."""
     max_tokens: int | None
     """The most tokens to generate."""
     min_p: float | None
     """Least probability of a token, relative to the likeliest one's."""
     n: int | None
-    """How many choices to generate."""
-    parallel_tool_calls: bool | None
-    """Whether the model may call several tools at once."""
-    parse_reasoning: bool | None
-    """Whether the server separates reasoning from the answer."""
+    """How many choices to generate; of a completion, for each prompt."""
     presence_penalty: float | None
     """Penalty on tokens that have occurred at all."""
-    reasoning_budget: int | None
-    """The most tokens to spend on reasoning; 0 switches it off."""
-    reasoning_effort: Literal["minimal", "low", "medium", "high", "xhigh", "max", "ultracode"] | str | None  # open
-    """How hard to think. Most models refuse "none": ``reasoning_budget=0`` is what switches reasoning off."""
     repetition_penalty: float | None
     """Penalty on tokens that have occurred; 1.0 is none."""
     seed: int | Sequence[int] | None
@@ -199,18 +196,43 @@ class GenerationOptions(ExtraOptions, total=False):
     """``{"include_usage": bool}``; a stream asks for its usage unless this is given."""
     temperature: float | None
     """Sampling temperature; lower is more deterministic."""
-    tool_choice: str | Mapping[str, object] | None
-    """"none", "auto", "required", or ``{"type": "function", "function": {"name": ...}}``."""
     top_k: int | None
     """Sample from the k likeliest tokens only."""
-    top_logprobs: int | None
-    """How many of the likeliest tokens to return at each position; needs ``logprobs``."""
     top_p: float | None
     """Sample from the likeliest tokens that make up this probability only."""
     xtc_probability: float | None
     """Probability that the likeliest tokens are cut off (XTC sampling)."""
     xtc_threshold: float | None
     """Probability above which tokens count as the likeliest (XTC sampling)."""
+
+
+@described
+class GenerationOptions(SamplingOptions, total=False):
+    """Optional parameters of a chat, with or without built-in tools.
+
+    What is left out is left to the server; None is sent as null.
+    """
+
+    chat_template_kwargs: Mapping[str, object] | None
+    """Variables for the model's chat template."""
+    include_reasoning: bool | None
+    """Whether the reply shows the reasoning that ``parse_reasoning`` separated."""
+    logit_bias: Mapping[str, object] | None
+    """Token id to a number that is added to its logit."""
+    logprobs: bool | None
+    """Whether to return log probabilities."""
+    parallel_tool_calls: bool | None
+    """Whether the model may call several tools at once."""
+    parse_reasoning: bool | None
+    """Whether the server separates reasoning from the answer."""
+    reasoning_budget: int | None
+    """The most tokens to spend on reasoning; 0 switches it off."""
+    reasoning_effort: Literal["minimal", "low", "medium", "high", "xhigh", "max", "ultracode"] | str | None  # open
+    """How hard to think. Most models refuse "none": ``reasoning_budget=0`` is what switches reasoning off."""
+    tool_choice: str | Mapping[str, object] | None
+    """"none", "auto", "required", or ``{"type": "function", "function": {"name": ...}}``."""
+    top_logprobs: int | None
+    """How many of the likeliest tokens to return at each position; needs ``logprobs``."""
 
 
 @described
@@ -227,11 +249,22 @@ class ChatOptions(GenerationOptions, total=False):
 
 
 @described
-class ParseOptions(GenerationOptions, total=False):
+class ParseStreamOptions(GenerationOptions, total=False):
     """Optional parameters of a chat whose answer is a value. ``n`` is 1: one answer is read."""
 
     tools: Sequence[Tool | Mapping[str, object]] | None
     """Functions that the model may ask to be called; then there is no value, but an OutputInvalidError with them."""
+    strict: bool
+    """Whether the schema is in the strict form, as by default; see ``json_schema``."""
+
+
+@described
+class ParseOptions(ParseStreamOptions, total=False):
+    """The same, for a chat that answers in one piece."""
+
+    reask: int
+    """How often an answer that does not fit is sent back, with what is wrong about it, to be given anew; 0 by default.
+    Each answer is billed. One that was cut off, and one that is a tool call, is not asked for again."""
 
 
 @described
@@ -256,20 +289,24 @@ REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}
 CHECKS: Final[dict[str, Any]] = {"stream_options": _StreamOptions | None, "tool_choice": str | _NamedTool | None}
 RESPONSE_FORMAT: Final[Any] = _TextFormat | _JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None
 TOOLS: Final[Any] = list[Tool | _NoTool] | None
-_PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS})
 
 
-def sendable(messages: object) -> object:
-    """Messages with those of replies made into what a request takes; the rest as it is, for the check to judge."""
-    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
-        return messages
-    given = cast("Sequence[object]", messages)
-    return [message.as_input() if isinstance(message, ChatMessage) else message for message in given]
+def _sendable_message(message: object) -> object:
+    """A message as a request takes it, of a reply or not; what is none is left as it is, for the check to judge."""
+    if isinstance(message, ChatMessage):
+        return message.as_input()
+    return shallow(message) if isinstance(message, AnyMessage) else message
+
+
+SENT: Final = {"messages": each(_sendable_message)}
+_CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
+COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
+PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, SENT)
 
 
 def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
     """What a stream sends by itself: that it is one, and that it wants its usage (unless the caller has said)."""
-    extra = cast("Mapping[str, object]", options.get("extra_body") or {})
+    extra: Any = options.get("extra_body") or {}
     if "stream_options" in options or "stream_options" in extra:
         return {"stream": True}
     return {"stream": True, "stream_options": {"include_usage": True}}
@@ -277,12 +314,6 @@ def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
 
 def choices_wanted(options: Mapping[str, object]) -> int:
     """How many choices a call asks for."""
-    n = {**options, **cast("Mapping[str, object]", options.get("extra_body") or {})}.get("n")
+    extra: Any = options.get("extra_body") or {}
+    n = extra.get("n", options.get("n"))
     return n if isinstance(n, int) else 1
-
-
-def arguments_of(
-    method: str, required: Mapping[str, object], options: Mapping[str, object], fixed: Mapping[str, object] = {}
-) -> Arguments:
-    """Checks what a method was given and encodes it; ``fixed`` is what the method itself sends."""
-    return _PARAMETERS.encode(method, {**required, "messages": sendable(required["messages"])}, options, fixed)

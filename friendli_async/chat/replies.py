@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from friendli_async.replies import Reply, ToolCall, Usage, Value, always
 
 __all__: list[str] = ["ChatChoice", "ChatCompletion", "ChatMessage", "FinishReason", "Logprobs", "TokenLogprob"]
+__all__ += ["AnyMessage"]
 __all__ += ["ChatChunk", "ChunkChoice", "ChunkDelta", "FunctionCallDelta", "ToolCallDelta", "TopLogprob"]
 
 FinishReason = Literal["stop", "length", "tool_calls"] | str  # open: new reasons must not break old clients
@@ -38,7 +39,11 @@ class Logprobs(Value, frozen=True):
     content: tuple[TokenLogprob, ...] | None = None
 
 
-class ChatMessage(Value, frozen=True):
+class AnyMessage(msgspec.Struct, frozen=True):
+    """What every message of a conversation is: by it type checkers take a list of several kinds for a conversation."""
+
+
+class ChatMessage(Value, AnyMessage, frozen=True):
     """A model's message. It can be put into the next call's ``messages`` as it is."""
 
     role: str | None = None
@@ -50,10 +55,13 @@ class ChatMessage(Value, frozen=True):
     """Reasoning text, where the server spells it so."""
     reasoning_details: tuple[dict[str, Any], ...] | None = None
     """Reasoning as objects, where the server gives it so. Some models want them back with the message."""
+    refusal: str | None = None
+    """Why the model would not answer, where the server says so beside ``content``."""
 
     def as_input(self) -> dict[str, object]:
         """The message as the API takes it: what a reply may leave out and a request may not is filled in."""
-        message: dict[str, object] = {"role": self.role or "assistant", "content": self.content}
+        content = self.refusal if self.content is None else self.content  # a request has no other place for it
+        message: dict[str, object] = {"role": self.role or "assistant", "content": content}
         for name in ("reasoning_content", "reasoning", "reasoning_details"):
             if getattr(self, name) is not None:
                 message[name] = getattr(self, name)
@@ -73,6 +81,8 @@ class ChatChoice(Value, frozen=True):
 
 class ChatCompletion(Reply, frozen=True, kw_only=True):
     """A whole answer, of ``complete`` or put together from a stream."""
+
+    answered_by: ClassVar[tuple[str, ...]] = ("choices",)
 
     choices: tuple[ChatChoice, ...]
     id: str | None = None
@@ -123,6 +133,9 @@ class ChunkDelta(Value, frozen=True):
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_details: tuple[dict[str, Any], ...] | None = None
+    refusal: str | None = None
+    error: None = None
+    """Never filled: one that is an error is raised as one."""
 
 
 def reasoning_of(said: ChatMessage | ChunkDelta) -> str:
@@ -147,6 +160,8 @@ class ChunkChoice(Value, frozen=True):
     """The whole message, as some servers give it. A stream moves into ``delta`` what had not come before."""
     text: str | None = None
     """Text beside ``delta``, as completions have it. A stream moves it into ``delta``."""
+    error: None = None
+    """Never filled: a choice that is an error is raised as one."""
 
 
 class ChatChunk(Value, frozen=True):

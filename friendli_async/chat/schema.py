@@ -166,7 +166,7 @@ class _Making:
                 return self._list(info)
             case msgspec.inspect.TupleType():
                 return self._tuple([self._schema(item) for item in info.item_types])
-            case msgspec.inspect.DictType() | msgspec.inspect.FrozenDictType():
+            case _ if hasattr(info, "value_type"):  # a dict, or msgspec 0.22's frozendict
                 return self._dict(info)
             case _ if hasattr(info, "fields"):
                 return self._reference(info)
@@ -198,7 +198,7 @@ class _Making:
             "maxItems": len(items),
         }
 
-    def _dict(self, info: msgspec.inspect.DictType | msgspec.inspect.FrozenDictType) -> _Schema:
+    def _dict(self, info: Any) -> _Schema:
         schema: _Schema = {"type": "object", "additionalProperties": self._schema(info.value_type) or True}
         return schema if self._strict else {**schema, **_lengths(info, "minProperties", "maxProperties")}
 

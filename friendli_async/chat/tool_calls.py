@@ -43,8 +43,7 @@ class WholeCalls:
                 yield from self._whole(has_finished=has_finished)
 
     def _whole(self, *, has_finished: bool) -> Iterator[ToolCall]:
-        calls = self._stream.partial.tool_calls  # at hand, but not for nothing: the pieces are joined
-        for call in calls[self._told : len(calls) if has_finished else -1]:
+        for call in self._stream._calls_from(self._told, with_last=has_finished):  # pyright: ignore[reportPrivateUsage]  # for this view
             if not is_object(call.function.arguments):
                 return
             self._told += 1

@@ -112,6 +112,9 @@ class ToolCalls:
         self._asking = asyncio.Lock()
         self._events = events
         self._calls: list[_Call] = []
+        self._unfinished = 0
+        self.ids: set[str] = set()
+        """Those of the calls of this turn."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -126,12 +129,14 @@ class ToolCalls:
     @property
     def are_running(self) -> bool:
         """Whether any call of this turn has not finished."""
-        return any(call.finished is None for call in self._calls)
+        return self._unfinished > 0
 
     def start(self, asked: ToolCall) -> None:
         """Starts a call, or lets it wait for its place."""
         call = _Call(asked)
         self._calls.append(call)
+        self._unfinished += 1
+        self.ids.add(asked.id)
         self.spawn(self._serve(call))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -147,6 +152,8 @@ class ToolCalls:
         """How the calls of this turn went, in their order; the next turn begins without any."""
         done = [call.finished for call in self._calls if call.finished is not None]
         self._calls.clear()
+        self._unfinished = 0
+        self.ids.clear()
         return done
 
     def check(self) -> None:
@@ -227,6 +234,7 @@ class ToolCalls:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise  # the loop stops by them
             return
+        self._unfinished -= 1
         call.finished = ToolFinished(call=asked, content=content, error=kind, elapsed=monotonic() - began)
         self._tell(call.finished)
 

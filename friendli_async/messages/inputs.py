@@ -7,9 +7,9 @@ from typing import Any, Final, Literal, Union, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, each
 from friendli_async._help import described
-from friendli_async.messages.replies import KnownBlock, Message, TextBlock, ThinkingBlock, ToolUseBlock, as_input
+from friendli_async.messages.replies import AnyBlock, AnyMessage, KnownBlock, Message, TextBlock, as_input
 
 __all__: list[str] = ["Base64Source", "ImageBlock", "InputMessage", "InputMessages", "Tool", "ToolResultBlock"]
 __all__ += ["MessagesOptions", "URLSource"]
@@ -28,17 +28,17 @@ class URLSource(msgspec.Struct, frozen=True, tag_field="type", tag="url"):
     url: str
 
 
-class ImageBlock(msgspec.Struct, frozen=True, tag_field="type", tag="image"):
+class ImageBlock(AnyBlock, frozen=True, tag_field="type", tag="image"):
     """An image, as one part of a message."""
 
     source: Base64Source | URLSource
 
 
-class ToolResultBlock(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="tool_result"):
+class ToolResultBlock(AnyBlock, frozen=True, omit_defaults=True, tag_field="type", tag="tool_result"):
     """What the call of a tool gave: text, or blocks."""
 
     tool_use_id: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Sequence[Mapping[str, Any]] | None = None
 
 
 # What a request must have and a reply need not.
@@ -81,11 +81,11 @@ _COMPATIBILITY: Final = [
 _BLOCK: Final[Any] = Union[(_Text, _Thinking, _ToolUse, ImageBlock, ToolResultBlock, *_COMPATIBILITY)]
 
 
-class InputMessage(msgspec.Struct, frozen=True):
+class InputMessage(AnyMessage, frozen=True):
     """What the user or the model said: text, or blocks (structs or dicts)."""
 
     role: Literal["user", "assistant"]
-    content: str | Sequence[TextBlock | ThinkingBlock | ToolUseBlock | ImageBlock | ToolResultBlock | Mapping[str, Any]]
+    content: str | Sequence[AnyBlock | Mapping[str, Any]]
 
 
 class _CheckedMessage(msgspec.Struct):
@@ -93,7 +93,7 @@ class _CheckedMessage(msgspec.Struct):
     content: str | list[_BLOCK]  # pyright: ignore[reportInvalidTypeForm]  # made from a list
 
 
-InputMessages = Sequence[InputMessage | Message | Mapping[str, object]]
+InputMessages = Sequence[InputMessage | Message | AnyMessage | Mapping[str, object]]
 """A conversation: plain dicts, the struct above, earlier replies, in any mixture."""
 
 
@@ -169,7 +169,20 @@ class MessagesOptions(ExtraOptions, total=False):
     """Sample from the likeliest tokens that make up this probability only."""
 
 
-_PARAMETERS: Final = Parameters(
+_sendable_blocks: Final = each(lambda block: as_input(block) if isinstance(block, KnownBlock) else block)
+
+
+def _sendable(message: object) -> object:
+    """A message as a request takes it, of a reply or not; what is none is left as it is, for the check to judge."""
+    if isinstance(message, Message | InputMessage):
+        return {"role": message.role, "content": _sendable_blocks(message.content)}
+    if isinstance(message, Mapping) and "content" in message:
+        given = cast("Mapping[str, object]", message)
+        return {**given, "content": _sendable_blocks(given["content"])}
+    return message  # pyright: ignore[reportUnknownVariableType]  # whatever it is, it goes back as it came
+
+
+PARAMETERS: Final = Parameters(
     MessagesOptions,
     {"model": str, "messages": list[_CheckedMessage]},
     {
@@ -179,36 +192,5 @@ _PARAMETERS: Final = Parameters(
         "tool_choice": _ToolChoice | None,
         "tools": list[Tool] | None,
     },
+    {"messages": each(_sendable), "system": _sendable_blocks},
 )
-
-
-def arguments_of(
-    method: str, required: Mapping[str, object], options: Mapping[str, object], fixed: Mapping[str, object] = {}
-) -> Arguments:
-    """Checks what a method was given and encodes it; ``fixed`` is what the method itself sends."""
-    if "system" in options:
-        options = {**options, "system": _sendable_blocks(options["system"])}
-    return _PARAMETERS.encode(method, {**required, "messages": _sendable(required["messages"])}, options, fixed)
-
-
-def _sendable(messages: object) -> object:
-    """Messages with those of replies made into what a request takes; the rest as it is, for the check to judge."""
-    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
-        return messages
-    return [_sendable_message(message) for message in cast("Sequence[object]", messages)]
-
-
-def _sendable_message(message: object) -> object:
-    if isinstance(message, Message | InputMessage):
-        return {"role": message.role, "content": _sendable_blocks(message.content)}
-    if isinstance(message, Mapping) and "content" in message:
-        given = cast("Mapping[str, object]", message)
-        return {**given, "content": _sendable_blocks(given["content"])}
-    return message  # pyright: ignore[reportUnknownVariableType]  # whatever it is, it goes back as it came
-
-
-def _sendable_blocks(content: object) -> object:
-    if isinstance(content, str | bytes) or not isinstance(content, Sequence):
-        return content
-    blocks = cast("Sequence[object]", content)
-    return [as_input(block) if isinstance(block, KnownBlock) else block for block in blocks]

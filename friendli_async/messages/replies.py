@@ -13,6 +13,7 @@ from friendli_async._pydantic import PydanticField
 from friendli_async.replies import Reply, UnknownEvent, Value, always
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
+__all__ += ["AnyBlock", "AnyMessage"]
 __all__ += ["Message", "MessageEnvelope", "MessageUsage", "SignatureDelta", "TextDelta", "ThinkingDelta"]
 __all__ += ["BlockDelta", "InputJSONDelta", "MessageDeltaPayload", "MessageStart", "MessageUsageDelta"]
 __all__ += ["ContentBlockDelta", "ContentBlockStart", "ContentBlockStop", "MessageDelta", "MessageStop"]
@@ -23,14 +24,18 @@ StopReason = Literal["end_turn", "max_tokens", "tool_use", "stop_sequence"] | st
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
-class TextBlock(Value, frozen=True, tag_field="type", tag="text"):
+class AnyBlock(msgspec.Struct, frozen=True):
+    """What every part of a message is: by it type checkers take a list of several kinds for a message's content."""
+
+
+class TextBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="text"):
     """Text."""
 
     type: ClassVar[Literal["text"]] = "text"
     text: str = always("")
 
 
-class ThinkingBlock(Value, frozen=True, tag_field="type", tag="thinking"):
+class ThinkingBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="thinking"):
     """What the model thought before it answered."""
 
     type: ClassVar[Literal["thinking"]] = "thinking"
@@ -39,7 +44,7 @@ class ThinkingBlock(Value, frozen=True, tag_field="type", tag="thinking"):
     """Proof that the model thought this; it goes back unchanged with the next call."""
 
 
-class ToolUseBlock(Value, frozen=True, tag_field="type", tag="tool_use"):
+class ToolUseBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="tool_use"):
     """The call of a tool that the model wants made."""
 
     type: ClassVar[Literal["tool_use"]] = "tool_use"
@@ -47,7 +52,7 @@ class ToolUseBlock(Value, frozen=True, tag_field="type", tag="tool_use"):
     input: Any = msgspec.field(default_factory=lambda: cast("dict[str, object]", {}))
     """The arguments, as a dict. A stream's, if they do not make up a JSON object (as when ``max_tokens`` cut them), are
     the text as the model wrote it."""
-    id: str | None = None
+    id: str = ""
 
 
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock | dict[str, Any]
@@ -67,10 +72,15 @@ def as_block(value: object) -> ContentBlock:
     Raises:
         ValueError: It is no object.
     """
+    if isinstance(value, str):
+        return TextBlock(value)
     given: Any = value
     kind: object = given.get("type") if isinstance(value, dict) else None
     if isinstance(kind, str) and kind not in KNOWN_BLOCKS:
         return cast("dict[str, Any]", given)
+    if isinstance(value, dict) and not isinstance(kind, str):  # what it holds tells
+        told = [name for name in ("text", "thinking", "input") if name in given]
+        given = {**given, "type": ("tool_use" if told[0] == "input" else told[0]) if told else kind}
     known: KnownBlock = convert(given, KnownBlock)
     return known
 
@@ -78,7 +88,7 @@ def as_block(value: object) -> ContentBlock:
 def as_input(block: KnownBlock) -> dict[str, Any]:
     """A block as a request takes it."""
     fields = {"type": block.type, **msgspec.structs.asdict(block)}
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None and (value or name != "id")}
 
 
 class MessageUsage(Value, frozen=True):
@@ -89,8 +99,14 @@ class MessageUsage(Value, frozen=True):
     cache_read_input_tokens: int | None = None
 
 
-class Message(Reply, frozen=True, kw_only=True):
+class AnyMessage(msgspec.Struct, frozen=True):
+    """What every message of a conversation is."""
+
+
+class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     """A whole answer, of ``create`` or put together from a stream. It can be put into the next call's ``messages``."""
+
+    answered_by: ClassVar[tuple[str, ...]] = ("content", "stop_reason")
 
     content: _Blocks
     id: str | None = None

@@ -7,47 +7,62 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, each, shallow
+from friendli_async._core.resource import operation
 from friendli_async._help import described
-from friendli_async.responses.replies import ItemStatus, OutputItem
+from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
+__all__ += ["AnyContent", "AnyTool"]
 __all__ += ["CustomToolCall", "CustomToolCallOutput", "FunctionToolCallOutput", "ReasoningText", "SummaryText"]
-__all__ += ["CustomTool", "FunctionTool", "Input", "InputItem", "ParseOptions", "ReasoningItem", "ResponsesOptions"]
+__all__ += ["CustomTool", "FunctionTool", "Input", "InputItem", "ReasoningItem", "ResponsesOptions"]
+__all__ += ["GenerationOptions", "ParseOptions", "ParseStreamOptions"]
 
 
-class InputText(msgspec.Struct, frozen=True, tag_field="type", tag="input_text"):
+class AnyContent(msgspec.Struct, frozen=True):
+    """What every part of a message, or of a tool's output, is."""
+
+
+class InputText(AnyContent, frozen=True, tag_field="type", tag="input_text"):
     """Text, as one part of a message or of a tool's output."""
 
     text: str
 
 
-class InputImage(msgspec.Struct, frozen=True, tag_field="type", tag="input_image"):
+class InputImage(AnyContent, frozen=True, tag_field="type", tag="input_image"):
     """An image, as one part of a message or of a tool's output: an http(s) URL or a data URL."""
 
     image_url: str
 
 
-class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
+class OutputText(AnyContent, frozen=True, tag_field="type", tag="output_text"):
     """Text that a model wrote, as one part of a message."""
 
     text: str
 
 
-class Refusal(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
+class Refusal(AnyContent, frozen=True, tag_field="type", tag="refusal"):
     """Why a model would not answer, as one part of a message."""
 
     refusal: str
 
 
-class InputMessage(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
+if TYPE_CHECKING:
+    _Parts = Sequence[AnyContent | Mapping[str, object]]
+    _Output = _Parts
+else:  # what msgspec checks, once all of it is JSON
+    _Parts = list[InputText | InputImage | OutputText | Refusal]
+    _Output = list[InputText | InputImage]
+
+
+class InputMessage(AnyItem, frozen=True, tag_field="type", tag="message"):
     """A message of the conversation. Dicts may leave its ``type`` out."""
 
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[InputText | InputImage | OutputText | Refusal]
+    content: str | _Parts
 
 
-class FunctionToolCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="function_call"):
+class FunctionToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="function_call"):
     """A function call that a model asked for; ``arguments`` is JSON text."""
 
     call_id: str
@@ -57,18 +72,16 @@ class FunctionToolCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_fiel
     status: ItemStatus | None = None
 
 
-class FunctionToolCallOutput(
-    msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="function_call_output"
-):
+class FunctionToolCallOutput(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="function_call_output"):
     """What a function call gave."""
 
     call_id: str
-    output: str | list[InputText | InputImage]
+    output: str | _Output
     id: str | None = None
     status: ItemStatus | None = None
 
 
-class CustomToolCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="custom_tool_call"):
+class CustomToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="custom_tool_call"):
     """A call of a custom tool that a model asked for; ``input`` is free text."""
 
     call_id: str
@@ -77,13 +90,11 @@ class CustomToolCall(msgspec.Struct, frozen=True, omit_defaults=True, tag_field=
     id: str | None = None
 
 
-class CustomToolCallOutput(
-    msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="custom_tool_call_output"
-):
+class CustomToolCallOutput(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="custom_tool_call_output"):
     """What a call of a custom tool gave."""
 
     call_id: str
-    output: str | list[InputText | InputImage]
+    output: str | _Output
     id: str | None = None
 
 
@@ -99,12 +110,12 @@ class ReasoningText(msgspec.Struct, frozen=True, tag_field="type", tag="reasonin
     text: str
 
 
-class ReasoningItem(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="reasoning"):
+class ReasoningItem(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="reasoning"):
     """What a model thought before."""
 
     id: str
-    summary: list[SummaryText]
-    content: list[ReasoningText] | None = None
+    summary: Sequence[SummaryText]
+    content: Sequence[ReasoningText] | None = None
     status: ItemStatus | None = None
 
 
@@ -113,11 +124,15 @@ if TYPE_CHECKING:
     InputItem = _Item | OutputItem
 else:  # what msgspec tells apart, by the type; an item of a reply is made into one of them
     InputItem = _Item
-Input = str | Sequence[InputItem | Mapping[str, object]]
+Input = str | Sequence[InputItem | AnyItem | Mapping[str, object]]
 """Text, or the conversation so far: plain dicts, the structs above, output of earlier responses, in any mixture."""
 
 
-class FunctionTool(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="function"):
+class AnyTool(msgspec.Struct, frozen=True):
+    """What every tool is."""
+
+
+class FunctionTool(AnyTool, frozen=True, omit_defaults=True, tag_field="type", tag="function"):
     """A function that the model may ask to be called; ``parameters`` is a JSON schema."""
 
     name: str
@@ -126,7 +141,7 @@ class FunctionTool(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t
     description: str | None = None
 
 
-class CustomTool(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="custom"):
+class CustomTool(AnyTool, frozen=True, omit_defaults=True, tag_field="type", tag="custom"):
     """A tool that is given free text."""
 
     name: str
@@ -166,8 +181,8 @@ class _ReasoningConfig(msgspec.Struct):
 
 
 @described
-class ParseOptions(ExtraOptions, total=False):
-    """Optional parameters of a response whose text is a value. None is sent as null."""
+class GenerationOptions(ExtraOptions, total=False):
+    """Optional parameters of every response. What is left out is left to the server; None is sent as null."""
 
     instructions: str | None
     """Instructions that stand above the input."""
@@ -181,7 +196,7 @@ class ParseOptions(ExtraOptions, total=False):
     """Sampling temperature; lower is more deterministic."""
     tool_choice: Literal["none", "auto", "required"] | str | Mapping[str, object] | None  # open
     """"none", "auto", "required", or ``{"type": "function" | "custom", "name": ...}``."""
-    tools: Sequence[FunctionTool | CustomTool | Mapping[str, object]] | None
+    tools: Sequence[AnyTool | Mapping[str, object]] | None
     """What the model may ask to be called: ``{"type": "function", "name": ..., "parameters": ...}`` or ``{"type":
     "custom", "name": ...}``."""
     top_p: float | None
@@ -189,7 +204,24 @@ class ParseOptions(ExtraOptions, total=False):
 
 
 @described
-class ResponsesOptions(ParseOptions, total=False):
+class ParseStreamOptions(GenerationOptions, total=False):
+    """Optional parameters of a response whose text is a value. None is sent as null."""
+
+    strict: bool
+    """Whether the schema is in the strict form, as by default; see ``json_schema``."""
+
+
+@described
+class ParseOptions(ParseStreamOptions, total=False):
+    """The same, for a response that comes in one piece."""
+
+    reask: int
+    """How often an answer that does not fit is sent back, with what is wrong about it, to be given anew; 0 by default.
+    Each answer is billed. One that was cut off, and one that is a tool call, is not asked for again."""
+
+
+@described
+class ResponsesOptions(GenerationOptions, total=False):
     """Optional parameters of a response. What is left out is left to the server; None is sent as null."""
 
     text: Mapping[str, object] | None
@@ -197,7 +229,21 @@ class ResponsesOptions(ParseOptions, total=False):
     ...}``, with ``description`` and ``strict`` if need be."""
 
 
-_PARAMETERS: Final = Parameters(
+def _sendable_item(item: object) -> object:
+    """An item as a request takes it, of a reply or not; what is none is left as it is, for the check to judge."""
+    if isinstance(item, OutputItem):
+        return item.as_input()
+    if isinstance(item, AnyItem):
+        return shallow(item)
+    if not isinstance(item, Mapping):
+        return item
+    named = cast("Mapping[str, object]", item)
+    # The one item whose type is customarily left out; the official SDK fills it in, too.
+    return {**named, "type": "message"} if "role" in named and named.get("type") is None else named
+
+
+CREATE: Final = operation("responses.create", "POST /v1/responses", Response, repeatable=True, billed=True)
+PARAMETERS: Final = Parameters(
     ResponsesOptions,
     {"model": str, "input": str | list[InputItem]},
     {
@@ -206,28 +252,5 @@ _PARAMETERS: Final = Parameters(
         "tool_choice": str | _NamedFunction | _NamedCustomTool | None,
         "tools": list[FunctionTool | CustomTool] | None,
     },
+    {"input": each(_sendable_item)},
 )
-
-
-def _sendable(given: object) -> object:
-    """Input with the items of replies made into what a request takes; the rest as it is, for the check to judge."""
-    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-        return given
-    return [_sendable_item(item) for item in cast("Sequence[object]", given)]
-
-
-def _sendable_item(item: object) -> object:
-    if isinstance(item, OutputItem):
-        return item.as_input()
-    if not isinstance(item, Mapping):
-        return item
-    named = cast("Mapping[str, object]", item)
-    # The one item whose type is customarily left out; the official SDK fills it in, too.
-    return {**named, "type": "message"} if "role" in named and named.get("type") is None else named
-
-
-def arguments_of(
-    method: str, required: Mapping[str, object], options: Mapping[str, object], fixed: Mapping[str, object] = {}
-) -> Arguments:
-    """Checks what a method was given and encodes it; ``fixed`` is what the method itself sends."""
-    return _PARAMETERS.encode(method, {**required, "input": _sendable(required["input"])}, options, fixed)

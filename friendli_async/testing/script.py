@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from multidict import CIMultiDict
 
@@ -79,8 +79,9 @@ class Script:
         await reply.end()
 
 
-Answer = Script | Step | Callable[[ReceivedRequest], Script]
-"""What can answer a request: a script, a single step (a script of one), or a function from the request to a script."""
+Answer: TypeAlias = "Script | Step | Callable[[ReceivedRequest], Answer]"
+"""What can answer a request: a script, a single step (a script of one), or a function from the request to either, or to
+another such function (``text`` makes one)."""
 
 
 def resolve(answer: Answer, request: ReceivedRequest) -> Script:
@@ -97,7 +98,7 @@ def resolve(answer: Answer, request: ReceivedRequest) -> Script:
         return answer
     if isinstance(answer, Step):
         return script(answer)
-    return answer(request)
+    return resolve(answer(request), request)
 
 
 def pace(answer: Script, seconds: float) -> Script:

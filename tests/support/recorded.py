@@ -162,7 +162,8 @@ _COMPLETED: Final = {"type": "response.completed", "response": _RESPONSE, "seque
 ANSWERS: Final[dict[str, Answer]] = {
     "chat": text("ok"),
     "text": _Answer(
-        {"choices": [], "tokens": [], "text": "", "data": []}, script(event({"choices": [{"text": "ok"}]}), done())
+        {"choices": [{"text": "ok"}], "tokens": [], "text": "", "data": []},
+        script(event({"choices": [{"text": "ok"}]}), done()),
     ),
     "messages": _Answer({"content": [{"type": "text", "text": "ok"}]}, script(*named(SHORT))),
     "responses": _Answer(_RESPONSE, script(event(_COMPLETED, name="response.completed"))),

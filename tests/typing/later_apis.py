@@ -127,7 +127,7 @@ async def messages_calls(client: AsyncFriendli, dicts: list[dict[str, object]]) 
             case messages_api.ThinkingBlock():
                 assert_type(block.signature, str | None)
             case messages_api.ToolUseBlock():
-                assert_type(block.id, str | None)
+                assert_type(block.id, str)
             case _:
                 assert_type(block, dict[str, Any])
     await messages.create(model="m", messages=dicts)
