@@ -62,6 +62,11 @@ class Headers(Mapping[str, str]):
         return Headers, (tuple(self._by_name().items()),)
 
 
+def request_id_of(headers: Headers) -> str | None:
+    """The ``x-request-id``: the first, where a proxy has added another."""
+    return next(filter(None, parts(headers.get("x-request-id", ""))), None)
+
+
 def _joined(items: Iterable[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, str] = {}
     for name, value in items:
@@ -111,9 +116,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     """How many bytes of body came, decompressed."""
     gap_p50: float | None = None
-    """Median of the seconds between reads that brought events."""
+    """Median of the seconds between reads that brought events, within 2 %."""
     gap_p95: float | None = None
-    """Their 95th percentile."""
+    """Their 95th percentile, within 2 %."""
     gap_max: float | None = None
     """The longest of them."""
     tokens_per_second: float | None = None
@@ -138,7 +143,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def request_id(self) -> str | None:
         """The server's ``x-request-id``, to quote to its operators; the first, where a proxy has added its own."""
-        return next(filter(None, parts(self.headers.get("x-request-id", ""))), None)
+        return request_id_of(self.headers)
 
     @property
     def rate_limit(self) -> RateLimit | None:

@@ -19,9 +19,9 @@ from friendli_async._core.error_texts import clean, said, text_of
 from friendli_async._core.error_words import EXCERPT, WORDS, is_telling, parsed, plain_name, prose, says_text
 from friendli_async.errors import APIStatusError, status_class
 from friendli_async.rate_limits import date_of, duration, parts, sent_at, wait_of
-from friendli_async.replies import Headers
+from friendli_async.replies import Headers, request_id_of
 
-__all__ = ["excerpt", "request_id_of", "retry_after", "said_error", "status_error", "unframed"]
+__all__ = ["excerpt", "retry_after", "said_error", "status_error", "unframed"]
 
 
 def excerpt(data: bytes) -> str:
@@ -74,11 +74,6 @@ def _seconds(text: str, unit: float, sent: float) -> float | None:
         return seconds_told
     date = date_of(text)
     return None if date is None else max(0.0, date - sent)  # a date that has passed: now
-
-
-def request_id_of(headers: Headers) -> str | None:
-    """The ``x-request-id``: the first, where a proxy has added another."""
-    return next(filter(None, parts(headers.get("x-request-id", ""))), None)
 
 
 def status_error(status: int, headers: Headers, body: bytes) -> APIStatusError:

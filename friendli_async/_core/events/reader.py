@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from friendli_async._core.error_bodies import request_id_of, said_error, unframed
+from friendli_async._core.error_bodies import said_error, unframed
 from friendli_async._core.error_words import parsed
 from friendli_async._core.events.decoding import DONE, NOT_DECODED, Dialect
 from friendli_async._core.events.sse import ServerSentEvent, SSEDecoder
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
-from friendli_async.replies import Headers, Partial
+from friendli_async.replies import Headers, Partial, request_id_of
 
 __all__ = ["Collector", "EventReader"]
 
@@ -163,6 +163,7 @@ class EventReader(Generic[E]):
         if payload is None:
             self._feed(data)
             return
+        # As ``_decode_plain`` does for many, without its lists: a fifth of what an event of a live stream costs here.
         try:
             event = self._decode(payload)
         except NOT_DECODED:
