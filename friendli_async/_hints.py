@@ -228,19 +228,16 @@ def setting_hint(name: str, known: Collection[str] = ()) -> str | None:
     if not known:
         if name in _SETTINGS:
             return f"it is a setting, use client.with_options({_SETTINGS[name]})"
-        return f"it is a setting of the client: AsyncFriendli({found})" if (found := _of_the_pool(name)) else None
+        found = _SETTINGS_OF_THE_POOL.get(name)
+        return f"it is a setting of the client: AsyncFriendli({found})" if found else None
     if (here := _SETTINGS.get(name) or _SETTINGS_OF_A_CLIENT.get(name)) is not None:
         return f"here it is {here}" if name != "wake" else "here it is client.with_options(wake=True)"
-    if (here := _of_the_pool(name)) is not None:
+    if (here := _SETTINGS_OF_THE_POOL.get(name)) is not None:
         return f"here it is {here}" if "session" in known else f"it is a setting of the client: AsyncFriendli({here})"
     from difflib import get_close_matches  # only on the way to an error
 
     near = get_close_matches(name, known, 1, 0.7)
     return f"did you mean {near[0]!r}?" if near else None
-
-
-def _of_the_pool(name: str) -> str | None:
-    return _SETTINGS_OF_THE_POOL.get(name)
 
 
 def parameter_hint(name: str, known: Collection[str]) -> str:

@@ -61,7 +61,7 @@ _LISTED: Final = frozenset({"choices", "content", "data", "output", "reasoning_d
 # Of these, what is words, whatever they come in.
 _WORDED: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
 _REASONS: Final = frozenset({"finish_reason", "stop_reason"})
-_TRUTHS: Final = {"true": True, "false": False, "1": True, "0": False}
+_TRUTHS: Final = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _MILLISECONDS: Final = 1e11  # in seconds it would be the year 5138
 # What a reply is kept without, though its schema insists: names, and what only repeats the request.
 _NAMES: Final = frozenset(
@@ -283,8 +283,6 @@ def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
         if name == "reasoning_details" and isinstance(value, str):
             return [{"type": "reasoning.text", "text": value}]
         return [cast("object", value)] if value and isinstance(value, dict) and name in _LISTED else None
-    if "bool" in types and value in ("true", "false", 0, 1):
-        return value in ("true", 1)
     if types & {"int", "float"}:
         return _number(value, types)
     if "bool" in types:
