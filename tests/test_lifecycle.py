@@ -421,19 +421,24 @@ del kept.unused, kept.client
 """
 
 
-@pytest.mark.parametrize("keeps_clients", [True, False])
-def test_what_lives_until_the_interpreter_ends_warns_of_nothing(remote: FriendliServer, keeps_clients: bool) -> None:
-    remote.always(script(chunk("a"), stall()))
-    program = AT_THE_END if not keeps_clients else AT_THE_END.replace("del kept.unused, kept.client", "")
+def outcome_of(program: str, server: FriendliServer) -> tuple[int, str, str]:
+    """Runs a program, which is told the server's URL: its status, and what it wrote to the two outputs."""
     result = subprocess.run(
-        [sys.executable, "-c", program, remote.url],
+        [sys.executable, "-c", program, server.url],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
         env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1])},
     )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("keeps_clients", [True, False])
+def test_what_lives_until_the_interpreter_ends_warns_of_nothing(remote: FriendliServer, keeps_clients: bool) -> None:
+    remote.always(script(chunk("a"), stall()))
+    program = AT_THE_END if not keeps_clients else AT_THE_END.replace("del kept.unused, kept.client", "")
+    assert outcome_of(program, remote) == (0, "", "")
 
 
 LEFT_OPEN = {
@@ -469,15 +474,7 @@ async def call(minds_generators=True):
 
 @pytest.mark.parametrize("end", LEFT_OPEN)
 def test_a_program_that_closes_nothing_is_told_nothing_at_its_end(remote: FriendliServer, end: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", LEAVER + LEFT_OPEN[end], remote.url],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1])},
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert outcome_of(LEAVER + LEFT_OPEN[end], remote) == (0, "", "")
 
 
 def test_the_servers_connections_are_closed_when_the_run_ends(remote: FriendliServer) -> None:

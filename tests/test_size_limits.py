@@ -220,6 +220,15 @@ async def test_words_that_are_only_labelled_as_compressed_are_found(
     assert caught.value.status_code == status
 
 
+async def test_words_of_a_refusal_that_is_labelled_so_are_found_in_another_charset(server: FriendliServer) -> None:
+    labelled = {"Content-Encoding": "gzip"}
+    said = "Kontingent \u00fcberschritten".encode("latin-1")
+    server.enqueue(body(said, status=503, headers=labelled, content_type="text/plain; charset=iso-8859-1"))
+    async with client_of(server.url) as client:
+        with pytest.raises(APIStatusError, match="Kontingent \u00fcberschritten"):
+            await within(complete(client))
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 async def test_answers_that_are_only_labelled_as_compressed_are_read(server: FriendliServer, encoding: str) -> None:
     labelled = {"Content-Encoding": encoding}

@@ -333,18 +333,24 @@ async def test_an_end_of_the_apis_own_is_an_end_though_the_predicate_holds(
     assert stream.outcome == "done"
 
 
+def failing_at(text: str, client: AsyncFriendli, server: FriendliServer) -> ChatStream:
+    """A stream whose predicate raises when a text has come."""
+
+    def fail(so_far: str) -> bool:
+        if text in so_far:
+            raise LookupError(text)
+        return False
+
+    server.enqueue(script(chunk("a"), chunk("b"), stall()))
+    return ask(client).stop_when(fail)
+
+
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
 @pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
 async def test_what_a_predicate_raises_is_raised_to_the_reader_and_closes_the_stream(
     server: FriendliServer, client: AsyncFriendli, reads: Callable[[ChatStream], Awaitable[list[Any]]], at: str
 ) -> None:
-    def fail(text: str) -> bool:
-        if at in text:
-            raise LookupError(at)
-        return False
-
-    server.enqueue(script(chunk("a"), chunk("b"), stall()))
-    stream = ask(client).stop_when(fail)
+    stream = failing_at(at, client, server)
     with pytest.raises(LookupError):
         await within(reads(stream))
     assert stream.outcome == "failed"
@@ -357,13 +363,7 @@ async def test_what_a_predicate_raises_is_raised_to_the_reader_and_closes_the_st
 async def test_a_stream_that_a_failing_predicate_has_cut_does_not_look_whole(
     server: FriendliServer, client: AsyncFriendli, at: str
 ) -> None:
-    def fail(text: str) -> bool:
-        if at in text:
-            raise LookupError(at)
-        return False
-
-    server.enqueue(script(chunk("a"), chunk("b"), stall()))
-    stream = ask(client).stop_when(fail)
+    stream = failing_at(at, client, server)
     with pytest.raises(LookupError):
         await within(_iterate(stream))
     with pytest.raises(StreamInterruptedError, match="LookupError"):

@@ -62,7 +62,7 @@ class Inflater:
         self._barren = 0  # bytes of input since the last output
         self._is_text = False
         self.unread = b""
-        """The first input, where it is none of that compression."""
+        """The first input, where it is none of that compression: words in another charset than UTF-8, it may be."""
 
     @property
     def finished(self) -> bool:
