@@ -138,9 +138,9 @@ Thread
     Other threads get there by ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime._interrupt``, ``abort``,
     ``close``.
 Fork
-    The first call in a child notices the new process id. The child lets go of the parent's sockets without closing them
-    on the wire (``_Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and makes pools of its
-    own.
+    The child lets go of the parent's sockets at once (``os.register_at_fork``; else at its first call, by the new
+    process id), without closing them on the wire (``_Pool.abandon``), keeps the parent's objects so that nothing
+    finalizes them, and makes pools of its own.
 Garbage collector
     Nothing depends on it. A stream that is dropped is closed by ``EventStream.__del__``, and the pools of a client by a
     ``weakref.finalize`` of its ``AiohttpTransport``, when the last reference goes. The finalizer holds the pools: they
@@ -187,8 +187,8 @@ who raises the upper bound in ``pyproject.toml`` reads this list first.
     there. ``TraceConfig`` does not hand out connections.
 ``TCPConnector._factory`` (set)
     The class of the protocol. The connector's arguments take a socket factory, but no protocol factory.
-``ClientRequest`` and ``ClientResponse`` (made; their constructors are not documented), ``TCPConnector.connect`` and
-``ResponseHandler.set_response_params`` (called), all in ``net.posting``
+``ClientRequest`` and ``ClientResponse`` (made; their constructors are not documented), ``ClientResponse.start``,
+``TCPConnector.connect`` and ``ResponseHandler.set_response_params`` (called), all in ``net.posting``
     A session looks for redirects, cookies, credentials, traces and middlewares that a request of ours never has, and
     its request makes headers of headers and, below Python 3.12, a task that writes the body: half of what a plain call
     costs. So JSON of up to 64 KiB is written at once. What the classes take is checked when it is loaded
