@@ -1,4 +1,4 @@
-"""An agent with the tools of an MCP server, asking before each call (`pip install 'friendli_async[mcp]'`).
+"""An agent with the tools of an MCP server, asking before each call (`pip install 'friendli_async[mcp]' 'mcp>=2'`).
 
 python examples/mcp_agent.py "Which files are here?" uvx mcp-server-git
 """
