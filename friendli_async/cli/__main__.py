@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,6 +21,8 @@ COMMANDS: Final = {
 """What can be done. Each is a module of this package with ``add_arguments`` and ``run``, loaded when asked for."""
 
 _FIRST: Final = frozenset({"-h", "--help", "--version"})
+_LEFT: Final = 128 + 13
+"""How a shell tells of SIGPIPE, a signal that Windows has not."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def _quietly(module: Any, options: argparse.Namespace) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         _discard(sys.stdout)
-        status = 128 + signal.SIGPIPE
+        status = _LEFT
     errors: TextIO | None = sys.stderr
     if errors is not None:  # else it was closed by the shell
         try:
