@@ -159,7 +159,6 @@ class _Outlet:
         self._sending = False
         self._ping: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._heartbeat = heartbeat
         if heartbeat is not None:
             self._timer = self._loop.call_later(heartbeat, self._tick, heartbeat)
 
@@ -244,47 +243,28 @@ async def _answer_nobody(send: _Send) -> None:
         await send(_body(b""))
 
 
-class _Cutter:
+async def _whole_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     """Cuts bytes where an event ends, so that a comment or an error may stand between any two pieces.
 
     A browser cannot use a part of an event anyway. A byte is looked at once, however the pieces fall.
     """
-
-    def __init__(self) -> None:
-        self._held: list[bytes] = []
-        self._last = b""
-
-    def whole(self, piece: bytes) -> bytes:
-        """The events that are whole with this piece; b"" where none is."""
-        place = _end_of_events(self._last + piece) - len(self._last)
-        if place <= 0:
-            self._held.append(piece)
-            self._last = (self._last + piece)[-_OVERLAP:]
-            return b""
-        rest = piece[place:]
-        events = b"".join((*self._held, piece[:place])) if self._held else piece[:place]
-        self._held = [rest] if rest else []
-        self._last = rest[-_OVERLAP:]
-        return events
-
-    def rest(self) -> bytes:
-        """What is left at the end, with the blank line that it lacks."""
-        held = b"".join(self._held)
-        return held and held + (b"\n" if held.endswith(b"\n") else b"\n\n")
+    held: list[bytes] = []  # of an event that is not whole
+    last = b""  # the last bytes of it
+    async for piece in pieces:
+        place = _end_of_events(last + piece) - len(last)
+        rest = piece
+        if place > 0:
+            yield b"".join((*held, piece[:place]))
+            held, last, rest = [], b"", piece[place:]
+        held.append(rest)
+        last = (last + rest)[-_OVERLAP:]
+    if whole := b"".join(held):
+        yield whole + (b"\n" if whole.endswith(b"\n") else b"\n\n")  # the blank line that it lacks
 
 
 def _end_of_events(data: bytes) -> int:
     """Where the last blank line ends; -1 where there is none."""
     return max((place + len(line) for line in _BLANK_LINES if (place := data.rfind(line)) >= 0), default=-1)
-
-
-async def _whole_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    cutter = _Cutter()
-    async for piece in pieces:
-        if data := cutter.whole(piece):
-            yield data
-    if data := cutter.rest():
-        yield data
 
 
 async def _encoded(stream: EventStream[E], encode: Callable[[E], str | bytes | None]) -> AsyncGenerator[bytes]:

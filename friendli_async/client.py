@@ -13,7 +13,6 @@ from friendli_async._core.settings import (
     NoOptions,
     Settings,
     Token,
-    check_max_connections,
     check_proxy,
     checked,
     unknown,
@@ -34,7 +33,7 @@ from friendli_async.files import Files
 from friendli_async.images import ContainerImages, Images
 from friendli_async.messages.resource import ContainerMessages, Messages
 from friendli_async.models import Models
-from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
+from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts, check_count
 from friendli_async.replies import Gauges
 from friendli_async.responses.resource import ContainerResponses, Responses
 from friendli_async.tokens import ContainerTokens, Tokens
@@ -49,6 +48,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncFriendli", "Container", "Dedicated", "Serverless"]
 
 DeploymentName = Literal["serverless", "dedicated", "container"]
+_DEPLOYMENTS: Final = {
+    "serverless": Deployment("/serverless"),
+    "dedicated": Deployment("/dedicated"),
+    "container": Deployment("", container=True),
+}
 
 
 class Serverless(Hinted):
@@ -192,25 +196,24 @@ class AsyncFriendli(Hinted):
         **others: Unpack[NoOptions],
     ) -> None:
         token, proxy = masked(token), masked(proxy)
-        server_url, container_url = masked(server_url), masked(container_url)
-        headers = None if headers is None else cast("Mapping[str, str | None]", masked_values(headers))
+        server_url, container_url = masked(server_url) or None, masked(container_url) or None
+        headers = masked(headers)
         unknowns, others = list(others), NoOptions()
         for name in unknowns:
-            raise unknown("AsyncFriendli", name)
-        settings = Settings.initial(
-            {
-                "token": token,
-                "team": team,
-                "server_url": server_url or None,
-                "container_url": container_url or None,
-                "timeout": timeout,
-                "retry": retry,
-                "pacing": pacing,
-                "limits": limits,
-                "headers": headers,
-                "observers": observers,
-            }
-        )
+            raise unknown("AsyncFriendli", name, ["token", *(AsyncFriendli.__init__.__kwdefaults__ or ())])
+        given = {
+            "token": token,
+            "team": team,
+            "server_url": server_url,
+            "container_url": container_url,
+            "timeout": timeout,
+            "retry": retry,
+            "pacing": pacing,
+            "limits": limits,
+            "headers": headers,
+            "observers": observers,
+        }
+        settings = Settings.initial(given)
         self._build(_runtime(max_connections, proxy, ssl, session), settings, owner=True)
 
     def _build(self, runtime: Runtime, settings: Settings, *, owner: bool) -> None:
@@ -219,11 +222,7 @@ class AsyncFriendli(Hinted):
         self._runtime = runtime
         self._settings = settings
         self._owner = owner
-        self._engines = {
-            "serverless": Engine(runtime, settings, Deployment("/serverless")),
-            "dedicated": Engine(runtime, settings, Deployment("/dedicated")),
-            "container": Engine(runtime, settings, Deployment("", container=True)),
-        }
+        self._engines = {name: Engine(runtime, settings, each) for name, each in _DEPLOYMENTS.items()}
         self.serverless = Serverless(self._engines["serverless"])
         self.dedicated = Dedicated(self._engines["dedicated"])
         self.container = Container(self._engines["container"])
@@ -317,7 +316,7 @@ def _runtime(
     from friendli_async._core.net.transport import AiohttpTransport
     from friendli_async._core.runtime import Changes, Runtime
 
-    check_max_connections(max_connections)
+    check_count("max_connections", max_connections)
     if session is not None and (proxy is not None or ssl is not None):
         raise ConfigurationError("proxy= and ssl= do not go with session=: a session is used as it is")
     if ssl is None and session is None:

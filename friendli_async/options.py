@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from inspect import iscoroutinefunction
@@ -17,27 +17,28 @@ from friendli_async.replies import Attempt
 
 __all__ = ["Limits", "Pacing", "RetryPolicy", "Timeouts"]
 
+_LARGEST: Final = sys.float_info.max
 _RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def _number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
     """Checks that a field is a finite number, not below ``minimum`` (or, with ``above``, greater than it)."""
     value = getattr(owner, name)
-    try:
-        # bool is an int, and `connect=True` is never meant as one second.
-        bad = isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-    except OverflowError:  # an int beyond every float
-        bad = True
-    if bad or value < minimum or (above and value == minimum):
+    # bool is an int, and `connect=True` is never meant as one second.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    if not is_number or value < minimum or (above and value == minimum):
         bound = f"greater than {minimum:g}" if above else f"at least {minimum:g}"
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
 
 
-def _count(owner: object, name: str) -> None:
-    """Checks that a field is a whole number, at least 1."""
-    value = getattr(owner, name)
+def check_count(name: str, value: object) -> None:
+    """Checks that a setting is a whole number, at least 1.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{type(owner).__name__}.{name} must be a whole number, at least 1, not {value!r}")
+        raise ConfigurationError(f"{name} must be a whole number, at least 1, not {value!r}")
 
 
 class _Hinting(msgspec.StructMeta):
@@ -49,12 +50,10 @@ class _Hinting(msgspec.StructMeta):
             try:
                 return super().__call__(*args, **fields)
             except TypeError:
-                unknown = [name for name in fields if name not in cls.__struct_fields__]
-                if not unknown:
+                if not (unknown := [name for name in fields if name not in cls.__struct_fields__]):
                     raise
-            name = unknown[0]
-            hint = field_hint(name, cls.__struct_fields__)
-            raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}{hint}")
+            hint = field_hint(unknown[0], cls.__struct_fields__)
+            raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {unknown[0]!r}{hint}")
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Hinting):
@@ -107,7 +106,7 @@ class Limits(_Value, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            _count(self, name)
+            check_count(f"Limits.{name}", getattr(self, name))
 
 
 @described
@@ -134,7 +133,7 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
     """Called with the failed attempt before the sleep (its ``wait``). What it raises is logged and changes nothing."""
 
     def __post_init__(self) -> None:
-        _count(self, "max_attempts")
+        check_count("RetryPolicy.max_attempts", self.max_attempts)
         for name in ("initial", "max_wait", "max_retry_after"):
             _number(self, name)
         _number(self, "multiplier", minimum=1.0)
@@ -172,4 +171,4 @@ class Pacing(msgspec.Struct, frozen=True):
         if self.obey not in ("retry-after", None):
             raise ConfigurationError(f"Pacing.obey must be 'retry-after' or None, not {self.obey!r}")
         if self.retry_budget is not None:
-            _count(self, "retry_budget")
+            check_count("Pacing.retry_budget", self.retry_budget)

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import itertools
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any, Final
 
 import pytest
@@ -26,7 +26,7 @@ from friendli_async import (
     ResponseDecodeError,
     StreamInterruptedError,
 )
-from friendli_async.asgi import SSEResponse, _Cutter, error_body, error_status
+from friendli_async.asgi import SSEResponse, _whole_events, error_body, error_status
 from friendli_async.testing import (
     FriendliServer,
     burst,
@@ -464,25 +464,28 @@ LINE_ENDS: Final = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES: Final = st.lists(st.sampled_from([b"data: x", b": c", b"id: 1", b""]), max_size=8)
 
 
+async def whole_events(pieces: list[bytes]) -> list[bytes]:
+    async def come() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    return [events async for events in _whole_events(come())]
+
+
 @given(st.lists(st.tuples(LINES, LINE_ENDS), max_size=6), st.lists(st.integers(0, 80), max_size=8))
 def test_cutting_changes_no_byte_and_cuts_at_blank_lines_only(
     blocks: list[tuple[list[bytes], bytes]], places: list[int]
 ) -> None:
     body = b"".join(line + end for lines, end in blocks for line in lines)
     cuts = sorted({min(place, len(body)) for place in places} | {0, len(body)})
-    cutter = _Cutter()
-    pieces = [cutter.whole(body[begin:end]) for begin, end in itertools.pairwise(cuts)]
-    assert all(piece.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for piece in pieces if piece)
-    rest = cutter.rest()
-    assert (b"".join(pieces) + rest).removeprefix(body) in {b"", b"\n", b"\n\n"}
-    assert rest == b"" or rest.endswith(b"\n\n")
+    pieces = asyncio.run(whole_events([body[begin:end] for begin, end in itertools.pairwise(cuts)]))
+    assert all(piece.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for piece in pieces)
+    assert b"".join(pieces).removeprefix(body) in {b"", b"\n", b"\n\n"}
 
 
-def test_cutting_a_large_event_looks_at_each_byte_once() -> None:
-    cutter = _Cutter()
-    piece = b"x" * 1024
-    assert not any(cutter.whole(piece) for _ in range(8192))
-    assert len(cutter.whole(b"\n\n")) == 8192 * 1024 + 2
+async def test_cutting_a_large_event_looks_at_each_byte_once() -> None:
+    [event] = await whole_events([*[b"x" * 1024] * 8192, b"\n\n"])
+    assert len(event) == 8192 * 1024 + 2
 
 
 async def test_the_last_event_gets_the_blank_line_that_it_lacks(server: FriendliServer, client: AsyncFriendli) -> None:

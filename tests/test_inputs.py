@@ -279,9 +279,10 @@ async def test_tool_of_a_new_type_is_left_to_the_server(
 
 # --- what is taken ---------------------------------------------------------------------------------------------------
 
+TWO_BLOCKS: Final = [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "u"}}]
 SAME: Final[list[Mapping[str, object]]] = [
     {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "u"}}]},
+    {"role": "user", "content": TWO_BLOCKS},
     {"role": "assistant", "content": "I see.", "name": "a"},
     {"role": "tool", "content": "4", "tool_call_id": "c1"},
 ]
@@ -306,6 +307,7 @@ STRUCTS: Final = [
         [collections.ChainMap(dict(message)) for message in SAME],
         collections.deque(SAME),
         collections.UserList(SAME),
+        [SAME[0], {**SAME[1], "content": collections.deque(TWO_BLOCKS)}, *SAME[2:]],
     ],
     ids=[
         "dicts",
@@ -318,6 +320,7 @@ STRUCTS: Final = [
         "chain maps",
         "deque",
         "UserList",
+        "deque of blocks",
     ],
 )
 async def test_any_sequence_of_mappings_and_structs_is_a_conversation(

@@ -1,6 +1,7 @@
 """The client's settings: token, team, URLs, headers, the environment, and copies with other settings."""
 
 import asyncio
+import inspect
 import os
 import pickle
 import re
@@ -174,6 +175,8 @@ async def test_nothing_can_be_injected_through_team_or_headers(server: FriendliS
         {"headers": {"Content-Length": "5"}},
         {"headers": {"transfer-encoding": "chunked"}},
         {"headers": {"Host": "evil"}},
+        {"headers": "X-A: hunter2"},
+        {"headers": [("X-A", "hunter2")]},
         {"server_url": "api.friendli.ai"},
         {"server_url": "ftp://host"},
         {"server_url": "http://"},
@@ -440,7 +443,15 @@ async def test_name_that_only_a_client_can_mean_is_told_by_ours(server: Friendli
 
 def test_unknown_keyword_of_the_client_names_those_there_are() -> None:
     unknown: dict[str, Any] = {"temperature": 1}
-    with pytest.raises(TypeError, match="'temperature'; it takes token, team, "):
+    with pytest.raises(TypeError, match="'temperature'; it takes token, team, ") as raised:
+        f.AsyncFriendli("token", **unknown)
+    listed = str(raised.value).partition("it takes ")[2].split(", ")
+    assert [*listed, "others"] == [*inspect.signature(f.AsyncFriendli).parameters]
+
+
+def test_waking_is_told_where_it_is_set() -> None:
+    unknown: dict[str, Any] = {"wake": True}
+    with pytest.raises(TypeError, match=re.escape("here it is client.with_options(wake=True)")):
         f.AsyncFriendli("token", **unknown)
 
 

@@ -30,12 +30,8 @@ class Held(Generic[E]):
 
     def take(self) -> E:
         """The error, which is held no more."""
-        error = self.error
-        self._error = None
-        try:
-            return error
-        finally:
-            del error
+        error, self._error = self.error, None
+        return error
 
 
 def forget(error: BaseException) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, check_keywords, encode_query
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_query
 from friendli_async._core.protocol import Operation
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Listing(Generic[T, P]):
         self.cursor: Final = cursor
         self.items: Final = items
         self.following: Final = following
-        self._known = frozenset(options.__annotations__)
         self._parameters = Parameters(options, required, {})
 
     def of(
@@ -67,9 +66,7 @@ class Listing(Generic[T, P]):
             TypeError: A keyword that the method does not have.
             ValueError: A value of the wrong type, with its name.
         """
-        check_keywords(options, self._known, self.operation.name.rpartition(".")[2])
-        given = {**required, **options}
-        self._parameters.check(given)
+        given = self._parameters.checked(self.operation.name.rpartition(".")[2], required, options)
         given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
         begin = given.pop(self.cursor, None)
         if begin is not None and not isinstance(begin, str):  # from extra_query, which is nobody's to check

@@ -107,17 +107,15 @@ class Sender:
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
         self.base: str = (settings.container_url if deployment.container else settings.server_url) + deployment.prefix
         self._prefix = deployment.prefix
-        custom = {name: Secret(value) for name, value in settings.headers.items()}
-        overridden = {name.lower() for name in custom}
-        bare = "authorization" in overridden  # the user has set it by hand
+        self._custom = {name: Secret(value) for name, value in settings.headers.items()}
+        self._overridden = {name.lower() for name in self._custom}
+        bare = "authorization" in self._overridden  # the user has set it by hand
         fixed = settings.token if isinstance(settings.token, str) and not bare else None
         self.authorization: Secret | None = None if fixed is None else check_token(fixed)
         self.asks_for_token: bool = self.authorization is None and not bare
         self._wants_token = not deployment.container and not bare
         self._token = settings.token
         self._team = None if deployment.container else settings.team
-        self._custom = custom
-        self._overridden = overridden
         self._templates: dict[tuple[Accept, bool, bool], dict[str, str]] = {}
 
     @cached_property

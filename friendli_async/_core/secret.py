@@ -28,21 +28,18 @@ class Secret(str):
 
 
 def masked(value: T) -> T:
-    """The same, masked where it is a string.
+    """The same, masked where it is a string, or a mapping that holds some.
 
     Whoever is given a secret binds what this returns to the parameter's own name, before anything can fail: so no frame
     of ours that an error has passed through shows it.
     """
-    return cast("T", Secret(str.__str__(value))) if isinstance(value, str) else value  # an enum's str() is its name
+    if isinstance(value, str):
+        return cast("T", Secret(str.__str__(value)))  # an enum's str() is its name
+    if isinstance(value, Mapping):
+        return cast("T", {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()})
+    return value
 
 
 def masked_values(values: Mapping[str, object]) -> dict[str, object]:
     """Settings, with the strings masked that may hold a secret: tokens, URLs, headers, and what is called otherwise."""
-    return {
-        name: value
-        if name in _NO_SECRETS
-        else {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()}
-        if isinstance(value, Mapping)
-        else masked(value)
-        for name, value in values.items()
-    }
+    return {name: value if name in _NO_SECRETS else masked(value) for name, value in values.items()}

@@ -5,20 +5,22 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypedDict, cast
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, TypedDict, TypeVar, cast
 
 import msgspec
 
 from friendli_async._core.observers import METHODS, Observer, Observers
 from friendli_async._core.secret import Secret, masked
 from friendli_async._help import described
-from friendli_async._hints import setting_hint
+from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
 
 __all__ = ["ClientOptions", "NoOptions", "Settings", "Token", "checked", "unknown"]
-__all__ += ["base_url", "check_header", "check_max_connections", "check_proxy", "check_token"]
+__all__ += ["base_url", "check_header", "check_proxy", "check_token"]
+
+T = TypeVar("T")
 
 API_URL: Final = "https://api.friendli.ai"
 CONTAINER_URL: Final = "http://localhost:8000"
@@ -88,11 +90,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: A value that cannot be used.
         """
-        given = {name: value for name, value in options.items() if name not in _VARIABLES or value is not None}
-        told = {
-            name: unquoted(os.environ.get(variable, "")) for name, variable in _VARIABLES.items() if name not in given
-        }
-        return cls().changed({**given, **{name: value for name, value in told.items() if value}})
+        given = {name: value for name, value in options.items() if value is not None or name not in _OF_ENVIRONMENT}
+        for name in _OF_ENVIRONMENT - given.keys():
+            if found := unquoted(os.environ.get(f"FRIENDLI_{name.upper()}", "")):
+                given[name] = found
+        return cls().changed(given)
 
     def changed(self, options: Mapping[str, object]) -> Settings:
         """The same with other values; headers are merged.
@@ -135,23 +137,17 @@ def base_url(value: object, name: str) -> str:
     Raises:
         ConfigurationError: It is not an absolute http(s) URL, or has a query, a fragment or credentials.
     """
-    from urllib.parse import quote, urlsplit
+    from urllib.parse import quote
 
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a URL, not {type(value).__name__}")
     if "@" in value or "?" in value or "#" in value:  # not repeated: it can hold a secret
         raise ConfigurationError(f"{name} must have neither credentials (pass token=) nor query nor fragment")
-    try:
-        parts = urlsplit(value)
-        host = parts.hostname or ""
-        usable = parts.scheme in {"http", "https"} and bool(host) and parts.port != 0
-        if not host.isascii():  # as it goes on the wire
-            value = value.replace(parts.netloc, parts.netloc.lower().replace(host, host.encode("idna").decode()), 1)
-        elif ":" not in host:
-            host.encode("idna")  # refuses labels that are none
-    except ValueError:  # UnicodeError is one
-        usable = False
-    if not usable or re.search(r"[\s\x00-\x1f\x7f]|//[^/]*[\\\"<>^`{|}]", value):
+    host = _host(value)
+    if not host.isascii():  # as it goes on the wire
+        punycode = host.encode("idna").decode()
+        value = re.sub("//[^/]*", lambda netloc: netloc[0].lower().replace(host, punycode), value, count=1)
+    if not host or re.search(r"[\s\x00-\x1f\x7f]|//[^/]*[\\\"<>^`{|}]", value):
         raise ConfigurationError(f"{name} must be an http or https URL, not {str(value)!r}")
     value = re.sub(r"[^\x00-\x7f]+|[\\\"<>^`{|}]", lambda found: quote(found[0]), str(value)).rstrip("/")
     if value.endswith(_OURS):
@@ -159,6 +155,19 @@ def base_url(value: object, name: str) -> str:
             f"{name} ends where paths begin that the client adds: leave /{value.rpartition('/')[2]} off"
         )
     return value
+
+
+def _host(url: str) -> str:
+    """The host of an http or https URL; "" where it is none."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        host.encode("idna")  # refuses labels that are none
+        return host if parts.scheme in {"http", "https"} and parts.port != 0 else ""
+    except ValueError:  # UnicodeError is one
+        return ""
 
 
 def check_token(token: object) -> Secret:
@@ -197,17 +206,6 @@ def check_header(name: object, value: object, what: str) -> None:
         raise ConfigurationError(f"{what}: the value of {name} contains characters that cannot go into a header")
 
 
-def check_max_connections(value: object) -> int:
-    """Checks how many connections a client may have.
-
-    Raises:
-        ConfigurationError: It is no whole number, or less than 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"max_connections must be a whole number, at least 1, not {value!r}")
-    return value
-
-
 def check_proxy(proxy: object) -> str | None:
     """Checks the URL of a proxy.
 
@@ -216,16 +214,8 @@ def check_proxy(proxy: object) -> str | None:
     """
     if proxy is None:
         return None
-    from urllib.parse import urlsplit
-
-    try:
-        # Without its credentials, which the parts would show.
-        parts = urlsplit(re.sub(r"//.*@", "//", proxy)) if isinstance(proxy, str) else None
-        usable = parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        usable = usable and not re.search(r"\s", str(proxy))
-    except ValueError:
-        usable = False
-    if not usable:
+    # Without its credentials, which the parts would show.
+    if not isinstance(proxy, str) or re.search(r"\s", proxy) or not _host(re.sub(r"//.*@", "//", proxy)):
         raise ConfigurationError("proxy must be an http or https URL")
     return str(proxy)
 
@@ -242,18 +232,15 @@ def checked(options: Mapping[str, object]) -> dict[str, object]:
     """
     changes: dict[str, object] = {}
     for name, value in options.items():
-        if name not in _SETTERS:
-            raise unknown("with_options", name)
-        field, check = _SETTERS[name]
-        changes[field] = check(value)
+        if name not in _CHECKS:
+            raise unknown("with_options", name, _CHECKS)
+        changes[_FIELDS.get(name, name)] = _CHECKS[name](value)
     return changes
 
 
-def unknown(method: str, name: str) -> TypeError:
+def unknown(method: str, name: str, takes: Collection[str]) -> TypeError:
     """The error of a setting that there is not: what it is called here, or which there are."""
-    takes = [*_SETTERS] if method == "with_options" else [*_SETTERS, "max_connections", "proxy", "ssl", "session"]
-    hint = setting_hint(name, takes) or f"it takes {', '.join(takes)}"
-    return TypeError(f"{method}() got an unexpected keyword argument {name!r}; {hint}")
+    return TypeError(f"{method}() got an unexpected keyword argument {name!r}{option_hint(name, takes)}")
 
 
 def _token(token: object) -> object:
@@ -277,26 +264,22 @@ def _timeouts(timeout: object) -> Timeouts:
     return Timeouts.of(timeout)
 
 
-def _policy(retry: object) -> RetryPolicy:
-    if retry is None:
-        return RetryPolicy(max_attempts=1)
-    if not isinstance(retry, RetryPolicy):
-        raise ConfigurationError(f"a retry policy must be a RetryPolicy or None, not {retry!r}")
-    return retry
+def _one_of(kind: type[T], words: str, of_none: T | None = None) -> Callable[[object], T]:
+    """A check that a value is of a type; what None stands for, where it may be given."""
+
+    def check(value: object) -> T:
+        found = of_none if value is None else value
+        if not isinstance(found, kind):
+            raise ConfigurationError(f"{words}, not {value!r}")
+        return found
+
+    return check
 
 
-def _pacing(pacing: object) -> Pacing:
-    if pacing is None:
-        return Pacing(None)
-    if not isinstance(pacing, Pacing):
-        raise ConfigurationError(f"pacing must be Pacing or None, not {pacing!r}")
-    return pacing
-
-
-def _limits(limits: object) -> Limits:
-    if not isinstance(limits, Limits):
-        raise ConfigurationError(f"limits must be Limits, not {limits!r}")
-    return limits
+def _headers(headers: object) -> Mapping[str, str | None]:
+    if headers is not None and not isinstance(headers, Mapping):
+        raise ConfigurationError("headers must be a mapping of names to values")  # not repeated: it can hold a secret
+    return cast("Mapping[str, str | None]", headers or {})
 
 
 def _observers(observers: Any) -> Observers | None:
@@ -312,12 +295,6 @@ def _observers(observers: Any) -> Observers | None:
     return Observers(members) if members else None
 
 
-def _wake(wake: object) -> bool:
-    if not isinstance(wake, bool):
-        raise ConfigurationError(f"wake must be True or False, not {wake!r}")
-    return wake
-
-
 def _merged(present: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
     """Merges headers whatever the case of their names; None removes one."""
     merged = {name.lower(): (name, value) for name, value in present.items()}
@@ -329,23 +306,20 @@ def _merged(present: Mapping[str, str], changes: Mapping[str, str | None]) -> di
     return dict(merged.values())
 
 
-_VARIABLES: Final = {
-    "token": "FRIENDLI_TOKEN",
-    "team": "FRIENDLI_TEAM",
-    "server_url": "FRIENDLI_SERVER_URL",
-    "container_url": "FRIENDLI_CONTAINER_URL",
-}
-# An option: the field of Settings that it sets, and what checks it.
-_SETTERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
-    "token": ("token", _token),
-    "team": ("team", _team),
-    "server_url": ("server_url", lambda url: base_url(url, "server_url")),
-    "container_url": ("container_url", lambda url: base_url(url, "container_url")),
-    "timeout": ("timeouts", _timeouts),
-    "retry": ("retry", _policy),
-    "pacing": ("pacing", _pacing),
-    "limits": ("limits", _limits),
-    "headers": ("headers", lambda headers: headers or {}),
-    "observers": ("observers", _observers),
-    "wake": ("wake", _wake),
+_OF_ENVIRONMENT: Final = frozenset({"token", "team", "server_url", "container_url"})
+"""What stands in a variable, as FRIENDLI_TOKEN, where the client is not told it."""
+_FIELDS: Final = {"timeout": "timeouts"}
+"""Fields of Settings that are called otherwise than their option."""
+_CHECKS: Final[dict[str, Callable[[Any], object]]] = {
+    "token": _token,
+    "team": _team,
+    "server_url": lambda url: base_url(url, "server_url"),
+    "container_url": lambda url: base_url(url, "container_url"),
+    "timeout": _timeouts,
+    "retry": _one_of(RetryPolicy, "a retry policy must be a RetryPolicy or None", RetryPolicy(max_attempts=1)),
+    "pacing": _one_of(Pacing, "pacing must be Pacing or None", Pacing(None)),
+    "limits": _one_of(Limits, "limits must be Limits"),
+    "headers": _headers,
+    "observers": _observers,
+    "wake": _one_of(bool, "wake must be True or False"),
 }

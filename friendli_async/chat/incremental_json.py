@@ -292,10 +292,7 @@ class JSONReader:
         if text[at] == "]":
             self._leave()
             return at + 1
-        if text[at] not in " \t\n\r":
-            self._state = JSONReader._at_value
-            return at
-        return self._blank(text, at, "a value")
+        return self._at_value(text, at)
 
     def _at_first_key(self, text: str, at: int) -> int:
         if text[at] == "}":

@@ -315,7 +315,7 @@ class Run:
 
     def _start(self, call: ToolCall) -> None:
         """Starts a call; one whose id is missing, or is another's, gets one of ours."""
-        ids = self._calls.ids
+        ids = {asked.id for asked in self._calls.asked}
         if not call.id or call.id in ids:
             call = ToolCall(f"call_{self.turns + 1}_{len(ids) + 1}", "function", call.function)
         self._calls.start(call)

@@ -72,16 +72,6 @@ RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
 """What happens in a run."""
 
 
-class _Call:
-    """One call, and how it went."""
-
-    __slots__ = ("asked", "finished")
-
-    def __init__(self, asked: ToolCall) -> None:
-        self.asked = asked
-        self.finished: ToolFinished | None = None
-
-
 class ToolCalls:
     """Runs the tool calls of a run.
 
@@ -111,10 +101,9 @@ class ToolCalls:
         self._before = before
         self._asking = asyncio.Lock()
         self._events = events
-        self._calls: list[_Call] = []
-        self._unfinished = 0
-        self.ids: set[str] = set()
-        """Those of the calls of this turn."""
+        self.asked: list[ToolCall] = []
+        """The calls of this turn."""
+        self._finished: dict[int, ToolFinished] = {}  # by their places there
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -122,22 +111,14 @@ class ToolCalls:
         self._are_over = False
 
     @property
-    def asked(self) -> list[ToolCall]:
-        """The calls of this turn."""
-        return [call.asked for call in self._calls]
-
-    @property
     def are_running(self) -> bool:
         """Whether any call of this turn has not finished."""
-        return self._unfinished > 0
+        return len(self._finished) < len(self.asked)
 
     def start(self, asked: ToolCall) -> None:
         """Starts a call, or lets it wait for its place."""
-        call = _Call(asked)
-        self._calls.append(call)
-        self._unfinished += 1
-        self.ids.add(asked.id)
-        self.spawn(self._serve(call))
+        self.asked.append(asked)
+        self.spawn(self._serve(len(self.asked) - 1, asked))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         """A task that ends with the calls."""
@@ -150,10 +131,8 @@ class ToolCalls:
 
     def finish_turn(self) -> list[ToolFinished]:
         """How the calls of this turn went, in their order; the next turn begins without any."""
-        done = [call.finished for call in self._calls if call.finished is not None]
-        self._calls.clear()
-        self._unfinished = 0
-        self.ids.clear()
+        done = [finished for _, finished in sorted(self._finished.items())]
+        self.asked, self._finished = [], {}
         return done
 
     def check(self) -> None:
@@ -214,9 +193,9 @@ class ToolCalls:
 
     # --- one call --------------------------------------------------------------------------------------------------
 
-    async def _serve(self, call: _Call) -> None:
+    async def _serve(self, place: int, asked: ToolCall) -> None:
         began = monotonic()
-        asked, kind = call.asked, None
+        kind = None
         try:
             content = await self._content(asked)
         except ToolError as error:
@@ -234,9 +213,9 @@ class ToolCalls:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise  # the loop stops by them
             return
-        self._unfinished -= 1
-        call.finished = ToolFinished(call=asked, content=content, error=kind, elapsed=monotonic() - began)
-        self._tell(call.finished)
+        finished = ToolFinished(call=asked, content=content, error=kind, elapsed=monotonic() - began)
+        self._finished[place] = finished
+        self._tell(finished)
 
     async def _content(self, call: ToolCall) -> str:
         tool = self._tools.get(call.function.name)

@@ -10,7 +10,7 @@ reference goes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, NoReturn, Self, TypeVar, get_args
 
@@ -81,13 +81,9 @@ class Fanout(Generic[E]):
         self.slow: Final[Slow] = slow
         self.places: list[_Place[E]] = [_Place() for _ in range(n)]
         self._all = tuple(self.places)
-        self._taken = 0
+        self.vacant: Iterator[_Place[E]] = iter(self._all)
+        """The places that no branch has taken."""
         self._unbounded = False
-
-    def take_place(self) -> _Place[E]:
-        """A place for one branch."""
-        self._taken += 1
-        return self._all[self._taken - 1]
 
     def room(self) -> int:
         """How many events fit into every place."""
@@ -212,7 +208,7 @@ class Branch(Generic[E]):
     def __init__(self, trunk: Trunk[E], fanout: Fanout[E]) -> None:
         self._trunk = trunk
         self._fanout = fanout
-        self._place = fanout.take_place()
+        self._place = next(fanout.vacant)
         self._error: FriendliError | None = None  # to be raised by the next read
         self._told = False  # it has ended, and said how
 
@@ -306,7 +302,8 @@ class Branch(Generic[E]):
         """Raises if nothing more is to come."""
         fanout, stream = self._fanout, self._trunk.stream
         if self._error is not None:
-            self._raise()
+            error, self._error = Held(self._error), None
+            raise error.take()
         if self._told or self._place.closed:
             raise StopAsyncIteration
         if fanout.failure is not None:
@@ -318,11 +315,6 @@ class Branch(Generic[E]):
             if stream.outcome in {"done", "stopped"}:
                 raise StopAsyncIteration
             raise self._trunk.ending()
-
-    def _raise(self) -> NoReturn:
-        assert self._error is not None
-        error, self._error = Held(self._error), None
-        raise error.take()
 
     async def _advance(self) -> None:
         """One step towards the next event: reads for all, or waits for whoever does, or for whoever is slow."""
@@ -381,7 +373,6 @@ class Branch(Generic[E]):
         place = self._place
         if place.closed:
             return
-        place.closed = True
         if place.task is not None:
             place.task.cancel()  # which becomes StreamInterruptedError there
         _leave(self._trunk, self._fanout, place)

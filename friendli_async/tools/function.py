@@ -88,10 +88,11 @@ class FunctionTool(Generic[P, R_co]):
         functools.update_wrapper(self, fn)
         self._fn = fn
         self._is_async = _is_async(fn)
-        self._of_methods: _Parameters | None = None
-        self._unbound: FunctionTool[..., Any] | None = None
+        self._made: list[_Parameters] = []  # none, or one
+        self._made_of_bound: list[_Parameters] = []  # the same of a method, for all its instances
         self.name: str = _checked_name(name, fn)
-        text, self._words = described_by(inspect.getdoc(fn) if _has_own_words(fn) else None)
+        is_partial = isinstance(cast("object", fn), functools.partial)  # its docstring is about partials
+        text, self._words = described_by(None if is_partial else inspect.getdoc(fn))
         self.description: str | None = text or None if description is None else description
         _check_kinds(self.name, fn, skip_first=_is_in_a_class(fn))
 
@@ -111,7 +112,7 @@ class FunctionTool(Generic[P, R_co]):
         if instance is None or bind is None:
             return self
         bound: FunctionTool[..., Any] = FunctionTool(bind(self._fn, instance, owner), self.name, self.description)
-        bound._unbound = self
+        bound._made = self._made_of_bound
         return bound
 
     def __repr__(self) -> str:
@@ -172,15 +173,12 @@ class FunctionTool(Generic[P, R_co]):
         given = ((name, getattr(decoded, name)) for name in decoded.__struct_fields__)
         return {name: value for name, value in given if value is not msgspec.UNSET}
 
-    @functools.cached_property
+    @property
     def _parameters(self) -> _Parameters:
-        """Made on first use: types may be defined after the function. All instances of a class share a method's."""
-        unbound = self._unbound
-        if unbound is None:
-            return _parameters_of(self.name, self._fn, self._words)
-        if unbound._of_methods is None:
-            unbound._of_methods = _parameters_of(self.name, self._fn, self._words)
-        return unbound._of_methods
+        """Made on first use: types may be defined after the function."""
+        if not self._made:
+            self._made.append(_parameters_of(self.name, self._fn, self._words))
+        return self._made[0]
 
 
 @overload
@@ -246,11 +244,6 @@ def _is_async(fn: Callable[..., Any]) -> bool:
 def _call_of(callable_object: object) -> object:
     """The function behind an object with ``__call__``."""
     return inspect.getattr_static(type(callable_object), "__call__", None)
-
-
-def _has_own_words(fn: Callable[..., Any]) -> bool:
-    """Whether its docstring is about it: that of a partial is about partials, that of an object about its class."""
-    return not isinstance(fn, functools.partial)
 
 
 def _checked_name(name: str | None, fn: Callable[..., Any]) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections import UserString
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final, TypedDict, cast, get_type_hints
@@ -33,7 +33,7 @@ class Arguments(msgspec.Struct, frozen=True):
     """The model that is asked for, where the body names one: for reports of the call."""
 
     def __repr__(self) -> str:
-        return "Arguments(...)"
+        return f"{type(self).__name__}(...)"
 
 
 class ForeignArguments(Arguments, frozen=True):
@@ -41,9 +41,6 @@ class ForeignArguments(Arguments, frozen=True):
 
     url: str = ""
     """The absolute URL, instead of the operation's path."""
-
-    def __repr__(self) -> str:
-        return "ForeignArguments(...)"
 
 
 def model_of(given: Mapping[str, object]) -> str | None:
@@ -90,15 +87,15 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
 
 
 def _query_text(name: str, value: object) -> str:
-    value = _plain_number(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return str(_plain(value))
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value):
-        return str.__str__(value)  # an enum's str() is its name
+    plain = _plain(value)
+    if isinstance(plain, bool):
+        return "true" if plain else "false"
+    if isinstance(plain, int) or (isinstance(plain, float) and math.isfinite(plain)):
+        return str(plain)
+    if isinstance(plain, datetime):
+        return plain.isoformat().replace("+00:00", "Z")
+    if isinstance(plain, str) and not any("\ud800" <= character <= "\udfff" for character in plain):
+        return plain
     raise ArgumentError(f"{name}: {value!r} cannot be sent in a query")
 
 
@@ -156,9 +153,8 @@ class Parameters:
         checks: Mapping[str, Any],
         sent: Mapping[str, Callable[[object], object]] = {},
     ) -> None:
-        self._known = frozenset(options.__annotations__)
-        self._sent = sent
         self._options = options
+        self._sent = sent
         self._types = {**required, **checks}
 
     @cached_property
@@ -179,8 +175,14 @@ class Parameters:
         Raises:
             ValueError: With the path of the bad value, as ``messages[2].role``.
         """
-        listed = {name: value if type(value) in _EVERYDAY else _listed(value) for name, value in values.items()}
-        check_values(listed, self._expected, prefix)
+        check_values(values, self._expected, prefix)
+
+    def checked(self, method: str, required: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
+        """Checks what a method was given; see ``encode``. Returns it as it goes out."""
+        check_keywords(options, self._options.__annotations__, method, required)
+        given = self.prepared({**required, **options})
+        self.check(given)
+        return given
 
     def encode(
         self,
@@ -212,9 +214,7 @@ class Parameters:
         Returns:
             The parameters that were given, what ``extra_body`` holds, and the encoded query.
         """
-        check_keywords(options, self._known, method, required)
-        given = self.prepared({**required, **options})
-        self.check(given)
+        given = self.checked(method, required, options)
         query: Any = given.pop("extra_query", None)
         extra: Any = given.pop("extra_body", None) or {}
         if "stream" in extra:
@@ -223,7 +223,7 @@ class Parameters:
 
 
 def check_keywords(
-    given: Mapping[str, object], known: frozenset[str], method: str, required: Mapping[str, object] = {}
+    given: Mapping[str, object], known: Collection[str], method: str, required: Mapping[str, object] = {}
 ) -> None:
     """Refuses keywords that the method does not have.
 
@@ -244,7 +244,7 @@ def check_keywords(
             raise TypeError(f"{method}() takes no 'stream': {advice}, it is a method of its own")
         if (setting := setting_hint(name)) is not None:
             raise TypeError(f"{method}() takes no {name!r}: {setting}")
-        hint = parameter_hint(name, known | required.keys())
+        hint = parameter_hint(name, {*known, *required})
         raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
 
 
@@ -257,9 +257,8 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     try:
         try:
             msgspec.convert(values, expected)
-        except (
-            msgspec.ValidationError
-        ):  # once more, for what stands in for a plain type: a string's enum, numpy's float
+        except msgspec.ValidationError:
+            # Once more, for what stands in for a plain type: a string's enum, a deque, numpy's float.
             msgspec.convert(_builtin(values), expected)
     except msgspec.ValidationError as error:
         found = re.fullmatch(_PLACE, str(error))
@@ -283,33 +282,25 @@ def _at(values: Any, path: str) -> object:
 
 def _advice(value: object) -> str:
     """How to make JSON of what is none, as the end of a sentence."""
-    kind = type(value)
     if isinstance(value, type):
         return ""
-    if hasattr(kind, "model_dump"):
-        return "; pass its model_dump()"
-    if hasattr(kind, "__dataclass_fields__"):
-        return "; pass dataclasses.asdict() of it"
-    if hasattr(kind, "__attrs_attrs__"):
-        return "; pass attrs.asdict() of it"
-    if hasattr(kind, "_asdict"):
-        return "; pass its _asdict()"
-    if isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
-        return "; pass a list of it"
-    return ""
+    how = next((how for mark, how in _DUMPS.items() if hasattr(type(value), mark)), None)
+    if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
+        how = "a list of it"
+    return f"; pass {how}" if how else ""
 
 
+# What tells a kind of class, and how JSON is made of its instances.
+_DUMPS: Final = {
+    "model_dump": "its model_dump()",
+    "__dataclass_fields__": "dataclasses.asdict() of it",
+    "__attrs_attrs__": "attrs.asdict() of it",
+    "_asdict": "its _asdict()",
+}
 # "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
 _PLACE: Final = r"(?s)(.*) - at (`key` in )?`\$([^`]*)`"
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
 _EVERYDAY: Final = _PLAIN | {list, dict, float}
-
-
-def _listed(value: object) -> object:
-    """A list of any sequence: msgspec knows only the everyday ones."""
-    if type(value) in _PLAIN or isinstance(value, (list, tuple, *_NO_LISTS)) or not isinstance(value, Sequence):
-        return value  # pyright: ignore[reportUnknownVariableType]  # whatever it is, it goes back as it came
-    return list(cast("Sequence[object]", value))
 
 
 def _is_plain_json(value: Any) -> bool:
@@ -334,44 +325,37 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
     Raises:
         ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
     """
-    kind = type(value)
-    if kind in _PLAIN or isinstance(value, str | int):
+    plain = shallow(value) if isinstance(value, msgspec.Struct) else _plain(value)
+    if type(plain) in _PLAIN or (isinstance(plain, float) and math.isfinite(plain)):
         return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ArgumentError(f"{path or 'value'}: {value} is not JSON")
-        return
+    place = path or "value"
+    if isinstance(plain, float):
+        raise ArgumentError(f"{place}: {plain} is not JSON")
     if id(value) in above:
-        raise ArgumentError(f"{path or 'value'}: contains itself")
-    given: object = value
+        raise ArgumentError(f"{place}: contains itself")
     above = (*above, id(value))
-    if isinstance(value, Mapping):
-        for key, item in cast("Mapping[object, object]", value).items():
+    if isinstance(plain, dict):
+        for key, item in cast("dict[object, object]", plain).items():
             if type(key) is not str:
-                raise ArgumentError(f"{path or 'value'}: the key {key!r} is not a string")
+                raise ArgumentError(f"{place}: the key {key!r} is not a string")
             if type(item) not in _PLAIN:
                 check_json(item, f"{path}.{key}" if path else key, above)
-    elif isinstance(value, Sequence) and not isinstance(value, _NO_LISTS):
-        for index, item in enumerate(cast("Sequence[object]", value)):
+    elif isinstance(plain, list):
+        for index, item in enumerate(cast("list[object]", plain)):
             if type(item) not in _PLAIN:
                 check_json(item, f"{path}[{index}]", above)
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            if (item := getattr(value, name)) is not msgspec.UNSET:
-                check_json(item, f"{path}.{name}", above)
     else:
-        _check_number(given, path or "value")
+        raise ArgumentError(f"{place}: {type(value).__name__} is not JSON{_advice(value)}")
 
 
-def _check_number(value: object, path: str) -> None:
-    number = _plain_number(value)
-    if number is value:
-        raise ArgumentError(f"{path}: {type(value).__name__} is not JSON{_advice(value)}")
-    check_json(number, path)
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, _NO_LISTS)
 
 
 def _plain(value: object) -> object:
-    """What the encoder does not know by itself, of what ``check_json`` lets pass."""
+    """The everyday form of a value that stands for one; anything else as it is."""
+    if type(value) in _EVERYDAY:
+        return value
     # A subclass of a plain type: its value, whatever it prints itself as.
     if isinstance(value, str):
         return str.__str__(value)
@@ -380,14 +364,10 @@ def _plain(value: object) -> object:
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, Mapping):
-        return dict(cast("Mapping[str, object]", value))
-    number = _plain_number(value)
-    return list(cast("Sequence[object]", value)) if number is value else number
-
-
-def _plain_number(value: object) -> object:
-    """The number, truth or text that a scalar of numpy's is; anything else as it is."""
-    numpy: Any = sys.modules.get("numpy")  # without it there are none
+        return dict(cast("Mapping[object, object]", value))
+    if _is_list(value):
+        return list(cast("Sequence[object]", value))
+    numpy: Any = sys.modules.get("numpy")  # without it there are no scalars of its own
     if numpy is None or not isinstance(value, numpy.generic):
         return value
     scalar: Any = value
@@ -405,18 +385,18 @@ def shallow(struct: msgspec.Struct) -> dict[str, object]:
 
 
 def _builtin(value: object) -> object:
-    """Values of subclasses of plain types made into what they go out as, all the way down; the rest as it is.
+    """The everyday form of a value, all the way down.
 
     So are parts of replies, such as a tool call inside a message that is a dict.
     """
     if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
         value = shallow(value)
-    if isinstance(value, Mapping):
-        return {key: _builtin(item) for key, item in cast("Mapping[object, object]", value).items()}
-    if isinstance(value, list | tuple):
-        return [_builtin(item) for item in cast("Sequence[object]", value)]
-    value = _plain_number(value)
-    return _plain(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+    plain = _plain(value)
+    if isinstance(plain, dict):
+        return {key: _builtin(item) for key, item in cast("dict[object, object]", plain).items()}
+    if isinstance(plain, list):
+        return [_builtin(item) for item in cast("list[object]", plain)]
+    return plain
 
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=_plain)

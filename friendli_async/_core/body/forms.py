@@ -125,8 +125,7 @@ def _quoted(name: str) -> str:
 
 def readable(body: bytes | Form | None) -> bytes | BinaryIO | None:
     """A body that is no form, as something that is written in pieces where it is large."""
-    if isinstance(body, Form):
-        raise TypeError("a form is sent by Sending")
+    assert not isinstance(body, Form), "a form is sent by Sending"
     return io.BytesIO(body) if body is not None and len(body) > _ONE_GO else body
 
 

@@ -11,8 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, TypeVarTuple, Unpack, cast
 
 from friendli_async.errors import ArgumentError
 
@@ -75,51 +74,20 @@ async def in_own_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) ->
     Whoever awaits it can be cancelled, in whatever way, and the thread does not keep the process from exiting.
     """
     import asyncio  # loaded long ago where this is called; a bare import of the library does without
+    from concurrent.futures import Future
 
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(cast("T", result))
+    outcome: Future[T] = Future()
 
     def work() -> None:
-        result, problem = None, None
+        if not outcome.set_running_or_notify_cancel():
+            return
         try:
-            result = function(*arguments)
+            outcome.set_result(function(*arguments))
         except BaseException as error:
-            problem = error
-        with suppress(RuntimeError):  # the loop has closed
-            loop.call_soon_threadsafe(settle, result, problem)
+            outcome.set_exception(error)
 
     threading.Thread(target=work, name="friendli_async pipe", daemon=True).start()
-    return await outcome
-
-
-class Source(Protocol):
-    """Bytes that can be read, piece by piece."""
-
-    @property
-    def name(self) -> str | None:
-        """The file's name, without folders; None where it has none."""
-        ...
-
-    @property
-    def once(self) -> bool:
-        """Whether they can be read only once."""
-        ...
-
-    async def size(self) -> int | None:
-        """How many bytes there are; None where only reading tells. Raises OSError, or ValueError for no file."""
-        ...
-
-    def pieces(self) -> AsyncIterator[bytes]:
-        """Reads them, from the beginning. Raises OSError, or ValueError where they are not what they were."""
-        ...
+    return await asyncio.wrap_future(outcome)
 
 
 class BytesSource:
@@ -266,6 +234,15 @@ class IteratorSource:
             if not isinstance(cast("object", piece), bytes | bytearray | memoryview):
                 raise ArgumentError(f"{self._label}: the iterator gave {type(piece).__name__}, not bytes")
             yield bytes(piece)
+
+
+Source = BytesSource | PathSource | OpenFileSource | IteratorSource
+"""Bytes that can be read, piece by piece.
+
+``name`` is the file's name, without folders; None where it has none. ``once``: whether they can be read only once.
+``await size()`` says how many there are, None where only reading tells; ``pieces()`` reads them, from the beginning.
+Both raise OSError, or ValueError for no file, and where they are not what they were.
+"""
 
 
 def source_of(content: object, label: str) -> Source:
