@@ -19,7 +19,7 @@ from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._core.text import joined, missing
 from friendli_async._help import described
-from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always
+from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always, partial_of
 from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage", "UnknownEvent"]
@@ -129,24 +129,19 @@ def _suffix(source: Source) -> str:
 
 def _parts(fields: Mapping[str, object]) -> Iterator[Part]:
     for name, value in fields.items():
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            yield Part.text(name, "true" if value else "false")
-        elif name == "temperature" and isinstance(value, int):
-            yield Part.text(name, str(float(value)))
-        elif isinstance(value, str):
+        if isinstance(value, str):
             yield Part.text(name, value)
-        elif isinstance(value, int | float):
-            yield Part.text(name, encode_json({"": value})[4:-1].decode())
-        else:
+        elif isinstance(value, bool | int | float):
+            is_float = name == "temperature" and not isinstance(value, bool)
+            yield _json_part(name, float(value) if is_float else value, content_type=None)
+        elif value is not None:
             yield _json_part(name, value)
 
 
-def _json_part(name: str, value: object) -> Part:
+def _json_part(name: str, value: object, content_type: str | None = "application/json") -> Part:
     # An encoded object without its braces and its one key: so the value is checked as in every other body.
     encoded = encode_json({name: value})
-    return Part.text(name, encoded[len(encode_json({name: 0})) - 2 : -1].decode(), "application/json")
+    return Part.text(name, encoded[len(encode_json({name: 0})) - 2 : -1].decode(), content_type)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
@@ -201,11 +196,11 @@ class TranscriptCollector:
 
     def partial(self) -> Partial:
         """The text so far."""
-        return Partial(text=self.text())
+        return partial_of(self.result())
 
     def result(self) -> Transcription:
         """The whole transcription."""
-        return Transcription(text=self.text(), usage=self.done.usage if self.done is not None else None)
+        return Transcription(text=self.text(), usage=self.usage)
 
 
 class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, TranscriptionUsage]):

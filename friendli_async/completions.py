@@ -16,7 +16,7 @@ from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._core.text import joined, missing
 from friendli_async._help import described
-from friendli_async.chat.collector import CHUNK_CONTENT, ChoicesCollector, are_ordinary
+from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
 from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, choices_wanted, stream_fields
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Partial, Reply, Usage, Value, always
@@ -174,17 +174,17 @@ _COMPLETE: Final = operation(
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-class _ChoiceParts:
-    """A choice in the making."""
-
-    __slots__ = ("finish_reason", "index", "logprobs", "text", "tokens")
+class _ChoiceParts(ChoiceParts):
+    __slots__ = ("logprobs", "tokens")
 
     def __init__(self, index: int) -> None:
-        self.index = index
-        self.text: list[str] = []
+        super().__init__(index)
         self.tokens: list[int] = []
-        self.finish_reason: str | None = None
         self.logprobs: list[TextCompletionLogprobs] = []
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.text or self.tokens) or self.finish_reason is not None
 
     def add(self, choice: TextCompletionChunkChoice) -> None:
         if choice.text:
@@ -197,14 +197,7 @@ class _ChoiceParts:
             self.logprobs.append(choice.logprobs)
         if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
             self.finish_reason = choice.finish_reason
-
-    @property
-    def begun(self) -> bool:
-        return bool(self.text or self.tokens) or self.finish_reason is not None
-
-    @property
-    def may_end(self) -> bool:
-        return self.finish_reason is not None
+            self.may_end = True
 
     def result(self) -> TextCompletionChoice:
         return TextCompletionChoice(
@@ -282,11 +275,12 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 
     def extend(self, events: Iterable[TextCompletionChunk]) -> None:
         """Adds chunks."""
+        take_in = super().extend
         for chunk in events:
             if chunk.object == _TOLD_WHOLE:
                 self._told_whole = True
                 self._leave_what_is_new(chunk)
-            super().extend((chunk,))
+            take_in((chunk,))
 
     def _leave_what_is_new(self, chunk: TextCompletionChunk) -> None:
         for choice in chunk.choices:
@@ -303,15 +297,7 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 
     def result(self) -> TextCompletion:
         """The whole completion."""
-        head = self.head or TextCompletionChunk()
-        return TextCompletion(
-            choices=tuple(parts.result() for parts in self.in_order()),
-            id=head.id,
-            object="text_completion",
-            created=head.created,
-            model=head.model,
-            usage=self.usage,
-        )
+        return self._adding_up_to(TextCompletion, "text_completion")
 
 
 class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):

@@ -20,7 +20,6 @@ from friendli_async._core.body.arguments import Arguments, ForeignArguments, che
 from friendli_async._core.body.content_types import UNKNOWN
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, opened, source_of
-from friendli_async._core.protocol import Operation
 from friendli_async._core.resource import Resource, operation
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ResponseDecodeError
@@ -95,21 +94,17 @@ class _InitBody(msgspec.Struct):
     project_id: str
 
 
-_INIT: Final[Operation[FileUpload | None]] = Operation(
-    name="file.init_upload", method="POST", path="/beta/file", reply=FileUpload | None
-)
-_COMPLETE: Final[Operation[Any]] = Operation(
-    name="file.complete_upload", method="PATCH", path="/beta/file/{file_id}", reply=Any
-)
+_ANYTHING: Final = cast("type[Any]", Any)  # also no body at all
+
+_INIT: Final = operation("file.init_upload", "POST /beta/file", cast("type[FileUpload | None]", FileUpload | None))
+_COMPLETE: Final = operation("file.complete_upload", "PATCH /beta/file/{file_id}", _ANYTHING)
 _INFO: Final = operation("file.get_info", "GET /beta/file/{file_id}", FileInfo, repeatable=True)
 _DOWNLOAD_URL: Final = operation(
     "file.get_download_url", "GET /beta/file/{file_id}/download_url", DownloadURL, repeatable=True
 )
 # Their URLs are the server's to say; what stands for the path is for the log.
-_SEND: Final[Operation[Any]] = Operation(name="file.upload", method="POST", path="(upload)", reply=Any, repeatable=True)
-_FETCH: Final[Operation[Any]] = Operation(
-    name="file.download", method="GET", path="(download)", reply=Any, repeatable=True
-)
+_SEND: Final = operation("file.upload", "POST (upload)", _ANYTHING, repeatable=True)
+_FETCH: Final = operation("file.download", "GET (download)", _ANYTHING, repeatable=True)
 
 
 def _target(url: str, what: str) -> str:
@@ -129,31 +124,17 @@ def _target(url: str, what: str) -> str:
 # --- reading and writing ---------------------------------------------------------------------------------------------
 
 
-async def _measured(source: Source, copy: BinaryIO | None) -> tuple[int, str]:
-    """Size and digest of a source, in one reading; what can be read only once is copied on the way."""
-    from hashlib import sha256
-
-    digest = sha256()
-    size = 0
-
-    def take(piece: bytes) -> None:
-        digest.update(piece)
-        if copy is not None:
-            copy.write(piece)
-
-    async for piece in source.pieces():
-        await in_thread(take, piece)
-        size += len(piece)
-    return size, f"sha256:{digest.hexdigest()}"
-
-
 class _FileSink:
-    """Writes a reply to a file."""
+    """Writes a reply to a file.
+
+    Attributes:
+        size: How long the reply said that it is: then HTTP notices that it was cut.
+    """
 
     def __init__(self, file: BinaryIO, progress: Progress | None) -> None:
         self._file = file
         self._progress = progress
-        self._size: int | None = None
+        self.size: int | None = None
         self._written = 0
         self._digest: Any = None
 
@@ -164,7 +145,7 @@ class _FileSink:
         self._digest = sha256() if size is None else None
         await in_thread(self._file.seek, 0)
         await in_thread(self._file.truncate)
-        self._size = size
+        self.size = size
         self._written = 0
         self._report()
 
@@ -178,11 +159,6 @@ class _FileSink:
         self._file.write(data)
         if self._digest is not None:
             self._digest.update(data)
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether the reply has told its length: HTTP then notices that it was cut."""
-        return self._size is not None
 
     def check(self, info: FileInfo) -> None:
         """Compares what has come with what is known of the file.
@@ -198,7 +174,7 @@ class _FileSink:
 
     def _report(self) -> None:
         if self._progress is not None:
-            self._progress(self._written, self._size)
+            self._progress(self._written, self.size)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -248,12 +224,24 @@ class Files(Resource):
             return await self._upload(copied, size, digest, project_id, name or source.name, progress)
 
     async def _measured(self, source: Source, copy: BinaryIO | None) -> tuple[int, str]:
+        """Size and digest of a source, in one reading; what can be read only once is copied on the way."""
         import asyncio
+        from hashlib import sha256
 
         from friendli_async._core.net.clock import CallClock
 
+        digest, size = sha256(), 0
+
+        def take(piece: bytes) -> None:
+            digest.update(piece)
+            if copy is not None:
+                copy.write(piece)
+
         with CallClock(self._engine.settings.timeouts, asyncio.get_running_loop()):  # ``total`` ends a silent pipe
-            return await _measured(source, copy)
+            async for piece in source.pieces():
+                await in_thread(take, piece)
+                size += len(piece)
+        return size, f"sha256:{digest.hexdigest()}"
 
     async def _upload(
         self, source: Source, size: int, digest: str, project_id: str, name: str | None, progress: Progress | None
@@ -306,7 +294,7 @@ class Files(Resource):
             with file:
                 sink = _FileSink(file, progress)
                 await self._engine.receive(_FETCH, ForeignArguments(url=url), sink)
-            if not sink.is_measured:
+            if sink.size is None:
                 sink.check(await self.get_info(file_id))
             await in_thread(os.replace, unfinished, place)
         except BaseException:

@@ -318,6 +318,16 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
     """What the server has told of the usage; it comes with the last events."""
 
 
+def partial_of(reply: Any) -> Partial:
+    """What there is of a reply that has a text."""
+    return Partial(
+        text=reply.text,
+        reasoning=getattr(reply, "reasoning", ""),
+        tool_calls=getattr(reply, "tool_calls", ()),
+        usage=usage_of(reply),
+    )
+
+
 @described
 class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
     """The connections of one event loop."""

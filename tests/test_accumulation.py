@@ -133,7 +133,7 @@ def test_pieces_of_text_and_reasoning_go_the_short_way() -> None:
     events = [
         event for data in [delta(role="assistant"), *pieces, delta(finish_reason="stop")] if (event := decoded(data))
     ]
-    assert taken_in(collector, events) == 3, "all but the role, the first reasoning and the end"
+    assert taken_in(collector, events) == 4, "all but the role and the end"
     assert collector.partial() == Partial(text="cd", reasoning="ab")
     assert collector.may_end
 
@@ -166,6 +166,7 @@ def test_usage_beside_every_piece_of_text_goes_the_short_way() -> None:
                 {"delta": {"content": "b", "reasoning_content": "c"}},
                 {"delta": {"content": "b", "reasoning": "c"}},
                 {"delta": {"content": "b", "reasoning_details": [{"text": "c"}]}},
+                {"delta": {"content": "b", "refusal": "c"}},
                 {"delta": {"content": "b", "tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}},
                 {"delta": {"content": "b", "role": "assistant"}},
             )

@@ -12,9 +12,11 @@ from friendli_async import (
     APIStatusError,
     AsyncFriendli,
     FriendliError,
+    Partial,
     RateLimitError,
     ResponseDecodeError,
     StreamInterruptedError,
+    Usage,
 )
 from friendli_async.audio import (
     TranscriptCollector,
@@ -233,6 +235,17 @@ async def test_error_in_the_stream_raises_its_class_with_what_had_come(
     assert caught.value.partial.text == "Hello "
     assert stream.outcome == "failed"
     await nothing_left(client, server)
+
+
+async def test_error_behind_the_whole_text_tells_what_it_was_billed_for(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    end = finished("Hello", usage={"input_tokens": 7, "output_tokens": 2})
+    server.enqueue(script(delta("Hello"), end, error_event({"message": "slow down", "code": 429}), stall()))
+    with pytest.raises(RateLimitError) as caught:
+        await within(client.container.audio.stream(file=SOUND).result())
+    billed = Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)
+    assert caught.value.partial == Partial(text="Hello", usage=billed)
 
 
 async def test_opening_is_retried_with_the_whole_file(server: FriendliServer, client: AsyncFriendli) -> None:

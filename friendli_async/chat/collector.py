@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -28,30 +28,42 @@ from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage
 __all__ = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
 
 
-class ChoiceParts(Protocol):
-    """A choice in the making."""
+class ChoiceParts:
+    """A choice in the making.
 
-    text: list[str]
-    finish_reason: str | None
+    Args:
+        index: Its own.
+
+    Attributes:
+        may_end: Whether it has its finish reason.
+    """
+
+    __slots__ = ("finish_reason", "index", "may_end", "text")
+
+    def __init__(self, index: int) -> None:
+        self.index: int = index
+        self.text: list[str] = []
+        self.finish_reason: str | None = None
+        self.may_end: bool = False
 
     @property
     def begun(self) -> bool:
         """Whether anything of it has come; a role alone is nothing."""
-        ...
-
-    @property
-    def may_end(self) -> bool:
-        """Whether it has its finish reason."""
-        ...
+        return bool(self.text) or self.finish_reason is not None
 
     def add(self, choice: Any) -> None:
         """Adds what a chunk says about it."""
-        ...
+        raise NotImplementedError
+
+    def result(self) -> Any:
+        """The whole choice."""
+        raise NotImplementedError
 
 
 C = TypeVar("C", bound=Any)
 """A chunk: ``choices``, each with an ``index``, and ``usage``."""
 P = TypeVar("P", bound=ChoiceParts)
+R = TypeVar("R")
 
 CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
 """The fields by which a chunk says something."""
@@ -134,17 +146,26 @@ class ChoicesCollector(Generic[C, P]):
             if chunk.usage is not None:
                 self.usage = chunk.usage
 
+    def _adding_up_to(self, reply: Callable[..., R], object: str) -> R:
+        """The whole reply: of this class, and called so."""
+        head: Any = self.head or ChatChunk()
+        choices = tuple([parts.result() for parts in self.in_order()])
+        return reply(
+            choices=choices, id=head.id, object=object, created=head.created, model=head.model, usage=self.usage
+        )
+
 
 class _CallParts:
     """A tool call in the making."""
 
-    __slots__ = ("arguments", "id", "name", "type")
+    __slots__ = ("arguments", "has_index", "id", "name", "type")
 
     def __init__(self) -> None:
         self.id: str | None = None
         self.type: str | None = None
         self.name: str | None = None
         self.arguments: list[str] = []
+        self.has_index = False
 
     def begins_another(self, delta: ToolCallDelta) -> bool:
         """Whether a delta under this call's index is the head of another call: servers reuse indexes.
@@ -158,6 +179,7 @@ class _CallParts:
         """Identity is set once, however often it is repeated; only arguments add up."""
         self.id = self.id or delta.id
         self.type = self.type or delta.type
+        self.has_index = self.has_index or delta.index is not None
         if delta.function is not None:
             self.name = self.name or delta.function.name
             if delta.function.arguments:
@@ -167,43 +189,33 @@ class _CallParts:
         return ToolCall(self.id or "", self.type or "function", FunctionCall(self.name or "", joined(self.arguments)))
 
 
-class _ChoiceParts:
-    """A choice in the making. What few choices have is made when they have it."""
-
+class _ChoiceParts(ChoiceParts):
     __slots__ = (
         "_calls_by_key",
         "calls",
-        "finish_reason",
-        "index",
         "logprobs",
-        "may_end",
         "reasoning",
         "reasoning_content",
         "reasoning_details",
         "refusal",
         "role",
-        "text",
     )
 
     def __init__(self, index: int) -> None:
-        self.index = index
+        super().__init__(index)
         self.role: str | None = None
-        self.text: list[str] = []
-        self.reasoning_content: list[str] | None = None
-        self.reasoning: list[str] | None = None
-        self.reasoning_details: list[dict[str, Any]] | None = None
-        self.refusal: list[str] | None = None
-        self.finish_reason: str | None = None
-        self.may_end = False
-        self.logprobs: list[TokenLogprob] | None = None
-        self.calls: list[_CallParts] | None = None
-        self._calls_by_key: dict[int | str, _CallParts] | None = None
+        self.reasoning_content: list[str] = []
+        self.reasoning: list[str] = []
+        self.reasoning_details: list[dict[str, Any]] = []
+        self.refusal: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.calls: list[_CallParts] = []
+        self._calls_by_key: dict[int | str | None, _CallParts] = {}  # by index, or by id
 
     @property
     def begun(self) -> bool:
         thought = self.reasoning_content or self.reasoning or self.reasoning_details
-        said = self.text or self.calls or self.refusal or thought
-        return bool(said) or self.finish_reason is not None
+        return bool(self.text or self.calls or self.refusal or thought) or self.finish_reason is not None
 
     def add(self, choice: ChunkChoice) -> None:
         if choice.message is not None or choice.text is not None:
@@ -212,28 +224,23 @@ class _ChoiceParts:
         if delta.content:
             self.text.append(delta.content)
         if delta.reasoning_content:
-            self.reasoning_content = self.reasoning_content or []
             self.reasoning_content.append(delta.reasoning_content)
         if delta.reasoning:
-            self.reasoning = self.reasoning or []
             self.reasoning.append(delta.reasoning)
         if delta.reasoning_details:
-            self.reasoning_details = self.reasoning_details or []
             self.reasoning_details.extend(delta.reasoning_details)
         if delta.refusal:
-            self.refusal = self.refusal or []
             self.refusal.append(delta.refusal)
         if delta.role and self.role is None:
             self.role = delta.role
         for call in delta.tool_calls or ():
             self.add_call(call)
         if choice.logprobs is not None and choice.logprobs.content:
-            self.logprobs = self.logprobs or []
             self.logprobs.extend(choice.logprobs.content)
         if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
             self.finish_reason = choice.finish_reason
             self.may_end = True
-        elif delta.content or delta.tool_calls or reasoning_of(delta):
+        elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):
             self.may_end = False  # it went on: after a tool's turn, the answer
 
     def _complete(self, choice: ChunkChoice) -> None:
@@ -247,10 +254,10 @@ class _ChoiceParts:
             "content": missing(whole.content, self.text) or choice.text,
             "role": whole.role,
             "tool_calls": () if self.calls else calls,
-            "reasoning_content": missing(whole.reasoning_content, self.reasoning_content or ()),
-            "reasoning": missing(whole.reasoning, self.reasoning or ()),
+            "reasoning_content": missing(whole.reasoning_content, self.reasoning_content),
+            "reasoning": missing(whole.reasoning, self.reasoning),
             "reasoning_details": () if self.reasoning_details else whole.reasoning_details,
-            "refusal": missing(whole.refusal, self.refusal or ()),
+            "refusal": missing(whole.refusal, self.refusal),
         }
         new = {name: value for name, value in told.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
@@ -258,50 +265,36 @@ class _ChoiceParts:
         msgspec.structs.force_setattr(choice, "text", None)
 
     def add_call(self, delta: ToolCallDelta) -> _CallParts:
-        calls = self.calls = self.calls or []
-        if delta.index is not None:
-            by_index = self._calls_by_key = self._calls_by_key or {}
-            call = by_index.get(delta.index)
-            if call is None and calls and not delta.id and not _has_index(calls[-1], by_index):
-                call = by_index[delta.index] = calls[-1]  # it goes on with one whose index could not be read
-            if call is None or call.begins_another(delta):
-                call = by_index[delta.index] = self._new_call(calls)
-        elif delta.id:
-            by_id = self._calls_by_key = self._calls_by_key or {}
-            call = by_id.get(delta.id)
-            if call is None:
-                call = by_id[delta.id] = self._new_call(calls)
-        else:
-            call = calls[-1] if calls else self._new_call(calls)
+        calls, key = self.calls, delta.id or None if delta.index is None else delta.index
+        call = None if key is None else self._calls_by_key.get(key)
+        if call is None and calls and not delta.id and not (delta.index is not None and calls[-1].has_index):
+            call = calls[-1]  # it goes on with the last one, whose index perhaps could not be read
+        if call is None or call.begins_another(delta):
+            call = _CallParts()
+            calls.append(call)
+        if key is not None:
+            self._calls_by_key[key] = call
         call.add(delta)
         return call
 
-    def _new_call(self, calls: list[_CallParts]) -> _CallParts:
-        calls.append(_CallParts())
-        return calls[-1]
-
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(call.result() for call in self.calls or ())
+        return tuple(call.result() for call in self.calls)
 
     def thoughts(self) -> str:
-        return joined(self.reasoning_content or self.reasoning or ()) or details_text(self.reasoning_details or ())
+        return joined(self.reasoning_content or self.reasoning) or details_text(self.reasoning_details)
 
     def result(self) -> ChatChoice:
         message = ChatMessage(
             role=self.role or "assistant",
             content=joined(self.text) if self.text or not (self.calls or self.refusal) else None,
             tool_calls=self.tool_calls() or None,
-            reasoning_content=joined(self.reasoning_content or ()) or None,
-            reasoning=joined(self.reasoning or ()) or None,
-            reasoning_details=_details_joined(self.reasoning_details or ()) or None,
-            refusal=joined(self.refusal or ()) or None,
+            reasoning_content=joined(self.reasoning_content) or None,
+            reasoning=joined(self.reasoning) or None,
+            reasoning_details=_details_joined(self.reasoning_details) or None,
+            refusal=joined(self.refusal) or None,
         )
         logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
         return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
-
-
-def _has_index(call: _CallParts, by_key: dict[int | str, _CallParts]) -> bool:
-    return any(one is call and isinstance(key, int) for key, one in by_key.items())
 
 
 def _details_joined(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
@@ -337,13 +330,13 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 
     def add_texts(self, chunks: Sequence[ChatChunk]) -> int:
         """Adds the chunks up to the first that is more than a piece of text or reasoning; returns how many they are."""
-        texts = 0
-        for chunk in chunks:
+        begun = self.choices
+        for texts, chunk in enumerate(chunks):
             try:
                 (choice,) = chunk.choices
-                parts = self.choices[choice.index]
+                parts = begun[choice.index]
             except (ValueError, KeyError):  # another number of choices, or the first of a choice
-                break
+                return texts
             delta = choice.delta
             if (
                 choice.finish_reason is not None
@@ -353,21 +346,22 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 or delta.tool_calls is not None
                 or delta.reasoning is not None
                 or delta.reasoning_details is not None
+                or delta.refusal is not None
                 or chunk.message is not None
                 or chunk.error is not None
             ):
-                break
-            if delta.content and delta.reasoning_content is None:
-                parts.text.append(delta.content)
-            elif delta.reasoning_content and parts.reasoning_content is not None and not delta.content:
+                return texts
+            text = delta.content
+            if text and delta.reasoning_content is None:
+                parts.text.append(text)
+            elif delta.reasoning_content and not text:
                 parts.reasoning_content.append(delta.reasoning_content)
             else:
-                break
+                return texts
             parts.may_end = False
             if chunk.usage is not None:  # some servers count in every chunk
                 self.usage = chunk.usage
-            texts += 1
-        return texts
+        return len(chunks)
 
     def reopen(self) -> None:
         """The turn goes on: a tool has been started."""
@@ -377,7 +371,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     def calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
         """The tool calls of choice 0 from one on, each joined when it is asked for; the last may be in the making."""
         parts = self.choices.get(0)
-        for call in ((parts and parts.calls) or ())[first : None if with_last else -1]:
+        for call in parts.calls[first : None if with_last else -1] if parts is not None else ():
             yield call.result()
 
     def partial(self) -> Partial:
@@ -391,12 +385,4 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 
     def result(self) -> ChatCompletion:
         """The whole completion."""
-        head = self.head or ChatChunk()
-        return ChatCompletion(
-            choices=tuple(parts.result() for parts in self.in_order()),
-            id=head.id,
-            object="chat.completion",
-            created=head.created,
-            model=head.model,
-            usage=self.usage,
-        )
+        return self._adding_up_to(ChatCompletion, "chat.completion")

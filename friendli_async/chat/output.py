@@ -41,17 +41,7 @@ _ROOT: Final = "value"
 
 
 class _MisfitError(ValueError):
-    """A text is no value of a type.
-
-    Args:
-        reason: What is wrong.
-        path: Where.
-    """
-
-    def __init__(self, reason: str = "", path: str = "") -> None:
-        super().__init__(reason, path)
-        self.reason = reason
-        self.path = path
+    """A text is no value of a type. Its two ``args`` are what is wrong, and where."""
 
 
 class _Wrapped(msgspec.Struct):
@@ -115,7 +105,7 @@ class Output(Generic[T]):
         try:
             value = self.value_of(answer.text)
         except _MisfitError as misfit:
-            reason, path = misfit.reason, misfit.path
+            reason, path = misfit.args
         else:
             # A number looks complete wherever it is cut.
             if not answer.cut or isinstance(value, bool) or not isinstance(value, int | float):
@@ -151,10 +141,10 @@ class Output(Generic[T]):
         try:
             value = read_json(text)
         except JSONError as error:
-            reason = f"it is not JSON, {error}"
+            fault = f"it is not JSON, {error}", ""
         else:
             return self.convert(value[_ROOT] if self.is_wrapped else value)
-        raise _MisfitError(reason)
+        raise _MisfitError(*fault)
 
     def convert(self, value: Any) -> T:
         """The value that JSON stands for, once that has been read.
@@ -347,7 +337,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         to keep a state of it, and do not change it. Its last string may be unfinished; one of thousands of characters
         is up to a hundredth behind. It has not been validated: only ``result()`` has.
         """
-        return SnapshotView(self, self._advance, lambda: self._so_far)
+        return SnapshotView(self, self._advance, self._so_far)
 
     @overload
     def items(self, path: str, *, of: type[T]) -> ItemView[T]: ...
@@ -367,7 +357,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             ArgumentError: There is no list at that path.
         """
         self._output.check_path(path)
-        return ItemView(self, self._advance, lambda: self._so_far, self._closed, output_of(of), path)
+        return ItemView(self, self._advance, self._so_far, self._reader.closed_items, output_of(of), path)
 
     @property
     def text_so_far(self) -> str:
@@ -379,16 +369,12 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         """What of a reply matters; ``cut`` is why it is cut where nothing in it says so."""
         raise NotImplementedError
 
-    @property
     def _so_far(self) -> Any:
         """The value; UNSET before it has begun."""
         value = self._reader.value
         if self._output.is_wrapped:
             return cast("dict[str, Any]", value).get(_ROOT, msgspec.UNSET) if isinstance(value, dict) else msgspec.UNSET
         return value if self._reader.begun else msgspec.UNSET
-
-    def _closed(self, items: list[Any]) -> int:
-        return self._reader.closed_items(items)
 
     async def _advance(self) -> bool:
         """Reads on until the value has changed; False once the stream has ended, and its value has been found good."""
@@ -522,6 +508,7 @@ class ItemView(_View[V]):
         try:
             return self._output.convert(items[index])
         except _MisfitError as misfit:
-            path = f"{self._path}[{index}]" + (f".{misfit.path}" if misfit.path else "")
-            words = f"the answer does not fit: {misfit.reason} (at {path})"
+            reason, within = misfit.args
+        path = f"{self._path}[{index}]" + (f".{within}" if within else "")
+        words = f"the answer does not fit: {reason} (at {path})"
         raise OutputInvalidError(words, path=path, text=self._answer.text_so_far, meta=self._answer.meta)

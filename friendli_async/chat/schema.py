@@ -27,6 +27,18 @@ _BASE64: Final = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 _NAIVE_TIME: Final = f"^{_CLOCK}$"
 _NAIVE_DATETIME: Final = rf"^[0-9]{{4}}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T{_CLOCK}$"
+_BYTES: Final = {"type": "string", "pattern": _BASE64}
+_SCALARS: Final[dict[type[msgspec.inspect.Type], _Schema]] = {
+    msgspec.inspect.NoneType: {"type": "null"},
+    msgspec.inspect.BoolType: {"type": "boolean"},
+    msgspec.inspect.DateType: {"type": "string", "format": "date"},
+    msgspec.inspect.UUIDType: {"type": "string", "format": "uuid"},
+    msgspec.inspect.TimeDeltaType: {"type": "string", "pattern": _DURATION},
+    msgspec.inspect.DecimalType: {"type": "string", "pattern": _DECIMAL},
+    msgspec.inspect.BytesType: _BYTES,
+    msgspec.inspect.ByteArrayType: _BYTES,
+    msgspec.inspect.MemoryViewType: _BYTES,
+}
 _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _NOTES: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
 _UNSAID: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties")
@@ -233,10 +245,6 @@ class _Making:
 
 def _scalar(info: Any) -> _Schema:
     match info:
-        case msgspec.inspect.NoneType():
-            return {"type": "null"}
-        case msgspec.inspect.BoolType():
-            return {"type": "boolean"}
         case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
             bounds = {word: getattr(info, name) for name, word in _BOUNDS.items() if getattr(info, name) is not None}
             multiple = {} if info.multiple_of is None else {"multipleOf": info.multiple_of}
@@ -248,18 +256,9 @@ def _scalar(info: Any) -> _Schema:
             return {"type": "string", **({"pattern": _NAIVE_DATETIME} if info.tz is False else {"format": "date-time"})}
         case msgspec.inspect.TimeType():
             return {"type": "string", **({"pattern": _NAIVE_TIME} if info.tz is False else {"format": "time"})}
-        case msgspec.inspect.DateType():
-            return {"type": "string", "format": "date"}
-        case msgspec.inspect.UUIDType():
-            return {"type": "string", "format": "uuid"}
-        case msgspec.inspect.TimeDeltaType():
-            return {"type": "string", "pattern": _DURATION}
-        case msgspec.inspect.DecimalType():
-            return {"type": "string", "pattern": _DECIMAL}
-        case msgspec.inspect.BytesType() | msgspec.inspect.ByteArrayType() | msgspec.inspect.MemoryViewType():
-            return {"type": "string", "pattern": _BASE64}
-        case _:  # Any, and bytes of JSON that are kept as they are
-            return {}
+        case _:  # nothing is said of Any, and of bytes of JSON that are kept as they are
+            kind: Any = info.__class__
+            return dict(_SCALARS.get(kind, {}))
 
 
 def _lengths(info: Any, least: str, most: str) -> _Schema:
@@ -269,8 +268,7 @@ def _lengths(info: Any, least: str, most: str) -> _Schema:
 
 def _choices(values: Any) -> _Schema:
     choices: list[Any] = sorted(values, key=lambda value: (value is None, isinstance(value, str)))
-    kinds: dict[type, str] = {str: "string", int: "integer"}
-    for kind, name in kinds.items():
+    for kind, name in ((str, "string"), (int, "integer")):
         if all(type(choice) is kind for choice in choices):
             return {"type": name, "enum": choices}
     return {"enum": choices}

@@ -268,12 +268,9 @@ class ToolAssistedCall:
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
         self._engine = engine
         self._awaited = False
-        self._stream: ToolAssistedStream | None = None
-        if streams is False:
-            self._arguments = Arguments(encode_json(sent), model=model_of(sent))
-        else:
-            self._arguments = Arguments(encode_json({**sent, **stream_fields(body)}), model=model_of(sent))
-            self._stream = _opened_by(engine, self._arguments, choices_wanted(body))
+        fixed = {} if streams is False else stream_fields(body)
+        self._arguments = Arguments(encode_json({**sent, **fixed}), model=model_of(sent))
+        self._stream = None if streams is False else _opened_by(engine, self._arguments, choices_wanted(body))
 
     def __await__(self) -> Generator[Any, None, ToolAssistedStream | ChatCompletion]:
         if self._stream is not None:

@@ -136,15 +136,10 @@ _CHECKS: Final[dict[str, Any]] = {
 }
 
 
-def _parameters(options: type, **required: Any) -> Parameters:
-    return Parameters(options, required, {name: _CHECKS[name] for name in _CHECKS if name in options.__annotations__})
-
-
-CREATED: Final = _parameters(
-    EndpointCreateOptions, project_id=str, name=str, instance_option_id=str, advanced=AdvancedConfig
-)
-UPDATED: Final = _parameters(EndpointUpdateOptions)
-WANDB_ARTIFACT: Final = _parameters(WandbArtifactOptions, wandb_artifact_version_name=str)
+_NAMED: Final = {"project_id": str, "name": str, "instance_option_id": str}
+CREATED: Final = Parameters(EndpointCreateOptions, _NAMED, {**_CHECKS, "advanced": AdvancedConfig})
+UPDATED: Final = Parameters(EndpointUpdateOptions, {}, _CHECKS)
+WANDB_ARTIFACT: Final = Parameters(WandbArtifactOptions, {"wandb_artifact_version_name": str}, _CHECKS)
 
 
 def arguments_of(

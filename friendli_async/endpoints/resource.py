@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, Unpack
+from typing import Any, Final, Unpack, cast
 
 from friendli_async._core.body.arguments import Arguments, path_parameters
 from friendli_async._core.pages import Listing, Pages
-from friendli_async._core.protocol import Operation
 from friendli_async._core.resource import Resource, operation
 from friendli_async.endpoints.inputs import (
     CREATED,
@@ -44,13 +43,8 @@ __all__ = ["Endpoints"]
 _ENDPOINT: Final = "/beta/endpoint/{endpoint_id}"
 
 _CREATE: Final = operation("endpoint.create", "POST /beta/endpoint", EndpointStatus)
-_DELETE: Final[Operation[Any]] = Operation(
-    name="endpoint.delete",
-    method="DELETE",
-    path=_ENDPOINT,
-    reply=Any,  # the schema promises nothing: it may be any JSON, or no body
-    repeatable=True,
-)
+_ANYTHING: Final = cast("type[Any]", Any)  # the schema promises nothing: it may be any JSON, or no body
+_DELETE: Final = operation("endpoint.delete", f"DELETE {_ENDPOINT}", _ANYTHING, repeatable=True)
 _GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSpec, repeatable=True)
 _GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus, repeatable=True)
 _VERSIONS: Final = Listing(
@@ -290,24 +284,40 @@ class Endpoints(Resource):
             APIStatusError: It has failed, ended, or (without a limit) gone back to sleep, and does not come to it:
                 ``type`` is the state that it is in, ``code`` the endpoint's error code, ``status_code`` 0.
         """
-        import asyncio  # loaded long since, by the client; but not by importing this module
-
         _check_seconds(timeout, interval)
-        seen: EndpointStatus | None = None
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    before, seen = seen, await self.get_status(endpoint_id)
-                    if seen.status == until:
-                        return seen
-                    endless = timeout is None and _fell_asleep(before, seen, until)
-                    if endless or until not in _LEADS_TO.get(seen.status, {until}):
-                        raise _in_vain(endpoint_id, seen, until)
-                    await asyncio.sleep(interval)
-        except APITimeoutError:  # of one of the calls
-            raise
-        except TimeoutError:
-            raise _too_late(endpoint_id, seen, until, timeout or 0.0) from None
+        return await awaited(self, endpoint_id, until, timeout, interval, may_sleep=timeout is not None)
+
+
+async def awaited(
+    endpoints: Endpoints, endpoint_id: str, until: str, timeout: float | None, interval: float, *, may_sleep: bool
+) -> EndpointStatus:
+    """The status of an endpoint that has come to a state; see ``Endpoints.wait``.
+
+    Args:
+        endpoints: The endpoints.
+        endpoint_id: Its id.
+        until: The state.
+        timeout: Seconds that it may take.
+        interval: Seconds between two looks.
+        may_sleep: Whether it may go to sleep meanwhile.
+    """
+    import asyncio  # loaded long since, by the client; but not by importing this module
+
+    seen: EndpointStatus | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                before, seen = seen, await endpoints.get_status(endpoint_id)
+                if seen.status == until:
+                    return seen
+                endless = not may_sleep and _fell_asleep(before, seen, until)
+                if endless or until not in _LEADS_TO.get(seen.status, {until}):
+                    raise _in_vain(endpoint_id, seen, until)
+                await asyncio.sleep(interval)
+    except APITimeoutError:  # of one of the calls
+        raise
+    except TimeoutError:
+        raise _too_late(endpoint_id, seen, until, timeout or 0.0) from None
 
 
 def _fell_asleep(before: EndpointStatus | None, seen: EndpointStatus, until: str) -> bool:
@@ -321,13 +331,14 @@ def _at(endpoint_id: str) -> Arguments:
 
 
 def _check_seconds(timeout: object, interval: object) -> None:
-    for name, value, least in (("timeout", timeout, "more than 0"), ("interval", interval, "0 or more")):
-        if name == "timeout" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise ArgumentError(f"{name}: must be a number of seconds, {least}, not {value!r}")
-    if timeout == 0:
-        raise ArgumentError("timeout: must be a number of seconds, more than 0, not 0")
+    if timeout is not None and not (_is_seconds(timeout) and timeout):
+        raise ArgumentError(f"timeout: must be a number of seconds, more than 0, not {timeout!r}")
+    if not _is_seconds(interval):
+        raise ArgumentError(f"interval: must be a number of seconds, 0 or more, not {interval!r}")
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def _in_vain(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusError:

@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments
-from friendli_async.endpoints.resource import Endpoints
-from friendli_async.errors import APIStatusError, APITimeoutError, FriendliError
+from friendli_async.endpoints.resource import Endpoints, awaited
+from friendli_async.errors import APIStatusError, FriendliError
 
 __all__ = ["Waker"]
 
@@ -16,8 +16,9 @@ __all__ = ["Waker"]
 _PERHAPS_ASLEEP: Final = frozenset({400, 404, 409, 503})
 # On its way to run by itself: to wake it would be refused.
 _COMING: Final = frozenset({"AWAKING", "INITIALIZING", "UPDATING"})
-# As long as ``Endpoints.wait`` waits by itself, seconds.
+# As ``Endpoints.wait`` waits by itself, seconds.
 _LONGEST: Final = 1800.0
+_INTERVAL: Final = 5.0
 _REFUSED: Final = frozenset({400, 409})
 
 
@@ -64,20 +65,9 @@ class Waker:
             return False
         if state == "SLEEPING":
             await self._wake_up(endpoint_id)
-        await self._come_up(endpoint_id)
+        # A total of the call's own ends it earlier.
+        await awaited(self._endpoints, endpoint_id, "RUNNING", _LONGEST, _INTERVAL, may_sleep=False)
         return True
-
-    async def _come_up(self, endpoint_id: str) -> None:
-        import asyncio  # loaded long since, by the client; but not by importing this module
-
-        try:
-            async with asyncio.timeout(_LONGEST):  # a total of the call's own ends it earlier
-                await self._endpoints.wait(endpoint_id, timeout=None)
-        except APITimeoutError:  # of one of the looks
-            raise
-        except TimeoutError:
-            words = f"endpoint {endpoint_id} was not RUNNING within {_LONGEST:g} s"
-            raise APITimeoutError(words, limit="total", seconds=_LONGEST, sent=True) from None
 
     async def _wake_up(self, endpoint_id: str) -> None:
         try:

@@ -36,37 +36,16 @@ from friendli_async.messages.replies import (
     UnknownEvent,
     as_block,
     as_input,
+    is_unknown,
+    with_type,
 )
-from friendli_async.replies import FunctionCall, Partial, ToolCall, usage_of
+from friendli_async.replies import FunctionCall, Partial, ToolCall, partial_of
 
 __all__ = ["MessagesCollector"]
 
-# The events that we know; of those that hold one of several kinds of things, where it is, and the kinds that we know.
-_KINDS: Final[dict[str, tuple[str, frozenset[str]] | None]] = {
-    "message_start": None,
-    "content_block_start": ("content_block", KNOWN_BLOCKS),
-    "content_block_delta": (
-        "delta",
-        frozenset({"text_delta", "thinking_delta", "signature_delta", "input_json_delta"}),
-    ),
-    "content_block_stop": None,
-    "message_delta": None,
-    "message_stop": None,
-}
-
-
-def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
-    place = _KINDS[kind]
-    if place is None:
-        return False
-    held = fields.get(place[0])
-    of_kind = cast("dict[str, object]", held).get("type") if isinstance(held, dict) else None
-    return isinstance(of_kind, str) and of_kind not in place[1]
-
-
-# Of blocks and of pieces that do not say what they are: what they hold tells.
-_TOLD_BY: Final = {
-    "content_block": {"text": "text", "thinking": "thinking", "input": "tool_use", "name": "tool_use"},
+# Where an event holds one of several kinds of things, and the kinds that we know, by the fields that tell them.
+_HELD: Final = {
+    "content_block": KNOWN_BLOCKS,
     "delta": {
         "text": "text_delta",
         "thinking": "thinking_delta",
@@ -74,22 +53,22 @@ _TOLD_BY: Final = {
         "partial_json": "input_json_delta",
     },
 }
+_PLACES: Final = {"content_block_start": "content_block", "content_block_delta": "delta"}
 _NOWHERE: Final = -1
 """Stands for an index that cannot be read: of the block that is being made."""
 
 
+def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
+    place = _PLACES.get(kind)
+    return place is not None and is_unknown(fields.get(place), _HELD[place])
+
+
 def _readable(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     """An event whose index, or whose block's kind, says nothing, as one that does."""
-    fields = dict(fields)
-    index: object = fields.get("index")
-    if "index" in fields and not (isinstance(index, int | float | str) and str(index).strip().isdecimal()):
+    fields = {key: with_type(value, _HELD[key]) if key in _HELD else value for key, value in fields.items()}
+    index: object = fields.get("index", 0)
+    if not (isinstance(index, int | float | str) and str(index).strip().isdecimal()):
         fields["index"] = _NOWHERE
-    for place, kinds in _TOLD_BY.items():
-        held: object = fields.get(place)
-        if isinstance(held, dict) and not isinstance(cast("dict[str, Any]", held).get("type"), str):
-            block = cast("dict[str, Any]", held)
-            told = next((kind for field, kind in kinds.items() if field in block), None)
-            fields[place] = block if told is None else {**block, "type": told}
     return fields
 
 
@@ -169,7 +148,8 @@ class MessagesCollector:
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
         self.is_last: bool = False
-        self._envelope = MessageEnvelope()
+        self.head: MessageEnvelope = MessageEnvelope()
+        """What has the reply's ``id`` and ``model``."""
         self._ending = MessageDeltaPayload()
         self._blocks: list[_BlockParts] = []
         self._by_index: dict[int, _BlockParts] = {}
@@ -190,14 +170,9 @@ class MessagesCollector:
         return any(parts.text or (isinstance(parts.start, TextBlock) and parts.start.text) for parts in self._blocks)
 
     @property
-    def head(self) -> MessageEnvelope:
-        """What has the reply's ``id`` and ``model``."""
-        return self._envelope
-
-    @property
     def finish_reasons(self) -> tuple[str, ...]:
         """Why the model stopped, once it has."""
-        reason = self._ending.stop_reason or self._envelope.stop_reason
+        reason = self._ending.stop_reason or self.head.stop_reason
         return () if reason is None else (reason,)
 
     def extend(self, events: Sequence[MessageEvent]) -> None:
@@ -214,7 +189,7 @@ class MessagesCollector:
     def _add_rare(self, event: MessageEvent) -> None:
         match event:
             case MessageStart(message=envelope):
-                self._envelope = envelope
+                self.head = envelope
                 self.usage = envelope.usage
                 for place, block in enumerate(envelope.content):
                     if block not in _EMPTY_BLOCKS:
@@ -250,17 +225,12 @@ class MessagesCollector:
 
     def partial(self) -> Partial:
         """The message so far."""
-        message = self.result()
-        return Partial(
-            text=message.text,
-            reasoning=message.reasoning,
-            tool_calls=tuple(call for parts in self._blocks if (call := parts.tool_call()) is not None),
-            usage=usage_of(self),
-        )
+        calls = tuple(call for parts in self._blocks if (call := parts.tool_call()) is not None)
+        return msgspec.structs.replace(partial_of(self.result()), tool_calls=calls)
 
     def result(self) -> Message:
         """The whole message."""
-        head = self._envelope
+        head = self.head
         return Message(
             content=tuple(parts.result() for parts in self._blocks),
             id=head.id,

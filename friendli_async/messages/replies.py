@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
@@ -59,7 +59,8 @@ ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock | dict[str, Any]
 """A part of a message. One of a kind that this release does not know stays the dict that it is."""
 
 KnownBlock = TextBlock | ThinkingBlock | ToolUseBlock
-KNOWN_BLOCKS: Final = frozenset({"text", "thinking", "tool_use"})
+KNOWN_BLOCKS: Final = {"text": "text", "thinking": "thinking", "input": "tool_use", "name": "tool_use"}
+"""The kinds of blocks that we know, by the fields that tell them."""
 if TYPE_CHECKING:
     _Blocks = tuple[ContentBlock, ...]
 else:  # msgspec knows no union of structs and dicts: see as_block
@@ -74,15 +75,26 @@ def as_block(value: object) -> ContentBlock:
     """
     if isinstance(value, str):
         return TextBlock(value)
-    given: Any = value
-    kind: object = given.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind not in KNOWN_BLOCKS:
-        return cast("dict[str, Any]", given)
-    if isinstance(value, dict) and not isinstance(kind, str):  # what it holds tells
-        told = [name for name in ("text", "thinking", "input") if name in given]
-        given = {**given, "type": ("tool_use" if told[0] == "input" else told[0]) if told else kind}
-    known: KnownBlock = convert(given, KnownBlock)
+    block = with_type(value, KNOWN_BLOCKS)
+    if is_unknown(block, KNOWN_BLOCKS):
+        return cast("dict[str, Any]", block)
+    known: KnownBlock = convert(block, KnownBlock)
     return known
+
+
+def with_type(held: object, kinds: Mapping[str, str]) -> object:
+    """Something that says of what kind it is: where it does not, what it holds tells. ``kinds`` are by those fields."""
+    fields: Any = held
+    if not isinstance(held, dict) or isinstance(fields.get("type"), str):
+        return fields
+    told = next((kind for field, kind in kinds.items() if field in fields), None)
+    return fields if told is None else {**fields, "type": told}
+
+
+def is_unknown(held: object, kinds: Mapping[str, str]) -> bool:
+    """Whether something says that it is of another kind."""
+    kind = cast("dict[str, object]", held).get("type") if isinstance(held, dict) else None
+    return isinstance(kind, str) and kind not in kinds.values()
 
 
 def as_input(block: KnownBlock) -> dict[str, Any]:

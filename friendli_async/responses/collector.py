@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_beside
 from friendli_async._core.text import joined, missing
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import Headers, Partial
+from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
 from friendli_async.responses.events import (
     ContentPartAdded,
     ContentPartDone,
@@ -32,20 +32,21 @@ from friendli_async.responses.events import (
     ResponseIncomplete,
     ResponseInProgress,
 )
-from friendli_async.responses.replies import (
-    ContentPart,
-    OutputItem,
-    Response,
-    ResponseUsage,
-    response_failure,
-    response_partial,
-)
+from friendli_async.responses.replies import ContentPart, OutputItem, Response, ResponseUsage, response_failure
 
 __all__ = ["ResponseCollector", "Wording"]
 
 
 _ITEM_OF: Final = {"output_text": "message", "reasoning_text": "reasoning"}
 """The kind of item that a kind of part is in."""
+_Delta = type[OutputTextDelta | ReasoningTextDelta]
+_Done = type[OutputTextDone | ReasoningTextDone]
+_EVENTS_OF: Final[dict[str, tuple[_Delta, _Done]]] = {
+    "output_text": (OutputTextDelta, OutputTextDone),
+    "reasoning_text": (ReasoningTextDelta, ReasoningTextDone),
+}
+"""The events that bring a kind of part."""
+_PART_OF: Final[dict[object, str]] = {event: part for part, events in _EVENTS_OF.items() for event in events}
 
 
 class _ItemParts:
@@ -58,20 +59,8 @@ class _ItemParts:
         self.whole = False
         self._content: dict[int, tuple[str, list[str]]] = {}
 
-    def add(self, index: int | None, kind: str, text: str) -> None:
-        self._pieces(index, kind).append(text)
-
-    def settle(self, index: int | None, kind: str, text: str) -> None:
-        """The whole of a text, which counts as far as its pieces did not come."""
-        pieces = self._pieces(index, kind)
-        if rest := missing(text, pieces):
-            pieces.append(rest)
-
-    def finish(self, item: OutputItem) -> None:
-        self.item = item
-        self.whole = True
-
-    def _pieces(self, index: int | None, kind: str) -> list[str]:
+    def pieces(self, index: int | None, kind: str) -> list[str]:
+        """Those of a part of its content."""
         return self._content.setdefault(index or 0, (kind, []))[1]
 
     def result(self) -> OutputItem:
@@ -149,28 +138,24 @@ class ResponseCollector:
         """Adds events."""
         for event in events:
             match event:
-                case OutputTextDelta():
-                    self._item(event, "message").add(event.content_index, "output_text", event.delta)
-                case ReasoningTextDelta():
-                    self._item(event, "reasoning").add(event.content_index, "reasoning_text", event.delta)
+                case OutputTextDelta() | ReasoningTextDelta():
+                    self._pieces(event, _PART_OF[type(event)]).append(event.delta)
                 case FunctionCallArgumentsDelta():
                     self._item(event, "function_call").arguments.append(event.delta)
-                case OutputTextDone():
-                    self._item(event, "message").settle(event.content_index, "output_text", event.text)
-                case ReasoningTextDone():
-                    self._item(event, "reasoning").settle(event.content_index, "reasoning_text", event.text)
+                case OutputTextDone() | ReasoningTextDone():
+                    self._settle(event, _PART_OF[type(event)], event.text)
                 case FunctionCallArgumentsDone():
                     parts = self._item(event, "function_call")
                     parts.arguments = [event.arguments or joined(parts.arguments)]
                     parts.name = event.name
                 case OutputItemAdded():
                     self._begin(event.item, event.output_index)
-                case OutputItemDone():
-                    parts = self._found(event.item, event.output_index) or self._begin(event.item, event.output_index)
-                    parts.finish(event.item)
+                case OutputItemDone(item=item, output_index=index):
+                    parts = self._found(item.id, index, item.type) or self._begin(item, index)
+                    parts.item, parts.whole = item, True
                 case ContentPartAdded() | ContentPartDone():
-                    if event.part.text and (kind := _ITEM_OF.get(event.part.type)) is not None:
-                        self._item(event, kind).settle(event.content_index, event.part.type, event.part.text)
+                    if event.part.text and event.part.type in _ITEM_OF:
+                        self._settle(event, event.part.type, event.part.text)
                 case ResponseCompleted() | ResponseIncomplete():
                     self._final = event.response
                     self.is_last = True
@@ -178,21 +163,29 @@ class ResponseCollector:
                     self._final = event.response
                 case ResponseCreated() | ResponseInProgress():
                     self._begun = event.response
-                case _:
+                case UnknownEvent():
                     pass
 
-    def _item(self, event: OfItem, kind: str) -> _ItemParts:
-        item = OutputItem(type=kind, id=event.item_id)
-        return self._found(item, event.output_index) or self._begin(item, event.output_index)
+    def _pieces(self, event: OfPart, kind: str) -> list[str]:
+        return self._item(event, _ITEM_OF[kind]).pieces(event.content_index, kind)
 
-    def _found(self, item: OutputItem, index: int | None) -> _ItemParts | None:
-        for place in (item.id, index):
+    def _settle(self, event: OfPart, kind: str, text: str) -> None:
+        """Adds the whole of a text as far as its pieces did not come."""
+        pieces = self._pieces(event, kind)
+        pieces.append(missing(text, pieces))
+
+    def _item(self, event: OfItem, kind: str) -> _ItemParts:
+        found = self._found(event.item_id, event.output_index, kind)
+        return found or self._begin(OutputItem(type=kind, id=event.item_id), event.output_index)
+
+    def _found(self, id: str | None, index: int | None, kind: str) -> _ItemParts | None:
+        for place in (id, index):
             if place is not None and place in self._places:
                 return self._places[place]
-        if item.id is not None or index is not None:
+        if id is not None or index is not None:
             return None
         # Nothing says which: the latest of its kind that is still being made.
-        alike = (parts for parts in reversed(self._items) if parts.item.type == item.type and not parts.whole)
+        alike = (parts for parts in reversed(self._items) if parts.item.type == kind and not parts.whole)
         return next(alike, None)
 
     def _begin(self, item: OutputItem, index: int | None) -> _ItemParts:
@@ -203,7 +196,7 @@ class ResponseCollector:
 
     def partial(self) -> Partial:
         """What there is of the response."""
-        return response_partial(self.result())
+        return partial_of(self.result())
 
     def result(self) -> Response:
         """The whole response: as its last event gives it, or where that is bare, put together from the others."""
@@ -228,20 +221,17 @@ class Wording:
 
     def __init__(self, kind: Literal["output_text", "reasoning_text"]) -> None:
         self._kind = kind
+        self._delta, self._done = _EVENTS_OF[kind]
         self._pieces: list[str] = []
         self._by_part: dict[tuple[object, ...], list[str]] = {}
 
     def of(self, event: ResponseEvent) -> str:
         """What an event adds; often ""."""
+        if isinstance(event, self._delta):
+            return self._add(event, event.delta)
+        if isinstance(event, self._done):
+            return self._rest(event, event.text)
         match event:
-            case OutputTextDelta() if self._kind == "output_text":
-                return self._add(event, event.delta)
-            case ReasoningTextDelta() if self._kind == "reasoning_text":
-                return self._add(event, event.delta)
-            case OutputTextDone() if self._kind == "output_text":
-                return self._rest(event, event.text)
-            case ReasoningTextDone() if self._kind == "reasoning_text":
-                return self._rest(event, event.text)
             case ContentPartAdded() | ContentPartDone() if event.part.type == self._kind:
                 return self._rest(event, event.part.text)
             case ResponseCompleted() | ResponseIncomplete():
@@ -251,12 +241,12 @@ class Wording:
                 return ""
 
     def _add(self, event: OfPart, text: str) -> str:
-        place = event.item_id, event.output_index, event.content_index
-        self._by_part.setdefault(place, []).append(text)
+        self._part(event).append(text)
         self._pieces.append(text)
         return text
 
     def _rest(self, event: OfPart, text: str) -> str:
-        place = event.item_id, event.output_index, event.content_index
-        rest = missing(text, self._by_part.get(place, ()))
-        return self._add(event, rest) if rest else ""
+        return self._add(event, missing(text, self._part(event)))
+
+    def _part(self, event: OfPart) -> list[str]:
+        return self._by_part.setdefault((event.item_id, event.output_index, event.content_index), [])

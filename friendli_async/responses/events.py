@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from friendli_async.replies import UnknownEvent, Value
-from friendli_async.responses.replies import (
-    ContentPart,
-    OutputItem,
-    Response,
-)
+from friendli_async.responses.replies import ContentPart, OutputItem, Response
 
 __all__: list[str] = ["ResponseCompleted", "ResponseCreated", "ResponseInProgress", "ResponseIncomplete"]
 __all__ += ["ContentPartAdded", "ContentPartDone", "OutputItemAdded", "OutputItemDone", "UnknownEvent"]
@@ -40,34 +36,28 @@ class OfPart(OfItem, frozen=True, kw_only=True):
     content_index: int | None = None
 
 
-class ResponseCreated(_Event, frozen=True, kw_only=True, tag="response.created"):
+class _OfResponse(_Event, frozen=True, kw_only=True):
+    response: Response
+
+
+class ResponseCreated(_OfResponse, frozen=True, kw_only=True, tag="response.created"):
     """The response has begun: it has an id, and no output yet."""
 
-    response: Response
 
-
-class ResponseInProgress(_Event, frozen=True, kw_only=True, tag="response.in_progress"):
+class ResponseInProgress(_OfResponse, frozen=True, kw_only=True, tag="response.in_progress"):
     """The response is being made."""
 
-    response: Response
 
-
-class ResponseCompleted(_Event, frozen=True, kw_only=True, tag="response.completed"):
+class ResponseCompleted(_OfResponse, frozen=True, kw_only=True, tag="response.completed"):
     """A good end: the whole response."""
 
-    response: Response
 
-
-class ResponseIncomplete(_Event, frozen=True, kw_only=True, tag="response.incomplete"):
+class ResponseIncomplete(_OfResponse, frozen=True, kw_only=True, tag="response.incomplete"):
     """A good end all the same: the response was cut short, ``response.incomplete_details`` says why."""
 
-    response: Response
 
-
-class ResponseFailed(_Event, frozen=True, kw_only=True, tag="response.failed"):
+class ResponseFailed(_OfResponse, frozen=True, kw_only=True, tag="response.failed"):
     """The bad end. A stream raises it, as the error that ``response.error`` names, and does not hand it out."""
-
-    response: Response
 
 
 class OutputItemAdded(_Event, frozen=True, kw_only=True, tag="response.output_item.added"):

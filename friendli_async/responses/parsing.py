@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import stated
@@ -55,7 +54,9 @@ class ResponseParsing(Resource):
         Returns:
             The response with its ``value``. ``usage`` is that of all answers, and ``asked`` their number.
         """
-        return await self._parse(type, {"model": model, "input": input}, options)
+        from friendli_async.responses.structured import parsed
+
+        return await parsed(self._engine, type, {"model": model, "input": input}, options)
 
     @overload
     def parse_stream(
@@ -81,21 +82,9 @@ class ResponseParsing(Resource):
         Returns:
             The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
-        return self._parse_stream(type, {"model": model, "input": input}, options)
-
-    async def _parse(
-        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
-    ) -> ParsedResponse[Any]:
-        from friendli_async.responses.structured import parsed
-
-        return await parsed(self._engine, kind, required, options)
-
-    def _parse_stream(
-        self, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
-    ) -> ParsedResponseStream[Any]:
         from friendli_async.responses.structured import parsed_stream
 
-        return parsed_stream(self._engine, kind, required, options)
+        return parsed_stream(self._engine, type, {"model": model, "input": input}, options)
 
 
 class ContainerResponseParsing(ResponseParsing):
@@ -115,7 +104,9 @@ class ContainerResponseParsing(ResponseParsing):
         self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[Any]:
         """Generates an answer that is a value; see ``ResponseParsing.parse``. ``model`` names an adapter's route."""
-        return await self._parse(type, {**stated(model=model), "input": input}, options)
+        from friendli_async.responses.structured import parsed
+
+        return await parsed(self._engine, type, {**stated(model=model), "input": input}, options)
 
     @overload
     def parse_stream(
@@ -131,4 +122,6 @@ class ContainerResponseParsing(ResponseParsing):
         self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[Any]:
         """Streams it; see ``ResponseParsing.parse_stream``. ``model`` names an adapter's route."""
-        return self._parse_stream(type, {**stated(model=model), "input": input}, options)
+        from friendli_async.responses.structured import parsed_stream
+
+        return parsed_stream(self._engine, type, {**stated(model=model), "input": input}, options)

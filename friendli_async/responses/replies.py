@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._core.error_bodies import said_error
 from friendli_async._core.text import joined
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import FunctionCall, Headers, Partial, Reply, ToolCall, Value, always, usage_of
+from friendli_async.replies import FunctionCall, Headers, Reply, ToolCall, Value, always, partial_of
 
 __all__: list[str] = ["AnyItem", "ContentPart", "InputTokensDetails", "ItemStatus", "OutputItem", "OutputTokensDetails"]
 __all__ += ["IncompleteDetails", "Response", "ResponseError", "ResponseStatus", "ResponseUsage"]
@@ -30,6 +30,13 @@ class ContentPart(Value, frozen=True):
 
 class AnyItem(msgspec.Struct, frozen=True):
     """What every item of an input is: by it type checkers take a list of several kinds for an input."""
+
+
+_REQUIRED: Final = {
+    "function_call": ("call_id", "name", "arguments"),
+    "custom_tool_call": ("call_id", "name", "input"),
+}
+"""What a request must say of an item, by its type."""
 
 
 class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
@@ -77,18 +84,11 @@ class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
     def as_input(self) -> dict[str, object]:
         """The item as the API takes it: what a reply may leave out and a request may not is filled in."""
         item = cast("dict[str, object]", msgspec.to_builtins(self))
-        match self.type:
-            case "message":
-                return {"type": "message", "role": self.role or "assistant", "content": item.get("content") or []}
-            case "reasoning":
-                return {**item, "id": self.id or "", "summary": item.get("summary") or []}
-            case "function_call":
-                required = {"call_id": self.call_id, "name": self.name, "arguments": self.arguments}
-            case "custom_tool_call":
-                required = {"call_id": self.call_id, "name": self.name, "input": self.input}
-            case _:
-                required = {}
-        return {**item, **{name: value or "" for name, value in required.items()}}
+        if self.type == "message":
+            return {"type": "message", "role": self.role or "assistant", "content": item.get("content") or []}
+        if self.type == "reasoning":
+            return {**item, "id": self.id or "", "summary": item.get("summary") or []}
+        return {**item, **{name: item.get(name) or "" for name in _REQUIRED.get(self.type, ())}}
 
 
 class InputTokensDetails(Value, frozen=True):
@@ -160,27 +160,6 @@ class Response(Reply, frozen=True, kw_only=True):
         return tuple(call for item in self.output if (call := item.tool_call) is not None)
 
 
-# Errors of a response are the request's own, unless their name says something else.
-_REQUEST_ERRORS: Final = [
-    "invalid_prompt",
-    "invalid_image",
-    "invalid_image_format",
-    "invalid_base64_image",
-    "invalid_image_url",
-    "image_too_large",
-    "image_too_small",
-    "image_parse_error",
-    "image_content_policy_violation",
-    "invalid_image_mode",
-    "image_file_too_large",
-    "unsupported_image_media_type",
-    "empty_image_file",
-    "failed_to_download_image",
-    "image_file_not_found",
-]
-_STATUSES: Final = {**dict.fromkeys(_REQUEST_ERRORS, 400), "vector_store_timeout": 504}
-
-
 def response_failure(response: Response, status: int, headers: Headers) -> APIStatusError:
     """The error of a response that failed.
 
@@ -192,17 +171,12 @@ def response_failure(response: Response, status: int, headers: Headers) -> APISt
     error = response.error or ResponseError()
     body = {"code": error.code, "message": error.message or "the response failed"}
     said = {"error": body}
-    return said_error(said, json.dumps(said).encode(), _STATUSES.get(error.code or "", status), headers)
-
-
-def response_partial(response: Response) -> Partial:
-    """What there is of a response."""
-    return Partial(
-        text=response.text,
-        reasoning=response.reasoning,
-        tool_calls=response.tool_calls,
-        usage=usage_of(response),
-    )
+    code = error.code or ""
+    if code == "invalid_prompt" or "image" in code:  # the request's own: whatever may be wrong with its images
+        status = 400
+    elif code == "vector_store_timeout":
+        status = 504
+    return said_error(said, json.dumps(said).encode(), status, headers)
 
 
 def raise_if_failed(response: Response) -> None:
@@ -211,5 +185,5 @@ def raise_if_failed(response: Response) -> None:
         return
     meta = response.meta
     error = response_failure(response, meta.status or 200, meta.headers)
-    error.meta, error.partial = meta, response_partial(response)
+    error.meta, error.partial = meta, partial_of(response)
     raise error
