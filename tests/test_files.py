@@ -450,7 +450,7 @@ async def test_cancelled_download_leaves_no_file_and_closes_what_it_opened(
         go_on.set()
         await within(until(lambda: not opening.is_set()))
         gc.collect()
-    await within(until(lambda: set(contents(tmp_path)) <= {place}), 5)
+    await until(lambda: set(contents(tmp_path)) <= {place})
 
 
 async def test_cut_download_without_a_length_is_noticed(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ async def test_what_arrives_on_an_idle_connection_closes_it_and_answers_nobody(s
     async with RawServer(talk) as server, client_of(server.url) as client:
         first = await read(ask(client)) if streamed else (await within(complete(client))).text
         assert first == ("streamed" if streamed else "first")
-        await within(until(lambda: _idle(client) == 1), 5)
+        await until(lambda: _idle(client) == 1)
         say.set()
-        await within(until(lambda: _idle(client) == 0), 5)
+        await until(lambda: _idle(client) == 0)
         assert (await within(complete(client))).text == "second"
         assert (await within(complete(client))).text == "third"
         assert server.connections == 2
@@ -515,17 +515,19 @@ async def test_a_tunnel_that_is_refused_for_now_is_tried_again() -> None:
 @pytest.mark.parametrize("limit", ["first_event", "total"])
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_program_that_blocks_the_loop_beyond_a_limit_gets_what_lies_in_the_socket(
-    server: FriendliServer, remote: FriendliServer, limit: str, streamed: bool
+    clock: Clock, remote: FriendliServer, limit: str, streamed: bool
 ) -> None:
-    limits: dict[str, float] = {limit: 0.2}
+    limits: dict[str, float] = {limit: 10}
     async with client_of(remote.url, timeout=Timeouts(**limits)) as client:
         call = asyncio.create_task(read(ask(client)) if streamed else complete(client))
-        await within(until(lambda: bool(remote.requests)), 5)
-        time.sleep(0.4)  # noqa: ASYNC251  # that is the point: the loop is blocked
+        await until(lambda: bool(remote.requests))
+        while remote.requests[0].outcome == "open":
+            time.sleep(0.001)  # noqa: ASYNC251  # that is the point: the loop is blocked
+        clock.leap(20)
         assert await within(call)
 
 
-async def test_a_program_that_blocks_the_loop_beyond_idle_gets_the_next_event() -> None:
+async def test_a_program_that_blocks_the_loop_beyond_idle_gets_the_next_event(clock: Clock) -> None:
     go = asyncio.Event()
 
     async def talk(conversation: Conversation) -> None:
@@ -537,7 +539,7 @@ async def test_a_program_that_blocks_the_loop_beyond_idle_gets_the_next_event() 
 
     async with (
         RawServer(talk) as server,
-        client_of(server.url, timeout=Timeouts(idle=0.2)) as client,
+        client_of(server.url, timeout=Timeouts(idle=10)) as client,
         ask(client) as stream,
     ):
         assert (await anext(stream)).text == "a"
@@ -545,7 +547,7 @@ async def test_a_program_that_blocks_the_loop_beyond_idle_gets_the_next_event() 
         await turns(3)
         go.set()
         await turns(2)
-        time.sleep(0.4)  # noqa: ASYNC251  # that is the point: the loop is blocked
+        clock.leap(20)  # as if the loop had been blocked so long
         assert (await within(reading)).text == "b"
 
 

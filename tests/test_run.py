@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from support.clock import turns
+from support.clock import Clock, turns
 from support.sockets import client_of, places_in_use, tasks_of_the_library, within
 
 from friendli_async import (
@@ -425,6 +425,10 @@ async def gives_nonsense() -> object:
 
 @tool
 async def never_ends() -> str:
+    clock = asyncio.get_running_loop().time
+    if isinstance(clock, Clock):
+        await turns(20)  # the other tool of the turn has its result by then
+        clock.leap(0.05)
     await asyncio.Event().wait()
     return "never"
 
@@ -476,11 +480,11 @@ ALL_TOOLS = [weather, now, fail, gives_nonsense, never_ends, cancels_itself, tim
 ALL_TOOLS += [leaks]
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(("name", "arguments", "kind", "words"), FAULTS, ids=[f"{row[0]}-{row[2]}" for row in FAULTS])
 async def test_fault_is_told_to_the_model_and_the_run_goes_on(
     client: AsyncFriendli, server: FriendliServer, name: str, arguments: Any, kind: str, words: str
 ) -> None:
-    # Of the other tool, too, the time is limited: it does not wait for a thread.
     server.enqueue(tool_calls((name, arguments), ("weather", {"city": "Rome"})), text("Sorry"))
     run = begin(client, *ALL_TOOLS, tool_timeout=0.05 if kind == "timeout" else 30)
     events = await events_of(run)
@@ -493,6 +497,7 @@ async def test_fault_is_told_to_the_model_and_the_run_goes_on(
     assert (await run.result()).reply.text == "Sorry"
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(("name", "arguments", "kind", "words"), FAULTS, ids=[f"{row[0]}-{row[2]}" for row in FAULTS])
 async def test_fault_ends_the_run_where_it_shall(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, name: str, arguments: Any, kind: str, words: str
