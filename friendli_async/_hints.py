@@ -134,7 +134,7 @@ _GROUPS: Final = {
 _SAID: Final = {
     "here it is friendli_async.bulk.run_all, or the command friendli-async batch": "batch batches",
     "here it is serverless.token.tokenize": "count_tokens tokenizer",
-    "there are no datasets here, as in Friendli's SDK since 0.15.0": "dataset datasets",
+    "there are no datasets here, as in Friendli's SDK since 0.15.1": "dataset datasets",
 }
 _SAID_OF_A_CLIENT: Final = {
     "here it is serverless.chat.complete, and so for dedicated and container": "acompletion chat_completion"

@@ -299,8 +299,9 @@ def error_status(error: FriendliError) -> int:
         error: What the call raised.
 
     Returns:
-        400, 404, 409, 413, 422, 429 and 503 as upstream said them; 504 for a time limit; 503 while the client is being
-        drained; 500 where it is not set up rightly; 502 for all else, a token that upstream refused (401, 403) too.
+        400, 404, 409, 413, 422, 429 and 503 as upstream said them; 504 for a time limit, and for upstream's 408 and
+        504; 503 while the client is being drained; 500 where it is not set up rightly; 502 for all else, a token that
+        upstream refused (401, 403) too.
     """
     if isinstance(error, APIStatusError):
         if error.status_code in _PASSED_ON:

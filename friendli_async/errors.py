@@ -1,6 +1,6 @@
 """What can go wrong, one class each.
 
-    FriendliError                     root; ``.meta`` (None before any I/O), ``.partial`` (of an open stream)
+    FriendliError                     root; ``.meta`` (None before any attempt), ``.partial`` (of an open stream)
     ├── ConfigurationError            also a ValueError: nothing was sent
     ├── APIConnectionError            no usable reply; ``.sent``: whether the request can have been accepted
     │   ├── APITimeoutError           also a TimeoutError; ``.limit`` says which limit, ``.seconds`` how long it was
@@ -50,7 +50,7 @@ class FriendliError(Exception):
     """Root of everything that this library raises about a call.
 
     Attributes:
-        meta: Status, headers, request id and attempts of the call; None when nothing was sent.
+        meta: Status, headers, request id and attempts of the call; None where no attempt had begun.
         partial: What an open stream had received before it failed; None for everything else.
     """
 

@@ -566,11 +566,13 @@ async def test_ids_that_are_missing_empty_or_twice_the_same_are_made_up(
         {"index": 2, "id": "", "function": {"name": "now", "arguments": "{}"}},
         {"index": 3, "id": "same", "function": {"name": "now", "arguments": "{}"}},
         {"index": 4, "id": "same", "function": {"name": "now", "arguments": "{}"}},
+        {"index": 5, "id": "call_1_7", "function": {"name": "now", "arguments": "{}"}},
+        {"index": 6, "function": {"name": "now", "arguments": "{}"}},
     ]
     server.enqueue(turn(*(chunk(tool_calls=[call]) for call in calls)))
     await begin(client, now).result()
     ids = [call_id for call_id, _ in results(server)]
-    assert len(set(ids)) == 5
+    assert len(set(ids)) == 7
     assert all(ids)
     assert ids[3] == "same"
     asked = server.requests[-1].json_object["messages"][1]["tool_calls"]

@@ -7,6 +7,7 @@ import copy
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, cast
 
 import msgspec
@@ -317,7 +318,8 @@ class Run:
         """Starts a call; one whose id is missing, or is another's, gets one of ours."""
         ids = {asked.id for asked in self._calls.asked}
         if not call.id or call.id in ids:
-            call = ToolCall(f"call_{self.turns + 1}_{len(ids) + 1}", "function", call.function)
+            ours = (f"call_{self.turns + 1}_{number}" for number in count(len(ids) + 1))
+            call = ToolCall(next(own for own in ours if own not in ids), "function", call.function)
         self._calls.start(call)
 
     async def _end_of_stream(self, stream: ChatStream) -> None:
