@@ -1,10 +1,10 @@
-"""Rate limits as servers tell them in headers, under all the names that are about."""
+"""Rate limits, and how long to wait, as servers tell them in headers, under all the names that are about."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from time import time
 from typing import Final
@@ -62,15 +62,24 @@ _Windows = dict[tuple[str, ...], _Window]
 """By what their headers name beside limit, remaining and reset: ``("tokens", "minute")``."""
 
 _KINDS: Final = ("requests", "tokens", "steps")
+_FIELDS: Final = ("limit", "remaining", "reset")
+_SHORT: Final = {"q": "limit", "r": "remaining", "t": "reset"}  # how a structured list names them
 _NAME: Final = re.compile(r"(?:[a-z]+-)?rate-?limit-(.+)")  # x-, anthropic-, or none
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII)
+# Where servers say how long to wait, and in which unit; the first that says it counts.
+_WAITS: Final = (
+    ("retry-after-ms", 0.001),
+    ("x-ms-retry-after-ms", 0.001),
+    ("retry-after", 1.0),
+    ("x-retry-after", 1.0),
+    ("x-ratelimit-retry-after", 1.0),
+)
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _UNIT: Final = r"(ms|milli(?:second)?s?|[uµ]s|ns|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
 _PART: Final = re.compile(rf"(\d+(?:\.\d+)?) *{_UNIT}(?![a-z]) *", re.ASCII)
 _DURATION: Final = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 _DURATION_ISO: Final = re.compile(r"p(?=.)(?:\d+d)?(?:t(?=\d)(?:\d+h)?(?:\d+m)?(?:\d+(?:\.\d+)?s)?)?", re.ASCII)
-_SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "mill": 1e-3, "u": 1e-6, "µ": 1e-6}
-_EPOCH: Final = 1e8
-"""A reset beyond three years is a point in time, in seconds since 1970; in milliseconds where it is beyond 1e11."""
+# By how a unit begins, the longest first.
+_SECONDS: Final = {"mill": 1e-3, "ms": 1e-3, "ns": 1e-9, "u": 1e-6, "µ": 1e-6, "d": 86400, "h": 3600, "m": 60, "s": 1}
 # What stands between the values of a header that was sent several times; a date has a comma of its own.
 _BETWEEN: Final = re.compile(r"(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),", re.IGNORECASE)
 
@@ -86,22 +95,30 @@ def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
     fields: dict[str, int | float | None] = {}
     for kind in _KINDS:
         of_kind = [window for names, window in windows.items() if _kind(names) == kind]
-        if not of_kind:
-            continue
-        tightest = min(of_kind, key=lambda window: window.scarcity)
-        fields[f"limit_{kind}"] = None if tightest.limit is None else int(tightest.limit)
-        fields[f"remaining_{kind}"] = None if tightest.remaining is None else int(tightest.remaining)
-        fields[f"reset_{kind}"] = tightest.reset
-    if all(value is None for value in fields.values()):
-        return None
-    return RateLimit(**fields)  # type: ignore[arg-type]  # of each field its own type, by its name
+        if of_kind:
+            tightest = min(of_kind, key=lambda window: window.scarcity)
+            fields[f"limit_{kind}"] = None if tightest.limit is None else int(tightest.limit)
+            fields[f"remaining_{kind}"] = None if tightest.remaining is None else int(tightest.remaining)
+            fields[f"reset_{kind}"] = tightest.reset
+    return RateLimit(**fields) if fields else None  # type: ignore[arg-type]  # of each its own type, by its name
 
 
-def wait_of(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait after a refusal for which the headers name no other time: until all that is used up resets.
+def wait_asked(status: int, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
+    """Seconds that a refusal asks to wait; None where it asks nothing, or nonsense.
 
-    Where the headers tell of nothing how much is left, what resets last counts.
+    ``retry-after-ms``, or ``Retry-After`` in seconds or as a date (RFC 9110 10.2.3), or as servers write it that do not
+    know that: ``1m30s``, a date of RFC 3339, seconds since 1970. Without one, when the limit of a 429 resets.
     """
+    for name, unit in _WAITS:
+        if text := headers.get(name):
+            wait = _longest(text, unit, headers, now)
+            if wait is not None and wait >= 0:
+                return abs(wait)  # of -0, too
+    return _wait_of(headers) if status == 429 else None
+
+
+def _wait_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds until all that is used up resets; where nothing tells how much is left, until what resets last does."""
     windows = _windows(headers).values()
     told = any(window.remaining is not None for window in windows)
     blocking = (window for window in windows if not told or (window.remaining is not None and window.remaining < 1))
@@ -124,42 +141,27 @@ def _windows(headers: Mapping[str, str]) -> _Windows:
             _read_list(value, windows)
         elif found := _NAME.fullmatch(name):
             names = [part for part in re.split(r"[-_]", found[1]) if part != "after"]
-            for field in ("limit", "remaining", "reset"):
-                if field in names:
-                    names.remove(field)
-                    told = _reset(value, headers) if field == "reset" else _amount(value, least=field == "remaining")
-                    if told is not None and field == "reset" and "ms" in names:
-                        names.remove("ms")
-                        told /= 1000
-                    if told is not None:
-                        setattr(windows.setdefault(tuple(names), _Window()), field, told)
-                    break
+            field = next((each for each in _FIELDS if each in names), "")
+            unit = 0.001 if "ms" in names else 1.0
+            told = _longest(value, unit, headers) if field == "reset" else _amount(value, least=field == "remaining")
+            if field and told is not None:
+                rest = tuple(part for part in names if part not in {field, "ms"})
+                setattr(windows.setdefault(rest, _Window()), field, max(0.0, told))
     return windows
-
-
-_PARAMETERS: Final = {"r": "remaining", "remaining": "remaining", "q": "limit", "limit": "limit"}
-_PARAMETERS.update({"t": "reset", "reset": "reset"})
 
 
 def _read_list(value: str, windows: _Windows) -> None:
     """``"default";r=50;t=30`` or ``limit=100, remaining=50, reset=5``; of a policy ``"default";q=100;w=60``."""
     names: tuple[str, ...] = ()
-    for name, policy in _parameters(value):
-        names = names if policy is None else (policy,)
-        if field := _PARAMETERS.get(name[0]):
-            number = _amount(name[1])
-            if number is not None:
-                setattr(windows.setdefault(names, _Window()), field, number)
-
-
-def _parameters(value: str) -> Iterator[tuple[tuple[str, str], str | None]]:
-    """Each ``name=value``, and the name of the policy where one stands before it."""
     for item in value.split(","):
-        policy, *_ = item.split(";")
-        named = None if "=" in policy else policy.strip().strip('"').lower()
-        for parameter in item.split(";"):
-            name, _, told = parameter.partition("=")
-            yield (name.strip().lower(), told.strip()), named
+        policy, *_ = parameters = item.split(";")
+        if "=" not in policy:
+            names = (policy.strip().strip('"').lower(),)
+        for name, _, told in (parameter.partition("=") for parameter in parameters):
+            field, number = name.strip().lower(), _number(told)
+            field = _SHORT.get(field, field)
+            if field in _FIELDS and number is not None:
+                setattr(windows.setdefault(names, _Window()), field, max(0.0, number))
 
 
 def parts(text: str) -> list[str]:
@@ -167,46 +169,45 @@ def parts(text: str) -> list[str]:
     return [part.strip() for part in _BETWEEN.split(text)]
 
 
-def _amount(text: str, *, least: bool = False) -> float | None:
+def _amount(text: str, *, least: bool) -> float | None:
     """A number; of several (sent twice, or with its policy: ``100, 100;w=60``) the first, or the least."""
     numbers = [_number(part.partition(";")[0]) for part in text.split(",")]
     told = [number for number in numbers if number is not None]
-    if not told:
-        return None
-    return min(told) if least else told[0]
+    return (min(told) if least else told[0]) if told else None
 
 
 def _number(text: str) -> float | None:
-    text = text.strip().lower()
-    if len(text) > 40 or not _NUMBER.fullmatch(text):
-        return None
-    number = float(text)
-    return max(0.0, number) if math.isfinite(number) and number < 1e18 else None
+    text = text.strip()
+    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return number if abs(number) < 1e18 else None
 
 
-def _reset(text: str, headers: Mapping[str, str]) -> float | None:
-    """Seconds from the reply on; of several (sent twice) the longest."""
-    told = (_moment(part, headers) for part in parts(text))
+def _longest(text: str, unit: float, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
+    """Seconds from the reply on; of several (sent by a server and a proxy) the longest: none may be undercut."""
+    told = (_moment(part, unit, lambda: _sent_at(headers, now)) for part in parts(text))
     return max((seconds for seconds in told if seconds is not None), default=None)
 
 
-def _moment(text: str, headers: Mapping[str, str]) -> float | None:
-    """``1.5``, ``6m0s``, ``120ms``; ``1700000000``, seconds since 1970; a date of RFC 3339 or of HTTP."""
-    text = text.strip()
+def _moment(text: str, unit: float, sent: Callable[[], float]) -> float | None:
+    """``1.5``, ``6m0s``, ``120ms``; ``1700000000``, seconds since 1970, or milliseconds; a date of RFC 3339 or of HTTP.
+
+    It is below 0 only where that is the number; what has passed is now.
+    """
+    text = text.partition(";")[0].strip(" \t\"'")
     if (number := _number(text)) is not None:
-        if number < _EPOCH:
-            return number
-        return max(0.0, (number if number < 1e11 else number / 1000) - sent_at(headers))
-    if (seconds := duration(text)) is not None:
+        seconds = number * unit
+        for since_1970 in (seconds, seconds / 1000):
+            if 1e9 <= since_1970 < 1e10:  # a point in time, of this century or one of the next two
+                return max(0.0, since_1970 - sent())
         return seconds
-    if (date := date_of(text)) is not None:
-        return max(0.0, date - sent_at(headers))
-    return None
+    if (duration := _duration(text.lower())) is not None:
+        return duration
+    date = _date_of(text)
+    return None if date is None else max(0.0, date - sent())
 
 
-def duration(text: str) -> float | None:
+def _duration(text: str) -> float | None:
     """Seconds of ``6m0s``, ``1 minute 30 seconds``, ``120ms`` or ``PT8S``; None of anything else."""
-    text = text.strip().lower()
     if len(text) > 40:
         return None
     if _DURATION_ISO.fullmatch(text):
@@ -217,27 +218,23 @@ def duration(text: str) -> float | None:
 
 
 def _unit(name: str) -> float:
-    return 1e-9 if name == "ns" else next(_SECONDS[name[:n]] for n in (4, 2, 1) if name[:n] in _SECONDS)
+    return next(seconds for begin, seconds in _SECONDS.items() if name.startswith(begin))
 
 
-def sent_at(headers: Mapping[str, str], now: Callable[[], float] = time) -> float:
+def _sent_at(headers: Mapping[str, str], now: Callable[[], float]) -> float:
     """When the reply was sent: by its own clock, as what it tells is, where it says so."""
-    date = date_of(parts(headers.get("date", ""))[0])
+    date = _date_of(parts(headers.get("date", ""))[0])
     return now() if date is None else date
 
 
-def date_of(text: str) -> float | None:
+def _date_of(text: str) -> float | None:
     """Seconds since 1970 of a date of HTTP (RFC 9110 5.6.7) or of RFC 3339, in UTC where it names no zone."""
     from email.utils import parsedate_to_datetime  # comes with aiohttp; a bare import of ours does without
 
-    try:
-        date = datetime.fromisoformat(text.strip())
-    except ValueError:
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
         try:
-            date = parsedate_to_datetime(text)
+            date = read(text.strip())
+            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, OverflowError, IndexError):
-            return None
-    try:
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
+            pass
+    return None

@@ -140,6 +140,9 @@ def test_words_are_raised_by_every_plain_call(kind: str) -> None:
         ({"choices": [{"error": {"code": 502, "message": W}}]}, 502, InternalServerError),
         ({"response": {"error": {"code": 429, "message": W}}}, 429, RateLimitError),
         ({"error": {"code": "rate-limit-exceeded", "message": W}}, 429, RateLimitError),
+        ({"errcode": 503, "note": W}, 503, InternalServerError),
+        ({"__type": "TooManyRequestsException", "message": W}, 429, RateLimitError),
+        ({"error": {"type": "UnauthorizedError", "message": W}}, 401, AuthenticationError),
     ],
 )
 def test_the_class_is_what_the_error_names(said: Any, status: int, kind: type[APIStatusError]) -> None:
@@ -205,6 +208,7 @@ def test_a_call_without_an_answer_raises_what_says_something(body: str) -> None:
     [
         *(("chat", {"choices": choices, "usage": {"total_tokens": 3}}) for choices in ([], None, {}, "", 5)),
         *(("completion", {"choices": choices}) for choices in ([], None, {}, [{}])),
+        *((kind, {"choices": choices}) for kind in ("chat", "completion") for choices in ('[{"x":1}]', ['{"x":1}'])),
         *(("chat", {"choices": [{"message": message}]}) for message in (None, {}, [], "x", {"role": "assistant"})),
         *(("message", {"content": content, "role": "assistant"}) for content in ([], None, {}, 5)),
         *(("response", {"id": "r", "output": output}) for output in ([], None, {}, 5)),
@@ -249,6 +253,15 @@ def test_what_stands_beside_an_error_of_a_plain_reply_is_its_partial() -> None:
     partial = caught.value.partial
     assert partial is not None
     assert (partial.text, partial.reasoning, partial.usage and partial.usage.total_tokens) == ("paid", "why", 3)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_an_error_beside_a_plain_reply_of_any_kind_is_that_error(kind: str) -> None:
+    whole = WHOLE[kind]
+    with pytest.raises(APIStatusError) as caught:
+        decode_reply(json.dumps({**whole.value, "error": W}).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
+    assert W in str(caught.value)
+    assert "usage" not in whole.value or caught.value.partial is not None
 
 
 @pytest.mark.parametrize("kind", STREAMED)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from friendli_async import RateLimit
 from friendli_async._core.error_bodies import said_error, status_error
-from friendli_async.rate_limits import wait_of
+from friendli_async.rate_limits import wait_asked
 from friendli_async.replies import Headers, Meta
 
 DATE: Final = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
@@ -78,6 +78,12 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
     "epoch in milliseconds": ({**DATE, "x-ratelimit-reset": f"{NEW_YEAR}500"}, {"reset_requests": 0.5}),
     "a date": ({**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT"}, {"reset_requests": 10.0}),
     "in milliseconds": ({"x-ratelimit-reset-ms": "1500"}, {"reset_requests": 1.5}),
+    "in milliseconds, as a point in time": (
+        {**DATE, "x-ratelimit-reset-ms": f"{NEW_YEAR}500"},
+        {"reset_requests": 0.5},
+    ),
+    "in milliseconds, with another unit": ({"x-ratelimit-reset-ms": "5s"}, {"reset_requests": 5.0}),
+    "quoted, with a parameter": ({"x-ratelimit-reset": '"5";w=60'}, {"reset_requests": 5.0}),
     "two dates": (
         {**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT, Thu, 01 Jan 2026 00:00:20 GMT"},
         {"reset_requests": 20.0},
@@ -214,7 +220,7 @@ def test_no_header_raises_and_every_number_is_finite(headers: dict[str, str]) ->
     for value in filled(limit).values() if (limit := told(**headers)) is not None else ():
         assert math.isfinite(value)
         assert value >= 0
-    wait = wait_of(Headers(headers.items()))
+    wait = wait_asked(429, Headers(headers.items()))
     assert wait is None or (math.isfinite(wait) and wait >= 0)
 
 

@@ -7,123 +7,46 @@ they cannot drift apart.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from time import time
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
-from friendli_async._core.error_texts import clean, said, text_of
-from friendli_async._core.error_words import EXCERPT, WORDS, is_telling, parsed, plain_name, prose, says_text
+from friendli_async._core.error_texts import clean, said, says_text, text_of
+from friendli_async._core.error_words import (
+    CODES,
+    EXCERPT,
+    STATUSES,
+    TYPES,
+    Fields,
+    fields_of,
+    first,
+    is_telling,
+    plain_name,
+    words_of,
+)
 from friendli_async.errors import APIStatusError, status_class
-from friendli_async.rate_limits import date_of, duration, parts, sent_at, wait_of
+from friendli_async.rate_limits import wait_asked
 from friendli_async.replies import Headers, request_id_of
 
-__all__ = ["excerpt", "retry_after", "said_error", "status_error", "unframed"]
+__all__ = ["excerpt", "said_error", "status_error", "unframed"]
 
 
 def excerpt(data: bytes) -> str:
     """The beginning of some bytes, as text."""
-    return bytes(data[:EXCERPT]).decode("utf-8", "replace")
-
-
-# Where servers say how long to wait, and in which unit; the first that says it counts.
-_WAITS: Final = (
-    ("retry-after-ms", 0.001),
-    ("x-ms-retry-after-ms", 0.001),
-    ("retry-after", 1.0),
-    ("x-retry-after", 1.0),
-    ("x-ratelimit-retry-after", 1.0),
-)
-
-
-def retry_after(headers: Headers, now: Callable[[], float] = time) -> float | None:
-    """Seconds that the server asks to wait; None where it asks nothing, or nonsense.
-
-    ``retry-after-ms``, or ``Retry-After`` in seconds or as a date (RFC 9110 10.2.3), or as servers write it that do not
-    know that: ``1m30s``, a date of RFC 3339, seconds since 1970. Of one that was sent twice, by a server and a proxy,
-    the longer wait counts: neither may be undercut.
-    """
-    for name, unit in _WAITS:
-        text = headers.get(name)
-        if text is not None:
-            sent = sent_at(headers, now)
-            waits = (_seconds(part, unit, sent) for part in parts(text))
-            if told := [wait for wait in waits if wait is not None]:
-                return max(told)
-    return None
-
-
-def _wait_asked(status: int, headers: Headers) -> float | None:
-    """The Retry-After; without one, when the limit that a 429 is about resets."""
-    asked = retry_after(headers)
-    return wait_of(headers) if asked is None and status == 429 else asked
-
-
-def _seconds(text: str, unit: float, sent: float) -> float | None:
-    text = text.partition(";")[0].strip(" \t\"'")
-    if re.fullmatch(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE]\+?\d+)?|-0+", text, re.ASCII):
-        seconds = abs(float(text)) * unit
-        for since_1970 in (seconds, seconds / 1000):
-            if 1e9 <= since_1970 < 1e10:  # a point in time, of this century or one of the next two
-                seconds = max(0.0, since_1970 - sent)
-        return seconds if math.isfinite(seconds) else None
-    if (seconds_told := duration(text)) is not None:
-        return seconds_told
-    date = date_of(text)
-    return None if date is None else max(0.0, date - sent)  # a date that has passed: now
+    return data[:EXCERPT].decode("utf-8", "replace")
 
 
 def status_error(status: int, headers: Headers, body: bytes) -> APIStatusError:
     """The error of a reply whose status says so."""
     content_type = headers.get("content-type", "")
     value = _most_telling(said(body, content_type))
-    fields = _read(value)
-    words = fields.message or fields.named or _unread(value) or _phrase(status)
-    there = _redirected_to(headers) if 300 <= status < 400 else ""
-    return status_class(status)(
-        f"{words} (a redirect to {there})" if there else words,
-        status_code=status,
-        code=fields.code,
-        type=fields.type,
-        body=text_of(body, content_type),
-        retry_after=_wait_asked(status, headers),
-        request_id=request_id_of(headers) or fields.request_id,
-    )
-
-
-def _most_telling(values: Sequence[object]) -> object:
-    """Of several things that were said the first that tells what is wrong, or else the first that says something."""
-    telling = (value for value in values if is_telling(value))
-    wordy = (value for value in values if _read(value).message)
-    return next(telling, None) or next(wordy, values[0] if values else None)
-
-
-def _unread(value: object) -> str:
-    """JSON in which no words were found, as it is, if there is anything in it. An answer is nobody's to quote."""
-    if not isinstance(value, dict) or cast("_Object", value).keys() & _ANSWERS:
-        return ""
-    try:
-        return clean(json.dumps(value, ensure_ascii=False))[:EXCERPT] if value else ""
-    except (ValueError, RecursionError):
-        return ""
-
-
-def _redirected_to(headers: Headers) -> str:
-    """Where to, without what may be secret in it."""
-    place = re.match(r"(https?://|//)?(?:[^/?#@]*@)?([^?#,\s]*)", headers.get("location", "").strip(), re.IGNORECASE)
-    return clean("".join(part or "" for part in place.groups()))[:EXCERPT] if place is not None else ""
-
-
-def _phrase(status: int) -> str:
-    from http import HTTPStatus  # aiohttp has loaded it
-
-    try:
-        return f"HTTP {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"HTTP {status}"
+    read = _read(value)
+    words = read.words or _as_it_is(value) or _phrase(status)
+    if 300 <= status < 400 and (there := _redirected_to(headers)):
+        words = f"{words} (a redirect to {there})"
+    return _error(words, read, status, text_of(body, content_type), headers)
 
 
 def said_error(value: object, data: bytes, status: int, headers: Headers) -> APIStatusError:
@@ -135,17 +58,8 @@ def said_error(value: object, data: bytes, status: int, headers: Headers) -> API
         status: The HTTP status that it came with: the error's own, where it names none.
         headers: The reply's headers.
     """
-    fields = _read(_most_telling(said(data)) if value is None else value)
-    status = fields.status or status
-    return status_class(status)(
-        fields.message or fields.named or clean(excerpt(data)),
-        status_code=status,
-        code=fields.code,
-        type=fields.type,
-        body=excerpt(data),
-        retry_after=_wait_asked(status, headers),
-        request_id=request_id_of(headers) or fields.request_id,
-    )
+    read = _read(_most_telling(said(data)) if value is None else value)
+    return _error(read.words or clean(excerpt(data)), read, read.status or status, excerpt(data), headers)
 
 
 def unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
@@ -164,152 +78,92 @@ def unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError
     return None, words[:EXCERPT] or clean(excerpt(data))
 
 
-class _Fields(msgspec.Struct):
-    message: str = ""
+def _error(words: str, read: _Read, status: int, body: str, headers: Headers) -> APIStatusError:
+    return status_class(status)(
+        words,
+        status_code=status,
+        code=read.code,
+        type=read.type,
+        body=body,
+        retry_after=wait_asked(status, headers),
+        request_id=request_id_of(headers) or read.request_id,
+    )
+
+
+def _most_telling(values: Sequence[object]) -> object:
+    """Of several things that were said the first that tells what is wrong, or else the first that says something."""
+    telling = (value for value in values if is_telling(value))
+    wordy = (value for value in values if _read(value).message)
+    return next(telling, None) or next(wordy, values[0] if values else None)
+
+
+_ANSWERS: Final = frozenset({"choices", "content", "output", "data", "results", "usage"})
+
+
+def _as_it_is(value: object) -> str:
+    """JSON in which no words were found, if there is anything in it. An answer is nobody's to quote."""
+    fields = fields_of(value)
+    if not fields or fields.keys() & _ANSWERS:
+        return ""
+    try:
+        return clean(json.dumps(fields, ensure_ascii=False))[:EXCERPT]
+    except RecursionError:
+        return ""
+
+
+def _redirected_to(headers: Headers) -> str:
+    """Where to, without what may be secret in it."""
+    place = re.split(r"[?#,\s]", headers.get("location", "").strip(), maxsplit=1)[0]
+    return clean(re.sub(r"\A(https?://|//|)[^/@]*@", r"\1", place, flags=re.IGNORECASE))[:EXCERPT]
+
+
+def _phrase(status: int) -> str:
+    from http import HTTPStatus  # aiohttp has loaded it
+
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"
+
+
+# --- what an error tells beside its words ----------------------------------------------------------------------------
+
+
+class _Read(msgspec.Struct):
+    """An error as it was read."""
+
+    message: str
     code: str | None = None
     type: str | None = None
     request_id: str | None = None
     status: int | None = None
 
     @property
-    def named(self) -> str:
-        """Code or type, where they are words: a bare number says nothing."""
-        return next((name for name in (self.code, self.type) if name and not name.isdecimal()), "")
+    def words(self) -> str:
+        """What it says; else its code or type, where they are words: a bare number says nothing."""
+        return self.message or next((name for name in (self.code, self.type) if name and not name.isdecimal()), "")
 
 
-_NESTING: Final = ("error", "fault")
-"""Where an error is an object of its own: its words go before those beside it."""
-_CODES: Final = ("code", "errorcode", "errcode")
-_TYPES: Final = ("type", "errortype")
-_STATUSES: Final = ("statuscode", "httpstatuscode", "httpcode", "httpstatus", *_CODES, "status", *_TYPES, "error")
-_LABELS: Final = frozenset({*_STATUSES, "object", "requestid"})
-_ANSWERS: Final = frozenset({"choices", "content", "output", "data", "results", "usage"})
-_PLACES: Final = ("field", "param", "target")
-_DEEPEST: Final = 8
-_MOST: Final = 20
-_IN_VAIN: Final = frozenset({"error", "fail", "failed", "failure"})
-
-_Object = Mapping[str, object]
-
-
-def _read(value: object) -> _Fields:
-    """Reads an error of any of the shapes that are about: see ``WORDS``; nested, in a list, or flat."""
-    message, objects = _find_below(value)
-    fields = _Fields(
-        message=clean(message or _by_field(value) or (prose(cast("_Object", value)) if isinstance(value, dict) else ""))
-    )
-    for depth, found in enumerate(objects, 1):
-        fields.code = fields.code or _text(_first(found, *_CODES))
-        fields.type = fields.type or _text(_first(found, *_TYPES))
-        fields.request_id = fields.request_id or _text(_first(found, "requestid"))
-        fields.status = fields.status or _status_of(found)
+def _read(value: object) -> _Read:
+    words, objects = words_of(value)
+    read = _Read(clean(words))
+    for depth, fields in enumerate(objects, 1):
+        read.code = read.code or _text(first(fields, *CODES))
+        read.type = read.type or _text(first(fields, *TYPES))
+        read.request_id = read.request_id or _text(fields.get("requestid"))
+        read.status = read.status or _status_of(fields)
         if depth < len(objects):  # Google's: RESOURCE_EXHAUSTED
-            fields.type = fields.type or _word(found.get("status"))
-        if message != found.get("error"):  # OAuth's: invalid_token, with a description beside it
-            fields.code = fields.code or _word(found.get("error"))
-    return fields
-
-
-def _find(value: object, depth: int = 0) -> tuple[str, list[_Object]]:
-    """The words of an error, and the objects that they stand in, the innermost first; "" where there are none."""
-    if depth > _DEEPEST:
-        return "", []
-    if isinstance(value, str):
-        inside = _inside(value)
-        return (value, []) if inside is None else _find(inside, depth + 1)
-    if isinstance(value, list):
-        return _find_in_list(cast("list[object]", value), depth)
-    if not isinstance(value, dict):
-        return "", []
-    fields: dict[str, object] = {}
-    for name, item in cast("_Object", value).items():
-        fields.setdefault(plain_name(name), item)
-    nested = [name for name in _NESTING if isinstance(fields.get(name), dict | list)]
-    objects: list[_Object] = []
-    for name in dict.fromkeys((*nested, *WORDS)):
-        item = fields.get(name)
-        words, inner = (str(item), []) if _is_number(item) and item else _find(item, depth + 1)
-        if not words and name == "errors":  # {"errors": {"model": ["This field is required."]}}
-            words = _by_field(item)
-        if words or name in nested:
-            objects += inner
-        if words:
-            return _in_full(name, words, fields), [*objects, fields]
-    texts = (_first(cast("_Object", item), "value", "text") for item in fields.values() if isinstance(item, dict))
-    return next((text for text in texts if isinstance(text, str)), ""), [*objects, fields]
-
-
-def _in_full(name: str, words: str, fields: _Object) -> str:
-    """The words of an object with those that belong to them: RFC 9457's title, or what a router's provider said."""
-    title, routed = fields.get("title"), fields.get("metadata")
-    if name == "detail" and isinstance(title, str) and title and title not in words:
-        return f"{title.rstrip('.: ')}: {words}"
-    raw = cast("_Object", routed).get("raw") if isinstance(routed, dict) else None
-    return f"{words}: {raw[:EXCERPT]}" if isinstance(raw, str) and raw else words
-
-
-def _find_in_list(items: list[object], depth: int) -> tuple[str, list[_Object]]:
-    """``[{"loc": ["body", "n"], "msg": "..."}]``, the 422 body, as one line; so what is told otherwise."""
-    lines: list[str] = []
-    objects: list[_Object] = []
-    for item in items[:_MOST]:
-        words, inner = _find(item, depth + 1)
-        where = _place(cast("_Object", item)) if isinstance(item, dict) else ""
-        if words:
-            lines.append(f"{where}: {words}" if where else words)
-        if len(items) == 1 and not where:
-            objects = inner
-    return "; ".join(lines), objects
-
-
-def _place(item: _Object) -> str:
-    """Where an entry of a list of faults says that its fault is."""
-    if isinstance(loc := item.get("loc"), list):
-        return ".".join(str(part) for part in cast("list[object]", loc)[:_MOST])
-    return next((place for name in _PLACES if isinstance(place := item.get(name), str)), "")
-
-
-def _find_below(value: object, depth: int = 0) -> tuple[str, list[_Object]]:
-    """The words of an object that has none where others have them: those of an object in it."""
-    words, objects = _find(value)
-    if words or not isinstance(value, dict) or depth > _DEEPEST:
-        return words, objects
-    for item in cast("_Object", value).values():
-        inside: object = _inside(item) if isinstance(item, str) else item
-        if isinstance(inside, list):
-            inside = next(filter(_is_object, cast("list[object]", inside)), None)
-        words, inner = _find_below(inside, depth + 1) if _is_object(inside) else ("", [])
-        if words:
-            return words, [*inner, *objects]
-    return "", objects
-
-
-def _by_field(value: object) -> str:
-    """``{"model": ["This field is required."]}``: what says nothing but words, field by field."""
-    if not isinstance(value, dict):
-        return ""
-    said = {name: item for name, item in cast("_Object", value).items() if plain_name(name) not in _LABELS}
-    lines: list[str] = []
-    for name, item in said.items():
-        words = cast("list[object]", item) if isinstance(item, list) else [item]
-        if not all(isinstance(word, str) for word in words):
-            return ""
-        lines += [f"{name}: {word}" for word in words[:_MOST] if word]
-    return "; ".join(lines)
-
-
-def _inside(text: str) -> object:
-    """The error that a text is, if it is one: servers that pass on what another said put its JSON into theirs."""
-    value = parsed(text.encode("utf-8", "replace")) if text.lstrip()[:1] in {"{", "["} else None
-    return value if is_telling(value) else None
-
-
-def _first(fields: _Object, *names: str) -> object:
-    return next((value for name in names if (value := fields.get(name)) is not None), None)
+            read.type = read.type or _word(fields.get("status"))
+        if words != fields.get("error"):  # OAuth's: invalid_token, with a description beside it
+            read.code = read.code or _word(fields.get("error"))
+    return read
 
 
 def _text(value: object) -> str | None:
     return None if value is None or isinstance(value, dict | list) else str(value)
+
+
+_IN_VAIN: Final = frozenset({"error", "fail", "failed", "failure"})
 
 
 def _word(value: object) -> str | None:
@@ -318,33 +172,28 @@ def _word(value: object) -> str | None:
     return str(value) if is_name and str(value).lower() not in _IN_VAIN else None
 
 
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
+_NAMING: Final = (*STATUSES, *CODES, "status", *TYPES, "error")
+"""Where the status of an error is named, what is most likely to be one first."""
 
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-# What servers call their errors, as ``plain_name`` spells it, and the status that each stands for.
+# What servers call their errors, as ``plain_name`` spells it, and the status that each stands for; most of them are
+# about with "error" or "exception" behind them, too.
 _NAMES: Final[dict[int, str]] = {
-    400: "invalidrequest invalidrequesterror badrequest badrequesterror badargument invalidargument failedprecondition"
-    " outofrange validationexception contextlengthexceeded exceedcontextsizeerror",
-    401: "authenticationerror invalidapikey unauthorized unauthenticated invalidtoken expiredtoken",
-    402: "billingerror paymentrequired insufficientcredits",
-    403: "permissionerror permissiondenied permissiondeniederror forbidden accessdenied accessdeniedexception",
-    404: "notfound notfounderror modelnotfound resourcenotfoundexception",
+    400: "invalidrequest badrequest badargument invalidargument failedprecondition outofrange validationexception"
+    " contextlengthexceeded exceedcontextsize",
+    401: "authentication invalidapikey unauthorized unauthenticated invalidtoken expiredtoken",
+    402: "billing paymentrequired insufficientcredits",
+    403: "permission permissiondenied forbidden accessdenied",
+    404: "notfound modelnotfound resourcenotfound",
     408: "requesttimeout",
-    409: "conflict conflicterror aborted alreadyexists",
+    409: "conflict aborted alreadyexists",
     413: "requesttoolarge payloadtoolarge",
-    422: "unprocessableentity unprocessableentityerror validationerror",
-    429: "ratelimiterror ratelimitexceeded ratelimited insufficientquota quotaexceeded resourceexhausted"
-    " toomanyrequests throttling throttlingexception",
-    500: "apierror internal internalerror internalservererror internalfailure servererror",
+    422: "unprocessableentity validationerror",
+    429: "ratelimit ratelimitexceeded ratelimited insufficientquota quotaexceeded resourceexhausted toomanyrequests"
+    " throttling",
+    500: "apierror internal internalservererror internalfailure servererror",
     501: "unimplemented",
     502: "badgateway",
-    503: "overloaded overloadederror serveroverloaded serviceunavailable serviceunavailableexception unavailable"
-    " unavailableerror",
+    503: "overloaded serveroverloaded serviceunavailable unavailable",
     504: "gatewaytimeout deadlineexceeded timeouterror",
 }
 _NAMED_STATUSES: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
@@ -353,9 +202,9 @@ _NAMED_STATUSES: Final = {name: status for status, names in _NAMES.items() for n
 _GRPC_STATUSES: Final[dict[int, int]] = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
 
 
-def _status_of(error: _Object) -> int | None:
+def _status_of(error: Fields) -> int | None:
     """The status that an error's code, type or status names, numbers first; its fields are spelt by ``plain_name``."""
-    named = [value for name in _STATUSES if isinstance(value := error.get(name), str | int)]
+    named = [value for name in _NAMING if isinstance(value := error.get(name), str | int)]
     for value in named:
         found = re.fullmatch(r"([45]\d\d)\d*(?: \D*)?", str(value)[:40], re.ASCII)
         if found is not None:
@@ -363,6 +212,8 @@ def _status_of(error: _Object) -> int | None:
     if isinstance(code := error.get("code"), int) and isinstance(error.get("details"), list):
         return _GRPC_STATUSES.get(code)
     for value in named:  # of a namespace#Name the name
-        if status := _NAMED_STATUSES.get(plain_name(str(value).rpartition("#")[2].replace(" ", ""))):
-            return status
+        name = plain_name(str(value).rpartition("#")[2].replace(" ", ""))
+        for each in (name, name.removesuffix("error").removesuffix("exception")):
+            if each in _NAMED_STATUSES:
+                return _NAMED_STATUSES[each]
     return None

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-__all__ = ["clean", "said", "text_of"]
+from friendli_async._core.error_words import is_success, loads
+
+__all__ = ["clean", "said", "says_text", "text_of"]
 
 _LONGEST: Final = 2000
 """Words in an error, characters: the whole of them is in ``APIStatusError.body``."""
@@ -24,11 +26,9 @@ _NAMED_INSIDE: Final = re.compile(
     r"<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE
 )
 _MARKS: Final = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    ("utf-8-sig", (codecs.BOM_UTF8,)),
+    ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),  # before UTF-16, whose mark it begins with
+    ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
 )
 
 # Controls would ring a bell, or paint a terminal.
@@ -38,9 +38,12 @@ _NO_TEXT: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]")
 
 # What is put around JSON so that no page runs it, or that one does: )]}' and while(1); and callback(...).
 _WRAPPING: Final = re.compile(r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-Za-z_$][\w.$]{0,80}\(|\s)*")
-_BLANKS: Final = re.compile(r"\s*")
 _FIELD: Final = re.compile(r"(?:data|event|id|retry)?:")
 
+# How JSON of an object or a list begins, so that it is no text: a broken reply, of which nobody knows what it says.
+_JSON: Final = re.compile(r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|(?:null|true|false|-?[\d.]+)\s*$)""")
+# The same, where its first name says that it is an error: cut off, or written by Python.
+_BROKEN_ERROR: Final = re.compile(r"""[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b""", re.IGNORECASE)
 # A text under one of the names of words, in what is no whole JSON.
 _QUOTED: Final = re.compile(
     r"[\"'](?:error_?|status_?)?(?:message|msg|detail|error|errors|reason|title)[\"']\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.)+)",
@@ -59,7 +62,7 @@ def text_of(body: bytes, content_type: str = "") -> str:
     """A body as text: in the charset that it names, or that its first bytes show; else UTF-8, as far as it is that."""
     named = _NAMED.search(content_type)
     inside = _NAMED_INSIDE.search(body[:1024].decode("latin-1"))
-    marked = next((charset for mark, charset in _MARKS if body.startswith(mark)), None)
+    marked = next((charset for charset, marks in _MARKS if body.startswith(marks)), None)
     for charset in (marked, named and named[1], inside and (inside[1] or inside[2])):
         if charset is not None and (text := _decoded(body, charset)) is not None:
             return text
@@ -85,6 +88,15 @@ def clean(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
+def says_text(data: bytes) -> bool:
+    """Whether data that is no JSON says something in words; not where it is broken JSON that could be anything."""
+    text = _decoded(data[:_LOOKED_AT], "utf-8")
+    if text is None or (_JSON.match(text) and not _BROKEN_ERROR.match(text)):
+        return False
+    words = _shown(_UNSEEN.sub(" ", text))
+    return any(map(str.isalpha, words)) and not is_success(words)
+
+
 def said(body: bytes, content_type: str = "") -> list[object]:
     """What a body says, in its order: decoded JSON; what markup says, as if it were JSON; or words.
 
@@ -93,13 +105,13 @@ def said(body: bytes, content_type: str = "") -> list[object]:
         content_type: Its Content-Type.
     """
     try:
-        return [json.loads(body)]
-    except (ValueError, RecursionError):
+        return [loads(body)]
+    except ValueError:
         text = text_of(body, content_type).lstrip("\ufeff \t\r\n")
-    if "event-stream" in content_type.lower() or _FIELD.match(text):
-        if (events := _of_events(text)) is not None:
-            return events
-    elif values := list(islice(_of_json(text), _MOST)):
+    is_stream = "event-stream" in content_type.lower() or _FIELD.match(text) is not None
+    if is_stream and (events := _of_events(text)) is not None:
+        return events
+    if values := list(islice(_of_json(text), _MOST)):
         return values
     if "html" in content_type.lower() or text.startswith("<"):
         return [_of_markup(text[:_LOOKED_AT])]
@@ -108,15 +120,14 @@ def said(body: bytes, content_type: str = "") -> list[object]:
 
 def _of_json(text: str) -> Iterator[object]:
     """The objects and lists that a text begins with, one behind the other, whatever is put around them."""
-    wrapping = _WRAPPING.match(text)
-    begin, decode = 0 if wrapping is None else wrapping.end(), json.JSONDecoder().raw_decode
-    while text[begin : begin + 1] in {"{", "["}:
+    text, decode = _WRAPPING.sub("", text, count=1), json.JSONDecoder().raw_decode
+    while text[:1] in {"{", "["}:
         try:
-            value, begin = decode(text, begin)
+            value, end = decode(text)
         except (ValueError, RecursionError):
             return
         yield value
-        begin = _BLANKS.match(text, begin).end()  # type: ignore[union-attr]  # it matches nothing, too
+        text = text[end:].lstrip()
 
 
 def _of_events(text: str) -> list[object] | None:
@@ -125,20 +136,15 @@ def _of_events(text: str) -> list[object] | None:
     It is not the standard's reading to the letter: one event that the end cuts off counts, as there is no more to come.
     """
     events: list[object] = []
-    name, data, is_stream = "", list[str](), False
-    for line in (*text.splitlines(), ""):
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "data":
-            data.append(value)
-            is_stream = True
-        elif field == "event":
-            name = value
-        elif not line:
-            whole = "\n".join(data).strip()
-            if whole and whole != "[DONE]":
-                events.append(next(_of_json(whole), {"error": whole} if "error" in name.lower() else whole))
-            name, data = "", []
+    is_stream = False
+    for block in "\n".join(text.splitlines()).split("\n\n"):
+        fields = [line.partition(":") for line in block.split("\n")]
+        data = [value.removeprefix(" ") for name, _, value in fields if name == "data"]
+        is_stream = is_stream or bool(data)
+        whole = "\n".join(data).strip()
+        if whole and whole != "[DONE]":
+            is_error = any(name == "event" and "error" in value.lower() for name, _, value in fields)
+            events.append(next(_of_json(whole), {"error": whole} if is_error else whole))
     return events[:_MOST] if is_stream else None
 
 

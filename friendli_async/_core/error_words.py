@@ -1,39 +1,45 @@
-"""Whether a JSON value, or a text, says that something is wrong, whatever shape servers give it.
+"""Whether a JSON value says that something is wrong, and in which words, whatever shape servers give it.
 
-Streams and plain replies of every API ask here, and so do error bodies: one reading of it. Pure. In which words is for
-``error_bodies`` to find.
+Streams and plain replies of every API ask here, and so do error bodies: one reading of it. Pure. What is no JSON is for
+``error_texts`` to read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, Final, cast
 
 __all__ = [
+    "CODES",
     "EXCERPT",
-    "WORDS",
+    "STATUSES",
+    "TYPES",
+    "Fields",
+    "fields_of",
+    "first",
     "has_words",
     "holds_refusal",
     "is_filled",
+    "is_object",
     "is_success",
     "is_telling",
+    "items_of",
     "loads",
     "names_an_error",
     "parsed",
     "plain_name",
-    "prose",
     "says_error",
-    "says_text",
+    "words_of",
 ]
 
-Fields = Mapping[str, Any]
+Fields = dict[str, Any]
 
 EXCERPT: Final = 200
 
 
-def loads(data: bytes) -> object:
+def loads(data: bytes | str) -> object:
     """Decodes JSON of any kind, lone surrogates and NaN included; raises ValueError, never RecursionError."""
     try:
         return json.loads(data)
@@ -41,7 +47,7 @@ def loads(data: bytes) -> object:
         raise ValueError("nested too deeply") from None
 
 
-def parsed(data: bytes) -> Any:
+def parsed(data: bytes | str) -> Any:
     """Decodes JSON of any kind; None where it is none."""
     try:
         return loads(data)
@@ -49,10 +55,25 @@ def parsed(data: bytes) -> Any:
         return None
 
 
+def is_object(value: object) -> bool:
+    """Whether a value is a JSON object."""
+    return isinstance(value, dict)
+
+
+def fields_of(value: object) -> Fields:
+    """A JSON object; an empty one in place of anything else."""
+    return cast("Fields", value) if isinstance(value, dict) else {}
+
+
+def items_of(value: object) -> list[object]:
+    """A JSON array; an empty one in place of anything else."""
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
-# Where servers and gateways put their words, the most telling first; lower case, without "_" and "-".
-WORDS: Final = (
+# All in lower case, without "_" and "-". Where servers and gateways put their words, the most telling first.
+_WORDS: Final = (
     "message",
     "faultstring",
     "detail",
@@ -81,11 +102,20 @@ WORDS: Final = (
 _WORDLY: Final = re.compile(
     r"^err(?!.*code$)|^fail|(message|msg|description|exception|error|fault|failure|blockreason)s?$"
 )
+# Where an error is an object of its own: its words go before those beside it.
+_NESTING: Final = ("error", "fault")
+# Where an error has its HTTP status, its own code, and its kind.
+STATUSES: Final = ("statuscode", "httpstatuscode", "httpcode", "httpstatus")
+CODES: Final = ("code", "errorcode", "errcode")
+TYPES: Final = ("type", "errortype")
+_NUMBERED: Final = frozenset({*STATUSES, *CODES, "status"})
+_LABELS: Final = frozenset({*_NUMBERED, *TYPES, "error", "object", "requestid"})
+# Where an entry of a list of faults says what its fault is in.
+_PLACES: Final = ("field", "param", "target")
 # Where an object may say how what it is about ended.
 _VERDICTS: Final = frozenset({"status", "state", "level", "severity", "result", "outcome", "type", "object", "event"})
-_FAILURES: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "exception", "ko", "rejected"})
+_FAILURES: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "ko", "rejected"})
 _SUCCESSES: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
-_CODES: Final = frozenset({"code", "status", "statuscode", "httpstatus", "httpcode", "httpstatuscode", "errorcode"})
 # What may hold the whole of what a server behind a gateway said.
 _ENVELOPES: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
 
@@ -108,7 +138,12 @@ def is_success(value: object) -> bool:
     return isinstance(value, str) and value.strip().lower() in _SUCCESSES
 
 
-# --- verdicts --------------------------------------------------------------------------------------------------------
+def first(fields: Fields, *names: str) -> object:
+    """What stands under the first of some names under which there is anything."""
+    return next((value for name in names if (value := fields.get(name)) is not None), None)
+
+
+# --- whether something is wrong --------------------------------------------------------------------------------------
 
 
 def is_filled(fields: Fields, names: Iterable[str]) -> bool:
@@ -126,18 +161,19 @@ def says_error(value: object, own: Collection[str] = ()) -> bool:
         value: The value.
         own: The fields that it has where it comes from: there, a status and an object ``error`` are something else.
     """
-    if isinstance(value, list):  # Google's gateways wrap theirs in a list
-        items = cast("list[object]", value)
-        return bool(items) and says_error(items[0])
-    if not isinstance(value, dict):
-        return False
-    fields = cast("dict[str, Any]", value)
+    fields = fields_of(_unlisted(value))
     if (error := fields.get("error")) and not ("error" in own and isinstance(error, dict)):
         return True
     if any(_is_verdict(name, each) for name, each in fields.items() if name != "status" or name not in own):
         return True
-    choices: object = fields.get("choices")
-    return isinstance(choices, list) and any(_is_failed(choice) for choice in cast("list[object]", choices))
+    return any(map(_is_failed, items_of(fields.get("choices"))))
+
+
+def _unlisted(value: object) -> object:
+    """What stands first in a list, which Google's gateways put their errors in; what is in no list as it is."""
+    while items := items_of(value):
+        value = items[0]
+    return value
 
 
 def _is_verdict(name: str, value: object) -> bool:
@@ -150,16 +186,13 @@ def _is_verdict(name: str, value: object) -> bool:
 
 
 def _is_bad_status(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599
+    return isinstance(value, int) and 400 <= value <= 599
 
 
 def _is_failed(choice: object) -> bool:
     """Whether one of several answers is an error in place of an answer."""
-    if not isinstance(choice, dict):
-        return False
-    fields = cast("dict[str, Any]", choice)
-    inside = [fields, fields.get("delta"), fields.get("message")]
-    return any(isinstance(part, dict) and bool(cast("dict[str, Any]", part).get("error")) for part in inside)
+    fields = fields_of(choice)
+    return any(fields_of(part).get("error") for part in (fields, fields.get("delta"), fields.get("message")))
 
 
 def has_words(fields: Fields) -> bool:
@@ -167,74 +200,145 @@ def has_words(fields: Fields) -> bool:
     for name, value in fields.items():
         if _holds_words(name, value) or _is_verdict(name, value):
             return True
-        if plain_name(name) in _CODES and _is_bad_status(value):
+        if plain_name(name) in _NUMBERED and _is_bad_status(value):
             return True
     return fields.get("error") == {} or holds_refusal(fields)
 
 
 def _holds_words(name: str, value: object) -> bool:
     plain = plain_name(name)
-    return bool(value) and (plain in WORDS or _WORDLY.search(plain) is not None) and not is_success(value)
+    return bool(value) and (plain in _WORDS or _WORDLY.search(plain) is not None) and not is_success(value)
 
 
 def holds_refusal(fields: Fields) -> bool:
     """Whether an object holds, in an envelope, another one that is an error."""
-    return any(_is_refusal(value) for name, value in fields.items() if plain_name(name) in _ENVELOPES)
+    return any(_is_refusal(fields_of(value)) for name, value in fields.items() if plain_name(name) in _ENVELOPES)
 
 
-def _is_refusal(value: object) -> bool:
+def _is_refusal(fields: Fields) -> bool:
     """Whether the object in an envelope is an error; words alone may be part of something good."""
-    if not isinstance(value, dict):
-        return False
-    fields = cast("dict[str, Any]", value)
     if fields.get("error") or any(_is_verdict(name, each) for name, each in fields.items()):
         return True
-    codes = [each for name, each in fields.items() if plain_name(name) in _CODES]
+    codes = [each for name, each in fields.items() if plain_name(name) in _NUMBERED]
     in_vain = any(code and code != 200 and not is_success(code) for code in codes)
     return in_vain and any(_holds_words(name, each) for name, each in fields.items())
 
 
 def is_telling(value: object) -> bool:
     """Whether a JSON value that is no reply at all says what is wrong: that it is an error, or something in words."""
+    value = _unlisted(value)
     if isinstance(value, str):
         return bool(value.strip()) and not is_success(value)
-    if isinstance(value, list):
-        items = cast("list[object]", value)
-        return bool(items) and is_telling(items[0])
-    if not isinstance(value, dict):
-        return False
-    fields = cast("dict[str, Any]", value)
-    return says_error(fields) or has_words(fields) or bool(prose(fields))
+    fields = fields_of(value)
+    return says_error(fields) or has_words(fields) or bool(_prose(fields))
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- in which words --------------------------------------------------------------------------------------------------
+
+_DEEPEST: Final = 8
+_MOST: Final = 20
 
 
-def prose(value: object) -> str:
+def words_of(value: object) -> tuple[str, list[Fields]]:
+    """The words of an error of any of the shapes that are about: nested, in a list, or flat; "" where there are none.
+
+    And the objects that they stand in, the innermost first, their fields spelt by ``plain_name``.
+    """
+    words, objects = _find_below(value)
+    return words or _by_field(value) or _prose(fields_of(value)), objects
+
+
+def _find_below(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
+    """The words of an object that has none where others have them: those of an object in it."""
+    words, objects = _find(value)
+    if words or depth > _DEEPEST:
+        return words, objects
+    for item in fields_of(value).values():
+        inside = _inside(item) if isinstance(item, str) else item
+        found = next((fields for each in (*items_of(inside), inside) if (fields := fields_of(each))), None)
+        words, inner = _find_below(found, depth + 1)
+        if words:
+            return words, [*inner, *objects]
+    return "", objects
+
+
+def _find(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
+    """The words of an error where most have them, and the objects that they stand in."""
+    if depth > _DEEPEST:
+        return "", []
+    if isinstance(value, str):
+        inside = _inside(value)
+        return (value, []) if inside is None else _find(inside, depth + 1)
+    if items := items_of(value):
+        return _find_in_list(items, depth)
+    fields: Fields = {}
+    for name, item in fields_of(value).items():
+        fields.setdefault(plain_name(name), item)
+    if not fields:
+        return "", []
+    nested = [name for name in _NESTING if isinstance(fields.get(name), dict | list)]
+    objects: list[Fields] = []
+    for name in dict.fromkeys((*nested, *_WORDS)):
+        item = fields.get(name)
+        words, inner = (str(item), []) if item and type(item) in {int, float} else _find(item, depth + 1)
+        if not words and name == "errors":  # {"errors": {"model": ["This field is required."]}}
+            words = _by_field(item)
+        if words or name in nested:
+            objects += inner
+        if words:
+            return _in_full(name, words, fields), [*objects, fields]
+    texts = (first(fields_of(item), "value", "text") for item in fields.values())
+    return next((text for text in texts if isinstance(text, str)), ""), [*objects, fields]
+
+
+def _in_full(name: str, words: str, fields: Fields) -> str:
+    """The words of an object with those that belong to them: RFC 9457's title, or what a router's provider said."""
+    title, raw = fields.get("title"), fields_of(fields.get("metadata")).get("raw")
+    if name == "detail" and isinstance(title, str) and title and title not in words:
+        return f"{title.rstrip('.: ')}: {words}"
+    return f"{words}: {raw[:EXCERPT]}" if isinstance(raw, str) and raw else words
+
+
+def _find_in_list(items: list[object], depth: int) -> tuple[str, list[Fields]]:
+    """``[{"loc": ["body", "n"], "msg": "..."}]``, the 422 body, as one line; so what is told otherwise."""
+    lines: list[str] = []
+    objects: list[Fields] = []
+    for item in items[:_MOST]:
+        words, inner = _find(item, depth + 1)
+        where = _place(fields_of(item))
+        if words:
+            lines.append(f"{where}: {words}" if where else words)
+        if len(items) == 1 and not where:
+            objects = inner
+    return "; ".join(lines), objects
+
+
+def _place(item: Fields) -> str:
+    """Where an entry of a list of faults says that its fault is."""
+    if loc := items_of(item.get("loc")):
+        return ".".join(map(str, loc[:_MOST]))
+    return next((place for name in _PLACES if isinstance(place := item.get(name), str)), "")
+
+
+def _by_field(value: object) -> str:
+    """``{"model": ["This field is required."]}``: what says nothing but words, field by field."""
+    lines: list[str] = []
+    for name, item in fields_of(value).items():
+        if plain_name(name) not in _LABELS and item != []:
+            words = items_of(item) or [item]
+            if not all(isinstance(word, str) for word in words):
+                return ""
+            lines += [f"{name}: {word}" for word in words[:_MOST] if word]
+    return "; ".join(lines)
+
+
+def _prose(fields: Fields) -> str:
     """A text of several words in an object, under whatever name."""
-    fields: Fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     texts = (text.strip() for text in fields.values() if isinstance(text, str))
     return next((text for text in texts if " " in text and any(map(str.isalpha, text))), "")
 
 
-# --- texts -----------------------------------------------------------------------------------------------------------
-
-# How JSON of an object or a list begins, so that it is no text: a broken reply, of which nobody knows what it says.
-_JSON: Final = re.compile(r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|(?:null|true|false|-?[\d.]+)\s*$)""")
-# The same, where its first name says that it is an error: cut off, or written by Python.
-_BROKEN_ERROR: Final = re.compile(r"""[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b""", re.IGNORECASE)
-
-
-_markup = re.compile(r"<(style|script).*?</\1>|<[^>]*>", re.DOTALL).sub
-
-
-def says_text(data: bytes) -> bool:
-    """Whether data that is no JSON says something in words; not where it is broken JSON that could be anything."""
-    try:
-        text = data[:4096].decode("utf-8", "strict" if len(data) <= 4096 else "ignore")
-    except UnicodeDecodeError:
-        return False
-    if _JSON.match(text) and not _BROKEN_ERROR.match(text):
-        return False
-    words = _markup(" ", text)
-    return any(letter.isalpha() for letter in words) and not is_success(words)
+def _inside(text: str) -> object:
+    """The error that a text is, if it is one: servers that pass on what another said put its JSON into theirs."""
+    value = parsed(text) if text.lstrip()[:1] in {"{", "["} else None
+    return value if is_telling(value) else None

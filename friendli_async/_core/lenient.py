@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 import msgspec
 
 from friendli_async._core.error_bodies import excerpt
-from friendli_async._core.error_words import loads, parsed
+from friendli_async._core.error_words import Fields, fields_of, is_object, items_of, loads, parsed
 from friendli_async.errors import ResponseDecodeError
 
 __all__ = ["convert", "decode"]
@@ -60,6 +60,8 @@ _BESIDE: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_
 _LISTED: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
 # Of these, what is words, whatever they come in.
 _WORDED: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
+# Of these, what is a list of parts, and the type of a part that is text.
+_PARTS: Final = {"content": "text", "reasoning_details": "reasoning.text"}
 _REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _TRUTHS: Final = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _MILLISECONDS: Final = 1e11  # in seconds it would be the year 5138
@@ -84,8 +86,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
     try:
-        value: T = convert(loads(data), decoder.type)
-        return value
+        return cast("T", convert(loads(data), decoder.type))
     except (ValueError, RecursionError):  # msgspec's, json's and Unicode errors are ValueErrors
         pass
     raise ResponseDecodeError(f"the server's reply could not be read: {reason}", excerpt=excerpt(data))
@@ -120,35 +121,34 @@ def _fits(value: object, kind: Any) -> bool:
 
 def _mended(value: Any, kind: Any, *, root: bool = False) -> Any:
     """Mends the inside of an object or a list that does not fit its type. Raises ValueError where that cannot be."""
-    if isinstance(value, dict) and (struct := _struct_of(kind, cast("dict[str, Any]", value))) is not None:
-        return _mended_fields(cast("dict[str, Any]", value), struct, root=root)
-    item = _item_of(kind)
-    if isinstance(value, dict | list) and item is not None and isinstance(value, dict) == _is_mapping(kind):
-        return _mended_items(cast("Any", value), item)
+    fields = fields_of(value)
+    if is_object(value) and (struct := _struct_of(kind, fields)) is not None:
+        return _mended_fields(fields, struct, root=root)
+    item = _item_of(kind, dict) if is_object(value) else _item_of(kind, list, tuple)
+    if isinstance(value, dict | list) and item is not None:
+        return _mended_items(value, item)
     raise ValueError("nothing inside that could be mended")
 
 
 def _mended_items(holder: Any, item: Any) -> Any:
     """Mends the items of a list, or the values of an object whose names are ids."""
-    places: list[Any] = list(holder) if _is_object(holder) else list(range(len(holder)))
-    for place in places:
-        inside = holder[place]
+    for place, inside in fields_of(holder).items() or enumerate(items_of(holder)):
         if not _fits(inside, item):
-            if isinstance(inside, dict) and isinstance(place, int):
-                _place(cast("dict[str, Any]", inside), item, place)
+            if isinstance(place, int):
+                _place(fields_of(inside), item, place)
             holder[place] = _brought(holder, "", inside, item)
     return holder
 
 
-def _place(fields: dict[str, Any], item: Any, place: int) -> None:
+def _place(fields: Fields, item: Any, place: int) -> None:
     """Gives one of several answers, whose index says nothing, the place where it stands for its index."""
     struct = _struct_of(item, fields)
-    names = {name: kind for name, kind, _ in _fields_of(struct)} if struct is not None else {}
-    if names.get("index") is int and "index" in fields and _number(fields["index"], {"int"}) is None:
+    has_index = struct is not None and ("index", int) in [(name, kind) for name, kind, _ in _fields_of(struct)]
+    if has_index and "index" in fields and _number(fields["index"], {"int"}) is None:
         fields["index"] = place
 
 
-def _mended_fields(holder: dict[str, Any], struct: Any, *, root: bool) -> dict[str, Any]:
+def _mended_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
     for name, kind, required in _fields_of(struct):
         told = name in holder
         if told and not _fits(holder[name], kind):
@@ -173,7 +173,7 @@ def _brought(holder: Any, name: str, value: Any, kind: Any) -> Any:
         return {"text": value}
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
         return _mended(value, kind)
-    if name == "content" and isinstance(value, str) and not _takes_text(_item_of(kind)):
+    if name == "content" and isinstance(value, str) and not _takes_text(_item_of(kind, list, tuple)):
         types.discard("array")
     fitting = None if value is None else _fitting(holder, name, value, types)
     if fitting is None:
@@ -181,26 +181,18 @@ def _brought(holder: Any, name: str, value: Any, kind: Any) -> Any:
     return fitting if _fits(fitting, kind) else _mended(fitting, kind)
 
 
-def _may_go(holder: dict[str, Any], name: str, kind: Any, *, required: bool) -> bool:
+def _may_go(holder: Fields, name: str, kind: Any, *, required: bool) -> bool:
     """Whether a field that cannot be read may be taken out."""
-    value = holder[name]
-    if name in _BESIDE and (isinstance(value, bool | int | float) or not _has_words(value)):
-        return True  # it has none of the words that stand here
-    if (name == "tokens" and not required) or (name == "message" and "object" not in _names_of(kind)):
-        return True  # beside the text that they are; and what a tool says of its progress
-    if name in _CONTENT and not _names_of(kind) <= _SCALARS:
-        return not value and name != "message"  # an answer that is null is none
-    return True
+    value, types = holder[name], _names_of(kind)
+    if name not in _CONTENT or types <= _SCALARS or (name in _BESIDE and not _has_words(value)):
+        return True
+    if name == "message":
+        return "object" not in types  # what a tool says of its progress
+    return not value or (name == "tokens" and not required)  # an answer that is null is none; or beside their text
 
 
 def _has_words(value: object) -> bool:
-    if isinstance(value, dict):
-        value = list(cast("dict[str, object]", value).values())
-    return any(map(_has_words, cast("list[object]", value))) if isinstance(value, list) else isinstance(value, str)
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
+    return isinstance(value, str) or any(map(_has_words, (*fields_of(value).values(), *items_of(value))))
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -214,7 +206,7 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _struct_of(kind: Any, value: dict[str, Any]) -> Any:
+def _struct_of(kind: Any, value: Fields) -> Any:
     """Which of a type's structs an object is meant to be."""
     structs = [member for member in _members(kind) if _is_struct(member)]
     for struct in structs:
@@ -224,14 +216,10 @@ def _struct_of(kind: Any, value: dict[str, Any]) -> Any:
     return None
 
 
-def _item_of(kind: Any) -> Any:
+def _item_of(kind: Any, *holders: type) -> Any:
     """The type of the items of a type's lists, or of the values of its objects whose names are ids."""
-    lists = (get_args(member) for member in _members(kind) if get_origin(member) in (list, tuple, dict))
-    return next((arguments[0 if arguments[-1] is ... else -1] for arguments in lists if arguments), None)
-
-
-def _is_mapping(kind: Any) -> bool:
-    return any(get_origin(member) is dict for member in _members(kind))
+    held = (get_args(member) for member in _members(kind) if get_origin(member) in holders)
+    return next((arguments[0 if arguments[-1] is ... else -1] for arguments in held if arguments), None)
 
 
 def _is_part(kind: Any) -> bool:
@@ -274,14 +262,12 @@ def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
             return None
         return _text(holder, name, value)
     if isinstance(value, str) and (types & {"object", "array"}):
-        inside = parsed(value.encode("utf-8", "surrogatepass"))
+        inside: object = parsed(value)
         if isinstance(inside, dict if "object" in types else list):
             return cast("object", inside)
     if "array" in types:
-        if name == "content" and isinstance(value, str):
-            return [{"type": "text", "text": value}]
-        if name == "reasoning_details" and isinstance(value, str):
-            return [{"type": "reasoning.text", "text": value}]
+        if name in _PARTS and isinstance(value, str):
+            return [{"type": _PARTS[name], "text": value}]
         return [cast("object", value)] if value and isinstance(value, dict) and name in _LISTED else None
     if types & {"int", "float"}:
         return _number(value, types)
@@ -315,24 +301,23 @@ def _number(value: Any, types: set[str]) -> int | float | None:
 
 
 def _text(holder: Any, name: str, value: Any) -> str:
-    if name in _WORDED and isinstance(value, dict) and cast("dict[str, Any]", value).keys() & _WORDED:
-        value = [cast("object", value)]
-    if name in _WORDED and isinstance(value, list):
-        parts: list[Any] = cast("list[object]", value)
-        return _parts(holder, parts)
-    if name in _REASONS and isinstance(value, dict):
-        return next((word for word in cast("dict[str, Any]", value).values() if isinstance(word, str)), "stop")
+    if name in _WORDED:
+        parts = [value] if fields_of(value).keys() & _WORDED else items_of(value)
+        if parts or value == []:
+            return _joined(holder, parts)
+    if name in _REASONS:
+        return next((word for word in fields_of(value).values() if isinstance(word, str)), "stop")
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def _parts(holder: dict[str, Any], parts: list[Any]) -> str:
+def _joined(holder: Fields, parts: list[Any]) -> str:
     """Text of a message that came as a list of parts; the model's thinking goes where reasoning has its place."""
     text, thinking = "", ""
     for part in parts:
         if isinstance(part, dict):
-            fields = cast("dict[str, Any]", part)
+            fields = cast("Fields", part)
             inside: Any = fields.get("thinking", fields.get("text", fields.get("content", "")))
-            words = _parts({}, cast("list[object]", inside)) if isinstance(inside, list) else f"{inside}"
+            words = _joined({}, cast("list[object]", inside)) if isinstance(inside, list) else f"{inside}"
             if fields.get("type") in {"thinking", "reasoning"}:
                 thinking += words
             else:

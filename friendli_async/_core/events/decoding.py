@@ -31,18 +31,22 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
 import msgspec
 
 from friendli_async._core.error_bodies import excerpt, said_error
+from friendli_async._core.error_texts import says_text
 from friendli_async._core.error_words import (
+    Fields,
+    fields_of,
     has_words,
     holds_refusal,
     is_filled,
+    is_object,
     is_success,
     is_telling,
+    items_of,
     loads,
     names_an_error,
     parsed,
     plain_name,
     says_error,
-    says_text,
 )
 from friendli_async._core.lenient import convert, decode
 from friendli_async.errors import APIStatusError, ResponseDecodeError
@@ -62,7 +66,6 @@ __all__ = [
 
 E = TypeVar("E")
 T = TypeVar("T")
-Fields = dict[str, Any]
 
 DONE: Final = b"[DONE]"
 HEARTBEATS: Final = frozenset({"ping", "pong", "keepalive", "heartbeat", "noop", "tick", "alive"})
@@ -133,44 +136,39 @@ class Dialect(Generic[E]):
             ResponseDecodeError: It is no event of this API, nor anything that could be told in words.
         """
         name = None if name == "message" else name  # the standard's name for an event without one
-        is_error = names_an_error(name)
-        if not is_error and self._is_everyday(name) and (payload := self._ordinary_payload(data)) is not None:
+        is_error, is_everyday = names_an_error(name), self._is_everyday(name)
+        if is_everyday and not is_error and (payload := self._ordinary_payload(data)) is not None:
             return Decoded(payload)
         data = data.strip()
-        if self.is_end(name, data):
+        if _is_end(name, data):
             return Decoded(is_end=True)
-        if not is_error and not self._tells_by_name(name) and _is_silence(data):
+        tells_by_name = is_error or (is_everyday and name is not None)  # it means something without any data
+        if not tells_by_name and _is_silence(data):
             return Decoded()
-        value: Any = parsed(data)
-        if not is_error and (fields := _as_fields(value)) is not None:
+        value: object = parsed(data)
+        fields = fields_of(value)
+        if is_object(value) and not is_error:
             return self._decode_fields(name, fields, data, status, headers)
-        if is_error or (name is None and (is_telling(value) or (value is None and says_text(data)))):
+        if is_error or (name is None and _says_something(value, data)):
             error = said_error(value, data, status, headers)
-            return Decoded(self._beside(name, value), error)
-        if self._is_everyday(name):
+            return Decoded(self._beside(name, fields), error)
+        if is_everyday:
             raise ResponseDecodeError("an event of the stream is no JSON object", excerpt=excerpt(data))
         text: str = value if isinstance(value, str) else data.decode("utf-8", "replace")
         return Decoded(self._unknown(name, {"data": text}) if " " in text else None)
-
-    def is_end(self, name: str | None, data: bytes) -> bool:
-        """Whether an event says that it is the last one, and nothing else."""
-        word = data.strip(b" \t\r\n\"'.;")
-        if word == DONE or (len(word) <= 6 and word.upper() in _ENDS):
-            return True
-        return name is not None and name.lower() in _END_NAMES and data.strip() in _SILENCE
 
     def is_odd(self, event: E, data: bytes) -> bool:
         """Whether an event is of an unknown kind, and says something in words.
 
         It is delivered, since the answer may go on; if the answer then ends unfinished, it was an error.
         """
-        if not (isinstance(event, UnknownEvent) or self._is_unknown(event)):
+        if not self._is_unknown(event):
             return False
-        value: Any = parsed(data)
-        fields = _as_fields(value)
-        if fields is not None and isinstance(kind := fields.get("type"), str) and _is_kind(kind):
+        value: object = parsed(data)
+        fields = fields_of(value)
+        if isinstance(kind := fields.get("type"), str) and _is_kind(kind):
             return has_words(fields)
-        return is_telling(value) or (value is None and says_text(data))
+        return _says_something(value, data)
 
     def _ordinary_payload(self, data: bytes) -> E | None:
         try:
@@ -192,21 +190,19 @@ class Dialect(Generic[E]):
         if self._speaks(name, fields):
             try:
                 return Decoded(self._payload(name, fields))
-            except (ValueError, RecursionError) as error:
+            except NOT_DECODED as error:
                 reason = str(error)
             raise ResponseDecodeError(f"an event of the stream could not be read: {reason}", excerpt=excerpt(data))
         if has_words(fields) and self._is_everyday(name):
             return Decoded(error=said_error(fields, data, status, headers))
         return Decoded(self._unknown(name, fields))
 
-    def _beside(self, name: str | None, value: object) -> E | None:
+    def _beside(self, name: str | None, fields: Fields) -> E | None:
         """The content that stands beside an error."""
-        if not isinstance(value, dict):
-            return None
-        fields = {key: item for key, item in cast("Fields", value).items() if key != "error"}
+        fields = {key: item for key, item in fields.items() if key != "error"}
         try:
             return self._payload(name, fields) if self._has_content(name, fields) else None
-        except (ValueError, RecursionError):
+        except NOT_DECODED:
             return None
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
@@ -215,15 +211,11 @@ class Dialect(Generic[E]):
 
     def _is_unknown(self, event: E) -> bool:
         """Whether an event is one that ``_unknown`` has made."""
-        return False
+        return isinstance(event, UnknownEvent)
 
     def _is_everyday(self, name: str | None) -> bool:
         """Whether events of this name are this API's."""
         raise NotImplementedError
-
-    def _tells_by_name(self, name: str | None) -> bool:
-        """Whether this name is all that need be told: the event means something without any data."""
-        return name is not None and self._is_everyday(name)
 
     def _speaks(self, name: str | None, fields: Fields) -> bool:
         """Whether an event says something in the API's own way."""
@@ -273,7 +265,7 @@ class ChunkDialect(Dialect[E]):
         """The type of an event: a further kind's, or the chunk's."""
         if name is not None and name in self._named:
             return self._named[name]
-        if self._shape and self._shape <= fields.keys() and not is_filled(fields, self._content - {"usage"}):
+        if self._shape and self._shape <= fields.keys() and not self._has_content(name, fields):
             return next(iter(self._named.values()))
         return self._type
 
@@ -311,15 +303,13 @@ class ChunkDialect(Dialect[E]):
     def _payload(self, name: str | None, fields: Fields) -> E:
         if not fields.get("error"):
             fields.pop("error", None)
-        payload: E = convert(fields, self._kind(name, fields))
-        return payload
+        return cast("E", convert(fields, self._kind(name, fields)))
 
     def _unknown(self, name: str | None, fields: Fields) -> E | None:
         if name is None and not is_filled(fields, _filled_names(fields) - _LABELS - self._content):
             return None  # the head of a reply, before anything of it
         said = {key: fields[key] for key in fields.keys() & _LABELS}
-        payload: E = convert({**said, "message": fields}, self._type)
-        return payload
+        return cast("E", convert({**said, "message": fields}, self._type))
 
 
 class TaggedDialect(Dialect[E]):
@@ -366,8 +356,7 @@ class TaggedDialect(Dialect[E]):
         kind = self._kind(name, fields) or ""
         if kind not in self._kinds or (self._holds_unknown is not None and self._holds_unknown(kind, fields)):
             return cast("E", UnknownEvent(kind, fields))  # it is one of the events of each such API
-        payload: E = convert({**fields, "type": kind}, self._type)
-        return payload
+        return cast("E", convert({**fields, "type": kind}, self._type))
 
     def _unknown(self, name: str | None, fields: Fields) -> E | None:
         if name is None and not is_filled(fields, _filled_names(fields) - {"type"}):
@@ -380,8 +369,9 @@ def _filled_names(fields: Fields) -> set[str]:
     return {name for name, value in fields.items() if name != "error" or value}
 
 
-def _as_fields(value: Any) -> Fields | None:
-    return cast("Fields", value) if isinstance(value, dict) else None
+def _says_something(value: object, data: bytes) -> bool:
+    """Whether data says something in words: as the JSON that it is, or as a text."""
+    return is_telling(value) or (value is None and says_text(data))
 
 
 def _no_failure(event: object) -> None:
@@ -395,6 +385,14 @@ def no_error_beside(events: Sequence[object], payloads: Sequence[bytes]) -> bool
 def _is_kind(name: str) -> bool:
     """Whether a type names a kind of event; in a problem report (RFC 9457) it is a URI."""
     return not any(mark in name for mark in ":/ ")
+
+
+def _is_end(name: str | None, data: bytes) -> bool:
+    """Whether an event says that it is the last one, and nothing else."""
+    word = data.strip(b" \t\r\n\"'.;")
+    if len(word) <= 6 and word.upper() in _ENDS:
+        return True
+    return name is not None and name.lower() in _END_NAMES and data in _SILENCE
 
 
 def _beats(text: object) -> bool:
@@ -431,11 +429,13 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     """
     kind: Any = decoder.type
     own = _own_fields(kind)
-    value: object = None
-    if (_ERROR in data or _FAIL in data or _SUCCESS in data) and _is_failure(value := parsed(data), own):
-        error = said_error(value, data, status, headers)
-        error.partial = _content_beside(value, decoder)
-        raise error
+    if _ERROR in data or _FAIL in data or _SUCCESS in data:
+        value: object = parsed(data)
+        fields = fields_of(value)
+        if says_error(value, own) or holds_refusal(fields):
+            error = said_error(value, data, status, headers)
+            error.partial = _content_beside(fields, decoder)
+            raise error
     try:
         reply = decode(data, decoder)
     except ResponseDecodeError:
@@ -447,13 +447,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
             return reply if getattr(reply, "text", None) != "" else _with_answers(reply, data, decoder)
         value = parsed(data)
         if not _only_words(value, own):
-            _check_is_own(reply, value, data, own)
+            _check_is_own(reply, fields_of(value), data, own)
             return reply
     raise said_error(value, data, status, headers)
-
-
-def _is_failure(value: Any, own: Collection[str]) -> bool:
-    return says_error(value, own) or ((fields := _as_fields(value)) is not None and holds_refusal(fields))
 
 
 @cache
@@ -463,13 +459,12 @@ def _own_fields(kind: Any) -> frozenset[str]:
     return frozenset(name for member in members for name in getattr(member, "__struct_encode_fields__", ()))
 
 
-def _check_is_own(reply: object, value: object, data: bytes, own: Collection[str]) -> None:
+def _check_is_own(reply: object, fields: Fields, data: bytes, own: Collection[str]) -> None:
     """Refuses a reply that says little, and nothing of an error, where that is nothing of the API's, or no answer.
 
     Raises:
         ResponseDecodeError: It is.
     """
-    fields = _as_fields(value)
     if own and fields and not fields.keys() & own:
         raise ResponseDecodeError("the server's reply has no field of this API", excerpt=excerpt(data))
     if not _is_answered(reply):
@@ -482,7 +477,7 @@ def _has_answer(reply: object) -> bool:
     for name in getattr(reply, "answered_by", ()):
         if getattr(reply, name) and name not in _VAGUE:
             return True
-    return not _is_hollow(reply) and _is_answered(reply)
+    return _says_own(reply) and _is_answered(reply)
 
 
 def _is_answered(reply: object) -> bool:
@@ -490,16 +485,32 @@ def _is_answered(reply: object) -> bool:
     return not wanted or any(getattr(reply, name) not in (None, (), "") for name in wanted)
 
 
-def _content_beside(value: object, decoder: msgspec.json.Decoder[Any]) -> Partial | None:
+def _says_own(reply: Any) -> bool:
+    """Whether anything of a reply is filled but what any error may have, too."""
+    for name in reply.__struct_fields__ if isinstance(reply, msgspec.Struct) else ():
+        value: object = getattr(reply, name)
+        if value in (None, (), [], {}, "") or name in _LABELS:
+            continue
+        if name not in _VAGUE or (isinstance(value, str) and value in _named_values(reply.__class__, name)):
+            return True
+    return False
+
+
+@cache
+def _named_values(struct: Any, name: str) -> frozenset[object]:
+    """The values that the API names for a field."""
+    kinds = [field.type for field in msgspec.structs.fields(struct) if field.name == name]
+    return frozenset(value for kind in kinds for member in get_args(kind) for value in get_args(member))
+
+
+def _content_beside(fields: Fields, decoder: msgspec.json.Decoder[Any]) -> Partial | None:
     """What stands of an answer beside an error: it was paid for."""
-    fields = cast("Fields", value) if isinstance(value, dict) else {}
     try:
         reply = convert({name: each for name, each in fields.items() if name != "error"}, decoder.type)
-    except (ValueError, RecursionError):
+    except NOT_DECODED:
         return None
-    if not getattr(reply, "text", "") and usage_of(reply) is None:
-        return None
-    return Partial(text=reply.text, reasoning=getattr(reply, "reasoning", ""), usage=usage_of(reply))
+    text, usage = getattr(reply, "text", ""), usage_of(reply)
+    return Partial(text=text, reasoning=getattr(reply, "reasoning", ""), usage=usage) if text or usage else None
 
 
 def _with_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -508,18 +519,17 @@ def _with_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     Raises:
         ResponseDecodeError: A choice has none at all.
     """
-    choices: Any = getattr(reply, "choices", ())
-    if not choices:
+    own_choices: Any = getattr(reply, "choices", ())
+    if not own_choices:
         return reply
-    value: Any = loads(data)
-    if isinstance(value["choices"], dict):  # one by itself
-        value["choices"] = [cast("Fields", value["choices"])]
-    wanted = "message" if hasattr(choices[0], "message") else "text"
-    lacking = [choice for choice in value["choices"] if _lacks(choice, wanted)]
+    fields = fields_of(loads(data))
+    choices = list(map(fields_of, items_of(fields["choices"]) or [fields["choices"]]))  # or one by itself
+    wanted = "message" if hasattr(own_choices[0], "message") else "text"
+    lacking = [choice for choice in choices if _lacks(choice, wanted)]
     moved = [choice for choice in lacking if _move_answer(choice, wanted)]
     if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
         raise ResponseDecodeError("a choice of the server's reply has no answer", excerpt=excerpt(data))
-    return cast("T", convert(value, decoder.type)) if moved else reply
+    return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
 
 
 _ANSWERS: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "reasoning_details", "refusal")
@@ -533,7 +543,7 @@ def _lacks(choice: Fields, wanted: str) -> bool:
 
 def _move_answer(choice: Fields, wanted: str) -> bool:
     said = choice.get("message") or choice.get("delta") or choice.get("text")
-    message = cast("Fields", said) if isinstance(said, dict) else {"content": said}
+    message = fields_of(said) or {"content": said}
     if isinstance(message.get("text"), str):
         message = {"content": message["text"], **message}
     answer = message if wanted == "message" else message.get("content")
@@ -543,33 +553,11 @@ def _move_answer(choice: Fields, wanted: str) -> bool:
     return True
 
 
-def _is_hollow(reply: object) -> bool:
-    """Whether nothing of a reply is filled but what any error may have, too."""
-    for name in reply.__struct_fields__ if isinstance(reply, msgspec.Struct) else ():
-        value: object = getattr(reply, name)
-        if value in (None, (), [], {}, "") or name in _LABELS:
-            continue
-        if name not in _VAGUE or _is_known(reply, name, value):
-            return False
-    return True
-
-
-def _is_known(reply: Any, name: str, value: object) -> bool:
-    """Whether a value is one of those that the API names for this field."""
-    return isinstance(value, str) and value in _named_values(reply.__class__, name)
-
-
-@cache
-def _named_values(struct: Any, name: str) -> frozenset[object]:
-    kinds = [field.type for field in msgspec.structs.fields(struct) if field.name == name]
-    return frozenset(value for kind in kinds for member in get_args(kind) for value in get_args(member))
-
-
 def _only_words(value: object, own: Collection[str]) -> bool:
     """Whether a reply says something in words, and nothing in the API's own way."""
-    if not isinstance(value, dict):
+    if not is_object(value):
         return is_telling(value)
-    fields = cast("Fields", value)
+    fields = fields_of(value)
     if holds_refusal(fields) or says_error(fields):
         return True
     if is_filled(fields, [name for name in own if name not in _LABELS | _VAGUE and not names_an_error(name)]):
