@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from support.clock import until
+from support.recorder import Recorder
 from support.sockets import (
     MESSAGES,
     QUICK,
@@ -41,6 +43,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net import pool as pool_module
 from friendli_async._core.observers import Observer
 from friendli_async.testing import FriendliServer, chunk, head, script, stall, status, text
 
@@ -125,6 +128,60 @@ def test_closing_reaches_the_streams_of_other_loops(remote: FriendliServer) -> N
     asyncio.run(client.aclose())
     thread.join(60)
     assert [type(error) for error in caught] == [StreamInterruptedError]
+
+
+def test_closing_reaches_other_loops_though_it_is_cancelled(remote: FriendliServer) -> None:
+    client = client_of(remote.url)
+    remote.enqueue(text("here"), script(chunk("a"), stall()))
+    reading, told = threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        async with ask(client) as stream:
+            await anext(stream)
+            reading.set()
+            with pytest.raises(StreamInterruptedError):
+                await within(anext(stream))
+            told.set()
+
+    async def main() -> None:
+        assert await complete(client)  # so this loop's pool is the first to be closed
+        thread.start()
+        assert await asyncio.to_thread(reading.wait, 60)
+        closing = asyncio.ensure_future(client.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:  # held, and with it the frames that it came through
+            await closing
+        assert await asyncio.to_thread(told.wait, 60), "nobody told the other loop"
+        del caught
+
+    thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+    asyncio.run(main())
+    thread.join(60)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # asyncio's and aiohttp's, of what the loop had open
+@pytest.mark.parametrize("past_the_session", [True, False])
+def test_a_call_whose_loop_was_closed_under_it_is_cancelled(
+    remote: FriendliServer, monkeypatch: pytest.MonkeyPatch, past_the_session: bool
+) -> None:
+    monkeypatch.setattr(pool_module, "CAN_POST", past_the_session)
+    recorder = Recorder()
+    client = client_of(remote.url, observers=[recorder], retry=RetryPolicy(initial=0))
+    remote.enqueue(stall())
+
+    async def main(client: AsyncFriendli) -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(complete(client))
+        await until(lambda: bool(remote.requests))
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(main(client))
+    loop.close()
+    asyncio.run(client.aclose())
+    del task, loop, client
+    gc.collect()
+    assert recorder.told[-2:] == ["None GeneratorExit", "cancelled GeneratorExit"]
 
 
 def test_a_stream_that_outlives_its_loop_does_no_harm(remote: FriendliServer) -> None:
@@ -318,6 +375,30 @@ async def main():
         assert os.waitstatus_to_exitcode(status) == 0
     assert stream.outcome == "open"
     assert "".join([event.text async for event in stream])
+    await client.aclose()
+asyncio.run(main())
+""",
+    "a fork while a call is under way, which is none of the child's": """
+import os
+client = make()
+async def main():
+    await client.warm_up(1)
+    under_way = asyncio.ensure_future(client.serverless.chat.complete(model="m", messages=MESSAGES))
+    while not client.gauges().in_use:
+        await asyncio.sleep(0)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            asyncio._set_running_loop(None)
+            assert client.gauges().calls_in_flight == 0
+            assert asyncio.run(client.drain(30)) == 0
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (await under_way).text
     await client.aclose()
 asyncio.run(main())
 """,

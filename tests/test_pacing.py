@@ -29,6 +29,7 @@ from friendli_async import (
     RateLimitError,
     RetryPolicy,
 )
+from friendli_async._core import retry
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Engine
 from friendli_async._core.net.dialing import Delivery
@@ -482,15 +483,25 @@ async def test_a_reset_of_another_status_is_no_retry_after() -> None:
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_decides_on_retries_goes_without_the_collector() -> None:
+def test_what_decides_on_retries_goes_without_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    class Noted(retry.Retrying):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(retry, "Retrying", Noted)
     gc.collect()
     gc.disable()
     try:
-        retries = Retries(RetryPolicy(), lambda: None)
-        assert retries.wait_after(RateLimitError("busy", status_code=429)) is not None
-        gone = weakref.ref(retries), weakref.ref(retries._controller), weakref.ref(retries._bounds)
+        retries = Retries(RetryPolicy(max_attempts=2), lambda: None)
+        busy = RateLimitError("busy", status_code=429)
+        assert retries.wait_after(busy) is not None
+        assert retries.wait_after(busy) is None
+        made.append(weakref.ref(retries))
         del retries
-        assert [ref() for ref in gone] == [None, None, None]
+        assert [ref() for ref in made] == [None, None, None]
     finally:
         gc.enable()
 

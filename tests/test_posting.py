@@ -30,7 +30,7 @@ from support.sockets import (
 from yarl import URL
 
 from friendli_async import APIConnectionError, AsyncFriendli
-from friendli_async._core.net import posting, transport
+from friendli_async._core.net import pool, posting
 from friendli_async._core.net.dialing import Connector
 from friendli_async._core.net.posting import CAN_POST, Poster, can_post
 
@@ -173,7 +173,7 @@ async def test_what_stands_in_for_the_sessions_request_gets_each_of_them(
 async def test_without_it_all_goes_through_the_session(
     posted: list[URL], monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    monkeypatch.setattr(transport, "CAN_POST", False)
+    monkeypatch.setattr(pool, "CAN_POST", False)
     async with answering() as server, client_of(server.url) as client:
         text = await read(ask(client)) if stream else (await complete(client)).text
     assert text == ("Hi" if stream else "whole")

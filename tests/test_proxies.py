@@ -23,8 +23,8 @@ from friendli_async import (
     ConfigurationError,
     FriendliError,
 )
-from friendli_async._core.net.dialing import Proxy as Found
-from friendli_async._core.net.dialing import proxies, proxy_finder
+from friendli_async._core.net.proxies import Proxy as Found
+from friendli_async._core.net.proxies import proxies, proxy_finder
 from friendli_async._core.secret import Secret
 from friendli_async.testing import (
     FriendliServer,

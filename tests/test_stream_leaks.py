@@ -15,7 +15,17 @@ from friendli_async import AsyncFriendli, FriendliError
 from friendli_async.testing import FriendliServer, cut, raw, script, stall
 
 _ROUNDS = 30
-_MACHINERY = {"Branch", "Call", "ChatStream", "EventReader", "Exchange", "Fanout", "OpenStream", "RawView", "ReadClock"}
+_MACHINERY = {
+    "Branch",
+    "Call",
+    "ChatStream",
+    "AiohttpExchange",
+    "EventReader",
+    "Fanout",
+    "OpenStream",
+    "RawView",
+    "ReadClock",
+}
 GOOD = [raw(delta("a")), raw(delta("b") + delta(finish="stop") + b"data: [DONE]\n\n")]
 ENDLESS = [raw(delta("a")), raw(delta("b")), stall()]
 BROKEN = [raw(delta("a")), cut()]

@@ -20,8 +20,8 @@ The way of a request
       ``Request``.
    b. Attempt: ``net.transport.AiohttpTransport.send`` takes a place (``net.slots.Slots``), calls aiohttp, replaces a
       dead pooled connection once, follows redirects, translates what aiohttp raises (``net.failures``), and returns a
-      ``net.exchange.Exchange``. What most calls send goes over the connector of aiohttp's session (``net.posting``),
-      and the rest through the session.
+      ``net.exchange.AiohttpExchange``. What most calls send goes over the connector of aiohttp's session
+      (``net.posting``), and the rest through the session.
    c. A status outside 200 to 299 becomes an error in ``error_bodies.status_error``, which reads what ``error_texts``
       makes of the body. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` reads the reply.
    d. Judge: ``retry.may_repeat`` says whether another attempt is allowed, ``retry.Retries`` when. tenacity applies the
@@ -42,8 +42,9 @@ The way of a byte to an event
 =============================
 
 1. aiohttp parses HTTP and puts the body's bytes into its ``StreamReader``. ``net.dialing.PooledProtocol.data_received``
-   then calls ``Exchange.rouse``, which wakes whoever waits. A read of whole chunks that somebody waits for goes past
-   the parser (``Exchange.take_over``, ``net.framing``): it would hand over the same bytes, and stand where it stands.
+   then calls ``AiohttpExchange.rouse``, which wakes whoever waits. A read of whole chunks that somebody waits for goes
+   past the parser (``AiohttpExchange.take_over``, ``net.framing``): it would hand over the same bytes, and stand where
+   it stands.
 2. ``Exchange.take`` gives those, and empties the ``StreamReader``, without awaiting. (Compressed replies, and
    connections of a session that was passed in, are read by awaiting ``StreamReader.readany`` instead, and decompressed
    by ``net.compression``.)
@@ -128,19 +129,18 @@ Who owns what
 =============
 
 Loop
-    A loop has one ``net.transport._Pool``: an aiohttp session, the places, the exchanges under way. It is made on first
+    A loop has one ``net.pool.Pool``: an aiohttp session, the places, the exchanges under way. It is made on first
     use. ``net.guard`` starts an async generator in the loop, which asyncio closes when the loop shuts down
     (``loop.shutdown_asyncgens``), and which closes the pool: so a client that nobody closed leaves no warning. Of a
-    loop that was not shut down the pool is only given up (``_Pool.discard``), at the latest when the process ends. A
+    loop that was not shut down the pool is only given up (``Pool.discard``), at the latest when the process ends. A
     stream, its exchange and its timer belong to the loop in which the stream was opened.
 Thread
     ``AiohttpTransport._pools`` is changed under a lock; everything else of a pool is touched in its loop's thread only.
     Other threads get there by ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime._interrupt``, ``abort``,
     ``close``.
 Fork
-    The child lets go of the parent's sockets at once (``os.register_at_fork``; else at its first call, by the new
-    process id), without closing them on the wire (``_Pool.abandon``), keeps the parent's objects so that nothing
-    finalizes them, and makes pools of its own.
+    The child lets go of the parent's sockets at once (``os.register_at_fork``, in ``runtime``), without closing them on
+    the wire (``Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and makes pools of its own.
 Garbage collector
     Nothing depends on it. A stream that is dropped is closed by ``EventStream.__del__``, and the pools of a client by a
     ``weakref.finalize`` of its ``AiohttpTransport``, when the last reference goes. The finalizer holds the pools: they
@@ -179,7 +179,8 @@ who raises the upper bound in ``pyproject.toml`` reads this list first.
     also looks whether anything has come over the connection that the loop, blocked, has not read yet.
 ``TCPConnector._release`` (overridden)
     Tells when a connection goes back to the pool. From then on its bytes are nobody's reply, and close it. No public
-    call is made there, and no trace.
+    call is made there, and no trace. Where the loop was closed under a call nothing can be closed: what asyncio raises
+    then would take the place of the call's own end.
 ``TCPConnector.__del__`` (overridden)
     It would complain of a connector that nobody closed: here the pool does, where its loop can still do it.
 ``TCPConnector.connect`` (overridden; its name is public, its signature is not documented)
@@ -206,7 +207,7 @@ who raises the upper bound in ``pyproject.toml`` reads this list first.
 ``StreamReader._http_chunk_splits`` and ``total_bytes``, ``http_parser.HttpResponseParserC`` (read in ``net.framing``)
     Where the parser stands: between two chunks it can be passed by, which costs a quarter of what it does. What looks
     at these is checked when it is loaded; without them, or with the parser in Python, all goes through the parser.
-``ResponseHandler.closed`` (read in ``Exchange._watch``)
+``ResponseHandler.closed`` (read in ``AiohttpExchange._watch``)
     Wakes who awaits ``readany`` (a foreign session's connection, a compressed reply): after garbage in chunked framing
     aiohttp leaves the reader waiting.
 ``StreamReader._read_nowait``

@@ -42,14 +42,13 @@ def delay(policy: RetryPolicy, failures: int, asked: float | None, rand: Callabl
         asked: The server's Retry-After in seconds, or None.
         rand: Uniform in [0, 1).
     """
+    if asked is not None:  # all who were told "1 second" would come back at once; later is allowed, earlier is not
+        return asked + min(policy.max_wait, policy.initial) * rand()
     try:
         upper = min(policy.max_wait, policy.initial * policy.multiplier ** (failures - 1))
     except OverflowError:
         upper = policy.max_wait if policy.initial else 0.0
-    if asked is None:
-        return upper * rand()
-    # Everybody who was told "1 second" would come back in the same instant; a little later is allowed, earlier is not.
-    return asked + min(upper, policy.initial) * rand()
+    return upper * rand()
 
 
 class Retries:
@@ -63,40 +62,31 @@ class Retries:
     """
 
     def __init__(self, policy: RetryPolicy, time_left: Callable[[], float | None]) -> None:
-        self._bounds = _Bounds(policy, time_left)
-        # One per call: a shared controller mixes up concurrent calls. The callback is for the last failure: without it,
-        # tenacity raises an error of its own there.
-        self._controller = Retrying(
-            wait=self._bounds.wait, stop=self._bounds.stop, retry_error_callback=lambda state: None
-        )
-        self._state = RetryCallState(self._controller, None, (), {})
-        self._state.attempt_number = 0
-        self._controller.begin()
+        self._policy = policy
+        self._time_left = time_left
+        self._failures = 0
 
     def wait_after(self, error: FriendliError) -> float | None:
         """Seconds to wait before the next attempt; None: there is none."""
-        self._bounds.asked = error.retry_after if isinstance(error, APIStatusError) else None
-        self._state.attempt_number += 1
+        policy, left = self._policy, self._time_left()
+        asked = error.retry_after if isinstance(error, APIStatusError) else None
+        self._failures += 1
+
+        def wait(state: RetryCallState) -> float:
+            return delay(policy, state.attempt_number, asked)
+
+        def stop(state: RetryCallState) -> bool:
+            too_long = asked is not None and asked > policy.max_retry_after
+            too_late = left is not None and state.upcoming_sleep >= left
+            return state.attempt_number >= policy.max_attempts or too_long or too_late
+
+        # The callback is for the last failure: without it, tenacity raises an error of its own there.
+        controller = Retrying(wait=wait, stop=stop, retry_error_callback=lambda state: None)
+        controller.begin()
+        state = RetryCallState(controller, None, (), {})
+        state.attempt_number = self._failures
         # tenacity is told that it failed, not with what: it would keep the error, and the error's frames the stream.
-        self._state.set_exception((FriendliError, FriendliError(), None))
-        decided = self._controller.iter(self._state)
-        self._controller.iter_state.reset()  # its steps are methods of the controller: a reference cycle
+        state.set_exception((FriendliError, FriendliError(), None))
+        decided = controller.iter(state)
+        controller.iter_state.reset()  # its steps are methods of the controller: a reference cycle
         return float(decided) if isinstance(decided, _Sleep) else None
-
-
-class _Bounds:
-    """The policy as tenacity asks for it. It does not know who asks: a cycle would outlive the call."""
-
-    def __init__(self, policy: RetryPolicy, time_left: Callable[[], float | None]) -> None:
-        self.asked: float | None = None
-        self._policy = policy
-        self._time_left = time_left
-
-    def wait(self, state: RetryCallState) -> float:
-        return delay(self._policy, state.attempt_number, self.asked)
-
-    def stop(self, state: RetryCallState) -> bool:
-        left = self._time_left()
-        too_long = self.asked is not None and self.asked > self._policy.max_retry_after
-        too_late = left is not None and state.upcoming_sleep >= left
-        return state.attempt_number >= self._policy.max_attempts or too_long or too_late

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
 
 from friendli_async._core.pacing import Pace
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
@@ -58,6 +61,7 @@ class Runtime:
 
     Attributes:
         calls: Calls that are being made, or wait for their next attempt.
+        changed: Called when something that was under way has ended.
         pace: What they learn from each other.
     """
 
@@ -66,8 +70,9 @@ class Runtime:
         self.max_connections = max_connections
         self.calls: set[CallUnderWay] = set()
         self.pace: Pace = Pace()
-        self._changes = changes
+        self.changed = changes
         self._draining = False
+        _runtimes.add(self)
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -96,18 +101,13 @@ class Runtime:
         self.calls.discard(call)
         self.changed()
 
-    def changed(self) -> None:
-        """Something that was under way has ended."""
-        self._changes()
-
     def _calls_in_flight(self) -> int:
         """How many calls there are, but for those whose loop was closed under them: they do not end any more."""
         self.calls.difference_update([call for call in tuple(self.calls) if call.loop.is_closed()])
         return len(self.calls)
 
     def _under_way(self) -> int:
-        loops = self.transport.gauges()
-        return self._calls_in_flight() + sum(loop.in_use + loop.waiting for loop in loops)
+        return self._calls_in_flight() + sum(loop.in_use + loop.waiting for loop in self.transport.gauges())
 
     # --- gauges --------------------------------------------------------------------------------------------------
 
@@ -132,14 +132,14 @@ class Runtime:
                 with suppress(RuntimeError):  # this loop has closed
                     loop.call_soon_threadsafe(_release, idle)
 
-        self._changes.listeners.add(listen)  # before the look, or the last call of another thread ends in between
+        self.changed.listeners.add(listen)  # before the look, or the last call of another thread ends in between
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     while self._under_way() and not idle.done():
                         await asyncio.wait((idle,), timeout=_LOOK_SECONDS)
         finally:
-            self._changes.listeners.discard(listen)
+            self.changed.listeners.discard(listen)
         cut = self._calls_in_flight() + self.gauges().open_streams
         reason = "the client was drained, and the time for that is over"
         self._interrupt(reason)
@@ -148,21 +148,41 @@ class Runtime:
 
     async def close(self) -> None:
         """Ends all that is under way, and closes the pool."""
-        self.transport.shut()
+        self.transport.closed = True  # first: a call of another thread is interrupted, or it sees that
         self._interrupt("the client was closed")
         await self.transport.close()
 
     def _interrupt(self, reason: str) -> None:
-        here = asyncio.get_running_loop()
         for call in tuple(self.calls):
-            error = APIConnectionError(reason)
-            if call.loop is here:
-                call.interrupt(error)
-            else:
-                with suppress(RuntimeError):  # that loop has closed
-                    call.loop.call_soon_threadsafe(call.interrupt, error)
+            with suppress(RuntimeError):  # its loop has closed
+                call.loop.call_soon_threadsafe(call.interrupt, APIConnectionError(reason))
 
 
 def _release(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+_runtimes: Final[WeakSet[Runtime]] = WeakSet()
+
+
+def _after_fork() -> None:
+    """A child lets go of what it has inherited, also where it never uses it.
+
+    At the child's exit aiohttp would take the sockets out of the poll that both processes share, and the parent would
+    hear no more of them.
+    """
+    for runtime in list(_runtimes):
+        runtime.calls.clear()
+        runtime.transport.leave_the_parent()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Loops that were closed without being shut down, or not at all (nest_asyncio's), have left their pools open."""
+    for runtime in list(_runtimes):
+        runtime.transport.discard()

@@ -160,11 +160,14 @@ class FakeTransport:
         for exchange in self.exchanges:
             exchange.wake(APIConnectionError(reason))
 
-    def shut(self) -> None:
+    async def close(self) -> None:
         self.closed = True
 
-    async def close(self) -> None:
-        self.shut()
+    def leave_the_parent(self) -> None:
+        self.in_use = 0
+
+    def discard(self) -> None:
+        pass
 
 
 if TYPE_CHECKING:  # they are what the call loop needs

@@ -12,7 +12,7 @@ from typing import Final, Self
 from friendli_async.errors import APIConnectionError, APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
 
-__all__ = ["CallClock", "ReadClock", "clock_of", "expired"]
+__all__ = ["CallClock", "ReadClock", "expired"]
 
 _WORDS: dict[TimeoutLimit, str] = {
     "pool": "no free connection",
@@ -37,12 +37,6 @@ def expired(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = ""
     )
 
 
-def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """What ``loop.time`` reads, without the method around it where that is asyncio's own."""
-    own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
-    return monotonic if own else loop.time
-
-
 class _Deadline:
     """A point in time that may be moved. When it has passed, and nothing moved it in the next turns, ``_over`` runs."""
 
@@ -50,7 +44,9 @@ class _Deadline:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
-        self.now: Callable[[], float] = clock_of(loop)
+        # What ``loop.time`` reads, without the method around it where that is asyncio's own.
+        own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+        self.now: Callable[[], float] = monotonic if own else loop.time
         self.when: float | None = None
         self._handle: asyncio.Handle | None = None
         self._timer_at = 0.0
@@ -64,30 +60,26 @@ class _Deadline:
 
     def _arm(self, when: float) -> None:
         self._disarm()
-        self._handle = self.loop.call_at(when, self._tick)
+        self._handle = self.loop.call_at(when, self._look)
         self._timer_at = when
+        self._looks = 0
 
     def _disarm(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def _tick(self) -> None:
-        self._handle = None
-        self._looks = 0
-        self._look()
-
     def _look(self) -> None:
+        self._handle = None
         if self.when is None:
-            self._handle = None
-        elif self.now() < self.when:
+            return
+        if self.now() < self.when:
             self._arm(self.when)
         elif self._looks < _LOOKS:
             self._looks += 1
             self._timer_at = self.when
             self._handle = self.loop.call_soon(self._look)
         else:
-            self._handle = None
             self._over()
 
     def _over(self) -> None:

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import zlib
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from friendli_async.errors import ResponseDecodeError
+
+if TYPE_CHECKING:
+    from zlib import _Decompress  # pyright: ignore[reportPrivateUsage]  # it has no public name
 
 __all__ = ["Inflater", "inflater"]
 
 _STEP: Final = 1024 * 1024
 # Names that servers and proxies have for "not compressed", beside the standard's own (RFC 9110 8.4.1, 12.5.3).
 _IDENTITY: Final = frozenset({"", "identity", "none", "null", "binary", "plain", "text", "utf-8", "8bit", "7bit"})
-_GZIP: Final = frozenset({"gzip", "x-gzip"})
 _CONTROLS: Final = bytes(byte for byte in range(32) if byte not in b"\t\r\n\f\x1b")
 # So many bytes of bare deflate data do not all look like text.
 _TELLING: Final = 32
-
-
-class _Decompressor(Protocol):
-    """What zlib.decompressobj returns."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unconsumed_tail(self) -> bytes: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def inflater(encoding: str) -> Inflater | None:
@@ -38,7 +28,7 @@ def inflater(encoding: str) -> Inflater | None:
     if not encoding:
         return None
     named = [name for part in encoding.split(",") if (name := part.strip().lower()) not in _IDENTITY]
-    names = dict.fromkeys("gzip" if name in _GZIP else name for name in named)
+    names = dict.fromkeys("gzip" if name == "x-gzip" else name for name in named)
     return Inflater(", ".join(names), ", ".join(named)) if names else None
 
 
@@ -51,12 +41,16 @@ class Inflater:
 
     A body that begins as text is text, whatever it is labelled as: servers' own errors come so, through gateways that
     would have compressed the answer.
+
+    Args:
+        encoding: What the body is compressed with; of several names none is known.
+        named: The same in the server's words, for errors.
     """
 
-    def __init__(self, encoding: str, named: str | None = None) -> None:
+    def __init__(self, encoding: str, named: str) -> None:
         self._encoding = encoding
-        self._named = named or encoding
-        self._inflate: _Decompressor | None = None
+        self._named = named
+        self._inflate: _Decompress | None = None
         self._input = b""
         self._more = False  # the last step was a full one, so there may be more behind it
         self._barren = 0  # bytes of input since the last output
@@ -121,15 +115,15 @@ class Inflater:
         """What follows the end: another member of a gzip body, for which it begins anew, or padding."""
         self._input, self._more = b"", False
         data = data.lstrip(b"\0")
-        if data and self._encoding in _GZIP and b"\x1f\x8b".startswith(data[:2]):
+        if data and self._encoding == "gzip" and b"\x1f\x8b".startswith(data[:2]):
             self._inflate = self._begin(data)
             return data
         if data or self._barren > _STEP:
             raise ResponseDecodeError("the reply's compression is broken: there are bytes behind its end")
         return b""
 
-    def _begin(self, data: bytes) -> _Decompressor:
-        if self._encoding in _GZIP:
+    def _begin(self, data: bytes) -> _Decompress:
+        if self._encoding == "gzip":
             return zlib.decompressobj(zlib.MAX_WBITS | 16)
         if self._encoding == "deflate":
             # RFC 9110 8.4.1.2: "deflate" means the zlib format, and some send it bare all the same.

@@ -1,4 +1,4 @@
-"""How connections are made and watched: sockets, proxies, and what aiohttp's connector and protocol do not tell.
+"""How connections are made and watched: sockets, and what aiohttp's connector and protocol do not tell.
 
 Private parts of aiohttp that are used here, and why no public way serves, stand in ``_core/__init__.py``.
 """
@@ -6,97 +6,55 @@ Private parts of aiohttp that are used here, and why no public way serves, stand
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import select
 import socket
-import sys
-from base64 import b64encode
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from contextvars import ContextVar
-from functools import lru_cache
-from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
+import msgspec
 from aiohttp.client_proto import ResponseHandler
-from yarl import URL
 
-from friendli_async._core.net.framing import CAN_BYPASS
-from friendli_async._core.secret import Secret
-from friendli_async._core.settings import check_proxy, unquoted
-from friendli_async.errors import ConfigurationError
+from friendli_async._core.net.framing import CAN_BYPASS, between_chunks
 
 if TYPE_CHECKING:
     from friendli_async._core.body.forms import Sending
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
 
-__all__ = [
-    "Connector",
-    "Delivery",
-    "PooledProtocol",
-    "Proxy",
-    "dialing",
-    "keepalive_socket",
-    "parsed_url",
-    "proxies",
-    "proxy_finder",
-    "same_origin",
-]
-
+__all__ = ["Connector", "Delivery", "PooledProtocol", "WarmedUp", "dialing", "keepalive_socket"]
 
 _TURNS_TO_READ: Final = 8
 
 
-class Delivery:
-    """How one attempt's request got on its way: told by the connector, read by the transport and the call.
+class Delivery(msgspec.Struct, eq=False):
+    """How one attempt's request got on its way: told by the connector, read by the transport and the call."""
 
-    Args:
-        clock: The call's clock: its phases begin here.
-        fresh: Whether only a new connection serves.
-
-    Attributes:
-        connected: Whether there was a connection.
-        reused: Whether it came from the pool.
-        warming: Whether only the connection is wanted: it goes back to the pool, and nothing is sent.
-        queued: Seconds that it waited for a place.
-        connecting: Seconds that it took to get a connection.
-        address: Host and port of the server.
-        proxy: Host and port of the proxy that it goes through.
-        on_connect: Called when there is a connection, before anything is sent.
-    """
-
-    __slots__ = (
-        "address",
-        "clock",
-        "connected",
-        "connecting",
-        "fresh",
-        "on_connect",
-        "protocol",
-        "proxy",
-        "queued",
-        "reused",
-        "sending",
-        "warming",
-    )
-
-    def __init__(self, clock: CallClock, *, fresh: bool = False, warming: bool = False) -> None:
-        self.clock: CallClock = clock
-        self.fresh: bool = fresh
-        self.warming: bool = warming
-        self.connected: bool = False
-        self.reused: bool = False
-        self.queued: float = 0.0
-        self.connecting: float = 0.0
-        self.protocol: PooledProtocol | None = None
-        self.address: str = ""
-        self.proxy: str | None = None
-        self.sending: Sending | None = None
-        self.on_connect: Callable[[], None] | None = None
+    clock: CallClock
+    """The call's clock: its phases begin here."""
+    fresh: bool = False
+    """Whether only a new connection serves."""
+    warming: bool = False
+    """Whether only the connection is wanted: it goes back to the pool, and nothing is sent."""
+    connected: bool = False
+    """Whether there was a connection."""
+    reused: bool = False
+    """Whether it came from the pool."""
+    protocol: PooledProtocol | None = None
+    """The connection, where it is ours."""
+    queued: float = 0.0
+    """Seconds that it waited for a place."""
+    connecting: float = 0.0
+    """Seconds that it took to get a connection."""
+    address: str = ""
+    """Host and port of the server."""
+    proxy: str | None = None
+    """Host and port of the proxy that it goes through."""
+    sending: Sending | None = None
+    """The body, where it is a form."""
+    on_connect: Callable[[], None] | None = None
+    """Called when there is a connection, before anything is sent."""
 
     def begin(self, address: str, proxy: str | None) -> None:
         """It sets out, or once more: over another connection, or to where a redirect leads."""
@@ -157,7 +115,7 @@ class PooledProtocol(ResponseHandler):
         ResponseHandler.data_received(self, data)
         exchange = self.exchange
         if exchange is not None:
-            self.between_chunks = CAN_BYPASS and exchange.stands_between_chunks(self, data)
+            self.between_chunks = CAN_BYPASS and between_chunks(self, exchange.content, data)
             exchange.rouse()
         if self.idle and self.should_close:
             self._refuse()  # there was more than the reply, in the same piece as its end
@@ -201,15 +159,14 @@ class Connector(aiohttp.TCPConnector):
         if isinstance(protocol, PooledProtocol):
             protocol.heard = protocol.idle = protocol.between_chunks = protocol.was_paused = False
             delivery.protocol = protocol
-        if delivery.warming:
-            connection.release()
-            raise WarmedUp
-        if delivery.on_connect is not None:
-            try:
+        try:
+            if delivery.warming:
+                raise WarmedUp
+            if delivery.on_connect is not None:
                 delivery.on_connect()
-            except BaseException:  # KeyboardInterrupt, say, of an observer
-                connection.release()
-                raise
+        except BaseException:  # KeyboardInterrupt, say, of an observer
+            connection.release()
+            raise
         clock.phase("first_event")
         return connection
 
@@ -224,18 +181,20 @@ class Connector(aiohttp.TCPConnector):
     async def _quiet_one(self, key: Any, traces: Any) -> Any:
         """A connection of the pool over which nothing has come since it was given back; None if there is none."""
         while (connection := await super()._get(key, traces)) is not None:
-            is_quiet = False
             try:
-                is_quiet = await _is_quiet(connection.protocol)
-            finally:
-                if not is_quiet:
-                    connection.close()
-            if is_quiet:
-                break
-        return connection
+                if await _is_quiet(connection.protocol):
+                    return connection
+            except BaseException:
+                connection.close()
+                raise
+            connection.close()
+        return None
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
-        super()._release(key, protocol, should_close=should_close)
+        try:
+            super()._release(key, protocol, should_close=should_close)
+        except RuntimeError:  # its loop was closed under it, so that nothing of it can be closed any more
+            return
         if isinstance(protocol, PooledProtocol):
             protocol.idle = True
 
@@ -277,100 +236,3 @@ def keepalive_socket(address: Any) -> socket.socket:
         if hasattr(socket, name):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return made
-
-
-def proxies() -> dict[str, Secret]:
-    """The environment's proxies. What reads them takes 9 ms to load, so it is loaded where there may be any."""
-    if sys.platform not in {"darwin", "win32"} and not any(name.lower().endswith("_proxy") for name in os.environ):
-        return {}
-    from urllib.request import getproxies
-
-    return {scheme: Secret(url) for scheme, url in getproxies().items()}
-
-
-class Proxy(NamedTuple):
-    """A proxy, and what it is told: its credentials are not in its URL, which frames and errors of aiohttp's show."""
-
-    url: str | None = None
-    headers: Mapping[str, Secret] = {}
-
-
-def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Callable[[str, str, int], Proxy]:
-    """Tells the proxy for a scheme, host and port. The environment is read once: doing it per call costs 1 ms."""
-    if proxy is not None or not environment:
-        always = Proxy() if proxy is None else _told(proxy)
-        return lambda scheme, host, port: always
-
-    @lru_cache(maxsize=64)
-    def find(scheme: str, host: str, port: int) -> Proxy:
-        found = unquoted(environment.get(scheme) or environment.get("all") or "")
-        if not found or _bypassed(host, port, environment.get("no", "")):
-            return Proxy()
-        if "://" not in found:
-            found = Secret(f"http://{found}")
-        try:
-            check_proxy(found)
-        except ConfigurationError:
-            raise ConfigurationError(
-                "the environment's proxy is not an http or https URL; pass proxy=, or unset it"
-            ) from None
-        return _told(found)
-
-    return find
-
-
-def _told(proxy: Secret) -> Proxy:
-    """Takes the credentials out of a proxy's URL."""
-    before, at, behind = (Secret(part) for part in proxy.rpartition("@"))
-    if not at:
-        return Proxy(str(proxy))
-    scheme, _, credentials = (Secret(part) for part in before.partition("://"))
-    user, _, password = (Secret(part) for part in credentials.partition(":"))
-    encoded = Secret(b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode())
-    return Proxy(f"{scheme}://{behind}", {"Proxy-Authorization": Secret(f"Basic {encoded}")})
-
-
-def _bypassed(host: str, port: int, rules: str) -> bool:
-    """Whether NO_PROXY names a host, in any of the ways that curl, Go and requests know.
-
-    The standard library knows but the plainest names: no networks, no brackets, ``*`` only alone.
-    """
-    host = host.lower().rstrip(".")
-    for rule in re.split(r"[\s,]+", rules.lower()):
-        found = re.fullmatch(r"\[([^]]*)](?::(\d+))?|([^:]*)(?::(\d+))?", rule)
-        name, wanted = (found[1] or found[3] or "", found[2] or found[4]) if found is not None else (rule, None)
-        if (wanted is None or int(wanted) == port) and _names(name, host):
-            return True
-    return False
-
-
-def _names(rule: str, host: str) -> bool:
-    if rule == "*":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        pass
-    else:
-        with suppress(ValueError):  # the rule is a name
-            return address in ip_network(rule, strict=False)
-        return False
-    name = rule.removeprefix("*").strip(".")
-    with suppress(UnicodeError):
-        name = name.encode("idna").decode()
-    return bool(name) and f".{host}".endswith(f".{name}")
-
-
-@lru_cache(maxsize=256)
-def parsed_url(text: str) -> URL:
-    """A URL that is encoded already."""
-    return URL(text, encoded=True)
-
-
-def same_origin(url: URL, target: str) -> URL | None:
-    """Where a redirect leads; None if that is another origin, or nowhere."""
-    try:
-        there = url.join(URL(target))
-        return there if there.origin() == url.origin() and there.user is None and there.password is None else None
-    except ValueError:
-        return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
@@ -14,32 +14,20 @@ from friendli_async._core.held import forget
 from friendli_async._core.net.compression import inflater
 from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.failures import BROKEN, describe
-from friendli_async._core.net.framing import between_chunks, whole_chunks
+from friendli_async._core.net.framing import whole_chunks
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError
 from friendli_async.replies import Headers
 
 if TYPE_CHECKING:
-    from friendli_async._core.net.slots import Slots
+    from friendli_async._core.net.pool import Pool
 
-__all__ = ["AiohttpExchange", "Exchange", "Home"]
+__all__ = ["AiohttpExchange", "Exchange"]
 
 # How long a body may take to end after its last event: a connection is worth so much, and a place no more.
 _DRAIN_SECONDS: Final = 0.5
 # How long the next call waits for that: less than it takes to open another connection.
 _REUSE_SECONDS: Final = 0.02
-
-
-class Home(Protocol):
-    """Where an exchange gives its place back: a loop's pool."""
-
-    loop: asyncio.AbstractEventLoop
-    slots: Slots
-    exchanges: set[AiohttpExchange]
-    draining: deque[AiohttpExchange]
-
-    def exchange_ended(self) -> None:
-        """One of ``exchanges`` has gone."""
-        ...
+_CLOSED: Final = "the connection was closed, or the framing is broken"
 
 
 class Exchange(Protocol):
@@ -107,22 +95,29 @@ class AiohttpExchange:
     are. Of a connection of ours the protocol itself tells when something has come, so that no coroutine of aiohttp's
     is between the socket and the reader; of a foreign session's, and of compressed replies, a read of aiohttp's is
     awaited.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The reply's headers.
+        loop: The loop that it belongs to.
+        streaming: Whether it is the body of an open stream: from its first event to its end.
+        on_wake: Called by ``wake``, for those who wait for something else than bytes.
+        content: What aiohttp's parser puts the body into.
     """
 
     __slots__ = (
         "_arrived",
         "_awaited",
         "_closed",
-        "_content",
         "_drain",
-        "_gone",
-        "_home",
         "_inflate",
         "_piece",
+        "_pool",
         "_protocol",
         "_response",
         "_waiter",
         "_woken",
+        "content",
         "headers",
         "loop",
         "on_wake",
@@ -130,36 +125,33 @@ class AiohttpExchange:
         "streaming",
     )
 
-    def __init__(self, home: Home, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, pool: Pool, response: aiohttp.ClientResponse) -> None:
         self.status: int = response.status
         self.headers: Headers = Headers(response.headers.items())
-        self.loop: asyncio.AbstractEventLoop = home.loop
+        self.loop: asyncio.AbstractEventLoop = pool.loop
         self.streaming: bool = False
-        """Whether it is the body of an open stream: from its first event to its end."""
         self.on_wake: Callable[[], None] | None = None
-        """Called by ``wake``, for those who wait for something else than bytes."""
-        self._home: Home | None = home
+        self.content: aiohttp.StreamReader = response.content
+        self._pool: Pool | None = pool
         self._response = response
-        self._content = response.content
         self._inflate = inflater(", ".join(response.headers.getall("Content-Encoding", ())))
         self._arrived = True  # something may have come since the last look
         self._piece: bytes | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None  # for something to come; for the end, once finished
         self._woken: FriendliError | None = None
         self._drain: asyncio.TimerHandle | None = None
-        self._gone: asyncio.Future[None] | None = None
         connection = response.connection
         protocol = None if connection is None else connection.protocol
         self._protocol = protocol if isinstance(protocol, PooledProtocol) and self._inflate is None else None
         # Where the whole reply came in one piece, the connection is back in the pool already.
-        whole = connection is None and self._inflate is None and self._content.is_eof()
+        whole = connection is None and self._inflate is None and self.content.is_eof()
         self._awaited = self._protocol is None and not whole
         self._closed: asyncio.Future[None] | None = None
         if self._protocol is not None:
             self._protocol.exchange = self
         elif protocol is not None:
             self._watch(protocol.closed)
-        home.exchanges.add(self)
+        pool.exchanges.add(self)
 
     def _watch(self, closed: asyncio.Future[None] | None) -> None:
         """Has the reader woken when the connection closes: after garbage in chunked framing aiohttp does not."""
@@ -188,7 +180,7 @@ class AiohttpExchange:
             raise copy.copy(self._woken)
         if self._awaited:
             return None
-        protocol, content = self._protocol, self._content
+        protocol, content = self._protocol, self.content
         self._arrived = protocol is None or not protocol.connected  # an end that has been told of is not told of again
         try:
             data = content.read_nowait(-1)
@@ -203,7 +195,7 @@ class AiohttpExchange:
                 return data
             if protocol is not None and protocol.connected:
                 return None
-            reason = "the connection was closed, or the framing is broken"
+            reason = _CLOSED
         self._arrived = True
         return self._rest(reason)
 
@@ -214,23 +206,15 @@ class AiohttpExchange:
         self._waiter = waiter = self.loop.create_future()
         return waiter
 
-    async def _arrival(self) -> None:
-        self._piece = await self._read_inflated()
-
-    def stands_between_chunks(self, protocol: PooledProtocol, data: bytes) -> bool:
-        """Whether aiohttp's parser, having been fed ``data``, does: see ``framing``."""
-        return between_chunks(protocol, self._content, data)
-
     def rouse(self) -> None:
         """Something has come, or gone wrong."""
         self._arrived = True
-        if self._drain is not None and self._protocol is not None and not self._protocol.connected:
-            self.abort()  # the end that it was waited for does not come any more
-        waiter = self._waiter
-        if waiter is not None:
+        if self._drain is not None:
+            if self._protocol is not None and not self._protocol.connected:
+                self.abort()  # the end that it was waited for does not come any more
+        elif self._waiter is not None:
+            _release(self._waiter)
             self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
 
     def take_over(self, data: bytes) -> bool:
         """Takes a read past aiohttp's parser, which stands between chunks: one of whole chunks, that is waited for.
@@ -259,26 +243,28 @@ class AiohttpExchange:
             await self.arrival()
         return data
 
-    async def _read_inflated(self) -> bytes:
+    async def _arrival(self) -> None:
+        """Awaits the next bytes of aiohttp's reader, and has them decompressed."""
         inflate = self._inflate
         if inflate is None:
-            return await self._read_raw()
+            self._piece = await self._read_raw()
+            return
         while True:
-            if inflate.hungry:
-                data = await self._read_raw()
-            else:  # there may be much in little: others have their turn, and the limits
-                data = b""
-                await asyncio.sleep(0)
-            if not data and inflate.hungry:
+            data = b""
+            if not inflate.hungry:
+                await asyncio.sleep(0)  # there may be much in little: others have their turn, and the limits
+            elif not (data := await self._read_raw()):
                 if not inflate.finished:
                     raise APIConnectionError("the compressed reply was cut off", sent=True)
-                return b""
+                self._piece = b""
+                return
             if plain := inflate.step(data):
-                return plain
+                self._piece = plain
+                return
 
     async def _read_raw(self) -> bytes:
         try:
-            return await self._content.readany()
+            return await self.content.readany()
         except BROKEN as error:
             reason = describe(error)
             forget(error)
@@ -288,7 +274,7 @@ class AiohttpExchange:
 
     def _rest(self, reason: str) -> bytes:
         """Aiohttp's reader raises at once what happened last; the bytes that came before it are still there."""
-        rest = self._content._read_nowait(-1)  # pyright: ignore[reportPrivateUsage]  # no public way to them
+        rest = self.content._read_nowait(-1)  # pyright: ignore[reportPrivateUsage]  # no public way to them
         if rest:
             return rest
         raise APIConnectionError(f"the connection broke while the reply was being read: {reason}", sent=True)
@@ -299,16 +285,15 @@ class AiohttpExchange:
         Raises:
             ResponseDecodeError: It is larger than ``limit`` bytes.
         """
-        first = await self.read()
-        pieces = [first]
-        size = len(first)
-        while size <= limit and (piece := await self.read() if first else b""):
+        pieces: list[bytes] = []
+        size = 0
+        while size <= limit and (piece := await self.read()):
             pieces.append(piece)
             size += len(piece)
         if size > limit:
             raise ResponseDecodeError(f"the reply is larger than the limit of {limit} bytes (Limits.reply)")
         self.finish()
-        return first if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
         """Returns what comes of an error's body within ``limit`` bytes and ``seconds``, and finishes the exchange.
@@ -321,7 +306,7 @@ class AiohttpExchange:
             begun: What has been read of it already.
         """
         body = begun
-        try:
+        with suppress(TimeoutError, FriendliError):
             async with asyncio.timeout(seconds):
                 while len(body) < limit:
                     piece = await self.read()
@@ -329,8 +314,6 @@ class AiohttpExchange:
                         self.finish()
                         return body
                     body += piece
-        except (TimeoutError, FriendliError):
-            pass
         if not body and self._inflate is not None:
             body = self._inflate.unread  # its words, where only the header says that they are compressed
         self.abort()
@@ -340,11 +323,11 @@ class AiohttpExchange:
 
     def wake(self, error: FriendliError) -> None:
         """Aborts; whoever is reading, or reads next, gets the error."""
-        if not self._content.is_eof():  # else nobody waits, and what has come may still be taken
+        if not self.content.is_eof():  # else nobody waits, and what has come may still be taken
             self._woken = error
             self._piece = None
             if self._awaited:
-                self._content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
+                self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
             self.rouse()
             if self.on_wake is not None:
                 self.on_wake()
@@ -352,7 +335,7 @@ class AiohttpExchange:
 
     def abort(self) -> None:
         """Closes the connection at once, and synchronously. In the loop's thread only."""
-        if self._home is None:
+        if self._pool is None:
             return
         self._arrived = True  # the connection's end, of which the protocol does not tell this exchange any more
         connection = self._response.connection
@@ -366,57 +349,56 @@ class AiohttpExchange:
 
         Nobody waits for that: what the server still says is ignored.
         """
-        if self._home is None or self._drain is not None:
+        if self._pool is None or self._drain is not None:
             return
         self.streaming = False
-        if self._content.is_eof():
+        if self.content.is_eof():
             self._response.release()
             self._let_go()
-        elif self._content.exception() is not None:
+        elif self.content.exception() is not None:
             self.abort()
         else:
             self._drain = self.loop.call_later(_DRAIN_SECONDS, self.abort)
-            self._content.on_eof(self._let_go)
-            self._home.draining.append(self)
+            self.content.on_eof(self._let_go)
+            self._pool.draining.append(self)
 
     async def drained(self) -> None:
         """Waits a moment for the end of a body that was finished just now."""
-        if self._home is None or self._drain is None:
+        if self._pool is None or self._drain is None:
             return
         left = self._drain.when() - _DRAIN_SECONDS + _REUSE_SECONDS - self.loop.time()
         if left > 0:
-            self._gone = self.loop.create_future()
-            timer = self.loop.call_later(left, _release, self._gone)
+            self._waiter = self.loop.create_future()
+            timer = self.loop.call_later(left, _release, self._waiter)
             try:
-                await self._gone
+                await self._waiter
             finally:
                 timer.cancel()
 
     def _let_go(self) -> None:
-        home, self._home = self._home, None
+        pool, self._pool = self._pool, None
         if self._drain is not None:
             self._drain.cancel()
-        if self._gone is not None:
-            _release(self._gone)
+            _release(self._waiter)
         if self._closed is not None:
             self._closed.remove_done_callback(self._connection_closed)
         if self._protocol is not None and self._protocol.exchange is self:
             self._protocol.exchange = None
-        if home is not None:
-            if self in home.draining:
-                home.draining.remove(self)
-            home.exchanges.discard(self)
-            home.slots.release()
-            home.exchange_ended()
+        if pool is not None:
+            if self in pool.draining:
+                pool.draining.remove(self)
+            pool.exchanges.discard(self)
+            pool.slots.release()
+            pool.exchange_ended()
 
     def _connection_closed(self, closed: asyncio.Future[None]) -> None:
-        content = self._content
+        content = self.content
         if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection was closed, or the framing is broken"))
+            content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
 
 
-def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
+def _release(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
         waiter.set_result(None)
 
 

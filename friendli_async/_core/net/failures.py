@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Iterator
 from http import HTTPStatus
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -39,7 +39,7 @@ _LONGEST: Final = 300
 # A proxy that says one of these may say another thing the next time.
 _PASSING: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
 
-# What TLS says, as the end of OpenSSL's name for it, and what that means to who set up the two sides.
+# What TLS says, as a pattern of the end of OpenSSL's name for it, and what that means to who set up the two sides.
 _TLS: Final = {
     "WRONG_VERSION_NUMBER": "does the server speak TLS there?",
     "HTTP_REQUEST": "the server speaks no TLS there",
@@ -48,12 +48,9 @@ _TLS: Final = {
     "UNSUPPORTED_PROTOCOL": "no TLS version in common",
     "ALERT_CERTIFICATE_REQUIRED": "the server wants a client certificate",
     "ALERT_UNKNOWN_CA": "the server does not trust the client certificate",
-    "ALERT_BAD_CERTIFICATE": "the server refuses the client certificate",
-    "ALERT_UNSUPPORTED_CERTIFICATE": "the server refuses the client certificate",
-    "ALERT_CERTIFICATE_EXPIRED": "the server refuses the client certificate",
-    "ALERT_CERTIFICATE_REVOKED": "the server refuses the client certificate",
-    "ALERT_CERTIFICATE_UNKNOWN": "the server refuses the client certificate",
-    "ALERT_ACCESS_DENIED": "the server refuses the client certificate",
+    r"ALERT_(?:BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(?:EXPIRED|REVOKED|UNKNOWN)|ACCESS_DENIED)": (
+        "the server refuses the client certificate"
+    ),
     "UNRECOGNIZED_NAME": "the server does not know that name",
 }
 _ALERT: Final = re.compile(r"\[SSL: (\w+)\] ([^(]*)")
@@ -103,24 +100,15 @@ def failed_connecting(error: BaseException, connector: object) -> bool:
 
     A foreign connector tells nothing of how far it got, but the frames do that the error has come through.
     """
-    return any(frame_self is connector for behind in _chain(error) for frame_self in _selves(behind))
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
     behind: BaseException | None = error
+    seen: list[BaseException] = []
     while behind is not None and behind not in seen:
+        for frame, _ in walk_tb(behind.__traceback__):
+            if frame.f_code.co_name == "connect" and frame.f_locals.get("self") is connector:
+                return True
         seen.append(behind)
-        yield behind
         behind = behind.__cause__
-
-
-def _selves(error: BaseException) -> Iterator[object]:
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_name == "connect":
-            yield traceback.tb_frame.f_locals.get("self")
-        traceback = traceback.tb_next
+    return False
 
 
 def _unsent(words: str, sent: bool, *, hopeless: bool) -> APIConnectionError:
@@ -196,7 +184,7 @@ def _obstacle(error: Exception, delivery: Delivery, *, owned: bool) -> str:
 
 
 def _tls(name: str, words: str) -> str:
-    meaning = next((meaning for end, meaning in _TLS.items() if name.endswith(end)), "")
+    meaning = next((meaning for end, meaning in _TLS.items() if re.search(f"{end}$", name)), "")
     return f"TLS: {words.strip()}; {meaning}" if meaning else f"TLS: {words.strip()}"
 
 

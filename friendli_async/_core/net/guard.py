@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 
 __all__ = ["Guard", "close_soon", "guarded"]
 
-Close = Callable[[], Awaitable[None]]
+Close = Callable[[], Coroutine[None, None, None]]
 Guard = AsyncGenerator[None, None]
 
 _closing: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
@@ -34,15 +34,12 @@ def close_soon(close: Close, guard: Guard) -> None:
     The guard is held until then: if the loop shuts down in between, it is found and waited for.
     """
 
-    async def finish() -> None:
-        await close()
-
     def ended(task: asyncio.Task[None]) -> None:
         _closing.discard(task)
         with suppress(StopIteration, RuntimeError):  # there is nothing left to wait for; or its loop closes it just now
             guard.aclose().send(None)
 
-    task = asyncio.get_running_loop().create_task(finish())
+    task = asyncio.get_running_loop().create_task(close())
     _closing.add(task)
     task.add_done_callback(ended)
 

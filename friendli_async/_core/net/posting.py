@@ -104,24 +104,19 @@ class Poster:
         connector = self._session.connector
         if connector is None or connector.closed:
             raise RuntimeError("Session is closed")
+        connection: Any = await connector.connect(self._destination(url), [], NO_TIMEOUT)
+        response = self._response(method, url)
         try:
-            connection: Any = await connector.connect(self._destination(url), [], NO_TIMEOUT)
-            response = self._response(method, url)
-            try:
-                transport = connection.transport
-                if transport is None or transport.is_closing():
-                    raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
-                connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-                transport.write(_head(method, url, headers, len(body)) + body)
-                return await response.start(connection)
-            except BaseException:
-                response.close()
-                connection.close()
-                raise
-        except OSError as error:
-            if isinstance(error, aiohttp.ClientError):
-                raise
-            raise aiohttp.ClientOSError(*error.args) from error
+            transport = connection.transport
+            if transport is None or transport.is_closing():
+                raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+            connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+            transport.write(_head(method, url, headers, len(body)) + body)
+            return await response.start(connection)
+        except BaseException:
+            response.close()
+            connection.close()
+            raise
 
     def _destination(self, url: URL) -> aiohttp.ClientRequest:
         """What the connector wants to know: where to. Nothing else of it is used, so that it serves all requests."""

@@ -37,20 +37,18 @@ class Slots:
         return True
 
     async def acquire(self) -> None:
-        """Takes a place, or waits for one.
+        """Waits for a place, where ``take`` has got none.
 
         Raises:
             ConfigurationError: The client is closed, or was closed meanwhile.
         """
         if self._closed:
             raise ConfigurationError("the client is closed")
-        if self.take():
-            return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[place] = None
         try:
             await place
-        except asyncio.CancelledError:
+        except BaseException:
             self._waiting.pop(place, None)
             if place.done() and not place.cancelled() and place.exception() is None:
                 self.release()  # it was handed over in the instant of the cancellation: hand it on

@@ -1,45 +1,31 @@
-"""The connection pool: one per event loop. What aiohttp raises is translated here."""
+"""Sends requests: over the pool of the running loop, past dead connections, through redirects and proxies."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
 import ssl as ssl_module
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from functools import lru_cache, partial
+from typing import Final, Protocol, TypeAlias
 
 import aiohttp
 from yarl import URL
 
 from friendli_async._core.body.forms import Form, Sending, readable
 from friendli_async._core.held import Held, forget
-from friendli_async._core.net.dialing import (
-    Connector,
-    Delivery,
-    PooledProtocol,
-    Proxy,
-    WarmedUp,
-    dialing,
-    keepalive_socket,
-    parsed_url,
-    proxies,
-    proxy_finder,
-    same_origin,
-)
+from friendli_async._core.net.dialing import Delivery, WarmedUp, dialing
 from friendli_async._core.net.exchange import AiohttpExchange, Exchange
 from friendli_async._core.net.failures import BROKEN, failed_connecting, translated
 from friendli_async._core.net.guard import Guard, close_soon, guarded
-from friendli_async._core.net.posting import CAN_POST, NO_TIMEOUT, Poster
-from friendli_async._core.net.slots import Slots
+from friendli_async._core.net.pool import Pool
+from friendli_async._core.net.posting import NO_TIMEOUT
+from friendli_async._core.net.proxies import Proxy, proxies, proxy_finder
 from friendli_async._core.protocol import Request
 from friendli_async._core.secret import Secret
-from friendli_async.errors import ConfigurationError, StreamInterruptedError
+from friendli_async.errors import ConfigurationError
 from friendli_async.replies import LoopGauges
 
 __all__ = ["AiohttpTransport", "Session", "Transport"]
@@ -50,16 +36,14 @@ Session: TypeAlias = aiohttp.ClientSession
 _MAX_REDIRECTS: Final = 5
 _NO_BODY_TYPE: Final = ("Content-Type",)
 
-_abandoned: Final[list[object]] = []  # pools of a parent process: kept, so that nothing finalizes them
+_Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[Pool, Guard]]
 
 
 class Transport(Protocol):
     """What the call loop needs of the network. ``AiohttpTransport`` is the real one; a test may be another."""
 
-    @property
-    def closed(self) -> bool:
-        """Whether it has been closed."""
-        ...
+    closed: bool
+    """Whether calls may begin no more."""
 
     async def send(self, request: Request, delivery: Delivery) -> Exchange:
         """Sends a request and waits for the reply's status and headers.
@@ -82,102 +66,17 @@ class Transport(Protocol):
         """Ends every exchange under way, in all loops."""
         ...
 
-    def shut(self) -> None:
-        """Lets no call begin any more, and turns away who waits for a place in this loop: nothing was sent."""
-        ...
-
     async def close(self) -> None:
         """Closes every loop's pool; this loop's has closed when it returns, the others' are told to."""
         ...
 
-
-class _Pool:
-    """What one event loop has of the client: a session, its places, the exchanges under way."""
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        slots: Slots,
-        changed: Callable[[], None],
-        alive: set[PooledProtocol] | None,
-        poster: Poster | None = None,
-    ) -> None:
-        self.session = session
-        self.slots = slots
-        self.owned = alive is not None
-        self.poster = poster
-        self.alive: set[PooledProtocol] = set() if alive is None else alive  # the connector's own, empty as yet
-        self.loop = asyncio.get_running_loop()
-        self.pid = os.getpid()
-        self.exchanges: set[AiohttpExchange] = set()
-        self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest: older ones have ended, or will not
-        self.exchange_ended = changed
-        self._closed: asyncio.Future[None] | None = None
-
-    def gauges(self) -> LoopGauges:
-        idle = sum(1 for protocol in tuple(self.alive) if protocol.idle)
-        streams = sum(1 for exchange in tuple(self.exchanges) if exchange.streaming)
-        return LoopGauges(in_use=self.slots.in_use, idle=idle, waiting=self.slots.waiting, open_streams=streams)
-
-    def abort(self, reason: str) -> None:
-        for exchange in tuple(self.exchanges):
-            exchange.wake(StreamInterruptedError(reason))
-
-    async def close(self, reason: str) -> None:
-        """Ends everything under way, waking whoever waits, and closes the session if it is ours. Once is enough."""
-        if self._closed is not None:
-            await asyncio.wait([self._closed])
-            return
-        self._closed = self.loop.create_future()
-        try:
-            self.slots.close()
-            self.abort(reason)
-            if self.owned:
-                await self.session.close()
-                await asyncio.sleep(0)  # lets the loop run the closed sockets' last callbacks
-        finally:
-            self._closed.set_result(None)
+    def leave_the_parent(self) -> None:
+        """In a forked child: what the parent had open stays the parent's, and the child begins anew."""
+        ...
 
     def discard(self) -> None:
-        """Where the loop runs no more, and so can close nothing: has aiohttp's session not complain of that."""
-        if self.owned and not self.loop.is_running():
-            self.session.detach()
-
-    def abandon(self) -> None:
-        """In a forked child: lets go of the parent's sockets without a word on the wire, which is the parent's."""
-        for protocol in self.alive:
-            transport = protocol.transport
-            connection = None if transport is None else transport.get_extra_info("socket")
-            if connection is not None and (number := connection.fileno()) >= 0:
-                nowhere = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nowhere, number)  # not closed: the number would be another file's, and closed once more
-                os.close(nowhere)
-        _abandoned.append(self)
-
-
-_Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[_Pool, Guard]]
-_transports: Final[weakref.WeakSet[AiohttpTransport]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A child lets go of what it has inherited, also where it never uses it.
-
-    At the child's exit aiohttp would take the sockets out of the poll that both processes share, and the parent would
-    hear no more of them.
-    """
-    for transport in list(_transports):
-        transport.leave_the_parent()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-@atexit.register
-def _at_exit() -> None:
-    """Loops that were closed without being shut down, or not at all (nest_asyncio's), have left their pools open."""
-    for transport in list(_transports):
-        transport.discard()
+        """Gives up what is open in loops that run no more."""
+        ...
 
 
 class AiohttpTransport:
@@ -210,67 +109,58 @@ class AiohttpTransport:
         # in. The garbage collector would finalize aiohttp's connector with it, in any order, and that one complains.
         weakref.finalize(self, _close_all, self._pools).atexit = False
         self._lock = threading.Lock()
-        self._pid = os.getpid()
-        _transports.add(self)
         environment = {} if session is not None else proxies()
         self._proxy_for = proxy_finder(None if proxy is None else Secret(proxy), environment)
 
     async def send(self, request: Request, delivery: Delivery) -> Exchange:
-        """Sends a request; redirects to the same origin are followed. See ``Transport``.
+        """Sends a request, and waits for the reply's status and headers; redirects to the same origin are followed.
 
         A pooled connection of ours that proves dead is replaced by a fresh one, once a call.
+
+        Raises:
+            APIConnectionError: There was no reply; ``sent`` says whether the request can have been accepted.
+            ConfigurationError: The client is closed, or the session that was passed in is.
         """
         pool = await self._place(delivery)
         try:
-            url, hops = parsed_url(request.url), 0
+            url, hops = _parsed(request.url), 0
             while True:
                 problem: Held[Exception] | None = None
+                response: aiohttp.ClientResponse | None = None
                 try:
                     response = await self._sent(pool, request, url, delivery)
                 except Exception as error:
                     if pool.owned and not isinstance(error, (*BROKEN, ValueError)):
                         raise  # a foreign connector may raise anything
                     if not self._stale(error, request, delivery):
-                        problem = Held(self._translated(error, delivery, pool))
+                        problem = Held(translated(error, delivery, owned=pool.owned, closed=pool.session.closed))
                     forget(error)
-                else:
-                    there = _redirection(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
-                    if there is None:
-                        return AiohttpExchange(pool, response)
-                    response.close()
-                    url, hops = there, hops + 1
-                    continue
                 if problem is not None:
                     raise problem.take()  # outside the except block: what aiohttp raised holds the request's headers
-                delivery.fresh = True
+                if response is None:
+                    delivery.fresh = True
+                    continue
+                there = _redirection(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
+                if there is None:
+                    return AiohttpExchange(pool, response)
+                response.close()
+                url, hops = there, hops + 1
         except BaseException:
             pool.slots.release()
             self._changed()
             raise
 
     async def warm(self, url: str, delivery: Delivery) -> None:
-        """Opens a connection and leaves it in the pool; see ``Transport``."""
-        pool = await self._place(delivery)
-        try:
-            if not pool.owned:
-                raise ConfigurationError(
-                    "the session is not the client's, so its connections are not the client's to open"
-                )
-            await self._sent(pool, Request(method="GET", url=url, path="", headers={}), parsed_url(url), delivery)
-            return  # what is asked for ends with WarmedUp
-        except WarmedUp:
-            return
-        except (*BROKEN, ValueError) as error:
-            problem = Held(self._translated(error, delivery, pool))
-            forget(error)
-        finally:
-            pool.slots.release()
-        raise problem.take()
+        """Opens a connection to where a URL leads, and leaves it in the pool. Raises what ``send`` raises."""
+        if self._session is not None:
+            raise ConfigurationError("the session is not the client's, so its connections are not the client's to open")
+        with suppress(WarmedUp):
+            await self.send(Request(method="GET", url=url, path="", headers={}), delivery)
 
-    async def _place(self, delivery: Delivery) -> _Pool:
+    async def _place(self, delivery: Delivery) -> Pool:
         """The running loop's pool, with a place in it."""
         held = self._pools.get(asyncio.get_running_loop())
-        pool = held[0] if held is not None and not self.closed and self._pid == os.getpid() else self._new_pool()
+        pool = held[0] if held is not None and not self.closed else self._new_pool()
         if pool.draining and not any(protocol.idle for protocol in pool.alive):
             # A moment for the last stream's connection to come back costs less than to open another.
             await pool.draining.pop().drained()
@@ -292,13 +182,13 @@ class AiohttpTransport:
         may_repeat = request.repeatable and request.sendable and delivery.source_error is None
         return died and silent and may_repeat and not delivery.fresh and not self.closed
 
-    async def _sent(self, pool: _Pool, request: Request, url: URL, delivery: Delivery) -> aiohttp.ClientResponse:
+    async def _sent(self, pool: Pool, request: Request, url: URL, delivery: Delivery) -> aiohttp.ClientResponse:
         clock = delivery.clock
         if not pool.owned:  # a foreign connector tells nothing
             clock.phase("first_event")
         body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.host or "", url.port or 0)
-        delivery.begin(url.authority, None if proxy.url is None else parsed_url(proxy.url).authority)
+        delivery.begin(url.authority, None if proxy.url is None else _parsed(proxy.url).authority)
         token = dialing.set(delivery)
         try:
             if poster is not None and poster.takes(body) and proxy.url is None:
@@ -318,7 +208,7 @@ class AiohttpTransport:
                 delivery.sending.stop()
 
     async def _through_session(
-        self, pool: _Pool, request: Request, url: URL, delivery: Delivery, proxy: Proxy
+        self, pool: Pool, request: Request, url: URL, delivery: Delivery, proxy: Proxy
     ) -> aiohttp.ClientResponse:
         timeout = NO_TIMEOUT
         if not pool.owned:  # so aiohttp has to mind the connecting
@@ -342,47 +232,24 @@ class AiohttpTransport:
             ssl=self._ssl,
         )
 
-    def _translated(self, error: Exception, delivery: Delivery, pool: _Pool) -> Exception:
-        return translated(error, delivery, owned=pool.owned, closed=pool.session.closed)
-
-    def _new_pool(self) -> _Pool:
+    def _new_pool(self) -> Pool:
         """The running loop's pool, made on first use."""
-        if self.closed:
-            raise ConfigurationError("the client is closed")
-        if self._pid != os.getpid():
-            self.leave_the_parent()
-        slots = Slots(self._max_connections)
-        if self._session is not None:
-            pool = _Pool(self._session, slots, self._changed, None)
-        else:
-            alive: set[PooledProtocol] = set()
-            # No limit of aiohttp's: the places are ours, in order, and with a time limit of their own.
-            connector = Connector(limit=0, socket_factory=keepalive_socket)
-            factory: Any = partial(PooledProtocol, asyncio.get_running_loop(), alive)
-            connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # there is no public way
-            # Not decompressed by aiohttp: ``compression`` does it in steps, so that our size limits hold.
-            session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=NO_TIMEOUT, auto_decompress=False
-            )
-            pool = _Pool(session, slots, self._changed, alive, Poster(session, self._ssl) if CAN_POST else None)
-        guard = guarded(partial(pool.close, "the event loop of the client was shut down"))
         with self._lock:
-            if self.closed:  # by another thread, in this instant
+            if self.closed:
                 raise ConfigurationError("the client is closed")
             for loop in [loop for loop in self._pools if loop.is_closed()]:
                 self._pools.pop(loop)[0].discard()
+            pool = Pool(self._session, self._ssl, self._max_connections, self._changed)
+            guard = guarded(partial(pool.close, "the event loop of the client was shut down"))
             self._pools[pool.loop] = pool, guard
         return pool
 
     def leave_the_parent(self) -> None:
         """In a forked child: what the parent had open stays the parent's, and the child begins anew."""
-        held = list(self._pools.values())
-        self._pools.clear()
         self._lock = threading.Lock()  # another thread of the parent may have held it
-        for pool, guard in held:
-            pool.abandon()
-            _abandoned.append(guard)
-        self._pid = os.getpid()
+        while self._pools:
+            _, (pool, guard) = self._pools.popitem()
+            pool.abandon(guard)
 
     def discard(self) -> None:
         """Gives up the pools whose loops run no more."""
@@ -390,11 +257,11 @@ class AiohttpTransport:
             pool.discard()
 
     def gauges(self) -> list[LoopGauges]:
-        """The connections of each loop; see ``Transport``."""
+        """The connections of each loop that has not closed."""
         return [pool.gauges() for pool, _ in tuple(self._pools.values()) if not pool.loop.is_closed()]
 
     def abort(self, reason: str) -> None:
-        """Ends every exchange under way; see ``Transport``."""
+        """Ends every exchange under way, in all loops."""
         for pool, _ in tuple(self._pools.values()):
             if pool.loop is asyncio.get_running_loop():
                 pool.abort(reason)
@@ -402,43 +269,40 @@ class AiohttpTransport:
                 with suppress(RuntimeError):  # that loop has closed
                     pool.loop.call_soon_threadsafe(pool.abort, reason)
 
-    def shut(self) -> None:
-        """Lets no call begin any more; see ``Transport``."""
-        self.closed = True
-        held = self._pools.get(asyncio.get_running_loop())
-        if held is not None:
-            held[0].slots.close()
-
     async def close(self) -> None:
-        """Closes every loop's pool; see ``Transport``."""
-        self.shut()
+        """Closes every loop's pool; this loop's has closed when it returns, the others' are told to."""
         with self._lock:
-            held = list(self._pools.values())
+            here = self._pools.pop(asyncio.get_running_loop(), None)
+            _close_all(self._pools)  # first: who awaits the rest may be cancelled
             self._pools.clear()
-        here = asyncio.get_running_loop()
-        for pool, guard in held:
-            if pool.loop is here:
-                await pool.close("the client was closed")
-                await guard.aclose()
-            else:
-                _close_soon(pool, guard)
+        if here is not None:
+            pool, guard = here
+            await pool.close("the client was closed")
+            await guard.aclose()
 
 
 def _close_all(pools: _Pools) -> None:
-    """Closes the pools of a client that is gone, each in its loop."""
+    """Has pools closed, each in its loop."""
     for pool, guard in pools.values():
-        if pool.pid == os.getpid():
-            _close_soon(pool, guard)
+        try:
+            pool.loop.call_soon_threadsafe(close_soon, partial(pool.close, "the client was closed"), guard)
+        except RuntimeError:  # that loop has closed, and its pool with it, unless it was not shut down
+            pool.discard()
 
 
-def _close_soon(pool: _Pool, guard: Guard) -> None:
-    try:
-        pool.loop.call_soon_threadsafe(close_soon, partial(pool.close, "the client was closed"), guard)
-    except RuntimeError:  # that loop has closed, and its pool with it, unless it was not shut down
-        pool.discard()
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> URL:
+    """A URL that is encoded already."""
+    return URL(text, encoded=True)
 
 
 def _redirection(response: aiohttp.ClientResponse, url: URL) -> URL | None:
-    """Where a reply sends the same request to, at the same origin; None if it does not."""
+    """Where a reply sends the same request to; None if to another origin, or nowhere."""
     target = response.headers.get("Location") if response.status in {307, 308} else None
-    return None if target is None else same_origin(url, target)
+    if target is None:
+        return None
+    try:
+        there = url.join(URL(target))
+        return there if there.origin() == url.origin() and there.user is None and there.password is None else None
+    except ValueError:
+        return None
