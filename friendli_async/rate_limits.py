@@ -64,7 +64,8 @@ _Windows = dict[tuple[str, ...], _Window]
 _KINDS: Final = ("requests", "tokens", "steps")
 _FIELDS: Final = ("limit", "remaining", "reset")
 _SHORT: Final = {"q": "limit", "r": "remaining", "t": "reset"}  # how a structured list names them
-_NAME: Final = re.compile(r"(?:[a-z]+-)?rate-?limit-(.+)")  # x-, anthropic-, or none
+# Patterns are compiled by re when they are first used: the import of the library does not wait for them.
+_NAME: Final = r"(?:[a-z]+-)?rate-?limit-(.+)"  # x-, anthropic-, or none
 # Where servers say how long to wait, and in which unit; the first that says it counts.
 _WAITS: Final = (
     ("retry-after-ms", 0.001),
@@ -73,15 +74,15 @@ _WAITS: Final = (
     ("x-retry-after", 1.0),
     ("x-ratelimit-retry-after", 1.0),
 )
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER: Final = r"(?ai)[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 _UNIT: Final = r"(ms|milli(?:second)?s?|[uµ]s|ns|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
-_PART: Final = re.compile(rf"(\d+(?:\.\d+)?) *{_UNIT}(?![a-z]) *", re.ASCII)
-_DURATION: Final = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
-_DURATION_ISO: Final = re.compile(r"p(?=.)(?:\d+d)?(?:t(?=\d)(?:\d+h)?(?:\d+m)?(?:\d+(?:\.\d+)?s)?)?", re.ASCII)
+_PART: Final = rf"([0-9]+(?:\.[0-9]+)?) *{_UNIT}(?![a-z]) *"
+_DURATION: Final = rf"(?:{_PART})+"
+_DURATION_ISO: Final = r"(?a)p(?=.)(?:\d+d)?(?:t(?=\d)(?:\d+h)?(?:\d+m)?(?:\d+(?:\.\d+)?s)?)?"
 # By how a unit begins, the longest first.
 _SECONDS: Final = {"mill": 1e-3, "ms": 1e-3, "ns": 1e-9, "u": 1e-6, "µ": 1e-6, "d": 86400, "h": 3600, "m": 60, "s": 1}
 # What stands between the values of a header that was sent several times; a date has a comma of its own.
-_BETWEEN: Final = re.compile(r"(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),", re.IGNORECASE)
+_BETWEEN: Final = r"(?i)(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),"
 
 
 def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
@@ -139,7 +140,7 @@ def _windows(headers: Mapping[str, str]) -> _Windows:
             continue
         if name in {"ratelimit", "ratelimit-policy"}:
             _read_list(value, windows)
-        elif found := _NAME.fullmatch(name):
+        elif found := re.fullmatch(_NAME, name):
             names = [part for part in re.split(r"[-_]", found[1]) if part != "after"]
             field = next((each for each in _FIELDS if each in names), "")
             unit = 0.001 if "ms" in names else 1.0
@@ -166,7 +167,7 @@ def _read_list(value: str, windows: _Windows) -> None:
 
 def parts(text: str) -> list[str]:
     """The values of a header that may have been sent several times."""
-    return [part.strip() for part in _BETWEEN.split(text)]
+    return [part.strip() for part in re.split(_BETWEEN, text)]
 
 
 def _amount(text: str, *, least: bool) -> float | None:
@@ -178,7 +179,7 @@ def _amount(text: str, *, least: bool) -> float | None:
 
 def _number(text: str) -> float | None:
     text = text.strip()
-    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    number = float(text) if re.fullmatch(_NUMBER, text) else math.inf
     return number if abs(number) < 1e18 else None
 
 
@@ -210,11 +211,11 @@ def _duration(text: str) -> float | None:
     """Seconds of ``6m0s``, ``1 minute 30 seconds``, ``120ms`` or ``PT8S``; None of anything else."""
     if len(text) > 40:
         return None
-    if _DURATION_ISO.fullmatch(text):
+    if re.fullmatch(_DURATION_ISO, text):
         text = text.replace("p", "").replace("t", "")
-    elif not _DURATION.fullmatch(text):
+    elif not re.fullmatch(_DURATION, text):
         return None
-    return sum(float(count) * _unit(name) for count, name in _PART.findall(text))
+    return sum(float(count) * _unit(name) for count, name in re.findall(_PART, text))
 
 
 def _unit(name: str) -> float:

@@ -21,10 +21,9 @@ _MOST: Final = 50
 
 # Codecs that take text to be something else than characters in bytes, or for which a long input is slow.
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
-_NAMED: Final = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
-_NAMED_INSIDE: Final = re.compile(
-    r"<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE
-)
+# Patterns are compiled by re when an error needs them: the import of the library does not wait for them.
+_NAMED: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
+_NAMED_INSIDE: Final = r"(?i)<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)"
 _MARKS: Final = (
     ("utf-8-sig", (codecs.BOM_UTF8,)),
     ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),  # before UTF-16, whose mark it begins with
@@ -32,36 +31,36 @@ _MARKS: Final = (
 )
 
 # Controls would ring a bell, or paint a terminal.
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
+_UNPRINTABLE: Final = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]"
 
-_NO_TEXT: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]")
+_NO_TEXT: Final = r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]"
 
 # What is put around JSON so that no page runs it, or that one does: )]}' and while(1); and callback(...).
-_WRAPPING: Final = re.compile(r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-Za-z_$][\w.$]{0,80}\(|\s)*")
-_FIELD: Final = re.compile(r"(?:data|event|id|retry)?:")
+_WRAPPING: Final = r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-Za-z_$][\w.$]{0,80}\(|\s)*"
+_FIELD: Final = r"(?:data|event|id|retry)?:"
 
 # How JSON of an object or a list begins, so that it is no text: a broken reply, of which nobody knows what it says.
-_JSON: Final = re.compile(r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|(?:null|true|false|-?[\d.]+)\s*$)""")
+_JSON: Final = r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|(?:null|true|false|-?[\d.]+)\s*$)"""
 # The same, where its first name says that it is an error: cut off, or written by Python.
-_BROKEN_ERROR: Final = re.compile(r"""[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b""", re.IGNORECASE)
+_BROKEN_ERROR: Final = r"""(?i)[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b"""
 # A text under one of the names of words, in what is no whole JSON.
-_QUOTED: Final = re.compile(
-    r"[\"'](?:error_?|status_?)?(?:message|msg|detail|error|errors|reason|title)[\"']\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.)+)",
-    re.IGNORECASE | re.DOTALL,
+_QUOTED: Final = (
+    r"(?is)[\"'](?:error_?|status_?)?(?:message|msg|detail|error|errors|reason|title)[\"']"
+    r"\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.)+)"
 )
 
-_UNSEEN: Final = re.compile(r"<!--.*?(?:-->|\Z)|<(style|script|svg)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-_TAG: Final = re.compile(r"<[^<>]*>")
-_CDATA: Final = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.DOTALL)
+_UNSEEN: Final = r"(?is)<!--.*?(?:-->|\Z)|<(style|script|svg)\b.*?(?:</\1\s*>|\Z)"
+_TAG: Final = r"<[^<>]*>"
+_CDATA: Final = r"(?s)<!\[CDATA\[(.*?)(?:\]\]>|\Z)"
 # Elements that tell what is wrong, the most telling first; and those of a title that say nothing.
 _ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "detail", "reason", "p")
-_EMPTY_WORDS: Final = re.compile(r"[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*", re.IGNORECASE)
+_EMPTY_WORDS: Final = r"(?i)[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*"
 
 
 def text_of(body: bytes, content_type: str = "") -> str:
     """A body as text: in the charset that it names, or that its first bytes show; else UTF-8, as far as it is that."""
-    named = _NAMED.search(content_type)
-    inside = _NAMED_INSIDE.search(body[:1024].decode("latin-1"))
+    named = re.search(_NAMED, content_type)
+    inside = re.search(_NAMED_INSIDE, body[:1024].decode("latin-1"))
     marked = next((charset for charset, marks in _MARKS if body.startswith(marks)), None)
     for charset in (marked, named and named[1], inside and (inside[1] or inside[2])):
         if charset is not None and (text := _decoded(body, charset)) is not None:
@@ -84,16 +83,16 @@ def _decoded(body: bytes, charset: str) -> str | None:
 
 def clean(text: str) -> str:
     """Words as they may stand in a message and in a log: bounded, and without controls."""
-    text = _UNPRINTABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    text = re.sub(_UNPRINTABLE, "", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def says_text(data: bytes) -> bool:
     """Whether data that is no JSON says something in words; not where it is broken JSON that could be anything."""
     text = _decoded(data[:_LOOKED_AT], "utf-8")
-    if text is None or (_JSON.match(text) and not _BROKEN_ERROR.match(text)):
+    if text is None or (re.match(_JSON, text) and not re.match(_BROKEN_ERROR, text)):
         return False
-    words = _shown(_UNSEEN.sub(" ", text))
+    words = _shown(re.sub(_UNSEEN, " ", text))
     return any(map(str.isalpha, words)) and not is_success(words)
 
 
@@ -108,7 +107,7 @@ def said(body: bytes, content_type: str = "") -> list[object]:
         return [loads(body)]
     except ValueError:
         text = text_of(body, content_type).lstrip("\ufeff \t\r\n")
-    is_stream = "event-stream" in content_type.lower() or _FIELD.match(text) is not None
+    is_stream = "event-stream" in content_type.lower() or re.match(_FIELD, text) is not None
     if is_stream and (events := _of_events(text)) is not None:
         return events
     if values := list(islice(_of_json(text), _MOST)):
@@ -120,7 +119,7 @@ def said(body: bytes, content_type: str = "") -> list[object]:
 
 def _of_json(text: str) -> Iterator[object]:
     """The objects and lists that a text begins with, one behind the other, whatever is put around them."""
-    text, decode = _WRAPPING.sub("", text, count=1), json.JSONDecoder().raw_decode
+    text, decode = re.sub(_WRAPPING, "", text, count=1), json.JSONDecoder().raw_decode
     while text[:1] in {"{", "["}:
         try:
             value, end = decode(text)
@@ -151,13 +150,13 @@ def _of_events(text: str) -> list[object] | None:
 def _words(text: str) -> str:
     """The words of a plain text: its first line, or more where that only leads up to them; "" of what is no text."""
     head = text[:_LINE]
-    if 1 < len(_NO_TEXT.findall(head)) > len(head) // 4:
+    if 1 < len(re.findall(_NO_TEXT, head)) > len(head) // 4:
         return ""
     lines = [line.strip() for line in clean(text[:_LOOKED_AT]).splitlines() if line.strip()] or [""]
     if lines[0].startswith("Traceback "):  # what was raised stands last
         return lines[-1][:_LINE]
     if lines[0][:1] == "{":  # cut off, or JSON by its looks only; not quoted, as it may repeat the request
-        found = _QUOTED.search(text)
+        found = re.search(_QUOTED, text)
         return " ".join(clean(found[2].replace("\\n", "\n").replace('\\"', '"')).split())[:_LINE] if found else ""
     if lines[0].endswith(":"):
         return " ".join(" ".join(lines).split())[:_LINE]
@@ -167,8 +166,8 @@ def _words(text: str) -> str:
 def _of_markup(text: str) -> dict[str, str]:
     """The words of a page: its title, or else its heading; of XML the message, the code and the request's id."""
     is_page = re.search(r"<(?:html|body|p|title)\b", text, re.IGNORECASE) is not None
-    text = _CDATA.sub(lambda found: found[1].replace("<", "&lt;"), _UNSEEN.sub(" ", text))
-    words = next((found for name in _ELEMENTS if not _EMPTY_WORDS.fullmatch(found := _element(text, name))), "")
+    text = re.sub(_CDATA, lambda found: found[1].replace("<", "&lt;"), re.sub(_UNSEEN, " ", text))
+    words = next((found for name in _ELEMENTS if not re.fullmatch(_EMPTY_WORDS, found := _element(text, name))), "")
     told = {"message": words or _shown(text)}
     if not is_page:
         told |= {"code": _element(text, "code"), "request_id": _element(text, "request-?id")}
@@ -186,4 +185,4 @@ def _shown(markup: str) -> str:
     """What a reader sees of markup."""
     from html import unescape  # only on the way to an error
 
-    return " ".join(clean(unescape(_TAG.sub(" ", markup))).split())[:_LINE]
+    return " ".join(clean(unescape(re.sub(_TAG, " ", markup))).split())[:_LINE]

@@ -99,9 +99,7 @@ _WORDS: Final = (
     "explanation",
 )
 # Further names for them.
-_WORDLY: Final = re.compile(
-    r"^err(?!.*code$)|^fail|(message|msg|description|exception|error|fault|failure|blockreason)s?$"
-)
+_WORDLY: Final = r"^err(?!.*code$)|^fail|(message|msg|description|exception|error|fault|failure|blockreason)s?$"
 # Where an error is an object of its own: its words go before those beside it.
 _NESTING: Final = ("error", "fault")
 # Where an error has its HTTP status, its own code, and its kind.
@@ -207,7 +205,7 @@ def has_words(fields: Fields) -> bool:
 
 def _holds_words(name: str, value: object) -> bool:
     plain = plain_name(name)
-    return bool(value) and (plain in _WORDS or _WORDLY.search(plain) is not None) and not is_success(value)
+    return bool(value) and (plain in _WORDS or re.search(_WORDLY, plain) is not None) and not is_success(value)
 
 
 def holds_refusal(fields: Fields) -> bool:

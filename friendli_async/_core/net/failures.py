@@ -29,12 +29,12 @@ come through where it is not the C one."""
 
 # What aiohttp's parser says of broken framing is worded as a server's reply: "400, message='...'". No server said that.
 # Its words of a connection quote the TLS context, those of a write the URL; a URL of a proxy holds its password.
-_NOISE: Final = re.compile(
+_NOISE: Final = (
     r"\b400, message[:=]\s*| ssl:(?:<[^>]*>|\w+)|\[Errno [^\]]*\] ?|\[SSL[^\]]*\] ?| ?\(_ssl\.c:\d+\)| for https?://\S+"
     r"|(?<=://)[^/\s@]*@"
 )
 # What the error says that is wrapped in one of a payload.
-_INNER: Final = re.compile(r"completed: <\w+: [\"'](.+)[\"']\)?>")
+_INNER: Final = r"completed: <\w+: [\"'](.+)[\"']\)?>"
 _LONGEST: Final = 300
 # A proxy that says one of these may say another thing the next time.
 _PASSING: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
@@ -53,7 +53,7 @@ _TLS: Final = {
     ),
     "UNRECOGNIZED_NAME": "the server does not know that name",
 }
-_ALERT: Final = re.compile(r"\[SSL: (\w+)\] ([^(]*)")
+_ALERT: Final = r"\[SSL: (\w+)\] ([^(]*)"
 # Of an authority that is not trusted: X509_V_ERR_... SELF_SIGNED_CERT, UNABLE_TO_GET_ISSUER, UNABLE_TO_VERIFY.
 _UNTRUSTED: Final = frozenset({18, 19, 20, 21})
 
@@ -163,7 +163,7 @@ def _reason(error: aiohttp.ClientConnectorError) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         why = f"the name could not be resolved: {cause.strerror or cause}"
     elif isinstance(cause, ssl.SSLError):
-        why = _tls(cause.reason or "", _NOISE.sub("", cause.strerror or str(cause)))
+        why = _tls(cause.reason or "", re.sub(_NOISE, "", cause.strerror or str(cause)))
     elif cause.errno and "call failed" in str(cause):  # asyncio's words, which tell the address once more
         why = os.strerror(cause.errno)
     else:
@@ -196,7 +196,7 @@ def _is_settled(cause: OSError) -> bool:
 
 def _alert(error: Exception) -> str | None:
     """What the server said against the handshake after the client took it for done; None where it said nothing."""
-    found = _ALERT.search(str(error))
+    found = re.search(_ALERT, str(error))
     return _tls(found[1], found[2]) if found is not None and "_ALERT_" in found[1] else None
 
 
@@ -209,8 +209,8 @@ def describe(error: BaseException) -> str:
         return "it speaks TLS: https?" if speaks_tls else f"what came is no HTTP: {', '.join(words)}"[:_LONGEST]
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server closed the connection"
-    text = _NOISE.sub("", str(error)).strip()
-    if isinstance(error, aiohttp.ClientPayloadError) and (inner := _INNER.search(text)) is not None:
+    text = re.sub(_NOISE, "", str(error)).strip()
+    if isinstance(error, aiohttp.ClientPayloadError) and (inner := re.search(_INNER, text)) is not None:
         return inner[1].rstrip(".")[:_LONGEST]
     if isinstance(error, aiohttp.ClientOSError | ConnectionError) and error.errno and error.errno > 1:
         return text[:_LONGEST] or os.strerror(error.errno)
