@@ -133,12 +133,13 @@ _GROUPS: Final = {
 # What is asked for in vain, and what a client is asked for in one breath elsewhere.
 _SAID: Final = {
     "here it is friendli_async.bulk.run_all, or the command friendli-async batch": "batch batches",
-    "here it is serverless.token.tokenize": "count_tokens tokenizer",
+    "here it is serverless.token.tokenize": "count_tokens",
     "there are no datasets here, as in Friendli's SDK since 0.15.1": "dataset datasets",
 }
 _SAID_OF_A_CLIENT: Final = {
     "here it is serverless.chat.complete, and so for dedicated and container": "acompletion chat_completion"
     " chat_complete complete completion generate",
+    "here it is serverless.token.tokenize": "tokenizer",
 }
 
 

@@ -35,7 +35,14 @@ async def test_an_answer_where_another_api_has_it_is_taken(
 
 @pytest.mark.parametrize("call", [complete, text_complete])
 @pytest.mark.parametrize(
-    "choice", [{}, {"index": 0}, {"finish_reason": "stop"}, {"role": "assistant"}, {"logprobs": None, "index": "0"}]
+    "choice",
+    [
+        {},
+        {"index": 0},
+        {"finish_reason": "stop"},
+        {"role": "assistant"},
+        {"logprobs": None, "index": "0"},
+    ],
 )
 async def test_a_choice_without_an_answer_is_no_answer(
     client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
@@ -44,6 +51,16 @@ async def test_a_choice_without_an_answer_is_no_answer(
     with pytest.raises(ResponseDecodeError, match="no answer") as raised:
         await call(client)
     assert "choices" in str(raised.value.excerpt)
+
+
+@pytest.mark.parametrize("call", [complete, text_complete])
+@pytest.mark.parametrize("choice", [{"text": {}}, {"delta": None, "text": {}}, {"message": {}, "text": {}}])
+async def test_an_empty_object_is_no_answer(
+    client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
+) -> None:
+    server.enqueue(json_body({"choices": [{"index": 0, **choice}]}))
+    with pytest.raises(ResponseDecodeError):
+        await call(client)
 
 
 @pytest.mark.parametrize(

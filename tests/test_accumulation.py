@@ -161,6 +161,7 @@ def test_usage_beside_every_piece_of_text_goes_the_short_way() -> None:
             for more in (
                 {"finish_reason": "stop"},
                 {"message": {"content": "b"}},
+                {"delta": {"reasoning_content": "c"}, "text": "b"},
                 {"logprobs": {"content": [{"token": "b"}]}},
                 {"delta": {"content": ""}},
                 {"delta": {"content": "b", "reasoning_content": "c"}},

@@ -142,7 +142,10 @@ async def test_what_is_no_http_is_told_in_one_line_that_quotes_none_of_it(
     ("status", "headers", "there"),
     [
         ("302 Found", ("Location: https://u:secret@login.example/in?token=secret#secret",), "https://login.example/in"),
+        ("302 Found", ("Location: https://u:se,cret@login.example/in",), "https://login.example/in"),
+        ("302 Found", ("Location: https://u:sec@r et@login.example:81/in",), "https://login.example:81/in"),
         ("307 X", ("Location: //other.example/a",), "//other.example/a"),
+        ("307 X", ("Location: https://other.example/@a",), "https://other.example/@a"),
         ("301 Moved", ("Location: /v2",), "/v2"),
         ("308 X", ("Location: http://[bad",), "http://[bad"),
         ("307 X", ("Location: https://other.example/a", "Location: /b"), "https://other.example/a"),
@@ -154,6 +157,14 @@ async def test_a_redirect_that_is_not_followed_says_where_to_and_nothing_secret(
     page = b"<html><title>Sign in</title></html>"
     error = await refused(http(page, "Content-Type: text/html", *headers, status=status), kind=APIStatusError)
     assert error.message == f"Sign in (a redirect to {there})"
+
+
+@pytest.mark.parametrize("mark", "?#/")
+async def test_a_redirect_whose_password_cannot_be_told_from_the_rest_is_not_quoted(mark: str) -> None:
+    page = b"<html><title>Sign in</title></html>"
+    there = f"Location: https://u:sec{mark}ret@login.example/in"
+    error = await refused(http(page, "Content-Type: text/html", there, status="302 Found"), kind=APIStatusError)
+    assert error.message == "Sign in"
 
 
 async def test_an_empty_reply_says_so() -> None:

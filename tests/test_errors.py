@@ -441,6 +441,12 @@ def test_a_reply_without_an_error_has_none(data: bytes) -> None:
     assert embedded_error(data) is None
 
 
+@pytest.mark.parametrize("data", [b"The answer is caf\xc3", b"\x00\x01binary stuff\xff", b"abc \xff\xfe\xfd"])
+def test_broken_bytes_are_no_words_of_an_error(data: bytes) -> None:
+    with pytest.raises(ResponseDecodeError):
+        decode_event(data)
+
+
 @pytest.mark.parametrize("data", [b'{"error":{}}', b'"error"', b'{"error":true}', b'{"object":"error"}'])
 def test_an_error_without_words_is_shown_as_it_came(data: bytes) -> None:
     for error in (embedded_error(data), decode_event(data).error):

@@ -78,6 +78,8 @@ def attribute(path: str) -> Any:
         ("batches", "here it is friendli_async.bulk.run_all"),
         ("serverless.chat.batch", "here it is friendli_async.bulk.run_all"),
         ("serverless.token.tokenizer", "here it is tokenize"),
+        ("tokenizer", "here it is serverless.token.tokenize"),
+        ("dedicated.tokenizer", "did you mean 'token'?"),
         ("organization", "settings cannot be asked for; with_options(...) gives a copy"),
         ("container_url", "settings cannot be asked for; with_options(...) gives a copy"),
         ("datasets", "there are no datasets here, "),

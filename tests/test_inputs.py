@@ -330,6 +330,16 @@ async def test_any_sequence_of_mappings_and_structs_is_a_conversation(
     assert sent(server)["messages"] == SAME
 
 
+@pytest.mark.parametrize("option", ["logit_bias", "extra_body", "extra_query"])
+@pytest.mark.parametrize("value", [collections.UserList(), collections.deque([1]), np.array([1])], ids=type)
+async def test_a_sequence_where_a_mapping_belongs_is_a_bad_value(
+    client: f.AsyncFriendli, server: FriendliServer, option: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=rf"{option}: |arguments: ndarray is not JSON; pass a list of it"):
+        await send(client, **{option: value})
+    assert server.requests == []
+
+
 async def test_any_mapping_or_sequence_serves_as_an_option(client: f.AsyncFriendli, server: FriendliServer) -> None:
     server.always(text("ok"))
     proxy = types.MappingProxyType

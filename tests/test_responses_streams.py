@@ -252,6 +252,7 @@ async def test_incomplete_is_a_good_end_that_the_status_tells(client: AsyncFrien
         ("invalid_prompt", BadRequestError, 400),
         ("image_too_large", BadRequestError, 400),
         ("vector_store_timeout", InternalServerError, 504),
+        ("image_generation_failed", APIStatusError, 200),
         ("out_of_luck", APIStatusError, 200),
     ],
 )

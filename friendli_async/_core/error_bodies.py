@@ -112,9 +112,12 @@ def _as_it_is(value: object) -> str:
 
 
 def _redirected_to(headers: Headers) -> str:
-    """Where to, without what may be secret in it."""
-    place = re.split(r"[?#,\s]", headers.get("location", "").strip(), maxsplit=1)[0]
-    return clean(re.sub(r"\A(https?://|//|)[^/@]*@", r"\1", place, flags=re.IGNORECASE))[:EXCERPT]
+    """Where to, without what may be secret in it: the query, and who it is; "" where these cannot be told apart."""
+    place = re.sub(r"\A(https?://|//|)[^/?#]*@", r"\1", headers.get("location", "").strip(), flags=re.IGNORECASE)
+    shown = re.split(r"[?#,\s]", place, maxsplit=1)[0]
+    host = re.match(r"(?:https?:)?//([^/]*)", shown, re.IGNORECASE)
+    cut_in_a_password = "@" in place and host is not None and re.search(r":(?!\d*$)", host[1])
+    return "" if cut_in_a_password else clean(shown)[:EXCERPT]
 
 
 def _phrase(status: int) -> str:

@@ -89,8 +89,11 @@ def clean(text: str) -> str:
 
 def says_text(data: bytes) -> bool:
     """Whether data that is no JSON says something in words; not where it is broken JSON that could be anything."""
-    text = _decoded(data[:_LOOKED_AT], "utf-8")
-    if text is None or (re.match(_JSON, text) and not re.match(_BROKEN_ERROR, text)):
+    try:  # strictly, but for a character in which the look ends
+        text = data[:_LOOKED_AT].decode("utf-8", "strict" if len(data) <= _LOOKED_AT else "ignore")
+    except UnicodeDecodeError:
+        return False
+    if re.match(_JSON, text) and not re.match(_BROKEN_ERROR, text):
         return False
     words = _shown(re.sub(_UNSEEN, " ", text))
     return any(map(str.isalpha, words)) and not is_success(words)
@@ -119,14 +122,20 @@ def said(body: bytes, content_type: str = "") -> list[object]:
 
 def _of_json(text: str) -> Iterator[object]:
     """The objects and lists that a text begins with, one behind the other, whatever is put around them."""
-    text, decode = re.sub(_WRAPPING, "", text, count=1), json.JSONDecoder().raw_decode
-    while text[:1] in {"{", "["}:
+    begin, decode = _end_of(_WRAPPING, text, 0), json.JSONDecoder().raw_decode
+    while text[begin : begin + 1] in {"{", "["}:
         try:
-            value, end = decode(text)
+            value, end = decode(text, begin)
         except (ValueError, RecursionError):
             return
         yield value
-        text = text[end:].lstrip()
+        begin = _end_of(r"\s*", text, end)
+
+
+def _end_of(pattern: str, text: str, begin: int) -> int:
+    """Where what a pattern takes of a text ends; it may take nothing."""
+    found = re.compile(pattern).match(text, begin)
+    return begin if found is None else found.end()
 
 
 def _of_events(text: str) -> list[object] | None:

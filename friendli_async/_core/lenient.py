@@ -260,7 +260,7 @@ def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
         plain = not isinstance(value, dict | list)
         if (plain and name in _CONTENT - _WRITTEN) or name == "type" or (not plain and name == "status"):
             return None
-        return _text(holder, name, value)
+        return None if name in _WORDED and value == {} else _text(holder, name, value)
     if isinstance(value, str) and (types & {"object", "array"}):
         inside: object = parsed(value)
         if isinstance(inside, dict if "object" in types else list):

@@ -331,7 +331,8 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     def add_texts(self, chunks: Sequence[ChatChunk]) -> int:
         """Adds the chunks up to the first that is more than a piece of text or reasoning; returns how many they are."""
         begun = self.choices
-        for texts, chunk in enumerate(chunks):
+        texts = 0
+        for chunk in chunks:
             try:
                 (choice,) = chunk.choices
                 parts = begun[choice.index]
@@ -347,6 +348,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 or delta.reasoning is not None
                 or delta.reasoning_details is not None
                 or delta.refusal is not None
+                or choice.text is not None
                 or chunk.message is not None
                 or chunk.error is not None
             ):
@@ -361,7 +363,8 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             parts.may_end = False
             if chunk.usage is not None:  # some servers count in every chunk
                 self.usage = chunk.usage
-        return len(chunks)
+            texts += 1
+        return texts
 
     def reopen(self) -> None:
         """The turn goes on: a tool has been started."""

@@ -7,8 +7,8 @@ import copy
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, cast
+from uuid import uuid4
 
 import msgspec
 
@@ -284,7 +284,7 @@ class Run:
         self._whole = WholeCalls(self._stream)
 
     def _end_turn(self, reply: ChatCompletion) -> None:
-        asked, turns = self._calls.asked, self._turns
+        asked, turns = [*self._calls.asked.values()], self._turns
         turns.add(reply, asked, self._calls.finish_turn())
         self._reply = None
         self._events.append(TurnEnded(number=turns.count, reply=reply))
@@ -316,16 +316,14 @@ class Run:
 
     def _start(self, call: ToolCall) -> None:
         """Starts a call; one whose id is missing, or is another's, gets one of ours."""
-        ids = {asked.id for asked in self._calls.asked}
-        if not call.id or call.id in ids:
-            ours = (f"call_{self.turns + 1}_{number}" for number in count(len(ids) + 1))
-            call = ToolCall(next(own for own in ours if own not in ids), "function", call.function)
+        if not call.id or call.id in self._calls.asked:
+            call = ToolCall(f"call_{uuid4().hex}", "function", call.function)
         self._calls.start(call)
 
     async def _end_of_stream(self, stream: ChatStream) -> None:
         reply = await stream.result()
         said = reply.message.tool_calls or ()
-        for early, whole in zip(self._calls.asked, said, strict=False):
+        for early, whole in zip(self._calls.asked.values(), said, strict=False):
             if early.function.arguments.strip() != whole.function.arguments.strip():
                 raise ResponseDecodeError(
                     f"the arguments for {early.function.name!r} went on after they were whole, and the call had begun",

@@ -101,9 +101,9 @@ class ToolCalls:
         self._before = before
         self._asking = asyncio.Lock()
         self._events = events
-        self.asked: list[ToolCall] = []
-        """The calls of this turn."""
-        self._finished: dict[int, ToolFinished] = {}  # by their places there
+        self.asked: dict[str, ToolCall] = {}
+        """The calls of this turn, by their ids."""
+        self._finished: dict[str, ToolFinished] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -117,8 +117,8 @@ class ToolCalls:
 
     def start(self, asked: ToolCall) -> None:
         """Starts a call, or lets it wait for its place."""
-        self.asked.append(asked)
-        self.spawn(self._serve(len(self.asked) - 1, asked))
+        self.asked[asked.id] = asked
+        self.spawn(self._serve(asked))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         """A task that ends with the calls."""
@@ -131,8 +131,8 @@ class ToolCalls:
 
     def finish_turn(self) -> list[ToolFinished]:
         """How the calls of this turn went, in their order; the next turn begins without any."""
-        done = [finished for _, finished in sorted(self._finished.items())]
-        self.asked, self._finished = [], {}
+        done = [self._finished[call_id] for call_id in self.asked]
+        self.asked, self._finished = {}, {}
         return done
 
     def check(self) -> None:
@@ -193,7 +193,7 @@ class ToolCalls:
 
     # --- one call --------------------------------------------------------------------------------------------------
 
-    async def _serve(self, place: int, asked: ToolCall) -> None:
+    async def _serve(self, asked: ToolCall) -> None:
         began = monotonic()
         kind = None
         try:
@@ -214,7 +214,7 @@ class ToolCalls:
                 raise  # the loop stops by them
             return
         finished = ToolFinished(call=asked, content=content, error=kind, elapsed=monotonic() - began)
-        self._finished[place] = finished
+        self._finished[asked.id] = finished
         self._tell(finished)
 
     async def _content(self, call: ToolCall) -> str:

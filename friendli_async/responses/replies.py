@@ -160,6 +160,17 @@ class Response(Reply, frozen=True, kw_only=True):
         return tuple(call for item in self.output if (call := item.tool_call) is not None)
 
 
+_OF_THE_REQUEST: Final = frozenset(
+    {
+        *("invalid_prompt", "invalid_image", "invalid_image_format", "invalid_base64_image", "invalid_image_url"),
+        *("image_too_large", "image_too_small", "image_parse_error", "image_content_policy_violation"),
+        *("invalid_image_mode", "image_file_too_large", "unsupported_image_media_type", "empty_image_file"),
+        *("failed_to_download_image", "image_file_not_found"),
+    }
+)
+"""Codes of errors that the request is to blame for; the others are the server's own."""
+
+
 def response_failure(response: Response, status: int, headers: Headers) -> APIStatusError:
     """The error of a response that failed.
 
@@ -171,10 +182,9 @@ def response_failure(response: Response, status: int, headers: Headers) -> APISt
     error = response.error or ResponseError()
     body = {"code": error.code, "message": error.message or "the response failed"}
     said = {"error": body}
-    code = error.code or ""
-    if code == "invalid_prompt" or "image" in code:  # the request's own: whatever may be wrong with its images
+    if error.code in _OF_THE_REQUEST:
         status = 400
-    elif code == "vector_store_timeout":
+    elif error.code == "vector_store_timeout":
         status = 504
     return said_error(said, json.dumps(said).encode(), status, headers)
 

@@ -257,9 +257,14 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
     try:
         try:
             msgspec.convert(values, expected)
-        except msgspec.ValidationError:
-            # Once more, for what stands in for a plain type: a string's enum, a deque, numpy's float.
+        except (msgspec.ValidationError, AttributeError):
+            # Once more, for what stands in for a plain type: a string's enum, a deque, numpy's float. An AttributeError
+            # is of what is no list and no mapping, and has items: msgspec asks it for its keys.
             msgspec.convert(_builtin(values), expected)
+    except AttributeError as error:
+        raise ArgumentError(
+            f"{prefix or 'arguments'}: {type(error.obj).__name__} is not JSON{_advice(error.obj)}"
+        ) from None
     except msgspec.ValidationError as error:
         found = re.fullmatch(_PLACE, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")

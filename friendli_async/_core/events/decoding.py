@@ -543,7 +543,7 @@ def _lacks(choice: Fields, wanted: str) -> bool:
 
 def _move_answer(choice: Fields, wanted: str) -> bool:
     said = choice.get("message") or choice.get("delta") or choice.get("text")
-    message = fields_of(said) or {"content": said}
+    message = fields_of(said) if is_object(said) else {"content": said}
     if isinstance(message.get("text"), str):
         message = {"content": message["text"], **message}
     answer = message if wanted == "message" else message.get("content")
