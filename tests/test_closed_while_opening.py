@@ -92,6 +92,20 @@ def test_without_a_socket_closing_is_cancelled_at_each_moment(moment: str, close
     assert stream.outcome == "cancelled"
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_client_that_its_token_callable_closes_ends_the_call_as_any_that_is_closed(streamed: bool) -> None:
+    async def token() -> str:
+        await client.aclose()
+        return "t"
+
+    client = AsyncFriendli(token, server_url="http://127.0.0.1:1", retry=None)
+    stream = ask(client)
+    with pytest.raises(APIConnectionError, match="the client was closed") as raised:
+        await (stream if streamed else complete(client))
+    assert type(raised.value) is (StreamInterruptedError if streamed else APIConnectionError)
+    assert not streamed or stream.outcome == "cancelled"
+
+
 # --- with sockets ----------------------------------------------------------------------------------------------------
 
 Begun = tuple[AsyncFriendli, FriendliServer | None]
@@ -135,6 +149,20 @@ REAL: Final[dict[str, Callable[[Recorder], Any]]] = {
     "an error's body": lambda seen: served(seen, script(head(), stall(), status=500)),
     "before the next attempt": lambda seen: served(seen, status(503, retry_after=30), retry=RetryPolicy()),
 }
+
+
+@pytest.mark.parametrize("turns_before", range(30))
+async def test_a_call_under_way_is_told_at_any_turn_of_the_loop_that_its_client_was_closed(turns_before: int) -> None:
+    async with FriendliServer() as server, client_of(server.url) as client:
+        server.always(script(head(), stall()))
+        stream = ask(client)
+        calls = [asyncio.ensure_future(complete(client)), asyncio.ensure_future(anext(stream))]
+        await turns(turns_before + 1)
+        await client.aclose()
+        for call in calls:
+            with pytest.raises(APIConnectionError, match="the client was closed"):
+                await within(call)
+        assert stream.outcome == "cancelled"
 
 
 @by_each

@@ -1,8 +1,10 @@
 """Connections: kept, replaced, redirected; and what of a request goes over them."""
 
 import asyncio
+import gc
 import random
 import socket
+import sys
 from typing import Any
 
 import aiohttp
@@ -42,6 +44,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net.slots import Slots
 from friendli_async.chat import resource as chat_module
 from friendli_async.testing import (
     FriendliServer,
@@ -164,6 +167,55 @@ async def test_the_end_of_the_body_may_come_a_little_after_the_sentinel(clock: C
         go.set()
         assert await read(ask(client)) == "a"
         assert server.connections == 1
+
+
+async def test_a_comment_between_the_sentinel_and_the_end_of_the_body_costs_no_connection(clock: Clock) -> None:
+    go, end = asyncio.Event(), asyncio.Event()
+
+    async def talk(conversation: Conversation) -> None:
+        while await conversation.request():
+            for piece in (STREAM_HEAD, chunked(delta("a")), chunked(delta(None, "stop")), chunked(DONE)):
+                await conversation.send(piece)
+                await _turns(20)
+            await go.wait()
+            await conversation.send(chunked(b": bye\n\n"))
+            await end.wait()
+            await conversation.send(LAST_CHUNK)
+
+    async with RawServer(talk) as server, client_of(server.url) as client:
+        assert await read(ask(client)) == "a"
+        second = asyncio.ensure_future(read(ask(client)))
+        await _turns(50)  # it waits for the connection
+        go.set()
+        await _turns(50)  # the comment has come, and changes nothing
+        end.set()
+        assert await within(second) == "a"
+        assert server.connections == 1
+
+
+def test_a_place_whose_waiter_has_lost_its_loop_is_handed_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: complaints.append(repr(found.exc_value)))
+    loop = asyncio.new_event_loop()
+    waiting: list[asyncio.Task[None]] = []
+
+    async def wait_in_line() -> None:
+        slots = Slots(1)
+        assert slots.take()
+        waiting.extend(asyncio.ensure_future(slots.acquire()) for _ in range(3))
+        await asyncio.sleep(0)
+        slots.release()  # to the first, who never hears of it
+        loop.stop()
+
+    waiting.append(loop.create_task(wait_in_line()))
+    loop.run_forever()
+    loop.close()
+    for task in waiting:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # the loop was not shut down, on purpose
+    del task
+    waiting.clear()
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_finished_stream_is_not_hurt_by_the_end_of_its_client(server: FriendliServer) -> None:

@@ -153,9 +153,14 @@ class Runtime:
         await self.transport.close()
 
     def _interrupt(self, reason: str) -> None:
+        here = asyncio.get_running_loop()
         for call in tuple(self.calls):
-            with suppress(RuntimeError):  # its loop has closed
-                call.loop.call_soon_threadsafe(call.interrupt, APIConnectionError(reason))
+            error = APIConnectionError(reason)
+            if call.loop is here:  # at once: a call whose turn is next would else meet what its end leads to
+                call.interrupt(error)
+            else:
+                with suppress(RuntimeError):  # its loop has closed
+                    call.loop.call_soon_threadsafe(call.interrupt, error)
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

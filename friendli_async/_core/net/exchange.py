@@ -223,7 +223,7 @@ class AiohttpExchange:
         flow control holds.
         """
         waiter = self._waiter
-        if waiter is None or (body := whole_chunks(data)) is None:
+        if waiter is None or self._drain is not None or (body := whole_chunks(data)) is None:
             return False
         self._piece = body
         self._waiter = None
@@ -340,7 +340,8 @@ class AiohttpExchange:
         self._arrived = True  # the connection's end, of which the protocol does not tell this exchange any more
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
-            connection.transport.abort()  # close() alone would first flush, and over TLS say goodbye
+            with suppress(RuntimeError):  # its loop is closed, and can close nothing any more
+                connection.transport.abort()  # close() alone would first flush, and over TLS say goodbye
         self._response.close()
         self._let_go()
 

@@ -58,7 +58,7 @@ class Slots:
         """Gives a place back; the one who has waited longest gets it."""
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
-            if not place.done():
+            if not place.done() and not place.get_loop().is_closed():
                 place.set_result(None)
                 return
         self.in_use -= 1
