@@ -43,12 +43,12 @@ class Pool:
         max_connections: int,
         exchange_ended: Callable[[], None],
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.slots = Slots(max_connections)
-        self.owned = session is None
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.slots: Slots = Slots(max_connections)
+        self.owned: bool = session is None
         self.alive: set[PooledProtocol] = set()
-        self.session = self._own_session() if session is None else session
-        self.poster = Poster(self.session, ssl) if self.owned and CAN_POST else None
+        self.session: aiohttp.ClientSession = self._own_session() if session is None else session
+        self.poster: Poster | None = Poster(self.session, ssl) if self.owned and CAN_POST else None
         self.exchanges: set[AiohttpExchange] = set()
         self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest: older ones have ended, or will not
         self.exchange_ended = exchange_ended
