@@ -20,7 +20,7 @@ from friendli_async._core.body.arguments import Arguments, ForeignArguments, che
 from friendli_async._core.body.content_types import UNKNOWN
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, opened, source_of
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ResponseDecodeError
 from friendli_async.replies import Reply
@@ -94,17 +94,15 @@ class _InitBody(msgspec.Struct):
     project_id: str
 
 
-_ANYTHING: Final = cast("type[Any]", Any)  # also no body at all
-
 _INIT: Final = operation("file.init_upload", "POST /beta/file", cast("type[FileUpload | None]", FileUpload | None))
-_COMPLETE: Final = operation("file.complete_upload", "PATCH /beta/file/{file_id}", _ANYTHING)
+_COMPLETE: Final = operation("file.complete_upload", "PATCH /beta/file/{file_id}", ANYTHING)
 _INFO: Final = operation("file.get_info", "GET /beta/file/{file_id}", FileInfo, repeatable=True)
 _DOWNLOAD_URL: Final = operation(
     "file.get_download_url", "GET /beta/file/{file_id}/download_url", DownloadURL, repeatable=True
 )
 # Their URLs are the server's to say; what stands for the path is for the log.
-_SEND: Final = operation("file.upload", "POST (upload)", _ANYTHING, repeatable=True)
-_FETCH: Final = operation("file.download", "GET (download)", _ANYTHING, repeatable=True)
+_SEND: Final = operation("file.upload", "POST (upload)", ANYTHING, repeatable=True)
+_FETCH: Final = operation("file.download", "GET (download)", ANYTHING, repeatable=True)
 
 
 def _target(url: str, what: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from friendli_async._core.protocol import Operation
 from friendli_async._hints import Hinted
@@ -10,9 +10,12 @@ from friendli_async._hints import Hinted
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
 
-__all__ = ["Resource", "operation"]
+__all__ = ["ANYTHING", "Resource", "operation"]
 
 T = TypeVar("T")
+
+ANYTHING: Final[type[Any]] = cast("type[Any]", Any)
+"""The reply of an operation of which nothing is promised: any JSON, or no body at all."""
 
 
 class Resource(Hinted):

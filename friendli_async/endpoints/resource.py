@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, Unpack, cast
+from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import Arguments, path_parameters
 from friendli_async._core.pages import Listing, Pages
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async.endpoints.inputs import (
     CREATED,
     UPDATED,
@@ -43,8 +43,7 @@ __all__ = ["Endpoints"]
 _ENDPOINT: Final = "/beta/endpoint/{endpoint_id}"
 
 _CREATE: Final = operation("endpoint.create", "POST /beta/endpoint", EndpointStatus)
-_ANYTHING: Final = cast("type[Any]", Any)  # the schema promises nothing: it may be any JSON, or no body
-_DELETE: Final = operation("endpoint.delete", f"DELETE {_ENDPOINT}", _ANYTHING, repeatable=True)
+_DELETE: Final = operation("endpoint.delete", f"DELETE {_ENDPOINT}", ANYTHING, repeatable=True)
 _GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSpec, repeatable=True)
 _GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus, repeatable=True)
 _VERSIONS: Final = Listing(
