@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Unpack
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, stated
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, without_none
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
 from friendli_async.replies import Reply, Value, always
@@ -90,4 +90,4 @@ class ContainerTextClassification(TextClassification):
         self, *, model: str | None = None, **options: Unpack[ClassificationOptions]
     ) -> ClassificationList:
         """Classifies a text; see ``TextClassification.classify``. ``model`` names an adapter's route."""
-        return await self._engine.call(_CLASSIFY, _PARAMETERS.encode("classify", stated(model=model), options))
+        return await self._engine.call(_CLASSIFY, _PARAMETERS.encode("classify", without_none(model=model), options))

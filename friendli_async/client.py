@@ -314,14 +314,14 @@ def _runtime(
     """The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request."""
     from friendli_async._core.net.tls import default_tls  # first: see there
     from friendli_async._core.net.transport import AiohttpTransport
-    from friendli_async._core.runtime import Changes, Runtime
+    from friendli_async._core.runtime import ChangeSignal, Runtime
 
     check_count("max_connections", max_connections)
     if session is not None and (proxy is not None or ssl is not None):
         raise ConfigurationError("proxy= and ssl= do not go with session=: a session is used as it is")
     if ssl is None and session is None:
         ssl = default_tls()
-    changes = Changes()
+    changes = ChangeSignal()
     transport = AiohttpTransport(
         max_connections=max_connections, proxy=check_proxy(proxy), ssl=ssl, session=session, changed=changes
     )

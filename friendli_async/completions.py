@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, stated
+from friendli_async._core.body.arguments import Arguments, Parameters, without_none
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._core.text import joined, missing
@@ -342,7 +342,7 @@ class Completions(Resource):
         Raises:
             TypeError: An unknown keyword; neither ``prompt`` nor ``tokens``, or both.
         """
-        return await self._complete({"model": model, **stated(prompt=prompt, tokens=tokens)}, options)
+        return await self._complete({"model": model, **without_none(prompt=prompt, tokens=tokens)}, options)
 
     def stream(
         self,
@@ -366,7 +366,7 @@ class Completions(Resource):
         Raises:
             TypeError: An unknown keyword; neither ``prompt`` nor ``tokens``, or both.
         """
-        return self._stream({"model": model, **stated(prompt=prompt, tokens=tokens)}, options)
+        return self._stream({"model": model, **without_none(prompt=prompt, tokens=tokens)}, options)
 
     def _complete(
         self, required: Mapping[str, object], options: Mapping[str, object]
@@ -405,7 +405,7 @@ class ContainerCompletions(Completions):
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletion:
         """Continues a prompt; see ``Completions.complete``. ``model`` names an adapter's route."""
-        return await self._complete(stated(model=model, prompt=prompt, tokens=tokens), options)
+        return await self._complete(without_none(model=model, prompt=prompt, tokens=tokens), options)
 
     def stream(
         self,
@@ -416,4 +416,4 @@ class ContainerCompletions(Completions):
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletionStream:
         """Continues a prompt and streams it; see ``Completions.stream``. ``model`` names an adapter's route."""
-        return self._stream(stated(model=model, prompt=prompt, tokens=tokens), options)
+        return self._stream(without_none(model=model, prompt=prompt, tokens=tokens), options)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, stated
+from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, without_none
 from friendli_async._core.body.sources import Content
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
@@ -250,7 +250,7 @@ class ContainerImages(Resource):
         Returns:
             The image: ``content()``, ``meta``.
         """
-        required = {**stated(model=model), "prompt": prompt}
+        required = {**without_none(model=model), "prompt": prompt}
         arguments = await _arguments(_CONTAINER_GENERATE_PARAMETERS, "generate", required, options)
         return await self._engine.call(_CONTAINER_GENERATE, arguments)
 
@@ -273,6 +273,6 @@ class ContainerImages(Resource):
         Returns:
             The image: ``content()``, ``meta``.
         """
-        required = {**stated(model=model), "image": image, "prompt": prompt}
+        required = {**without_none(model=model), "image": image, "prompt": prompt}
         arguments = await _arguments(_CONTAINER_EDIT_PARAMETERS, "edit", required, options)
         return await self._engine.call(_CONTAINER_EDIT, arguments)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Unpack
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, stated
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, without_none
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
 from friendli_async.replies import Reply
@@ -84,12 +84,12 @@ class ContainerTokens(Tokens):
 
     async def tokenize(self, *, model: str | None = None, prompt: str, **options: Unpack[TokenOptions]) -> Tokenization:
         """Cuts a text into tokens; see ``Tokens.tokenize``. ``model`` names an adapter's route."""
-        arguments = _TEXT.encode("tokenize", {**stated(model=model), "prompt": prompt}, options)
+        arguments = _TEXT.encode("tokenize", {**without_none(model=model), "prompt": prompt}, options)
         return await self._engine.call(_TOKENIZE, arguments)
 
     async def detokenize(
         self, *, model: str | None = None, tokens: Sequence[int], **options: Unpack[TokenOptions]
     ) -> Detokenization:
         """Makes tokens into text again; see ``Tokens.detokenize``. ``model`` names an adapter's route."""
-        arguments = _TOKENS.encode("detokenize", {**stated(model=model), "tokens": tokens}, options)
+        arguments = _TOKENS.encode("detokenize", {**without_none(model=model), "tokens": tokens}, options)
         return await self._engine.call(_DETOKENIZE, arguments)

@@ -43,9 +43,9 @@ from friendli_async import (
 )
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Call, Engine, Recovery
-from friendli_async._core.net.dialing import Delivery
+from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Deployment, Operation
-from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.runtime import ChangeSignal, Runtime
 from friendli_async._core.settings import Settings
 
 pytestmark = pytest.mark.compatibility
@@ -77,7 +77,7 @@ class Loop:
         **settings: Any,
     ) -> None:
         self.transport = FakeTransport(*answers)
-        self.runtime = Runtime(self.transport, Changes(), 10)
+        self.runtime = Runtime(self.transport, ChangeSignal(), 10)
         self.settings = Settings.initial({"token": "t", "retry": retry, **settings})
         self.engine = Engine(self.runtime, self.settings, Deployment("/serverless"), recover)
         self.operation: Operation[Any] = Operation(
@@ -308,8 +308,8 @@ def block(seconds: float, reply: asyncio.Future[None], turns: int) -> None:
 @pytest.mark.parametrize("limits", [Timeouts(first_event=5), Timeouts(total=5)])
 @in_virtual_time
 async def test_a_limit_that_fires_while_the_reply_lies_there_looks_again(limits: Timeouts) -> None:
-    async def answer(delivery: Delivery) -> FakeExchange:
-        connected(delivery)
+    async def answer(dial: DialContext) -> FakeExchange:
+        connected(dial)
         reply = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(1.0, block, 100.0, reply, 4)
         await reply
@@ -322,8 +322,8 @@ async def test_a_limit_that_fires_while_the_reply_lies_there_looks_again(limits:
 
 @in_virtual_time
 async def test_a_limit_that_looked_again_in_vain_fires() -> None:
-    async def answer(delivery: Delivery) -> FakeExchange:
-        connected(delivery)
+    async def answer(dial: DialContext) -> FakeExchange:
+        connected(dial)
         never = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(1.0, block, 100.0, never, 10**6)
         await asyncio.shield(never)

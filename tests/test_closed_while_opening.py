@@ -21,7 +21,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.observers import CallEnded
-from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.runtime import ChangeSignal, Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, Step, chunk, head, raw, script, stall, status
 
@@ -75,7 +75,7 @@ def test_without_a_socket_closing_is_cancelled_at_each_moment(moment: str, close
 
     async def main() -> tuple[ChatStream, StreamInterruptedError]:
         transport = FakeTransport(answer)
-        runtime = Runtime(transport, Changes(), 10)
+        runtime = Runtime(transport, ChangeSignal(), 10)
         client = client_of("http://nowhere")
         settings = Settings.initial({"token": "t", "observers": [seen], "retry": RetryPolicy()})
         client._build(runtime, settings, owner=True)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import deterministic
 
-from friendli_async._core.error_bodies import said_error, status_error
+from friendli_async._core.status_errors import error_of_payload, status_error
 from friendli_async.replies import Headers
 
 DATA: Final = Path(__file__).parent / "data"
@@ -68,7 +68,7 @@ def test_a_message_is_bounded_and_without_controls_and_the_body_has_all() -> Non
     assert error.message.startswith("red [31m line\nnext xxx")
     assert len(error.message) == 2000
     assert len(error.body) > 5000
-    inside = said_error({"error": {"message": said}}, b"", 200, Headers())
+    inside = error_of_payload({"error": {"message": said}}, b"", 200, Headers())
     assert inside.message == error.message
 
 

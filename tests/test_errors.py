@@ -46,8 +46,8 @@ from friendli_async import (
     UnprocessableEntityError,
     Usage,
 )
-from friendli_async._core.error_bodies import status_error
 from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.status_errors import status_error
 from friendli_async.errors import status_class
 from friendli_async.replies import FunctionCall, Headers
 

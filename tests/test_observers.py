@@ -618,8 +618,8 @@ async def test_without_observers_nothing_is_told(server: FriendliServer, monkeyp
     from friendli_async._core import call, observers
 
     called: list[object] = []
-    monkeypatch.setattr(observers.Observers, "tell", lambda *args, **kwargs: called.append(args))
-    monkeypatch.setattr(call, "Watch", lambda *args, **kwargs: called.append(args))
+    monkeypatch.setattr(observers.Observers, "notify", lambda *args, **kwargs: called.append(args))
+    monkeypatch.setattr(call, "CallReporter", lambda *args, **kwargs: called.append(args))
     server.enqueue(status(503))
     async with client_of(server.url, retry=QUICK) as client:
         await complete(client)

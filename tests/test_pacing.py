@@ -32,11 +32,11 @@ from friendli_async import (
 from friendli_async._core import retry
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Engine
-from friendli_async._core.net.dialing import Delivery
-from friendli_async._core.pacing import Hold, Pace, Place
+from friendli_async._core.net.dialing import DialContext
+from friendli_async._core.pacing import Hold, LimitScope, Pace
 from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.retry import Retries
-from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.runtime import ChangeSignal, Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, rate_limit_headers, status, text
 
@@ -56,10 +56,10 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 class Server(FakeTransport):
     """Answers by the answers it is given, and well after that."""
 
-    async def send(self, request: Any, delivery: Delivery) -> Any:
+    async def send(self, request: Any, dial: DialContext) -> Any:
         if not self._answers:
             self._answers.append(replying(GOOD))
-        return await super().send(request, delivery)
+        return await super().send(request, dial)
 
 
 class Client:
@@ -67,7 +67,7 @@ class Client:
 
     def __init__(self, *answers: Answer, **settings: Any) -> None:
         self.transport = Server(*answers)
-        self.runtime = Runtime(self.transport, Changes(), 10)
+        self.runtime = Runtime(self.transport, ChangeSignal(), 10)
         self.settings = Settings.initial({"token": "t", "retry": AT_ONCE, **settings})
 
     async def call(self, model: str | None = "m", deployment: str = "/serverless", **options: Any) -> Any:
@@ -367,14 +367,14 @@ def test_no_new_call_is_sent_before_the_time(seconds: float, begun: list[float],
 def test_what_is_over_is_forgotten_with_the_next_refusal() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=1.0)
     for number in range(1000):
-        pace.refused(Place("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
+        pace.refused(LimitScope("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
     assert len(pace.holds) == 1
 
 
 def test_a_hold_is_not_longer_on_a_loop_whose_clock_is_another() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=5.0)
-    pace.refused(Place("http://x", "m"), busy, RetryPolicy(), 1e9)
-    hold = pace.hold(Place("http://x", "m"), 0.0)
+    pace.refused(LimitScope("http://x", "m"), busy, RetryPolicy(), 1e9)
+    hold = pace.hold(LimitScope("http://x", "m"), 0.0)
     assert hold is not None
     assert hold.rest(0.0) == 5.0
 
@@ -383,8 +383,8 @@ def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
     pace = Pace()
     for seconds in (10.0, 1.0):
         error = RateLimitError("busy", status_code=429, retry_after=seconds)
-        pace.refused(Place("http://x", "m"), error, RetryPolicy(), 0.0)
-    assert pace.hold(Place("http://x", "m"), 9.0) is not None
+        pace.refused(LimitScope("http://x", "m"), error, RetryPolicy(), 0.0)
+    assert pace.hold(LimitScope("http://x", "m"), 9.0) is not None
 
 
 # --- the retry budget ------------------------------------------------------------------------------------------------

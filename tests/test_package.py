@@ -44,9 +44,9 @@ OPEN_LAYERS: Final = LAYERS[:4]
 CORE_LAYERS: Final = (
     {
         "",
-        "error_bodies",
-        "error_words",
-        "error_texts",
+        "status_errors",
+        "error_json",
+        "error_text",
         "held",
         "lenient",
         "observers",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from friendli_async import RateLimit
-from friendli_async._core.error_bodies import said_error, status_error
+from friendli_async._core.status_errors import error_of_payload, status_error
 from friendli_async.rate_limits import wait_asked
 from friendli_async.replies import Headers, Meta
 
@@ -249,7 +249,7 @@ def test_a_429_waits_for_what_is_used_up_and_for_nothing_else(headers: dict[str,
     error = status_error(429, Headers(headers.items()), b"")
     assert error.retry_after == wait
     assert status_error(503, Headers(headers.items()), b"").retry_after is None
-    inside = said_error({"error": {"code": "rate_limit_exceeded"}}, b"", 200, Headers(headers.items()))
+    inside = error_of_payload({"error": {"code": "rate_limit_exceeded"}}, b"", 200, Headers(headers.items()))
     assert inside.retry_after == wait
 
 

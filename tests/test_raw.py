@@ -137,7 +137,7 @@ def test_no_split_changes_a_byte_or_the_result(cuts: list[int]) -> None:
 def opened_with(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
     collector = ChatCollector()
     reader = EventReader(collector, 1 << 20, 200, Headers())
-    clock = ReadClock(timeouts, None, exchange.loop, exchange.wake)
+    clock = ReadClock(timeouts, None, exchange.loop, exchange.abort_with)
     return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"")
 
 

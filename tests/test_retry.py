@@ -244,7 +244,7 @@ class Attempts:
         monkeypatch.setattr(self.client.serverless.chat._engine.runtime.transport, "send", self._send)
         monkeypatch.setattr(asyncio, "sleep", self._sleep)
 
-    async def _send(self, request: object, delivery: object) -> Any:
+    async def _send(self, request: object, dial: object) -> Any:
         self.made += 1
         if self.made == self.close_after:
             await self.client.aclose()

@@ -581,7 +581,7 @@ def test_variables_may_stand_in_blanks_and_quotes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("FRIENDLI_SERVER_URL", value.replace("test-token", "https://api.example/a/"))
     monkeypatch.setenv("FRIENDLI_CONTAINER_URL", " \t")
     settings = f.AsyncFriendli()._settings
-    assert str.__str__(f.AsyncFriendli().serverless.chat._engine.sender.authorization) == "Bearer test-token"
+    assert str.__str__(f.AsyncFriendli().serverless.chat._engine.request_builder.authorization) == "Bearer test-token"
     assert (settings.team, settings.server_url) == ("team", "https://api.example/a")
     assert settings.container_url == "http://localhost:8000"
 

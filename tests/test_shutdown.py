@@ -37,7 +37,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
-from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.runtime import ChangeSignal, Runtime
 from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
@@ -179,7 +179,7 @@ class Left:
 def test_drain_does_not_wait_for_calls_whose_loop_was_closed_under_them(seconds: float) -> None:
     async def main() -> float:
         call = Left()
-        runtime = Runtime(FakeTransport(), Changes(), 10)
+        runtime = Runtime(FakeTransport(), ChangeSignal(), 10)
         runtime.begin(call)
         assert runtime.gauges().calls_in_flight == 1
         asyncio.get_running_loop().call_later(seconds, call.loop.close)

@@ -269,7 +269,7 @@ def test_no_cut_lets_bytes_from_behind_the_last_event_through(blank: bytes) -> N
         for piece in (body[:cut], body[cut:]):
             if not reader.is_last:
                 reader.feed(piece)
-                heard += piece[: len(piece) - reader.unheard]
+                heard += piece[: len(piece) - reader.excess]
         assert reader.stopped
         assert [event.text for event in reader.ready] == ["a", "b"]
         assert heard == body[: len(heard)]

@@ -35,7 +35,7 @@ from friendli_async import (
     RetryPolicy,
     Timeouts,
 )
-from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.runtime import ChangeSignal, Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import (
     FriendliServer,
@@ -110,7 +110,7 @@ def test_a_limit_that_expires_after_every_finish_reason_ends_the_stream_well(lim
         timeouts = Timeouts(**{"idle": None, limit: 7.0})
         settings = Settings.initial({"token": "t", "timeout": timeouts, "retry": None})
         transport = FakeTransport(replying(event, FOREVER))
-        client._build(Runtime(transport, Changes(), 10), settings, owner=True)
+        client._build(Runtime(transport, ChangeSignal(), 10), settings, owner=True)
         stream = ask(client)
         try:
             assert [chunk.text async for chunk in stream] == ["a"]

@@ -16,7 +16,7 @@ from friendli_async import (
     NotFoundError,
     PermissionDeniedError,
 )
-from friendli_async._core.runtime import Changes, Runtime
+from friendli_async._core.runtime import ChangeSignal, Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, json_body, status, text
 
@@ -71,7 +71,7 @@ def waking(*answers: Answer) -> tuple[type[BaseException], str, float]:
     """Calls a sleeping endpoint without any limit, in virtual time: the error, its words, and how long it took."""
 
     async def main() -> tuple[type[BaseException], str, float]:
-        runtime = Runtime(FakeTransport(replying(status=503), replying(SLEEPING), *answers), Changes(), 10)
+        runtime = Runtime(FakeTransport(replying(status=503), replying(SLEEPING), *answers), ChangeSignal(), 10)
         client = client_of("http://nowhere")
         client._build(runtime, Settings.initial({"token": "t", "timeout": None, "wake": True}), owner=True)
         with pytest.raises(FriendliError) as raised:

@@ -22,7 +22,7 @@ The way of a request
       dead pooled connection once, follows redirects, translates what aiohttp raises (``net.failures``), and returns a
       ``net.exchange.AiohttpExchange``. What most calls send goes over the connector of aiohttp's session
       (``net.posting``), and the rest through the session.
-   c. A status outside 200 to 299 becomes an error in ``error_bodies.status_error``, which reads what ``error_texts``
+   c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, which reads what ``error_text``
       makes of the body. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` reads the reply.
    d. Judge: ``retry.may_repeat`` says whether another attempt is allowed, ``retry.Retries`` when. tenacity applies the
       policy's waits and stops there, and nowhere else. It is entered after the first failure, for its cost, some
@@ -42,9 +42,9 @@ The way of a byte to an event
 =============================
 
 1. aiohttp parses HTTP and puts the body's bytes into its ``StreamReader``. ``net.dialing.PooledProtocol.data_received``
-   then calls ``AiohttpExchange.rouse``, which wakes whoever waits. A read of whole chunks that somebody waits for goes
-   past the parser (``AiohttpExchange.take_over``, ``net.framing``): it would hand over the same bytes, and stand where
-   it stands.
+   then calls ``AiohttpExchange.notify_readable``, which wakes whoever waits. A read of whole chunks that somebody waits
+   for goes past the parser (``AiohttpExchange.take_chunks``, ``net.framing``): it would hand over the same bytes, and
+   stand where it stands.
 2. ``Exchange.take`` gives those, and empties the ``StreamReader``, without awaiting. (Compressed replies, and
    connections of a session that was passed in, are read by awaiting ``StreamReader.readany`` instead, and decompressed
    by ``net.compression``.)
@@ -147,7 +147,7 @@ Garbage collector
     must not be part of a cycle that the client is in, or aiohttp's connector, finalized with it, says "Unclosed
     connector". What is under way must therefore not know its user:
     ``OpenStream`` does not know the ``EventStream``, ``ReadClock`` knows the exchange's ``wake`` and not the stream,
-    the transport knows ``runtime.Changes`` and not the runtime.
+    the transport knows ``runtime.ChangeSignal`` and not the runtime.
 
 
 Reference cycles

@@ -13,28 +13,28 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form
-from friendli_async._core.error_bodies import excerpt, status_error, unframed
 from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
 from friendli_async._core.net.clock import CallClock, ReadClock
-from friendli_async._core.net.dialing import Delivery
+from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.net.exchange import Exchange
 from friendli_async._core.observers import (
     AttemptEnded,
     AttemptStarted,
+    CallReporter,
     CallStarted,
     Connected,
     FirstEvent,
-    Watch,
     parameters_of,
 )
-from friendli_async._core.pacing import Place, spread
-from friendli_async._core.protocol import Accept, Deployment, Operation, Request, Sender
+from friendli_async._core.pacing import LimitScope, jitter
+from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.retry import REFUSED, Retries, may_repeat
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
+from friendli_async._core.status_errors import excerpt, status_error, unframed
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
     APIConnectionError,
@@ -90,9 +90,9 @@ class Engine:
         self.recover = recover
 
     @cached_property
-    def sender(self) -> Sender:
+    def request_builder(self) -> RequestBuilder:
         """What its requests have in common. Made on first use: a copy of a client has all engines, and uses one."""
-        return Sender(self.settings, self.deployment)
+        return RequestBuilder(self.settings, self.deployment)
 
     def replace(self, **changes: object) -> Engine:
         """The same deployment with other settings."""
@@ -151,7 +151,8 @@ class Engine:
         self.runtime.check()
         try:
             with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
-                await self.runtime.transport.warm(self.sender.base or "/", Delivery(clock, fresh=True, warming=True))
+                dial = DialContext(clock, fresh=True, warming=True)
+                await self.runtime.transport.warm(self.request_builder.base or "/", dial)
         finally:
             self.runtime.changed()
 
@@ -174,7 +175,7 @@ class Call(Generic[T]):
     def __init__(
         self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept, *, stream: bool = False
     ) -> None:
-        self.watch: Watch | None = None
+        self.reporter: CallReporter | None = None
         self._engine = engine
         self._operation = operation
         self._arguments = arguments
@@ -195,7 +196,7 @@ class Call(Generic[T]):
     # --- the loop ------------------------------------------------------------------------------------------------
 
     async def run(self, read: Callable[[Exchange], Awaitable[R]]) -> R:
-        """Builds, attempts, judges, waits, and again, until ``read`` has got what it wanted of a good reply.
+        """Builds, attempts, stop_conditions, waits, and again, until ``read`` has got what it wanted of a good reply.
 
         Args:
             read: Reads the reply of an attempt whose status is a good one.
@@ -214,18 +215,18 @@ class Call(Generic[T]):
             if runtime.pace.holds:
                 await self._held_back()
             while True:
-                began, delivery = self._attempt_begins()
+                began, dial = self._attempt_begins()
                 try:
                     try:
                         with self.clock:
-                            exchange = await runtime.transport.send(await self._request(), delivery)
+                            exchange = await runtime.transport.send(await self._request(), dial)
                             self._status, self._headers = exchange.status, exchange.headers
                             if not 200 <= exchange.status < 300:
                                 raise await self._refusal(exchange)
                             result = await read(exchange)
                             read_from = exchange
                     finally:
-                        self._delivered(delivery)
+                        self._delivered(dial)
                 except FriendliError as error:
                     failed = Held(self._judged(error, began))
                 else:
@@ -298,7 +299,7 @@ class Call(Generic[T]):
         if engine.settings.observers is not None:
             group = self._operation.name.rpartition(".")[0]
             body = self._arguments.body
-            self.watch = Watch(
+            self.reporter = CallReporter(
                 engine.settings.observers,
                 body if isinstance(body, bytes) else None,
                 operation=f"{group}.stream" if self._stream else self._operation.name,
@@ -306,32 +307,34 @@ class Call(Generic[T]):
                 model=self._arguments.model,
                 team=None if engine.deployment.container or not self._operation.team else engine.settings.team,
             )
-            address, port = engine.sender.address
+            address, port = engine.request_builder.address
             asked = parameters_of(body)
-            self.watch.tell("call_started", CallStarted, server_address=address, server_port=port, parameters=asked)
+            self.reporter.report(
+                "call_started", CallStarted, server_address=address, server_port=port, parameters=asked
+            )
         try:
             engine.runtime.begin(self)
         except FriendliError as error:
             self._ended_badly(error)
             raise
 
-    def _attempt_begins(self) -> tuple[float, Delivery]:
+    def _attempt_begins(self) -> tuple[float, DialContext]:
         self._status, self._headers, self._answered = None, _NO_HEADERS, False
         self.clock.sent = False
-        delivery = Delivery(self.clock, fresh=self._replaced)
-        watch = self.watch
-        if watch is not None:
-            watch.attempt += 1
-            watch.attempting = True
-            watch.tell("attempt_started", AttemptStarted)
-            delivery.on_connect = lambda: watch.tell(
+        dial = DialContext(self.clock, fresh=self._replaced)
+        reporter = self.reporter
+        if reporter is not None:
+            reporter.attempt += 1
+            reporter.attempting = True
+            reporter.report("attempt_started", AttemptStarted)
+            dial.on_connect = lambda: reporter.report(
                 "connected",
                 Connected,
-                reused=delivery.reused,
-                queued=delivery.queued,
-                connecting=delivery.connecting,
+                reused=dial.reused,
+                queued=dial.queued,
+                connecting=dial.connecting,
             )
-        return self.clock.now(), delivery
+        return self.clock.now(), dial
 
     async def _request(self) -> Request:
         """Makes the attempt's request, for which a token, or the size of a file, may have to be asked for.
@@ -341,17 +344,17 @@ class Call(Generic[T]):
             OSError: A file that is to be sent is not there.
         """
         engine, body = self._engine, self._arguments.body
-        sender = engine.sender
-        authorization = await engine.settings.authorization() if sender.asks_for_token else sender.authorization
+        builder = engine.request_builder
+        authorization = await engine.settings.authorization() if builder.asks_for_token else builder.authorization
         framing = await body.headers() if isinstance(body, Form) else None
-        return sender.request(self._operation, self._arguments, self._accept, authorization, framing)
+        return builder.build(self._operation, self._arguments, self._accept, authorization, framing)
 
-    def _delivered(self, delivery: Delivery) -> None:
-        self._replaced = delivery.fresh
-        self.stopwatch.queued += delivery.queued
-        self.stopwatch.connecting += delivery.connecting
-        delivery.queued = delivery.connecting = 0.0
-        delivery.on_connect = None
+    def _delivered(self, dial: DialContext) -> None:
+        self._replaced = dial.fresh
+        self.stopwatch.queued += dial.queued
+        self.stopwatch.connecting += dial.connecting
+        dial.queued = dial.connecting = 0.0
+        dial.on_connect = None
 
     async def _refusal(self, exchange: Exchange) -> APIStatusError:
         """The error of a status that is no good one."""
@@ -400,12 +403,12 @@ class Call(Generic[T]):
 
     def _attempt_judged(self, wait: float | None, error: BaseException | None = None) -> None:
         """Tells of the attempt's end, once, however it ended."""
-        watch = self.watch
-        if watch is None or not watch.attempting:
+        reporter = self.reporter
+        if reporter is None or not reporter.attempting:
             return
-        watch.attempting = False
-        noted = self._attempts[-1].error if len(self._attempts) == watch.attempt else type(error).__name__
-        watch.tell("attempt_ended", AttemptEnded, status=self._status, error=noted, wait=wait)
+        reporter.attempting = False
+        noted = self._attempts[-1].error if len(self._attempts) == reporter.attempt else type(error).__name__
+        reporter.report("attempt_ended", AttemptEnded, status=self._status, error=noted, wait=wait)
 
     @property
     def _label(self) -> str:
@@ -426,7 +429,7 @@ class Call(Generic[T]):
         """Seconds until the next attempt; None: there is none."""
         settings, pace = self._engine.settings, self._engine.runtime.pace
         if settings.pacing.obey is not None and isinstance(failed.error, APIStatusError):
-            pace.refused(self._place, failed.error, settings.retry, self.clock.now())
+            pace.refused(self._limit_scope, failed.error, settings.retry, self.clock.now())
         wait = retries.wait_after(failed.error) if self._may_repeat(failed) else None
         if wait is None or pace.may_retry(settings.pacing):
             return wait
@@ -441,7 +444,7 @@ class Call(Generic[T]):
         if settings.pacing.obey is None:
             return
         longest = settings.retry.max_retry_after
-        while (hold := pace.hold(self._place, self.clock.now())) is not None:
+        while (hold := pace.hold(self._limit_scope, self.clock.now())) is not None:
             began = self.clock.now()
             rest, left = hold.rest(began), self.clock.time_left()
             if (left is not None and rest >= left) or rest + self.stopwatch.queued > longest:
@@ -449,16 +452,16 @@ class Call(Generic[T]):
                 refusal = Held[FriendliError](hold.refusal(rest, bound))
                 refusal.error.meta = self.meta()
                 raise refusal.take()
-            late = spread(settings.retry)
+            late = jitter(settings.retry)
             try:
                 await self._sleep(rest + (late if left is None else min(late, (left - rest) / 2)))
             finally:
                 self.stopwatch.queued += self.clock.now() - began
 
     @property
-    def _place(self) -> Place:
-        sender = self._engine.sender
-        return Place(sender.base, self._arguments.model, sender.account)
+    def _limit_scope(self) -> LimitScope:
+        builder = self._engine.request_builder
+        return LimitScope(builder.base, self._arguments.model, builder.account)
 
     async def _mended(self, failed: Held[FriendliError]) -> bool:
         """Whether what made the server say no has been mended, as far as the deployment has a way: once a call."""
@@ -505,11 +508,11 @@ class Call(Generic[T]):
 
     def _ended_badly(self, error: BaseException) -> None:
         self.stopwatch.stop()
-        if self.watch is not None:
+        if self.reporter is not None:
             self._attempt_judged(None, error)
             outcome = self._outcome_of(error)
             told = None if outcome == "stopped" else error
-            self.watch.end(outcome, self.stopwatch.timing(None), error=told, status=self._status)
+            self.reporter.end(outcome, self.stopwatch.timing(None), error=told, status=self._status)
 
     def _outcome_of(self, error: BaseException) -> Outcome:
         if self._interrupted_as is not None:
@@ -524,10 +527,10 @@ class Call(Generic[T]):
         if self._stream:
             return  # the call ends with its stream
         self.stopwatch.stop()
-        if self.watch is not None:
+        if self.reporter is not None:
             finished = _finish_reasons(reply) if self._operation.billed else ()
             timing = self.stopwatch.timing(None)
-            self.watch.end("done", timing, usage_of(reply), finished, status=self._status, head=reply, reply=reply)
+            self.reporter.end("done", timing, usage_of(reply), finished, status=self._status, head=reply, reply=reply)
 
     # --- reading the reply ---------------------------------------------------------------------------------------
 
@@ -584,8 +587,8 @@ class Call(Generic[T]):
             if collector.has_text:
                 self.stopwatch.text_came()
             exchange.streaming = True
-            if self.watch is not None and reader.ready:
-                self.watch.tell("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
+            if self.reporter is not None and reader.ready:
+                self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
         except APIConnectionError as error:
             exchange.abort()
             if type(error) is not APIConnectionError:
@@ -680,8 +683,8 @@ class StreamOpening(Generic[E, R, U]):
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
         self._call = None  # the request's body is in it
-        clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.wake)
-        return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.watch, head)
+        clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.abort_with)
+        return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
 
     @property
     def interrupted(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-__all__ = ["Held", "forget", "refuse_end"]
+__all__ = ["Held", "forget", "refuse_stop_iteration"]
 
 E = TypeVar("E", bound=BaseException)
 
@@ -48,7 +48,7 @@ def forget(error: BaseException) -> None:
         behind = behind.__cause__ or behind.__context__
 
 
-def refuse_end(error: BaseException) -> None:
+def refuse_stop_iteration(error: BaseException) -> None:
     """Says, of what the caller's own code raised, that it is no end: ``async for`` would take it for a good one.
 
     A token callable that is out of tokens, for instance. It is what PEP 479 does in generators.

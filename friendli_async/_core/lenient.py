@@ -16,8 +16,8 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._core.error_bodies import excerpt
-from friendli_async._core.error_words import Fields, fields_of, is_object, items_of, loads, parsed
+from friendli_async._core.error_json import Fields, as_list, as_object, is_object, json_or_none, loads
+from friendli_async._core.status_errors import excerpt
 from friendli_async.errors import ResponseDecodeError
 
 __all__ = ["convert", "decode"]
@@ -121,7 +121,7 @@ def _fits(value: object, kind: Any) -> bool:
 
 def _mended(value: Any, kind: Any, *, root: bool = False) -> Any:
     """Mends the inside of an object or a list that does not fit its type. Raises ValueError where that cannot be."""
-    fields = fields_of(value)
+    fields = as_object(value)
     if is_object(value) and (struct := _struct_of(kind, fields)) is not None:
         return _mended_fields(fields, struct, root=root)
     item = _item_of(kind, dict) if is_object(value) else _item_of(kind, list, tuple)
@@ -132,10 +132,10 @@ def _mended(value: Any, kind: Any, *, root: bool = False) -> Any:
 
 def _mended_items(holder: Any, item: Any) -> Any:
     """Mends the items of a list, or the values of an object whose names are ids."""
-    for place, inside in fields_of(holder).items() or enumerate(items_of(holder)):
+    for place, inside in as_object(holder).items() or enumerate(as_list(holder)):
         if not _fits(inside, item):
             if isinstance(place, int):
-                _place(fields_of(inside), item, place)
+                _place(as_object(inside), item, place)
             holder[place] = _brought(holder, "", inside, item)
     return holder
 
@@ -192,7 +192,7 @@ def _may_go(holder: Fields, name: str, kind: Any, *, required: bool) -> bool:
 
 
 def _has_words(value: object) -> bool:
-    return isinstance(value, str) or any(map(_has_words, (*fields_of(value).values(), *items_of(value))))
+    return isinstance(value, str) or any(map(_has_words, (*as_object(value).values(), *as_list(value))))
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def _fitting(holder: Any, name: str, value: Any, types: set[str]) -> object:
             return None
         return None if name in _WORDED and value == {} else _text(holder, name, value)
     if isinstance(value, str) and (types & {"object", "array"}):
-        inside: object = parsed(value)
+        inside: object = json_or_none(value)
         if isinstance(inside, dict if "object" in types else list):
             return cast("object", inside)
     if "array" in types:
@@ -302,11 +302,11 @@ def _number(value: Any, types: set[str]) -> int | float | None:
 
 def _text(holder: Any, name: str, value: Any) -> str:
     if name in _WORDED:
-        parts = [value] if fields_of(value).keys() & _WORDED else items_of(value)
+        parts = [value] if as_object(value).keys() & _WORDED else as_list(value)
         if parts or value == []:
             return _joined(holder, parts)
     if name in _REASONS:
-        return next((word for word in fields_of(value).values() if isinstance(word, str)), "stop")
+        return next((word for word in as_object(value).values() if isinstance(word, str)), "stop")
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 

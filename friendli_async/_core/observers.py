@@ -12,7 +12,8 @@ from friendli_async._help import described
 from friendli_async.replies import Timing, Usage
 
 __all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallStarted"]
-__all__ += ["Connected", "FirstEvent", "Observer", "Observers", "Watch"]
+__all__ += ["Connected", "FirstEvent", "Observer", "Observers"]
+__all__ += ["CallReporter"]
 
 _numbers: Final = itertools.count(1)
 
@@ -156,7 +157,7 @@ class Observer:
 
 
 METHODS: Final = ("call_content", *(name for name in vars(Observer) if not name.startswith("_")))
-"""What an observer may have: all that ``Observers.tell`` calls."""
+"""What an observer may have: all that ``Observers.notify`` calls."""
 
 
 class Observers:
@@ -169,7 +170,7 @@ class Observers:
         self.want_content: bool = any(hasattr(member, "call_content") for member in self.members)
         self._failed: set[int] = set()
 
-    def tell(self, method: str, event: CallEvent) -> None:
+    def notify(self, method: str, event: CallEvent) -> None:
         """Tells all of them; what they raise is logged, once each."""
         for place, observer in enumerate(self.members):
             take = getattr(observer, method, None)  # an observer need not inherit from Observer
@@ -218,7 +219,7 @@ def parameters_of(body: object) -> dict[str, Parameter]:
     return found
 
 
-class Watch:
+class CallReporter:
     """Tells a client's observers of one call."""
 
     __slots__ = ("_facts", "_observers", "_request", "attempt", "attempting", "ended")
@@ -251,7 +252,7 @@ class Watch:
         """Whether an observer asks for what was asked and answered."""
         return self._observers.want_content
 
-    def tell(self, method: str, kind: type[CallEvent], **facts: Any) -> None:
+    def report(self, method: str, kind: type[CallEvent], **facts: Any) -> None:
         """Tells all observers of one event.
 
         Args:
@@ -259,7 +260,7 @@ class Watch:
             kind: The event's type.
             facts: Its fields, beside those of every event.
         """
-        self._observers.tell(method, kind(**self._facts, attempt=self.attempt, **facts))
+        self._observers.notify(method, kind(**self._facts, attempt=self.attempt, **facts))
 
     def end(
         self,
@@ -290,8 +291,8 @@ class Watch:
         self.ended = True
         if self.wants_content:
             content: dict[str, Any] = {"request": self._request, "reply": reply, "finish_reasons": finish_reasons}
-            self.tell("call_content", CallContent, **content)
-        self.tell(
+            self.report("call_content", CallContent, **content)
+        self.report(
             "call_ended",
             CallEnded,
             outcome=outcome,

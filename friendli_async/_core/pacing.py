@@ -9,13 +9,13 @@ from typing import Final, NamedTuple
 from friendli_async.errors import APIStatusError, status_class
 from friendli_async.options import Pacing, RetryPolicy
 
-__all__ = ["Hold", "Pace", "Place", "spread"]
+__all__ = ["Hold", "LimitScope", "Pace", "jitter"]
 
 _BUSY: Final = frozenset({429, 503})
 _A_RETRY: Final = 10  # successes give it back
 
 
-class Place(NamedTuple):
+class LimitScope(NamedTuple):
     """What a server limits, and whose limits they are: another team, or another token, has a budget of its own."""
 
     base: str
@@ -63,10 +63,10 @@ class Pace:
     __slots__ = ("holds", "spent")
 
     def __init__(self) -> None:
-        self.holds: dict[Place, Hold] = {}
+        self.holds: dict[LimitScope, Hold] = {}
         self.spent: int = 0
 
-    def refused(self, place: Place, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
+    def refused(self, place: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
         """A server has refused a call: if it said for how long, nothing new goes there before that.
 
         Args:
@@ -85,7 +85,7 @@ class Pace:
         if present is None or present.until < now + seconds:
             self.holds[place] = Hold(now + seconds, seconds, error.status_code, error.message)
 
-    def hold(self, place: Place, now: float) -> Hold | None:
+    def hold(self, place: LimitScope, now: float) -> Hold | None:
         """What keeps new calls from there; None where nothing does."""
         hold = self.holds.get(place)
         return hold if hold is not None and hold.rest(now) else None
@@ -104,6 +104,6 @@ class Pace:
         self.spent = max(0, self.spent - 1)
 
 
-def spread(policy: RetryPolicy) -> float:
+def jitter(policy: RetryPolicy) -> float:
     """A bit of time, so that those who were held back do not all come in the same instant: the policy's jitter."""
     return policy.initial * random()

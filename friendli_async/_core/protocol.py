@@ -15,7 +15,7 @@ from friendli_async._core.settings import Settings, check_token
 from friendli_async._version import __version__
 from friendli_async.errors import ConfigurationError
 
-__all__ = ["Accept", "Deployment", "Operation", "Request", "Sender"]
+__all__ = ["Accept", "Deployment", "Operation", "Request", "RequestBuilder"]
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Request(msgspec.Struct, frozen=True):
         return f"Request({self.method} {self.path})"
 
 
-class Sender:
+class RequestBuilder:
     """What all requests of one deployment with one set of settings have in common, and how one is made.
 
     Args:
@@ -143,7 +143,7 @@ class Sender:
             return team, id(token)
         return team, token
 
-    def request(
+    def build(
         self,
         operation: Operation[Any],
         arguments: Arguments,

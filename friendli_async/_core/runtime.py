@@ -17,7 +17,7 @@ from friendli_async.replies import Gauges, LoopGauges
 if TYPE_CHECKING:
     from friendli_async._core.net.transport import Transport
 
-__all__ = ["CallUnderWay", "Changes", "Runtime"]
+__all__ = ["CallUnderWay", "ChangeSignal", "Runtime"]
 
 # A loop that is closed in another thread, with calls in it, tells nobody.
 _LOOK_SECONDS: Final = 1.0
@@ -33,7 +33,7 @@ class CallUnderWay(Protocol):
         ...
 
 
-class Changes:
+class ChangeSignal:
     """Called whenever a call or an exchange ends, in whatever loop; tells who listens, if anybody does.
 
     The transport has this and not the runtime, which has the transport: in a circle, a client that nobody holds any
@@ -65,7 +65,7 @@ class Runtime:
         pace: What they learn from each other.
     """
 
-    def __init__(self, transport: Transport, changes: Changes, max_connections: int) -> None:
+    def __init__(self, transport: Transport, changes: ChangeSignal, max_connections: int) -> None:
         self.transport = transport
         self.max_connections = max_connections
         self.calls: set[CallUnderWay] = set()

@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from friendli_async._core.error_words import has_words
+from friendli_async._core.error_json import has_message
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.text import joined, missing
 from friendli_async.chat.replies import (
@@ -81,7 +81,7 @@ def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
 def _is_ordinary(chunk: Any, payload: bytes) -> bool:
     if chunk.error or chunk.message is not None or not (chunk.choices or chunk.usage is not None):
         return False
-    return bool(chunk.choices) or not has_words(msgspec.json.decode(payload))
+    return bool(chunk.choices) or not has_message(msgspec.json.decode(payload))
 
 
 class ChoicesCollector(Generic[C, P]):

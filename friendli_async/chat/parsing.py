@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-from friendli_async._core.body.arguments import stated
+from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
 from friendli_async.chat.inputs import Messages, ParseOptions, ParseStreamOptions
 
@@ -106,7 +106,7 @@ class ContainerParsing(Parsing):
         """Generates an answer that is a value of a type; see ``Parsing.parse``. ``model`` names an adapter's route."""
         from friendli_async.chat.structured import parsed
 
-        return await parsed(self._engine, type, {**stated(model=model), "messages": messages}, options)
+        return await parsed(self._engine, type, {**without_none(model=model), "messages": messages}, options)
 
     @overload
     def parse_stream(
@@ -124,4 +124,4 @@ class ContainerParsing(Parsing):
         """Streams an answer that is a value; see ``Parsing.parse_stream``. ``model`` names an adapter's route."""
         from friendli_async.chat.structured import parsed_stream
 
-        return parsed_stream(self._engine, type, {**stated(model=model), "messages": messages}, options)
+        return parsed_stream(self._engine, type, {**without_none(model=model), "messages": messages}, options)

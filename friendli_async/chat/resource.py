@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from friendli_async._core.body.arguments import stated
+from friendli_async._core.body.arguments import without_none
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
     COMPLETE,
@@ -164,14 +164,14 @@ class ContainerChat(ContainerParsing, Chat):
         self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]
     ) -> ChatCompletion:
         """Generates an answer and returns it whole; see ``Chat.complete``. ``model`` names an adapter's route."""
-        return await self._complete({**stated(model=model), "messages": messages}, options)
+        return await self._complete({**without_none(model=model), "messages": messages}, options)
 
     def stream(self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
         """Generates an answer and streams it; see ``Chat.stream``. ``model`` names an adapter's route."""
-        return self._stream({**stated(model=model), "messages": messages}, options)
+        return self._stream({**without_none(model=model), "messages": messages}, options)
 
     def run(
         self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
     ) -> Run:
         """Lets the model call tools that run here; see ``Chat.run``. ``model`` names an adapter's route."""
-        return self._run(stated(model=model), messages, tools, options)
+        return self._run(without_none(model=model), messages, tools, options)

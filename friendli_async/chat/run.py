@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from friendli_async._core.body.arguments import check_keywords, check_values
-from friendli_async._core.held import refuse_end
+from friendli_async._core.held import refuse_stop_iteration
 from friendli_async._help import described
 from friendli_async.chat.inputs import Conversation, Messages, RunOptions, choices_wanted
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
@@ -243,7 +243,7 @@ class Run:
             raise
         except BaseException as error:
             await self._break(error)
-            refuse_end(error)
+            refuse_stop_iteration(error)
             raise
         finally:
             self._waiting = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Unpack
 
-from friendli_async._core.body.arguments import stated
+from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource, operation
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.messages.inputs import PARAMETERS, InputMessages, MessagesOptions
@@ -88,10 +88,10 @@ class ContainerMessages(Messages):
         self, *, model: str | None = None, messages: InputMessages, **options: Unpack[MessagesOptions]
     ) -> Message:
         """Generates an answer and returns it whole; see ``Messages.create``. ``model`` names an adapter's route."""
-        return await self._create({**stated(model=model), "messages": messages}, options)
+        return await self._create({**without_none(model=model), "messages": messages}, options)
 
     def stream(
         self, *, model: str | None = None, messages: InputMessages, **options: Unpack[MessagesOptions]
     ) -> MessageStream:
         """Generates an answer and streams it; see ``Messages.stream``. ``model`` names an adapter's route."""
-        return self._stream({**stated(model=model), "messages": messages}, options)
+        return self._stream({**without_none(model=model), "messages": messages}, options)

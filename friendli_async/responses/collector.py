@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_beside
+from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_field
 from friendli_async._core.text import joined, missing
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
@@ -74,7 +74,7 @@ class _ItemParts:
 
 
 def _are_ordinary(events: Sequence[ResponseEvent], payloads: Sequence[bytes]) -> bool:
-    return no_error_beside(events, payloads) and ResponseFailed not in map(type, events)
+    return no_error_field(events, payloads) and ResponseFailed not in map(type, events)
 
 
 def _with_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-from friendli_async._core.body.arguments import stated
+from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
 from friendli_async.responses.inputs import Input, ParseOptions, ParseStreamOptions
 
@@ -106,7 +106,7 @@ class ContainerResponseParsing(ResponseParsing):
         """Generates an answer that is a value; see ``ResponseParsing.parse``. ``model`` names an adapter's route."""
         from friendli_async.responses.structured import parsed
 
-        return await parsed(self._engine, type, {**stated(model=model), "input": input}, options)
+        return await parsed(self._engine, type, {**without_none(model=model), "input": input}, options)
 
     @overload
     def parse_stream(
@@ -124,4 +124,4 @@ class ContainerResponseParsing(ResponseParsing):
         """Streams it; see ``ResponseParsing.parse_stream``. ``model`` names an adapter's route."""
         from friendli_async.responses.structured import parsed_stream
 
-        return parsed_stream(self._engine, type, {**stated(model=model), "input": input}, options)
+        return parsed_stream(self._engine, type, {**without_none(model=model), "input": input}, options)

@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.error_bodies import said_error
+from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import joined
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import FunctionCall, Headers, Reply, ToolCall, Value, always, partial_of
@@ -186,7 +186,7 @@ def response_failure(response: Response, status: int, headers: Headers) -> APISt
         status = 400
     elif error.code == "vector_store_timeout":
         status = 504
-    return said_error(said, json.dumps(said).encode(), status, headers)
+    return error_of_payload(said, json.dumps(said).encode(), status, headers)
 
 
 def raise_if_failed(response: Response) -> None:

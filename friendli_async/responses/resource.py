@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Unpack
 
-from friendli_async._core.body.arguments import stated
+from friendli_async._core.body.arguments import without_none
 from friendli_async.responses.collector import ResponseCollector, Wording
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS, Input, ResponsesOptions
@@ -96,8 +96,8 @@ class ContainerResponses(ContainerResponseParsing, Responses):
 
     async def create(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> Response:
         """Generates a response and returns it whole; see ``Responses.create``. ``model`` names an adapter's route."""
-        return await self._create({**stated(model=model), "input": input}, options)
+        return await self._create({**without_none(model=model), "input": input}, options)
 
     def stream(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> ResponseStream:
         """Generates a response and streams it; see ``Responses.stream``. ``model`` names an adapter's route."""
-        return self._stream({**stated(model=model), "input": input}, options)
+        return self._stream({**without_none(model=model), "input": input}, options)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, Generic, Literal, NoReturn, Self, TypeVar
 
 from friendli_async._core.events.stream import Opening, OpenStream, Outcome
-from friendli_async._core.held import refuse_end
+from friendli_async._core.held import refuse_stop_iteration
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
-from friendli_async.streams.judging import over_text, plain_function
 from friendli_async.streams.raw import RawView
+from friendli_async.streams.stop_conditions import over_text, plain_function
 from friendli_async.streams.tee import Branch, Fanout, Slow, Trunk, fanout_of
 from friendli_async.streams.views import TextView
 
@@ -50,12 +50,12 @@ class EventStream(Generic[E]):
         "__weakref__",
         "_error",
         "_fanout",
-        "_judges",
         "_open",
         "_opening",
         "_opening_cut",
         "_outcome",
         "_ready",
+        "_stop_conditions",
         "_waiting",
         "_way",
     )
@@ -65,7 +65,7 @@ class EventStream(Generic[E]):
         self._open: OpenStream[E, Any, Any] | None = None
         self._ready: deque[E] | None = None  # the open stream's, once it is iterated over: at hand for each event
         self._way: _Way | None = None
-        self._judges: tuple[Callable[[E], object], ...] = ()  # of stop_when()
+        self._stop_conditions: tuple[Callable[[E], object], ...] = ()  # of stop_when()
         self._fanout: Fanout[E] | None = None  # of tee()
         self._outcome: Outcome = "open"  # until there is an open stream, which has its own
         self._error: FriendliError | None = None
@@ -180,7 +180,7 @@ class EventStream(Generic[E]):
             self._opening_cut = not isinstance(error, Exception)
             self._outcome = "cancelled" if self._opening_cut else "failed"  # a token callable can fail, too
             self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
-            refuse_end(error)
+            refuse_stop_iteration(error)
             raise
         self._open = opened
         if self._outcome != "open":  # closed by another task in this very instant
@@ -260,8 +260,8 @@ class EventStream(Generic[E]):
 
     def _begin_taking(self, opened: OpenStream[E, Any, Any]) -> None:
         """The first event is about to be taken: what came with the opening is judged, and its bytes are let go."""
-        if opened.outcome == "open" and self._judges:
-            opened.judge(self._judges, self._opening.collector())
+        if opened.outcome == "open" and self._stop_conditions:
+            opened.apply_stop_conditions(self._stop_conditions, self._opening.collector())
         if self._way != "raw()":
             opened.head = b""
 
@@ -403,7 +403,7 @@ class EventStream(Generic[E]):
         if self._open is not None and self._open.head == b"":
             raise RuntimeError("the stream has been read from already: call stop_when() before that, or stop()")
         of_event = event if predicate is None else over_text(plain_function(predicate), self._wording())
-        self._judges = (*self._judges, plain_function(of_event))
+        self._stop_conditions = (*self._stop_conditions, plain_function(of_event))
         return self
 
     @staticmethod

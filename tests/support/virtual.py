@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from friendli_async import APIConnectionError, FriendliError, LoopGauges
-from friendli_async._core.net.dialing import Delivery
+from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.net.exchange import Exchange
 from friendli_async._core.net.transport import Transport
 from friendli_async._core.protocol import Request
@@ -110,7 +110,7 @@ class FakeExchange:
         self.finish()
         return begun
 
-    def wake(self, error: FriendliError) -> None:
+    def abort_with(self, error: FriendliError) -> None:
         self.woken = error
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -123,7 +123,7 @@ class FakeExchange:
         self.ends.append("abort")
 
 
-Answer = Callable[[Delivery], Awaitable[FakeExchange]]
+Answer = Callable[[DialContext], Awaitable[FakeExchange]]
 
 
 class FakeTransport:
@@ -138,19 +138,19 @@ class FakeTransport:
         self.in_use = 0
         self._answers = list(answers)
 
-    async def send(self, request: Request, delivery: Delivery) -> FakeExchange:
+    async def send(self, request: Request, dial: DialContext) -> FakeExchange:
         self.sent_at.append(now())
         self.requests.append(request)
         answer = self._answers.pop(0)
         self.in_use += 1
         try:
-            exchange = await answer(delivery)
+            exchange = await answer(dial)
         finally:
             self.in_use -= 1
         self.exchanges.append(exchange)
         return exchange
 
-    async def warm(self, url: str, delivery: Delivery) -> None:
+    async def warm(self, url: str, dial: DialContext) -> None:
         raise APIConnectionError("there is no network")
 
     def gauges(self) -> list[LoopGauges]:
@@ -158,7 +158,7 @@ class FakeTransport:
 
     def abort(self, reason: str) -> None:
         for exchange in self.exchanges:
-            exchange.wake(APIConnectionError(reason))
+            exchange.abort_with(APIConnectionError(reason))
 
     async def close(self) -> None:
         self.closed = True
@@ -181,8 +181,8 @@ if TYPE_CHECKING:  # they are what the call loop needs
 def replying(*pieces: Piece, status: int = 200, after: float = 0.0, **headers: str) -> Answer:
     """A reply whose headers come after so many seconds."""
 
-    async def answer(delivery: Delivery) -> FakeExchange:
-        connected(delivery)
+    async def answer(dial: DialContext) -> FakeExchange:
+        connected(dial)
         await asyncio.sleep(after)
         return FakeExchange(*pieces, status=status, **headers)
 
@@ -192,7 +192,7 @@ def replying(*pieces: Piece, status: int = 200, after: float = 0.0, **headers: s
 def failing(error: FriendliError, after: float = 0.0) -> Answer:
     """No reply but an error; whether the request had been sent the error says."""
 
-    async def answer(delivery: Delivery) -> FakeExchange:
+    async def answer(dial: DialContext) -> FakeExchange:
         await asyncio.sleep(after)
         raise copy.copy(error)  # the call writes on it
 
@@ -202,18 +202,18 @@ def failing(error: FriendliError, after: float = 0.0) -> Answer:
 def hanging(phase: Any = "first_event") -> Answer:
     """Nothing, in that phase of the attempt, until the limit."""
 
-    async def answer(delivery: Delivery) -> FakeExchange:
+    async def answer(dial: DialContext) -> FakeExchange:
         if phase == "first_event":
-            connected(delivery)
+            connected(dial)
         else:
-            delivery.clock.phase(phase)
+            dial.clock.phase(phase)
         await asyncio.sleep(FOREVER)
         raise AssertionError("no limit")
 
     return answer
 
 
-def connected(delivery: Delivery) -> None:
+def connected(dial: DialContext) -> None:
     """There is a connection, and the request is on its way."""
-    delivery.connected = delivery.clock.sent = True
-    delivery.clock.phase("first_event")
+    dial.connected = dial.clock.sent = True
+    dial.clock.phase("first_event")

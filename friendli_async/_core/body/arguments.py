@@ -99,7 +99,7 @@ def _query_text(name: str, value: object) -> str:
     raise ArgumentError(f"{name}: {value!r} cannot be sent in a query")
 
 
-def stated(**parameters: object) -> dict[str, object]:
+def without_none(**parameters: object) -> dict[str, object]:
     """The parameters that are not None: left out rather than null, as engines that serve one model want ``model``."""
     return {name: value for name, value in parameters.items() if value is not None}
 

@@ -13,13 +13,13 @@ An event is looked at in this order:
    ``HEARTBEATS``, in any spelling, or an object that holds such a word, and nothing else in words or in the API's own
    way.
 3. **An error**: one that says so (an event so named, a filled ``error``, also in a choice, a type, object or status
-   that stands for one), whatever stands beside it; and one that says something in words (see ``error_words``) and
+   that stands for one), whatever stands beside it; and one that says something in words (see ``error_json``) and
    nothing in the API's own way, as JSON or as text. Content that stands beside an error is delivered before it. An
    empty ``error`` beside content is no error.
 4. **A payload**, which msgspec decodes, or else the tolerant reading (``lenient``).
 5. **An unknown kind**: delivered, as ``UnknownEvent`` or as a chunk without choices; under a name that the API does not
    know, what is neither a JSON object nor a text of several words is passed over. If the stream then ends without
-   having been finished, the words of the last of them are why: see ``is_odd``.
+   having been finished, the words of the last of them are why: see ``is_unexplained``.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
 
 import msgspec
 
-from friendli_async._core.error_bodies import excerpt, said_error
-from friendli_async._core.error_texts import says_text
-from friendli_async._core.error_words import (
+from friendli_async._core.error_json import (
     Fields,
-    fields_of,
-    has_words,
-    holds_refusal,
-    is_filled,
+    as_list,
+    as_object,
+    declares_error,
+    describes_error,
+    has_message,
+    has_value,
+    is_error_name,
     is_object,
     is_success,
-    is_telling,
-    items_of,
+    json_or_none,
     loads,
-    names_an_error,
-    parsed,
-    plain_name,
-    says_error,
+    normalize_name,
+    wraps_error,
 )
+from friendli_async._core.error_text import is_message
 from friendli_async._core.lenient import convert, decode
+from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import Headers, Partial, UnknownEvent, usage_of
 
@@ -61,7 +61,7 @@ __all__ = [
     "Dialect",
     "TaggedDialect",
     "decode_reply",
-    "no_error_beside",
+    "no_error_field",
 ]
 
 E = TypeVar("E")
@@ -136,7 +136,7 @@ class Dialect(Generic[E]):
             ResponseDecodeError: It is no event of this API, nor anything that could be told in words.
         """
         name = None if name == "message" else name  # the standard's name for an event without one
-        is_error, is_everyday = names_an_error(name), self._is_everyday(name)
+        is_error, is_everyday = is_error_name(name), self._is_everyday(name)
         if is_everyday and not is_error and (payload := self._ordinary_payload(data)) is not None:
             return Decoded(payload)
         data = data.strip()
@@ -145,29 +145,29 @@ class Dialect(Generic[E]):
         tells_by_name = is_error or (is_everyday and name is not None)  # it means something without any data
         if not tells_by_name and _is_silence(data):
             return Decoded()
-        value: object = parsed(data)
-        fields = fields_of(value)
+        value: object = json_or_none(data)
+        fields = as_object(value)
         if is_object(value) and not is_error:
             return self._decode_fields(name, fields, data, status, headers)
         if is_error or (name is None and _says_something(value, data)):
-            error = said_error(value, data, status, headers)
+            error = error_of_payload(value, data, status, headers)
             return Decoded(self._beside(name, fields), error)
         if is_everyday:
             raise ResponseDecodeError("an event of the stream is no JSON object", excerpt=excerpt(data))
         text: str = value if isinstance(value, str) else data.decode("utf-8", "replace")
         return Decoded(self._unknown(name, {"data": text}) if " " in text else None)
 
-    def is_odd(self, event: E, data: bytes) -> bool:
+    def is_unexplained(self, event: E, data: bytes) -> bool:
         """Whether an event is of an unknown kind, and says something in words.
 
         It is delivered, since the answer may go on; if the answer then ends unfinished, it was an error.
         """
         if not self._is_unknown(event):
             return False
-        value: object = parsed(data)
-        fields = fields_of(value)
+        value: object = json_or_none(data)
+        fields = as_object(value)
         if isinstance(kind := fields.get("type"), str) and _is_kind(kind):
-            return has_words(fields)
+            return has_message(fields)
         return _says_something(value, data)
 
     def _ordinary_payload(self, data: bytes) -> E | None:
@@ -183,7 +183,9 @@ class Dialect(Generic[E]):
         if not self._has_content(name, fields) and _is_heartbeat(name, fields):
             return Decoded()
         if self._is_error(name, fields):
-            error = said_error(fields, data, status, headers)  # before the content is read, which changes the fields
+            error = error_of_payload(
+                fields, data, status, headers
+            )  # before the content is read, which changes the fields
             return Decoded(self._beside(name, fields), error)
         if self._rewrite is not None:
             fields = self._rewrite(name, fields)
@@ -193,8 +195,8 @@ class Dialect(Generic[E]):
             except NOT_DECODED as error:
                 reason = str(error)
             raise ResponseDecodeError(f"an event of the stream could not be read: {reason}", excerpt=excerpt(data))
-        if has_words(fields) and self._is_everyday(name):
-            return Decoded(error=said_error(fields, data, status, headers))
+        if has_message(fields) and self._is_everyday(name):
+            return Decoded(error=error_of_payload(fields, data, status, headers))
         return Decoded(self._unknown(name, fields))
 
     def _beside(self, name: str | None, fields: Fields) -> E | None:
@@ -207,7 +209,7 @@ class Dialect(Generic[E]):
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         """Whether an event says that it is an error, whatever stands beside that."""
-        return says_error(fields)
+        return declares_error(fields)
 
     def _is_unknown(self, event: E) -> bool:
         """Whether an event is one that ``_unknown`` has made."""
@@ -274,10 +276,10 @@ class ChunkDialect(Dialect[E]):
         if kind is self._type:
             # A chunk has no message: one says that something is wrong, as the vendor's own client has it, too.
             told = fields.get("message")
-            return says_error(fields) or (name is None and bool(told) and not is_success(told))
+            return declares_error(fields) or (name is None and bool(told) and not is_success(told))
         # What is told of a tool has an error of its own, while the answer goes on.
         known = kind.__struct_encode_fields__
-        return says_error(fields, known) and not self._is_own(name, fields, known)
+        return declares_error(fields, known) and not self._is_own(name, fields, known)
 
     def _is_unknown(self, event: E) -> bool:
         chunk: Any = event
@@ -295,10 +297,10 @@ class ChunkDialect(Dialect[E]):
     def _speaks(self, name: str | None, fields: Fields) -> bool:
         if self._has_content(name, fields) or self._kind(name, fields) is not self._type:
             return True
-        return is_filled(fields, self._content) and not has_words(fields)
+        return has_value(fields, self._content) and not has_message(fields)
 
     def _has_content(self, name: str | None, fields: Fields) -> bool:
-        return is_filled(fields, self._content - {"usage"})
+        return has_value(fields, self._content - {"usage"})
 
     def _payload(self, name: str | None, fields: Fields) -> E:
         if not fields.get("error"):
@@ -306,7 +308,7 @@ class ChunkDialect(Dialect[E]):
         return cast("E", convert(fields, self._kind(name, fields)))
 
     def _unknown(self, name: str | None, fields: Fields) -> E | None:
-        if name is None and not is_filled(fields, _filled_names(fields) - _LABELS - self._content):
+        if name is None and not has_value(fields, _filled_names(fields) - _LABELS - self._content):
             return None  # the head of a reply, before anything of it
         said = {key: fields[key] for key in fields.keys() & _LABELS}
         return cast("E", convert({**said, "message": fields}, self._type))
@@ -332,7 +334,7 @@ class TaggedDialect(Dialect[E]):
         rewrite: Callable[[str | None, Fields], Fields] | None = None,
         failure_of: Callable[[E], APIStatusError | None] | None = None,
     ) -> None:
-        super().__init__(events, ordinary=ordinary or no_error_beside, rewrite=rewrite, failure_of=failure_of)
+        super().__init__(events, ordinary=ordinary or no_error_field, rewrite=rewrite, failure_of=failure_of)
         self._kinds = frozenset(str(member.__struct_config__.tag) for member in get_args(events))
         self._holds_unknown = holds_unknown
 
@@ -359,7 +361,7 @@ class TaggedDialect(Dialect[E]):
         return cast("E", convert({**fields, "type": kind}, self._type))
 
     def _unknown(self, name: str | None, fields: Fields) -> E | None:
-        if name is None and not is_filled(fields, _filled_names(fields) - {"type"}):
+        if name is None and not has_value(fields, _filled_names(fields) - {"type"}):
             return None
         return cast("E", UnknownEvent(self._kind(name, fields) or "", fields))
 
@@ -371,14 +373,14 @@ def _filled_names(fields: Fields) -> set[str]:
 
 def _says_something(value: object, data: bytes) -> bool:
     """Whether data says something in words: as the JSON that it is, or as a text."""
-    return is_telling(value) or (value is None and says_text(data))
+    return describes_error(value) or (value is None and is_message(data))
 
 
 def _no_failure(event: object) -> None:
     return None
 
 
-def no_error_beside(events: Sequence[object], payloads: Sequence[bytes]) -> bool:
+def no_error_field(events: Sequence[object], payloads: Sequence[bytes]) -> bool:
     return not any([b'"error"' in data for data in payloads])  # noqa: C419  # a list is faster than a generator
 
 
@@ -398,7 +400,7 @@ def _is_end(name: str | None, data: bytes) -> bool:
 def _beats(text: object) -> bool:
     if not isinstance(text, str):
         return False
-    return len(text) < 16 and plain_name(text.strip(" .!:<>[]'\"").replace(" ", "")) in HEARTBEATS
+    return len(text) < 16 and normalize_name(text.strip(" .!:<>[]'\"").replace(" ", "")) in HEARTBEATS
 
 
 def _is_silence(data: bytes) -> bool:
@@ -411,7 +413,7 @@ def _is_heartbeat(name: str | None, fields: Fields) -> bool:
     """Whether an object that is no content says that the server is there, and nothing else in words."""
     kept = {key: value for key, value in fields.items() if not (key in _BEATEN and _beats(value))}
     beats = len(kept) < len(fields) or (name is not None and _beats(name)) or any(_beats(key) for key in kept)
-    return beats and not is_telling({key: value for key, value in kept.items() if not _beats(key)})
+    return beats and not describes_error({key: value for key, value in kept.items() if not _beats(key)})
 
 
 # Where none of these stands in a good reply with content of its own, it does not say that it is an error.
@@ -430,26 +432,26 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     kind: Any = decoder.type
     own = _own_fields(kind)
     if _ERROR in data or _FAIL in data or _SUCCESS in data:
-        value: object = parsed(data)
-        fields = fields_of(value)
-        if says_error(value, own) or holds_refusal(fields):
-            error = said_error(value, data, status, headers)
+        value: object = json_or_none(data)
+        fields = as_object(value)
+        if declares_error(value, own) or wraps_error(fields):
+            error = error_of_payload(value, data, status, headers)
             error.partial = _content_beside(fields, decoder)
             raise error
     try:
         reply = decode(data, decoder)
     except ResponseDecodeError:
-        value = parsed(data)
-        if not (says_text(data) if value is None else _only_words(value, own)):
+        value = json_or_none(data)
+        if not (is_message(data) if value is None else _only_words(value, own)):
             raise
     else:
         if own and _has_answer(reply):
             return reply if getattr(reply, "text", None) != "" else _with_answers(reply, data, decoder)
-        value = parsed(data)
+        value = json_or_none(data)
         if not _only_words(value, own):
-            _check_is_own(reply, fields_of(value), data, own)
+            _check_is_own(reply, as_object(value), data, own)
             return reply
-    raise said_error(value, data, status, headers)
+    raise error_of_payload(value, data, status, headers)
 
 
 @cache
@@ -522,8 +524,8 @@ def _with_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     own_choices: Any = getattr(reply, "choices", ())
     if not own_choices:
         return reply
-    fields = fields_of(loads(data))
-    choices = list(map(fields_of, items_of(fields["choices"]) or [fields["choices"]]))  # or one by itself
+    fields = as_object(loads(data))
+    choices = list(map(as_object, as_list(fields["choices"]) or [fields["choices"]]))  # or one by itself
     wanted = "message" if hasattr(own_choices[0], "message") else "text"
     lacking = [choice for choice in choices if _lacks(choice, wanted)]
     moved = [choice for choice in lacking if _move_answer(choice, wanted)]
@@ -543,7 +545,7 @@ def _lacks(choice: Fields, wanted: str) -> bool:
 
 def _move_answer(choice: Fields, wanted: str) -> bool:
     said = choice.get("message") or choice.get("delta") or choice.get("text")
-    message = fields_of(said) if is_object(said) else {"content": said}
+    message = as_object(said) if is_object(said) else {"content": said}
     if isinstance(message.get("text"), str):
         message = {"content": message["text"], **message}
     answer = message if wanted == "message" else message.get("content")
@@ -556,10 +558,10 @@ def _move_answer(choice: Fields, wanted: str) -> bool:
 def _only_words(value: object, own: Collection[str]) -> bool:
     """Whether a reply says something in words, and nothing in the API's own way."""
     if not is_object(value):
-        return is_telling(value)
-    fields = fields_of(value)
-    if holds_refusal(fields) or says_error(fields):
+        return describes_error(value)
+    fields = as_object(value)
+    if wraps_error(fields) or declares_error(fields):
         return True
-    if is_filled(fields, [name for name in own if name not in _LABELS | _VAGUE and not names_an_error(name)]):
+    if has_value(fields, [name for name in own if name not in _LABELS | _VAGUE and not is_error_name(name)]):
         return False
-    return is_telling({name: each for name, each in fields.items() if name not in own or names_an_error(name)})
+    return describes_error({name: each for name, each in fields.items() if name not in own or is_error_name(name)})

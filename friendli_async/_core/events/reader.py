@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from friendli_async._core.error_bodies import said_error, unframed
-from friendli_async._core.error_words import parsed
+from friendli_async._core.error_json import json_or_none
 from friendli_async._core.events.decoding import DONE, NOT_DECODED, Dialect
 from friendli_async._core.events.sse import ServerSentEvent, SSEDecoder
+from friendli_async._core.status_errors import error_of_payload, unframed
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Partial, request_id_of
 
@@ -98,14 +98,14 @@ class EventReader(Generic[E]):
         limit: The largest event, bytes.
         status: The reply's status.
         headers: The reply's headers.
-        judges: Asked of each event, when the collector has it: the first that says yes makes it the last one.
+        stop_conditions: Asked of each event, when the collector has it: the first that says yes makes it the last one.
 
     Attributes:
         ready: Decoded events that nobody has taken yet. New bytes are fed only when there are none.
         is_last: Nothing follows those: the end, a failure or the end of the body has been read.
         failure: What was wrong behind them.
         stopped: Whether it was a judge that made the last event the last one.
-        unheard: How many of the bytes that were fed stand behind that event.
+        excess: How many of the bytes that were fed stand behind that event.
     """
 
     __slots__ = (
@@ -114,16 +114,16 @@ class EventReader(Generic[E]):
         "_decode",
         "_dialect",
         "_headers",
-        "_judges",
         "_limit",
         "_odd",
         "_sse",
         "_status",
+        "_stop_conditions",
+        "excess",
         "failure",
         "is_last",
         "ready",
         "stopped",
-        "unheard",
     )
 
     def __init__(
@@ -132,31 +132,33 @@ class EventReader(Generic[E]):
         limit: int,
         status: int,
         headers: Headers,
-        judges: Sequence[Callable[[E], object]] = (),
+        stop_conditions: Sequence[Callable[[E], object]] = (),
     ) -> None:
         self.ready: deque[E] = deque()
         self.is_last = False
         self.failure: FriendliError | None = None
         self.stopped = False
-        self.unheard = 0
-        self._judges = judges
+        self.excess = 0
+        self._stop_conditions = stop_conditions
         self._limit = limit
         self._odd = b""  # the last event of an unknown kind that said something in words
         self._collector = collector
-        self._add_texts = None if judges else collector.add_texts
+        self._add_texts = None if stop_conditions else collector.add_texts
         self._dialect = collector.dialect
         self._decode = self._dialect.decode_payload
         self._sse = SSEDecoder(limit)
         self._status = status
         self._headers = headers
 
-    def anew(self, collector: Collector[E, object, object], judges: Sequence[Callable[[E], object]]) -> EventReader[E]:
+    def restarted(
+        self, collector: Collector[E, object, object], stop_conditions: Sequence[Callable[[E], object]]
+    ) -> EventReader[E]:
         """A reader of the same reply from its beginning."""
-        return EventReader(collector, self._limit, self._status, self._headers, judges)
+        return EventReader(collector, self._limit, self._status, self._headers, stop_conditions)
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes; b"" is the end of the body."""
-        if self._judges:
+        if self._stop_conditions:
             self._feed_by_event(data)
             return
         payload = self._sse.single(data)
@@ -183,7 +185,7 @@ class EventReader(Generic[E]):
             self._feed(data[begin : blank.end()])
             begin = blank.end()
             if self.stopped:
-                self.unheard = len(data) - begin
+                self.excess = len(data) - begin
             if self.is_last:
                 return
         if begin < len(data) or not data:
@@ -237,7 +239,7 @@ class EventReader(Generic[E]):
             except FriendliError as problem:
                 payload, error = None, problem
             if payload is not None:
-                if self._dialect.is_odd(payload, event.data):
+                if self._dialect.is_unexplained(payload, event.data):
                     self._odd = event.data
                 if (told := self._dialect.failure_of(payload)) is not None:
                     self._take(fresh)
@@ -259,7 +261,7 @@ class EventReader(Generic[E]):
 
     def _take(self, events: Sequence[E]) -> None:
         collector = self._collector
-        if self._judges:
+        if self._stop_conditions:
             self._take_each(events)
         else:
             collector.extend(events)
@@ -272,7 +274,7 @@ class EventReader(Generic[E]):
         for event in events:
             collector.extend((event,))
             self.ready.append(event)
-            if not collector.is_last and any([judge(event) for judge in self._judges]):  # noqa: C419  # each keeps count
+            if not collector.is_last and any([condition(event) for condition in self._stop_conditions]):  # noqa: C419  # each keeps count
                 self.is_last = self.stopped = True
                 return
 
@@ -288,7 +290,7 @@ class EventReader(Generic[E]):
         if collector.begun and collector.may_end:
             return
         if odd and not self._sse.stray:
-            self._fail(said_error(parsed(odd), odd, self._status, self._headers))
+            self._fail(error_of_payload(json_or_none(odd), odd, self._status, self._headers))
             return
         stray = self._sse.stray
         error, said = unframed(stray, self._status, self._headers) if stray else (None, "")

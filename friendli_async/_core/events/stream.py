@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Protocol, TypeVar
 
-from friendli_async._core.held import Held, refuse_end
+from friendli_async._core.held import Held, refuse_stop_iteration
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, usage_of
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from friendli_async._core.events.reader import Collector, EventReader
     from friendli_async._core.net.clock import ReadClock
     from friendli_async._core.net.exchange import Exchange
-    from friendli_async._core.observers import Watch
+    from friendli_async._core.observers import CallReporter
     from friendli_async._core.timing import Stopwatch
 
 __all__ = ["OpenStream", "Opening", "Outcome", "running_loop"]
@@ -57,9 +57,9 @@ class OpenStream(Generic[E, R_co, U_co]):
         "loop",
         "outcome",
         "reader",
+        "reporter",
         "stopwatch",
         "was_cut",
-        "watch",
     )
 
     def __init__(
@@ -70,7 +70,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         clock: ReadClock,
         meta: Meta,
         stopwatch: Stopwatch,
-        watch: Watch | None,
+        reporter: CallReporter | None,
         head: bytes | bytearray | None,
     ) -> None:
         self.exchange = exchange
@@ -85,7 +85,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         self.error: FriendliError | None = None
         self.was_cut = False
         self.stopwatch = stopwatch
-        self.watch = watch
+        self.reporter = reporter
 
     async def fill(self, *, once: bool = False, shared: bool = False) -> bytes:
         """Reads until there is an event, or the stream has ended.
@@ -144,7 +144,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         self.was_cut = True
         if isinstance(error, Exception):
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
-            refuse_end(error)
+            refuse_stop_iteration(error)
         else:
             self.stop("a read of the stream was cancelled, which closed it", "cancelled")
 
@@ -170,13 +170,15 @@ class OpenStream(Generic[E, R_co, U_co]):
             self.settle()
         elif reader.is_last:
             self._let_go()
-        return data[: len(data) - reader.unheard] if reader.unheard else data
+        return data[: len(data) - reader.excess] if reader.excess else data
 
-    def judge(self, judges: Sequence[Callable[[E], object]], collector: Collector[E, R_co, U_co]) -> None:
+    def apply_stop_conditions(
+        self, stop_conditions: Sequence[Callable[[E], object]], collector: Collector[E, R_co, U_co]
+    ) -> None:
         """Reads what has come so far once more, and from here on, up to the event for which a judge says yes.
 
         Args:
-            judges: See ``EventReader``.
+            stop_conditions: See ``EventReader``.
             collector: A new one, for what comes before that event.
 
         Raises:
@@ -184,7 +186,7 @@ class OpenStream(Generic[E, R_co, U_co]):
             Exception: What a judge raises.
         """
         head = self._whole_head()
-        reader = self.reader.anew(collector, judges)
+        reader = self.reader.restarted(collector, stop_conditions)
         try:
             reader.feed(head)
         except BaseException as error:
@@ -268,7 +270,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         error = StreamInterruptedError(reason)
         self.clock.stop()
         if waited_for:
-            self.exchange.wake(error)
+            self.exchange.abort_with(error)
         else:
             self.exchange.abort()
         self._end(outcome, None if outcome == "stopped" else error)
@@ -284,15 +286,15 @@ class OpenStream(Generic[E, R_co, U_co]):
             error.meta = self.meta
             error.partial = self.collector.partial()
             self.error = copy.copy(error)  # without the traceback, whose frames hold the stream
-        if first and self.watch is not None:
-            self._tell_of_the_end(self.watch, outcome, error)
+        if first and self.reporter is not None:
+            self._tell_of_the_end(self.reporter, outcome, error)
 
-    def _tell_of_the_end(self, watch: Watch, outcome: Outcome, error: FriendliError | None) -> None:
+    def _tell_of_the_end(self, reporter: CallReporter, outcome: Outcome, error: FriendliError | None) -> None:
         collector = self.collector
         reply: object = None
-        if watch.wants_content:
+        if reporter.wants_content:
             reply = collector.result() if outcome in {"done", "stopped"} else collector.partial()
-        watch.end(
+        reporter.end(
             outcome,
             self.timing(),
             usage_of(collector),

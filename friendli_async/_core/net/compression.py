@@ -64,7 +64,7 @@ class Inflater:
         return self._is_text or (self._inflate is not None and self._inflate.eof)
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         """Whether it needs more data; else ``step(b"")`` goes on."""
         return not self._input and not self._more
 

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
 
-__all__ = ["Connector", "Delivery", "PooledProtocol", "WarmedUp", "dialing", "keepalive_socket"]
+__all__ = ["Connector", "DialContext", "PooledProtocol", "WarmedUp", "dialing", "keepalive_socket"]
 
 _TURNS_TO_READ: Final = 8
 
 
-class Delivery(msgspec.Struct, eq=False):
+class DialContext(msgspec.Struct, eq=False):
     """How one attempt's request got on its way: told by the connector, read by the transport and the call."""
 
     clock: CallClock
@@ -72,7 +72,7 @@ class Delivery(msgspec.Struct, eq=False):
         return None if self.sending is None else self.sending.error
 
 
-dialing: ContextVar[Delivery] = ContextVar("friendli_async_delivery")
+dialing: ContextVar[DialContext] = ContextVar("friendli_async_delivery")
 """The delivery that the running request belongs to: aiohttp hands its connector nothing that would name it."""
 
 
@@ -106,7 +106,7 @@ class PooledProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
-        if self.between_chunks and exchange is not None and exchange.take_over(data):
+        if self.between_chunks and exchange is not None and exchange.take_chunks(data):
             return
         if self.idle and data:
             self._refuse()  # nobody has asked: it would be taken for the reply to the next request
@@ -116,7 +116,7 @@ class PooledProtocol(ResponseHandler):
         exchange = self.exchange
         if exchange is not None:
             self.between_chunks = CAN_BYPASS and between_chunks(self, exchange.content, data)
-            exchange.rouse()
+            exchange.notify_readable()
         if self.idle and self.should_close:
             self._refuse()  # there was more than the reply, in the same piece as its end
 
@@ -140,30 +140,30 @@ class PooledProtocol(ResponseHandler):
         self.alive.discard(self)
         super().connection_lost(exc)
         if self.exchange is not None:
-            self.exchange.rouse()
+            self.exchange.notify_readable()
 
 
 class Connector(aiohttp.TCPConnector):
     """Tells when a connection is there, and whether it came from the pool."""
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-        delivery = dialing.get()
-        clock = delivery.clock
+        dial = dialing.get()
+        clock = dial.clock
         began = clock.now()
         try:
             connection = await super().connect(req, traces, timeout)
         finally:
-            delivery.connecting += clock.now() - began
-        delivery.connected = True
+            dial.connecting += clock.now() - began
+        dial.connected = True
         protocol = connection.protocol
         if isinstance(protocol, PooledProtocol):
             protocol.heard = protocol.idle = protocol.between_chunks = protocol.was_paused = False
-            delivery.protocol = protocol
+            dial.protocol = protocol
         try:
-            if delivery.warming:
+            if dial.warming:
                 raise WarmedUp
-            if delivery.on_connect is not None:
-                delivery.on_connect()
+            if dial.on_connect is not None:
+                dial.on_connect()
         except BaseException:  # KeyboardInterrupt, say, of an observer
             connection.release()
             raise
@@ -171,11 +171,11 @@ class Connector(aiohttp.TCPConnector):
         return connection
 
     async def _get(self, key: Any, traces: Any) -> Any:
-        delivery = dialing.get()
-        connection = None if delivery.fresh else await self._quiet_one(key, traces)
-        delivery.reused = connection is not None
+        dial = dialing.get()
+        connection = None if dial.fresh else await self._quiet_one(key, traces)
+        dial.reused = connection is not None
         if connection is None:
-            delivery.clock.phase("connect")
+            dial.clock.phase("connect")
         return connection
 
     async def _quiet_one(self, key: Any, traces: Any) -> Any:

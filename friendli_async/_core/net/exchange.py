@@ -75,7 +75,7 @@ class Exchange(Protocol):
         """Returns what comes of a body within bounds, and finishes; never raises for what is wrong with it."""
         ...
 
-    def wake(self, error: FriendliError) -> None:
+    def abort_with(self, error: FriendliError) -> None:
         """Aborts; whoever is reading, or reads next, gets the error."""
         ...
 
@@ -206,7 +206,7 @@ class AiohttpExchange:
         self._waiter = waiter = self.loop.create_future()
         return waiter
 
-    def rouse(self) -> None:
+    def notify_readable(self) -> None:
         """Something has come, or gone wrong."""
         self._arrived = True
         if self._drain is not None:
@@ -216,7 +216,7 @@ class AiohttpExchange:
             _release(self._waiter)
             self._waiter = None
 
-    def take_over(self, data: bytes) -> bool:
+    def take_chunks(self, data: bytes) -> bool:
         """Takes a read past aiohttp's parser, which stands between chunks: one of whole chunks, that is waited for.
 
         So there is one such read at most that nobody has taken; what comes after it goes to aiohttp's buffer, whose
@@ -251,7 +251,7 @@ class AiohttpExchange:
             return
         while True:
             data = b""
-            if not inflate.hungry:
+            if not inflate.needs_input:
                 await asyncio.sleep(0)  # there may be much in little: others have their turn, and the limits
             elif not (data := await self._read_raw()):
                 if not inflate.finished:
@@ -321,14 +321,14 @@ class AiohttpExchange:
 
     # --- ending --------------------------------------------------------------------------------------------------
 
-    def wake(self, error: FriendliError) -> None:
+    def abort_with(self, error: FriendliError) -> None:
         """Aborts; whoever is reading, or reads next, gets the error."""
         if not self.content.is_eof():  # else nobody waits, and what has come may still be taken
             self._woken = error
             self._piece = None
             if self._awaited:
                 self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
-            self.rouse()
+            self.notify_readable()
             if self.on_wake is not None:
                 self.on_wake()
         self.abort()

@@ -19,7 +19,7 @@ from friendli_async._core.net.clock import expired
 from friendli_async.errors import APIConnectionError, ConfigurationError
 
 if TYPE_CHECKING:
-    from friendli_async._core.net.dialing import Delivery
+    from friendli_async._core.net.dialing import DialContext
 
 __all__ = ["BROKEN", "describe", "failed_connecting", "translated"]
 
@@ -58,41 +58,41 @@ _ALERT: Final = r"\[SSL: (\w+)\] ([^(]*)"
 _UNTRUSTED: Final = frozenset({18, 19, 20, 21})
 
 
-def translated(error: Exception, delivery: Delivery, *, owned: bool, closed: bool) -> Exception:
+def translated(error: Exception, dial: DialContext, *, owned: bool, closed: bool) -> Exception:
     """Says what happened to a request in our terms.
 
     Args:
         error: What was raised.
-        delivery: How far the request got.
+        dial: How far the request got.
         owned: Whether the session is ours.
         closed: Whether it is closed.
     """
-    if delivery.source_error is not None:
-        return delivery.source_error
+    if dial.source_error is not None:
+        return dial.source_error
     if isinstance(error, ConfigurationError):
         return error
-    sent = delivery.fresh and not delivery.warming  # to the connection that proved dead
+    sent = dial.fresh and not dial.warming  # to the connection that proved dead
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return expired("connect", delivery.clock.timeouts.connect or 0.0, sent=sent)
+        return expired("connect", dial.clock.timeouts.connect or 0.0, sent=sent)
     if isinstance(error, aiohttp.InvalidURL):
         return ConfigurationError("the URL is not valid")
     if isinstance(error, RuntimeError) and closed:
         return ConfigurationError("the client is closed" if owned else "the session passed in is closed")
     if (refused := _refused_certificate(error)) is not None:
-        return _unsent(f"could not connect: {_address(error, delivery)} [{refused}]", sent, hopeless=True)
+        return _unsent(f"could not connect: {_address(error, dial)} [{refused}]", sent, hopeless=True)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return _unsent(_refusal(error), sent, hopeless=error.status not in _PASSING)
-    if isinstance(error, ValueError) and (owned or delivery.connected):
+    if isinstance(error, ValueError) and (owned or dial.connected):
         # A host name that is none, credentials of the session beside the token; a foreign connector may raise anything.
         return ConfigurationError(f"the request cannot be made: {type(error).__name__}: {error}")
     if isinstance(error, aiohttp.ClientConnectorError):
         return _unsent(f"could not connect: {_reason(error)}", sent, hopeless=_is_settled(error.os_error))
-    if not delivery.reused and (alert := _alert(error)) is not None:  # TLS 1.3 lets the client talk before it is known
-        return _unsent(f"could not connect: {delivery.address} [{alert}]", sent, hopeless=True)
-    if not delivery.connected:
+    if not dial.reused and (alert := _alert(error)) is not None:  # TLS 1.3 lets the client talk before it is known
+        return _unsent(f"could not connect: {dial.address} [{alert}]", sent, hopeless=True)
+    if not dial.connected:
         hopeless = not owned and "authenticat" in str(error).lower()
-        return _unsent(f"could not connect: {_obstacle(error, delivery, owned=owned)}", sent, hopeless=hopeless)
-    return APIConnectionError(f"no reply: {describe(error)}", sent=delivery.clock.sent)
+        return _unsent(f"could not connect: {_obstacle(error, dial, owned=owned)}", sent, hopeless=hopeless)
+    return APIConnectionError(f"no reply: {describe(error)}", sent=dial.clock.sent)
 
 
 def failed_connecting(error: BaseException, connector: object) -> bool:
@@ -140,9 +140,9 @@ def _unreadable_authorities() -> str:
     return ""
 
 
-def _address(error: Exception, delivery: Delivery) -> str:
+def _address(error: Exception, dial: DialContext) -> str:
     host, port = getattr(error, "host", None), getattr(error, "port", None)
-    return delivery.address if host is None else f"{_bracketed(str(host))}:{port}"
+    return dial.address if host is None else f"{_bracketed(str(host))}:{port}"
 
 
 def _bracketed(host: str) -> str:
@@ -176,11 +176,11 @@ def _reason(error: aiohttp.ClientConnectorError) -> str:
     return f"{proxy}{_bracketed(error.host)}:{error.port} [{why}]"
 
 
-def _obstacle(error: Exception, delivery: Delivery, *, owned: bool) -> str:
+def _obstacle(error: Exception, dial: DialContext, *, owned: bool) -> str:
     """Why there is no connection, where aiohttp's connector has not said so."""
-    if not owned or delivery.proxy is None:
+    if not owned or dial.proxy is None:
         return describe(error)
-    return f"the proxy {delivery.proxy} [{describe(error).replace('the server closed', 'it closed')}]"
+    return f"the proxy {dial.proxy} [{describe(error).replace('the server closed', 'it closed')}]"
 
 
 def _tls(name: str, words: str) -> str:

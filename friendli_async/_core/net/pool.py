@@ -76,7 +76,7 @@ class Pool:
     def abort(self, reason: str) -> None:
         """Ends every exchange under way."""
         for exchange in tuple(self.exchanges):
-            exchange.wake(StreamInterruptedError(reason))
+            exchange.abort_with(StreamInterruptedError(reason))
 
     async def close(self, reason: str) -> None:
         """Ends everything under way, waking whoever waits, and closes the session if it is ours. Once is enough."""

@@ -16,7 +16,7 @@ from yarl import URL
 
 from friendli_async._core.body.forms import Form, Sending, readable
 from friendli_async._core.held import Held, forget
-from friendli_async._core.net.dialing import Delivery, WarmedUp, dialing
+from friendli_async._core.net.dialing import DialContext, WarmedUp, dialing
 from friendli_async._core.net.exchange import AiohttpExchange, Exchange
 from friendli_async._core.net.failures import BROKEN, failed_connecting, translated
 from friendli_async._core.net.guard import Guard, close_soon, guarded
@@ -45,7 +45,7 @@ class Transport(Protocol):
     closed: bool
     """Whether calls may begin no more."""
 
-    async def send(self, request: Request, delivery: Delivery) -> Exchange:
+    async def send(self, request: Request, dial: DialContext) -> Exchange:
         """Sends a request and waits for the reply's status and headers.
 
         Raises:
@@ -54,7 +54,7 @@ class Transport(Protocol):
         """
         ...
 
-    async def warm(self, url: str, delivery: Delivery) -> None:
+    async def warm(self, url: str, dial: DialContext) -> None:
         """Opens a connection to where a URL leads, and leaves it in the pool. Raises what ``send`` raises."""
         ...
 
@@ -112,7 +112,7 @@ class AiohttpTransport:
         environment = {} if session is not None else proxies()
         self._proxy_for = proxy_finder(None if proxy is None else Secret(proxy), environment)
 
-    async def send(self, request: Request, delivery: Delivery) -> Exchange:
+    async def send(self, request: Request, dial: DialContext) -> Exchange:
         """Sends a request, and waits for the reply's status and headers; redirects to the same origin are followed.
 
         A pooled connection of ours that proves dead is replaced by a fresh one, once a call.
@@ -121,24 +121,24 @@ class AiohttpTransport:
             APIConnectionError: There was no reply; ``sent`` says whether the request can have been accepted.
             ConfigurationError: The client is closed, or the session that was passed in is.
         """
-        pool = await self._place(delivery)
+        pool = await self._place(dial)
         try:
             url, hops = _parsed(request.url), 0
             while True:
                 problem: Held[Exception] | None = None
                 response: aiohttp.ClientResponse | None = None
                 try:
-                    response = await self._sent(pool, request, url, delivery)
+                    response = await self._sent(pool, request, url, dial)
                 except Exception as error:
                     if pool.owned and not isinstance(error, (*BROKEN, ValueError)):
                         raise  # a foreign connector may raise anything
-                    if not self._stale(error, request, delivery):
-                        problem = Held(translated(error, delivery, owned=pool.owned, closed=pool.session.closed))
+                    if not self._stale(error, request, dial):
+                        problem = Held(translated(error, dial, owned=pool.owned, closed=pool.session.closed))
                     forget(error)
                 if problem is not None:
                     raise problem.take()  # outside the except block: what aiohttp raised holds the request's headers
                 if response is None:
-                    delivery.fresh = True
+                    dial.fresh = True
                     continue
                 there = _redirection(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
                 if there is None:
@@ -150,14 +150,14 @@ class AiohttpTransport:
             self._changed()
             raise
 
-    async def warm(self, url: str, delivery: Delivery) -> None:
+    async def warm(self, url: str, dial: DialContext) -> None:
         """Opens a connection to where a URL leads, and leaves it in the pool. Raises what ``send`` raises."""
         if self._session is not None:
             raise ConfigurationError("the session is not the client's, so its connections are not the client's to open")
         with suppress(WarmedUp):
-            await self.send(Request(method="GET", url=url, path="", headers={}), delivery)
+            await self.send(Request(method="GET", url=url, path="", headers={}), dial)
 
-    async def _place(self, delivery: Delivery) -> Pool:
+    async def _place(self, dial: DialContext) -> Pool:
         """The running loop's pool, with a place in it."""
         held = self._pools.get(asyncio.get_running_loop())
         pool = held[0] if held is not None and not self.closed else self._new_pool()
@@ -165,63 +165,63 @@ class AiohttpTransport:
             # A moment for the last stream's connection to come back costs less than to open another.
             await pool.draining.pop().drained()
         if not pool.slots.take():
-            slots, clock = pool.slots, delivery.clock
+            slots, clock = pool.slots, dial.clock
             clock.phase("pool", lambda: f"{slots.in_use} of {slots.limit} connections in use")
             began = clock.now()
             try:
                 await slots.acquire()
             finally:
-                delivery.queued = clock.now() - began
+                dial.queued = clock.now() - began
         return pool
 
-    def _stale(self, error: Exception, request: Request, delivery: Delivery) -> bool:
+    def _stale(self, error: Exception, request: Request, dial: DialContext) -> bool:
         """Whether a pooled connection died before any byte of a reply, so that the request may go out once more."""
         refused = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
         died = isinstance(error, aiohttp.ClientConnectionError) and not refused
-        silent = delivery.reused and delivery.protocol is not None and not delivery.protocol.heard
-        may_repeat = request.repeatable and request.sendable and delivery.source_error is None
-        return died and silent and may_repeat and not delivery.fresh and not self.closed
+        silent = dial.reused and dial.protocol is not None and not dial.protocol.heard
+        may_repeat = request.repeatable and request.sendable and dial.source_error is None
+        return died and silent and may_repeat and not dial.fresh and not self.closed
 
-    async def _sent(self, pool: Pool, request: Request, url: URL, delivery: Delivery) -> aiohttp.ClientResponse:
-        clock = delivery.clock
+    async def _sent(self, pool: Pool, request: Request, url: URL, dial: DialContext) -> aiohttp.ClientResponse:
+        clock = dial.clock
         if not pool.owned:  # a foreign connector tells nothing
             clock.phase("first_event")
         body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.host or "", url.port or 0)
-        delivery.begin(url.authority, None if proxy.url is None else _parsed(proxy.url).authority)
-        token = dialing.set(delivery)
+        dial.begin(url.authority, None if proxy.url is None else _parsed(proxy.url).authority)
+        token = dialing.set(dial)
         try:
             if poster is not None and poster.takes(body) and proxy.url is None:
                 response = await poster.post(request.method, url, request.headers, body)
             else:
-                response = await self._through_session(pool, request, url, delivery, proxy)
-            delivery.connected = True
+                response = await self._through_session(pool, request, url, dial, proxy)
+            dial.connected = True
             return response
         except BaseException as error:
-            delivery.connected |= not pool.owned and not failed_connecting(error, pool.session.connector)
+            dial.connected |= not pool.owned and not failed_connecting(error, pool.session.connector)
             raise
         finally:
-            clock.sent = clock.sent or delivery.connected
+            clock.sent = clock.sent or dial.connected
             with suppress(ValueError):  # a loop that was closed under the call ends it in another context
                 dialing.reset(token)
-            if delivery.sending is not None:
-                delivery.sending.stop()
+            if dial.sending is not None:
+                dial.sending.stop()
 
     async def _through_session(
-        self, pool: Pool, request: Request, url: URL, delivery: Delivery, proxy: Proxy
+        self, pool: Pool, request: Request, url: URL, dial: DialContext, proxy: Proxy
     ) -> aiohttp.ClientResponse:
         timeout = NO_TIMEOUT
         if not pool.owned:  # so aiohttp has to mind the connecting
-            timeout = aiohttp.ClientTimeout(total=None, connect=delivery.clock.timeouts.connect, sock_read=None)
+            timeout = aiohttp.ClientTimeout(total=None, connect=dial.clock.timeouts.connect, sock_read=None)
         body = request.body
         if isinstance(body, Form):
-            delivery.sending = Sending(body, delivery.moved)
+            dial.sending = Sending(body, dial.moved)
         tunnelled = url.scheme == "https"
         return await pool.session.request(
             request.method,
             url,
             headers=request.headers if tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
-            data=delivery.sending or readable(body),
+            data=dial.sending or readable(body),
             allow_redirects=False,
             raise_for_status=False,
             auto_decompress=False,

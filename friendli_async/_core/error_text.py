@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from friendli_async._core.error_words import is_success, loads
+from friendli_async._core.error_json import is_success, loads
 
-__all__ = ["clean", "said", "says_text", "text_of"]
+__all__ = ["decode_text", "is_message", "parse_body", "sanitize"]
 
 _LONGEST: Final = 2000
 """Words in an error, characters: the whole of them is in ``APIStatusError.body``."""
@@ -57,7 +57,7 @@ _ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", 
 _EMPTY_WORDS: Final = r"(?i)[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*"
 
 
-def text_of(body: bytes, content_type: str = "") -> str:
+def decode_text(body: bytes, content_type: str = "") -> str:
     """A body as text: in the charset that it names, or that its first bytes show; else UTF-8, as far as it is that."""
     named = re.search(_NAMED, content_type)
     inside = re.search(_NAMED_INSIDE, body[:1024].decode("latin-1"))
@@ -81,13 +81,13 @@ def _decoded(body: bytes, charset: str) -> str | None:
         return None
 
 
-def clean(text: str) -> str:
+def sanitize(text: str) -> str:
     """Words as they may stand in a message and in a log: bounded, and without controls."""
     text = re.sub(_UNPRINTABLE, "", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def says_text(data: bytes) -> bool:
+def is_message(data: bytes) -> bool:
     """Whether data that is no JSON says something in words; not where it is broken JSON that could be anything."""
     try:  # strictly, but for a character in which the look ends
         text = data[:_LOOKED_AT].decode("utf-8", "strict" if len(data) <= _LOOKED_AT else "ignore")
@@ -99,7 +99,7 @@ def says_text(data: bytes) -> bool:
     return any(map(str.isalpha, words)) and not is_success(words)
 
 
-def said(body: bytes, content_type: str = "") -> list[object]:
+def parse_body(body: bytes, content_type: str = "") -> list[object]:
     """What a body says, in its order: decoded JSON; what markup says, as if it were JSON; or words.
 
     Args:
@@ -109,7 +109,7 @@ def said(body: bytes, content_type: str = "") -> list[object]:
     try:
         return [loads(body)]
     except ValueError:
-        text = text_of(body, content_type).lstrip("\ufeff \t\r\n")
+        text = decode_text(body, content_type).lstrip("\ufeff \t\r\n")
     is_stream = "event-stream" in content_type.lower() or re.match(_FIELD, text) is not None
     if is_stream and (events := _of_events(text)) is not None:
         return events
@@ -161,12 +161,12 @@ def _words(text: str) -> str:
     head = text[:_LINE]
     if 1 < len(re.findall(_NO_TEXT, head)) > len(head) // 4:
         return ""
-    lines = [line.strip() for line in clean(text[:_LOOKED_AT]).splitlines() if line.strip()] or [""]
+    lines = [line.strip() for line in sanitize(text[:_LOOKED_AT]).splitlines() if line.strip()] or [""]
     if lines[0].startswith("Traceback "):  # what was raised stands last
         return lines[-1][:_LINE]
     if lines[0][:1] == "{":  # cut off, or JSON by its looks only; not quoted, as it may repeat the request
         found = re.search(_QUOTED, text)
-        return " ".join(clean(found[2].replace("\\n", "\n").replace('\\"', '"')).split())[:_LINE] if found else ""
+        return " ".join(sanitize(found[2].replace("\\n", "\n").replace('\\"', '"')).split())[:_LINE] if found else ""
     if lines[0].endswith(":"):
         return " ".join(" ".join(lines).split())[:_LINE]
     return lines[0][:_LINE]
@@ -194,4 +194,4 @@ def _shown(markup: str) -> str:
     """What a reader sees of markup."""
     from html import unescape  # only on the way to an error
 
-    return " ".join(clean(unescape(re.sub(_TAG, " ", markup))).split())[:_LINE]
+    return " ".join(sanitize(unescape(re.sub(_TAG, " ", markup))).split())[:_LINE]

@@ -13,24 +13,24 @@ from typing import Final
 
 import msgspec
 
-from friendli_async._core.error_texts import clean, said, says_text, text_of
-from friendli_async._core.error_words import (
+from friendli_async._core.error_json import (
     CODES,
     EXCERPT,
     STATUSES,
     TYPES,
     Fields,
-    fields_of,
+    as_object,
+    describes_error,
+    find_message,
     first,
-    is_telling,
-    plain_name,
-    words_of,
+    normalize_name,
 )
+from friendli_async._core.error_text import decode_text, is_message, parse_body, sanitize
 from friendli_async.errors import APIStatusError, status_class
 from friendli_async.rate_limits import wait_asked
 from friendli_async.replies import Headers, request_id_of
 
-__all__ = ["excerpt", "said_error", "status_error", "unframed"]
+__all__ = ["error_of_payload", "excerpt", "status_error", "unframed"]
 
 
 def excerpt(data: bytes) -> str:
@@ -41,15 +41,15 @@ def excerpt(data: bytes) -> str:
 def status_error(status: int, headers: Headers, body: bytes) -> APIStatusError:
     """The error of a reply whose status says so."""
     content_type = headers.get("content-type", "")
-    value = _most_telling(said(body, content_type))
+    value = _most_telling(parse_body(body, content_type))
     read = _read(value)
     words = read.words or _as_it_is(value) or _phrase(status)
     if 300 <= status < 400 and (there := _redirected_to(headers)):
         words = f"{words} (a redirect to {there})"
-    return _error(words, read, status, text_of(body, content_type), headers)
+    return _error(words, read, status, decode_text(body, content_type), headers)
 
 
-def said_error(value: object, data: bytes, status: int, headers: Headers) -> APIStatusError:
+def error_of_payload(value: object, data: bytes, status: int, headers: Headers) -> APIStatusError:
     """The error that a reply with a good status, or an event of a stream, turned out to be.
 
     Args:
@@ -58,8 +58,8 @@ def said_error(value: object, data: bytes, status: int, headers: Headers) -> API
         status: The HTTP status that it came with: the error's own, where it names none.
         headers: The reply's headers.
     """
-    read = _read(_most_telling(said(data)) if value is None else value)
-    return _error(read.words or clean(excerpt(data)), read, read.status or status, excerpt(data), headers)
+    read = _read(_most_telling(parse_body(data)) if value is None else value)
+    return _error(read.words or sanitize(excerpt(data)), read, read.status or status, excerpt(data), headers)
 
 
 def unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
@@ -70,12 +70,12 @@ def unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError
         status: The HTTP status that it came with.
         headers: The reply's headers.
     """
-    value = _most_telling(said(data))
+    value = _most_telling(parse_body(data))
     words = _read(value).message
-    is_text = not isinstance(value, str) or says_text(data)
-    if is_telling(value) and is_text and data.lstrip()[:1] != b"<":
-        return said_error(value, data, status, headers), words
-    return None, words[:EXCERPT] or clean(excerpt(data))
+    is_text = not isinstance(value, str) or is_message(data)
+    if describes_error(value) and is_text and data.lstrip()[:1] != b"<":
+        return error_of_payload(value, data, status, headers), words
+    return None, words[:EXCERPT] or sanitize(excerpt(data))
 
 
 def _error(words: str, read: _Read, status: int, body: str, headers: Headers) -> APIStatusError:
@@ -92,7 +92,7 @@ def _error(words: str, read: _Read, status: int, body: str, headers: Headers) ->
 
 def _most_telling(values: Sequence[object]) -> object:
     """Of several things that were said the first that tells what is wrong, or else the first that says something."""
-    telling = (value for value in values if is_telling(value))
+    telling = (value for value in values if describes_error(value))
     wordy = (value for value in values if _read(value).message)
     return next(telling, None) or next(wordy, values[0] if values else None)
 
@@ -102,11 +102,11 @@ _ANSWERS: Final = frozenset({"choices", "content", "output", "data", "results", 
 
 def _as_it_is(value: object) -> str:
     """JSON in which no words were found, if there is anything in it. An answer is nobody's to quote."""
-    fields = fields_of(value)
+    fields = as_object(value)
     if not fields or fields.keys() & _ANSWERS:
         return ""
     try:
-        return clean(json.dumps(fields, ensure_ascii=False))[:EXCERPT]
+        return sanitize(json.dumps(fields, ensure_ascii=False))[:EXCERPT]
     except RecursionError:
         return ""
 
@@ -117,7 +117,7 @@ def _redirected_to(headers: Headers) -> str:
     shown = re.split(r"[?#,\s]", place, maxsplit=1)[0]
     host = re.match(r"(?:https?:)?//([^/]*)", shown, re.IGNORECASE)
     cut_in_a_password = "@" in place and host is not None and re.search(r":(?!\d*$)", host[1])
-    return "" if cut_in_a_password else clean(shown)[:EXCERPT]
+    return "" if cut_in_a_password else sanitize(shown)[:EXCERPT]
 
 
 def _phrase(status: int) -> str:
@@ -148,8 +148,8 @@ class _Read(msgspec.Struct):
 
 
 def _read(value: object) -> _Read:
-    words, objects = words_of(value)
-    read = _Read(clean(words))
+    words, objects = find_message(value)
+    read = _Read(sanitize(words))
     for depth, fields in enumerate(objects, 1):
         read.code = read.code or _text(first(fields, *CODES))
         read.type = read.type or _text(first(fields, *TYPES))
@@ -178,7 +178,7 @@ def _word(value: object) -> str | None:
 _NAMING: Final = (*STATUSES, *CODES, "status", *TYPES, "error")
 """Where the status of an error is named, what is most likely to be one first."""
 
-# What servers call their errors, as ``plain_name`` spells it, and the status that each stands for; most of them are
+# What servers call their errors, as ``normalize_name`` spells it, and the status that each stands for; most of them are
 # about with "error" or "exception" behind them, too.
 _NAMES: Final[dict[int, str]] = {
     400: "invalidrequest badrequest badargument invalidargument failedprecondition outofrange validationexception"
@@ -206,7 +206,7 @@ _GRPC_STATUSES: Final[dict[int, int]] = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403,
 
 
 def _status_of(error: Fields) -> int | None:
-    """The status that an error's code, type or status names, numbers first; its fields are spelt by ``plain_name``."""
+    """The status that an error's code, type or status names, numbers first; field names are normalized."""
     named = [value for name in _NAMING if isinstance(value := error.get(name), str | int)]
     for value in named:
         found = re.fullmatch(r"([45]\d\d)\d*(?: \D*)?", str(value)[:40], re.ASCII)
@@ -215,7 +215,7 @@ def _status_of(error: Fields) -> int | None:
     if isinstance(code := error.get("code"), int) and isinstance(error.get("details"), list):
         return _GRPC_STATUSES.get(code)
     for value in named:  # of a namespace#Name the name
-        name = plain_name(str(value).rpartition("#")[2].replace(" ", ""))
+        name = normalize_name(str(value).rpartition("#")[2].replace(" ", ""))
         for each in (name, name.removesuffix("error").removesuffix("exception")):
             if each in _NAMED_STATUSES:
                 return _NAMED_STATUSES[each]
