@@ -43,7 +43,7 @@ def test_help_shows_inherited_parameters_behind_a_class_s_own() -> None:
     text = pydoc.render_doc(chat.ChatOptions, renderer=pydoc.plaintext)
     shown = [
         " |      temperature (float | None): Sampling temperature; lower is more deterministic.",
-        " |      extra_query (Mapping[str, object] | None): Further query parameters, as they are; ",
+        " |      extra_query (Mapping[str, object] | None): Extra query parameters, sent as they are; ",
     ]
     assert [text.count(line) for line in shown] == [1, 1]
     assert text.index("min_tokens (") < text.index("temperature (") < text.index("extra_query (")

@@ -94,7 +94,7 @@ async def test_the_bytes_are_those_that_the_session_sends(
     async with answering() as server:
         await within(requests())
         assert len(posted) == 4
-        monkeypatch.setattr(Poster, "takes", lambda self, body: False)
+        monkeypatch.setattr(Poster, "can_send", lambda self, body: False)
         await within(requests())
         assert len(posted) == 4
     first, second = server.requests[:4], server.requests[4:]
@@ -104,13 +104,13 @@ async def test_the_bytes_are_those_that_the_session_sends(
 @needs_posting
 async def test_a_destination_serves_any_number_of_requests_and_few_are_kept(posted: list[URL]) -> None:
     async with answering() as server, client_of(server.url) as client:
-        for number in range(posting._DESTINATIONS + 3):
+        for number in range(posting._MAX_DESTINATIONS + 3):
             await complete(client, extra_query={"n": number})
         await complete(client, extra_query={"n": 0})
         poster = next(iter(client._runtime.transport._pools.values()))[0].poster
-        assert len(poster._destinations) <= posting._DESTINATIONS
+        assert len(poster._destinations) <= posting._MAX_DESTINATIONS
     assert server.connections == 1
-    assert len(posted) == posting._DESTINATIONS + 4
+    assert len(posted) == posting._MAX_DESTINATIONS + 4
 
 
 # --- what goes through the session -----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from friendli_async import (
     FriendliError,
 )
 from friendli_async._core.net.proxies import Proxy as Found
-from friendli_async._core.net.proxies import proxies, proxy_finder
+from friendli_async._core.net.proxies import environment_proxies, proxy_finder
 from friendli_async._core.secret import Secret
 from friendli_async.testing import (
     FriendliServer,
@@ -206,7 +206,7 @@ def test_no_proxy_names_nobody_else(rule: str, host: str, port: int) -> None:
 @pytest.mark.parametrize("value", [" http://p:1\t", '"http://p:1"', "'p:1'", "p:1"])
 def test_a_proxy_of_the_environment_may_stand_in_blanks_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("https_proxy", value)
-    assert proxy_finder(None, proxies())("https", HOST, 443) == Found("http://p:1")
+    assert proxy_finder(None, environment_proxies())("https", HOST, 443) == Found("http://p:1")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_proxy_of_the_environment_may_stand_in_blanks_and_quotes(monkeypatch: 
 def test_a_proxy_of_the_environment_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("https_proxy", value)
     with pytest.raises(ConfigurationError, match="the environment's proxy") as caught:
-        proxy_finder(None, proxies())("https", HOST, 443)
+        proxy_finder(None, environment_proxies())("https", HOST, 443)
     error = caught.value.with_traceback(caught.tb.tb_next)  # without this test's own frame
     shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()
     assert "s3cret" not in "".join(shown)

@@ -256,6 +256,15 @@ def test_what_is_compressed_is_never_taken_for_text(cut: int) -> None:
                 assert inflate.finished
 
 
+def test_compressed_data_that_yields_no_output_is_limited() -> None:
+    inflate = inflater("gzip")
+    assert inflate is not None
+    endless_comment = b"\x1f\x8b\x08\x10" + bytes(6) + b"x" * (1024 * 1024)
+    assert inflate.step(endless_comment[:1000]) == b""
+    with pytest.raises(ResponseDecodeError, match="bytes decompress to nothing"):
+        inflate.step(endless_comment[1000:])
+
+
 async def test_an_error_in_an_unknown_compression_still_has_its_status(server: FriendliServer) -> None:
     server.enqueue(body(b"\x8b\x03\x80", status=422, headers={"Content-Encoding": "br"}))
     async with client_of(server.url) as client:

@@ -1,4 +1,4 @@
-"""What a call was given, checked before anything is sent, and encoded. Pure."""
+"""Checks and encodes a call's arguments before anything is sent. Pure."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from friendli_async.replies import Reply
 
 
 class Arguments(msgspec.Struct, frozen=True):
-    """What a call was given, checked and encoded: nothing that the caller does to its objects later changes it."""
+    """A call's arguments, checked and encoded: later changes to the caller's objects do not affect them."""
 
     body: bytes | Form | None = None
     query: str = ""
-    """Encoded, without the question mark."""
+    """URL-encoded, without the question mark."""
     path: Mapping[str, str] = {}
     """Path parameters, percent-encoded."""
     model: str | None = None
-    """The model that is asked for, where the body names one: for reports of the call."""
+    """The requested model, if the body names one: for reports of the call."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(...)"
 
 
 class ForeignArguments(Arguments, frozen=True):
-    """What a request to somebody else's server is given: it gets this, and nothing of ours, the token least of all."""
+    """Arguments of a request to a third-party server, which gets nothing else of ours, least of all the token."""
 
     url: str = ""
     """The absolute URL, instead of the operation's path."""
 
 
 def model_of(given: Mapping[str, object]) -> str | None:
-    """The model that a call names, if it does."""
+    """Returns the model that a call names, or None."""
     model = given.get("model")
     return str.__str__(model) if isinstance(model, str) else None  # an enum's str() is its name
 
@@ -53,7 +53,7 @@ def path_parameters(**parameters: str) -> dict[str, str]:
     """Percent-encodes path parameters.
 
     Raises:
-        ValueError: One is empty, or a dot segment: it would address something else.
+        ValueError: One is empty or a dot segment, and would address something else.
     """
     for name, value in parameters.items():
         if not isinstance(value, str):
@@ -66,19 +66,19 @@ def path_parameters(**parameters: str) -> dict[str, str]:
 
 
 def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") -> str:
-    """Encodes query parameters: sequences repeat the key, booleans are lower-case, times ISO 8601; None is left out.
+    """Encodes query parameters: sequences repeat the key, booleans are lower-case, times are ISO 8601, None is omitted.
 
     Args:
         query: The parameters.
-        label: How an error calls a parameter; ``{}`` stands for its name.
+        label: How errors name a parameter; ``{}`` stands for its name.
 
     Raises:
-        ValueError: A value that a query has no form for.
+        ValueError: A value cannot be sent in a query.
     """
     pairs: list[tuple[str, str]] = []
     for name, value in query.items():
         values = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]
-        pairs.extend((name, _query_text(label.format(name), item)) for item in values if item is not None)
+        pairs.extend((name, _query_value(label.format(name), item)) for item in values if item is not None)
     if not pairs:
         return ""
     from urllib.parse import urlencode
@@ -86,8 +86,8 @@ def encode_query(query: Mapping[str, object], label: str = "extra_query[{!r}]") 
     return urlencode(pairs)
 
 
-def _query_text(name: str, value: object) -> str:
-    plain = _plain(value)
+def _query_value(name: str, value: object) -> str:
+    plain = _normalize(value)
     if isinstance(plain, bool):
         return "true" if plain else "false"
     if isinstance(plain, int) or (isinstance(plain, float) and math.isfinite(plain)):
@@ -100,28 +100,28 @@ def _query_text(name: str, value: object) -> str:
 
 
 def without_none(**parameters: object) -> dict[str, object]:
-    """The parameters that are not None: left out rather than null, as engines that serve one model want ``model``."""
+    """Returns the parameters that are not None. Engines that serve one model want ``model`` omitted, not null."""
     return {name: value for name, value in parameters.items() if value is not None}
 
 
 @described
 class ExtraQuery(TypedDict, total=False):
-    """What every method takes besides its own parameters."""
+    """Keywords that every method accepts besides its own parameters."""
 
     extra_query: Mapping[str, object] | None
-    """Further query parameters, as they are; they win over the others."""
+    """Extra query parameters, sent as they are; they override the others."""
 
 
 @described
 class ExtraOptions(ExtraQuery, total=False):
-    """What every method that sends JSON takes besides its own parameters."""
+    """Keywords that every method that sends JSON accepts besides its own parameters."""
 
     extra_body: Mapping[str, object] | None
-    """Further keys of the body, as they are; they win over the parameters."""
+    """Extra keys of the body, sent as they are; they override the parameters."""
 
 
 def each(make: Callable[[object], object]) -> Callable[[object], object]:
-    """Makes something of each item of a list; what is no list stays as it is, for the check to judge."""
+    """Returns a function that applies ``make`` to each item of a list and leaves other values to the type check."""
 
     def made(given: object) -> object:
         if isinstance(given, str | bytes) or not isinstance(given, Sequence):
@@ -131,19 +131,19 @@ def each(make: Callable[[object], object]) -> Callable[[object], object]:
     return made
 
 
-# What is neither text nor a list, and a Sequence all the same.
-_NO_LISTS: Final = (str, bytes, bytearray, memoryview, UserString)
+# Sequences that are not JSON lists.
+_NOT_LISTS: Final = (str, bytes, bytearray, memoryview, UserString)
 
 
 class Parameters:
-    """The keywords of a method that sends JSON: which there are, and what their values must be.
+    """The keywords of a method that sends JSON, and the types of their values.
 
     Args:
-        options: A TypedDict of the optional ones.
-        required: Types of those that the method spells out.
-        checks: Types to check by where the annotation is wider than the wire: annotations serve the type checkers, and
-            take any mapping; a check takes a tagged struct.
-        sent: What makes some of them into what goes out, before they are checked, as ``each`` of a function.
+        options: A TypedDict of the optional keywords.
+        required: Types of the parameters in the method's signature.
+        checks: Types to check against where the annotation is wider than the wire format: annotations serve type
+            checkers and accept any mapping, while a check requires a tagged struct.
+        sent: Conversions of some values to what is sent, applied before the check, such as ``each`` of a function.
     """
 
     def __init__(
@@ -158,27 +158,27 @@ class Parameters:
         self._types = {**required, **checks}
 
     @cached_property
-    def _expected(self) -> type[Any]:
-        """Made on first use: it costs a millisecond, and a service uses few of the methods."""
+    def _struct(self) -> type[Any]:
+        """The struct to check against. Built on first use: this costs 1 ms, and a service uses few of the methods."""
         types = {**get_type_hints(self._options), **self._types}
         return msgspec.defstruct(
             "Arguments", [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
         )
 
     def prepared(self, given: Mapping[str, object]) -> dict[str, object]:
-        """What was given, as it goes out."""
+        """Returns the given values, converted to what is sent."""
         return {**given, **{name: make(given[name]) for name, make in self._sent.items() if name in given}}
 
     def check(self, values: Mapping[str, object], prefix: str = "") -> None:
-        """Checks values by name; keys that it does not know pass.
+        """Checks values by name. Unknown keys are ignored.
 
         Raises:
-            ValueError: With the path of the bad value, as ``messages[2].role``.
+            ValueError: With the path of the bad value, such as ``messages[2].role``.
         """
-        check_values(values, self._expected, prefix)
+        check_values(values, self._struct, prefix)
 
     def checked(self, method: str, required: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
-        """Checks what a method was given; see ``encode``. Returns it as it goes out."""
+        """Checks a method's arguments; see ``encode``. Returns them converted to what is sent."""
         check_keywords(options, self._options.__annotations__, method, required)
         given = self.prepared({**required, **options})
         self.check(given)
@@ -191,17 +191,17 @@ class Parameters:
         options: Mapping[str, object],
         fixed: Mapping[str, object] = {},
     ) -> Arguments:
-        """Checks what a method was given and makes it into a body.
+        """Checks a method's arguments and encodes them as a JSON body.
 
         Args:
-            method: The method's name, for the errors.
-            required: Its spelt-out parameters.
+            method: The method's name, for errors.
+            required: The parameters in its signature.
             options: Its other keywords; ``extra_body`` and ``extra_query`` among them pass anything through.
-            fixed: What the method itself sends.
+            fixed: Values that the method itself adds.
 
         Raises:
-            TypeError: A keyword that the method does not have.
-            ValueError: A value of the wrong type, or one that is not JSON, with its path.
+            TypeError: The method has no such keyword.
+            ValueError: A value has the wrong type or is not JSON; the message has its path.
         """
         given, extra, query = self.take(method, required, options)
         return Arguments(encode_json({**given, **fixed, **extra}), query, model=model_of(given))
@@ -209,10 +209,10 @@ class Parameters:
     def take(
         self, method: str, required: Mapping[str, object], options: Mapping[str, object]
     ) -> tuple[dict[str, object], Mapping[str, object], str]:
-        """Checks what a method was given; see ``encode``, which makes it JSON.
+        """Checks a method's arguments as ``encode`` does, but does not encode the body.
 
         Returns:
-            The parameters that were given, what ``extra_body`` holds, and the encoded query.
+            The given parameters, the contents of ``extra_body``, and the encoded query.
         """
         given = self.checked(method, required, options)
         query: Any = given.pop("extra_query", None)
@@ -225,16 +225,16 @@ class Parameters:
 def check_keywords(
     given: Mapping[str, object], known: Collection[str], method: str, required: Mapping[str, object] = {}
 ) -> None:
-    """Refuses keywords that the method does not have.
+    """Rejects keywords that the method does not have.
 
     Args:
         given: The keywords.
-        known: Those that it has.
-        method: Its name.
-        required: Its spelt-out parameters.
+        known: The method's own keywords.
+        method: The method's name.
+        required: The parameters in its signature.
 
     Raises:
-        TypeError: Names the unknown keyword, and what it is called here or where a setting belongs.
+        TypeError: Names the unknown keyword, and what it is called here or where such a setting belongs.
     """
     for name in given:
         if name in known:
@@ -249,34 +249,34 @@ def check_keywords(
 
 
 def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
-    """Checks values against a type; unknown keys are not looked at.
+    """Checks values against a type. Unknown keys are ignored.
 
     Raises:
-        ValueError: With the path of the bad value, as ``messages[2].role``.
+        ValueError: With the path of the bad value, such as ``messages[2].role``.
     """
     try:
         try:
             msgspec.convert(values, expected)
         except (msgspec.ValidationError, AttributeError):
-            # Once more, for what stands in for a plain type: a string's enum, a deque, numpy's float. An AttributeError
-            # is of what is no list and no mapping, and has items: msgspec asks it for its keys.
-            msgspec.convert(_builtin(values), expected)
+            # Slow path for look-alikes of built-in types: a str enum, a deque, a numpy float. An AttributeError comes
+            # from an object that has items but is neither list nor mapping: msgspec asks it for its keys.
+            msgspec.convert(_to_builtins(values), expected)
     except AttributeError as error:
         raise ArgumentError(
-            f"{prefix or 'arguments'}: {type(error.obj).__name__} is not JSON{_advice(error.obj)}"
+            f"{prefix or 'arguments'}: {type(error.obj).__name__} is not JSON{_conversion_hint(error.obj)}"
         ) from None
     except msgspec.ValidationError as error:
-        found = re.fullmatch(_PLACE, str(error))
+        found = re.fullmatch(_ERROR_PATH, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
-        advice = "" if of_key else _advice(_at(values, path))
+        advice = "" if of_key else _conversion_hint(_value_at(values, path))
         raise ArgumentError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}{advice}") from None
     except RecursionError:
         raise ArgumentError("the arguments are nested too deeply, or contain themselves") from None
 
 
-def _at(values: Any, path: str) -> object:
-    """What stands at a path, as ``.messages[2].role``; None where nothing does."""
+def _value_at(values: Any, path: str) -> object:
+    """Returns the value at a path such as ``.messages[2].role``, or None."""
     for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
         try:
             values = values[int(index)] if index else values[name]
@@ -285,83 +285,83 @@ def _at(values: Any, path: str) -> object:
     return cast("object", values)
 
 
-def _advice(value: object) -> str:
-    """How to make JSON of what is none, as the end of a sentence."""
+def _conversion_hint(value: object) -> str:
+    """Returns how to convert a value to JSON, as the end of an error message."""
     if isinstance(value, type):
         return ""
-    how = next((how for mark, how in _DUMPS.items() if hasattr(type(value), mark)), None)
+    how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
     if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
         how = "a list of it"
     return f"; pass {how}" if how else ""
 
 
-# What tells a kind of class, and how JSON is made of its instances.
-_DUMPS: Final = {
+# The attribute that identifies a kind of class, and how to convert its instances to JSON.
+_CONVERSIONS: Final = {
     "model_dump": "its model_dump()",
     "__dataclass_fields__": "dataclasses.asdict() of it",
     "__attrs_attrs__": "attrs.asdict() of it",
     "_asdict": "its _asdict()",
 }
 # "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
-_PLACE: Final = r"(?s)(.*) - at (`key` in )?`\$([^`]*)`"
-_PLAIN: Final = frozenset({str, int, bool, type(None)})
-_EVERYDAY: Final = _PLAIN | {list, dict, float}
+_ERROR_PATH: Final = r"(?s)(.*) - at (`key` in )?`\$([^`]*)`"
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+_BUILTINS: Final = _SCALARS | {list, dict, float}
 
 
-def _is_plain_json(value: Any) -> bool:
-    """Whether a value is JSON at first sight: the built-in types themselves, all the way down."""
+def _is_builtin_json(value: Any) -> bool:
+    """Whether a value is JSON made of the built-in types themselves, at every level: a fast path."""
     kind = cast("type[object]", type(value))
     if kind is dict:
         for key, item in value.items():
-            if type(key) is not str or (type(item) not in _PLAIN and not _is_plain_json(item)):
+            if type(key) is not str or (type(item) not in _SCALARS and not _is_builtin_json(item)):
                 return False
         return True
     if kind is list or kind is tuple:
         for item in value:  # noqa: SIM110  # a generator would cost twice as much
-            if type(item) not in _PLAIN and not _is_plain_json(item):
+            if type(item) not in _SCALARS and not _is_builtin_json(item):
                 return False
         return True
-    return kind in _PLAIN or (kind is float and math.isfinite(value))
+    return kind in _SCALARS or (kind is float and math.isfinite(value))
 
 
 def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> None:
-    """Checks that a value is JSON: what the encoder would quietly turn into something else is refused.
+    """Checks that a value is JSON, and rejects what the encoder would silently convert.
 
     Raises:
         ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
     """
-    plain = shallow(value) if isinstance(value, msgspec.Struct) else _plain(value)
-    if type(plain) in _PLAIN or (isinstance(plain, float) and math.isfinite(plain)):
+    plain = shallow(value) if isinstance(value, msgspec.Struct) else _normalize(value)
+    if type(plain) in _SCALARS or (isinstance(plain, float) and math.isfinite(plain)):
         return
-    place = path or "value"
+    where = path or "value"
     if isinstance(plain, float):
-        raise ArgumentError(f"{place}: {plain} is not JSON")
+        raise ArgumentError(f"{where}: {plain} is not JSON")
     if id(value) in above:
-        raise ArgumentError(f"{place}: contains itself")
+        raise ArgumentError(f"{where}: contains itself")
     above = (*above, id(value))
     if isinstance(plain, dict):
         for key, item in cast("dict[object, object]", plain).items():
             if type(key) is not str:
-                raise ArgumentError(f"{place}: the key {key!r} is not a string")
-            if type(item) not in _PLAIN:
+                raise ArgumentError(f"{where}: the key {key!r} is not a string")
+            if type(item) not in _SCALARS:
                 check_json(item, f"{path}.{key}" if path else key, above)
     elif isinstance(plain, list):
         for index, item in enumerate(cast("list[object]", plain)):
-            if type(item) not in _PLAIN:
+            if type(item) not in _SCALARS:
                 check_json(item, f"{path}[{index}]", above)
     else:
-        raise ArgumentError(f"{place}: {type(value).__name__} is not JSON{_advice(value)}")
+        raise ArgumentError(f"{where}: {type(value).__name__} is not JSON{_conversion_hint(value)}")
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, _NO_LISTS)
+    return isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS)
 
 
-def _plain(value: object) -> object:
-    """The everyday form of a value that stands for one; anything else as it is."""
-    if type(value) in _EVERYDAY:
+def _normalize(value: object) -> object:
+    """Converts a subclass or look-alike of a built-in type to that type; returns any other value as it is."""
+    if type(value) in _BUILTINS:
         return value
-    # A subclass of a plain type: its value, whatever it prints itself as.
+    # The value of a subclass, whatever its str() is.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -372,7 +372,7 @@ def _plain(value: object) -> object:
         return dict(cast("Mapping[object, object]", value))
     if _is_list(value):
         return list(cast("Sequence[object]", value))
-    numpy: Any = sys.modules.get("numpy")  # without it there are no scalars of its own
+    numpy: Any = sys.modules.get("numpy")  # not imported: the value cannot be a numpy scalar
     if numpy is None or not isinstance(value, numpy.generic):
         return value
     scalar: Any = value
@@ -381,7 +381,7 @@ def _plain(value: object) -> object:
 
 
 def shallow(struct: msgspec.Struct) -> dict[str, object]:
-    """A struct as a dict that goes out alike, its values as they are: so that they are checked, too."""
+    """Returns a struct as a dict that encodes the same. Its values are not converted, so that they are checked, too."""
     config = struct.__struct_config__
     fields = {name: value for name, value in msgspec.structs.asdict(struct).items() if value is not msgspec.UNSET}
     if config.omit_defaults:
@@ -389,40 +389,40 @@ def shallow(struct: msgspec.Struct) -> dict[str, object]:
     return {config.tag_field: config.tag, **fields} if config.tag_field else fields
 
 
-def _builtin(value: object) -> object:
-    """The everyday form of a value, all the way down.
+def _to_builtins(value: object) -> object:
+    """Normalizes a value at every level.
 
-    So are parts of replies, such as a tool call inside a message that is a dict.
+    Structs that are parts of replies, such as a tool call inside a message dict, become dicts, too.
     """
     if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
         value = shallow(value)
-    plain = _plain(value)
+    plain = _normalize(value)
     if isinstance(plain, dict):
-        return {key: _builtin(item) for key, item in cast("dict[object, object]", plain).items()}
+        return {key: _to_builtins(item) for key, item in cast("dict[object, object]", plain).items()}
     if isinstance(plain, list):
-        return [_builtin(item) for item in cast("list[object]", plain)]
+        return [_to_builtins(item) for item in cast("list[object]", plain)]
     return plain
 
 
-_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
+_encoder: Final = msgspec.json.Encoder(enc_hook=_normalize)
 
 
 def encode_json(body: Mapping[str, object]) -> bytes:
-    """Encodes a body as compact UTF-8 JSON; text with lone surrogates, which UTF-8 has no form for, goes out escaped.
+    """Encodes a body as compact UTF-8 JSON, or with ASCII escapes if it has lone surrogates, which UTF-8 cannot encode.
 
     Raises:
         ValueError: The body is not JSON (see ``check_json``).
     """
     try:
         try:
-            plain = _is_plain_json(body)
+            plain = _is_builtin_json(body)
         except RecursionError:
             plain = False
-        if not plain:  # the slow look, which knows more types, and where what is wrong stands
+        if not plain:  # slow path: accepts more types, and reports the path of a bad value
             check_json(body)
         try:
             return _encoder.encode(body)
         except UnicodeEncodeError:
-            return json.dumps(msgspec.to_builtins(body, enc_hook=_plain), separators=(",", ":")).encode("ascii")
+            return json.dumps(msgspec.to_builtins(body, enc_hook=_normalize), separators=(",", ":")).encode("ascii")
     except RecursionError:
         raise ArgumentError("the arguments are nested too deeply") from None

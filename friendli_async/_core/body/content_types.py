@@ -1,4 +1,4 @@
-"""Content types: by a file's name, or by how its bytes begin. Pure."""
+"""Content types by file name or by leading bytes. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 UNKNOWN: Final = "application/octet-stream"
 
-# What the standard library does not know on every platform and in every version, or calls by different names.
+# Types that the standard library does not know on every platform and in every version, or names differently.
 _BY_SUFFIX: Final[dict[str, str]] = {
     ".aac": "audio/aac",
     ".avif": "image/avif",
@@ -28,8 +28,8 @@ _BY_SUFFIX: Final[dict[str, str]] = {
     ".webm": "video/webm",
     ".webp": "image/webp",
 }
-# How files of a kind begin (offset, bytes), and the suffix that names it.
-_BEGINNINGS: Final[tuple[tuple[int, bytes, str], ...]] = (
+# File signatures (offset, bytes), and the suffix for each.
+_SIGNATURES: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"\x89PNG\r\n\x1a\n", ".png"),
     (0, b"\xff\xd8\xff", ".jpg"),
     (0, b"GIF8", ".gif"),
@@ -49,7 +49,7 @@ _BEGINNINGS: Final[tuple[tuple[int, bytes, str], ...]] = (
 
 
 def by_name(name: str) -> str:
-    """The content type of a file by its name's suffix; ``application/octet-stream`` where that says nothing."""
+    """Returns the content type for a file name's suffix, or ``application/octet-stream`` if it is unknown."""
     dot = name.rfind(".")
     known = _BY_SUFFIX.get(name[dot:].lower()) if dot >= 0 else None
     if known is not None:
@@ -59,9 +59,9 @@ def by_name(name: str) -> str:
     return mimetypes.guess_type(name)[0] or UNKNOWN
 
 
-def suffix_of(beginning: bytes) -> str:
-    """The suffix, as ``.png``, of a file that begins so; "" where the beginning says nothing."""
-    for offset, mark, suffix in _BEGINNINGS:
-        if beginning.startswith(mark, offset):
+def suffix_of(head: bytes) -> str:
+    """Returns the suffix, such as ``.png``, of a file that starts with these bytes; "" if it is unknown."""
+    for offset, mark, suffix in _SIGNATURES:
+        if head.startswith(mark, offset):
             return suffix
     return ""

@@ -12,10 +12,10 @@ import msgspec
 from friendli_async._core.body.sources import BytesSource, Source
 from friendli_async.errors import ArgumentError
 
-__all__ = ["Form", "Part", "Sending", "readable"]
+__all__ = ["Form", "FormUpload", "Part", "as_payload"]
 
-# aiohttp warns of larger ones: it would write them in one go, which blocks the loop.
-_ONE_GO: Final = 1024 * 1024
+# aiohttp warns about larger bodies: it would write them in one go, which blocks the loop.
+_MAX_SINGLE_WRITE: Final = 1024 * 1024
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class Part(msgspec.Struct, frozen=True):
     name: str
     content: Source
     filename: str | None = None
-    """Makes the part a file's."""
+    """Makes this a file part."""
     content_type: str | None = None
 
     def __post_init__(self) -> None:
@@ -33,10 +33,10 @@ class Part(msgspec.Struct, frozen=True):
 
     @classmethod
     def text(cls, name: str, value: str, content_type: str | None = None) -> Part:
-        """A part that holds text.
+        """Returns a text part.
 
         Raises:
-            ValueError: The text has lone surrogates, which UTF-8 has no form for.
+            ValueError: The text has lone surrogates, which UTF-8 cannot encode.
         """
         try:
             return cls(name, BytesSource(value.encode()), None, content_type)
@@ -45,11 +45,11 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Form:
-    """A form, ready to be sent: more than once, unless a part's source can be read only once.
+    """A form. It can be sent more than once, unless a part's source can be read only once.
 
     Args:
         parts: The parts, in the order in which they are sent.
-        progress: Called with (bytes sent, bytes in all) of the files, before the first piece and after each.
+        progress: Called for each file with (bytes sent, total bytes), before its first piece and after each one.
     """
 
     def __init__(self, parts: Iterable[Part], progress: Callable[[int, int | None], object] | None = None) -> None:
@@ -63,27 +63,27 @@ class Form:
 
     @property
     def sendable(self) -> bool:
-        """Whether it can be sent now: what can be read only once is gone when it has been begun."""
+        """Whether it can be sent now: a source that can be read only once is used up by the first attempt."""
         return not (self._begun and any(part.content.once for part in self._parts))
 
     async def headers(self) -> dict[str, str]:
-        """Its Content-Type, and its Content-Length where that is known before the end.
+        """Returns the Content-Type and, if the length is known in advance, the Content-Length.
 
         Raises:
-            OSError: A file is not there, or cannot be read.
-            ValueError: A file has changed since it was last looked at.
+            OSError: A file does not exist, or cannot be read.
+            ValueError: A file has changed since it was last checked.
         """
         headers = {"Content-Type": f"multipart/form-data; boundary={self._boundary}"}
         length = len(self._end())
         for part in self._parts:
             size = await part.content.size()
             if size is None:
-                return headers  # it will be sent in chunks
+                return headers  # it will be sent chunked
             length += len(self._head(part)) + size + 2
         return {**headers, "Content-Length": str(length)}
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Encodes it, piece by piece.
+        """Encodes the form piece by piece.
 
         Raises:
             OSError: A file cannot be read.
@@ -106,9 +106,9 @@ class Form:
         yield self._end()
 
     def _head(self, part: Part) -> bytes:
-        disposition = f'form-data; name="{_quoted(part.name)}"'
+        disposition = f'form-data; name="{_escape(part.name)}"'
         if part.filename is not None:
-            disposition += f'; filename="{_quoted(part.filename)}"'
+            disposition += f'; filename="{_escape(part.filename)}"'
         lines = [f"--{self._boundary}", f"Content-Disposition: {disposition}"]
         if part.content_type is not None:
             lines.append(f"Content-Type: {part.content_type}")
@@ -118,29 +118,29 @@ class Form:
         return f"--{self._boundary}--\r\n".encode()
 
 
-def _quoted(name: str) -> str:
-    """A name as browsers write it (HTML 4.10.21.8); without this it could end its line, or its quotes."""
+def _escape(name: str) -> str:
+    """Escapes a name as browsers do (HTML 4.10.21.8); unescaped, it could end its line or its quotes."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def readable(body: bytes | Form | None) -> bytes | BinaryIO | None:
-    """A body that is no form, as something that is written in pieces where it is large."""
-    assert not isinstance(body, Form), "a form is sent by Sending"
-    return io.BytesIO(body) if body is not None and len(body) > _ONE_GO else body
+def as_payload(body: bytes | Form | None) -> bytes | BinaryIO | None:
+    """Returns a body other than a form for aiohttp: a large one as a file, which is written in pieces."""
+    assert not isinstance(body, Form), "a form is sent by FormUpload"
+    return io.BytesIO(body) if body is not None and len(body) > _MAX_SINGLE_WRITE else body
 
 
-class Sending:
-    """One attempt to send a form. It remembers what was wrong with a source: HTTP libraries report something else.
+class FormUpload:
+    """One attempt to send a form. It keeps the error of a source, since HTTP libraries report a different one.
 
     Args:
         form: The form.
-        moved: Called after each piece, until ``stop``.
+        on_piece: Called after each piece, until ``stop``.
     """
 
-    def __init__(self, form: Form, moved: Callable[[], object]) -> None:
+    def __init__(self, form: Form, on_piece: Callable[[], object]) -> None:
         self.error: Exception | None = None
         self._pieces = form.pieces()
-        self._moved: Callable[[], object] | None = moved
+        self._on_piece: Callable[[], object] | None = on_piece
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -153,10 +153,10 @@ class Sending:
         except Exception as error:
             self.error = error
             raise
-        if self._moved is not None:
-            self._moved()
+        if self._on_piece is not None:
+            self._on_piece()
         return piece
 
     def stop(self) -> None:
-        """Calls ``moved`` no more."""
-        self._moved = None
+        """Stops calling ``on_piece``."""
+        self._on_piece = None

@@ -1,6 +1,6 @@
-"""Where the bytes of a file come from: memory, a path, an open file, an async iterator; read in bounded pieces.
+"""Sources of a file's bytes: memory, a path, an open file, an async iterator. They are read in bounded pieces.
 
-Files are read in worker threads. Of a path nothing stays open between two reads, so nothing is left open wherever the
+Files are read in worker threads. A file given by path is closed between two reads, so nothing stays open wherever
 reading stops.
 """
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 Content = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO | AsyncIterable[bytes]
-"""What a file may be given as: its bytes, its path, an open binary file (read from where it stands), or an async
-iterator of its pieces (which can be read only once)."""
+"""What a file may be passed as: its bytes, its path, an open binary file (read from its current position), or an async
+iterator of bytes (which can be read only once)."""
 
 PIECE: Final = 256 * 1024
-"""The most bytes that are read, and held, at a time."""
+"""Maximum number of bytes that are read, and held, at a time."""
 
 
 async def in_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
@@ -43,7 +43,7 @@ async def opened(function: Callable[[], T], undo: Callable[[T], object]) -> T:
 
     Args:
         function: Opens it.
-        undo: Undoes that where nobody waits for it any more: a thread cannot be cancelled, and finishes what it does.
+        undo: Closes it again if the caller was cancelled: a thread cannot be cancelled, and finishes what it does.
     """
     lock = threading.Lock()
     made: list[T] = []
@@ -68,12 +68,12 @@ async def opened(function: Callable[[], T], undo: Callable[[T], object]) -> T:
         raise
 
 
-async def in_own_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
-    """Calls a function that may block for good, as the reading of a pipe may, in a thread that nobody has to wait for.
+async def in_daemon_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+    """Calls a function that may block forever, such as reading a pipe, in a daemon thread.
 
-    Whoever awaits it can be cancelled, in whatever way, and the thread does not keep the process from exiting.
+    The caller can be cancelled in any way, and the thread does not keep the process from exiting.
     """
-    import asyncio  # loaded long ago where this is called; a bare import of the library does without
+    import asyncio  # already loaded here; a bare import of the library does not load it
     from concurrent.futures import Future
 
     outcome: Future[T] = Future()
@@ -100,17 +100,17 @@ class BytesSource:
         self.data = data
 
     async def size(self) -> int:
-        """How many bytes there are."""
+        """Returns the number of bytes."""
         return len(self.data)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Cuts them up, so that no buffer takes them all in once more."""
+        """Splits the data, so that no buffer holds another full copy."""
         for position in range(0, len(self.data), PIECE):
             yield self.data[position : position + PIECE]
 
 
 class PathSource:
-    """A file by its path. It must stay as it is while it is in use: a change is an error, never a mixture."""
+    """A file given by its path. It must not change while it is in use: a change is an error, never mixed content."""
 
     once = False
 
@@ -121,11 +121,11 @@ class PathSource:
         self._seen: tuple[int, ...] | None = None
 
     async def size(self) -> int:
-        """Its size."""
-        return await in_thread(self._look)
+        """Returns the size."""
+        return await in_thread(self._stat)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Opens it for each piece anew."""
+        """Reads the file, opening it again for each piece."""
         size = await self.size()
         position = 0
         while position < size:
@@ -133,8 +133,8 @@ class PathSource:
             position += len(piece)
             yield piece
 
-    def _look(self) -> int:
-        size = self._check(os.stat(self._path))
+    def _stat(self) -> int:
+        size = self._check_unchanged(os.stat(self._path))
         if not size:
             with open(self._path, "rb", buffering=0) as file:
                 _check_empty(file, self._label)
@@ -142,14 +142,14 @@ class PathSource:
 
     def _read(self, position: int) -> bytes:
         with open(self._path, "rb", buffering=0) as file:
-            self._check(os.fstat(file.fileno()))
+            self._check_unchanged(os.fstat(file.fileno()))
             file.seek(position)
             piece = file.read(PIECE)
         if not piece:
             raise ArgumentError(f"{self._label}: {self._path} has changed while it was being read")
         return piece
 
-    def _check(self, found: os.stat_result) -> int:
+    def _check_unchanged(self, found: os.stat_result) -> int:
         if not stat.S_ISREG(found.st_mode):
             raise ArgumentError(f"{self._label}: {self._path} is not a regular file")
         identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
@@ -161,7 +161,7 @@ class PathSource:
 
 
 class OpenFileSource:
-    """An open binary file, from where it stands to its end. It is not closed."""
+    """An open binary file, read from its current position to its end. It is not closed."""
 
     def __init__(self, file: BinaryIO, label: str) -> None:
         name: object = getattr(file, "name", None)
@@ -173,18 +173,18 @@ class OpenFileSource:
         self._size: int | None = None
 
     async def size(self) -> int | None:
-        """From where it stood to its end; None for a pipe."""
+        """Returns the number of bytes from the initial position to the end; None for a pipe."""
         if self._size is None and not self.once:
             self._size = await in_thread(self._measure)
         return self._size
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Reads it, each piece from its place."""
+        """Reads the file, each piece from its own position."""
         size = await self.size()
         position = 0
         while size is None or position < size:
             most = PIECE if size is None else min(PIECE, size - position)
-            piece = await (in_own_thread if self.once else in_thread)(self._read, position, most)
+            piece = await (in_daemon_thread if self.once else in_thread)(self._read, position, most)
             if not piece and size is None:
                 return
             if not piece:
@@ -209,13 +209,13 @@ class OpenFileSource:
 
 
 def _check_empty(file: BinaryIO | io.RawIOBase, label: str) -> None:
-    """Refuses what is no ordinary file although it looks like an empty one, as those in /proc do, and /dev/zero."""
+    """Rejects a file that only looks empty, such as those in /proc, and /dev/zero."""
     if file.read(1):
         raise ArgumentError(f"{label}: the file says that it is empty, and is not; pass what is in it as bytes")
 
 
 class IteratorSource:
-    """Pieces that somebody else gives."""
+    """Pieces from an async iterator."""
 
     name = None
     once = True
@@ -225,11 +225,11 @@ class IteratorSource:
         self._label = label
 
     async def size(self) -> None:
-        """Only the end will tell."""
+        """Returns None: the size is known only at the end."""
         return
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Passes them on."""
+        """Passes the pieces on."""
         async for piece in self._pieces:
             if not isinstance(cast("object", piece), bytes | bytearray | memoryview):
                 raise ArgumentError(f"{self._label}: the iterator gave {type(piece).__name__}, not bytes")
@@ -237,23 +237,23 @@ class IteratorSource:
 
 
 Source = BytesSource | PathSource | OpenFileSource | IteratorSource
-"""Bytes that can be read, piece by piece.
+"""Bytes that can be read piece by piece.
 
-``name`` is the file's name, without folders; None where it has none. ``once``: whether they can be read only once.
-``await size()`` says how many there are, None where only reading tells; ``pieces()`` reads them, from the beginning.
-Both raise OSError, or ValueError for no file, and where they are not what they were.
+``name`` is the file's name without folders, or None. ``once``: whether they can be read only once. ``await size()``
+returns how many there are, or None if that is known only at the end; ``pieces()`` reads them from the beginning. Both
+raise OSError, or ValueError if the file is not a regular file or has changed.
 """
 
 
 def source_of(content: object, label: str) -> Source:
-    """Makes a source of what a caller gave.
+    """Returns a source for what a caller passed.
 
     Args:
         content: See ``Content``.
-        label: How an error calls it: the parameter's name.
+        label: How errors name it: the parameter's name.
 
     Raises:
-        ValueError: It is nothing of the kind.
+        ValueError: The type is not supported.
     """
     if isinstance(content, bytes | bytearray | memoryview):
         return BytesSource(bytes(cast("bytes", content)))
@@ -282,8 +282,8 @@ async def read_whole(source: Source, limit: int, label: str) -> bytes:
 
     Args:
         source: What to read.
-        limit: The most bytes to take.
-        label: How an error calls it.
+        limit: Maximum number of bytes.
+        label: How errors name it.
 
     Raises:
         OSError: It cannot be read.

@@ -1,4 +1,4 @@
-"""Time limits. One timer a call or stream: it moves only when it fires, and lets the loop turn before it gives up."""
+"""Timeouts: one lazily rescheduled timer per call or stream, with a few loop turns of grace before it expires."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Final, Self
 from friendli_async.errors import APIConnectionError, APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
 
-__all__ = ["CallClock", "ReadClock", "expired"]
+__all__ = ["CallClock", "ReadClock", "timeout_error"]
 
-_WORDS: dict[TimeoutLimit, str] = {
+_MESSAGES: dict[TimeoutLimit, str] = {
     "pool": "no free connection",
     "connect": "no connection",
     "first_event": "no reply",
@@ -22,15 +22,15 @@ _WORDS: dict[TimeoutLimit, str] = {
     "total": "the call was not done",
 }
 
-_LOOKS: Final = 8
-"""Turns of the loop between a timer and its verdict. A program that blocks the loop for longer than a limit finds the
-limit over and the bytes in the socket: a turn reads them, some more take them to whoever waits for them."""
+_GRACE_TURNS: Final = 8
+"""Loop turns between the timer and the timeout. After a program has blocked the loop for longer than a limit, the timer
+is due while the bytes are still in the socket: one turn reads them, and a few more deliver them to their reader."""
 
 
-def expired(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = "") -> APITimeoutError:
-    """The error of an expired limit."""
+def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = "") -> APITimeoutError:
+    """Returns the error for an expired limit."""
     return APITimeoutError(
-        f"{_WORDS[limit]} within {seconds:g} s ({limit}{detail and ': ' + detail})",
+        f"{_MESSAGES[limit]} within {seconds:g} s ({limit}{detail and ': ' + detail})",
         limit=limit,
         seconds=seconds,
         sent=sent,
@@ -38,66 +38,66 @@ def expired(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = ""
 
 
 class _Deadline:
-    """A point in time that may be moved. When it has passed, and nothing moved it in the next turns, ``_over`` runs."""
+    """A deadline that can be moved. ``_expire`` runs if it has passed and is not moved during the grace turns."""
 
-    __slots__ = ("_handle", "_looks", "_timer_at", "loop", "now", "when")
+    __slots__ = ("_handle", "_timer_at", "_turns", "loop", "now", "when")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
-        # What ``loop.time`` reads, without the method around it where that is asyncio's own.
+        # asyncio's own ``loop.time`` only wraps ``monotonic``.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self.now: Callable[[], float] = monotonic if own else loop.time
         self.when: float | None = None
         self._handle: asyncio.Handle | None = None
         self._timer_at = 0.0
-        self._looks = 0
+        self._turns = 0
 
-    def move(self, when: float | None) -> None:
-        """Sets it. A timer that would fire earlier is left as it is: it will find that the time has not come."""
+    def reschedule(self, when: float | None) -> None:
+        """Moves the deadline. An earlier timer is kept: when it fires, it finds that the deadline has not passed."""
         self.when = when
         if when is not None and (self._handle is None or when < self._timer_at):
             self._arm(when)
 
     def _arm(self, when: float) -> None:
         self._disarm()
-        self._handle = self.loop.call_at(when, self._look)
+        self._handle = self.loop.call_at(when, self._check)
         self._timer_at = when
-        self._looks = 0
+        self._turns = 0
 
     def _disarm(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._handle = None
         if self.when is None:
             return
         if self.now() < self.when:
             self._arm(self.when)
-        elif self._looks < _LOOKS:
-            self._looks += 1
+        elif self._turns < _GRACE_TURNS:
+            self._turns += 1
             self._timer_at = self.when
-            self._handle = self.loop.call_soon(self._look)
+            self._handle = self.loop.call_soon(self._check)
         else:
-            self._over()
+            self._expire()
 
-    def _over(self) -> None:
+    def _expire(self) -> None:
         raise NotImplementedError
 
 
 class CallClock(_Deadline):
-    """A call's limits up to its first event, or its whole reply: a scope around each attempt, and around each wait.
+    """Limits of a call up to its first event or whole reply: a context manager around each attempt and each wait.
 
-    Each phase of an attempt has its limit, and ``total`` cuts into all of them. It works as ``asyncio.timeout`` does,
-    by cancelling the task, and costs a fraction of it, since most phases end long before their limit.
+    Each phase of an attempt has its own limit, and ``total`` caps all of them. Like ``asyncio.timeout``, it cancels the
+    task, but it costs a fraction of that, since most phases end long before their limit.
 
     Args:
         timeouts: The limits.
         loop: The running loop.
 
     Attributes:
-        sent: Whether the request of the attempt can have been accepted by now.
+        sent: Whether the server may have accepted the attempt's request by now.
     """
 
     __slots__ = (
@@ -126,15 +126,15 @@ class CallClock(_Deadline):
 
     @property
     def interrupted(self) -> bool:
-        """Whether the call has been told to end."""
+        """Whether the call has been interrupted."""
         return self._interruption is not None
 
     def time_left(self) -> float | None:
-        """Seconds until the total limit, or None."""
+        """Returns the seconds until the total limit, or None if there is none."""
         return None if self.total_at is None else self.total_at - self.now()
 
     def phase(self, limit: TimeoutLimit, detail: Callable[[], str] | None = None) -> None:
-        """Begins a phase; ``detail`` adds to the error's words should its limit expire."""
+        """Begins a phase. ``detail`` returns text for the error message in case the limit expires."""
         seconds: float | None = getattr(self.timeouts, limit)
         when = None if seconds is None else self.now() + seconds
         total_at = self.total_at
@@ -143,19 +143,19 @@ class CallClock(_Deadline):
         self._limit = limit
         self._detail = detail
         if self._interruption is None:
-            self.move(when)
+            self.reschedule(when)
 
     def interrupt(self, error: FriendliError) -> None:
-        """Ends the attempt or wait with this error, at the loop's next turn; further ones do not begin."""
+        """Ends the attempt or wait with this error at the loop's next turn. Later ones raise it when they begin."""
         if self._interruption is None:
             self._interruption = error
             if self._task is not None:
                 self._disarm()
-                self._handle = self.loop.call_soon(self._over)
+                self._handle = self.loop.call_soon(self._expire)
 
     def __enter__(self) -> Self:
         if self._interruption is not None:
-            raise copy.copy(self._interruption)  # its traceback would hold this clock, which holds it
+            raise copy.copy(self._interruption)  # a traceback would form a cycle with this clock
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call needs a task")
@@ -163,65 +163,65 @@ class CallClock(_Deadline):
         self._cancelling = task.cancelling()
         self._expired = False
         self._limit, self._detail = "total", None
-        self.move(self.total_at)
+        self.reschedule(self.total_at)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        self.move(None)
+        self.reschedule(None)
         self._disarm()
         if not self._expired or task is None:
             return
         if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
-            return  # the caller's own cancellation goes first
+            return  # the caller's own cancellation takes precedence
         if self._interruption is not None:
             if isinstance(self._interruption, APIConnectionError):
                 self._interruption.sent = self.sent
             raise copy.copy(self._interruption) from None
         detail = self._detail() if self._detail is not None else ""
-        raise expired(self._limit, getattr(self.timeouts, self._limit), sent=self.sent, detail=detail) from None
+        raise timeout_error(self._limit, getattr(self.timeouts, self._limit), sent=self.sent, detail=detail) from None
 
-    def _over(self) -> None:
+    def _expire(self) -> None:
         if self._task is not None and not self._expired:
             self._expired = True
             self._task.cancel()
 
 
 class ReadClock(_Deadline):
-    """An open stream's limits: ``idle`` while somebody waits for its next event, ``total`` all the time.
+    """Limits of an open stream: ``idle`` while a reader waits for the next event, ``total`` throughout.
 
     Args:
         timeouts: The limits.
-        total_at: The loop's time at which ``total`` is over, or None.
+        total_at: Loop time at which ``total`` expires, or None.
         loop: The stream's loop.
-        give_up: Called with the error of a limit that is over. It must not know the stream's user, or that user's last
-            reference could not end the stream.
+        on_timeout: Called with the error of an expired limit. It must not reference the ``EventStream``, whose last
+            reference could then not end the stream.
     """
 
-    __slots__ = ("_give_up", "_idle", "_timeouts", "_total_at")
+    __slots__ = ("_idle", "_on_timeout", "_timeouts", "_total_at")
 
     running_loop = staticmethod(asyncio.get_running_loop)
-    """At hand for each event, in modules that a bare import loads, and which do without asyncio."""
+    """For a check at each event in modules that a bare import loads, and which therefore do not import asyncio."""
 
     def __init__(
         self,
         timeouts: Timeouts,
         total_at: float | None,
         loop: asyncio.AbstractEventLoop,
-        give_up: Callable[[APITimeoutError], object],
+        on_timeout: Callable[[APITimeoutError], object],
     ) -> None:
         super().__init__(loop)
         self._timeouts = timeouts
         self._idle = timeouts.idle
         self._total_at = total_at
-        self._give_up: Callable[[APITimeoutError], object] | None = give_up
+        self._on_timeout: Callable[[APITimeoutError], object] | None = on_timeout
         if total_at is not None:
-            self.move(total_at)
+            self.reschedule(total_at)
 
     def wait_begins(self) -> None:
-        """Somebody waits for the next event from now on."""
+        """Starts the idle limit: a reader waits for the next event."""
         idle = self._idle
         if idle is None:
             return
@@ -233,17 +233,12 @@ class ReadClock(_Deadline):
             self._arm(when)
 
     def wait_ends(self) -> None:
-        """Nobody waits any more; only the total runs on."""
+        """Stops the idle limit; ``total`` keeps running."""
         self.when = self._total_at
 
     def carry_over(self, *, rest: bool, waited: bool) -> None:
-        """Says how long the next wait may be, where one does not go on until there is an event.
-
-        Args:
-            rest: Whether no event has come: then only what is left of this wait; else all of the limit again.
-            waited: Whether it was waited for.
-        """
-        if self._give_up is None or self._idle is None:
+        """Sets the idle limit of the next wait, for a reader that returns after each read."""
+        if self._on_timeout is None or self._idle is None:
             return
         if not rest:
             self._idle = self._timeouts.idle
@@ -251,13 +246,13 @@ class ReadClock(_Deadline):
             self._idle = max(0.0, self.when - self.now())
 
     def stop(self) -> None:
-        """The stream has ended: no limit holds any more."""
-        self._idle = self._total_at = self.when = self._give_up = None
+        """Disables all limits: the stream has ended."""
+        self._idle = self._total_at = self.when = self._on_timeout = None
         self._disarm()
 
-    def _over(self) -> None:
-        give_up = self._give_up
-        if give_up is not None:
+    def _expire(self) -> None:
+        on_timeout = self._on_timeout
+        if on_timeout is not None:
             total = self._total_at is not None and self.now() >= self._total_at
             limit: TimeoutLimit = "total" if total else "idle"
-            give_up(expired(limit, getattr(self._timeouts, limit), sent=True))
+            on_timeout(timeout_error(limit, getattr(self._timeouts, limit), sent=True))

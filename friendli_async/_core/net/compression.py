@@ -1,4 +1,4 @@
-"""Bounded decompression: in steps, so that a reader can stop at its limit; input that gives nothing counts, too."""
+"""Bounded decompression, in steps: a reader can stop at its limit, and input that yields no output is limited, too."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["Inflater", "inflater"]
 
 _STEP: Final = 1024 * 1024
-# Names that servers and proxies have for "not compressed", beside the standard's own (RFC 9110 8.4.1, 12.5.3).
+# Names that servers and proxies use for "not compressed", besides the standard's (RFC 9110 8.4.1, 12.5.3).
 _IDENTITY: Final = frozenset({"", "identity", "none", "null", "binary", "plain", "text", "utf-8", "8bit", "7bit"})
 _CONTROLS: Final = bytes(byte for byte in range(32) if byte not in b"\t\r\n\f\x1b")
-# So many bytes of bare deflate data do not all look like text.
-_TELLING: Final = 32
+# Raw deflate data of this many bytes does not consist of text characters by chance.
+_TEXT_SAMPLE: Final = 32
 
 
 def inflater(encoding: str) -> Inflater | None:
-    """A decompressor for a Content-Encoding (RFC 9110 8.4.1); None where there is nothing to decompress.
+    """Returns a decompressor for a Content-Encoding (RFC 9110 8.4.1), or None if the body is not compressed.
 
-    A name that stands there several times is that of one header, which a proxy has sent once more.
+    A repeated name counts once: a proxy has duplicated the header.
     """
     if not encoding:
         return None
@@ -33,18 +33,18 @@ def inflater(encoding: str) -> Inflater | None:
 
 
 class Inflater:
-    """Decompresses a body in steps of at most 1 MiB, so that whoever reads can stop at a limit.
+    """Decompresses a body in steps of at most 1 MiB, so that the reader can stop at a limit.
 
-    A gzip body may have several members (RFC 1952 2.2), one behind the other. What comes behind the last of them, zeros
-    apart, is an error; so is a member after another that holds nothing, beyond 1 MiB of them: else a peer that sends
-    without end would keep the reader busy, and no limit would see it.
+    A gzip body may have several members (RFC 1952 2.2). Data after the last one is an error, unless it is zeros. So is
+    more than 1 MiB of input without output, such as empty members: a peer that sends without end would otherwise keep
+    the reader busy, and no size limit would notice.
 
-    A body that begins as text is text, whatever it is labelled as: servers' own errors come so, through gateways that
-    would have compressed the answer.
+    A body that begins as text is passed through, whatever its label: servers' own errors arrive mislabelled through
+    gateways that would have compressed the reply.
 
     Args:
-        encoding: What the body is compressed with; of several names none is known.
-        named: The same in the server's words, for errors.
+        encoding: Normalized name of the compression. A list of several names is not supported.
+        named: The same as the server spelled it, for errors.
     """
 
     def __init__(self, encoding: str, named: str) -> None:
@@ -52,35 +52,35 @@ class Inflater:
         self._named = named
         self._inflate: _Decompress | None = None
         self._input = b""
-        self._more = False  # the last step was a full one, so there may be more behind it
-        self._barren = 0  # bytes of input since the last output
+        self._more = False  # the last step filled its output, so there may be more
+        self._since_output = 0  # bytes of input since the last output
         self._is_text = False
         self.unread = b""
-        """The first input, where it is none of that compression: words in another charset than UTF-8, it may be."""
+        """The first input until it yields output. If it never does, it may be text in a charset other than UTF-8."""
 
     @property
     def finished(self) -> bool:
-        """Whether the compressed data has ended as it should."""
+        """Whether the compressed data has ended properly."""
         return self._is_text or (self._inflate is not None and self._inflate.eof)
 
     @property
     def needs_input(self) -> bool:
-        """Whether it needs more data; else ``step(b"")`` goes on."""
+        """Whether it needs more data; otherwise ``step(b"")`` continues."""
         return not self._input and not self._more
 
     def step(self, data: bytes) -> bytes:
-        """Takes data and returns what at most 1 MiB of it decompresses to.
+        """Takes data and returns at most 1 MiB of output.
 
         Raises:
-            ResponseDecodeError: The compression is broken, or one that was not asked for, or there is more behind it.
+            ResponseDecodeError: The compression is broken or was not requested, or data follows its end.
         """
         if self._is_text or (self._inflate is None and self._is_mislabelled(data)):
             self._is_text = True
             return data
         if self._inflate is None:
             self.unread = data
-            self._inflate = self._begin(data)
-        self._barren += len(data)
+            self._inflate = self._new_decompressor(data)
+        self._since_output += len(data)
         data = self._input + data
         if self._inflate.eof and not (data := self._next_member(data)):
             return b""
@@ -91,41 +91,41 @@ class Inflater:
         else:
             self._input = self._inflate.unconsumed_tail or self._inflate.unused_data
             self._more = len(plain) == _STEP
-            self._barren = 0 if plain else self._barren
+            self._since_output = 0 if plain else self._since_output
             self.unread = b"" if plain else self.unread
-            if self._barren <= _STEP:
+            if self._since_output <= _STEP:
                 return plain
-            reason = f"{self._barren} bytes say nothing"
+            reason = f"{self._since_output} bytes decompress to nothing"
         raise ResponseDecodeError(f"the reply's compression is broken: {reason} ({self._named})")
 
     def _is_mislabelled(self, data: bytes) -> bool:
-        """Whether the first bytes are those of a text, and so of nothing compressed."""
-        text = data.decode("utf-8", "replace").rstrip("\ufffd")  # a character may be cut off at the end
+        """Whether the first bytes are text, so that the body is not compressed."""
+        text = data.decode("utf-8", "replace").rstrip("\ufffd")  # the last character may be incomplete
         if not text or "\ufffd" in text or len(data.translate(None, _CONTROLS)) < len(data):
             return False
-        if self._encoding != "deflate" or len(data) >= _TELLING:
+        if self._encoding != "deflate" or len(data) >= _TEXT_SAMPLE:
             return True
-        try:  # bare deflate data has no mark of its own, and a few bytes of it may look like text
-            self._begin(data).decompress(data, _STEP)
+        try:  # raw deflate has no signature, and a few bytes of it may look like text
+            self._new_decompressor(data).decompress(data, _STEP)
         except zlib.error:
             return True
         return False
 
     def _next_member(self, data: bytes) -> bytes:
-        """What follows the end: another member of a gzip body, for which it begins anew, or padding."""
+        """Returns the data of the next gzip member, for which it starts a new decompressor, or b"" for padding."""
         self._input, self._more = b"", False
         data = data.lstrip(b"\0")
         if data and self._encoding == "gzip" and b"\x1f\x8b".startswith(data[:2]):
-            self._inflate = self._begin(data)
+            self._inflate = self._new_decompressor(data)
             return data
-        if data or self._barren > _STEP:
+        if data or self._since_output > _STEP:
             raise ResponseDecodeError("the reply's compression is broken: there are bytes behind its end")
         return b""
 
-    def _begin(self, data: bytes) -> _Decompress:
+    def _new_decompressor(self, data: bytes) -> _Decompress:
         if self._encoding == "gzip":
             return zlib.decompressobj(zlib.MAX_WBITS | 16)
         if self._encoding == "deflate":
-            # RFC 9110 8.4.1.2: "deflate" means the zlib format, and some send it bare all the same.
+            # RFC 9110 8.4.1.2: "deflate" means the zlib format, but some servers send raw deflate.
             return zlib.decompressobj(zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS)
         raise ResponseDecodeError(f"the reply is compressed with {self._named!r}, which was not asked for")

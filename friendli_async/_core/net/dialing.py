@@ -1,6 +1,6 @@
-"""How connections are made and watched: sockets, and what aiohttp's connector and protocol do not tell.
+"""How connections are opened and watched: sockets, and what aiohttp's connector and protocol do not report.
 
-Private parts of aiohttp that are used here, and why no public way serves, stand in ``_core/__init__.py``.
+``_core/__init__.py`` lists the private parts of aiohttp used here, and why no public API will do.
 """
 
 from __future__ import annotations
@@ -19,85 +19,85 @@ from aiohttp.client_proto import ResponseHandler
 from friendli_async._core.net.framing import CAN_BYPASS, between_chunks
 
 if TYPE_CHECKING:
-    from friendli_async._core.body.forms import Sending
+    from friendli_async._core.body.forms import FormUpload
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
 
-__all__ = ["Connector", "DialContext", "PooledProtocol", "WarmedUp", "dialing", "keepalive_socket"]
+__all__ = ["Connector", "DialContext", "PooledProtocol", "WarmedUp", "current_dial", "keepalive_socket"]
 
 _TURNS_TO_READ: Final = 8
 
 
 class DialContext(msgspec.Struct, eq=False):
-    """How one attempt's request got on its way: told by the connector, read by the transport and the call."""
+    """How one attempt's request was sent: written by the connector, read by the transport and the call."""
 
     clock: CallClock
-    """The call's clock: its phases begin here."""
+    """The call's clock: its phases begin as the request proceeds."""
     fresh: bool = False
-    """Whether only a new connection serves."""
+    """Whether to bypass the pool and open a new connection."""
     warming: bool = False
-    """Whether only the connection is wanted: it goes back to the pool, and nothing is sent."""
+    """Whether to open a connection for the pool without sending anything."""
     connected: bool = False
-    """Whether there was a connection."""
+    """Whether a connection was obtained."""
     reused: bool = False
-    """Whether it came from the pool."""
+    """Whether the connection came from the pool."""
     protocol: PooledProtocol | None = None
-    """The connection, where it is ours."""
+    """The connection, if it belongs to our own session."""
     queued: float = 0.0
-    """Seconds that it waited for a place."""
+    """Seconds spent waiting for a connection slot."""
     connecting: float = 0.0
-    """Seconds that it took to get a connection."""
+    """Seconds spent getting a connection."""
     address: str = ""
     """Host and port of the server."""
     proxy: str | None = None
-    """Host and port of the proxy that it goes through."""
-    sending: Sending | None = None
-    """The body, where it is a form."""
+    """Host and port of the proxy, if there is one."""
+    upload: FormUpload | None = None
+    """The body, if it is a form."""
     on_connect: Callable[[], None] | None = None
-    """Called when there is a connection, before anything is sent."""
+    """Called once there is a connection, before anything is sent."""
 
     def begin(self, address: str, proxy: str | None) -> None:
-        """It sets out, or once more: over another connection, or to where a redirect leads."""
+        """Resets the context for the first send or another one: over a new connection, or to a redirect's target."""
         self.address, self.proxy, self.protocol = address, proxy, None
         self.connected = self.reused = False
 
-    def moved(self) -> None:
-        """A piece of the body is on its way: the wait for the reply begins when the last one is."""
+    def piece_sent(self) -> None:
+        """Restarts the ``first_event`` limit: the wait for the reply begins after the last piece of the body."""
         if self.connected:
             self.clock.phase("first_event")
 
     @property
     def source_error(self) -> Exception | None:
-        """What was wrong with the source of the body."""
-        return None if self.sending is None else self.sending.error
+        """The error raised by the source of the body, if any."""
+        return None if self.upload is None else self.upload.error
 
 
-dialing: ContextVar[DialContext] = ContextVar("friendli_async_delivery")
-"""The delivery that the running request belongs to: aiohttp hands its connector nothing that would name it."""
+current_dial: ContextVar[DialContext] = ContextVar("friendli_async_dial")
+"""The context of the running request: aiohttp passes its connector nothing that identifies it."""
 
 
-class WarmedUp(Exception):  # noqa: N818  # no error, but the way to end a request of aiohttp's
-    """A connection was opened for the pool: ends a request of aiohttp's before anything is sent."""
+class WarmedUp(Exception):  # noqa: N818  # not an error: it ends aiohttp's request
+    """Ends aiohttp's request before anything is sent: a connection was opened for the pool."""
 
 
 class PooledProtocol(ResponseHandler):
-    """A connection of ours. It tells its reader when something has come, and closes if that is while it is idle."""
+    """A connection of our own. It wakes its reader when data arrives, and closes if data arrives while it is idle."""
 
-    # Slots: in the instance's dict they would cost it the keys that all instances share.
-    __slots__ = ("alive", "between_chunks", "exchange", "heard", "idle", "was_paused")
+    # With slots, instance dicts keep sharing their keys.
+    __slots__ = ("alive", "between_chunks", "exchange", "has_received", "idle", "was_paused")
 
     def __init__(self, loop: Any, alive: set[PooledProtocol]) -> None:
         super().__init__(loop)
-        self.heard: bool = False
-        """Whether the peer has said anything since the connection was handed out."""
+        self.has_received: bool = False
+        """Whether the peer has sent anything since the connection was handed out."""
         self.idle: bool = False
-        """Whether it lies in the pool."""
+        """Whether it is idle in the pool."""
         self.exchange: AiohttpExchange | None = None
-        """The exchange whose reply it receives, and which wants to be told."""
+        """The exchange that receives the reply and is notified of new data."""
         self.between_chunks: bool = False
-        """Whether aiohttp's parser is known to stand between two chunks of that reply."""
+        """Whether aiohttp's parser is known to be between two chunks of that reply."""
         self.was_paused: bool = False
-        """Whether its reading has been paused since it was handed out."""
+        """Whether reading has been paused since the connection was handed out."""
         self.alive: set[PooledProtocol] = alive
 
     def connection_made(self, transport: Any) -> None:
@@ -109,18 +109,18 @@ class PooledProtocol(ResponseHandler):
         if self.between_chunks and exchange is not None and exchange.take_chunks(data):
             return
         if self.idle and data:
-            self._refuse()  # nobody has asked: it would be taken for the reply to the next request
+            self._abort_connection()  # unsolicited: the next request would take it for its reply
             return
-        self.heard = True
+        self.has_received = True
         ResponseHandler.data_received(self, data)
         exchange = self.exchange
         if exchange is not None:
             self.between_chunks = CAN_BYPASS and between_chunks(self, exchange.content, data)
             exchange.notify_readable()
         if self.idle and self.should_close:
-            self._refuse()  # there was more than the reply, in the same piece as its end
+            self._abort_connection()  # the read that ended the reply held more data
 
-    def _refuse(self) -> None:
+    def _abort_connection(self) -> None:
         if self.transport is not None:
             self.transport.abort()
 
@@ -129,9 +129,10 @@ class PooledProtocol(ResponseHandler):
         super().pause_reading()
 
     def resume_reading(self, *args: Any, **kwargs: Any) -> None:
-        """Called after every read. aiohttp 3.14 then runs its parser on nothing, even where nothing was paused.
+        """Skips aiohttp's work after each read unless it is needed: from 3.14 on, it runs the parser on empty input.
 
-        Once something was, it has to: a pause at the end of a chunk holds back bytes of the read after the next.
+        It is needed once reading has been paused: a pause at the end of a chunk holds back bytes of the read after
+        next.
         """
         if self.was_paused:
             super().resume_reading(*args, **kwargs)
@@ -144,10 +145,10 @@ class PooledProtocol(ResponseHandler):
 
 
 class Connector(aiohttp.TCPConnector):
-    """Tells when a connection is there, and whether it came from the pool."""
+    """Reports when a connection is available, and whether it came from the pool."""
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-        dial = dialing.get()
+        dial = current_dial.get()
         clock = dial.clock
         began = clock.now()
         try:
@@ -157,29 +158,29 @@ class Connector(aiohttp.TCPConnector):
         dial.connected = True
         protocol = connection.protocol
         if isinstance(protocol, PooledProtocol):
-            protocol.heard = protocol.idle = protocol.between_chunks = protocol.was_paused = False
+            protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
             dial.protocol = protocol
         try:
             if dial.warming:
                 raise WarmedUp
             if dial.on_connect is not None:
                 dial.on_connect()
-        except BaseException:  # KeyboardInterrupt, say, of an observer
+        except BaseException:  # such as an observer's KeyboardInterrupt
             connection.release()
             raise
         clock.phase("first_event")
         return connection
 
     async def _get(self, key: Any, traces: Any) -> Any:
-        dial = dialing.get()
-        connection = None if dial.fresh else await self._quiet_one(key, traces)
+        dial = current_dial.get()
+        connection = None if dial.fresh else await self._get_quiet(key, traces)
         dial.reused = connection is not None
         if connection is None:
             dial.clock.phase("connect")
         return connection
 
-    async def _quiet_one(self, key: Any, traces: Any) -> Any:
-        """A connection of the pool over which nothing has come since it was given back; None if there is none."""
+    async def _get_quiet(self, key: Any, traces: Any) -> Any:
+        """Returns a pooled connection that has received nothing since it was released, or None."""
         while (connection := await super()._get(key, traces)) is not None:
             try:
                 if await _is_quiet(connection.protocol):
@@ -193,34 +194,34 @@ class Connector(aiohttp.TCPConnector):
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
         try:
             super()._release(key, protocol, should_close=should_close)
-        except RuntimeError:  # its loop was closed under it, so that nothing of it can be closed any more
+        except RuntimeError:  # the loop was closed meanwhile, so the connection cannot be closed
             return
         if isinstance(protocol, PooledProtocol):
             protocol.idle = True
 
     def __del__(self, *args: object, **kwargs: object) -> None:
-        """Nothing: the pool closes it, where its loop can. Aiohttp's would complain that nobody did."""
+        """Does nothing: the pool closes the connector if its loop still can. aiohttp would warn that nobody did."""
 
 
 async def _is_quiet(protocol: Any) -> bool:
-    """Whether nothing has come over an idle connection, and it has not ended.
+    """Whether an idle connection is still open and has received nothing.
 
-    A program that blocks the loop keeps it from reading, and so from closing what something has come over; the next
-    request would get that for its reply. So the loop reads first, where there is anything. That need not be the peer's
-    own words: TLS has its own.
+    While a program blocks the loop, the loop cannot read, so it does not close a connection that receives data; the
+    next request would take that data for its reply. So if data is pending, the loop gets to read it first. It need not
+    come from the server itself: TLS sends records of its own.
     """
     for _ in range(_TURNS_TO_READ):
         transport = protocol.transport
         if transport is None or transport.is_closing():
             return False
-        if not _has_come(transport.get_extra_info("socket")):
+        if not _has_pending_data(transport.get_extra_info("socket")):
             return True
         await asyncio.sleep(0)
     return False
 
 
-def _has_come(connection: Any) -> bool:
-    if not hasattr(select, "poll"):  # Windows, where select() takes any number of them
+def _has_pending_data(connection: Any) -> bool:
+    if not hasattr(select, "poll"):  # Windows, where select() accepts any descriptor
         return bool(select.select([connection], [], [], 0)[0])
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -228,7 +229,7 @@ def _has_come(connection: Any) -> bool:
 
 
 def keepalive_socket(address: Any) -> socket.socket:
-    """A socket that notices a peer which vanished without a word (NAT tables forget long waits)."""
+    """Returns a socket with TCP keep-alive, to notice a peer lost silently (NAT tables drop idle connections)."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

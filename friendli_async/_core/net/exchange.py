@@ -1,4 +1,4 @@
-"""One request and its reply under way."""
+"""One request in flight and its reply."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AiohttpExchange", "Exchange"]
 
-# How long a body may take to end after its last event: a connection is worth so much, and a place no more.
+# Grace for a body to end after its last event: worth it to reuse the connection, but not to hold its slot longer.
 _DRAIN_SECONDS: Final = 0.5
-# How long the next call waits for that: less than it takes to open another connection.
+# How long the next call waits for that: less than it takes to open a new connection.
 _REUSE_SECONDS: Final = 0.02
 _CLOSED: Final = "the connection was closed, or the framing is broken"
 
 
 class Exchange(Protocol):
-    """What the call loop and an open stream need of a reply under way. ``AiohttpExchange`` is the real one."""
+    """What the call loop and an open stream need from a request in flight. ``AiohttpExchange`` implements it."""
 
     @property
     def status(self) -> int:
@@ -45,38 +45,38 @@ class Exchange(Protocol):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that it belongs to."""
+        """The event loop that the exchange belongs to."""
         ...
 
     streaming: bool
     on_wake: Callable[[], None] | None
 
     def take(self) -> bytes | None:
-        """What has come since the last time; None if nothing has; b"" at the end of the body. Raises as ``read``."""
+        """Returns new data; None if there is none yet; b"" at the end of the body. Raises what ``read`` raises."""
         ...
 
     def arrival(self) -> Awaitable[None]:
-        """Done once there may be something to take."""
+        """Returns an awaitable that completes once there may be something to take."""
         ...
 
     async def read(self) -> bytes:
         """Returns the next bytes of the body; b"" at its end.
 
         Raises:
-            FriendliError: It broke; or what ``wake`` was called with.
+            FriendliError: The connection broke, or ``abort_with`` was called with this error.
         """
         ...
 
     async def read_all(self, limit: int) -> bytes:
-        """Returns the whole body, of at most ``limit`` bytes, and finishes."""
+        """Returns the whole body, of at most ``limit`` bytes, and finishes the exchange."""
         ...
 
     async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
-        """Returns what comes of a body within bounds, and finishes; never raises for what is wrong with it."""
+        """Returns what arrives of the body within the limits, and ends the exchange. Never raises for a broken body."""
         ...
 
     def abort_with(self, error: FriendliError) -> None:
-        """Aborts; whoever is reading, or reads next, gets the error."""
+        """Aborts the exchange. A pending read, or the next one, raises the error."""
         ...
 
     def abort(self) -> None:
@@ -84,39 +84,38 @@ class Exchange(Protocol):
         ...
 
     def finish(self) -> None:
-        """Gives the connection back once the body has ended."""
+        """Returns the connection to the pool once the body has ended."""
         ...
 
 
 class AiohttpExchange:
-    """One request and its reply under way: holds a place in the pool until it is finished or aborted.
+    """One request in flight and its reply. It holds a connection slot until it is finished or aborted.
 
-    The reply's bytes are taken, without waiting, by ``take``; where there are none yet, ``arrival`` is done when there
-    are. Of a connection of ours the protocol itself tells when something has come, so that no coroutine of aiohttp's
-    is between the socket and the reader; of a foreign session's, and of compressed replies, a read of aiohttp's is
-    awaited.
+    ``take`` returns the reply's bytes without waiting; if there are none yet, ``arrival`` completes when there are. The
+    protocol of our own connections notifies the exchange directly, so no coroutine of aiohttp sits between the socket
+    and the reader. A foreign session's connections and compressed replies are read by awaiting aiohttp's reader.
 
     Attributes:
         status: The HTTP status.
         headers: The reply's headers.
-        loop: The loop that it belongs to.
-        streaming: Whether it is the body of an open stream: from its first event to its end.
-        on_wake: Called by ``wake``, for those who wait for something else than bytes.
-        content: What aiohttp's parser puts the body into.
+        loop: The event loop that the exchange belongs to.
+        streaming: Whether this is the body of an open stream, from its first event to its end.
+        on_wake: Called by ``abort_with``, for waiters of something other than bytes.
+        content: The buffer that aiohttp's parser fills.
     """
 
     __slots__ = (
-        "_arrived",
-        "_awaited",
+        "_abort_error",
         "_closed",
-        "_drain",
+        "_drain_timer",
         "_inflate",
-        "_piece",
+        "_pending",
         "_pool",
         "_protocol",
+        "_readable",
         "_response",
+        "_uses_readany",
         "_waiter",
-        "_woken",
         "content",
         "headers",
         "loop",
@@ -135,97 +134,96 @@ class AiohttpExchange:
         self._pool: Pool | None = pool
         self._response = response
         self._inflate = inflater(", ".join(response.headers.getall("Content-Encoding", ())))
-        self._arrived = True  # something may have come since the last look
-        self._piece: bytes | None = None
-        self._waiter: asyncio.Future[None] | None = None  # for something to come; for the end, once finished
-        self._woken: FriendliError | None = None
-        self._drain: asyncio.TimerHandle | None = None
+        self._readable = True  # data may have arrived since the last take
+        self._pending: bytes | None = None
+        self._waiter: asyncio.Future[None] | None = None  # waits for data; once finished, for the body's end
+        self._abort_error: FriendliError | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
         connection = response.connection
         protocol = None if connection is None else connection.protocol
         self._protocol = protocol if isinstance(protocol, PooledProtocol) and self._inflate is None else None
-        # Where the whole reply came in one piece, the connection is back in the pool already.
+        # If the whole reply arrived in one read, the connection is already back in the pool.
         whole = connection is None and self._inflate is None and self.content.is_eof()
-        self._awaited = self._protocol is None and not whole
+        self._uses_readany = self._protocol is None and not whole
         self._closed: asyncio.Future[None] | None = None
         if self._protocol is not None:
             self._protocol.exchange = self
         elif protocol is not None:
-            self._watch(protocol.closed)
+            self._watch_close(protocol.closed)
         pool.exchanges.add(self)
 
-    def _watch(self, closed: asyncio.Future[None] | None) -> None:
-        """Has the reader woken when the connection closes: after garbage in chunked framing aiohttp does not."""
+    def _watch_close(self, closed: asyncio.Future[None] | None) -> None:
+        """Wakes the reader when the connection closes, which aiohttp does not do after garbage in chunked framing."""
         if closed is not None:
-            closed.remove_done_callback(_retrieve)  # from the connection's earlier exchange
-            closed.add_done_callback(_retrieve)
+            closed.remove_done_callback(_retrieve_exception)  # added by the connection's previous exchange
+            closed.add_done_callback(_retrieve_exception)
             closed.add_done_callback(self._connection_closed)
         self._closed = closed
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     def take(self) -> bytes | None:
-        """What has come since the last time; None if nothing has; b"" at the end of the body.
+        """Returns new data; None if there is none yet; b"" at the end of the body.
 
         Raises:
-            APIConnectionError: The connection broke, or the body's framing did.
-            FriendliError: What ``wake`` was called with.
+            APIConnectionError: The connection or the body's framing broke.
+            FriendliError: ``abort_with`` was called with this error.
         """
-        piece = self._piece
+        piece = self._pending
         if piece is not None:
-            self._piece = None
+            self._pending = None
             return piece
-        if not self._arrived:
+        if not self._readable:
             return None
-        if self._woken is not None:
-            raise copy.copy(self._woken)
-        if self._awaited:
+        if self._abort_error is not None:
+            raise copy.copy(self._abort_error)
+        if self._uses_readany:
             return None
         protocol, content = self._protocol, self.content
-        self._arrived = protocol is None or not protocol.connected  # an end that has been told of is not told of again
+        self._readable = protocol is None or not protocol.connected  # a disconnect is reported only once
         try:
             data = content.read_nowait(-1)
         except BROKEN as error:
             reason = describe(error)
             forget(error)
         else:
-            if content.is_eof():  # nothing will tell of that once more
-                self._arrived = True
+            if content.is_eof():  # the end is not reported again
+                self._readable = True
                 return data
             if data:
                 return data
             if protocol is not None and protocol.connected:
                 return None
             reason = _CLOSED
-        self._arrived = True
-        return self._rest(reason)
+        self._readable = True
+        return self._take_rest(reason)
 
     def arrival(self) -> Awaitable[None]:
-        """Done once there may be something to take. One waits at a time."""
-        if self._awaited:
-            return self._arrival()
+        """Returns an awaitable that completes once there may be something to take. Only one may wait at a time."""
+        if self._uses_readany:
+            return self._await_data()
         self._waiter = waiter = self.loop.create_future()
         return waiter
 
     def notify_readable(self) -> None:
-        """Something has come, or gone wrong."""
-        self._arrived = True
-        if self._drain is not None:
+        """Wakes the reader: data has arrived, or the connection has failed."""
+        self._readable = True
+        if self._drain_timer is not None:
             if self._protocol is not None and not self._protocol.connected:
-                self.abort()  # the end that it was waited for does not come any more
+                self.abort()  # the awaited end of the body will not come
         elif self._waiter is not None:
-            _release(self._waiter)
+            _wake(self._waiter)
             self._waiter = None
 
     def take_chunks(self, data: bytes) -> bool:
-        """Takes a read past aiohttp's parser, which stands between chunks: one of whole chunks, that is waited for.
+        """Takes a read past aiohttp's parser, which is between chunks, if it is whole chunks and a reader waits for it.
 
-        So there is one such read at most that nobody has taken; what comes after it goes to aiohttp's buffer, whose
-        flow control holds.
+        Returns whether it did. At most one such read is pending; later data goes to aiohttp's buffer and flow control.
         """
         waiter = self._waiter
-        if waiter is None or self._drain is not None or (body := whole_chunks(data)) is None:
+        if waiter is None or self._drain_timer is not None or (body := whole_chunks(data)) is None:
             return False
-        self._piece = body
+        self._pending = body
         self._waiter = None
         if not waiter.done():
             waiter.set_result(None)
@@ -235,31 +233,31 @@ class AiohttpExchange:
         """Returns the next bytes of the body, decompressed; b"" at its end.
 
         Raises:
-            APIConnectionError: The connection broke, or the body's framing did.
-            ResponseDecodeError: The compression is broken, or one that was not asked for.
-            FriendliError: What ``wake`` was called with.
+            APIConnectionError: The connection or the body's framing broke.
+            ResponseDecodeError: The compression is broken, or was not requested.
+            FriendliError: ``abort_with`` was called with this error.
         """
         while (data := self.take()) is None:
             await self.arrival()
         return data
 
-    async def _arrival(self) -> None:
-        """Awaits the next bytes of aiohttp's reader, and has them decompressed."""
+    async def _await_data(self) -> None:
+        """Awaits the next bytes from aiohttp's reader and decompresses them."""
         inflate = self._inflate
         if inflate is None:
-            self._piece = await self._read_raw()
+            self._pending = await self._read_raw()
             return
         while True:
             data = b""
             if not inflate.needs_input:
-                await asyncio.sleep(0)  # there may be much in little: others have their turn, and the limits
+                await asyncio.sleep(0)  # little input may expand to much: let other tasks and timers run
             elif not (data := await self._read_raw()):
                 if not inflate.finished:
                     raise APIConnectionError("the compressed reply was cut off", sent=True)
-                self._piece = b""
+                self._pending = b""
                 return
             if plain := inflate.step(data):
-                self._piece = plain
+                self._pending = plain
                 return
 
     async def _read_raw(self) -> bytes:
@@ -268,13 +266,13 @@ class AiohttpExchange:
         except BROKEN as error:
             reason = describe(error)
             forget(error)
-        if self._woken is not None:
-            raise copy.copy(self._woken)
-        return self._rest(reason)
+        if self._abort_error is not None:
+            raise copy.copy(self._abort_error)
+        return self._take_rest(reason)
 
-    def _rest(self, reason: str) -> bytes:
-        """Aiohttp's reader raises at once what happened last; the bytes that came before it are still there."""
-        rest = self.content._read_nowait(-1)  # pyright: ignore[reportPrivateUsage]  # no public way to them
+    def _take_rest(self, reason: str) -> bytes:
+        """Returns the bytes that arrived before an error: aiohttp's reader raises the error, but still holds them."""
+        rest = self.content._read_nowait(-1)  # pyright: ignore[reportPrivateUsage]  # no public API
         if rest:
             return rest
         raise APIConnectionError(f"the connection broke while the reply was being read: {reason}", sent=True)
@@ -283,7 +281,7 @@ class AiohttpExchange:
         """Returns the whole body and finishes the exchange.
 
         Raises:
-            ResponseDecodeError: It is larger than ``limit`` bytes.
+            ResponseDecodeError: The body is larger than ``limit`` bytes.
         """
         pieces: list[bytes] = []
         size = 0
@@ -296,13 +294,13 @@ class AiohttpExchange:
         return b"".join(pieces)
 
     async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
-        """Returns what comes of an error's body within ``limit`` bytes and ``seconds``, and finishes the exchange.
+        """Returns what arrives of an error's body within ``limit`` bytes and ``seconds``, and ends the exchange.
 
-        Never raises for what is wrong with it.
+        Never raises for a broken body.
 
         Args:
-            limit: The most bytes to return.
-            seconds: The longest to wait for them: the status is known, and must not wait for the rest of a body.
+            limit: Maximum number of bytes to return.
+            seconds: Maximum time to wait for them: the status is known, and must not wait for the rest of a body.
             begun: What has been read of it already.
         """
         body = begun
@@ -315,18 +313,18 @@ class AiohttpExchange:
                         return body
                     body += piece
         if not body and self._inflate is not None:
-            body = self._inflate.unread  # its words, where only the header says that they are compressed
+            body = self._inflate.unread  # only the header claims that the message is compressed
         self.abort()
         return body[:limit]
 
     # --- ending --------------------------------------------------------------------------------------------------
 
     def abort_with(self, error: FriendliError) -> None:
-        """Aborts; whoever is reading, or reads next, gets the error."""
-        if not self.content.is_eof():  # else nobody waits, and what has come may still be taken
-            self._woken = error
-            self._piece = None
-            if self._awaited:
+        """Aborts the exchange. A pending read, or the next one, raises the error."""
+        if not self.content.is_eof():  # else nobody waits, and buffered data may still be taken
+            self._abort_error = error
+            self._pending = None
+            if self._uses_readany:
                 self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
             self.notify_readable()
             if self.on_wake is not None:
@@ -334,53 +332,53 @@ class AiohttpExchange:
         self.abort()
 
     def abort(self) -> None:
-        """Closes the connection at once, and synchronously. In the loop's thread only."""
+        """Closes the connection at once, synchronously. Call it in the loop's thread only."""
         if self._pool is None:
             return
-        self._arrived = True  # the connection's end, of which the protocol does not tell this exchange any more
+        self._readable = True  # the protocol no longer reports the disconnect
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
-            with suppress(RuntimeError):  # its loop is closed, and can close nothing any more
-                connection.transport.abort()  # close() alone would first flush, and over TLS say goodbye
+            with suppress(RuntimeError):  # the loop is closed, and can close nothing
+                connection.transport.abort()  # close() would flush first and, over TLS, shut down gracefully
         self._response.close()
-        self._let_go()
+        self._detach()
 
     def finish(self) -> None:
-        """Gives the connection back, to be used again, as soon as the body has ended; soon, or it is closed.
+        """Returns the connection to the pool as soon as the body has ended, or closes it after 0.5 s.
 
-        Nobody waits for that: what the server still says is ignored.
+        Nobody waits for that: what the server still sends is ignored.
         """
-        if self._pool is None or self._drain is not None:
+        if self._pool is None or self._drain_timer is not None:
             return
         self.streaming = False
         if self.content.is_eof():
             self._response.release()
-            self._let_go()
+            self._detach()
         elif self.content.exception() is not None:
             self.abort()
         else:
-            self._drain = self.loop.call_later(_DRAIN_SECONDS, self.abort)
-            self.content.on_eof(self._let_go)
+            self._drain_timer = self.loop.call_later(_DRAIN_SECONDS, self.abort)
+            self.content.on_eof(self._detach)
             self._pool.draining.append(self)
 
-    async def drained(self) -> None:
-        """Waits a moment for the end of a body that was finished just now."""
-        if self._pool is None or self._drain is None:
+    async def wait_drained(self) -> None:
+        """Waits briefly for the end of a body that was finished just now."""
+        if self._pool is None or self._drain_timer is None:
             return
-        left = self._drain.when() - _DRAIN_SECONDS + _REUSE_SECONDS - self.loop.time()
+        left = self._drain_timer.when() - _DRAIN_SECONDS + _REUSE_SECONDS - self.loop.time()
         if left > 0:
             self._waiter = self.loop.create_future()
-            timer = self.loop.call_later(left, _release, self._waiter)
+            timer = self.loop.call_later(left, _wake, self._waiter)
             try:
                 await self._waiter
             finally:
                 timer.cancel()
 
-    def _let_go(self) -> None:
+    def _detach(self) -> None:
         pool, self._pool = self._pool, None
-        if self._drain is not None:
-            self._drain.cancel()
-            _release(self._waiter)
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            _wake(self._waiter)
         if self._closed is not None:
             self._closed.remove_done_callback(self._connection_closed)
         if self._protocol is not None and self._protocol.exchange is self:
@@ -398,11 +396,11 @@ class AiohttpExchange:
             content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
 
 
-def _release(waiter: asyncio.Future[None] | None) -> None:
+def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
 
 
-def _retrieve(closed: asyncio.Future[None]) -> None:
+def _retrieve_exception(closed: asyncio.Future[None]) -> None:
     if not closed.cancelled():
-        closed.exception()  # or asyncio complains that nobody asked
+        closed.exception()  # or asyncio logs that it was never retrieved

@@ -1,4 +1,4 @@
-"""Chunked framing of reads that hold whole chunks and nothing else: what lets them go past aiohttp's parser."""
+"""Recognizes reads that consist of whole HTTP chunks and can therefore bypass aiohttp's parser."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ if TYPE_CHECKING:
 
 __all__ = ["CAN_BYPASS", "between_chunks", "can_bypass", "whole_chunks"]
 
-# What aiohttp's C parser and any other take for the size of a chunk: digits alone, and few of them.
+# What aiohttp's C parser and any other accept as a chunk size: only hex digits, and few of them.
 _DIGITS: Final = b"0123456789ABCDEFabcdef"
 _head = re.compile(rb"([%b]{1,8})\r\n" % _DIGITS).match
 
 
 def can_bypass(reader: type, parsers: ModuleType) -> bool:
-    """Whether it can be told where aiohttp's parser stands: it is the C one, and notes where chunks end."""
+    """Whether the position of aiohttp's parser is known: it is the C parser, and records where chunks end."""
     is_c = parsers.HttpResponseParser is getattr(parsers, "HttpResponseParserC", None)
     return is_c and "_http_chunk_splits" in getattr(reader, "__slots__", ())
 
 
 CAN_BYPASS: Final = can_bypass(StreamReader, http_parser)
-"""Whether it can with the aiohttp that is installed; where it cannot, all goes through its parser."""
+"""Whether the installed aiohttp allows the bypass; otherwise everything goes through its parser."""
 
 
 def between_chunks(protocol: ResponseHandler, content: StreamReader, data: bytes) -> bool:
-    """Whether the parser, having been fed ``data``, stands exactly behind a chunk and before the next one.
+    """Whether the parser, after being fed ``data``, is exactly between two chunks.
 
-    The body's last byte so far ended a chunk, so that all that the parser can have read since then is a part of the
-    next chunk's head, or of the trailer. Neither can have an LF before the CRLF that it ends with: the LF would have
-    ended the head, and the CRLF be data. Nor does it hold back anything: it pauses amid a chunk only.
+    The last byte of the body so far ended a chunk, so whatever the parser has read since belongs to the next chunk's
+    head or to the trailer. Neither can contain an LF before its final CRLF: that LF would have ended the head, and the
+    CRLF would be data. The parser also buffers nothing here: it pauses only within a chunk.
     """
     if not data.endswith(b"\n\r\n") or content.is_eof() or protocol.exception() is not None:
         return False
-    splits = content._http_chunk_splits  # pyright: ignore[reportPrivateUsage]  # nothing public tells
+    splits = content._http_chunk_splits  # pyright: ignore[reportPrivateUsage]  # no public API
     return splits is not None and bool(splits) and splits[-1] == content.total_bytes
 
 
 def whole_chunks(data: bytes) -> bytes | None:
-    """What a read carries that is whole chunks, none of them the last one; None where it is anything else."""
+    """Returns the payload of a read that consists of whole chunks, none of them the last; None for any other read."""
     size, _, body = data.partition(b"\r\n")
     if 0 < len(size) <= 8 and not size.strip(_DIGITS) and int(size, 16) == len(body) - 2 and body[-2:] == b"\r\n":
-        return body[:-2] or None  # one chunk, as each event of a live stream is: in few steps
+        return body[:-2] or None  # fast path: one chunk, as for each event of a live stream
     pieces: list[bytes] = []
-    place, end = 0, len(data)
-    while place < end:
-        head = _head(data, place)
+    position, end = 0, len(data)
+    while position < end:
+        head = _head(data, position)
         if head is None:
             return None
-        begin = head.end()
-        behind = begin + int(head[1], 16)
-        place = behind + 2
-        if place > end or behind == begin or data[behind:place] != b"\r\n":
+        start = head.end()
+        stop = start + int(head[1], 16)
+        position = stop + 2
+        if position > end or stop == start or data[stop:position] != b"\r\n":
             return None
-        pieces.append(data[begin:behind])
+        pieces.append(data[start:stop])
     return b"".join(pieces) or None

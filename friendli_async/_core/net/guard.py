@@ -1,4 +1,4 @@
-"""What closes a pool when nobody else does: its loop's end, or the end of the client that nobody holds any more."""
+"""Closes a pool that nobody else closes: when its loop shuts down, or when the last reference to its client goes."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 
-__all__ = ["Guard", "close_soon", "guarded"]
+__all__ = ["Guard", "close_soon", "start_guard"]
 
 Close = Callable[[], Coroutine[None, None, None]]
 Guard = AsyncGenerator[None, None]
 
-_closing: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+_closing_tasks: set[asyncio.Task[None]] = set()  # the loop holds tasks only weakly
 
 
-def guarded(close: Close) -> Guard:
-    """Returns a generator that calls ``close`` when it is closed, begun in the running loop.
+def start_guard(close: Close) -> Guard:
+    """Returns an async generator, started in the running loop, that calls ``close`` when it is closed.
 
-    asyncio closes the generators that were begun in a loop when the loop shuts down, and waits for them. What it closes
-    does not know it, so no cycle delays that. A loop that minds no generators (nest_asyncio's) would have the garbage
-    collector end it, which cannot wait: there it does nothing.
+    When a loop shuts down, asyncio closes the async generators that were started in it, and waits for them. The objects
+    that ``close`` ends hold no reference to the generator, so no cycle delays that. A loop without async generator
+    hooks (nest_asyncio's) would leave it to the garbage collector, which cannot wait: there the generator does nothing.
     """
     guard = _close_at_end(close) if sys.get_asyncgen_hooks().finalizer is not None else _do_nothing()
-    with suppress(StopIteration):  # how an awaitable returns
+    with suppress(StopIteration):  # how send() reports that a coroutine returned
         guard.__anext__().send(None)
     return guard
 
 
 def close_soon(close: Close, guard: Guard) -> None:
-    """Closes in the running loop, and then ends the guard; nobody need wait for it.
+    """Closes in the running loop, then ends the guard. Nobody has to wait for it.
 
-    The guard is held until then: if the loop shuts down in between, it is found and waited for.
+    The guard is kept until then: if the loop shuts down meanwhile, it finds the guard and waits for it.
     """
 
     def ended(task: asyncio.Task[None]) -> None:
-        _closing.discard(task)
-        with suppress(StopIteration, RuntimeError):  # there is nothing left to wait for; or its loop closes it just now
+        _closing_tasks.discard(task)
+        with suppress(StopIteration, RuntimeError):  # the guard has ended, or its loop is closing it
             guard.aclose().send(None)
 
     task = asyncio.get_running_loop().create_task(close())
-    _closing.add(task)
+    _closing_tasks.add(task)
     task.add_done_callback(ended)
 
 

@@ -1,4 +1,4 @@
-"""What one event loop has of a client: a session, its places, the exchanges under way."""
+"""The per-loop part of a client: a session, its connection slots, the exchanges in flight."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool"]
 
-_abandoned: Final[list[object]] = []  # what a parent process had: kept, so that nothing finalizes it
+_abandoned: Final[list[object]] = []  # what a parent process had open: kept, so that nothing finalizes it
 
 
 class Pool:
     """The part of a client that belongs to the running loop.
 
     Args:
-        session: The user's own, which is never closed; None makes one.
+        session: A session passed in by the user, which is never closed; None creates one.
         ssl: As for aiohttp.
-        max_connections: How many places there are.
+        max_connections: Number of connection slots.
         exchange_ended: Called when an exchange has ended.
     """
 
@@ -50,22 +50,22 @@ class Pool:
         self.session: aiohttp.ClientSession = self._own_session() if session is None else session
         self.poster: Poster | None = Poster(self.session, ssl) if self.owned and CAN_POST else None
         self.exchanges: set[AiohttpExchange] = set()
-        self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest: older ones have ended, or will not
+        self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest; older ones have ended, or will not
         self.exchange_ended = exchange_ended
         self._closed: asyncio.Future[None] | None = None
 
     def _own_session(self) -> aiohttp.ClientSession:
-        # No limit of aiohttp's: the places are ours, in order, and with a time limit of their own.
+        # No limit in aiohttp: our slots are first come, first served, and have a timeout of their own.
         connector = Connector(limit=0, socket_factory=keepalive_socket)
         factory: Any = partial(PooledProtocol, self.loop, self.alive)
-        connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # there is no public way
-        # Not decompressed by aiohttp: ``compression`` does it in steps, so that our size limits hold.
+        connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # no public API
+        # aiohttp does not decompress: ``compression`` does so in steps, so that our size limits hold.
         return aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=NO_TIMEOUT, auto_decompress=False
         )
 
     def gauges(self) -> LoopGauges:
-        """Its connections."""
+        """Returns the connection counts."""
         return LoopGauges(
             in_use=self.slots.in_use,
             idle=sum(protocol.idle for protocol in tuple(self.alive)),
@@ -74,12 +74,12 @@ class Pool:
         )
 
     def abort(self, reason: str) -> None:
-        """Ends every exchange under way."""
+        """Ends every exchange in flight."""
         for exchange in tuple(self.exchanges):
             exchange.abort_with(StreamInterruptedError(reason))
 
     async def close(self, reason: str) -> None:
-        """Ends everything under way, waking whoever waits, and closes the session if it is ours. Once is enough."""
+        """Ends everything in flight, wakes all waiters, and closes the session if it is ours. Idempotent."""
         if self._closed is not None:
             await asyncio.wait([self._closed])
             return
@@ -94,17 +94,17 @@ class Pool:
             self._closed.set_result(None)
 
     def discard(self) -> None:
-        """Where the loop runs no more, and so can close nothing: has aiohttp's session not complain of that."""
+        """Detaches the session if the loop no longer runs and cannot close it, so that aiohttp does not warn."""
         if self.owned and not self.loop.is_running():
             self.session.detach()
 
     def abandon(self, guard: object) -> None:
-        """In a forked child: lets go of the parent's sockets without a word on the wire, which is the parent's."""
+        """In a forked child, lets go of the parent's sockets without sending on them: the parent still uses them."""
         for protocol in self.alive:
             transport = protocol.transport
             connection = None if transport is None else transport.get_extra_info("socket")
-            if connection is not None and (number := connection.fileno()) >= 0:
-                nowhere = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nowhere, number)  # not closed: the number would be another file's, and closed once more
-                os.close(nowhere)
+            if connection is not None and (descriptor := connection.fileno()) >= 0:
+                devnull = os.open(os.devnull, os.O_RDWR)
+                os.dup2(devnull, descriptor)  # not closed: the descriptor could be reused, then closed again
+                os.close(devnull)
         _abandoned.append((self, guard))

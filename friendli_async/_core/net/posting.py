@@ -1,9 +1,9 @@
-"""Sends what most calls send, JSON of moderate size, over a connector of ours: past aiohttp's session.
+"""Sends what most calls send, JSON of moderate size, directly over our connector, bypassing aiohttp's session.
 
-The session looks for redirects, cookies, credentials, traces, middlewares and time limits of its own; its request makes
-headers of headers, and a task that writes the body. A call of ours has none of the former and needs none of the latter:
-they are half of what a plain call costs. What is left of it stands here: the connector gives a connection, head and
-body are written at once, and aiohttp's response reads the reply. All else goes through the session.
+The session checks for redirects, cookies, credentials, traces, middlewares and timeouts of its own; its request
+rebuilds the headers and starts a task that writes the body. Our calls never have the former and do not need the latter,
+which are half the cost of a plain call. What remains is here: the connector provides a connection, head and body are
+written at once, and aiohttp's response reads the reply. Everything else goes through the session.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 __all__ = ["CAN_POST", "NO_TIMEOUT", "Poster", "can_post"]
 
 NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
-"""None of aiohttp's own time limits: the call has its own."""
+"""Disables aiohttp's own timeouts: the call has its own."""
 
-# What a transport takes without asking to wait. Of a larger body a part may be unsent when the reply comes early, and
-# the task that aiohttp sends it with keeps the connection out of the pool until it is sent.
-_LARGEST: Final = 64 * 1024
-_DESTINATIONS: Final = 64
+# A transport buffers this much without pausing the writer. Part of a larger body may be unsent when the reply comes
+# early, and aiohttp's task that sends it keeps the connection out of the pool until it is sent.
+_MAX_BODY: Final = 64 * 1024
+_MAX_DESTINATIONS: Final = 64
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 _breaks = re.compile(r"[\r\n\0]").search
-_REPLY: Final = frozenset(
+_RESPONSE_PARAMETERS: Final = frozenset(
     {"method", "url", "writer", "continue100", "timer", "request_info", "traces", "loop", "session"}
 )
 
 
 def can_post(session: type, request: type, response: type, protocol: type) -> bool:
-    """Whether aiohttp's classes take what they are given here, and its session's request is its own."""
-    asked: Any = getattr(session, "_request", None)
+    """Whether aiohttp's classes accept the arguments passed here, and ``ClientSession._request`` is its own."""
+    session_request: Any = getattr(session, "_request", None)
     return (
-        isinstance(asked, FunctionType)  # not what a tracer has put in its place
-        and asked.__code__.co_filename == sys.modules[aiohttp.ClientSession.__module__].__file__
+        isinstance(session_request, FunctionType)  # not patched by a tracer
+        and session_request.__code__.co_filename == sys.modules[aiohttp.ClientSession.__module__].__file__
         and {"method", "url", "loop", "session", "ssl"} <= _parameters(request, "__init__")
-        and _parameters(response, "__init__") - {"self", "stream_writer"} == _REPLY
+        and _parameters(response, "__init__") - {"self", "stream_writer"} == _RESPONSE_PARAMETERS
         and {"read_until_eof", "auto_decompress"} <= _parameters(protocol, "set_response_params")
     )
 
@@ -58,11 +58,11 @@ def _parameters(owner: type, method: str) -> frozenset[str]:
 
 
 CAN_POST: Final = can_post(aiohttp.ClientSession, aiohttp.ClientRequest, aiohttp.ClientResponse, ResponseHandler)
-"""Whether they do with the aiohttp that is installed; where they do not, all goes through the session."""
+"""Whether the installed aiohttp allows it; otherwise everything goes through the session."""
 
-_untouched: Final[object] = getattr(aiohttp.ClientSession, "_request", None)
-# aiohttp 3.14 asks the writer for what it has sent, which nobody here wants to know.
-_WRITER: Final[dict[str, Any]] = (
+_original_request: Final[object] = getattr(aiohttp.ClientSession, "_request", None)
+# aiohttp 3.14 reads from the writer how much it has sent, which nothing uses here.
+_WRITER_ARGUMENT: Final[dict[str, Any]] = (
     {"stream_writer": SimpleNamespace(output_size=0)}
     if "stream_writer" in _parameters(aiohttp.ClientResponse, "__init__")
     else {}
@@ -73,7 +73,7 @@ class Poster:
     """Sends requests over the connector of the running loop.
 
     Args:
-        session: A session of ours: without cookies, credentials, traces and middlewares.
+        session: A session of our own: without cookies, credentials, traces and middlewares.
         ssl: As for the session.
     """
 
@@ -83,12 +83,12 @@ class Poster:
         self._loop = asyncio.get_running_loop()
         self._destinations: dict[URL, aiohttp.ClientRequest] = {}
 
-    def takes(self, body: object) -> TypeGuard[bytes]:
-        """Whether it can send such a body, and nobody wants to see it pass the session: a tracer, a test's mock."""
+    def can_send(self, body: object) -> TypeGuard[bytes]:
+        """Whether it can send this body, and no tracer or test mock watches the session's requests."""
         return (
             isinstance(body, bytes)
-            and len(body) <= _LARGEST
-            and aiohttp.ClientSession._request is _untouched  # pyright: ignore[reportPrivateUsage]
+            and len(body) <= _MAX_BODY
+            and aiohttp.ClientSession._request is _original_request  # pyright: ignore[reportPrivateUsage]
             and not self._session.trace_configs
         )
 
@@ -98,8 +98,8 @@ class Poster:
         Args:
             method: A method whose reply may have a body.
             url: An http or https URL without credentials.
-            headers: All headers, but for those that frame the message.
-            body: What is sent.
+            headers: All headers except those that frame the message.
+            body: The body to send.
         """
         connector = self._session.connector
         if connector is None or connector.closed:
@@ -119,10 +119,10 @@ class Poster:
             raise
 
     def _destination(self, url: URL) -> aiohttp.ClientRequest:
-        """What the connector wants to know: where to. Nothing else of it is used, so that it serves all requests."""
+        """Returns a request that tells the connector the destination. Nothing else of it is used, so it is shared."""
         known = self._destinations.get(url)
         if known is None:
-            if len(self._destinations) >= _DESTINATIONS:
+            if len(self._destinations) >= _MAX_DESTINATIONS:
                 self._destinations.clear()
             known = aiohttp.ClientRequest("POST", url, loop=self._loop, session=self._session, ssl=self._ssl)
             self._destinations[url] = known
@@ -136,19 +136,19 @@ class Poster:
             writer=None,
             continue100=None,
             timer=unused,
-            request_info=aiohttp.RequestInfo(url, method, _NO_HEADERS, url),  # errors quote it: without the token
+            request_info=aiohttp.RequestInfo(url, method, _NO_HEADERS, url),  # errors quote it, so it omits the token
             traces=[],
             loop=self._loop,
             session=self._session,
-            **_WRITER,
+            **_WRITER_ARGUMENT,
         )
 
 
 def _head(method: str, url: URL, headers: Mapping[str, str], size: int) -> bytes:
-    """The request line and the headers (RFC 9112 3 and 5). There is a token among them: no local variable holds them.
+    """Returns the request line and headers (RFC 9112 3 and 5). They include the token, so no local variable holds them.
 
     Raises:
-        ValueError: A header has a line end, or NUL, in it.
+        ValueError: A header contains a line break or NUL.
     """
     if _breaks("".join(headers.values())):
         raise ValueError("a header has a line end in it")

@@ -1,4 +1,4 @@
-"""Proxies: the client's own or the environment's, and for which hosts."""
+"""Proxies: the client's own or the environment's, and the hosts that they apply to."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from friendli_async._core.secret import Secret
 from friendli_async._core.settings import check_proxy, unquoted
 from friendli_async.errors import ConfigurationError
 
-__all__ = ["Proxy", "proxies", "proxy_finder"]
+__all__ = ["Proxy", "environment_proxies", "proxy_finder"]
 
 
-def proxies() -> dict[str, Secret]:
-    """The environment's proxies. What reads them takes 9 ms to load, so it is loaded where there may be any."""
+def environment_proxies() -> dict[str, Secret]:
+    """Returns the environment's proxies. Imports ``urllib.request``, which takes 9 ms, only if there may be any."""
     if sys.platform not in {"darwin", "win32"} and not any(name.lower().endswith("_proxy") for name in os.environ):
         return {}
     from urllib.request import getproxies
@@ -30,22 +30,22 @@ def proxies() -> dict[str, Secret]:
 
 
 class Proxy(NamedTuple):
-    """A proxy, and what it is told: its credentials are not in its URL, which frames and errors of aiohttp's show."""
+    """A proxy and the headers for it. Its URL holds no credentials, since aiohttp's frames and errors show the URL."""
 
     url: str | None = None
     headers: Mapping[str, Secret] = {}
 
 
 def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Callable[[str, str, int], Proxy]:
-    """Tells the proxy for a scheme, host and port. The environment is read once: doing it per call costs 1 ms."""
+    """Returns a function of scheme, host and port. The environment is read once: reading it per call costs 1 ms."""
     if proxy is not None or not environment:
-        always = Proxy() if proxy is None else _told(proxy)
+        always = Proxy() if proxy is None else _split_credentials(proxy)
         return lambda scheme, host, port: always
 
     @lru_cache(maxsize=64)
     def find(scheme: str, host: str, port: int) -> Proxy:
         found = unquoted(environment.get(scheme) or environment.get("all") or "")
-        if not found or _bypassed(host, port, environment.get("no", "")):
+        if not found or _is_bypassed(host, port, environment.get("no", "")):
             return Proxy()
         if "://" not in found:
             found = Secret(f"http://{found}")
@@ -55,37 +55,37 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
             raise ConfigurationError(
                 "the environment's proxy is not an http or https URL; pass proxy=, or unset it"
             ) from None
-        return _told(found)
+        return _split_credentials(found)
 
     return find
 
 
-def _told(proxy: Secret) -> Proxy:
-    """Takes the credentials out of a proxy's URL."""
-    before, at, behind = (Secret(part) for part in proxy.rpartition("@"))
+def _split_credentials(proxy: Secret) -> Proxy:
+    """Moves the credentials of a proxy's URL to a header."""
+    before, at, address = (Secret(part) for part in proxy.rpartition("@"))
     if not at:
         return Proxy(str(proxy))
     scheme, _, credentials = (Secret(part) for part in before.partition("://"))
     user, _, password = (Secret(part) for part in credentials.partition(":"))
     encoded = Secret(b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode())
-    return Proxy(f"{scheme}://{behind}", {"Proxy-Authorization": Secret(f"Basic {encoded}")})
+    return Proxy(f"{scheme}://{address}", {"Proxy-Authorization": Secret(f"Basic {encoded}")})
 
 
-def _bypassed(host: str, port: int, rules: str) -> bool:
-    """Whether NO_PROXY names a host, in any of the ways that curl, Go and requests know.
+def _is_bypassed(host: str, port: int, rules: str) -> bool:
+    """Whether NO_PROXY matches a host, by any of the rules of curl, Go and requests.
 
-    The standard library knows but the plainest names: no networks, no brackets, ``*`` only alone.
+    The standard library knows only the simplest rules: no networks, no brackets, ``*`` only on its own.
     """
     host = host.lower().rstrip(".")
     for rule in re.split(r"[\s,]+", rules.lower()):
         found = re.fullmatch(r"\[([^]]*)](?::(\d+))?|([^:]*)(?::(\d+))?", rule)
         name, wanted = (found[1] or found[3] or "", found[2] or found[4]) if found is not None else (rule, None)
-        if (wanted is None or int(wanted) == port) and _names(name, host):
+        if (wanted is None or int(wanted) == port) and _matches(name, host):
             return True
     return False
 
 
-def _names(rule: str, host: str) -> bool:
+def _matches(rule: str, host: str) -> bool:
     if rule == "*":
         return True
     try:

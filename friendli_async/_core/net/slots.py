@@ -1,4 +1,4 @@
-"""Places for connections, given first come, first served."""
+"""Connection slots, handed out first come, first served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Slots"]
 
 
 class Slots:
-    """A counted set of places in one event loop.
+    """A limited number of connection slots in one event loop.
 
     Args:
         limit: How many there are.
@@ -21,52 +21,52 @@ class Slots:
         self.limit: int = limit
         self.in_use: int = 0
         self._closed = False
-        # In the order of their coming; whoever gives up is taken out at once, wherever it stands.
+        # In order of arrival. A waiter that gives up is removed at once, wherever it is.
         self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
+        """The number of calls that wait for a slot."""
         return len(self._waiting)
 
     def take(self) -> bool:
-        """Takes a place if one is free, and nobody has waited for it."""
+        """Takes a slot if one is free and nobody is waiting. Returns whether it did."""
         if self._closed or self._waiting or self.in_use >= self.limit:
             return False
         self.in_use += 1
         return True
 
     async def acquire(self) -> None:
-        """Waits for a place, where ``take`` has got none.
+        """Waits for a slot, after ``take`` has failed.
 
         Raises:
             ConfigurationError: The client is closed, or was closed meanwhile.
         """
         if self._closed:
             raise ConfigurationError("the client is closed")
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[place] = None
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
         try:
-            await place
+            await waiter
         except BaseException:
-            self._waiting.pop(place, None)
-            if place.done() and not place.cancelled() and place.exception() is None:
-                self.release()  # it was handed over in the instant of the cancellation: hand it on
+            self._waiting.pop(waiter, None)
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.release()  # the slot was granted just before the cancellation: pass it on
             raise
 
     def release(self) -> None:
-        """Gives a place back; the one who has waited longest gets it."""
+        """Gives a slot back, or to the call that has waited longest."""
         while self._waiting:
-            place, _ = self._waiting.popitem(last=False)
-            if not place.done() and not place.get_loop().is_closed():
-                place.set_result(None)
+            waiter, _ = self._waiting.popitem(last=False)
+            if not waiter.done() and not waiter.get_loop().is_closed():
+                waiter.set_result(None)
                 return
         self.in_use -= 1
 
     def close(self) -> None:
-        """Turns everybody away who waits."""
+        """Raises ConfigurationError in every waiting call."""
         self._closed = True
         while self._waiting:
-            place, _ = self._waiting.popitem(last=False)
-            if not place.done():
-                place.set_exception(ConfigurationError("the client was closed while the call waited for a connection"))
+            waiter, _ = self._waiting.popitem(last=False)
+            if not waiter.done():
+                waiter.set_exception(ConfigurationError("the client was closed while the call waited for a connection"))
