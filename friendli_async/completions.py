@@ -1,4 +1,4 @@
-"""Completions: a model continues a text, or a sequence of tokens, in one piece or as a stream of tokens.
+"""Text completions of a prompt or a sequence of tokens, in full or as a stream of tokens.
 
 Wire: ``POST {deployment}/v1/completions``, the same for serverless, dedicated endpoints and containers; ``stream:
 true`` selects server-sent events, which end with ``data: [DONE]``.
@@ -17,7 +17,7 @@ from friendli_async._core.resource import Resource, operation
 from friendli_async._core.text import joined, missing
 from friendli_async._help import described
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
-from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, choices_wanted, stream_fields
+from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, requested_choices, stream_fields
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Partial, Reply, Usage, Value, always
 from friendli_async.streams.stream import AssembledStream
@@ -26,7 +26,7 @@ __all__ = ["CompletionsOptions", "TextCompletion", "TextCompletionChoice", "Text
 __all__ += ["TextCompletionChunk", "TextCompletionChunkChoice", "TextCompletionCollector", "TextCompletionStream"]
 __all__ += ["Completions", "ContainerCompletions"]
 
-# --- what goes in ----------------------------------------------------------------------------------------------------
+# --- inputs ----------------------------------------------------------------------------------------------------------
 
 
 class _TokenSequence(msgspec.Struct):
@@ -35,37 +35,37 @@ class _TokenSequence(msgspec.Struct):
 
 @described
 class CompletionsOptions(SamplingOptions, total=False):
-    """Optional parameters of a completion. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of a completion. Omitted ones are left to the server; None is sent as null."""
 
     bad_word_tokens: Sequence[Mapping[str, object]] | None
-    """Sequences of tokens that must not be generated, each as ``{"tokens": [...]}``."""
+    """Token sequences that must not be generated, each as ``{"tokens": [...]}``."""
     bad_words: Sequence[str] | None
-    """Texts that must not be generated."""
+    """Strings that must not be generated."""
     embedding_to_replace: Sequence[float] | None
-    """Embedding vectors, flattened, for the prompt's tokens at ``token_index_to_replace``."""
+    """Flattened embedding vectors for the prompt tokens at ``token_index_to_replace``."""
     encoder_no_repeat_ngram: int | None
-    """Size of n-grams of the encoder's input that the answer must not repeat (encoder-decoder models)."""
+    """Size of n-grams in the encoder input that must not be repeated in the output (encoder-decoder models)."""
     encoder_repetition_penalty: float | None
-    """Penalty on tokens that occur in the encoder's input; 1.0 is none (encoder-decoder models)."""
+    """Penalty on tokens in the encoder input; 1.0 means no penalty (encoder-decoder models)."""
     forced_output_tokens: Sequence[int] | None
-    """Token ids to give out instead of sampling: their log probabilities, for instance, are of interest."""
+    """Token ids to output instead of sampling, for instance to get their log probabilities."""
     logprobs: int | None
-    """How many of the likeliest tokens to return log probabilities of, at each position."""
+    """Number of likeliest tokens to return log probabilities for at each position."""
     max_total_tokens: int | None
-    """The most tokens of prompt and answer together."""
+    """Maximum number of tokens in prompt and output together."""
     min_tokens: int | None
-    """The fewest tokens to generate."""
+    """Minimum number of tokens to generate."""
     min_total_tokens: int | None
-    """The fewest tokens of prompt and answer together."""
+    """Minimum number of tokens in prompt and output together."""
     no_repeat_ngram: int | None
-    """Size of n-grams that must not occur twice."""
+    """Size of n-grams that must not occur more than once."""
     response_format: Mapping[str, object] | None
     """``{"type": "text" | "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema": ...}}`` or
     ``{"type": "regex", "schema": ...}``."""
     stop_tokens: Sequence[Mapping[str, object]] | None
-    """Sequences of tokens that end the generation, each as ``{"tokens": [...]}``."""
+    """Token sequences that end the generation, each as ``{"tokens": [...]}``."""
     token_index_to_replace: Sequence[int] | None
-    """Positions in the prompt whose embeddings ``embedding_to_replace`` gives."""
+    """Positions in the prompt whose embeddings are replaced by ``embedding_to_replace``."""
 
 
 _PARAMETERS: Final = Parameters(
@@ -79,20 +79,20 @@ _PARAMETERS: Final = Parameters(
     },
 )
 
-# --- what comes out --------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
 class TextCompletionLogprobs(Value, frozen=True):
-    """Log probabilities of a choice's tokens, one entry of each tuple per token."""
+    """Log probabilities of a choice's tokens. Each tuple has one entry per token."""
 
     tokens: tuple[str, ...] | None = None
     token_logprobs: tuple[float | None, ...] | None = None
     top_logprobs: tuple[dict[str, Any] | None, ...] | None = None
     """The likeliest tokens at each position, with their log probabilities."""
     text_offset: tuple[int, ...] | None = None
-    """Where each token begins in the text, in characters."""
+    """Offset of each token in the text, in characters."""
     content: tuple[TokenLogprob, ...] | None = None
-    """The same as chat has it: what llama.cpp's server sends instead."""
+    """The log probabilities in chat format, which llama.cpp's server sends instead."""
 
 
 class TextCompletionChoice(Value, frozen=True):
@@ -102,14 +102,14 @@ class TextCompletionChoice(Value, frozen=True):
     text: str = always("")
     finish_reason: Literal["stop", "length"] | str | None = None  # open
     seed: int | None = None
-    """Seed that it was sampled with."""
+    """Sampling seed of the choice."""
     tokens: tuple[int, ...] | None = None
     """Ids of the generated tokens."""
     logprobs: TextCompletionLogprobs | None = None
 
 
 class TextCompletion(Reply, frozen=True, kw_only=True):
-    """A whole completion, of ``complete`` or put together from a stream."""
+    """A full completion, from ``complete`` or assembled from a stream."""
 
     answered_by: ClassVar[tuple[str, ...]] = ("choices",)
 
@@ -123,12 +123,12 @@ class TextCompletion(Reply, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """The text of the first choice; "" where it has none."""
+        """The text of the first choice, or ""."""
         return self.choices[0].text if self.choices else ""
 
 
 class TextCompletionChunkChoice(Value, frozen=True):
-    """What a chunk says about one choice."""
+    """A chunk's entry for one choice."""
 
     index: int = always(0)
     text: str = always("")
@@ -137,15 +137,15 @@ class TextCompletionChunkChoice(Value, frozen=True):
     """Id of the token."""
     logprobs: TextCompletionLogprobs | None = None
     tokens: tuple[int, ...] | None = None
-    """Ids of the tokens of a text that came in one piece."""
+    """Ids of the tokens, if the text arrives in one piece."""
     error: None = None
-    """Never filled: a choice that is an error is raised as one."""
+    """Always None: an error in a choice is raised."""
     delta: None = None
-    """Never filled: what a choice says as chat has it becomes its ``text``."""
+    """Always None: the content of a chat-style delta becomes ``text``."""
 
 
 class TextCompletionChunk(Value, frozen=True):
-    """One event of a completion's stream. The one with the usage has no choices."""
+    """An event of a completion stream. The chunk with the usage has no choices."""
 
     choices: tuple[TextCompletionChunkChoice, ...] = always(())
     id: str | None = None
@@ -154,13 +154,13 @@ class TextCompletionChunk(Value, frozen=True):
     model: str | None = None
     usage: Usage | None = None
     error: Any = None
-    """An error that the server put beside the choices. A stream raises it, so the chunks that it gives have none."""
+    """An error sent together with choices. A stream raises it, so the chunks that it yields have none."""
     message: Any = None
-    """Of an event of an unknown kind, which has no choices: all that it says. Beside choices it is as ``error``."""
+    """All fields of an event of unknown type, which has no choices. With choices it is an error, like ``error``."""
 
     @property
     def text(self) -> str:
-        """What it adds to the text of choice 0; often ""."""
+        """The text delta of choice 0; often ""."""
         for choice in self.choices:
             if choice.index == 0:
                 return choice.text
@@ -195,7 +195,7 @@ class _ChoiceParts(ChoiceParts):
             self.tokens.extend(choice.tokens)
         if choice.logprobs is not None:
             self.logprobs.append(choice.logprobs)
-        if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
+        if choice.finish_reason and choice.finish_reason != "null":  # some servers send the string "null"
             self.finish_reason = choice.finish_reason
             self.may_end = True
 
@@ -205,25 +205,26 @@ class _ChoiceParts(ChoiceParts):
             text=joined(self.text),
             finish_reason=self.finish_reason,
             tokens=tuple(self.tokens) or None,
-            logprobs=self._all_logprobs() if self.logprobs else None,
+            logprobs=self._merge_logprobs() if self.logprobs else None,
         )
 
-    def _all_logprobs(self) -> TextCompletionLogprobs:
-        def whole(name: str) -> tuple[Any, ...] | None:
+    def _merge_logprobs(self) -> TextCompletionLogprobs:
+        def merged(name: str) -> tuple[Any, ...] | None:
             parts = [part for each in self.logprobs if (part := getattr(each, name)) is not None]
             return tuple(item for part in parts for item in part) if parts else None
 
-        return TextCompletionLogprobs(**{name: whole(name) for name in TextCompletionLogprobs.__struct_fields__})
+        return TextCompletionLogprobs(**{name: merged(name) for name in TextCompletionLogprobs.__struct_fields__})
 
 
-_TOLD_WHOLE: Final = "complete"
-"""What the last frame of 2024 says of itself."""
+_FINAL_FRAME: Final = "complete"
+"""The ``object`` of a chunk made from the last frame of the 2024 format."""
 
 
-def _todays(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
-    """A frame of 2024, which says by its key or its name what it is, as a chunk; any other as it is.
+def _normalize_frame(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
+    """Converts a frame of the 2024 format or with chat-style choices to a chunk; returns any other frame unchanged.
 
-    One was a token by itself; the last had all of the text once more, of which ``extend`` leaves what is new.
+    The 2024 format names the kind in the ``event`` key or the event name. It has one frame per token and a last frame
+    that repeats the full text, from which ``extend`` removes what has already arrived.
     """
     event = frame.get("event") or name
     choices: Any = frame.get("choices")
@@ -231,21 +232,21 @@ def _todays(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
         return {"choices": [{key: frame[key] for key in ("index", "text", "token") if key in frame}]}
     if event == "complete" and (choices is None or isinstance(choices, list)):
         ends: list[Any] = [choice for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
-        return {"choices": ends, "usage": frame.get("usage"), "object": _TOLD_WHOLE}
+        return {"choices": ends, "usage": frame.get("usage"), "object": _FINAL_FRAME}
     if isinstance(choices, list):
-        return {**frame, "choices": [_worded_as_chat(choice) for choice in cast("list[object]", choices)]}
+        return {**frame, "choices": [_normalize_choice(choice) for choice in cast("list[object]", choices)]}
     return frame
 
 
-def _worded_as_chat(choice: object) -> object:
-    """A choice that has its text where chat has it, with the text in its place; any other as it is."""
+def _normalize_choice(choice: object) -> object:
+    """Moves the text of a chat-style choice into ``text``; returns any other choice unchanged."""
     if not isinstance(choice, dict):
         return choice
     fields = cast("dict[str, Any]", choice)
-    said: Any = fields.get("delta") or fields.get("message")
-    if fields.get("text") or not isinstance(said, dict):
+    message: Any = fields.get("delta") or fields.get("message")
+    if fields.get("text") or not isinstance(message, dict):
         return fields
-    return {**fields, "text": cast("dict[str, Any]", said).get("content") or "", "delta": None}
+    return {**fields, "text": cast("dict[str, Any]", message).get("content") or "", "delta": None}
 
 
 def _are_ordinary(chunks: Sequence[TextCompletionChunk], payloads: Sequence[bytes]) -> bool:
@@ -253,36 +254,36 @@ def _are_ordinary(chunks: Sequence[TextCompletionChunk], payloads: Sequence[byte
 
 
 class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts]):
-    """Puts the chunks of a completion's stream together.
+    """Assembles the chunks of a completion stream into a TextCompletion.
 
     Args:
-        n: Choices that were asked for.
+        n: Number of choices requested.
     """
 
     dialect: Dialect[TextCompletionChunk] = ChunkDialect(
-        TextCompletionChunk, content=CHUNK_CONTENT, ordinary=_are_ordinary, rewrite=_todays
+        TextCompletionChunk, content=CHUNK_CONTENT, ordinary=_are_ordinary, rewrite=_normalize_frame
     )
     add_texts: None = None
 
     def __init__(self, n: int = 1) -> None:
         super().__init__(_ChoiceParts, n)
-        self._told_whole = False
+        self._has_final_frame = False
 
     @property
     def may_end(self) -> bool:
-        """Whether every choice has its finish reason, or an old server has said that it is done."""
-        return self._told_whole or super().may_end
+        """Whether every requested choice has its finish reason, or the last frame of the 2024 format has arrived."""
+        return self._has_final_frame or super().may_end
 
     def extend(self, events: Iterable[TextCompletionChunk]) -> None:
         """Adds chunks."""
-        take_in = super().extend
+        add_chunks = super().extend
         for chunk in events:
-            if chunk.object == _TOLD_WHOLE:
-                self._told_whole = True
-                self._leave_what_is_new(chunk)
-            take_in((chunk,))
+            if chunk.object == _FINAL_FRAME:
+                self._has_final_frame = True
+                self._remove_duplicates(chunk)
+            add_chunks((chunk,))
 
-    def _leave_what_is_new(self, chunk: TextCompletionChunk) -> None:
+    def _remove_duplicates(self, chunk: TextCompletionChunk) -> None:
         for choice in chunk.choices:
             parts = self.choices.get(choice.index)
             if parts is not None:
@@ -291,17 +292,17 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
                     msgspec.structs.force_setattr(choice, "tokens", None)
 
     def partial(self) -> Partial:
-        """Choice 0 so far."""
+        """Returns what has arrived of choice 0."""
         first = self.choices.get(0)
         return Partial(text="" if first is None else joined(first.text), usage=self.usage)
 
     def result(self) -> TextCompletion:
-        """The whole completion."""
-        return self._adding_up_to(TextCompletion, "text_completion")
+        """Returns the assembled completion."""
+        return self._build_reply(TextCompletion, "text_completion")
 
 
 class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):
-    """The stream of a completion: ``TextCompletionChunk`` events that add up to a ``TextCompletion``."""
+    """A stream of ``TextCompletionChunk`` events that are assembled into a ``TextCompletion``."""
 
     @staticmethod
     def _text_of(event: TextCompletionChunk) -> str:
@@ -312,12 +313,12 @@ class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, 
 
 
 class Completions(Resource):
-    """Continues a text: ``client.serverless.completions``, ``client.dedicated.completions``.
+    """Text completions: ``client.serverless.completions``, ``client.dedicated.completions``.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed (a stream raises on use); see ``friendli_async.errors``.
     """
 
     async def complete(
@@ -328,11 +329,11 @@ class Completions(Resource):
         tokens: Sequence[int] | None = None,
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletion:
-        """Continues a prompt and returns the continuation whole.
+        """Continues a prompt and returns the completion in full.
 
         Args:
             model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
-            prompt: The text to continue, or several texts. Either this or ``tokens``.
+            prompt: The text to continue, or a list of texts. Mutually exclusive with ``tokens``.
             tokens: The text to continue, as token ids.
             options: See ``CompletionsOptions``.
 
@@ -340,7 +341,7 @@ class Completions(Resource):
             The completion: ``text``, ``choices``, ``usage``, ``meta``.
 
         Raises:
-            TypeError: An unknown keyword; neither ``prompt`` nor ``tokens``, or both.
+            TypeError: An unknown keyword, or not exactly one of ``prompt`` and ``tokens``.
         """
         return await self._complete({"model": model, **without_none(prompt=prompt, tokens=tokens)}, options)
 
@@ -352,11 +353,11 @@ class Completions(Resource):
         tokens: Sequence[int] | None = None,
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletionStream:
-        """Continues a prompt and streams it, token by token. The call is made when the stream is first used.
+        """Continues a prompt and streams it, token by token. The request is sent when the stream is first used.
 
         Args:
             model: As for ``complete``.
-            prompt: The text to continue, or several texts. Either this or ``tokens``.
+            prompt: The text to continue, or a list of texts. Mutually exclusive with ``tokens``.
             tokens: The text to continue, as token ids.
             options: See ``CompletionsOptions``.
 
@@ -364,7 +365,7 @@ class Completions(Resource):
             The stream: use it with ``async with`` or ``async for``, or await its ``result()``.
 
         Raises:
-            TypeError: An unknown keyword; neither ``prompt`` nor ``tokens``, or both.
+            TypeError: An unknown keyword, or not exactly one of ``prompt`` and ``tokens``.
         """
         return self._stream({"model": model, **without_none(prompt=prompt, tokens=tokens)}, options)
 
@@ -377,14 +378,14 @@ class Completions(Resource):
         arguments = arguments_of("stream", required, options, stream_fields(options))
         prompt = required.get("prompt", "")
         prompts = 1 if isinstance(prompt, str) else len(cast("Sequence[str]", prompt))
-        n = choices_wanted(options) * prompts
+        n = requested_choices(options) * prompts
         return TextCompletionStream(self._engine.opening(_COMPLETE, arguments, lambda: TextCompletionCollector(n)))
 
 
 def arguments_of(
     method: str, required: Mapping[str, object], options: Mapping[str, object], fixed: Mapping[str, object] = {}
 ) -> Arguments:
-    """Checks what a method was given and encodes it; ``fixed`` is what the method itself sends."""
+    """Validates and encodes the arguments of a method; ``fixed`` holds the fields that the method adds."""
     given = {"prompt", "tokens"} & set(required)
     if len(given) == 2:
         raise TypeError(f"{method}() takes either 'prompt' or 'tokens', not both")
@@ -394,7 +395,7 @@ def arguments_of(
 
 
 class ContainerCompletions(Completions):
-    """Continues a text with a self-hosted engine, which has its model: ``client.container.completions``."""
+    """Text completions of a self-hosted engine, which serves one model: ``client.container.completions``."""
 
     async def complete(
         self,
@@ -404,7 +405,7 @@ class ContainerCompletions(Completions):
         tokens: Sequence[int] | None = None,
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletion:
-        """Continues a prompt; see ``Completions.complete``. ``model`` names an adapter's route."""
+        """Continues a prompt; see ``Completions.complete``. ``model`` selects an adapter route."""
         return await self._complete(without_none(model=model, prompt=prompt, tokens=tokens), options)
 
     def stream(
@@ -415,5 +416,5 @@ class ContainerCompletions(Completions):
         tokens: Sequence[int] | None = None,
         **options: Unpack[CompletionsOptions],
     ) -> TextCompletionStream:
-        """Continues a prompt and streams it; see ``Completions.stream``. ``model`` names an adapter's route."""
+        """Continues a prompt and streams it; see ``Completions.stream``. ``model`` selects an adapter route."""
         return self._stream(without_none(model=model, prompt=prompt, tokens=tokens), options)

@@ -266,11 +266,11 @@ class Unreadable(pydantic.BaseModel):
     ("kind", "words"),
     [
         (complex, "complex cannot be read from JSON"),
-        (dict[str, list[complex]], "complex is no type"),
+        (dict[str, list[complex]], "complex has no JSON form"),
         (object, "object"),
         (Inner | Tree, "must be tagged"),
         (Unknown, "Unknown cannot be read from JSON: NameError: name 'Nowhere'"),
-        (Mixed, "Mixed cannot be read from JSON: PartA is no type"),
+        (Mixed, "Mixed cannot be read from JSON: PartA has no JSON form"),
         (1, "1 cannot be read from JSON"),
         ("Inner", "'Inner'"),
     ],

@@ -353,7 +353,7 @@ async def test_arguments_that_go_on_after_the_call_has_begun_end_the_run(
 ) -> None:
     server.enqueue(turn(head(0, "wait", arguments="{}"), head(1, "now"), more(0, '{"name":"x"}')))
     run = begin(client, waiter.wait, now)
-    with pytest.raises(ResponseDecodeError, match="'wait' went on after they were whole") as caught:
+    with pytest.raises(ResponseDecodeError, match="'wait' continued after the tool call had started") as caught:
         await events_of(run)
     assert caught.value.partial is not None
     assert waiter.told in ([], ["w begins", "w is cancelled"])
@@ -722,8 +722,8 @@ async def test_what_is_no_exception_for_a_model_ends_the_run(
     ("options", "error", "words"),
     [
         ({"tools": [weather, weather]}, ValueError, r"tools\[1\]: there is a tool 'weather' already"),
-        ({"tools": [{"type": "function", "function": {"name": "x"}}]}, TypeError, r"tools\[0\]: a dict is no tool"),
-        ({"tools": [len]}, TypeError, "no tool that can be run here"),
+        ({"tools": [{"type": "function", "function": {"name": "x"}}]}, TypeError, r"tools\[0\]: a dict is not a"),
+        ({"tools": [len]}, TypeError, "is not a runnable tool"),
         ({"tools": {"weather": weather}}, ValueError, "tools: Expected a list"),
         ({"n": 2}, ValueError, "n: a run follows one answer"),
         ({"extra_body": {"n": 2}}, ValueError, "n: a run follows one answer"),

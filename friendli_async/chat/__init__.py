@@ -1,4 +1,4 @@
-"""Chat: a model answers a conversation, in one piece or as a stream of tokens; rendered templates; built-in tools."""
+"""Chat: completions and token streams, rendered chat templates, and tool-assisted chat."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ __all__ += ["ItemView", "ParsedChatStream", "ParsedCompletion", "SnapshotView", 
 
 
 def __getattr__(name: str) -> Any:
-    """Loads structured output when somebody asks for it: who does not is not made to wait for it."""
+    """Imports structured output on first access, to keep it off the import path of plain chat."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from friendli_async.chat import structured

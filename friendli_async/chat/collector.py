@@ -1,4 +1,4 @@
-"""How the chunks of a chat stream add up to a completion, and what an event of it is."""
+"""Collectors that assemble a completion from the chunks of a stream, and the dialect of chat events."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", 
 
 
 class ChoiceParts:
-    """A choice in the making.
+    """A partially received choice.
 
     Args:
-        index: Its own.
+        index: The choice's index.
 
     Attributes:
-        may_end: Whether it has its finish reason.
+        may_end: Whether the finish reason has arrived.
     """
 
     __slots__ = ("finish_reason", "index", "may_end", "text")
@@ -48,29 +48,29 @@ class ChoiceParts:
 
     @property
     def begun(self) -> bool:
-        """Whether anything of it has come; a role alone is nothing."""
+        """Whether any content or a finish reason has arrived. A role alone does not count."""
         return bool(self.text) or self.finish_reason is not None
 
     def add(self, choice: Any) -> None:
-        """Adds what a chunk says about it."""
+        """Adds a chunk's entry for this choice."""
         raise NotImplementedError
 
     def result(self) -> Any:
-        """The whole choice."""
+        """Returns the assembled choice."""
         raise NotImplementedError
 
 
 C = TypeVar("C", bound=Any)
-"""A chunk: ``choices``, each with an ``index``, and ``usage``."""
+"""A chunk type with ``usage`` and ``choices``, each of which has an ``index``."""
 P = TypeVar("P", bound=ChoiceParts)
 R = TypeVar("R")
 
 CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
-"""The fields by which a chunk says something."""
+"""The fields that carry a chunk's content."""
 
 
 def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
-    """Whether chunks have content, and no error nor words beside it."""
+    """Whether every chunk has choices or usage, and neither an error nor a message."""
     if len(chunks) == 1 and chunks[0].choices and not chunks[0].error and chunks[0].message is None:
         return True
     if all([chunk.choices and not chunk.error and chunk.message is None for chunk in chunks]):  # noqa: C419  # a list is faster
@@ -85,50 +85,50 @@ def _is_ordinary(chunk: Any, payload: bytes) -> bool:
 
 
 class ChoicesCollector(Generic[C, P]):
-    """Adds up chunks by their choices, whatever order they come in.
+    """Accumulates chunks by choice index; choices may be interleaved in any order.
 
     Args:
-        parts: Makes a choice, of its index.
-        n: Choices that were asked for.
+        parts: Class that accumulates one choice; called with the choice's index.
+        n: Number of choices requested.
     """
 
-    is_last: bool = False  # the end is the sentinel's to tell: usage may follow the finish reasons
+    is_last: bool = False  # only the sentinel ends a stream: usage may follow the finish reasons
 
     def __init__(self, parts: type[P], n: int) -> None:
         self.usage: Usage | None = None
         self.head: C | None = None
-        """The first chunk that had a choice."""
+        """The first chunk with a choice."""
         self.choices: dict[int, P] = {}
         self._parts: Any = parts
         self._n = n
 
     @property
     def begun(self) -> bool:
-        """Whether anything of a choice has come."""
+        """Whether any choice has begun."""
         return any(parts.begun for parts in self.choices.values())
 
     @property
     def has_text(self) -> bool:
-        """Whether any text has come."""
+        """Whether any text has arrived."""
         return any([parts.text for parts in self.choices.values()])  # noqa: C419  # a list is faster
 
     @property
     def may_end(self) -> bool:
-        """Whether every choice has its finish reason."""
+        """Whether every requested choice has its finish reason."""
         choices = self.choices.values()
         return len(choices) >= self._n and all(parts.may_end for parts in choices)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
-        """Why the choices that have finished did so."""
+        """The finish reasons received so far, in order of choice index."""
         return tuple(parts.finish_reason for parts in self.in_order() if parts.finish_reason is not None)
 
     def in_order(self) -> list[P]:
-        """The choices by their indexes."""
+        """Returns the choices sorted by index."""
         return [self.choices[index] for index in sorted(self.choices)]
 
     def begin(self, index: int, chunk: C) -> P:
-        """A choice that had not come before."""
+        """Creates and registers the choice for a new index."""
         parts: P = self._parts(index)
         self.choices[index] = parts
         if self.head is None:
@@ -146,8 +146,8 @@ class ChoicesCollector(Generic[C, P]):
             if chunk.usage is not None:
                 self.usage = chunk.usage
 
-    def _adding_up_to(self, reply: Callable[..., R], object: str) -> R:
-        """The whole reply: of this class, and called so."""
+    def _build_reply(self, reply: Callable[..., R], object: str) -> R:
+        """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""
         head: Any = self.head or ChatChunk()
         choices = tuple([parts.result() for parts in self.in_order()])
         return reply(
@@ -156,7 +156,7 @@ class ChoicesCollector(Generic[C, P]):
 
 
 class _CallParts:
-    """A tool call in the making."""
+    """A partially received tool call."""
 
     __slots__ = ("arguments", "has_index", "id", "name", "type")
 
@@ -167,16 +167,16 @@ class _CallParts:
         self.arguments: list[str] = []
         self.has_index = False
 
-    def begins_another(self, delta: ToolCallDelta) -> bool:
-        """Whether a delta under this call's index is the head of another call: servers reuse indexes.
+    def starts_new_call(self, delta: ToolCallDelta) -> bool:
+        """Whether a delta with this call's index starts a new call, because some servers reuse indexes.
 
-        Another id alone is no sign: some servers send a new one with every piece.
+        A different id is not enough: some servers send a new id with every delta.
         """
         named = delta.function is not None and delta.function.name
         return bool(named and delta.id and self.id and delta.id != self.id)
 
     def add(self, delta: ToolCallDelta) -> None:
-        """Identity is set once, however often it is repeated; only arguments add up."""
+        """Adds a delta. The first id, type and name win if they are repeated; arguments are concatenated."""
         self.id = self.id or delta.id
         self.type = self.type or delta.type
         self.has_index = self.has_index or delta.index is not None
@@ -219,7 +219,7 @@ class _ChoiceParts(ChoiceParts):
 
     def add(self, choice: ChunkChoice) -> None:
         if choice.message is not None or choice.text is not None:
-            self._complete(choice)
+            self._move_into_delta(choice)
         delta = choice.delta
         if delta.content:
             self.text.append(delta.content)
@@ -237,29 +237,29 @@ class _ChoiceParts(ChoiceParts):
             self.add_call(call)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs.extend(choice.logprobs.content)
-        if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
+        if choice.finish_reason and choice.finish_reason != "null":  # some servers send the string "null"
             self.finish_reason = choice.finish_reason
             self.may_end = True
         elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):
-            self.may_end = False  # it went on: after a tool's turn, the answer
+            self.may_end = False  # the choice continues: the answer follows a tool turn
 
-    def _complete(self, choice: ChunkChoice) -> None:
-        """Moves what a server gives as a whole into the delta, as far as it had not come in pieces."""
-        delta, whole = choice.delta, choice.message or ChunkDelta()
+    def _move_into_delta(self, choice: ChunkChoice) -> None:
+        """Moves a complete message or text into the delta, without the part that has already been streamed."""
+        delta, message = choice.delta, choice.message or ChunkDelta()
         calls = tuple(
-            msgspec.structs.replace(call, index=place if call.index is None else call.index)
-            for place, call in enumerate(whole.tool_calls or ())
+            msgspec.structs.replace(call, index=position if call.index is None else call.index)
+            for position, call in enumerate(message.tool_calls or ())
         )
-        told = {
-            "content": missing(whole.content, self.text) or choice.text,
-            "role": whole.role,
+        fields = {
+            "content": missing(message.content, self.text) or choice.text,
+            "role": message.role,
             "tool_calls": () if self.calls else calls,
-            "reasoning_content": missing(whole.reasoning_content, self.reasoning_content),
-            "reasoning": missing(whole.reasoning, self.reasoning),
-            "reasoning_details": () if self.reasoning_details else whole.reasoning_details,
-            "refusal": missing(whole.refusal, self.refusal),
+            "reasoning_content": missing(message.reasoning_content, self.reasoning_content),
+            "reasoning": missing(message.reasoning, self.reasoning),
+            "reasoning_details": () if self.reasoning_details else message.reasoning_details,
+            "refusal": missing(message.refusal, self.refusal),
         }
-        new = {name: value for name, value in told.items() if value and not getattr(delta, name)}
+        new = {name: value for name, value in fields.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
         msgspec.structs.force_setattr(choice, "message", None)
         msgspec.structs.force_setattr(choice, "text", None)
@@ -268,8 +268,8 @@ class _ChoiceParts(ChoiceParts):
         calls, key = self.calls, delta.id or None if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
         if call is None and calls and not delta.id and not (delta.index is not None and calls[-1].has_index):
-            call = calls[-1]  # it goes on with the last one, whose index perhaps could not be read
-        if call is None or call.begins_another(delta):
+            call = calls[-1]  # a continuation of the last call, whose index may have been unreadable
+        if call is None or call.starts_new_call(delta):
             call = _CallParts()
             calls.append(call)
         if key is not None:
@@ -290,36 +290,36 @@ class _ChoiceParts(ChoiceParts):
             tool_calls=self.tool_calls() or None,
             reasoning_content=joined(self.reasoning_content) or None,
             reasoning=joined(self.reasoning) or None,
-            reasoning_details=_details_joined(self.reasoning_details) or None,
+            reasoning_details=_merge_details(self.reasoning_details) or None,
             refusal=joined(self.refusal) or None,
         )
         logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
         return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
 
 
-def _details_joined(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """The objects that the pieces make: those of one index, one behind the other, are one, whose texts add up."""
-    whole: list[dict[str, Any]] = []
+def _merge_details(pieces: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Merges consecutive pieces with the same index and type into one object, concatenating their texts."""
+    merged: list[dict[str, Any]] = []
     for piece in pieces:
-        last = whole[-1] if whole else {}
+        last = merged[-1] if merged else {}
         if "index" in piece and (piece["index"], piece.get("type")) == (last.get("index"), last.get("type")):
-            told = {key: value for key, value in piece.items() if value is not None}
+            fields = {key: value for key, value in piece.items() if value is not None}
             texts = {
-                key: last[key] + told[key]
+                key: last[key] + fields[key]
                 for key in ("text", "summary", "data")
-                if isinstance(last.get(key), str) and isinstance(told.get(key), str)
+                if isinstance(last.get(key), str) and isinstance(fields.get(key), str)
             }
-            whole[-1] = {**last, **told, **texts}
+            merged[-1] = {**last, **fields, **texts}
         else:
-            whole.append(piece)
-    return tuple(whole)
+            merged.append(piece)
+    return tuple(merged)
 
 
 class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
-    """Puts the chunks of a chat together.
+    """Assembles the chunks of a chat stream into a ChatCompletion.
 
     Args:
-        n: Choices that were asked for.
+        n: Number of choices requested.
     """
 
     usage: Usage | None
@@ -329,21 +329,21 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         super().__init__(_ChoiceParts, n)
 
     def add_texts(self, chunks: Sequence[ChatChunk]) -> int:
-        """Adds the chunks up to the first that is more than a piece of text or reasoning; returns how many they are."""
+        """Fast path: adds chunks up to the first that is not plain text or reasoning. Returns how many it added."""
         begun = self.choices
         texts = 0
         for chunk in chunks:
             try:
                 (choice,) = chunk.choices
                 parts = begun[choice.index]
-            except (ValueError, KeyError):  # another number of choices, or the first of a choice
+            except (ValueError, KeyError):  # not exactly one choice, or a choice's first chunk
                 return texts
             delta = choice.delta
             if (
                 choice.finish_reason is not None
                 or choice.logprobs is not None
                 or choice.message is not None
-                or (delta.role is not None and parts.role is None)  # some servers repeat it in every chunk
+                or (delta.role is not None and parts.role is None)  # some servers repeat the role in every chunk
                 or delta.tool_calls is not None
                 or delta.reasoning is not None
                 or delta.reasoning_details is not None
@@ -361,24 +361,24 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             else:
                 return texts
             parts.may_end = False
-            if chunk.usage is not None:  # some servers count in every chunk
+            if chunk.usage is not None:  # some servers send usage with every chunk
                 self.usage = chunk.usage
             texts += 1
         return texts
 
     def reopen(self) -> None:
-        """The turn goes on: a tool has been started."""
+        """Resets ``may_end``: a tool has started, so the turn continues."""
         for parts in self.choices.values():
             parts.may_end = False
 
     def calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
-        """The tool calls of choice 0 from one on, each joined when it is asked for; the last may be in the making."""
+        """Yields the tool calls of choice 0 from index ``first`` on, built lazily. The last one may be incomplete."""
         parts = self.choices.get(0)
         for call in parts.calls[first : None if with_last else -1] if parts is not None else ():
             yield call.result()
 
     def partial(self) -> Partial:
-        """Choice 0 so far."""
+        """Returns what has arrived of choice 0."""
         first = self.choices.get(0)
         if first is None:
             return Partial(usage=self.usage)
@@ -387,5 +387,5 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         )
 
     def result(self) -> ChatCompletion:
-        """The whole completion."""
-        return self._adding_up_to(ChatCompletion, "chat.completion")
+        """Returns the assembled completion."""
+        return self._build_reply(ChatCompletion, "chat.completion")

@@ -1,13 +1,13 @@
-"""JSON that is read while it arrives: no I/O, any split, time in proportion to the length.
+"""An incremental JSON parser: no I/O, input split anywhere, linear time.
 
-Every rule of RFC 8259 holds. Where the RFC leaves a choice, this is chosen:
+It follows RFC 8259 strictly. Where the RFC leaves a choice:
 
-- Of duplicate keys the last value counts, and takes the first one's place, as in ``json``.
-- Integers are exact. A number that no float can hold (``1e400``) is refused, since it could not be written back, and so
-  is one of more than 4,300 characters. NaN and Infinity are no JSON.
-- An escaped lone surrogate stays one, as in ``json``. A pair that two pieces of text share is put together.
-- A byte order mark is refused, and so are bytes that are not UTF-8.
-- Containers are nested 256 deep at most: so what was read can be compared, printed and copied without a
+- The last value of a duplicate key wins and keeps the first one's position, as in ``json``.
+- Integers are exact. A number too large for a float (``1e400``) is rejected because it could not be serialized again;
+  so is a number of more than 4,300 characters. NaN and Infinity are not JSON.
+- An escaped lone surrogate is kept, as in ``json``. A surrogate pair split across two pieces of text is joined.
+- A byte order mark is rejected, and so is invalid UTF-8.
+- Containers may be nested at most 256 deep, so that the result can be compared, printed and copied without a
   RecursionError.
 """
 
@@ -24,20 +24,20 @@ from friendli_async._core.text import whole
 __all__ = ["MAX_DEPTH", "JSONDepthError", "JSONError", "JSONIncompleteError", "JSONReader", "read_json"]
 
 MAX_DEPTH: Final = 256
-"""How deep containers may be nested, where nothing else is said."""
+"""Default limit on the nesting depth of containers."""
 
-_MAX_NUMBER: Final = 4300  # characters; Python's own limit for integers
-_LONG: Final = 8192  # characters of a string that is shown as often as it grows
-_LAG: Final = 128  # a longer one is shown whenever it has grown by this part of it
+_MAX_NUMBER_LENGTH: Final = 4300  # characters; Python's own limit for integers
+_LONG_STRING: Final = 8192  # characters; up to this length, reading `value` always flushes the open string
+_FLUSH_RATIO: Final = 128  # a longer string is flushed when it has grown by 1 part in this many
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 def _run_of(characters: str) -> Callable[..., re.Match[str]]:
-    """Finds the characters, as many as follow each other from a place on: perhaps none, so it always matches."""
+    """Returns a function that matches the longest run of the characters at a position. It may be empty, never None."""
     return cast("Callable[..., re.Match[str]]", re.compile(f"{characters}*").match)
 
 
-_blanks: Final = _run_of(r"[ \t\n\r]")
+_whitespace: Final = _run_of(r"[ \t\n\r]")
 _plain: Final = _run_of(r'[^"\\\x00-\x1f]')
 _number_characters: Final = _run_of(r"[-+.0-9eE]")
 _letters: Final = _run_of(r"[A-Za-z]")
@@ -47,11 +47,11 @@ _LITERALS: Final[dict[str, Any]] = {"true": True, "false": False, "null": None}
 
 
 class JSONError(ValueError):
-    """What was read is not JSON.
+    """The input is not JSON.
 
     Attributes:
         reason: What is wrong.
-        position: Where, in characters from the beginning.
+        position: Offset in characters from the start of the input.
     """
 
     def __init__(self, reason: str = "", position: int = 0) -> None:
@@ -64,26 +64,26 @@ class JSONError(ValueError):
 
 
 class JSONIncompleteError(JSONError):
-    """It ends before it is complete: up to there it can be JSON."""
+    """The input is valid so far, but ends before the value is complete."""
 
 
 class JSONDepthError(JSONError):
-    """Its containers are nested more deeply than allowed."""
+    """Containers are nested more deeply than allowed."""
 
 
 class JSONReader:
-    """Reads one JSON value in pieces.
+    """Parses one JSON value from pieces.
 
-    ``value`` is the value so far, and always the same object: it grows, so what it costs to look at it does not depend
-    on how much there is. Whoever keeps a state of it copies it (``copy.deepcopy``); nobody else may change it. A string
-    that is still arriving is in it as far as it has come, less its latest hundredth where it has thousands of
-    characters; a number, a literal or a key only once it is complete.
+    ``value`` is the value so far. It is always the same object and grows in place, so reading it costs the same however
+    large it is. Do not modify it; to keep a snapshot, copy it (``copy.deepcopy``). It includes the received part of an
+    unfinished string, which may lag by up to a hundredth once the string has thousands of characters. A number, a
+    literal or a key is included only once it is complete.
 
     Args:
-        max_depth: How deep containers may be nested.
+        max_depth: Limit on the nesting depth of containers.
 
     Attributes:
-        changes: How often ``value`` has changed.
+        changes: Number of changes to ``value`` so far.
     """
 
     def __init__(self, *, max_depth: int = MAX_DEPTH) -> None:
@@ -91,63 +91,63 @@ class JSONReader:
         self._max_depth = max_depth
         self._root: Any = None
         self._open: list[Any] = []
-        self._holder: Any = None  # the innermost open container
-        self._key = ""  # of the object that is the holder
+        self._container: Any = None  # the innermost open container
+        self._key = ""  # of the innermost open object
         self._string_open = False
         self._in_key = False
-        self._parts: list[str] = []  # of a string, what `_shown` has not
-        self._pending = 0  # characters in the parts of a string that is no key
-        self._shown = ""
+        self._parts: list[str] = []  # of the open string or key, not yet in `_flushed`
+        self._pending = 0  # characters in `_parts`, unless they belong to a key
+        self._flushed = ""
         self._escape = ""
-        self._high = ""  # half of a pair of escapes
-        self._half = ""  # half of a character that two pieces of text share
+        self._escaped_surrogate = ""  # high surrogate of a pair of escapes
+        self._trailing_surrogate = ""  # high surrogate at the end of the last piece
         self._token = ""  # a number or a literal
-        self._offset = 0  # of the piece
+        self._offset = 0  # of the current piece
         self._error: JSONError | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
-        # A plain function, not a bound method: that would make a cycle.
+        # A plain function, because a bound method would create a reference cycle.
         self._state: Callable[[JSONReader, str, int], int] = JSONReader._at_value
 
     @property
     def value(self) -> Any:
         """The value so far; None before it has begun."""
-        if self._pending and (len(self._shown) < _LONG or self._pending * _LAG > len(self._shown)):
-            self._show()
+        if self._pending and (len(self._flushed) < _LONG_STRING or self._pending * _FLUSH_RATIO > len(self._flushed)):
+            self._flush_string()
         return self._root
 
     @property
     def begun(self) -> bool:
-        """Whether there is anything in ``value``."""
+        """Whether ``value`` holds anything yet."""
         return self.changes > 0
 
     @property
     def complete(self) -> bool:
-        """Whether the value is complete. A number that is not in a container is so by ``close`` alone."""
+        """Whether the value is complete. A top-level number is complete only after ``close``."""
         return self._state is JSONReader._at_end
 
     def feed(self, piece: str | bytes) -> None:
-        """Reads the next piece.
+        """Parses the next piece.
 
         Raises:
-            JSONError: It is not JSON; every further call raises it again.
+            JSONError: The input is not JSON. Every further call raises the error again.
         """
         if self._error is not None:
             raise type(self._error)(self._error.reason, self._error.position)
-        text = piece if isinstance(piece, str) else self._decoded(piece)
+        text = piece if isinstance(piece, str) else self._decode(piece)
         if text:
-            text, self._half = whole(self._half, text)
+            text, self._trailing_surrogate = whole(self._trailing_surrogate, text)
         self._read(text)
 
     def close(self) -> Any:
-        """Says that there is no more, and returns the value.
+        """Marks the end of the input and returns the value.
 
         Raises:
-            JSONError: It is not JSON.
-            JSONIncompleteError: It is not complete.
+            JSONError: The input is not JSON.
+            JSONIncompleteError: The value is incomplete.
         """
-        self.feed("" if self._decoder is None else self._decoded(b"", final=True))
-        half, self._half = self._half, ""
-        self._read(half)
+        self.feed("" if self._decoder is None else self._decode(b"", final=True))
+        surrogate, self._trailing_surrogate = self._trailing_surrogate, ""
+        self._read(surrogate)
         if self._state is JSONReader._in_number:
             self._end_number(0)
         if self._state is not JSONReader._at_end:
@@ -156,16 +156,16 @@ class JSONReader:
         return self._root
 
     def closed_items(self, items: list[Any]) -> int:
-        """How many elements of a list, itself a part of ``value``, are complete."""
-        for depth, holder in enumerate(self._open, 1):
-            if holder is items:
+        """Returns how many elements of a list inside ``value`` are complete."""
+        for depth, container in enumerate(self._open, 1):
+            if container is items:
                 return len(items) - (depth < len(self._open) or self._string_open)
         return len(items)
 
-    # --- what the states are made of -------------------------------------------------------------------------------
+    # --- building blocks of the states -----------------------------------------------------------------------------
 
     def fail(self, reason: str, at: int, kind: type[JSONError] = JSONError) -> NoReturn:
-        """Raises an error at a place of the present piece, now and ever after."""
+        """Raises an error at a position in the current piece, and stores it for further calls."""
         self._error = kind(reason, self._offset + at)
         raise kind(reason, self._offset + at)
 
@@ -175,7 +175,7 @@ class JSONReader:
             at = self._state(self, text, at)
         self._offset += end
 
-    def _decoded(self, piece: bytes, *, final: bool = False) -> str:
+    def _decode(self, piece: bytes, *, final: bool = False) -> str:
         if self._decoder is None:
             self._decoder = codecs.getincrementaldecoder("utf-8")()
         try:
@@ -185,41 +185,41 @@ class JSONReader:
         raise JSONError(self._error.reason, self._offset)
 
     def _put(self, value: Any) -> None:
-        """Places a value that begins, or that has come whole."""
-        holder: Any = self._holder
-        if holder is None:
+        """Stores a new value, complete or just opened, in the innermost container."""
+        container: Any = self._container
+        if container is None:
             self._root = value
-        elif type(holder) is list:
-            holder.append(value)  # pyright: ignore[reportUnknownMemberType]  # mypy calls a cast redundant
+        elif type(container) is list:
+            container.append(value)  # pyright: ignore[reportUnknownMemberType]  # mypy calls a cast redundant
         else:
-            holder[self._key] = value
+            container[self._key] = value
         self.changes += 1
 
     def _replace(self, value: str) -> None:
-        """Replaces the string that was placed last."""
-        holder = self._holder
-        if holder is None:
+        """Replaces the string that was stored last."""
+        container = self._container
+        if container is None:
             self._root = value
         else:
-            holder[-1 if type(holder) is list else self._key] = value
+            container[-1 if type(container) is list else self._key] = value
 
-    def _show(self) -> None:
-        """Places what has come of the string."""
-        self._shown += "".join(self._parts)
+    def _flush_string(self) -> None:
+        """Stores the received part of the open string."""
+        self._flushed += "".join(self._parts)
         self._parts.clear()
         self._pending = 0
-        self._replace(self._shown)
+        self._replace(self._flushed)
 
     def _enter(self, container: Any, at: int) -> None:
         if len(self._open) >= self._max_depth:
             self.fail(f"it is nested more than {self._max_depth} deep", at, JSONDepthError)
         self._put(container)
         self._open.append(container)
-        self._holder = container
+        self._container = container
 
     def _leave(self) -> None:
         self._open.pop()
-        self._holder = self._open[-1] if self._open else None
+        self._container = self._open[-1] if self._open else None
         self.changes += 1
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
@@ -238,22 +238,22 @@ class JSONReader:
             self._state = JSONReader._at_colon
             return
         if self._parts:
-            self._show()
-        self._shown = ""
+            self._flush_string()
+        self._flushed = ""
         self.changes += 1
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
     def _add(self, text: str) -> None:
-        """Adds to the string, or the key, that is arriving."""
+        """Appends to the open string or key."""
         self._parts.append(text)
         if not self._in_key:
             self._pending += len(text)
             self.changes += 1
 
-    def _unhalve(self) -> None:
-        """An escaped half of a pair whose other half does not come."""
-        self._add(self._high)
-        self._high = ""
+    def _flush_surrogate(self) -> None:
+        """Appends an escaped high surrogate that no low surrogate follows."""
+        self._add(self._escaped_surrogate)
+        self._escaped_surrogate = ""
 
     def _end_number(self, at: int) -> None:
         token, self._token = self._token, ""
@@ -266,7 +266,7 @@ class JSONReader:
         self._put(value)
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
-    # --- the states: each reads from a place of the piece, and returns where it stopped ------------------------------
+    # --- states: each parses from a position in the piece and returns where it stopped -----------------------------
 
     def _at_value(self, text: str, at: int) -> int:
         character = text[at]
@@ -285,7 +285,7 @@ class JSONReader:
             self._state = JSONReader._in_literal
             return at
         else:
-            return self._blank(text, at, "a value")
+            return self._skip_whitespace(text, at, "a value")
         return at + 1
 
     def _at_first_item(self, text: str, at: int) -> int:
@@ -304,38 +304,40 @@ class JSONReader:
         if text[at] == '"':
             self._begin_string(key=True)
             return at + 1
-        return self._blank(text, at, "a key")
+        return self._skip_whitespace(text, at, "a key")
 
     def _at_colon(self, text: str, at: int) -> int:
         if text[at] == ":":
             self._state = JSONReader._at_value
             return at + 1
-        return self._blank(text, at, "a colon")
+        return self._skip_whitespace(text, at, "a colon")
 
     def _after_value(self, text: str, at: int) -> int:
         character = text[at]
-        in_list = type(self._holder) is list
+        in_list = type(self._container) is list
         if character == ",":
             self._state = JSONReader._at_value if in_list else JSONReader._at_key
         elif character == ("]" if in_list else "}"):
             self._leave()
         else:
-            return self._blank(text, at, "a comma or the end of the list" if in_list else "a comma or the object's end")
+            return self._skip_whitespace(
+                text, at, "a comma or the end of the list" if in_list else "a comma or the object's end"
+            )
         return at + 1
 
     def _at_end(self, text: str, at: int) -> int:
-        return self._blank(text, at, "nothing more")
+        return self._skip_whitespace(text, at, "nothing more")
 
-    def _blank(self, text: str, at: int, expected: str) -> int:
-        end = _blanks(text, at).end()
+    def _skip_whitespace(self, text: str, at: int, expected: str) -> int:
+        end = _whitespace(text, at).end()
         if end == at:
             self.fail(f"there is {text[at]!r} in place of {expected}", at)
         return end
 
     def _in_string(self, text: str, at: int) -> int:
         end = _plain(text, at).end()
-        if self._high and text[at] != "\\":
-            self._unhalve()
+        if self._escaped_surrogate and text[at] != "\\":
+            self._flush_surrogate()
         if end > at:
             self._add(text[at:end])
         if end == len(text):
@@ -356,8 +358,8 @@ class JSONReader:
             return at + 1
         if character not in _ESCAPES:
             self.fail(f"{character!r} cannot be escaped", at)
-        if self._high:
-            self._unhalve()
+        if self._escaped_surrogate:
+            self._flush_surrogate()
         self._add(_ESCAPES[character])
         self._state = JSONReader._in_string
         return at + 1
@@ -370,15 +372,15 @@ class JSONReader:
                 self.fail(f"there is {text[end]!r} in place of a hexadecimal digit", end)
             return end
         character, self._escape = chr(int(self._escape, 16)), ""
-        if self._high and "\udc00" <= character <= "\udfff":
-            pair = self._high + character
+        if self._escaped_surrogate and "\udc00" <= character <= "\udfff":
+            pair = self._escaped_surrogate + character
             self._add(pair.encode("utf-16-le", "surrogatepass").decode("utf-16-le"))
-            self._high = ""
+            self._escaped_surrogate = ""
         else:
-            if self._high:
-                self._unhalve()
+            if self._escaped_surrogate:
+                self._flush_surrogate()
             if "\ud800" <= character <= "\udbff":
-                self._high = character
+                self._escaped_surrogate = character
             else:
                 self._add(character)
         self._state = JSONReader._in_string
@@ -387,8 +389,8 @@ class JSONReader:
     def _in_number(self, text: str, at: int) -> int:
         end = _number_characters(text, at).end()
         self._token += text[at:end]
-        if len(self._token) > _MAX_NUMBER:
-            self.fail(f"a number has more than {_MAX_NUMBER} characters", at)
+        if len(self._token) > _MAX_NUMBER_LENGTH:
+            self.fail(f"a number has more than {_MAX_NUMBER_LENGTH} characters", at)
         if end < len(text):
             self._end_number(end)
         return end
@@ -406,10 +408,10 @@ class JSONReader:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Reads a whole JSON value; see ``JSONReader``.
+    """Parses a complete JSON value; see ``JSONReader``.
 
     Raises:
-        JSONError: It is not JSON.
+        JSONError: The text is not JSON.
     """
     reader = JSONReader()
     reader.feed(text)

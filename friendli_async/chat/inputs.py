@@ -1,4 +1,4 @@
-"""What a chat takes: messages, tools, and the optional parameters."""
+"""Inputs of a chat: messages, tools and optional parameters."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ __all__ += ["SamplingOptions", "ToolMessage"]
 
 
 class Media(msgspec.Struct, frozen=True):
-    """Where an image, a sound or a film is: an http(s) URL or a data URL."""
+    """Location of an image, audio or video: an http(s) URL or a data URL."""
 
     url: str
 
 
 class AnyContent(msgspec.Struct, frozen=True):
-    """What every part of a user's message is."""
+    """Base class of the content parts of a user message."""
 
 
 class TextContent(AnyContent, frozen=True, tag_field="type", tag="text"):
-    """Text, as one part of a user's message."""
+    """A text part of a user message."""
 
     text: str
 
 
 class ImageContent(AnyContent, frozen=True, tag_field="type", tag="image_url"):
-    """An image, as one part of a user's message."""
+    """An image part of a user message."""
 
     image_url: Media
 
 
 class AudioContent(AnyContent, frozen=True, tag_field="type", tag="audio_url"):
-    """A sound, as one part of a user's message."""
+    """An audio part of a user message."""
 
     audio_url: Media
 
 
 class VideoContent(AnyContent, frozen=True, tag_field="type", tag="video_url"):
-    """A film, as one part of a user's message."""
+    """A video part of a user message."""
 
     video_url: Media
 
@@ -71,27 +71,27 @@ class _SentToolCall(msgspec.Struct):
 if TYPE_CHECKING:
     _Parts = Sequence[AnyContent | Mapping[str, object]]
     _Calls = Sequence[ToolCall | Mapping[str, object]]
-else:  # what msgspec checks, once all of it is JSON
+else:  # what msgspec validates after conversion to JSON types
     _Parts = list[TextContent | ImageContent | AudioContent | VideoContent]
     _Calls = list[_SentToolCall]
 
 
 class SystemMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="system"):
-    """Instructions that stand above the conversation."""
+    """A system message: instructions for the whole conversation."""
 
     content: str
     name: str | None = None
 
 
 class UserMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="user"):
-    """What the user says: text, or parts of several kinds."""
+    """A user message: text, or a list of content parts."""
 
     content: str | _Parts
     name: str | None = None
 
 
 class AssistantMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="assistant"):
-    """What a model said before. A reply's ``message`` serves as well, and so do its ``tool_calls``."""
+    """An earlier message of the model. A reply's ``message`` and ``tool_calls`` are accepted as well."""
 
     content: str | None = None
     name: str | None = None
@@ -101,7 +101,7 @@ class AssistantMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="r
 
 
 class ToolMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role", tag="tool"):
-    """What a tool call gave."""
+    """The result of a tool call."""
 
     content: str
     tool_call_id: str
@@ -110,17 +110,17 @@ class ToolMessage(AnyMessage, frozen=True, omit_defaults=True, tag_field="role",
 
 if TYPE_CHECKING:
     Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage | ChatMessage
-else:  # what msgspec tells apart, by the role; a reply's message is made into one of them
+else:  # a union tagged by role; a reply's message is converted to one of these
     Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
 Messages = Sequence[Message | AnyMessage | Mapping[str, object]]
-"""A conversation: plain dicts, the structs above, messages of earlier replies, in any mixture."""
+"""A conversation: any mix of plain dicts, the structs above, and messages of earlier replies."""
 
 Conversation = list[Message | Mapping[str, object]]
-"""The same to append to."""
+"""A mutable conversation, to append to."""
 
 
 class Function(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A function that the model may ask to be called; ``parameters`` is a JSON schema."""
+    """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: str
     description: str | None = None
@@ -128,13 +128,13 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tool(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
-    """A function, offered as a tool."""
+    """A function offered to the model as a tool."""
 
     function: Function
 
 
 class _NoTool(msgspec.Struct, tag_field="type", tag=""):
-    """Stands beside Tool in the check: where there is more than one, msgspec insists on the type."""
+    """Makes the checked type a union, because msgspec requires a tag only in unions."""
 
 
 class _NamedFunction(msgspec.Struct):
@@ -172,36 +172,36 @@ class _StreamOptions(msgspec.Struct):
 
 @described
 class SamplingOptions(ExtraOptions, total=False):
-    """Optional parameters of a model that writes text: how its tokens are chosen, and where it ends."""
+    """Optional parameters of text generation: sampling, penalties and stop conditions."""
 
     eos_token: Sequence[int] | None
     """Token ids that end the generation."""
     frequency_penalty: float | None
     """Penalty on tokens by how often they have occurred; positive values avoid repetition."""
     max_tokens: int | None
-    """The most tokens to generate."""
+    """Maximum number of tokens to generate."""
     min_p: float | None
-    """Least probability of a token, relative to the likeliest one's."""
+    """Minimum probability of a token, relative to that of the likeliest token."""
     n: int | None
-    """How many choices to generate; of a completion, for each prompt."""
+    """Number of choices to generate; for completions, per prompt."""
     presence_penalty: float | None
     """Penalty on tokens that have occurred at all."""
     repetition_penalty: float | None
-    """Penalty on tokens that have occurred; 1.0 is none."""
+    """Penalty on tokens that have occurred; 1.0 means no penalty."""
     seed: int | Sequence[int] | None
-    """Seed of the sampling, one for all choices or one each."""
+    """Sampling seed: one for all choices, or a list with one per choice."""
     stop: Sequence[str] | None
-    """Texts that end the generation."""
+    """Stop sequences: strings that end the generation."""
     stream_options: Mapping[str, object] | None
-    """``{"include_usage": bool}``; a stream asks for its usage unless this is given."""
+    """``{"include_usage": bool}``; by default a stream requests usage."""
     temperature: float | None
     """Sampling temperature; lower is more deterministic."""
     top_k: int | None
-    """Sample from the k likeliest tokens only."""
+    """Sample only from the k likeliest tokens."""
     top_p: float | None
-    """Sample from the likeliest tokens that make up this probability only."""
+    """Sample only from the likeliest tokens whose probabilities add up to this (nucleus sampling)."""
     xtc_probability: float | None
-    """Probability that the likeliest tokens are cut off (XTC sampling)."""
+    """Probability that the likeliest tokens are excluded (XTC sampling)."""
     xtc_threshold: float | None
     """Probability above which tokens count as the likeliest (XTC sampling)."""
 
@@ -210,15 +210,15 @@ class SamplingOptions(ExtraOptions, total=False):
 class GenerationOptions(SamplingOptions, total=False):
     """Optional parameters of a chat, with or without built-in tools.
 
-    What is left out is left to the server; None is sent as null.
+    Omitted ones are left to the server; None is sent as null.
     """
 
     chat_template_kwargs: Mapping[str, object] | None
     """Variables for the model's chat template."""
     include_reasoning: bool | None
-    """Whether the reply shows the reasoning that ``parse_reasoning`` separated."""
+    """Whether the reply includes the reasoning separated by ``parse_reasoning``."""
     logit_bias: Mapping[str, object] | None
-    """Token id to a number that is added to its logit."""
+    """Maps token ids to a bias that is added to the logit."""
     logprobs: bool | None
     """Whether to return log probabilities."""
     parallel_tool_calls: bool | None
@@ -226,63 +226,63 @@ class GenerationOptions(SamplingOptions, total=False):
     parse_reasoning: bool | None
     """Whether the server separates reasoning from the answer."""
     reasoning_budget: int | None
-    """The most tokens to spend on reasoning; 0 switches it off."""
+    """Maximum number of reasoning tokens; 0 disables reasoning."""
     reasoning_effort: Literal["minimal", "low", "medium", "high", "xhigh", "max", "ultracode"] | str | None  # open
-    """How hard to think. Most models refuse "none": ``reasoning_budget=0`` is what switches reasoning off."""
+    """Reasoning effort. Most models reject "none"; to disable reasoning, set ``reasoning_budget=0``."""
     tool_choice: str | Mapping[str, object] | None
     """"none", "auto", "required", or ``{"type": "function", "function": {"name": ...}}``."""
     top_logprobs: int | None
-    """How many of the likeliest tokens to return at each position; needs ``logprobs``."""
+    """Number of likeliest tokens to return at each position; requires ``logprobs``."""
 
 
 @described
 class ChatOptions(GenerationOptions, total=False):
-    """Optional parameters of a chat. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of a chat. Omitted ones are left to the server; None is sent as null."""
 
     min_tokens: int | None
-    """The fewest tokens to generate. Not together with ``tools`` or ``response_format`` (the server's rule)."""
+    """Minimum number of tokens to generate. Not with ``tools`` or ``response_format`` (a server rule)."""
     response_format: Mapping[str, object] | None
     """``{"type": "text" | "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema": ...}}`` or
     ``{"type": "regex", "schema": ...}``."""
     tools: Sequence[Tool | Mapping[str, object]] | None
-    """Functions that the model may ask to be called."""
+    """Functions that the model may call."""
 
 
 @described
 class ParseStreamOptions(GenerationOptions, total=False):
-    """Optional parameters of a chat whose answer is a value. ``n`` is 1: one answer is read."""
+    """Optional parameters of a chat with structured output. ``n`` must be 1."""
 
     tools: Sequence[Tool | Mapping[str, object]] | None
-    """Functions that the model may ask to be called; then there is no value, but an OutputInvalidError with them."""
+    """Functions that the model may call. Calls instead of a value raise OutputInvalidError, which carries them."""
     strict: bool
-    """Whether the schema is in the strict form, as by default; see ``json_schema``."""
+    """Whether the schema has the strict form (the default); see ``json_schema``."""
 
 
 @described
 class ParseOptions(ParseStreamOptions, total=False):
-    """The same, for a chat that answers in one piece."""
+    """Optional parameters of ``parse``: those of ``parse_stream``, and ``reask``."""
 
     reask: int
-    """How often an answer that does not fit is sent back, with what is wrong about it, to be given anew; 0 by default.
-    Each answer is billed. One that was cut off, and one that is a tool call, is not asked for again."""
+    """Number of times to send an invalid answer back with the validation error and ask again; 0 by default.
+    Each answer is billed. A truncated answer or a tool call is not retried."""
 
 
 @described
 class RunOptions(GenerationOptions, total=False):
-    """Optional parameters of a run with tools: those of a chat, for each turn, and its own."""
+    """Optional parameters of a run with tools: those of a chat, applied to each turn, and the run's own."""
 
     response_format: Mapping[str, object] | None
-    """As in a chat; of each turn."""
+    """As for ``complete``; applied to each turn."""
     max_turns: int
-    """How often the model may answer, 8 by default; beyond, ``TurnLimitError``."""
+    """Maximum number of turns, 8 by default; beyond it the run raises ``TurnLimitError``."""
     concurrency: int
-    """How many tools may run at a time, 4 by default."""
+    """Maximum number of tools running at a time, 4 by default."""
     tool_timeout: float | None
-    """Seconds that one call of a tool may take, 30 by default; None is no limit."""
+    """Timeout of one tool call in seconds, 30 by default; None means no limit."""
     on_tool_error: Literal["feed", "raise"]
-    """Whether the model is told what went wrong with a call ("feed", the default), or the run raises ``ToolError``."""
+    """Whether a failed call is reported to the model ("feed", the default) or raises ``ToolError`` ("raise")."""
     before_tool: BeforeTool | None
-    """Is asked with each call, one at a time: True lets it happen, of False the model is told. It may be async."""
+    """Called with each tool call, one at a time; True approves it, False is reported to the model. May be async."""
 
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}
@@ -291,29 +291,29 @@ RESPONSE_FORMAT: Final[Any] = _TextFormat | _JSONObjectFormat | _RegexFormat | _
 TOOLS: Final[Any] = list[Tool | _NoTool] | None
 
 
-def _sendable_message(message: object) -> object:
-    """A message as a request takes it, of a reply or not; what is none is left as it is, for the check to judge."""
+def _to_request_message(message: object) -> object:
+    """Converts a message struct to its request form. Anything else is returned unchanged and validated later."""
     if isinstance(message, ChatMessage):
         return message.as_input()
     return shallow(message) if isinstance(message, AnyMessage) else message
 
 
-SENT: Final = {"messages": each(_sendable_message)}
+CONVERTERS: Final = {"messages": each(_to_request_message)}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
 COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
-PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, SENT)
+PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)
 
 
 def stream_fields(options: Mapping[str, object]) -> dict[str, object]:
-    """What a stream sends by itself: that it is one, and that it wants its usage (unless the caller has said)."""
+    """Returns the fields that a stream adds to the body; it requests usage unless ``stream_options`` is given."""
     extra: Any = options.get("extra_body") or {}
     if "stream_options" in options or "stream_options" in extra:
         return {"stream": True}
     return {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def choices_wanted(options: Mapping[str, object]) -> int:
-    """How many choices a call asks for."""
+def requested_choices(options: Mapping[str, object]) -> int:
+    """Returns the number of choices that a call requests."""
     extra: Any = options.get("extra_body") or {}
     n = extra.get("n", options.get("n"))
     return n if isinstance(n, int) else 1

@@ -1,4 +1,4 @@
-"""Chat whose answer is a value: the methods. What they are made of is loaded when one of them is called."""
+"""The methods for structured output of chat. The implementation is imported on first call."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class Parsing(Resource):
-    """Chat whose answer is a value of a type: a struct, a dataclass, a pydantic model, a list of them...
+    """Chat with structured output: a struct, a dataclass, a pydantic model, a list of them...
 
     Raises:
-        TypeError: There is no JSON for the type, or an unknown keyword. Nothing was sent.
-        ValueError: A bad value, with its path; or more than one choice was asked for.
-        OutputCutOffError: The answer ended before it was complete.
-        OutputInvalidError: The answer does not fit the type; or there is none, but a tool call.
-        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        TypeError: The type has no JSON form, or an unknown keyword. Nothing was sent.
+        ValueError: An invalid value, with its path; or more than one choice requested.
+        OutputCutOffError: The answer was truncated.
+        OutputInvalidError: The answer does not match the type, or the model called a tool instead.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
     @overload
@@ -40,23 +40,23 @@ class Parsing(Resource):
     async def parse(
         self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]:
-        """Generates an answer that is a value of a type, and returns it whole.
+        """Generates an answer, parses it as a value of a type, and returns the completion.
 
-        The server is given the type's schema, and the answer is checked against the type here, whatever the server made
-        of that. Nothing may stand around the JSON but white space: no words, no Markdown.
+        The type's schema is sent to the server, and the answer is validated against the type here, whether or not the
+        server enforced the schema. Only whitespace may surround the JSON: no text, no Markdown.
 
         Args:
-            type: What the value is to be; ``Any`` is any JSON. See ``json_schema``.
+            type: Type of the value; ``Any`` accepts any JSON. See ``json_schema``.
             model: As for ``complete``.
             messages: The conversation so far.
-            options: See ``ParseOptions``; ``reask`` and ``strict`` are among them.
+            options: See ``ParseOptions``, including ``reask`` and ``strict``.
 
         Returns:
-            The completion with its ``value``. ``usage`` is that of all answers, and ``asked`` their number.
+            The completion with its ``value``. ``asked`` is the number of answers, and ``usage`` covers all of them.
         """
-        from friendli_async.chat.structured import parsed
+        from friendli_async.chat.structured import parse
 
-        return await parsed(self._engine, type, {"model": model, "messages": messages}, options)
+        return await parse(self._engine, type, {"model": model, "messages": messages}, options)
 
     @overload
     def parse_stream(
@@ -71,24 +71,24 @@ class Parsing(Resource):
     def parse_stream(
         self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]:
-        """Generates an answer that is a value of a type, and streams it. The call is made on first use.
+        """Generates an answer that is a value of a type, and streams it. The request is sent on first use.
 
         Args:
             type: As for ``parse``.
             model: As for ``complete``.
             messages: The conversation so far.
-            options: See ``ParseStreamOptions``. What was shown cannot be taken back, so there is no ``reask``.
+            options: See ``ParseStreamOptions``. There is no ``reask``: streamed output cannot be taken back.
 
         Returns:
             The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
-        from friendli_async.chat.structured import parsed_stream
+        from friendli_async.chat.structured import parse_stream
 
-        return parsed_stream(self._engine, type, {"model": model, "messages": messages}, options)
+        return parse_stream(self._engine, type, {"model": model, "messages": messages}, options)
 
 
 class ContainerParsing(Parsing):
-    """The same with a self-hosted engine, which has its model."""
+    """Chat with structured output on a self-hosted engine, which serves one model."""
 
     @overload
     async def parse(
@@ -103,10 +103,10 @@ class ContainerParsing(Parsing):
     async def parse(
         self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]:
-        """Generates an answer that is a value of a type; see ``Parsing.parse``. ``model`` names an adapter's route."""
-        from friendli_async.chat.structured import parsed
+        """Generates and parses an answer; see ``Parsing.parse``. ``model`` selects an adapter route."""
+        from friendli_async.chat.structured import parse
 
-        return await parsed(self._engine, type, {**without_none(model=model), "messages": messages}, options)
+        return await parse(self._engine, type, {**without_none(model=model), "messages": messages}, options)
 
     @overload
     def parse_stream(
@@ -121,7 +121,7 @@ class ContainerParsing(Parsing):
     def parse_stream(
         self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]:
-        """Streams an answer that is a value; see ``Parsing.parse_stream``. ``model`` names an adapter's route."""
-        from friendli_async.chat.structured import parsed_stream
+        """Streams a structured answer; see ``Parsing.parse_stream``. ``model`` selects an adapter route."""
+        from friendli_async.chat.structured import parse_stream
 
-        return parsed_stream(self._engine, type, {**without_none(model=model), "messages": messages}, options)
+        return parse_stream(self._engine, type, {**without_none(model=model), "messages": messages}, options)

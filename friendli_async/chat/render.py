@@ -1,4 +1,4 @@
-"""Chat render: the prompt that a model's chat template makes of a conversation, without an answer to it.
+"""Chat render: renders a conversation with a model's chat template, without generating an answer.
 
 Wire: ``POST {deployment}/v1/chat/render``, the same for serverless and dedicated endpoints; containers have none.
 """
@@ -11,7 +11,7 @@ from typing import Final, Unpack
 from friendli_async._core.body.arguments import ExtraOptions, Parameters
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import described
-from friendli_async.chat.inputs import REQUIRED, SENT, TOOLS, Messages, Tool
+from friendli_async.chat.inputs import CONVERTERS, REQUIRED, TOOLS, Messages, Tool
 from friendli_async.replies import Reply
 
 __all__ = ["ChatRender", "ChatRenderOptions", "RenderedChat"]
@@ -19,21 +19,21 @@ __all__ = ["ChatRender", "ChatRenderOptions", "RenderedChat"]
 
 @described
 class ChatRenderOptions(ExtraOptions, total=False):
-    """Optional parameters of rendering. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of rendering. Omitted ones are left to the server; None is sent as null."""
 
     chat_template_kwargs: Mapping[str, object] | None
     """Variables for the model's chat template."""
     tools: Sequence[Tool | Mapping[str, object]] | None
-    """Functions that the model is told of."""
+    """Functions to include in the prompt."""
 
 
 class RenderedChat(Reply, frozen=True, kw_only=True):
-    """A conversation as the model reads it."""
+    """A rendered prompt."""
 
     text: str
 
 
-_PARAMETERS: Final = Parameters(ChatRenderOptions, REQUIRED, {"tools": TOOLS}, SENT)
+_PARAMETERS: Final = Parameters(ChatRenderOptions, REQUIRED, {"tools": TOOLS}, CONVERTERS)
 _RENDER: Final = operation("chat_render.render", "POST /v1/chat/render", RenderedChat, repeatable=True)
 
 
@@ -42,12 +42,12 @@ class ChatRender(Resource):
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
     async def render(self, *, model: str, messages: Messages, **options: Unpack[ChatRenderOptions]) -> RenderedChat:
-        """Renders a conversation into the prompt that the model would get.
+        """Renders a conversation into the prompt that the model would receive.
 
         Args:
             model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).

@@ -1,4 +1,4 @@
-"""What a chat answers: completions, the chunks of a stream, and how chunks add up to a completion."""
+"""Replies of a chat: completions, and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TopLogprob(Value, frozen=True):
 
 
 class TokenLogprob(Value, frozen=True):
-    """The token at a position, how likely it was, and the likeliest ones."""
+    """The token at a position, its log probability, and the likeliest tokens there."""
 
     token: str = ""
     logprob: float | None = None
@@ -40,27 +40,27 @@ class Logprobs(Value, frozen=True):
 
 
 class AnyMessage(msgspec.Struct, frozen=True):
-    """What every message of a conversation is: by it type checkers take a list of several kinds for a conversation."""
+    """Base class of all messages, so that type checkers accept a list of mixed messages as a conversation."""
 
 
 class ChatMessage(Value, AnyMessage, frozen=True):
-    """A model's message. It can be put into the next call's ``messages`` as it is."""
+    """A model's message. It can be passed back as is in the ``messages`` of the next call."""
 
     role: str | None = None
     content: str | None = None
     tool_calls: tuple[ToolCall, ...] | None = None
     reasoning_content: str | None = None
-    """Reasoning text, where the server spells it so."""
+    """Reasoning text, if the server uses this field name."""
     reasoning: str | None = None
-    """Reasoning text, where the server spells it so."""
+    """Reasoning text, if the server uses this field name."""
     reasoning_details: tuple[dict[str, Any], ...] | None = None
-    """Reasoning as objects, where the server gives it so. Some models want them back with the message."""
+    """Reasoning as structured objects, if the server sends them. Some models require them back with the message."""
     refusal: str | None = None
-    """Why the model would not answer, where the server says so beside ``content``."""
+    """The model's refusal, if the server sends it separately from ``content``."""
 
     def as_input(self) -> dict[str, object]:
-        """The message as the API takes it: what a reply may leave out and a request may not is filled in."""
-        content = self.refusal if self.content is None else self.content  # a request has no other place for it
+        """Returns the message in its request form, with fields that a reply may omit but a request must have."""
+        content = self.refusal if self.content is None else self.content  # a request has no field for a refusal
         message: dict[str, object] = {"role": self.role or "assistant", "content": content}
         for name in ("reasoning_content", "reasoning", "reasoning_details"):
             if getattr(self, name) is not None:
@@ -71,7 +71,7 @@ class ChatMessage(Value, AnyMessage, frozen=True):
 
 
 class ChatChoice(Value, frozen=True):
-    """One of the ``n`` answers."""
+    """One of the ``n`` choices."""
 
     index: int = always(0)
     message: ChatMessage = ChatMessage()
@@ -80,7 +80,7 @@ class ChatChoice(Value, frozen=True):
 
 
 class ChatCompletion(Reply, frozen=True, kw_only=True):
-    """A whole answer, of ``complete`` or put together from a stream."""
+    """A full completion, from ``complete`` or assembled from a stream."""
 
     answered_by: ClassVar[tuple[str, ...]] = ("choices",)
 
@@ -88,35 +88,35 @@ class ChatCompletion(Reply, frozen=True, kw_only=True):
     id: str | None = None
     object: str | None = None
     created: int | float | None = None
-    """Unix time in seconds; servers have been seen to send nanoseconds."""
+    """Unix time in seconds; some servers send nanoseconds."""
     model: str | None = None
     usage: Usage | None = None
 
     @property
     def message(self) -> ChatMessage:
-        """The message of the first choice, ready for the next call's ``messages``."""
+        """The message of the first choice, ready for the ``messages`` of the next call."""
         return self.choices[0].message if self.choices else ChatMessage()
 
     @property
     def text(self) -> str:
-        """The text of the first choice; "" where it has none."""
+        """The text of the first choice, or ""."""
         return self.message.content or ""
 
     @property
     def reasoning(self) -> str:
-        """The reasoning text of the first choice, under any spelling; "" where it has none."""
+        """The reasoning text of the first choice from any of its fields, or ""."""
         return reasoning_of(self.message)
 
 
 class FunctionCallDelta(Value, frozen=True):
-    """A piece of a function call."""
+    """A delta of a function call."""
 
     name: str | None = None
     arguments: str | None = None
 
 
 class ToolCallDelta(Value, frozen=True):
-    """A piece of a tool call."""
+    """A delta of a tool call."""
 
     index: int | None = None
     id: str | None = None
@@ -125,7 +125,7 @@ class ToolCallDelta(Value, frozen=True):
 
 
 class ChunkDelta(Value, frozen=True):
-    """What a chunk adds to a choice's message."""
+    """A delta of a choice's message."""
 
     content: str | None = None
     role: str | None = None
@@ -135,37 +135,37 @@ class ChunkDelta(Value, frozen=True):
     reasoning_details: tuple[dict[str, Any], ...] | None = None
     refusal: str | None = None
     error: None = None
-    """Never filled: one that is an error is raised as one."""
+    """Always None: an error in a delta is raised."""
 
 
-def reasoning_of(said: ChatMessage | ChunkDelta) -> str:
-    """The reasoning text of a message, or of a piece of one, under whichever spelling it has."""
-    return said.reasoning_content or said.reasoning or details_text(said.reasoning_details or ())
+def reasoning_of(message: ChatMessage | ChunkDelta) -> str:
+    """Returns the reasoning text of a message or delta, from whichever field has it."""
+    return message.reasoning_content or message.reasoning or details_text(message.reasoning_details or ())
 
 
 def details_text(details: Iterable[Mapping[str, Any]]) -> str:
-    """The text in ``reasoning_details``; what is encrypted has none."""
+    """Returns the text in ``reasoning_details``; encrypted details have none."""
     texts = [detail.get("text", detail.get("summary")) for detail in details]
     return "".join(text for text in texts if isinstance(text, str))
 
 
 class ChunkChoice(Value, frozen=True):
-    """What a chunk says about one choice."""
+    """A chunk's entry for one choice."""
 
     index: int = always(0)
     delta: ChunkDelta = ChunkDelta()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
     message: ChunkDelta | None = None
-    """The whole message, as some servers give it. A stream moves into ``delta`` what had not come before."""
+    """The full message, which some servers send. A stream moves the part not yet streamed into ``delta``."""
     text: str | None = None
-    """Text beside ``delta``, as completions have it. A stream moves it into ``delta``."""
+    """Text outside ``delta``, as in completions. A stream moves it into ``delta``."""
     error: None = None
-    """Never filled: a choice that is an error is raised as one."""
+    """Always None: an error in a choice is raised."""
 
 
 class ChatChunk(Value, frozen=True):
-    """One event of a chat stream. The one with the usage has no choices."""
+    """An event of a chat stream. The chunk with the usage has no choices."""
 
     choices: tuple[ChunkChoice, ...] = always(())
     id: str | None = None
@@ -174,13 +174,13 @@ class ChatChunk(Value, frozen=True):
     model: str | None = None
     usage: Usage | None = None
     error: Any = None
-    """An error that the server put beside the choices. A stream raises it, so the chunks that it gives have none."""
+    """An error sent together with choices. A stream raises it, so the chunks that it yields have none."""
     message: Any = None
-    """Of an event of an unknown kind, which has no choices: all that it says. Beside choices it is as ``error``."""
+    """All fields of an event of unknown type, which has no choices. With choices it is an error, like ``error``."""
 
     @property
     def text(self) -> str:
-        """What it adds to the text of choice 0; often ""."""
+        """The text delta of choice 0; often ""."""
         for choice in self.choices:
             if choice.index == 0:
                 return choice.delta.content or ""
@@ -188,7 +188,7 @@ class ChatChunk(Value, frozen=True):
 
     @property
     def reasoning(self) -> str:
-        """What it adds to the reasoning text of choice 0, under any spelling; often ""."""
+        """The reasoning delta of choice 0 from any of its fields; often ""."""
         for choice in self.choices:
             if choice.index == 0:
                 return reasoning_of(choice.delta)

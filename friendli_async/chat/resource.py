@@ -1,4 +1,4 @@
-"""Chat: a model answers a conversation, in one piece or as a stream of tokens.
+"""Chat completions, in full or as a stream of tokens.
 
 Wire: ``POST {deployment}/v1/chat/completions``, the same for serverless, dedicated endpoints and containers; ``stream:
 true`` selects server-sent events, which end with ``data: [DONE]``.
@@ -17,7 +17,7 @@ from friendli_async.chat.inputs import (
     ChatOptions,
     Messages,
     RunOptions,
-    choices_wanted,
+    requested_choices,
     stream_fields,
 )
 from friendli_async.chat.parsing import ContainerParsing, Parsing
@@ -40,35 +40,35 @@ E = TypeVar("E")
 
 
 class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
-    """A stream whose events add up to a ChatCompletion."""
+    """A stream whose events are assembled into a ChatCompletion."""
 
     @staticmethod
     def _text_of(event: Any) -> str:
-        return event.text if isinstance(event, ChatChunk) else ""  # a tool's status has none
+        return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
 
     def reasoning(self) -> TextView:
-        """The reasoning text of choice 0, under either spelling, piece by piece, never ""."""
+        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
         return TextView(self, lambda event: event.reasoning if isinstance(event, ChatChunk) else "")
 
     def tool_calls(self) -> ToolCallView:
-        """The tool calls of choice 0, each as soon as it is whole."""
+        """Returns a view of choice 0's tool calls, each as soon as it is complete."""
         from friendli_async.chat.tool_calls import ToolCallView
 
         return ToolCallView(self)
 
     @property
     def partial(self) -> Partial:
-        """What has arrived so far of choice 0."""
+        """What has arrived of choice 0 so far."""
         return Partial() if self._open is None else self._open.collector.partial()
 
     def _calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
-        """Its tool calls from one on: ``partial`` joins all of them, each time."""
+        """Returns the tool calls from index ``first`` on. Unlike ``partial``, it does not join all of them."""
         collector: Any = None if self._open is None else self._open.collector
         return iter(()) if collector is None else collector.calls_from(first, with_last=with_last)
 
 
 class ChatStream(CompletionStream[ChatChunk]):
-    """The stream of a chat: ``ChatChunk`` events."""
+    """A chat stream of ``ChatChunk`` events."""
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -79,12 +79,12 @@ class Chat(Parsing):
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed (a stream raises on use); see ``friendli_async.errors``.
     """
 
     async def complete(self, *, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ChatCompletion:
-        """Generates an answer and returns it whole.
+        """Generates an answer and returns it in full.
 
         Args:
             model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
@@ -97,7 +97,7 @@ class Chat(Parsing):
         return await self._complete({"model": model, "messages": messages}, options)
 
     def stream(self, *, model: str, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
-        """Generates an answer and streams it, token by token. The call is made when the stream is first used.
+        """Generates an answer and streams it, token by token. The request is sent when the stream is first used.
 
         Args:
             model: As for ``complete``.
@@ -110,21 +110,21 @@ class Chat(Parsing):
         return self._stream({"model": model, "messages": messages}, options)
 
     def run(self, *, model: str, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]) -> Run:
-        """Lets the model call tools that run here, and go on from their results, until it is through.
+        """Lets the model call tools that run in this process, and continue from their results until it is done.
 
         Args:
             model: As for ``complete``.
             messages: The conversation so far.
-            tools: Functions made into tools by ``friendli_async.tools.tool``, tools of an MCP server
-                (``friendli_async.integrations.mcp``), or whatever else is a ``LocalTool``. A ``tool_choice`` that makes
-                the model call one holds for the first turn.
+            tools: Functions decorated with ``friendli_async.tools.tool``, tools of an MCP server
+                (``friendli_async.integrations.mcp``), or any other ``LocalTool``. A ``tool_choice`` that forces a call
+                applies to the first turn only.
             options: See ``RunOptions``.
 
         Returns:
             The run: use it with ``async with`` or ``async for``, or await its ``result()``. Nothing is sent before.
 
         Raises:
-            TypeError: Something that is no tool, or a ``ToolDefinitionError``.
+            TypeError: An item of ``tools`` is not a tool, or a ``ToolDefinitionError``.
         """
         return self._run({"model": model}, messages, tools, options)
 
@@ -135,9 +135,9 @@ class Chat(Parsing):
         tools: Sequence[LocalTool],
         options: Mapping[str, object],
     ) -> Run:
-        from friendli_async.chat.run import begin_run  # who runs no tools does not load it
+        from friendli_async.chat.run import create_run  # loaded only if tools are run
 
-        return begin_run(
+        return create_run(
             lambda messages, options: self._stream({**required, "messages": messages}, options, "run"),
             messages,
             tools,
@@ -153,25 +153,25 @@ class Chat(Parsing):
         self, required: Mapping[str, object], options: Mapping[str, object], method: str = "stream"
     ) -> ChatStream:
         arguments = PARAMETERS.encode(method, required, options, stream_fields(options))
-        n = choices_wanted(options)
+        n = requested_choices(options)
         return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n)))
 
 
 class ContainerChat(ContainerParsing, Chat):
-    """Chat with a self-hosted engine, which has its model: ``client.container.chat``."""
+    """Chat with a self-hosted engine, which serves one model: ``client.container.chat``."""
 
     async def complete(
         self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]
     ) -> ChatCompletion:
-        """Generates an answer and returns it whole; see ``Chat.complete``. ``model`` names an adapter's route."""
+        """Generates an answer; see ``Chat.complete``. ``model`` selects an adapter route."""
         return await self._complete({**without_none(model=model), "messages": messages}, options)
 
     def stream(self, *, model: str | None = None, messages: Messages, **options: Unpack[ChatOptions]) -> ChatStream:
-        """Generates an answer and streams it; see ``Chat.stream``. ``model`` names an adapter's route."""
+        """Streams an answer; see ``Chat.stream``. ``model`` selects an adapter route."""
         return self._stream({**without_none(model=model), "messages": messages}, options)
 
     def run(
         self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
     ) -> Run:
-        """Lets the model call tools that run here; see ``Chat.run``. ``model`` names an adapter's route."""
+        """Runs a chat with local tools; see ``Chat.run``. ``model`` selects an adapter route."""
         return self._run(without_none(model=model), messages, tools, options)

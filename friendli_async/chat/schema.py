@@ -1,9 +1,9 @@
-"""The JSON schema of a Python type, in the form that servers accept, and its name and description.
+"""JSON schemas of Python types in a form that servers accept, with names and descriptions.
 
-The types are those of msgspec: structs, dataclasses, TypedDicts, NamedTuples, attrs classes, enums, and lists, tuples,
-dicts, unions, literals and annotated forms of them; and pydantic models, whose schema pydantic makes. Facts about
-servers: llama.cpp refuses ``items: false``, knows no formats but those of dates, times and UUIDs, and looks at nothing
-else beside a ``pattern``; OpenAI's strict form wants every property required and no other ones.
+Supported are the types of msgspec (structs, dataclasses, TypedDicts, NamedTuples, attrs classes, enums, and lists,
+tuples, dicts, unions, literals and annotated forms of them), and pydantic models, whose schema pydantic generates.
+Server limits: llama.cpp rejects ``items: false``, supports only the formats of dates, times and UUIDs, and ignores
+other keywords next to a ``pattern``. OpenAI's strict form requires every property and forbids additional ones.
 """
 
 from __future__ import annotations
@@ -40,40 +40,40 @@ _SCALARS: Final[dict[type[msgspec.inspect.Type], _Schema]] = {
     msgspec.inspect.MemoryViewType: _BYTES,
 }
 _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-_NOTES: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
-_UNSAID: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties")
-"""What the strict form has no room for; the value is checked here all the same."""
+_ANNOTATIONS: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
+_NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties")
+"""Keywords that the strict form does not support; the client validates them anyway."""
 
 
 def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
-    """Makes the JSON schema of a type, as ``chat.parse`` sends it.
+    """Returns the JSON schema of a type, as ``chat.parse`` sends it.
 
     Descriptions come from docstrings and from ``Annotated[..., msgspec.Meta(description=...)]``, or pydantic's
     ``Field``.
 
     Args:
         type: The type.
-        strict: Whether it is made as servers with a strict form want it: every property is required, also one that has
-            a default, and no other is allowed. Otherwise it allows what the type allows.
+        strict: Whether to use the strict form that some servers require: every property is required, even one with a
+            default, and additional properties are forbidden. Otherwise the schema allows what the type allows.
 
     Returns:
-        The schema; types that contain themselves stand under ``$defs``.
+        The schema. Nested and recursive types are defined under ``$defs``.
 
     Raises:
-        TypeError: It is no type, or there is no JSON for it; the words name it.
+        TypeError: Not a type, or a type without a JSON form; the message names it.
     """
     adapter = pydantic_adapter(type)
     if adapter is not None:
-        return _Rewriting(adapter.json_schema(), strict=strict).whole()
+        return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite()
     _check_type(type)
-    return _Making(strict=strict).whole(msgspec.inspect.type_info(type))
+    return _SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
 
 
 def _check_type(kind: Any) -> None:
-    """Refuses what there is no JSON for.
+    """Checks that a type can be read from JSON.
 
     Raises:
-        TypeError: With the name of what it cannot be made from.
+        TypeError: It cannot; the message names the type that has no JSON form.
     """
     try:
         infos = msgspec.inspect.type_info(kind)
@@ -81,33 +81,31 @@ def _check_type(kind: Any) -> None:
     except (TypeError, NameError, ValueError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, NameError) else str(error)
         raise TypeError(f"{_type_name(kind)} cannot be read from JSON: {reason}") from None
-    for custom in _customs(infos, set()):
-        raise TypeError(
-            f"{_type_name(kind)} cannot be read from JSON: {_type_name(custom)} is no type that JSON has a form for"
-        )
+    for custom in _custom_types(infos, set()):
+        raise TypeError(f"{_type_name(kind)} cannot be read from JSON: {_type_name(custom)} has no JSON form")
 
 
-def _customs(info: object, seen: set[int]) -> Iterator[Any]:
-    """The types, somewhere in a type, that msgspec leaves to its user."""
+def _custom_types(info: object, seen: set[int]) -> Iterator[Any]:
+    """Yields the custom and extension types inside a type, which msgspec cannot decode by itself."""
     if isinstance(info, msgspec.inspect.CustomType | msgspec.inspect.ExtType):
         yield getattr(info, "cls", msgspec.msgpack.Ext)
     if isinstance(info, tuple):
         for inner in cast("tuple[object, ...]", info):
-            yield from _customs(inner, seen)
+            yield from _custom_types(inner, seen)
     elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen:
         seen.add(id(info))
         for name in info.__struct_fields__:
             if name not in {"default", "default_factory", "cls"}:
-                yield from _customs(getattr(info, name), seen)
+                yield from _custom_types(getattr(info, name), seen)
 
 
 def pydantic_adapter(kind: Any) -> Any:
-    """The TypeAdapter of a type that has a pydantic model somewhere; None for every other type, without an import.
+    """Returns the TypeAdapter of a type that contains a pydantic model, or None. Never imports pydantic.
 
     Raises:
-        TypeError: pydantic cannot make anything of it.
+        TypeError: pydantic does not support the type.
     """
-    pydantic = sys.modules.get("pydantic")  # where a model is, it has been imported
+    pydantic = sys.modules.get("pydantic")  # if there is a model, pydantic is already imported
     if pydantic is None or not _has_pydantic(kind):
         return None
     try:
@@ -121,43 +119,43 @@ def pydantic_adapter(kind: Any) -> Any:
 
 
 def _has_pydantic(kind: Any) -> bool:
-    is_one = isinstance(kind, type) and hasattr(kind, "__pydantic_core_schema__")
-    return is_one or any(map(_has_pydantic, get_args(kind)))
+    is_model = isinstance(kind, type) and hasattr(kind, "__pydantic_core_schema__")
+    return is_model or any(map(_has_pydantic, get_args(kind)))
 
 
 def _type_name(kind: Any) -> str:
-    """What a type is called, in words."""
+    """Returns the name of a type for messages."""
     return kind.__qualname__ if isinstance(kind, type) and not get_args(kind) else repr(kind)
 
 
 def schema_name(kind: Any) -> str:
-    """A type's name as a schema may have it: letters, digits, ``_`` and ``-``, at most 64."""
+    """Returns a type's name as a valid schema name: letters, digits, ``_`` and ``-``, at most 64 characters."""
     name = getattr(getattr(kind, "__origin__", kind), "__name__", "") or "Output"
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
 
 
 def description_of(kind: Any) -> str | None:
-    """A class's own docstring; None where it has none, or only the one that Python writes."""
+    """Returns a class's own docstring, or None if it has none or only a generated one."""
     kind = getattr(kind, "__origin__", kind)
-    words = vars(kind).get("__doc__") if isinstance(kind, type) else None
-    if not isinstance(words, str) or not kind.__module__ or kind.__module__ in {"builtins", "typing"}:
+    docstring = vars(kind).get("__doc__") if isinstance(kind, type) else None
+    if not isinstance(docstring, str) or not kind.__module__ or kind.__module__ in {"builtins", "typing"}:
         return None
-    if words.startswith(f"{kind.__name__}(") or words in {"An enumeration.", enum.Enum.__doc__}:
+    if docstring.startswith(f"{kind.__name__}(") or docstring in {"An enumeration.", enum.Enum.__doc__}:
         return None
-    return inspect.cleandoc(words) or None
+    return inspect.cleandoc(docstring) or None
 
 
-class _Making:
-    """Makes a schema of what msgspec says about a type."""
+class _SchemaBuilder:
+    """Builds a schema from msgspec's description of a type."""
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self._defs: _Schema = {}
         self._names: dict[Any, str] = {}
-        self._above: list[Any] = []
+        self._ancestors: list[Any] = []
 
-    def whole(self, info: msgspec.inspect.Type) -> _Schema:
-        """The schema of a type, with what it refers to."""
+    def build(self, info: msgspec.inspect.Type) -> _Schema:
+        """Returns the schema of a type, with the definitions that it refers to."""
         while isinstance(info, msgspec.inspect.Metadata) and hasattr(info.type, "fields"):
             info = info.type
         root = self._fields(info) if hasattr(info, "fields") else self._schema(info)
@@ -166,14 +164,14 @@ class _Making:
     def _schema(self, info: Any) -> _Schema:
         match info:
             case msgspec.inspect.Metadata():
-                return self._described(info)
+                return self._annotated(info)
             case msgspec.inspect.UnionType():
                 return {"anyOf": [self._schema(member) for member in info.types]}
             case msgspec.inspect.LiteralType():
                 return _choices(info.values)
             case msgspec.inspect.EnumType():
-                words = description_of(info.cls)
-                return {**({"description": words} if words else {}), **_choices(member.value for member in info.cls)}
+                text = description_of(info.cls)
+                return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
             case msgspec.inspect.CollectionType():
                 return self._list(info)
             case msgspec.inspect.TupleType():
@@ -185,13 +183,13 @@ class _Making:
             case _:
                 return _scalar(info)
 
-    def _described(self, info: msgspec.inspect.Metadata) -> _Schema:
-        """A type with further words about it: beside a reference they would not count, so its schema is copied."""
+    def _annotated(self, info: msgspec.inspect.Metadata) -> _Schema:
+        """Returns the schema of an annotated type, inlined because keywords next to a ``$ref`` would be ignored."""
         extra: _Schema = dict(cast("Any", info).extra_json_schema or {})
         if self._strict:
-            extra = {name: value for name, value in extra.items() if name not in _NOTES}
+            extra = {name: value for name, value in extra.items() if name not in _ANNOTATIONS}
         inner: Any = info.type
-        if extra and hasattr(inner, "fields") and inner.cls not in self._above:
+        if extra and hasattr(inner, "fields") and inner.cls not in self._ancestors:
             return {**self._fields(inner), **extra}
         schema = self._schema(inner)
         return schema if "$ref" in schema else {**schema, **extra}
@@ -221,20 +219,20 @@ class _Making:
             while name in self._names.values():
                 name += "_"
             self._names[info.cls] = name
-            self._defs[name] = {}  # its place, in the order of the fields
+            self._defs[name] = {}  # reserves its position, in the order of the fields
             self._defs[name] = self._fields(info)
         return {"$ref": f"#/$defs/{name}"}
 
     def _fields(self, info: Any) -> _Schema:
-        self._above.append(info.cls)
-        words = description_of(info.cls)
+        self._ancestors.append(info.cls)
+        description = description_of(info.cls)
         properties: _Schema = {}
         if getattr(info, "tag_field", None) is not None:
             properties[info.tag_field] = _choices([info.tag])
         required = [*properties, *(field.encode_name for field in info.fields if field.required or self._strict)]
         properties |= {field.encode_name: self._schema(field.type) for field in info.fields}
-        self._above.pop()
-        head = {"description": words} if words else {}
+        self._ancestors.pop()
+        head = {"description": description} if description else {}
         if getattr(info, "array_like", False) or isinstance(info, msgspec.inspect.NamedTupleType):
             return {**head, **self._tuple(list(properties.values()), len(required))}
         schema: _Schema = {**head, "type": "object", "properties": properties, "required": required}
@@ -246,7 +244,7 @@ class _Making:
 def _scalar(info: Any) -> _Schema:
     match info:
         case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
-            bounds = {word: getattr(info, name) for name, word in _BOUNDS.items() if getattr(info, name) is not None}
+            bounds = {key: getattr(info, name) for name, key in _BOUNDS.items() if getattr(info, name) is not None}
             multiple = {} if info.multiple_of is None else {"multipleOf": info.multiple_of}
             return {"type": "integer" if isinstance(info, msgspec.inspect.IntType) else "number", **bounds, **multiple}
         case msgspec.inspect.StrType():
@@ -256,14 +254,14 @@ def _scalar(info: Any) -> _Schema:
             return {"type": "string", **({"pattern": _NAIVE_DATETIME} if info.tz is False else {"format": "date-time"})}
         case msgspec.inspect.TimeType():
             return {"type": "string", **({"pattern": _NAIVE_TIME} if info.tz is False else {"format": "time"})}
-        case _:  # nothing is said of Any, and of bytes of JSON that are kept as they are
+        case _:  # Any and Raw have no constraints
             kind: Any = info.__class__
             return dict(_SCALARS.get(kind, {}))
 
 
 def _lengths(info: Any, least: str, most: str) -> _Schema:
     bounds = {least: info.min_length, most: info.max_length}
-    return {word: bound for word, bound in bounds.items() if bound is not None}
+    return {key: bound for key, bound in bounds.items() if bound is not None}
 
 
 def _choices(values: Any) -> _Schema:
@@ -274,18 +272,18 @@ def _choices(values: Any) -> _Schema:
     return {"enum": choices}
 
 
-class _Rewriting:
-    """Makes a schema of pydantic's into one that servers accept."""
+class _PydanticRewriter:
+    """Rewrites a schema from pydantic into a form that servers accept."""
 
     def __init__(self, schema: _Schema, *, strict: bool) -> None:
         self._root = schema
         self._strict = strict
         self._defs: _Schema = schema.get("$defs", {})
-        self._above: list[str] = []
+        self._ancestors: list[str] = []
         self._used: dict[str, _Schema] = {}
 
-    def whole(self) -> _Schema:
-        """The schema, with what it refers to."""
+    def rewrite(self) -> _Schema:
+        """Returns the schema, with the definitions that it refers to."""
         root = {name: value for name, value in self._root.items() if name != "$defs"}
         if "$ref" in root:
             root = {**self._target(root["$ref"]), **{name: value for name, value in root.items() if name != "$ref"}}
@@ -300,10 +298,10 @@ class _Rewriting:
         if not isinstance(given, Mapping):
             return given
         schema: _Schema = dict(cast("Mapping[str, Any]", given))
-        for word in (*_NOTES, *(_UNSAID if self._strict else ())):
-            schema.pop(word, None)
+        for keyword in (*_ANNOTATIONS, *(_NOT_STRICT if self._strict else ())):
+            schema.pop(keyword, None)
         if "$ref" in schema:
-            return self._referring(schema)
+            return self._ref(schema)
         if "oneOf" in schema:
             schema["anyOf"] = schema.pop("oneOf")
         if "prefixItems" in schema and schema.get("items") is False:
@@ -312,12 +310,12 @@ class _Rewriting:
             schema = {"type": "string", "pattern": _DURATION}
         if "const" in schema:
             schema["enum"] = [schema.pop("const")]
-        for word in ("anyOf", "allOf", "prefixItems"):
-            if word in schema:
-                schema[word] = [self._schema(inner) for inner in schema[word]]
-        for word in ("items", "additionalProperties"):
-            if word in schema:
-                schema[word] = self._schema(schema[word])
+        for keyword in ("anyOf", "allOf", "prefixItems"):
+            if keyword in schema:
+                schema[keyword] = [self._schema(inner) for inner in schema[keyword]]
+        for keyword in ("items", "additionalProperties"):
+            if keyword in schema:
+                schema[keyword] = self._schema(schema[keyword])
         if "properties" in schema:
             schema["properties"] = {name: self._schema(inner) for name, inner in schema["properties"].items()}
             if self._strict:
@@ -325,14 +323,14 @@ class _Rewriting:
                 schema["additionalProperties"] = False
         return schema
 
-    def _referring(self, schema: _Schema) -> _Schema:
+    def _ref(self, schema: _Schema) -> _Schema:
         reference: str = schema.pop("$ref")
         name = reference.rpartition("/")[2]
         target = self._target(reference)
-        if schema and name not in self._above:  # words beside a reference would not count
-            self._above.append(name)
+        if schema and name not in self._ancestors:  # keywords next to a `$ref` would be ignored
+            self._ancestors.append(name)
             inlined: _Schema = self._schema({**target, **schema})
-            self._above.pop()
+            self._ancestors.pop()
             return inlined
         if name not in self._used:
             self._used[name] = {}

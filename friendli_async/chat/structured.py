@@ -1,4 +1,4 @@
-"""Chat whose answer is a value of a type: asked for by the type's schema, checked here, seen while it arrives."""
+"""Structured output of chat: requested by a type's JSON schema, validated here, observable while it streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector
-from friendli_async.chat.inputs import COMPLETE, PARAMETERS, choices_wanted, stream_fields
+from friendli_async.chat.inputs import COMPLETE, PARAMETERS, requested_choices, stream_fields
 from friendli_async.chat.output import (
     Answer,
     ItemView,
@@ -32,11 +32,11 @@ T = TypeVar("T")
 
 
 class ParsedCompletion(ChatCompletion, Generic[T], frozen=True, kw_only=True):
-    """A whole answer, and the value that it is."""
+    """A completion and the value parsed from it."""
 
     value: T
     asked: int = 1
-    """How many answers it took; ``usage`` is that of all of them."""
+    """Number of answers generated; ``usage`` covers all of them."""
 
 
 def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
@@ -50,7 +50,7 @@ def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
 
 
 class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], Generic[T]):
-    """The stream of an answer that is a value: ``snapshots()``, ``items(...)``, ``text()``, ``ChatChunk`` events."""
+    """The stream of a structured answer: ``snapshots()``, ``items(...)``, ``text()``, ``ChatChunk`` events."""
 
     __slots__ = ()
 
@@ -62,59 +62,59 @@ class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], Generi
         return event.text
 
     def reasoning(self) -> TextView:
-        """The reasoning text of choice 0, under either spelling, piece by piece, never ""."""
+        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
         return TextView(self, lambda event: event.reasoning)
 
     async def result(self) -> ParsedCompletion[T]:
-        """Reads what is left and returns the whole completion, with its ``value`` and ``meta``.
+        """Reads the rest of the stream and returns the completion, with ``value`` and ``meta``.
 
         Raises:
-            OutputCutOffError: The answer ended before it was complete.
-            OutputInvalidError: It is no value of the type.
-            FriendliError: The stream did not end well, or was closed early.
+            OutputCutOffError: The answer was truncated.
+            OutputInvalidError: The answer does not match the type.
+            FriendliError: The stream failed or was closed early.
         """
         return cast("ParsedCompletion[T]", await super().result())
 
 
-async def parsed(
+async def parse(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedCompletion[Any]:
-    """A chat whose answer is a value, asked for again where it does not fit."""
-    output, sent = _asking("parse", kind, options)
+    """Calls the model and parses its answer, asking again up to ``reask`` times if the answer is invalid."""
+    output, sent = _prepare("parse", kind, options)
     reask = sent.pop("reask", 0)
-    whole: type[ParsedCompletion[Any]] = ParsedCompletion
+    reply_class: type[ParsedCompletion[Any]] = ParsedCompletion
     return await ask(
         output,
         required,
         reask,
         call=lambda required: engine.call(COMPLETE, PARAMETERS.encode("parse", required, sent)),
         answer_of=_answer_of,
-        again=_again,
-        parsed=whole,
+        again=_next_request,
+        parsed=reply_class,
     )
 
 
-def _again(required: Mapping[str, object], reply: ChatCompletion, words: str) -> Mapping[str, object]:
-    said = cast("Sequence[object]", required["messages"])
-    return {**required, "messages": [*said, reply.message, {"role": "user", "content": words}]}
+def _next_request(required: Mapping[str, object], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:
+    messages = cast("Sequence[object]", required["messages"])
+    return {**required, "messages": [*messages, reply.message, {"role": "user", "content": feedback}]}
 
 
-def parsed_stream(
+def parse_stream(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedChatStream[Any]:
-    """The stream of an answer that is a value."""
-    output, sent = _asking("parse_stream", kind, options)
+    """Returns the stream of a structured answer."""
+    output, sent = _prepare("parse_stream", kind, options)
     arguments = PARAMETERS.encode("parse_stream", required, sent, stream_fields(sent))
     return ParsedChatStream(engine.opening(COMPLETE, arguments, ChatCollector), output)
 
 
-def _asking(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
-    """What the answer is to be, and the options with what asks for it."""
+def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
+    """Returns the output of a type, and the request options with its ``response_format``."""
     sent: dict[str, Any] = dict(options)
     output = output_of(kind, sent.pop("strict", True))
     refuse_own_format(method, "response_format", sent)
-    if choices_wanted(sent) != 1:
+    if requested_choices(sent) != 1:
         raise ArgumentError(f"n: {method}() reads one answer; call it several times, or use complete()")
     declared = output.declared()
-    kept = {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
-    return output, {**sent, "response_format": kept}
+    response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
+    return output, {**sent, "response_format": response_format}

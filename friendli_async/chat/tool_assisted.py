@@ -1,10 +1,9 @@
-"""Tool-assisted chat: the model may use Friendli's built-in tools, and the server runs them.
+"""Tool-assisted chat: the model may call Friendli's built-in tools, which run on the server.
 
 Wire: ``POST /serverless/tools/v1/chat/completions``; ``stream: true`` selects server-sent events. Token events have no
-name and are chat chunks; ``event: tool_status`` tells what a tool is doing; ``data: [DONE]`` ends the stream. The body
-is that of Friendli's SDK 0.14.0, the last release that had the operation. The SDK has withdrawn it since (from 0.14.2
-on none has it), and a changelog calls it deprecated since 2026-07-06, in favour of tool calling (``chat.run`` does it):
-whether the service still answers is Friendli's to say.
+name and are chat chunks; ``event: tool_status`` reports a tool's progress; ``data: [DONE]`` ends the stream. The body
+is that of Friendli's SDK 0.14.0, the last release with the operation (it is absent from 0.14.2 on). A changelog calls
+it deprecated since 2026-07-06, in favour of tool calling (see ``chat.run``), so the service may no longer answer.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from friendli_async._help import described
 from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, are_ordinary
 from friendli_async.chat.inputs import (
     CHECKS,
+    CONVERTERS,
     REQUIRED,
-    SENT,
     Function,
     GenerationOptions,
     Messages,
     Tool,
-    choices_wanted,
+    requested_choices,
     stream_fields,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
@@ -55,7 +54,7 @@ BuiltInToolName = Literal[
 
 
 class _AnyTool(msgspec.Struct):
-    """A tool, by its type: a function, or one of the server's. There may be new ones, which the server can judge."""
+    """A tool: a function or a built-in tool. Unknown types are allowed and left to the server to validate."""
 
     type: str
     function: Function | msgspec.UnsetType = msgspec.UNSET
@@ -76,14 +75,14 @@ _BUILT_IN: Final = frozenset(get_args(BuiltInToolName))
 
 
 class ToolStatusParameter(Value, frozen=True):
-    """One argument that the tool was called with."""
+    """An argument of the tool call."""
 
     name: str = ""
     value: str | None = None
 
 
 class ToolStatusFile(Value, frozen=True):
-    """A file that the tool made."""
+    """A file created by the tool."""
 
     name: str = ""
     url: str | None = None
@@ -97,7 +96,7 @@ class ToolStatusError(Value, frozen=True):
 
 
 class ToolStatus(Value, frozen=True, kw_only=True):
-    """What a built-in tool is doing."""
+    """A progress event of a built-in tool."""
 
     tool_call_id: str = always("")
     name: BuiltInToolName | str = always("")  # open: a new tool must not break old clients
@@ -106,7 +105,7 @@ class ToolStatus(Value, frozen=True, kw_only=True):
     timestamp: float | None = None
     """Unix time in seconds."""
     result: str | None = None
-    """As the server writes it: JSON inside the string at the end, the word "None" at the start."""
+    """The server's string, unparsed: JSON when the tool has ended, "None" when it starts."""
     files: tuple[ToolStatusFile, ...] | None = None
     message: str | None = None
     error: ToolStatusError | None = None
@@ -118,10 +117,10 @@ ToolAssistedEvent = ChatChunk | ToolStatus
 
 @described
 class ToolAssistedChatOptions(GenerationOptions, total=False):
-    """Optional parameters of a tool-assisted chat. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of a tool-assisted chat. Omitted ones are left to the server; None is sent as null."""
 
     resume_generation: bool | None
-    """Whether to go on generating after a tool failed. (Friendli documents that it gives up after 8 failures.)"""
+    """Whether to continue generating after a tool failed. Friendli documents that it gives up after 8 failures."""
     tools: Sequence[Tool | Mapping[str, object]] | None
     """Built-in tools, as ``{"type": "math:calculator"}`` (see ``BuiltInToolName``) or ``{"type": "file:text", "files":
     [file_id]}``, and functions."""
@@ -131,59 +130,59 @@ _PARAMETERS: Final = Parameters(
     ToolAssistedChatOptions,
     REQUIRED,
     {**CHECKS, "tools": list[_AnyTool] | None},
-    # The check takes one form of tools.
-    {**SENT, "tools": each(lambda tool: msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool)},
+    # Validation expects tools as plain objects.
+    {**CONVERTERS, "tools": each(lambda tool: msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool)},
 )
 _COMPLETE: Final = operation(
     "tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion, repeatable=True, billed=True
 )
 
 
-_SHAPE: Final = frozenset({"name", "status"})
+_STATUS_FIELDS: Final = frozenset({"name", "status"})
 
 
-def _with_its_parts(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """A tool's status with its parts where they belong, however they came: what it is doing never costs the answer."""
-    if name != "tool_status" and not fields.keys() >= _SHAPE:
+def _normalize_status(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Normalizes the fields of a tool status, so that a malformed status does not fail the stream."""
+    if name != "tool_status" and not fields.keys() >= _STATUS_FIELDS:
         return fields
     error, parameters, message = fields.get("error"), fields.get("parameters"), fields.get("message")
     if isinstance(error, dict):
-        told = cast("dict[str, object]", error)
-        if told and not told.get("msg"):
-            words = told.get("message") or _json(told)
-            fields["error"] = {"type": told.get("type") or told.get("code"), "msg": words}
+        details = cast("dict[str, object]", error)
+        if details and not details.get("msg"):
+            message_text = details.get("message") or _to_json(details)
+            fields["error"] = {"type": details.get("type") or details.get("code"), "msg": message_text}
     elif error:
-        fields["error"] = {"msg": error if isinstance(error, str) else _json(error)}
+        fields["error"] = {"msg": error if isinstance(error, str) else _to_json(error)}
     if isinstance(parameters, dict):
-        listed = cast("dict[str, object]", parameters)
-        fields["parameters"] = [{"name": key, "value": value} for key, value in listed.items()]
+        values = cast("dict[str, object]", parameters)
+        fields["parameters"] = [{"name": key, "value": value} for key, value in values.items()]
     if message is not None and not isinstance(message, str | dict | list):
-        fields["message"] = _json(message)
+        fields["message"] = _to_json(message)
     return fields
 
 
-def _json(value: object) -> str:
+def _to_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
 class ToolAssistedCollector(ChatCollector):
-    """Puts the chunks together; what the tools are doing is passed on.
+    """Assembles the chunks into a ChatCompletion; tool status events are not part of it.
 
     Args:
-        n: Choices that were asked for.
+        n: Number of choices requested.
     """
 
     dialect: Dialect[Any] = ChunkDialect(
         ChatChunk,
         content=CHUNK_CONTENT,
         named={"tool_status": ToolStatus},
-        shape=_SHAPE,
+        shape=_STATUS_FIELDS,
         ordinary=are_ordinary,
-        rewrite=_with_its_parts,
+        rewrite=_normalize_status,
     )
 
     def extend(self, events: Iterable[ToolAssistedEvent]) -> None:
-        """Adds events, in order: a tool that starts after a finish reason means that the turn is not over."""
+        """Adds events in order. A tool status after a finish reason means that the turn continues."""
         for event in events:
             if isinstance(event, ToolStatus):
                 self.reopen()
@@ -192,29 +191,29 @@ class ToolAssistedCollector(ChatCollector):
 
 
 class ToolAssistedStream(CompletionStream[ToolAssistedEvent]):
-    """The stream of a tool-assisted chat: ``ChatChunk`` and ``ToolStatus`` events. ``text()`` passes the latter by."""
+    """The stream of a tool-assisted chat: ``ChatChunk`` and ``ToolStatus`` events; ``text()`` skips the latter."""
 
 
 class ToolAssistedChat(Resource):
     """Chat with built-in tools: ``client.serverless.tool_assisted_chat``.
 
-    Friendli calls the API deprecated since 2026-07-06; for tools that run on your side see ``chat.run``.
+    Friendli lists the API as deprecated since 2026-07-06; for tools that run in your process see ``chat.run``.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed (a stream raises on use); see ``friendli_async.errors``.
     """
 
     async def complete(
         self, *, model: str, messages: Messages, **options: Unpack[ToolAssistedChatOptions]
     ) -> ChatCompletion:
-        """Generates an answer, with tools where the model wants them, and returns it whole.
+        """Generates an answer, calling built-in tools if the model wants to, and returns it in full.
 
         Args:
-            model: Catalogue code, as ``meta-llama-3.1-8b-instruct``.
+            model: Catalogue code, such as ``meta-llama-3.1-8b-instruct``.
             messages: The conversation so far.
-            options: See ``ToolAssistedChatOptions``; ``tools`` are what the model may use.
+            options: See ``ToolAssistedChatOptions``; ``tools`` lists the tools that the model may call.
 
         Returns:
             The completion.
@@ -225,7 +224,7 @@ class ToolAssistedChat(Resource):
     def stream(
         self, *, model: str, messages: Messages, **options: Unpack[ToolAssistedChatOptions]
     ) -> ToolAssistedStream:
-        """Generates an answer and streams it: tokens, and what the tools are doing.
+        """Generates an answer and streams tokens and tool status events.
 
         Args:
             model: Catalogue code.
@@ -237,10 +236,10 @@ class ToolAssistedChat(Resource):
         """
         required = {"model": model, "messages": messages}
         arguments = _PARAMETERS.encode("stream", required, options, stream_fields(options))
-        return _opened_by(self._engine, arguments, choices_wanted(options))
+        return _create_stream(self._engine, arguments, requested_choices(options))
 
 
-def _opened_by(engine: Engine, arguments: Arguments, n: int) -> ToolAssistedStream:
+def _create_stream(engine: Engine, arguments: Arguments, n: int) -> ToolAssistedStream:
     return ToolAssistedStream(engine.opening(_COMPLETE, arguments, lambda: ToolAssistedCollector(n)))
 
 
@@ -248,10 +247,10 @@ _BODY: Final = "tool_assisted_completion_request_body"
 
 
 class ToolAssistedCall:
-    """The operation by its first form: one body, answered whole or as a stream.
+    """A call in the operation's original form: a single request body that selects streaming.
 
-    ``async for`` and ``async with`` give the events. Awaiting it opens it, and gives the stream; or, where the body
-    says ``stream: False``, the ``ChatCompletion``.
+    ``async for`` and ``async with`` give the events. Awaiting the call opens and returns the stream or, with
+    ``stream: False`` in the body, returns the ``ChatCompletion``.
     """
 
     def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
@@ -264,13 +263,13 @@ class ToolAssistedCall:
         if streams is not None and not isinstance(streams, bool):
             raise ArgumentError(f"{_BODY}.stream: Expected `bool | null`, got `{type(streams).__name__}`")
         sent = _PARAMETERS.prepared(body)
-        # Its first form took null for these, where the last one leaves them out.
+        # The original form accepted null for these; the latest one omits them.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)
         self._engine = engine
         self._awaited = False
         fixed = {} if streams is False else stream_fields(body)
         self._arguments = Arguments(encode_json({**sent, **fixed}), model=model_of(sent))
-        self._stream = None if streams is False else _opened_by(engine, self._arguments, choices_wanted(body))
+        self._stream = None if streams is False else _create_stream(engine, self._arguments, requested_choices(body))
 
     def __await__(self) -> Generator[Any, None, ToolAssistedStream | ChatCompletion]:
         if self._stream is not None:
@@ -281,15 +280,15 @@ class ToolAssistedCall:
         return self._engine.call(_COMPLETE, self._arguments).__await__()
 
     def __aiter__(self) -> ToolAssistedStream:
-        return self._streaming()
+        return self._require_stream()
 
     async def __aenter__(self) -> ToolAssistedStream:
-        return await self._streaming().__aenter__()
+        return await self._require_stream().__aenter__()
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._streaming().__aexit__(*exc_info)
+        await self._require_stream().__aexit__(*exc_info)
 
-    def _streaming(self) -> ToolAssistedStream:
+    def _require_stream(self) -> ToolAssistedStream:
         if self._stream is None:
             raise TypeError("the body says stream: False, so there are no events: await the call")
         return self._stream

@@ -1,4 +1,4 @@
-"""Tool calls of a stream, each as soon as it is whole."""
+"""The tool calls of a stream, each as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ __all__ = ["ToolCallView"]
 
 
 class WholeCalls:
-    """Tells which tool calls of a stream's choice 0 are whole, and each of them once, in order. No I/O.
+    """Detects complete tool calls of a stream's choice 0 and yields each once, in order. No I/O.
 
-    A call is whole when another one has begun behind it, or the choice has its finish reason, and when its arguments
-    are a JSON object. Either alone is no proof: pieces of several calls may come in turns, and an object may be
-    followed by more. What is no object (a model may write anything, and nothing) is whole when the stream has ended.
+    A call is complete when its arguments are a JSON object and, in addition, the next call has begun or the choice has
+    its finish reason. Neither alone is enough: deltas of several calls may be interleaved, and more text may follow an
+    object. Arguments that are not an object (a model may write anything, or nothing) are complete at the end of the
+    stream.
     """
 
     def __init__(self, stream: CompletionStream[Any]) -> None:
         self._stream = stream
-        self._told = 0
+        self._yielded = 0
 
     def after(self, event: object) -> Iterator[ToolCall]:
-        """The calls that are whole now that an event has come."""
+        """Yields the calls that an event has completed."""
         if not isinstance(event, ChatChunk):
             return
         for choice in event.choices:
             if choice.index != 0:
                 continue
             has_finished = choice.finish_reason is not None and choice.finish_reason != "null"
-            begins = any(call.function is not None and call.function.name for call in choice.delta.tool_calls or ())
-            if has_finished or begins:
-                yield from self._whole(has_finished=has_finished)
+            has_next = any(call.function is not None and call.function.name for call in choice.delta.tool_calls or ())
+            if has_finished or has_next:
+                yield from self._complete_calls(has_finished=has_finished)
 
-    def _whole(self, *, has_finished: bool) -> Iterator[ToolCall]:
-        for call in self._stream._calls_from(self._told, with_last=has_finished):  # pyright: ignore[reportPrivateUsage]  # for this view
+    def _complete_calls(self, *, has_finished: bool) -> Iterator[ToolCall]:
+        for call in self._stream._calls_from(self._yielded, with_last=has_finished):  # pyright: ignore[reportPrivateUsage]  # the stream's own view
             if not is_object(call.function.arguments):
                 return
-            self._told += 1
+            self._yielded += 1
             yield call
 
     def rest(self, calls: tuple[ToolCall, ...]) -> Iterator[ToolCall]:
-        """Those of a stream that has ended that have not been told yet."""
-        for call in calls[self._told :]:
-            self._told += 1
+        """Yields the remaining calls of a stream that has ended."""
+        for call in calls[self._yielded :]:
+            self._yielded += 1
             yield call
 
 
@@ -67,15 +68,15 @@ def is_object(text: str) -> bool:
 
 
 class ToolCallView(View[ToolCall]):
-    """The tool calls of a stream, each as soon as it is whole; its ``id``, name and arguments are text, never None.
+    """Yields the tool calls of a stream, each as soon as it is complete. ``id``, name and arguments are never None.
 
-    A view: it reads the stream's events, and stopping it stops the stream.
+    The view reads the stream's events; closing it closes the stream.
     """
 
     def __init__(self, stream: CompletionStream[Any]) -> None:
         super().__init__(stream)
         self._completion = stream
-        self._whole = WholeCalls(stream)
+        self._whole_calls = WholeCalls(stream)
         self._ready: deque[ToolCall] = deque()
         self._has_ended = False
 
@@ -87,9 +88,9 @@ class ToolCallView(View[ToolCall]):
             except StopAsyncIteration:
                 self._has_ended = True
                 if self._completion.outcome == "done":
-                    ready.extend(self._whole.rest(self._completion.partial.tool_calls))
+                    ready.extend(self._whole_calls.rest(self._completion.partial.tool_calls))
             else:
-                ready.extend(self._whole.after(event))
+                ready.extend(self._whole_calls.after(event))
         if ready:
             return ready.popleft()
         raise StopAsyncIteration

@@ -1,7 +1,7 @@
-"""The tool calls of a run: each in a task of its own, so many at a time, each under its time limit.
+"""Runs the tool calls of a run, each in its own task, with a concurrency limit and a timeout.
 
-What is under way here does not know the run: so when the user's last reference to the run goes, the run goes, and ends
-this.
+The tasks hold no reference to the run. So the run is collected when the user drops the last reference to it, and then
+cancels them.
 """
 
 from __future__ import annotations
@@ -29,59 +29,59 @@ if TYPE_CHECKING:
 __all__ = ["BeforeTool", "RunEvent", "ToolFinished", "ToolStarted", "TurnEnded"]
 
 BeforeTool = Callable[[ToolCall], bool | Awaitable[bool]]
-"""Is asked before each call: True lets it happen."""
+"""Approves a tool call by returning True; called before each one."""
 
-_MAX_WORDS: Final = 2000
-# What exceptions are known to say that nobody else should read: a URL's user and password, an Authorization header.
+_MAX_MESSAGE: Final = 2000  # characters
+# Secrets that exception messages are known to contain: credentials in a URL, an Authorization header.
 _SECRETS: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?<=Bearer )\S+|(?<=Basic )\S+|\b(?:flp_|sk-)\w[\w-]{8,}")
 
 
 @described
 class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool is being called."""
+    """A tool call has started."""
 
     call: ToolCall
-    """What the model asked for."""
+    """The model's tool call."""
 
 
 @described
 class ToolFinished(msgspec.Struct, frozen=True, kw_only=True):
-    """A call is over, also one that never started: every call of the model has one of these."""
+    """A tool call has finished. Every call of the model ends with this event, even if it never started."""
 
     call: ToolCall
-    """What the model asked for."""
+    """The model's tool call."""
     content: str
-    """What the model gets for it."""
+    """The content of the tool message that the model gets."""
     error: ToolProblem | None = None
-    """What was wrong; None where it went well."""
+    """The kind of failure; None on success."""
     elapsed: float = 0.0
-    """Seconds from when its arguments were whole, waiting for approval and for a free place included."""
+    """Seconds since the arguments were complete, including the wait for approval and for a free slot."""
 
 
 @described
 class TurnEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """The model has answered, and all tools that it called have finished."""
+    """The model has answered, and all its tool calls have finished."""
 
     number: int
-    """Which turn it was, from 1."""
+    """Turn number, starting at 1."""
     reply: ChatCompletion
-    """What the model said, with usage and ``meta``."""
+    """The model's reply, with usage and ``meta``."""
 
 
 RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
-"""What happens in a run."""
+"""The events of a run."""
 
 
 class ToolCalls:
     """Runs the tool calls of a run.
 
     Args:
-        tools: By name.
-        concurrency: How many may run at a time.
-        timeout: Seconds that each may take; None is no limit.
-        on_error: Whether what goes wrong is told to the model, or ends the run.
-        before: Is asked before each call.
-        events: Where what happens is told.
+        tools: The tools by name.
+        concurrency: Maximum number of tools running at a time.
+        timeout: Timeout of each call in seconds; None means no limit.
+        on_error: Whether a failed call is reported to the model or ends the run.
+        before: Approval callback, called before each call.
+        events: Queue that receives the events.
     """
 
     def __init__(
@@ -95,141 +95,141 @@ class ToolCalls:
         events: deque[RunEvent],
     ) -> None:
         self._tools = tools
-        self._places = asyncio.Semaphore(concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
         self._timeout = timeout
         self._on_error = on_error
         self._before = before
-        self._asking = asyncio.Lock()
+        self._approval_lock = asyncio.Lock()
         self._events = events
-        self.asked: dict[str, ToolCall] = {}
-        """The calls of this turn, by their ids."""
+        self.requested: dict[str, ToolCall] = {}
+        """The calls of this turn by id."""
         self._finished: dict[str, ToolFinished] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Held[BaseException] | None = None
-        self._are_over = False
+        self._is_stopped = False
 
     @property
-    def are_running(self) -> bool:
-        """Whether any call of this turn has not finished."""
-        return len(self._finished) < len(self.asked)
+    def has_running(self) -> bool:
+        """Whether any call of this turn is unfinished."""
+        return len(self._finished) < len(self.requested)
 
-    def start(self, asked: ToolCall) -> None:
-        """Starts a call, or lets it wait for its place."""
-        self.asked[asked.id] = asked
-        self.spawn(self._serve(asked))
+    def start(self, call: ToolCall) -> None:
+        """Starts a call, or queues it if no slot is free."""
+        self.requested[call.id] = call
+        self.spawn(self._run_call(call))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        """A task that ends with the calls."""
+        """Creates a task that is cancelled together with the calls."""
         self._loop = asyncio.get_running_loop()
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_look_at)
+        task.add_done_callback(_retrieve_exception)
         return task
 
     def finish_turn(self) -> list[ToolFinished]:
-        """How the calls of this turn went, in their order; the next turn begins without any."""
-        done = [self._finished[call_id] for call_id in self.asked]
-        self.asked, self._finished = {}, {}
+        """Returns the results of this turn in the order of the calls, and clears them for the next turn."""
+        done = [self._finished[call_id] for call_id in self.requested]
+        self.requested, self._finished = {}, {}
         return done
 
     def check(self) -> None:
-        """Raises what ends the run, if anything does."""
+        """Raises the failure that ends the run, if there is one."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure.take()
 
-    # --- waiting and ending ----------------------------------------------------------------------------------------
+    # --- waiting and stopping --------------------------------------------------------------------------------------
 
-    async def happened(self, besides: asyncio.Task[Any] | None = None) -> None:
-        """Waits until there is an event, or a failure; or until a task is done."""
+    async def wait(self, also: asyncio.Task[Any] | None = None) -> None:
+        """Waits for an event or a failure, or until the task ``also`` is done."""
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
-            if besides is None:
+            if also is None:
                 await waiter
             else:
-                await asyncio.wait((waiter, besides), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((waiter, also), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiter = None
 
     def wake(self) -> None:
-        """Ends the wait."""
+        """Wakes the waiter, if there is one."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def stop(self) -> None:
-        """Cancels what is under way and waits for its end; being cancelled meanwhile does not shorten the wait."""
+        """Cancels all tasks and waits until they have ended, even if it is itself cancelled meanwhile."""
         self._cancel()
         cancelled = False
-        with CancelScope(shield=True):  # anyio's cancellation comes again and again, and would make this a busy loop
-            while under_way := self._tasks - {asyncio.current_task()}:
+        with CancelScope(shield=True):  # anyio redelivers a cancellation, which would make this a busy loop
+            while pending := self._tasks - {asyncio.current_task()}:
                 try:
-                    await asyncio.wait(under_way)
+                    await asyncio.wait(pending)
                 except asyncio.CancelledError:
                     cancelled = True
         if cancelled:
             raise asyncio.CancelledError
 
     def drop(self) -> None:
-        """Cancels what is under way, from wherever the last reference to the run went; nobody waits for it."""
+        """Cancels all tasks without waiting for them. Thread-safe, because the run may be dropped in any thread."""
         if not self._tasks or self._loop is None or self._loop.is_closed():
             return
         try:
-            here = asyncio.get_running_loop() is self._loop
+            in_loop = asyncio.get_running_loop() is self._loop
         except RuntimeError:
-            here = False
-        if here:
+            in_loop = False
+        if in_loop:
             self._cancel()
         else:
             self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        self._are_over = True  # a tool may swallow its cancellation, and give a result that nobody waits for
+        self._is_stopped = True  # a tool may suppress its cancellation and still return a result
         self._failure = None
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
 
     # --- one call --------------------------------------------------------------------------------------------------
 
-    async def _serve(self, asked: ToolCall) -> None:
+    async def _run_call(self, call: ToolCall) -> None:
         began = monotonic()
         kind = None
         try:
-            content = await self._content(asked)
+            content = await self._execute(call)
         except ToolError as error:
             kind = error.kind
             content = f"Error: {error}"
             if self._on_error == "raise" and kind != "refused":
-                ending = ToolError(f"the tool {asked.function.name!r} failed: {error}", kind=kind, call=asked)
-                ending.__cause__ = error.__cause__ or error
-                self._fail(ending)
-                del ending
+                failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=kind, call=call)
+                failure.__cause__ = error.__cause__ or error
+                self._fail(failure)
+                del failure
         except asyncio.CancelledError:
-            return  # a task that ends by it keeps it, with frames that lead back to the task: a reference cycle
-        except BaseException as error:  # the caller's own, of before_tool; or nothing that a model should hear of
+            return  # a cancelled task would keep the error, whose traceback refers back to the task: a reference cycle
+        except BaseException as error:  # raised by before_tool, or not an error to report to the model
             self._fail(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise  # the loop stops by them
+                raise  # these stop the event loop
             return
-        finished = ToolFinished(call=asked, content=content, error=kind, elapsed=monotonic() - began)
-        self._finished[asked.id] = finished
-        self._tell(finished)
+        finished = ToolFinished(call=call, content=content, error=kind, elapsed=monotonic() - began)
+        self._finished[call.id] = finished
+        self._emit(finished)
 
-    async def _content(self, call: ToolCall) -> str:
+    async def _execute(self, call: ToolCall) -> str:
         tool = self._tools.get(call.function.name)
         if tool is None:
             names = ", ".join(self._tools) or "none"
             raise ToolError(f"there is no tool {call.function.name!r}; there are: {names}", kind="unknown")
         if self._before is not None:
-            async with self._asking:  # one question at a time, in the order of the calls
+            async with self._approval_lock:  # one approval at a time, in the order of the calls
                 await _approve(self._before, call)
-        async with self._places:
-            self._tell(ToolStarted(call=call))
-            return await self._limited(tool, call.function.arguments)
+        async with self._slots:
+            self._emit(ToolStarted(call=call))
+            return await self._run_with_timeout(tool, call.function.arguments)
 
-    async def _limited(self, tool: LocalTool, arguments: str) -> str:
+    async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:
         limit = asyncio.timeout(self._timeout)
         try:
             async with limit:
@@ -243,21 +243,21 @@ class ToolCalls:
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():
                 raise ToolError(f"the tool gave no result within {self._timeout:g} s", kind="timeout") from error
-            raise ToolError(_words(error)) from error
+            raise ToolError(_error_message(error)) from error
 
-    def _tell(self, event: RunEvent) -> None:
-        if not self._are_over:
+    def _emit(self, event: RunEvent) -> None:
+        if not self._is_stopped:
             self._events.append(event)
         self.wake()
 
     def _fail(self, error: BaseException) -> None:
-        if self._failure is None and not self._are_over:
+        if self._failure is None and not self._is_stopped:
             self._failure = Held(error)
         self.wake()
 
 
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Takes note of an error that nobody waits for any more, so that asyncio does not complain of it."""
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    """Retrieves a task's exception, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()
 
@@ -268,21 +268,21 @@ def _is_being_cancelled() -> bool:
 
 
 async def _approve(before: BeforeTool, call: ToolCall) -> None:
-    answer = before(call)
-    if inspect.isawaitable(answer):
-        answer = await answer
-    if not isinstance(answer, bool):
-        raise TypeError(f"before_tool must say True or False, not {answer!r}")
-    if not answer:
+    approved = before(call)
+    if inspect.isawaitable(approved):
+        approved = await approved
+    if not isinstance(approved, bool):
+        raise TypeError(f"before_tool must return True or False, not {approved!r}")
+    if not approved:
         raise ToolError("the call was refused by the user", kind="refused")
 
 
-def _words(error: BaseException) -> str:
-    """What a model is told of an exception: class and message, bounded, without what looks like a secret."""
+def _error_message(error: BaseException) -> str:
+    """Returns an exception's class and message for the model, truncated and with secrets masked."""
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     try:
-        message = _SECRETS.sub("***", str(error))[:_MAX_WORDS]
-    except Exception:  # its own words are broken, which the model cannot mend
+        message = _SECRETS.sub("***", str(error))[:_MAX_MESSAGE]
+    except Exception:  # a broken __str__, which the model cannot fix
         message = ""
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
