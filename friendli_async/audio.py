@@ -1,7 +1,7 @@
-"""Audio: speech is written down, in one piece or as a stream of text.
+"""Audio: speech to text, in full or as a stream.
 
 Wire: ``POST {deployment}/v1/audio/transcriptions``, a form (multipart/form-data), the same for serverless, dedicated
-endpoints and containers; the part ``stream`` with ``true`` selects server-sent events, which end with ``data: [DONE]``.
+endpoints and containers; a part ``stream`` with ``true`` selects server-sent events, which end with ``data: [DONE]``.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ __all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "
 __all__ += ["Audio", "TranscriptDone", "TranscriptEvent", "TranscriptionOptions", "TranscriptionStream"]
 __all__ += ["ContainerAudio", "TranscriptCollector"]
 
-# --- what comes out --------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
 class InputTokenDetails(Value, frozen=True):
-    """What the input's tokens stood for."""
+    """Breakdown of the input tokens."""
 
     audio_tokens: int = always(0)
     text_tokens: int = always(0)
 
 
 class TranscriptionUsage(Value, frozen=True):
-    """What a transcription was billed for."""
+    """Billed usage of a transcription."""
 
     input_tokens: int = always(0)
     output_tokens: int = always(0)
     total_tokens: int = always(0)
     input_audio_length_ms: int = always(0)
-    """Length of the sound, milliseconds."""
+    """Length of the audio, in milliseconds."""
     processed_audio_length_ms: int = always(0)
-    """How much of it was listened to, milliseconds."""
+    """Length of the audio that was processed, in milliseconds."""
     type: Literal["tokens"] | str = always("tokens")  # open
     input_token_details: InputTokenDetails | None = None
 
 
 class Transcription(Reply, frozen=True, kw_only=True):
-    """What was said, of ``transcribe`` or put together from a stream."""
+    """A complete transcript, from ``transcribe`` or assembled from a stream."""
 
     text: str
     usage: TranscriptionUsage | None = None
 
 
 class TranscriptDelta(Value, frozen=True, tag_field="type", tag="transcript.text.delta"):
-    """The next piece of the text."""
+    """The next chunk of the text."""
 
     delta: str = always("")
 
 
 class TranscriptDone(Value, frozen=True, tag_field="type", tag="transcript.text.done"):
-    """The whole text, at the end."""
+    """The end of the transcript, with the complete text."""
 
     text: str | None = None
     usage: TranscriptionUsage | None = None
@@ -72,7 +72,7 @@ class TranscriptDone(Value, frozen=True, tag_field="type", tag="transcript.text.
 
 TranscriptEvent = TranscriptDelta | TranscriptDone | UnknownEvent
 
-# --- what goes in ----------------------------------------------------------------------------------------------------
+# --- parameters ------------------------------------------------------------------------------------------------------
 
 
 class _ServerVAD(msgspec.Struct):
@@ -84,22 +84,22 @@ class _ServerVAD(msgspec.Struct):
 
 @described
 class TranscriptionOptions(ExtraQuery, total=False):
-    """Optional parameters of a transcription. What is left out, or None, is left to the server."""
+    """Optional parameters of a transcription. Omitted ones and None are left to the server."""
 
     chunking_strategy: Literal["auto"] | str | Mapping[str, object] | None  # open
-    """How the sound is cut: ``"auto"``, or ``{"type": "server_vad", "prefix_padding_ms": int, "silence_duration_ms":
+    """How to split the audio: ``"auto"``, or ``{"type": "server_vad", "prefix_padding_ms": int, "silence_duration_ms":
     int, "threshold": float}``."""
     language: str | None
-    """The language that is spoken, as ``en``."""
+    """Language of the speech, as ``en``."""
     temperature: float | None
     """Sampling temperature; lower is more deterministic."""
     filename: str | None
-    """The file's name; its suffix tells the format. Default: the path's or the open file's, else made from how the
-    bytes begin."""
+    """File name; its suffix tells the format. Default: the name of the path or open file, else one made from the
+    leading bytes."""
     content_type: str | None
-    """The file's content type. Default: guessed from its name."""
+    """Content type of the file. Default: guessed from its name."""
     extra_body: Mapping[str, object] | None
-    """Further parts of the form: text, numbers and booleans as text, everything else as JSON."""
+    """Additional parts of the form. Strings, numbers and booleans are sent as text, other values as JSON."""
 
 
 _PARAMETERS: Final = Parameters(TranscriptionOptions, {"model": str}, {"chunking_strategy": str | _ServerVAD | None})
@@ -112,22 +112,22 @@ def _arguments(method: str, model: str | None, file: object, options: Mapping[st
     required: dict[str, object] = {} if model is None else {"model": model}
     given, extra, query = _PARAMETERS.take(method, required, options)
     source = source_of(file, "file")
-    named = cast("str | None", given.pop("filename", None)) or source.name or f"audio{_suffix(source)}"
-    kind = cast("str | None", given.pop("content_type", None)) or content_types.by_name(named)
+    filename = cast("str | None", given.pop("filename", None)) or source.name or f"audio{_suffix(source)}"
+    content_type = cast("str | None", given.pop("content_type", None)) or content_types.by_name(filename)
     chunking = given.pop("chunking_strategy", None)
     given["stream"] = stream or None
-    parts = [*_parts({name: given.get(name) for name in ("model", "language", "stream", "temperature")})]
-    parts.append(Part("file", source, named, kind))
+    parts = [*_form_parts({name: given.get(name) for name in ("model", "language", "stream", "temperature")})]
+    parts.append(Part("file", source, filename, content_type))
     if chunking is not None:
         parts.append(_json_part("chunking_strategy", chunking))
-    return Arguments(Form([*parts, *_parts(extra)]), query, model=model)
+    return Arguments(Form([*parts, *_form_parts(extra)]), query, model=model)
 
 
 def _suffix(source: Source) -> str:
     return content_types.suffix_of(source.data[:32]) if isinstance(source, BytesSource) else ""
 
 
-def _parts(fields: Mapping[str, object]) -> Iterator[Part]:
+def _form_parts(fields: Mapping[str, object]) -> Iterator[Part]:
     for name, value in fields.items():
         if isinstance(value, str):
             yield Part.text(name, value)
@@ -139,7 +139,7 @@ def _parts(fields: Mapping[str, object]) -> Iterator[Part]:
 
 
 def _json_part(name: str, value: object, content_type: str | None = "application/json") -> Part:
-    # An encoded object without its braces and its one key: so the value is checked as in every other body.
+    # Encode an object and strip its braces and key, so that the value is validated as in every other body.
     encoded = encode_json({name: value})
     return Part.text(name, encoded[len(encode_json({name: 0})) - 2 : -1].decode(), content_type)
 
@@ -148,10 +148,10 @@ def _json_part(name: str, value: object, content_type: str | None = "application
 
 
 class TranscriptCollector:
-    """Puts the text of a transcription together."""
+    """Accumulates the events of a transcription stream."""
 
     dialect: Dialect[TranscriptEvent] = TaggedDialect(TranscriptDelta | TranscriptDone)
-    is_last: bool = False  # the end is the sentinel's to tell
+    is_last: bool = False  # only the sentinel marks the end
     add_texts: None = None
     finish_reasons: tuple[str, ...] = ()
     head: None = None  # a transcript has neither id nor model
@@ -162,21 +162,21 @@ class TranscriptCollector:
 
     @property
     def begun(self) -> bool:
-        """Whether a text, or its end, has come."""
+        """Whether a text delta or the complete text has arrived."""
         return bool(self.pieces) or (self.done is not None and self.done.text is not None)
 
     @property
     def has_text(self) -> bool:
-        """Whether any text has come."""
+        """Whether any text has arrived."""
         return any(self.pieces)
 
     @property
     def may_end(self) -> bool:
-        """Whether the whole text has come."""
+        """Whether ``transcript.text.done`` has arrived."""
         return self.done is not None
 
     def extend(self, events: Sequence[TranscriptEvent]) -> None:
-        """Adds events."""
+        """Adds events in order."""
         for event in events:
             if isinstance(event, TranscriptDelta):
                 self.pieces.append(event.delta)
@@ -185,28 +185,28 @@ class TranscriptCollector:
 
     @property
     def usage(self) -> TranscriptionUsage | None:
-        """The usage, once the server has told it (with the last event)."""
+        """The usage, once the server has sent it (with the last event)."""
         return self.done.usage if self.done is not None else None
 
     def text(self) -> str:
-        """The text so far; in the end, the server's own whole."""
+        """Returns the text so far, or the server's complete text once it has arrived."""
         if self.done is not None and self.done.text is not None:
             return self.done.text
         return joined(self.pieces)
 
     def partial(self) -> Partial:
-        """The text so far."""
+        """Returns the text so far."""
         return partial_of(self.result())
 
     def result(self) -> Transcription:
-        """The whole transcription."""
+        """Returns the complete transcription."""
         return Transcription(text=self.text(), usage=self.usage)
 
 
 class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, TranscriptionUsage]):
-    """The stream of a transcription: ``TranscriptDelta`` events, and ``TranscriptDone`` at the end.
+    """A stream of ``TranscriptDelta`` events with a ``TranscriptDone`` at the end.
 
-    Kinds that come later are ``UnknownEvent``.
+    Events of future types are ``UnknownEvent``.
     """
 
     def _wording(self) -> Callable[[TranscriptEvent], str]:
@@ -229,31 +229,31 @@ class Audio(Resource):
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed (a stream raises on use); see ``friendli_async.errors``.
     """
 
     async def transcribe(self, *, model: str, file: Content, **options: Unpack[TranscriptionOptions]) -> Transcription:
-        """Writes down what is said and returns it whole.
+        """Transcribes speech and returns the complete text.
 
         Args:
             model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
-            file: The sound: a path, bytes, an open binary file, or an async iterator of bytes. It is read while it is
-                being sent. An iterator, or a file that cannot be rewound, can be sent only once: that call is not
-                retried after its first byte has been read, and its length is not announced.
+            file: The audio: a path, bytes, an open binary file, or an async iterator of bytes. It is read while it is
+                being sent. An iterator or a non-seekable file can be sent only once: the call is not retried after the
+                first byte has been read, and has no Content-Length.
             options: See ``TranscriptionOptions``.
 
         Returns:
             The transcription: ``text``, ``usage``, ``meta``.
 
         Raises:
-            ValueError: A bad value, with its path (nothing was sent), or a file that changed while it was being sent.
+            ValueError: An invalid value, with its path (nothing was sent), or a file that changed while being sent.
             OSError: The file cannot be read.
         """
         return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", model, file, options, stream=False))
 
     def stream(self, *, model: str, file: Content, **options: Unpack[TranscriptionOptions]) -> TranscriptionStream:
-        """Writes down what is said and streams it. The call is made when the stream is first used.
+        """Transcribes speech and streams the text. The request is sent when the stream is first used.
 
         Args:
             model: As for ``transcribe``.
@@ -261,8 +261,8 @@ class Audio(Resource):
             options: See ``TranscriptionOptions``.
 
         Returns:
-            The stream: use it with ``async with`` or ``async for``, or await its ``result()``. When it is opened it
-            raises what ``transcribe`` raises.
+            The stream: use it with ``async with`` or ``async for``, or await its ``result()``. Opening it
+            raises the same errors as ``transcribe``.
         """
         return self._stream(model, file, options)
 
@@ -272,16 +272,16 @@ class Audio(Resource):
 
 
 class ContainerAudio(Audio):
-    """Speech to text by a self-hosted engine, which has its model: ``client.container.audio``."""
+    """Speech to text on a self-hosted engine, which serves one model: ``client.container.audio``."""
 
     async def transcribe(
         self, *, model: str | None = None, file: Content, **options: Unpack[TranscriptionOptions]
     ) -> Transcription:
-        """Writes down what is said; see ``Audio.transcribe``. ``model`` names an adapter's route."""
+        """Transcribes speech; see ``Audio.transcribe``. ``model`` selects an adapter route."""
         return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", model, file, options, stream=False))
 
     def stream(
         self, *, model: str | None = None, file: Content, **options: Unpack[TranscriptionOptions]
     ) -> TranscriptionStream:
-        """Writes down what is said and streams it; see ``Audio.stream``. ``model`` names an adapter's route."""
+        """Transcribes speech and streams the text; see ``Audio.stream``. ``model`` selects an adapter route."""
         return self._stream(model, file, options)

@@ -1,6 +1,6 @@
-"""Billing: what a team has spent, and what it has used, in buckets of time.
+"""Billing: the costs and the usage of a team, in time buckets.
 
-Wire: ``GET /v1/team/cost`` and ``GET /v1/team/usage``, page by page. They stand at the API's root, below no deployment.
+Wire: ``GET /v1/team/cost`` and ``GET /v1/team/usage``, paginated, at the root of the API (no deployment prefix).
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ __all__ += ["CostOptions", "TeamCost", "TeamUsage", "UsageOptions"]
 
 ProductType = Literal["model_apis", "dedicated_endpoints"] | str  # open: a new product must not break old clients
 
-# --- what comes back -------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
 if TYPE_CHECKING:
     _Amount = str
     _Count = int
-else:  # servers have written numbers, too; and a part of a count is not dropped
+else:  # servers have also sent amounts as numbers; fractional counts are kept as they are
     _Amount = str | int | float | dict[str, Any]
     _Count = int | float
 
-_LONGEST: Final = 40  # digits: of what is longer an exponent is left as it is
+_MAX_EXPONENT: Final = 40  # numbers with a larger exponent keep it
 
 
-def _plain(amount: object) -> str:
-    """An amount as decimal digits. Raises ValueError where it is none."""
+def _decimal_text(amount: object) -> str:
+    """Returns an amount as text, with its exponent expanded. Raises ValueError unless it is text or a finite number."""
     if isinstance(amount, dict):  # {"amount": "1.50", "currency": "USD"}
-        inside = cast("dict[str, object]", amount)
-        found = (inside[name] for name in ("amount", "value", "total") if name in inside)
-        amount = next(found, None)
+        fields = cast("dict[str, object]", amount)
+        values = (fields[name] for name in ("amount", "value", "total") if name in fields)
+        amount = next(values, None)
     if isinstance(amount, float) and not math.isfinite(amount):
         raise ValueError("an amount must be finite")
     if not isinstance(amount, str | int | float) or isinstance(amount, bool):
@@ -49,33 +49,33 @@ def _plain(amount: object) -> str:
     text = str(amount)
     if "e" not in text.lower():
         return text
-    from decimal import Decimal, InvalidOperation  # only where there is an exponent
+    from decimal import Decimal, InvalidOperation  # rare: only amounts with an exponent need it
 
     try:
         number = Decimal(text)
     except InvalidOperation:
         return text
-    return f"{number:f}" if abs(number.adjusted()) < _LONGEST else text
+    return f"{number:f}" if abs(number.adjusted()) < _MAX_EXPONENT else text
 
 
 class CostResult(Value, frozen=True, kw_only=True):
-    """One sum of a bucket. Amounts are decimal numbers as text, whether the server wrote text or numbers."""
+    """One cost of a bucket. Amounts are decimal text, whether the server sent text or numbers."""
 
     total: _Amount
-    """What it cost."""
+    """Total cost."""
     quantity: _Amount | None = None
     unit_price: _Amount | None = None
     line_item: str | None = None
-    """What was paid for, where the costs are grouped by it."""
+    """The line item, if the costs are grouped by it."""
 
     def __post_init__(self) -> None:
         for name in ("total", "quantity", "unit_price"):
-            if (value := getattr(self, name)) is not None and value != (text := _plain(value)):
+            if (value := getattr(self, name)) is not None and value != (text := _decimal_text(value)):
                 msgspec.structs.force_setattr(self, name, text)
 
 
 class CostBucket(Value, frozen=True, kw_only=True):
-    """What a stretch of time cost."""
+    """The costs of a time span."""
 
     start_time: datetime
     end_time: datetime
@@ -88,11 +88,11 @@ class CostPage(Reply, frozen=True, kw_only=True):
     data: tuple[CostBucket, ...]
     has_more: bool = always(False)
     next_page: str | None = None
-    """The ``page`` that goes on from here."""
+    """The ``page`` to request next."""
 
 
 class UsageResult(Value, frozen=True, kw_only=True):
-    """What was used in a bucket, by one of the groups that were asked for."""
+    """The usage in a bucket, for one of the requested groups."""
 
     product_type: ProductType | None = None
     model: str | None = None
@@ -110,7 +110,7 @@ class UsageResult(Value, frozen=True, kw_only=True):
 
 
 class UsageBucket(Value, frozen=True, kw_only=True):
-    """What was used in a stretch of time."""
+    """The usage in a time span."""
 
     start_time: datetime
     end_time: datetime
@@ -123,38 +123,38 @@ class UsagePage(Reply, frozen=True, kw_only=True):
     data: tuple[UsageBucket, ...]
     has_more: bool = always(False)
     next_page: str | None = None
-    """The ``page`` that goes on from here."""
+    """The ``page`` to request next."""
 
 
-# --- what goes in ----------------------------------------------------------------------------------------------------
+# --- parameters ------------------------------------------------------------------------------------------------------
 
 
 @described
 class CostOptions(ExtraQuery, total=False):
-    """Optional parameters of a query for costs. What is left out, or None, is left to the server."""
+    """Optional parameters of a cost query. Omitted ones and None are left to the server."""
 
     bucket_width: Literal["1d"] | str | None  # open
-    """How much time a bucket covers."""
+    """Time span of a bucket."""
     limit: int | None
-    """The most buckets of a page, 1 to 35."""
+    """Maximum number of buckets per page, 1 to 35."""
     page: str | None
-    """The page to begin at: a ``next_page`` of before."""
+    """Where to start: the ``next_page`` of an earlier page."""
     group_by: Literal["line_item"] | str | None  # open
-    """What to split the costs of a bucket by."""
+    """How to group the costs of a bucket."""
 
 
 @described
 class UsageOptions(ExtraQuery, total=False):
-    """Optional parameters of a query for usage. What is left out, or None, is left to the server."""
+    """Optional parameters of a usage query. Omitted ones and None are left to the server."""
 
     bucket_width: Literal["5m", "15m", "30m", "45m", "1h", "6h", "12h", "1d"] | str | None  # open
-    """How much time a bucket covers."""
+    """Time span of a bucket."""
     limit: int | None
-    """The most buckets of a page; how many there can be depends on their width."""
+    """Maximum number of buckets per page; the allowed maximum depends on their width."""
     page: str | None
-    """The page to begin at: a ``next_page`` of before."""
+    """Where to start: the ``next_page`` of an earlier page."""
     group_by: Sequence[Literal["model", "product_type", "user_id"] | str] | None  # open
-    """What to split the usage of a bucket by."""
+    """How to group the usage of a bucket."""
     models: Sequence[str] | None
     """Only these models."""
     user_ids: Sequence[str] | None
@@ -189,50 +189,50 @@ _USAGE: Final = Listing(
 
 
 class TeamCost(Resource):
-    """What the team has spent: ``client.cost``.
+    """Costs of the team: ``client.cost``.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its name. Nothing was sent.
-        FriendliError: What went wrong with a call, once the list is used; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its name. Nothing was sent.
+        FriendliError: A call failed; raised when the list is used. See ``friendli_async.errors``.
     """
 
     def get(
         self, *, start_time: datetime, end_time: datetime, **options: Unpack[CostOptions]
     ) -> Pages[CostBucket, CostPage]:
-        """The costs between two times, in buckets.
+        """Returns the costs between two times, in buckets.
 
         Args:
-            start_time: Where to begin. A time without a zone is sent without one.
-            end_time: Where to end.
+            start_time: Start of the range. A datetime without a time zone is sent without one.
+            end_time: End of the range.
             options: See ``CostOptions``.
 
         Returns:
-            The buckets: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
+            The buckets: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _COST.of(self._engine, {"start_time": start_time, "end_time": end_time}, options)
 
 
 class TeamUsage(Resource):
-    """What the team has used: ``client.usage``.
+    """Usage of the team: ``client.usage``.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its name. Nothing was sent.
-        FriendliError: What went wrong with a call, once the list is used; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its name. Nothing was sent.
+        FriendliError: A call failed; raised when the list is used. See ``friendli_async.errors``.
     """
 
     def get(
         self, *, start_time: datetime, end_time: datetime, **options: Unpack[UsageOptions]
     ) -> Pages[UsageBucket, UsagePage]:
-        """The usage between two times, in buckets.
+        """Returns the usage between two times, in buckets.
 
         Args:
-            start_time: Where to begin. A time without a zone is sent without one.
-            end_time: Where to end.
+            start_time: Start of the range. A datetime without a time zone is sent without one.
+            end_time: End of the range.
             options: See ``UsageOptions``.
 
         Returns:
-            The buckets: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
+            The buckets: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _USAGE.of(self._engine, {"start_time": start_time, "end_time": end_time}, options)

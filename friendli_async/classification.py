@@ -1,6 +1,6 @@
-"""Text classification: which of a model's classes a text belongs to.
+"""Text classification: assigns texts to the classes of a model.
 
-Wire: ``POST {deployment}/classify``, the same for dedicated endpoints and containers; serverless has none.
+Wire: ``POST {deployment}/classify``, the same for dedicated endpoints and containers; not available for serverless.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ __all__ += ["ContainerTextClassification", "TextClassification"]
 
 @described
 class ClassificationOptions(ExtraOptions, total=False):
-    """What to classify, and optional parameters. What is left out is left to the server; None is sent as null."""
+    """The input to classify and optional parameters. Omitted ones are left to the server; None is sent as null."""
 
     input: str | Sequence[str] | None
-    """The text to classify, or several. Friendli documents that either this or ``tokens`` is wanted."""
+    """The text or texts to classify. Friendli documents that either this or ``tokens`` is required."""
     tokens: Sequence[int] | None
     """The text to classify, as token ids."""
 
 
 class Classification(Value, frozen=True, kw_only=True):
-    """What one text was found to be."""
+    """The classification of one text."""
 
     label: str
-    """The likeliest class."""
+    """The most likely class."""
     index: int = always(0)
-    """Which of the texts it is of."""
+    """Index of the text in the input."""
     num_classes: int | None = None
-    """How many classes the model knows."""
+    """Number of classes of the model."""
     probs: tuple[float, ...] = always(())
-    """The probability of each class."""
+    """Probability of each class."""
 
 
 class ClassificationUsage(Value, frozen=True):
-    """Tokens that a classification was billed for: nothing is generated."""
+    """Billed tokens of a classification. No tokens are generated."""
 
     prompt_tokens: int = always(0)
     total_tokens: int = always(0)
 
 
 class ClassificationList(Reply, frozen=True, kw_only=True):
-    """The classes of all texts."""
+    """The classifications of all texts."""
 
     data: tuple[Classification, ...]
     object: str | None = None
@@ -66,28 +66,28 @@ class TextClassification(Resource):
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
     async def classify(self, *, model: str, **options: Unpack[ClassificationOptions]) -> ClassificationList:
-        """Classifies a text, or several.
+        """Classifies one or more texts.
 
         Args:
             model: Endpoint id, or ``ENDPOINT_ID:ADAPTER_ROUTE``.
-            options: See ``ClassificationOptions``; ``input`` or ``tokens`` is what to classify.
+            options: See ``ClassificationOptions``; ``input`` or ``tokens`` has the texts.
 
         Returns:
-            The classes in ``data``, with ``usage`` and ``meta``.
+            The classifications in ``data``, with ``usage`` and ``meta``.
         """
         return await self._engine.call(_CLASSIFY, _PARAMETERS.encode("classify", {"model": model}, options))
 
 
 class ContainerTextClassification(TextClassification):
-    """Classifies texts with a self-hosted engine, which has its model: ``client.container.text_classification``."""
+    """Classifies texts on a self-hosted engine, which serves one model: ``client.container.text_classification``."""
 
     async def classify(
         self, *, model: str | None = None, **options: Unpack[ClassificationOptions]
     ) -> ClassificationList:
-        """Classifies a text; see ``TextClassification.classify``. ``model`` names an adapter's route."""
+        """Classifies texts; see ``TextClassification.classify``. ``model`` selects an adapter route."""
         return await self._engine.call(_CLASSIFY, _PARAMETERS.encode("classify", without_none(model=model), options))

@@ -18,23 +18,23 @@ __all__ = ["Embedding", "EmbeddingList", "Embeddings", "EmbeddingsOptions"]
 
 @described
 class EmbeddingsOptions(ExtraOptions, total=False):
-    """What to embed, and optional parameters. What is left out is left to the server; None is sent as null."""
+    """The input to embed and optional parameters. Omitted ones are left to the server; None is sent as null."""
 
     input: str | Sequence[str] | None
-    """The text to embed, or several. Friendli documents that either this or ``tokens`` is wanted."""
+    """The text or texts to embed. Friendli documents that either this or ``tokens`` is required."""
     tokens: Sequence[int] | None
     """The text to embed, as token ids."""
     encoding_format: Literal["float", "base64"] | str | None  # open
-    """Whether a vector comes as numbers or as base64 text."""
+    """Whether vectors are returned as numbers or as base64 text."""
 
 
 class Embedding(Value, frozen=True, kw_only=True):
-    """One text's vector."""
+    """The vector of one text."""
 
     embedding: tuple[float, ...] | str
-    """The numbers; or base64 text, as the server sent it, where ``encoding_format`` asked for that."""
+    """The numbers, or the server's base64 text if ``encoding_format`` requests it."""
     index: int = always(0)
-    """Which of the texts it is of."""
+    """Index of the text in the input."""
     object: str | None = None
 
 
@@ -55,20 +55,20 @@ _CREATE: Final = operation("embeddings.create", "POST /v1/embeddings", Embedding
 
 
 class Embeddings(Resource):
-    """Turns texts into vectors: ``client.dedicated.embeddings``.
+    """Embeds texts as vectors: ``client.dedicated.embeddings``.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
     async def create(self, *, model: str, **options: Unpack[EmbeddingsOptions]) -> EmbeddingList:
-        """Embeds a text, or several.
+        """Embeds one or more texts.
 
         Args:
             model: Endpoint id, or ``ENDPOINT_ID:ADAPTER_ROUTE``.
-            options: See ``EmbeddingsOptions``; ``input`` or ``tokens`` is what to embed.
+            options: See ``EmbeddingsOptions``; ``input`` or ``tokens`` has the texts.
 
         Returns:
             The vectors in ``data``, with ``usage`` and ``meta``.

@@ -1,9 +1,9 @@
-"""Files: kept by Friendli, to be named in calls, as the tool ``file:text`` does.
+"""Files: stored by Friendli and referenced by id in calls, as for the tool ``file:text``.
 
-Wire: ``/beta/file``. An upload has three steps: announce name, size and digest; send the content, as a form, to the
-place that the reply names (another host, which needs to know neither token nor team; none if the content is there
-already); complete. Friendli's SDK has withdrawn these operations (0.15.0 is the last release that has them), so whether
-the service still answers is Friendli's to say.
+Wire: ``/beta/file``. An upload has three steps: announce name, size and digest; send the content as a form to the URL
+in the reply (on another host, which gets neither token nor team; there is no URL if the content is already stored);
+complete. Friendli's SDK has removed these operations (0.15.0 is the last release with them), so the service may no
+longer support them.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 __all__ = ["Content", "DownloadURL", "FileInfo", "FileUpload", "Files", "Progress", "UploadedFile"]
 
 Progress = Callable[[int, int | None], object]
-"""Called with (bytes so far, bytes in all, None where unknown), from 0 on; from 0 again where an attempt is repeated.
-What it raises ends the transfer."""
+"""Called with (bytes so far, total bytes or None if unknown). Starts at 0, and again at 0 when an attempt is retried.
+An exception that it raises ends the transfer."""
 
-# --- what comes out --------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
 class FileUpload(Reply, frozen=True, kw_only=True, rename="camel"):
-    """An upload that has been announced: where its content goes."""
+    """An announced upload, with the destination of its content."""
 
     file_id: str
     upload_url: str | None = None
-    """Where to send the content; None where it is there already."""
+    """Where to send the content; None if it is already stored."""
     aws: Mapping[str, Any] | None = None
-    """Fields of the form that go before the content."""
+    """Form fields to send before the content."""
 
 
 class FileInfo(Reply, frozen=True, kw_only=True, rename="camel"):
-    """What is known of a file."""
+    """Metadata of a file."""
 
     id: str
     status: Literal["UPLOADING", "UPLOADED", "FAILED", "DELETED"] | str  # open
@@ -64,19 +64,19 @@ class FileInfo(Reply, frozen=True, kw_only=True, rename="camel"):
 
 
 class DownloadURL(Reply, frozen=True, kw_only=True, rename="camel"):
-    """Where a file's content is."""
+    """The location of a file's content."""
 
     download_url: str
-    """Good for a while, without a token: whoever has it can read the file."""
+    """A temporary URL that needs no token: anyone who has it can read the file."""
     file_id: str | None = None
     s3_uri: str | None = msgspec.field(name="s3Uri", default=None)
 
 
 class UploadedFile(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
-    """A file that has been uploaded."""
+    """An uploaded file."""
 
     id: str
-    """What calls name it by, as in ``{"type": "file:text", "files": [id]}``."""
+    """The id to use in calls, as in ``{"type": "file:text", "files": [id]}``."""
     name: str
     size: int
     """Bytes."""
@@ -87,7 +87,7 @@ class UploadedFile(PydanticField, msgspec.Struct, frozen=True, kw_only=True):
 # --- operations ------------------------------------------------------------------------------------------------------
 
 
-class _InitBody(msgspec.Struct):
+class _UploadBody(msgspec.Struct):
     name: str
     size: int
     digest: str
@@ -100,13 +100,17 @@ _INFO: Final = operation("file.get_info", "GET /beta/file/{file_id}", FileInfo, 
 _DOWNLOAD_URL: Final = operation(
     "file.get_download_url", "GET /beta/file/{file_id}/download_url", DownloadURL, repeatable=True
 )
-# Their URLs are the server's to say; what stands for the path is for the log.
+# The server supplies the URLs of these two; the path here is only a label for logs.
 _SEND: Final = operation("file.upload", "POST (upload)", ANYTHING, repeatable=True)
 _FETCH: Final = operation("file.download", "GET (download)", ANYTHING, repeatable=True)
 
 
-def _target(url: str, what: str) -> str:
-    """Checks a URL of the server's."""
+def _check_url(url: str, what: str) -> str:
+    """Validates a URL from the server, and returns it without its fragment.
+
+    Raises:
+        ResponseDecodeError: It is not a usable http or https URL.
+    """
     from urllib.parse import urlsplit
 
     try:
@@ -115,7 +119,8 @@ def _target(url: str, what: str) -> str:
     except ValueError:
         usable = False
     if not usable or not re.fullmatch(r"[\x21-\x7e]+", url):
-        raise ResponseDecodeError(f"the server's {what} is not an http or https URL")  # not repeated: it is a key
+        # The URL is a credential, so the message does not quote it.
+        raise ResponseDecodeError(f"the server's {what} is not an http or https URL")
     return url.partition("#")[0]
 
 
@@ -123,10 +128,10 @@ def _target(url: str, what: str) -> str:
 
 
 class _FileSink:
-    """Writes a reply to a file.
+    """Writes a response body to a file.
 
     Attributes:
-        size: How long the reply said that it is: then HTTP notices that it was cut.
+        size: The announced length of the body, or None. If it is known, the HTTP layer detects truncation.
     """
 
     def __init__(self, file: BinaryIO, progress: Progress | None) -> None:
@@ -137,7 +142,7 @@ class _FileSink:
         self._digest: Any = None
 
     async def begin(self, size: int | None) -> None:
-        """Drops what an earlier attempt has left."""
+        """Discards the data of an earlier attempt."""
         from hashlib import sha256
 
         self._digest = sha256() if size is None else None
@@ -149,20 +154,20 @@ class _FileSink:
 
     async def write(self, data: bytes) -> None:
         """Writes the next bytes."""
-        await in_thread(self._take, data)
+        await in_thread(self._write_chunk, data)
         self._written += len(data)
         self._report()
 
-    def _take(self, data: bytes) -> None:
+    def _write_chunk(self, data: bytes) -> None:
         self._file.write(data)
         if self._digest is not None:
             self._digest.update(data)
 
     def check(self, info: FileInfo) -> None:
-        """Compares what has come with what is known of the file.
+        """Compares the received data with the file's metadata.
 
         Raises:
-            APIConnectionError: It is not the same.
+            APIConnectionError: Size or digest differs.
         """
         if info.size is not None and info.size != self._written:
             raise APIConnectionError(f"the download was cut: {self._written} of {info.size} bytes came", sent=True)
@@ -182,47 +187,48 @@ class Files(Resource):
     """Files: ``client.file``.
 
     Raises:
-        ValueError: A bad value, with its name; an id that is none. Nothing was sent.
-        FriendliError: What went wrong with a call; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its name, or an invalid id. Nothing was sent.
+        FriendliError: A call failed; see ``friendli_async.errors``.
     """
 
     async def upload(
         self, content: Content, *, project_id: str, name: str | None = None, progress: Progress | None = None
     ) -> UploadedFile:
-        """Uploads a file: the whole protocol, announced by its digest, sent, completed.
+        """Uploads a file in all three steps: announces its digest, sends it, and completes the upload.
 
-        Memory stays bounded, whatever the file's size: a file is read twice, for its digest and to be sent; an async
-        iterator, or a file that cannot be rewound, is copied to a temporary file.
+        Memory use is bounded regardless of the file size. A file is read twice: for its digest and to be sent. An async
+        iterator or a non-seekable file is copied to a temporary file.
 
         Args:
             content: A path, bytes, an open binary file, or an async iterator of bytes.
-            project_id: The project that it shall belong to.
-            name: Its name. Default: the path's or the open file's, else its digest.
-            progress: Called with (bytes sent, bytes in all) while the content is being sent.
+            project_id: The project that will own the file.
+            name: Its name. Default: the name of the path or open file, else its digest.
+            progress: Called with (bytes sent, total bytes) while the content is being sent.
 
         Returns:
-            Its id, name, size and digest. A content that the server has already is not sent again.
+            Its id, name, size and digest. Content that the server already has is not sent again.
 
         Raises:
-            ValueError: A bad value, or a file that changed while it was being read.
-            OSError: It cannot be read.
+            ValueError: An invalid value, or a file that changed while being read.
+            OSError: The file cannot be read.
         """
         source = source_of(content, "content")
-        _check(name="" if name is None else name, size=0, digest="", project_id=project_id)
+        # Validate the arguments before the content is read.
+        _upload_body(name="" if name is None else name, size=0, digest="", project_id=project_id)
         if not source.once:
-            measured = await self._measured(source, None)
-            return await self._upload(source, *measured, project_id, name or source.name, progress)
+            size, digest = await self._measure(source, None)
+            return await self._upload(source, size, digest, project_id, name or source.name, progress)
         from tempfile import TemporaryFile
 
-        file = await opened(lambda: cast("BinaryIO", TemporaryFile()), lambda copy: copy.close())  # noqa: SIM115  # below
+        file = await opened(lambda: cast("BinaryIO", TemporaryFile()), lambda copy: copy.close())  # noqa: SIM115  # closed below
         with file:
-            size, digest = await self._measured(source, file)
+            size, digest = await self._measure(source, file)
             await in_thread(file.seek, 0)
             copied = OpenFileSource(file, "content")
             return await self._upload(copied, size, digest, project_id, name or source.name, progress)
 
-    async def _measured(self, source: Source, copy: BinaryIO | None) -> tuple[int, str]:
-        """Size and digest of a source, in one reading; what can be read only once is copied on the way."""
+    async def _measure(self, source: Source, copy: BinaryIO | None) -> tuple[int, str]:
+        """Returns the size and digest of a source in one pass, and writes the data to ``copy`` if given."""
         import asyncio
         from hashlib import sha256
 
@@ -230,14 +236,15 @@ class Files(Resource):
 
         digest, size = sha256(), 0
 
-        def take(piece: bytes) -> None:
+        def consume(piece: bytes) -> None:
             digest.update(piece)
             if copy is not None:
                 copy.write(piece)
 
-        with CallClock(self._engine.settings.timeouts, asyncio.get_running_loop()):  # ``total`` ends a silent pipe
+        # The total timeout also limits the wait for a silent pipe.
+        with CallClock(self._engine.settings.timeouts, asyncio.get_running_loop()):
             async for piece in source.pieces():
-                await in_thread(take, piece)
+                await in_thread(consume, piece)
                 size += len(piece)
         return size, f"sha256:{digest.hexdigest()}"
 
@@ -252,7 +259,7 @@ class Files(Resource):
             fields = {key: value for key, value in (announced.aws or {}).items() if value is not None}
             parts = [Part.text(key, str(value)) for key, value in fields.items()]
             form = Form([*parts, Part("file", source, "upload", UNKNOWN)], progress)
-            url = _target(announced.upload_url, "upload URL")
+            url = _check_url(announced.upload_url, "upload URL")
             await self._engine.receive(_SEND, ForeignArguments(form, url=url))
         elif progress is not None:
             progress(size, size)
@@ -262,61 +269,61 @@ class Files(Resource):
     async def download(self, file_id: str, to: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
         """Downloads a file's content.
 
-        It is written beside its place, and put there when it is complete; what stood there before is replaced.
+        The content is written to a temporary file in the same folder, which replaces the destination once complete.
 
         Args:
             file_id: The file's id.
-            to: Where to write it: a path.
-            progress: Called with (bytes received, bytes in all) while it is being received.
+            to: The destination path. An existing file is replaced.
+            progress: Called with (bytes received, total bytes) while the content is being received.
 
         Returns:
             The path.
 
         Raises:
-            APIConnectionError: It broke off, or is not what was uploaded.
-            OSError: It cannot be written.
+            APIConnectionError: The download was interrupted, or does not match the uploaded file.
+            OSError: The file cannot be written.
         """
         from pathlib import Path
 
-        place = Path(to)
+        destination = Path(to)
         found = await self.get_download_url(file_id)
-        url = _target(found.download_url, "download URL")
-        unfinished = place.with_name(f".{place.name[:100]}.{os.urandom(8).hex()}.part")
+        url = _check_url(found.download_url, "download URL")
+        unfinished = destination.with_name(f".{destination.name[:100]}.{os.urandom(8).hex()}.part")
 
-        def drop(file: BinaryIO) -> None:
+        def discard(file: BinaryIO) -> None:
             file.close()
             unfinished.unlink(missing_ok=True)
 
-        file = await opened(lambda: cast("BinaryIO", open(unfinished, "xb")), drop)  # noqa: SIM115  # closed below
+        file = await opened(lambda: cast("BinaryIO", open(unfinished, "xb")), discard)  # noqa: SIM115  # closed below
         try:
             with file:
                 sink = _FileSink(file, progress)
                 await self._engine.receive(_FETCH, ForeignArguments(url=url), sink)
             if sink.size is None:
                 sink.check(await self.get_info(file_id))
-            await in_thread(os.replace, unfinished, place)
+            await in_thread(os.replace, unfinished, destination)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        return place
+        return destination
 
     async def init_upload(self, *, name: str, size: int, digest: str, project_id: str) -> FileUpload | None:
         """Announces a file: the first step of an upload.
 
         Args:
             name: Its name.
-            size: Its size, bytes.
+            size: Its size in bytes.
             digest: ``sha256:`` and its digest in hexadecimal.
-            project_id: The project that it shall belong to.
+            project_id: The project that will own the file.
 
         Returns:
-            Its id and where its content goes; None where the server answers with nothing (202).
+            Its id and the destination of its content; None if the server sends an empty reply (202).
         """
-        body = _check(name=name, size=size, digest=digest, project_id=project_id)
+        body = _upload_body(name=name, size=size, digest=digest, project_id=project_id)
         return await self._engine.call(_INIT, Arguments(encode_json(body)))
 
     async def complete_upload(self, file_id: str) -> None:
-        """Says that a file's content has been sent: the last step of an upload.
+        """Confirms that the content has been sent: the last step of an upload.
 
         Args:
             file_id: The file's id.
@@ -324,7 +331,7 @@ class Files(Resource):
         await self._engine.call(_COMPLETE, Arguments(path=path_parameters(file_id=file_id)))
 
     async def get_info(self, file_id: str) -> FileInfo:
-        """Tells what is known of a file.
+        """Returns the metadata of a file.
 
         Args:
             file_id: The file's id.
@@ -335,7 +342,7 @@ class Files(Resource):
         return await self._engine.call(_INFO, Arguments(path=path_parameters(file_id=file_id)))
 
     async def get_download_url(self, file_id: str) -> DownloadURL:
-        """Tells where a file's content can be fetched, without a token.
+        """Returns the URL from which to download a file's content, without a token.
 
         Args:
             file_id: The file's id.
@@ -346,6 +353,6 @@ class Files(Resource):
         return await self._engine.call(_DOWNLOAD_URL, Arguments(path=path_parameters(file_id=file_id)))
 
 
-def _check(*, name: object, size: object, digest: object, project_id: object) -> dict[str, object]:
-    check_values({"name": name, "size": size, "digest": digest, "project_id": project_id}, _InitBody)
+def _upload_body(*, name: object, size: object, digest: object, project_id: object) -> dict[str, object]:
+    check_values({"name": name, "size": size, "digest": digest, "project_id": project_id}, _UploadBody)
     return {"name": name, "size": size, "digest": digest, "projectId": project_id}

@@ -1,11 +1,11 @@
-"""Media: images, sounds and films as parts of a chat message, from wherever they are.
+"""Media: images, audio and video as parts of a chat message, from any source.
 
     from friendli_async import media
 
     messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, await media.image(path)]}]
 
-URLs are passed on, for the server to fetch. Everything else is read, in worker threads, and becomes a data URL (RFC
-2397) inside the message: in memory as a whole, so its size is limited.
+URLs are passed on for the server to fetch. Other sources are read in worker threads and embedded in the message as a
+data URL (RFC 2397). They are held in memory in full, so their size is limited.
 """
 
 from __future__ import annotations
@@ -20,85 +20,85 @@ from friendli_async.errors import ArgumentError
 __all__ = ["MAX_BYTES", "Content", "audio", "encoded", "image", "video"]
 
 MAX_BYTES: Final = 32 * 1024 * 1024
-"""The most bytes that are put into a message, unless a call says otherwise."""
+"""Default limit for the size of embedded media, in bytes."""
 
 
 async def image(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> ImageContent:
-    """Makes an image a part of a message.
+    """Makes an image part of a message.
 
     Args:
         source: Its URL (http, https, data), path, bytes, an open binary file, or an async iterator of bytes.
-        content_type: As ``image/png``. Default: guessed from the name, else from how the bytes begin.
-        max_bytes: The most bytes to put into the message.
+        content_type: As ``image/png``. Default: guessed from the name, else from the leading bytes.
+        max_bytes: Maximum number of bytes to embed.
 
     Returns:
-        The part, for the ``content`` of a user's message.
+        The part, for the ``content`` of a user message.
 
     Raises:
-        ValueError: It is no image as far as one can tell, is larger than ``max_bytes``, or is nothing that can be read.
+        ValueError: It is not recognized as an image, is larger than ``max_bytes``, or is not a supported source.
         OSError: It cannot be read.
     """
-    return ImageContent(Media(await _url(source, "image", content_type, max_bytes)))
+    return ImageContent(Media(await _to_url(source, "image", content_type, max_bytes)))
 
 
 async def audio(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> AudioContent:
-    """Makes a sound a part of a message.
+    """Makes an audio part of a message.
 
     Args:
         source: Its URL (http, https, data), path, bytes, an open binary file, or an async iterator of bytes.
-        content_type: As ``audio/mpeg``. Default: guessed from the name, else from how the bytes begin.
-        max_bytes: The most bytes to put into the message.
+        content_type: As ``audio/mpeg``. Default: guessed from the name, else from the leading bytes.
+        max_bytes: Maximum number of bytes to embed.
 
     Returns:
-        The part, for the ``content`` of a user's message.
+        The part, for the ``content`` of a user message.
 
     Raises:
-        ValueError: It is no sound as far as one can tell, is larger than ``max_bytes``, or is nothing that can be read.
+        ValueError: It is not recognized as audio, is larger than ``max_bytes``, or is not a supported source.
         OSError: It cannot be read.
     """
-    return AudioContent(Media(await _url(source, "audio", content_type, max_bytes)))
+    return AudioContent(Media(await _to_url(source, "audio", content_type, max_bytes)))
 
 
 async def video(source: str | Content, *, content_type: str | None = None, max_bytes: int = MAX_BYTES) -> VideoContent:
-    """Makes a film a part of a message.
+    """Makes a video part of a message.
 
     Args:
         source: Its URL (http, https, data), path, bytes, an open binary file, or an async iterator of bytes.
-        content_type: As ``video/mp4``. Default: guessed from the name, else from how the bytes begin.
-        max_bytes: The most bytes to put into the message.
+        content_type: As ``video/mp4``. Default: guessed from the name, else from the leading bytes.
+        max_bytes: Maximum number of bytes to embed.
 
     Returns:
-        The part, for the ``content`` of a user's message.
+        The part, for the ``content`` of a user message.
 
     Raises:
-        ValueError: It is no film as far as one can tell, is larger than ``max_bytes``, or is nothing that can be read.
+        ValueError: It is not recognized as a video, is larger than ``max_bytes``, or is not a supported source.
         OSError: It cannot be read.
     """
-    return VideoContent(Media(await _url(source, "video", content_type, max_bytes)))
+    return VideoContent(Media(await _to_url(source, "video", content_type, max_bytes)))
 
 
 async def encoded(content: Content, label: str, max_bytes: int = MAX_BYTES) -> str:
-    """Reads something whole and encodes it as base64.
+    """Reads all of the content and encodes it as base64.
 
     Args:
         content: A path, bytes, an open binary file, or an async iterator of bytes.
-        label: How an error calls it.
-        max_bytes: The most bytes to take.
+        label: Its name in error messages.
+        max_bytes: Maximum number of bytes to read.
 
     Raises:
-        ValueError: It is larger than ``max_bytes``, or is nothing that can be read.
+        ValueError: It is larger than ``max_bytes``, or is not a supported source.
         OSError: It cannot be read.
     """
-    return await _base64(await read_whole(source_of(content, label), max_bytes, label))
+    return await _encode_base64(await read_whole(source_of(content, label), max_bytes, label))
 
 
-async def _base64(data: bytes) -> str:
+async def _encode_base64(data: bytes) -> str:
     from base64 import b64encode
 
     return (await in_thread(b64encode, data)).decode()
 
 
-async def _url(given: str | Content, family: str, content_type: str | None, max_bytes: int) -> str:
+async def _to_url(given: str | Content, family: str, content_type: str | None, max_bytes: int) -> str:
     if isinstance(given, str):
         if given.lower().startswith(("http://", "https://", "data:")):
             return given
@@ -107,11 +107,11 @@ async def _url(given: str | Content, family: str, content_type: str | None, max_
         )
     source = source_of(given, family)
     data = await read_whole(source, max_bytes, family)
-    kind = content_type or _kind(source.name, data, family)
-    return f"data:{kind};base64,{await _base64(data)}"
+    kind = content_type or _content_type(source.name, data, family)
+    return f"data:{kind};base64,{await _encode_base64(data)}"
 
 
-def _kind(name: str | None, data: bytes, family: str) -> str:
+def _content_type(name: str | None, data: bytes, family: str) -> str:
     for candidate in (name, content_types.suffix_of(data[:32])):
         kind = content_types.by_name(candidate) if candidate else ""
         if kind.startswith(f"{family}/"):

@@ -1,6 +1,6 @@
-"""Models: Friendli's catalogue.
+"""Models: Friendli's model catalogue.
 
-Wire: ``GET /serverless/v1/models``; it takes no team.
+Wire: ``GET /serverless/v1/models``, without a team header.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ModelsOptions(ExtraQuery, total=False):
 
 
 class ModelPricing(Value, frozen=True):
-    """What a model costs: decimal numbers as text, so that nothing is rounded."""
+    """Prices of a model, as decimal text to avoid rounding."""
 
     input: str | None = None
     output: str | None = None
@@ -36,7 +36,7 @@ class ModelPricing(Value, frozen=True):
 
 
 class ModelFunctionality(Value, frozen=True):
-    """What a model can do; None where the server does not say."""
+    """Capabilities of a model; None if the server does not specify one."""
 
     tool_call: bool | None = None
     parallel_tool_call: bool | None = None
@@ -47,19 +47,19 @@ class ModelFunctionality(Value, frozen=True):
 
 
 class ModelReasoningOption(Value, frozen=True):
-    """One way to steer how a model reasons."""
+    """One way to control the reasoning of a model."""
 
     type: Literal["budget_tokens", "effort", "toggle"] | str | None = None  # open
     min: int | None = None
-    """The least budget, in tokens (``budget_tokens``)."""
+    """Minimum budget in tokens (``budget_tokens``)."""
     max: int | None = None
-    """The greatest budget, in tokens (``budget_tokens``)."""
+    """Maximum budget in tokens (``budget_tokens``)."""
     values: tuple[str, ...] | None = None
-    """The efforts that there are (``effort``)."""
+    """Available efforts (``effort``)."""
 
 
 class ModelSamplingDefaults(Value, frozen=True):
-    """What sampling parameters are where a call leaves them out."""
+    """Default sampling parameters of a model."""
 
     repetition_penalty: float | None = None
     temperature: float | None = None
@@ -72,12 +72,12 @@ class Model(Value, frozen=True):
     """One model of the catalogue."""
 
     id: str
-    """What a call's ``model`` takes."""
+    """The value for the ``model`` parameter of calls."""
     name: str | None = None
     created: int | None = None
     """Unix time in seconds."""
     context_length: int | None = None
-    """The most tokens of prompt and answer together."""
+    """Maximum number of tokens of prompt and answer together."""
     max_completion_tokens: int | None = None
     pricing: ModelPricing | None = None
     functionality: ModelFunctionality | None = None
@@ -89,7 +89,7 @@ class Model(Value, frozen=True):
     input_modalities: tuple[Modality, ...] | None = None
     output_modalities: tuple[Modality, ...] | None = None
     interleaved: bool | Literal["reasoning_content", "reasoning_details"] | str | None = None  # open
-    """Whether it reasons between tool calls, and in which field of a message its reasoning is to be sent back."""
+    """Whether it reasons between tool calls, or the message field in which to send its reasoning back."""
     base_model: str | None = None
     mode: Literal["chat", "completion", "embedding"] | str | None = None  # open
     default_params: ModelSamplingDefaults | None = None
@@ -100,7 +100,7 @@ class Model(Value, frozen=True):
 
 
 class ModelList(Reply, frozen=True, kw_only=True):
-    """The models that can be called."""
+    """The available models."""
 
     data: tuple[Model, ...]
 
@@ -114,12 +114,12 @@ class Models(Resource):
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
     async def list(self, **options: Unpack[ModelsOptions]) -> ModelList:
-        """Lists the models that serverless calls can name.
+        """Lists the models available to serverless calls.
 
         Args:
             options: See ``ModelsOptions``.

@@ -1,4 +1,4 @@
-"""Tokens: a text as a model's tokenizer cuts it, and back.
+"""Tokens: converts text to a model's tokens and back.
 
 Wire: ``POST {deployment}/v1/tokenize`` and ``.../detokenize``, the same for serverless, dedicated endpoints and
 containers.
@@ -19,24 +19,24 @@ __all__ = ["ContainerTokens", "Detokenization", "TokenOptions", "Tokenization", 
 
 @described
 class TokenOptions(ExtraOptions, total=False):
-    """Optional parameters of tokenizing and detokenizing."""
+    """Optional parameters of ``tokenize`` and ``detokenize``."""
 
 
 class Tokenization(Reply, frozen=True, kw_only=True):
-    """A text's tokens."""
+    """The tokens of a text."""
 
     tokens: tuple[int, ...]
-    """Their ids."""
+    """Token ids."""
 
 
 class Detokenization(Reply, frozen=True, kw_only=True):
-    """The text that tokens stand for."""
+    """The text of a sequence of tokens."""
 
     text: str
 
 
-_TEXT: Final = Parameters(TokenOptions, {"model": str, "prompt": str}, {})
-_TOKENS: Final = Parameters(TokenOptions, {"model": str, "tokens": list[int]}, {})
+_TOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "prompt": str}, {})
+_DETOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "tokens": list[int]}, {})
 _TOKENIZE: Final = operation("token.tokenize", "POST /v1/tokenize", Tokenization, repeatable=True)
 _DETOKENIZE: Final = operation("token.detokenize", "POST /v1/detokenize", Detokenization, repeatable=True)
 
@@ -46,12 +46,12 @@ class Tokens(Resource):
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
     async def tokenize(self, *, model: str, prompt: str, **options: Unpack[TokenOptions]) -> Tokenization:
-        """Cuts a text into tokens.
+        """Tokenizes a text.
 
         Args:
             model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
@@ -61,35 +61,37 @@ class Tokens(Resource):
         Returns:
             Its ``tokens``, with ``meta``.
         """
-        arguments = _TEXT.encode("tokenize", {"model": model, "prompt": prompt}, options)
+        arguments = _TOKENIZE_PARAMETERS.encode("tokenize", {"model": model, "prompt": prompt}, options)
         return await self._engine.call(_TOKENIZE, arguments)
 
     async def detokenize(self, *, model: str, tokens: Sequence[int], **options: Unpack[TokenOptions]) -> Detokenization:
-        """Makes tokens into text again.
+        """Converts tokens back to text.
 
         Args:
             model: As for ``tokenize``.
-            tokens: Their ids.
+            tokens: Token ids.
             options: See ``TokenOptions``.
 
         Returns:
             The ``text``, with ``meta``.
         """
-        arguments = _TOKENS.encode("detokenize", {"model": model, "tokens": tokens}, options)
+        arguments = _DETOKENIZE_PARAMETERS.encode("detokenize", {"model": model, "tokens": tokens}, options)
         return await self._engine.call(_DETOKENIZE, arguments)
 
 
 class ContainerTokens(Tokens):
-    """The tokenizer of a self-hosted engine, which has its model: ``client.container.token``."""
+    """The tokenizer of a self-hosted engine, which serves one model: ``client.container.token``."""
 
     async def tokenize(self, *, model: str | None = None, prompt: str, **options: Unpack[TokenOptions]) -> Tokenization:
-        """Cuts a text into tokens; see ``Tokens.tokenize``. ``model`` names an adapter's route."""
-        arguments = _TEXT.encode("tokenize", {**without_none(model=model), "prompt": prompt}, options)
+        """Tokenizes a text; see ``Tokens.tokenize``. ``model`` selects an adapter route."""
+        arguments = _TOKENIZE_PARAMETERS.encode("tokenize", {**without_none(model=model), "prompt": prompt}, options)
         return await self._engine.call(_TOKENIZE, arguments)
 
     async def detokenize(
         self, *, model: str | None = None, tokens: Sequence[int], **options: Unpack[TokenOptions]
     ) -> Detokenization:
-        """Makes tokens into text again; see ``Tokens.detokenize``. ``model`` names an adapter's route."""
-        arguments = _TOKENS.encode("detokenize", {**without_none(model=model), "tokens": tokens}, options)
+        """Converts tokens back to text; see ``Tokens.detokenize``. ``model`` selects an adapter route."""
+        arguments = _DETOKENIZE_PARAMETERS.encode(
+            "detokenize", {**without_none(model=model), "tokens": tokens}, options
+        )
         return await self._engine.call(_DETOKENIZE, arguments)

@@ -290,6 +290,17 @@ async def test_block_of_an_unknown_kind_is_kept_in_its_place_with_what_is_added(
     assert result.content == ({**block, "input": {"q": 1}}, TextBlock("Hello"))
 
 
+@pytest.mark.parametrize("index", [1, "1", 1.0, None])
+async def test_unknown_block_with_any_form_of_index_takes_no_text_of_another_block(
+    server: FriendliServer, client: AsyncFriendli, index: Any
+) -> None:
+    block = {"type": "hologram", "data": "x"}
+    events = [start(), begins(TEXT), says("Hel"), begins(block, index), says("!", index), says("lo"), ends(), STOP]
+    server.enqueue(script(*named(events)))
+    result = await ask(client).result()
+    assert result.content == (TextBlock("Hello"), {**block, "text": "!"})
+
+
 async def test_new_stop_reason_is_taken_as_it_is(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named([*SHORT[:-2], ends("pause_turn"), STOP])))
     assert (await ask(client).result()).stop_reason == "pause_turn"

@@ -1,4 +1,4 @@
-"""What endpoint management takes: configurations, and the optional parameters of each operation."""
+"""Parameters of endpoint management: configurations and the options of each operation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNSET: Final = msgspec.UNSET
 
 
 class AdvancedConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the engine of an endpoint works."""
+    """Engine configuration of an endpoint."""
 
     tokenizer_skip_special_tokens: bool
     tokenizer_add_special_tokens: bool
@@ -42,7 +42,7 @@ class SimplescaleConfig(msgspec.Struct, frozen=True):
 
 
 class AutoscalingPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """How the number of replicas follows the load. As a dict its keys are camelCase: ``{"maxReplica": 2}``."""
+    """Scales the number of replicas with the load. As a dict, its keys are camelCase: ``{"maxReplica": 2}``."""
 
     min_replica: int | msgspec.UnsetType = _UNSET
     max_replica: int | msgspec.UnsetType = _UNSET
@@ -50,7 +50,7 @@ class AutoscalingPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
 
 class AcceleratorRequirement(msgspec.Struct, frozen=True):
-    """The hardware that a Weights & Biases artifact is to run on."""
+    """The hardware that runs a Weights & Biases artifact."""
 
     type: str
     count: int
@@ -58,77 +58,77 @@ class AcceleratorRequirement(msgspec.Struct, frozen=True):
 
 @described
 class ModelOptions(ExtraOptions, total=False):
-    """Optional parameters of an endpoint, new or not: its model and its replicas."""
+    """Optional parameters of both ``create`` and ``update``: the model and its replicas."""
 
     simplescale: SimplescaleConfig | Mapping[str, object] | None
     """``{"replicas": int}``: a fixed number of replicas."""
     autoscaling_policy: AutoscalingPolicy | Mapping[str, object] | None
     """``{"minReplica": int, "maxReplica": int, "cooldownPeriod": int}``."""
     hf_model_repo: str | None
-    """Repository of the model at Hugging Face, as ``org/repo``."""
+    """Hugging Face repository of the model, as ``org/repo``."""
     hf_model_repo_revision: str | None
-    """Its revision: branch, tag or commit."""
+    """Revision of the repository: branch, tag or commit."""
     uploaded_model_id: str | None
-    """Id of a model that was uploaded to Friendli."""
+    """Id of a model uploaded to Friendli."""
 
 
 @described
 class EndpointCreateOptions(ModelOptions, total=False):
-    """Optional parameters of a new endpoint. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of a new endpoint. Omitted ones are left to the server; None is sent as null."""
 
     initial_version_comment: str | None
-    """Remark on the first version."""
+    """Comment on the first version."""
 
 
 @described
 class EndpointUpdateOptions(ModelOptions, total=False):
-    """What of an endpoint to change. What is left out stays as it is; None is sent as null."""
+    """Changes to an endpoint. Omitted parameters stay unchanged; None is sent as null."""
 
     name: str | None
     """Its name."""
     advanced: AdvancedConfig | Mapping[str, object] | None
-    """How its engine works; see ``AdvancedConfig``."""
+    """Engine configuration; see ``AdvancedConfig``."""
     instance_option_id: str | None
     """Id of the hardware to run on."""
     new_version_comment: str | None
-    """Remark on the new version."""
+    """Comment on the new version."""
 
 
 @described
 class WandbArtifactOptions(ExtraOptions, total=False):
-    """Optional parameters of an endpoint for an artifact. What is left out is left to the server; None is null."""
+    """Optional parameters of an endpoint for an artifact. Omitted ones are left to the server; None is sent as null."""
 
     accelerator: AcceleratorRequirement | Mapping[str, object] | None
     """``{"type": str, "count": int}``: the hardware to run on."""
     name: str | None
     """Name of the endpoint."""
     project_id: str | None
-    """Project that it belongs to."""
+    """Project that owns the endpoint."""
     idempotency_key: str | None
-    """Key of your own."""
+    """An idempotency key of your choice."""
     autoscaling_policy: AutoscalingPolicy | Mapping[str, object] | None
     """``{"minReplica": int, "maxReplica": int, "cooldownPeriod": int}``."""
 
 
 @described
 class EndpointVersionOptions(ExtraQuery, total=False):
-    """Optional parameters of a list of versions. What is left out, or None, is left to the server."""
+    """Optional parameters of a list of versions. Omitted ones and None are left to the server."""
 
     cursor: str | None
-    """Where to begin: a ``next_cursor`` of before."""
+    """Where to start: the ``next_cursor`` of an earlier page."""
     limit: int | None
-    """The most items of a page."""
+    """Maximum number of items per page."""
 
 
 @described
 class EndpointListOptions(EndpointVersionOptions, total=False):
-    """Optional parameters of a list of endpoints. What is left out, or None, is left to the server."""
+    """Optional parameters of a list of endpoints. Omitted ones and None are left to the server."""
 
     project_id: str | None
     """Only the endpoints of this project."""
 
 
-_CHECKS: Final[dict[str, Any]] = {
+_TYPES: Final[dict[str, Any]] = {
     "accelerator": AcceleratorRequirement | None,
     "advanced": AdvancedConfig | None,
     "autoscaling_policy": AutoscalingPolicy | None,
@@ -136,10 +136,10 @@ _CHECKS: Final[dict[str, Any]] = {
 }
 
 
-_NAMED: Final = {"project_id": str, "name": str, "instance_option_id": str}
-CREATED: Final = Parameters(EndpointCreateOptions, _NAMED, {**_CHECKS, "advanced": AdvancedConfig})
-UPDATED: Final = Parameters(EndpointUpdateOptions, {}, _CHECKS)
-WANDB_ARTIFACT: Final = Parameters(WandbArtifactOptions, {"wandb_artifact_version_name": str}, _CHECKS)
+_REQUIRED: Final = {"project_id": str, "name": str, "instance_option_id": str}
+CREATE_PARAMETERS: Final = Parameters(EndpointCreateOptions, _REQUIRED, {**_TYPES, "advanced": AdvancedConfig})
+UPDATE_PARAMETERS: Final = Parameters(EndpointUpdateOptions, {}, _TYPES)
+WANDB_ARTIFACT_PARAMETERS: Final = Parameters(WandbArtifactOptions, {"wandb_artifact_version_name": str}, _TYPES)
 
 
 def arguments_of(
@@ -149,7 +149,7 @@ def arguments_of(
     options: Mapping[str, object],
     path: Mapping[str, str] = {},
 ) -> Arguments:
-    """Checks what a method was given and encodes it, as a body whose keys are camelCase."""
+    """Validates a method's parameters and encodes them as a body with camelCase keys."""
     given, extra, query = parameters.take(method, required, options)
     sent = {_camel(name): value for name, value in given.items()}
     return Arguments(encode_json({**sent, **extra}), query, path)

@@ -1,4 +1,4 @@
-"""What endpoint management answers: status, set-up, and pages of both."""
+"""Replies of endpoint management: status, configuration, and pages of them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ EndpointErrorCode = (
 
 
 class EndpointStatus(Reply, frozen=True, kw_only=True, rename="camel"):
-    """What an endpoint is doing."""
+    """The current status of an endpoint."""
 
     answered_by: ClassVar[tuple[str, ...]] = ("status",)
 
@@ -62,11 +62,11 @@ class EndpointStatus(Reply, frozen=True, kw_only=True, rename="camel"):
     error_code: EndpointErrorCode | None = None
     """Why it failed."""
     phase: EndpointPhase | None = None
-    """How far its start has got."""
+    """Progress of its startup."""
 
 
 class ListedEndpoint(EndpointStatus, frozen=True, kw_only=True, rename="camel"):
-    """An endpoint of a list: its status and its id. The page that it came in has the ``meta``."""
+    """An endpoint in a list: its status and its id. Only the page that contains it has ``meta``."""
 
     id: str
 
@@ -77,16 +77,16 @@ class EndpointPage(Reply, frozen=True, kw_only=True, rename="camel"):
     data: dict[str, EndpointStatus] = always({})
     """By endpoint id."""
     next_cursor: str | None = None
-    """The ``cursor`` that goes on from here."""
+    """The ``cursor`` of the next page."""
 
     @property
     def items(self) -> tuple[ListedEndpoint, ...]:
-        """The endpoints, each with its id."""
+        """The endpoints with their ids."""
         return tuple(ListedEndpoint(id=key, **msgspec.structs.asdict(item)) for key, item in self.data.items())
 
 
 class EndpointSpec(Reply, frozen=True, kw_only=True, rename="camel"):
-    """How an endpoint is set up."""
+    """The configuration of an endpoint."""
 
     name: str
     gpu_type: str | None = None
@@ -95,9 +95,9 @@ class EndpointSpec(Reply, frozen=True, kw_only=True, rename="camel"):
     creator_id: str | None = None
     team_id: str | None = None
     autoscaling_min: int | None = None
-    """The fewest replicas."""
+    """Minimum number of replicas."""
     autoscaling_max: int | None = None
-    """The most replicas."""
+    """Maximum number of replicas."""
     autoscaling_cooldown: int | None = None
     max_batch_size: int | None = None
     tokenizer_skip_special_tokens: bool | None = None
@@ -106,15 +106,15 @@ class EndpointSpec(Reply, frozen=True, kw_only=True, rename="camel"):
     max_input_length: int | None = None
     max_context_length: int | None = None
     curr_replica_cnt: int | None = None
-    """Replicas there are."""
+    """Current number of replicas."""
     desired_replica_cnt: int | None = None
-    """Replicas there are to be."""
+    """Desired number of replicas."""
     updated_replica_cnt: int | None = None
-    """Replicas that have the present version."""
+    """Number of replicas that run the current version."""
 
 
 class EndpointVersion(EndpointSpec, frozen=True, kw_only=True, rename="camel"):
-    """A version of an endpoint: its set-up and its id. The page that it came in has the ``meta``."""
+    """A version of an endpoint: its configuration and its id. Only the page that contains it has ``meta``."""
 
     id: str
 
@@ -125,11 +125,11 @@ class EndpointVersionPage(Reply, frozen=True, kw_only=True, rename="camel"):
     data: dict[str, EndpointSpec] = always({})
     """By version id."""
     next_cursor: str | None = None
-    """The ``cursor`` that goes on from here."""
+    """The ``cursor`` of the next page."""
 
     @property
     def items(self) -> tuple[EndpointVersion, ...]:
-        """The versions, each with its id."""
+        """The versions with their ids."""
         return tuple(EndpointVersion(id=key, **msgspec.structs.asdict(item)) for key, item in self.data.items())
 
 

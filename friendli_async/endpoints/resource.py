@@ -1,7 +1,7 @@
-"""Endpoints: your own models on Friendli's hardware, from their creation to their end.
+"""Endpoints: dedicated deployments of your models, from creation to deletion.
 
-Wire: ``/dedicated/beta/endpoint...``, and ``/dedicated/endpoint/wandb-artifact-create``. Bodies are camelCase, but for
-what is inside ``advanced``.
+Wire: ``/dedicated/beta/endpoint...``, and ``/dedicated/endpoint/wandb-artifact-create``. Bodies use camelCase
+keys, except inside ``advanced``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from friendli_async._core.body.arguments import Arguments, path_parameters
 from friendli_async._core.pages import Listing, Pages
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async.endpoints.inputs import (
-    CREATED,
-    UPDATED,
-    WANDB_ARTIFACT,
+    CREATE_PARAMETERS,
+    UPDATE_PARAMETERS,
+    WANDB_ARTIFACT_PARAMETERS,
     AdvancedConfig,
     EndpointCreateOptions,
     EndpointListOptions,
@@ -71,8 +71,8 @@ _WANDB_ARTIFACT_CREATE: Final = operation(
 
 # --- the resource ----------------------------------------------------------------------------------------------------
 
-# What can still come of a state that nothing good comes of by itself.
-_LEADS_TO: Final[dict[str, frozenset[str]]] = {
+# States that a failed or terminating endpoint can still reach by itself. Other endpoints may reach any state.
+_REACHABLE_STATES: Final[dict[str, frozenset[str]]] = {
     "FAILED": frozenset({"STOPPING", "TERMINATING", "TERMINATED"}),
     "TERMINATING": frozenset({"TERMINATED"}),
     "TERMINATED": frozenset(),
@@ -80,12 +80,12 @@ _LEADS_TO: Final[dict[str, frozenset[str]]] = {
 
 
 class Endpoints(Resource):
-    """Your endpoints: ``client.dedicated.endpoint``. For calls to their models see ``client.dedicated.chat`` etc.
+    """Manages endpoints: ``client.dedicated.endpoint``. To call their models, see ``client.dedicated.chat`` etc.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path; an id that is none. Nothing was sent.
-        FriendliError: What went wrong with a call (of a list, once it is used); see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path, or an invalid id. Nothing was sent.
+        FriendliError: The call failed (a list raises on use); see ``friendli_async.errors``.
     """
 
     async def create(
@@ -97,24 +97,24 @@ class Endpoints(Resource):
         advanced: AdvancedConfig | Mapping[str, object],
         **options: Unpack[EndpointCreateOptions],
     ) -> EndpointStatus:
-        """Creates an endpoint. The reply does not name its id: ``list`` does.
+        """Creates an endpoint. The reply does not contain its id; ``list`` does.
 
         Args:
-            project_id: Project that it belongs to.
+            project_id: Project that owns the endpoint.
             name: Its name.
             instance_option_id: Id of the hardware to run on.
-            advanced: How its engine works; at least ``tokenizer_skip_special_tokens`` and
+            advanced: Engine configuration; at least ``tokenizer_skip_special_tokens`` and
                 ``tokenizer_add_special_tokens``.
             options: See ``EndpointCreateOptions``.
 
         Returns:
-            What it is doing.
+            Its status.
 
         Raises:
-            FriendliError: What went wrong with the call. It is not retried where it may have been accepted.
+            FriendliError: The call failed. It is not retried if the server may have accepted it.
         """
-        named = {"project_id": project_id, "name": name, "instance_option_id": instance_option_id}
-        arguments = arguments_of(CREATED, "create", {**named, "advanced": advanced}, options)
+        required = {"project_id": project_id, "name": name, "instance_option_id": instance_option_id}
+        arguments = arguments_of(CREATE_PARAMETERS, "create", {**required, "advanced": advanced}, options)
         return await self._engine.call(_CREATE, arguments)
 
     async def wandb_artifact_create(
@@ -130,24 +130,24 @@ class Endpoints(Resource):
             Ids and names of the endpoint, its project and its team.
 
         Raises:
-            FriendliError: What went wrong with the call. It is not retried where it may have been accepted.
+            FriendliError: The call failed. It is not retried if the server may have accepted it.
         """
         required = {"wandb_artifact_version_name": wandb_artifact_version_name}
-        arguments = arguments_of(WANDB_ARTIFACT, "wandb_artifact_create", required, options)
+        arguments = arguments_of(WANDB_ARTIFACT_PARAMETERS, "wandb_artifact_create", required, options)
         return await self._engine.call(_WANDB_ARTIFACT_CREATE, arguments)
 
     async def update(self, endpoint_id: str, **options: Unpack[EndpointUpdateOptions]) -> EndpointSpec:
-        """Changes an endpoint.
+        """Updates an endpoint.
 
         Args:
             endpoint_id: Its id.
             options: What to change; see ``EndpointUpdateOptions``.
 
         Returns:
-            How it is set up now.
+            Its new configuration.
         """
         path = path_parameters(endpoint_id=endpoint_id)
-        return await self._engine.call(_UPDATE, arguments_of(UPDATED, "update", {}, options, path))
+        return await self._engine.call(_UPDATE, arguments_of(UPDATE_PARAMETERS, "update", {}, options, path))
 
     async def delete(self, endpoint_id: str) -> None:
         """Deletes an endpoint.
@@ -155,54 +155,54 @@ class Endpoints(Resource):
         Args:
             endpoint_id: Its id.
         """
-        await self._engine.call(_DELETE, _at(endpoint_id))
+        await self._engine.call(_DELETE, _endpoint_arguments(endpoint_id))
 
     def list(self, **options: Unpack[EndpointListOptions]) -> Pages[ListedEndpoint, EndpointPage]:
-        """The endpoints of the team.
+        """Lists the endpoints of the team.
 
         Args:
             options: See ``EndpointListOptions``.
 
         Returns:
-            The endpoints: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
+            The endpoints: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _LIST.of(self._engine, {}, options)
 
     def get_version_history(
         self, endpoint_id: str, **options: Unpack[EndpointVersionOptions]
     ) -> Pages[EndpointVersion, EndpointVersionPage]:
-        """The versions of an endpoint.
+        """Lists the versions of an endpoint.
 
         Args:
             endpoint_id: Its id.
             options: See ``EndpointVersionOptions``.
 
         Returns:
-            The versions: ``async for`` goes through them all, ``pages()`` through the pages, ``await`` gives one page.
+            The versions: ``async for`` iterates over all of them, ``pages()`` over pages; ``await`` gives one page.
         """
         return _VERSIONS.of(self._engine, {}, options, path_parameters(endpoint_id=endpoint_id))
 
     async def get_spec(self, endpoint_id: str) -> EndpointSpec:
-        """How an endpoint is set up.
+        """Returns the configuration of an endpoint.
 
         Args:
             endpoint_id: Its id.
 
         Returns:
-            Its set-up, and how many replicas it has.
+            Its configuration and its numbers of replicas.
         """
-        return await self._engine.call(_GET_SPEC, _at(endpoint_id))
+        return await self._engine.call(_GET_SPEC, _endpoint_arguments(endpoint_id))
 
     async def get_status(self, endpoint_id: str) -> EndpointStatus:
-        """What an endpoint is doing.
+        """Returns the status of an endpoint.
 
         Args:
             endpoint_id: Its id.
 
         Returns:
-            Its status, and why it failed if it did.
+            Its status, with an error code if it failed.
         """
-        return await self._engine.call(_GET_STATUS, _at(endpoint_id))
+        return await self._engine.call(_GET_STATUS, _endpoint_arguments(endpoint_id))
 
     async def restart(self, endpoint_id: str) -> EndpointStatus:
         """Restarts an endpoint.
@@ -213,7 +213,7 @@ class Endpoints(Resource):
         Returns:
             Its status, as for ``get_status``.
         """
-        return await self._engine.call(_RESTART, _at(endpoint_id))
+        return await self._engine.call(_RESTART, _endpoint_arguments(endpoint_id))
 
     async def sleep(self, endpoint_id: str) -> EndpointStatus:
         """Puts an endpoint to sleep; ``wake`` wakes it.
@@ -224,7 +224,7 @@ class Endpoints(Resource):
         Returns:
             Its status, as for ``get_status``.
         """
-        return await self._engine.call(_SLEEP, _at(endpoint_id))
+        return await self._engine.call(_SLEEP, _endpoint_arguments(endpoint_id))
 
     async def terminate(self, endpoint_id: str) -> EndpointStatus:
         """Terminates an endpoint.
@@ -235,7 +235,7 @@ class Endpoints(Resource):
         Returns:
             Its status, as for ``get_status``.
         """
-        return await self._engine.call(_TERMINATE, _at(endpoint_id))
+        return await self._engine.call(_TERMINATE, _endpoint_arguments(endpoint_id))
 
     async def wake(
         self, endpoint_id: str, *, wait: bool = False, timeout: float | None = 1800.0, interval: float = 5.0
@@ -245,17 +245,17 @@ class Endpoints(Resource):
         Args:
             endpoint_id: Its id.
             wait: Whether to wait until it runs, as ``wait(endpoint_id)`` does.
-            timeout: Seconds that the waiting may take, as for ``wait``.
-            interval: Seconds between two looks, as for ``wait``.
+            timeout: Maximum wait in seconds, as for ``wait``.
+            interval: Seconds between polls, as for ``wait``.
 
         Returns:
-            Its status: that of the moment, or, with ``wait``, the one that says that it runs.
+            Its current status, or with ``wait`` its status once it runs.
 
         Raises:
-            FriendliError: What went wrong with the call, or with the waiting.
+            FriendliError: The call or the wait failed.
         """
         _check_seconds(timeout, interval)
-        status = await self._engine.call(_WAKE, _at(endpoint_id))
+        status = await self._engine.call(_WAKE, _endpoint_arguments(endpoint_id))
         return await self.wait(endpoint_id, timeout=timeout, interval=interval) if wait else status
 
     async def wait(
@@ -266,41 +266,41 @@ class Endpoints(Resource):
         timeout: float | None = 1800.0,
         interval: float = 5.0,
     ) -> EndpointStatus:
-        """Waits until an endpoint is in a state. It only looks: a sleeping one sleeps on until ``wake``.
+        """Polls an endpoint until it reaches a state. This does not wake a sleeping endpoint; ``wake`` does.
 
         Args:
             endpoint_id: Its id.
             until: The state to wait for.
-            timeout: Seconds that it may take, calls included; None is no limit: then an endpoint that goes back to
-                sleep is an error, and in a state that never changes it waits for ever.
-            interval: Seconds between two looks.
+            timeout: Maximum wait in seconds, including the calls; None is no limit. Without a limit, an endpoint that
+                goes back to sleep is an error, and a state that never changes is waited on forever.
+            interval: Seconds between polls.
 
         Returns:
-            Its status, once it is in that state.
+            Its status in that state.
 
         Raises:
-            APITimeoutError: It took longer than ``timeout`` (``limit`` is "total"); or a limit of one of the calls.
-            APIStatusError: It has failed, ended, or (without a limit) gone back to sleep, and does not come to it:
-                ``type`` is the state that it is in, ``code`` the endpoint's error code, ``status_code`` 0.
+            APITimeoutError: The wait exceeded ``timeout`` (``limit`` is "total"), or one of the calls timed out.
+            APIStatusError: The endpoint cannot reach the state: it has failed, terminated, or (without a limit) gone
+                back to sleep. ``type`` is its current state, ``code`` its error code, ``status_code`` 0.
         """
         _check_seconds(timeout, interval)
-        return await awaited(self, endpoint_id, until, timeout, interval, may_sleep=timeout is not None)
+        return await wait_for_state(self, endpoint_id, until, timeout, interval, may_sleep=timeout is not None)
 
 
-async def awaited(
+async def wait_for_state(
     endpoints: Endpoints, endpoint_id: str, until: str, timeout: float | None, interval: float, *, may_sleep: bool
 ) -> EndpointStatus:
-    """The status of an endpoint that has come to a state; see ``Endpoints.wait``.
+    """Waits until an endpoint reaches a state, and returns its status; see ``Endpoints.wait``.
 
     Args:
         endpoints: The endpoints.
         endpoint_id: Its id.
         until: The state.
-        timeout: Seconds that it may take.
-        interval: Seconds between two looks.
-        may_sleep: Whether it may go to sleep meanwhile.
+        timeout: Maximum wait in seconds; None is no limit.
+        interval: Seconds between polls.
+        may_sleep: Whether to keep waiting if it goes to sleep.
     """
-    import asyncio  # loaded long since, by the client; but not by importing this module
+    import asyncio  # already imported by the client, but not needed to import this module
 
     seen: EndpointStatus | None = None
     try:
@@ -309,23 +309,23 @@ async def awaited(
                 before, seen = seen, await endpoints.get_status(endpoint_id)
                 if seen.status == until:
                     return seen
-                endless = not may_sleep and _fell_asleep(before, seen, until)
-                if endless or until not in _LEADS_TO.get(seen.status, {until}):
-                    raise _in_vain(endpoint_id, seen, until)
+                is_stuck = not may_sleep and _fell_asleep(before, seen, until)
+                if is_stuck or until not in _REACHABLE_STATES.get(seen.status, {until}):
+                    raise _unreachable_error(endpoint_id, seen, until)
                 await asyncio.sleep(interval)
     except APITimeoutError:  # of one of the calls
         raise
     except TimeoutError:
-        raise _too_late(endpoint_id, seen, until, timeout or 0.0) from None
+        raise _timeout_error(endpoint_id, seen, until, timeout or 0.0) from None
 
 
 def _fell_asleep(before: EndpointStatus | None, seen: EndpointStatus, until: str) -> bool:
-    """Whether it was awake, or about to be, and has gone to sleep: nothing wakes it by itself."""
+    """Whether the endpoint was awake, or waking up, and has gone to sleep: it will not wake by itself."""
     was_up = before is not None and before.status != "SLEEPING"
     return was_up and seen.status == "SLEEPING" and until in {"READY", "RUNNING"}
 
 
-def _at(endpoint_id: str) -> Arguments:
+def _endpoint_arguments(endpoint_id: str) -> Arguments:
     return Arguments(path=path_parameters(endpoint_id=endpoint_id))
 
 
@@ -340,7 +340,7 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-def _in_vain(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusError:
+def _unreachable_error(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusError:
     why = f" ({seen.error_code})" if seen.error_code is not None else ""
     return APIStatusError(
         f"endpoint {endpoint_id} is {seen.status}{why} and will not be {until}",
@@ -351,7 +351,7 @@ def _in_vain(endpoint_id: str, seen: EndpointStatus, until: str) -> APIStatusErr
     )
 
 
-def _too_late(endpoint_id: str, seen: EndpointStatus | None, until: str, seconds: float) -> APITimeoutError:
+def _timeout_error(endpoint_id: str, seen: EndpointStatus | None, until: str, seconds: float) -> APITimeoutError:
     state = "" if seen is None else f": it is {', '.join(filter(None, (seen.status, seen.phase)))}"
     return APITimeoutError(
         f"endpoint {endpoint_id} was not {until} within {seconds:g} s{state}",

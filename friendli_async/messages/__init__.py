@@ -1,4 +1,4 @@
-"""Messages: a model answers a conversation in the form of Anthropic's Messages API."""
+"""Messages: chat in the format of Anthropic's Messages API."""
 
 from friendli_async.messages import inputs, replies, resource
 from friendli_async.messages.inputs import *

@@ -1,4 +1,4 @@
-"""How the events of a messages stream add up to a message."""
+"""Assembles the events of a message stream into a message."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from friendli_async.replies import FunctionCall, Partial, ToolCall, partial_of
 
 __all__ = ["MessagesCollector"]
 
-# Where an event holds one of several kinds of things, and the kinds that we know, by the fields that tell them.
-_HELD: Final = {
+# The tagged fields of events: their known types, keyed by the fields that identify them.
+_KINDS: Final = {
     "content_block": KNOWN_BLOCKS,
     "delta": {
         "text": "text_delta",
@@ -53,32 +53,37 @@ _HELD: Final = {
         "partial_json": "input_json_delta",
     },
 }
-_PLACES: Final = {"content_block_start": "content_block", "content_block_delta": "delta"}
-_NOWHERE: Final = -1
-"""Stands for an index that cannot be read: of the block that is being made."""
+_TAGGED_FIELDS: Final = {"content_block_start": "content_block", "content_block_delta": "delta"}
+_UNKNOWN_INDEX: Final = -1
+"""Sentinel for an unreadable index: it refers to the block in progress."""
 
 
 def _holds_unknown_kind(kind: str, fields: dict[str, Any]) -> bool:
-    place = _PLACES.get(kind)
-    return place is not None and is_unknown(fields.get(place), _HELD[place])
+    field = _TAGGED_FIELDS.get(kind)
+    return field is not None and is_unknown(fields.get(field), _KINDS[field])
 
 
-def _readable(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """An event whose index, or whose block's kind, says nothing, as one that does."""
-    fields = {key: with_type(value, _HELD[key]) if key in _HELD else value for key, value in fields.items()}
-    index: object = fields.get("index", 0)
-    if not (isinstance(index, int | float | str) and str(index).strip().isdecimal()):
-        fields["index"] = _NOWHERE
+def _normalize_event(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fills in a missing block or delta type, and replaces an unreadable index by the sentinel."""
+    fields = {key: with_type(value, _KINDS[key]) if key in _KINDS else value for key, value in fields.items()}
+    if _parse_index(fields.get("index", 0)) == _UNKNOWN_INDEX:
+        fields["index"] = _UNKNOWN_INDEX
     return fields
+
+
+def _parse_index(index: object) -> int:
+    """Returns an index, which some servers send as text, or the sentinel."""
+    digits = str(index).strip() if isinstance(index, int | str) else ""
+    return int(digits) if digits.isdecimal() and len(digits) < 20 else _UNKNOWN_INDEX
 
 
 _EMPTY_BLOCKS: Final = (TextBlock(), ThinkingBlock())
 
-# --- putting together ------------------------------------------------------------------------------------------------
+# --- assembly --------------------------------------------------------------------------------------------------------
 
 
 class _BlockParts:
-    """A block in the making."""
+    """Accumulates the deltas of one content block."""
 
     __slots__ = ("input", "signature", "start", "text", "thinking")
 
@@ -100,7 +105,7 @@ class _BlockParts:
             self.input.append(delta.partial_json)
 
     @property
-    def begun(self) -> bool:
+    def has_deltas(self) -> bool:
         return bool(self.text or self.thinking or self.signature or self.input)
 
     def result(self) -> ContentBlock:
@@ -109,13 +114,13 @@ class _BlockParts:
         for name in ("text", "thinking", "signature"):
             if pieces := getattr(self, name):
                 fields[name] = joined([fields.get(name) or "", *pieces])
-        if written := joined(self.input):
-            arguments = _json_object(written)
-            fields["input"] = written if arguments is None else arguments
+        if raw_input := joined(self.input):
+            arguments = _parse_json_object(raw_input)
+            fields["input"] = raw_input if arguments is None else arguments
         return as_block(fields)
 
     def _kind(self) -> str:
-        """The kind of a block whose beginning the server has left out."""
+        """Infers the type of a block whose ``content_block_start`` is missing."""
         if self.input:
             return "tool_use"
         return "thinking" if self.thinking or self.signature else "text"
@@ -131,7 +136,7 @@ class _BlockParts:
         return ToolCall(self.start.id or "", "function", FunctionCall(self.start.name, arguments))
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def _parse_json_object(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -140,96 +145,97 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 
 class MessagesCollector:
-    """Puts the events of a messages stream together to a message."""
+    """Accumulates the events of a message stream."""
 
-    dialect: Dialect[MessageEvent] = TaggedDialect(KnownEvent, holds_unknown=_holds_unknown_kind, rewrite=_readable)
+    dialect: Dialect[MessageEvent] = TaggedDialect(
+        KnownEvent, holds_unknown=_holds_unknown_kind, rewrite=_normalize_event
+    )
     add_texts: None = None
 
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
         self.is_last: bool = False
         self.head: MessageEnvelope = MessageEnvelope()
-        """What has the reply's ``id`` and ``model``."""
+        """The envelope with the reply's ``id`` and ``model``."""
         self._ending = MessageDeltaPayload()
         self._blocks: list[_BlockParts] = []
         self._by_index: dict[int, _BlockParts] = {}
 
     @property
     def begun(self) -> bool:
-        """Whether a block, or the reason of the end, has come; the head alone is nothing."""
+        """Whether a block or a stop reason has arrived; an empty envelope does not count."""
         return bool(self._blocks or self.finish_reasons)
 
     @property
     def may_end(self) -> bool:
-        """Whether ``message_stop`` has been seen."""
+        """Whether ``message_stop`` has arrived."""
         return self.is_last
 
     @property
     def has_text(self) -> bool:
-        """Whether any text has come."""
+        """Whether any text has arrived."""
         return any(parts.text or (isinstance(parts.start, TextBlock) and parts.start.text) for parts in self._blocks)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
-        """Why the model stopped, once it has."""
+        """The stop reason, once it has arrived."""
         reason = self._ending.stop_reason or self.head.stop_reason
         return () if reason is None else (reason,)
 
     def extend(self, events: Sequence[MessageEvent]) -> None:
-        """Adds events, in order."""
+        """Adds events in order."""
         for event in events:
             if type(event) is ContentBlockDelta:
-                parts = self._by_index.get(event.index) or self._begin(event.index, None)
+                parts = self._by_index.get(event.index) or self._start_block(event.index, None)
                 parts.add(event.delta)
             elif type(event) is ContentBlockStart:
-                self._begin(event.index, event.content_block)
+                self._start_block(event.index, event.content_block)
             else:
-                self._add_rare(event)
+                self._add_other(event)
 
-    def _add_rare(self, event: MessageEvent) -> None:
+    def _add_other(self, event: MessageEvent) -> None:
         match event:
             case MessageStart(message=envelope):
                 self.head = envelope
                 self.usage = envelope.usage
-                for place, block in enumerate(envelope.content):
+                for position, block in enumerate(envelope.content):
                     if block not in _EMPTY_BLOCKS:
-                        self._begin(place, block)
+                        self._start_block(position, block)
             case MessageDelta():
                 self._ending = event.delta
-                self._count(event.usage)
+                self._update_usage(event.usage)
             case MessageStop():
                 self.is_last = True
             case UnknownEvent(type="content_block_start", data=data):
-                index = data.get("index")
-                self._begin(index if isinstance(index, int) else 0, data["content_block"])
+                self._start_block(_parse_index(data.get("index", 0)), data["content_block"])
             case _:
                 pass
 
-    def _begin(self, index: int, block: ContentBlock | None) -> _BlockParts:
-        # In the order of their beginnings: indexes may be used again.
-        if block is None and self._blocks and (index == _NOWHERE or _NOWHERE in self._by_index):
-            parts = self._by_index.pop(_NOWHERE, self._blocks[-1])
+    def _start_block(self, index: int, block: ContentBlock | None) -> _BlockParts:
+        # Blocks are kept in the order in which they start, because servers may reuse an index.
+        if block is None and self._blocks and (index == _UNKNOWN_INDEX or _UNKNOWN_INDEX in self._by_index):
+            parts = self._by_index.pop(_UNKNOWN_INDEX, self._blocks[-1])
             return self._by_index.setdefault(index, parts)
-        told = self._by_index.get(index)
-        if told is not None and block is not None and told.start == block and not told.begun:
-            return told  # the head had it already
+        existing = self._by_index.get(index)
+        if existing is not None and block is not None and existing.start == block and not existing.has_deltas:
+            return existing  # message_start already contained it
         parts = self._by_index[index] = _BlockParts(block)
         self._blocks.append(parts)
         return parts
 
-    def _count(self, counts: MessageUsageDelta | None) -> None:
+    def _update_usage(self, counts: MessageUsageDelta | None) -> None:
         if counts is None:
             return
-        told = {name: value for name in counts.__struct_fields__ if (value := getattr(counts, name)) is not None}
-        self.usage = msgspec.structs.replace(self.usage or MessageUsage(), **told)
+        updates = {name: value for name in counts.__struct_fields__ if (value := getattr(counts, name)) is not None}
+        self.usage = msgspec.structs.replace(self.usage or MessageUsage(), **updates)
 
     def partial(self) -> Partial:
-        """The message so far."""
+        """Returns the message so far."""
         calls = tuple(call for parts in self._blocks if (call := parts.tool_call()) is not None)
         return msgspec.structs.replace(partial_of(self.result()), tool_calls=calls)
 
     def result(self) -> Message:
-        """The whole message."""
+        """Returns the complete message."""
         head = self.head
         return Message(
             content=tuple(parts.result() for parts in self._blocks),

@@ -1,4 +1,4 @@
-"""What a message takes: conversations, tools, and the optional parameters."""
+"""Parameters of the Messages API: conversations, tools and options."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ __all__ += ["MessagesOptions", "URLSource"]
 
 
 class Base64Source(msgspec.Struct, frozen=True, tag_field="type", tag="base64"):
-    """An image itself, as base64 text."""
+    """An image as base64 text."""
 
     data: str
     media_type: str
 
 
 class URLSource(msgspec.Struct, frozen=True, tag_field="type", tag="url"):
-    """Where an image is."""
+    """The URL of an image."""
 
     url: str
 
 
 class ImageBlock(AnyBlock, frozen=True, tag_field="type", tag="image"):
-    """An image, as one part of a message."""
+    """An image block of a message."""
 
     source: Base64Source | URLSource
 
 
 class ToolResultBlock(AnyBlock, frozen=True, omit_defaults=True, tag_field="type", tag="tool_result"):
-    """What the call of a tool gave: text, or blocks."""
+    """The result of a tool call: text or blocks."""
 
     tool_use_id: str
     content: str | Sequence[Mapping[str, Any]] | None = None
 
 
-# What a request must have and a reply need not.
+# Stricter variants for validation: these fields are required in a request, and optional in a reply.
 class _Text(msgspec.Struct, tag_field="type", tag="text"):
     text: str
 
@@ -58,7 +58,7 @@ class _ToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
 
 
 class _NoText(msgspec.Struct, tag_field="type", tag=""):
-    """Stands beside _Text in the check: where there is more than one, msgspec insists on the type."""
+    """Makes the checked type a union with _Text, because msgspec requires a tag only in unions."""
 
 
 _COMPATIBILITY_KINDS: Final = [
@@ -77,12 +77,12 @@ _COMPATIBILITY_KINDS: Final = [
 _COMPATIBILITY: Final = [
     msgspec.defstruct("CompatibilityBlock", [], tag_field="type", tag=kind) for kind in _COMPATIBILITY_KINDS
 ]
-# What a block may be, by its type; of those that are there for compatibility the wire describes nothing else.
+# The blocks that a request may contain. The wire format defines only the type of the compatibility blocks.
 _BLOCK: Final[Any] = Union[(_Text, _Thinking, _ToolUse, ImageBlock, ToolResultBlock, *_COMPATIBILITY)]
 
 
 class InputMessage(AnyMessage, frozen=True):
-    """What the user or the model said: text, or blocks (structs or dicts)."""
+    """A message of the user or the model: text or blocks (structs or dicts)."""
 
     role: Literal["user", "assistant"]
     content: str | Sequence[AnyBlock | Mapping[str, Any]]
@@ -90,22 +90,22 @@ class InputMessage(AnyMessage, frozen=True):
 
 class _CheckedMessage(msgspec.Struct):
     role: Literal["user", "assistant"]
-    content: str | list[_BLOCK]  # pyright: ignore[reportInvalidTypeForm]  # made from a list
+    content: str | list[_BLOCK]  # pyright: ignore[reportInvalidTypeForm]  # built from a list
 
 
 InputMessages = Sequence[InputMessage | Message | AnyMessage | Mapping[str, object]]
-"""A conversation: plain dicts, the struct above, earlier replies, in any mixture."""
+"""A conversation: any mix of dicts, ``InputMessage`` and earlier replies."""
 
 
 class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tool that the model may ask to be called; ``input_schema`` is a JSON schema."""
+    """A tool that the model may call; ``input_schema`` is a JSON schema."""
 
     name: str
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     type: str | None = None
     strict: bool | None = None
-    """Whether the arguments must keep to the schema."""
+    """Whether the arguments must conform to the schema."""
 
 
 class _ToolChoice(msgspec.Struct):
@@ -114,7 +114,7 @@ class _ToolChoice(msgspec.Struct):
     disable_parallel_tool_use: bool | None = None
 
 
-class _Thinks(msgspec.Struct):
+class _ThinkingConfig(msgspec.Struct):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = None
 
@@ -131,55 +131,55 @@ class _OutputConfig(msgspec.Struct):
 
 @described
 class MessagesOptions(ExtraOptions, total=False):
-    """Optional parameters of a message. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of a message. Omitted ones are left to the server; None is sent as null."""
 
     cache_control: Mapping[str, object] | None
     """How to cache the prompt."""
     container: Mapping[str, object] | None
     """The container that tools run in."""
     context_manager: Mapping[str, object] | None
-    """How the conversation is shortened where it grows too long."""
+    """How to shorten a conversation that grows too long."""
     inference_geo: Mapping[str, object] | None
     """Where in the world the model may run."""
     max_tokens: int | None
-    """The most tokens to generate."""
+    """Maximum number of tokens to generate."""
     metadata: Mapping[str, object] | None
-    """About the request, such as ``{"user_id": ...}``."""
+    """Metadata of the request, such as ``{"user_id": ...}``."""
     output_config: Mapping[str, object] | None
     """``{"effort": "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | "ultracode", "format": {"type":
     "json_schema", "schema": {...}}}``."""
     service_tier: str | Mapping[str, object] | None
     """Priority of the request."""
     stop_sequences: Sequence[str] | None
-    """Texts that end the generation."""
+    """Strings that stop the generation."""
     system: str | Sequence[TextBlock | Mapping[str, object]] | None
-    """Instructions that stand above the conversation: text, or text blocks."""
+    """System prompt: text or text blocks."""
     temperature: float | None
     """Sampling temperature; lower is more deterministic."""
     thinking: Mapping[str, object] | None
-    """``{"type": "enabled" | "disabled" | "adaptive", "budget_tokens": int}``: whether to think first, and how much."""
+    """``{"type": "enabled" | "disabled" | "adaptive", "budget_tokens": int}``: whether and how long to think first."""
     tool_choice: Mapping[str, object] | None
     """``{"type": "auto" | "any" | "none"}`` or ``{"type": "tool", "name": ...}``, and ``"disable_parallel_tool_use":
     bool``."""
     tools: Sequence[Tool | Mapping[str, object]] | None
-    """Tools that the model may ask to be called."""
+    """Tools that the model may call."""
     top_k: int | None
-    """Sample from the k likeliest tokens only."""
+    """Sample only from the k most likely tokens."""
     top_p: float | None
-    """Sample from the likeliest tokens that make up this probability only."""
+    """Nucleus sampling: sample only from the most likely tokens with this cumulative probability."""
 
 
-_sendable_blocks: Final = each(lambda block: as_input(block) if isinstance(block, KnownBlock) else block)
+_encode_blocks: Final = each(lambda block: as_input(block) if isinstance(block, KnownBlock) else block)
 
 
-def _sendable(message: object) -> object:
-    """A message as a request takes it, of a reply or not; what is none is left as it is, for the check to judge."""
+def _encode_message(message: object) -> object:
+    """Converts a message to its wire form. Any other value is returned as is, for validation to reject."""
     if isinstance(message, Message | InputMessage):
-        return {"role": message.role, "content": _sendable_blocks(message.content)}
+        return {"role": message.role, "content": _encode_blocks(message.content)}
     if isinstance(message, Mapping) and "content" in message:
-        given = cast("Mapping[str, object]", message)
-        return {**given, "content": _sendable_blocks(given["content"])}
-    return message  # pyright: ignore[reportUnknownVariableType]  # whatever it is, it goes back as it came
+        fields = cast("Mapping[str, object]", message)
+        return {**fields, "content": _encode_blocks(fields["content"])}
+    return message  # pyright: ignore[reportUnknownVariableType]  # any value, returned as is
 
 
 PARAMETERS: Final = Parameters(
@@ -188,9 +188,9 @@ PARAMETERS: Final = Parameters(
     {
         "output_config": _OutputConfig | None,
         "system": str | list[_Text | _NoText] | None,
-        "thinking": _Thinks | None,
+        "thinking": _ThinkingConfig | None,
         "tool_choice": _ToolChoice | None,
         "tools": list[Tool] | None,
     },
-    {"messages": each(_sendable), "system": _sendable_blocks},
+    {"messages": each(_encode_message), "system": _encode_blocks},
 )

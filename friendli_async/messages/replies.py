@@ -1,4 +1,4 @@
-"""What messages answer: whole messages, the events of a stream, and how events add up to a message."""
+"""Replies of the Messages API: complete messages and stream events."""
 
 from __future__ import annotations
 
@@ -19,59 +19,59 @@ __all__ += ["BlockDelta", "InputJSONDelta", "MessageDeltaPayload", "MessageStart
 __all__ += ["ContentBlockDelta", "ContentBlockStart", "ContentBlockStop", "MessageDelta", "MessageStop"]
 __all__ += ["MessageEvent"]
 
-StopReason = Literal["end_turn", "max_tokens", "tool_use", "stop_sequence"] | str  # open: new ones must not break us
+StopReason = Literal["end_turn", "max_tokens", "tool_use", "stop_sequence"] | str  # open: new values are accepted
 
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
 class AnyBlock(msgspec.Struct, frozen=True):
-    """What every part of a message is: by it type checkers take a list of several kinds for a message's content."""
+    """Base class of content blocks. With it, type checkers accept a list of mixed blocks as a message's content."""
 
 
 class TextBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="text"):
-    """Text."""
+    """A text block."""
 
     type: ClassVar[Literal["text"]] = "text"
     text: str = always("")
 
 
 class ThinkingBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="thinking"):
-    """What the model thought before it answered."""
+    """The model's reasoning before its answer."""
 
     type: ClassVar[Literal["thinking"]] = "thinking"
     thinking: str = always("")
     signature: str | None = None
-    """Proof that the model thought this; it goes back unchanged with the next call."""
+    """Proves that the model wrote this reasoning; send it back unchanged with the next call."""
 
 
 class ToolUseBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="tool_use"):
-    """The call of a tool that the model wants made."""
+    """A tool call requested by the model."""
 
     type: ClassVar[Literal["tool_use"]] = "tool_use"
     name: str = always("")
     input: Any = msgspec.field(default_factory=lambda: cast("dict[str, object]", {}))
-    """The arguments, as a dict. A stream's, if they do not make up a JSON object (as when ``max_tokens`` cut them), are
-    the text as the model wrote it."""
+    """The arguments as a dict. Streamed arguments that do not form a JSON object (for example, truncated by
+    ``max_tokens``) are the raw text."""
     id: str = ""
 
 
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock | dict[str, Any]
-"""A part of a message. One of a kind that this release does not know stays the dict that it is."""
+"""A part of a message. A block of an unknown type stays a dict."""
 
 KnownBlock = TextBlock | ThinkingBlock | ToolUseBlock
 KNOWN_BLOCKS: Final = {"text": "text", "thinking": "thinking", "input": "tool_use", "name": "tool_use"}
-"""The kinds of blocks that we know, by the fields that tell them."""
+"""The known block types, keyed by the fields that identify them."""
 if TYPE_CHECKING:
     _Blocks = tuple[ContentBlock, ...]
-else:  # msgspec knows no union of structs and dicts: see as_block
+else:  # msgspec does not support unions of structs and dicts: see as_block
     _Blocks = tuple[Any, ...]
 
 
 def as_block(value: object) -> ContentBlock:
-    """A block from its JSON; one of an unknown kind as it is.
+    """Converts a JSON value to a block. Returns an object of an unknown type as is.
 
     Raises:
-        ValueError: It is no object.
+        ValueError: The value is not a block.
     """
     if isinstance(value, str):
         return TextBlock(value)
@@ -82,29 +82,29 @@ def as_block(value: object) -> ContentBlock:
     return known
 
 
-def with_type(held: object, kinds: Mapping[str, str]) -> object:
-    """Something that says of what kind it is: where it does not, what it holds tells. ``kinds`` are by those fields."""
-    fields: Any = held
-    if not isinstance(held, dict) or isinstance(fields.get("type"), str):
+def with_type(value: object, kinds: Mapping[str, str]) -> object:
+    """Fills in the ``type`` of an object that has none; ``kinds`` maps identifying fields to types."""
+    fields: Any = value
+    if not isinstance(value, dict) or isinstance(fields.get("type"), str):
         return fields
-    told = next((kind for field, kind in kinds.items() if field in fields), None)
-    return fields if told is None else {**fields, "type": told}
+    inferred = next((kind for field, kind in kinds.items() if field in fields), None)
+    return fields if inferred is None else {**fields, "type": inferred}
 
 
-def is_unknown(held: object, kinds: Mapping[str, str]) -> bool:
-    """Whether something says that it is of another kind."""
-    kind = cast("dict[str, object]", held).get("type") if isinstance(held, dict) else None
+def is_unknown(value: object, kinds: Mapping[str, str]) -> bool:
+    """Whether the value is an object with a ``type`` that is not in ``kinds``."""
+    kind = cast("dict[str, object]", value).get("type") if isinstance(value, dict) else None
     return isinstance(kind, str) and kind not in kinds.values()
 
 
 def as_input(block: KnownBlock) -> dict[str, Any]:
-    """A block as a request takes it."""
+    """Returns the block in the form that requests take."""
     fields = {"type": block.type, **msgspec.structs.asdict(block)}
     return {name: value for name, value in fields.items() if value is not None and (value or name != "id")}
 
 
 class MessageUsage(Value, frozen=True):
-    """Tokens that a message was billed for."""
+    """Billed tokens of a message."""
 
     input_tokens: int = always(0)
     output_tokens: int = always(0)
@@ -112,11 +112,11 @@ class MessageUsage(Value, frozen=True):
 
 
 class AnyMessage(msgspec.Struct, frozen=True):
-    """What every message of a conversation is."""
+    """Base class of the messages of a conversation."""
 
 
 class Message(Reply, AnyMessage, frozen=True, kw_only=True):
-    """A whole answer, of ``create`` or put together from a stream. It can be put into the next call's ``messages``."""
+    """A complete message, from ``create`` or a stream. It can be passed in the next call's ``messages``."""
 
     answered_by: ClassVar[tuple[str, ...]] = ("content", "stop_reason")
 
@@ -127,7 +127,7 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     model: str | None = None
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
-    """Which of the ``stop_sequences`` it was."""
+    """Which of the ``stop_sequences`` stopped the generation."""
     usage: MessageUsage | None = None
 
     def __post_init__(self) -> None:
@@ -135,19 +135,19 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """The text of all text blocks; "" where there are none."""
+        """The text of all text blocks; "" if there are none."""
         return joined(block.text for block in self.content if isinstance(block, TextBlock))
 
     @property
     def reasoning(self) -> str:
-        """The text of all thinking blocks; "" where there are none."""
+        """The text of all thinking blocks; "" if there are none."""
         return joined(block.thinking for block in self.content if isinstance(block, ThinkingBlock))
 
 
 class MessageEnvelope(
     PydanticField, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True
 ):
-    """A message that is about to be streamed: its head, and usually no content."""
+    """The start of a streamed message: its metadata, usually without content."""
 
     id: str | None = None
     type: str = always("message")
@@ -163,36 +163,36 @@ class MessageEnvelope(
 
 
 def _set_blocks(message: Message | MessageEnvelope, blocks: Sequence[object]) -> None:
-    made = tuple(block if isinstance(block, KnownBlock) else as_block(block) for block in blocks)
-    msgspec.structs.force_setattr(message, "content", made)
+    converted = tuple(block if isinstance(block, KnownBlock) else as_block(block) for block in blocks)
+    msgspec.structs.force_setattr(message, "content", converted)
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
 class TextDelta(Value, frozen=True, tag_field="type", tag="text_delta"):
-    """A piece of text."""
+    """A chunk of text."""
 
     type: ClassVar[Literal["text_delta"]] = "text_delta"
     text: str = always("")
 
 
 class ThinkingDelta(Value, frozen=True, tag_field="type", tag="thinking_delta"):
-    """A piece of what the model thinks."""
+    """A chunk of reasoning."""
 
     type: ClassVar[Literal["thinking_delta"]] = "thinking_delta"
     thinking: str = always("")
 
 
 class SignatureDelta(Value, frozen=True, tag_field="type", tag="signature_delta"):
-    """A thinking block's signature."""
+    """The signature of a thinking block."""
 
     type: ClassVar[Literal["signature_delta"]] = "signature_delta"
     signature: str = always("")
 
 
 class InputJSONDelta(Value, frozen=True, tag_field="type", tag="input_json_delta"):
-    """A piece of a tool call's arguments: JSON only once all pieces are together."""
+    """A chunk of a tool call's arguments. The chunks are JSON only when joined."""
 
     type: ClassVar[Literal["input_json_delta"]] = "input_json_delta"
     partial_json: str = always("")
@@ -209,7 +209,7 @@ class MessageDeltaPayload(Value, frozen=True):
 
 
 class MessageUsageDelta(Value, frozen=True):
-    """Token counts that have changed since the message began; each is a total, not a difference."""
+    """Token counts that have changed since the message started. Each is a total, not a difference."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -217,14 +217,14 @@ class MessageUsageDelta(Value, frozen=True):
 
 
 class MessageStart(Value, frozen=True, tag_field="type", tag="message_start"):
-    """The message begins."""
+    """The message starts."""
 
     type: ClassVar[Literal["message_start"]] = "message_start"
     message: MessageEnvelope
 
 
 class ContentBlockStart(Value, frozen=True, tag_field="type", tag="content_block_start"):
-    """A block begins: text and thinking usually empty, a tool call with its name and id."""
+    """A block starts. Text and thinking are usually empty; a tool call has its name and id."""
 
     type: ClassVar[Literal["content_block_start"]] = "content_block_start"
     content_block: TextBlock | ThinkingBlock | ToolUseBlock
@@ -232,7 +232,7 @@ class ContentBlockStart(Value, frozen=True, tag_field="type", tag="content_block
 
 
 class ContentBlockDelta(Value, frozen=True, tag_field="type", tag="content_block_delta"):
-    """A piece of a block."""
+    """A block grows by a delta."""
 
     type: ClassVar[Literal["content_block_delta"]] = "content_block_delta"
     delta: BlockDelta
@@ -247,7 +247,7 @@ class ContentBlockStop(Value, frozen=True, tag_field="type", tag="content_block_
 
 
 class MessageDelta(Value, frozen=True, tag_field="type", tag="message_delta"):
-    """The message as a whole: why it ended, and its usage."""
+    """Updates of the message as a whole: its stop reason and usage."""
 
     type: ClassVar[Literal["message_delta"]] = "message_delta"
     delta: MessageDeltaPayload = always(MessageDeltaPayload())
@@ -255,7 +255,7 @@ class MessageDelta(Value, frozen=True, tag_field="type", tag="message_delta"):
 
 
 class MessageStop(Value, frozen=True, tag_field="type", tag="message_stop"):
-    """The message is complete. Nothing comes after it."""
+    """The message is complete. This is the last event."""
 
     type: ClassVar[Literal["message_stop"]] = "message_stop"
 
@@ -265,7 +265,7 @@ MessageEvent = KnownEvent | UnknownEvent
 
 
 def text_of(event: MessageEvent) -> str:
-    """What an event adds to the message's text; often ""."""
+    """Returns the text that an event adds to the message; often ""."""
     if type(event) is ContentBlockDelta:
         return event.delta.text if type(event.delta) is TextDelta else ""
     if type(event) is ContentBlockStart and type(event.content_block) is TextBlock:
@@ -276,7 +276,7 @@ def text_of(event: MessageEvent) -> str:
 
 
 def reasoning_of(event: MessageEvent) -> str:
-    """What an event adds to what the model thinks; often ""."""
+    """Returns the reasoning that an event adds to the message; often ""."""
     if type(event) is ContentBlockDelta:
         return event.delta.thinking if type(event.delta) is ThinkingDelta else ""
     if type(event) is ContentBlockStart and type(event.content_block) is ThinkingBlock:

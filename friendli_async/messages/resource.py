@@ -1,7 +1,7 @@
-"""Messages: a model answers a conversation in the form that Anthropic's Messages API has made common.
+"""Messages: chat in the format of Anthropic's Messages API.
 
 Wire: ``POST {deployment}/v1/messages``, the same for serverless, dedicated endpoints and containers; ``stream: true``
-selects server-sent events, each named by its ``type``, of which ``message_stop`` is the last.
+selects server-sent events. Each is named by its ``type``, and ``message_stop`` is the last.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _CREATE: Final = operation("messages.create", "POST /v1/messages", Message, repe
 
 
 class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
-    """The stream of a message; its events add up to a ``Message``. ``message_stop`` is its end."""
+    """A stream of ``MessageEvent`` that assembles a ``Message``. It ends with ``message_stop``."""
 
     _text_of = staticmethod(text_of)
 
     def reasoning(self) -> TextView:
-        """What the model thinks, piece by piece, never ""."""
+        """Returns a view of the reasoning: its chunks as they arrive, never ""."""
         return TextView(self, reasoning_of)
 
 
@@ -39,20 +39,20 @@ class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
 
 
 class Messages(Resource):
-    """Messages of a model: ``client.serverless.messages``, ``client.dedicated.messages``.
+    """The Messages API: ``client.serverless.messages``, ``client.dedicated.messages``.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed (a stream raises on use); see ``friendli_async.errors``.
     """
 
     async def create(self, *, model: str, messages: InputMessages, **options: Unpack[MessagesOptions]) -> Message:
-        """Generates an answer and returns it whole.
+        """Generates a message and returns it in full.
 
         Args:
             model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
-            messages: The conversation so far; earlier replies can be put in as they are.
+            messages: The conversation so far; earlier replies can be passed as they are.
             options: See ``MessagesOptions``.
 
         Returns:
@@ -61,7 +61,7 @@ class Messages(Resource):
         return await self._create({"model": model, "messages": messages}, options)
 
     def stream(self, *, model: str, messages: InputMessages, **options: Unpack[MessagesOptions]) -> MessageStream:
-        """Generates an answer and streams it, piece by piece. The call is made when the stream is first used.
+        """Generates a message and streams it. The request is sent when the stream is first used.
 
         Args:
             model: As for ``create``.
@@ -82,16 +82,16 @@ class Messages(Resource):
 
 
 class ContainerMessages(Messages):
-    """Messages of a self-hosted engine, which has its model: ``client.container.messages``."""
+    """The Messages API of a self-hosted engine, which serves one model: ``client.container.messages``."""
 
     async def create(
         self, *, model: str | None = None, messages: InputMessages, **options: Unpack[MessagesOptions]
     ) -> Message:
-        """Generates an answer and returns it whole; see ``Messages.create``. ``model`` names an adapter's route."""
+        """Generates a message; see ``Messages.create``. ``model`` selects an adapter route."""
         return await self._create({**without_none(model=model), "messages": messages}, options)
 
     def stream(
         self, *, model: str | None = None, messages: InputMessages, **options: Unpack[MessagesOptions]
     ) -> MessageStream:
-        """Generates an answer and streams it; see ``Messages.stream``. ``model`` names an adapter's route."""
+        """Generates and streams a message; see ``Messages.stream``. ``model`` selects an adapter route."""
         return self._stream({**without_none(model=model), "messages": messages}, options)

@@ -1,4 +1,4 @@
-"""Responses: a model answers in the form of OpenAI's Responses API."""
+"""Responses: generation in the format of OpenAI's Responses API."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ __all__ += resource.__all__
 
 
 def __getattr__(name: str) -> Any:
-    """Loads structured output when somebody asks for it: who does not is not made to wait for it."""
+    """Imports structured output on first use, to keep the import of this package fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from friendli_async.responses import structured

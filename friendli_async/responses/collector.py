@@ -1,4 +1,4 @@
-"""How the events of a streamed response add up to it."""
+"""Assembles the events of a streamed response into a ``Response``."""
 
 from __future__ import annotations
 
@@ -37,38 +37,38 @@ from friendli_async.responses.replies import ContentPart, OutputItem, Response, 
 __all__ = ["ResponseCollector", "Wording"]
 
 
-_ITEM_OF: Final = {"output_text": "message", "reasoning_text": "reasoning"}
-"""The kind of item that a kind of part is in."""
+_ITEM_TYPES: Final = {"output_text": "message", "reasoning_text": "reasoning"}
+"""The type of item that contains each type of part."""
 _Delta = type[OutputTextDelta | ReasoningTextDelta]
 _Done = type[OutputTextDone | ReasoningTextDone]
-_EVENTS_OF: Final[dict[str, tuple[_Delta, _Done]]] = {
+_EVENT_TYPES: Final[dict[str, tuple[_Delta, _Done]]] = {
     "output_text": (OutputTextDelta, OutputTextDone),
     "reasoning_text": (ReasoningTextDelta, ReasoningTextDone),
 }
-"""The events that bring a kind of part."""
-_PART_OF: Final[dict[object, str]] = {event: part for part, events in _EVENTS_OF.items() for event in events}
+"""The delta and done events of each type of part."""
+_PART_TYPES: Final[dict[object, str]] = {event: part for part, events in _EVENT_TYPES.items() for event in events}
 
 
 class _ItemParts:
-    """An output item in the making."""
+    """Accumulates the deltas of one output item."""
 
     def __init__(self, item: OutputItem) -> None:
         self.item = item
         self.arguments: list[str] = []
         self.name: str | None = None
-        self.whole = False
+        self.is_complete = False
         self._content: dict[int, tuple[str, list[str]]] = {}
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
-        """Those of a part of its content."""
+        """Returns the collected text pieces of a content part."""
         return self._content.setdefault(index or 0, (kind, []))[1]
 
     def result(self) -> OutputItem:
         content = tuple(ContentPart(kind, joined(pieces)) for _, (kind, pieces) in sorted(self._content.items()))
         return msgspec.structs.replace(
             self.item,
-            content=(self.whole and self.item.content) or content or self.item.content,
-            arguments=(self.whole and self.item.arguments) or joined(self.arguments) or self.item.arguments,
+            content=(self.is_complete and self.item.content) or content or self.item.content,
+            arguments=(self.is_complete and self.item.arguments) or joined(self.arguments) or self.item.arguments,
             name=self.item.name or self.name,
         )
 
@@ -77,8 +77,8 @@ def _are_ordinary(events: Sequence[ResponseEvent], payloads: Sequence[bytes]) ->
     return no_error_field(events, payloads) and ResponseFailed not in map(type, events)
 
 
-def _with_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Engines begin with little more than the id of the response."""
+def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Adds an empty ``output``: some engines start with little more than the id of the response."""
     response: Any = fields.get("response")
     if isinstance(response, dict) and cast("dict[str, Any]", response).get("output") is None:
         return {**fields, "response": {**response, "output": []}}
@@ -90,10 +90,10 @@ def _failure_of(event: ResponseEvent) -> APIStatusError | None:
 
 
 class ResponseCollector:
-    """Puts a response's events together, also where an engine leaves indexes or ids out."""
+    """Accumulates the events of a response, even if an engine omits indexes or ids."""
 
     dialect: Dialect[ResponseEvent] = TaggedDialect(
-        KnownEvent, ordinary=_are_ordinary, rewrite=_with_output, failure_of=_failure_of
+        KnownEvent, ordinary=_are_ordinary, rewrite=_fill_output, failure_of=_failure_of
     )
     add_texts: None = None
 
@@ -102,48 +102,48 @@ class ResponseCollector:
         self._begun = Response(id="", output=())
         self._final: Response | None = None
         self._items: list[_ItemParts] = []
-        self._places: dict[str | int, _ItemParts] = {}
+        self._by_key: dict[str | int, _ItemParts] = {}
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a response, or its end, has come; its head alone is nothing."""
+        """Whether output or the end of the response has arrived; ``response.created`` alone does not count."""
         return bool(self._items) or self._final is not None
 
     @property
     def may_end(self) -> bool:
-        """Whether the response has come to a good end."""
+        """Whether ``response.completed`` or ``response.incomplete`` has arrived."""
         return self.is_last
 
     @property
     def has_text(self) -> bool:
-        """Whether any text has come."""
+        """Whether any text has arrived."""
         return bool(self._items) and bool(self.result().text)
 
     @property
     def head(self) -> Response:
-        """What has the reply's ``id`` and ``model``."""
+        """The response object with the reply's ``id`` and ``model``."""
         return self._final or self._begun
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
-        """How the response ended, once it has."""
+        """The status of the response, once it has ended."""
         return () if self._final is None or self._final.status is None else (self._final.status,)
 
     @property
     def usage(self) -> ResponseUsage | None:
-        """The usage, once the server has told it."""
+        """The usage, once the server has sent it."""
         return (self._final or self._begun).usage
 
     def extend(self, events: Iterable[ResponseEvent]) -> None:
-        """Adds events."""
+        """Adds events in order."""
         for event in events:
             match event:
                 case OutputTextDelta() | ReasoningTextDelta():
-                    self._pieces(event, _PART_OF[type(event)]).append(event.delta)
+                    self._pieces(event, _PART_TYPES[type(event)]).append(event.delta)
                 case FunctionCallArgumentsDelta():
                     self._item(event, "function_call").arguments.append(event.delta)
                 case OutputTextDone() | ReasoningTextDone():
-                    self._settle(event, _PART_OF[type(event)], event.text)
+                    self._add_missing(event, _PART_TYPES[type(event)], event.text)
                 case FunctionCallArgumentsDone():
                     parts = self._item(event, "function_call")
                     parts.arguments = [event.arguments or joined(parts.arguments)]
@@ -151,11 +151,11 @@ class ResponseCollector:
                 case OutputItemAdded():
                     self._begin(event.item, event.output_index)
                 case OutputItemDone(item=item, output_index=index):
-                    parts = self._found(item.id, index, item.type) or self._begin(item, index)
-                    parts.item, parts.whole = item, True
+                    parts = self._find(item.id, index, item.type) or self._begin(item, index)
+                    parts.item, parts.is_complete = item, True
                 case ContentPartAdded() | ContentPartDone():
-                    if event.part.text and event.part.type in _ITEM_OF:
-                        self._settle(event, event.part.type, event.part.text)
+                    if event.part.text and event.part.type in _ITEM_TYPES:
+                        self._add_missing(event, event.part.type, event.part.text)
                 case ResponseCompleted() | ResponseIncomplete():
                     self._final = event.response
                     self.is_last = True
@@ -167,66 +167,66 @@ class ResponseCollector:
                     pass
 
     def _pieces(self, event: OfPart, kind: str) -> list[str]:
-        return self._item(event, _ITEM_OF[kind]).pieces(event.content_index, kind)
+        return self._item(event, _ITEM_TYPES[kind]).pieces(event.content_index, kind)
 
-    def _settle(self, event: OfPart, kind: str, text: str) -> None:
-        """Adds the whole of a text as far as its pieces did not come."""
+    def _add_missing(self, event: OfPart, kind: str, text: str) -> None:
+        """Adds the rest of a complete text that its deltas have not delivered."""
         pieces = self._pieces(event, kind)
         pieces.append(missing(text, pieces))
 
     def _item(self, event: OfItem, kind: str) -> _ItemParts:
-        found = self._found(event.item_id, event.output_index, kind)
+        found = self._find(event.item_id, event.output_index, kind)
         return found or self._begin(OutputItem(type=kind, id=event.item_id), event.output_index)
 
-    def _found(self, id: str | None, index: int | None, kind: str) -> _ItemParts | None:
-        for place in (id, index):
-            if place is not None and place in self._places:
-                return self._places[place]
+    def _find(self, id: str | None, index: int | None, kind: str) -> _ItemParts | None:
+        for key in (id, index):
+            if key is not None and key in self._by_key:
+                return self._by_key[key]
         if id is not None or index is not None:
             return None
-        # Nothing says which: the latest of its kind that is still being made.
-        alike = (parts for parts in reversed(self._items) if parts.item.type == kind and not parts.whole)
-        return next(alike, None)
+        # The event names no item: take the latest incomplete one of this type.
+        candidates = (parts for parts in reversed(self._items) if parts.item.type == kind and not parts.is_complete)
+        return next(candidates, None)
 
     def _begin(self, item: OutputItem, index: int | None) -> _ItemParts:
         parts = _ItemParts(item)
         self._items.append(parts)
-        self._places.update({place: parts for place in (item.id, index) if place is not None})
+        self._by_key.update({key: parts for key in (item.id, index) if key is not None})
         return parts
 
     def partial(self) -> Partial:
-        """What there is of the response."""
+        """Returns the response so far."""
         return partial_of(self.result())
 
     def result(self) -> Response:
-        """The whole response: as its last event gives it, or where that is bare, put together from the others."""
+        """Returns the response of the final event, or if that lacks content, one assembled from the other events."""
         output = tuple(parts.result() for parts in self._items)
-        whole = msgspec.structs.replace(self._final or self._begun, output=output)
-        return self._final if self._final is not None and not _says_more(whole, self._final) else whole
+        assembled = msgspec.structs.replace(self._final or self._begun, output=output)
+        return self._final if self._final is not None and not _has_more(assembled, self._final) else assembled
 
 
-def _says_more(whole: Response, final: Response) -> bool:
-    """Whether the events have said anything of a kind of which the last one says nothing."""
+def _has_more(assembled: Response, final: Response) -> bool:
+    """Whether the assembled response has a kind of content that the final one lacks entirely."""
     return any(
-        getattr(whole, name) and not getattr(final, name) for name in ("output", "text", "reasoning", "tool_calls")
+        getattr(assembled, name) and not getattr(final, name) for name in ("output", "text", "reasoning", "tool_calls")
     )
 
 
 class Wording:
-    """The text, or the reasoning, event by event; of what an event gives as a whole, what had not come in pieces.
+    """Extracts the text or the reasoning of each event. A complete text adds only what its deltas have not delivered.
 
     Args:
-        kind: The kind of part that it is in.
+        kind: The type of part to read.
     """
 
     def __init__(self, kind: Literal["output_text", "reasoning_text"]) -> None:
         self._kind = kind
-        self._delta, self._done = _EVENTS_OF[kind]
+        self._delta, self._done = _EVENT_TYPES[kind]
         self._pieces: list[str] = []
         self._by_part: dict[tuple[object, ...], list[str]] = {}
 
     def of(self, event: ResponseEvent) -> str:
-        """What an event adds; often ""."""
+        """Returns the text that an event adds; often ""."""
         if isinstance(event, self._delta):
             return self._add(event, event.delta)
         if isinstance(event, self._done):

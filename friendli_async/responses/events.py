@@ -1,4 +1,4 @@
-"""The events of a streamed response, and how they add up to the response."""
+"""Events of a streamed response."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ __all__ += ["FunctionCallArgumentsDelta", "FunctionCallArgumentsDone", "Response
 
 
 class _Event(Value, frozen=True, kw_only=True, tag_field="type"):
-    """What every event has."""
+    """Base class of events."""
 
     sequence_number: int | None = None
-    """Place of the event in its stream; not every engine counts."""
+    """Position of the event in its stream; not every engine sends it."""
 
     @property
     def type(self) -> str:
-        """The event's kind, as on the wire."""
+        """The event type, as on the wire."""
         return str(self.__struct_config__.tag)
 
 
 class OfItem(_Event, frozen=True, kw_only=True):
-    """An event that adds to an output item. Not every engine says both, or where in the item's content."""
+    """An event of an output item. Some engines omit the id, the index or the content index."""
 
     item_id: str | None = None
     output_index: int | None = None
 
 
 class OfPart(OfItem, frozen=True, kw_only=True):
-    """An event that adds to a part of an item's content."""
+    """An event of a part of an item's content."""
 
     content_index: int | None = None
 
@@ -41,83 +41,83 @@ class _OfResponse(_Event, frozen=True, kw_only=True):
 
 
 class ResponseCreated(_OfResponse, frozen=True, kw_only=True, tag="response.created"):
-    """The response has begun: it has an id, and no output yet."""
+    """The response has started: it has an id and no output yet."""
 
 
 class ResponseInProgress(_OfResponse, frozen=True, kw_only=True, tag="response.in_progress"):
-    """The response is being made."""
+    """The response is being generated."""
 
 
 class ResponseCompleted(_OfResponse, frozen=True, kw_only=True, tag="response.completed"):
-    """A good end: the whole response."""
+    """The response is complete. This event contains all of it."""
 
 
 class ResponseIncomplete(_OfResponse, frozen=True, kw_only=True, tag="response.incomplete"):
-    """A good end all the same: the response was cut short, ``response.incomplete_details`` says why."""
+    """The response was truncated; ``response.incomplete_details`` has the reason. This is not an error."""
 
 
 class ResponseFailed(_OfResponse, frozen=True, kw_only=True, tag="response.failed"):
-    """The bad end. A stream raises it, as the error that ``response.error`` names, and does not hand it out."""
+    """The response failed. A stream does not yield this event: it raises the error that ``response.error`` names."""
 
 
 class OutputItemAdded(_Event, frozen=True, kw_only=True, tag="response.output_item.added"):
-    """An output item begins."""
+    """An output item starts."""
 
     item: OutputItem
     output_index: int | None = None
 
 
 class OutputItemDone(_Event, frozen=True, kw_only=True, tag="response.output_item.done"):
-    """An output item is whole."""
+    """An output item is complete."""
 
     item: OutputItem
     output_index: int | None = None
 
 
 class ContentPartAdded(OfPart, frozen=True, kw_only=True, tag="response.content_part.added"):
-    """A part of an item's content begins."""
+    """A part of an item's content starts."""
 
     part: ContentPart
 
 
 class ContentPartDone(OfPart, frozen=True, kw_only=True, tag="response.content_part.done"):
-    """A part of an item's content is whole."""
+    """A part of an item's content is complete."""
 
     part: ContentPart
 
 
 class OutputTextDelta(OfPart, frozen=True, kw_only=True, tag="response.output_text.delta"):
-    """A piece of a message's text."""
+    """A chunk of a message's text."""
 
     delta: str
 
 
 class OutputTextDone(OfPart, frozen=True, kw_only=True, tag="response.output_text.done"):
-    """A message's text, whole."""
+    """The complete text of a message's part."""
 
     text: str
 
 
 class ReasoningTextDelta(OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
-    """A piece of reasoning."""
+    """A chunk of reasoning."""
 
     delta: str
 
 
 class ReasoningTextDone(OfPart, frozen=True, kw_only=True, tag="response.reasoning_text.done"):
-    """A text of reasoning, whole."""
+    """The complete text of a reasoning part."""
 
     text: str
 
 
 class FunctionCallArgumentsDelta(OfItem, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"):
-    """A piece of a function call's arguments."""
+    """A chunk of a function call's arguments."""
 
     delta: str
 
 
 class FunctionCallArgumentsDone(OfItem, frozen=True, kw_only=True, tag="response.function_call_arguments.done"):
-    """A function call's arguments, whole."""
+    """The complete arguments of a function call."""
 
     arguments: str
     name: str | None = None

@@ -1,4 +1,4 @@
-"""What a response takes: messages, tool calls and their outputs, tools, and the optional parameters."""
+"""Parameters of the Responses API: messages, tool calls and their outputs, tools, and options."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ __all__ += ["GenerationOptions", "ParseOptions", "ParseStreamOptions"]
 
 
 class AnyContent(msgspec.Struct, frozen=True):
-    """What every part of a message, or of a tool's output, is."""
+    """Base class of the parts of a message or of a tool's output."""
 
 
 class InputText(AnyContent, frozen=True, tag_field="type", tag="input_text"):
-    """Text, as one part of a message or of a tool's output."""
+    """A text part of a message or of a tool's output."""
 
     text: str
 
 
 class InputImage(AnyContent, frozen=True, tag_field="type", tag="input_image"):
-    """An image, as one part of a message or of a tool's output: an http(s) URL or a data URL."""
+    """An image part of a message or of a tool's output: an http(s) URL or a data URL."""
 
     image_url: str
 
 
 class OutputText(AnyContent, frozen=True, tag_field="type", tag="output_text"):
-    """Text that a model wrote, as one part of a message."""
+    """A text part that a model generated."""
 
     text: str
 
 
 class Refusal(AnyContent, frozen=True, tag_field="type", tag="refusal"):
-    """Why a model would not answer, as one part of a message."""
+    """A model's refusal to answer, as a part of a message."""
 
     refusal: str
 
@@ -50,20 +50,20 @@ class Refusal(AnyContent, frozen=True, tag_field="type", tag="refusal"):
 if TYPE_CHECKING:
     _Parts = Sequence[AnyContent | Mapping[str, object]]
     _Output = _Parts
-else:  # what msgspec checks, once all of it is JSON
+else:  # what msgspec validates, after conversion to plain JSON
     _Parts = list[InputText | InputImage | OutputText | Refusal]
     _Output = list[InputText | InputImage]
 
 
 class InputMessage(AnyItem, frozen=True, tag_field="type", tag="message"):
-    """A message of the conversation. Dicts may leave its ``type`` out."""
+    """A message of the conversation. Dicts may omit its ``type``."""
 
     role: Literal["user", "assistant", "system", "developer"]
     content: str | _Parts
 
 
 class FunctionToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="function_call"):
-    """A function call that a model asked for; ``arguments`` is JSON text."""
+    """A function call requested by a model; ``arguments`` is JSON text."""
 
     call_id: str
     name: str
@@ -73,7 +73,7 @@ class FunctionToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type
 
 
 class FunctionToolCallOutput(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="function_call_output"):
-    """What a function call gave."""
+    """The output of a function call."""
 
     call_id: str
     output: str | _Output
@@ -82,7 +82,7 @@ class FunctionToolCallOutput(AnyItem, frozen=True, omit_defaults=True, tag_field
 
 
 class CustomToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="custom_tool_call"):
-    """A call of a custom tool that a model asked for; ``input`` is free text."""
+    """A custom tool call requested by a model; ``input`` is free text."""
 
     call_id: str
     name: str
@@ -91,7 +91,7 @@ class CustomToolCall(AnyItem, frozen=True, omit_defaults=True, tag_field="type",
 
 
 class CustomToolCallOutput(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="custom_tool_call_output"):
-    """What a call of a custom tool gave."""
+    """The output of a custom tool call."""
 
     call_id: str
     output: str | _Output
@@ -105,13 +105,13 @@ class SummaryText(msgspec.Struct, frozen=True, tag_field="type", tag="summary_te
 
 
 class ReasoningText(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning_text"):
-    """A text of reasoning."""
+    """Reasoning text."""
 
     text: str
 
 
 class ReasoningItem(AnyItem, frozen=True, omit_defaults=True, tag_field="type", tag="reasoning"):
-    """What a model thought before."""
+    """Reasoning of an earlier response."""
 
     id: str
     summary: Sequence[SummaryText]
@@ -122,18 +122,18 @@ class ReasoningItem(AnyItem, frozen=True, omit_defaults=True, tag_field="type", 
 _Item = InputMessage | FunctionToolCall | FunctionToolCallOutput | CustomToolCall | CustomToolCallOutput | ReasoningItem
 if TYPE_CHECKING:
     InputItem = _Item | OutputItem
-else:  # what msgspec tells apart, by the type; an item of a reply is made into one of them
+else:  # msgspec's union, tagged by type; items of replies are converted to its members
     InputItem = _Item
 Input = str | Sequence[InputItem | AnyItem | Mapping[str, object]]
-"""Text, or the conversation so far: plain dicts, the structs above, output of earlier responses, in any mixture."""
+"""Text, or the conversation so far: any mix of dicts, the structs above and output of earlier responses."""
 
 
 class AnyTool(msgspec.Struct, frozen=True):
-    """What every tool is."""
+    """Base class of tools."""
 
 
 class FunctionTool(AnyTool, frozen=True, omit_defaults=True, tag_field="type", tag="function"):
-    """A function that the model may ask to be called; ``parameters`` is a JSON schema."""
+    """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: str
     parameters: dict[str, Any]
@@ -142,7 +142,7 @@ class FunctionTool(AnyTool, frozen=True, omit_defaults=True, tag_field="type", t
 
 
 class CustomTool(AnyTool, frozen=True, omit_defaults=True, tag_field="type", tag="custom"):
-    """A tool that is given free text."""
+    """A tool whose input is free text."""
 
     name: str
     description: str | None = None
@@ -176,20 +176,20 @@ class _TextConfig(msgspec.Struct):
 
 
 class _ReasoningConfig(msgspec.Struct):
-    # Open: "minimal", "low", "medium", "high", "xhigh", "max", "ultracode", and what comes later.
+    # Open: "minimal", "low", "medium", "high", "xhigh", "max", "ultracode", and future values.
     effort: str | None = None
 
 
 @described
 class GenerationOptions(ExtraOptions, total=False):
-    """Optional parameters of every response. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of every response. Omitted ones are left to the server; None is sent as null."""
 
     instructions: str | None
-    """Instructions that stand above the input."""
+    """System prompt, placed before the input."""
     max_output_tokens: int | None
-    """The most tokens to generate, reasoning included; a response that reaches it is "incomplete"."""
+    """Maximum number of tokens to generate, including reasoning; a response that reaches it is "incomplete"."""
     parallel_tool_calls: bool | None
-    """Whether the model may call several tools at once."""
+    """Whether the model may call several tools in parallel."""
     reasoning: Mapping[str, object] | None
     """``{"effort": "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | "ultracode"}``: how hard to think."""
     temperature: float | None
@@ -197,49 +197,49 @@ class GenerationOptions(ExtraOptions, total=False):
     tool_choice: Literal["none", "auto", "required"] | str | Mapping[str, object] | None  # open
     """"none", "auto", "required", or ``{"type": "function" | "custom", "name": ...}``."""
     tools: Sequence[AnyTool | Mapping[str, object]] | None
-    """What the model may ask to be called: ``{"type": "function", "name": ..., "parameters": ...}`` or ``{"type":
+    """Tools that the model may call: ``{"type": "function", "name": ..., "parameters": ...}`` or ``{"type":
     "custom", "name": ...}``."""
     top_p: float | None
-    """Sample from the likeliest tokens that make up this probability only."""
+    """Nucleus sampling: sample only from the most likely tokens with this cumulative probability."""
 
 
 @described
 class ParseStreamOptions(GenerationOptions, total=False):
-    """Optional parameters of a response whose text is a value. None is sent as null."""
+    """Optional parameters of ``parse_stream``. None is sent as null."""
 
     strict: bool
-    """Whether the schema is in the strict form, as by default; see ``json_schema``."""
+    """Whether to use the strict form of the schema; default True. See ``json_schema``."""
 
 
 @described
 class ParseOptions(ParseStreamOptions, total=False):
-    """The same, for a response that comes in one piece."""
+    """Optional parameters of ``parse``. None is sent as null."""
 
     reask: int
-    """How often an answer that does not fit is sent back, with what is wrong about it, to be given anew; 0 by default.
-    Each answer is billed. One that was cut off, and one that is a tool call, is not asked for again."""
+    """How many times to ask again, with the validation error, if the answer does not match the type; default 0. Each
+    answer is billed. A truncated answer, a refusal or a tool call is not asked for again."""
 
 
 @described
 class ResponsesOptions(GenerationOptions, total=False):
-    """Optional parameters of a response. What is left out is left to the server; None is sent as null."""
+    """Optional parameters of a response. Omitted ones are left to the server; None is sent as null."""
 
     text: Mapping[str, object] | None
     """``{"format": ...}``: ``{"type": "text" | "json_object"}``, or ``{"type": "json_schema", "name": ..., "schema":
-    ...}``, with ``description`` and ``strict`` if need be."""
+    ...}``, optionally with ``description`` and ``strict``."""
 
 
-def _sendable_item(item: object) -> object:
-    """An item as a request takes it, of a reply or not; what is none is left as it is, for the check to judge."""
+def _encode_item(item: object) -> object:
+    """Converts an item to its wire form. Any other value is returned as is, for validation to reject."""
     if isinstance(item, OutputItem):
         return item.as_input()
     if isinstance(item, AnyItem):
         return shallow(item)
     if not isinstance(item, Mapping):
         return item
-    named = cast("Mapping[str, object]", item)
-    # The one item whose type is customarily left out; the official SDK fills it in, too.
-    return {**named, "type": "message"} if "role" in named and named.get("type") is None else named
+    fields = cast("Mapping[str, object]", item)
+    # Messages customarily omit their type; the official SDK fills it in, too.
+    return {**fields, "type": "message"} if "role" in fields and fields.get("type") is None else fields
 
 
 CREATE: Final = operation("responses.create", "POST /v1/responses", Response, repeatable=True, billed=True)
@@ -252,5 +252,5 @@ PARAMETERS: Final = Parameters(
         "tool_choice": str | _NamedFunction | _NamedCustomTool | None,
         "tools": list[FunctionTool | CustomTool] | None,
     },
-    {"input": each(_sendable_item)},
+    {"input": each(_encode_item)},
 )

@@ -1,4 +1,4 @@
-"""Responses whose answer is a value: the methods. What they are made of is loaded when one of them is called."""
+"""Methods for responses parsed into typed values. The implementation is imported on the first call."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class ResponseParsing(Resource):
-    """Responses whose answer is a value of a type: a struct, a dataclass, a pydantic model, a list of them...
+    """Responses parsed into a type: a struct, a dataclass, a pydantic model, a list of them...
 
     Raises:
-        TypeError: There is no JSON for the type, or an unknown keyword. Nothing was sent.
-        ValueError: A bad value, with its path.
-        OutputCutOffError: The answer ended before it was complete.
-        OutputInvalidError: The answer does not fit the type; or there is none, but a tool call or a refusal.
-        FriendliError: What went wrong with the call; see ``friendli_async.errors``.
+        TypeError: The type has no JSON form, or a keyword is unknown. Nothing was sent.
+        ValueError: An invalid value, with its path.
+        OutputCutOffError: The answer was truncated.
+        OutputInvalidError: The answer does not match the type, or is a tool call or a refusal.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
     @overload
@@ -40,23 +40,23 @@ class ResponseParsing(Resource):
     async def parse(
         self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[Any]:
-        """Generates an answer that is a value of a type, and returns it whole.
+        """Generates a response and parses its text into a value of a type.
 
-        The server is given the type's schema, and the answer is checked against the type here, whatever the server made
-        of that. Nothing may stand around the JSON but white space: no words, no Markdown.
+        The request contains the type's schema. The client validates the answer against the type, even if the server
+        ignored the schema. Only whitespace may surround the JSON: no prose, no Markdown.
 
         Args:
-            type: What the value is to be; ``Any`` is any JSON. See ``json_schema``.
+            type: The type of the value; ``Any`` accepts any JSON. See ``json_schema``.
             model: As for ``create``.
             input: Text, or the conversation so far.
             options: See ``ParseOptions``; ``reask`` and ``strict`` are among them.
 
         Returns:
-            The response with its ``value``. ``usage`` is that of all answers, and ``asked`` their number.
+            The response with its ``value``. ``asked`` is the number of answers, and ``usage`` is their total.
         """
-        from friendli_async.responses.structured import parsed
+        from friendli_async.responses.structured import parse
 
-        return await parsed(self._engine, type, {"model": model, "input": input}, options)
+        return await parse(self._engine, type, {"model": model, "input": input}, options)
 
     @overload
     def parse_stream(
@@ -71,24 +71,24 @@ class ResponseParsing(Resource):
     def parse_stream(
         self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[Any]:
-        """Generates an answer that is a value of a type, and streams it. The call is made on first use.
+        """Streams a response whose text is a value of a type. The request is sent on first use.
 
         Args:
             type: As for ``parse``.
             model: As for ``create``.
             input: Text, or the conversation so far.
-            options: See ``ParseStreamOptions``. What was shown cannot be taken back, so there is no ``reask``.
+            options: See ``ParseStreamOptions``. There is no ``reask``: chunks cannot be taken back once delivered.
 
         Returns:
             The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
         """
-        from friendli_async.responses.structured import parsed_stream
+        from friendli_async.responses.structured import parse_stream
 
-        return parsed_stream(self._engine, type, {"model": model, "input": input}, options)
+        return parse_stream(self._engine, type, {"model": model, "input": input}, options)
 
 
 class ContainerResponseParsing(ResponseParsing):
-    """The same with a self-hosted engine, which has its model."""
+    """The same for a self-hosted engine, which serves one model."""
 
     @overload
     async def parse(
@@ -103,10 +103,10 @@ class ContainerResponseParsing(ResponseParsing):
     async def parse(
         self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[Any]:
-        """Generates an answer that is a value; see ``ResponseParsing.parse``. ``model`` names an adapter's route."""
-        from friendli_async.responses.structured import parsed
+        """Generates a value; see ``ResponseParsing.parse``. ``model`` selects an adapter route."""
+        from friendli_async.responses.structured import parse
 
-        return await parsed(self._engine, type, {**without_none(model=model), "input": input}, options)
+        return await parse(self._engine, type, {**without_none(model=model), "input": input}, options)
 
     @overload
     def parse_stream(
@@ -121,7 +121,7 @@ class ContainerResponseParsing(ResponseParsing):
     def parse_stream(
         self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[Any]:
-        """Streams it; see ``ResponseParsing.parse_stream``. ``model`` names an adapter's route."""
-        from friendli_async.responses.structured import parsed_stream
+        """Streams a value; see ``ResponseParsing.parse_stream``. ``model`` selects an adapter route."""
+        from friendli_async.responses.structured import parse_stream
 
-        return parsed_stream(self._engine, type, {**without_none(model=model), "input": input}, options)
+        return parse_stream(self._engine, type, {**without_none(model=model), "input": input}, options)

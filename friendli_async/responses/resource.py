@@ -1,8 +1,8 @@
-"""Responses: a model answers an input of messages, tool calls and their outputs, in one piece or as a stream of events.
+"""Responses: generation from messages, tool calls and their outputs, in full or as a stream of events.
 
 Wire: ``POST {deployment}/v1/responses``, the same for serverless, dedicated endpoints and containers; ``stream: true``
-selects server-sent events. They have no sentinel: ``response.completed``, ``response.incomplete`` or
-``response.failed`` is the last one.
+selects server-sent events. They end without a sentinel: ``response.completed``, ``response.incomplete`` or
+``response.failed`` is the last event.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["ContainerResponses", "ResponseStream", "Responses"]
 
 
 class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
-    """The stream of a response: typed events, and ``UnknownEvent`` for kinds that come later.
+    """A stream of typed events that assembles a ``Response``. Events of future types are ``UnknownEvent``.
 
-    ``response.completed`` and ``response.incomplete`` are good ends; ``response.failed`` is raised, as the error class
-    that its code names.
+    It ends normally with ``response.completed`` or ``response.incomplete``. ``response.failed`` raises the error class
+    that matches its code.
     """
 
     def _wording(self) -> Callable[[ResponseEvent], str]:
         return Wording("output_text").of
 
     def reasoning(self) -> TextView:
-        """The reasoning text of the response, piece by piece, never ""."""
+        """Returns a view of the reasoning: its chunks as they arrive, never ""."""
         return TextView(self, Wording("reasoning_text").of)
 
 
@@ -44,16 +44,16 @@ class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
 
 
 class Responses(ResponseParsing):
-    """Responses of a model: ``client.serverless.responses``, ``client.dedicated.responses``.
+    """The Responses API: ``client.serverless.responses``, ``client.dedicated.responses``.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: A bad value, with its path. Nothing was sent.
-        FriendliError: What went wrong with the call (of a stream, once it is used); see ``friendli_async.errors``.
+        ValueError: An invalid value, with its path. Nothing was sent.
+        FriendliError: The call failed (a stream raises on use); see ``friendli_async.errors``.
     """
 
     async def create(self, *, model: str, input: Input, **options: Unpack[ResponsesOptions]) -> Response:
-        """Generates a response and returns it whole.
+        """Generates a response and returns it in full.
 
         Args:
             model: Catalogue code (serverless), or endpoint id, ``ENDPOINT_ID:ADAPTER_ROUTE`` (dedicated).
@@ -64,12 +64,12 @@ class Responses(ResponseParsing):
             The response: ``text``, ``reasoning``, ``tool_calls``, ``output``, ``status``, ``usage``, ``meta``.
 
         Raises:
-            APIStatusError: The server refused, or the response failed: then ``partial`` is what there is of it.
+            APIStatusError: The server returned an error; or the response failed, and ``partial`` has its output so far.
         """
         return await self._create({"model": model, "input": input}, options)
 
     def stream(self, *, model: str, input: Input, **options: Unpack[ResponsesOptions]) -> ResponseStream:
-        """Generates a response and streams it. The call is made when the stream is first used.
+        """Generates a response and streams it. The request is sent when the stream is first used.
 
         Args:
             model: As for ``create``.
@@ -92,12 +92,12 @@ class Responses(ResponseParsing):
 
 
 class ContainerResponses(ContainerResponseParsing, Responses):
-    """Responses of a self-hosted engine, which has its model: ``client.container.responses``."""
+    """The Responses API of a self-hosted engine, which serves one model: ``client.container.responses``."""
 
     async def create(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> Response:
-        """Generates a response and returns it whole; see ``Responses.create``. ``model`` names an adapter's route."""
+        """Generates a response; see ``Responses.create``. ``model`` selects an adapter route."""
         return await self._create({**without_none(model=model), "input": input}, options)
 
     def stream(self, *, model: str | None = None, input: Input, **options: Unpack[ResponsesOptions]) -> ResponseStream:
-        """Generates a response and streams it; see ``Responses.stream``. ``model`` names an adapter's route."""
+        """Generates and streams a response; see ``Responses.stream``. ``model`` selects an adapter route."""
         return self._stream({**without_none(model=model), "input": input}, options)

@@ -1,4 +1,4 @@
-"""Responses whose text is a value of a type: asked for by the type's schema, checked here, seen while it arrives."""
+"""Responses parsed into typed values: requested by JSON schema, validated here, also while they are streamed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 class ParsedResponse(Response, Generic[T], frozen=True, kw_only=True):
-    """A whole response, and the value that its text is."""
+    """A complete response with the value parsed from its text."""
 
     value: T
     asked: int = 1
-    """How many answers it took; ``usage`` is that of all of them."""
+    """Number of answers it took; ``usage`` is their total."""
 
 
 def _answer_of(reply: Response, cut: str = "") -> Answer:
@@ -45,7 +45,7 @@ def _answer_of(reply: Response, cut: str = "") -> Answer:
 
 
 class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, T], Generic[T]):
-    """The stream of a response whose text is a value: ``snapshots()``, ``items(...)``, ``text()``, typed events."""
+    """A stream of a response whose text is a value: ``snapshots()``, ``items(...)``, ``text()``, typed events."""
 
     __slots__ = ()
 
@@ -56,60 +56,60 @@ class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, 
         return Wording("output_text").of
 
     def reasoning(self) -> TextView:
-        """The reasoning text of the response, piece by piece, never ""."""
+        """Returns a view of the reasoning: its chunks as they arrive, never ""."""
         return TextView(self, Wording("reasoning_text").of)
 
     async def result(self) -> ParsedResponse[T]:
-        """Reads what is left and returns the whole response, with its ``value`` and ``meta``.
+        """Reads the rest of the stream and returns the complete response, with its ``value`` and ``meta``.
 
         Raises:
-            OutputCutOffError: The answer ended before it was complete.
-            OutputInvalidError: It is no value of the type.
-            FriendliError: The stream did not end well, or was closed early.
+            OutputCutOffError: The answer was truncated.
+            OutputInvalidError: The answer does not match the type.
+            FriendliError: The stream failed or was closed early.
         """
         return cast("ParsedResponse[T]", await super().result())
 
 
-async def parsed(
+async def parse(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedResponse[Any]:
-    """A response whose text is a value, asked for again where it does not fit."""
-    output, sent = _asking("parse", kind, options)
+    """Returns a response whose text is a value. Asks again if the answer does not match, up to ``reask`` times."""
+    output, sent = _prepare("parse", kind, options)
     reask = sent.pop("reask", 0)
-    whole: type[ParsedResponse[Any]] = ParsedResponse
+    reply_class: type[ParsedResponse[Any]] = ParsedResponse
 
     async def call(required: Mapping[str, object]) -> Response:
         reply = await engine.call(CREATE, PARAMETERS.encode("parse", required, sent))
         raise_if_failed(reply)
         return reply
 
-    return await ask(output, required, reask, call=call, answer_of=_answer_of, again=_again, parsed=whole)
+    return await ask(output, required, reask, call=call, answer_of=_answer_of, again=_next_request, parsed=reply_class)
 
 
-def _again(required: Mapping[str, object], reply: Response, words: str) -> Mapping[str, object]:
+def _next_request(required: Mapping[str, object], reply: Response, feedback: str) -> Mapping[str, object]:
     given = required["input"]
-    before = [_said(given)] if isinstance(given, str) else cast("Sequence[object]", given)
-    return {**required, "input": [*before, *reply.output, _said(words)]}
+    history = [_user_message(given)] if isinstance(given, str) else cast("Sequence[object]", given)
+    return {**required, "input": [*history, *reply.output, _user_message(feedback)]}
 
 
-def _said(words: str) -> dict[str, object]:
-    return {"role": "user", "content": words}
+def _user_message(text: str) -> dict[str, object]:
+    return {"role": "user", "content": text}
 
 
-def parsed_stream(
+def parse_stream(
     engine: Engine, kind: Any, required: Mapping[str, object], options: Mapping[str, object]
 ) -> ParsedResponseStream[Any]:
-    """The stream of a response whose text is a value."""
-    output, sent = _asking("parse_stream", kind, options)
+    """Returns the stream of a response whose text is a value."""
+    output, sent = _prepare("parse_stream", kind, options)
     arguments = PARAMETERS.encode("parse_stream", required, sent, {"stream": True})
     return ParsedResponseStream(engine.opening(CREATE, arguments, ResponseCollector), output)
 
 
-def _asking(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
-    """What the text is to be, and the options with what asks for it."""
+def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
+    """Returns the expected output, and the options with its response format."""
     sent: dict[str, Any] = dict(options)
     output = output_of(kind, sent.pop("strict", True))
     refuse_own_format(method, "text", sent)
     declared = output.declared()
-    kept = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
-    return output, {**sent, "text": {"format": kept}}
+    response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
+    return output, {**sent, "text": {"format": response_format}}
