@@ -4,10 +4,10 @@
         stream = client.serverless.chat.stream(model="m", messages=[...])
         await SSEResponse(stream)(scope, receive, send)
 
-What comes from upstream goes on as it is, bytes for bytes. A browser that goes away stops the model at once, whether it
-was reading or not; one that reads slowly slows upstream down, since nothing is read before what came before has gone.
+Bytes from upstream are relayed unchanged. A browser that disconnects stops the model at once, whether it was reading or
+not. A browser that reads slowly applies backpressure upstream: the next piece is read once the previous one was sent.
 
-``error_status`` and ``error_body`` say what to tell a browser of an error, here and in ``integrations.fastapi``.
+``error_status`` and ``error_body`` map an error to a response for the browser, here and in ``integrations.fastapi``.
 """
 
 from __future__ import annotations
@@ -39,34 +39,34 @@ _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _PING: Final = b": ping\n\n"
 _EVENT_STREAM: Final = "text/event-stream"
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
-_OVERLAP: Final = 2  # bytes of a blank line that may stand at the end of one piece, the rest at the begin of the next
-_LEFT: Final = 499
-"""The status of a browser that left before it was answered: it reaches nobody but the log. nginx calls it so."""
-_PASSED_ON: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
-"""Statuses that mean the same to the browser as they do to us."""
+_OVERLAP: Final = 2  # bytes of a blank line that may end one piece while the rest begins the next
+_CLIENT_CLOSED_REQUEST: Final = 499
+"""nginx's status for a client that disconnected before the response: only logs and middleware see it."""
+_PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
+"""Statuses that mean the same to the browser as to this service."""
 
 
 class SSEResponse:
     """Relays a stream to a browser: an ASGI app for one request.
 
-    The stream is opened before anything is answered, so an error of opening is raised from here, for the framework to
-    make a status of. After that the status is 200, and an error becomes the last event of the response,
-    ``event: error``, with ``error_body`` as its data; an event that was cut in the middle is left out. An error that
-    upstream has told in an event of its own has been relayed by then, and is told once more.
+    The stream is opened before the response starts, so an error while opening is raised, for the framework to map to
+    a status. After that the status is 200, and an error becomes the last event of the response, ``event: error``,
+    with ``error_body`` as its data; a truncated event before it is dropped. If upstream reported the error in an event
+    of its own, that event is relayed as well.
 
-    The stream is closed when the browser goes, when the task is cancelled, and when an error is raised. A HEAD request
-    is answered without opening it. Nothing else may receive from the request meanwhile.
+    The stream is closed when the browser disconnects, when the task is cancelled, and when an error is raised. A HEAD
+    request is answered without opening it. Nothing else may receive from the request meanwhile.
 
     Args:
-        stream: The stream: open already, or not. A response owns it, and closes it.
-        heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent, so that proxies keep
-            the connection; only between two events. None is never.
-        on_error: Called with the error that ended the stream, to log it, or to say something else about it. Bytes are
-            sent as they are (an event of your own), a dict is the JSON data of ``event: error``, None says nothing:
-            the response just ends.
-        encode: Called with each event; what it returns is sent instead of upstream's bytes. Bytes are sent as they are;
-            a str becomes the data of an event, whatever lines it has; for None nothing is sent.
-        headers: More headers to send; they win over those that it sends by itself.
+        stream: The stream, open or not. The response owns it and closes it.
+        heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent between two events,
+            so that proxies keep the connection open. None disables it.
+        on_error: Called with the error that ended the stream, to log it or to replace the error event. Bytes are sent
+            unchanged (an event of your own), a dict is the JSON data of ``event: error``, and None sends nothing: the
+            response just ends.
+        encode: Called with each event; the result is sent instead of upstream's bytes. Bytes are sent unchanged, a
+            str becomes the data of an event (it may have several lines), and None sends nothing.
+        headers: Further headers; they override the default ones.
 
     Raises:
         ValueError: The heartbeat is not a positive number.
@@ -84,7 +84,7 @@ class SSEResponse:
         if heartbeat is not None and not heartbeat > 0:
             raise ValueError("heartbeat: seconds, more than 0, or None")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
-        """More headers to send, as ASGI has them."""
+        """The further headers, in ASGI's form."""
         self._stream: EventStream[Any] = stream
         self._heartbeat = heartbeat
         self._on_error = on_error
@@ -93,16 +93,16 @@ class SSEResponse:
         self._started = False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
-        """Answers the request.
+        """Sends the response.
 
         Args:
-            scope: ASGI's, of an HTTP request.
-            receive: ASGI's.
-            send: ASGI's.
+            scope: The ASGI scope of an HTTP request.
+            receive: The ASGI receive callable.
+            send: The ASGI send callable.
 
         Raises:
-            FriendliError: The stream could not be opened; nothing has been answered.
-            RuntimeError: The response has been used before, or this is no HTTP request.
+            FriendliError: The stream could not be opened; nothing was sent.
+            RuntimeError: The response was used before, or the scope is not an HTTP request.
         """
         if scope["type"] != "http":
             raise RuntimeError(f"an SSEResponse answers HTTP requests, not {scope['type']}")
@@ -113,44 +113,44 @@ class SSEResponse:
             if scope["method"] == "HEAD":
                 await self._start(send, _EVENT_STREAM)
                 await send(_body(b""))
-            elif not await finished_before(_gone(receive), self._answer(send)) and not self._started:
-                await _answer_nobody(send)
+            elif not await finished_before(_wait_for_disconnect(receive), self._relay(send)) and not self._started:
+                await _send_closed_request(send)
         finally:
             await self._stream.aclose()
 
-    async def _answer(self, send: _Send) -> None:
+    async def _relay(self, send: _Send) -> None:
         stream = await self._stream
-        relayed = stream.meta.headers.get("content-type", _EVENT_STREAM) if self._encode is None else _EVENT_STREAM
-        await self._start(send, relayed)
-        out = _Outlet(send, self._heartbeat)
+        content_type = stream.meta.headers.get("content-type", _EVENT_STREAM) if self._encode is None else _EVENT_STREAM
+        await self._start(send, content_type)
+        sender = _EventSender(send, self._heartbeat)
         try:
-            pieces = _whole_events(stream.raw()) if self._encode is None else _encoded(stream, self._encode)
+            pieces = _whole_events(stream.raw()) if self._encode is None else _encoded_events(stream, self._encode)
             async with aclosing(pieces):
                 async for data in pieces:
-                    await out.put(data)
+                    await sender.put(data)
         except FriendliError as error:
-            if said := self._said(error):
-                await out.put(said)
+            if payload := self._error_event(error):
+                await sender.put(payload)
         finally:
-            await out.close()
+            await sender.close()
         await send(_body(b""))
 
     async def _start(self, send: _Send, content_type: str) -> None:
         headers = _raw_headers({"content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no"})
-        given = {name for name, _ in self.raw_headers}
-        headers = [header for header in headers if header[0] not in given] + self.raw_headers
+        overridden = {name for name, _ in self.raw_headers}
+        headers = [header for header in headers if header[0] not in overridden] + self.raw_headers
         self._started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    def _said(self, error: FriendliError) -> bytes:
-        said = error_body(error) if self._on_error is None else self._on_error(error)
-        if said is None or isinstance(said, bytes):
-            return said or b""
-        return b"event: error\ndata: " + msgspec.json.encode(said) + b"\n\n"
+    def _error_event(self, error: FriendliError) -> bytes:
+        payload = error_body(error) if self._on_error is None else self._on_error(error)
+        if payload is None or isinstance(payload, bytes):
+            return payload or b""
+        return b"event: error\ndata: " + msgspec.json.encode(payload) + b"\n\n"
 
 
-class _Outlet:
-    """Sends whole events, and pings where none came for a while. A timer, no task per piece: few streams need one."""
+class _EventSender:
+    """Sends whole events, and pings when idle. It uses a timer, not a task per piece, since pings are rare."""
 
     def __init__(self, send: _Send, heartbeat: float | None) -> None:
         self._send = send
@@ -163,22 +163,22 @@ class _Outlet:
             self._timer = self._loop.call_later(heartbeat, self._tick, heartbeat)
 
     async def put(self, data: bytes) -> None:
-        """Sends what ends where an event does; returns when the server has taken it."""
+        """Sends data that ends at an event boundary; returns once the server has accepted it."""
         if self._ping is not None:
-            await self._end_ping()
+            await self._finish_ping()
         self._sending = True
         await self._send(_body(data, more=True))
         self._sending = False
         self._last = self._loop.time()
 
     async def close(self) -> None:
-        """Sends no more pings."""
+        """Stops the pings."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._ping is not None:
             self._ping.cancel()
-            await self._end_ping()
+            await self._finish_ping()
 
     def _tick(self, heartbeat: float) -> None:
         now = self._loop.time()
@@ -192,92 +192,92 @@ class _Outlet:
         await self._send(_body(_PING, more=True))
         self._ping = None
 
-    async def _end_ping(self) -> None:
+    async def _finish_ping(self) -> None:
         ping, self._ping = self._ping, None
         if ping is not None:
             await asyncio.wait({ping})
             if not ping.cancelled():
-                ping.result()  # a connection that broke
+                ping.result()  # raises if the connection is broken
 
 
-async def finished_before(gone: Awaitable[object], work: Awaitable[None]) -> bool:
-    """Does the work unless the browser goes first: then the work is cancelled, and waited for.
+async def finished_before(disconnect: Awaitable[object], work: Awaitable[None]) -> bool:
+    """Runs the work; if the browser disconnects first, cancels the work and waits for it.
 
     Args:
-        gone: Returns when the browser has gone.
-        work: What is done for it. What it raises is raised here.
+        disconnect: Returns when the browser has disconnected.
+        work: What to do for the browser. Its exceptions propagate.
 
     Returns:
-        Whether the work was done.
+        Whether the work was completed.
     """
-    watch, task = asyncio.ensure_future(gone), asyncio.ensure_future(work)
+    watcher, task = asyncio.ensure_future(disconnect), asyncio.ensure_future(work)
     try:
-        await asyncio.wait((watch, task), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((watcher, task), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            watch.result()
+            watcher.result()
             return False
         task.result()
         return True
     finally:
-        # An error raised from here has this frame in its traceback, and the task has the error: a circle.
-        pending = [each for each in (watch, task) if not each.done()]
+        # The traceback of a raised error has this frame, and a task has the error: without `del`, a reference cycle.
+        pending = [each for each in (watcher, task) if not each.done()]
         for each in pending:
             each.cancel()
         if pending:
             await asyncio.wait(pending)
-        for each in (watch, task):
+        for each in (watcher, task):
             if not each.cancelled():
-                each.exception()  # it has been seen
-        del watch, task, pending, each
+                each.exception()  # marks it as retrieved
+        del watcher, task, pending, each
 
 
-async def _gone(receive: _Receive) -> None:
+async def _wait_for_disconnect(receive: _Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass  # what is left of the request's body
+        pass  # the rest of the request body
 
 
-async def _answer_nobody(send: _Send) -> None:
-    """Answers a browser that did not wait for it: middleware insists on an answer."""
-    with suppress(Exception):  # the connection is closed, which each server says in its own way
-        await send({"type": "http.response.start", "status": _LEFT, "headers": []})
+async def _send_closed_request(send: _Send) -> None:
+    """Sends a response although the browser has disconnected: middleware requires one."""
+    with suppress(Exception):  # the connection is closed, which each server reports differently
+        await send({"type": "http.response.start", "status": _CLIENT_CLOSED_REQUEST, "headers": []})
         await send(_body(b""))
 
 
 async def _whole_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """Cuts bytes where an event ends, so that a comment or an error may stand between any two pieces.
+    """Re-chunks bytes at event boundaries, so that a ping or an error event can be sent between any two chunks.
 
-    A browser cannot use a part of an event anyway. A byte is looked at once, however the pieces fall.
+    A browser cannot use a partial event anyway. Each byte is scanned once, however the pieces are split.
     """
-    held: list[bytes] = []  # of an event that is not whole
-    last = b""  # the last bytes of it
+    incomplete: list[bytes] = []  # pieces of an incomplete event
+    last = b""  # its last bytes
     async for piece in pieces:
-        place = _end_of_events(last + piece) - len(last)
+        end = _end_of_events(last + piece) - len(last)
         rest = piece
-        if place > 0:
-            yield b"".join((*held, piece[:place]))
-            held, last, rest = [], b"", piece[place:]
-        held.append(rest)
+        if end > 0:
+            yield b"".join((*incomplete, piece[:end]))
+            incomplete, last, rest = [], b"", piece[end:]
+        incomplete.append(rest)
         last = (last + rest)[-_OVERLAP:]
-    if whole := b"".join(held):
-        yield whole + (b"\n" if whole.endswith(b"\n") else b"\n\n")  # the blank line that it lacks
+    if whole := b"".join(incomplete):
+        yield whole + (b"\n" if whole.endswith(b"\n") else b"\n\n")  # the missing blank line
 
 
 def _end_of_events(data: bytes) -> int:
-    """Where the last blank line ends; -1 where there is none."""
-    return max((place + len(line) for line in _BLANK_LINES if (place := data.rfind(line)) >= 0), default=-1)
+    """Returns the position after the last blank line, or -1 if there is none."""
+    return max((start + len(line) for line in _BLANK_LINES if (start := data.rfind(line)) >= 0), default=-1)
 
 
-async def _encoded(stream: EventStream[E], encode: Callable[[E], str | bytes | None]) -> AsyncGenerator[bytes]:
+async def _encoded_events(stream: EventStream[E], encode: Callable[[E], str | bytes | None]) -> AsyncGenerator[bytes]:
     async for event in stream:
-        said = encode(event)
-        if isinstance(said, str):
-            yield b"".join(b"data: %b\n" % line.encode() for line in _lines(said)) + b"\n"
-        elif said:
-            yield said
+        payload = encode(event)
+        if isinstance(payload, str):
+            yield b"".join(b"data: %b\n" % line.encode() for line in _split_lines(payload)) + b"\n"
+        elif payload:
+            yield payload
 
 
-def _lines(text: str) -> list[str]:
-    """The lines of the standard: other than `splitlines`, which knows more ends of a line than it does."""
+def _split_lines(text: str) -> list[str]:
+    """Splits lines as the SSE standard does; `str.splitlines` accepts more line terminators."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
@@ -289,22 +289,22 @@ def _body(data: bytes, *, more: bool = False) -> MutableMapping[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
-# --- what a browser is told of an error ------------------------------------------------------------------------------
+# --- error responses -------------------------------------------------------------------------------------------------
 
 
 def error_status(error: FriendliError) -> int:
-    """The HTTP status for a browser whose call failed so.
+    """Returns the HTTP status to send to a browser for an error.
 
     Args:
-        error: What the call raised.
+        error: The error that the call raised.
 
     Returns:
-        400, 404, 409, 413, 422, 429 and 503 as upstream said them; 504 for a time limit, and for upstream's 408 and
-        504; 503 while the client is being drained; 500 where it is not set up rightly; 502 for all else, a token that
-        upstream refused (401, 403) too.
+        Upstream's status if it is 400, 404, 409, 413, 422, 429 or 503; 504 for a timeout and for upstream's 408 and
+        504; 503 while the client is being drained; 500 if the client is misconfigured; 502 for anything else,
+        including a token that upstream rejected (401, 403).
     """
     if isinstance(error, APIStatusError):
-        if error.status_code in _PASSED_ON:
+        if error.status_code in _PASSED_THROUGH:
             return error.status_code
         return 504 if error.status_code in {408, 504} else 502
     if isinstance(error, APITimeoutError):
@@ -315,25 +315,25 @@ def error_status(error: FriendliError) -> int:
 
 
 def error_body(error: FriendliError) -> dict[str, Any]:
-    """What a browser is told of an error, in the shape that OpenAI's API gives it.
+    """Returns the JSON body to send to a browser for an error, in the format of OpenAI's API.
 
-    Upstream's own words are passed on where its status is; never those about the service's token or its set-up, nor
-    the address of what could not be reached.
+    Upstream's message is passed through whenever its status is. Messages about the service's token or configuration,
+    and addresses that could not be reached, are never exposed.
 
     Args:
-        error: What the call raised.
+        error: The error that the call raised.
 
     Returns:
         ``{"error": {"message": ..., "type": ..., "param": None, "code": ...}}``.
     """
-    message, kind, code = _told(error)
+    message, kind, code = _error_fields(error)
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-def _told(error: FriendliError) -> tuple[str, str, str | None]:
+def _error_fields(error: FriendliError) -> tuple[str, str, str | None]:
     match error:
-        case APIStatusError() if error.status_code in _PASSED_ON:
-            return error.message, error.type or _type_of(error.status_code), error.code
+        case APIStatusError() if error.status_code in _PASSED_THROUGH:
+            return error.message, error.type or _error_type(error.status_code), error.code
         case APIStatusError(status_code=401 | 403):
             return "the model's server refused this service", "upstream_error", None
         case APIStatusError():
@@ -352,7 +352,7 @@ def _told(error: FriendliError) -> tuple[str, str, str | None]:
             return "the model's server gave an answer that cannot be read", "upstream_error", None
 
 
-def _type_of(status: int) -> str:
+def _error_type(status: int) -> str:
     return {429: "rate_limit_error", 503: "service_unavailable"}.get(status, "invalid_request_error")
 
 
@@ -361,7 +361,7 @@ def _is_draining(error: ConfigurationError) -> bool:
 
 
 def retry_headers(error: FriendliError) -> Iterable[tuple[str, str]]:
-    """``Retry-After`` where upstream gave one, whole seconds, never less than it asked for."""
+    """Yields ``Retry-After`` for a 429 or 503 if upstream sent one, rounded up to whole seconds."""
     wait = getattr(error, "retry_after", None)
     if wait is not None and error_status(error) in {429, 503}:
         yield "Retry-After", str(-int(-wait // 1))

@@ -65,7 +65,7 @@ HISTORIES: dict[str, tuple[bytes | str, ...]] = {
 MACHINERY = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
 MACHINERY |= {"Branch", "Fanout", "ItemView", "MessageStream", "ParsedChatStream", "RawView", "ResponseStream", "Run"}
 MACHINERY |= {"SSEResponse", "SnapshotView", "TextCompletionStream", "TextView", "ToolAssistedStream", "ToolCallView"}
-MACHINERY |= {"ToolCalls", "TranscriptionStream", "_Cutter", "_Outlet"}
+MACHINERY |= {"ToolCalls", "TranscriptionStream", "_Cutter", "_EventSender"}
 
 
 class Scripted(RawServer):

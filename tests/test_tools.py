@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from friendli_async import ToolCall, Usage
 from friendli_async.replies import FunctionCall
 from friendli_async.tools import FunctionTool, ToolDefinitionError, ToolError, TurnLimitError, tool
-from friendli_async.tools.docstring import described_by
+from friendli_async.tools.docstring import parse_docstring
 
 pytestmark = pytest.mark.compatibility
 
@@ -222,12 +222,12 @@ def test_what_a_partial_binds_by_keyword_is_not_shown_and_cannot_be_given() -> N
     ],
 )  # fmt: skip
 def test_docstring_is_read(docstring: str | None, text: str, words: dict[str, str]) -> None:
-    assert described_by(docstring) == (text, words)
+    assert parse_docstring(docstring) == (text, words)
 
 
 @given(st.text(alphabet="abA rgs:\n \t()*", max_size=60))
 def test_any_docstring_can_be_read(docstring: str) -> None:
-    text, words = described_by(docstring)
+    text, words = parse_docstring(docstring)
     assert isinstance(text, str)
     assert all(words.values())
 

@@ -1,4 +1,4 @@
-"""Many calls: a job of a million rows that takes what the server gives, and survives whatever ends it.
+"""Bulk calls: jobs of millions of rows that adapt to the server's capacity and can be resumed after a crash.
 
     from friendli_async.bulk import run_all
 
@@ -6,7 +6,7 @@
         async for outcome in outcomes:
             ...
 
-``Adaptive`` finds out how many calls at a time a server takes.
+``Adaptive`` finds out how many concurrent calls a server accepts.
 """
 
 from friendli_async.bulk.adaptive import Adaptive

@@ -1,4 +1,4 @@
-"""How many calls at a time: a limit that finds out what the server takes. It knows no clock, no loop and no network."""
+"""An adaptive limit of concurrent calls. It depends on no clock, no event loop and no network."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from friendli_async.errors import ConfigurationError
 
 __all__ = ["Adaptive"]
 
-_BREATH: Final = 0.25
-"""Seconds without new calls after a refusal that names no time."""
-_TELLING_TOKENS: Final = 16
-"""Shorter replies say little of the speed: most of their time is the prompt's."""
-_FEWEST: Final = 10
-_MOST: Final = 50
-"""Replies of which the guard takes the median, at least and at most; half the limit in between."""
-_NEAR: Final = 0.85
-"""The part of the limit at the last cut from which on growth is careful."""
-_FAR: Final = 1.5
-_CLOSE: Final = 0.33
-"""What a round of successes adds below and above that, up to the limit at the last cut."""
-_PROBE: Final = 0.5
-"""What the first round beyond that adds; each further one adds twice as much."""
-_DRIFT: Final = 1.002
-"""By so much a window is the best speed forgotten: a model may have become slower for good."""
+_DEFAULT_PAUSE: Final = 0.25
+"""Seconds without new calls after a rejection that has no ``Retry-After``."""
+_MIN_TOKENS: Final = 16
+"""The guard ignores shorter replies: most of their time is spent on the prompt."""
+_MIN_WINDOW: Final = 10
+_MAX_WINDOW: Final = 50
+"""Bounds of the guard's window: it takes the median of half the limit of replies, within these bounds."""
+_NEAR_CEILING: Final = 0.85
+"""The fraction of the ceiling (the limit at the last decrease) from which on growth slows down."""
+_FAST_STEP: Final = 1.5
+_SLOW_STEP: Final = 0.33
+"""What a round of successes adds below and above that fraction, up to the ceiling."""
+_FIRST_PROBE_STEP: Final = 0.5
+"""What the first round above the ceiling adds; each further round adds twice as much as the one before."""
+_BEST_DECAY: Final = 1.002
+"""The best seconds per token grow by this factor per window: a model may have become slower for good."""
 
 
 class Adaptive:
-    """A limit of calls under way that grows while all goes well, and shrinks when the server has enough.
+    """A limit of calls in flight that grows while calls succeed, and shrinks when the server is overloaded.
 
-    It is what TCP does (additive increase, multiplicative decrease), with two additions. Until the first refusal each
-    success adds 1. From then on a round of successes, as many as the limit, adds about 1 up to near where the last
-    refusal was, less there, and beyond it more each round, since more is free than was. And where a server refuses
-    nothing but slows down, the guard shrinks the limit: it looks at the seconds per token, since the seconds of a call
-    say how long its answer was.
+    It works as TCP does (additive increase, multiplicative decrease), with two additions. Until the first rejection,
+    each success adds 1. After that, a round of successes (as many as the limit) adds about 1 until the limit nears its
+    value at the last rejection, less close to it, and increasingly more above it, since capacity was freed. And if a
+    server rejects nothing but slows down, the guard shrinks the limit. It compares seconds per token, since the
+    duration of a call depends on the length of its answer.
 
-    It is moved by what it is told, on whatever clock: ``acquire`` and ``release`` around each call, ``succeeded`` and
-    ``refused`` in between. ``Gate`` does so for asyncio. One is for one run at a time; the next may go on with what it
-    has learned.
+    The caller drives it, with any clock: ``acquire`` and ``release`` around each call, ``succeeded`` and ``refused`` in
+    between. ``Gate`` does this for asyncio. An instance serves one run at a time; the next run may reuse it, with what
+    it has learned.
 
     Args:
-        start: The first limit, at least 1.
-        max: The limit is never greater.
-        shrink: What the limit is multiplied by at a refusal, above 0 and below 1; at most once a round trip.
-        guard: How many times the best seconds per token the median may be before the limit shrinks, above 1; None is
-            no guard.
+        start: The initial limit, at least 1.
+        max: The maximum of the limit.
+        shrink: The factor of the limit at a rejection, above 0 and below 1; applied at most once per round trip.
+        guard: The limit shrinks when the median seconds per token exceed the best ones by this factor, above 1. None
+            disables the guard.
 
     Raises:
-        ConfigurationError: A value that is none of these.
+        ConfigurationError: An argument is invalid.
     """
 
     def __init__(self, start: int = 4, max: int = 256, shrink: float = 0.7, guard: float | None = 2.0) -> None:
@@ -67,33 +67,33 @@ class Adaptive:
         self._guard = guard
         self._in_flight = 0
         self._paused_until = -math.inf
-        self._cut_at = -math.inf
+        self._decreased_at = -math.inf
         self._round_trip = 0.0  # smoothed seconds of a call
-        self._ceiling: float | None = None  # the limit at the last cut; None: there was none, and the start goes on
-        self._step = _PROBE
-        self._counted = 0  # successes of this round
-        self._speeds: list[float] = []  # seconds per token of the guard's window
-        self._best = math.inf
+        self._ceiling: float | None = None  # the limit at the last decrease; None before the first one
+        self._probe_step = _FIRST_PROBE_STEP
+        self._round_successes = 0  # successes of this round
+        self._window: list[float] = []  # seconds per token of the guard's window
+        self._best_seconds = math.inf
 
     @property
     def limit(self) -> int:
-        """How many calls may be under way."""
+        """The maximum number of calls in flight."""
         return int(self._limit)
 
     @property
     def in_flight(self) -> int:
-        """How many are."""
+        """The number of calls in flight."""
         return self._in_flight
 
     def pause(self, now: float) -> float:
-        """Seconds until the end of the pause that a refusal began; 0 where there is none."""
+        """Returns the seconds until the pause after a rejection ends; 0 if there is none."""
         return max(0.0, self._paused_until - now)
 
     def acquire(self, now: float) -> bool:
-        """Takes a permit for one call; False where there is none: as many are under way, or a pause is on.
+        """Takes a permit for one call. Returns False if the limit is reached or a pause is active.
 
         Args:
-            now: Seconds on a clock that never goes back; the same one in all methods.
+            now: Seconds on a monotonic clock; the same clock in all methods.
         """
         if self._in_flight >= int(self._limit) or now < self._paused_until:
             return False
@@ -101,83 +101,83 @@ class Adaptive:
         return True
 
     def release(self) -> None:
-        """Gives a permit back, however its call ended: once for each that ``acquire`` gave.
+        """Returns a permit, however its call ended: once for each successful ``acquire``.
 
         Raises:
-            RuntimeError: None is out.
+            RuntimeError: No permit is taken.
         """
         if self._in_flight < 1:
             raise RuntimeError("Adaptive.release() without a permit")
         self._in_flight -= 1
 
     def succeeded(self, tokens: int | None, seconds: float, now: float) -> None:
-        """A call, whose permit is still out, has brought its reply.
+        """Records a successful call, before its permit is released.
 
         Args:
-            tokens: What the model wrote; None where that is not known.
-            seconds: What the call took, from sending to the whole reply.
+            tokens: The completion tokens; None if unknown.
+            seconds: The duration of the call, from sending to the complete reply.
             now: See ``acquire``.
         """
         seconds = max(0.0, seconds)
         self._round_trip += (seconds - self._round_trip) / 8 if self._round_trip else seconds
-        if self._slows_down(tokens, seconds, now) or self._in_flight * 2 < self._limit:
-            return  # a limit that is not used says nothing of what a greater one would bring
+        if self._apply_guard(tokens, seconds, now) or self._in_flight * 2 < self._limit:
+            return  # a limit that is not reached gives no evidence for a higher one
         if self._ceiling is None:
             self._limit += 1.0
         else:
-            self._limit += min(1.0, self._step_of(self._ceiling) / self._limit)
+            self._limit += min(1.0, self._step_size(self._ceiling) / self._limit)
         self._limit = min(self._limit, float(self._max))
 
     def refused(self, retry_after: float | None, now: float, sent: float | None = None) -> None:
-        """The server has refused a call, or an attempt of one: there were too many.
+        """Records that the server rejected a call, or an attempt of one, because of its load.
 
         Args:
-            retry_after: Seconds that it asks to wait, counted from now; None where it names none. Nobody gets a permit
-                before they are over.
+            retry_after: The ``Retry-After`` of the rejection in seconds from now, or None. No permits are given until
+                it has passed.
             now: See ``acquire``.
-            sent: When the refused request was sent. What was sent before the last cut does not cut again. Default: a
-                round trip ago.
+            sent: When the rejected request was sent. A request from before the last decrease does not cause another.
+                Default: one round trip ago.
         """
         self.hold(retry_after, now)
-        if (now - self._round_trip if sent is None else sent) >= self._cut_at:
-            self._cut(self._shrink, now)
+        if (now - self._round_trip if sent is None else sent) >= self._decreased_at:
+            self._decrease(self._shrink, now)
 
-    def _step_of(self, ceiling: float) -> float:
-        """What a round of successes, as many as the limit, adds: much, little, and more and more."""
+    def _step_size(self, ceiling: float) -> float:
+        """Returns what a round of successes adds: much, then little, then increasingly more."""
         if self._limit <= ceiling:
-            return _FAR if self._limit < _NEAR * ceiling else _CLOSE
-        self._counted += 1
-        if self._counted >= self._limit:
-            self._counted = 0
-            self._step *= 2
-        return self._step
+            return _FAST_STEP if self._limit < _NEAR_CEILING * ceiling else _SLOW_STEP
+        self._round_successes += 1
+        if self._round_successes >= self._limit:
+            self._round_successes = 0
+            self._probe_step *= 2
+        return self._probe_step
 
     def hold(self, retry_after: float | None, now: float) -> None:
-        """Gives nobody a permit for so many seconds from now, and leaves the limit as it is; see ``refused``."""
-        wait = _BREATH if retry_after is None or not _is_number(retry_after) or retry_after < 0 else retry_after
+        """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
+        wait = _DEFAULT_PAUSE if retry_after is None or not _is_number(retry_after) or retry_after < 0 else retry_after
         self._paused_until = max(self._paused_until, now + wait)
 
-    def _cut(self, factor: float, now: float) -> None:
+    def _decrease(self, factor: float, now: float) -> None:
         self._ceiling = self._limit
         self._limit = max(1.0, self._limit * factor)
-        self._cut_at = now
-        self._step = _PROBE
-        self._counted = 0
+        self._decreased_at = now
+        self._probe_step = _FIRST_PROBE_STEP
+        self._round_successes = 0
 
-    def _slows_down(self, tokens: int | None, seconds: float, now: float) -> bool:
-        """Whether the guard has shrunk the limit."""
-        if self._guard is None or tokens is None or tokens < _TELLING_TOKENS or not seconds:
+    def _apply_guard(self, tokens: int | None, seconds: float, now: float) -> bool:
+        """Applies the guard. Returns whether it shrank the limit."""
+        if self._guard is None or tokens is None or tokens < _MIN_TOKENS or not seconds:
             return False
-        self._speeds.append(seconds / tokens)
-        if len(self._speeds) < max(_FEWEST, min(_MOST, self._limit / 2)):
+        self._window.append(seconds / tokens)
+        if len(self._window) < max(_MIN_WINDOW, min(_MAX_WINDOW, self._limit / 2)):
             return False
-        median = sorted(self._speeds)[len(self._speeds) // 2]
-        self._speeds.clear()
-        self._best = min(self._best * _DRIFT, median)
-        allowed = self._guard * self._best
+        median = sorted(self._window)[len(self._window) // 2]
+        self._window.clear()
+        self._best_seconds = min(self._best_seconds * _BEST_DECAY, median)
+        allowed = self._guard * self._best_seconds
         if median <= allowed:
             return False
-        self._cut(max(self._shrink, allowed / median), now)
+        self._decrease(max(self._shrink, allowed / median), now)
         return True
 
     def __repr__(self) -> str:

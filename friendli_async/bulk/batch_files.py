@@ -1,9 +1,9 @@
-"""Files of OpenAI's batches: the rows of one, and the answers to them.
+"""OpenAI's batch files: the requests of an input file, and the answers in an output file.
 
-A line in is ``{"custom_id": ..., "method": "POST", "url": ..., "body": {...}}``, and may leave out all but the body; or
-it is a prompt, ``"..."`` or ``{"prompt": "...", ...}``, or ``{"messages": [...], ...}``, with parameters of the call
-beside it. A line out is ``{"id": ..., "custom_id": ..., "response": {"status_code", "request_id", "body"}, "error":
-...}``. Its ``id`` is made of what was asked, so that the file tells what is done, and what has changed since.
+An input line is ``{"custom_id": ..., "method": "POST", "url": ..., "body": {...}}``, of which only the body is
+required; or a prompt, ``"..."`` or ``{"prompt": "...", ...}``; or ``{"messages": [...], ...}``. The latter two objects
+may include parameters of the call. An output line is ``{"id": ..., "custom_id": ..., "response": {"status_code",
+"request_id", "body"}, "error": ...}``. Its ``id`` is a digest of the request: it shows what is done and what changed.
 
 The format: https://platform.openai.com/docs/guides/batch
 """
@@ -21,9 +21,9 @@ import msgspec
 
 from friendli_async.bulk.checkpoint import check_key
 from friendli_async.bulk.errors import CheckpointError, DuplicateKeyError, RowsError, is_final_status
-from friendli_async.bulk.journal import Journal, read_line
+from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
-from friendli_async.bulk.rows import decoded, read_lines
+from friendli_async.bulk.rows import decode_row, read_lines
 from friendli_async.chat.inputs import PARAMETERS as CHAT_PARAMETERS
 from friendli_async.chat.inputs import ChatOptions
 from friendli_async.client import AsyncFriendli
@@ -40,7 +40,7 @@ __all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeE
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
 _EMBEDDINGS: Final = "/v1/embeddings"
-_KNOWN: Final = {
+_PARAMETERS: Final = {
     _CHAT: frozenset(ChatOptions.__annotations__) | {"model", "messages"},
     _COMPLETIONS: frozenset(CompletionsOptions.__annotations__) | {"model", "prompt", "tokens"},
     _EMBEDDINGS: frozenset(EmbeddingsOptions.__annotations__) | {"model"},
@@ -51,9 +51,9 @@ _METHODS: Final = {
     _COMPLETIONS: ("completions", "complete"),
     _EMBEDDINGS: ("embeddings", "create"),
 }
-_ID: Final = "batch_req_"
-_DIGEST: Final = 16
-_IDS: Final = re.compile(f"{_ID}[0-9a-f]{{{2 * _DIGEST}}}")
+_ID_PREFIX: Final = "batch_req_"
+_DIGEST_SIZE: Final = 16
+_ID_PATTERN: Final = re.compile(f"{_ID_PREFIX}[0-9a-f]{{{2 * _DIGEST_SIZE}}}")
 
 
 class BatchRow(msgspec.Struct, frozen=True):
@@ -65,37 +65,37 @@ class BatchRow(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """The ``id`` of its line out: a digest of what it asks."""
-        asked = msgspec.json.encode([self.custom_id, self.url, self.body], order="deterministic")
-        return _ID + blake2b(asked, digest_size=_DIGEST).hexdigest()
+        """The ``id`` of its output line: a digest of the request."""
+        request = msgspec.json.encode([self.custom_id, self.url, self.body], order="deterministic")
+        return _ID_PREFIX + blake2b(request, digest_size=_DIGEST_SIZE).hexdigest()
 
     def arguments(self) -> dict[str, Any]:
-        """The keywords of the method that makes the call; what it does not know goes along as it is."""
-        known = _KNOWN[self.url] - {"extra_body", "extra_query"}
+        """Returns the keyword arguments of the client method; unknown parameters go into ``extra_body``."""
+        known = _PARAMETERS[self.url] - {"extra_body", "extra_query"}
         given = {name: value for name, value in self.body.items() if name in known}
         extra = {name: value for name, value in self.body.items() if name not in known}
         return {**given, "extra_body": extra} if extra else given
 
     async def send(self, client: AsyncFriendli, deployment: Deployment) -> Reply:
-        """Makes the call."""
+        """Sends the request."""
         groups: Any = getattr(client, deployment)
         group, method = _METHODS[self.url]
         call: Callable[..., Awaitable[Reply]] = getattr(getattr(groups, group), method)
         return await call(**self.arguments())
 
 
-# --- in --------------------------------------------------------------------------------------------------------------
+# --- input -----------------------------------------------------------------------------------------------------------
 
 
 class BatchInput:
-    """A file of requests, read line by line, as often as it is iterated.
+    """An input file of requests, read line by line on each iteration.
 
     Args:
         path: The file.
-        deployment: Where its requests go.
-        model: Model of every request, whatever its line says.
-        options: Parameters of every request that generates text, whatever its line says.
-        system: A system message for every line that is a mere prompt.
+        deployment: The deployment that the requests are sent to.
+        model: The model of every request; overrides the line's.
+        options: Parameters of every request that generates text; they override the line's.
+        system: A system message for every line that is only a prompt.
     """
 
     def __init__(
@@ -114,18 +114,18 @@ class BatchInput:
         self._system = system
 
     def check(self) -> int:
-        """Reads the file through.
+        """Reads and checks the whole file.
 
         Returns:
-            How many requests it has.
+            The number of requests.
 
         Raises:
-            RowsError: A line is no request, or would be refused before it is sent.
+            RowsError: A line is not a request, or the client would reject it before sending.
             DuplicateKeyError: Two lines have the same ``custom_id``.
             OSError: The file cannot be read.
         """
         lines: dict[str, int] = {}
-        for number, row in self._numbered():
+        for number, row in self._numbered_rows():
             first = lines.setdefault(row.custom_id, number)
             if first != number:
                 raise DuplicateKeyError(
@@ -139,22 +139,22 @@ class BatchInput:
 
     async def __aiter__(self) -> AsyncIterator[BatchRow]:
         async for number, line in read_lines(self.path):
-            yield self._read(number, line)
+            yield self._parse_line(number, line)
 
-    def _numbered(self) -> Iterator[tuple[int, BatchRow]]:
+    def _numbered_rows(self) -> Iterator[tuple[int, BatchRow]]:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
-                    yield number, self._read(number, line)
+                    yield number, self._parse_line(number, line)
 
-    def _read(self, number: int, line: bytes) -> BatchRow:
-        value = decoded(line, self.path, number)
+    def _parse_line(self, number: int, line: bytes) -> BatchRow:
+        value = decode_row(line, self.path, number)
         try:
-            return self._row(value, number)
+            return self._parse_row(value, number)
         except RowsError as error:
             raise RowsError(f"{self.path} line {number}: {error}") from None
 
-    def _row(self, value: Any, number: int) -> BatchRow:
+    def _parse_row(self, value: Any, number: int) -> BatchRow:
         if isinstance(value, str):
             value = {"prompt": value}
         if not isinstance(value, dict):
@@ -173,12 +173,12 @@ class BatchInput:
         elif "method" in line or "url" in line:
             raise RowsError("no body")
         else:
-            body = self._body_of_prompt({name: value for name, value in line.items() if name != "custom_id"})
+            body = self._prompt_body({name: value for name, value in line.items() if name != "custom_id"})
         url = _url_of(line.get("url"), body)
-        self._complete(body, url)
+        self._apply_settings(body, url)
         return BatchRow(custom_id, url, body)
 
-    def _body_of_prompt(self, line: dict[str, Any]) -> dict[str, Any]:
+    def _prompt_body(self, line: dict[str, Any]) -> dict[str, Any]:
         if "messages" in line:
             return line
         prompt = line.pop("prompt", None)
@@ -187,8 +187,8 @@ class BatchInput:
         system = [] if self._system is None else [{"role": "system", "content": self._system}]
         return {"messages": [*system, {"role": "user", "content": prompt}], **line}
 
-    def _complete(self, body: dict[str, Any], url: str) -> None:
-        """Puts what holds for all requests into one."""
+    def _apply_settings(self, body: dict[str, Any], url: str) -> None:
+        """Applies the model and options of the whole batch to one body."""
         if body.pop("stream", None):
             raise RowsError("a batch cannot stream: take `stream` out of the body")
         if self._model is not None:
@@ -201,7 +201,7 @@ class BatchInput:
             raise RowsError("no model: the body names none, and neither does -m")
 
     def _check_row(self, row: BatchRow) -> None:
-        """What the method would refuse, before anything is sent."""
+        """Raises what the client method would raise before sending."""
         given = row.arguments()
         required = {name: value for name, value in given.items() if name in _REQUIRED[row.url]}
         options = {name: value for name, value in given.items() if name not in required}
@@ -216,21 +216,21 @@ class BatchInput:
 
 
 def _url_of(url: object, body: Mapping[str, Any]) -> str:
-    """The URL of a request; where its line has none, what its body looks like."""
+    """Returns the URL of a request, inferred from the body if the line has none."""
     if url is None:
         if "messages" in body:
             return _CHAT
         return _EMBEDDINGS if "input" in body else _COMPLETIONS
-    if not isinstance(url, str) or url not in _KNOWN:
-        raise RowsError(f"url must be one of {', '.join(_KNOWN)}, not {url!r}")
+    if not isinstance(url, str) or url not in _PARAMETERS:
+        raise RowsError(f"url must be one of {', '.join(_PARAMETERS)}, not {url!r}")
     return url
 
 
-# --- out -------------------------------------------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------------------------------
 
 
 class FailedBeforeError(FriendliError):
-    """A request that failed in an earlier run, and is not sent again in this one."""
+    """A request failed in an earlier run and is not sent again."""
 
 
 class _Response(msgspec.Struct):
@@ -256,7 +256,7 @@ class _StatusCode(msgspec.Struct):
 
 
 class _ReadLine(msgspec.Struct):
-    """What of a line out is read again: not its body."""
+    """The fields of an output line that are read back, without the body."""
 
     id: str
     custom_id: str
@@ -268,62 +268,62 @@ class _ReadLine(msgspec.Struct):
         status = self.response.status_code if self.response is not None else 0
         if 200 <= status < 300 and self.error is None:
             return _DONE
-        return _REFUSED if is_final_status(status) else _FAILED
+        return _REJECTED if is_final_status(status) else _FAILED
 
 
 _DONE: Final = b"d"
-_REFUSED: Final = b"r"
+_REJECTED: Final = b"r"
 _FAILED: Final = b"f"
 _SEEN: Final = b""
-_lines: Final = msgspec.json.Decoder(_ReadLine)
+_line_decoder: Final = msgspec.json.Decoder(_ReadLine)
 _encoder: Final = msgspec.json.Encoder()
 
 
 class BatchOutput:
-    """A file of answers, and the ledger of the run that writes it.
+    """An output file of answers, and the ledger of the run that writes it.
 
     Args:
         path: The file.
-        retry_failed: Whether to send again what failed by an error worth another try.
-        changed: Told the ``custom_id`` of each request that is done, but asks for something else now.
+        retry_failed: Whether to send requests again that failed with a retryable error.
+        changed: Called with the ``custom_id`` of each finished request whose content has changed.
     """
 
     def __init__(
         self, path: Path, *, retry_failed: bool = False, changed: Callable[[str], object] | None = None
     ) -> None:
         self.unwritten: int = 0
-        """Answers that came and could not be written."""
-        self._journal = Journal(path, b'{"id":"' + _ID.encode())
+        """The number of answers that could not be written."""
+        self._journal = Journal(path, b'{"id":"' + _ID_PREFIX.encode())
         self._retry_failed = retry_failed
         self._changed = changed
-        self._known: dict[str, bytes] = {}
-        """By custom_id: the digest of its id, and the state of its last line. Small, since a file may have millions."""
+        self._states: dict[str, bytes] = {}
+        """By custom_id: the digest in its id, and the state of its last line. Compact: there may be millions."""
 
     def open(self) -> None:
-        """Reads what is done; see ``Journal.open`` for what it raises."""
-        self._journal.open(self._take)
+        """Reads which requests are finished; see ``Journal.open`` for errors."""
+        self._journal.open(self._load_line)
 
-    def _take(self, offset: int, line: bytes) -> bool:
-        read = read_line(line, _lines, _ReadLine)
-        if read is None or not _IDS.fullmatch(read.id):
+    def _load_line(self, offset: int, line: bytes) -> bool:
+        read = decode_line(line, _line_decoder, _ReadLine)
+        if read is None or not _ID_PATTERN.fullmatch(read.id):
             return False
-        self._known[read.custom_id] = bytes.fromhex(read.id.removeprefix(_ID)) + read.state
+        self._states[read.custom_id] = bytes.fromhex(read.id.removeprefix(_ID_PREFIX)) + read.state
         return True
 
     def find(self, key: str | int, row: BatchRow) -> Outcome[BatchRow, Reply] | None:
-        """The outcome of a request that is not to be sent (again).
+        """Returns the outcome of a request that is not to be sent again, or None.
 
         Raises:
-            DuplicateKeyError: The file has got another with its ``custom_id`` since it was checked.
+            DuplicateKeyError: Another request with this ``custom_id`` was added to the input after the check.
         """
-        known = self._known.get(row.custom_id)
+        known = self._states.get(row.custom_id)
         if known == _SEEN:
             raise DuplicateKeyError(f"two requests have the custom_id {row.custom_id!r}")
-        self._known[row.custom_id] = _SEEN
+        self._states[row.custom_id] = _SEEN
         if known is None:
             return None
-        digest, state = known[:_DIGEST], known[_DIGEST:]
-        if digest != bytes.fromhex(row.id.removeprefix(_ID)):
+        digest, state = known[:_DIGEST_SIZE], known[_DIGEST_SIZE:]
+        if digest != bytes.fromhex(row.id.removeprefix(_ID_PREFIX)):
             if self._changed is not None:
                 self._changed(row.custom_id)
             return None
@@ -337,17 +337,21 @@ class BatchOutput:
         """Writes the answer to a request.
 
         Raises:
-            CheckpointError: It is not written.
+            CheckpointError: The answer was not written.
         """
         row = outcome.row
         response = error = None
         if outcome.error is not None:
-            error = _Error(type(outcome.error).__name__, _clean(str(outcome.error)))
+            error = _Error(type(outcome.error).__name__, _sanitize(str(outcome.error)))
             if isinstance(outcome.error, APIStatusError):
                 failed = outcome.error
-                response = _Response(failed.status_code, _clean(failed.request_id or "") or None, _error_body(failed))
+                response = _Response(
+                    failed.status_code, _sanitize(failed.request_id or "") or None, _error_body(failed)
+                )
         elif (reply := outcome.reply) is not None:
-            response = _Response(reply.meta.status or 200, _clean(reply.meta.request_id or "") or None, _body(reply))
+            response = _Response(
+                reply.meta.status or 200, _sanitize(reply.meta.request_id or "") or None, _reply_body(reply)
+            )
         line = _Line(row.id, row.custom_id, response, error)
         try:
             self._journal.append(_encoder.encode(line) + b"\n")
@@ -356,12 +360,12 @@ class BatchOutput:
             raise
 
     def close(self) -> None:
-        """Makes what is written durable; see ``Journal.close``."""
+        """Makes written answers durable; see ``Journal.close``."""
         self._journal.close()
 
 
-def _body(reply: Reply) -> msgspec.Raw:
-    """The reply as the server sent it, on one line."""
+def _reply_body(reply: Reply) -> msgspec.Raw:
+    """Returns the reply as the server sent it, on one line."""
     data = kept_raw(reply) or msgspec.json.encode(reply)
     if b"\n" in data or b"\r" in data:
         data = json.dumps(reply.raw, separators=(",", ":")).encode("ascii")
@@ -369,7 +373,7 @@ def _body(reply: Reply) -> msgspec.Raw:
 
 
 def _error_body(error: APIStatusError) -> msgspec.Raw:
-    """What the server said, where that is JSON; else as it is told here."""
+    """Returns the server's error body if it is JSON; otherwise one built from the error."""
     try:
         body = json.loads(error.body)
     except (ValueError, RecursionError):
@@ -377,6 +381,6 @@ def _error_body(error: APIStatusError) -> msgspec.Raw:
     return msgspec.Raw(json.dumps(body, separators=(",", ":")).encode("ascii"))
 
 
-def _clean(text: str) -> str:
-    """A text without lone surrogates, which JSON in UTF-8 has no form for."""
+def _sanitize(text: str) -> str:
+    """Replaces lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

@@ -1,9 +1,9 @@
-"""The checkpoint of ``run_all``: a file that says what is done.
+"""The checkpoint of ``run_all``: a file that records finished rows.
 
 A line is ``{"key": ..., "hash": ..., "attempts": ..., "type": ..., "reply": ...}``, or has an ``error`` instead of the
-last two. Of several lines of one key the last counts. ``hash`` is of the row: one whose content has changed since is
-sent again. An error worth another try (``errors.is_final``) is written for who reads the file; the next run sends its
-row again. In memory there is a key and an offset for each line; a reply is read again when its turn comes.
+last two. Of several lines with one key, the last counts. ``hash`` is a digest of the row: if the content has changed,
+the row is sent again. A retryable error (see ``errors.is_final``) is recorded for information only; the next run sends
+its row again. Memory holds the key and offset of each line; a reply is read from the file when its row is reached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 import msgspec.inspect
 
 from friendli_async.bulk.errors import CheckpointError, DuplicateKeyError, RowsError, is_final
-from friendli_async.bulk.journal import Journal, read_line
+from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.errors import APIStatusError, status_class
 from friendli_async.replies import Reply
@@ -31,13 +31,13 @@ R = TypeVar("R")
 
 _log: Final = logging.getLogger("friendli_async")
 _SEEN: Final = -1
-"""The offset of a row that has come in this run: another with its key is one too many."""
+"""The offset of a row that was taken in this run: another row with its key is a duplicate."""
 _JSON_TYPES: Final = frozenset({dict, list, str, int, float, bool, type(None)})
-_INTEGERS: Final = range(-(1 << 63), 1 << 64)  # what msgspec writes as an integer
+_INTEGER_KEYS: Final = range(-(1 << 63), 1 << 64)  # what msgspec encodes as an integer
 
 
 class _Error(msgspec.Struct, omit_defaults=True):
-    """An error, as it is written."""
+    """An error in the file."""
 
     type: str
     message: str | None
@@ -50,7 +50,7 @@ class _Error(msgspec.Struct, omit_defaults=True):
 
 
 class _Head(msgspec.Struct):
-    """What of a line is looked at when the file is opened."""
+    """The fields of a line that are decoded when the file is opened."""
 
     key: str | int
     hash: str
@@ -59,7 +59,7 @@ class _Head(msgspec.Struct):
 
     @property
     def may_pass(self) -> bool:
-        """Whether it tells of an error worth another try."""
+        """Whether the line records a retryable error."""
         return self.error is not None and not self.error.final
 
 
@@ -68,24 +68,24 @@ class _Line(_Head, omit_defaults=True):
     reply: msgspec.Raw = msgspec.Raw()
 
 
-_heads: Final = msgspec.json.Decoder(_Head)
-_lines: Final = msgspec.json.Decoder(_Line)
+_head_decoder: Final = msgspec.json.Decoder(_Head)
+_line_decoder: Final = msgspec.json.Decoder(_Line)
 _encoder: Final = msgspec.json.Encoder()
 
 
 class Lines(Generic[Row, R]):
-    """Outcomes as lines, and back.
+    """Encodes outcomes as lines, and decodes them.
 
     Args:
-        reply_type: What replies are decoded into when they are read again. Any: what they were, for JSON values and
-            for replies of this library; others are refused, since they could not come back as they went.
+        reply_type: The type that replies are decoded into. Any: their original type, for JSON values and for replies
+            of this library; replies of other types are rejected, since they could not be restored.
 
     Raises:
-        TypeError: msgspec cannot decode it.
+        TypeError: msgspec cannot decode this type.
     """
 
     start: Final = b'{"key":'
-    """What every line starts with."""
+    """The bytes that every line starts with."""
 
     def __init__(self, reply_type: Any = Any) -> None:
         if isinstance(msgspec.inspect.type_info(reply_type), msgspec.inspect.CustomType):
@@ -93,24 +93,24 @@ class Lines(Generic[Row, R]):
         self._reply_type = reply_type
 
     def write(self, outcome: Outcome[Row, R], digest: str) -> bytes:
-        """The line of an outcome.
+        """Encodes an outcome as a line.
 
         Raises:
-            CheckpointError: The reply could not be read again.
+            CheckpointError: The reply cannot be encoded, or could not be restored.
         """
         line = _Line(key=outcome.key, hash=digest, attempts=outcome.attempts)
         if outcome.error is not None:
-            line.error = _written(outcome.error)
+            line.error = _error_record(outcome.error)
         else:
-            line.type = self._type_of(outcome.reply)
-            line.reply = msgspec.Raw(_encoded(outcome.key, outcome.reply))
+            line.type = self._type_name(outcome.reply)
+            line.reply = msgspec.Raw(_encode_reply(outcome.key, outcome.reply))
         return _encoder.encode(line) + b"\n"
 
-    def _type_of(self, reply: object) -> str | None:
+    def _type_name(self, reply: object) -> str | None:
         if self._reply_type is not Any or type(reply) in _JSON_TYPES:
             return None
         name = type(reply).__name__
-        if isinstance(reply, Reply) and _is_ours(type(reply)):
+        if isinstance(reply, Reply) and _is_library_type(type(reply)):
             return name
         raise CheckpointError(
             f"a reply of type {name} cannot be read again as what it was: give reply_type={name}, or let `call` "
@@ -118,43 +118,45 @@ class Lines(Generic[Row, R]):
         )
 
     def head(self, line: bytes) -> _Head | None:
-        """What a line is about; None where it is none of ours."""
-        return read_line(line, _heads, _Head)
+        """Decodes the head of a line. Returns None if the line is invalid."""
+        return decode_line(line, _head_decoder, _Head)
 
     def outcome(self, line: bytes, row: Row, digest: str) -> Outcome[Row, R] | None:
-        """The outcome of a row; None where the row has changed since, or is worth another try.
+        """Decodes the outcome of a row. Returns None if the row has changed or its error is retryable.
 
         Raises:
-            CheckpointError: The reply cannot be read.
+            CheckpointError: The reply cannot be decoded.
         """
         head = self.head(line)
         if head is None or head.hash != digest or head.may_pass:
             return None
         if head.error is not None:
-            error = _error_of(head.error)
+            error = _restore_error(head.error)
             return Outcome(key=head.key, row=row, error=error, attempts=head.attempts, resumed=True)
-        return Outcome(key=head.key, row=row, reply=self._reply(head.key, line), attempts=head.attempts, resumed=True)
+        return Outcome(
+            key=head.key, row=row, reply=self._decode_reply(head.key, line), attempts=head.attempts, resumed=True
+        )
 
-    def _reply(self, key: str | int, text: bytes) -> R:
+    def _decode_reply(self, key: str | int, text: bytes) -> R:
         try:
             try:
-                line = _lines.decode(text)
-                return cast("R", msgspec.json.decode(line.reply, type=self._kind(key, line.type)))
+                line = _line_decoder.decode(text)
+                return cast("R", msgspec.json.decode(line.reply, type=self._reply_type_named(key, line.type)))
             except msgspec.ValidationError:
                 raise
-            except msgspec.DecodeError:  # lone surrogates, as in `read_line`
+            except msgspec.DecodeError:  # lone surrogates, as in `decode_line`
                 value = json.loads(text)
-                return cast("R", msgspec.convert(value["reply"], self._kind(key, value.get("type"))))
+                return cast("R", msgspec.convert(value["reply"], self._reply_type_named(key, value.get("type"))))
         except msgspec.ValidationError as error:
             raise CheckpointError(f"the reply of row {key!r} cannot be read again: {error}") from error
 
-    def _kind(self, key: str | int, name: str | None) -> Any:
+    def _reply_type_named(self, key: str | int, name: str | None) -> Any:
         if name is None or self._reply_type is not Any:
             return self._reply_type
-        kinds = {kind.__name__: kind for kind in _reply_types(Reply)}
-        if name not in kinds:
+        reply_types = {kind.__name__: kind for kind in _library_reply_types(Reply)}
+        if name not in reply_types:
             raise CheckpointError(f"the reply of row {key!r} is a {name}, which is not known here: give reply_type=")
-        return kinds[name]
+        return reply_types[name]
 
 
 class Checkpoint(Generic[Row, R]):
@@ -169,13 +171,13 @@ class Checkpoint(Generic[Row, R]):
         self._lines = Lines[Row, R](reply_type)
         self._journal = Journal(path, Lines.start)
         self._offsets: dict[str | int, int] = {}
-        self._sent: dict[str | int, str] = {}  # hashes of the rows under way, as they were when they were taken
+        self._hashes: dict[str | int, str] = {}  # hashes of the rows in flight, as of when they were taken
 
     def open(self) -> None:
-        """Reads what is done; see ``Journal.open`` for what it raises."""
-        self._journal.open(self._take)
+        """Reads which rows are finished; see ``Journal.open`` for errors."""
+        self._journal.open(self._load_line)
 
-    def _take(self, offset: int, line: bytes) -> bool:
+    def _load_line(self, offset: int, line: bytes) -> bool:
         head = self._lines.head(line)
         if head is None:
             return False
@@ -186,11 +188,11 @@ class Checkpoint(Generic[Row, R]):
         return True
 
     def find(self, key: str | int, row: Row) -> Outcome[Row, R] | None:
-        """The outcome of a row that is done.
+        """Returns the outcome of a finished row, or None.
 
         Raises:
-            DuplicateKeyError: An earlier row had this key.
-            RowsError: The row cannot be written.
+            DuplicateKeyError: An earlier row has the same key.
+            RowsError: The row cannot be hashed.
         """
         offset = self._offsets.get(key)
         if offset == _SEEN:
@@ -202,29 +204,29 @@ class Checkpoint(Generic[Row, R]):
             if done is not None:
                 return done
             _log.warning("the row %r has changed since it was done, and is sent again", key)
-        self._sent[key] = digest
+        self._hashes[key] = digest
         return None
 
     def keep(self, outcome: Outcome[Row, R]) -> None:
         """Writes an outcome.
 
         Raises:
-            CheckpointError: It is not written.
+            CheckpointError: The outcome was not written.
         """
-        self._journal.append(self._lines.write(outcome, self._sent.pop(outcome.key)))
+        self._journal.append(self._lines.write(outcome, self._hashes.pop(outcome.key)))
 
     def close(self) -> None:
-        """Makes what is written durable; see ``Journal.close``."""
+        """Makes written outcomes durable; see ``Journal.close``."""
         self._journal.close()
 
 
 def check_key(key: object) -> None:
-    """Checks that a key can be written, and read again as what it was.
+    """Checks that a key can be written and read back unchanged.
 
     Raises:
-        RowsError: It cannot.
+        RowsError: The key is invalid.
     """
-    if type(key) is int and key in _INTEGERS:
+    if type(key) is int and key in _INTEGER_KEYS:
         return
     if type(key) is str:
         if key.isascii() or not any("\ud800" <= character <= "\udfff" for character in key):
@@ -234,30 +236,30 @@ def check_key(key: object) -> None:
 
 
 def row_hash(key: str | int, row: object) -> str:
-    """A digest of a row's content, whatever the order of its keys.
+    """Returns a digest of a row's content, independent of the order of its keys.
 
     Raises:
-        RowsError: The row is not JSON, nor a dataclass, a struct or a pydantic model of such values.
+        RowsError: The row is neither JSON nor a dataclass, a struct or a pydantic model of JSON values.
     """
     try:
         try:
-            data = msgspec.json.encode(row, enc_hook=_plain, order="deterministic")
+            data = msgspec.json.encode(row, enc_hook=_convert_model, order="deterministic")
         except UnicodeEncodeError:  # lone surrogates
-            data = json.dumps(msgspec.to_builtins(row, enc_hook=_plain), sort_keys=True).encode("ascii")
+            data = json.dumps(msgspec.to_builtins(row, enc_hook=_convert_model), sort_keys=True).encode("ascii")
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise RowsError(f"the row {key!r} cannot be compared with what was done before: {error}") from error
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def _plain(value: Any) -> object:
-    """What msgspec does not know by itself: pydantic's models, without importing it."""
+def _convert_model(value: Any) -> object:
+    """Converts pydantic models, which msgspec does not support, without importing pydantic."""
     dump: Any = getattr(value, "model_dump", None)
     if callable(dump):
         return dump(mode="json")
     raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
-def _encoded(key: str | int, reply: object) -> bytes:
+def _encode_reply(key: str | int, reply: object) -> bytes:
     try:
         try:
             return msgspec.json.encode(reply)
@@ -267,39 +269,39 @@ def _encoded(key: str | int, reply: object) -> bytes:
         raise CheckpointError(f"the reply of row {key!r} cannot be written: {error}") from error
 
 
-def _written(error: Exception) -> _Error:
-    written = _Error(type=type(error).__name__, message=_clean(str(error)), final=is_final(error))
+def _error_record(error: Exception) -> _Error:
+    record = _Error(type=type(error).__name__, message=_sanitize(str(error)), final=is_final(error))
     if isinstance(error, APIStatusError):
-        written.status, written.message, written.body = error.status_code, _clean(error.message), _clean(error.body)
-        written.code, written.kind = _clean(error.code), _clean(error.type)
-        written.request_id = _clean(error.request_id)
-    return written
+        record.status, record.message, record.body = error.status_code, _sanitize(error.message), _sanitize(error.body)
+        record.code, record.kind = _sanitize(error.code), _sanitize(error.type)
+        record.request_id = _sanitize(error.request_id)
+    return record
 
 
-def _clean(text: str | None) -> str | None:
-    """A text without lone surrogates."""
+def _sanitize(text: str | None) -> str | None:
+    """Replaces lone surrogates, which UTF-8 cannot encode."""
     return None if text is None else text.encode("utf-8", "replace").decode()
 
 
-def _error_of(written: _Error) -> Exception:
-    """The error that was written; only those of a status are final, and so come back."""
-    status = written.status or 0
+def _restore_error(record: _Error) -> Exception:
+    """Restores a recorded error; always a status error, since only those are final."""
+    status = record.status or 0
     return status_class(status)(
-        written.message or "",
+        record.message or "",
         status_code=status,
-        code=written.code,
-        type=written.kind,
-        body=written.body or "",
-        request_id=written.request_id,
+        code=record.code,
+        type=record.kind,
+        body=record.body or "",
+        request_id=record.request_id,
     )
 
 
-def _is_ours(kind: type) -> bool:
+def _is_library_type(kind: type) -> bool:
     return kind.__module__.startswith("friendli_async.")
 
 
-def _reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
+def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
     for inner in kind.__subclasses__():
-        if _is_ours(inner):
+        if _is_library_type(inner):
             yield inner
-        yield from _reply_types(inner)
+        yield from _library_reply_types(inner)

@@ -1,4 +1,4 @@
-"""What can go wrong with a run as a whole; what goes wrong with one row is its outcome's ``error``."""
+"""Errors of a run as a whole; the error of a single row is its outcome's ``error``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "Rows
 
 
 class CheckpointError(FriendliError):
-    """The checkpoint cannot be written or read, or is no checkpoint. What was written before is in the file."""
+    """The checkpoint cannot be written or read, or is not a checkpoint. Lines written before stay in the file."""
 
 
 class CheckpointInUseError(CheckpointError):
@@ -18,22 +18,22 @@ class CheckpointInUseError(CheckpointError):
 
 
 class RowsError(FriendliError, ValueError):
-    """A row that cannot be used: a line that is not JSON, a key that is neither text nor a whole number."""
+    """A row cannot be used: for example, its line is not JSON, or its key is neither a str nor an int."""
 
 
 class DuplicateKeyError(RowsError):
-    """Two rows have the same key, so a checkpoint cannot tell them apart."""
+    """Two rows have the same key, so a checkpoint cannot distinguish them."""
 
 
-_NOT_ABOUT_THE_ROW: Final = frozenset({401, 402, 403, 404, 407, 408, 409, 423, 425, 429})
-"""Statuses below 500 that the same request need not get again: another token, another hour, an endpoint that is up."""
+_NON_FINAL_STATUSES: Final = frozenset({401, 402, 403, 404, 407, 408, 409, 423, 425, 429})
+"""4xx statuses that the same request may not get again: with another token, later, or once the endpoint is up."""
 
 
 def is_final_status(status: int) -> bool:
-    """Whether the same request would be refused for good: what is wrong is in the row itself."""
-    return 400 <= status < 500 and status not in _NOT_ABOUT_THE_ROW
+    """Whether the same request would always be rejected, because the row itself is invalid."""
+    return 400 <= status < 500 and status not in _NON_FINAL_STATUSES
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether the same row would fail in the same way for good."""
+    """Whether the same row would always fail in the same way."""
     return isinstance(error, APIStatusError) and is_final_status(error.status_code)

@@ -1,11 +1,11 @@
-"""A file that only grows, line by line, and that a process may leave at any moment without harm.
+"""An append-only file of lines that stays valid if its process dies at any moment.
 
-- A line is one ``write`` on a descriptor in append mode: ``kill -9`` leaves it whole, or not there at all. What a crash
-  of the machine, or a full disk, may leave of the last line is cut when the file is next opened.
-- What is written reaches the disk about once a second, by ``fdatasync`` in a thread, and when the file is closed.
-- One process at a time: the file is locked as long as it is open.
+- A line is one ``write`` on a descriptor in append mode: after ``kill -9`` it is complete or absent. A partial last
+  line, left by a system crash or a full disk, is truncated when the file is next opened.
+- Written lines reach the disk about once a second, by ``fdatasync`` in a thread, and when the file is closed.
+- One process at a time: the file is locked while it is open.
 
-Nothing here knows asyncio.
+This module does not use asyncio.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 _log: Final = logging.getLogger("friendli_async")
 _SYNC_SECONDS: Final = 1.0
-_BUFFER: Final = 1 << 20
-_NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_BUFFER_SIZE: Final = 1 << 20
+_LOCKING_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _sync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have no fdatasync
 
 
@@ -41,8 +41,8 @@ class Journal:
     """One file, open for appending.
 
     Args:
-        path: The file; it is made where there is none.
-        start: The bytes that each of its lines starts with, by which the rest of a torn one is known.
+        path: The file; created if missing.
+        start: The bytes that each line starts with, by which a partial line is recognized.
     """
 
     def __init__(self, path: Path, start: bytes) -> None:
@@ -51,30 +51,30 @@ class Journal:
         self._file = -1
         self._size = 0
         self._reader: BinaryIO | None = None
-        self._broken: str | None = None
+        self._failure: str | None = None
         self._unsynced = False
         self._closing = threading.Event()
-        self._guard = threading.Lock()  # `close` waits for an `open` that is going on in another thread
-        self._syncer = threading.Thread(target=self._keep_synced, name="friendli_async-checkpoint", daemon=True)
+        self._lifecycle_lock = threading.Lock()  # `close` waits for an `open` in another thread
+        self._syncer = threading.Thread(target=self._sync_periodically, name="friendli_async-checkpoint", daemon=True)
 
     # --- opening ---
 
-    def open(self, take: Callable[[int, bytes], bool]) -> None:
-        """Opens and locks the file, reads it through, and mends its end.
+    def open(self, load_line: Callable[[int, bytes], bool]) -> None:
+        """Opens and locks the file, reads all of it, and repairs its end.
 
         Args:
-            take: Called with each line's offset and the line; says whether it is one of ours.
+            load_line: Called with the offset and the bytes of each line; returns whether the line is valid.
 
         Raises:
-            CheckpointInUseError: Somebody else has it open.
-            CheckpointError: It cannot be opened, or holds what is not ours. Nothing was changed.
+            CheckpointInUseError: Another run has the file open.
+            CheckpointError: The file cannot be opened, or has an invalid line. Nothing was changed.
         """
-        with self._guard:
+        with self._lifecycle_lock:
             if self._closing.is_set():
                 return
             try:
                 self._open()
-                self._read_through(take)
+                self._read_through(load_line)
             except OSError as error:
                 self._release()
                 raise CheckpointError(f"{self.path} cannot be used: {error.strerror or error}") from error
@@ -92,22 +92,22 @@ class Journal:
         _lock(self._file, self.path)
         if not existed:
             _sync_folder(self.path.parent)
-        self._reader = self.path.open("rb", buffering=_BUFFER)
+        self._reader = self.path.open("rb", buffering=_BUFFER_SIZE)
 
-    def _read_through(self, take: Callable[[int, bytes], bool]) -> None:
+    def _read_through(self, load_line: Callable[[int, bytes], bool]) -> None:
         tail = b""
         for number, (offset, line) in enumerate(self._lines(), 1):
             if not line.endswith(b"\n"):
                 tail = line
                 break
-            if not take(offset, line):
+            if not load_line(offset, line):
                 raise CheckpointError(
-                    f"{self.path} line {number} is no line of such a file; nothing was changed. Give another file, or "
-                    "remove the line: its row is sent again"
+                    f"{self.path} line {number} is not a line of this format; nothing was changed. Give another file, "
+                    "or remove the line: its row is sent again"
                 )
             self._size = offset + len(line)
         if tail:
-            self._mend(tail, take)
+            self._repair_tail(tail, load_line)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         assert self._reader is not None
@@ -116,12 +116,12 @@ class Journal:
             yield offset, line
             offset += len(line)
 
-    def _mend(self, tail: bytes, take: Callable[[int, bytes], bool]) -> None:
-        """Completes a last line that only lacks its end, and cuts one that lacks more."""
-        written = tail.rstrip(b"\0")  # what was allocated and not written when the power went
+    def _repair_tail(self, tail: bytes, load_line: Callable[[int, bytes], bool]) -> None:
+        """Completes a last line that only lacks its newline, and truncates any other partial line."""
+        written = tail.rstrip(b"\0")  # zeros were allocated, but not written before a power failure
         if written[: len(self._start)] != self._start[: len(written)]:
-            raise CheckpointError(f"{self.path} ends with what is no line of such a file; nothing was changed")
-        if written == tail and _is_json(tail) and take(self._size, tail):
+            raise CheckpointError(f"{self.path} ends with a line of another format; nothing was changed")
+        if written == tail and _is_json(tail) and load_line(self._size, tail):
             self._size += len(tail)
             self.append(b"\n")
         else:
@@ -134,10 +134,10 @@ class Journal:
         """Writes a line.
 
         Raises:
-            CheckpointError: It is not written, not even in part. So is no later one.
+            CheckpointError: The line was not written, not even in part. Later lines fail, too.
         """
-        if self._broken is not None:
-            raise CheckpointError(self._broken)
+        if self._failure is not None:
+            raise CheckpointError(self._failure)
         if self._file < 0:
             raise CheckpointError(f"{self.path} is closed")
         rest = memoryview(line)
@@ -145,70 +145,70 @@ class Journal:
             while rest:  # a write may be short: a signal, the last block of a disk
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
-            self._broken = f"{self.path} cannot be written: {error.strerror or error}"
-            with contextlib.suppress(OSError):  # where it fails, too, the next run cuts it
+            self._failure = f"{self.path} cannot be written: {error.strerror or error}"
+            with contextlib.suppress(OSError):  # if this fails, too, the next run truncates it
                 os.ftruncate(self._file, self._size)
-            raise CheckpointError(self._broken) from error
+            raise CheckpointError(self._failure) from error
         self._size += len(line)
         self._unsynced = True
 
     def line_at(self, offset: int) -> bytes:
-        """The line that begins at an offset."""
+        """Returns the line that begins at an offset."""
         assert self._reader is not None
         self._reader.seek(offset)
         return self._reader.readline()
 
     # --- durability ---
 
-    def _keep_synced(self) -> None:
+    def _sync_periodically(self) -> None:
         while not self._closing.wait(_SYNC_SECONDS):
             self._sync_now()
 
     def _sync_now(self) -> None:
         if not self._unsynced:
             return
-        self._unsynced = False  # before: what is written during the sync waits for the next
+        self._unsynced = False  # cleared first: lines written during the sync wait for the next one
         try:
             _sync(self._file)
             if not os.path.samestat(os.fstat(self._file), os.stat(self.path)):
-                self._broken = f"{self.path} was replaced by another file while a run was writing to it"
+                self._failure = f"{self.path} was replaced by another file while a run was writing to it"
         except FileNotFoundError:
-            self._broken = f"{self.path} was removed while a run was writing to it"
+            self._failure = f"{self.path} was removed while a run was writing to it"
         except OSError as error:
-            self._broken = f"{self.path} cannot be written: {error.strerror or error}"
+            self._failure = f"{self.path} cannot be written: {error.strerror or error}"
 
     # --- closing ---
 
     def close(self) -> None:
-        """Makes what was written durable and gives the file free. May be called twice, and before ``open``.
+        """Makes written lines durable and releases the file. May be called twice, and before ``open``.
 
         Raises:
-            CheckpointError: What was written may not have reached the disk.
+            CheckpointError: Some lines were not written, or may not have reached the disk.
         """
         self._closing.set()
-        with self._guard:
+        with self._lifecycle_lock:
             if self._file < 0:
                 return
             if self._syncer.is_alive():
                 self._syncer.join()
             self._sync_now()
             self._release()
-        if self._broken is not None:
-            raise CheckpointError(self._broken)
+        if self._failure is not None:
+            raise CheckpointError(self._failure)
 
     def _release(self) -> None:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
         if self._file >= 0:
-            os.close(self._file)  # and with it the lock
+            os.close(self._file)  # also releases the lock
             self._file = -1
 
 
-def read_line(line: bytes, decoder: msgspec.json.Decoder[T], kind: type[T]) -> T | None:
-    """What a line says; None where it is no such line.
+def decode_line(line: bytes, decoder: msgspec.json.Decoder[T], kind: type[T]) -> T | None:
+    """Decodes a line. Returns None if it is invalid.
 
-    Text with lone surrogates, which a model's tokens may have, is JSON that msgspec refuses: it is read the slow way.
+    msgspec rejects lone surrogates, which a model's tokens may have: such lines take the slow path, ``json.loads``.
     """
     try:
         return decoder.decode(line)
@@ -231,9 +231,9 @@ def _is_json(data: bytes) -> bool:
 
 def _lock(file: int, path: Path) -> None:
     try:
-        _lock_now(file)
+        _try_lock(file)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _LOCKING_UNSUPPORTED:
             raise CheckpointInUseError(f"{path} is in use by another run") from error
         _log.warning("%s is on a file system without locks: nothing keeps another run from writing to it", path)
 
@@ -241,27 +241,27 @@ def _lock(file: int, path: Path) -> None:
 if sys.platform == "win32":
     import msvcrt
 
-    _FAR: Final = 1 << 62  # a lock of Windows keeps others from reading, too: so of a byte that is never there
+    _LOCK_OFFSET: Final = 1 << 62  # a lock on Windows blocks reads, too, so it is taken on a byte that never exists
 
-    def _lock_now(file: int) -> None:
-        os.lseek(file, _FAR, os.SEEK_SET)
+    def _try_lock(file: int) -> None:
+        os.lseek(file, _LOCK_OFFSET, os.SEEK_SET)
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
 
     def _sync_folder(folder: Path) -> None:
-        """Windows has no such thing."""
+        """Does nothing: Windows cannot sync a folder."""
 
 else:
     import fcntl
 
-    def _lock_now(file: int) -> None:
-        # flock and not lockf: that one's locks do not exclude the same process, and go with any descriptor of the file.
+    def _try_lock(file: int) -> None:
+        # Not lockf: its locks do not exclude the same process, and closing any descriptor of the file releases them.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _sync_folder(folder: Path) -> None:
-        """Makes the name of a new file durable."""
+        """Makes the directory entry of a new file durable."""
         opened = os.open(folder, os.O_RDONLY)
         try:
-            with contextlib.suppress(OSError):  # some network file systems refuse it
+            with contextlib.suppress(OSError):  # some network file systems reject it
                 os.fsync(opened)
         finally:
             os.close(opened)

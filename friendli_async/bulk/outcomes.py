@@ -1,4 +1,4 @@
-"""What a run gives: the outcome of each row, and how far it has come."""
+"""The results of a run: the outcome of each row, and the progress."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ R = TypeVar("R")
 
 @described
 class Outcome(msgspec.Struct, Generic[Row, R], frozen=True, kw_only=True):
-    """What became of one row."""
+    """The outcome of one row."""
 
     key: str | int
-    """What ``key`` gave for the row; without one, the row's place, counted from 0."""
+    """The key that ``key`` returned for the row; without ``key``, the index of the row, counted from 0."""
     row: Row
     """The row itself."""
     reply: R | None = None
-    """What ``call`` returned; None where it raised."""
+    """What ``call`` returned; None if it raised."""
     error: Exception | None = None
-    """What ``call`` raised; None where it returned."""
+    """What ``call`` raised; None if it returned."""
     attempts: int = 1
-    """Requests that it took, by the reply's (or the error's) ``meta``; 1 where that is not known."""
+    """The number of requests, from the ``meta`` of the reply or error; 1 if unknown."""
     resumed: bool = False
-    """Whether it was in the checkpoint already, so that nothing was sent."""
+    """Whether the outcome is from the checkpoint, so that nothing was sent."""
 
     def result(self) -> R:
-        """The reply; raises the row's error where there is none."""
+        """Returns the reply, or raises the row's error."""
         if self.error is not None:
             raise self.error
         return cast("R", self.reply)
@@ -40,50 +40,50 @@ class Outcome(msgspec.Struct, Generic[Row, R], frozen=True, kw_only=True):
 
 @described
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run has come."""
+    """The progress of a run."""
 
     done: int = 0
-    """Rows with an outcome, good or bad, resumed ones included."""
+    """Rows with an outcome, successful or failed, including resumed ones."""
     failed: int = 0
-    """Those whose outcome is an error."""
+    """Rows whose outcome is an error."""
     resumed: int = 0
-    """Those that were in the checkpoint already."""
+    """Rows that were in the checkpoint already."""
     in_flight: int = 0
-    """Calls under way."""
+    """Calls in flight."""
     refused: int = 0
-    """Attempts that the server refused for its load: 429 and 503, those that a retry has made good included."""
+    """Attempts that the server rejected because of its load (429, 503), including those resolved by a retry."""
     tokens: int = 0
-    """Completion tokens of this run, by the usages."""
+    """Completion tokens of this run, from the usage of its replies."""
     seconds: float = 0.0
-    """Since the run began."""
+    """Seconds since the run started."""
     limit: int = 0
-    """Calls that may be under way at the same time, now."""
+    """The current maximum number of calls in flight."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Completion tokens over the whole of the run so far."""
+        """Completion tokens per second over the whole run so far."""
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
 class Ledger(Protocol[Row, R]):
-    """Where a run remembers what is done. ``open`` and ``close`` are called in a thread, the others in the loop."""
+    """The record of finished rows. ``open`` and ``close`` are called in a thread, the others in the event loop."""
 
     def open(self) -> None:
-        """Reads what is done already."""
+        """Reads which rows are finished."""
 
     def find(self, key: str | int, row: Row) -> Outcome[Row, R] | None:
-        """The outcome of a row that is done; None for one that is to be sent.
+        """Returns the outcome of a finished row, or None if the row is to be sent.
 
         Raises:
-            FriendliError: The run cannot go on.
+            FriendliError: The run cannot continue.
         """
 
     def keep(self, outcome: Outcome[Row, R]) -> None:
-        """Remembers an outcome: it is written when this returns.
+        """Records an outcome: it is written when this returns.
 
         Raises:
-            CheckpointError: It is not.
+            CheckpointError: It could not be written.
         """
 
     def close(self) -> None:
-        """Makes what is written durable. Waits for ``open``, if that is still going on."""
+        """Makes written outcomes durable. Waits for ``open`` if it is still running."""

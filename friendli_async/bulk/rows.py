@@ -1,4 +1,4 @@
-"""Where rows come from."""
+"""Sources of rows."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ __all__: list[str] = []
 
 Row = TypeVar("Row")
 
-_READ: Final = 1 << 18
-"""Bytes of a file that are read at once, in a thread: some hundred rows."""
+_READ_SIZE: Final = 1 << 18
+"""Bytes to read from a file at once, in a thread: some hundred rows."""
 
 
 def rows_of(rows: Iterable[Row] | AsyncIterable[Row] | Path) -> AsyncIterator[Any]:
-    """The rows, one at a time, when they are asked for.
+    """Returns a lazy iterator over the rows.
 
     Raises:
-        TypeError: They are none of these; a str is refused, since its characters are hardly meant.
+        TypeError: ``rows`` is of another type; a str is rejected, since its characters are hardly meant as rows.
     """
     if isinstance(rows, Path):
-        return _read(rows)
+        return _read_rows(rows)
     if isinstance(rows, AsyncIterable):
         return aiter(rows)
     given: object = rows
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"rows must be an iterable, an async iterable or a Path, not {type(rows).__name__}")
-    return _each(rows)
+    return _iterate(rows)
 
 
-async def _each(rows: Iterable[Row]) -> AsyncIterator[Row]:
+async def _iterate(rows: Iterable[Row]) -> AsyncIterator[Row]:
     for row in rows:
         yield row
 
 
-async def _read(path: Path) -> AsyncIterator[Any]:
+async def _read_rows(path: Path) -> AsyncIterator[Any]:
     async for number, line in read_lines(path):
-        yield decoded(line, path, number)
+        yield decode_row(line, path, number)
 
 
 async def read_lines(path: Path) -> AsyncIterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, with their numbers, counted from 1."""
+    """Yields the non-blank lines of a file, with their line numbers, counted from 1."""
     file = await to_thread.run_sync(path.open, "rb")
     try:
         number = 0
-        while lines := await to_thread.run_sync(file.readlines, _READ):
+        while lines := await to_thread.run_sync(file.readlines, _READ_SIZE):
             for line in lines:
                 number += 1
                 if not line.isspace():
@@ -60,11 +60,11 @@ async def read_lines(path: Path) -> AsyncIterator[tuple[int, bytes]]:
         file.close()
 
 
-def decoded(line: bytes, path: Path, number: int) -> Any:
-    """The JSON of one line.
+def decode_row(line: bytes, path: Path, number: int) -> Any:
+    """Decodes the JSON of one line.
 
     Raises:
-        RowsError: It is none.
+        RowsError: The line is not JSON.
     """
     try:
         return msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)

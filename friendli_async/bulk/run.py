@@ -1,8 +1,8 @@
-"""Many calls: a row in, an outcome out, as many at a time as the server takes.
+"""Bulk calls: maps rows to outcomes, with as many calls in flight as the server accepts.
 
-A run is an iterator over outcomes and, behind it, a ``Job`` that goes on by itself: one task takes rows, one task a
-row makes the call. Whoever iterates takes outcomes from the job's queue. The iterator knows the job, and the job does
-not know the iterator: so an iterator that is dropped is finalized by its loop, and ends the job.
+A run is an iterator over outcomes, backed by a ``Job`` that runs on its own: one task takes rows, and one task per row
+makes the call. The iterator takes outcomes from the job's queue. It references the job, but the job does not reference
+it: so a dropped iterator is finalized by its loop, and closes the job.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Row = TypeVar("Row")
 R = TypeVar("R")
 
 _log: Final = logging.getLogger("friendli_async")
-_REFUSALS: Final = frozenset({429, 503})
-_WINDOW: Final = 4
-"""So many times the limit of rows are taken and not given out yet: those under way, and outcomes that wait, for whoever
-iterates or, in order, for an earlier one."""
+_OVERLOAD_STATUSES: Final = frozenset({429, 503})
+_WINDOW_FACTOR: Final = 4
+"""Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
+the consumer or, in ordered runs, for an earlier row."""
 
 
 @overload
@@ -75,35 +75,34 @@ def run_all(
     on_progress: Callable[[Progress], object] | None = None,
     reply_type: type[R] | None = None,
 ) -> Run[Row, R]:
-    """Calls a coroutine function with every row, many at a time, and gives each row's outcome as soon as it is there.
+    """Calls a coroutine function with every row, many at a time, and yields each outcome as soon as it is available.
 
-    Rows are taken as they are needed, so memory is bounded by the concurrency: at most four times the limit of rows are
-    under way or wait to be taken by whoever iterates. (A checkpoint needs some 200 bytes a row besides, for its key.)
+    Rows are taken on demand, so memory is bounded by the concurrency: at most four times the limit of rows are in
+    flight or wait for the consumer. (A checkpoint also needs some 200 bytes of memory per row, for its key.)
 
     Args:
-        rows: What to call with: an iterable (its ``next`` is called in the event loop), an async iterable, or the Path
-            of a JSON Lines file. What it raises ends the run: rows under way finish and are given out first.
-        call: Called with a row; a coroutine function over a client, as a rule. What it raises is that row's outcome.
-        concurrency: The most calls under way at the same time. Default: ``Adaptive()``, which finds out what the server
-            takes.
-        checkpoint: A file that remembers what is done, made where there is none. A run with the same file goes on where
-            the last one ended, in whatever way: what is done is given out from the file (``resumed``), and rows that
-            failed by an error worth another try are sent again, as are those whose content has changed. Not those
-            whose ``call`` has changed: give that a file of its own.
-        key: Names a row, by a str or an int, in the checkpoint: no two rows may have the same. Default: the row's
-            place.
-        ordered: Whether outcomes come in the order of the rows. A slow row then holds the others up, once four times
-            the limit are done that wait for it.
-        on_progress: Told how far the run is, after every row. What it raises is logged and changes nothing.
-        reply_type: With a checkpoint, what replies are decoded into when they come from it: for types other than JSON
-            values and this library's replies (which come back by themselves, without ``meta``).
+        rows: The rows: an iterable (its ``next`` is called in the event loop), an async iterable, or the Path of a
+            JSON Lines file. Its exceptions end the run, once the rows in flight have finished and been delivered.
+        call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
+            the row.
+        concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
+        checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
+            last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
+            failed with a retryable error are sent again, as are rows whose content has changed. A change of ``call``
+            is not detected and needs another file.
+        key: Returns the key of a row in the checkpoint, a unique str or int. Default: the index of the row.
+        ordered: Whether to deliver outcomes in the order of the rows. A slow row then blocks the run once four times
+            the limit of rows wait for it.
+        on_progress: Called with the progress after every row. Its exceptions are logged and otherwise ignored.
+        reply_type: With a checkpoint, the type that recorded replies are decoded into. Needed unless replies are JSON
+            values or replies of this library (which are restored automatically, without ``meta``).
 
     Returns:
-        The run, which begins when it is first iterated: ``async for`` over it, best inside ``async with``.
+        The run, which starts when it is first iterated: use ``async for``, best inside ``async with``.
 
     Raises:
-        TypeError: ``rows`` are none, ``call`` is not callable, or msgspec cannot decode ``reply_type``.
-        ValueError: ``concurrency`` is no whole number above 0.
+        TypeError: ``rows`` is not iterable, ``call`` is not callable, or msgspec cannot decode ``reply_type``.
+        ValueError: ``concurrency`` is not a positive integer or an ``Adaptive``.
     """
     if not callable(call):
         raise TypeError(f"call must be a coroutine function, not {type(call).__name__}")
@@ -114,15 +113,15 @@ def run_all(
 
 
 class Run(Generic[Row, R]):
-    """Many calls under way: an async iterator over their outcomes. Made by ``run_all``.
+    """A run of bulk calls: an async iterator over their outcomes. Created by ``run_all``.
 
-    Leaving it (``async with``, ``aclose()``, the end of the last reference) cancels what is under way and waits for it;
-    what was written to the checkpoint stays written. It belongs to the event loop that it is first iterated in.
+    Closing it (leaving ``async with``, ``aclose()``, dropping the last reference) cancels the calls in flight and waits
+    for them; the checkpoint keeps what was written. A run belongs to the event loop in which it is first iterated.
 
     Raises:
-        CheckpointError: From the iteration: the checkpoint cannot be used, or written any more. Rows that were under
-            way have finished, and their outcomes were given out, though they are not all in the file.
-        RowsError: From the iteration: a row or its key cannot be used; a ``DuplicateKeyError``, had one before its key.
+        CheckpointError: During iteration: the checkpoint cannot be used, or cannot be written any more. Rows in flight
+            have finished, and their outcomes were delivered, though not all of them are in the file.
+        RowsError: During iteration: a row or its key is invalid; ``DuplicateKeyError`` if an earlier row has its key.
     """
 
     def __init__(self, job: Job[Row, R]) -> None:
@@ -131,11 +130,11 @@ class Run(Generic[Row, R]):
 
     @property
     def progress(self) -> Progress:
-        """How far it has come."""
+        """The progress of the run."""
         return self._job.progress()
 
     def stop(self) -> None:
-        """Takes no more rows: what is under way finishes and is given out, then the iteration ends."""
+        """Takes no more rows: rows in flight finish and are delivered, then the iteration ends."""
         self._job.stop()
 
     def __aiter__(self) -> Self:
@@ -151,7 +150,7 @@ class Run(Generic[Row, R]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancels what is under way and waits for it. From any task of its loop; whoever iterates gets the end."""
+        """Cancels the calls in flight, waits for them and ends the iteration. Any task of the loop may call it."""
         await self._job.close()
         if isinstance(self._outcomes, AsyncGeneratorType) and not self._outcomes.ag_running:
             await self._outcomes.aclose()
@@ -159,12 +158,12 @@ class Run(Generic[Row, R]):
 
 async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
     try:
-        job.begin()
-        while not job.is_over():
+        job.start()
+        while not job.is_finished():
             if job.ready:
-                yield job.take()
+                yield job.pop()
             else:
-                await job.news()
+                await job.wait()
         if job.failure is not None:
             raise job.failure
     finally:
@@ -172,7 +171,7 @@ async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
 
 
 class Job(Generic[Row, R]):
-    """What goes on behind a run; see ``run_all`` for what it takes, but for the ledger."""
+    """The tasks behind a run. For its arguments see ``run_all``; it takes a ledger instead of a checkpoint."""
 
     def __init__(
         self,
@@ -187,57 +186,57 @@ class Job(Generic[Row, R]):
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: BaseException | None = None
-        self._gate = Gate(_checked_limit(concurrency))
+        self._gate = Gate(_check_concurrency(concurrency))
         self._rows: AsyncIterator[Row] = rows_of(rows)
-        self._owns_rows = self._rows is not rows  # somebody else's may be read further
+        self._owns_rows = self._rows is not rows  # an iterator of the caller stays open, since it may be read further
         self._call = call
         self._ledger = ledger
         self._key = key
         self._on_progress = on_progress
-        self._early: dict[int, Outcome[Row, R]] | None = {} if ordered else None
-        self._next = 0  # the number of the row whose outcome is the next in order
-        self._taken = self._given = 0
-        self._taker: asyncio.Task[None] | None = None
+        self._out_of_order: dict[int, Outcome[Row, R]] | None = {} if ordered else None
+        self._next_index = 0  # in ordered runs, the index of the next row to deliver
+        self._rows_taken = self._outcomes_taken = 0
+        self._row_taker: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
-        self._shutting: asyncio.Task[None] | None = None
+        self._shutdown: asyncio.Task[None] | None = None
         self._closed = False
         self._stopped = False
-        self._news = asyncio.Event()
-        self._space = asyncio.Event()
-        self._began: float | None = None
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._started_at: float | None = None
         self._seconds = 0.0
         self._done = self._failed = self._resumed = self._refused = self._tokens = 0
 
-    # --- for whoever iterates ---
+    # --- for the iterator ---
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Starts taking rows."""
         if self._closed or self._stopped:
             return
-        self._began = asyncio.get_running_loop().time()
-        self._taker = asyncio.create_task(self._take_rows())
+        self._started_at = asyncio.get_running_loop().time()
+        self._row_taker = asyncio.create_task(self._take_rows())
 
-    def is_over(self) -> bool:
-        """Whether no outcome is there, and none will come."""
+    def is_finished(self) -> bool:
+        """Whether no outcome is available, and none will be."""
         if self._closed:
             return True
-        return not (self.ready or self._calls or (self._taker is not None and not self._taker.done()))
+        return not (self.ready or self._calls or (self._row_taker is not None and not self._row_taker.done()))
 
-    async def news(self) -> None:
-        """Waits for an outcome, or for the end."""
-        self._news.clear()
-        await self._news.wait()
+    async def wait(self) -> None:
+        """Waits for an outcome or the end."""
+        self._changed.clear()
+        await self._changed.wait()
 
-    def take(self) -> Outcome[Row, R]:
-        """Gives the next outcome out."""
-        self._given += 1
-        self._space.set()
+    def pop(self) -> Outcome[Row, R]:
+        """Removes and returns the next outcome."""
+        self._outcomes_taken += 1
+        self._has_room.set()
         return self.ready.popleft()
 
     def progress(self) -> Progress:
-        """How far it has come."""
-        if self._began is not None and not self._closed:
-            self._seconds = asyncio.get_running_loop().time() - self._began
+        """Returns the progress so far."""
+        if self._started_at is not None and not self._closed:
+            self._seconds = asyncio.get_running_loop().time() - self._started_at
         return Progress(
             done=self._done,
             failed=self._failed,
@@ -257,19 +256,19 @@ class Job(Generic[Row, R]):
                 await asyncio.to_thread(self._ledger.open)
             await self._start_calls()
         except CancelledError as error:
-            if not (self._stopped or self._closed):  # by the rows, or by somebody who is after every task
+            if not (self._stopped or self._closed):  # cancelled by the rows, or by code that cancels all tasks
                 self._fail(error)
             raise
-        except Exception as error:  # of the rows, of their keys, of the checkpoint: it ends the run
+        except Exception as error:  # from the rows, their keys or the checkpoint: it ends the run
             self._fail(error)
         finally:
-            self._news.set()
+            self._changed.set()
 
     async def _start_calls(self) -> None:
         while True:
-            while self._taken - self._given >= _WINDOW * self._gate.limit:
-                self._space.clear()
-                await self._space.wait()
+            while self._rows_taken - self._outcomes_taken >= _WINDOW_FACTOR * self._gate.limit:
+                self._has_room.clear()
+                await self._has_room.wait()
             await self._gate.acquire()
             started = False
             try:
@@ -277,31 +276,31 @@ class Job(Generic[Row, R]):
                     row = await anext(self._rows)
                 except StopAsyncIteration:
                     return
-                number = self._taken
-                key = number if self._key is None else self._key(row)
+                index = self._rows_taken
+                key = index if self._key is None else self._key(row)
                 check_key(key)
                 done = None if self._ledger is None else self._ledger.find(key, row)
-                self._taken += 1
+                self._rows_taken += 1
                 if done is None:
-                    call = asyncio.create_task(self._settle(number, key, row))
+                    call = asyncio.create_task(self._process(index, key, row))
                     self._calls.add(call)
                     started = True
             finally:
                 if not started:
                     self._gate.release()
             if done is not None:
-                self._give(number, done)
+                self._deliver(index, done)
 
     # --- calling ---
 
-    async def _settle(self, number: int, key: str | int, row: Row) -> None:
-        """Makes one call, and writes and gives out what became of it."""
+    async def _process(self, index: int, key: str | int, row: Row) -> None:
+        """Makes the call for one row, then records and delivers the outcome."""
         reply: R | None = None
         error: Exception | None = None
         outcome: Outcome[Row, R] | None = None
         try:
             try:
-                reply, error = await self._attempt(row)
+                reply, error = await self._make_call(row)
             finally:
                 self._gate.release()
             meta = _meta_of(reply if error is None else error)
@@ -311,72 +310,72 @@ class Job(Generic[Row, R]):
                 if self._ledger is not None:
                     self._ledger.keep(outcome)
             except FriendliError as failure:
-                self._fail(failure)  # and the outcome is given out all the same: it was paid for
-            self._give(number, outcome)
+                self._fail(failure)  # the outcome is still delivered: the call was paid for
+            self._deliver(index, outcome)
         except CancelledError as failure:
-            if not self._closed:  # `call` did it, or somebody who is after every task: the row has no outcome
+            if not self._closed:  # cancelled by `call`, or by code that cancels all tasks: no outcome
                 self._fail(failure)
             raise
         except Exception as failure:
             self._fail(failure)
         finally:
-            reply = error = outcome = None  # from 3.12 on an error's traceback leads here, and must not lead back
+            reply = error = outcome = None  # from 3.12 on an error's traceback has this frame: avoid a cycle
             task = asyncio.current_task()
             assert task is not None
             self._calls.discard(task)
-            self._news.set()
+            self._changed.set()
 
-    async def _attempt(self, row: Row) -> tuple[R | None, Exception | None]:
-        """The call. Apart from ``_settle``, whose frame would be in the error's traceback and hold the error."""
-        began = asyncio.get_running_loop().time()
+    async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
+        """Makes the call. Apart from ``_process``, whose frame would be in the error's traceback and hold the error."""
+        started_at = asyncio.get_running_loop().time()
         try:
             reply = await self._call(row)
         except Exception as error:
-            self._report(_meta_of(error), error)
+            self._report_rejections(_meta_of(error), error)
             return None, error
         meta = _meta_of(reply)
-        self._report(meta, None)
+        self._report_rejections(meta, None)
         usage = usage_of(reply)
         tokens = usage.completion_tokens if usage is not None else 0
         self._tokens += tokens
         seconds = meta.attempts[-1].elapsed if meta is not None and meta.attempts else None
-        self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - began)
+        self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
         return reply, None
 
-    def _report(self, meta: Meta | None, error: Exception | None) -> None:
-        """Tells the gate what was refused: by the error, and by the attempts that a retry has made good."""
+    def _report_rejections(self, meta: Meta | None, error: Exception | None) -> None:
+        """Reports rejections to the gate: that of the error, and those that a retry resolved."""
         attempts = () if meta is None else meta.attempts
-        told = error.retry_after if isinstance(error, APIStatusError) else None
-        if not attempts and isinstance(error, APIStatusError) and error.status_code in _REFUSALS:
-            self._refused += 1  # inside a stream, or by a function of the user's own
-            self._gate.refused(told)
+        retry_after = error.retry_after if isinstance(error, APIStatusError) else None
+        if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
+            self._refused += 1  # raised inside a stream, or by the user's own function
+            self._gate.refused(retry_after)
         ago = 0.0
-        for later, attempt in enumerate(reversed(attempts)):
+        for position, attempt in enumerate(reversed(attempts)):
             ago += attempt.elapsed + attempt.wait
-            if attempt.status in _REFUSALS:
+            if attempt.status in _OVERLOAD_STATUSES:
                 self._refused += 1
-                # What the server asked to wait after an earlier attempt has been waited for.
-                self._gate.refused(0.0 if later else told, ago=ago)
+                # The Retry-After of an earlier attempt has passed already.
+                self._gate.refused(0.0 if position else retry_after, ago=ago)
 
-    def _give(self, number: int, outcome: Outcome[Row, R]) -> None:
+    def _deliver(self, index: int, outcome: Outcome[Row, R]) -> None:
         self._done += 1
         self._failed += outcome.error is not None
         self._resumed += outcome.resumed
-        if self._early is None:
+        if self._out_of_order is None:
             self.ready.append(outcome)
         else:
-            self._early[number] = outcome
-            while self._next in self._early:
-                self.ready.append(self._early.pop(self._next))
-                self._next += 1
-        self._news.set()
+            self._out_of_order[index] = outcome
+            while self._next_index in self._out_of_order:
+                self.ready.append(self._out_of_order.pop(self._next_index))
+                self._next_index += 1
+        self._changed.set()
         if self._on_progress is not None:
             try:
                 self._on_progress(self.progress())
             except Exception:
                 _log.exception("on_progress has raised")
 
-    # --- the end ---
+    # --- ending ---
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:
@@ -386,33 +385,33 @@ class Job(Generic[Row, R]):
     def stop(self) -> None:
         """Takes no more rows."""
         self._stopped = True
-        if self._taker is not None:
-            self._taker.cancel()
+        if self._row_taker is not None:
+            self._row_taker.cancel()
 
     async def close(self) -> None:
-        """Cancels what is under way and waits for it, however often the waiting itself is cancelled."""
+        """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
         if not self._closed:
             self.progress()
             self._closed = True
-            if self._began is None:
+            if self._started_at is None:
                 return
-            self._news.set()
-            self._shutting = asyncio.create_task(self._shut())
-        shutting, cancelled = self._shutting, False
-        while shutting is not None and not shutting.done():
+            self._changed.set()
+            self._shutdown = asyncio.create_task(self._shut_down())
+        shutdown, cancelled = self._shutdown, False
+        while shutdown is not None and not shutdown.done():
             try:
-                await asyncio.wait((shutting,))
+                await asyncio.wait((shutdown,))
             except CancelledError:
                 cancelled = True
         if cancelled:
             raise CancelledError
-        if shutting is not None:
-            shutting.result()
+        if shutdown is not None:
+            shutdown.result()
 
-    async def _shut(self) -> None:
+    async def _shut_down(self) -> None:
         tasks = [*self._calls]
-        if self._taker is not None:
-            tasks.append(self._taker)
+        if self._row_taker is not None:
+            tasks.append(self._row_taker)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -425,7 +424,7 @@ class Job(Generic[Row, R]):
             await asyncio.to_thread(self._ledger.close)
 
 
-def _checked_limit(concurrency: int | Adaptive | None) -> int | Adaptive:
+def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
     limit: object = Adaptive() if concurrency is None else concurrency
     if isinstance(limit, Adaptive):
         return limit
@@ -434,9 +433,9 @@ def _checked_limit(concurrency: int | Adaptive | None) -> int | Adaptive:
     return limit
 
 
-def _meta_of(ended: object) -> Meta | None:
-    if isinstance(ended, FriendliError):
-        return ended.meta
-    if isinstance(ended, Reply):
-        return ended.__dict__.get("_meta")
+def _meta_of(result: object) -> Meta | None:
+    if isinstance(result, FriendliError):
+        return result.meta
+    if isinstance(result, Reply):
+        return result.__dict__.get("_meta")
     return None

@@ -1,4 +1,4 @@
-"""What one can do with any open stream: iterate over its events, or its text; take its bytes; share it out; stop it."""
+"""Streams: iterate over events or text, read raw bytes, fan out to several branches, stop early."""
 
 from friendli_async._core.events.stream import Outcome
 from friendli_async.streams.raw import RawView

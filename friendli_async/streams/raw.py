@@ -1,4 +1,4 @@
-"""A stream's bytes, as they came."""
+"""The raw bytes of a stream."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["RawView"]
 
 
 class RawView(View[bytes]):
-    """The bytes of a stream's body, in the pieces in which they come. A view: stopping it stops the stream.
+    """The bytes of a stream's body, in the pieces in which they arrive. Closing the view closes the stream.
 
-    No piece is empty, and a piece need not end where an event does.
+    No piece is empty, and a piece need not end at an event boundary.
     """
 
     def __init__(self, stream: EventStream[Any], read: Callable[[], Awaitable[bytes]]) -> None:

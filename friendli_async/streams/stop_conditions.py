@@ -1,4 +1,4 @@
-"""When a stream is to stop by itself: the functions that ``stop_when`` takes."""
+"""Stop conditions: the functions that ``stop_when`` accepts."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from typing import Any, TypeVar
 
 from friendli_async._core.text import whole
 
-__all__ = ["over_text", "plain_function"]
+__all__ = ["check_predicate", "predicate_on_text"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def plain_function(given: F | None) -> F:
-    """Checks what is to be called between two events.
+def check_predicate(predicate: F | None) -> F:
+    """Checks a function that is to be called between two events.
 
     Raises:
-        TypeError: It cannot be called, or would have to be awaited: then it would always be true.
+        TypeError: It is not callable, or it is a coroutine function, whose result would always be true.
     """
-    import inspect  # for who stops by a predicate only
+    import inspect  # only streams with stop conditions need it
 
-    if given is None or not callable(given):
-        raise TypeError(f"stop_when() takes a function, not {type(given).__name__}")
-    if inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(getattr(given, "__call__", None)):  # noqa: B004  # not whether it is callable
+    if predicate is None or not callable(predicate):
+        raise TypeError(f"stop_when() takes a function, not {type(predicate).__name__}")
+    if inspect.iscoroutinefunction(predicate) or inspect.iscoroutinefunction(getattr(predicate, "__call__", None)):  # noqa: B004  # no callability test
         raise TypeError("stop_when() takes a plain function: it is called between two events and cannot wait")
-    return given
+    return predicate
 
 
-def over_text(predicate: Callable[[str], object], text_of: Callable[[Any], str]) -> Callable[[Any], object]:
-    """Makes a judge of events of a predicate of the text so far, which it keeps."""
+def predicate_on_text(predicate: Callable[[str], object], text_of: Callable[[Any], str]) -> Callable[[Any], object]:
+    """Turns a predicate on the text so far into a predicate on events, which accumulates the text."""
 
-    def judging() -> Generator[object, Any, None]:
-        text = held = ""  # in a local variable: CPython appends to a string in place there, and nowhere else
+    def evaluate() -> Generator[object, Any, None]:
+        text = high_surrogate = ""  # a local variable: CPython appends in place only to those
         verdict: object = False
         while True:
             piece = text_of((yield verdict))
             verdict = False
             if piece:
-                piece, held = whole(held, piece)
+                piece, high_surrogate = whole(high_surrogate, piece)
                 text += piece
                 verdict = predicate(text)
 
-    running = judging()
-    next(running)
-    return running.send
+    evaluator = evaluate()
+    next(evaluator)
+    return evaluator.send

@@ -1,4 +1,4 @@
-"""EventStream: what users hold of a stream. What is open of it is one object, ``_core.events.stream.OpenStream``."""
+"""EventStream: the stream as users hold it. Its open state is one object, ``_core.events.stream.OpenStream``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from friendli_async._core.held import refuse_stop_iteration
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
 from friendli_async.streams.raw import RawView
-from friendli_async.streams.stop_conditions import over_text, plain_function
-from friendli_async.streams.tee import Branch, Fanout, Slow, Trunk, fanout_of
+from friendli_async.streams.stop_conditions import check_predicate, predicate_on_text
+from friendli_async.streams.tee import Branch, Fanout, Slow, Trunk, make_fanout
 from friendli_async.streams.views import TextView
 
 __all__ = ["AssembledStream", "EventStream"]
@@ -23,27 +23,27 @@ E = TypeVar("E")
 R = TypeVar("R")
 U = TypeVar("U")
 
-_Way = Literal["events", "raw()", "tee()"]
-_GOOD_ENDS: Final = frozenset({"done", "stopped"})
+_ReadMode = Literal["events", "raw()", "tee()"]
+_SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
 
 
 class EventStream(Generic[E]):
     """A stream of events: ``async with stream:``, bare ``async for event in stream:``, or ``await stream``.
 
-    It is opened on first use, and it is open once its first event has arrived; what goes wrong before that is retried
-    by the client's policy. Leaving ``async with``, ``aclose()``, cancellation, or dropping the last reference closes
-    the connection at once. A stream ends in exactly one way, which ``outcome`` tells.
+    It is opened on first use, and it is open once its first event has arrived; failures before that are retried
+    by the client's retry policy. Leaving ``async with``, ``aclose()``, cancellation, or dropping the last reference
+    closes the connection at once. A stream ends in exactly one way, and ``outcome`` reports which.
 
-    One thing reads a stream: its iteration (and the views of its text), or ``raw()``, or the branches of ``tee()``.
+    A stream is read in one way: by iteration (and its text views), by ``raw()``, or by the branches of ``tee()``.
 
-    A read that is cancelled, by ``asyncio.wait_for`` for instance, closes the stream: the next one raises
-    StreamInterruptedError, with what had arrived in ``partial``, so that a cut text never looks whole.
+    Cancelling a read, for instance by ``asyncio.wait_for``, closes the stream: the next read raises
+    StreamInterruptedError, with what had arrived in ``partial``, so that truncated text never looks complete.
 
     Raises:
-        FriendliError: While it is opened, whatever a plain call raises; afterwards StreamInterruptedError,
+        FriendliError: While opening, whatever a plain call raises; afterwards StreamInterruptedError,
             APITimeoutError ("idle", "total"), APIStatusError (an error in the stream) or ResponseDecodeError, each with
             ``partial``.
-        RuntimeError: Two tasks wait for its events at the same time; or it is iterated over, and read in another way.
+        RuntimeError: Two tasks wait for its events at the same time, or it is read in two ways.
     """
 
     __slots__ = (
@@ -52,29 +52,29 @@ class EventStream(Generic[E]):
         "_fanout",
         "_open",
         "_opening",
-        "_opening_cut",
+        "_opening_cancelled",
         "_outcome",
+        "_read_mode",
         "_ready",
         "_stop_conditions",
         "_waiting",
-        "_way",
     )
 
     def __init__(self, opening: Opening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
-        self._ready: deque[E] | None = None  # the open stream's, once it is iterated over: at hand for each event
-        self._way: _Way | None = None
-        self._stop_conditions: tuple[Callable[[E], object], ...] = ()  # of stop_when()
-        self._fanout: Fanout[E] | None = None  # of tee()
-        self._outcome: Outcome = "open"  # until there is an open stream, which has its own
+        self._ready: deque[E] | None = None  # the open stream's queue, for the fast path of iteration
+        self._read_mode: _ReadMode | None = None
+        self._stop_conditions: tuple[Callable[[E], object], ...] = ()  # from stop_when()
+        self._fanout: Fanout[E] | None = None  # from tee()
+        self._outcome: Outcome = "open"  # until there is an open stream, which has its own outcome
         self._error: FriendliError | None = None
         self._waiting = False
-        self._opening_cut = False
+        self._opening_cancelled = False
 
     @property
     def outcome(self) -> Outcome:
-        """How the stream stands, or ended."""
+        """The state of the stream: open, or how it ended."""
         return self._outcome if self._open is None else self._open.outcome
 
     @property
@@ -90,7 +90,7 @@ class EventStream(Generic[E]):
 
     @property
     def timing(self) -> Timing:
-        """How long things took so far, seconds; all of it once the stream has ended. RuntimeError before it is open."""
+        """Durations so far, in seconds; final once the stream has ended. Raises RuntimeError before it is open."""
         if self._open is None:
             return self.meta.timing
         return self._open.timing()
@@ -101,12 +101,12 @@ class EventStream(Generic[E]):
     def __reduce__(self) -> NoReturn:
         raise TypeError("a stream cannot be copied or pickled: it holds a connection")
 
-    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():  # else its loop is closed
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # at interpreter shutdown its loop is closed
             self._drop()
 
     def _drop(self) -> None:
-        opened: OpenStream[E, Any, Any] | None = getattr(self, "_open", None)  # None, too, where __init__ never ran
+        opened: OpenStream[E, Any, Any] | None = getattr(self, "_open", None)  # also None if __init__ never ran
         if opened is not None and opened.outcome == "open":
             opened.drop()
 
@@ -122,32 +122,32 @@ class EventStream(Generic[E]):
         self._stop("the stream was left before it was complete")
 
     async def aclose(self) -> None:
-        """Closes the connection at once. Whoever waits for an event gets StreamInterruptedError; iteration has ended.
+        """Closes the connection at once and ends iteration. A task waiting for an event gets StreamInterruptedError.
 
-        May be called from any task of the stream's loop, and as often as one likes.
+        May be called from any task of the stream's loop, any number of times.
         """
         self._stop("the stream was closed")
 
     async def stop(self) -> None:
-        """Ends the stream on purpose: the connection is closed at once, and ``outcome`` is ``stopped``.
+        """Ends the stream on purpose: closes the connection at once and sets ``outcome`` to ``stopped``.
 
-        ``result()`` then gives what had arrived: choices that had not finished have no finish reason, and the usage is
-        None where the server had not told it. Iteration has ended, also for whoever waits; events that nobody had taken
-        yet are not delivered any more. A stream that has ended stays as it is. One that was not open yet never will be:
-        opening it, and ``result()``, raise StreamInterruptedError, since nothing had come.
+        ``result()`` then returns what had arrived: unfinished choices have no finish reason, and the usage is None if
+        the server had not sent it. Iteration ends, also for a waiting task, and skips events that were not delivered
+        yet. A stream that has already ended does not change. If the stream was never open, opening it and
+        ``result()`` raise StreamInterruptedError, since nothing had arrived.
 
-        May be called from any task of the stream's loop, and as often as one likes.
+        May be called from any task of the stream's loop, any number of times.
         """
         self._stop("the stream was stopped", "stopped")
 
     def _stop(self, reason: str, outcome: Outcome = "cancelled") -> None:
         opened = self._open
-        self._uncut()  # closed on purpose: iteration has ended
-        if self._fanout is not None and self.outcome == "open":  # else the branches may still be taking its last events
+        self._clear_interruption()  # closed on purpose: the next read just ends
+        if self._fanout is not None and self.outcome == "open":  # else branches may still be reading its last events
             self._fanout.clear()
         if opened is not None:
             if opened.clock.running_loop() is not opened.loop:
-                self._refuse_loop()
+                self._raise_wrong_loop()
             opened.reader.ready.clear()
             opened.stop(reason, outcome, waited_for=self._waiting)
         elif self._outcome == "open":
@@ -159,7 +159,7 @@ class EventStream(Generic[E]):
     async def _ensure_open(self) -> Self:
         if self._open is None:
             if self._outcome != "open":
-                raise self._ending()
+                raise self._final_error()
             self._begin_waiting()
             try:
                 await self._open_now()
@@ -172,31 +172,31 @@ class EventStream(Generic[E]):
             opened = await self._opening.open()
         except FriendliError as error:
             if self._outcome == "open":
-                cut: Outcome = "cancelled" if self._opening.interrupted else "truncated"
-                self._outcome = cut if isinstance(error, StreamInterruptedError) else "failed"
+                outcome: Outcome = "cancelled" if self._opening.interrupted else "truncated"
+                self._outcome = outcome if isinstance(error, StreamInterruptedError) else "failed"
             self._error = copy.copy(error)
             raise
         except BaseException as error:
-            self._opening_cut = not isinstance(error, Exception)
-            self._outcome = "cancelled" if self._opening_cut else "failed"  # a token callable can fail, too
+            self._opening_cancelled = not isinstance(error, Exception)
+            self._outcome = "cancelled" if self._opening_cancelled else "failed"  # for example, a token callable failed
             self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
             refuse_stop_iteration(error)
             raise
         self._open = opened
-        if self._outcome != "open":  # closed by another task in this very instant
+        if self._outcome != "open":  # closed by another task at the same moment
             opened.reader.ready.clear()
             opened.stop("the stream was closed", self._outcome)
-            raise self._ending()
+            raise self._final_error()
         opened.settle()
         return opened
 
-    def _refuse_loop(self) -> NoReturn:
+    def _raise_wrong_loop(self) -> NoReturn:
         raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")
 
     def _begin_waiting(self) -> None:
         opened = self._open
         if opened is not None and opened.clock.running_loop() is not opened.loop:
-            self._refuse_loop()
+            self._raise_wrong_loop()
         if self._waiting:
             raise RuntimeError("another task is waiting for this stream's events already")
         self._waiting = True
@@ -214,7 +214,7 @@ class EventStream(Generic[E]):
             return ready.popleft()
         opened = self._open
         if opened is None or opened.outcome != "open":
-            self._check_cut()
+            self._check_interruption()
             raise StopAsyncIteration
         self._begin_waiting()
         try:
@@ -226,21 +226,21 @@ class EventStream(Generic[E]):
         raise StopAsyncIteration
 
     async def _begin_iterating(self) -> deque[E] | None:
-        """Opens it, unless it is; gives what the events will be in, or None where there will be none."""
-        if self._way != "events":
-            self._begin_reading("events")
+        """Opens the stream if needed. Returns the queue of its events, or None if there will be none."""
+        if self._read_mode != "events":
+            self._set_read_mode("events")
         self._begin_waiting()
         try:
             opened = await self._open_to_read()
             if opened is not None:
-                self._begin_taking(opened)
+                self._begin_consuming(opened)
                 self._ready = opened.reader.ready
         finally:
             self._waiting = False
         return self._ready
 
     async def _open_to_read(self) -> OpenStream[E, Any, Any] | None:
-        """What is open; None where there will be nothing to read."""
+        """Opens the stream if needed. Returns None if there is nothing to read."""
         if self._open is None and self._outcome == "open":
             try:
                 await self._open_now()
@@ -249,37 +249,37 @@ class EventStream(Generic[E]):
                     raise
         return self._open
 
-    def _begin_reading(self, way: _Way) -> None:
-        """Decides in which way the events are read: once, since what was read in one way is missing in another."""
-        if self._way is None:
-            self._way = way
-        elif self._way == "events":
-            raise RuntimeError(f"events of the stream have been taken already: call {way} before that")
+    def _set_read_mode(self, mode: _ReadMode) -> None:
+        """Sets the read mode, once: events that were read in one mode are missing in another."""
+        if self._read_mode is None:
+            self._read_mode = mode
+        elif self._read_mode == "events":
+            raise RuntimeError(f"events of the stream have been taken already: call {mode} before that")
         else:
-            raise RuntimeError(f"the stream is read by {self._way} already")
+            raise RuntimeError(f"the stream is read by {self._read_mode} already")
 
-    def _begin_taking(self, opened: OpenStream[E, Any, Any]) -> None:
-        """The first event is about to be taken: what came with the opening is judged, and its bytes are let go."""
+    def _begin_consuming(self, opened: OpenStream[E, Any, Any]) -> None:
+        """Prepares for the first event: applies stop conditions to what opening read, and releases its bytes."""
         if opened.outcome == "open" and self._stop_conditions:
             opened.apply_stop_conditions(self._stop_conditions, self._opening.collector())
-        if self._way != "raw()":
+        if self._read_mode != "raw()":
             opened.head = b""
 
-    # --- its bytes -------------------------------------------------------------------------------------------------
+    # --- raw bytes -------------------------------------------------------------------------------------------------
 
     def raw(self) -> RawView:
-        """The bytes of the body as they come, instead of the events: for a relay.
+        """Returns the bytes of the body as they arrive, instead of the events: for a relay.
 
-        They are what the server sent, after content decoding (gzip and the like), comments, ids and line ends included.
-        The stream decodes them all the same, so ``outcome``, ``usage``, ``timing`` and ``result()`` are as ever, and
-        what is wrong with them raises, once all that came have been given out.
+        They are what the server sent, after content decoding (such as gzip), including comments, ids and line endings.
+        The stream still decodes them, so ``outcome``, ``usage``, ``timing`` and ``result()`` work as usual, and an
+        error in them is raised once all received bytes have been delivered.
 
         Raises:
-            RuntimeError: The stream is being iterated over, or its bytes are given out already.
+            RuntimeError: The stream is already being read, or received too much before its first event.
         """
         if self._open is not None and self._open.head is None:
             raise RuntimeError("too much came before the first event to be kept (Limits.event)")
-        self._begin_reading("raw()")
+        self._set_read_mode("raw()")
         return RawView(self, self._read_bytes)
 
     async def _read_bytes(self) -> bytes:
@@ -290,64 +290,64 @@ class EventStream(Generic[E]):
                 opened = await self._open_to_read()
             if opened is not None and opened.outcome == "open":
                 if opened.head != b"":
-                    self._begin_taking(opened)
+                    self._begin_consuming(opened)
                 return await opened.read()
-            self._check_cut()
+            self._check_interruption()
             return b""
         finally:
             self._waiting = False
 
-    def _check_cut(self) -> None:
-        """Tells, once, that the stream was cut by the cancellation of a read: its end must not look like a good one."""
+    def _check_interruption(self) -> None:
+        """Raises, once, if a cancelled or failed read ended the stream: that must not look like a normal end."""
         opened = self._open
-        was_cut = self._opening_cut if opened is None else opened.was_cut
-        self._uncut()
-        if was_cut:
-            raise self._ending()
+        was_interrupted = self._opening_cancelled if opened is None else opened.was_cut
+        self._clear_interruption()
+        if was_interrupted:
+            raise self._final_error()
 
-    def _uncut(self) -> None:
-        self._opening_cut = False
+    def _clear_interruption(self) -> None:
+        self._opening_cancelled = False
         if self._open is not None:
             self._open.was_cut = False
 
     # --- branches --------------------------------------------------------------------------------------------------
 
     def tee(self, n: int, buffer: int = 256, slow: Slow = "wait") -> tuple[Branch[E], ...]:
-        """Several independent iterators over the events, instead of one.
+        """Returns several independent iterators over the events.
 
-        Each branch gets all events, ends as the stream ends, and raises what the stream raises, after its last event.
-        Closing one leaves the others; when all are closed, or dropped, the stream is closed. ``stop()``, ``outcome``
-        and ``usage`` stay here; ``result()`` is there when the branches are through.
+        Each branch yields all events, ends when the stream ends, and raises the stream's error after its last event.
+        Closing one leaves the others open; once all are closed or dropped, the stream is closed. ``stop()``,
+        ``outcome`` and ``usage`` stay on the stream; ``result()`` is available once the branches have finished.
 
         Args:
-            n: How many.
-            buffer: How many events a branch may be behind the one that is ahead.
-            slow: What happens when a branch is further behind: ``wait`` holds the others back; ``drop`` passes its
-                oldest events over, and counts them (``Branch.dropped``); ``fail`` ends it with BranchOverrunError, and
-                the others go on.
+            n: The number of branches.
+            buffer: How many events a branch may lag behind the fastest one.
+            slow: What happens when a branch lags further: ``wait`` makes the others wait; ``drop`` discards its
+                oldest events and counts them (``Branch.dropped``); ``fail`` ends it with BranchOverrunError, and
+                the others continue.
 
         Raises:
-            ValueError: A bad argument.
-            RuntimeError: Events have been taken already, or the stream is read in another way.
+            ValueError: An argument is invalid.
+            RuntimeError: The stream is already being read.
         """
-        fanout: Fanout[E] = fanout_of(n, buffer, slow)
-        self._begin_reading("tee()")
+        fanout: Fanout[E] = make_fanout(n, buffer, slow)
+        self._set_read_mode("tee()")
         self._fanout = fanout
         trunk: Trunk[E] = Trunk(
             stream=self,
             open=self._ensure_open,
-            read_on=self._read_on,
-            events=self._waiting_events,
+            read_more=self._read_more,
+            events=self._undelivered_events,
             stop=self._stop,
             drop=self._drop,
-            ending=self._ending,
-            broken=self._broken,
+            final_error=self._final_error,
+            branch_error=self._branch_error,
             text=self._text,
         )
         return tuple(Branch(trunk, fanout) for _ in range(n))
 
-    async def _read_on(self) -> None:
-        """Reads until there is an event or the end; a read that is cancelled leaves the stream open."""
+    async def _read_more(self) -> None:
+        """Reads until there is an event or the end; cancelling this read leaves the stream open."""
         opened = self._open
         assert opened is not None, "the branches open it first"
         self._begin_waiting()
@@ -359,97 +359,97 @@ class EventStream(Generic[E]):
         finally:
             self._waiting = False
 
-    def _waiting_events(self) -> deque[E] | None:
-        """The events that no branch has got yet; None before the stream is open."""
+    def _undelivered_events(self) -> deque[E] | None:
+        """Returns the events that no branch has received yet, or None if the stream is not open yet."""
         opened = self._open
         if opened is None:
             return None
         if opened.head != b"":
-            self._begin_taking(opened)
+            self._begin_consuming(opened)
             opened.exchange.on_wake = None if self._fanout is None else self._fanout.interrupt
         return opened.reader.ready
 
-    def _broken(self, reason: str) -> StreamInterruptedError:
-        """The error of a branch that has ended before its stream."""
+    def _branch_error(self, reason: str) -> StreamInterruptedError:
+        """Returns the error of a branch that ended before its stream, with what had arrived."""
         error = StreamInterruptedError(reason)
         if self._open is not None:
             error.meta, error.partial = self._open.meta, self._open.collector.partial()
         return error
 
-    # --- stopping by itself ----------------------------------------------------------------------------------------
+    # --- stop conditions -------------------------------------------------------------------------------------------
 
     def stop_when(
         self, predicate: Callable[[str], object] | None = None, *, event: Callable[[E], object] | None = None
     ) -> Self:
-        """Has the stream stop by itself, as by ``stop()``, at the first event for which a predicate is true.
+        """Makes the stream stop itself, as by ``stop()``, at the first event for which a predicate is true.
 
-        That event is the last one: it is delivered, and in ``result()``; nothing behind it is, nor in ``raw()``. The
-        connection is closed as soon as it has come. Several calls add up. What a predicate raises is raised to the
-        reader, and the stream is closed.
+        That event is the last one that is delivered and part of ``result()``; ``raw()`` ends with it, too. The
+        connection is closed as soon as it has arrived. Calls add predicates; any of them stops the stream. An exception
+        from a predicate closes the stream and propagates to the reader.
 
         Args:
-            predicate: A function of the text so far (what ``text()`` gives, joined), asked whenever it has grown.
-            event: A function of an event, asked of each.
+            predicate: A function of the text so far (the joined ``text()``), called whenever the text has grown.
+            event: A function of an event, called for each.
 
         Returns:
             The stream itself.
 
         Raises:
-            TypeError: Not one function, or a coroutine function.
-            RuntimeError: Events or bytes have been taken already.
+            TypeError: Not exactly one argument is given, or it is not a plain function.
+            RuntimeError: Events or bytes have been read already.
         """
         if (predicate is None) == (event is None):
             raise TypeError("stop_when() takes one function: of the text so far, or, as event=, of an event")
         if self._open is not None and self._open.head == b"":
             raise RuntimeError("the stream has been read from already: call stop_when() before that, or stop()")
-        of_event = event if predicate is None else over_text(plain_function(predicate), self._wording())
-        self._stop_conditions = (*self._stop_conditions, plain_function(of_event))
+        condition = event if predicate is None else predicate_on_text(check_predicate(predicate), self._wording())
+        self._stop_conditions = (*self._stop_conditions, check_predicate(condition))
         return self
 
     @staticmethod
     def _text_of(event: Any) -> str:
-        """The text that an event brings."""
+        """Returns the text of an event, or "" if it has none."""
         raise NotImplementedError
 
     def _wording(self) -> Callable[[Any], str]:
-        """What gives the text that each event of a stream brings, in turn: it may remember those before."""
+        """Returns a function that maps each event, in order, to its text; it may keep state."""
         return self._text_of
 
     def _text(self, source: EventStream[E] | Branch[E]) -> TextView:
-        """The text of the stream's events, wherever they are read from."""
+        """Returns the text of the events, read from the stream or from a branch."""
         return TextView(source, self._wording())
 
-    # --- to the end ------------------------------------------------------------------------------------------------
+    # --- reading to the end ----------------------------------------------------------------------------------------
 
     async def _exhaust(self) -> OpenStream[E, Any, Any]:
-        """Reads to the end, past events that nobody has taken.
+        """Reads to the end and discards undelivered events.
 
         Raises:
-            FriendliError: The stream did not end well; again, if it has already said so.
+            FriendliError: The stream failed or was closed early; raised again on every call.
         """
-        if self._way == "tee()" and self.outcome == "open":
+        if self._read_mode == "tee()" and self.outcome == "open":
             raise RuntimeError("the stream is read by the branches of tee(): its result is there when they are through")
         self._begin_waiting()
-        self._way = self._way or "events"
+        self._read_mode = self._read_mode or "events"
         try:
             opened = self._open
             if opened is None and self._outcome == "open":
                 opened = await self._open_now()
             if opened is not None and opened.head != b"":
-                self._begin_taking(opened)
+                self._begin_consuming(opened)
             while opened is not None and opened.outcome == "open":
                 opened.head = b""
                 opened.reader.ready.clear()
                 await opened.fill()
-            if opened is None or opened.outcome not in _GOOD_ENDS:
-                raise self._ending()
+            if opened is None or opened.outcome not in _SUCCESSFUL_OUTCOMES:
+                raise self._final_error()
             opened.reader.ready.clear()
             return opened
         finally:
             self._waiting = False
 
-    def _ending(self) -> FriendliError:
-        """The error of a stream that did not end well, to be raised once more."""
+    def _final_error(self) -> FriendliError:
+        """Returns a copy of the error that ended the stream, to be raised again."""
         error = self._error if self._open is None else self._open.error
         if error is not None:
             return copy.copy(error)
@@ -457,7 +457,7 @@ class EventStream(Generic[E]):
 
 
 class AssembledStream(EventStream[E], Generic[E, R, U]):
-    """A stream whose events add up to a reply, with a usage."""
+    """A stream whose events are assembled into a reply, with its usage."""
 
     __slots__ = ("_result",)
 
@@ -469,19 +469,19 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
         self._result: R | None = None
 
     def text(self) -> TextView:
-        """The text (of choice 0, where there may be several), piece by piece, never ""."""
+        """Returns the text (of choice 0 if there may be several), piece by piece, never ""."""
         return self._text(self)
 
     @property
     def usage(self) -> U | None:
-        """The usage, once the server has told it (with the last events)."""
+        """The usage; None until the server has sent it (with the last events)."""
         return None if self._open is None else self._open.collector.usage
 
     async def result(self) -> R:
-        """Reads what is left and returns the whole reply, with ``meta``. Of a stopped stream it is what had arrived.
+        """Reads the rest and returns the complete reply, with ``meta``; for a stopped stream, what had arrived.
 
         Raises:
-            FriendliError: The stream did not end well, or was closed early; ``partial`` is what had arrived.
+            FriendliError: The stream failed or was closed early; ``partial`` is what had arrived.
         """
         if self._result is None:
             opened: OpenStream[E, R, U] = await self._exhaust()

@@ -1,10 +1,10 @@
-"""A stream's events to several readers.
+"""One stream's events, delivered to several readers.
 
-No task of its own reads the stream: of the branches that wait, one reads for all, and when its reader goes, another
-that waits takes over. Only opening has a task, since it cannot be handed over; it ends with the opening.
+No background task reads the stream: one of the waiting branches reads for all, and when its task is cancelled, another
+waiting branch takes over. Only opening runs in a task, which ends with it, since an opening cannot be handed over.
 
-``Fanout`` is what the branches share. It knows neither them nor the stream, so that each of these ends when its last
-reference goes.
+``Fanout`` is the state that the branches share. It references neither the branches nor the stream, so that each of
+them is finalized when its last reference is dropped.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
     from friendli_async.streams.stream import EventStream
 
-__all__ = ["Branch", "BranchOverrunError", "Fanout", "Slow", "Trunk", "fanout_of"]
+__all__ = ["Branch", "BranchOverrunError", "Fanout", "Slow", "Trunk", "make_fanout"]
 
 E = TypeVar("E")
 
 Slow = Literal["wait", "drop", "fail"]
-"""What happens when a branch is too far behind: the others wait for it, it misses events, or it ends with an error."""
+"""What happens when a branch lags too far behind: the others wait, it loses events, or it ends with an error."""
 
 _CANCELLED: Final = "a read of the branch was cancelled, which closed it"
 _CLOSED: Final = "the branch was closed"
 
 
 class BranchOverrunError(FriendliError):
-    """A branch of ``tee(slow="fail")`` was too far behind the others. They, and the stream, go on without it."""
+    """A branch of ``tee(slow="fail")`` lagged too far behind. The other branches and the stream continue without it."""
 
 
-class _Place(Generic[E]):
-    """What one branch has in store."""
+class _Buffer(Generic[E]):
+    """The buffered events of one branch, and the state of its reader."""
 
     __slots__ = ("closed", "dropped", "events", "overrun", "task", "waiter")
 
@@ -50,9 +50,9 @@ class _Place(Generic[E]):
         self.overrun: bool = False
         self.closed: bool = False
         self.task: asyncio.Task[Any] | None = None
-        """Who waits for its next event."""
+        """The task that waits for the next event."""
         self.waiter: asyncio.Future[None] | None = None
-        """What that task waits for, unless it reads for all."""
+        """The future that the task waits for, unless it reads for all branches."""
 
     def wake(self) -> None:
         waiter, self.waiter = self.waiter, None
@@ -61,101 +61,101 @@ class _Place(Generic[E]):
 
 
 class Fanout(Generic[E]):
-    """The places of a stream's branches, and whose turn it is to read.
+    """The buffers of a stream's branches, and which of them reads.
 
     Attributes:
-        reading: Whether somebody reads for all.
-        held_back: Whether somebody waits for room in another's place.
-        loop: Where the branches are read; None before the first read.
-        failure: What opening raised and is no error of the call (a token callable can fail): for one branch to raise.
-        opening: The opening that is under way.
+        reading: Whether the stream is being opened, or a branch is reading for all.
+        is_blocked: Whether a branch waits for room in another's buffer.
+        loop: The event loop of the branches; None before the first read.
+        failure: An exception from opening that is no FriendliError (a token callable can fail); one branch raises it.
+        opening: The task that opens the stream, while it runs.
     """
 
     def __init__(self, n: int, limit: int, slow: Slow) -> None:
         self.reading: bool = False
-        self.held_back: bool = False
+        self.is_blocked: bool = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.failure: BaseException | None = None
         self.opening: asyncio.Task[Any] | None = None
         self.limit: Final = limit
         self.slow: Final[Slow] = slow
-        self.places: list[_Place[E]] = [_Place() for _ in range(n)]
-        self._all = tuple(self.places)
-        self.vacant: Iterator[_Place[E]] = iter(self._all)
-        """The places that no branch has taken."""
+        self.buffers: list[_Buffer[E]] = [_Buffer() for _ in range(n)]
+        self._all_buffers = tuple(self.buffers)
+        self.unassigned: Iterator[_Buffer[E]] = iter(self._all_buffers)
+        """The buffers that are not assigned to a branch yet."""
         self._unbounded = False
 
     def room(self) -> int:
-        """How many events fit into every place."""
+        """Returns how many events fit into every buffer."""
         if self._unbounded:
             return 1 << 30
-        return self.limit - max([len(place.events) for place in self.places], default=0)
+        return self.limit - max([len(buffer.events) for buffer in self.buffers], default=0)
 
-    def spread(self, events: deque[E]) -> None:
-        """Gives every place what fits into all of them."""
+    def distribute(self, events: deque[E]) -> None:
+        """Moves as many events to every buffer as fit into all of them."""
         room = self.room()
         if len(events) <= room:
             batch = list(events)
             events.clear()
         else:
             batch = [events.popleft() for _ in range(room)]
-        for place in self.places:
-            place.events.extend(batch)
+        for buffer in self.buffers:
+            buffer.events.extend(batch)
 
-    def force(self, event: E) -> None:
-        """Gives an event to every place, and does with those that are full what ``slow`` says."""
-        for place in tuple(self.places):
-            if len(place.events) < self.limit:
-                place.events.append(event)
+    def force_distribute(self, event: E) -> None:
+        """Adds an event to every buffer, and handles full ones according to ``slow``."""
+        for buffer in tuple(self.buffers):
+            if len(buffer.events) < self.limit:
+                buffer.events.append(event)
             elif self.slow == "drop":
-                place.events.popleft()
-                place.events.append(event)
-                place.dropped += 1
+                buffer.events.popleft()
+                buffer.events.append(event)
+                buffer.dropped += 1
             else:
-                place.overrun = True
-                self.places.remove(place)
+                buffer.overrun = True
+                self.buffers.remove(buffer)
 
     def wake(self) -> None:
-        """Something has changed: everybody who waits looks again."""
-        self.held_back = False
-        for place in self.places:
-            place.wake()
+        """Wakes all waiting branches, which check the state again."""
+        self.is_blocked = False
+        for buffer in self.buffers:
+            buffer.wake()
 
     def interrupt(self) -> None:
-        """The stream has been broken off: what has come is given out, however slow somebody is."""
+        """Delivers all received events, regardless of slow branches: the stream was interrupted."""
         self._unbounded = True
         self.wake()
 
     def clear(self) -> None:
-        """The stream has been closed, or stopped: what has come is not given out any more."""
-        for place in self._all:
-            place.events.clear()
+        """Discards undelivered events: the stream was closed or stopped."""
+        for buffer in self._all_buffers:
+            buffer.events.clear()
         self.wake()
 
     async def open(self, open_stream: Callable[[], Awaitable[object]]) -> None:
-        """Opens the stream, well or not: the stream says which."""
+        """Opens the stream, which records success or failure itself."""
         try:
             await open_stream()
         except FriendliError:
-            pass  # which the stream keeps, for each branch
+            pass  # the stream keeps it, for each branch
         except Exception as error:
-            if self.places:  # before anybody looks at how the stream ended; a task may even have run by now (eager)
+            if self.buffers:  # set before a branch checks the outcome, even if an eager task runs at once
                 self.failure = error
 
-    def opened(self, task: asyncio.Task[Any]) -> None:
-        """The opening is over."""
+    def on_opened(self, task: asyncio.Task[Any]) -> None:
+        """Handles the end of the opening task."""
         self.opening = None
         self.reading = False
-        if not task.cancelled() and (error := task.exception()) is not None:  # nothing that a program goes on from
+        if not task.cancelled() and (error := task.exception()) is not None:  # KeyboardInterrupt, SystemExit
             self.failure = error
         self.wake()
 
 
-def fanout_of(n: int, limit: int, slow: Slow) -> Fanout[Any]:
-    """Checks the arguments of ``tee``.
+def make_fanout(n: int, limit: int, slow: Slow) -> Fanout[Any]:
+    """Returns the shared state for the arguments of ``tee``.
 
     Raises:
-        ValueError: A bad one.
+        ValueError: An argument is invalid.
     """
     for name, value in (("n", n), ("buffer", limit)):
         given: object = value
@@ -167,58 +167,56 @@ def fanout_of(n: int, limit: int, slow: Slow) -> Fanout[Any]:
 
 
 class Trunk(NamedTuple, Generic[E]):
-    """A stream as its branches see it."""
+    """The interface of a stream for its branches."""
 
     stream: EventStream[E]
     open: Callable[[], Awaitable[object]]
-    """Opens it."""
-    read_on: Callable[[], Awaitable[None]]
-    """Reads until there is an event, or the end."""
+    read_more: Callable[[], Awaitable[None]]
+    """Reads until there is an event or the end."""
     events: Callable[[], deque[E] | None]
-    """What has come, and no branch has got yet; None before it is open."""
+    """Returns the events that no branch has received yet; None before the stream is open."""
     stop: Callable[[str], None]
-    """Closes it."""
+    """Closes the stream, for a reason."""
     drop: Callable[[], None]
-    """Closes it, from whatever thread."""
-    ending: Callable[[], FriendliError]
-    """The error of a stream that has not ended well."""
-    broken: Callable[[str], StreamInterruptedError]
-    """The error of a branch that has ended before its stream."""
+    """Closes the stream, from any thread."""
+    final_error: Callable[[], FriendliError]
+    """Returns the error that ended the stream."""
+    branch_error: Callable[[str], StreamInterruptedError]
+    """Returns the error of a branch that ended before its stream, for a reason."""
     text: Callable[[Branch[E]], TextView]
-    """The text of a branch."""
 
 
 class Branch(Generic[E]):
     """One of the iterators of ``stream.tee()``: ``async for event in branch:``, in ``async with`` or bare.
 
-    It is the stream's events from the first one on, however far the others are. Leaving ``async with``, ``aclose()``,
-    a read that is cancelled, or dropping the last reference closes it, and leaves the others; the last one closes the
-    stream. After that iteration has ended; after a cancelled read it first raises StreamInterruptedError, once. Where
-    the stream is closed under it, it raises that, too; where the stream is stopped (``stream.stop()``), it just ends,
-    and what it had not given out yet is not given out any more.
+    It yields the stream's events from the first one on, independently of the other branches. Leaving ``async with``,
+    ``aclose()``, cancelling a read, or dropping the last reference closes this branch only; closing the last branch
+    closes the stream. Iteration then ends; after a cancelled read it first raises StreamInterruptedError, once. If the
+    stream itself is closed, its branches raise that error, too; if it is stopped (``stream.stop()``), they just end,
+    and undelivered events are discarded.
 
     Raises:
         FriendliError: What the stream raises, after the last event; a copy for each branch.
-        BranchOverrunError: It was too far behind, with ``slow="fail"``; after the events that it still had.
+        BranchOverrunError: It lagged too far behind, with ``slow="fail"``; raised after its buffered events.
         RuntimeError: Two tasks wait for its events at the same time.
     """
 
-    __slots__ = ("__weakref__", "_error", "_fanout", "_place", "_told", "_trunk")
+    __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_trunk")
 
     def __init__(self, trunk: Trunk[E], fanout: Fanout[E]) -> None:
         self._trunk = trunk
         self._fanout = fanout
-        self._place = next(fanout.vacant)
+        self._buffer = next(fanout.unassigned)
         self._error: FriendliError | None = None  # to be raised by the next read
-        self._told = False  # it has ended, and said how
+        self._has_ended = False  # it has ended, and raised its error if there was one
 
     @property
     def dropped(self) -> int:
-        """How many events it has missed, with ``slow="drop"``."""
-        return self._place.dropped
+        """How many events were discarded for this branch, with ``slow="drop"``."""
+        return self._buffer.dropped
 
     def text(self) -> TextView:
-        """The branch's text, as ``stream.text()``."""
+        """Returns the branch's text, as ``stream.text()`` does."""
         return self._trunk.text(self)
 
     def __repr__(self) -> str:
@@ -231,11 +229,11 @@ class Branch(Generic[E]):
         return self
 
     async def __anext__(self) -> E:
-        events = self._place.events
+        events = self._buffer.events
         if not events:
             await self._wait()
         event = events.popleft()
-        if self._fanout.held_back:
+        if self._fanout.is_blocked:
             self._fanout.wake()
         return event
 
@@ -246,81 +244,81 @@ class Branch(Generic[E]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the branch. Whoever waits for its next event gets StreamInterruptedError."""
+        """Closes the branch. A task waiting for its next event gets StreamInterruptedError."""
         self._check_loop(running_loop())
-        self._error = None  # closed on purpose: iteration has ended
+        self._error = None  # closed on purpose: the next read just ends
         self._close()
 
     def __del__(self) -> None:
-        place: _Place[E] | None = getattr(self, "_place", None)
-        if place is not None and not place.closed:
-            _drop(self._trunk, self._fanout, place)
+        buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
+        if buffer is not None and not buffer.closed:
+            _drop_branch(self._trunk, self._fanout, buffer)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Waits until there is an event in store.
+        """Waits until an event is buffered.
 
         Raises:
             StopAsyncIteration: The stream has ended.
         """
-        import asyncio  # loaded long ago where a stream is read; a bare import of the library does without
+        import asyncio  # loaded by the time a stream is read; importing the library alone does not load it
 
-        place = self._place
-        if place.task is not None:
+        buffer = self._buffer
+        if buffer.task is not None:
             raise RuntimeError("another task is waiting for this branch's events already")
         task = asyncio.current_task()
         assert task is not None, "a coroutine of asyncio runs in a task"
         cancelling = task.cancelling()
         self._check_loop(task.get_loop())
         self._fanout.loop = task.get_loop()
-        place.task = task
+        buffer.task = task
         try:
-            while not place.events:
+            while not buffer.events:
                 self._check_end()
                 await self._advance()
-        except Exception:  # the error, or the end: told once
-            self._told = True
+        except Exception:  # the error or the end: raised once
+            self._has_ended = True
             raise
         except asyncio.CancelledError:
-            if place.closed and task.uncancel() <= cancelling:  # it was _close() that cancelled this task
-                raise self._trunk.broken(_CLOSED) from None
-            self._error = self._trunk.broken(_CANCELLED)
-            place.task = None
+            if buffer.closed and task.uncancel() <= cancelling:  # _close() cancelled this task
+                raise self._trunk.branch_error(_CLOSED) from None
+            self._error = self._trunk.branch_error(_CANCELLED)
+            buffer.task = None
             self._close()
             raise
         finally:
-            place.task = None
-            del task  # which may keep what is raised here, with this frame in its traceback
-            self._fanout.wake()  # there is news for the others, or one of them has to read now
+            buffer.task = None
+            del task  # the task may keep the exception, whose traceback has this frame: a cycle
+            self._fanout.wake()  # the others may have events now, or one of them must take over reading
 
     def _check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._fanout.loop not in {None, loop}:
             raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")
 
     def _check_end(self) -> None:
-        """Raises if nothing more is to come."""
+        """Raises if no more events will come."""
         fanout, stream = self._fanout, self._trunk.stream
         if self._error is not None:
             error, self._error = Held(self._error), None
             raise error.take()
-        if self._told or self._place.closed:
+        if self._has_ended or self._buffer.closed:
             raise StopAsyncIteration
         if fanout.failure is not None:
             failure, fanout.failure = Held(fanout.failure), None
             raise failure.take()
-        if self._place.overrun:
+        if self._buffer.overrun:
             raise BranchOverrunError(f"the branch was more than {fanout.limit} events behind")
         if stream.outcome != "open" and not self._trunk.events():
             if stream.outcome in {"done", "stopped"}:
                 raise StopAsyncIteration
-            raise self._trunk.ending()
+            raise self._trunk.final_error()
 
     async def _advance(self) -> None:
-        """One step towards the next event: reads for all, or waits for whoever does, or for whoever is slow."""
+        """Takes one step towards the next event: reads for all, or waits for the reading branch or a slow one."""
         fanout, trunk = self._fanout, self._trunk
         if fanout.reading:
-            await self._turn()
+            await self._wait_for_wake()
             return
         events = trunk.events()
         if events is None:
@@ -328,25 +326,25 @@ class Branch(Generic[E]):
         elif not events:
             fanout.reading = True
             try:
-                await trunk.read_on()
+                await trunk.read_more()
             except FriendliError:
                 pass  # the stream keeps it, for each branch
             finally:
                 fanout.reading = False
         elif fanout.room() > 0:
-            fanout.spread(events)
+            fanout.distribute(events)
         elif fanout.slow == "wait":
-            fanout.held_back = True
-            await self._turn()
+            fanout.is_blocked = True
+            await self._wait_for_wake()
         else:
-            await self._push(events)
+            await self._force_next(events)
 
-    async def _turn(self) -> None:
-        waiter = self._place.waiter = running_loop().create_future()
+    async def _wait_for_wake(self) -> None:
+        waiter = self._buffer.waiter = running_loop().create_future()
         await waiter
 
-    async def _push(self, events: deque[E]) -> None:
-        """Gives the next event to all though somebody has no room, who is given one turn of the loop to make some."""
+    async def _force_next(self, events: deque[E]) -> None:
+        """Delivers the next event although a buffer is full, after giving its reader one turn of the loop."""
         import asyncio
 
         fanout = self._fanout
@@ -356,56 +354,56 @@ class Branch(Generic[E]):
         finally:
             fanout.reading = False
         if events and fanout.room() > 0:
-            fanout.spread(events)
+            fanout.distribute(events)
         elif events:  # not closed meanwhile
-            fanout.force(events.popleft())
+            fanout.force_distribute(events.popleft())
 
     def _begin_opening(self) -> None:
-        """Opens the stream in a task: a branch's own may be cancelled, and the others need what it opens."""
+        """Opens the stream in a task of its own: a branch's task may be cancelled while the others need the stream."""
         fanout = self._fanout
         fanout.reading = True
         fanout.opening = running_loop().create_task(fanout.open(self._trunk.open))
-        fanout.opening.add_done_callback(fanout.opened)
+        fanout.opening.add_done_callback(fanout.on_opened)
 
     # --- closing -----------------------------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        place = self._place
-        if place.closed:
+        buffer = self._buffer
+        if buffer.closed:
             return
-        if place.task is not None:
-            place.task.cancel()  # which becomes StreamInterruptedError there
-        _leave(self._trunk, self._fanout, place)
+        if buffer.task is not None:
+            buffer.task.cancel()  # `_wait` turns it into StreamInterruptedError
+        _close_branch(self._trunk, self._fanout, buffer)
 
 
-def _leave(trunk: Trunk[Any], fanout: Fanout[Any], place: _Place[Any]) -> None:
-    """A branch goes; the last one closes the stream."""
-    place.closed = True
-    place.events.clear()
-    if place in fanout.places:
-        fanout.places.remove(place)
-    if fanout.places:
+def _close_branch(trunk: Trunk[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
+    """Closes a branch; the last one closes the stream."""
+    buffer.closed = True
+    buffer.events.clear()
+    if buffer in fanout.buffers:
+        fanout.buffers.remove(buffer)
+    if fanout.buffers:
         fanout.wake()  # there may be room now
     else:
-        fanout.failure = None  # nobody is left to raise it, and its frames hold the stream
+        fanout.failure = None  # no branch is left to raise it, and its traceback holds the stream
         trunk.stop("all branches of the stream were closed")
 
 
-def _drop(trunk: Trunk[Any], fanout: Fanout[Any], place: _Place[Any]) -> None:
-    """The last reference to a branch has gone, in whatever thread, or in no running loop at all."""
+def _drop_branch(trunk: Trunk[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
+    """Closes a branch whose last reference is gone, from any thread, with or without a running loop."""
     loop = fanout.loop
-    if loop is None:  # nobody has ever waited
-        if place in fanout.places:
-            fanout.places.remove(place)
-        if not fanout.places:
+    if loop is None:  # no branch has ever waited
+        if buffer in fanout.buffers:
+            fanout.buffers.remove(buffer)
+        if not fanout.buffers:
             trunk.drop()
         return
     try:
         here = running_loop() is loop
-    except (RuntimeError, ImportError):  # the latter where Python is shutting down
+    except (RuntimeError, ImportError):  # ImportError: Python is shutting down
         here = False
     if here:
-        _leave(trunk, fanout, place)
+        _close_branch(trunk, fanout, buffer)
     else:
-        with suppress(RuntimeError):  # the loop has closed, and all that was open in it
-            loop.call_soon_threadsafe(_leave, trunk, fanout, place)
+        with suppress(RuntimeError):  # the loop is closed, and so is everything that was open in it
+            loop.call_soon_threadsafe(_close_branch, trunk, fanout, buffer)

@@ -1,4 +1,4 @@
-"""A stream's text, piece by piece."""
+"""Views of a stream: its text, piece by piece."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Source(Protocol):
-    """Where events come from: a stream, or a branch of one."""
+    """A source of events: a stream, or a branch of one."""
 
     async def __anext__(self) -> Any: ...
 
@@ -22,12 +22,12 @@ class Source(Protocol):
     async def __aexit__(self, *exc_info: object) -> None: ...
 
     async def aclose(self) -> None:
-        """Closes it."""
+        """Closes the source."""
         ...
 
 
 class View(Generic[T_co]):
-    """A way of reading a stream, or a branch of one: stopping it stops the stream, or closes the branch."""
+    """A way to read a stream or a branch; closing the view closes the stream or the branch."""
 
     def __init__(self, stream: Source) -> None:
         self._stream = stream
@@ -46,33 +46,33 @@ class View(Generic[T_co]):
         await self._stream.__aexit__(*exc_info)
 
     async def aclose(self) -> None:
-        """Closes the stream, or the branch."""
+        """Closes the stream or the branch."""
         await self._stream.aclose()
 
 
 class TextView(View[str]):
-    """The text of a stream, or of a branch of it, piece by piece.
+    """The text of a stream or a branch, piece by piece.
 
-    A view: it reads the events, and stopping it stops the stream, or closes the branch.
+    It consumes the events, and closing it closes the stream or the branch.
     """
 
     def __init__(self, stream: Source, pick: Callable[[Any], str]) -> None:
         super().__init__(stream)
         self._pick = pick
-        self._held = ""  # half of a character that two tokens share
+        self._high_surrogate = ""  # of a surrogate pair that is split between two tokens
 
     async def __anext__(self) -> str:
         while True:
             try:
                 text = self._pick(await self._stream.__anext__())
             except StopAsyncIteration:
-                if not self._held:
+                if not self._high_surrogate:
                     raise
-                text, self._held = self._held, ""
+                text, self._high_surrogate = self._high_surrogate, ""
                 return text
             if not text:
                 continue
-            if self._held or "\ud800" <= text[-1] <= "\udbff":
-                text, self._held = whole(self._held, text)
+            if self._high_surrogate or "\ud800" <= text[-1] <= "\udbff":
+                text, self._high_surrogate = whole(self._high_surrogate, text)
             if text:
                 return text

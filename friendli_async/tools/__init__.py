@@ -1,13 +1,13 @@
-"""Tools that run here: functions that a model may call, and what a run of ``chat.run`` tells of them.
+"""Local tools: functions that a model may call, and the events of ``chat.run``, which calls them.
 
-@tool
-async def weather(city: str, unit: Literal["C", "F"] = "C") -> Weather: ...
+    @tool
+    async def weather(city: str, unit: Literal["C", "F"] = "C") -> Weather: ...
 
-run = client.serverless.chat.run(model="...", messages=[...], tools=[weather])
-async for event in run: ...             # ChatChunk | ToolStarted | ToolFinished | TurnEnded
-result = await run.result()             # reply, messages, usage, turns
+    run = client.serverless.chat.run(model="...", messages=[...], tools=[weather])
+    async for event in run: ...             # ChatChunk | ToolStarted | ToolFinished | TurnEnded
+    result = await run.result()             # reply, messages, usage, turns
 
-A tool is a ``LocalTool``: a function made into one by ``tool``, or anything else of that form.
+A tool is a ``LocalTool``: a function decorated with ``tool``, or any object that implements the protocol.
 """
 
 from friendli_async.chat import run, tool_loop

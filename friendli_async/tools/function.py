@@ -1,4 +1,4 @@
-"""Functions as tools: what a model is told of a function, and a call of it by what the model wrote."""
+"""Functions as tools: describes a function to a model, and calls it with the arguments that the model wrote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 import msgspec
 
 from friendli_async.errors import ToolError
-from friendli_async.tools.docstring import described_by
+from friendli_async.tools.docstring import parse_docstring
 
 __all__ = ["FunctionTool", "LocalTool", "ToolDefinitionError", "tool"]
 
@@ -27,59 +27,59 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 class LocalTool(Protocol):
-    """What ``chat.run`` can run: a function made into one by ``tool``, a tool of an MCP server, a class of your own."""
+    """A tool that ``chat.run`` can call: a function decorated with ``tool``, an MCP server's tool or your own class."""
 
     @property
     def name(self) -> str:
-        """What the model calls it: letters, digits, ``_`` and ``-``, at most 64."""
+        """The name that the model sees: letters, digits, ``_`` and ``-``, at most 64."""
         ...
 
     @property
     def description(self) -> str | None:
-        """What the model is told of its use."""
+        """The description that the model sees."""
         ...
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """JSON schema of its arguments, an object."""
+        """The JSON schema of the arguments, an object."""
         ...
 
     async def run(self, arguments: str) -> str:
-        """Calls it.
+        """Calls the tool.
 
         Args:
-            arguments: What the model wrote: JSON text, not necessarily valid; "" where it wrote none.
+            arguments: The JSON text that the model wrote, possibly invalid; "" if it wrote none.
 
         Returns:
-            What the model gets.
+            The text to send to the model.
 
         Raises:
-            ToolError: Its words are what the model gets. Of any other exception it gets class and message.
+            ToolError: The model gets its message. Of any other exception it gets class and message.
         """
         ...
 
 
 class ToolDefinitionError(TypeError):
-    """A function cannot be a tool as it is; the message says why. It is raised before anything is sent."""
+    """A function cannot be used as a tool; the message gives the reason. Raised before anything is sent."""
 
 
 class _Parameters(msgspec.Struct, frozen=True):
-    """What a function takes."""
+    """The parameters of a function, as a schema and as decoders."""
 
     schema: dict[str, Any]
     decoder: msgspec.json.Decoder[Any]
     lax: msgspec.json.Decoder[Any]
-    """For what is right but for its JSON type: "5" for 5."""
+    """Accepts values of another JSON type: "5" for 5."""
 
 
 class FunctionTool(Generic[P, R_co]):
-    """A function that is a tool as well. Called, it is the function; ``chat.run`` calls it by ``run``.
+    """A tool that wraps a function. Calling it calls the function; ``chat.run`` calls ``run``.
 
-    As a method decorator it gives a tool bound to the instance, as a function gives a bound method.
+    It may decorate a method: attribute access on an instance then returns a tool that is bound to the instance.
 
     Attributes:
-        name: What the model calls it.
-        description: What the model is told of its use.
+        name: The name that the model sees.
+        description: The description that the model sees.
     """
 
     __wrapped__: Callable[P, R_co]
@@ -88,16 +88,16 @@ class FunctionTool(Generic[P, R_co]):
         functools.update_wrapper(self, fn)
         self._fn = fn
         self._is_async = _is_async(fn)
-        self._made: list[_Parameters] = []  # none, or one
-        self._made_of_bound: list[_Parameters] = []  # the same of a method, for all its instances
-        self.name: str = _checked_name(name, fn)
-        is_partial = isinstance(cast("object", fn), functools.partial)  # its docstring is about partials
-        text, self._words = described_by(None if is_partial else inspect.getdoc(fn))
+        self._cached: list[_Parameters] = []  # empty, or one item
+        self._cached_of_bound: list[_Parameters] = []  # the same for the bound method, shared by all instances
+        self.name: str = _tool_name(name, fn)
+        is_partial = isinstance(cast("object", fn), functools.partial)  # its docstring is that of functools.partial
+        text, self._descriptions = parse_docstring(None if is_partial else inspect.getdoc(fn))
         self.description: str | None = text or None if description is None else description
-        _check_kinds(self.name, fn, skip_first=_is_in_a_class(fn))
+        _keyword_parameters(self.name, fn, skip_first=_is_unbound_method(fn))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Calls the function, as if it were no tool."""
+        """Calls the function directly."""
         return self._fn(*args, **kwargs)
 
     @overload
@@ -107,12 +107,12 @@ class FunctionTool(Generic[P, R_co]):
         self: FunctionTool[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
     ) -> FunctionTool[Q, R]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> FunctionTool[..., Any]:
-        """As a method: a tool that is bound to the instance."""
+        """Returns a tool that is bound to the instance."""
         bind: Any = getattr(type(self._fn), "__get__", None)
         if instance is None or bind is None:
             return self
         bound: FunctionTool[..., Any] = FunctionTool(bind(self._fn, instance, owner), self.name, self.description)
-        bound._made = self._made_of_bound
+        bound._cached = self._cached_of_bound
         return bound
 
     def __repr__(self) -> str:
@@ -123,29 +123,29 @@ class FunctionTool(Generic[P, R_co]):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """JSON schema of the arguments, from annotations, defaults and docstring.
+        """The JSON schema of the arguments, from annotations, defaults and docstring.
 
         Raises:
-            ToolDefinitionError: There is none: a parameter without a type, or of a type that JSON has no form for.
+            ToolDefinitionError: A parameter has no type, or a type that JSON cannot represent.
         """
         return self._parameters.schema
 
     async def run(self, arguments: str) -> str:
-        """Calls the function by what a model wrote; a plain function in a worker thread.
+        """Calls the function with the arguments that a model wrote; runs a plain function in a worker thread.
 
-        A thread cannot be cancelled: where the call is, the function runs on to its end, and what it gives is dropped.
+        A thread cannot be cancelled: if the call is, the function still runs to its end, and its result is discarded.
 
         Args:
-            arguments: A JSON object as text; "" is an empty one.
+            arguments: A JSON object as text; "" means an empty one.
 
         Returns:
-            The result: text as it is, anything else as JSON.
+            The result: a str unchanged, anything else as JSON.
 
         Raises:
-            ToolError: The arguments do not fit (``kind`` is "arguments"), or the result is not JSON ("result").
+            ToolError: The arguments are invalid (``kind`` is "arguments"), or the result is not JSON ("result").
             Exception: What the function raises.
         """
-        keywords = self._keywords(arguments)
+        keywords = self._decode_arguments(arguments)
         call: Callable[[], Any] = functools.partial(cast("Callable[..., Any]", self._fn), **keywords)
         if self._is_async:
             result = await call()
@@ -153,32 +153,32 @@ class FunctionTool(Generic[P, R_co]):
             from anyio import to_thread
 
             result = await to_thread.run_sync(call, abandon_on_cancel=True)
-            if inspect.isawaitable(result):  # a plain function that gives a coroutine
+            if inspect.isawaitable(result):  # a plain function that returns a coroutine
                 result = await result
-        return _encoded(result)
+        return _encode_result(result)
 
-    def _keywords(self, arguments: str) -> dict[str, Any]:
+    def _decode_arguments(self, arguments: str) -> dict[str, Any]:
         text = arguments.strip() or "{}"
         try:
             try:
                 decoded = self._parameters.decoder.decode(text)
             except msgspec.ValidationError as error:
-                words = str(error)
+                message = str(error)
                 try:
                     decoded = self._parameters.lax.decode(text)
                 except msgspec.ValidationError:
-                    raise ToolError(f"the arguments do not fit: {words}", kind="arguments") from None
+                    raise ToolError(f"the arguments do not fit: {message}", kind="arguments") from None
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ToolError(f"the arguments are not JSON: {error}", kind="arguments") from None
-        given = ((name, getattr(decoded, name)) for name in decoded.__struct_fields__)
-        return {name: value for name, value in given if value is not msgspec.UNSET}
+        values = ((name, getattr(decoded, name)) for name in decoded.__struct_fields__)
+        return {name: value for name, value in values if value is not msgspec.UNSET}
 
     @property
     def _parameters(self) -> _Parameters:
-        """Made on first use: types may be defined after the function."""
-        if not self._made:
-            self._made.append(_parameters_of(self.name, self._fn, self._words))
-        return self._made[0]
+        """The parameters, built on first use: types may be defined after the function."""
+        if not self._cached:
+            self._cached.append(_build_parameters(self.name, self._fn, self._descriptions))
+        return self._cached[0]
 
 
 @overload
@@ -188,37 +188,37 @@ def tool(
     *, name: str | None = None, description: str | None = None
 ) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
 def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, description: str | None = None) -> Any:
-    """Makes a function a tool, as decorator (``@tool``, ``@tool(name=...)``) or as function (``tool(fn)``).
+    """Makes a function a tool, as a decorator (``@tool``, ``@tool(name=...)``) or as a call (``tool(fn)``).
 
-    The model is told the docstring up to its first section, the parameters' types, the words that a Google-style
-    ``Args:`` section or ``Annotated[..., msgspec.Meta(description=...)]`` has for them, and the defaults. What the
-    model writes is decoded into the annotated types before the function is called.
+    The model sees the docstring up to its first section, and the parameters with their types, their defaults and their
+    descriptions from a Google-style ``Args:`` section or ``Annotated[..., msgspec.Meta(description=...)]``. The
+    model's arguments are decoded into the annotated types before the function is called.
 
-    Takes plain and async functions, bound methods, ``functools.partial`` (what it binds by keyword is no parameter any
-    more), and objects with ``__call__``. A class or static method is wrapped from outside: ``tool(Desk.count)``.
+    Supports plain and async functions, bound methods, ``functools.partial`` (arguments that it binds by keyword are no
+    parameters), and objects with ``__call__``. Wrap a class or static method outside its class: ``tool(Desk.count)``.
 
     Args:
-        fn: The function. Each parameter needs a type (``Any`` takes any JSON) and a name to be passed by.
-        name: What the model calls it; the function's name by default.
-        description: What the model is told of it; the docstring's by default.
+        fn: The function. Each parameter needs a type (``Any`` accepts any JSON) and must accept its name as keyword.
+        name: The name that the model sees; the function's name by default.
+        description: The description that the model sees; the docstring's by default.
 
     Returns:
-        The tool, which can still be called as the function.
+        The tool, which can still be called like the function.
 
     Raises:
-        ToolDefinitionError: It cannot be a tool: ``*args``, ``**kwargs``, positional-only parameters, a generator, a
-            name that the API does not take.
+        ToolDefinitionError: The function cannot be a tool: it has ``*args``, ``**kwargs``, positional-only parameters
+            or a name that the API does not accept, or it is a generator.
     """
     if fn is None:
         return functools.partial(FunctionTool[..., Any], name=name, description=description)
     return FunctionTool(fn, name, description)
 
 
-# --- looking at a function -------------------------------------------------------------------------------------------
+# --- inspecting a function -------------------------------------------------------------------------------------------
 
 
-def _innermost(fn: Callable[..., Any]) -> Any:
-    """The function under partials, bound methods and wrappers; of an object with ``__call__``, that."""
+def _unwrap(fn: Callable[..., Any]) -> Any:
+    """Returns the function inside partials, bound methods and wrappers, or the ``__call__`` of an object."""
     inner: Any = fn
     while True:
         if isinstance(inner, functools.partial):
@@ -227,7 +227,7 @@ def _innermost(fn: Callable[..., Any]) -> Any:
             inner = inner.__func__
         elif hasattr(inner, "__wrapped__"):
             inner = inner.__wrapped__
-        elif not hasattr(inner, "__code__") and isinstance(call := _call_of(inner), types.FunctionType):
+        elif not hasattr(inner, "__code__") and isinstance(call := _dunder_call(inner), types.FunctionType):
             inner = call
         else:
             return inner
@@ -237,16 +237,16 @@ def _is_async(fn: Callable[..., Any]) -> bool:
     while isinstance(fn, functools.partial):
         fn = fn.func
     if isinstance(fn, FunctionTool):
-        return fn._is_async  # pyright: ignore[reportPrivateUsage]  # a tool made of a tool, under another name
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_call_of(fn))
+        return fn._is_async  # pyright: ignore[reportPrivateUsage]  # a tool that wraps another tool
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_dunder_call(fn))
 
 
-def _call_of(callable_object: object) -> object:
-    """The function behind an object with ``__call__``."""
+def _dunder_call(callable_object: object) -> object:
+    """Returns the ``__call__`` that an object's class defines."""
     return inspect.getattr_static(type(callable_object), "__call__", None)
 
 
-def _checked_name(name: str | None, fn: Callable[..., Any]) -> str:
+def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
     if isinstance(fn, classmethod | staticmethod):
         raise ToolDefinitionError("a class or static method is wrapped from outside the class: tool(Desk.count)")
     if not callable(fn):
@@ -258,21 +258,21 @@ def _checked_name(name: str | None, fn: Callable[..., Any]) -> str:
     return found
 
 
-def _is_in_a_class(fn: Callable[..., Any]) -> bool:
-    """Whether it is a method that is not bound yet: its first parameter is the instance."""
+def _is_unbound_method(fn: Callable[..., Any]) -> bool:
+    """Whether a function is defined in a class, so that its first parameter is the instance."""
     if not isinstance(fn, types.FunctionType):
         return False
-    above = fn.__qualname__.rpartition(".")[0]
-    return bool(above) and not above.endswith("<locals>")
+    parent = fn.__qualname__.rpartition(".")[0]
+    return bool(parent) and not parent.endswith("<locals>")
 
 
-def _check_kinds(name: str, fn: Callable[..., Any], *, skip_first: bool = False) -> list[inspect.Parameter]:
-    """The parameters that a model may give.
+def _keyword_parameters(name: str, fn: Callable[..., Any], *, skip_first: bool = False) -> list[inspect.Parameter]:
+    """Returns the parameters that a model may pass.
 
     Raises:
-        ToolDefinitionError: One that cannot be passed by its name, or a function without one result.
+        ToolDefinitionError: A parameter cannot be passed by keyword; the function is a generator or has no signature.
     """
-    inner = _innermost(fn)
+    inner = _unwrap(fn)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise ToolDefinitionError(f"{name}() cannot be a tool: it is a generator, so it has no one result")
     try:
@@ -289,34 +289,34 @@ def _check_kinds(name: str, fn: Callable[..., Any], *, skip_first: bool = False)
     return [parameter for parameter in parameters if parameter.name not in bound]
 
 
-def _parameters_of(name: str, fn: Callable[..., Any], words: Mapping[str, str]) -> _Parameters:
-    parameters = _check_kinds(name, fn)
-    hints = _hints(name, fn, parameters)
+def _build_parameters(name: str, fn: Callable[..., Any], descriptions: Mapping[str, str]) -> _Parameters:
+    parameters = _keyword_parameters(name, fn)
+    hints = _resolve_types(name, fn, parameters)
     fields: list[Any] = []
     for parameter in parameters:
         kind: Any = hints[parameter.name]
         if parameter.default is parameter.empty:
             fields.append((parameter.name, kind))
-        else:  # left out, the function's own default stands
+        else:  # if the model omits it, the function's own default applies
             fields.append((parameter.name, kind | msgspec.UnsetType, msgspec.UNSET))
     try:
         arguments = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
-        schema = _schema(arguments, parameters, words)
-        decoder = msgspec.json.Decoder(arguments, dec_hook=_decoded)
-        lax = msgspec.json.Decoder(arguments, dec_hook=_decoded, strict=False)
+        schema = _build_schema(arguments, parameters, descriptions)
+        decoder = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic)
+        lax = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic, strict=False)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ToolDefinitionError(f"{name}() cannot be a tool: {error}") from error
     return _Parameters(schema, decoder, lax)
 
 
-def _hints(name: str, fn: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
-    """The parameters' types, those written as strings looked up; the result's does not matter."""
+def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
+    """Returns the types of the parameters, with strings resolved; the return type does not matter."""
     for parameter in parameters:
         if parameter.annotation is parameter.empty:
             raise ToolDefinitionError(
                 f"{name}() cannot be a tool: its parameter {parameter.name!r} has no type (Any takes any JSON)"
             )
-    inner = _innermost(fn)
+    inner = _unwrap(fn)
     annotated = types.SimpleNamespace(__annotations__={each.name: each.annotation for each in parameters})
     names = {variable.__name__: variable for variable in getattr(inner, "__type_params__", ())}
     try:
@@ -328,61 +328,63 @@ def _hints(name: str, fn: Callable[..., Any], parameters: list[inspect.Parameter
         ) from None
 
 
-def _schema(arguments: type[Any], parameters: list[inspect.Parameter], words: Mapping[str, str]) -> dict[str, Any]:
-    """The schema of the arguments: one object, with the parameters' words and defaults."""
+def _build_schema(
+    arguments: type[Any], parameters: list[inspect.Parameter], descriptions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns the schema of the arguments: an object, with the descriptions and defaults of the parameters."""
     (root,), definitions = msgspec.json.schema_components(
-        [arguments], schema_hook=_schema_of_a_model, ref_template="#/$defs/{name}"
+        [arguments], schema_hook=_pydantic_schema, ref_template="#/$defs/{name}"
     )
     schema: dict[str, Any] = definitions.pop(root["$ref"].rpartition("/")[2])
-    inner: dict[str, Any] = {}
-    for place in (schema, *definitions.values()):
-        _make_portable(place, inner)
+    nested: dict[str, Any] = {}
+    for subschema in (schema, *definitions.values()):
+        _make_portable(subschema, nested)
     del schema["title"]
     for parameter in parameters:
-        described: dict[str, Any] = schema["properties"][parameter.name]
-        if text := words.get(parameter.name):
-            described.setdefault("description", text)
-        if parameter.default is not parameter.empty and "$ref" not in described:
+        property_schema: dict[str, Any] = schema["properties"][parameter.name]
+        if text := descriptions.get(parameter.name):
+            property_schema.setdefault("description", text)
+        if parameter.default is not parameter.empty and "$ref" not in property_schema:
             try:
-                shown = msgspec.json.encode(parameter.default, enc_hook=_encoded_model)
-                described["default"] = msgspec.json.decode(shown)
+                encoded = msgspec.json.encode(parameter.default, enc_hook=_encode_pydantic)
+                property_schema["default"] = msgspec.json.decode(encoded)
             except (TypeError, ValueError, NotImplementedError):
-                continue  # what JSON has no form for is not shown
-    if definitions or inner:
-        schema["$defs"] = {**definitions, **inner}
+                continue  # a default that JSON cannot represent is omitted
+    if definitions or nested:
+        schema["$defs"] = {**definitions, **nested}
     return schema
 
 
 def _make_portable(schema: Any, definitions: dict[str, Any]) -> None:
-    """Drops ``items: false`` of tuples, which llama.cpp refuses, and moves definitions of pydantic's to the root."""
+    """Drops ``items: false`` of tuples, which llama.cpp rejects, and moves pydantic's definitions to the root."""
     if isinstance(schema, dict):
-        known = cast("dict[str, Any]", schema)
-        if known.get("items") is False:
-            del known["items"]
-        definitions |= known.pop("$defs", {})
-        for value in known.values():
+        mapping = cast("dict[str, Any]", schema)
+        if mapping.get("items") is False:
+            del mapping["items"]
+        definitions |= mapping.pop("$defs", {})
+        for value in mapping.values():
             _make_portable(value, definitions)
     elif isinstance(schema, list):
         for item in cast("Sequence[Any]", schema):
             _make_portable(item, definitions)
 
 
-# --- models of pydantic, which is not imported -----------------------------------------------------------------------
+# --- pydantic models, without importing pydantic ---------------------------------------------------------------------
 
 
-def _schema_of_a_model(kind: Any) -> dict[str, Any]:
+def _pydantic_schema(kind: Any) -> dict[str, Any]:
     if hasattr(kind, "model_json_schema"):
         return cast("dict[str, Any]", kind.model_json_schema())
     raise TypeError(f"JSON has no form for {getattr(kind, '__name__', kind)}")
 
 
-def _decoded(kind: Any, value: object) -> Any:
+def _decode_pydantic(kind: Any, value: object) -> Any:
     if hasattr(kind, "model_validate"):
-        return kind.model_validate(value)  # its ValidationError is a ValueError, which msgspec passes on as its own
+        return kind.model_validate(value)  # its ValidationError is a ValueError, which msgspec re-raises as its own
     raise NotImplementedError(f"JSON has no form for {getattr(kind, '__name__', kind)}")
 
 
-def _encoded_model(value: Any) -> Any:
+def _encode_pydantic(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     raise NotImplementedError(f"{type(value).__name__} is not JSON")
@@ -391,13 +393,13 @@ def _encoded_model(value: Any) -> Any:
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def _encoded(result: object) -> str:
+def _encode_result(result: object) -> str:
     if isinstance(result, str):
         return str.__str__(result)
     try:
         try:
-            return msgspec.json.encode(result, enc_hook=_encoded_model).decode()
-        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 has no form for, goes out escaped
-            return json.dumps(msgspec.to_builtins(result, enc_hook=_encoded_model), separators=(",", ":"))
+            return msgspec.json.encode(result, enc_hook=_encode_pydantic).decode()
+        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode, is escaped
+            return json.dumps(msgspec.to_builtins(result, enc_hook=_encode_pydantic), separators=(",", ":"))
     except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
         raise ToolError(f"the tool's result is not JSON: {error}", kind="result") from None
