@@ -1,4 +1,4 @@
-"""Rate limits, and how long to wait, as servers tell them in headers, under all the names that are about."""
+"""Parses rate limits and retry delays from response headers, under all names in use."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ __all__ = ["RateLimit"]
 
 @described
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of a server's limits, as of the reply that told it. None is what it did not tell, or nonsense.
+    """The rate limits of a server as of one reply. A value is None if the server did not send it, or it is malformed.
 
-    Where a server tells several limits of a kind, as per minute and per day, it is the one of which the least is left.
+    If a server sends several limits of a kind, such as per minute and per day, this is the one with the least left.
     """
 
     limit_requests: int | None = None
-    """Requests that are allowed in a window."""
+    """Requests allowed per window."""
     remaining_requests: int | None = None
-    """Requests that are left of them."""
+    """Requests remaining in the window."""
     reset_requests: float | None = None
-    """Seconds, from the reply on, until there are all again (or some: servers differ)."""
+    """Seconds from the reply until the limit is fully available again (or partly: servers differ)."""
     limit_tokens: int | None = None
-    """Tokens that are allowed in a window."""
+    """Tokens allowed per window."""
     remaining_tokens: int | None = None
-    """Tokens that are left of them."""
+    """Tokens remaining in the window."""
     reset_tokens: float | None = None
-    """Seconds, from the reply on, until there are all again."""
+    """Seconds from the reply until the limit is fully available again."""
     limit_steps: int | None = None
-    """Steps of image generation that are allowed in a window."""
+    """Steps of image generation allowed per window."""
     remaining_steps: int | None = None
-    """Steps that are left of them."""
+    """Steps remaining in the window."""
     reset_steps: float | None = None
-    """Seconds, from the reply on, until there are all again."""
+    """Seconds from the reply until the limit is fully available again."""
 
 
 class _Window(msgspec.Struct):
-    """One limit of a server's."""
+    """One limit of a server."""
 
     limit: float | None = None
     remaining: float | None = None
@@ -52,22 +52,22 @@ class _Window(msgspec.Struct):
 
     @property
     def scarcity(self) -> tuple[float, float]:
-        """Sorts the tightest limit first: by the share that is left, then by what is left."""
+        """The sort key, tightest limit first: the share that remains, then the amount."""
         remaining = math.inf if self.remaining is None else self.remaining
         share = remaining / self.limit if self.limit else (math.inf if remaining else 0.0)
         return share, remaining
 
 
 _Windows = dict[tuple[str, ...], _Window]
-"""By what their headers name beside limit, remaining and reset: ``("tokens", "minute")``."""
+"""By the words of the header name other than limit, remaining and reset: ``("tokens", "minute")``."""
 
 _KINDS: Final = ("requests", "tokens", "steps")
 _FIELDS: Final = ("limit", "remaining", "reset")
-_SHORT: Final = {"q": "limit", "r": "remaining", "t": "reset"}  # how a structured list names them
-# Patterns are compiled by re when they are first used: the import of the library does not wait for them.
+_ABBREVIATIONS: Final = {"q": "limit", "r": "remaining", "t": "reset"}  # the names in a structured list
+# Patterns are strings, compiled on first use, so that they do not slow down the import of the library.
 _NAME: Final = r"(?:[a-z]+-)?rate-?limit-(.+)"  # x-, anthropic-, or none
-# Where servers say how long to wait, and in which unit; the first that says it counts.
-_WAITS: Final = (
+# The headers for the retry delay and their units in seconds; the first valid one applies.
+_DELAY_HEADERS: Final = (
     ("retry-after-ms", 0.001),
     ("x-ms-retry-after-ms", 0.001),
     ("retry-after", 1.0),
@@ -76,21 +76,21 @@ _WAITS: Final = (
 )
 _NUMBER: Final = r"(?ai)[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 _UNIT: Final = r"(ms|milli(?:second)?s?|[uµ]s|ns|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
-_PART: Final = rf"([0-9]+(?:\.[0-9]+)?) *{_UNIT}(?![a-z]) *"
-_DURATION: Final = rf"(?:{_PART})+"
+_DURATION_PART: Final = rf"([0-9]+(?:\.[0-9]+)?) *{_UNIT}(?![a-z]) *"
+_DURATION: Final = rf"(?:{_DURATION_PART})+"
 _DURATION_ISO: Final = r"(?a)p(?=.)(?:\d+d)?(?:t(?=\d)(?:\d+h)?(?:\d+m)?(?:\d+(?:\.\d+)?s)?)?"
-# By how a unit begins, the longest first.
+# By the beginning of a unit, the longest first.
 _SECONDS: Final = {"mill": 1e-3, "ms": 1e-3, "ns": 1e-9, "u": 1e-6, "µ": 1e-6, "d": 86400, "h": 3600, "m": 60, "s": 1}
-# What stands between the values of a header that was sent several times; a date has a comma of its own.
-_BETWEEN: Final = r"(?i)(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),"
+# The comma between the values of a header that was sent several times, but not that of a date.
+_SEPARATOR: Final = r"(?i)(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),"
 
 
 def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
-    """Reads the limits out of a reply's headers; None where there are none. It never raises.
+    """Parses the rate limits from the headers of a reply; returns None if there are none. Never raises.
 
-    It knows ``x-ratelimit-limit-requests`` (OpenAI, Friendli), ``anthropic-ratelimit-requests-limit``,
-    ``x-ratelimit-limit`` (GitHub), with ``-minute`` and the like behind them, and ``RateLimit`` of the IETF's drafts
-    (draft-ietf-httpapi-ratelimit-headers: fields of their own up to 02, one list up to 07, structured from 08 on).
+    It supports ``x-ratelimit-limit-requests`` (OpenAI, Friendli), ``anthropic-ratelimit-requests-limit``,
+    ``x-ratelimit-limit`` (GitHub), also with suffixes like ``-minute``, and ``RateLimit`` of the IETF's drafts
+    (draft-ietf-httpapi-ratelimit-headers: separate fields up to 02, one list up to 07, structured fields from 08).
     """
     windows = _windows(headers)
     fields: dict[str, int | float | None] = {}
@@ -101,28 +101,30 @@ def rate_limit_of(headers: Mapping[str, str]) -> RateLimit | None:
             fields[f"limit_{kind}"] = None if tightest.limit is None else int(tightest.limit)
             fields[f"remaining_{kind}"] = None if tightest.remaining is None else int(tightest.remaining)
             fields[f"reset_{kind}"] = tightest.reset
-    return RateLimit(**fields) if fields else None  # type: ignore[arg-type]  # of each its own type, by its name
+    return RateLimit(**fields) if fields else None  # type: ignore[arg-type]  # the name determines the type of each value
 
 
-def wait_asked(status: int, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
-    """Seconds that a refusal asks to wait; None where it asks nothing, or nonsense.
+def retry_delay_of(status: int, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
+    """Returns the retry delay of an error response in seconds; None if there is none, or it is malformed.
 
-    ``retry-after-ms``, or ``Retry-After`` in seconds or as a date (RFC 9110 10.2.3), or as servers write it that do not
-    know that: ``1m30s``, a date of RFC 3339, seconds since 1970. Without one, when the limit of a 429 resets.
+    It is taken from ``retry-after-ms`` or ``Retry-After``, in seconds or as a date (RFC 9110 10.2.3), or in nonstandard
+    forms: ``1m30s``, a date of RFC 3339, seconds since 1970. For a 429 without these, it is when the limit resets.
     """
-    for name, unit in _WAITS:
+    for name, unit in _DELAY_HEADERS:
         if text := headers.get(name):
-            wait = _longest(text, unit, headers, now)
-            if wait is not None and wait >= 0:
-                return abs(wait)  # of -0, too
-    return _wait_of(headers) if status == 429 else None
+            delay = _longest_delay(text, unit, headers, now)
+            if delay is not None and delay >= 0:
+                return abs(delay)  # not -0
+    return _reset_delay(headers) if status == 429 else None
 
 
-def _wait_of(headers: Mapping[str, str]) -> float | None:
-    """Seconds until all that is used up resets; where nothing tells how much is left, until what resets last does."""
+def _reset_delay(headers: Mapping[str, str]) -> float | None:
+    """Returns the seconds until all exhausted limits reset, or all limits if none has a remaining amount."""
     windows = _windows(headers).values()
-    told = any(window.remaining is not None for window in windows)
-    blocking = (window for window in windows if not told or (window.remaining is not None and window.remaining < 1))
+    has_remaining = any(window.remaining is not None for window in windows)
+    blocking = (
+        window for window in windows if not has_remaining or (window.remaining is not None and window.remaining < 1)
+    )
     return max((window.reset for window in blocking if window.reset is not None), default=None)
 
 
@@ -139,98 +141,102 @@ def _windows(headers: Mapping[str, str]) -> _Windows:
         if "limit" not in name:
             continue
         if name in {"ratelimit", "ratelimit-policy"}:
-            _read_list(value, windows)
+            _parse_list(value, windows)
         elif found := re.fullmatch(_NAME, name):
             names = [part for part in re.split(r"[-_]", found[1]) if part != "after"]
             field = next((each for each in _FIELDS if each in names), "")
             unit = 0.001 if "ms" in names else 1.0
-            told = _longest(value, unit, headers) if field == "reset" else _amount(value, least=field == "remaining")
-            if field and told is not None:
+            number = (
+                _longest_delay(value, unit, headers)
+                if field == "reset"
+                else _parse_amount(value, least=field == "remaining")
+            )
+            if field and number is not None:
                 rest = tuple(part for part in names if part not in {field, "ms"})
-                setattr(windows.setdefault(rest, _Window()), field, max(0.0, told))
+                setattr(windows.setdefault(rest, _Window()), field, max(0.0, number))
     return windows
 
 
-def _read_list(value: str, windows: _Windows) -> None:
-    """``"default";r=50;t=30`` or ``limit=100, remaining=50, reset=5``; of a policy ``"default";q=100;w=60``."""
+def _parse_list(value: str, windows: _Windows) -> None:
+    """Parses ``"default";r=50;t=30`` or ``limit=100, remaining=50, reset=5``; for a policy ``"default";q=100;w=60``."""
     names: tuple[str, ...] = ()
     for item in value.split(","):
         policy, *_ = parameters = item.split(";")
         if "=" not in policy:
             names = (policy.strip().strip('"').lower(),)
-        for name, _, told in (parameter.partition("=") for parameter in parameters):
-            field, number = name.strip().lower(), _number(told)
-            field = _SHORT.get(field, field)
+        for name, _, text in (parameter.partition("=") for parameter in parameters):
+            field, number = name.strip().lower(), _parse_number(text)
+            field = _ABBREVIATIONS.get(field, field)
             if field in _FIELDS and number is not None:
                 setattr(windows.setdefault(names, _Window()), field, max(0.0, number))
 
 
 def parts(text: str) -> list[str]:
-    """The values of a header that may have been sent several times."""
-    return [part.strip() for part in re.split(_BETWEEN, text)]
+    """Splits the values of a header that may have been sent several times."""
+    return [part.strip() for part in re.split(_SEPARATOR, text)]
 
 
-def _amount(text: str, *, least: bool) -> float | None:
-    """A number; of several (sent twice, or with its policy: ``100, 100;w=60``) the first, or the least."""
-    numbers = [_number(part.partition(";")[0]) for part in text.split(",")]
-    told = [number for number in numbers if number is not None]
-    return (min(told) if least else told[0]) if told else None
+def _parse_amount(text: str, *, least: bool) -> float | None:
+    """Parses a number; of several (sent twice, or with a policy: ``100, 100;w=60``) the first, or the least."""
+    numbers = [_parse_number(part.partition(";")[0]) for part in text.split(",")]
+    valid = [number for number in numbers if number is not None]
+    return (min(valid) if least else valid[0]) if valid else None
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     text = text.strip()
     number = float(text) if re.fullmatch(_NUMBER, text) else math.inf
     return number if abs(number) < 1e18 else None
 
 
-def _longest(text: str, unit: float, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
-    """Seconds from the reply on; of several (sent by a server and a proxy) the longest: none may be undercut."""
-    told = (_moment(part, unit, lambda: _sent_at(headers, now)) for part in parts(text))
-    return max((seconds for seconds in told if seconds is not None), default=None)
+def _longest_delay(text: str, unit: float, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
+    """Parses seconds from the reply; of several (sent by a server and a proxy) the most, which satisfies all."""
+    delays = (_delay(part, unit, lambda: _sent_at(headers, now)) for part in parts(text))
+    return max((seconds for seconds in delays if seconds is not None), default=None)
 
 
-def _moment(text: str, unit: float, sent: Callable[[], float]) -> float | None:
-    """``1.5``, ``6m0s``, ``120ms``; ``1700000000``, seconds since 1970, or milliseconds; a date of RFC 3339 or of HTTP.
+def _delay(text: str, unit: float, sent: Callable[[], float]) -> float | None:
+    """Parses ``1.5``, ``6m0s``, ``120ms``, seconds or milliseconds since 1970, or a date of RFC 3339 or HTTP.
 
-    It is below 0 only where that is the number; what has passed is now.
+    The result is negative only for a negative number; a time in the past is 0.
     """
     text = text.partition(";")[0].strip(" \t\"'")
-    if (number := _number(text)) is not None:
+    if (number := _parse_number(text)) is not None:
         seconds = number * unit
         for since_1970 in (seconds, seconds / 1000):
-            if 1e9 <= since_1970 < 1e10:  # a point in time, of this century or one of the next two
+            if 1e9 <= since_1970 < 1e10:  # a time since 1970, from 2001 to 2286
                 return max(0.0, since_1970 - sent())
         return seconds
-    if (duration := _duration(text.lower())) is not None:
+    if (duration := _parse_duration(text.lower())) is not None:
         return duration
-    date = _date_of(text)
+    date = _parse_date(text)
     return None if date is None else max(0.0, date - sent())
 
 
-def _duration(text: str) -> float | None:
-    """Seconds of ``6m0s``, ``1 minute 30 seconds``, ``120ms`` or ``PT8S``; None of anything else."""
+def _parse_duration(text: str) -> float | None:
+    """Parses ``6m0s``, ``1 minute 30 seconds``, ``120ms`` or ``PT8S`` into seconds; returns None for anything else."""
     if len(text) > 40:
         return None
     if re.fullmatch(_DURATION_ISO, text):
         text = text.replace("p", "").replace("t", "")
     elif not re.fullmatch(_DURATION, text):
         return None
-    return sum(float(count) * _unit(name) for count, name in re.findall(_PART, text))
+    return sum(float(count) * _unit_seconds(name) for count, name in re.findall(_DURATION_PART, text))
 
 
-def _unit(name: str) -> float:
+def _unit_seconds(name: str) -> float:
     return next(seconds for begin, seconds in _SECONDS.items() if name.startswith(begin))
 
 
 def _sent_at(headers: Mapping[str, str], now: Callable[[], float]) -> float:
-    """When the reply was sent: by its own clock, as what it tells is, where it says so."""
-    date = _date_of(parts(headers.get("date", ""))[0])
+    """Returns when the reply was sent, by the server's clock like the times in it, or else by ours."""
+    date = _parse_date(parts(headers.get("date", ""))[0])
     return now() if date is None else date
 
 
-def _date_of(text: str) -> float | None:
-    """Seconds since 1970 of a date of HTTP (RFC 9110 5.6.7) or of RFC 3339, in UTC where it names no zone."""
-    from email.utils import parsedate_to_datetime  # comes with aiohttp; a bare import of ours does without
+def _parse_date(text: str) -> float | None:
+    """Parses a date of HTTP (RFC 9110 5.6.7) or RFC 3339 into seconds since 1970; UTC if it has no time zone."""
+    from email.utils import parsedate_to_datetime  # aiohttp loads it; importing the library alone does not need it
 
     for read in (datetime.fromisoformat, parsedate_to_datetime):
         try:

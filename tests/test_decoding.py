@@ -19,7 +19,7 @@ from friendli_async import (
 from friendli_async._core import lenient
 from friendli_async._core.lenient import decode
 from friendli_async.chat import FunctionCall, Logprobs, TokenLogprob, ToolCall
-from friendli_async.rate_limits import wait_asked
+from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers
 
 # --- decode ----------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110
 def test_retry_after_is_read_in_every_spelling_and_nonsense_is_ignored(
     fields: dict[str, str], expected: float | None
 ) -> None:
-    assert wait_asked(503, Headers(fields.items()), now=lambda: NOW) == expected
+    assert retry_delay_of(503, Headers(fields.items()), now=lambda: NOW) == expected
 
 
 @pytest.mark.parametrize("zone", ["UTC0", "EST5", "KST-9"])
@@ -241,7 +241,7 @@ def test_a_date_in_retry_after_means_the_same_in_every_time_zone(monkeypatch: py
         with monkeypatch.context() as patch:
             patch.setenv("TZ", zone)
             time.tzset()
-            found = [wait_asked(503, Headers([("retry-after", date)]), now=lambda: NOW) for date in dates]
+            found = [retry_delay_of(503, Headers([("retry-after", date)]), now=lambda: NOW) for date in dates]
     finally:
         time.tzset()
     assert found == [3.0, 3.0, 3.0]
@@ -250,5 +250,5 @@ def test_a_date_in_retry_after_means_the_same_in_every_time_zone(monkeypatch: py
 @given(st.text(max_size=40) | st.from_regex(r"\w{3}, ?\d+ \w{3} \d+ [\d:]+ [-+\w]*", fullmatch=True))
 @deterministic
 def test_retry_after_of_any_text_is_nothing_or_a_finite_number_of_seconds(text: str) -> None:
-    found = wait_asked(503, Headers([("retry-after", text), ("retry-after-ms", text)]), now=lambda: NOW)
+    found = retry_delay_of(503, Headers([("retry-after", text), ("retry-after-ms", text)]), now=lambda: NOW)
     assert found is None or (found >= 0 and math.isfinite(found))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from friendli_async import RateLimit
 from friendli_async._core.status_errors import error_of_payload, status_error
-from friendli_async.rate_limits import wait_asked
+from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, Meta
 
 DATE: Final = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
@@ -220,7 +220,7 @@ def test_no_header_raises_and_every_number_is_finite(headers: dict[str, str]) ->
     for value in filled(limit).values() if (limit := told(**headers)) is not None else ():
         assert math.isfinite(value)
         assert value >= 0
-    wait = wait_asked(429, Headers(headers.items()))
+    wait = retry_delay_of(429, Headers(headers.items()))
     assert wait is None or (math.isfinite(wait) and wait >= 0)
 
 

@@ -1,7 +1,7 @@
-"""Whether a JSON value says that something is wrong, and in which words, whatever shape servers give it.
+"""Detects errors in JSON values, and finds their messages, in all the shapes that servers use.
 
-Streams and plain replies of every API ask here, and so do error bodies: one reading of it. Pure. What is no JSON is for
-``error_text`` to read.
+Streams, plain replies and error bodies of every API are read here, so that they agree. No I/O. ``error_text`` reads
+what is not JSON.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final, cast
 
 __all__ = [
-    "CODES",
-    "EXCERPT",
-    "STATUSES",
-    "TYPES",
+    "CODE_FIELDS",
+    "EXCERPT_LENGTH",
+    "STATUS_FIELDS",
+    "TYPE_FIELDS",
     "Fields",
     "as_list",
     "as_object",
     "declares_error",
     "describes_error",
     "find_message",
-    "first",
+    "first_value",
     "has_message",
     "has_value",
     "is_error_name",
@@ -36,11 +36,11 @@ __all__ = [
 
 Fields = dict[str, Any]
 
-EXCERPT: Final = 200
+EXCERPT_LENGTH: Final = 200
 
 
 def loads(data: bytes | str) -> object:
-    """Decodes JSON of any kind, lone surrogates and NaN included; raises ValueError, never RecursionError."""
+    """Parses any JSON, lone surrogates and NaN included; raises ValueError, never RecursionError."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -48,7 +48,7 @@ def loads(data: bytes | str) -> object:
 
 
 def json_or_none(data: bytes | str) -> Any:
-    """Decodes JSON of any kind; None where it is none."""
+    """Parses any JSON; returns None if the data is not JSON."""
     try:
         return loads(data)
     except ValueError:
@@ -61,19 +61,19 @@ def is_object(value: object) -> bool:
 
 
 def as_object(value: object) -> Fields:
-    """A JSON object; an empty one in place of anything else."""
+    """Returns a JSON object as it is, and {} for any other value."""
     return cast("Fields", value) if isinstance(value, dict) else {}
 
 
 def as_list(value: object) -> list[object]:
-    """A JSON array; an empty one in place of anything else."""
+    """Returns a JSON array as it is, and [] for any other value."""
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
-# All in lower case, without "_" and "-". Where servers and gateways put their words, the most telling first.
-_WORDS: Final = (
+# As ``normalize_name`` spells them. The fields in which servers and gateways put the message, the most specific first.
+_MESSAGE_FIELDS: Final = (
     "message",
     "faultstring",
     "detail",
@@ -98,54 +98,58 @@ _WORDS: Final = (
     "cause",
     "explanation",
 )
-# Further names for them.
-_WORDLY: Final = r"^err(?!.*code$)|^fail|(message|msg|description|exception|error|fault|failure|blockreason)s?$"
-# Where an error is an object of its own: its words go before those beside it.
-_NESTING: Final = ("error", "fault")
-# Where an error has its HTTP status, its own code, and its kind.
-STATUSES: Final = ("statuscode", "httpstatuscode", "httpcode", "httpstatus")
-CODES: Final = ("code", "errorcode", "errcode")
-TYPES: Final = ("type", "errortype")
-_NUMBERED: Final = frozenset({*STATUSES, *CODES, "status"})
-_LABELS: Final = frozenset({*_NUMBERED, *TYPES, "error", "object", "requestid"})
-# Where an entry of a list of faults says what its fault is in.
-_PLACES: Final = ("field", "param", "target")
-# Where an object may say how what it is about ended.
-_VERDICTS: Final = frozenset({"status", "state", "level", "severity", "result", "outcome", "type", "object", "event"})
-_FAILURES: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "ko", "rejected"})
-_SUCCESSES: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
-# What may hold the whole of what a server behind a gateway said.
-_ENVELOPES: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
+# Further such names.
+_MESSAGE_PATTERN: Final = (
+    r"^err(?!.*code$)|^fail|(message|msg|description|exception|error|fault|failure|blockreason)s?$"
+)
+# Fields that may hold the error as an object, whose message takes precedence over its siblings.
+_NESTED_FIELDS: Final = ("error", "fault")
+# The fields for the HTTP status, the error code and the type of an error.
+STATUS_FIELDS: Final = ("statuscode", "httpstatuscode", "httpcode", "httpstatus")
+CODE_FIELDS: Final = ("code", "errorcode", "errcode")
+TYPE_FIELDS: Final = ("type", "errortype")
+_NUMERIC_FIELDS: Final = frozenset({*STATUS_FIELDS, *CODE_FIELDS, "status"})
+_METADATA: Final = frozenset({*_NUMERIC_FIELDS, *TYPE_FIELDS, "error", "object", "requestid"})
+# The fields of a validation error that name the invalid parameter.
+_PARAMETER_FIELDS: Final = ("field", "param", "target")
+# The fields whose value may be a word for failure.
+_FLAG_FIELDS: Final = frozenset(
+    {"status", "state", "level", "severity", "result", "outcome", "type", "object", "event"}
+)
+_FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "ko", "rejected"})
+_SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
+# The fields in which a gateway may wrap an upstream reply; a message alone in it may be part of a good one.
+_ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
 
 
 def normalize_name(name: str) -> str:
-    """A name as all its spellings have it: ``error_msg``, ``errorMsg``, ``ERROR-MSG``, ``odata.errorMsg``."""
+    """Returns ``errormsg`` for ``error_msg``, ``errorMsg``, ``ERROR-MSG`` and ``odata.errorMsg``."""
     return name[name.rfind(".") + 1 :].replace("_", "").replace("-", "").lower()
 
 
 def is_error_name(name: object) -> bool:
-    """Whether a word for a kind of event, object or status stands for an error."""
+    """Whether a name (event, type, status) contains ``error``, ends with ``exception``, or is e.g. ``failed``."""
     if not isinstance(name, str):
         return False
     word = name.lower()
-    return "error" in word or word.endswith("exception") or word in _FAILURES
+    return "error" in word or word.endswith("exception") or word in _FAILURE_WORDS
 
 
 def is_success(value: object) -> bool:
-    """Whether a value that could be words only says that all is well."""
-    return isinstance(value, str) and value.strip().lower() in _SUCCESSES
+    """Whether a value in place of a message is a word for success, such as ``ok``."""
+    return isinstance(value, str) and value.strip().lower() in _SUCCESS_WORDS
 
 
-def first(fields: Fields, *names: str) -> object:
-    """What stands under the first of some names under which there is anything."""
+def first_value(fields: Fields, *names: str) -> object:
+    """Returns the first value, in the order of the names, that is not None."""
     return next((value for name in names if (value := fields.get(name)) is not None), None)
 
 
-# --- whether something is wrong --------------------------------------------------------------------------------------
+# --- detection -------------------------------------------------------------------------------------------------------
 
 
 def has_value(fields: Fields, names: Iterable[str]) -> bool:
-    """Whether any of these fields says something."""
+    """Whether any of these fields is neither null nor empty."""
     return any(fields.get(name) not in _EMPTY for name in names)
 
 
@@ -153,120 +157,138 @@ _EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
 
 
 def declares_error(value: object, own: Collection[str] = ()) -> bool:
-    """Whether a JSON value says that it is an error, whatever stands beside that.
+    """Whether a JSON value declares an error, whatever other fields it has.
+
+    It does so with a filled ``error``, also in a choice, or with a failure flag such as ``"status": "failed"``. Of a
+    list, the first item counts.
 
     Args:
         value: The value.
-        own: The fields that it has where it comes from: there, a status and an object ``error`` are something else.
+        own: The fields that a reply of the API has. If ``status``, or an ``error`` that is an object, is one of them,
+            it does not mean that the call failed.
     """
-    fields = as_object(_unlisted(value))
+    fields = as_object(_first_item(value))
     if (error := fields.get("error")) and not ("error" in own and isinstance(error, dict)):
         return True
-    if any(_is_verdict(name, each) for name, each in fields.items() if name != "status" or name not in own):
+    if any(_is_failure_flag(name, each) for name, each in fields.items() if name != "status" or name not in own):
         return True
-    return any(map(_is_failed, as_list(fields.get("choices"))))
+    return any(map(_is_failed_choice, as_list(fields.get("choices"))))
 
 
-def _unlisted(value: object) -> object:
-    """What stands first in a list, which Google's gateways put their errors in; what is in no list as it is."""
+def _first_item(value: object) -> object:
+    """Returns the first item of a list, in which Google's gateways put errors, and any other value as it is."""
     while items := as_list(value):
         value = items[0]
     return value
 
 
-def _is_verdict(name: str, value: object) -> bool:
+def _is_failure_flag(name: str, value: object) -> bool:
+    """Whether a field is like ``"success": false``, ``"type": "error"``, ``"status": "failed"``, ``"status": 500``."""
     plain = normalize_name(name)
     if plain in {"success", "ok"}:
         return value is False or (isinstance(value, str) and value.lower() == "false")
     if plain in {"status", "state"} and isinstance(value, str) and value.isupper():
-        return False  # the state of something: that it has failed is what was asked for
-    return plain in _VERDICTS and (is_error_name(value) or (plain == "status" and _is_bad_status(value)))
+        return False  # the state of a resource, which the caller asked for
+    return plain in _FLAG_FIELDS and (is_error_name(value) or (plain == "status" and _is_error_status(value)))
 
 
-def _is_bad_status(value: object) -> bool:
+def _is_error_status(value: object) -> bool:
+    """Whether a value is a number from 400 to 599."""
     return isinstance(value, int) and 400 <= value <= 599
 
 
-def _is_failed(choice: object) -> bool:
-    """Whether one of several answers is an error in place of an answer."""
+def _is_failed_choice(choice: object) -> bool:
+    """Whether a choice has a filled ``error``: its own, or that of its ``delta`` or ``message``."""
     fields = as_object(choice)
     return any(as_object(part).get("error") for part in (fields, fields.get("delta"), fields.get("message")))
 
 
 def has_message(fields: Fields) -> bool:
-    """Whether a JSON object says something in words, where servers put them, or that it was in vain."""
+    """Whether a JSON object has an error message, failure flag, error status or ``"error": {}``, or wraps an error."""
     for name, value in fields.items():
-        if _holds_words(name, value) or _is_verdict(name, value):
+        if _is_message_field(name, value) or _is_failure_flag(name, value):
             return True
-        if normalize_name(name) in _NUMBERED and _is_bad_status(value):
+        if normalize_name(name) in _NUMERIC_FIELDS and _is_error_status(value):
             return True
     return fields.get("error") == {} or wraps_error(fields)
 
 
-def _holds_words(name: str, value: object) -> bool:
+def _is_message_field(name: str, value: object) -> bool:
+    """Whether a field is named like ``detail`` or ``errorMsg``, and is neither empty nor a word for success."""
     plain = normalize_name(name)
-    return bool(value) and (plain in _WORDS or re.search(_WORDLY, plain) is not None) and not is_success(value)
+    return (
+        bool(value)
+        and (plain in _MESSAGE_FIELDS or re.search(_MESSAGE_PATTERN, plain) is not None)
+        and not is_success(value)
+    )
 
 
 def wraps_error(fields: Fields) -> bool:
-    """Whether an object holds, in an envelope, another one that is an error."""
-    return any(_is_refusal(as_object(value)) for name, value in fields.items() if normalize_name(name) in _ENVELOPES)
+    """Whether an object has an error in an envelope field, e.g. ``{"data": {"error": "..."}}``."""
+    return any(
+        _is_wrapped_error(as_object(value))
+        for name, value in fields.items()
+        if normalize_name(name) in _ENVELOPE_FIELDS
+    )
 
 
-def _is_refusal(fields: Fields) -> bool:
-    """Whether the object in an envelope is an error; words alone may be part of something good."""
-    if fields.get("error") or any(_is_verdict(name, each) for name, each in fields.items()):
+def _is_wrapped_error(fields: Fields) -> bool:
+    """Whether the object in an envelope has an ``error``, a failure flag, or an error code with a message."""
+    if fields.get("error") or any(_is_failure_flag(name, each) for name, each in fields.items()):
         return True
-    codes = [each for name, each in fields.items() if normalize_name(name) in _NUMBERED]
-    in_vain = any(code and code != 200 and not is_success(code) for code in codes)
-    return in_vain and any(_holds_words(name, each) for name, each in fields.items())
+    codes = [each for name, each in fields.items() if normalize_name(name) in _NUMERIC_FIELDS]
+    has_error_code = any(code and code != 200 and not is_success(code) for code in codes)
+    return has_error_code and any(_is_message_field(name, each) for name, each in fields.items())
 
 
 def describes_error(value: object) -> bool:
-    """Whether a JSON value that is no reply at all says what is wrong: that it is an error, or something in words."""
-    value = _unlisted(value)
+    """Whether a JSON value that is not a reply of the API is an error.
+
+    It is one if it declares an error, has a message or any text of several words, or is a text (but not ``ok``).
+    """
+    value = _first_item(value)
     if isinstance(value, str):
         return bool(value.strip()) and not is_success(value)
     fields = as_object(value)
-    return declares_error(fields) or has_message(fields) or bool(_prose(fields))
+    return declares_error(fields) or has_message(fields) or bool(_sentence_in(fields))
 
 
-# --- in which words --------------------------------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------------------------------
 
-_DEEPEST: Final = 8
-_MOST: Final = 20
+_MAX_DEPTH: Final = 8
+_MAX_ITEMS: Final = 20
 
 
 def find_message(value: object) -> tuple[str, list[Fields]]:
-    """The words of an error of any of the shapes that are about: nested, in a list, or flat; "" where there are none.
+    """Returns the message of an error, which may be nested, in a list, or flat; "" if there is none.
 
-    And the objects that they stand in, the innermost first, their fields spelt by ``normalize_name``.
+    Also returns the objects that contain it, the innermost first, with their field names normalized.
     """
-    words, objects = _find_below(value)
-    return words or _by_field(value) or _prose(as_object(value)), objects
+    message, objects = _find_nested(value)
+    return message or _join_fields(value) or _sentence_in(as_object(value)), objects
 
 
-def _find_below(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
-    """The words of an object that has none where others have them: those of an object in it."""
-    words, objects = _find(value)
-    if words or depth > _DEEPEST:
-        return words, objects
+def _find_nested(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
+    """Returns the message of a value; if its usual fields have none, that of an object in any other field."""
+    message, objects = _find(value)
+    if message or depth > _MAX_DEPTH:
+        return message, objects
     for item in as_object(value).values():
-        inside = _inside(item) if isinstance(item, str) else item
-        found = next((fields for each in (*as_list(inside), inside) if (fields := as_object(each))), None)
-        words, inner = _find_below(found, depth + 1)
-        if words:
-            return words, [*inner, *objects]
+        embedded = _embedded_error(item) if isinstance(item, str) else item
+        found = next((fields for each in (*as_list(embedded), embedded) if (fields := as_object(each))), None)
+        message, inner = _find_nested(found, depth + 1)
+        if message:
+            return message, [*inner, *objects]
     return "", objects
 
 
 def _find(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
-    """The words of an error where most have them, and the objects that they stand in."""
-    if depth > _DEEPEST:
+    """Returns the message in the usual fields, and the objects that contain it."""
+    if depth > _MAX_DEPTH:
         return "", []
     if isinstance(value, str):
-        inside = _inside(value)
-        return (value, []) if inside is None else _find(inside, depth + 1)
+        embedded = _embedded_error(value)
+        return (value, []) if embedded is None else _find(embedded, depth + 1)
     if items := as_list(value):
         return _find_in_list(items, depth)
     fields: Fields = {}
@@ -274,69 +296,69 @@ def _find(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
         fields.setdefault(normalize_name(name), item)
     if not fields:
         return "", []
-    nested = [name for name in _NESTING if isinstance(fields.get(name), dict | list)]
+    nested = [name for name in _NESTED_FIELDS if isinstance(fields.get(name), dict | list)]
     objects: list[Fields] = []
-    for name in dict.fromkeys((*nested, *_WORDS)):
+    for name in dict.fromkeys((*nested, *_MESSAGE_FIELDS)):
         item = fields.get(name)
-        words, inner = (str(item), []) if item and type(item) in {int, float} else _find(item, depth + 1)
-        if not words and name == "errors":  # {"errors": {"model": ["This field is required."]}}
-            words = _by_field(item)
-        if words or name in nested:
+        message, inner = (str(item), []) if item and type(item) in {int, float} else _find(item, depth + 1)
+        if not message and name == "errors":  # {"errors": {"model": ["This field is required."]}}
+            message = _join_fields(item)
+        if message or name in nested:
             objects += inner
-        if words:
-            return _in_full(name, words, fields), [*objects, fields]
-    texts = (first(as_object(item), "value", "text") for item in fields.values())
+        if message:
+            return _with_context(name, message, fields), [*objects, fields]
+    texts = (first_value(as_object(item), "value", "text") for item in fields.values())
     return next((text for text in texts if isinstance(text, str)), ""), [*objects, fields]
 
 
-def _in_full(name: str, words: str, fields: Fields) -> str:
-    """The words of an object with those that belong to them: RFC 9457's title, or what a router's provider said."""
+def _with_context(name: str, message: str, fields: Fields) -> str:
+    """Adds to a message the title that RFC 9457 puts next to it, or the raw error of a router's provider."""
     title, raw = fields.get("title"), as_object(fields.get("metadata")).get("raw")
-    if name == "detail" and isinstance(title, str) and title and title not in words:
-        return f"{title.rstrip('.: ')}: {words}"
-    return f"{words}: {raw[:EXCERPT]}" if isinstance(raw, str) and raw else words
+    if name == "detail" and isinstance(title, str) and title and title not in message:
+        return f"{title.rstrip('.: ')}: {message}"
+    return f"{message}: {raw[:EXCERPT_LENGTH]}" if isinstance(raw, str) and raw else message
 
 
 def _find_in_list(items: list[object], depth: int) -> tuple[str, list[Fields]]:
-    """``[{"loc": ["body", "n"], "msg": "..."}]``, the 422 body, as one line; so what is told otherwise."""
+    """Joins the messages of a list, such as the 422 body ``[{"loc": ["body", "n"], "msg": "..."}]``, into one line."""
     lines: list[str] = []
     objects: list[Fields] = []
-    for item in items[:_MOST]:
-        words, inner = _find(item, depth + 1)
-        where = _place(as_object(item))
-        if words:
-            lines.append(f"{where}: {words}" if where else words)
-        if len(items) == 1 and not where:
+    for item in items[:_MAX_ITEMS]:
+        message, inner = _find(item, depth + 1)
+        parameter = _parameter_of(as_object(item))
+        if message:
+            lines.append(f"{parameter}: {message}" if parameter else message)
+        if len(items) == 1 and not parameter:
             objects = inner
     return "; ".join(lines), objects
 
 
-def _place(item: Fields) -> str:
-    """Where an entry of a list of faults says that its fault is."""
+def _parameter_of(item: Fields) -> str:
+    """Returns the parameter that a validation error names, or ""."""
     if loc := as_list(item.get("loc")):
-        return ".".join(map(str, loc[:_MOST]))
-    return next((place for name in _PLACES if isinstance(place := item.get(name), str)), "")
+        return ".".join(map(str, loc[:_MAX_ITEMS]))
+    return next((parameter for name in _PARAMETER_FIELDS if isinstance(parameter := item.get(name), str)), "")
 
 
-def _by_field(value: object) -> str:
-    """``{"model": ["This field is required."]}``: what says nothing but words, field by field."""
+def _join_fields(value: object) -> str:
+    """Joins ``{"model": ["This field is required."]}`` into one line; returns "" if any value is not text."""
     lines: list[str] = []
     for name, item in as_object(value).items():
-        if normalize_name(name) not in _LABELS and item != []:
-            words = as_list(item) or [item]
-            if not all(isinstance(word, str) for word in words):
+        if normalize_name(name) not in _METADATA and item != []:
+            messages = as_list(item) or [item]
+            if not all(isinstance(message, str) for message in messages):
                 return ""
-            lines += [f"{name}: {word}" for word in words[:_MOST] if word]
+            lines += [f"{name}: {message}" for message in messages[:_MAX_ITEMS] if message]
     return "; ".join(lines)
 
 
-def _prose(fields: Fields) -> str:
-    """A text of several words in an object, under whatever name."""
+def _sentence_in(fields: Fields) -> str:
+    """Returns the first text of several words in an object, in any field, or ""."""
     texts = (text.strip() for text in fields.values() if isinstance(text, str))
     return next((text for text in texts if " " in text and any(map(str.isalpha, text))), "")
 
 
-def _inside(text: str) -> object:
-    """The error that a text is, if it is one: servers that pass on what another said put its JSON into theirs."""
+def _embedded_error(text: str) -> object:
+    """Parses a text that is an error in JSON, as forwarded by gateways, or returns None."""
     value = json_or_none(text) if text.lstrip()[:1] in {"{", "["} else None
     return value if describes_error(value) else None

@@ -1,4 +1,4 @@
-"""What the body of a refusal says: JSON in whatever wrapping, events, markup or plain words, in whatever charset."""
+"""Parses the body of an error response: JSON, also wrapped, events, markup or plain text, in any charset."""
 
 from __future__ import annotations
 
@@ -13,94 +13,98 @@ from friendli_async._core.error_json import is_success, loads
 
 __all__ = ["decode_text", "is_message", "parse_body", "sanitize"]
 
-_LONGEST: Final = 2000
-"""Words in an error, characters: the whole of them is in ``APIStatusError.body``."""
-_LINE: Final = 200
-_LOOKED_AT: Final = 16384
-_MOST: Final = 50
+_MAX_MESSAGE: Final = 2000
+"""Characters of an error's message: ``APIStatusError.body`` is not truncated."""
+_MAX_LINE: Final = 200
+_MAX_SCANNED: Final = 16384
+_MAX_VALUES: Final = 50
 
-# Codecs that take text to be something else than characters in bytes, or for which a long input is slow.
-_NO_CHARSETS: Final = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
-# Patterns are compiled by re when an error needs them: the import of the library does not wait for them.
-_NAMED: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
-_NAMED_INSIDE: Final = r"(?i)<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)"
-_MARKS: Final = (
+# Codecs that are no character encodings, or are slow for a long input.
+_UNSUPPORTED_CHARSETS: Final = frozenset(
+    {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"}
+)
+# Patterns are strings, compiled when an error needs them, so that they do not slow down the import of the library.
+_CHARSET: Final = r"(?i)charset\s*=\s*[\"']?([\w.:+-]+)"
+_CHARSET_IN_MARKUP: Final = (
+    r"(?i)<\?xml[^>]*\sencoding\s*=\s*[\"']([\w.:+-]+)|<meta[^>]*charset\s*=\s*[\"']?([\w.:+-]+)"
+)
+_BYTE_ORDER_MARKS: Final = (
     ("utf-8-sig", (codecs.BOM_UTF8,)),
-    ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),  # before UTF-16, whose mark it begins with
+    ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),  # before UTF-16: its mark begins with that of UTF-16
     ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
 )
 
-# Controls would ring a bell, or paint a terminal.
-_UNPRINTABLE: Final = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]"
+# Control characters could ring the bell of a terminal, or change its display.
+_CONTROLS: Final = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]"
 
-_NO_TEXT: Final = r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]"
+_BINARY: Final = r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]"
 
-# What is put around JSON so that no page runs it, or that one does: )]}' and while(1); and callback(...).
-_WRAPPING: Final = r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-Za-z_$][\w.$]{0,80}\(|\s)*"
-_FIELD: Final = r"(?:data|event|id|retry)?:"
+# Prefixes that keep a page from executing JSON, or make it do so: )]}' and while(1); and callback(...).
+_JSON_PREFIX: Final = r"(?:\)\]\}'?,?|while\s*\(1\);|for\s*\(;;\);|/\*.*?\*/|[A-Za-z_$][\w.$]{0,80}\(|\s)*"
+_EVENT_FIELD: Final = r"(?:data|event|id|retry)?:"
 
-# How JSON of an object or a list begins, so that it is no text: a broken reply, of which nobody knows what it says.
-_JSON: Final = r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|(?:null|true|false|-?[\d.]+)\s*$)"""
-# The same, where its first name says that it is an error: cut off, or written by Python.
-_BROKEN_ERROR: Final = r"""(?i)[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b"""
-# A text under one of the names of words, in what is no whole JSON.
-_QUOTED: Final = (
+# The start of JSON: a text that begins like this is a malformed reply, not a message.
+_JSON_START: Final = r"""\s*(?:\{|\[\s*(?:[\[\]{"\d-]|null|true|false|$)|"|(?:null|true|false|-?[\d.]+)\s*$)"""
+# Malformed JSON that is an error by its first name: truncated, or the repr of a Python dict.
+_MALFORMED_ERROR: Final = r"""(?i)[\s\[{]*["'](?:error|err|message|msg|detail|errors|exception)\b"""
+# A text in a message field of malformed JSON.
+_MESSAGE_FIELD: Final = (
     r"(?is)[\"'](?:error_?|status_?)?(?:message|msg|detail|error|errors|reason|title)[\"']"
     r"\s*:\s*([\"'])((?:(?!\1)[^\\]|\\.)+)"
 )
 
-_UNSEEN: Final = r"(?is)<!--.*?(?:-->|\Z)|<(style|script|svg)\b.*?(?:</\1\s*>|\Z)"
+_INVISIBLE: Final = r"(?is)<!--.*?(?:-->|\Z)|<(style|script|svg)\b.*?(?:</\1\s*>|\Z)"
 _TAG: Final = r"<[^<>]*>"
 _CDATA: Final = r"(?s)<!\[CDATA\[(.*?)(?:\]\]>|\Z)"
-# Elements that tell what is wrong, the most telling first; and those of a title that say nothing.
-_ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "detail", "reason", "p")
-_EMPTY_WORDS: Final = r"(?i)[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*"
+# Elements that contain the message, the most specific first; and titles without information.
+_MESSAGE_ELEMENTS: Final = ("title", "h1", "message", "faultstring", "pre", "h2", "h3", "detail", "reason", "p")
+_EMPTY_TITLE: Final = r"(?i)[\W\d_]*(?:error|oops|untitled|document)?[\W\d_]*"
 
 
 def decode_text(body: bytes, content_type: str = "") -> str:
-    """A body as text: in the charset that it names, or that its first bytes show; else UTF-8, as far as it is that."""
-    named = re.search(_NAMED, content_type)
-    inside = re.search(_NAMED_INSIDE, body[:1024].decode("latin-1"))
-    marked = next((charset for charset, marks in _MARKS if body.startswith(marks)), None)
+    """Decodes a body by its byte order mark, Content-Type or markup, or else as UTF-8 with replacement characters."""
+    named = re.search(_CHARSET, content_type)
+    inside = re.search(_CHARSET_IN_MARKUP, body[:1024].decode("latin-1"))
+    marked = next((charset for charset, boms in _BYTE_ORDER_MARKS if body.startswith(boms)), None)
     for charset in (marked, named and named[1], inside and (inside[1] or inside[2])):
-        if charset is not None and (text := _decoded(body, charset)) is not None:
+        if charset is not None and (text := _decode(body, charset)) is not None:
             return text
     return body.decode("utf-8", "replace")
 
 
-def _decoded(body: bytes, charset: str) -> str | None:
-    """A body in a charset, if it is in it; a character that was cut at its end does not count."""
+def _decode(body: bytes, charset: str) -> str | None:
+    """Decodes a body, or returns None if it is not in the charset; a character truncated at its end is dropped."""
     try:
-        if codecs.lookup(charset).name in _NO_CHARSETS:
+        if codecs.lookup(charset).name in _UNSUPPORTED_CHARSETS:
             return None
         return body.decode(charset)
     except UnicodeDecodeError as error:
-        cut = len(body) > 4 and error.start > len(body) - 4
-        return body[: error.start].decode(charset, "replace") if cut else None
+        is_truncated = len(body) > 4 and error.start > len(body) - 4
+        return body[: error.start].decode(charset, "replace") if is_truncated else None
     except (LookupError, ValueError):
         return None
 
 
 def sanitize(text: str) -> str:
-    """Words as they may stand in a message and in a log: bounded, and without controls."""
-    text = re.sub(_UNPRINTABLE, "", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    """Makes a text safe for error messages and logs: truncates it, and removes control characters."""
+    text = re.sub(_CONTROLS, "", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE - 3]}..."
 
 
 def is_message(data: bytes) -> bool:
-    """Whether data that is no JSON says something in words; not where it is broken JSON that could be anything."""
-    try:  # strictly, but for a character in which the look ends
-        text = data[:_LOOKED_AT].decode("utf-8", "strict" if len(data) <= _LOOKED_AT else "ignore")
+    """Whether data that is not JSON is an error message: a text with letters, or a malformed JSON error."""
+    try:  # strictly, except for a character that the slice truncates
+        text = data[:_MAX_SCANNED].decode("utf-8", "strict" if len(data) <= _MAX_SCANNED else "ignore")
     except UnicodeDecodeError:
         return False
-    if re.match(_JSON, text) and not re.match(_BROKEN_ERROR, text):
+    if re.match(_JSON_START, text) and not re.match(_MALFORMED_ERROR, text):
         return False
-    words = _shown(re.sub(_UNSEEN, " ", text))
-    return any(map(str.isalpha, words)) and not is_success(words)
+    visible = _visible_text(re.sub(_INVISIBLE, " ", text))
+    return any(map(str.isalpha, visible)) and not is_success(visible)
 
 
 def parse_body(body: bytes, content_type: str = "") -> list[object]:
-    """What a body says, in its order: decoded JSON; what markup says, as if it were JSON; or words.
+    """Parses a body into its values, in order: decoded JSON, markup as an object like an error in JSON, or a message.
 
     Args:
         body: The body.
@@ -110,38 +114,38 @@ def parse_body(body: bytes, content_type: str = "") -> list[object]:
         return [loads(body)]
     except ValueError:
         text = decode_text(body, content_type).lstrip("\ufeff \t\r\n")
-    is_stream = "event-stream" in content_type.lower() or re.match(_FIELD, text) is not None
-    if is_stream and (events := _of_events(text)) is not None:
+    is_stream = "event-stream" in content_type.lower() or re.match(_EVENT_FIELD, text) is not None
+    if is_stream and (events := _parse_events(text)) is not None:
         return events
-    if values := list(islice(_of_json(text), _MOST)):
+    if values := list(islice(_iter_json(text), _MAX_VALUES)):
         return values
     if "html" in content_type.lower() or text.startswith("<"):
-        return [_of_markup(text[:_LOOKED_AT])]
-    return [_words(text)]
+        return [_parse_markup(text[:_MAX_SCANNED])]
+    return [_text_message(text)]
 
 
-def _of_json(text: str) -> Iterator[object]:
-    """The objects and lists that a text begins with, one behind the other, whatever is put around them."""
-    begin, decode = _end_of(_WRAPPING, text, 0), json.JSONDecoder().raw_decode
+def _iter_json(text: str) -> Iterator[object]:
+    """Yields the consecutive JSON objects and lists at the start of a text, after any prefix."""
+    begin, decode = _match_end(_JSON_PREFIX, text, 0), json.JSONDecoder().raw_decode
     while text[begin : begin + 1] in {"{", "["}:
         try:
             value, end = decode(text, begin)
         except (ValueError, RecursionError):
             return
         yield value
-        begin = _end_of(r"\s*", text, end)
+        begin = _match_end(r"\s*", text, end)
 
 
-def _end_of(pattern: str, text: str, begin: int) -> int:
-    """Where what a pattern takes of a text ends; it may take nothing."""
+def _match_end(pattern: str, text: str, begin: int) -> int:
+    """Returns where the match of a pattern at a position ends; without a match, that position."""
     found = re.compile(pattern).match(text, begin)
     return begin if found is None else found.end()
 
 
-def _of_events(text: str) -> list[object] | None:
-    """The data of a refused stream's events; None where it is none.
+def _parse_events(text: str) -> list[object] | None:
+    """Parses the data of the events in an error response; returns None if the text has no event.
 
-    It is not the standard's reading to the letter: one event that the end cuts off counts, as there is no more to come.
+    Unlike in the SSE standard, an event that the end of the body truncates counts, as the body is complete.
     """
     events: list[object] = []
     is_stream = False
@@ -152,46 +156,50 @@ def _of_events(text: str) -> list[object] | None:
         whole = "\n".join(data).strip()
         if whole and whole != "[DONE]":
             is_error = any(name == "event" and "error" in value.lower() for name, _, value in fields)
-            events.append(next(_of_json(whole), {"error": whole} if is_error else whole))
-    return events[:_MOST] if is_stream else None
+            events.append(next(_iter_json(whole), {"error": whole} if is_error else whole))
+    return events[:_MAX_VALUES] if is_stream else None
 
 
-def _words(text: str) -> str:
-    """The words of a plain text: its first line, or more where that only leads up to them; "" of what is no text."""
-    head = text[:_LINE]
-    if 1 < len(re.findall(_NO_TEXT, head)) > len(head) // 4:
+def _text_message(text: str) -> str:
+    """Returns the message in a plain text: its first line, or more if that ends with a colon; "" for binary data."""
+    head = text[:_MAX_LINE]
+    if 1 < len(re.findall(_BINARY, head)) > len(head) // 4:
         return ""
-    lines = [line.strip() for line in sanitize(text[:_LOOKED_AT]).splitlines() if line.strip()] or [""]
-    if lines[0].startswith("Traceback "):  # what was raised stands last
-        return lines[-1][:_LINE]
-    if lines[0][:1] == "{":  # cut off, or JSON by its looks only; not quoted, as it may repeat the request
-        found = re.search(_QUOTED, text)
-        return " ".join(sanitize(found[2].replace("\\n", "\n").replace('\\"', '"')).split())[:_LINE] if found else ""
+    lines = [line.strip() for line in sanitize(text[:_MAX_SCANNED]).splitlines() if line.strip()] or [""]
+    if lines[0].startswith("Traceback "):  # the exception is in the last line
+        return lines[-1][:_MAX_LINE]
+    if lines[0][:1] == "{":  # malformed JSON: not quoted as a whole, since it may repeat the request
+        found = re.search(_MESSAGE_FIELD, text)
+        return (
+            " ".join(sanitize(found[2].replace("\\n", "\n").replace('\\"', '"')).split())[:_MAX_LINE] if found else ""
+        )
     if lines[0].endswith(":"):
-        return " ".join(" ".join(lines).split())[:_LINE]
-    return lines[0][:_LINE]
+        return " ".join(" ".join(lines).split())[:_MAX_LINE]
+    return lines[0][:_MAX_LINE]
 
 
-def _of_markup(text: str) -> dict[str, str]:
-    """The words of a page: its title, or else its heading; of XML the message, the code and the request's id."""
+def _parse_markup(text: str) -> dict[str, str]:
+    """Returns the message of a page: its title, or else its heading; of XML also the code and the request ID."""
     is_page = re.search(r"<(?:html|body|p|title)\b", text, re.IGNORECASE) is not None
-    text = re.sub(_CDATA, lambda found: found[1].replace("<", "&lt;"), re.sub(_UNSEEN, " ", text))
-    words = next((found for name in _ELEMENTS if not re.fullmatch(_EMPTY_WORDS, found := _element(text, name))), "")
-    told = {"message": words or _shown(text)}
+    text = re.sub(_CDATA, lambda found: found[1].replace("<", "&lt;"), re.sub(_INVISIBLE, " ", text))
+    message = next(
+        (found for name in _MESSAGE_ELEMENTS if not re.fullmatch(_EMPTY_TITLE, found := _element_text(text, name))), ""
+    )
+    fields = {"message": message or _visible_text(text)}
     if not is_page:
-        told |= {"code": _element(text, "code"), "request_id": _element(text, "request-?id")}
-    return {name: value for name, value in told.items() if value}
+        fields |= {"code": _element_text(text, "code"), "request_id": _element_text(text, "request-?id")}
+    return {name: value for name, value in fields.items() if value}
 
 
-def _element(text: str, name: str) -> str:
-    """What the first element of a name says, if it says anything."""
+def _element_text(text: str, name: str) -> str:
+    """Returns the visible text of the first element of a name that has any, or ""."""
     pattern = rf"<(?:\w+:)?{name}(?:\s[^<>]*)?>(.*?)(?:</(?:\w+:)?{name}\s*>|<(?=/?(?:head|body|p|h\d|title)\b)|\Z)"
     found = re.finditer(pattern, text, re.IGNORECASE | re.DOTALL)
-    return next((words for match in found if (words := _shown(match[1]))), "")
+    return next((content for match in found if (content := _visible_text(match[1]))), "")
 
 
-def _shown(markup: str) -> str:
-    """What a reader sees of markup."""
-    from html import unescape  # only on the way to an error
+def _visible_text(markup: str) -> str:
+    """Returns the visible text of markup, in one line."""
+    from html import unescape  # needed only for an error
 
-    return " ".join(sanitize(unescape(re.sub(_TAG, " ", markup))).split())[:_LINE]
+    return " ".join(sanitize(unescape(re.sub(_TAG, " ", markup))).split())[:_MAX_LINE]

@@ -1,8 +1,8 @@
-"""`make demo`: a real model streams, tools are called, a model fills a struct: on one page.
+"""`make demo`: chat with a real model, tool-assisted chat and structured output, on one page.
 
     python -m friendli_async.demo.__main__ [--embedded] [--gguf FILE] [--question TEXT]... [--real] [--model NAME]
 
-Nothing leaves this machine, unless `FRIENDLI_TOKEN` is set and the question is answered with yes, or `--real` is given.
+Nothing leaves this machine unless `FRIENDLI_TOKEN` is set and you confirm with yes, or `--real` is given.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ _TOOL_REQUEST: Final = {
     "tools": [{"type": "math:calculator"}, {"type": "web:url"}],
 }
 _PLACE: Final = "Paris is the capital of France. It has the Louvre and the Eiffel Tower. Put that into JSON."
-_PACE: Final = 0.04  # seconds between the embedded server's events, for the eye
-_INTERRUPTED: Final = 130  # the shells' exit status for Ctrl-C
+_PACE: Final = 0.04  # seconds between the events of the embedded server, so that streaming is visible
+_INTERRUPTED: Final = 130  # the exit status of shells for Ctrl-C
 
 
-_Words = Annotated[str, msgspec.Meta(max_length=40)]
+_ShortText = Annotated[str, msgspec.Meta(max_length=40)]
 
 
 class Place(msgspec.Struct):
     """A city."""
 
-    name: _Words
-    country: _Words
+    name: _ShortText
+    country: _ShortText
     is_capital: bool
-    sights: Annotated[list[_Words], msgspec.Meta(min_length=1, max_length=3)]
+    sights: Annotated[list[_ShortText], msgspec.Meta(min_length=1, max_length=3)]
 
 
 @dataclass
 class Timing:
     """When the tokens of one stream arrived, in seconds on the performance counter."""
 
-    asked: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.perf_counter)
     arrivals: list[float] = field(default_factory=list[float])
 
     def token(self) -> None:
-        """Note that a token arrived now."""
+        """Record the arrival of a token."""
         self.arrivals.append(time.perf_counter())
 
     def figures(self, usage: Usage | None) -> list[tuple[str, str]]:
-        """Give what a reader wants to know: time to first token, tokens per second, usage."""
+        """Return the figures to show: time to first token, tokens per second, usage."""
         if not self.arrivals:
             return [("0", "tokens")]
         first, last = self.arrivals[0], self.arrivals[-1]
         tokens = (usage.completion_tokens if usage else 0) or len(self.arrivals)
-        figures = [(f"{(first - self.asked) * 1e3:.0f} ms", "to first token")]
+        figures = [(f"{(first - self.started) * 1e3:.0f} ms", "to first token")]
         if last > first:
             figures.append((f"{(tokens - 1) / (last - first):.1f}", "tokens/s"))
         figures.append((str(tokens), "tokens out"))
@@ -79,13 +79,13 @@ class Timing:
         return figures
 
     def gaps(self) -> list[float]:
-        """Give the seconds between one token and the next."""
+        """Return the seconds between consecutive tokens."""
         return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
 
 
 @dataclass
 class Stage:
-    """What the first part runs on: the engine or, where it cannot run, the embedded server."""
+    """The server of the first part: the engine or, if it is unavailable, the embedded server."""
 
     url: str
     name: str
@@ -94,7 +94,7 @@ class Stage:
 
     @classmethod
     async def set(cls, page: Page, options: argparse.Namespace, server: FriendliServer, exits: AsyncExitStack) -> Self:
-        """Start the engine and say what it is; or say why the embedded server stands in."""
+        """Start the engine and describe it, or explain why the embedded server is used instead."""
         if options.embedded:
             page.line("Asked for with --embedded: the embedded server, which repeats what it is asked.", "yellow")
             return cls(server.url, "echo", (), _MODEL)
@@ -118,12 +118,12 @@ class Stage:
 
 
 async def show_here(page: Page, options: argparse.Namespace) -> None:
-    """Show the three parts that run on this machine alone."""
+    """Show the three parts that run only on this machine."""
     async with AsyncExitStack() as exits:
         server = await exits.enter_async_context(FriendliServer(pace=_PACE))
         page.section("1  Chat with a real model, on this machine")
         stage = await Stage.set(page, options, server, exits)
-        # Both addresses and the token are given here: what the environment says about the real API stays unused.
+        # Explicit addresses and token: the environment variables for the real API are not used.
         client = await exits.enter_async_context(
             AsyncFriendli(server.token, server_url=server.url, container_url=stage.url)
         )
@@ -153,7 +153,7 @@ async def show_here(page: Page, options: argparse.Namespace) -> None:
 
 
 async def show_chat(page: Page, question: str, name: str, stream: ChatStream) -> None:
-    """Show one question, its answer as it arrives, and the figures."""
+    """Show one question, the answer as it streams, and the figures."""
     page.speaker("you", "magenta")
     page.text(question)
     page.end_text()
@@ -171,7 +171,7 @@ async def show_chat(page: Page, question: str, name: str, stream: ChatStream) ->
 
 
 async def show_tools(page: Page, client: AsyncFriendli) -> None:
-    """Show the seed's call: tokens and tool statuses in the order of their arrival."""
+    """Show a tool-assisted chat: tokens and tool statuses in the order of their arrival."""
     page.code(
         "async for event in client.serverless.tool_assisted_chat_completion(",
         "    tool_assisted_completion_request_body={...},",
@@ -186,30 +186,30 @@ async def show_tools(page: Page, client: AsyncFriendli) -> None:
     call = client.serverless.tool_assisted_chat_completion(
         tool_assisted_completion_request_body=_TOOL_REQUEST, x_friendli_team=None, retries=None, server_url=None
     )
-    timing, usage, speaking = Timing(), None, False
+    timing, usage, is_speaking = Timing(), None, False
     async for event in call:
         match event:
             case ToolStatus():
-                if speaking:
+                if is_speaking:
                     page.end_text()
-                    speaking = False
+                    is_speaking = False
                 show_status(page, event)
             case ChatChunk(text=piece):
                 usage = event.usage or usage
                 if piece:
-                    if not speaking:
+                    if not is_speaking:
                         page.speaker("model", "cyan")
-                        speaking = True
+                        is_speaking = True
                     timing.token()
                     page.text(piece)
-    if speaking:
+    if is_speaking:
         page.end_text()
     page.figures(timing.figures(usage))
     page.blank()
 
 
 async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
-    """Show the fields of a struct, each as soon as it is complete, and then the checked value."""
+    """Show the fields of a struct, each as soon as it is complete, and then the validated value."""
     page.code(
         "async with client.container.chat.parse_stream(Place, ...) as stream:",
         "    async for snapshot in stream.snapshots(): ... # a dict that grows",
@@ -226,7 +226,7 @@ async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
     try:
         async with stream:
             async for snapshot in stream.snapshots():
-                whole = len(snapshot) - 1  # behind the last field another one may come
+                whole = len(snapshot) - 1  # the last field may still be incomplete
                 shown = show_fields(page, snapshot, shown, whole)
         place = (await stream.result()).value
     except OutputError as error:
@@ -238,14 +238,14 @@ async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
 
 
 def show_fields(page: Page, fields: dict[str, Any], shown: int, whole: int) -> int:
-    """Show the fields that are complete and have not been shown; gives how many have been."""
+    """Show the complete fields that have not been shown; return how many have been."""
     for name in list(fields)[shown:whole]:
         page.status(page.symbol("✓", "+"), name, msgspec.json.encode(fields[name]).decode(), "green")
     return max(shown, whole)
 
 
 def show_status(page: Page, event: ToolStatus) -> None:
-    """Show one line about what a tool is doing."""
+    """Show the status of a tool in one line."""
     symbols = {
         "STARTED": (page.symbol("⚙", "*"), "yellow"),
         "UPDATING": (page.symbol("…", "~"), "yellow"),
@@ -255,18 +255,18 @@ def show_status(page: Page, event: ToolStatus) -> None:
     symbol, style = symbols.get(event.status, ("?", "yellow"))
     match event.status:
         case "STARTED":
-            said = ", ".join(f"{parameter.name}={parameter.value}" for parameter in event.parameters)
+            text = ", ".join(f"{parameter.name}={parameter.value}" for parameter in event.parameters)
         case "ENDED":
-            said = _once_decoded(event.result or "")
+            text = _decode_once(event.result or "")
         case "ERRORED":
-            said = (event.error and event.error.msg) or ""
+            text = (event.error and event.error.msg) or ""
         case _:
-            said = event.message or ""
-    page.status(symbol, event.name, f"{event.status:<9} {said}", style)
+            text = event.message or ""
+    page.status(symbol, event.name, f"{event.status:<9} {text}", style)
 
 
-def _once_decoded(result: str) -> str:
-    """Take one of the two encodings off that the API puts on a result, where it is there."""
+def _decode_once(result: str) -> str:
+    """Decode one of the two JSON encodings of a result; return the result unchanged if it has only one."""
     try:
         decoded: object = msgspec.json.decode(result)
     except msgspec.DecodeError:
@@ -275,7 +275,7 @@ def _once_decoded(result: str) -> str:
 
 
 async def show_real(page: Page, model: str, question: str) -> None:
-    """Show a chat with the real API, with the token and the team of the environment."""
+    """Show a chat with the real API, using the token and team of the environment."""
     async with AsyncFriendli() as client:
         messages = [{"role": "user", "content": question}]
         stream = client.serverless.chat.stream(model=model, messages=messages, max_tokens=200)
@@ -283,7 +283,7 @@ async def show_real(page: Page, model: str, question: str) -> None:
 
 
 def wants_real(page: Page, options: argparse.Namespace) -> bool:
-    """Tell whether the real API is to be called, which costs money: only ever after a yes."""
+    """Return whether to call the real API, which costs money: only after explicit confirmation."""
     if options.real:
         return True
     if not os.environ.get("FRIENDLI_TOKEN"):
@@ -300,7 +300,7 @@ def wants_real(page: Page, options: argparse.Namespace) -> bool:
 
 
 def show(page: Page, options: argparse.Namespace) -> int:
-    """Show the whole page; gives the exit status."""
+    """Show the whole page; return the exit status."""
     page.title(f"friendli_async {__version__}", "an async streaming client for Friendli's inference API")
     asyncio.run(show_here(page, options))
     if not wants_real(page, options):
@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo.
 
     Args:
-        arguments: The command line without the program's name; by default the process's own.
+        arguments: The command line without the program name; by default that of the process.
 
     Returns:
         The exit status: 0, 1 when the real API failed, 130 after Ctrl-C.
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page.line("Stopped.", "dim")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`make demo | head`); Python would complain once more when it flushes at exit.
+        # The reader has exited (`make demo | head`); Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -1,6 +1,6 @@
-"""A real language model on this machine: llama.cpp's own HTTP server, in a process of its own.
+"""A real language model on this machine: the HTTP server of llama.cpp, in a child process.
 
-It speaks what `client.container.*` speaks. It needs the extra `friendli_async[engine]`.
+It works with `client.container.*`. It needs the extra `friendli_async[engine]`.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from friendli_async.demo.weights import GEMMA_CHAT_TEMPLATE, GEMMA_NAME, EngineU
 __all__ = ["EngineUnavailable", "LocalEngine"]
 
 _PROGRAM: Final = Path(__file__).with_name("engine_process.py")
-_STOP_GRACE: Final = 5.0  # seconds for an orderly end, before it is killed
+_STOP_GRACE: Final = 5.0  # seconds for a graceful exit, before it is killed
 
 
 class LocalEngine:
-    """llama.cpp's server on a free loopback port, from entering the context to leaving it.
+    """A llama.cpp server on a free loopback port, as a context manager.
 
         async with LocalEngine() as engine, AsyncFriendli(container_url=engine.url) as client:
             reply = await client.container.chat.complete(messages=[...])
 
-    A plain `with` does the same. The server lives in a child process that ends with this one, however this one ends.
+    A plain `with` works, too. The server runs in a child process that exits with this one, however this one exits.
 
     Args:
         model_path: A GGUF file. `None` means Gemma 3 270M with its chat template (`weights.gemma_weights`; Google's
             Gemma terms apply).
-        name: What the server calls the model; the file's name without its extension by default.
-        chat_template: Jinja text that turns messages into a prompt; the model's own by default.
+        name: The name of the model; by default that of the file without its extension.
+        chat_template: A Jinja template that converts messages to a prompt; by default that of the model.
         context: Tokens of context, shared by the parallel requests.
-        parallel: Requests generated at the same time; further ones wait.
-        threads: Threads that compute; all cores but one by default.
-        api_key: The token that requests must carry; none by default.
-        start_timeout: Seconds that loading the model may take.
+        parallel: Requests generated in parallel; further ones wait.
+        threads: Threads for computation; all cores but one by default.
+        api_key: The token that requests must have; none by default.
+        start_timeout: Maximum time to load the model, in seconds.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LocalEngine:
 
     @property
     def url(self) -> str:
-        """The address to give as `container_url`, such as `http://127.0.0.1:34141`.
+        """The address for `container_url`, such as `http://127.0.0.1:34141`.
 
         Raises:
             RuntimeError: The engine was not started.
@@ -88,7 +88,7 @@ class LocalEngine:
 
     @property
     def pid(self) -> int:
-        """The process id of the server.
+        """The process ID of the server.
 
         Raises:
             RuntimeError: The engine is not running.
@@ -96,7 +96,7 @@ class LocalEngine:
         return self._running().pid
 
     def kill(self) -> None:
-        """Kill the server at once, in the middle of whatever it does.
+        """Kill the server immediately, even during requests.
 
         Raises:
             RuntimeError: The engine is not running.
@@ -109,7 +109,7 @@ class LocalEngine:
         """Start the server and wait until it accepts requests; `stop` must follow.
 
         Raises:
-            EngineUnavailable: It is not installed, or it could not load the model.
+            EngineUnavailable: The engine is not installed, or could not load the model.
         """
         self._spawn(self._model())
         try:
@@ -119,7 +119,7 @@ class LocalEngine:
             raise
 
     def stop(self) -> None:
-        """Stop the server and wait for its end; does nothing when it is not running."""
+        """Stop the server and wait until it has exited; does nothing if it is not running."""
         process, self._process = self._process, None
         log, self._log = self._log, None
         if process is None:
@@ -149,12 +149,12 @@ class LocalEngine:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        """Start the server; see `start`. The event loop goes on while the model loads."""
+        """Start the server; see `start`. The event loop is not blocked while the model loads."""
         self._spawn(await to_thread.run_sync(self._model))
         try:
             await to_thread.run_sync(self._await_address)
         except BaseException:
-            # Cancelled, too: the waiting thread then ends with the process.
+            # Also when cancelled: killing the process ends the waiting thread.
             self._running().kill()
             self.stop()
             raise
@@ -185,7 +185,7 @@ class LocalEngine:
         settings = json.dumps({**self._settings, "model_path": str(model_path)})
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in stop()
         self._process = subprocess.Popen(
-            # -P: our own directory must not come before the packages that the child imports.
+            # -P: this directory must not shadow the packages that the child imports.
             [sys.executable, "-P", str(_PROGRAM), settings],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -193,21 +193,21 @@ class LocalEngine:
         )
 
     def _await_address(self) -> None:
-        """Read the line that the child writes when it listens; its end, or the time limit, closes the pipe instead."""
+        """Read the line that the child writes when it listens; if it exits or the timeout expires, the pipe closes."""
         process = self._running()
         assert process.stdout is not None
-        late = threading.Timer(self._start_timeout, process.kill)
-        late.start()
+        timer = threading.Timer(self._start_timeout, process.kill)
+        timer.start()
         try:
             line = process.stdout.readline()
         finally:
-            late.cancel()
-            late.join()
+            timer.cancel()
+            timer.join()
         if not line.endswith(b"\n"):
-            raise EngineUnavailable(f"llama.cpp's server did not start: {self._last_words()}")
+            raise EngineUnavailable(f"llama.cpp's server did not start: {self._last_log_line()}")
         self._url = line.decode().strip()
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         process, log = self._running(), self._log
         assert log is not None
         status = process.wait()

@@ -1,6 +1,6 @@
-"""The child process of `LocalEngine`: llama.cpp's HTTP server, alive for as long as its standard input is open.
+"""The child process of `LocalEngine`: the HTTP server of llama.cpp, which runs until its standard input is closed.
 
-Run as a file, not as a module, so that starting it imports neither this package nor aiohttp.
+It is run as a file, not as a module, so that it imports neither this package nor aiohttp.
 """
 
 import importlib
@@ -12,10 +12,10 @@ from typing import Any
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Serve until standard input ends, which also happens when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides when we stop
+    """Serve until standard input is closed, which also happens if the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C signals the whole group; the parent decides when to stop
     announce = os.dup(1)
-    os.dup2(2, 1)  # llama.cpp logs to both; the pipe carries the address alone
+    os.dup2(2, 1)  # llama.cpp logs to both; only the address is written to the pipe
 
     xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled, without types
     parameters = xllamacpp.CommonParams()
@@ -25,7 +25,7 @@ def main(settings: dict[str, Any]) -> None:
     parameters.port = 0
     parameters.n_ctx = settings["context"]
     parameters.n_parallel = settings["parallel"]
-    # A kept-alive connection occupies a thread of the server while it is idle.
+    # A keep-alive connection occupies a thread of the server while it is idle.
     parameters.n_threads_http = settings["parallel"] + 32
     parameters.cpuparams.n_threads = settings["threads"]
     parameters.use_jinja = True
@@ -38,7 +38,7 @@ def main(settings: dict[str, Any]) -> None:
     os.write(announce, server.listening_address.encode() + b"\n")
     os.close(announce)
     sys.stdin.buffer.read()
-    # Without the server's destructor: one that runs before its loop has begun waits for that loop for ever.
+    # Skip the destructor of the server: if it runs before the server's loop has started, it waits forever.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""A page on the terminal, written from top to bottom: headings, a dialogue that appears token by token, figures."""
+"""A page on the terminal, written from top to bottom: headings, a dialogue that streams token by token, figures."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _STYLES: Final = {
     "title": "1;36",
 }
 _MARGIN: Final = "  "
-_LABEL: Final = 10  # columns for who speaks
-_WIDEST: Final = 96
+_LABEL: Final = 10  # columns for the name of the speaker
+_MAX_WIDTH: Final = 96
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.:-=+*#"
-_FEWEST_BARS: Final = 8
+_MIN_BARS: Final = 8
 
 
 class Page:
     """Writes to a terminal with colours, and plainly to anything else.
 
-    Colours are left out where the output is no terminal, where `NO_COLOR` is set (https://no-color.org) or `TERM` is
-    `dumb`; box-drawing and other symbols where the output's encoding lacks them.
+    Colours are omitted if the output is not a terminal, `NO_COLOR` is set (https://no-color.org) or `TERM` is `dumb`;
+    box-drawing and other symbols are replaced if the encoding of the output lacks them.
 
     Args:
         out: Where to write; standard output by default.
@@ -46,18 +46,18 @@ class Page:
         variables = os.environ if environment is None else environment
         terminal = self._out.isatty()
         self._coloured = terminal and not variables.get("NO_COLOR") and variables.get("TERM") != "dumb"
-        self._rewrites = terminal and variables.get("TERM") != "dumb"
-        self._symbols = _encodes(self._out, "─│▁█⚙✓✗·…")
-        self._width = max(40, min(_WIDEST, shutil.get_terminal_size().columns if terminal else 80))
+        self._can_erase = terminal and variables.get("TERM") != "dumb"
+        self._symbols = _can_encode(self._out, "─│▁█⚙✓✗·…")
+        self._width = max(40, min(_MAX_WIDTH, shutil.get_terminal_size().columns if terminal else 80))
         self._column = 0
         self._word = ""
         self._space = ""
 
     def styled(self, text: str, style: str) -> str:
-        """Give the text with the codes of a style around it, or as it is where colours are off.
+        """Return the text with the escape codes of a style, or unchanged if colours are off.
 
         Args:
-            text: What to style, without control characters.
+            text: The text, without control characters.
             style: `bold`, `dim`, `title` or a colour.
 
         Returns:
@@ -66,21 +66,21 @@ class Page:
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._coloured and text else text
 
     def symbol(self, symbol: str, plain: str) -> str:
-        """Give a symbol, or its plain form where the output's encoding lacks it."""
+        """Return a symbol, or its plain form if the encoding of the output lacks it."""
         return symbol if self._symbols else plain
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Write one line inside the margin, wrapped if it is too long.
 
         Args:
-            text: What to write, without styles of its own.
+            text: The text, without styles.
             style: Its style.
         """
         for part in _wrap(text, self._width - len(_MARGIN)) or [""]:
             self._write(f"{_MARGIN}{self.styled(part, style) if style else part}".rstrip() + "\n")
 
     def title(self, text: str, note: str) -> None:
-        """Write the head of the page."""
+        """Write the title of the page."""
         fits = len(_MARGIN) + len(text) + 2 + len(note) <= self._width
         self._write(
             "\n" + _MARGIN + self.styled(text, "title") + ("  " + self.styled(note, "dim") if fits else "") + "\n"
@@ -90,11 +90,11 @@ class Page:
         self._rule()
 
     def section(self, text: str) -> None:
-        """Write the head of a part."""
+        """Write the heading of a section."""
         self.line(text, "bold")
 
     def code(self, *lines: str) -> None:
-        """Show the code that makes what follows; it is never wrapped, so that it can be copied."""
+        """Show the code for the following output; it is never wrapped, so that it can be copied."""
         bar = self.styled(self.symbol("│", "|"), "blue")
         self._write("\n")
         for line in lines:
@@ -102,52 +102,54 @@ class Page:
         self._write("\n")
 
     def waiting(self, text: str) -> None:
-        """Say what is being waited for; `waited` takes it away again, where the terminal can."""
-        if self._rewrites:
+        """Show a waiting message; `waited` erases it. Does nothing if the terminal cannot erase."""
+        if self._can_erase:
             self._write(_MARGIN + self.styled(text + self.symbol("…", "..."), "dim"))
 
     def waited(self) -> None:
-        """Take away what `waiting` wrote."""
-        if self._rewrites:
+        """Erase the message of `waiting`."""
+        if self._can_erase:
             self._write("\r\x1b[K")
 
     def speaker(self, name: str, style: str) -> None:
-        """Begin an utterance: `text` goes on beside the name."""
+        """Start a message of the dialogue: `text` continues after the name."""
         self._write(_MARGIN + self.styled(f"{name:<{_LABEL}}", style))
         self._column = 0
         self._word = self._space = ""
 
     def text(self, piece: str) -> None:
-        """Go on with an utterance: words appear as they are complete, at most one token late, wrapped.
+        """Continue a message: words are wrapped, and appear once they are complete, at most one token late.
 
         Args:
-            piece: Text from a model: control characters, which could steer the terminal, are left out.
+            piece: Text from a model: control characters, which could affect the terminal, are removed.
         """
         for character in piece:
             if character.isspace():
                 self._flush_word()
-                # Held until a word follows: neither spaces at the end of lines nor empty lines at the end of answers.
+                # Buffered until a word follows: no trailing spaces in lines, and no trailing empty lines in answers.
                 self._space = "\n" if "\n" in (character, self._space) else " "
             elif not unicodedata.category(character).startswith("C"):
                 self._word += character
-                if _columns(self._word) >= self._text_width():
+                if _width_of(self._word) >= self._text_width():
                     self._flush_word()
 
     def end_text(self) -> None:
-        """End an utterance."""
+        """End a message."""
         self._flush_word()
         self._write("\n")
         self._column = 0
 
     def status(self, symbol: str, name: str, text: str, style: str) -> None:
-        """Write one line about a tool, cut at the width."""
+        """Write one line about a tool, truncated to the width."""
         head = f"{symbol} {name:<18}"
-        room = self._width - len(_MARGIN) - _LABEL - _columns(head) - 1
+        room = self._width - len(_MARGIN) - _LABEL - _width_of(head) - 1
         indent = " " * _LABEL
-        self._write(f"{_MARGIN}{indent}{self.styled(head, style)} {self.styled(_cut(_clean(text), room), 'dim')}\n")
+        self._write(
+            f"{_MARGIN}{indent}{self.styled(head, style)} {self.styled(_truncate(_clean(text), room), 'dim')}\n"
+        )
 
     def figures(self, figures: Sequence[tuple[str, str]]) -> None:
-        """Write a row of figures with their names, in more rows where the width asks for it."""
+        """Write a row of figures with their names, in several rows if the width requires it."""
         row, used = "", 0
         separator = self.symbol(" · ", " | ")
         for number, name in figures:
@@ -163,12 +165,12 @@ class Page:
         self._write(_MARGIN + " " * _LABEL + row + "\n")
 
     def bars(self, values: Sequence[float], name: str) -> None:
-        """Draw values as a row of small bars, the largest one full; where there are too many, the last ones.
+        """Draw values as a row of small bars, scaled to the largest; if there are too many, the last ones.
 
-        A handful shows nothing, and is left out.
+        Fewer than eight values are not drawn.
         """
         shown = values[-(self._width - len(_MARGIN) - _LABEL - len(name) - 1) :]
-        if len(shown) < _FEWEST_BARS:
+        if len(shown) < _MIN_BARS:
             return
         bars = _BARS if self._symbols else _PLAIN_BARS
         top = max(shown) or 1.0
@@ -190,7 +192,7 @@ class Page:
         if not word:
             return
         space, self._space = self._space if self._column else "", ""
-        length = _columns(word)
+        length = _width_of(word)
         if space == "\n" or (self._column and self._column + len(space) + length > self._text_width()):
             self._write("\n" + _MARGIN + " " * _LABEL)
             space, self._column = "", 0
@@ -203,7 +205,7 @@ class Page:
         self._out.flush()
 
 
-def _encodes(out: TextIO, symbols: str) -> bool:
+def _can_encode(out: TextIO, symbols: str) -> bool:
     try:
         symbols.encode(out.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -211,7 +213,7 @@ def _encodes(out: TextIO, symbols: str) -> bool:
     return True
 
 
-def _columns(text: str) -> int:
+def _width_of(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
@@ -219,14 +221,14 @@ def _clean(text: str) -> str:
     return "".join(character for character in text if not unicodedata.category(character).startswith("C"))
 
 
-def _cut(text: str, room: int) -> str:
-    return text if _columns(text) <= room else text[: max(0, room - 3)] + "..."
+def _truncate(text: str, room: int) -> str:
+    return text if _width_of(text) <= room else text[: max(0, room - 3)] + "..."
 
 
 def _wrap(text: str, width: int) -> list[str]:
     lines: list[str] = []
     for word in text.split():
-        if lines and _columns(lines[-1]) + 1 + _columns(word) <= width:
+        if lines and _width_of(lines[-1]) + 1 + _width_of(word) <= width:
             lines[-1] += " " + word
         else:
             lines.append(word)

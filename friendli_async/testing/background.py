@@ -1,4 +1,4 @@
-"""Runs an asynchronous context manager in a thread of its own, with its own event loop."""
+"""Runs an asynchronous context manager in a separate thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["BackgroundLoop"]
 
 
 class BackgroundLoop:
-    """Keeps a context entered in another thread.
+    """Keeps a context manager entered in another thread.
 
     Args:
-        context: What to enter there, once.
+        context: The context manager, entered once.
     """
 
     def __init__(self, context: AbstractAsyncContextManager[object]) -> None:
@@ -23,24 +23,24 @@ class BackgroundLoop:
         self._thread = threading.Thread(target=self._run, name="friendli-testing", daemon=True)
 
     def start(self) -> None:
-        """Start the thread and wait until the context is entered.
+        """Start the thread, and wait until the context manager is entered.
 
         Raises:
-            Exception: Whatever entering it raises.
+            Exception: Entering the context manager failed.
         """
         self._thread.start()
         self._ready.result()
 
     def stop(self) -> None:
-        """Leave the context and wait for the thread to end."""
+        """Exit the context manager, and wait for the thread to end."""
         loop, stopped = self._ready.result()
         loop.call_soon_threadsafe(stopped.set)
         self._thread.join()
 
     def _run(self) -> None:
-        asyncio.run(self._stay())
+        asyncio.run(self._hold())
 
-    async def _stay(self) -> None:
+    async def _hold(self) -> None:
         stopped = asyncio.Event()
         try:
             await self._context.__aenter__()

@@ -1,4 +1,4 @@
-"""What the embedded server answers about cost and usage: made-up figures for each bucket of time, in pages."""
+"""The embedded server's cost and usage: made-up figures for each time bucket, in pages."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ _GROUPS: Final = {"model": _MODELS, "product_type": ("model_apis", "dedicated_en
 
 
 def cost(request: ReceivedRequest) -> Script:
-    """Answer a request for the cost.
+    """Answer a cost request.
 
     Args:
-        request: What came in.
+        request: The request.
     """
-    asked = from_text("CostQuery", request.query)
+    query = from_text("CostQuery", request.query)
 
     def results(day: int) -> list[dict[str, object]]:
-        if asked.get("group_by") != "line_item":
+        if query.get("group_by") != "line_item":
             return [{"total": f"{day + 1}.50", "quantity": None, "unit_price": None, "line_item": None}]
         return [
             {"total": f"{day + 1}.25", "quantity": str(day + 1), "unit_price": "1.25", "line_item": item}
             for item in _LINE_ITEMS
         ]
 
-    return _page("cost", asked, results)
+    return _page("cost", query, results)
 
 
 def usage(request: ReceivedRequest) -> Script:
-    """Answer a request for the usage.
+    """Answer a usage request.
 
     Args:
-        request: What came in.
+        request: The request.
     """
-    asked = from_text("UsageQuery", request.query)
+    query = from_text("UsageQuery", request.query)
     filters = {
-        "model": asked.get("models"),
-        "product_type": asked.get("product_types"),
-        "user_id": asked.get("user_ids"),
+        "model": query.get("models"),
+        "product_type": query.get("product_types"),
+        "user_id": query.get("user_ids"),
     }
     groups: list[dict[str, Any]] = [dict.fromkeys(_GROUPS)]
-    for key in _list(asked, "group_by"):
+    for key in _list(query, "group_by"):
         wanted: Any = filters[key]
         names = [name for name in _GROUPS[key] if wanted is None or name in wanted]
         groups = [{**group, key: name} for group in groups for name in names]
@@ -82,32 +82,32 @@ def usage(request: ReceivedRequest) -> Script:
             for group in groups
         ]
 
-    return _page("usage", asked, results)
+    return _page("usage", query, results)
 
 
-def _list(asked: Mapping[str, object], key: str) -> list[str]:
-    value: Any = asked.get(key)
+def _list(query: Mapping[str, object], key: str) -> list[str]:
+    value: Any = query.get(key)
     return list(value) if value is not None else []
 
 
-def _page(kind: str, asked: Mapping[str, Any], results: Any) -> Script:
-    start, end = (_moment(asked[name]) for name in ("start_time", "end_time"))
-    width = _WIDTHS[asked.get("bucket_width") or "1d"]
-    limit: int = asked.get("limit", _LIMIT)
-    first = asked.get("page", "page-0").removeprefix("page-")
+def _page(kind: str, query: Mapping[str, Any], results: Any) -> Script:
+    start, end = (_parse_time(query[name]) for name in ("start_time", "end_time"))
+    width = _WIDTHS[query.get("bucket_width") or "1d"]
+    limit: int = query.get("limit", _LIMIT)
+    first = query.get("page", "page-0").removeprefix("page-")
     if not 1 <= limit <= _MAX_LIMIT[kind]:
         message = f"Input should be between 1 and {_MAX_LIMIT[kind]}"
         return refuse([{"loc": ["query", "limit"], "msg": message, "type": "value_error"}])
     if not first.isdecimal() or len(first) > 9:
-        return refuse([{"loc": ["query", "page"], "msg": "This is no next_page of ours", "type": "value_error"}])
+        return refuse([{"loc": ["query", "page"], "msg": "Invalid next_page", "type": "value_error"}])
     if end < start:
-        return refuse([{"loc": ["query", "end_time"], "msg": "It lies before start_time", "type": "value_error"}])
+        return refuse([{"loc": ["query", "end_time"], "msg": "Input precedes start_time", "type": "value_error"}])
     total = -(-(end - start) // width)
     shown = range(int(first), min(int(first) + limit, total))
     data = [
         {
-            "start_time": _text(start + number * width),
-            "end_time": _text(start + min((number + 1) * width, end - start)),
+            "start_time": _format_time(start + number * width),
+            "end_time": _format_time(start + min((number + 1) * width, end - start)),
             "results": results(number),
         }
         for number in shown
@@ -116,13 +116,13 @@ def _page(kind: str, asked: Mapping[str, Any], results: Any) -> Script:
     return json_body({"data": data, "has_more": more, "next_page": f"page-{shown.stop}" if more else None})
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _parse_time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+def _format_time(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
 ROUTES: Final = (

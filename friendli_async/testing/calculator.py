@@ -32,7 +32,7 @@ _OPERATOR: Final = r"\*\*|//|[-+*/%^()]"
 _TOKEN: Final = re.compile(rf"\s*({_NUMBER}|{_NAME}|{_OPERATOR})\s*")
 _CANDIDATE: Final = re.compile(rf"(?:{_NUMBER}|{_NAME}|{_OPERATOR}|[ \t])+")
 _ARITHMETIC: Final = re.compile(rf"(?:[\d)]|\bpi)\s*[-+*/%^]|{_NAME}\s*\(")
-_SIGNS: Final = str.maketrans({"×": "*", "÷": "/", "−": "-"})  # noqa: RUF001 -- the minus sign that people paste
+_SIGNS: Final = str.maketrans({"×": "*", "÷": "/", "−": "-"})  # noqa: RUF001 -- the minus sign of pasted text
 
 _FUNCTIONS: Final[Mapping[str, Callable[[Number], Number]]] = {
     "sqrt": math.sqrt,
@@ -54,11 +54,11 @@ _SUMS: Final[Mapping[str, Callable[[Number, Number], Number]]] = {
 
 
 class CalculatorError(ValueError):
-    """The expression has no value.
+    """The expression cannot be evaluated.
 
     Args:
-        kind: What is wrong: `SyntaxError`, `ZeroDivisionError`, `OverflowError` or `ValueError`.
-        message: The same for people.
+        kind: The kind of error: `SyntaxError`, `ZeroDivisionError`, `OverflowError` or `ValueError`.
+        message: The error message.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -67,29 +67,29 @@ class CalculatorError(ValueError):
 
 
 def find_expression(text: str) -> str | None:
-    """Find the longest piece of text that looks like arithmetic; it need not be correct.
+    """Find the longest part of a text that looks like arithmetic; it may be invalid.
 
     Args:
         text: A message. Only its first 10,000 characters are searched.
 
     Returns:
-        The expression, `None` if there is none.
+        The expression, or `None`.
     """
     found = (match.group().strip() for match in _CANDIDATE.finditer(text[:_MAX_SEARCHED].translate(_SIGNS)))
     return max((piece for piece in found if _ARITHMETIC.search(piece)), key=len, default=None)
 
 
 def calculate(expression: str) -> Number:
-    """Compute an expression.
+    """Evaluate an expression.
 
     Args:
         expression: Numbers, `+ - * / // % ** ^`, parentheses, `pi`, and `sqrt abs round floor ceil`.
 
     Returns:
-        The value: an integer where it is whole, else a float rounded to 12 significant digits.
+        The value: an integer if it is whole, or a float rounded to 12 significant digits.
 
     Raises:
-        CalculatorError: The expression is wrong, longer than 200 characters, nested deeper than 32 levels, divides by
+        CalculatorError: The expression is invalid, longer than 200 characters, nested deeper than 32 levels, divides by
             zero, or has a power or a number that is too big.
     """
     if len(expression) > _MAX_LENGTH:

@@ -1,8 +1,8 @@
-"""What the embedded server answers to a chat request: text that depends on the request alone.
+"""The embedded server's chat replies: text that depends only on the request.
 
-It repeats the last user message. With a `response_format` it makes a JSON document that fits. It calls functions that
-the message speaks of (a word of it is a word of the function's name), or that `tool_choice` asks for; after the results
-of tools it repeats these.
+It repeats the last user message. For a `response_format` it builds a matching JSON document. It calls the functions
+that the message mentions (they share a word with the function's name), or that `tool_choice` requests; after tool
+results it repeats these.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class FunctionCall:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one choice says.
+    """The content of one choice.
 
     Args:
         content: The tokens of the text.
-        reasoning: The tokens of the reasoning text, which come first.
-        calls: The functions called, after the text.
-        finish_reason: Why it ends.
-        interludes: Steps that are played before the token of that position.
+        reasoning: The tokens of the reasoning, sent first.
+        calls: The function calls, sent after the text.
+        finish_reason: Its finish reason.
+        interludes: Steps to play before the token at that position.
     """
 
     content: tuple[str, ...]
@@ -77,10 +77,10 @@ class Turn:
 
 
 def answer_chat(request: ReceivedRequest) -> Script:
-    """Answer a chat request that passed the checks.
+    """Answer a validated chat request.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
         An event stream, or one JSON document.
@@ -92,11 +92,11 @@ def answer_chat(request: ReceivedRequest) -> Script:
 
 
 def speak(request: ReceivedRequest, turn: Turn) -> Script:
-    """Put a turn into the form that the request asks for: `n` choices, cut at `max_tokens`, streamed or whole.
+    """Build the reply of the requested form: `n` choices, truncated to `max_tokens`, streamed or not.
 
     Args:
-        request: What came in.
-        turn: What the first choice says; the others say it with their number in front.
+        request: The request.
+        turn: The first choice; the others have their number in front of the text.
 
     Returns:
         An event stream, or one JSON document.
@@ -106,35 +106,35 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
     if not 1 <= count <= _MAX_CHOICES:
         message = f"n must be between 1 and {_MAX_CHOICES}, not {count}"
         return json_body(error_body(message, kind="invalid_request_error"), status=400)
-    turns = [_cut(body, turn)]
+    turns = [_truncate(body, turn)]
     for index in range(1, count):
         other = replace(turn, content=(f"({index + 1}) ", *turn.content) if turn.content else (), interludes={})
-        turns.append(_cut(body, other))
+        turns.append(_truncate(body, other))
     prompt = sum(len(tokenize(message_text(message))) for message in body["messages"])
     counts = (prompt, sum(len(each.content) + len(each.reasoning) + len(each.calls) for each in turns))
     return _stream(request, turns, counts) if body.get("stream") else _whole(request, turns, counts)
 
 
 def tokenize(text: str) -> tuple[str, ...]:
-    """Split text into the pieces that this server calls tokens: words with the blanks behind them.
+    """Split text into the tokens of this server: words with the whitespace that follows.
 
     Args:
         text: Any text.
 
     Returns:
-        The pieces; joined, they give the text again.
+        The tokens, which concatenate to the text.
     """
     return tuple(_TOKEN.findall(text))
 
 
 def last_user_text(body: Body) -> str:
-    """Give the text of the last user message.
+    """Return the text of the last user message.
 
     Args:
         body: The request's JSON object.
 
     Returns:
-        The text, its parts joined; empty if there is none.
+        The text of its joined parts; empty if there is none.
     """
     for message in reversed(body["messages"]):
         if message["role"] == "user":
@@ -145,15 +145,15 @@ def last_user_text(body: Body) -> str:
 def function_calls(body: Body) -> tuple[FunctionCall, ...]:
     """Choose the functions to call.
 
-    A function is called when `tool_choice` names it, or is `required`, or the last user message speaks of it and
-    `tool_choice` is not `none`. Of several only the first one is, unless `parallel_tool_calls` is true. None is in
-    reply to the result of a tool.
+    A function is called if `tool_choice` names it or is `required`, or if the last user message mentions it and
+    `tool_choice` is not `none`. Only the first of several is called unless `parallel_tool_calls` is true. None is
+    called after a tool result.
 
     Args:
         body: The request's JSON object.
 
     Returns:
-        The calls, with arguments that fit the functions' parameters.
+        The calls, with arguments that match the parameters of the functions.
     """
     functions: list[Body] = [tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"]
     choice: object = body.get("tool_choice")
@@ -167,7 +167,7 @@ def function_calls(body: Body) -> tuple[FunctionCall, ...]:
     elif choice == "none":
         return ()
     elif choice != "required":
-        functions = [function for function in functions if _speaks_of(text, function["name"])]
+        functions = [function for function in functions if _mentions(text, function["name"])]
     if not body.get("parallel_tool_calls"):
         functions = functions[:1]
     return tuple(
@@ -176,37 +176,37 @@ def function_calls(body: Body) -> tuple[FunctionCall, ...]:
     )
 
 
-def _speaks_of(text: str, name: str) -> bool:
-    """Whether a word of a function's name, of at least three letters, is a word of a text."""
+def _mentions(text: str, name: str) -> bool:
+    """Whether a text contains a word of a function's name that has at least three letters."""
     words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name) if len(word) > 2}
     return not words.isdisjoint(re.findall(r"[a-z]+", text.lower()))
 
 
 def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[ReceivedRequest], Script]:
-    """Reply to a chat request by calling functions, streamed in pieces or whole, as the request asks.
+    """Reply to a chat request with function calls, streamed or not, as requested.
 
     Args:
-        calls: Name and arguments of each; arguments that are text go out as they are, JSON or not.
+        calls: Name and arguments of each; text arguments are sent unchanged, even if they are not JSON.
 
     Returns:
         The answer, to be enqueued.
     """
-    made = tuple(
+    built = tuple(
         FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments))
         for name, arguments in calls
     )
-    return lambda request: speak(request, Turn((), calls=made))
+    return lambda request: speak(request, Turn((), calls=built))
 
 
 def _text(body: Body) -> str:
     messages: Sequence[Body] = body["messages"]
     wanted: Body = body.get("response_format") or {}
-    results = [message_text(message) for message in takewhile(_is_result, reversed(messages))]
+    results = [message_text(message) for message in takewhile(_is_tool_result, reversed(messages))]
     if results:
         text = f"The tool says: {', '.join(reversed(results))}"
     else:
-        said = last_user_text(body)
-        text = f"You said: {said}" if said else "Hello! How can I help?"
+        prompt = last_user_text(body)
+        text = f"You said: {prompt}" if prompt else "Hello! How can I help?"
     if wanted.get("type") == "json_object":
         text = json.dumps({"answer": text})
     elif wanted.get("type") == "json_schema":
@@ -216,15 +216,15 @@ def _text(body: Body) -> str:
     return text
 
 
-def _is_result(message: Body) -> bool:
+def _is_tool_result(message: Body) -> bool:
     return bool(message["role"] == "tool")
 
 
 def message_text(message: Body) -> str:
-    """Give the text of a message.
+    """Return the text of a message.
 
     Args:
-        message: The message; of its parts only those of text count.
+        message: The message; only its text parts are used.
     """
     content: object = message.get("content")
     if isinstance(content, str):
@@ -239,22 +239,22 @@ def _reasoning(body: Body) -> tuple[str, ...]:
     return tokenize(f"The last message has {len(tokenize(last_user_text(body)))} words. I repeat it.")
 
 
-def _cut(body: Body, turn: Turn) -> Turn:
-    asked: object = body.get("max_tokens")
-    limit = min(_MAX_TOKENS, max(0, int(cast("float", asked)))) if asked is not None else _MAX_TOKENS
+def _truncate(body: Body, turn: Turn) -> Turn:
+    max_tokens: object = body.get("max_tokens")
+    limit = min(_MAX_TOKENS, max(0, int(cast("float", max_tokens)))) if max_tokens is not None else _MAX_TOKENS
     if len(turn.content) > limit:
         return replace(turn, content=turn.content[:limit], finish_reason="length")
     return replace(turn, finish_reason="tool_calls") if turn.calls else turn
 
 
-# --- the two forms of a reply ----------------------------------------------------------------------------------------
+# --- streamed and plain replies --------------------------------------------------------------------------------------
 
 
 def _stream(request: ReceivedRequest, turns: Sequence[Turn], counts: tuple[int, int]) -> Script:
     body = request.json_object
     steps: list[Step] = [chunk("", role="assistant", index=index) for index in range(len(turns))]
     choices = [_choice_steps(body, request, turn, index) for index, turn in enumerate(turns)]
-    # The choices are generated side by side, so their chunks are interleaved.
+    # The choices are generated in parallel, so their chunks are interleaved.
     steps += [step for row in zip_longest(*choices) for step in row if step is not None]
     if wants_usage(body):
         steps.append(usage(*counts))
@@ -318,7 +318,7 @@ def _logprobs(body: Body, tokens: Sequence[str]) -> Body | None:
 
 
 def _logprob(token: str, rank: int) -> dict[str, object]:
-    # The most likely alternative is the token itself; each further one is a made-up variant, less likely.
+    # The most likely alternative is the token itself, the others are made-up variants.
     named = token if rank == 0 else f"{token}{rank}"
     return {
         "token": named,
@@ -334,4 +334,4 @@ ROUTES: Final = deployed(
     reply="ServerlessChatCompleteSuccess",
     events="StreamedChatResult",
 )
-"""Chat, on every deployment."""
+"""Chat, for every deployment."""

@@ -1,4 +1,4 @@
-"""What the embedded server answers to a request to render a chat: a made-up template, filled in."""
+"""The embedded server's chat rendering: a made-up template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def render(request: ReceivedRequest) -> Script:
     """Answer a request to render a chat.
 
     Args:
-        request: What came in.
+        request: The request.
     """
     body = request.json_object
     turns = [f"<|{message['role']}|>\n{message_text(message)}\n" for message in body["messages"]]
@@ -27,4 +27,4 @@ def render(request: ReceivedRequest) -> Script:
 ROUTES: Final = deployed(
     "/v1/chat/render", render, body="{}ChatRenderBody", reply="{}ChatRenderSuccess", on=("Serverless", "Dedicated")
 )
-"""Rendering, on the deployments that have it."""
+"""Chat rendering, for the deployments that support it."""

@@ -1,4 +1,4 @@
-"""What the embedded server answers to a request to classify: probabilities that depend on the text alone."""
+"""The embedded server's text classification: probabilities that depend only on the text."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _LABELS: Final = ("NEGATIVE", "NEUTRAL", "POSITIVE")
 
 
 def classify(request: ReceivedRequest) -> Script:
-    """Answer a request to classify.
+    """Answer a classification request.
 
     Args:
-        request: What came in.
+        request: The request.
     """
     texts = inputs(request)
     if isinstance(texts, Script):
         return texts
     count = sum(len(tokenize(text)) for text in texts)
-    data = [_judge(index, text) for index, text in enumerate(texts)]
+    data = [_classification(index, text) for index, text in enumerate(texts)]
     return json_body({"object": "list", "data": data, "usage": {"prompt_tokens": count, "total_tokens": count}})
 
 
-def _judge(index: int, text: str) -> dict[str, object]:
+def _classification(index: int, text: str) -> dict[str, object]:
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     weights = [byte + 1 for byte in digest[: len(_LABELS)]]
     probabilities = [round(weight / sum(weights), 6) for weight in weights]
@@ -45,4 +45,4 @@ ROUTES: Final = deployed(
     reply="DedicatedTextClassificationSuccess",
     on=("Dedicated", "Container"),
 )
-"""Classification, on the deployments that have it."""
+"""Classification, for the deployments that support it."""

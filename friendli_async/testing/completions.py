@@ -1,4 +1,4 @@
-"""What the embedded server answers to a request to complete text: it repeats the prompt."""
+"""The embedded server's text completions: it repeats the prompt."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MAX_LOGPROBS: Final = 5
 
 
 def complete(request: ReceivedRequest) -> Script:
-    """Answer a request to complete text that passed the checks.
+    """Answer a validated completion request.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
         An event stream, or one JSON document.
@@ -40,11 +40,11 @@ def complete(request: ReceivedRequest) -> Script:
         return json_body(error_body(message, kind="invalid_request_error"), status=400)
     limit = min(_MAX_TOKENS, int(_MAX_TOKENS if body.get("max_tokens") is None else max(0, body["max_tokens"])))
     pieces = [tokenize(_continuation(body, prompt, number)) for prompt in prompts for number in range(count)]
-    cut = [each[:limit] for each in pieces]
+    truncated = [each[:limit] for each in pieces]
     reasons = ["length" if len(each) > limit else "stop" for each in pieces]
-    usage = token_counts(sum(len(tokenize(prompt)) for prompt in prompts), sum(map(len, cut)))
+    usage = token_counts(sum(len(tokenize(prompt)) for prompt in prompts), sum(map(len, truncated)))
     if body.get("stream"):
-        return _stream(request, cut, reasons, usage)
+        return _stream(request, truncated, reasons, usage)
     choices = [
         {
             "index": index,
@@ -54,7 +54,7 @@ def complete(request: ReceivedRequest) -> Script:
             "tokens": encode("".join(each)),
             "logprobs": _logprobs(body, each, 0),
         }
-        for index, each in enumerate(cut)
+        for index, each in enumerate(truncated)
     ]
     return json_body({**_head(request), "choices": choices, "usage": usage})
 
@@ -119,7 +119,7 @@ def _stream(
             row.append(chunk(index=index, text=piece, token=None, logprobs=logprobs, finish_reason=None))
             offset += len(piece)
         rows.append([*row, chunk(index=index, text="", token=None, logprobs=None, finish_reason=reasons[index])])
-    # The choices are generated side by side, so their chunks are interleaved.
+    # The choices are generated in parallel, so their chunks are interleaved.
     steps = [step for row in zip_longest(*rows) for step in row if step is not None]
     if wants_usage(body):
         steps.append(event({**head, "choices": [], "usage": usage}))
@@ -133,4 +133,4 @@ ROUTES: Final = deployed(
     reply="ServerlessCompletionsSuccess",
     events="StreamedCompletionsResult",
 )
-"""Completions, on every deployment."""
+"""Completions, for every deployment."""

@@ -1,4 +1,4 @@
-"""What the embedded server answers to a request for embeddings: unit vectors that depend on the text alone."""
+"""The embedded server's embeddings: unit vectors that depend only on the text."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SIZE: Final = 16
 
 
 def embed(request: ReceivedRequest) -> Script:
-    """Answer a request for embeddings.
+    """Answer an embeddings request.
 
     Args:
-        request: What came in.
+        request: The request.
     """
     texts = inputs(request)
     if isinstance(texts, Script):
@@ -45,20 +45,20 @@ def embed(request: ReceivedRequest) -> Script:
 
 
 def inputs(request: ReceivedRequest) -> Sequence[str] | Script:
-    """Give the texts that a request is about, from `input` or `tokens`.
+    """Return the texts of a request, from `input` or `tokens`.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
-        One or several texts; a reply that refuses a request with neither.
+        The texts, or an error reply for a request with neither.
     """
     body = request.json_object
-    given: Any = body.get("input")
-    if isinstance(given, str):
-        return (given,)
-    if given is not None:
-        return cast("list[str]", given)
+    texts: Any = body.get("input")
+    if isinstance(texts, str):
+        return (texts,)
+    if texts is not None:
+        return cast("list[str]", texts)
     if body.get("tokens") is None:
         return refuse([{"loc": ["body", "input"], "msg": "Give either input or tokens", "type": "missing"}])
     try:
@@ -77,4 +77,4 @@ def _vector(text: str) -> list[float]:
 ROUTES: Final = deployed(
     "/v1/embeddings", embed, body="DedicatedEmbeddingsBody", reply="DedicatedEmbeddingsSuccess", on=("Dedicated",)
 )
-"""Embeddings, of dedicated endpoints."""
+"""Embeddings, for dedicated endpoints."""

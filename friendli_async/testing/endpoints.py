@@ -1,7 +1,7 @@
-"""Dedicated endpoints, kept in memory: they start, sleep, wake and end as the real ones do, only faster.
+"""Dedicated endpoints, kept in memory, with the states of real ones: they start, sleep, wake and terminate.
 
-A change takes a while: each look at the status sees the next step of it (`INITIALIZING` in three phases, then
-`RUNNING`). Nothing depends on time but `createdAt` and `updatedAt`.
+A transition advances with each request for the status (`INITIALIZING` in three phases, then `RUNNING`). Only
+`createdAt` and `updatedAt` depend on time.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Body = Mapping[str, Any]
 _PATH: Final = "/dedicated/beta/endpoint"
 _LIMIT: Final = 20
 _MAX_LIMIT: Final = 100
-_START: Final = (
+_START_STATES: Final = (
     ("INITIALIZING", "REQUESTING_VIRTUAL_MACHINE"),
     ("INITIALIZING", "DOWNLOADING_MODEL"),
     ("INITIALIZING", "ENGINE_INITIALIZING"),
     ("RUNNING", None),
 )
-_CHANGES: Final[Mapping[str, Sequence[tuple[str, str | None]]]] = {
-    "restart": _START,
+_TRANSITIONS: Final[Mapping[str, Sequence[tuple[str, str | None]]]] = {
+    "restart": _START_STATES,
     "sleep": (("SLEEPING", None),),
     "wake": (("AWAKING", None), ("RUNNING", None)),
     "terminate": (("TERMINATING", None), ("TERMINATED", None)),
 }
-_OVER: Final = ("TERMINATING", "TERMINATED")
+_FINAL_STATES: Final = ("TERMINATING", "TERMINATED")
 
 
 @dataclass
@@ -46,27 +46,27 @@ class StoredEndpoint:
     """One endpoint.
 
     Args:
-        id: Its id.
-        versions: Its specifications, the first one first.
-        created_at: When it was made.
-        coming: Its status and phase now, and those that later looks will see.
+        id: Its ID.
+        versions: Its specifications, the oldest first.
+        created_at: When it was created.
+        states: Its current status and phase, followed by those of later status requests.
         updated_at: When it was last changed.
     """
 
     id: str
     versions: list[dict[str, Any]]
     created_at: str
-    coming: deque[tuple[str, str | None]] = field(default_factory=lambda: deque(_START))
+    states: deque[tuple[str, str | None]] = field(default_factory=lambda: deque(_START_STATES))
     updated_at: str | None = None
 
     @property
     def status(self) -> str:
-        """Its status, without a look that would move it on."""
-        return self.coming[0][0]
+        """Its current status, without advancing it."""
+        return self.states[0][0]
 
-    def look(self) -> dict[str, object]:
-        """Give the status as the API does."""
-        name, phase = self.coming[0]
+    def to_json(self) -> dict[str, object]:
+        """Return the status in the format of the API."""
+        name, phase = self.states[0]
         return {
             "status": name,
             "phase": phase,
@@ -75,10 +75,10 @@ class StoredEndpoint:
             "updatedAt": self.updated_at,
         }
 
-    def move_on(self) -> None:
-        """Take the next step of a change."""
-        if len(self.coming) > 1:
-            self.coming.popleft()
+    def advance(self) -> None:
+        """Take the next step of a transition."""
+        if len(self.states) > 1:
+            self.states.popleft()
 
 
 class EndpointStore:
@@ -86,10 +86,10 @@ class EndpointStore:
 
     def __init__(self) -> None:
         self._endpoints: dict[str, StoredEndpoint] = {}
-        self._made = 0
+        self._created = 0
 
     def routes(self) -> tuple[Route, ...]:
-        """Give the routes of all operations on endpoints."""
+        """Return the routes of all operations on endpoints."""
         one = f"{_PATH}/{{endpoint_id}}"
         state = "DedicatedEndpointStatus"
         return (
@@ -101,26 +101,26 @@ class EndpointStore:
                 query="DedicatedEndpointListQuery",
                 reply="DedicatedEndpointListResponse",
             ),
-            Route(method="GET", path=one, answer=self._on_one(_spec), reply="DedicatedEndpointSpec"),
+            Route(method="GET", path=one, answer=self._for_endpoint(_spec), reply="DedicatedEndpointSpec"),
             Route(
                 method="PUT",
                 path=one,
-                answer=self._on_one(_update),
+                answer=self._for_endpoint(_update),
                 body="DedicatedEndpointUpdateBody",
                 reply="DedicatedEndpointSpec",
             ),
-            Route(method="DELETE", path=one, answer=self._on_one(self._delete)),
-            Route(method="GET", path=f"{one}/status", answer=self._on_one(_status), reply=state),
+            Route(method="DELETE", path=one, answer=self._for_endpoint(self._delete)),
+            Route(method="GET", path=f"{one}/status", answer=self._for_endpoint(_status), reply=state),
             Route(
                 method="GET",
                 path=f"{one}/version",
-                answer=self._on_one(_versions),
+                answer=self._for_endpoint(_versions),
                 query="DedicatedEndpointVersionHistoryQuery",
                 reply="DedicatedEndpointVersionHistoryResponse",
             ),
             *(
-                Route(method="PUT", path=f"{one}/{verb}", answer=self._on_one(_change(verb)), reply=state)
-                for verb in _CHANGES
+                Route(method="PUT", path=f"{one}/{verb}", answer=self._for_endpoint(_transition(verb)), reply=state)
+                for verb in _TRANSITIONS
             ),
             self._artifact_route(),
         )
@@ -135,7 +135,7 @@ class EndpointStore:
         )
 
     def _create(self, request: ReceivedRequest) -> Script:
-        return json_body(self._add(request, _new_spec(request.json_object)).look())
+        return json_body(self._add(request, _new_spec(request.json_object)).to_json())
 
     def _create_from_artifact(self, request: ReceivedRequest) -> Script:
         body = request.json_object
@@ -154,15 +154,15 @@ class EndpointStore:
         return json_body(reply)
 
     def _add(self, request: ReceivedRequest, spec: dict[str, Any]) -> StoredEndpoint:
-        self._made += 1
-        endpoint = StoredEndpoint(f"endpoint-{self._made}", [spec], _now(request))
+        self._created += 1
+        endpoint = StoredEndpoint(f"endpoint-{self._created}", [spec], _now(request))
         self._endpoints[endpoint.id] = endpoint
         return endpoint
 
     def _list(self, request: ReceivedRequest) -> Script:
         project = "".join(request.query.get("project_id", ()))
         shown = {
-            endpoint.id: endpoint.look()
+            endpoint.id: endpoint.to_json()
             for endpoint in self._endpoints.values()
             if not project or endpoint.versions[-1]["projectId"] == project
         }
@@ -172,7 +172,7 @@ class EndpointStore:
         del self._endpoints[endpoint.id]
         return json_body(None)
 
-    def _on_one(
+    def _for_endpoint(
         self, answer: Callable[[StoredEndpoint, ReceivedRequest], Script]
     ) -> Callable[[ReceivedRequest], Script]:
         def find(request: ReceivedRequest) -> Script:
@@ -186,8 +186,8 @@ class EndpointStore:
 
 
 def _status(endpoint: StoredEndpoint, _: ReceivedRequest) -> Script:
-    endpoint.move_on()
-    return json_body(endpoint.look())
+    endpoint.advance()
+    return json_body(endpoint.to_json())
 
 
 def _spec(endpoint: StoredEndpoint, _: ReceivedRequest) -> Script:
@@ -200,24 +200,24 @@ def _versions(endpoint: StoredEndpoint, request: ReceivedRequest) -> Script:
 
 
 def _update(endpoint: StoredEndpoint, request: ReceivedRequest) -> Script:
-    if endpoint.status in _OVER:
+    if endpoint.status in _FINAL_STATES:
         return _conflict(endpoint, "updated")
     endpoint.versions.append({**endpoint.versions[-1], **_settings(request.json_object)})
     if endpoint.status == "RUNNING":
-        endpoint.coming = deque([("UPDATING", None), ("RUNNING", None)])
+        endpoint.states = deque([("UPDATING", None), ("RUNNING", None)])
     endpoint.updated_at = _now(request)
     return json_body(endpoint.versions[-1])
 
 
-def _change(verb: str) -> Callable[[StoredEndpoint, ReceivedRequest], Script]:
+def _transition(verb: str) -> Callable[[StoredEndpoint, ReceivedRequest], Script]:
     def change(endpoint: StoredEndpoint, request: ReceivedRequest) -> Script:
-        if endpoint.status in _OVER and verb != "terminate":
+        if endpoint.status in _FINAL_STATES and verb != "terminate":
             return _conflict(endpoint, f"told to {verb}")
-        steps = _CHANGES[verb]
-        if endpoint.coming[-1] != steps[-1] or verb == "restart":  # else it is there, or on its way
-            endpoint.coming = deque(steps)
+        steps = _TRANSITIONS[verb]
+        if endpoint.states[-1] != steps[-1] or verb == "restart":  # else it is in that state, or in transition to it
+            endpoint.states = deque(steps)
             endpoint.updated_at = _now(request)
-        return json_body(endpoint.look())
+        return json_body(endpoint.to_json())
 
     return change
 
@@ -251,10 +251,10 @@ def _new_spec(body: Body) -> dict[str, Any]:
 
 
 def _settings(body: Body) -> dict[str, Any]:
-    """Translate what a body says of an endpoint into the names of its specification."""
+    """Translate the settings in a request body to the field names of a specification."""
     scaling, advanced = section(body, "autoscalingPolicy"), section(body, "advanced")
     accelerator = section(body, "accelerator")
-    named: Body = {
+    settings: Body = {
         "name": body.get("name"),
         "instanceId": body.get("instanceOptionId"),
         "autoscalingMin": scaling.get("minReplica"),
@@ -269,17 +269,17 @@ def _settings(body: Body) -> dict[str, Any]:
         "numGpu": accelerator.get("count"),
         "gpuType": accelerator.get("type"),
     }
-    return {name: value for name, value in named.items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _page(request: ReceivedRequest, schema: str, items: Mapping[str, object]) -> Script:
-    asked = from_text(schema, request.query)
-    limit, cursor = asked.get("limit", _LIMIT), str(asked.get("cursor", "after-0")).removeprefix("after-")
+    query = from_text(schema, request.query)
+    limit, cursor = query.get("limit", _LIMIT), str(query.get("cursor", "after-0")).removeprefix("after-")
     if not isinstance(limit, int) or not 1 <= limit <= _MAX_LIMIT:
         message = f"Input should be between 1 and {_MAX_LIMIT}"
         return refuse([{"loc": ["query", "limit"], "msg": message, "type": "value_error"}])
     if not cursor.isdecimal() or len(cursor) > 9:
-        return refuse([{"loc": ["query", "cursor"], "msg": "This is no nextCursor of ours", "type": "value_error"}])
+        return refuse([{"loc": ["query", "cursor"], "msg": "Invalid nextCursor", "type": "value_error"}])
     end = int(cursor) + limit
     names = list(items)[int(cursor) : end]
     more = end < len(items)

@@ -1,4 +1,4 @@
-"""Makes values that fit the schemas of the API: replies and events to answer with, and to test clients against."""
+"""Builds values that match the schemas of the API: replies and events for scripts and for tests of clients."""
 
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ def example(
     extra: bool = False,
     novel: bool = False,
 ) -> Any:
-    """Make a value that fits a schema of the API, the same one every time.
+    """Build a value that matches a schema of the API; the result is deterministic.
 
-    A list of a union holds one of each kind, any other list two items.
+    A list of a union contains one item of each kind, any other list two items.
 
     Args:
         name: Name of the schema.
-        variant: Which alternative to take wherever there are several (unions, enums), counted from 0, modulo their
-            number.
-        sparse: Leave out all that may be left out.
-        nulls: Put null wherever it may stand.
-        extra: Add fields that no schema has, as a later release of the API may.
-        novel: Put values that no enum lists, likewise, and members of a kind that no union lists.
+        variant: Index of the alternative to use in unions and enums, from 0, modulo their number.
+        sparse: Omit all optional fields.
+        nulls: Use null wherever it is allowed.
+        extra: Add fields that are not in the schema, as a later release of the API may.
+        novel: Use values that are not in an enum, likewise, and members of kinds that are not in a union.
 
     Returns:
-        The value, fit to be encoded as JSON.
+        The value, which can be encoded as JSON.
     """
     options = _Options(variant, sparse=sparse, nulls=nulls, extra=extra, novel=novel)
     return _Example(options).of({"$ref": name}, name, 0)
 
 
 def alternatives(name: str) -> int:
-    """Tell how many variants show every alternative of every union and enum of a schema.
+    """Return how many variants cover every alternative of every union and enum of a schema.
 
     Args:
         name: Name of the schema.
@@ -53,11 +52,11 @@ def alternatives(name: str) -> int:
 
 
 def fill(name: str, /, **known: object) -> dict[str, Any]:
-    """Make an object that fits a schema, with some fields given.
+    """Build an object that matches a schema, with some fields given.
 
     Args:
         name: Name of the schema.
-        known: Fields that mean something; the others are made up.
+        known: The given fields; the others are made up.
 
     Returns:
         The object.
@@ -114,18 +113,18 @@ class _Example:
     def _object(self, schema: Schema, depth: int) -> dict[str, object]:
         properties: Mapping[str, Schema] = schema.get("properties", {})
         required = set(cast("list[str]", schema.get("required", [])))
-        made = {
+        built = {
             key: self.of(inner, key, depth + 1)
             for key, inner in properties.items()
             if key in required or not self._options.sparse
         }
         others: object = schema.get("additional_properties")
         if properties and self._options.extra:
-            made |= {"new_text": "text", "new_object": {"new": [1, None]}, "new_null": None}
+            built |= {"new_text": "text", "new_object": {"new": [1, None]}, "new_null": None}
         if not properties and others and not self._options.sparse:
             inner = cast("Schema", others) if isinstance(others, dict) else {"type": "integer"}
-            made |= {key: self.of(inner, key, depth + 1) for key in ("first", "second")}
-        return made
+            built |= {key: self.of(inner, key, depth + 1) for key in ("first", "second")}
+        return built
 
     def _array(self, items: Schema, name: str, depth: int) -> list[object]:
         if "discriminator" in items:
@@ -144,8 +143,8 @@ class _Example:
         return self._tagged_as(discriminator["property"], tag, tags[tag], depth)
 
     def _tagged_as(self, key: str, tag: str, name: str, depth: int) -> object:
-        made = self.of({"$ref": name}, name, depth + 1)
-        return {**cast("dict[str, object]", made), key: tag} if isinstance(made, dict) else made
+        built = self.of({"$ref": name}, name, depth + 1)
+        return {**cast("dict[str, object]", built), key: tag} if isinstance(built, dict) else built
 
 
 def _alternatives(schema: Schema, above: frozenset[str]) -> int:

@@ -1,10 +1,10 @@
-"""Faults in a line of text, as `python -m friendli_async.testing --fault` takes them.
+"""Faults as text, for `python -m friendli_async.testing --fault`.
 
-    status=429;retry_after=1,then=ok        the first request is refused, all others are answered
-    ok;times=9,cut=3,then=repeat            of every tenth stream there are three events
+    status=429;retry_after=1,then=ok        the first request gets a 429, all others are answered
+    ok;times=9,cut=3,then=repeat            every tenth stream is cut after three events
     delay=0.5;path=/dedicated/v1/chat/completions,then=repeat
 
-Items are separated by commas. Each answers one request, in order; `then=` stands last and says what comes after them.
+Items are separated by commas. Each applies to one request, in order; `then=` comes last and says what follows them.
 """
 
 from __future__ import annotations
@@ -22,65 +22,66 @@ __all__ = ["HELP", "Fault", "FaultError", "Faults", "parse", "parse_pace"]
 
 HELP: Final = """\
 faults, as in --fault 'status=429;retry_after=1,then=ok':
-  Items are separated by commas; each answers one request, in order. An item is settings, separated by semicolons:
+  Items are separated by commas; each applies to one request, in order. An item consists of settings, separated by
+  semicolons:
     ok                answer as the API would
     status=CODE       answer with this status, 400 to 599
-    retry_after=TEXT  ... and this Retry-After: seconds, or nonsense
-    message=TEXT      ... and these words
+    retry_after=TEXT  ... and this Retry-After: seconds, or an invalid value
+    message=TEXT      ... and this error message
     cut=N             close the connection after N events of a stream, or in the middle of another reply;
                       0 closes it without a reply
     reset=N           the same with a TCP reset
-    stall=N           the same with silence
+    stall=N           the same, but stop sending
     delay=SECONDS     wait before the reply
-    times=N           answer so many requests
-    path=/PATH        only requests to this path
-  The last item may be then=ok (the default) or then=repeat: what comes after them.
+    times=N           apply to N requests
+    path=/PATH        apply only to requests to this path
+  The last item may be then=ok (the default) or then=repeat: what follows the items.
 """
 
 
 class FaultError(ValueError):
-    """A line of faults that cannot be read; its message says where, as a column counted from 1."""
+    """Text of faults that cannot be parsed; the message contains the column, from 1."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls one request, or several of them in a row. Made by `parse`."""
+    """A fault of one request, or of several in a row. Created by `parse`."""
 
     status: int | None = None
-    """The status to answer with, in place of what the API would say."""
+    """The status of the reply, instead of that of the API."""
     retry_after: str | None = None
     message: str | None = None
     breaks: Callable[[], Step] | None = None
-    """How the reply breaks."""
+    """The step that breaks the reply."""
     after: int = 0
-    """Events of a stream that go out before."""
+    """Events of a stream sent before that."""
     delay: float = 0.0
     """Seconds before the reply."""
     times: int = 1
-    """How many requests it is for."""
+    """How many requests it applies to."""
     path: str | None = None
-    """The path of the requests that it is for; None for all."""
+    """The path of the requests that it applies to; None for all."""
 
     def befall(self, answer: Callable[[], Script]) -> Script:
-        """Give the reply with the fault.
+        """Apply the fault to a reply.
 
         Args:
-            answer: Gives the reply without it.
+            answer: Returns the reply without the fault.
         """
         if self.status is not None:
             script = status(self.status, retry_after=self.retry_after, message=self.message)
         else:
             script = answer()
         if self.breaks is not None:
-            script = replace(script, steps=(*self._before(script), self.breaks()))
+            script = replace(script, steps=(*self._steps_before(script), self.breaks()))
         return replace(script, steps=(delay(self.delay), *script.steps)) if self.delay else script
 
-    def _before(self, script: Script) -> Iterator[Step]:
+    def _steps_before(self, script: Script) -> Iterator[Step]:
         if not self.after:
             return
         if ("Content-Type", EVENT_STREAM) not in script.headers:
             for step in script.steps:
-                yield _Half(step) if isinstance(step, Payload) else step
+                yield _FirstHalf(step) if isinstance(step, Payload) else step
             return
         left = self.after
         for step in script.steps:
@@ -91,7 +92,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class _Half(Payload):
+class _FirstHalf(Payload):
     payload: Payload
 
     def encode(self, identity: Any) -> bytes:
@@ -105,50 +106,50 @@ class Faults:
 
     Args:
         items: The faults.
-        repeat: Whether they begin anew after the last.
+        repeat: Whether they start over after the last one.
     """
 
     items: Sequence[Fault]
     repeat: bool = False
-    _left: list[Fault] = field(init=False, repr=False)
+    _remaining: list[Fault] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._left = self._all()
+        self._remaining = self._expand()
 
     def answer(self, request: ReceivedRequest, answer: Callable[[], Script]) -> Script:
-        """Give the reply to one request.
+        """Return the reply to a request.
 
         Args:
             request: The request.
-            answer: Gives what the API would reply.
+            answer: Returns the reply of the API.
         """
-        if self.repeat and not self._left:
-            self._left = self._all()
-        for place, fault in enumerate(self._left):
+        if self.repeat and not self._remaining:
+            self._remaining = self._expand()
+        for position, fault in enumerate(self._remaining):
             if fault.path is None or fault.path == request.path:
-                del self._left[place]
+                del self._remaining[position]
                 return fault.befall(answer)
         return answer()
 
-    def _all(self) -> list[Fault]:
+    def _expand(self) -> list[Fault]:
         return [fault for fault in self.items for _ in range(fault.times)]
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- parsing ---------------------------------------------------------------------------------------------------------
 
-_MOST_TIMES: Final = 100_000
+_MAX_COUNT: Final = 100_000
 _BREAKS: Final[dict[str, Callable[[], Step]]] = {"cut": cut, "reset": reset, "stall": stall}
-_AFTERWARDS: Final = ("ok", "repeat")
+_THEN: Final = ("ok", "repeat")
 
 
 def parse(text: str) -> Faults:
-    """Read faults.
+    """Parse faults.
 
     Args:
-        text: As this module's docstring shows, and `HELP` tells in whole.
+        text: The faults, in the format that `HELP` describes.
 
     Raises:
-        FaultError: It cannot be read; the message says where and why.
+        FaultError: The text cannot be parsed; the message says where and why.
     """
     faults: list[Fault] = []
     repeat = False
@@ -158,43 +159,43 @@ def parse(text: str) -> Faults:
         if name.strip() == "then":
             if number < len(items) - 1:
                 raise _error("then= stands last", column)
-            if value.strip() not in _AFTERWARDS:
+            if value.strip() not in _THEN:
                 raise _error(f"then= is ok or repeat, not {value.strip()!r}", column)
             repeat = value.strip() == "repeat"
         else:
-            faults.append(_fault(item, column))
+            faults.append(_parse_item(item, column))
     if not faults:
         raise _error("there is no fault before then=", 0)
     return Faults(faults, repeat)
 
 
-def _fault(item: str, column: int) -> Fault:
+def _parse_item(item: str, column: int) -> Fault:
     fields: dict[str, Any] = {}
     seen: set[str] = set()
-    for setting, place in _split(item, ";", column):
+    for setting, start in _split(item, ";", column):
         name, equals, value = (part.strip() for part in setting.partition("="))
         if name in seen:
-            raise _error(f"{name} stands twice in one item", place)
+            raise _error(f"{name} stands twice in one item", start)
         seen.add(name)
         if name == "ok":
             if equals:
-                raise _error("ok takes no value", place)
+                raise _error("ok takes no value", start)
             continue
         if name not in _SETTINGS:
-            raise _error(f"there is no {name!r}; there are ok, {', '.join(_SETTINGS)}", place)
+            raise _error(f"there is no {name!r}; there are ok, {', '.join(_SETTINGS)}", start)
         if not value:
-            raise _error(f"{name} needs a value, as {name}={_SETTINGS[name][1]}", place)
+            raise _error(f"{name} needs a value, as {name}={_SETTINGS[name][1]}", start)
         try:
-            given = _SETTINGS[name][0](value)
+            parsed = _SETTINGS[name][0](value)
         except ValueError as error:
-            raise _error(f"{name}: {error}, not {value!r}", place) from None
+            raise _error(f"{name}: {error}, not {value!r}", start) from None
         if name in _BREAKS:
             if "breaks" in fields:
-                raise _error("one item breaks one way", place)
-            fields["breaks"] = drop if name == "cut" and not given else _BREAKS[name]
-            fields["after"] = given
+                raise _error("one item breaks one way", start)
+            fields["breaks"] = drop if name == "cut" and not parsed else _BREAKS[name]
+            fields["after"] = parsed
         else:
-            fields[name] = given
+            fields[name] = parsed
     _check(fields, seen, column)
     return Fault(**fields)
 
@@ -209,7 +210,7 @@ def _check(fields: dict[str, Any], seen: set[str], column: int) -> None:
 
 
 def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
-    """The parts, with the column that each begins at."""
+    """Yield the parts with the column at which each starts."""
     for part in text.split(separator):
         if not part.strip():
             raise _error("something is missing here", column)
@@ -217,11 +218,11 @@ def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
         column += len(part) + 1
 
 
-def _error(words: str, column: int) -> FaultError:
-    return FaultError(f"column {column + 1}: {words}")
+def _error(message: str, column: int) -> FaultError:
+    return FaultError(f"column {column + 1}: {message}")
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
+def _integer(least: int, most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most or len(text) > 9:
             raise ValueError(f"a whole number from {least} to {most}")
@@ -246,43 +247,43 @@ def _path(text: str) -> str:
     return text
 
 
-def _words(text: str) -> str:
+def _one_line(text: str) -> str:
     if not text.isprintable():
         raise ValueError("text in one line")
     return text
 
 
 _SETTINGS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
-    "status": (_whole(400, 599), "429"),
-    "retry_after": (_words, "1"),
-    "message": (_words, "busy"),
-    "cut": (_whole(0, _MOST_TIMES), "3"),
-    "reset": (_whole(0, _MOST_TIMES), "3"),
-    "stall": (_whole(0, _MOST_TIMES), "3"),
+    "status": (_integer(400, 599), "429"),
+    "retry_after": (_one_line, "1"),
+    "message": (_one_line, "busy"),
+    "cut": (_integer(0, _MAX_COUNT), "3"),
+    "reset": (_integer(0, _MAX_COUNT), "3"),
+    "stall": (_integer(0, _MAX_COUNT), "3"),
     "delay": (_seconds, "0.5"),
-    "times": (_whole(1, _MOST_TIMES), "2"),
+    "times": (_integer(1, _MAX_COUNT), "2"),
     "path": (_path, "/v1/chat/completions"),
 }
 
 
 def parse_pace(text: str) -> float:
-    """Read the pause before each event of a stream: `0.02` (seconds), `20ms`, or `50/s` (events a second).
+    """Parse the pause before each event of a stream: `0.02` (seconds), `20ms`, or `50/s` (events per second).
 
     Args:
-        text: One of these.
+        text: The text.
 
     Returns:
         Seconds.
 
     Raises:
-        FaultError: It is none of them.
+        FaultError: The text has another format.
     """
-    told = text.strip()
+    stripped = text.strip()
     try:
-        if told.endswith("/s"):
-            return _seconds(repr(1.0 / _seconds(told[:-2])))
-        if told.endswith("ms"):
-            return _seconds(told[:-2]) / 1000
-        return _seconds(told.removesuffix("s"))
+        if stripped.endswith("/s"):
+            return _seconds(repr(1.0 / _seconds(stripped[:-2])))
+        if stripped.endswith("ms"):
+            return _seconds(stripped[:-2]) / 1000
+        return _seconds(stripped.removesuffix("s"))
     except (ValueError, ZeroDivisionError):
         raise FaultError(f"a pace is 0.02 (seconds), 20ms or 50/s, not {text!r}") from None

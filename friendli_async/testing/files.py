@@ -1,4 +1,4 @@
-"""Files, kept in memory, with the whole protocol of uploading: announce, send, complete, fetch."""
+"""Files, kept in memory, with the complete upload protocol: initiate, upload, complete, download."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class StoredFile:
     """One file.
 
     Args:
-        id: Its id.
+        id: Its ID.
         name: Its name.
-        size: Its size in bytes, as announced.
-        digest: `sha256:` and the hexadecimal digest, as announced.
-        project_id: The project that it belongs to.
-        created_at: When it was announced.
+        size: Its size in bytes, as declared.
+        digest: `sha256:` and the hexadecimal digest, as declared.
+        project_id: Its project.
+        created_at: When the upload was initiated.
         status: `UPLOADING` until it is completed, then `UPLOADED`.
     """
 
@@ -44,36 +44,36 @@ class StoredFile:
 
 
 class FileStore:
-    """The files of one server. Contents are kept by their digest, so equal ones are sent once."""
+    """The files of one server. Contents are stored by digest, so that equal ones are uploaded once."""
 
     def __init__(self) -> None:
         self._files: dict[str, StoredFile] = {}
         self._contents: dict[str, bytes] = {}
 
     def routes(self) -> tuple[Route, ...]:
-        """Give the routes of all operations on files, and of the store that their URLs point to."""
+        """Return the routes of all operations on files, and of the URLs for upload and download."""
         one = f"{_PATH}/{{file_id}}"
         return (
             Route(
                 method="POST",
                 path=_PATH,
-                answer=self._announce,
+                answer=self._initiate,
                 body="FileInitUploadRequest",
                 reply="FileInitUploadResponse",
             ),
-            Route(method="PATCH", path=one, answer=self._on_one(self._complete)),
-            Route(method="GET", path=one, answer=self._on_one(_info), reply="FileInfo"),
+            Route(method="PATCH", path=one, answer=self._for_file(self._complete)),
+            Route(method="GET", path=one, answer=self._for_file(_info), reply="FileInfo"),
             Route(
                 method="GET",
                 path=f"{one}/download_url",
-                answer=self._on_one(self._point_to),
+                answer=self._for_file(self._download_url),
                 reply="FileGetDownloadURLResponse",
             ),
-            Route(method="POST", path="/uploads/{file_id}", answer=self._on_one(self._receive), needs_token=False),
-            Route(method="GET", path="/downloads/{file_id}", answer=self._on_one(self._send), needs_token=False),
+            Route(method="POST", path="/uploads/{file_id}", answer=self._for_file(self._upload), needs_token=False),
+            Route(method="GET", path="/downloads/{file_id}", answer=self._for_file(self._download), needs_token=False),
         )
 
-    def _on_one(self, answer: Callable[[StoredFile, ReceivedRequest], Script]) -> Callable[[ReceivedRequest], Script]:
+    def _for_file(self, answer: Callable[[StoredFile, ReceivedRequest], Script]) -> Callable[[ReceivedRequest], Script]:
         def find(request: ReceivedRequest) -> Script:
             name = request.path_parameters["file_id"]
             file = self._files.get(name)
@@ -81,40 +81,40 @@ class FileStore:
 
         return find
 
-    def _announce(self, request: ReceivedRequest) -> Script:
-        asked = request.json_object
-        if not _DIGEST.fullmatch(asked["digest"]):
+    def _initiate(self, request: ReceivedRequest) -> Script:
+        fields = request.json_object
+        if not _DIGEST.fullmatch(fields["digest"]):
             message = "Input should be sha256: and 64 hexadecimal digits"
             return refuse([{"loc": ["body", "digest"], "msg": message, "type": "value_error"}])
         created = datetime.fromtimestamp(request.created, UTC).isoformat().replace("+00:00", "Z")
         file = StoredFile(
             id=f"file-{len(self._files) + 1}",
-            name=asked["name"],
-            size=int(asked["size"]),
-            digest=asked["digest"],
-            project_id=asked["projectId"],
+            name=fields["name"],
+            size=int(fields["size"]),
+            digest=fields["digest"],
+            project_id=fields["projectId"],
             created_at=created,
         )
         self._files[file.id] = file
         if file.digest in self._contents:
             return json_body({"fileId": file.id, "uploadUrl": None, "aws": None})
-        fields = {"key": f"files/{file.id}", "policy": f"size={file.size}"}
-        return json_body({"fileId": file.id, "uploadUrl": f"{request.origin}/uploads/{file.id}", "aws": fields})
+        form = {"key": f"files/{file.id}", "policy": f"size={file.size}"}
+        return json_body({"fileId": file.id, "uploadUrl": f"{request.origin}/uploads/{file.id}", "aws": form})
 
-    def _receive(self, file: StoredFile, request: ReceivedRequest) -> Script:
+    def _upload(self, file: StoredFile, request: ReceivedRequest) -> Script:
         try:
             parts = {part.name: part for part in request.form}
         except ValueError as error:
-            return _wrong(f"the body is not a form: {error}")
+            return _bad_request(f"the body is not a form: {error}")
         if parts.get("key") is None or parts["key"].text != f"files/{file.id}":
-            return status(403, message="the fields of the announcement are missing")
+            return status(403, message="the form fields of the upload are missing")
         content = parts["file"].data if "file" in parts else None
         if content is None or list(parts)[-1] != "file":
-            return _wrong("the form does not end with the file")
+            return _bad_request("the form does not end with the file")
         if len(content) != file.size:
-            return _wrong(f"{file.size} bytes were announced, {len(content)} came")
+            return _bad_request(f"{file.size} bytes were announced, {len(content)} came")
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != file.digest:
-            return _wrong("the content does not have the digest that was announced")
+            return _bad_request("the content does not have the digest that was announced")
         self._contents[file.digest] = content
         return body(b"", status=204, content_type="text/plain")
 
@@ -124,13 +124,13 @@ class FileStore:
         file.status = "UPLOADED"
         return json_body(None)
 
-    def _point_to(self, file: StoredFile, request: ReceivedRequest) -> Script:
+    def _download_url(self, file: StoredFile, request: ReceivedRequest) -> Script:
         if file.status != "UPLOADED":
             return json_body(error_body("the upload was not completed", kind="conflict_error"), status=409)
         url = f"{request.origin}/downloads/{file.id}"
         return json_body({"fileId": file.id, "s3Uri": f"s3://files/{file.id}", "downloadUrl": url})
 
-    def _send(self, file: StoredFile, _: ReceivedRequest) -> Script:
+    def _download(self, file: StoredFile, _: ReceivedRequest) -> Script:
         content = self._contents.get(file.digest)
         if content is None:
             return status(404, message=f"there is no content of {file.id}")
@@ -153,5 +153,5 @@ def _info(file: StoredFile, _: ReceivedRequest) -> Script:
     )
 
 
-def _wrong(message: str) -> Script:
+def _bad_request(message: str) -> Script:
     return json_body(error_body(message, kind="invalid_request_error"), status=400)

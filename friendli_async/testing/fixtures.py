@@ -1,7 +1,7 @@
 """A pytest plugin: `pytest_plugins = ["friendli_async.testing.fixtures"]` in a conftest.py.
 
-`friendli_server` is for tests of every kind, coroutines or not (Starlette's `TestClient`, `asyncio.run`).
-`friendli_client` is for coroutines: it needs pytest-asyncio, or anyio's plugin where pytest-asyncio is not installed.
+`friendli_server` works in all tests, also synchronous ones (Starlette's `TestClient`, `asyncio.run`).
+`friendli_client` is for coroutines: it needs pytest-asyncio, or anyio's plugin if pytest-asyncio is not installed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from friendli_async.testing.server import FriendliServer
 __all__ = ["friendli_client", "friendli_server"]
 
 
-def _fixture_of_coroutines() -> Callable[..., Any]:
+def _async_fixture() -> Callable[..., Any]:
     try:
         import pytest_asyncio
     except ImportError:
@@ -27,17 +27,17 @@ def _fixture_of_coroutines() -> Callable[..., Any]:
 
 @pytest.fixture
 def friendli_server() -> Iterator[FriendliServer]:
-    """Give a fresh embedded server on a free loopback port, stopped after the test.
+    """Return a fresh embedded server on a free loopback port, stopped after the test.
 
-    It runs in a thread of its own, so it answers while the test blocks; what it writes in pieces may be read in one.
+    It runs in a separate thread, so that it answers while the test blocks; a client may receive several writes at once.
     """
     with FriendliServer() as server:
         yield server
 
 
-@_fixture_of_coroutines()
+@_async_fixture()
 async def friendli_client(friendli_server: FriendliServer) -> AsyncIterator[AsyncFriendli]:
-    """Give a client of that server, for all three deployments, closed after the test."""
+    """Return a client of that server, for all three deployments, closed after the test."""
     url = friendli_server.url
     async with AsyncFriendli(friendli_server.token, server_url=url, container_url=url) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Reads `multipart/form-data` (RFC 7578), as the transcription and upload operations take it."""
+"""Parses `multipart/form-data` (RFC 7578), the format of transcription and upload requests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class FormPart:
 
     Args:
         name: Name of the field.
-        filename: Name of the file; `None` for a part that is none.
-        content_type: Its `Content-Type`; `None` where it has none.
+        filename: Name of the file; `None` if the part is not a file.
+        content_type: Its `Content-Type`, or `None`.
         data: The content.
     """
 
@@ -36,7 +36,7 @@ class FormPart:
 
 
 def parse_form(content_type: str, body: bytes) -> tuple[FormPart, ...]:
-    """Split a form into its parts.
+    """Parse the parts of a form.
 
     Args:
         content_type: The request's `Content-Type`, with the boundary.
@@ -46,7 +46,7 @@ def parse_form(content_type: str, body: bytes) -> tuple[FormPart, ...]:
         The parts, in order.
 
     Raises:
-        ValueError: It is no form, or a broken one.
+        ValueError: The body is not a form, or a malformed one.
     """
     head = _header("Content-Type", content_type)
     boundary = head.get_boundary()
@@ -56,18 +56,18 @@ def parse_form(content_type: str, body: bytes) -> tuple[FormPart, ...]:
 
 
 def form_values(schema: str, parts: Sequence[FormPart]) -> dict[str, object]:
-    """Turn the parts of a form into the value that its schema describes.
+    """Convert the parts of a form to the value that its schema describes.
 
     Args:
-        schema: Name of the schema. Its properties say by `multipart` which parts are text, JSON or files.
+        schema: Name of the schema. The `multipart` of its properties says which parts are text, JSON or files.
         parts: The parts.
 
     Returns:
-        The value. A file is an object with `fileName`, `Content-Type`, and `content`, which stays empty: the bytes are
-        in the part.
+        The value. A file is an object with `fileName`, `Content-Type`, and `content`, which is empty: the bytes are in
+        the part.
 
     Raises:
-        ValueError: A part that should hold JSON does not.
+        ValueError: A part that should be JSON is not.
     """
     properties: Mapping[str, Mapping[str, Any]] = resolve({"$ref": schema})["properties"]
     texts: dict[str, list[str]] = {}

@@ -19,11 +19,11 @@ def to_json(value: object) -> bytes:
     """Encode a value as compact JSON.
 
     Args:
-        value: Anything that JSON can hold.
+        value: A value that JSON can represent.
 
     Returns:
-        UTF-8 bytes. Text with a lone surrogate, which UTF-8 cannot hold, comes out in ASCII escapes: engines do
-        the same when one token ends in the middle of a character.
+        UTF-8 bytes. Text with a lone surrogate, which UTF-8 cannot encode, is escaped to ASCII, as engines do if a
+        token ends in the middle of a character.
     """
     try:
         return msgspec.json.encode(value)
@@ -32,14 +32,14 @@ def to_json(value: object) -> bytes:
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:
-    """Frame data as one server-sent event; every line of the data becomes a `data:` line of its own.
+    """Encode data as one server-sent event, with a `data:` line for each line of the data.
 
     Args:
         data: The payload.
-        name: The `event:` line; without one there is no such line.
+        name: The `event:` field; omitted if `None`.
 
     Returns:
-        The event's bytes, its blank line included.
+        The bytes of the event, including its blank line.
     """
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
     return head + b"".join(b"data: " + line + b"\n" for line in data.split(b"\n")) + b"\n"
@@ -47,11 +47,11 @@ def sse_event(data: bytes, name: str | None = None) -> bytes:
 
 @dataclass(frozen=True)
 class Identity:
-    """What all chunks of one reply share.
+    """The fields that all chunks of one reply share.
 
     Args:
-        id: Id of the completion.
-        model: Name of the model, as the request gave it.
+        id: ID of the completion.
+        model: Name of the model, from the request.
         created: Unix time in seconds.
     """
 
@@ -67,7 +67,7 @@ class Identity:
         return b"data: " + start[:-1] + b',"choices":'
 
     def chunk(self, choices: bytes, usage: bytes = b"null") -> bytes:
-        """Frame one `chat.completion.chunk`.
+        """Encode one `chat.completion.chunk`.
 
         Args:
             choices: The `choices` array as JSON.
@@ -79,7 +79,7 @@ class Identity:
         return self._chunk_start + choices + b',"usage":' + usage + b"}\n\n"
 
     def completion(self, choices: Iterable[Mapping[str, object]], usage: Mapping[str, object]) -> dict[str, object]:
-        """Build a whole `chat.completion` object.
+        """Build a complete `chat.completion` object.
 
         Args:
             choices: The choices, each with its message.
@@ -106,7 +106,7 @@ def token_counts(prompt: int, completion: int) -> dict[str, object]:
         completion: Tokens of the reply.
 
     Returns:
-        The object, with the total filled in.
+        The object, including the total.
     """
     return {
         "prompt_tokens": prompt,
@@ -120,9 +120,9 @@ def error_body(message: str, *, kind: str, code: str | int | None = None) -> dic
     """Build the JSON body of an error reply.
 
     Args:
-        message: What went wrong, for people.
-        kind: What went wrong, for programs.
-        code: A finer code, where there is one.
+        message: The error message.
+        kind: The error type.
+        code: The error code, if any.
 
     Returns:
         The object, ready to be encoded.

@@ -1,7 +1,4 @@
-"""What the embedded server answers to a request for an image: a small PNG whose colour depends on the prompt.
-
-It is a PNG whatever format was asked for.
-"""
+"""The embedded server's images: a small PNG, for any requested format, whose colour depends on the prompt."""
 
 from __future__ import annotations
 
@@ -21,19 +18,19 @@ _SIDE: Final = 8
 
 
 def paint(request: ReceivedRequest) -> Script:
-    """Answer a request for an image, of a dedicated endpoint.
+    """Answer an image request to a dedicated endpoint.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
-        A document with a URL on this server, or with the image in base64 where another format than `url` is asked for.
+        A document with a URL on this server, or with the image in base64 for any other format than `url`.
     """
-    asked = request.json_object
-    wanted: str = asked.get("response_format") or "url"
-    seed = asked.get("seed")
+    fields = request.json_object
+    wanted: str = fields.get("response_format") or "url"
+    seed = fields.get("seed")
     item: dict[str, object] = {"seed": 0 if seed is None else int(seed), "response_format": wanted}
-    color = _color(asked["prompt"])
+    color = _color(fields["prompt"])
     if wanted == "url":
         item["url"] = f"{request.origin}/images/{color}.png"
     else:
@@ -42,20 +39,20 @@ def paint(request: ReceivedRequest) -> Script:
 
 
 def paint_in_container(request: ReceivedRequest) -> Script:
-    """Answer a request for an image, of a container.
+    """Answer an image request to a container.
 
     Args:
-        request: What came in.
+        request: The request.
     """
     image = _png(bytes.fromhex(_color(request.json_object["prompt"])))
     return json_body({"image": base64.b64encode(image).decode()})
 
 
 def show(request: ReceivedRequest) -> Script:
-    """Give the image that a reply pointed to.
+    """Return the image at the URL of a reply.
 
     Args:
-        request: What came in.
+        request: The request.
     """
     name, _, suffix = request.path_parameters["name"].partition(".")
     try:
@@ -75,7 +72,7 @@ def _png(color: bytes) -> bytes:
     def part(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)  # 8 bits of red, green and blue each
+    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)  # 8 bits each of red, green and blue
     rows = (b"\0" + color * _SIDE) * _SIDE
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
 
@@ -95,4 +92,4 @@ ROUTES: Final = (
     ),
     Route(method="GET", path="/images/{name}", answer=show, needs_token=False),
 )
-"""Images, on the deployments that have them, and where their URLs point to."""
+"""Images, for the deployments that support them, and the URLs in replies."""

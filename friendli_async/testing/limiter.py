@@ -1,4 +1,4 @@
-"""Rate limits of the embedded server: headers that tell of them, and requests that are refused."""
+"""Rate limits of the embedded server: headers and 429 replies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def rate_limit_headers(
     reset: float | str | None = None,
     kind: str = "requests",
 ) -> dict[str, str]:
-    """Give the headers that tell of a limit, for `status`, `json_body` and `script`.
+    """Return the headers of a rate limit, for `status`, `json_body` and `script`.
 
     Args:
-        limit: How many are allowed in a window.
-        remaining: How many are left.
-        reset: When there are all again: seconds, or any text.
-        kind: What is limited: `requests`, `tokens` or `steps`.
+        limit: How many are allowed per window.
+        remaining: How many remain.
+        reset: When the limit resets: seconds, or any text.
+        kind: The limited resource: `requests`, `tokens` or `steps`.
     """
     values = {
         "limit": limit,
@@ -37,35 +37,35 @@ def rate_limit_headers(
 
 
 class Limiter:
-    """Allows so many requests a minute, counted from the first of each minute's.
+    """Limits the requests per minute, in windows that start with a request.
 
     Args:
-        requests: How many.
+        requests: The limit.
     """
 
     def __init__(self, requests: int) -> None:
         if requests < 1:
             raise ValueError(f"rate_limit must be at least 1, not {requests}")
         self._requests = requests
-        self._left = 0
+        self._remaining = 0
         self._resets_at = -math.inf
 
     def admit(self, now: float) -> Script | None:
-        """Count a request; give the refusal where there are too many.
+        """Count a request; return the error reply if it exceeds the limit.
 
         Args:
-            now: Seconds on a clock that never goes back.
+            now: Seconds on a monotonic clock.
         """
         if now >= self._resets_at:
-            self._left, self._resets_at = self._requests, now + _WINDOW
-        if not self._left:
-            wait = math.ceil(self._resets_at - now)
-            return self.telling(status(429, retry_after=wait, message="too many requests a minute"), now)
-        self._left -= 1
+            self._remaining, self._resets_at = self._requests, now + _WINDOW
+        if not self._remaining:
+            delay = math.ceil(self._resets_at - now)
+            return self.telling(status(429, retry_after=delay, message="too many requests a minute"), now)
+        self._remaining -= 1
         return None
 
     def telling(self, script: Script, now: float) -> Script:
-        """Give the same reply with the headers that tell of the limit."""
+        """Return the reply with the headers of the limit added."""
         reset = round(self._resets_at - now, 3)
-        headers = rate_limit_headers(limit=self._requests, remaining=self._left, reset=reset)
+        headers = rate_limit_headers(limit=self._requests, remaining=self._remaining, reset=reset)
         return replace(script, headers=(*script.headers, *headers.items()))

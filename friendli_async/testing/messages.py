@@ -1,7 +1,7 @@
-"""What the embedded server answers to a messages request: content blocks, whole or as the seven kinds of events.
+"""The embedded server's messages: content blocks, as one document or as the seven kinds of events.
 
-It repeats the last user message. With `thinking` it thinks first, with a `tool_choice` that asks for a tool it uses
-that tool, and after the result of a tool it repeats that result. An `error` event comes only from a script.
+It repeats the last user message. With `thinking` it sends a thinking block first, for a `tool_choice` that requests a
+tool it uses the tool, and after a tool result it repeats the result. Only a script sends an `error` event.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _PIECE: Final = 8
 
 
 def answer_messages(request: ReceivedRequest) -> Script:
-    """Answer a messages request that passed the checks.
+    """Answer a validated messages request.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
         An event stream, or one JSON document.
     """
     body = request.json_object
     blocks, stop = _blocks(request)
-    asked = sum(len(tokenize(_text(message["content"]))) for message in body["messages"])
-    output = sum(len(tokenize(block.get("text") or block.get("thinking") or "x")) for block in blocks)
+    input_tokens = sum(len(tokenize(_text(message["content"]))) for message in body["messages"])
+    output_tokens = sum(len(tokenize(block.get("text") or block.get("thinking") or "x")) for block in blocks)
     message: Block = {
         "id": f"msg-{request.number:06d}",
         "type": "message",
@@ -47,13 +47,13 @@ def answer_messages(request: ReceivedRequest) -> Script:
         "model": request.identity.model,
         "content": blocks,
         **stop,
-        "usage": {"input_tokens": asked, "output_tokens": output, "cache_read_input_tokens": 0},
+        "usage": {"input_tokens": input_tokens, "output_tokens": output_tokens, "cache_read_input_tokens": 0},
     }
     return script(*_events(message)) if body.get("stream") else json_body(message)
 
 
 def refuse_messages(errors: Sequence[Error]) -> Script:
-    """Reply 422 as this operation does.
+    """Reply 422 in the format of this operation.
 
     Args:
         errors: What `validate` found.
@@ -86,16 +86,16 @@ def _blocks(request: ReceivedRequest) -> tuple[list[Block], Block]:
 
 
 def _answer(body: Body) -> str:
-    wanted: Body | None = section(section(body, "output_config"), "format").get("schema")
+    schema: Body | None = section(section(body, "output_config"), "format").get("schema")
     last: object = body["messages"][-1]["content"] if body["messages"] else ""
     blocks = cast("list[Block]", last) if isinstance(last, list) else []
     results = [block for block in blocks if block["type"] == "tool_result"]
     if results:
         text = f"The tool says: {_text(results[-1].get('content'))}"
     else:
-        said = next((_text(each["content"]) for each in reversed(body["messages"]) if each["role"] == "user"), "")
-        text = f"You said: {said}" if said else "Hello! How can I help?"
-    return json.dumps(sample(wanted, text)) if wanted is not None else text
+        prompt = next((_text(each["content"]) for each in reversed(body["messages"]) if each["role"] == "user"), "")
+        text = f"You said: {prompt}" if prompt else "Hello! How can I help?"
+    return json.dumps(sample(schema, text)) if schema is not None else text
 
 
 def _tool_uses(request: ReceivedRequest, text: str) -> list[Block]:
@@ -135,10 +135,10 @@ def _events(message: Block) -> Iterator[Step]:
     def named(kind: str, **fields: object) -> Step:
         return event({"type": kind, **fields}, name=kind)
 
-    begun: Block = {**message, "content": [], "stop_reason": None, "stop_sequence": None}
-    yield named("message_start", message={**begun, "usage": {**message["usage"], "output_tokens": 0}})
+    started: Block = {**message, "content": [], "stop_reason": None, "stop_sequence": None}
+    yield named("message_start", message={**started, "usage": {**message["usage"], "output_tokens": 0}})
     for index, block in enumerate(message["content"]):
-        start, deltas = _opened(block)
+        start, deltas = _start_and_deltas(block)
         yield named("content_block_start", index=index, content_block=start)
         for delta in deltas:
             yield named("content_block_delta", index=index, delta=delta)
@@ -148,7 +148,7 @@ def _events(message: Block) -> Iterator[Step]:
     yield named("message_stop")
 
 
-def _opened(block: Block) -> tuple[Block, list[Block]]:
+def _start_and_deltas(block: Block) -> tuple[Block, list[Block]]:
     kind = block["type"]
     if kind == "text":
         return {**block, "text": ""}, [{"type": "text_delta", "text": piece} for piece in tokenize(block["text"])]
@@ -171,4 +171,4 @@ ROUTES: Final = deployed(
     events="MessagesStream",
     refuse=refuse_messages,
 )
-"""Messages, on every deployment."""
+"""Messages, for every deployment."""

@@ -1,4 +1,4 @@
-"""What the embedded server answers to a request for the catalogue: two made-up models."""
+"""The embedded server's model catalogue: two made-up models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PRICES: Final = {"input": "0.0000001", "output": "0.0000004", "prompt": "0.0000
 
 
 def list_models(_: ReceivedRequest) -> Script:
-    """Answer a request for the catalogue."""
+    """Answer a request for the model catalogue."""
     models = [_model("meta-llama-3.1-8b-instruct", reasoning=False), _model("friendli-testing", reasoning=True)]
     return json_body({"data": models})
 
@@ -43,4 +43,4 @@ def _model(name: str, *, reasoning: bool) -> dict[str, object]:
 ROUTES: Final = (
     Route(method="GET", path="/serverless/v1/models", answer=list_models, reply="ServerlessModelListSuccess"),
 )
-"""The catalogue."""
+"""The model catalogue."""

@@ -1,4 +1,4 @@
-"""What the embedded server keeps of a request, for assertions."""
+"""The requests that the embedded server received, for assertions."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ Outcome = Literal["open", "completed", "disconnected", "broken"]
 
 @dataclass(eq=False)
 class ReceivedRequest:
-    """A request as it came in, and what became of its reply."""
+    """A received request, and the outcome of its reply."""
 
     method: str
     path: str
     """The path without the query, percent-decoded."""
     raw_path: str
-    """The path without the query, as it came."""
+    """The path without the query, as received."""
     query: Mapping[str, Sequence[str]]
     """The values of each query parameter."""
     headers: Mapping[str, str]
-    """The headers; names in any case."""
+    """The headers; names are case-insensitive."""
     body: bytes
     connection: int
-    """Number of the TCP connection, counted from 1: equal numbers mean that a connection was used again."""
+    """Number of the TCP connection, from 1: equal numbers mean that it was reused."""
     peer: tuple[str, int]
     """The client's address and port."""
     number: int
-    """Number of the request, counted from 1."""
+    """Number of the request, from 1."""
     started_at: float
-    """When the head of the request had arrived, on the clock of the event loop, in seconds."""
+    """When the head of the request arrived, in seconds on the clock of the event loop."""
     created: int
     """When it arrived, as Unix time in seconds."""
     path_parameters: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What stands in the path of an operation that takes ids there, percent-decoded."""
+    """The parameters in the path of the operation, percent-decoded."""
     status: int | None = None
-    """The status of the reply, as soon as it was chosen."""
+    """The status of the reply, once it is known."""
     outcome: Outcome = "open"
-    """`open` while the reply goes out, then `completed`, `disconnected` (by the client) or `broken` (by the script or
-    by closing the server)."""
+    """`open` while the reply is being sent, then `completed`, `disconnected` (by the client) or `broken` (by the script
+    or by closing the server)."""
     _signal: Signal = field(default_factory=Signal, repr=False)
 
     @property
     def completed(self) -> bool:
-        """Whether the reply was sent to its end."""
+        """Whether the reply was sent completely."""
         return self.outcome == "completed"
 
     @property
@@ -62,12 +62,12 @@ class ReceivedRequest:
 
     @property
     def origin(self) -> str:
-        """Where the client found this server: what the URLs in a reply begin with."""
+        """The origin of the URLs in a reply, from the `Host` header."""
         return f"http://{self.headers.get('Host', 'localhost')}"
 
     @cached_property
     def json(self) -> object:
-        """The body as JSON, `None` if it is none. NaN and Infinity are no JSON."""
+        """The body as JSON, or `None` if it is invalid. NaN and Infinity are not JSON."""
         return parse_json(self.body, invalid=lambda _: None)
 
     @cached_property
@@ -75,29 +75,29 @@ class ReceivedRequest:
         """The parts of the body.
 
         Raises:
-            ValueError: It is no `multipart/form-data`, or a broken one.
+            ValueError: The body is not `multipart/form-data`, or malformed.
         """
         return parse_form(self.headers.get("Content-Type", ""), self.body)
 
     @property
     def json_object(self) -> Mapping[str, Any]:
-        """The body's JSON object, an empty one if the body is anything else."""
+        """The body as a JSON object; empty if the body is anything else."""
         value: object = self.json
         return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
 
     @property
     def identity(self) -> Identity:
-        """What the chunks of the reply share: an id, the model asked for, the time."""
+        """The fields that the chunks of the reply share: ID, requested model, time."""
         model = self.json_object.get("model")
         return Identity(
             f"chatcmpl-{self.number:06d}", model if isinstance(model, str) else "friendli-testing", self.created
         )
 
     def settle(self, outcome: Outcome) -> None:
-        """Say what became of the reply. The server calls it.
+        """Record the outcome of the reply. Called by the server.
 
         Args:
-            outcome: How the reply ended.
+            outcome: The outcome.
         """
         self.outcome = outcome
         self._signal.notify()
@@ -106,38 +106,38 @@ class ReceivedRequest:
         """Wait until the reply is over.
 
         Args:
-            timeout: How long to wait at most, in seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Returns:
-            True if the client went away before the reply was complete, False if the reply was completed, or broken by
-            the script.
+            True if the client disconnected before the reply was complete, False if the reply was completed, or broken
+            by the script.
 
         Raises:
-            TimeoutError: The reply is still going on.
+            TimeoutError: The reply is still in progress.
         """
         await self._signal.until(lambda: self.outcome != "open", timeout)
         return self.outcome == "disconnected"
 
 
 def section(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Give an object inside a body.
+    """Return an object inside a body.
 
     Args:
         body: A JSON object.
-        name: The key that it stands under.
+        name: The key of the object.
 
     Returns:
-        The object; an empty one where there is none, or null.
+        The object; empty if it is missing or null.
     """
     return cast("Mapping[str, Any]", body.get(name) or {})
 
 
 def parse_json(data: bytes, *, invalid: Callable[[str], object]) -> object:
-    """Decode JSON as a careful server does.
+    """Decode JSON strictly.
 
     Args:
         data: The bytes.
-        invalid: Gives the result for bytes that are no JSON, from a message that says why.
+        invalid: Returns the result for invalid JSON, given the error message.
 
     Returns:
         The value.

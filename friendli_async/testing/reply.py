@@ -1,4 +1,4 @@
-"""One reply on its way out: the only part that touches aiohttp's response and the socket under it."""
+"""Sending one reply: the only part that uses aiohttp's response and its socket."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from friendli_async.testing.frames import Identity
 
 __all__ = ["ReplyWriter"]
 
-# `struct linger` is two ints everywhere but on Windows: switched on, zero seconds, so that closing sends RST.
+# `struct linger` is two ints, two shorts on Windows: enabled with zero seconds, so that closing sends RST.
 _LINGER_ZERO: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class ReplyWriter:
-    """Writes one reply step by step, down to breaking its connection.
+    """Writes one reply step by step, and can break its connection.
 
-    The status line and the headers go out with the first write, or earlier by `send_head`.
+    The status line and the headers are sent with the first write, or before by `send_head`.
 
     Args:
-        request: The request that is answered.
+        request: The request to answer.
         status: HTTP status.
         headers: Headers of the reply. Without `Content-Length` the body is chunked.
-        identity: What the chunks of this reply share.
+        identity: The fields that all chunks of this reply share.
     """
 
     def __init__(self, request: web.BaseRequest, status: int, headers: CIMultiDict[str], identity: Identity) -> None:
         self.identity = identity
         self.response: web.StreamResponse = web.StreamResponse(status=status, headers=headers)
         self.ended: bool = False
-        """Whether the reply was sent to its end."""
+        """Whether the reply was sent completely."""
         self.hung_up: bool = False
         """Whether this side broke the connection."""
         self._request = request
         self._writer: AbstractStreamWriter | None = None
 
     async def send_head(self) -> AbstractStreamWriter:
-        """Send the status line and the headers, if they are not out yet.
+        """Send the status line and the headers, if that has not been done.
 
         Returns:
             The writer of the body.
@@ -54,37 +54,37 @@ class ReplyWriter:
         return self._writer
 
     async def write(self, data: bytes) -> None:
-        """Write a piece of the body in one write, then let a reader in the same event loop see it.
+        """Write a part of the body in one write, then let a reader in the same event loop receive it.
 
         Args:
-            data: Bytes of the body; none only sends the head.
+            data: Bytes of the body; if empty, only the head is sent.
 
         Raises:
-            ConnectionError: The client has gone.
+            ConnectionError: The client has disconnected.
         """
         await self.send_head()
         if data:
             await self.response.write(data)
-        await _let_the_peer_read()
+        await _let_client_read()
 
     async def write_unframed(self, data: bytes) -> None:
-        """Write bytes to the socket as they are, past the framing of the body.
+        """Write bytes directly to the socket, bypassing the framing of the body.
 
         Args:
-            data: What the socket gets.
+            data: The bytes.
 
         Raises:
-            ConnectionError: The client has gone.
+            ConnectionError: The client has disconnected.
         """
         await self.send_head()
         self._transport().write(data)
-        await _let_the_peer_read()
+        await _let_client_read()
 
     async def end(self) -> None:
-        """End the body properly. Does nothing when it has ended already.
+        """End the body properly. Does nothing if it has ended already.
 
         Raises:
-            ConnectionError: The client has gone.
+            ConnectionError: The client has disconnected.
         """
         if not self.ended:
             await self.send_head()
@@ -92,18 +92,18 @@ class ReplyWriter:
             self.ended = True
 
     async def silence(self) -> None:
-        """Do nothing until the connection is gone, which cancels this task."""
+        """Do nothing until the connection is lost, which cancels this task."""
         await asyncio.Event().wait()
 
     async def cut(self) -> None:
-        """Close the connection (FIN) after what was written, without ending the body."""
+        """Close the connection (FIN) after the bytes written, without ending the body."""
         transport = self._transport()
         self.hung_up = True
         transport.close()
         await self.silence()
 
     async def reset(self) -> None:
-        """Break the connection (RST) once the kernel has all that was written."""
+        """Break the connection (RST) once the kernel has all bytes written."""
         transport = self._transport()
         if self._writer is not None:
             transport.set_write_buffer_limits(0)
@@ -115,7 +115,7 @@ class ReplyWriter:
         await self.silence()
 
     async def end_and_close(self) -> None:
-        """End the body properly and close the connection, which the headers promised to keep."""
+        """End the body properly and close the connection, despite keep-alive headers."""
         await self.end()
         self._transport().close()
 
@@ -126,8 +126,8 @@ class ReplyWriter:
         return transport
 
 
-async def _let_the_peer_read() -> None:
-    # The loop polls the sockets between two turns. After the first turn the reader's callback is queued behind this
-    # task, after the second it has run: so every write is a read of its own to a client in this loop.
+async def _let_client_read() -> None:
+    # The loop polls the sockets between two iterations. After the first one the callback of the reader is scheduled
+    # behind this task, after the second one it has run: a client in this loop reads every write separately.
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -1,7 +1,7 @@
-"""What the embedded server answers to a responses request: output items, whole or as numbered events.
+"""The embedded server's responses: output items, as one document or as numbered events.
 
-It repeats the last user message, after some reasoning where `reasoning.effort` asks for it; a `tool_choice` that asks
-for a function gets calls. Cut by `max_output_tokens` it is `incomplete`. A `failed` response comes only from a script.
+It repeats the last user message, after some reasoning if `reasoning.effort` is set; for a `tool_choice` that requests a
+function it sends calls. Truncated by `max_output_tokens` it is `incomplete`. Only a script sends a `failed` response.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ _PIECE: Final = 8
 
 
 def answer_responses(request: ReceivedRequest) -> Script:
-    """Answer a responses request that passed the checks.
+    """Answer a validated responses request.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
         An event stream, or one JSON document.
     """
     body = request.json_object
-    items, cut = _items(request)
-    asked = len(tokenize(_said(body)))
+    items, truncated = _items(request)
+    input_tokens = len(tokenize(_last_user_text(body)))
     reasoning = sum(len(_tokens(item)) for item in items if item["type"] == "reasoning")
-    output = sum(len(_tokens(item)) for item in items)
+    output_tokens = sum(len(_tokens(item)) for item in items)
     response: Item = {
         "id": f"resp-{request.number:06d}",
         "object": "response",
         "created_at": request.created,
         "model": request.identity.model,
-        "status": "incomplete" if cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "status": "incomplete" if truncated else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if truncated else None,
         "error": None,
         "output": items,
         "usage": {
-            "input_tokens": asked,
+            "input_tokens": input_tokens,
             "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": output,
+            "output_tokens": output_tokens,
             "output_tokens_details": {"reasoning_tokens": reasoning},
-            "total_tokens": asked + output,
+            "total_tokens": input_tokens + output_tokens,
         },
     }
     if not body.get("stream"):
@@ -79,10 +79,10 @@ def _items(request: ReceivedRequest) -> tuple[list[Item], bool]:
         return items, False
     pieces = tokenize(_answer(body))
     limit = _MAX_TOKENS if body.get("max_output_tokens") is None else max(0, int(body["max_output_tokens"]))
-    cut = len(pieces) > limit
+    truncated = len(pieces) > limit
     message = {"type": "message", "id": f"msg-{number}", "role": "assistant"}
     part = {"type": "output_text", "text": "".join(pieces[:limit])}
-    return [*items, {**message, "status": "incomplete" if cut else "completed", "content": [part]}], cut
+    return [*items, {**message, "status": "incomplete" if truncated else "completed", "content": [part]}], truncated
 
 
 def _tokens(item: Item) -> tuple[str, ...]:
@@ -92,33 +92,33 @@ def _tokens(item: Item) -> tuple[str, ...]:
 
 
 def _answer(body: Body) -> str:
-    said = _said(body)
-    text = f"You said: {said}" if said else "Hello! How can I help?"
-    last = _last(body)
+    prompt = _last_user_text(body)
+    text = f"You said: {prompt}" if prompt else "Hello! How can I help?"
+    last = _last_item(body)
     if last.get("type", "").endswith("_output"):
-        text = f"The tool says: {_content(last['output'])}"
+        text = f"The tool says: {_text_of(last['output'])}"
     wanted = section(section(body, "text"), "format")
     if wanted.get("type") == "json_object":
         return json.dumps({"answer": text})
     return json.dumps(sample(wanted["schema"], text)) if wanted.get("type") == "json_schema" else text
 
 
-def _said(body: Body) -> str:
+def _last_user_text(body: Body) -> str:
     given: object = body["input"]
     if isinstance(given, str):
         return given
     for item in reversed(cast("list[Item]", given)):
         if item.get("role") == "user":
-            return _content(item["content"])
+            return _text_of(item["content"])
     return ""
 
 
-def _last(body: Body) -> Item:
+def _last_item(body: Body) -> Item:
     given: object = body["input"]
     return cast("list[Item]", given)[-1] if isinstance(given, list) and given else {}
 
 
-def _content(content: object) -> str:
+def _text_of(content: object) -> str:
     if isinstance(content, str):
         return content
     return " ".join(part["text"] for part in cast("Sequence[Item]", content) if "text" in part)
@@ -127,7 +127,7 @@ def _content(content: object) -> str:
 def _calls(body: Body) -> list[tuple[str, str]]:
     tools: list[Item] = [tool for tool in body.get("tools") or () if tool["type"] == "function"]
     choice: object = body.get("tool_choice")
-    if _last(body).get("type", "").endswith("_output"):
+    if _last_item(body).get("type", "").endswith("_output"):
         return []
     if isinstance(choice, dict):
         tools = [tool for tool in tools if tool["name"] == cast("Item", choice).get("name")]
@@ -135,7 +135,7 @@ def _calls(body: Body) -> list[tuple[str, str]]:
         return []
     elif not body.get("parallel_tool_calls"):
         tools = tools[:1]
-    text = _said(body)
+    text = _last_user_text(body)
     return [(tool["name"], json.dumps(sample(tool["parameters"], text))) for tool in tools]
 
 
@@ -147,9 +147,9 @@ def _numbered(response: Item) -> Iterator[tuple[int, Item]]:
 
 
 def _events(response: Item) -> Iterator[Item]:
-    begun: Item = {**response, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
-    yield {"type": "response.created", "response": begun}
-    yield {"type": "response.in_progress", "response": begun}
+    initial: Item = {**response, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+    yield {"type": "response.created", "response": initial}
+    yield {"type": "response.in_progress", "response": initial}
     for index, item in enumerate(response["output"]):
         parts = _call_events if item["type"] == "function_call" else _part_events
         empty: Item = {"arguments": ""} if item["type"] == "function_call" else {"content": []}
@@ -181,4 +181,4 @@ def _part_events(item: Item) -> Iterator[Item]:
 ROUTES: Final = deployed(
     "/v1/responses", answer_responses, body="{}ResponsesBody", reply="{}ResponsesSuccess", events="ResponsesStream"
 )
-"""Responses, on every deployment."""
+"""Responses, for every deployment."""

@@ -1,4 +1,4 @@
-"""What one operation of the API is to the embedded server: where it is, what it takes, what it gives."""
+"""The routes of the embedded server: path, schemas and handler of each operation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIXES: Final = {"Serverless": "/serverless", "Dedicated": "/dedicated", "Cont
 
 
 def refuse(errors: Sequence[Error]) -> Script:
-    """Reply 422 with the errors as most operations give them.
+    """Reply 422 with the errors in the format of most operations.
 
     Args:
         errors: What `validate` found.
@@ -26,19 +26,19 @@ def refuse(errors: Sequence[Error]) -> Script:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One method of one path. Schemas go by their names.
+    """One method of one path. Schemas are given by name.
 
     Args:
         method: HTTP method.
-        path: Path; `{name}` stands for one segment, which the request then has among its `path_parameters`.
-        answer: Gives the reply to a request that passed all checks.
-        body: Schema of the request body; `None` where it takes none.
-        form: Whether that body is a form rather than JSON.
-        query: Schema of the query; `None` where it takes none.
-        reply: Schema of the JSON reply; `None` where it has none.
-        events: Schema of the events of a streamed reply; `None` where it does not stream.
+        path: Path; `{name}` matches one segment, which becomes one of the `path_parameters` of the request.
+        answer: Returns the reply to a validated request.
+        body: Schema of the request body, if any.
+        form: Whether the body is a form instead of JSON.
+        query: Schema of the query, if any.
+        reply: Schema of the JSON reply, if any.
+        events: Schema of the events of a streamed reply, if it can stream.
         needs_token: Whether the request must carry the token.
-        refuse: Gives the 422 reply to a request that its schemas forbid.
+        refuse: Returns the 422 reply to a request that does not match its schemas.
     """
 
     method: str
@@ -64,16 +64,16 @@ def deployed(
     refuse: Callable[[Sequence[Error]], Script] = refuse,
     on: Sequence[str] = tuple(PREFIXES),
 ) -> tuple[Route, ...]:
-    """Make the routes of an operation that several deployments serve. Only those of containers need no token.
+    """Create the routes of an operation on several deployments. Those of containers need no token.
 
     Args:
         path: Path below the deployment's prefix.
-        answer: Gives the reply.
-        body: Schema of the request body; `{}` stands for the name of the deployment.
+        answer: Returns the reply.
+        body: Schema of the request body; `{}` is replaced by the name of the deployment.
         reply: Schema of the JSON reply; likewise.
         events: Schema of the events of a streamed reply.
         form: Whether the body is a form.
-        refuse: Gives the 422 reply.
+        refuse: Returns the 422 reply.
         on: Names of the deployments.
 
     Returns:

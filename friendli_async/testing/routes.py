@@ -1,4 +1,4 @@
-"""Which path answers what, and the checks of the API that come before an answer."""
+"""Routing, and the validation of requests by the API."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MODULES = (
 
 
 class Router:
-    """The table of all operations, with the endpoints and files that one server keeps."""
+    """The routing table of all operations, with the endpoints and files of one server."""
 
     def __init__(self) -> None:
         self.routes: tuple[Route, ...] = (
@@ -65,11 +65,11 @@ class Router:
         """Answer a request as the API would.
 
         Args:
-            request: What came in.
-            token: The token that it must carry; `None` accepts any.
+            request: The request.
+            token: The required token; `None` accepts any.
 
         Returns:
-            The reply: 404, 405, 401, 400 or 422 for a request that is wrong, else the operation's own.
+            The reply: 404, 405, 401, 400 or 422 for an invalid request, or that of the operation.
         """
         methods = self._find(request)
         if methods is None:
@@ -80,13 +80,13 @@ class Router:
             return status(405, message=f"{request.path} does not answer {request.method}", headers=allowed)
         if route.needs_token and not _authorized(request, token):
             return status(401, message="the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
-        return _refusal(request, route) or route.answer(request)
+        return _validation_error(request, route) or route.answer(request)
 
     def _find(self, request: ReceivedRequest) -> dict[str, Route] | None:
         fixed = self._fixed.get(request.path)
         if fixed is not None:
             return fixed
-        # An id may hold an encoded slash, so the path is split as it came.
+        # An ID may contain an encoded slash, so the raw path is split.
         segments = request.raw_path.split("/")
         for template, methods in self._templates.items():
             names = template.split("/")
@@ -104,8 +104,8 @@ class Router:
 
 
 def _authorized(request: ReceivedRequest, token: str | None) -> bool:
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    return token is None or (scheme.lower() == "bearer" and given.strip() == token)
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    return token is None or (scheme.lower() == "bearer" and credentials.strip() == token)
 
 
 def _by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
@@ -115,7 +115,7 @@ def _by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
     return table
 
 
-def _refusal(request: ReceivedRequest, route: Route) -> Script | None:
+def _validation_error(request: ReceivedRequest, route: Route) -> Script | None:
     errors = validate(route.query, from_text(route.query, request.query), "query") if route.query else []
     if route.body is not None:
         body = _form(request, route.body) if route.form else parse_json(request.body, invalid=_not_json)

@@ -1,4 +1,4 @@
-"""Makes a value that fits a JSON Schema: the arguments of a function, a document in a response format."""
+"""Builds a value that matches a JSON Schema: the arguments of a function, a document in a response format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 __all__ = ["sample"]
 
-_parser: Any = importlib.import_module("re._parser")  # there is no public one
+_parser: Any = importlib.import_module("re._parser")  # there is no public parser
 _MAX_DEPTH: Final = 8
 _MAX_TEXT: Final = 200
 _FORMATS: Final = {
@@ -22,16 +22,16 @@ _FORMATS: Final = {
 
 
 def sample(schema: Mapping[str, Any], text: str) -> object:
-    """Make a value that fits a schema, the same one every time.
+    """Build a value that matches a schema; the result is deterministic.
 
-    It knows `type`, `properties`, `items`, `prefixItems`, `enum`, `const`, `anyOf`, `oneOf`, `allOf` of one,
-    references into the schema itself, bounds of numbers, lengths of text and of lists, patterns, and the formats of
-    dates, times, durations and UUIDs. What contains itself ends after eight levels: with null or an empty list where
-    the schema allows that, with null where it does not.
+    It supports `type`, `properties`, `items`, `prefixItems`, `enum`, `const`, `anyOf`, `oneOf`, `allOf` of one schema,
+    references into the schema itself, bounds of numbers, lengths of strings and lists, patterns, and the formats of
+    dates, times, durations and UUIDs. Recursive schemas end after eight levels, with null or an empty list if that is
+    allowed, or else with null after sixteen.
 
     Args:
         schema: The JSON Schema.
-        text: What strings get, cut at 200 characters.
+        text: The value of strings, truncated to 200 characters.
 
     Returns:
         The value.
@@ -42,35 +42,35 @@ def sample(schema: Mapping[str, Any], text: str) -> object:
 def _sample(schema: object, text: str, root: Mapping[str, Any], depth: int) -> object:
     if not isinstance(schema, dict) or depth > _MAX_DEPTH + _MAX_DEPTH:
         return None
-    known = cast("dict[str, object]", schema)
-    if "const" in known:
-        return known["const"]
-    if "enum" in known:
-        return _first(known["enum"])
-    if isinstance(reference := known.get("$ref"), str):
-        return _sample(_follow(root, reference), text, root, depth + 1)
+    fields = cast("dict[str, object]", schema)
+    if "const" in fields:
+        return fields["const"]
+    if "enum" in fields:
+        return _first(fields["enum"])
+    if isinstance(reference := fields.get("$ref"), str):
+        return _sample(_resolve(root, reference), text, root, depth + 1)
     for alternatives in ("anyOf", "oneOf", "allOf"):
-        if alternatives in known:
-            if depth > _MAX_DEPTH and {"type": "null"} in cast("list[object]", known[alternatives]):
+        if alternatives in fields:
+            if depth > _MAX_DEPTH and {"type": "null"} in cast("list[object]", fields[alternatives]):
                 return None
-            return _sample(_first(known[alternatives]), text, root, depth + 1)
-    kind = known.get("type", "object" if "properties" in known else None)
+            return _sample(_first(fields[alternatives]), text, root, depth + 1)
+    kind = fields.get("type", "object" if "properties" in fields else None)
     kind = kind if isinstance(kind, str) else _first(kind)
     if kind == "object":
-        properties = known.get("properties")
+        properties = fields.get("properties")
         inner = cast("dict[str, object]", properties if isinstance(properties, dict) else {})
         return {name: _sample(value, text, root, depth + 1) for name, value in inner.items()}
     if kind == "array":
-        return [_sample(item, text, root, depth + 1) for item in _items(known, depth)]
+        return [_sample(item, text, root, depth + 1) for item in _items(fields, depth)]
     if kind == "string":
-        return _text(known, text)
+        return _text(fields, text)
     if kind in {"integer", "number"}:
-        return _number(known, 1 if kind == "integer" else 1.5)
+        return _number(fields, 1 if kind == "integer" else 1.5)
     return True if kind == "boolean" else None
 
 
 def _items(schema: Mapping[str, Any], depth: int) -> list[object]:
-    """The schemas of the elements that a list gets: as few as may be, but one if that may be."""
+    """Return the schemas of the items of a list: as few as allowed, but one if allowed."""
     if "prefixItems" in schema:
         return list(schema["prefixItems"])
     least = int(schema.get("minItems", 0))
@@ -80,36 +80,36 @@ def _items(schema: Mapping[str, Any], depth: int) -> list[object]:
 
 def _text(schema: Mapping[str, Any], text: str) -> str:
     if "pattern" in schema:
-        return _matching(_parser.parse(schema["pattern"]))
+        return _match_of(_parser.parse(schema["pattern"]))
     text = _FORMATS.get(str(schema.get("format")), text)
     return text.ljust(int(schema.get("minLength", 0)), ".")[: schema.get("maxLength")]
 
 
-def _matching(pattern: Iterable[tuple[Any, Any]]) -> str:
-    """The first and shortest text that a parsed pattern matches."""
+def _match_of(pattern: Iterable[tuple[Any, Any]]) -> str:
+    """Return the shortest text of the first alternatives that a parsed pattern matches."""
     text = ""
     for operation, argument in pattern:
         match str(operation):
             case "LITERAL":
                 text += chr(argument)
             case "IN":
-                text += _one_of(argument)
+                text += _character_of(argument)
             case "MAX_REPEAT" | "MIN_REPEAT":
                 least, _, inner = argument
-                text += _matching(inner) * least
+                text += _match_of(inner) * least
             case "SUBPATTERN":
-                text += _matching(argument[-1])
+                text += _match_of(argument[-1])
             case "BRANCH":
-                text += _matching(argument[1][0])
+                text += _match_of(argument[1][0])
             case "ANY":
                 text += "."
-            case _:  # a place, which takes no text
+            case _:  # an anchor, which matches no text
                 pass
     return text
 
 
-def _one_of(members: Sequence[tuple[Any, Any]]) -> str:
-    """A character of a set."""
+def _character_of(members: Sequence[tuple[Any, Any]]) -> str:
+    """Return a character of a set."""
     operation, argument = members[0]
     match str(operation):
         case "LITERAL":
@@ -117,7 +117,7 @@ def _one_of(members: Sequence[tuple[Any, Any]]) -> str:
         case "RANGE":
             return chr(argument[0])
         case "NEGATE":
-            excluded = re.compile("[" + "".join(re.escape(_one_of([member])) for member in members[1:]) + "]")
+            excluded = re.compile("[" + "".join(re.escape(_character_of([member])) for member in members[1:]) + "]")
             return next(character for character in "a0 -" if not excluded.match(character))
         case _:
             return {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " "}.get(str(argument), "a")
@@ -133,7 +133,7 @@ def _first(values: object) -> object:
     return cast("list[object]", values)[0] if isinstance(values, list) and values else None
 
 
-def _follow(root: object, reference: str) -> object:
+def _resolve(root: object, reference: str) -> object:
     for name in reference.removeprefix("#").strip("/").split("/"):
         if name:
             root = cast("dict[str, Any]", root).get(name) if isinstance(root, dict) else None

@@ -1,4 +1,4 @@
-"""Checks values against the schemas of the API, and reports errors in the form of its 422 replies."""
+"""Validates values against the schemas of the API, with errors in the format of its 422 replies."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _MAX_INPUT_SHOWN: Final = 80
 
 
 def validate(name: str, value: object, where: str = "body") -> list[Error]:
-    """Check a value.
+    """Validate a value.
 
-    Unknown keys are tolerated. Whole floats count as integers, booleans do not count as numbers.
+    Unknown keys are allowed. Whole floats count as integers, booleans do not count as numbers.
 
     Args:
         name: Name of the schema.
-        value: The value, decoded.
-        where: Where it stood in the request: the first element of each `loc`.
+        value: The decoded value.
+        where: The part of the request: the first element of each `loc`.
 
     Returns:
-        The errors, at most 100, each with `loc`, `msg` and `type`; none if the value is as the schema says.
+        The errors, at most 100, each with `loc`, `msg` and `type`; none if the value is valid.
     """
     errors = _check({"$ref": name}, value, (where,))
     return [error for error, _ in zip(errors, range(_MAX_ERRORS), strict=False)]
 
 
 def resolve(schema: Schema) -> Schema:
-    """Follow the references of a schema.
+    """Resolve the references of a schema.
 
     Args:
-        schema: A schema, perhaps only a reference to one, which may be nullable.
+        schema: A schema or a reference to one, which may be nullable.
 
     Returns:
-        The schema itself, not nullable by a reference.
+        The schema, without the nullability of the reference.
     """
     while "$ref" in schema:
         schema = schemas()[schema["$ref"]]
@@ -52,14 +52,14 @@ def resolve(schema: Schema) -> Schema:
 
 
 def from_text(name: str, fields: Mapping[str, Sequence[str]]) -> dict[str, object]:
-    """Turn texts (a query, the parts of a form) into the values that a schema expects of them.
+    """Convert texts (a query, the parts of a form) to the types of a schema.
 
     Args:
-        name: Name of the schema of the whole.
-        fields: The texts of each field; of several, only an array takes more than the last.
+        name: Name of the schema of the object.
+        fields: The texts of each field; a field that is no array uses the last one.
 
     Returns:
-        The values; text that cannot be what the schema expects stays text, for `validate` to find.
+        The values; text that cannot be converted is kept, so that `validate` reports it.
     """
     properties: Mapping[str, Schema] = resolve({"$ref": name})["properties"]
     values: dict[str, object] = {}
@@ -86,12 +86,13 @@ def _from_text(schema: Schema, text: str) -> object:
 
 @cache
 def schemas() -> Mapping[str, Schema]:
-    """Give the schemas of the API: requests, queries, replies and events of every operation.
+    """Return the schemas of the API: requests, queries, replies and events of every operation.
 
     Returns:
-        Names to schemas. A reference names its target; a `discriminator` maps the tags of a union to its schemas.
+        The schemas by name. A reference contains the name of its target; a `discriminator` maps the tags of a union to
+        its schemas.
     """
-    # Names without their release: those of files are of 0.15.0, those of tool-assisted chat of 0.14.0, the last ones.
+    # Names omit the release: the schemas of files are of 0.15.0, those of tool-assisted chat of 0.14.0, the last ones.
     return cast(
         "Mapping[str, Schema]", json.loads(files("friendli_async.testing").joinpath("schemas.json").read_bytes())
     )
@@ -112,8 +113,8 @@ def _check(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
 
 def _check_plain(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
     expected: str = schema["type"]
-    if not _IS[expected](value):
-        yield _error(loc, f"Input should be a valid {_NAMES[expected]}", f"{_CODES[expected]}_type")
+    if not _TYPE_CHECKS[expected](value):
+        yield _error(loc, f"Input should be a valid {_TYPE_NAMES[expected]}", f"{_TYPE_CODES[expected]}_type")
         return
     allowed = [schema["const"]] if "const" in schema else schema.get("enum")
     if allowed is not None and value not in allowed:
@@ -162,8 +163,8 @@ def _check_alternatives(alternatives: list[Schema], value: object, loc: Location
     attempts = [list(_check(alternative, value, loc)) for alternative in alternatives]
     if not all(attempts):
         return
-    # Where the alternatives differ in their JSON type, the one whose type is right has its errors further down; of
-    # several such the one that is nearest to the value is meant.
+    # If the alternatives differ in their JSON type, the errors of the one of the right type are nested; of several such
+    # alternatives, report the one with the fewest errors.
     deeper = [errors for errors in attempts if errors[0]["loc"] != list(loc)]
     if deeper:
         yield from min(deeper, key=len)
@@ -191,7 +192,7 @@ def _is_integer(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
-_IS: Final[Mapping[str, Callable[[object], bool]]] = {
+_TYPE_CHECKS: Final[Mapping[str, Callable[[object], bool]]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
@@ -199,7 +200,7 @@ _IS: Final[Mapping[str, Callable[[object], bool]]] = {
     "integer": _is_integer,
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
 }
-_NAMES: Final = {
+_TYPE_NAMES: Final = {
     "object": "object",
     "array": "list",
     "string": "string",
@@ -207,7 +208,7 @@ _NAMES: Final = {
     "integer": "integer",
     "number": "number",
 }
-_CODES: Final = {
+_TYPE_CODES: Final = {
     "object": "dict",
     "array": "list",
     "string": "string",

@@ -1,11 +1,10 @@
-"""The script language: what a scripted reply does, step by step, faults included.
+"""Scripted replies, step by step, faults included.
 
-A `Script` answers one request. It is a frozen value: a status, headers and steps. The status line and the headers go
-out just before the first step that writes, so whatever stands in front of that step happens before any byte of the
-reply: `script(stall())` never answers, `script(head(), stall())` answers with headers and then falls silent. A script
-that runs out of steps ends its body properly.
+A `Script` answers one request. It is immutable: a status, headers and steps. The status line and the headers are sent
+just before the first step that writes, so the steps before it run before any byte of the reply: `script(stall())` never
+answers, `script(head(), stall())` sends headers and then nothing more. After its last step the body ends properly.
 
-Every write is followed by two turns of the event loop: a client in the same loop reads each piece on its own.
+Every write is followed by two iterations of the event loop: a client in the same loop reads each piece separately.
 """
 
 from __future__ import annotations
@@ -56,12 +55,12 @@ _ERROR_TYPES: Final = {
 
 @dataclass(frozen=True)
 class Script:
-    """The reply to one request. Made by `script`, `status`, `body` or `json_body`.
+    """The reply to one request. Created by `script`, `status`, `body` or `json_body`.
 
     Args:
-        steps: What the reply does, in order.
+        steps: The steps, in order.
         status: HTTP status.
-        headers: Headers of the reply, `Content-Type` included.
+        headers: Headers of the reply, including `Content-Type`.
     """
 
     steps: tuple[Step, ...] = ()
@@ -69,10 +68,10 @@ class Script:
     headers: tuple[tuple[str, str], ...] = field(default=(("Content-Type", EVENT_STREAM),))
 
     async def play(self, reply: ReplyWriter) -> None:
-        """Do all steps, then end the body if none of them did.
+        """Play all steps, then end the body if none of them did.
 
         Args:
-            reply: The reply on its way out.
+            reply: The reply to write to.
         """
         for step in self.steps:
             await step.play(reply)
@@ -80,16 +79,16 @@ class Script:
 
 
 Answer: TypeAlias = "Script | Step | Callable[[ReceivedRequest], Answer]"
-"""What can answer a request: a script, a single step (a script of one), or a function from the request to either, or to
-another such function (``text`` makes one)."""
+"""An answer to a request: a script, a single step (a script of one), or a function from the request to an answer
+(``text`` returns one)."""
 
 
 def resolve(answer: Answer, request: ReceivedRequest) -> Script:
-    """Turn an answer into the script for one request.
+    """Resolve an answer to the script for one request.
 
     Args:
         answer: Script, step or function.
-        request: What the function gets.
+        request: The argument of the function.
 
     Returns:
         The script to play.
@@ -102,10 +101,10 @@ def resolve(answer: Answer, request: ReceivedRequest) -> Script:
 
 
 def pace(answer: Script, seconds: float) -> Script:
-    """Slow a streamed script down.
+    """Slow down a streamed script.
 
     Args:
-        answer: The script; one that is no event stream stays as it is.
+        answer: The script; returned unchanged if it is not an event stream.
         seconds: Pause before each step.
 
     Returns:
@@ -116,18 +115,18 @@ def pace(answer: Script, seconds: float) -> Script:
     return replace(answer, steps=tuple(paced for step in answer.steps for paced in (delay(seconds), step)))
 
 
-# --- whole replies ---------------------------------------------------------------------------------------------------
+# --- complete replies ------------------------------------------------------------------------------------------------
 
 
 def script(
     *steps: Step, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = EVENT_STREAM
 ) -> Script:
-    """Compose a reply of steps. Its body is chunked, unless the headers have a `Content-Length`.
+    """Compose a reply from steps. Its body is chunked unless the headers have a `Content-Length`.
 
     Args:
-        steps: What the reply does, in order.
+        steps: The steps, in order.
         status: HTTP status.
-        headers: Further headers, or others in place of `content_type` and the request id.
+        headers: Additional headers; they override `content_type` and the request ID.
         content_type: The `Content-Type`.
 
     Returns:
@@ -141,12 +140,12 @@ def script(
 def body(
     data: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = "text/html"
 ) -> Script:
-    """Reply with these bytes and their `Content-Length`: an HTML page of a proxy, half a JSON document...
+    """Reply with bytes and their `Content-Length`: an HTML page of a proxy, a truncated JSON document...
 
     Args:
-        data: The whole body.
+        data: The complete body.
         status: HTTP status.
-        headers: Further headers.
+        headers: Additional headers.
         content_type: The `Content-Type`.
 
     Returns:
@@ -161,9 +160,9 @@ def json_body(value: object, *, status: int = 200, headers: Mapping[str, str] | 
     """Reply with a JSON document.
 
     Args:
-        value: What the document holds.
+        value: The value to encode.
         status: HTTP status.
-        headers: Further headers.
+        headers: Additional headers.
 
     Returns:
         The script.
@@ -179,14 +178,14 @@ def status(
     message: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Script:
-    """Reply with a status, from 400 on with a JSON error body.
+    """Reply with a status, and a JSON error body from 400 on.
 
     Args:
         code: HTTP status.
-        retry_after: The `Retry-After` header: seconds, or a date or nonsense as text.
+        retry_after: The `Retry-After` header: seconds, or any text, e.g. a date.
         retry_after_ms: The `retry-after-ms` header, in milliseconds.
         message: The message of the error body; by default one that names the status.
-        headers: Further headers, for example `Location`.
+        headers: Additional headers, for example `Location`.
 
     Returns:
         The script.
@@ -204,11 +203,11 @@ def status(
 
 @dataclass(frozen=True)
 class TextReply:
-    """A complete chat reply with a given text, streamed or whole, as the request asks. Made by `text`.
+    """A complete chat reply with a given text, streamed or not, as requested. Created by `text`.
 
     Args:
         pieces: The text of each chunk.
-        reasoning: The reasoning text of each chunk, which come first.
+        reasoning: The reasoning of each chunk, sent first.
         finish_reason: Why the model stopped.
         prompt_tokens: Tokens of the request, for the usage.
     """
@@ -219,23 +218,23 @@ class TextReply:
     prompt_tokens: int = 1
 
     def __call__(self, request: ReceivedRequest) -> Script:
-        """Make the script for one request.
+        """Build the script for one request.
 
         Args:
-            request: Says by `stream` and `stream_options` what form the reply takes.
+            request: Its `stream` and `stream_options` determine the form of the reply.
 
         Returns:
             An event stream, or one JSON document.
         """
-        asked = request.json_object
+        body = request.json_object
         counts = (self.prompt_tokens, len(self.pieces) + len(self.reasoning))
-        if not asked.get("stream"):
+        if not body.get("stream"):
             return self._whole(request.identity, counts)
         steps = [chunk(role="assistant")]
         steps += [chunk(reasoning=piece) for piece in self.reasoning]
         steps += [chunk(piece) for piece in self.pieces]
         steps.append(finish(self.finish_reason))
-        if wants_usage(asked):
+        if wants_usage(body):
             steps.append(usage(*counts))
         return script(*steps, done())
 
@@ -248,11 +247,11 @@ class TextReply:
 
 
 def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop", prompt_tokens: int = 1) -> TextReply:
-    """Reply to a chat request with this text, streamed or whole, as the request asks.
+    """Reply to a chat request with a text, streamed or not, as requested.
 
     Args:
-        pieces: The text of each chunk; joined for a plain call.
-        reasoning: The reasoning text of each chunk, which come first.
+        pieces: The text of each chunk; joined if the reply is not streamed.
+        reasoning: The reasoning of each chunk, sent first.
         finish_reason: Why the model stopped.
         prompt_tokens: Tokens of the request, for the usage.
 
@@ -263,7 +262,7 @@ def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop
 
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
-    """Tell whether a request asks for the usage at the end of its stream.
+    """Return whether a request wants the usage at the end of its stream.
 
     Args:
         body: The request's JSON object.

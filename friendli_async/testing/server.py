@@ -1,4 +1,4 @@
-"""The embedded server: a real aiohttp server on a loopback port that speaks Friendli's protocol."""
+"""The embedded server: an aiohttp server on a loopback port that implements Friendli's API."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from friendli_async.testing.waiting import Signal
 __all__ = ["FriendliServer"]
 
 _MAX_BODY: Final = 256 * 1024 * 1024
-_BACKLOG: Final = 4096  # a thousand streams may be opened in one go
-_MAX_TURNS: Final = 1000
+_BACKLOG: Final = 4096  # a thousand streams may be opened at once
+_MAX_ITERATIONS: Final = 1000
 
 
 class FriendliServer:
-    """A server on a loopback port that answers as Friendli's API does, or as a script tells it to.
+    """A server on a loopback port that answers like Friendli's API, or follows a script.
 
-    Without scripts it answers every operation, after checking the token, the query and the body: with text that depends
-    on the request alone, with the endpoints and files that it was given. Everything that it received is in `requests`.
+    Without scripts it answers every operation, after checking the token, the query and the body, with text that depends
+    only on the request, and with the endpoints and files created before. All received requests are in `requests`.
 
         async with FriendliServer() as server:
             server.enqueue(status(429, retry_after=0), text("Hel", "lo"))
@@ -40,14 +40,14 @@ class FriendliServer:
             assert server.requests[0].json == {...}
 
     Args:
-        token: The token that requests must carry; `container.*` needs none. `None` switches the check off.
+        token: The token that requests must have; `container.*` needs none. `None` disables the check.
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
-        pace: Pause before each event of a streamed reply that no script gave, in seconds: a model that takes its time.
-        faults: What befalls requests that no script answers; see `faults.parse`.
-        rate_limit: How many of these are answered a minute; the others are refused with 429. All replies to them tell
-            of it in `x-ratelimit-*` headers.
-        access_log: Called with each request and the seconds that it took, when its reply is out or broken.
+        pace: Pause before each event of an unscripted stream, in seconds, like the latency of a model.
+        faults: Faults to inject into unscripted replies; see `faults.parse`.
+        rate_limit: Unscripted requests answered per minute; the others get a 429. All their replies have
+            `x-ratelimit-*` headers.
+        access_log: Called with each request and its duration in seconds, when its reply is complete or broken.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class FriendliServer:
     ) -> None:
         self.token = token
         self.requests: list[ReceivedRequest] = []
-        """The requests received so far, complete with their bodies, in order of arrival."""
+        """The requests received so far, including their bodies, in order of arrival."""
         self.connections: int = 0
-        """How many TCP connections were accepted so far."""
+        """The number of TCP connections accepted so far."""
         self._router = Router()
         self._host = host
         self._port = port
@@ -85,13 +85,13 @@ class FriendliServer:
         self._signal = Signal()
 
     def __enter__(self) -> Self:
-        """Run in a thread of its own with its own event loop: for tests that are not coroutines, or use several loops.
+        """Run in a separate thread with its own event loop: for synchronous tests, or tests with several loops.
 
-        Everything works from any thread and any loop. A client in another thread may find several pieces in one read.
+        All methods work from any thread and any loop. A client in another thread may receive several writes at once.
 
         Raises:
-            RuntimeError: It is listening already.
-            OSError: The port is taken.
+            RuntimeError: The server is running already.
+            OSError: The port is in use.
         """
         self._thread = BackgroundLoop(self)
         self._thread.start()
@@ -108,8 +108,8 @@ class FriendliServer:
         """Start listening.
 
         Raises:
-            RuntimeError: It is listening already.
-            OSError: The port is taken.
+            RuntimeError: The server is running already.
+            OSError: The port is in use.
         """
         if self._runner is not None:
             raise RuntimeError("this server is running already")
@@ -133,7 +133,7 @@ class FriendliServer:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop listening and break every connection, whatever its reply is doing. May be called twice."""
+        """Stop listening and abort every connection, even during a reply. May be called twice."""
         runner, self._runner, self._url = self._runner, None, None
         if runner is None:
             return
@@ -143,8 +143,8 @@ class FriendliServer:
         for _, transport in list(self._open.values()):
             transport.abort()
         listener = runner.server
-        # A broken connection is noticed one turn of the loop later, its tasks end a few turns after that.
-        for _ in range(_MAX_TURNS):
+        # An aborted connection is noticed in the next iteration of the loop, its tasks end a few iterations later.
+        for _ in range(_MAX_ITERATIONS):
             if listener is None or not (listener.connections or self._active):
                 break
             await asyncio.sleep(0)
@@ -152,10 +152,10 @@ class FriendliServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, as `http://HOST:PORT`: the client's `server_url` and `container_url`.
+        """Its address, `http://HOST:PORT`: the client's `server_url` and `container_url`.
 
         Raises:
-            RuntimeError: It is not running.
+            RuntimeError: The server is not running.
         """
         if self._url is None:
             raise RuntimeError("the server is not running: use `async with FriendliServer() as server`")
@@ -164,63 +164,63 @@ class FriendliServer:
     # --- scripts ---
 
     def enqueue(self, *answers: Answer, path: str | None = None) -> None:
-        """Let scripts answer the following requests, one each, in this order, without any check of the request.
+        """Answer the following requests with scripts, one each, in this order, without validating the requests.
 
         Args:
             answers: Scripts, single steps (a script of one), or functions from the request to a script.
-            path: Answer only requests to this path; by default whatever comes.
+            path: Answer only requests to this path; by default any.
         """
         self._queue.extend((answer, path) for answer in answers)
 
     def always(self, answer: Answer | None) -> None:
-        """Let one script answer every request for which none is enqueued.
+        """Answer every request for which no script is enqueued with one script.
 
         Args:
-            answer: The script; `None` goes back to what the API would answer.
+            answer: The script; `None` restores the replies of the API.
         """
         self._always = answer
 
     @property
     def enqueued(self) -> int:
-        """How many of the enqueued scripts were not used yet."""
+        """The number of enqueued scripts that have not been used."""
         return len(self._queue)
 
-    # --- what happens ---
+    # --- state ---
 
     @property
     def open_connections(self) -> int:
-        """How many TCP connections are open now."""
+        """The number of open TCP connections."""
         return len(self._open)
 
     @property
     def active_requests(self) -> int:
-        """How many requests are being received or answered now."""
+        """The number of requests being received or answered."""
         return self._active
 
     async def wait_until(self, condition: Callable[[], bool], *, timeout: float = 30.0) -> None:
-        """Wait until a condition on this server holds: `lambda: server.active_requests == 2`.
+        """Wait until a condition on this server is true: `lambda: server.active_requests == 2`.
 
         Args:
-            condition: Looked at now, and whenever a connection or a request comes or goes.
-            timeout: How long to wait at most, in seconds.
+            condition: Checked now, and whenever a connection or a request begins or ends.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
-            TimeoutError: It did not hold in time.
+            TimeoutError: It did not become true in time.
         """
         await self._signal.until(condition, timeout)
 
     async def wait_for_requests(self, count: int = 1, *, timeout: float = 30.0) -> ReceivedRequest:
-        """Wait until this many requests have been received in all.
+        """Wait until a number of requests have been received in total.
 
         Args:
             count: The number of requests, at least 1.
-            timeout: How long to wait at most, in seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Returns:
             The last one of them.
 
         Raises:
-            TimeoutError: They did not come in time.
+            TimeoutError: They did not arrive in time.
         """
         await self.wait_until(lambda: len(self.requests) >= count, timeout=timeout)
         return self.requests[count - 1]
@@ -230,10 +230,10 @@ class FriendliServer:
 
         Args:
             count: The number of connections.
-            timeout: How long to wait at most, in seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
-            TimeoutError: It did not come to that in time.
+            TimeoutError: The number was not reached in time.
         """
         await self.wait_until(lambda: len(self._open) == count, timeout=timeout)
 
@@ -241,14 +241,14 @@ class FriendliServer:
         """Wait until no request is in progress.
 
         Args:
-            timeout: How long to wait at most, in seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
-            TimeoutError: One still is.
+            TimeoutError: A request is still in progress.
         """
         await self.wait_until(lambda: not self._active, timeout=timeout)
 
-    # --- inside ---
+    # --- internals ---
 
     def _connected(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         self.connections += 1
@@ -266,16 +266,16 @@ class FriendliServer:
             try:
                 body = await _read_body(request)
             except (ConnectionError, web.PayloadAccessError, web.RequestPayloadError):
-                return web.Response(status=400)  # half a request, or one that cannot be decompressed
+                return web.Response(status=400)  # a truncated request, or one that cannot be decompressed
             if body is None:
                 return web.Response(status=413)
-            received = self._keep(request, body)
-            return await self._reply(request, received, resolve(self._choose(received), received))
+            received = self._record(request, body)
+            return await self._reply(request, received, resolve(self._answer_for(received), received))
         finally:
             self._active -= 1
             self._signal.notify()
 
-    def _keep(self, request: web.BaseRequest, body: bytes) -> ReceivedRequest:
+    def _record(self, request: web.BaseRequest, body: bytes) -> ReceivedRequest:
         self._received += 1
         peername: tuple[str, int] = request.transport.get_extra_info("peername") if request.transport else ("", 0)
         connection, _ = self._open.get(request.protocol, (0, None))
@@ -296,7 +296,7 @@ class FriendliServer:
         self._signal.notify()
         return received
 
-    def _choose(self, request: ReceivedRequest) -> Answer:
+    def _answer_for(self, request: ReceivedRequest) -> Answer:
         for position, (answer, path) in enumerate(self._queue):
             if path is None or path == request.path:
                 del self._queue[position]
@@ -305,10 +305,10 @@ class FriendliServer:
             return self._always
         now = asyncio.get_running_loop().time()
         refusal = None if self._limiter is None else self._limiter.admit(now)
-        answer = self._faulty(request) if refusal is None else refusal
+        answer = self._default_answer(request) if refusal is None else refusal
         return answer if self._limiter is None or refusal is not None else self._limiter.telling(answer, now)
 
-    def _faulty(self, request: ReceivedRequest) -> Script:
+    def _default_answer(self, request: ReceivedRequest) -> Script:
         def answer() -> Script:
             return self._router.answer(request, self.token)
 
@@ -319,12 +319,12 @@ class FriendliServer:
         headers.setdefault("x-request-id", received.request_id)
         reply = ReplyWriter(request, script.status, headers, received.identity)
         received.status = script.status
-        outcome: Outcome = "broken"  # what a script that raises leaves behind
+        outcome: Outcome = "broken"  # the outcome if a script raises
         try:
             await script.play(reply)
             outcome = "completed"
         except (ConnectionError, asyncio.CancelledError) as error:
-            # aiohttp cancels the task of a lost connection, whichever side ended it; a write to one fails.
+            # aiohttp cancels the task of a lost connection, whichever side closed it; writes to it fail.
             outcome = "broken" if reply.hung_up or self._closing else "disconnected"
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -336,7 +336,7 @@ class FriendliServer:
 
 
 class _Listener(web.Server):
-    """aiohttp's low-level server; it tells of connections, and cancels the task of a lost one."""
+    """aiohttp's low-level server, which reports connections, and cancels the task of a lost one."""
 
     def __init__(
         self,

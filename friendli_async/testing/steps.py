@@ -1,8 +1,8 @@
 """The steps of a scripted reply: what it writes, when, and how it ends or breaks.
 
-The status line and the headers go out just before the first step that writes, so whatever stands in front of that step
-happens before any byte of the reply. Every write is followed by two turns of the event loop: a client in the same loop
-reads each piece on its own.
+The status line and the headers are sent just before the first step that writes, so the steps before it run before any
+byte of the reply. Every write is followed by two iterations of the event loop: a client in the same loop reads each
+piece separately.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ __all__ = [
     "usage",
 ]
 
-_POLL: Final = 0.005  # seconds between two looks at an event of threading
+_POLL: Final = 0.005  # seconds between two checks of an event of threading
 
 
 class Step(ABC):
-    """One thing that a scripted reply does. The functions of this module make them."""
+    """One step of a scripted reply. Created by the functions of this module."""
 
     @abstractmethod
     async def play(self, reply: ReplyWriter) -> None:
-        """Do it.
+        """Play the step.
 
         Args:
-            reply: The reply on its way out.
+            reply: The reply to write to.
         """
 
 
@@ -66,17 +66,17 @@ class Payload(Step):
 
     @abstractmethod
     def encode(self, identity: Identity) -> bytes:
-        """Give the bytes.
+        """Return the bytes.
 
         Args:
-            identity: What the chunks of this reply share.
+            identity: The fields that all chunks of this reply share.
         """
 
     async def play(self, reply: ReplyWriter) -> None:
         """Write the bytes in one write.
 
         Args:
-            reply: The reply on its way out.
+            reply: The reply to write to.
         """
         await reply.write(self.encode(reply.identity))
 
@@ -102,7 +102,7 @@ class _Chunk(Payload):
 
 
 def raw(data: bytes) -> Payload:
-    """Write these bytes of the body in one write.
+    """Write bytes of the body in one write.
 
     Args:
         data: The exact bytes.
@@ -131,8 +131,8 @@ def chunk(
         logprobs: The log probabilities of the choice.
         index: Index of the choice.
     """
-    given = {"role": role, "content": text, "reasoning_content": reasoning, "tool_calls": tool_calls}
-    delta = {name: value for name, value in given.items() if value is not None}
+    values = {"role": role, "content": text, "reasoning_content": reasoning, "tool_calls": tool_calls}
+    delta = {name: value for name, value in values.items() if value is not None}
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
     return _Chunk(to_json([choice]))
 
@@ -141,14 +141,14 @@ def finish(reason: str | None = "stop", *, index: int = 0) -> Payload:
     """Write the last chunk of a choice: an empty delta with a finish reason.
 
     Args:
-        reason: Why the choice ended. Some servers send the string `"null"` where they mean none.
+        reason: Why the choice ended. Some servers send the string `"null"` instead of null.
         index: Index of the choice.
     """
     return chunk(finish_reason=reason, index=index)
 
 
 def usage(prompt: int, completion: int) -> Payload:
-    """Write the chunk that has no choices but the token counts.
+    """Write the chunk with the token counts, which has no choices.
 
     Args:
         prompt: Tokens of the request.
@@ -158,12 +158,12 @@ def usage(prompt: int, completion: int) -> Payload:
 
 
 def done() -> Payload:
-    """Write the sentinel that ends a stream of events, `data: [DONE]`."""
+    """Write the sentinel that ends an event stream, `data: [DONE]`."""
     return _Raw(DONE)
 
 
 def comment(text: str = "ping") -> Payload:
-    """Write a comment, as servers do to keep a connection alive.
+    """Write a comment, as servers do for keep-alive.
 
     Args:
         text: One line.
@@ -175,14 +175,14 @@ def event(data: object, *, name: str | None = None) -> Payload:
     """Write one server-sent event.
 
     Args:
-        data: Text as it is (its lines become `data:` lines), anything else as JSON.
-        name: The `event:` line; without one there is no such line.
+        data: Text unchanged (each line becomes a `data:` line), anything else as JSON.
+        name: The `event:` field; omitted if `None`.
     """
     return _Raw(sse_event(data.encode() if isinstance(data, str) else to_json(data), name))
 
 
 def error_event(error: object) -> Payload:
-    """Write an error as `event: error` with the data given.
+    """Write an error as `event: error`.
 
     Args:
         error: The data, JSON or text.
@@ -194,7 +194,7 @@ def error_data(error: object) -> Payload:
     """Write an error as an unnamed event whose data is `{"error": ...}`.
 
     Args:
-        error: What stands under the key: an object with `message`, `type` and `code`, or text.
+        error: The value of `error`: an object with `message`, `type` and `code`, or text.
     """
     return event({"error": error})
 
@@ -216,11 +216,11 @@ def tool_status(
     Args:
         status: `STARTED`, `UPDATING`, `ENDED` or `ERRORED`.
         name: The built-in tool.
-        tool_call_id: Id of the call, the same in all its events.
-        parameters: What the tool was called with.
-        result: Its result. The API sends the string `"None"` with `STARTED`, JSON text twice encoded with `ENDED`.
-        files: The files it made, each with `name` and `url`.
-        message: What it is doing.
+        tool_call_id: ID of the call, the same in all its events.
+        parameters: The parameters of the call.
+        result: Its result. The API sends the string `"None"` with `STARTED`, JSON encoded twice with `ENDED`.
+        files: The files it created, each with `name` and `url`.
+        message: Its progress message.
         error: Why it failed: `type` and `msg`.
         timestamp: Unix time in seconds.
     """
@@ -251,7 +251,7 @@ class _Split(Step):
 
 
 def split(payload: Payload, size: int = 1) -> Step:
-    """Write the bytes of a step in small pieces, each in a write of its own.
+    """Write the bytes of a step in small pieces, each in a separate write.
 
     Args:
         payload: A step that writes.
@@ -260,7 +260,7 @@ def split(payload: Payload, size: int = 1) -> Step:
     Raises:
         ValueError: The size is not positive.
     """
-    return _Split(payload, _positive(size, "size"))
+    return _Split(payload, _check_positive(size, "size"))
 
 
 @dataclass(frozen=True)
@@ -276,18 +276,18 @@ class _Burst(Step):
 
 
 def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> Step:
-    """Write many equal chunks, encoded once.
+    """Write many identical chunks, encoded once.
 
     Args:
         count: Number of chunks.
         text: The text of each.
-        events_per_write: Chunks in one write.
+        events_per_write: Chunks per write.
 
     Raises:
         ValueError: `events_per_write` is not positive.
     """
     delta = {"index": 0, "delta": {"content": text}, "finish_reason": None, "logprobs": None}
-    return _Burst(count, to_json([delta]), _positive(events_per_write, "events_per_write"))
+    return _Burst(count, to_json([delta]), _check_positive(events_per_write, "events_per_write"))
 
 
 @dataclass(frozen=True)
@@ -295,31 +295,31 @@ class _Endless(Step):
     data: bytes
 
     async def play(self, reply: ReplyWriter) -> None:
-        # Bounded by the connection: a write fails, or this task is cancelled, once the client has gone.
+        # Bounded by the connection: once the client has disconnected, a write fails or this task is cancelled.
         while True:
             await reply.write(self.data)
 
 
 def endless(data: bytes = b"x" * 65536) -> Step:
-    """Write the same bytes again and again until the client goes away.
+    """Write the same bytes repeatedly until the client disconnects.
 
     Args:
         data: The bytes of one write.
 
     Raises:
-        ValueError: There are none.
+        ValueError: `data` is empty.
     """
-    _positive(len(data), "length of data")
+    _check_positive(len(data), "length of data")
     return _Endless(data)
 
 
-def _positive(number: int, name: str) -> int:
+def _check_positive(number: int, name: str) -> int:
     if number < 1:
         raise ValueError(f"{name} must be at least 1, not {number}")
     return number
 
 
-# --- steps in time ---------------------------------------------------------------------------------------------------
+# --- steps that wait -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ class _Delay(Step):
 class _Gate(Step):
     event: asyncio.Event | threading.Event
     loop: asyncio.AbstractEventLoop | None
-    """Where the test runs, if that is in a loop."""
+    """The loop in which the test runs, if any."""
 
     async def play(self, reply: ReplyWriter) -> None:
         if isinstance(self.event, threading.Event):
@@ -348,7 +348,7 @@ class _Gate(Step):
 
 @dataclass(frozen=True)
 class _Call(Step):
-    """A step that is one method of the reply."""
+    """A step that calls one method of the reply."""
 
     method: Callable[[ReplyWriter], Any]
     name: str
@@ -376,10 +376,10 @@ def delay(seconds: float) -> Step:
 
 
 def gate(event: asyncio.Event | threading.Event) -> Step:
-    """Wait until a test sets an event: order without sleeping.
+    """Wait until a test sets an event: synchronization without sleeping.
 
     Args:
-        event: What the test sets: an event of asyncio if the test is a coroutine, one of threading if it is not.
+        event: The event: of asyncio if the test is a coroutine, of threading if it is not.
     """
     return _Gate(event, _running_loop())
 
@@ -392,7 +392,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def stall() -> Step:
-    """Be silent until the client goes away."""
+    """Send nothing until the client disconnects."""
     return _Call(ReplyWriter.silence, "stall")
 
 
@@ -402,7 +402,7 @@ def head() -> Step:
 
 
 def slow_headers(seconds: float) -> Step:
-    """Hold back the status line and the headers.
+    """Delay the status line and the headers.
 
     Args:
         seconds: How long.
@@ -414,33 +414,33 @@ def slow_headers(seconds: float) -> Step:
 
 
 def end() -> Step:
-    """End the body properly here; without a finish reason and sentinel before it, a reply cut short in good form."""
+    """End the body properly here; without a finish reason and sentinel before it, the reply is truncated."""
     return _Call(ReplyWriter.end, "end")
 
 
 def close_after() -> Step:
-    """End the body properly and close the connection at once, although the headers promised to keep it.
+    """End the body properly and close the connection immediately, despite keep-alive headers.
 
-    The client's pool then holds a connection that is about to die. To make its next request fail for sure, rather
-    than race with the close, enqueue `drop()` for it instead.
+    The client's pool then contains a connection that is about to close. To make its next request fail reliably, instead
+    of racing with the close, enqueue `drop()` for it.
     """
     return _Call(ReplyWriter.end_and_close, "close_after")
 
 
 def cut() -> Step:
-    """Close the connection in the middle: FIN, with the body not ended."""
+    """Close the connection (FIN) without ending the body."""
     return _Call(ReplyWriter.cut, "cut")
 
 
 def drop() -> Step:
-    """Close the connection without a byte of a reply, as a server does to a connection that was idle too long."""
+    """Close the connection without a reply, as a server does with one that was idle too long."""
     return _Call(ReplyWriter.cut, "drop")
 
 
 def reset() -> Step:
-    """Break the connection with a TCP reset, once the kernel has what was written.
+    """Break the connection with a TCP reset, once the kernel has all bytes written.
 
-    As with every reset, what the client has not read by then may be lost; pieces that fit its buffers are not.
+    As with every reset, bytes that the client has not read by then may be lost, unless they fit its buffers.
     """
     return _Call(ReplyWriter.reset, "reset")
 
@@ -454,9 +454,9 @@ class _Garbage(Step):
 
 
 def garbage(data: bytes = b"zz\r\nno chunk\r\n") -> Step:
-    """Write bytes past the body's framing, so that they stand where the size of a chunk belongs.
+    """Write bytes that bypass the framing of the body, so that they replace the size of a chunk.
 
     Args:
-        data: What the socket gets.
+        data: The bytes.
     """
     return _Garbage(data)

@@ -1,4 +1,4 @@
-"""What the embedded server answers to a request for tokens: code points, so that the text comes back whole."""
+"""The embedded server's tokenization: code points, so that it is lossless."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_CODE_POINT: Final = 0x10FFFF
 
 
 def encode(text: str) -> list[int]:
-    """Turn text into the ids of its tokens.
+    """Convert text to token IDs.
 
     Args:
         text: Any text.
@@ -24,13 +24,13 @@ def encode(text: str) -> list[int]:
 
 
 def decode(tokens: list[int]) -> str:
-    """Turn ids back into text.
+    """Convert token IDs to text.
 
     Args:
-        tokens: What `encode` gave.
+        tokens: The result of `encode`.
 
     Raises:
-        ValueError: An id that no token has.
+        ValueError: There is no token with such an ID.
     """
     for token in tokens:
         if not 0 <= token <= _MAX_CODE_POINT:
@@ -39,19 +39,19 @@ def decode(tokens: list[int]) -> str:
 
 
 def tokenize(request: ReceivedRequest) -> Script:
-    """Answer a request to tokenize.
+    """Answer a tokenization request.
 
     Args:
-        request: What came in.
+        request: The request.
     """
     return json_body({"tokens": encode(request.json_object["prompt"])})
 
 
 def detokenize(request: ReceivedRequest) -> Script:
-    """Answer a request to detokenize.
+    """Answer a detokenization request.
 
     Args:
-        request: What came in.
+        request: The request.
     """
     try:
         text = decode(request.json_object["tokens"])
@@ -64,4 +64,4 @@ ROUTES: Final = (
     *deployed("/v1/tokenize", tokenize, body="{}TokenizationBody", reply="{}TokenizationSuccess"),
     *deployed("/v1/detokenize", detokenize, body="{}DetokenizationBody", reply="{}DetokenizationSuccess"),
 )
-"""Tokenize and detokenize, on every deployment."""
+"""Tokenization and detokenization, for every deployment."""

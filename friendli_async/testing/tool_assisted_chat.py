@@ -1,7 +1,7 @@
-"""What the embedded server answers to a tool-assisted chat request: tool statuses between tokens.
+"""The embedded server's tool-assisted chat: tool statuses between tokens.
 
-Each built-in tool of the request is used once, in order, each announced by a token of text; `math:calculator` is used
-only if the last user message holds an expression. A tool that fails ends the turn, unless `resume_generation` is set.
+Each built-in tool of the request is used once, in order, after a token of text; `math:calculator` is used only if the
+last user message contains an expression. A tool that fails ends the turn unless `resume_generation` is set.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["ROUTES", "answer_tool_assisted_chat"]
 
 
 def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
-    """Answer a tool-assisted chat request that passed the checks.
+    """Answer a validated tool-assisted chat request.
 
     Args:
-        request: What came in.
+        request: The request.
 
     Returns:
         An event stream of tokens and tool statuses, or one JSON document.
     """
     body = request.json_object
-    uses = _uses(body, last_user_text(body))
+    uses = _tool_uses(body, last_user_text(body))
     if not uses:
         return answer_chat(request)
     content: list[str] = []
@@ -45,7 +45,7 @@ def answer_tool_assisted_chat(request: ReceivedRequest) -> Script:
     return speak(request, Turn(tuple(content), calls=calls, interludes=interludes))
 
 
-def _uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
+def _tool_uses(body: Mapping[str, Any], text: str) -> list[ToolUse]:
     uses: list[ToolUse] = []
     if body.get("tool_choice") == "none":
         return uses
@@ -74,8 +74,8 @@ def _statuses(use: ToolUse, call_id: str, timestamp: int) -> list[Step]:
     updates = [report("UPDATING", message=message) for message in use.messages]
     if isinstance(use.result, ToolFailure):
         return [started, *updates, report("ERRORED", error={"type": use.result.type, "msg": use.result.message})]
-    twice = to_json(to_json(use.result).decode()).decode()
-    return [started, *updates, report("ENDED", result=twice, files=use.files)]
+    result = to_json(to_json(use.result).decode()).decode()  # encoded twice, as by the API
+    return [started, *updates, report("ENDED", result=result, files=use.files)]
 
 
 ROUTES: Final = (

@@ -1,4 +1,4 @@
-"""The built-in tools of tool-assisted chat. The calculator computes; of the others nothing is fetched or run."""
+"""The built-in tools of tool-assisted chat. Calculator and statistics compute; the others fetch and run nothing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ToolFailure:
     """Why a tool failed.
 
     Args:
-        type: For programs.
-        message: For people.
+        type: The error type.
+        message: The error message.
     """
 
     type: str
@@ -37,11 +37,11 @@ class ToolUse:
 
     Args:
         name: The tool.
-        parameters: What it was called with.
-        result: What it gave, or why it failed.
-        summary: One sentence on it, for the answer.
-        messages: What it says while it works.
-        files: The files it made.
+        parameters: Its parameters.
+        result: Its result, or why it failed.
+        summary: One sentence about it, for the text of the reply.
+        messages: Its progress messages.
+        files: The files it created.
     """
 
     name: str
@@ -56,11 +56,11 @@ def use_tool(tool: Mapping[str, Any], text: str) -> ToolUse | None:
     """Use a built-in tool on a message.
 
     Args:
-        tool: The tool as the request gives it.
+        tool: The tool, as in the request.
         text: The last user message.
 
     Returns:
-        What it did; `None` for a function, and for the calculator if the message holds no expression.
+        The use of the tool; `None` for a function, and for the calculator if the message contains no expression.
     """
     name: str = tool["type"]
     if name == "file:text":
@@ -96,7 +96,7 @@ def _describe_numbers(name: str, text: str) -> ToolUse:
     return ToolUse(name, parameters, result, f"The mean of the {len(numbers)} numbers is {result['mean']:g}.")
 
 
-def _look_at_calendar(name: str, text: str) -> ToolUse:
+def _read_calendar(name: str, text: str) -> ToolUse:
     result = {"date": "2024-11-07", "weekday": "Thursday"}
     return ToolUse(name, {"query": text[:_MAX_SHOWN]}, result, "The calendar says Thursday, 7 November 2024.")
 
@@ -118,7 +118,7 @@ def _read_page(name: str, text: str) -> ToolUse:
     return ToolUse(name, {"url": url}, result, f'The page {url} is titled "Example Domain".', (f"Opening {url}",))
 
 
-def _pretend_to_run(name: str, text: str) -> ToolUse:
+def _run_code(name: str, text: str) -> ToolUse:
     parameters = {"code": f"print({text[:_MAX_SHOWN]!r})"}
     result = {"stdout": text[:_MAX_SHOWN] + "\n", "exit_code": 0}
     files = ({"name": "plot.png", "url": "https://example.com/files/plot.png"},)
@@ -135,9 +135,9 @@ def _read_files(names: Sequence[str], query: str) -> ToolUse:
 _TOOLS: Final[Mapping[str, Callable[[str, str], ToolUse | None]]] = {
     "math:calculator": _calculate,
     "math:statistics": _describe_numbers,
-    "math:calendar": _look_at_calendar,
+    "math:calendar": _read_calendar,
     "web:search": _search,
     "web:url": _read_page,
-    "code:python-interpreter": _pretend_to_run,
+    "code:python-interpreter": _run_code,
     "linkup:search": _search,
 }

@@ -1,4 +1,4 @@
-"""Waiting for a condition that other tasks of the event loop make true."""
+"""Waiting for a condition that other tasks make true."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Signal"]
 
 
 class Signal:
-    """Wakes all waiters whenever something changed; each looks whether its condition holds now.
+    """Wakes all waiters on every change; each one then checks its condition.
 
-    Waiters may run in other event loops and threads than the one that notifies.
+    Waiters may run in other event loops and threads than the notifier.
     """
 
     def __init__(self) -> None:
@@ -21,23 +21,23 @@ class Signal:
     def notify(self) -> None:
         """Wake all waiters."""
         for waiter in tuple(self._waiters):
-            with contextlib.suppress(RuntimeError):  # its loop was closed under it: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody is waiting any more
                 waiter.get_loop().call_soon_threadsafe(_wake, waiter)
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> None:
-        """Wait until a condition holds.
+        """Wait until a condition is true.
 
         Args:
-            condition: Looked at now and after each `notify`.
-            timeout: How long to wait at most, in seconds.
+            condition: Checked now and after each `notify`.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
-            TimeoutError: The condition did not hold in time.
+            TimeoutError: The condition did not become true in time.
         """
         async with asyncio.timeout(timeout):
             while True:
                 waiter = asyncio.get_running_loop().create_future()
-                # Before the look, so that a change between the look and the wait is not missed.
+                # Registered before the check, so that a change between check and wait is not missed.
                 self._waiters.add(waiter)
                 try:
                     if condition():

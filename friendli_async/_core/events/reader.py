@@ -1,4 +1,4 @@
-"""One stream's bytes to its events, and to what they add up to. No I/O."""
+"""Turns the bytes of a stream into events, and passes these to the collector of the reply. No I/O."""
 
 from __future__ import annotations
 
@@ -20,92 +20,93 @@ E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
 U_co = TypeVar("U_co", covariant=True)
 
-# A line end behind another, or first in a read, where the other may have been the last of the read before: with each
-# of these, whichever the line ends are and however they are cut, an event may be whole.
+# A line end after another one, or at the start of a read, as the other may have ended the previous read: after each of
+# these an event may be complete, whichever line ends are used and wherever they are split.
 _BLANK_LINE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))(?:\r\n|\n|\r)")
 
 
 class Collector(Protocol[E, R_co, U_co]):
-    """What an API contributes to its streams: its dialect, what its events add up to, and when they are complete."""
+    """What an API contributes to its streams: the dialect, the accumulation of events, and the end conditions."""
 
     @property
     def dialect(self) -> Dialect[E]:
-        """What an event is."""
+        """How the API encodes its events."""
         ...
 
     @property
     def begun(self) -> bool:
-        """Whether anything of an answer has come; an end before that is no good end."""
+        """Whether any content has arrived; a stream that ends before that has failed."""
         ...
 
     @property
     def has_text(self) -> bool:
-        """Whether any text has come."""
+        """Whether any text has arrived."""
         ...
 
     @property
     def may_end(self) -> bool:
-        """Whether the end of the body would be a good end now: a terminal event has been seen."""
+        """Whether the body may end now: a terminal event has arrived."""
         ...
 
     @property
     def is_last(self) -> bool:
-        """Whether the API's own last event has come: then nothing more is waited for."""
+        """Whether the final event of the API has arrived: reading stops then."""
         ...
 
     @property
     def usage(self) -> U_co | None:
-        """The usage, once the server has told it."""
+        """The usage, once the server has sent it."""
         ...
 
     @property
     def head(self) -> object:
-        """What has the reply's ``id`` and ``model``, as far as they have come."""
+        """The object with the reply's ``id`` and ``model``, as far as they have arrived."""
         ...
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
-        """Why the choices that have finished did so."""
+        """The finish reasons of the choices that have finished."""
         ...
 
     @property
     def add_texts(self) -> Callable[[Sequence[Any]], int] | None:
-        """Takes nameless events in, up to the first that is more than a piece of the text; gives how many those are.
+        """Adds nameless events up to the first that is not just a text delta; returns how many it added.
 
-        There is nothing beside a piece of the text that ``Dialect.are_ordinary`` would have to look for, and it is
-        not the last event. None where an API has no such short way.
+        A text delta needs no check by ``Dialect.are_ordinary``, and is never the final event. None if the API has no
+        such fast path.
         """
         ...
 
     def extend(self, events: Sequence[E]) -> None:
-        """Takes decoded events in, whatever they are."""
+        """Adds decoded events of any kind."""
         ...
 
     def partial(self) -> Partial:
-        """What has arrived so far."""
+        """Returns the content that has arrived so far."""
         ...
 
     def result(self) -> R_co:
-        """What all of it adds up to."""
+        """Returns the complete reply."""
         ...
 
 
 class EventReader(Generic[E]):
-    """One stream's bytes to its events.
+    """Parses the bytes of one stream into decoded events.
 
     Args:
-        collector: Takes the events, too.
-        limit: The largest event, bytes.
-        status: The reply's status.
-        headers: The reply's headers.
-        stop_conditions: Asked of each event, when the collector has it: the first that says yes makes it the last one.
+        collector: Accumulates the events.
+        limit: The size limit of an event, in bytes.
+        status: The HTTP status of the reply.
+        headers: The headers of the reply.
+        stop_conditions: Called with each event after the collector has added it; the stream stops after the event for
+            which one returns true.
 
     Attributes:
-        ready: Decoded events that nobody has taken yet. New bytes are fed only when there are none.
-        is_last: Nothing follows those: the end, a failure or the end of the body has been read.
-        failure: What was wrong behind them.
-        stopped: Whether it was a judge that made the last event the last one.
-        excess: How many of the bytes that were fed stand behind that event.
+        ready: Decoded events that have not been consumed. Bytes are fed only while it is empty.
+        is_last: Whether no event follows those in ``ready``: the end of the stream or an error has been read.
+        failure: The error that follows the events in ``ready``, or None.
+        stopped: Whether a stop condition ended the stream.
+        excess: The number of bytes fed that follow the event at which it stopped.
     """
 
     __slots__ = (
@@ -115,7 +116,7 @@ class EventReader(Generic[E]):
         "_dialect",
         "_headers",
         "_limit",
-        "_odd",
+        "_possible_error",
         "_sse",
         "_status",
         "_stop_conditions",
@@ -141,7 +142,7 @@ class EventReader(Generic[E]):
         self.excess = 0
         self._stop_conditions = stop_conditions
         self._limit = limit
-        self._odd = b""  # the last event of an unknown kind that said something in words
+        self._possible_error = b""  # the data of the last event of an unknown kind that has an error message
         self._collector = collector
         self._add_texts = None if stop_conditions else collector.add_texts
         self._dialect = collector.dialect
@@ -153,11 +154,11 @@ class EventReader(Generic[E]):
     def restarted(
         self, collector: Collector[E, object, object], stop_conditions: Sequence[Callable[[E], object]]
     ) -> EventReader[E]:
-        """A reader of the same reply from its beginning."""
+        """Returns a reader that parses the same reply from the beginning."""
         return EventReader(collector, self._limit, self._status, self._headers, stop_conditions)
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes; b"" is the end of the body."""
+        """Parses the next bytes; b"" is the end of the body."""
         if self._stop_conditions:
             self._feed_by_event(data)
             return
@@ -165,7 +166,7 @@ class EventReader(Generic[E]):
         if payload is None:
             self._feed(data)
             return
-        # As ``_decode_plain`` does for many, without its lists: a fifth of what an event of a live stream costs here.
+        # Like ``_decode_plain``, but without its lists, which cost a fifth of the time of an event of a live stream.
         try:
             event = self._decode(payload)
         except NOT_DECODED:
@@ -179,7 +180,7 @@ class EventReader(Generic[E]):
             self._decode_each([ServerSentEvent(payload)])
 
     def _feed_by_event(self, data: bytes) -> None:
-        """Takes the next bytes event by event, so that it is known where the last one ends."""
+        """Parses the next bytes one event at a time, to know where the last one ends."""
         begin = 0
         for blank in _BLANK_LINE.finditer(data):
             self._feed(data[begin : blank.end()])
@@ -202,13 +203,13 @@ class EventReader(Generic[E]):
             return
         if sse.error is not None:
             self._fail(sse.error)
-        elif sse.ends_with(DONE):  # the sentinel needs no blank line after it
-            self._end(stated=True)
+        elif sse.ends_with(DONE):  # the sentinel needs no blank line to be dispatched
+            self._end(explicit=True)
         elif not data:
-            self._body_ended()
+            self._end_of_body()
 
     def _decode_plain(self, payloads: list[bytes]) -> None:
-        """Decodes the data of nameless events: all at once, if all are ordinary, but for the sentinel behind them."""
+        """Decodes the data of nameless events, and a sentinel after them: in one pass if all of them are ordinary."""
         is_end = bool(payloads) and payloads[-1] == DONE
         if is_end:
             payloads.pop()
@@ -216,21 +217,21 @@ class EventReader(Generic[E]):
             events = list(map(self._decode, payloads))
         except NOT_DECODED:
             events = []
-        texts = 0 if self._add_texts is None else self._add_texts(events)
-        if texts == len(payloads):
+        added = 0 if self._add_texts is None else self._add_texts(events)
+        if added == len(payloads):
             self.ready.extend(events)
         else:
-            self.ready.extend(events[:texts])
-            rest, behind = events[texts:], payloads[texts:]
-            if rest and self._dialect.are_ordinary(rest, behind):
+            self.ready.extend(events[:added])
+            rest, rest_payloads = events[added:], payloads[added:]
+            if rest and self._dialect.are_ordinary(rest, rest_payloads):
                 self._take(rest)
             else:
-                self._decode_each([ServerSentEvent(payload) for payload in behind])
+                self._decode_each([ServerSentEvent(payload) for payload in rest_payloads])
         if is_end and not self.is_last:
-            self._end(stated=True)
+            self._end(explicit=True)
 
     def _decode_each(self, events: list[ServerSentEvent]) -> None:
-        fresh: list[E] = []
+        decoded: list[E] = []
         error: FriendliError | None = None
         is_end = False
         for event in events:
@@ -239,25 +240,25 @@ class EventReader(Generic[E]):
             except FriendliError as problem:
                 payload, error = None, problem
             if payload is not None:
-                if self._dialect.is_unexplained(payload, event.data):
-                    self._odd = event.data
-                if (told := self._dialect.failure_of(payload)) is not None:
-                    self._take(fresh)
+                if self._dialect.is_possible_error(payload, event.data):
+                    self._possible_error = event.data
+                if (failure := self._dialect.failure_of(payload)) is not None:
+                    self._take(decoded)
                     if self.is_last:
                         return
                     self._collector.extend((payload,))
-                    self._fail(told)  # raised, and not delivered as well
+                    self._fail(failure)  # raised instead of delivered
                     return
-                fresh.append(payload)
+                decoded.append(payload)
             if error is not None or is_end:
                 break
-        self._take(fresh)
-        if self.is_last:  # what is behind the API's own last event is not heard
+        self._take(decoded)
+        if self.is_last:  # anything after the final event of the API is ignored
             return
         if error is not None:
             self._fail(error)
         elif is_end:
-            self._end(stated=True)
+            self._end(explicit=True)
 
     def _take(self, events: Sequence[E]) -> None:
         collector = self._collector
@@ -274,31 +275,33 @@ class EventReader(Generic[E]):
         for event in events:
             collector.extend((event,))
             self.ready.append(event)
-            if not collector.is_last and any([condition(event) for condition in self._stop_conditions]):  # noqa: C419  # each keeps count
+            if not collector.is_last and any([condition(event) for condition in self._stop_conditions]):  # noqa: C419  # every condition must see every event: some keep state
                 self.is_last = self.stopped = True
                 return
 
-    def _body_ended(self) -> None:
-        cut = self._sse.cut()
-        self._end(stated=cut is not None and cut.strip() == DONE)
+    def _end_of_body(self) -> None:
+        data = self._sse.unfinished_data()
+        self._end(explicit=data is not None and data.strip() == DONE)
 
-    def _end(self, *, stated: bool) -> None:
-        """The end: the server has stated it, or just stopped."""
+    def _end(self, *, explicit: bool) -> None:
+        """Ends the stream: the server sent a sentinel (``explicit``), or just ended the body."""
         collector = self._collector
         self.is_last = True
-        odd = self._odd
+        data = self._possible_error
         if collector.begun and collector.may_end:
             return
-        if odd and not self._sse.stray:
-            self._fail(error_of_payload(json_or_none(odd), odd, self._status, self._headers))
+        if data and not self._sse.stray:
+            self._fail(error_of_payload(json_or_none(data), data, self._status, self._headers))
             return
         stray = self._sse.stray
-        error, said = unframed(stray, self._status, self._headers) if stray else (None, "")
+        error, message = unframed(stray, self._status, self._headers) if stray else (None, "")
         if error is not None:
             self._fail(error)
-        elif not (collector.begun and stated):
-            words = "the stream ended before it was complete" if collector.begun else "the stream ended before it began"
-            self._fail(StreamInterruptedError(f"{words}: {said!r}" if said else words))
+        elif not (collector.begun and explicit):
+            reason = (
+                "the stream ended before it was complete" if collector.begun else "the stream ended before it began"
+            )
+            self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason))
 
     def _fail(self, error: FriendliError) -> None:
         if isinstance(error, APIStatusError) and error.request_id is None:

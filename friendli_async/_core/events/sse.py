@@ -1,8 +1,8 @@
-"""Server-sent events: bytes in, events out. No I/O, no clock.
+"""A parser of server-sent events. No I/O, no clock.
 
 Implements "Parsing an event stream" and "Interpreting an event stream" of the WHATWG HTML standard (9.2.5, 9.2.6):
 https://html.spec.whatwg.org/multipage/server-sent-events.html. Events that have no data are not dispatched; an event
-that the end of the stream cuts is discarded; ``retry`` is passed over, since nobody reconnects to an answer.
+truncated by the end of the stream is discarded; ``retry`` is ignored, since a reply cannot be resumed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from friendli_async.errors import ResponseDecodeError
 __all__ = ["SSEDecoder", "ServerSentEvent"]
 
 _BOM: Final = b"\xef\xbb\xbf"
-# As ints: looking for an int in bytes costs a seventh of looking for bytes.
+# As ints: searching bytes for an int takes a seventh of the time of searching for bytes.
 _LF: Final = 10
 _CR: Final = 13
-_STRAY: Final = 4096
-_SMALL: Final = 4096
-"""The most bytes that are looked at as if they were one event: copying more of them costs what it saves."""
+_MAX_STRAY: Final = 4096
+_MAX_SINGLE: Final = 4096
+"""The largest input for ``single``, in bytes: for a larger one, the copies cost more than it saves."""
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
@@ -29,35 +29,35 @@ class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
 
     data: bytes
     event: str | None = None
-    """The ``event`` field; None where the stream named none."""
+    """The ``event`` field, or None."""
     id: str = ""
-    """The last ``id`` of the stream so far (9.2.6: it stays in force until another replaces it)."""
+    """The last ``id`` of the stream so far (9.2.6: it applies until another one replaces it)."""
 
 
 class SSEDecoder:
-    """Turns the bytes of one stream, in whatever pieces they come, into events.
+    """Parses the bytes of one stream, split anywhere, into events.
 
     Args:
-        limit: The largest event in bytes, its field names and comments included.
+        limit: The size limit of an event in bytes, including field names and comments.
 
     Attributes:
         error: Set once an event is larger than ``limit``. The events before it were returned; nothing follows it.
-        stray: The beginning of what came in lines that are no fields: words of a server or proxy that answers with
-            something else than a stream.
+        stray: The beginning of the lines that are not fields, e.g. the error message of a server or proxy that did not
+            send a stream.
     """
 
     __slots__ = (
         "_after_cr",
         "_data",
-        "_fresh",
         "_head",
         "_id",
+        "_is_idle",
         "_limit",
         "_line",
+        "_max_single",
         "_more",
         "_name",
         "_size",
-        "_small",
         "error",
         "stray",
     )
@@ -65,20 +65,20 @@ class SSEDecoder:
     def __init__(self, limit: int = 32 * 1024 * 1024) -> None:
         self.error: ResponseDecodeError | None = None
         self.stray = b""
-        self._fresh = False  # nothing is pending: the next byte begins an event
+        self._is_idle = False  # nothing is pending: the next byte starts an event
         self._limit = limit
-        self._small = min(limit, _SMALL)
-        self._head: bytes | None = b""  # the first bytes, until it is known whether they are a BOM; then None
-        self._after_cr = False  # the last byte was a CR: an LF that follows belongs to it
-        self._line = bytearray()  # the unfinished line; grown in place, which keeps a long one linear
-        self._size = 0  # bytes of the unfinished event's finished lines
-        self._data: bytes | None = None  # its first data line,
-        self._more: list[bytes] = []  # and the others
+        self._max_single = min(limit, _MAX_SINGLE)
+        self._head: bytes | None = b""  # the first bytes while they may be a BOM; then None
+        self._after_cr = False  # the last byte was a CR: if an LF follows, both are one line end
+        self._line = bytearray()  # the unfinished line; extended in place, so that a long one takes linear time
+        self._size = 0  # bytes of the finished lines of the unfinished event
+        self._data: bytes | None = None  # its first data line
+        self._more: list[bytes] = []  # its other data lines
         self._name: str | None = None
         self._id = ""
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
-        """Takes the next bytes.
+        """Parses the next bytes.
 
         Args:
             data: Any number of bytes, split anywhere.
@@ -89,11 +89,11 @@ class SSEDecoder:
         if self.error is not None:
             return []
         if self._head is not None:
-            data = self._without_bom(data)
+            data = self._strip_bom(data)
         if self._after_cr or _CR in data:
-            data = self._normalised(data)
+            data = self._normalize_newlines(data)
         lines = data.split(b"\n")
-        tight = self._size + len(self._line) + len(data) > self._limit
+        may_overflow = self._size + len(self._line) + len(data) > self._limit
         rest = lines.pop()
         if self._line and lines:
             self._line += lines[0]
@@ -101,44 +101,44 @@ class SSEDecoder:
             self._line = bytearray()
         if rest:
             self._line += rest
-        if tight:
+        if may_overflow:
             lines = self._within_limit(lines)
         events = self._interpret(lines)
-        self._count(lines)
-        self._fresh = not (
+        self._update_size(lines)
+        self._is_idle = not (
             self._line or self._size or self._after_cr or self._head is not None or self._name or self.error
         )
         return events
 
     def single(self, data: bytes) -> bytes | None:
-        """Takes the next bytes, if they are one event of one line, ``data: ...``, and nothing else.
+        """Parses the next bytes if they are exactly one event of one line, ``data: ...``.
 
-        Nearly every read of a live stream is like that.
+        This is the fast path for nearly every read of a live stream.
 
         Returns:
-            The event's data; None where they are anything else: then nothing was taken.
+            The data of the event; None, without consuming anything, if the bytes are anything else.
         """
-        if self._fresh and len(data) <= self._small:
-            line, _, rest = data.partition(b"\n")  # with `in` and slices, what costs least of bytes
+        if self._is_idle and len(data) <= self._max_single:
+            line, _, rest = data.partition(b"\n")  # `in` and slices are the cheapest operations on bytes
             if rest == b"\n" and line[:6] == b"data: " and _CR not in line:
                 return line[6:]
         return None
 
     def plain(self, data: bytes) -> list[bytes] | None:
-        """Takes the next bytes, if all that they complete is events of one line, ``data: ...``.
+        """Parses the next bytes if they complete only events of one line, ``data: ...``.
 
-        Nearly every large read of a stream of tokens is like that, and it costs a fraction of what ``feed`` does.
+        This is the fast path for nearly every large read of a token stream, at a fraction of the cost of ``feed``.
 
         Returns:
-            The data of the events; None where there is anything else: then nothing was taken, and ``feed`` is due.
+            The data of the events; None, without consuming anything, if there is anything else: then call ``feed``.
         """
         if _LF not in data or _CR in data or len(self._line) + len(data) > self._limit:
-            return None  # before the unfinished line is copied, which may be long
-        if self._fresh:
+            return None  # checked first: copying the unfinished line may be slow
+        if self._is_idle:
             whole = data
         elif self._line and not (self._after_cr or self._size or self._name or self.error or self._head is not None):
             whole = bytes(self._line) + data
-        elif self._head == b"" and self.error is None:  # the first bytes; these are no byte order mark
+        elif self._head == b"" and self.error is None:  # the first bytes: without a BOM, or the next check fails
             whole = data
         else:
             return None
@@ -157,24 +157,24 @@ class SSEDecoder:
         self._head = None
         if unfinished:
             self._line = bytearray(unfinished)
-            self._fresh = False
-        elif not self._fresh:
+            self._is_idle = False
+        elif not self._is_idle:
             self._line = bytearray()
-            self._fresh = True
+            self._is_idle = True
         return payloads
 
     def ends_with(self, data: bytes) -> bool:
-        """Whether the unfinished event has exactly this data, in a finished line."""
+        """Whether the unfinished event consists of exactly this data, in one finished line."""
         return self._data == data and not self._line and not self._more
 
-    def cut(self) -> bytes | None:
-        """At the end of the stream: the data of the event that was cut off, unfinished line included, or None."""
-        if self._line:  # an empty one would end the event
+    def unfinished_data(self) -> bytes | None:
+        """Returns the data of the event that the end of the stream truncated, including an unfinished line, or None."""
+        if self._line:  # an empty one would complete the event
             self._interpret([bytes(self._line)])
         return None if self._data is None else b"\n".join([self._data, *self._more])
 
     def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
-        """9.2.6, line by line."""
+        """Interprets lines as in 9.2.6."""
         events: list[ServerSentEvent] = []
         data = self._data
         for line in lines:
@@ -194,7 +194,7 @@ class SSEDecoder:
         return events
 
     def _field(self, line: bytes, data: bytes | None) -> bytes | None:
-        """Takes a field in that is not the everyday ``data: ...``; returns the event's first data line."""
+        """Handles any other field than the first ``data: ...``; returns the first data line of the event."""
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
@@ -206,12 +206,12 @@ class SSEDecoder:
         elif field == b"id":
             if b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
-        elif field and field != b"retry" and len(self.stray) < _STRAY:  # a comment has no field
-            self.stray = (self.stray + line + b"\n")[:_STRAY]
+        elif field and field != b"retry" and len(self.stray) < _MAX_STRAY:  # a comment has no field name
+            self.stray = (self.stray + line + b"\n")[:_MAX_STRAY]
         return data
 
-    def _count(self, lines: list[bytes]) -> None:
-        """Counts what these lines leave of an unfinished event."""
+    def _update_size(self, lines: list[bytes]) -> None:
+        """Updates the size of the unfinished event after these lines."""
         size = 0
         for line in reversed(lines):
             if not line:
@@ -222,7 +222,7 @@ class SSEDecoder:
         self._size = size
 
     def _within_limit(self, lines: list[bytes]) -> list[bytes]:
-        """Returns the lines before the event that is too large, if there is one, and notes the error."""
+        """Returns the lines before an event that is too large, and sets ``error`` if there is one."""
         size = self._size
         for index, line in enumerate(lines):
             size = size + len(line) + 1 if line else 0
@@ -240,8 +240,8 @@ class SSEDecoder:
             excerpt=line[:200].decode("utf-8", "replace"),
         )
 
-    def _without_bom(self, data: bytes) -> bytes:
-        """9.2.5: one leading byte order mark is ignored."""
+    def _strip_bom(self, data: bytes) -> bytes:
+        """Removes one leading byte order mark (9.2.5)."""
         head = (self._head or b"") + data
         if len(head) < len(_BOM) and _BOM.startswith(head):
             self._head = head
@@ -249,8 +249,8 @@ class SSEDecoder:
         self._head = None
         return head.removeprefix(_BOM)
 
-    def _normalised(self, data: bytes) -> bytes:
-        """CR and CRLF as LF. A CR at the end counts at once; should an LF follow, it is dropped then."""
+    def _normalize_newlines(self, data: bytes) -> bytes:
+        """Replaces CR and CRLF with LF. A CR at the end counts immediately; an LF that follows it is dropped."""
         if not data:
             return data
         if self._after_cr and data.startswith(b"\n"):

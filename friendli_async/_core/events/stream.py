@@ -1,4 +1,4 @@
-"""OpenStream: what is open of one stream, and the ways in which it ends."""
+"""OpenStream: the resources of one open stream, and the ways in which it ends."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ R_co = TypeVar("R_co", covariant=True)
 U_co = TypeVar("U_co", covariant=True)
 
 Outcome = Literal["open", "done", "stopped", "truncated", "failed", "cancelled"]
-"""How a stream stands, or ended: ``stopped`` is an end on purpose, ``truncated`` one without a terminal event,
-``failed`` a time or size limit, an error in the stream or an undecodable event, ``cancelled`` that it was left or
-closed early, by whomever, or that a read of it was cancelled."""
+"""The state of a stream: ``stopped`` is an intended end, ``truncated`` an end without a terminal event, ``failed`` a
+time or size limit, an error in the stream or an undecodable event. ``cancelled`` means that it was abandoned or closed
+early, by anyone, or that a read of it was cancelled."""
 
 
 class OpenStream(Generic[E, R_co, U_co]):
-    """What is open of a stream: its bytes, their reader, its limits, its outcome.
+    """The resources of an open stream: its connection, reader, limits and outcome.
 
-    It does not know the ``EventStream`` that serves it to its user: so when the user's last reference goes, that one
-    goes, and ends this. Who knows it besides is its timer, while one runs.
+    It holds no reference to the ``EventStream`` that wraps it: that is collected with the user's last reference, and
+    then ends this stream. Its timer refers to it, while one runs.
 
     Attributes:
-        head: The bytes up to and with those that completed its first event, until its events are taken; then b"". None
-            where they were too many to be kept.
-        outcome: How it stands, or ended.
-        error: The error that it ended with, without a traceback; None where it has not, or well.
-        was_cut: Whether a read that was cancelled, or failed in code that is not ours, has ended it, and nobody has
-            been told since.
+        head: The bytes of the reads up to the one that completed the first event, until an event is consumed; then
+            b"". None if they were too many to keep.
+        outcome: Its state.
+        error: The error that ended it, without a traceback; None while it is open, or if it ended well.
+        was_cut: Whether a cancelled read, or one in which foreign code raised, ended it, and no caller has been
+            notified yet.
     """
 
     __slots__ = (
@@ -91,15 +91,14 @@ class OpenStream(Generic[E, R_co, U_co]):
         """Reads until there is an event, or the stream has ended.
 
         Args:
-            once: Takes one read, whether there is an event in it or not. If it is the last one, ``settle`` is still
-                due.
-            shared: Others wait for the same events: a read that is cancelled does not end the stream.
+            once: Reads once, even if that completes no event. After the last read, the caller must call ``settle``.
+            shared: Other tasks wait for the same events: cancelling this read does not end the stream.
 
         Returns:
-            What was read last.
+            The bytes of the last read.
 
         Raises:
-            FriendliError: It did not end well.
+            FriendliError: The stream failed.
         """
         exchange, reader, clock = self.exchange, self.reader, self.clock
         ready = reader.ready
@@ -109,7 +108,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         try:
             while not ready and not reader.is_last:
                 while (data := exchange.take()) is None:
-                    if not waits:  # the limit runs from event to event, not from read to read
+                    if not waits:  # the time limit applies between events, not between reads
                         waits = True
                         clock.wait_begins()
                     await exchange.arrival()
@@ -122,14 +121,14 @@ class OpenStream(Generic[E, R_co, U_co]):
             problem = Held(error)
         except BaseException as error:
             if isinstance(error, Exception) or not shared:
-                self._read_failed(error)
+                self._fail_read(error)
             raise
         finally:
             if waits:
                 clock.wait_ends()
         if problem is not None:
             self._break(problem)
-        elif self.outcome != "open":  # bytes and aclose() came in the same instant
+        elif self.outcome != "open":  # bytes arrived in the same loop iteration as aclose()
             ready.clear()
             self._break(Held(StreamInterruptedError("the stream was closed")))
             data = b""
@@ -139,7 +138,7 @@ class OpenStream(Generic[E, R_co, U_co]):
             self.stopwatch.text_came()
         return data or b""
 
-    def _read_failed(self, error: BaseException) -> None:
+    def _fail_read(self, error: BaseException) -> None:
         self.reader.ready.clear()
         self.was_cut = True
         if isinstance(error, Exception):
@@ -149,15 +148,15 @@ class OpenStream(Generic[E, R_co, U_co]):
             self.stop("a read of the stream was cancelled, which closed it", "cancelled")
 
     async def read(self) -> bytes:
-        """Reads the next bytes: as they came, and decoded, too; their events are passed over.
+        """Reads the next bytes, unchanged. They are decoded, too, but their events are discarded.
 
-        What they turned out to be is told once all of them have been given out.
+        An error among them is raised once all bytes have been returned.
 
         Returns:
-            The bytes; b"" where the stream has ended.
+            The bytes; b"" if the stream has ended.
 
         Raises:
-            FriendliError: It did not end well.
+            FriendliError: The stream failed.
         """
         reader = self.reader
         data = b""
@@ -169,31 +168,31 @@ class OpenStream(Generic[E, R_co, U_co]):
         if not data:
             self.settle()
         elif reader.is_last:
-            self._let_go()
+            self._release()
         return data[: len(data) - reader.excess] if reader.excess else data
 
     def apply_stop_conditions(
         self, stop_conditions: Sequence[Callable[[E], object]], collector: Collector[E, R_co, U_co]
     ) -> None:
-        """Reads what has come so far once more, and from here on, up to the event for which a judge says yes.
+        """Parses the bytes received so far again, and stops at the first event for which a condition is true.
 
         Args:
             stop_conditions: See ``EventReader``.
-            collector: A new one, for what comes before that event.
+            collector: A new collector, as all events are decoded again.
 
         Raises:
-            FriendliError: Too much came before the first event.
-            Exception: What a judge raises.
+            FriendliError: Too many bytes arrived before the first event to be kept.
+            Exception: What a stop condition raises.
         """
         head = self._whole_head()
         reader = self.reader.restarted(collector, stop_conditions)
         try:
             reader.feed(head)
         except BaseException as error:
-            self._read_failed(error)
+            self._fail_read(error)
             raise
         self.reader, self.collector = reader, collector
-        self._let_go()
+        self._release()
 
     def _whole_head(self) -> bytes:
         if self.head is None:
@@ -201,17 +200,17 @@ class OpenStream(Generic[E, R_co, U_co]):
         return bytes(self.head or b"")
 
     def settle(self) -> None:
-        """Lets go of the connection once the reader is through, and ends the stream once its events have been taken.
+        """Releases the connection when the reader has finished, and ends the stream when its events are consumed.
 
-        So how a stream ends does not depend on how its bytes were cut into reads.
+        Therefore the outcome does not depend on how the bytes were split into reads.
 
         Raises:
-            FriendliError: It did not end well.
+            FriendliError: The stream failed.
         """
         reader = self.reader
         if not reader.is_last:
             return
-        self._let_go()
+        self._release()
         if reader.ready:
             return
         if reader.failure is not None:
@@ -219,8 +218,8 @@ class OpenStream(Generic[E, R_co, U_co]):
             self._fail(failure)
         self._end("stopped" if reader.stopped else "done")
 
-    def _let_go(self) -> None:
-        """Lets go of the connection if the reader is through."""
+    def _release(self) -> None:
+        """Releases the connection if the reader has finished."""
         reader = self.reader
         if not reader.is_last:
             return
@@ -231,26 +230,26 @@ class OpenStream(Generic[E, R_co, U_co]):
             self.exchange.abort()
 
     def _break(self, problem: Held[FriendliError]) -> None:
-        """The bytes stopped coming: a limit, a broken connection, or our own side. Raises, unless all has come."""
+        """Ends the stream after a limit, a broken connection or ``aclose``. Raises unless it is complete or stopped."""
         self.clock.stop()
         self.exchange.abort()
         if self.outcome == "stopped":
-            problem.take()  # let go of, as wherever it is not raised: its traceback holds the frame that holds it
+            problem.take()  # breaks the cycle of the error, its traceback and this frame, as wherever it is not raised
             return
         error = problem.error
-        lost = isinstance(error, APIConnectionError)
-        closed = isinstance(error, StreamInterruptedError)
-        plain = type(error) is APIConnectionError
-        words = str(error)
+        is_connection_error = isinstance(error, APIConnectionError)
+        is_closed = isinstance(error, StreamInterruptedError)
+        is_lost = type(error) is APIConnectionError
+        message = str(error)
         del error  # it is raised below, with this frame in its traceback
-        if self.outcome == "open" and lost and self.collector.begun and self.collector.may_end:
+        if self.outcome == "open" and is_connection_error and self.collector.begun and self.collector.may_end:
             problem.take()
-            self._end("done")  # everything that was promised had arrived
-        elif plain:
+            self._end("done")  # the reply was complete
+        elif is_lost:
             problem.take()
-            self._fail(Held(StreamInterruptedError(words)), "truncated")
+            self._fail(Held(StreamInterruptedError(message)), "truncated")
         else:
-            self._fail(problem, "cancelled" if closed else "failed")
+            self._fail(problem, "cancelled" if is_closed else "failed")
 
     def _fail(self, problem: Held[FriendliError], outcome: Outcome | None = None) -> NoReturn:
         interrupted = isinstance(problem.error, StreamInterruptedError)
@@ -258,12 +257,12 @@ class OpenStream(Generic[E, R_co, U_co]):
         raise problem.take()
 
     def stop(self, reason: str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
-        """Ends it here and now; synchronous, so that nothing can cancel it.
+        """Ends the stream immediately; synchronous, so that it cannot be cancelled.
 
         Args:
-            reason: Why, for whoever waits or asks.
-            outcome: How it has ended.
-            waited_for: Whether another task waits for an event: it gets the error.
+            reason: The message of the error.
+            outcome: The outcome of the stream.
+            waited_for: Whether another task is waiting for an event: the error is raised there.
         """
         if self.outcome != "open":
             return
@@ -276,7 +275,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         self._end(outcome, None if outcome == "stopped" else error)
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
-        """It has ended, in one way: the first counts, and an error is completed in any case."""
+        """Records the outcome, of which the first counts, and adds ``meta`` and ``partial`` to an error in any case."""
         first = self.outcome == "open"
         if first:
             self.outcome = outcome
@@ -285,11 +284,11 @@ class OpenStream(Generic[E, R_co, U_co]):
         if error is not None:
             error.meta = self.meta
             error.partial = self.collector.partial()
-            self.error = copy.copy(error)  # without the traceback, whose frames hold the stream
+            self.error = copy.copy(error)  # without the traceback, whose frames refer to the stream
         if first and self.reporter is not None:
-            self._tell_of_the_end(self.reporter, outcome, error)
+            self._report_end(self.reporter, outcome, error)
 
-    def _tell_of_the_end(self, reporter: CallReporter, outcome: Outcome, error: FriendliError | None) -> None:
+    def _report_end(self, reporter: CallReporter, outcome: Outcome, error: FriendliError | None) -> None:
         collector = self.collector
         reply: object = None
         if reporter.wants_content:
@@ -307,54 +306,54 @@ class OpenStream(Generic[E, R_co, U_co]):
 
     @property
     def meta(self) -> Meta:
-        """How it came about; its timing is final once it has ended, and up to its first event before."""
+        """The metadata of the reply; its timing ends at the first event while the stream is open, and is final then."""
         if self.outcome != "open" and not self._meta_is_final:
             self._meta_is_final = True
             self._meta = self._meta.with_timing(self.timing())
         return self._meta
 
     def timing(self) -> Timing:
-        """How long it took so far."""
+        """Returns the timing so far."""
         usage = usage_of(self.collector)
         return self.stopwatch.timing(None if usage is None else usage.completion_tokens)
 
     def drop(self) -> None:
-        """Ends it from wherever the last reference went: another thread, or no running loop at all."""
+        """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
         try:
             here = running_loop() is self.loop
-        except (RuntimeError, ImportError):  # the latter where Python is shutting down
+        except (RuntimeError, ImportError):  # the latter while Python shuts down
             here = False
         if here:
             self.stop("the stream was dropped")
             return
         try:
             self.loop.call_soon_threadsafe(self.stop, "the stream was dropped")
-        except RuntimeError:  # the loop is closed, and so is everything that was open in it
+        except RuntimeError:  # the loop is closed, and so are its connections
             self._end("cancelled", StreamInterruptedError("the stream was dropped"))
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    import asyncio  # loaded long ago where a stream is open; a bare import of the library does without
+    import asyncio  # already loaded if a stream is open; importing the library alone does not need it
 
     return asyncio.get_running_loop()
 
 
 class Opening(Protocol[E, R_co, U_co]):
-    """Opens a stream; how, and how often it has to try, is the call's."""
+    """Opens a stream; the call implements requests and retries."""
 
     async def open(self) -> OpenStream[E, R_co, U_co]:
         """Returns once the first event has arrived."""
         ...
 
     def collector(self) -> Collector[E, R_co, U_co]:
-        """A new collector of the stream's events."""
+        """Returns a new collector of the stream's events."""
         ...
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was told to end before it was open: by ``interrupt``, or by its client's end."""
+        """Whether it was interrupted before it was open: by ``interrupt``, or by closing its client."""
         ...
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes an ``open`` that is under way raise the error; ``outcome`` is how the stream has ended then."""
+        """Makes an ``open`` in progress raise the error; ``outcome`` is then that of the stream."""
         ...
