@@ -1,7 +1,7 @@
-"""Fields in help(): their types, and the words that stand under them in the source.
+"""Field documentation in help(): types, and the docstrings below the fields.
 
-Python drops a string under a field, and help() cuts the annotations of a TypedDict off. So the words are read from the
-source, when the class is made: help() takes nothing that is made later.
+Python discards the string below a field, and help() truncates the annotations of a TypedDict. The strings are therefore
+read from the source. This happens when the class is created, as help() accepts no lazily computed docstrings.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ __all__ = ["described"]
 
 C = TypeVar("C", bound=type)
 
-# A class statement and the block below it; a field and the string under it, if there is one.
+# A class statement and its block; a field and the string below it, if any.
 _CLASS: Final = re.compile(r"^class (\w+)(.*):\n((?: .*\n|\n)*)", re.MULTILINE)
 _FIELD: Final = re.compile(r'^    (\w+): .*\n(?:    [ )].*\n)*(?:    """([^"]*(?:"(?!"")[^"]*)*)"""\n)?', re.MULTILINE)
 
-_words: Final[dict[object, dict[str, str]]] = {}
-"""What the fields of the classes so far mean."""
+_field_docs: Final[dict[object, dict[str, str]]] = {}
+"""Field docstrings of the classes decorated so far."""
 
 
 def described(cls: C) -> C:
-    """Lists a class's fields in its docstring: its own and those of its bases, with types and the words under them."""
-    statement, block = _classes(cls.__module__).get(cls.__name__, ("", ""))
-    if cls.__doc__ is None or not block:  # under -OO, or without the source
+    """Adds a class's fields to its docstring, including inherited ones, with types and field docstrings."""
+    statement, block = _class_sources(cls.__module__).get(cls.__name__, ("", ""))
+    if cls.__doc__ is None or not block:  # with -OO, or without source
         return cls
-    words = dict(_FIELD.findall(block))
+    docs = dict(_FIELD.findall(block))
     for base in re.findall(r"\w+", statement):
-        words |= {**_words.get(vars(sys.modules[cls.__module__]).get(base), {}), **words}
-    _words[cls] = words
+        docs |= {**_field_docs.get(vars(sys.modules[cls.__module__]).get(base), {}), **docs}
+    _field_docs[cls] = docs
     kinds = {name: getattr(kind, "__forward_arg__", kind) for name, kind in cls.__annotations__.items()}
     title = "Args" if issubclass(cls, dict) else "Attributes"
     lines = [cleandoc(cls.__doc__), "", f"{title}:"]
-    for name, text in words.items():
+    for name, text in docs.items():
         if name in kinds:
             lines.append(f"    {name} ({kinds[name]})" + (f": {text}".replace("\n", "\n    ") if text else ""))
     cls.__doc__ = "\n".join(lines)
     return cls
 
 
-@lru_cache(maxsize=1)  # a module's classes are made one after the other
-def _classes(module: str) -> dict[str, tuple[str, str]]:
+@lru_cache(maxsize=1)  # a module's classes are created one after the other
+def _class_sources(module: str) -> dict[str, tuple[str, str]]:
     try:
         source = vars(sys.modules[module])["__loader__"].get_source(module) or ""
     except (KeyError, AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""What is said of a name that a method, a value or the client does not have: what it is called here."""
+"""Hints in errors for unknown names: the matching name in this library."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 __all__ = ["Hinted", "field_hint", "option_hint", "parameter_hint", "setting_hint"]
 
-# In all these tables our name, or what to say, comes first, and behind it the names that it has elsewhere: in openai,
-# anthropic, mistral, litellm and Friendli's SDK. They are searched only on the way to an error.
+# These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm and Friendli's SDK.
+# They are searched only to raise an error.
 
 _SETTINGS: Final = {
     "token=...": "token api_key access_token auth_token bearer_auth",
@@ -31,8 +31,8 @@ _SETTINGS: Final = {
     "observers=[...]": "observers",
     "wake=True": "wake",
 }
-# Settings that belong to the pool, which a client shares with its copies.
-_SETTINGS_OF_THE_POOL: Final = {
+# Settings of the pool, which a client shares with its copies.
+_POOL_SETTINGS: Final = {
     "max_connections=...": "max_connections pool_size max_keepalive_connections pool_limits",
     "proxy=...": "proxy proxies trust_env",
     "ssl=...": "ssl verify verify_ssl ssl_context cert ca_bundle",
@@ -40,8 +40,8 @@ _SETTINGS_OF_THE_POOL: Final = {
     "session=... (an aiohttp session)": "http_client async_http_client async_client httpx_client client connector"
     " transport",
 }
-# What these names mean where a client is made or copied: of a method they may be anything.
-_SETTINGS_OF_A_CLIENT: Final = {
+# Names that are unambiguous only as client settings; as keywords of a method they may mean anything.
+_CLIENT_SETTINGS: Final = {
     "token=...": "apikey auth credentials key personal_access_token security",
     "server_url=... or container_url=...": "azure_endpoint endpoint host server url",
     "extra_query={...} of a method": "default_query params",
@@ -50,7 +50,8 @@ _SETTINGS_OF_A_CLIENT: Final = {
     "pacing=Pacing(...)": "rate_limit",
     "client.with_options(wake=True)": "wake",
 }
-# Parameters, those of our own other APIs too: the method has one of them, or none. The nearest name is often wrong.
+# Parameters, including those of our other APIs: the hint is the one that the method has. The closest match by spelling
+# is often wrong. "" maps to names that have no equivalent.
 _PARAMETERS: Final = {
     "": "audio background betas cache caching echo fallbacks include mcp_servers metadata modalities prediction"
     " previous_response_id prompt_cache_key prompt_mode prompt_cache_retention safe_prompt safety_identifier"
@@ -91,7 +92,7 @@ _FIELDS: Final = {
     "event=...": "max_event_size line",
     "AsyncFriendli(max_connections=...)": "max_connections max_keepalive_connections",
 }
-# Attributes: groups, also by the plurals that the official client does not have, and methods.
+# Attributes: methods and groups, the latter also in the plural, which the official client does not have.
 _ATTRIBUTES: Final = {
     "sleep terminate": "pause stop suspend",
     "wake": "resume start",
@@ -124,19 +125,19 @@ _ATTRIBUTES: Final = {
     "tool_assisted_chat": "tool_assisted",
     "transcribe stream": "transcriptions",
 }
-# Groups that one deployment has, and another has not.
+# Groups that not every deployment has.
 _GROUPS: Final = {
     "serverless": "chat_render model tool_assisted_chat tool_assisted_chat_completion",
     "dedicated": "chat_render embeddings endpoint image text_classification",
     "container": "image text_classification",
 }
-# What is asked for in vain, and what a client is asked for in one breath elsewhere.
-_SAID: Final = {
+# Features found elsewhere or nowhere in this library, and shortcuts that other clients have on the client itself.
+_HINTS: Final = {
     "here it is friendli_async.bulk.run_all, or the command friendli-async batch": "batch batches",
     "here it is serverless.token.tokenize": "count_tokens",
     "there are no datasets here, as in Friendli's SDK since 0.15.1": "dataset datasets",
 }
-_SAID_OF_A_CLIENT: Final = {
+_CLIENT_HINTS: Final = {
     "here it is serverless.chat.complete, and so for dedicated and container": "acompletion chat_completion"
     " chat_complete complete completion generate",
     "here it is serverless.token.tokenize": "tokenizer",
@@ -144,7 +145,7 @@ _SAID_OF_A_CLIENT: Final = {
 
 
 class Hinted:
-    """Base of what names are looked up in: one that it does not have is told by what it is called here."""
+    """Base of the client and its groups: the AttributeError for an unknown name suggests the right one."""
 
     if not TYPE_CHECKING:  # to type checkers an unknown name is an error
 
@@ -153,84 +154,84 @@ class Hinted:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
 
-def _ours(name: str, *tables: Mapping[str, str]) -> str | None:
-    """What stands in the tables for a name; None where nothing does."""
+def _lookup(name: str, *tables: Mapping[str, str]) -> str | None:
+    """Returns our name, or the hint, for a name of another library; None if the tables have none."""
     return next((ours for table in tables for ours, theirs in table.items() if name in theirs.split()), None)
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
-    from difflib import get_close_matches  # only on the way to an error
+def _suggest_nearest(name: str, known: Collection[str]) -> str:
+    from difflib import get_close_matches  # imported only to raise an error
 
     near = get_close_matches(name, known, 1, 0.7)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _public(owner: object) -> list[str]:
+def _public_names(owner: object) -> list[str]:
     return [name for name in dir(owner) if not name.startswith("_")]
 
 
 def _attribute_hint(owner: object, name: str) -> str:
-    here = _public(owner)
+    names = _public_names(owner)
     plain = name.lower().removesuffix("_async")
-    meant = [plain, *(_ours(plain, _ATTRIBUTES) or "").split()]
-    if known := [other for other in meant if other in here]:
+    candidates = [plain, *(_lookup(plain, _ATTRIBUTES) or "").split()]
+    if known := [candidate for candidate in candidates if candidate in names]:
         return f"; here it is {' or '.join(known[:2])}"
-    is_client = "with_options" in here
+    is_client = "with_options" in names
     groups: dict[str, list[str]] = {}
     if is_client:
-        groups = {place: _public(getattr(owner, place)) for place in _GROUPS if place in here}
+        groups = {each: _public_names(getattr(owner, each)) for each in _GROUPS if each in names}
     elif type(owner).__name__.lower() in _GROUPS:
-        groups = {place: names.split() for place, names in _GROUPS.items()}
-    for group in meant:
-        if places := [f"{place}.{group}" for place, names in groups.items() if group in names]:
-            return f"; here it is {' or '.join(places)}"
-    if said := _ours(plain, _SAID, _SAID_OF_A_CLIENT if is_client else {}):
-        return f"; {said}"
-    if is_client and _ours(plain, _SETTINGS):
-        return "; settings cannot be asked for; with_options(...) gives a copy with others"
-    return _nearest(plain, here) or f"; it has {', '.join(here)}"
+        groups = {deployment: members.split() for deployment, members in _GROUPS.items()}
+    for candidate in candidates:
+        if paths := [f"{deployment}.{candidate}" for deployment, members in groups.items() if candidate in members]:
+            return f"; here it is {' or '.join(paths)}"
+    if hint := _lookup(plain, _HINTS, _CLIENT_HINTS if is_client else {}):
+        return f"; {hint}"
+    if is_client and _lookup(plain, _SETTINGS):
+        return "; settings cannot be read; with_options(...) returns a copy with other ones"
+    return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
 
 
 def field_hint(name: str, known: Collection[str]) -> str:
-    """What to use for a field that a value does not have, as the end of a sentence."""
-    if ours := _ours(name, _FIELDS):
+    """Returns a hint for an unknown field of an option value, to append to an error message."""
+    if ours := _lookup(name, _FIELDS):
         return f"; here it is {ours}"
-    return _nearest(name, known) or f"; it takes {', '.join(known)}"
+    return _suggest_nearest(name, known) or f"; it takes {', '.join(known)}"
 
 
 def setting_hint(name: str) -> str | None:
-    """How a setting that a method was given is written, and where; None for what is none."""
-    if ours := _ours(name, _SETTINGS):
+    """Returns how and where to set a client setting that was passed to a method; None if it is not a setting."""
+    if ours := _lookup(name, _SETTINGS):
         return f"it is a setting, use client.with_options({ours})"
-    ours = _ours(name, _SETTINGS_OF_THE_POOL)
+    ours = _lookup(name, _POOL_SETTINGS)
     return ours and f"it is a setting of the client: AsyncFriendli({ours})"
 
 
 def option_hint(name: str, known: Collection[str]) -> str:
-    """What to use for a setting that a client, or its ``with_options``, does not have, as the end of a sentence."""
-    ours = _ours(name, _SETTINGS_OF_A_CLIENT, _SETTINGS, _SETTINGS_OF_THE_POOL if "session" in known else {})
+    """Returns a hint for an unknown keyword of a client or ``with_options``, to append to an error message."""
+    ours = _lookup(name, _CLIENT_SETTINGS, _SETTINGS, _POOL_SETTINGS if "session" in known else {})
     if ours:
         return f"; here it is {ours}"
     if setting := setting_hint(name):
         return f"; {setting}"
-    return _nearest(name, known) or f"; it takes {', '.join(known)}"
+    return _suggest_nearest(name, known) or f"; it takes {', '.join(known)}"
 
 
 def parameter_hint(name: str, known: Collection[str]) -> str:
-    """What to use for a keyword that a method does not have, as the end of a sentence.
+    """Returns a hint for an unknown keyword of a method, to append to an error message.
 
     Args:
         name: The keyword.
-        known: Those that the method has.
+        known: The method's keywords.
     """
     plain = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()  # maxTokens
-    ours = _ours(plain, _PARAMETERS)
-    meant = [plain, *(ours or "").split()]
-    if here := [other for other in meant if other in known]:
-        return f"; here it is {here[0]!r}"
-    if "system" in meant and "messages" in known:
+    ours = _lookup(plain, _PARAMETERS)
+    candidates = [plain, *(ours or "").split()]
+    if accepted := [candidate for candidate in candidates if candidate in known]:
+        return f"; here it is {accepted[0]!r}"
+    if "system" in candidates and "messages" in known:
         return "; here it is a message with the role 'system'"
-    if ours is None and (near := _nearest(plain, known)):
+    if ours is None and (near := _suggest_nearest(plain, known)):
         return near
     extra = next((other for other in ("extra_body", "extra_query") if other in known), None)
     return f"; what is not listed goes into {extra}={{...}}" if extra is not None else ""

@@ -1,6 +1,6 @@
-"""Replies as pydantic fields, and so as the return types of FastAPI's routes.
+"""Support for replies as pydantic fields, and thus as return types of FastAPI routes.
 
-pydantic is not imported here: it is what calls these methods, so it is there.
+This module does not import pydantic: only pydantic calls these methods, so it is loaded by then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["PydanticField"]
 
 
 class PydanticField:
-    """Lets pydantic take a struct: an instance as it is, or JSON's objects; its schema is the struct's."""
+    """Lets pydantic validate a struct, from an instance or from JSON values, by the struct's own schema."""
 
     __slots__ = ()
 
@@ -26,32 +26,32 @@ class PydanticField:
     def __get_pydantic_core_schema__(cls, source: type[Any], handler: object) -> CoreSchema:
         from pydantic_core import core_schema
 
-        def validated(value: object) -> object:
+        def validate(value: object) -> object:
             return value if isinstance(value, cls) else msgspec.convert(value, cls)
 
-        written = core_schema.plain_serializer_function_ser_schema(_as_json)
-        return core_schema.no_info_plain_validator_function(validated, serialization=written)
+        serialization = core_schema.plain_serializer_function_ser_schema(_as_json)
+        return core_schema.no_info_plain_validator_function(validate, serialization=serialization)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         [root], components = msgspec.json.schema_components([cls], ref_template="{name}")
-        schema: dict[str, Any] = _inlined(root, components, ())
+        schema: dict[str, Any] = _inline_refs(root, components, ())
         return schema
 
 
 def _as_json(value: object) -> Any:
-    """What the struct's own encoding gives; `meta` is no field, so it stays out."""
+    """Returns the struct as JSON values; `meta` is not a field, so it is not included."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
-def _inlined(schema: object, components: Mapping[str, object], inside: tuple[str, ...]) -> Any:
-    """The schema with no references: the places that they would point to are the user's own."""
+def _inline_refs(schema: object, components: Mapping[str, object], inside: tuple[str, ...]) -> Any:
+    """Inlines all references of a schema: the definitions of the enclosing document belong to the user."""
     if isinstance(schema, list):
-        return [_inlined(each, components, inside) for each in cast("list[object]", schema)]
+        return [_inline_refs(each, components, inside) for each in cast("list[object]", schema)]
     if not isinstance(schema, dict):
         return schema
     fields = cast("dict[str, object]", schema)
     name = fields.get("$ref")
     if isinstance(name, str):
-        return {} if name in inside else _inlined(components[name], components, (*inside, name))
-    return {key: _inlined(value, components, inside) for key, value in fields.items() if key != "discriminator"}
+        return {} if name in inside else _inline_refs(components[name], components, (*inside, name))
+    return {key: _inline_refs(value, components, inside) for key, value in fields.items() if key != "discriminator"}

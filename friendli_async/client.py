@@ -1,4 +1,4 @@
-"""AsyncFriendli: the client, and a table of contents of what it can do."""
+"""AsyncFriendli: the client and its operation groups."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from friendli_async._core.settings import (
     NoOptions,
     Settings,
     Token,
+    check_options,
     check_proxy,
-    checked,
-    unknown,
+    unknown_option,
 )
 from friendli_async._hints import Hinted
 from friendli_async.audio import Audio, ContainerAudio
@@ -80,28 +80,28 @@ class Serverless(Hinted):
     ) -> ToolAssistedCall:
         """Answers a conversation with a model that may use built-in tools, streamed as events.
 
-        The operation by its first name and form, at its last path, ``/serverless/tools/v1/chat/completions``.
-        Friendli's SDK has since withdrawn it (0.14.0 is the last release that has it).
-        ``tool_assisted_chat.complete`` and ``.stream`` are the same in two plain halves.
+        The operation under its original name and signature, at its last path, /serverless/tools/v1/chat/completions.
+        Friendli's SDK has since removed it (0.14.0 is the last release that has it). ``tool_assisted_chat.complete``
+        and ``tool_assisted_chat.stream`` are the same operation as two plain methods.
 
         Args:
-            tool_assisted_completion_request_body: The body: ``model``, ``messages``, ``tools`` and what else
-                ``ToolAssistedChatOptions`` lists. It streams unless the body says ``stream: False``.
+            tool_assisted_completion_request_body: The body: ``model``, ``messages``, ``tools`` and the other fields of
+                ``ToolAssistedChatOptions``. The reply is streamed unless it contains ``stream: False``.
             x_friendli_team: Team to bill; None is the client's.
             retries: Retry policy; None is the client's.
             server_url: Base URL; None is the client's.
 
         Returns:
-            A call: ``async for`` and ``async with`` give ``ChatChunk`` and ``ToolStatus`` events; ``await`` gives the
-            open stream, or the ``ChatCompletion`` where the body says ``stream: False``.
+            A call: ``async for`` and ``async with`` yield ``ChatChunk`` and ``ToolStatus`` events; ``await`` returns
+            the open stream, or the ``ChatCompletion`` if the body contains ``stream: False``.
 
         Raises:
-            ValueError: A bad value in the body, with its path.
-            ConfigurationError: A team or URL that cannot be used.
-            FriendliError: Once it is used: what went wrong with the call (``SDKError`` for 4XX and 5XX).
+            ValueError: An invalid value in the body, with its path.
+            ConfigurationError: An invalid team or URL.
+            FriendliError: When it is used: the call failed (``SDKError`` for 4XX and 5XX).
         """
         given = {"team": x_friendli_team, "retry": retries, "server_url": server_url}
-        changes = checked({name: value for name, value in given.items() if value is not None})
+        changes = check_options({name: value for name, value in given.items() if value is not None})
         engine = self._engine.replace(**changes) if changes else self._engine
         return ToolAssistedCall(engine, tool_assisted_completion_request_body)
 
@@ -111,7 +111,7 @@ class Dedicated(Hinted):
 
     def __init__(self, engine: Engine) -> None:
         self.endpoint: Final = Endpoints(engine)
-        engine = engine.recovering(Waker(self.endpoint, wake=engine.settings.wake))
+        engine = engine.with_recovery(Waker(self.endpoint, wake=engine.settings.wake))
         self.audio: Final = Audio(engine)
         self.chat: Final = Chat(engine)
         self.chat_render: Final = ChatRender(engine)
@@ -125,7 +125,7 @@ class Dedicated(Hinted):
 
 
 class Container(Hinted):
-    """An engine that you host yourself: ``client.container``. It needs no token, and knows no teams."""
+    """A self-hosted engine: ``client.container``. It needs no token, and has no teams."""
 
     def __init__(self, engine: Engine) -> None:
         self.audio: Final = ContainerAudio(engine)
@@ -139,34 +139,34 @@ class Container(Hinted):
 
 
 class AsyncFriendli(Hinted):
-    """A client of Friendli's inference API.
+    """A client for Friendli's inference API.
 
-    It owns one connection pool per running event loop, made on first use: one client serves any number of tasks, loops
-    and threads. Close it with ``async with`` or ``aclose()``; one that is forgotten is closed when its loop shuts down.
-    After a fork it goes on in the child, with connections of its own.
+    It has one connection pool per running event loop, created on first use, so a client can be shared by any number of
+    tasks, loops and threads. Close it with ``async with`` or ``aclose()``; otherwise its pools are closed when their
+    loops shut down. It keeps working in a forked child, with new connections.
 
     Args:
-        token: Friendli token, or a callable (sync or async) that gives it, asked for every request. Default:
-            ``FRIENDLI_TOKEN``. Only ``container`` does without.
+        token: Friendli token, or a callable (sync or async) that returns it, called for every request. Default:
+            ``FRIENDLI_TOKEN``. Only ``container`` works without one.
         team: Team to bill, sent as ``X-Friendli-Team``. Default: ``FRIENDLI_TEAM``.
         server_url: Base URL; a path prefix is kept. Default: ``FRIENDLI_SERVER_URL``, or https://api.friendli.ai.
         container_url: Base URL of ``container``. Default: ``FRIENDLI_CONTAINER_URL``, or http://localhost:8000.
-        timeout: Time limits; a number is ``Timeouts(total=number)``, None is no limit at all.
-        retry: Retry policy; None is no retry.
-        pacing: What its calls learn from each other; None is nothing.
+        timeout: Timeouts; a number is ``Timeouts(total=number)``, None disables them all.
+        retry: Retry policy; None disables retries.
+        pacing: Rate-limit holds and retry budget, shared by the client's calls; None disables both.
         limits: Size limits.
-        max_connections: Connections at the same time, per event loop; further calls wait in line.
-        headers: Headers for every request; they win over the client's own.
-        observers: Who is told what happens to the calls; see ``Observer``.
-        proxy: Proxy URL. Default: that of the environment (``HTTPS_PROXY``, ``NO_PROXY``...), read now.
-        ssl: TLS context; False switches verification off.
-        session: An aiohttp session to use as it is (its pool, proxy and TLS); it is never closed. ``proxy`` and ``ssl``
-            do not go with it.
-        others: There are none: so that an unknown one can be told what it is called here.
+        max_connections: Maximum number of connections per event loop; further calls wait in a queue.
+        headers: Headers for every request; they override the client's own.
+        observers: Observers that receive the events of the calls; see ``Observer``.
+        proxy: Proxy URL. Default: taken from the environment now (``HTTPS_PROXY``, ``NO_PROXY``...).
+        ssl: TLS context; False disables verification.
+        session: An aiohttp session to use as it is (its pool, proxy and TLS); the client never closes it. It cannot be
+            combined with ``proxy`` and ``ssl``.
+        others: None exist; an unknown keyword raises a TypeError that suggests the right name.
 
     Raises:
         TypeError: An unknown keyword.
-        ConfigurationError: A value that cannot be used.
+        ConfigurationError: An invalid value.
     """
 
     serverless: Serverless
@@ -198,9 +198,9 @@ class AsyncFriendli(Hinted):
         token, proxy = masked(token), masked(proxy)
         server_url, container_url = masked(server_url) or None, masked(container_url) or None
         headers = masked(headers)
-        unknowns, others = list(others), NoOptions()
+        unknowns, others = list(others), NoOptions()  # the values may be secrets: keep them out of tracebacks
         for name in unknowns:
-            raise unknown("AsyncFriendli", name, ["token", *(AsyncFriendli.__init__.__kwdefaults__ or ())])
+            raise unknown_option("AsyncFriendli", name, ["token", *(AsyncFriendli.__init__.__kwdefaults__ or ())])
         given = {
             "token": token,
             "team": team,
@@ -213,8 +213,8 @@ class AsyncFriendli(Hinted):
             "headers": headers,
             "observers": observers,
         }
-        settings = Settings.initial(given)
-        self._build(_runtime(max_connections, proxy, ssl, session), settings, owner=True)
+        settings = Settings.from_options(given)
+        self._build(_create_runtime(max_connections, proxy, ssl, session), settings, owner=True)
 
     def _build(self, runtime: Runtime, settings: Settings, *, owner: bool) -> None:
         from friendli_async._core.call import Engine
@@ -232,24 +232,24 @@ class AsyncFriendli(Hinted):
         self.usage = TeamUsage(root)
 
     def with_options(self, **options: Unpack[ClientOptions]) -> Self:
-        """A copy with other settings on the same pool; cheap enough to make per call.
+        """Returns a copy with other settings on the same pool; cheap enough to create per call.
 
         Args:
             options: ``token``, ``team``, ``server_url``, ``container_url``, ``timeout``, ``retry``, ``pacing``,
                 ``limits`` and ``observers`` replace the client's; ``headers`` are merged with its headers, and None
-                removes one. ``wake`` says whether calls of ``dedicated`` wake a sleeping endpoint, and wait for it as
-                long as ``timeout`` allows.
+                removes one. ``wake`` makes ``dedicated`` calls wake a sleeping endpoint, and wait for it as long as
+                ``timeout`` allows.
 
         Returns:
             The copy. Closing it does not close the pool; closing the original does, for both.
 
         Raises:
             TypeError: An unknown keyword.
-            ConfigurationError: A value that cannot be used.
+            ConfigurationError: An invalid value.
         """
         options = cast("ClientOptions", masked_values(options))
         copy = type(self).__new__(type(self))
-        copy._build(self._runtime, self._settings.changed(options), owner=False)
+        copy._build(self._runtime, self._settings.with_changes(options), owner=False)
         return copy
 
     async def __aenter__(self) -> Self:
@@ -261,42 +261,43 @@ class AsyncFriendli(Hinted):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the pool and wakes every open stream. A copy of ``with_options`` leaves the pool to the original."""
+        """Closes the pool and interrupts every open stream. On a copy made by ``with_options``, this does nothing."""
         if self._owner:
             await self._runtime.close()
 
     def gauges(self) -> Gauges:
-        """What is under way: connections in use, idle, waited for; open streams; calls. Per event loop, and in all."""
+        """Returns current counts of connections, waiting calls, open streams and calls, per event loop and in total."""
         return self._runtime.gauges()
 
     async def drain(self, timeout: float | None = None) -> int:
-        """Ends in good order, with all copies: new calls raise ConfigurationError, what is under way may finish.
+        """Shuts down gracefully, with all copies: new calls raise ConfigurationError, those in flight may finish.
 
         Args:
-            timeout: Seconds to wait for it; what is still open then is aborted, as by ``aclose()``. None is no limit.
+            timeout: Seconds to wait; calls and streams still open then are aborted, as by ``aclose()``. None is no
+                limit.
 
         Returns:
-            How many calls and streams were cut.
+            The number of aborted calls and streams.
         """
         return await self._runtime.drain(timeout)
 
     async def warm_up(self, n: int, deployment: DeploymentName = "serverless") -> None:
-        """Opens connections and leaves them in the pool of this event loop: nothing is sent over them.
+        """Opens connections, and leaves them in the pool of this event loop. Nothing is sent over them.
 
         Args:
-            n: How many; those that are idle in the pool are not counted.
-            deployment: Where to.
+            n: Number of connections, in addition to those that are idle in the pool.
+            deployment: The deployment to connect to.
 
         Raises:
             APIConnectionError: They could not be opened.
-            ConfigurationError: The session is the user's own, or there are fewer than ``n`` places.
+            ConfigurationError: The session is the user's own, or ``n`` exceeds ``max_connections``.
         """
         if deployment not in self._engines:
             raise ConfigurationError(f"there is no deployment {deployment!r}; it is one of {', '.join(self._engines)}")
         await self._engines[deployment].warm_up(n)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_settings"):  # in the frames of a constructor that has failed
+        if not hasattr(self, "_settings"):  # in the traceback of a failed constructor
             return f"<{type(self).__name__}>"
         state = "closed" if self._runtime.transport.closed else "open"
         return f"<{type(self).__name__} {self._settings.server_url} {state}>"
@@ -305,20 +306,20 @@ class AsyncFriendli(Hinted):
         raise TypeError("an AsyncFriendli holds connections and a token, so it cannot be pickled or copied")
 
 
-def _runtime(
+def _create_runtime(
     max_connections: int,
     proxy: str | None,
     ssl: ssl_module.SSLContext | bool | None,
     session: Session | None,
 ) -> Runtime:
-    """The machine, aiohttp and tenacity with it, is loaded here: not by `import`, and never on the way of a request."""
-    from friendli_async._core.net.tls import default_tls  # first: see there
+    """Creates the runtime. Imports the core, aiohttp and tenacity: not at import time, and never during a request."""
+    from friendli_async._core.net.tls import default_tls  # first: see that module
     from friendli_async._core.net.transport import AiohttpTransport
     from friendli_async._core.runtime import ChangeSignal, Runtime
 
     check_count("max_connections", max_connections)
     if session is not None and (proxy is not None or ssl is not None):
-        raise ConfigurationError("proxy= and ssl= do not go with session=: a session is used as it is")
+        raise ConfigurationError("proxy= and ssl= cannot be combined with session=: a session is used as it is")
     if ssl is None and session is None:
         ssl = default_tls()
     changes = ChangeSignal()

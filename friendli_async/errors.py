@@ -1,24 +1,24 @@
-"""What can go wrong, one class each.
+"""The exception hierarchy.
 
     FriendliError                     root; ``.meta`` (None before any attempt), ``.partial`` (of an open stream)
     ├── ConfigurationError            also a ValueError: nothing was sent
     ├── APIConnectionError            no usable reply; ``.sent``: whether the request can have been accepted
-    │   ├── APITimeoutError           also a TimeoutError; ``.limit`` says which limit, ``.seconds`` how long it was
+    │   ├── APITimeoutError           also a TimeoutError; ``.limit`` names the limit, ``.seconds`` is its length
     │   └── StreamInterruptedError    the stream ended early
-    ├── APIStatusError                the server said no: 4XX, 5XX, or an error inside a stream
+    ├── APIStatusError                an error response: 4XX, 5XX, or an error inside a stream
     │   ├── BadRequestError 400 · AuthenticationError 401 · PermissionDeniedError 403 · NotFoundError 404
     │   ├── ConflictError 409 · UnprocessableEntityError 422 · RateLimitError 429
     │   └── InternalServerError >= 500
-    ├── ResponseDecodeError           not what the API promises, or beyond a size limit
-    │   └── OutputError               an answer is no value of the type that was asked for; ``.text``, ``.path``
-    │       ├── OutputCutOffError     it ended before it was complete
-    │       └── OutputInvalidError    no JSON, or it does not fit; or a refusal, or a tool call, instead
-    ├── ToolError                     a tool that runs here did not do what the model asked for
-    └── TurnLimitError                a run with tools was not over after ``max_turns``
+    ├── ResponseDecodeError           a malformed reply, or one beyond a size limit
+    │   └── OutputError               a structured output does not match the requested type; ``.text``, ``.path``
+    │       ├── OutputCutOffError     it was truncated
+    │       └── OutputInvalidError    it is not JSON or does not match; or is a refusal, or a tool call
+    ├── ToolError                     a local tool failed
+    └── TurnLimitError                a run with tools was not finished after ``max_turns``
 
-Errors hold plain data only: they can be pickled and copied, and never hold the token or a request header. A bad
-argument is a ``TypeError`` (unknown keyword) or an ``ArgumentError`` (bad value, a ``ValueError``), not in this tree:
-it is a bug in the call, or in what the call was made of.
+Errors hold plain data only: they can be pickled and copied, and never hold the token or a request header. Invalid
+arguments raise ``TypeError`` (unknown keyword) or ``ArgumentError`` (invalid value, a ``ValueError``), which are not in
+this tree: they are bugs in the calling code, or in its data.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ __all__ += ["PermissionDeniedError", "RateLimitError", "ResponseDecodeError", "S
 __all__ += ["TimeoutLimit", "ToolError", "ToolProblem", "TurnLimitError", "UnprocessableEntityError"]
 
 TimeoutLimit = Literal["connect", "pool", "first_event", "idle", "total"]
-"""Names of the time limits, as in ``Timeouts``."""
+"""Names of the timeouts, as in ``Timeouts``."""
 
 ToolProblem = Literal["unknown", "arguments", "refused", "timeout", "failed", "result"]
-"""What was wrong with a tool call: there is no such tool; the arguments do not fit; ``before_tool`` said no; it took
-longer than ``tool_timeout``; it raised an exception; its result is not JSON."""
+"""Why a tool call failed: the tool does not exist; the arguments are invalid; ``before_tool`` rejected it; it took
+longer than ``tool_timeout``; it raised an exception; its result cannot be serialized to JSON."""
 
 
 class ArgumentError(ValueError):
-    """A value in the arguments of a call that the API would not take, with its path. Nothing was sent."""
+    """An invalid value in the arguments of a call, with its path. Nothing was sent."""
 
 
 class FriendliError(Exception):
-    """Root of everything that this library raises about a call.
+    """Root of the errors that this library raises for a call.
 
     Attributes:
-        meta: Status, headers, request id and attempts of the call; None where no attempt had begun.
-        partial: What an open stream had received before it failed; None for everything else.
+        meta: Status, headers, request id and attempts of the call; None if no attempt had started.
+        partial: What an open stream had received before it failed; None for all other calls.
     """
 
-    # Attributes beyond the message are set after construction or by keyword, each with a default: so the default
-    # pickling of exceptions, which calls the class with its message and then restores __dict__, just works.
+    # All attributes except the message have defaults, and are set after construction or by keyword. The default
+    # pickling of exceptions, which calls the class with its message and then restores __dict__, thus works.
     meta: Meta | None = None
     partial: Partial | None = None
 
@@ -66,16 +66,16 @@ class FriendliError(Exception):
 
 
 class ConfigurationError(FriendliError, ValueError):
-    """The client cannot be used as it is set up: no token, a bad URL, a closed client. Nothing was sent."""
+    """The client cannot be used: no token, an invalid setting, a closed client. Nothing was sent."""
 
 
 class APIConnectionError(FriendliError):
-    """There was no usable reply.
+    """There was no usable response.
 
     Attributes:
-        sent: Whether the request can have been accepted (and billed). False: it never left.
-        hopeless: Whether another try would only bring it again (a refused certificate, versions of TLS that do not
-            meet, a proxy that says no): then there is none.
+        sent: Whether the request may have been accepted (and billed). False if it was never sent.
+        hopeless: Whether a retry would fail in the same way (an invalid certificate, no common TLS version, a request
+            rejected by the proxy), and is therefore not made.
     """
 
     sent: bool = False
@@ -89,11 +89,11 @@ class APIConnectionError(FriendliError):
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """A time limit was reached.
+    """A timeout expired.
 
     Attributes:
-        limit: Which one, by its name in ``Timeouts``.
-        seconds: How long it was.
+        limit: Its name in ``Timeouts``.
+        seconds: Its length in seconds.
     """
 
     limit: TimeoutLimit = "total"
@@ -115,7 +115,7 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 
 class StreamInterruptedError(APIConnectionError):
-    """A stream ended before it was complete; ``partial`` holds what had arrived."""
+    """A stream ended before it was complete; ``partial`` holds what had been received."""
 
     def __init__(
         self, message: str = "", *, sent: bool = True, meta: Meta | None = None, partial: Partial | None = None
@@ -124,18 +124,18 @@ class StreamInterruptedError(APIConnectionError):
 
 
 class APIStatusError(FriendliError):
-    """The server answered with an error.
+    """The server returned an error.
 
     Attributes:
-        status_code: The status that the error stands for. Of an error inside a stream it is the one that the error's
-            code or type names (``meta.status`` stays 200).
-        code: The server's error code, if it gave one.
-        type: The server's error type, if it gave one.
-        message: The server's own words, at most 2,000 characters of them; ``HTTP 502 Bad Gateway`` where it had none.
-        body: The error body as text, cut at ``Limits.error``.
+        status_code: The HTTP status. For an error inside a stream, the status that its code or type stands for
+            (``meta.status`` remains 200).
+        code: The server's error code, if any.
+        type: The server's error type, if any.
+        message: The server's error message, truncated to 2,000 characters; ``HTTP 502 Bad Gateway`` if it has none.
+        body: The error body as text, truncated to ``Limits.error``.
         request_id: The server's ``x-request-id``.
-        retry_after: Seconds that the server asked to wait before another try, or None. Of a 429 without
-            ``Retry-After``: until what is used up of its limits is there again.
+        retry_after: Seconds that the server asks to wait before a retry, or None. For a 429 without ``Retry-After``,
+            the time until its exhausted limits are reset.
     """
 
     status_code: int = 0
@@ -175,31 +175,31 @@ class APIStatusError(FriendliError):
 
 
 class BadRequestError(APIStatusError):
-    """400: the request is wrong."""
+    """400: the request is invalid."""
 
 
 class AuthenticationError(APIStatusError):
-    """401: the token is missing, wrong or expired."""
+    """401: the token is missing, invalid or expired."""
 
 
 class PermissionDeniedError(APIStatusError):
-    """403: the token may not do this."""
+    """403: the token lacks the permission."""
 
 
 class NotFoundError(APIStatusError):
-    """404: no such model, endpoint or file."""
+    """404: the model, endpoint or file does not exist."""
 
 
 class ConflictError(APIStatusError):
-    """409: at odds with the present state."""
+    """409: the request conflicts with the current state."""
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: well-formed, but the server refuses a value."""
+    """422: the request is well-formed, but the server rejects a value."""
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests, or too long in a dedicated endpoint's queue; ``retry_after``: when to come back."""
+    """429: too many requests, or too long in a dedicated endpoint's queue; ``retry_after`` is the time to wait."""
 
 
 class InternalServerError(APIStatusError):
@@ -207,10 +207,10 @@ class InternalServerError(APIStatusError):
 
 
 class ResponseDecodeError(FriendliError):
-    """The reply is not what the API promises, or is larger than a size limit.
+    """The reply does not match the API, or exceeds a size limit.
 
     Attributes:
-        excerpt: The beginning of the bytes in question, as text, bounded.
+        excerpt: The start of the offending bytes as text, truncated.
     """
 
     excerpt: str = ""
@@ -223,16 +223,16 @@ class ResponseDecodeError(FriendliError):
 
 
 class ToolError(FriendliError):
-    """A tool did not do what the model asked for.
+    """A tool call failed.
 
-    A tool raises it to tell the model so in its own words. A run raises it where ``on_tool_error`` is "raise"; its
-    ``__cause__`` is then what the tool raised.
+    A tool raises it to send the model its own error message. A run raises it if ``on_tool_error`` is "raise", with the
+    tool's exception as ``__cause__``.
 
     Attributes:
-        kind: What was wrong.
-        call: The call, of an error that a run raises; None of one that a tool raises.
+        kind: Why it failed.
+        call: The tool call, if raised by a run; None if raised by a tool.
         messages: The conversation up to the turn of that call, ready for another call.
-        usage: What the turns up to then were billed for, as far as the server has told.
+        usage: The usage of the turns so far, as far as the server has reported it.
     """
 
     kind: ToolProblem = "failed"
@@ -259,12 +259,12 @@ class ToolError(FriendliError):
 
 
 class TurnLimitError(FriendliError):
-    """A run with tools was not over after ``max_turns``.
+    """A run with tools was not finished after ``max_turns``.
 
     Attributes:
-        messages: The whole conversation, results of the last turn's tools included: another run can go on from there.
-        usage: What all turns were billed for, as far as the server has told.
-        turns: How many there were.
+        messages: The whole conversation, including the last turn's tool results: another run can continue it.
+        usage: The usage of all turns, as far as the server has reported it.
+        turns: The number of turns.
     """
 
     messages: list[Any]
@@ -288,13 +288,13 @@ class TurnLimitError(FriendliError):
 
 
 class OutputError(ResponseDecodeError):
-    """An answer is no value of the type that was asked for.
+    """A structured output does not match the requested type.
 
     Attributes:
-        reply: The reply that has the answer, with its ``usage``: what several answers were billed for, where it was
-            asked for again. None where a stream turned out to be no JSON while it went on.
-        path: Where in the answer the fault is, as ``lines[0].total``; "" for the whole.
-        text: The answer's text.
+        reply: The reply with the output; its ``usage`` is the sum over all answers if the model was asked again. None
+            if a stream was found not to be JSON before its end.
+        path: Path of the invalid value, such as ``lines[0].total``; "" for the whole output.
+        text: The output's text.
     """
 
     reply: Reply | None = None
@@ -319,15 +319,15 @@ class OutputError(ResponseDecodeError):
 
 
 class OutputCutOffError(OutputError):
-    """The answer ended before it was complete: at its limit of tokens, or because the stream was cut."""
+    """The output was truncated: by the token limit, or because the stream was interrupted."""
 
 
 class OutputInvalidError(OutputError):
-    """The answer is no JSON, or does not fit the type; or the model refused, or called a tool, instead."""
+    """The output is not JSON, or does not match the type; or the model refused, or called a tool instead."""
 
 
 SDKError = APIStatusError
-"""The name that the official SDK gives to its 4XX and 5XX error."""
+"""The official SDK's name for its 4XX and 5XX error."""
 
 _STATUS_CLASSES: Final[dict[int, type[APIStatusError]]] = {
     400: BadRequestError,
@@ -338,11 +338,11 @@ _STATUS_CLASSES: Final[dict[int, type[APIStatusError]]] = {
     422: UnprocessableEntityError,
     429: RateLimitError,
 }
-"""The class of each status that has its own; from 500 on it is InternalServerError, else APIStatusError."""
+"""Statuses with a class of their own; others are InternalServerError from 500 on, else APIStatusError."""
 
 
 def status_class(status: int) -> type[APIStatusError]:
-    """The error class of an HTTP status."""
+    """Returns the error class of an HTTP status."""
     if status >= 500:
         return InternalServerError
     return _STATUS_CLASSES.get(status, APIStatusError)

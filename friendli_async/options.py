@@ -1,4 +1,4 @@
-"""The settings that are values of their own: time limits, size limits, the retry policy. All frozen, all checked."""
+"""Option values: timeouts, size limits, retry policy, pacing. All are immutable and validated."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LARGEST: Final = sys.float_info.max
 _RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
-def _number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
-    """Checks that a field is a finite number, not below ``minimum`` (or, with ``above``, greater than it)."""
+def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool = False) -> None:
+    """Checks that a field is a finite number, at least ``minimum``, or with ``above`` greater than it."""
     value = getattr(owner, name)
-    # bool is an int, and `connect=True` is never meant as one second.
+    # bool is a subclass of int, but `connect=True` does not mean one second.
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if not is_number or value < minimum or (above and value == minimum):
         bound = f"greater than {minimum:g}" if above else f"at least {minimum:g}"
@@ -32,7 +32,7 @@ def _number(owner: object, name: str, *, minimum: float = 0.0, above: bool = Fal
 
 
 def check_count(name: str, value: object) -> None:
-    """Checks that a setting is a whole number, at least 1.
+    """Checks that a setting is an integer, at least 1.
 
     Raises:
         ConfigurationError: It is not.
@@ -41,12 +41,12 @@ def check_count(name: str, value: object) -> None:
         raise ConfigurationError(f"{name} must be a whole number, at least 1, not {value!r}")
 
 
-class _Hinting(msgspec.StructMeta):
-    """Tells of a field that there is not what it is called here."""
+class _HintingMeta(msgspec.StructMeta):
+    """Suggests the right name in the TypeError for an unknown field."""
 
     if not TYPE_CHECKING:  # to type checkers the fields are the parameters
 
-        def __call__(cls, *args: object, **fields: object) -> object:  # noqa: N805  # it is a metaclass
+        def __call__(cls, *args: object, **fields: object) -> object:  # noqa: N805  # a metaclass
             try:
                 return super().__call__(*args, **fields)
             except TypeError:
@@ -56,36 +56,36 @@ class _Hinting(msgspec.StructMeta):
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {unknown[0]!r}{hint}")
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Hinting):
-    """Base of the values that users make."""
+class _Value(msgspec.Struct, frozen=True, kw_only=True, metaclass=_HintingMeta):
+    """Base of the option values that users create."""
 
 
 @described
 class Timeouts(_Value, frozen=True, kw_only=True):
-    """Time limits in seconds; None switches one off. The error of an expired one says which it was."""
+    """Timeouts in seconds; None disables one. ``APITimeoutError.limit`` names the one that expired."""
 
     connect: float | None = 5.0
     """To resolve the name and open a connection, TLS included."""
     pool: float | None = None
-    """To wait for a free place among ``max_connections``. Never retried. Default: no limit, since waiting in one's
-    own line is nobody's fault; ``total`` bounds it."""
+    """To wait for one of the ``max_connections`` slots. Never retried. Default: no limit but ``total``, as waiting in
+    the client's own queue is not a failure."""
     first_event: float | None = 600.0
     """Per attempt, from the end of connecting to the first event of a stream, or to the whole reply of a plain call.
 
-    While a form with files is being sent, it starts anew with every piece."""
+    While a form with files is being sent, it restarts with every chunk."""
     idle: float | None = 60.0
-    """Between events that carry data, while somebody waits for the next; comments and pings do not count."""
+    """Between events that carry data, while a reader waits for the next; comments and pings do not count."""
     total: float | None = None
-    """Wall time over everything: attempts, sleeps between them, and the reading of a stream."""
+    """Wall time of the whole call: attempts, waits between them, and reading the stream."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             if getattr(self, name) is not None:
-                _number(self, name, above=True)
+                _check_number(self, name, above=True)
 
     @classmethod
     def of(cls, value: Timeouts | float | None) -> Timeouts:
-        """A number is the total; None is no limit at all."""
+        """Returns timeouts unchanged; converts a number to ``total``, and None to no limits."""
         if isinstance(value, Timeouts):
             return value
         if value is None:
@@ -95,14 +95,14 @@ class Timeouts(_Value, frozen=True, kw_only=True):
 
 @described
 class Limits(_Value, frozen=True, kw_only=True):
-    """Size limits in decompressed bytes. Beyond one: ``ResponseDecodeError`` (an error body is cut instead)."""
+    """Size limits in decompressed bytes. Exceeding one raises ``ResponseDecodeError``; error bodies are truncated."""
 
     event: int = 32 * 1024 * 1024
     """One event of a stream."""
     reply: int = 64 * 1024 * 1024
     """The reply of a plain call."""
     error: int = 64 * 1024
-    """The body of an error."""
+    """The body of an error response."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -111,32 +111,32 @@ class Limits(_Value, frozen=True, kw_only=True):
 
 @described
 class RetryPolicy(_Value, frozen=True, kw_only=True):
-    """When and how a failed attempt is repeated: exponential back-off with full jitter.
+    """When and how failed attempts are retried: exponential backoff with full jitter.
 
-    What may be repeated at all is the operation's to say: what was never sent, 408, 429 and 503 always; what may have
-    been accepted only where repeating does no harm. ``Retry-After`` of the server is obeyed and never undercut.
+    The operation decides what is safe to retry: requests that were never sent, and statuses 408, 429 and 503, always;
+    requests that may have been accepted, only if repeating them does no harm. A ``Retry-After`` is never undercut.
     """
 
     max_attempts: int = 3
-    """Attempts in all, the first included; 1 is no retry."""
+    """Maximum number of attempts, including the first; 1 disables retries."""
     initial: float = 0.5
-    """Upper end of the first wait, seconds; the wait itself is uniform between 0 and that."""
+    """Upper bound of the first wait in seconds; the wait is uniformly distributed between 0 and the bound."""
     multiplier: float = 2.0
-    """What each further upper end is multiplied by."""
+    """Factor by which the bound grows with each retry."""
     max_wait: float = 30.0
-    """The largest upper end, seconds."""
+    """Maximum of the bound in seconds."""
     max_retry_after: float = 60.0
-    """The longest ``Retry-After`` that is waited for, seconds; a longer one raises at once (``retry_after``)."""
+    """Longest ``Retry-After`` to wait for, in seconds; a longer one raises at once (see ``retry_after``)."""
     statuses: AbstractSet[int] = _RETRYABLE_STATUSES
-    """Statuses that are retried: any subset of the default."""
+    """Statuses to retry: any subset of the default."""
     on_retry: Callable[[Attempt], object] | None = None
-    """Called with the failed attempt before the sleep (its ``wait``). What it raises is logged and changes nothing."""
+    """Called with the failed attempt before its ``wait``. Exceptions that it raises are logged and ignored."""
 
     def __post_init__(self) -> None:
         check_count("RetryPolicy.max_attempts", self.max_attempts)
         for name in ("initial", "max_wait", "max_retry_after"):
-            _number(self, name)
-        _number(self, "multiplier", minimum=1.0)
+            _check_number(self, name)
+        _check_number(self, "multiplier", minimum=1.0)
         try:
             unknown = [status for status in self.statuses if status not in _RETRYABLE_STATUSES]
         except TypeError:
@@ -153,19 +153,19 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
 
 @described
 class Pacing(msgspec.Struct, frozen=True):
-    """What the calls of one client, its copies included, learn from each other. ``Pacing(None)`` is nothing at all.
+    """Rate-limit holds and retry budget, shared by the calls of a client and its copies; ``Pacing(None)`` has neither.
 
-    A call that is held back waits inside its ``total``, and its ``timing.queued`` counts the wait. One whose wait does
-    not fit into ``total``, or is longer than its ``RetryPolicy.max_retry_after``, raises at once what the server said
-    to the others: ``RateLimitError`` (or ``InternalServerError``), with what is left in ``retry_after``.
+    A call paused by a hold waits within its ``total``, and its ``timing.queued`` includes the wait. If the wait exceeds
+    ``total`` or the call's ``RetryPolicy.max_retry_after``, the call raises at once the error of the call that caused
+    the hold: ``RateLimitError`` (or ``InternalServerError``), with the remaining time in ``retry_after``.
     """
 
     obey: Literal["retry-after"] | None = "retry-after"
-    """What holds new calls back: a ``Retry-After`` (or its like) of a 429 or 503 holds back all to the same deployment
-    and model, for the same team and token, until then. None switches pacing off, the retry budget with it."""
+    """What starts a hold: a ``Retry-After`` (or equivalent) of a 429 or 503 pauses new calls to the same deployment and
+    model, for the same team and token, until then. None disables pacing, including the retry budget."""
     retry_budget: int | None = 100
-    """Retries that may be made in a row: each takes 1, each call that succeeds gives 0.1 back. When nothing is left,
-    errors are raised at once (``attempts[-1].cause`` says so). None is no budget."""
+    """Number of retries in a row: each takes 1, each successful call gives 0.1 back. Once it is used up, errors are
+    raised without a retry (``attempts[-1].cause`` says so). None is unlimited."""
 
     def __post_init__(self) -> None:
         if self.obey not in ("retry-after", None):

@@ -1,4 +1,4 @@
-"""What every answer and every error carries: how it came about, and what had arrived. And what a client is doing."""
+"""Building blocks of replies and errors: metadata, timing, usage, partial results; and the gauges of a client."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ T = TypeVar("T")
 
 
 def always(default: T) -> T:
-    """A default that is encoded all the same: whoever a reply is relayed to relies on it."""
+    """Returns a field default that is encoded despite ``omit_defaults``: recipients of a relayed reply rely on it."""
     return msgspec.field(default_factory=lambda: default)
 
 
 class Headers(Mapping[str, str]):
-    """Reply headers: read-only, names in any case; a repeated header's values are joined with ``", "``.
+    """Response headers: read-only, with case-insensitive names; values of a repeated header are joined by ``", "``.
 
-    Plain data, so that it can be pickled and copied along with the reply or the error that carries it.
+    Plain data, so that it can be pickled and copied with the reply or error that it belongs to.
     """
 
-    __slots__ = ("_held",)
+    __slots__ = ("_items",)
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        self._held: tuple[tuple[str, str], ...] | dict[str, str] = tuple(items)
+        self._items: tuple[tuple[str, str], ...] | dict[str, str] = tuple(items)
 
     def _by_name(self) -> dict[str, str]:
-        """The values by their lower-case names. Made when somebody asks: few do, and each call has headers."""
-        held = self._held
-        if isinstance(held, tuple):
-            held = self._held = _joined(held)
-        return held
+        """Returns the values by lower-case name. Built lazily, as most calls never access their headers."""
+        items = self._items
+        if isinstance(items, tuple):
+            items = self._items = _join_values(items)
+        return items
 
     def __getitem__(self, name: str) -> str:
         return self._by_name()[name.lower()]
@@ -63,15 +63,15 @@ class Headers(Mapping[str, str]):
 
 
 def request_id_of(headers: Headers) -> str | None:
-    """The ``x-request-id``: the first, where a proxy has added another."""
+    """Returns the ``x-request-id``; the first, if a proxy has added another."""
     return next(filter(None, parts(headers.get("x-request-id", ""))), None)
 
 
-def _joined(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _join_values(items: Iterable[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, str] = {}
     for name, value in items:
         key, text = name.lower(), value
-        if not text.isascii():  # bytes that are no UTF-8 arrive as lone surrogates, which cannot be printed
+        if not text.isascii():  # bytes that are not UTF-8 were decoded to lone surrogates, which cannot be printed
             text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         values[key] = f"{values[key]}, {text}" if key in values else text
     return values
@@ -79,79 +79,79 @@ def _joined(items: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 @described
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One try of a call."""
+    """One attempt of a call."""
 
     number: int = 0
-    """Its place among the attempts of its call, from 1."""
+    """Its number within the call, from 1."""
     status: int | None = None
-    """HTTP status of the reply; None when there was none."""
+    """HTTP status of the response; None if there was none."""
     error: str | None = None
-    """Class name of its error; None for the attempt that succeeded."""
+    """Class name of its error; None if it succeeded."""
     cause: str | None = None
-    """Why it did not succeed, as ``ErrorClass: message``; None for the attempt that did."""
+    """Why it failed, as ``ErrorClass: message``; None if it succeeded."""
     wait: float = 0.0
-    """Seconds slept after it, before the next one."""
+    """Seconds between its end and the next attempt."""
     elapsed: float = 0.0
-    """Seconds that it took."""
+    """Its duration in seconds."""
 
 
 @described
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of a call went. Seconds since the call began, where nothing else is said."""
+    """Time measurements of a call. Times are seconds since the call started, unless noted otherwise."""
 
     queued: float = 0.0
-    """Seconds that its attempts waited for a free place among ``max_connections``, and that ``Pacing`` held it back."""
+    """Seconds spent waiting for one of the ``max_connections`` slots, and paused by ``Pacing``."""
     connecting: float = 0.0
     """Seconds that its attempts took to get their connections."""
     first_event: float | None = None
-    """When the first event came, or the whole of a plain reply."""
+    """When the first event arrived, or the whole of a plain reply."""
     first_text: float | None = None
-    """When the first text of a stream came."""
+    """When the first text of a stream arrived."""
     last_event: float | None = None
-    """When the latest event came."""
+    """When the latest event arrived."""
     total: float = 0.0
-    """How long it has taken, or took: it grows until the end."""
+    """Duration of the call; it grows until the end."""
     events: int = 0
-    """How many events came."""
+    """Number of events received."""
     bytes: int = 0
-    """How many bytes of body came, decompressed."""
+    """Number of body bytes received, decompressed."""
     gap_p50: float | None = None
-    """Median of the seconds between reads that brought events, within 2 %."""
+    """Median of the seconds between reads that completed events, within 2 %."""
     gap_p95: float | None = None
-    """Their 95th percentile, within 2 %."""
+    """95th percentile of these gaps, within 2 %."""
     gap_max: float | None = None
-    """The longest of them."""
+    """The longest of these gaps."""
     tokens_per_second: float | None = None
-    """Completion tokens, by the usage, over the time from the first to the last event."""
+    """Completion tokens of the usage, divided by the time from the first to the last event."""
 
 
 @described
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """How a reply, a stream or an error came about."""
+    """Metadata of a reply, a stream or an error."""
 
     status: int | None = None
-    """HTTP status of the last reply; None when no attempt got one."""
+    """HTTP status of the last attempt's response; None if there was none."""
     headers: Headers = Headers()
-    """Headers of the last reply."""
+    """Headers of that response."""
     attempts: tuple[Attempt, ...] = ()
-    """Every attempt, the last one last."""
+    """All attempts in order."""
     elapsed: float = 0.0
-    """Seconds from the call to its outcome, sleeps included; of a stream, to its first event."""
+    """Seconds from the call to its outcome, including waits; for a stream, to its first event."""
     timing: Timing = Timing()
-    """Where the time went; of an open stream, up to its first event (``stream.timing`` goes on)."""
+    """Time measurements; for an open stream, up to its first event (``stream.timing`` is current)."""
 
     @property
     def request_id(self) -> str | None:
-        """The server's ``x-request-id``, to quote to its operators; the first, where a proxy has added its own."""
+        """The server's ``x-request-id``, for support requests; the first, if a proxy has added its own."""
         return request_id_of(self.headers)
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """What is left of the limits, as the last reply's headers told it; None where they told nothing of it."""
+        """The rate limits by the response headers; None if these have none."""
         return rate_limit_of(self.headers)
 
     def with_timing(self, timing: Timing) -> Meta:
-        """The same with another timing."""
+        """Returns a copy with another timing."""
         return msgspec.structs.replace(self, timing=timing)
 
 
@@ -160,16 +160,16 @@ class Reply(
 ):
     """Base of the top-level replies.
 
-    ``meta`` is kept beside the struct's fields, so comparing, encoding and printing a reply see what the server said
-    and nothing else; nor is it copied or pickled with them.
+    ``meta`` is not a field of the struct: comparing, encoding and printing a reply ignore it, and so do copying and
+    pickling.
     """
 
     answered_by: ClassVar[tuple[str, ...]] = ()
-    """The fields of which one has to be filled, or there is no answer in it."""
+    """Fields of which at least one must be set, or the reply contains no answer."""
 
     @property
     def meta(self) -> Meta:
-        """How this reply came about. Only replies of a call have it; raises AttributeError on a hand-made one."""
+        """The call's metadata. Raises AttributeError on a reply that did not come from a call."""
         meta: Meta | None = self.__dict__.get("_meta")
         if meta is None:
             raise AttributeError(f"this {type(self).__name__} did not come from a call, so it has no meta")
@@ -177,37 +177,37 @@ class Reply(
 
     @property
     def raw(self) -> Any:
-        """The reply's JSON as the server sent it, with what this version has no field for; decoded anew at each look.
+        """The reply's JSON as the server sent it, including fields unknown to this version; decoded on each access.
 
-        Raises AttributeError on a hand-made reply, and on one that a stream added up to.
+        Raises AttributeError on a reply that did not come from a call, or was accumulated from a stream.
         """
         data: bytes | None = self.__dict__.get("_raw")
         if data is None:
             raise AttributeError(f"this {type(self).__name__} did not come in one piece, so there is no JSON of it")
-        import json  # what msgspec decodes strictly, NaN and lone surrogates included
+        import json  # unlike msgspec, it accepts NaN and lone surrogates
 
         return json.loads(data)
 
 
 def keep_raw(reply: object, data: bytes) -> None:
-    """Gives a freshly decoded reply the bytes that it came as, for ``raw``."""
+    """Stores the response body in a newly decoded reply, for ``raw``."""
     if isinstance(reply, Reply):
         msgspec.structs.force_setattr(reply, "_raw", data)
 
 
 def kept_raw(reply: object) -> bytes | None:
-    """The bytes that a reply came as; None where it did not come in one piece."""
+    """Returns the response body that a reply was decoded from; None if it was accumulated from a stream."""
     return reply.__dict__.get("_raw") if isinstance(reply, Reply) else None
 
 
 def attach_meta(reply: object, meta: Meta) -> None:
-    """Gives a freshly decoded reply its ``meta``; what is no Reply has no place for it."""
+    """Stores the ``meta`` in a newly decoded reply; does nothing if it is not a Reply."""
     if isinstance(reply, Reply):
         msgspec.structs.force_setattr(reply, "_meta", meta)
 
 
 def remade(kind: type[R], reply: Reply, **fields: object) -> R:
-    """A reply made of another one, whose fields, ``meta`` and ``raw`` it has."""
+    """Returns a reply of type ``kind`` with the fields (or ``fields``), ``meta`` and ``raw`` of another."""
     made = kind(**{**msgspec.structs.asdict(reply), **fields})
     for name, value in vars(reply).items():
         msgspec.structs.force_setattr(made, name, value)
@@ -215,21 +215,21 @@ def remade(kind: type[R], reply: Reply, **fields: object) -> R:
 
 
 class Value(PydanticField, msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
-    """Base of what is inside a reply or an event.
+    """Base of the values inside replies and events.
 
-    Made by the million, and never in a reference cycle: the garbage collector need not look at it. What the server left
-    out is left out of encoding and printing, too.
+    Instances are created by the million, and never in reference cycles, so the garbage collector does not track them.
+    Fields that the server omitted are also omitted when encoding and printing.
     """
 
 
 class PromptTokensDetails(Value, frozen=True):
-    """Where the prompt's tokens came from."""
+    """Breakdown of the prompt tokens."""
 
     cached_tokens: int | None = None
 
 
 class CompletionTokensDetails(Value, frozen=True):
-    """What the generated tokens were spent on."""
+    """Breakdown of the completion tokens."""
 
     reasoning_tokens: int | None = None
     accepted_prediction_tokens: int | None = None
@@ -247,7 +247,7 @@ class Usage(Value, frozen=True):
 
 
 def added(one: S | None, other: S | None) -> S | None:
-    """Two usages, or parts of two, added up; what neither tells stays untold."""
+    """Returns the sum of two usages, or of parts of them. Fields that are None in both stay None."""
     if one is None or other is None:
         return one or other
     sums: dict[str, Any] = {}
@@ -261,12 +261,12 @@ def added(one: S | None, other: S | None) -> S | None:
 
 
 def usage_of(reply: object) -> Usage | None:
-    """The usage of whatever has one, in the form that chat has."""
+    """Returns the usage of a reply of any API, in the form of the chat API; None if it has none."""
     return as_chat_usage(getattr(reply, "usage", None))
 
 
 def as_chat_usage(usage: Any) -> Usage | None:
-    """A usage of any API in the form that chat has."""
+    """Converts the usage of any API to the form of the chat API."""
     if usage is None or isinstance(usage, Usage):
         return usage
     taken, given = getattr(usage, "input_tokens", 0), getattr(usage, "output_tokens", 0)
@@ -281,23 +281,23 @@ def as_chat_usage(usage: Any) -> Usage | None:
 
 
 class UnknownEvent(Value, frozen=True):
-    """An event of a stream of a kind that this version does not know."""
+    """A stream event of a type unknown to this version."""
 
     type: str
     data: dict[str, Any]
-    """The whole event, as the server sent it."""
+    """The whole event as the server sent it."""
 
 
 class FunctionCall(Value, frozen=True, omit_defaults=False):
-    """The function that a model wants called."""
+    """The function of a tool call."""
 
     name: str = ""
     arguments: str = ""
-    """JSON text as the model wrote it: not necessarily valid, not necessarily complete in a ``Partial``."""
+    """JSON as generated by the model: possibly invalid, and in a ``Partial`` possibly incomplete."""
 
 
 class ToolCall(Value, frozen=True, omit_defaults=False):
-    """One tool call of a model's message. What the server leaves out is "", so that nobody has to ask."""
+    """One tool call of a model's message. Strings that the server omits are "", never None."""
 
     id: str = ""
     type: str = "function"
@@ -306,20 +306,20 @@ class ToolCall(Value, frozen=True, omit_defaults=False):
 
 @described
 class Partial(msgspec.Struct, frozen=True, kw_only=True):
-    """What had arrived when a stream ended early: ready to be stored, shown or continued from."""
+    """What a stream had received when it ended early: it can be stored, shown or continued."""
 
     text: str = ""
     """Text of choice 0."""
     reasoning: str = ""
     """Reasoning text of choice 0."""
     tool_calls: tuple[ToolCall, ...] = ()
-    """Tool calls of choice 0; the last one's arguments may be cut."""
+    """Tool calls of choice 0; the last one's arguments may be truncated."""
     usage: Usage | None = None
-    """What the server has told of the usage; it comes with the last events."""
+    """The usage, if received: servers send it with the last events."""
 
 
 def partial_of(reply: Any) -> Partial:
-    """What there is of a reply that has a text."""
+    """Returns the Partial for a reply, or an incomplete one, that has a ``text``."""
     return Partial(
         text=reply.text,
         reasoning=getattr(reply, "reasoning", ""),
@@ -330,25 +330,25 @@ def partial_of(reply: Any) -> Partial:
 
 @described
 class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
-    """The connections of one event loop."""
+    """Connection counts of one event loop."""
 
     in_use: int = 0
-    """Places taken: by connections in use, and by calls that are connecting."""
+    """Connection slots in use, including by calls that are connecting."""
     idle: int = 0
-    """Open connections in the pool; 0 where the session is the user's, which tells nothing."""
+    """Idle connections in the pool; always 0 if the session is the user's own."""
     waiting: int = 0
-    """Calls that wait for a place."""
+    """Calls that wait for a connection slot."""
     open_streams: int = 0
     """Streams whose connection is in use."""
 
 
 @described
 class Gauges(LoopGauges, frozen=True, kw_only=True):
-    """What a client has under way, in all its event loops."""
+    """Connection and call counts of a client, summed over its event loops."""
 
     calls_in_flight: int = 0
-    """Calls that are being made, or wait for their next attempt; open streams are counted by themselves."""
+    """Calls in flight, including those that wait for their next attempt, but without open streams."""
     max_connections: int = 0
-    """Places per event loop."""
+    """Connection slots per event loop."""
     loops: tuple[LoopGauges, ...] = ()
-    """The same for each event loop that is running."""
+    """The counts of each running event loop."""

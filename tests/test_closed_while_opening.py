@@ -77,7 +77,7 @@ def test_without_a_socket_closing_is_cancelled_at_each_moment(moment: str, close
         transport = FakeTransport(answer)
         runtime = Runtime(transport, ChangeSignal(), 10)
         client = client_of("http://nowhere")
-        settings = Settings.initial({"token": "t", "observers": [seen], "retry": RetryPolicy()})
+        settings = Settings.from_options({"token": "t", "observers": [seen], "retry": RetryPolicy()})
         client._build(runtime, settings, owner=True)
         stream = ask(client)
         opening = asyncio.ensure_future(anext(stream))

@@ -68,10 +68,10 @@ class Client:
     def __init__(self, *answers: Answer, **settings: Any) -> None:
         self.transport = Server(*answers)
         self.runtime = Runtime(self.transport, ChangeSignal(), 10)
-        self.settings = Settings.initial({"token": "t", "retry": AT_ONCE, **settings})
+        self.settings = Settings.from_options({"token": "t", "retry": AT_ONCE, **settings})
 
     async def call(self, model: str | None = "m", deployment: str = "/serverless", **options: Any) -> Any:
-        engine = Engine(self.runtime, self.settings.changed(options), Deployment(deployment))
+        engine = Engine(self.runtime, self.settings.with_changes(options), Deployment(deployment))
         return await engine.call(OPERATION, Arguments(b"{}", model=model))
 
     async def fails(self, kind: type[FriendliError], **options: Any) -> Any:
@@ -367,24 +367,24 @@ def test_no_new_call_is_sent_before_the_time(seconds: float, begun: list[float],
 def test_what_is_over_is_forgotten_with_the_next_refusal() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=1.0)
     for number in range(1000):
-        pace.refused(LimitScope("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
+        pace.record_rejection(LimitScope("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
     assert len(pace.holds) == 1
 
 
 def test_a_hold_is_not_longer_on_a_loop_whose_clock_is_another() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=5.0)
-    pace.refused(LimitScope("http://x", "m"), busy, RetryPolicy(), 1e9)
-    hold = pace.hold(LimitScope("http://x", "m"), 0.0)
+    pace.record_rejection(LimitScope("http://x", "m"), busy, RetryPolicy(), 1e9)
+    hold = pace.active_hold(LimitScope("http://x", "m"), 0.0)
     assert hold is not None
-    assert hold.rest(0.0) == 5.0
+    assert hold.remaining(0.0) == 5.0
 
 
 def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
     pace = Pace()
     for seconds in (10.0, 1.0):
         error = RateLimitError("busy", status_code=429, retry_after=seconds)
-        pace.refused(LimitScope("http://x", "m"), error, RetryPolicy(), 0.0)
-    assert pace.hold(LimitScope("http://x", "m"), 9.0) is not None
+        pace.record_rejection(LimitScope("http://x", "m"), error, RetryPolicy(), 0.0)
+    assert pace.active_hold(LimitScope("http://x", "m"), 9.0) is not None
 
 
 # --- the retry budget ------------------------------------------------------------------------------------------------

@@ -459,7 +459,7 @@ def test_waking_is_told_where_it_is_set() -> None:
 @pytest.mark.parametrize("end", ["/v1", "/v1/", "/serverless/v1", "/serverless", "/dedicated"])
 def test_base_url_of_other_clients_is_refused_where_it_would_double_the_path(name: str, end: str) -> None:
     url: dict[str, Any] = {name: f"http://localhost:8000{end}"}
-    with pytest.raises(f.ConfigurationError, match=f"{name} ends where paths begin"):
+    with pytest.raises(f.ConfigurationError, match=f"{name} must not end with"):
         f.AsyncFriendli("token", **url)
 
 

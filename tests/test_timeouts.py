@@ -108,7 +108,7 @@ def test_a_limit_that_expires_after_every_finish_reason_ends_the_stream_well(lim
         event = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
         client = client_of("http://nowhere")
         timeouts = Timeouts(**{"idle": None, limit: 7.0})
-        settings = Settings.initial({"token": "t", "timeout": timeouts, "retry": None})
+        settings = Settings.from_options({"token": "t", "timeout": timeouts, "retry": None})
         transport = FakeTransport(replying(event, FOREVER))
         client._build(Runtime(transport, ChangeSignal(), 10), settings, owner=True)
         stream = ask(client)

@@ -73,7 +73,7 @@ def waking(*answers: Answer) -> tuple[type[BaseException], str, float]:
     async def main() -> tuple[type[BaseException], str, float]:
         runtime = Runtime(FakeTransport(replying(status=503), replying(SLEEPING), *answers), ChangeSignal(), 10)
         client = client_of("http://nowhere")
-        client._build(runtime, Settings.initial({"token": "t", "timeout": None, "wake": True}), owner=True)
+        client._build(runtime, Settings.from_options({"token": "t", "timeout": None, "wake": True}), owner=True)
         with pytest.raises(FriendliError) as raised:
             await client.dedicated.chat.complete(**ASKED)
         assert raised.value.meta is not None

@@ -1,4 +1,4 @@
-"""One call: build the request, attempt, judge, wait, and again. The only place where all parts of the machine meet."""
+"""The call loop: build a request, send it, evaluate the outcome, wait, retry. Connects all other parts of the core."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from friendli_async._core.observers import (
 )
 from friendli_async._core.pacing import LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
-from friendli_async._core.retry import REFUSED, Retries, may_repeat
+from friendli_async._core.retry import UNPROCESSED_STATUSES, Retries, may_repeat
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import excerpt, status_error, unframed
@@ -54,32 +54,32 @@ R = TypeVar("R")
 U = TypeVar("U")
 
 _logger: Final = logging.getLogger("friendli_async")
-# The status is known by then: its words must not keep the caller, or the place in the pool, for long.
+# The status is known by then: reading the error message must not hold up the caller, or the connection, for long.
 _ERROR_BODY_SECONDS: Final = 5.0
-# Servers that do not name their streams properly are let through; of others the first bytes are looked at.
+# Servers often mislabel their streams; for any other content type the first bytes decide.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
 _NO_HEADERS: Final = Headers()
-_BEFORE_A_STREAM: Final = b"\xef\xbb\xbf\r\n"
-_STREAM_BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_BOM_AND_NEWLINES: Final = b"\xef\xbb\xbf\r\n"
+_STREAM_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
-"""Mends what made the server say no to a call; says whether another attempt is worth it."""
+"""Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
 
 
 class Sink(Protocol):
-    """Takes a reply's bytes as they come."""
+    """Receives the bytes of a response body as they arrive."""
 
     async def begin(self, size: int | None) -> None:
-        """A reply of that many bytes, if it says so, begins; what came of an earlier attempt is void."""
+        """Starts a response body of ``size`` bytes (None if unknown). Data of an earlier attempt must be discarded."""
         ...
 
     async def write(self, data: bytes) -> None:
-        """Takes the next bytes."""
+        """Receives the next bytes."""
         ...
 
 
 class Engine:
-    """Makes the calls of one deployment, with one set of settings, over the client's runtime."""
+    """Makes the calls of one deployment with one set of settings, on the client's runtime."""
 
     def __init__(
         self, runtime: Runtime, settings: Settings, deployment: Deployment, recover: Recovery | None = None
@@ -91,19 +91,19 @@ class Engine:
 
     @cached_property
     def request_builder(self) -> RequestBuilder:
-        """What its requests have in common. Made on first use: a copy of a client has all engines, and uses one."""
+        """Builds the engine's requests. Created lazily: a copy of a client has every engine, but uses only one."""
         return RequestBuilder(self.settings, self.deployment)
 
     def replace(self, **changes: object) -> Engine:
-        """The same deployment with other settings."""
+        """Returns an engine for the same deployment with other settings."""
         return Engine(self.runtime, msgspec.structs.replace(self.settings, **changes), self.deployment, self.recover)
 
-    def recovering(self, recover: Recovery) -> Engine:
-        """The same with a way to mend what made the server say no."""
+    def with_recovery(self, recover: Recovery) -> Engine:
+        """Returns a copy that tries ``recover`` after an error response."""
         return Engine(self.runtime, self.settings, self.deployment, recover)
 
-    def __reduce__(self) -> NoReturn:  # whatever is copied of a client leads here
-        raise TypeError("what a client is made of holds connections and a token, so it cannot be pickled or copied")
+    def __reduce__(self) -> NoReturn:  # copying any part of a client ends up here
+        raise TypeError("the parts of a client hold connections and a token, so they cannot be pickled or copied")
 
     async def call(self, operation: Operation[T], arguments: Arguments) -> T:
         """Makes a plain call and returns the decoded reply.
@@ -119,16 +119,16 @@ class Engine:
     def opening(
         self, operation: Operation[Any], arguments: Arguments, collector: Callable[[], Collector[E, R, U]]
     ) -> StreamOpening[E, R, U]:
-        """What an EventStream needs to open itself; ``collector`` makes a new one for each attempt."""
+        """Returns the opening of an EventStream; ``collector`` creates a new collector for each attempt."""
         return StreamOpening(self, operation, arguments, collector)
 
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
-        """Makes a call whose reply is not JSON.
+        """Makes a call whose response body is not JSON.
 
         Args:
             operation: The operation; its decoder is not used.
-            arguments: What it sends, and where to.
-            sink: Takes the reply's bytes as they come; None where nobody wants to know what it says.
+            arguments: The request's body, path and query.
+            sink: Receives the response body; None discards it.
 
         Raises:
             FriendliError: See the error tree.
@@ -142,12 +142,12 @@ class Engine:
         given: object = connections
         if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
             raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
-        opened = await asyncio.gather(*(self._warm() for _ in range(connections)), return_exceptions=True)
+        opened = await asyncio.gather(*(self._open_connection() for _ in range(connections)), return_exceptions=True)
         for failure in opened:
             if failure is not None:
                 raise failure
 
-    async def _warm(self) -> None:
+    async def _open_connection(self) -> None:
         self.runtime.check()
         try:
             with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
@@ -161,11 +161,11 @@ class Call(Generic[T]):
     """One call through all its attempts.
 
     Args:
-        engine: What makes it.
-        operation: What is asked for.
-        arguments: What is sent with it.
-        accept: What the reply may be.
-        stream: Whether the reply is a stream: the call goes on after ``run``, and ends with the stream.
+        engine: Makes the call.
+        operation: The operation to call.
+        arguments: The request's body, path and query.
+        accept: The expected kind of response.
+        stream: Whether the response is a stream: the call then outlives ``run`` and ends with the stream.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -181,103 +181,103 @@ class Call(Generic[T]):
         self._arguments = arguments
         self._accept: Accept = accept
         self._stream = stream
-        self._begun = False
+        self._started = False
         self._interruption: FriendliError | None = None
-        self._interrupted_as: Outcome | None = None
+        self._interrupted_outcome: Outcome | None = None
         self._attempts: list[Attempt] = []
         self._status: int | None = None
         self._headers = _NO_HEADERS
         self._elapsed = 0.0
-        self._accepted = False  # an earlier attempt may have been accepted: ``sent`` of the last error says so
-        self._answered = False  # a plain reply has begun
-        self._replaced = False  # a dead pooled connection has been replaced: once is enough
+        self._accepted = False  # an attempt may have been accepted; becomes ``sent`` of the last error
+        self._reply_started = False  # the body of a plain reply is being read
+        self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
         self._recovered = False
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
     async def run(self, read: Callable[[Exchange], Awaitable[R]]) -> R:
-        """Builds, attempts, stop_conditions, waits, and again, until ``read`` has got what it wanted of a good reply.
+        """Sends requests until ``read`` has read a successful response, or no retry is left.
 
         Args:
-            read: Reads the reply of an attempt whose status is a good one.
+            read: Reads the response of an attempt with a 2XX status.
 
         Returns:
             What ``read`` returned.
 
         Raises:
             FriendliError: The last attempt's error.
-            Exception: What a token callable, or the source of a body, raised.
+            Exception: Raised by a token callable, or by the source of a body.
         """
-        self._begin()
+        self._start()
         runtime, retries = self._engine.runtime, None
         read_from: Exchange | None = None
         try:
             if runtime.pace.holds:
-                await self._held_back()
+                await self._wait_for_hold()
             while True:
-                began, dial = self._attempt_begins()
+                began, dial = self._start_attempt()
                 try:
                     try:
                         with self.clock:
-                            exchange = await runtime.transport.send(await self._request(), dial)
+                            exchange = await runtime.transport.send(await self._build_request(), dial)
                             self._status, self._headers = exchange.status, exchange.headers
                             if not 200 <= exchange.status < 300:
-                                raise await self._refusal(exchange)
+                                raise await self._error_response(exchange)
                             result = await read(exchange)
                             read_from = exchange
                     finally:
-                        self._delivered(dial)
+                        self._record_connection(dial)
                 except FriendliError as error:
-                    failed = Held(self._judged(error, began))
+                    failed = Held(self._record_failure(error, began))
                 else:
-                    self._attempt_ended(began, None)
-                    self._ended_well(result)
+                    self._record_attempt(began, None)
+                    self._finish_succeeded(result)
                     return result
 
-                if await self._mended(failed):
+                if await self._try_recovery(failed):
                     continue
                 if retries is None:
                     retries = Retries(self._engine.settings.retry, self.clock.time_left)
                 wait = self._wait_after(failed, retries)
-                self._attempt_judged(wait, failed.error)
+                self._report_attempt_ended(wait, failed.error)
                 if wait is None:
                     raise failed.take()
-                self._tell_of_retry(failed, wait)
-                del failed  # with its traceback, which would keep the caller's frames
+                self._report_retry(failed, wait)
+                del failed  # its traceback would keep the caller's frames alive
                 await self._sleep(wait)
         except BaseException as error:
-            if read_from is not None:  # an observer may raise KeyboardInterrupt when all has gone well
+            if read_from is not None:  # an observer may raise KeyboardInterrupt after a success
                 read_from.abort()
-            self._ended_badly(error)
+            self._finish_failed(error)
             raise
         finally:
             runtime.end(self)
 
     def interrupt(self, error: FriendliError, outcome: Outcome | None = None) -> None:
-        """Makes the call raise this error, at the loop's next turn: the first, whatever else goes wrong by then.
+        """Makes the call raise this error at the loop's next turn. The first interruption wins over later errors.
 
-        A stream that is being opened ends with its client as an open one does: cancelled, by StreamInterruptedError.
+        A stream that is being opened ends like an open one when its client closes: cancelled, StreamInterruptedError.
 
         Args:
             error: The error.
-            outcome: How the call has ended then; None for what the error says.
+            outcome: The outcome to report; None derives it from the error.
         """
         if self._interruption is not None:
             return
         if self._stream and outcome is None:
             error, outcome = StreamInterruptedError(str(error)), "cancelled"
         self._interruption = error
-        self._interrupted_as = outcome
-        if self._begun:  # else it is handed to the clock when the call begins
+        self._interrupted_outcome = outcome
+        if self._started:  # otherwise ``_start`` passes it to the clock
             self.clock.interrupt(error)
 
     @property
     def interrupted(self) -> bool:
-        """Whether it has been told to end."""
+        """Whether ``interrupt`` has been called."""
         return self._interruption is not None
 
     def meta(self) -> Meta:
-        """How the call came about so far."""
+        """Returns the call's metadata so far."""
         return Meta(
             status=self._status,
             headers=self._headers,
@@ -286,14 +286,14 @@ class Call(Generic[T]):
             timing=self.stopwatch.timing(None),
         )
 
-    # --- its steps -----------------------------------------------------------------------------------------------
+    # --- steps of the loop ---------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         engine = self._engine
         self.loop = asyncio.get_running_loop()
         self.clock = CallClock(engine.settings.timeouts, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
-        self._begun = True
+        self._started = True
         if self._interruption is not None:
             self.clock.interrupt(self._interruption)
         if engine.settings.observers is not None:
@@ -315,11 +315,11 @@ class Call(Generic[T]):
         try:
             engine.runtime.begin(self)
         except FriendliError as error:
-            self._ended_badly(error)
+            self._finish_failed(error)
             raise
 
-    def _attempt_begins(self) -> tuple[float, DialContext]:
-        self._status, self._headers, self._answered = None, _NO_HEADERS, False
+    def _start_attempt(self) -> tuple[float, DialContext]:
+        self._status, self._headers, self._reply_started = None, _NO_HEADERS, False
         self.clock.sent = False
         dial = DialContext(self.clock, fresh=self._replaced)
         reporter = self.reporter
@@ -336,28 +336,28 @@ class Call(Generic[T]):
             )
         return self.clock.now(), dial
 
-    async def _request(self) -> Request:
-        """Makes the attempt's request, for which a token, or the size of a file, may have to be asked for.
+    async def _build_request(self) -> Request:
+        """Builds the attempt's request, which may call the token callable, or read the size of a file.
 
         Raises:
-            ConfigurationError: There is no token, or it is unusable.
-            OSError: A file that is to be sent is not there.
+            ConfigurationError: The token is missing or unusable.
+            OSError: A file to upload cannot be opened.
         """
         engine, body = self._engine, self._arguments.body
         builder = engine.request_builder
-        authorization = await engine.settings.authorization() if builder.asks_for_token else builder.authorization
+        authorization = await engine.settings.authorization() if builder.per_request_token else builder.authorization
         framing = await body.headers() if isinstance(body, Form) else None
         return builder.build(self._operation, self._arguments, self._accept, authorization, framing)
 
-    def _delivered(self, dial: DialContext) -> None:
+    def _record_connection(self, dial: DialContext) -> None:
         self._replaced = dial.fresh
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
         dial.queued = dial.connecting = 0.0
         dial.on_connect = None
 
-    async def _refusal(self, exchange: Exchange) -> APIStatusError:
-        """The error of a status that is no good one."""
+    async def _error_response(self, exchange: Exchange) -> APIStatusError:
+        """Returns the error for a status other than 2XX."""
         try:
             body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
         except BaseException:
@@ -365,10 +365,10 @@ class Call(Generic[T]):
             raise
         return status_error(exchange.status, exchange.headers, body)
 
-    def _judged(self, error: FriendliError, began: float) -> FriendliError:
-        """Takes note of a failed attempt, and completes its error."""
-        error.__context__ = None  # a cancelled request of aiohttp's, whose frames hold the headers
-        if self._interruption is not None:  # what it led to, in the queue or on the wire, varies with the moment
+    def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
+        """Records a failed attempt, and returns its completed error."""
+        error.__context__ = None  # aiohttp's CancelledError, whose frames hold the headers
+        if self._interruption is not None:  # which error it causes depends on timing, so report the interruption itself
             error = copy.copy(self._interruption)
             if isinstance(error, APIConnectionError):
                 error.sent = self.clock.sent
@@ -380,11 +380,11 @@ class Call(Generic[T]):
         self._accepted = self._accepted or _may_have_been_accepted(error)
         if isinstance(error, APIConnectionError):
             error.sent = self._accepted
-        self._attempt_ended(began, error)
+        self._record_attempt(began, error)
         error.meta = self.meta()
         return error
 
-    def _attempt_ended(self, began: float, error: FriendliError | None) -> None:
+    def _record_attempt(self, began: float, error: FriendliError | None) -> None:
         elapsed = self.clock.now() - began
         self._elapsed = self.stopwatch.elapsed
         attempt = Attempt(
@@ -396,65 +396,65 @@ class Call(Generic[T]):
         )
         self._attempts.append(attempt)
         if error is None:
-            self._attempt_judged(None)
+            self._report_attempt_ended(None)
         if _logger.isEnabledFor(logging.DEBUG):
             outcome = self._status if error is None else f"{self._status or 'no reply'}, {type(error).__name__}"
             _logger.debug("%s: %s in %.3f s", self._label, outcome, elapsed)
 
-    def _attempt_judged(self, wait: float | None, error: BaseException | None = None) -> None:
-        """Tells of the attempt's end, once, however it ended."""
+    def _report_attempt_ended(self, wait: float | None, error: BaseException | None = None) -> None:
+        """Reports the end of the attempt to observers, at most once, whatever the outcome."""
         reporter = self.reporter
         if reporter is None or not reporter.attempting:
             return
         reporter.attempting = False
-        noted = self._attempts[-1].error if len(self._attempts) == reporter.attempt else type(error).__name__
-        reporter.report("attempt_ended", AttemptEnded, status=self._status, error=noted, wait=wait)
+        name = self._attempts[-1].error if len(self._attempts) == reporter.attempt else type(error).__name__
+        reporter.report("attempt_ended", AttemptEnded, status=self._status, error=name, wait=wait)
 
     @property
     def _label(self) -> str:
         return f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
 
-    def _may_go_on(self) -> bool:
+    def _can_resend(self) -> bool:
         body = self._arguments.body
         sendable = not isinstance(body, Form) or body.sendable
-        # A plain reply that began and broke off was worked for, and will be paid for.
-        spent = self._answered and self._operation.billed
-        return not self.clock.interrupted and not self._engine.runtime.transport.closed and sendable and not spent
+        # The server has generated a reply that broke off midway, and bills it.
+        billed = self._reply_started and self._operation.billed
+        return not self.clock.interrupted and not self._engine.runtime.transport.closed and sendable and not billed
 
-    def _may_repeat(self, failed: Held[FriendliError]) -> bool:
+    def _can_retry(self, failed: Held[FriendliError]) -> bool:
         policy = self._engine.settings.retry
-        return policy.max_attempts > 1 and self._may_go_on() and may_repeat(failed.error, self._operation, policy)
+        return policy.max_attempts > 1 and self._can_resend() and may_repeat(failed.error, self._operation, policy)
 
     def _wait_after(self, failed: Held[FriendliError], retries: Retries) -> float | None:
-        """Seconds until the next attempt; None: there is none."""
+        """Returns the seconds until the next attempt, or None if there is none."""
         settings, pace = self._engine.settings, self._engine.runtime.pace
         if settings.pacing.obey is not None and isinstance(failed.error, APIStatusError):
-            pace.refused(self._limit_scope, failed.error, settings.retry, self.clock.now())
-        wait = retries.wait_after(failed.error) if self._may_repeat(failed) else None
-        if wait is None or pace.may_retry(settings.pacing):
+            pace.record_rejection(self._limit_scope, failed.error, settings.retry, self.clock.now())
+        wait = retries.wait_after(failed.error) if self._can_retry(failed) else None
+        if wait is None or pace.take_retry(settings.pacing):
             return wait
         last = self._attempts[-1]
         self._attempts[-1] = msgspec.structs.replace(last, cause=f"{last.cause}; the retry budget is used up")
         failed.error.meta = self.meta()
         return None
 
-    async def _held_back(self) -> None:
-        """Waits while the server wants nothing new: it has told another call so."""
+    async def _wait_for_hold(self) -> None:
+        """Waits while a rate-limit hold, set by the response to another call, pauses new calls."""
         settings, pace = self._engine.settings, self._engine.runtime.pace
         if settings.pacing.obey is None:
             return
         longest = settings.retry.max_retry_after
-        while (hold := pace.hold(self._limit_scope, self.clock.now())) is not None:
+        while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began = self.clock.now()
-            rest, left = hold.rest(began), self.clock.time_left()
-            if (left is not None and rest >= left) or rest + self.stopwatch.queued > longest:
-                bound = "total" if rest + self.stopwatch.queued <= longest else "max_retry_after"
-                refusal = Held[FriendliError](hold.refusal(rest, bound))
-                refusal.error.meta = self.meta()
-                raise refusal.take()
-            late = jitter(settings.retry)
+            remaining, left = hold.remaining(began), self.clock.time_left()
+            if (left is not None and remaining >= left) or remaining + self.stopwatch.queued > longest:
+                bound = "total" if remaining + self.stopwatch.queued <= longest else "max_retry_after"
+                held = Held[FriendliError](hold.to_error(remaining, bound))
+                held.error.meta = self.meta()
+                raise held.take()
+            extra = jitter(settings.retry)
             try:
-                await self._sleep(rest + (late if left is None else min(late, (left - rest) / 2)))
+                await self._sleep(remaining + (extra if left is None else min(extra, (left - remaining) / 2)))
             finally:
                 self.stopwatch.queued += self.clock.now() - began
 
@@ -463,10 +463,10 @@ class Call(Generic[T]):
         builder = self._engine.request_builder
         return LimitScope(builder.base, self._arguments.model, builder.account)
 
-    async def _mended(self, failed: Held[FriendliError]) -> bool:
-        """Whether what made the server say no has been mended, as far as the deployment has a way: once a call."""
+    async def _try_recovery(self, failed: Held[FriendliError]) -> bool:
+        """Whether the deployment's recovery, if any, fixed what caused an error response: at most once per call."""
         recover = self._engine.recover
-        if recover is None or self._recovered or not self._may_go_on() or not isinstance(failed.error, APIStatusError):
+        if recover is None or self._recovered or not self._can_resend() or not isinstance(failed.error, APIStatusError):
             return False
         began = self.clock.now()
         try:
@@ -481,17 +481,17 @@ class Call(Generic[T]):
             waited = self.clock.now() - began
             self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], wait=waited)
         if self._recovered:
-            self._attempt_judged(0.0)
+            self._report_attempt_ended(0.0)
         return self._recovered
 
-    def _tell_of_retry(self, failed: Held[FriendliError], seconds: float) -> None:
-        told = self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], wait=seconds)
-        reason = told.status if isinstance(failed.error, APIStatusError) else told.error
+    def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
+        attempt = self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], wait=seconds)
+        reason = attempt.status if isinstance(failed.error, APIStatusError) else attempt.error
         _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, reason)
         on_retry = self._engine.settings.retry.on_retry
         if on_retry is not None:
             try:
-                on_retry(told)
+                on_retry(attempt)
             except Exception:
                 _logger.exception("RetryPolicy.on_retry failed; the retry goes on")
 
@@ -506,37 +506,37 @@ class Call(Generic[T]):
             error.meta = self.meta()
             raise
 
-    def _ended_badly(self, error: BaseException) -> None:
+    def _finish_failed(self, error: BaseException) -> None:
         self.stopwatch.stop()
         if self.reporter is not None:
-            self._attempt_judged(None, error)
+            self._report_attempt_ended(None, error)
             outcome = self._outcome_of(error)
-            told = None if outcome == "stopped" else error
-            self.reporter.end(outcome, self.stopwatch.timing(None), error=told, status=self._status)
+            reported = None if outcome == "stopped" else error
+            self.reporter.end(outcome, self.stopwatch.timing(None), error=reported, status=self._status)
 
     def _outcome_of(self, error: BaseException) -> Outcome:
-        if self._interrupted_as is not None:
-            return self._interrupted_as
+        if self._interrupted_outcome is not None:
+            return self._interrupted_outcome
         if not isinstance(error, Exception):
             return "cancelled"
         return "truncated" if isinstance(error, StreamInterruptedError) else "failed"
 
-    def _ended_well(self, reply: object) -> None:
+    def _finish_succeeded(self, reply: object) -> None:
         if self._engine.runtime.pace.spent:
-            self._engine.runtime.pace.succeeded()
+            self._engine.runtime.pace.record_success()
         if self._stream:
             return  # the call ends with its stream
         self.stopwatch.stop()
         if self.reporter is not None:
-            finished = _finish_reasons(reply) if self._operation.billed else ()
+            reasons = _finish_reasons(reply) if self._operation.billed else ()
             timing = self.stopwatch.timing(None)
-            self.reporter.end("done", timing, usage_of(reply), finished, status=self._status, head=reply, reply=reply)
+            self.reporter.end("done", timing, usage_of(reply), reasons, status=self._status, head=reply, reply=reply)
 
     # --- reading the reply ---------------------------------------------------------------------------------------
 
     async def read_reply(self, exchange: Exchange) -> T:
         """Reads and decodes a plain reply."""
-        self._answered = True
+        self._reply_started = True
         try:
             data = await exchange.read_all(self._engine.settings.limits.reply)
         except BaseException:
@@ -548,7 +548,7 @@ class Call(Generic[T]):
         return reply
 
     async def read_into(self, exchange: Exchange, sink: Sink | None) -> None:
-        """Hands a reply to a sink as it comes; the limit is then ``idle``."""
+        """Passes a response body to a sink as it arrives; from then on the ``idle`` timeout applies."""
         try:
             if sink is None:
                 await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
@@ -568,17 +568,17 @@ class Call(Generic[T]):
     async def read_first_event(
         self, exchange: Exchange, collector: Collector[E, R, U]
     ) -> tuple[Exchange, EventReader[E], Collector[E, R, U], bytes | bytearray | None]:
-        """Reads a stream up to its first event; the bytes are kept until it is known whether they are wanted."""
+        """Reads a stream up to its first event; also returns the bytes so far, for ``raw()`` and ``stop_when()``."""
         limit = self._engine.settings.limits.event
         try:
-            data = await self._first_bytes(exchange)
+            data = await self._read_first_bytes(exchange)
             head: bytes | bytearray | None = data
             reader = EventReader(collector, limit, exchange.status, exchange.headers)
             reader.feed(data)
             self.stopwatch.read(len(data), len(reader.ready))
             while not reader.ready and not reader.is_last:
                 data = await exchange.read()
-                head = _kept(head, data, limit)
+                head = _append_bounded(head, data, limit)
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(reader.ready))
             if reader.failure is not None and not reader.ready:
@@ -599,35 +599,35 @@ class Call(Generic[T]):
             raise
         return exchange, reader, collector, head
 
-    async def _first_bytes(self, exchange: Exchange) -> bytes:
-        """The first bytes of a stream, whatever its content type says; raises where they are none of a stream."""
+    async def _read_first_bytes(self, exchange: Exchange) -> bytes:
+        """Reads the first bytes of a stream; raises if neither they nor the content type indicate an event stream."""
         data = await exchange.read()
-        if data.startswith(_STREAM_BEGINNINGS):  # the everyday case, at once
+        if data.startswith(_STREAM_PREFIXES):  # fast path
             return data
-        named = exchange.headers.get("content-type", "")
-        kinds = {part.partition(";")[0].strip().lower() for part in named.split(",")}  # it may have been sent twice
-        if kinds & _STREAM_TYPES:
+        content_type = exchange.headers.get("content-type", "")
+        types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
+        if types & _STREAM_TYPES:
             return data
-        while _may_begin_a_stream(data) and (piece := await exchange.read()):
-            data += piece
-        if data.lstrip(_BEFORE_A_STREAM).startswith(_STREAM_BEGINNINGS):
+        while _needs_more_bytes(data) and (chunk := await exchange.read()):
+            data += chunk
+        if data.lstrip(_BOM_AND_NEWLINES).startswith(_STREAM_PREFIXES):
             return data
-        begun = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
-        error, said = unframed(begun, exchange.status, exchange.headers)
+        body = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
+        error, text = unframed(body, exchange.status, exchange.headers)
         if error is not None:
             raise error
-        instead = f"the server answered with {named} instead of an event stream"
-        raise ResponseDecodeError(f"{instead}: {said!r}" if said else instead, excerpt=excerpt(begun))
+        message = f"the server answered with {content_type} instead of an event stream"
+        raise ResponseDecodeError(f"{message}: {text!r}" if text else message, excerpt=excerpt(body))
 
 
-def _may_begin_a_stream(data: bytes) -> bool:
-    """Whether more has to come to tell."""
-    begun = data.lstrip(_BEFORE_A_STREAM)
-    return bool(data) and any(len(begun) < len(word) and word.startswith(begun) for word in _STREAM_BEGINNINGS)
+def _needs_more_bytes(data: bytes) -> bool:
+    """Whether more bytes are needed to tell if this is the start of a stream."""
+    start = data.lstrip(_BOM_AND_NEWLINES)
+    return bool(data) and any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
 
 
-def _kept(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
-    """The first bytes with those that follow; None once they are too many."""
+def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
+    """Appends bytes to the head of a stream; returns None once it exceeds the limit."""
     if head is None or len(head) + len(data) > limit:
         return None
     if not isinstance(head, bytearray):
@@ -637,7 +637,7 @@ def _kept(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray 
 
 
 def _finish_reasons(reply: object) -> tuple[str, ...]:
-    """Why the choices of a reply finished; why a message stopped; how a response ended."""
+    """Returns the finish reasons of a reply's choices, a message's stop reason, or a response's status."""
     choices: Any = getattr(reply, "choices", None)
     owners = [reply] if choices is None else choices
     names = ("stop_reason", "status") if choices is None else ("finish_reason",)
@@ -647,18 +647,18 @@ def _finish_reasons(reply: object) -> tuple[str, ...]:
 
 def _may_have_been_accepted(error: FriendliError) -> bool:
     if isinstance(error, APIStatusError):
-        return error.status_code not in REFUSED
+        return error.status_code not in UNPROCESSED_STATUSES
     return isinstance(error, APIConnectionError) and error.sent
 
 
 def _cause(error: FriendliError) -> str:
-    """``ErrorClass: words``, without the request id, which would make a label of each call."""
-    words = f"{error.status_code} {error.message}" if isinstance(error, APIStatusError) else str(error)
-    return f"{type(error).__name__}: {words}"
+    """Returns ``ErrorClass: message``, without the request id, which would make every cause unique."""
+    message = f"{error.status_code} {error.message}" if isinstance(error, APIStatusError) else str(error)
+    return f"{type(error).__name__}: {message}"
 
 
 class StreamOpening(Generic[E, R, U]):
-    """Opens one stream: see ``stream.Opening``."""
+    """Opens one stream: see ``events.stream.Opening``."""
 
     def __init__(
         self,
@@ -667,31 +667,31 @@ class StreamOpening(Generic[E, R, U]):
         arguments: Arguments,
         collector: Callable[[], Collector[E, R, U]],
     ) -> None:
-        self._engine = engine  # a stream keeps its client going
+        self._engine = engine  # keeps the client open while the stream exists
         self._call: Call[Any] | None = Call(engine, operation, arguments, "events", stream=True)
         self.collector = collector
 
     async def open(self) -> OpenStream[E, R, U]:
-        """Returns once the first event has arrived.
+        """Opens the stream, and returns it once its first event has arrived.
 
         Raises:
-            FriendliError: No attempt got that far.
+            FriendliError: No attempt received an event.
         """
         call = self._call
         assert call is not None, "opened once"
         exchange, reader, collector, head = await call.run(
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
-        self._call = None  # the request's body is in it
+        self._call = None  # releases the request body
         clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.abort_with)
         return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was told to end before it was open."""
+        """Whether ``interrupt`` was called before the stream was open."""
         return self._call is not None and self._call.interrupted
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes an ``open`` that is under way raise the error; ``outcome`` is how the stream has ended then."""
+        """Makes a pending ``open`` raise the error; ``outcome`` is the stream's outcome then."""
         if self._call is not None:
             self._call.interrupt(error, outcome)

@@ -1,4 +1,4 @@
-"""Errors on their way from where they are caught to where they are raised, without reference cycles."""
+"""Keeping, re-raising and discarding errors without reference cycles."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ E = TypeVar("E", bound=BaseException)
 
 
 class Held(Generic[E]):
-    """Holds a caught error until it is raised, as ``raise held.take()``.
+    """Holds a caught error until ``raise held.take()``.
 
-    A frame that keeps an error in a local variable while it raises it is part of the error's traceback: the frame holds
-    the error, and the error the frame, with the stream and the request that the frame knows. Only the garbage collector
-    ends that, and until it comes a dropped stream would keep its connection.
+    A frame that raises an error from a local variable becomes part of the error's traceback: the frame references the
+    error, and the error the frame, along with its stream and request. Only the garbage collector breaks this cycle,
+    and until it runs, a dropped stream would keep its connection.
     """
 
     __slots__ = ("_error",)
@@ -24,37 +24,38 @@ class Held(Generic[E]):
 
     @property
     def error(self) -> E:
-        """The error, to look at; no local variable may keep it where it is raised."""
+        """The error, for inspection. The frame that raises it must not store it in a local variable."""
         assert self._error is not None, "taken"
         return self._error
 
     def take(self) -> E:
-        """The error, which is held no more."""
+        """Returns the error, and releases it."""
         error, self._error = self.error, None
         return error
 
 
 def forget(error: BaseException) -> None:
-    """Takes the tracebacks off an error that is not raised any further, and off those that led to it.
+    """Removes the tracebacks of an error that is not propagated further, and of its causes and contexts.
 
-    Whoever still keeps the error (aiohttp keeps it on the connection that broke) would keep all frames of the call with
-    it, from CPython 3.12 on up to the user's own; in these stand the request's headers, and the stream.
+    Anything that still references the error (aiohttp stores it on the broken connection) would otherwise keep all
+    frames of the call alive, on CPython 3.12 and later up to the user's own; they hold the request headers and the
+    stream.
     """
     seen: set[int] = set()
-    behind: BaseException | None = error
-    while behind is not None and id(behind) not in seen:
-        seen.add(id(behind))
-        behind.__traceback__ = None
-        behind = behind.__cause__ or behind.__context__
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        current.__traceback__ = None
+        current = current.__cause__ or current.__context__
 
 
 def refuse_stop_iteration(error: BaseException) -> None:
-    """Says, of what the caller's own code raised, that it is no end: ``async for`` would take it for a good one.
+    """Rejects a StopAsyncIteration from a user callback: ``async for`` would mistake it for a regular end.
 
-    A token callable that is out of tokens, for instance. It is what PEP 479 does in generators.
+    A token callable that runs out of tokens may raise one. PEP 479 does the same for generators.
 
     Raises:
-        RuntimeError: It is a StopAsyncIteration.
+        RuntimeError: The error is a StopAsyncIteration.
     """
     if isinstance(error, StopAsyncIteration):
-        raise RuntimeError("what the client was given to call raised StopAsyncIteration") from error
+        raise RuntimeError("a callback raised StopAsyncIteration") from error

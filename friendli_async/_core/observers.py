@@ -1,4 +1,4 @@
-"""Who watches the calls: the events that observers are told, and how they are told. See ``Observer``."""
+"""Call events, and their delivery to observers. See ``Observer``."""
 
 from __future__ import annotations
 
@@ -15,179 +15,179 @@ __all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnde
 __all__ += ["Connected", "FirstEvent", "Observer", "Observers"]
 __all__ += ["CallReporter"]
 
-_numbers: Final = itertools.count(1)
+_call_ids: Final = itertools.count(1)
 
 Parameter = bool | int | float | str | tuple[str, ...]
-"""A setting of generation, as an observer is told of it."""
+"""Value of a generation parameter in ``CallStarted``."""
 
 
 @described
 class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened to a call. No event holds a header, a body or a token."""
+    """Base of the call events. No event holds a header, a body or a token."""
 
     call_id: int
     """Number of the call in this process: the same in all its events."""
     operation: str
-    """As ``chat.stream``: the group on the client, and the method."""
+    """The group on the client and the method, such as ``chat.stream``."""
     deployment: str
-    """``serverless``, ``dedicated``, ``container``, or "" for what belongs to none of them."""
+    """``serverless``, ``dedicated`` or ``container``; "" for operations of no deployment."""
     model: str | None = None
-    """The model that was asked for, where the call names one."""
+    """The requested model, if the call names one."""
     team: str | None = None
-    """The team that is billed, where the client names one."""
+    """The billed team, if the client names one."""
     attempt: int = 0
     """Number of the attempt, from 1; 0 before the first."""
 
 
 @described
 class CallStarted(CallEvent, frozen=True, kw_only=True):
-    """A call has begun. Nothing was sent yet."""
+    """A call has started. Nothing has been sent yet."""
 
     server_address: str = ""
     """Host of the base URL."""
     server_port: int | None = None
     """Port of the base URL."""
     parameters: Mapping[str, Parameter] = {}
-    """How to generate, as far as the call says, by the names of the wire: ``temperature``, ``max_tokens``, ``stop``...
-    Numbers, switches and names alone, no content."""
+    """The call's generation parameters by their wire names: ``temperature``, ``max_tokens``, ``stop``... Numbers, flags
+    and names only, no content."""
 
 
 @described
 class AttemptStarted(CallEvent, frozen=True, kw_only=True):
-    """An attempt begins: the request is built, and waits for a connection."""
+    """An attempt starts: the request is built, and waits for a connection."""
 
 
 @described
 class Connected(CallEvent, frozen=True, kw_only=True):
-    """There is a connection: the request goes out. Not told where the session is the user's own.
+    """An attempt got a connection, and sends its request. Not reported if the session is the user's own.
 
-    Told again in the same attempt where a pooled connection proved dead and was replaced, or a redirect is followed.
+    Reported again in the same attempt if a dead pooled connection is replaced, or a redirect is followed.
     """
 
     reused: bool = False
     """Whether the connection came from the pool."""
     queued: float = 0.0
-    """Seconds that the attempt waited for a place."""
+    """Seconds that the attempt waited for a connection slot."""
     connecting: float = 0.0
-    """Seconds that it took to get the connection."""
+    """Seconds that getting the connection took."""
 
 
 @described
 class AttemptEnded(CallEvent, frozen=True, kw_only=True):
-    """An attempt has ended: a plain call has its reply, a stream is open, it failed, or it was cancelled."""
+    """An attempt has ended: a plain call has its reply, a stream is open, or it failed or was cancelled."""
 
     status: int | None = None
-    """HTTP status of the reply; None when there was none."""
+    """HTTP status of the response; None if there was none."""
     error: str | None = None
-    """Class name of its error; None where it succeeded."""
+    """Class name of its error; None if it succeeded."""
     wait: float | None = None
-    """Seconds until the next attempt; None where there will be none."""
+    """Seconds until the next attempt; None if there is none."""
 
 
 @described
 class FirstEvent(CallEvent, frozen=True, kw_only=True):
-    """A stream's first event has come."""
+    """A stream's first event has arrived."""
 
     seconds: float = 0.0
-    """Since the call began."""
+    """Seconds since the call started."""
 
 
 @described
 class CallEnded(CallEvent, frozen=True, kw_only=True):
-    """A call has ended, in whatever way; the last event of each call, and told once."""
+    """A call has ended, in whatever way. The last event of each call, reported once."""
 
     outcome: str = "done"
     """``done``, ``stopped``, ``truncated``, ``failed`` or ``cancelled``: see ``EventStream.outcome``."""
     timing: Timing = Timing()
     usage: Usage | None = None
     finish_reasons: tuple[str, ...] = ()
-    """Why the choices that have finished did so."""
+    """Finish reasons of the finished choices."""
     error: str | None = None
-    """Class name of the error that ended it; None where none did."""
+    """Class name of the error that ended it; None if there was none."""
     status: int | None = None
-    """HTTP status of the last reply, or the one that an error in a stream named; None where there was neither."""
+    """HTTP status of the last response, or the status that an error in a stream names; None if there was neither."""
     response_id: str | None = None
-    """The id that the server gave to the reply."""
+    """The reply's ``id``."""
     response_model: str | None = None
-    """The model that answered, by the reply."""
+    """The reply's ``model``."""
 
 
 @described
 class CallContent(CallEvent, frozen=True, kw_only=True):
-    """What was asked and answered. Told before ``call_ended``, and only to an observer that has ``call_content``."""
+    """Request and reply of a call. Reported before ``call_ended``, and only to observers with ``call_content``."""
 
     request: bytes | None = None
-    """The body, JSON; None where it was a form, or nothing."""
+    """The JSON request body; None for a form, or an empty body."""
     reply: object = None
-    """The reply's struct; of a stream that did not end well, a ``Partial``; None where nothing came."""
+    """The reply's struct; a ``Partial`` for a stream that ended early; None if nothing arrived."""
     finish_reasons: tuple[str, ...] = ()
-    """Why the choices that have finished did so."""
+    """Finish reasons of the finished choices."""
 
     def __repr__(self) -> str:
         return f"CallContent(call_id={self.call_id}, operation={self.operation!r}, ...)"
 
 
 class Observer:
-    """Is told what happens to the calls of a client: ``AsyncFriendli(observers=[...])``.
+    """Receives the events of a client's calls: ``AsyncFriendli(observers=[...])``.
 
-    Override what is of interest. The methods are called in the call's own task, or where its stream is read or closed,
-    and must return at once. One that raises is logged, once per observer, and goes on being called.
+    Override the methods of interest. They are called synchronously, in the call's own task, or where its stream is read
+    or closed, so they must not block. Their exceptions are logged, once per observer, and do not stop later events.
 
-    No event holds a header, a body or a token, but for one that has to be asked for: an observer with a method
-    ``call_content(self, event: CallContent)``, which this class does not have, is told what was asked and answered.
+    No event holds a header, a body or a token, with one exception, which is opt-in: an observer that defines
+    ``call_content(self, event: CallContent)``, which this class does not, receives requests and replies.
     """
 
     def call_started(self, event: CallStarted) -> None:
-        """A call has begun."""
+        """A call has started."""
 
     def attempt_started(self, event: AttemptStarted) -> None:
-        """An attempt begins."""
+        """An attempt starts."""
 
     def connected(self, event: Connected) -> None:
-        """There was a connection."""
+        """An attempt got a connection."""
 
     def attempt_ended(self, event: AttemptEnded) -> None:
         """An attempt has ended."""
 
     def first_event(self, event: FirstEvent) -> None:
-        """A stream's first event has come."""
+        """A stream's first event has arrived."""
 
     def call_ended(self, event: CallEnded) -> None:
         """A call has ended."""
 
 
 METHODS: Final = ("call_content", *(name for name in vars(Observer) if not name.startswith("_")))
-"""What an observer may have: all that ``Observers.notify`` calls."""
+"""The methods of an observer that ``Observers.notify`` calls."""
 
 
 class Observers:
     """The observers of a client."""
 
-    __slots__ = ("_failed", "members", "want_content")
+    __slots__ = ("_failed", "members", "wants_content")
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members: tuple[Observer, ...] = tuple(members)
-        self.want_content: bool = any(hasattr(member, "call_content") for member in self.members)
+        self.wants_content: bool = any(hasattr(member, "call_content") for member in self.members)
         self._failed: set[int] = set()
 
     def notify(self, method: str, event: CallEvent) -> None:
-        """Tells all of them; what they raise is logged, once each."""
-        for place, observer in enumerate(self.members):
-            take = getattr(observer, method, None)  # an observer need not inherit from Observer
-            if take is None:
+        """Passes an event to all observers; logs the first exception of each."""
+        for index, observer in enumerate(self.members):
+            callback = getattr(observer, method, None)  # an observer need not inherit from Observer
+            if callback is None:
                 continue
             try:
-                take(event)
+                callback(event)
             except BaseException as error:
                 import asyncio
                 import logging
 
-                # Nobody cancels a plain method: it would look like the caller's own cancellation, of a stream that is
-                # open already and that nobody would close.
+                # A CancelledError cannot be genuine, as nothing cancels a plain method. If it propagated, it would look
+                # like the caller's cancellation, of a stream that is already open and that nobody would close.
                 if not isinstance(error, Exception | asyncio.CancelledError):
                     raise
-                if place not in self._failed:
-                    self._failed.add(place)
+                if index not in self._failed:
+                    self._failed.add(index)
                     logging.getLogger("friendli_async").exception(
                         "an observer failed in %s; it goes on being called", method
                     )
@@ -197,21 +197,23 @@ PARAMETERS: Final = (
     *("max_tokens", "max_output_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty"),
     *("seed", "n", "stop", "stop_sequences", "reasoning_effort", "encoding_format", "dimensions"),
 )
-"""What a body says of how to generate. None of these can hold content."""
-_asked: Final = msgspec.json.Decoder(msgspec.defstruct("Asked", [(name, object, None) for name in PARAMETERS]))
+"""Generation parameters of request bodies. None of these can hold content."""
+_parameters_decoder: Final = msgspec.json.Decoder(
+    msgspec.defstruct("Parameters", [(name, object, None) for name in PARAMETERS])
+)
 
 
 def parameters_of(body: object) -> dict[str, Parameter]:
-    """What a body says of how to generate, as far as it is of a type that it may have; of no JSON object nothing."""
+    """Returns the generation parameters of a body, except those of other types; {} if it is not a JSON object."""
     if not isinstance(body, bytes):
         return {}
     try:
-        asked = _asked.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):  # what the user's own encoder may send
+        parameters = _parameters_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # the user's own encoder may produce anything
         return {}
     found: dict[str, Parameter] = {}
     for name in PARAMETERS:
-        value = getattr(asked, name)
+        value = getattr(parameters, name)
         if isinstance(value, list):
             found[name] = tuple(str(item) for item in cast("list[object]", value))
         elif isinstance(value, bool | int | float | str):
@@ -220,9 +222,9 @@ def parameters_of(body: object) -> dict[str, Parameter]:
 
 
 class CallReporter:
-    """Tells a client's observers of one call."""
+    """Reports the events of one call to a client's observers."""
 
-    __slots__ = ("_facts", "_observers", "_request", "attempt", "attempting", "ended")
+    __slots__ = ("_fields", "_observers", "_request", "attempt", "attempting", "ended")
 
     def __init__(
         self,
@@ -235,9 +237,9 @@ class CallReporter:
         team: str | None,
     ) -> None:
         self._observers = observers
-        self._request = request if observers.want_content else None
-        self._facts: dict[str, Any] = {
-            "call_id": next(_numbers),
+        self._request = request if observers.wants_content else None
+        self._fields: dict[str, Any] = {
+            "call_id": next(_call_ids),
             "operation": operation,
             "deployment": deployment,
             "model": model,
@@ -249,18 +251,18 @@ class CallReporter:
 
     @property
     def wants_content(self) -> bool:
-        """Whether an observer asks for what was asked and answered."""
-        return self._observers.want_content
+        """Whether an observer has ``call_content``."""
+        return self._observers.wants_content
 
-    def report(self, method: str, kind: type[CallEvent], **facts: Any) -> None:
-        """Tells all observers of one event.
+    def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
+        """Passes one event to all observers.
 
         Args:
-            method: The method of ``Observer`` that takes it.
+            method: The method of ``Observer`` that receives it.
             kind: The event's type.
-            facts: Its fields, beside those of every event.
+            fields: Its fields, except those of every event.
         """
-        self._observers.notify(method, kind(**self._facts, attempt=self.attempt, **facts))
+        self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
 
     def end(
         self,
@@ -274,17 +276,17 @@ class CallReporter:
         head: object = None,
         reply: object = None,
     ) -> None:
-        """Tells of the call's end, the first time that it is called.
+        """Reports the end of the call. Only the first call of this method does.
 
         Args:
             outcome: How it ended.
-            timing: How long it took.
-            usage: What it used.
-            finish_reasons: Why the choices that have finished did so.
-            error: What it raised.
-            status: HTTP status of the last reply.
-            head: What has the reply's ``id`` and ``model``.
-            reply: What came, where ``wants_content``.
+            timing: Its measurements.
+            usage: Its usage.
+            finish_reasons: Finish reasons of the finished choices.
+            error: The error it raised.
+            status: HTTP status of the last response.
+            head: An object with the reply's ``id`` and ``model``.
+            reply: The reply, if ``wants_content``.
         """
         if self.ended:
             return
@@ -301,11 +303,11 @@ class CallReporter:
             finish_reasons=finish_reasons,
             error=None if error is None else type(error).__name__,
             status=getattr(error, "status_code", None) or status,
-            response_id=_word(head, "id"),
-            response_model=_word(head, "model"),
+            response_id=_string_attribute(head, "id"),
+            response_model=_string_attribute(head, "model"),
         )
 
 
-def _word(head: object, name: str) -> str | None:
+def _string_attribute(head: object, name: str) -> str | None:
     value = getattr(head, name, None)
     return value if isinstance(value, str) else None

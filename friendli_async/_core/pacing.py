@@ -1,4 +1,4 @@
-"""What the calls of one client learn from each other: when to come back, and whether to repeat at all."""
+"""State that the calls of a client share for pacing: rate-limit holds and the retry budget."""
 
 from __future__ import annotations
 
@@ -11,53 +11,54 @@ from friendli_async.options import Pacing, RetryPolicy
 
 __all__ = ["Hold", "LimitScope", "Pace", "jitter"]
 
-_BUSY: Final = frozenset({429, 503})
-_A_RETRY: Final = 10  # successes give it back
+_HOLD_STATUSES: Final = frozenset({429, 503})
+_RETRY_COST: Final = 10  # a success gives 1 back
 
 
 class LimitScope(NamedTuple):
-    """What a server limits, and whose limits they are: another team, or another token, has a budget of its own."""
+    """What a rate limit applies to. Each team and each token has limits of its own."""
 
     base: str
-    """The base URL of a deployment."""
+    """Base URL of the deployment."""
     model: str | None
-    """The model, where the call names one."""
+    """The model, if the call names one."""
     account: Hashable = None
-    """Who is billed: see ``protocol.Sender.account``."""
+    """Whom the call is billed to: see ``protocol.RequestBuilder.account``."""
 
 
 class Hold(NamedTuple):
-    """What keeps new calls from a place."""
+    """A rate-limit hold: pauses new calls of a scope."""
 
     until: float
-    """On the clock of the loop whose call was refused. Loops of asyncio share one, the system's monotonic clock."""
+    """Loop time of its end. Loops of asyncio share one clock, the system's monotonic clock."""
     seconds: float
-    """How long it was when it began: it is never longer, whatever the clock of another loop says."""
+    """Its whole length, which bounds ``remaining`` should a loop have another clock."""
     status: int
-    said: str
+    message: str
 
-    def rest(self, now: float) -> float:
-        """Seconds that are left of it; 0 where it is over."""
+    def remaining(self, now: float) -> float:
+        """Returns the seconds left; 0 once it is over."""
         return max(0.0, min(self.until - now, self.seconds))
 
-    def refusal(self, rest: float, bound: str) -> APIStatusError:
-        """The error of a call that cannot wait for so long: what the server said to another one."""
+    def to_error(self, remaining: float, bound: str) -> APIStatusError:
+        """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call."""
+        reason = f"the server told an earlier call to wait ({self.message})"
         return status_class(self.status)(
-            f"not sent: the server told an earlier call to wait ({self.said}), for {rest:.3g} s more: beyond {bound}",
+            f"not sent: {reason}, for {remaining:.3g} s more: beyond {bound}",
             status_code=self.status,
-            retry_after=rest,
+            retry_after=remaining,
         )
 
 
 class Pace:
-    """The memory of a client, for all its loops.
+    """Holds and retry budget of a client, shared by its event loops.
 
-    Each change is one operation on a dict or a number: one that gets lost between two threads costs one more request,
-    or saves one.
+    Each update is a single operation on a dict or a number. An update lost to a race between threads costs, or saves,
+    one request.
 
     Attributes:
-        holds: What keeps new calls from a place: empty until a server asks to wait.
-        spent: What the retries have taken out of the budget and no success has given back, in tenths of a retry.
+        holds: Rate-limit holds; empty until a server sends a Retry-After.
+        spent: Tenths of a retry that were taken out of the budget and not given back by successes.
     """
 
     __slots__ = ("holds", "spent")
@@ -66,44 +67,44 @@ class Pace:
         self.holds: dict[LimitScope, Hold] = {}
         self.spent: int = 0
 
-    def refused(self, place: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
-        """A server has refused a call: if it said for how long, nothing new goes there before that.
+    def record_rejection(self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
+        """Starts a hold if a 429 or 503 response has a Retry-After.
 
         Args:
-            place: Where the call went.
-            error: What the server said.
-            policy: Bounds the time.
+            scope: The scope of the call.
+            error: The error response.
+            policy: Its ``max_retry_after`` bounds the hold.
             now: The time of the call's loop.
         """
-        if error.status_code not in _BUSY or not error.retry_after:
+        if error.status_code not in _HOLD_STATUSES or not error.retry_after:
             return
         for other, hold in tuple(self.holds.items()):
             if hold.until <= now:
                 self.holds.pop(other, None)
         seconds = min(error.retry_after, policy.max_retry_after)
-        present = self.holds.get(place)
+        present = self.holds.get(scope)
         if present is None or present.until < now + seconds:
-            self.holds[place] = Hold(now + seconds, seconds, error.status_code, error.message)
+            self.holds[scope] = Hold(now + seconds, seconds, error.status_code, error.message)
 
-    def hold(self, place: LimitScope, now: float) -> Hold | None:
-        """What keeps new calls from there; None where nothing does."""
-        hold = self.holds.get(place)
-        return hold if hold is not None and hold.rest(now) else None
+    def active_hold(self, scope: LimitScope, now: float) -> Hold | None:
+        """Returns the hold that pauses new calls of a scope, or None."""
+        hold = self.holds.get(scope)
+        return hold if hold is not None and hold.remaining(now) else None
 
-    def may_retry(self, pacing: Pacing) -> bool:
-        """Takes a retry out of the budget; False where none is left."""
+    def take_retry(self, pacing: Pacing) -> bool:
+        """Takes a retry out of the budget; returns False if none is left."""
         if pacing.obey is None or pacing.retry_budget is None:
             return True
-        if self.spent + _A_RETRY > pacing.retry_budget * _A_RETRY:
+        if self.spent + _RETRY_COST > pacing.retry_budget * _RETRY_COST:
             return False
-        self.spent += _A_RETRY
+        self.spent += _RETRY_COST
         return True
 
-    def succeeded(self) -> None:
-        """Gives a part of a retry back."""
+    def record_success(self) -> None:
+        """Returns a tenth of a retry to the budget."""
         self.spent = max(0, self.spent - 1)
 
 
 def jitter(policy: RetryPolicy) -> float:
-    """A bit of time, so that those who were held back do not all come in the same instant: the policy's jitter."""
+    """Returns a random delay, so that calls paused by the same hold do not all resume at once."""
     return policy.initial * random()

@@ -1,4 +1,4 @@
-"""Lists that come page by page: fetched from cursor to cursor, only as far as they are read."""
+"""Cursor-based pagination: pages are fetched lazily, as they are iterated."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ P = TypeVar("P")
 
 
 class Listing(Generic[T, P]):
-    """One list of the API: the operation, its keywords, and how its pages are read.
+    """Declares a paginated list of the API: its operation, its keywords, and how to read a page.
 
     Args:
-        operation: Gives one page.
-        options: A TypedDict of the optional keywords; None as a value leaves one out.
-        required: Types of those that the method spells out.
-        cursor: The query parameter that says where a page begins.
-        items: The items of a page.
-        following: The cursor of the page after it; None where there is none.
+        operation: Returns one page.
+        options: A TypedDict of the optional keywords; those whose value is None are not sent.
+        required: Types of the method's explicit parameters.
+        cursor: Name of the query parameter with the cursor of a page.
+        items: Returns the items of a page.
+        following: Returns the cursor of the next page, or None after the last one.
     """
 
     def __init__(
@@ -54,50 +54,50 @@ class Listing(Generic[T, P]):
         options: Mapping[str, object],
         path: Mapping[str, str] = {},
     ) -> Pages[T, P]:
-        """Checks what a method was given, and makes the list of it.
+        """Validates a method's arguments, and returns its list.
 
         Args:
             engine: Fetches the pages.
-            required: The method's spelt-out parameters.
-            options: Its other keywords; ``extra_query`` among them passes anything through.
+            required: The method's explicit parameters.
+            options: Its other keywords; the values of ``extra_query`` are sent without validation.
             path: Path parameters.
 
         Raises:
-            TypeError: A keyword that the method does not have.
+            TypeError: An unknown keyword.
             ValueError: A value of the wrong type, with its name.
         """
         given = self._parameters.checked(self.operation.name.rpartition(".")[2], required, options)
         given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
-        begin = given.pop(self.cursor, None)
-        if begin is not None and not isinstance(begin, str):  # from extra_query, which is nobody's to check
-            raise ValueError(f"extra_query[{self.cursor!r}]: Expected `str`, got `{type(begin).__name__}`")
-        encode_query({self.cursor: begin}, "{}")  # for its error
-        return Pages(engine, self, Arguments(query=encode_query(given, "{}"), path=path), begin)
+        start = given.pop(self.cursor, None)
+        if start is not None and not isinstance(start, str):  # from extra_query, which is not validated above
+            raise ValueError(f"extra_query[{self.cursor!r}]: Expected `str`, got `{type(start).__name__}`")
+        encode_query({self.cursor: start}, "{}")  # raises now what would fail at the first page
+        return Pages(engine, self, Arguments(query=encode_query(given, "{}"), path=path), start)
 
 
 class Pages(Generic[T, P]):
-    """A list that the server gives page by page. Nothing is sent until it is used, and no page before it is needed.
+    """A paginated list. Each page is requested only when it is needed.
 
-    ``async for item in pages`` goes through the items of all pages, ``async for page in pages.pages()`` through the
-    pages themselves, and ``await pages`` gives the first one. Each of these begins anew. A cursor that comes a second
-    time ends the list, whatever the server says. After an error the same iterator goes on with the page that failed.
+    ``async for item in pages`` iterates over the items of all pages, ``async for page in pages.pages()`` over the pages
+    themselves, and ``await pages`` returns the first page. Each of these starts from the beginning. A repeated cursor
+    ends the list, which prevents an endless loop. After an error, the same iterator resumes at the page that failed.
     """
 
-    def __init__(self, engine: Engine, listing: Listing[T, P], arguments: Arguments, begin: str | None) -> None:
+    def __init__(self, engine: Engine, listing: Listing[T, P], arguments: Arguments, start: str | None) -> None:
         self._engine = engine
         self._listing = listing
         self._arguments = arguments
-        self._begin = begin
+        self._start = start
 
     def __aiter__(self) -> ItemIterator[T]:
         return ItemIterator(self.pages(), self._listing.items)
 
     def pages(self) -> PageIterator[P]:
-        """The pages, one by one, each with its ``meta``."""
-        return PageIterator(self._fetch, self._begin, self._listing.following)
+        """Returns an iterator over the pages, each with its ``meta``."""
+        return PageIterator(self._fetch, self._start, self._listing.following)
 
     def __await__(self) -> Generator[Any, None, P]:
-        return self._fetch(self._begin).__await__()
+        return self._fetch(self._start).__await__()
 
     async def _fetch(self, cursor: str | None) -> P:
         fixed = self._arguments.query
@@ -107,36 +107,36 @@ class Pages(Generic[T, P]):
 
 
 class PageIterator(Generic[P]):
-    """The pages of a list, one after the other."""
+    """Iterates over the pages of a list."""
 
     def __init__(
         self,
         fetch: Callable[[str | None], Awaitable[P]],
-        begin: str | None,
+        start: str | None,
         following: Callable[[P], str | None],
     ) -> None:
         self._fetch = fetch
         self._following = following
-        self._next = begin
-        self._seen = {begin}
-        self._over = False
+        self._next = start
+        self._seen = {start}
+        self._exhausted = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> P:
-        if self._over:
+        if self._exhausted:
             raise StopAsyncIteration
         page = await self._fetch(self._next)
         self._next = self._following(page)
-        # "" is how some servers write null; and a cursor that comes again would go round for ever.
-        self._over = not self._next or self._next in self._seen
+        # Some servers send "" instead of null; a repeated cursor would loop forever.
+        self._exhausted = not self._next or self._next in self._seen
         self._seen.add(self._next)
         return page
 
 
 class ItemIterator(Generic[T]):
-    """The items of a list, one after the other, whatever pages they come in."""
+    """Iterates over the items of all pages of a list."""
 
     def __init__(self, pages: PageIterator[Any], items: Callable[[Any], Iterable[T]]) -> None:
         self._pages = pages

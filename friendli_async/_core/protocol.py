@@ -1,4 +1,4 @@
-"""Operations and requests: what is written once for each operation, and how a request is made of it. Pure."""
+"""Operations and requests: declarations of operations, and the building of HTTP requests from them. No I/O."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ T = TypeVar("T")
 _USER_AGENT: Final = f"friendli_async/{__version__}"
 
 Accept = Literal["json", "events", "bytes"]
-_ACCEPTED: Final[dict[Accept, dict[str, str]]] = {
+_ACCEPT_HEADERS: Final[dict[Accept, dict[str, str]]] = {
     "json": {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"},
-    # Compressed events arrive when the compressor pleases: often all at the end.
+    # No compression: compressors buffer, so events would arrive late, often all at the end.
     "events": {"Accept": "text/event-stream", "Accept-Encoding": "identity"},
     "bytes": {"Accept": "*/*", "Accept-Encoding": "identity"},
 }
 
 
 class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One operation of the API: what is written once, whatever deployment answers it."""
+    """One operation of the API, independent of the deployment."""
 
     name: str
-    """Group and method as the client has them, as ``chat.complete``: what reports of a call name it by."""
+    """Group and method on the client, such as ``chat.complete``; names the operation in call events."""
     method: str
     path: str
-    """Below the deployment's prefix; ``{name}`` stands for a path parameter."""
+    """Path below the deployment's prefix; ``{name}`` is a path parameter."""
     reply: Any
-    """The type of a plain call's whole reply, T; one of None, ``X | None`` or Any takes an empty body, too."""
+    """Type of a plain call's whole reply, T. None, ``X | None`` and Any also accept an empty body."""
     repeatable: bool = False
-    """Whether an attempt that the server may have accepted may be repeated."""
+    """Whether an attempt may be retried after the server may have accepted it."""
     billed: bool = False
-    """Whether an accepted attempt costs money: then it is not repeated after a read timeout."""
+    """Whether an accepted attempt costs money: if so, it is not retried after a read timeout."""
     team: bool = True
-    """Whether it takes the X-Friendli-Team header (outside of containers)."""
+    """Whether requests carry the X-Friendli-Team header (never sent to containers)."""
 
     @property
     def decoder(self) -> msgspec.json.Decoder[T]:
-        """Decodes the reply. Made on first use: all of them are a tenth of the import, and a service uses few."""
+        """Decodes the reply. Created lazily: all decoders take a tenth of the import time, and a service uses few."""
         return _decoder(self.reply)
 
 
@@ -59,21 +59,21 @@ def _decoder(reply: Any) -> msgspec.json.Decoder[Any]:
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """Where operations are served."""
+    """A deployment that serves operations."""
 
     prefix: str
-    """Path prefix, as ``/serverless``."""
+    """Path prefix, such as ``/serverless``."""
     container: bool = False
     """A self-hosted engine: its own base URL, no token needed, no team header."""
 
     @property
     def name(self) -> str:
-        """What reports of a call name it by."""
+        """Its name in call events."""
         return "container" if self.container else self.prefix.lstrip("/")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One HTTP request, ready to be sent. Its repr shows neither headers, query nor body."""
+    """One HTTP request, ready to send. Its repr omits headers, query and body."""
 
     method: str
     url: str
@@ -84,7 +84,7 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def sendable(self) -> bool:
-        """Whether it can be sent, or sent again: of some bodies there is only one."""
+        """Whether it can be sent (again): some bodies can be read only once."""
         return not isinstance(self.body, Form) or self.body.sendable
 
     def __repr__(self) -> str:
@@ -92,16 +92,16 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class RequestBuilder:
-    """What all requests of one deployment with one set of settings have in common, and how one is made.
+    """Builds the requests of one deployment with one set of settings.
 
     Args:
-        settings: What the client was told.
-        deployment: Where the requests go.
+        settings: The client's settings.
+        deployment: The deployment to send to.
 
     Attributes:
-        base: URL of what the operations' paths are below.
-        authorization: The Authorization header, where it is the same for all requests.
-        asks_for_token: Whether a token has to be got for each request.
+        base: Base URL that the operations' paths are appended to.
+        authorization: The Authorization header's value, if it is the same for all requests.
+        per_request_token: Whether the token is resolved for each request, as it is a callable (or missing).
     """
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
@@ -109,18 +109,18 @@ class RequestBuilder:
         self._prefix = deployment.prefix
         self._custom = {name: Secret(value) for name, value in settings.headers.items()}
         self._overridden = {name.lower() for name in self._custom}
-        bare = "authorization" in self._overridden  # the user has set it by hand
-        fixed = settings.token if isinstance(settings.token, str) and not bare else None
+        has_own_authorization = "authorization" in self._overridden  # set by the user
+        fixed = settings.token if isinstance(settings.token, str) and not has_own_authorization else None
         self.authorization: Secret | None = None if fixed is None else check_token(fixed)
-        self.asks_for_token: bool = self.authorization is None and not bare
-        self._wants_token = not deployment.container and not bare
+        self.per_request_token: bool = self.authorization is None and not has_own_authorization
+        self._requires_token = not deployment.container and not has_own_authorization
         self._token = settings.token
         self._team = None if deployment.container else settings.team
         self._templates: dict[tuple[Accept, bool, bool], dict[str, str]] = {}
 
     @cached_property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the base URL, for reports of a call."""
+        """Host and port of the base URL, for call events."""
         from urllib.parse import urlsplit
 
         parts = urlsplit(self.base)
@@ -128,9 +128,9 @@ class RequestBuilder:
 
     @property
     def account(self) -> Hashable:
-        """Whose limits the requests count against: the team, and who the token says it is. It keeps no token.
+        """Whose rate limits the requests count against: the team, and the token's owner. Strings are kept as hashes.
 
-        A token that is asked for anew, which may be another each time, is told by who gives it.
+        A token callable, which may return another token each time, is identified by itself.
         """
         custom = {name.lower(): value for name, value in self._custom.items()}
         team = hash(custom.get("x-friendli-team", self._team))
@@ -151,23 +151,23 @@ class RequestBuilder:
         authorization: Secret | None,
         framing: Mapping[str, str] | None = None,
     ) -> Request:
-        """Makes one attempt's request.
+        """Builds one attempt's request.
 
         Args:
-            operation: What is asked for.
-            arguments: What is sent with it.
-            accept: What the reply may be.
+            operation: The operation to call.
+            arguments: The request's body, path and query.
+            accept: The expected kind of response.
             authorization: The Authorization header's value, or None.
-            framing: The headers that the body, a form, has of its own.
+            framing: The headers of a form body.
 
         Raises:
-            ConfigurationError: There is no token, and the deployment wants one.
+            ConfigurationError: The token is missing, and the deployment requires one.
         """
-        if authorization is None and self._wants_token:
+        if authorization is None and self._requires_token:
             raise ConfigurationError("no token: pass token=, or set FRIENDLI_TOKEN")
         body = arguments.body
-        if isinstance(arguments, ForeignArguments):  # somebody else's server: it gets nothing of ours
-            headers = {**_ACCEPTED[accept], "User-Agent": _USER_AGENT, **(framing or {})}
+        if isinstance(arguments, ForeignArguments):  # a third-party server: it gets neither token nor custom headers
+            headers = {**_ACCEPT_HEADERS[accept], "User-Agent": _USER_AGENT, **(framing or {})}
             url = arguments.url
         else:
             headers = self._headers(accept, isinstance(body, bytes), operation.team)
@@ -182,15 +182,15 @@ class RequestBuilder:
         return Request(operation.method, url, self._prefix + operation.path, headers, body, operation.repeatable)
 
     def _headers(self, accept: Accept, json: bool, team: bool) -> dict[str, str]:
-        """The headers that all such requests have; the user's own win over ours, whatever the case of their names."""
-        kind = (accept, json, team)
-        template = self._templates.get(kind)
+        """Returns the headers that such requests share. User headers override ours, by case-insensitive name."""
+        key = (accept, json, team)
+        template = self._templates.get(key)
         if template is None:
-            ours = {**_ACCEPTED[accept], "User-Agent": _USER_AGENT}
+            ours = {**_ACCEPT_HEADERS[accept], "User-Agent": _USER_AGENT}
             if team and self._team is not None:
                 ours["X-Friendli-Team"] = self._team
             if json:
                 ours["Content-Type"] = "application/json"
-            kept = {name: value for name, value in ours.items() if name.lower() not in self._overridden}
-            template = self._templates[kind] = {**kept, **self._custom}
+            defaults = {name: value for name, value in ours.items() if name.lower() not in self._overridden}
+            template = self._templates[key] = {**defaults, **self._custom}
         return template

@@ -1,4 +1,4 @@
-"""What the groups of operations are made of."""
+"""Building blocks of the operation groups."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["ANYTHING", "Resource", "operation"]
 T = TypeVar("T")
 
 ANYTHING: Final[type[Any]] = cast("type[Any]", Any)
-"""The reply of an operation of which nothing is promised: any JSON, or no body at all."""
+"""Reply type of an operation with an unspecified response: any JSON, or an empty body."""
 
 
 class Resource(Hinted):
-    """A group of operations, of one deployment."""
+    """A group of operations of one deployment."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -32,8 +32,8 @@ def operation(
 
     Args:
         name: Group and method.
-        request: Method and path, as ``POST /v1/chat/completions``.
-        reply: What it answers.
+        request: HTTP method and path, such as ``POST /v1/chat/completions``.
+        reply: Type of the reply.
         repeatable: See ``Operation``.
         billed: See ``Operation``.
         team: See ``Operation``.

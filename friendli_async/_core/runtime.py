@@ -1,4 +1,4 @@
-"""What a client and its ``with_options`` copies share: the pool, the calls under way, and how all of it ends."""
+"""State that a client shares with its ``with_options`` copies: the pool, the calls in flight, and their shutdown."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from friendli_async.replies import Gauges, LoopGauges
 if TYPE_CHECKING:
     from friendli_async._core.net.transport import Transport
 
-__all__ = ["CallUnderWay", "ChangeSignal", "Runtime"]
+__all__ = ["ChangeSignal", "InFlightCall", "Runtime"]
 
-# A loop that is closed in another thread, with calls in it, tells nobody.
-_LOOK_SECONDS: Final = 1.0
+# Closing a loop in another thread, with calls in flight, triggers no notification, so drain() polls for it.
+_POLL_SECONDS: Final = 1.0
 
 
-class CallUnderWay(Protocol):
-    """A call under way, as far as its client has to know it."""
+class InFlightCall(Protocol):
+    """A call in flight, as far as its client needs to know it."""
 
     loop: asyncio.AbstractEventLoop
 
     def interrupt(self, error: FriendliError) -> None:
-        """Makes it raise the error, at its loop's next turn."""
+        """Makes the call raise the error at its loop's next turn."""
         ...
 
 
 class ChangeSignal:
-    """Called whenever a call or an exchange ends, in whatever loop; tells who listens, if anybody does.
+    """Called whenever a call or an exchange ends, in any loop; notifies the listeners, if there are any.
 
-    The transport has this and not the runtime, which has the transport: in a circle, a client that nobody holds any
-    more would stay open until the garbage collector came.
+    The transport holds this rather than the runtime, which holds the transport: in a reference cycle, a client without
+    references would stay open until the garbage collector ran.
     """
 
     __slots__ = ("listeners",)
@@ -52,23 +52,23 @@ class ChangeSignal:
 
 
 class Runtime:
-    """What a client and its copies share. There is one of it, however many copies are made.
+    """State shared by a client and its copies. All of them have the same one.
 
     Args:
-        transport: The pool.
-        changes: What the transport calls when an exchange has ended.
-        max_connections: Places per event loop.
+        transport: The connection pool.
+        changes: Called by the transport when an exchange has ended.
+        max_connections: Connection slots per event loop.
 
     Attributes:
-        calls: Calls that are being made, or wait for their next attempt.
-        changed: Called when something that was under way has ended.
-        pace: What they learn from each other.
+        calls: Calls in flight, including those that wait for their next attempt.
+        changed: Called when a call or an exchange has ended.
+        pace: Rate-limit holds and the retry budget.
     """
 
     def __init__(self, transport: Transport, changes: ChangeSignal, max_connections: int) -> None:
         self.transport = transport
         self.max_connections = max_connections
-        self.calls: set[CallUnderWay] = set()
+        self.calls: set[InFlightCall] = set()
         self.pace: Pace = Pace()
         self.changed = changes
         self._draining = False
@@ -76,13 +76,13 @@ class Runtime:
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    def begin(self, call: CallUnderWay) -> None:
-        """A call begins.
+    def begin(self, call: InFlightCall) -> None:
+        """Registers a call.
 
         Raises:
             ConfigurationError: The client is closed, or is being drained.
         """
-        self.calls.add(call)  # first: a drain in another thread waits for it, or it sees the drain
+        self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it
         try:
             self.check()
         except ConfigurationError:
@@ -90,65 +90,65 @@ class Runtime:
             raise
 
     def check(self) -> None:
-        """Raises ConfigurationError where nothing new may begin."""
+        """Raises ConfigurationError if no new call may start."""
         if self.transport.closed:
             raise ConfigurationError("the client is closed")
         if self._draining:
             raise ConfigurationError("draining: the client is being shut down and makes no new calls")
 
-    def end(self, call: CallUnderWay) -> None:
-        """A call has ended, or has become an open stream."""
+    def end(self, call: InFlightCall) -> None:
+        """Removes a call that has ended, or has become an open stream."""
         self.calls.discard(call)
         self.changed()
 
     def _calls_in_flight(self) -> int:
-        """How many calls there are, but for those whose loop was closed under them: they do not end any more."""
+        """Returns the number of calls, without those whose loop was closed: they never end."""
         self.calls.difference_update([call for call in tuple(self.calls) if call.loop.is_closed()])
         return len(self.calls)
 
-    def _under_way(self) -> int:
+    def _work_in_flight(self) -> int:
         return self._calls_in_flight() + sum(loop.in_use + loop.waiting for loop in self.transport.gauges())
 
     # --- gauges --------------------------------------------------------------------------------------------------
 
     def gauges(self) -> Gauges:
-        """What is under way."""
+        """Returns the current state of the calls and the pool."""
         loops = tuple(self.transport.gauges())
         sums = {name: sum(getattr(loop, name) for loop in loops) for name in LoopGauges.__struct_fields__}
         return Gauges(
             **sums, calls_in_flight=self._calls_in_flight(), max_connections=self.max_connections, loops=loops
         )
 
-    # --- the end -------------------------------------------------------------------------------------------------
+    # --- shutdown ------------------------------------------------------------------------------------------------
 
     async def drain(self, timeout: float | None) -> int:
-        """Makes no new calls, and waits for those under way; see ``AsyncFriendli.drain``."""
+        """Rejects new calls, and waits for those in flight; see ``AsyncFriendli.drain``."""
         self._draining = True
         loop = asyncio.get_running_loop()
         idle = loop.create_future()
 
-        def listen() -> None:
-            if not self._under_way():
-                with suppress(RuntimeError):  # this loop has closed
+        def on_change() -> None:
+            if not self._work_in_flight():
+                with suppress(RuntimeError):  # this loop is closed
                     loop.call_soon_threadsafe(_release, idle)
 
-        self.changed.listeners.add(listen)  # before the look, or the last call of another thread ends in between
+        self.changed.listeners.add(on_change)  # before the first check, or a call that ends in between goes unnoticed
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    while self._under_way() and not idle.done():
-                        await asyncio.wait((idle,), timeout=_LOOK_SECONDS)
+                    while self._work_in_flight() and not idle.done():
+                        await asyncio.wait((idle,), timeout=_POLL_SECONDS)
         finally:
-            self.changed.listeners.discard(listen)
-        cut = self._calls_in_flight() + self.gauges().open_streams
-        reason = "the client was drained, and the time for that is over"
+            self.changed.listeners.discard(on_change)
+        aborted = self._calls_in_flight() + self.gauges().open_streams
+        reason = "the client was drained, and the drain timed out"
         self._interrupt(reason)
         self.transport.abort(reason)
-        return cut
+        return aborted
 
     async def close(self) -> None:
-        """Ends all that is under way, and closes the pool."""
-        self.transport.closed = True  # first: a call of another thread is interrupted, or it sees that
+        """Interrupts everything in flight, and closes the pool."""
+        self.transport.closed = True  # before the interrupt: a call that another thread starts now fails its check
         self._interrupt("the client was closed")
         await self.transport.close()
 
@@ -156,10 +156,10 @@ class Runtime:
         here = asyncio.get_running_loop()
         for call in tuple(self.calls):
             error = APIConnectionError(reason)
-            if call.loop is here:  # at once: a call whose turn is next would else meet what its end leads to
+            if call.loop is here:  # at once: if its turn is next, it would otherwise fail on the closing transport
                 call.interrupt(error)
             else:
-                with suppress(RuntimeError):  # its loop has closed
+                with suppress(RuntimeError):  # its loop is closed
                     call.loop.call_soon_threadsafe(call.interrupt, error)
 
 
@@ -172,10 +172,10 @@ _runtimes: Final[WeakSet[Runtime]] = WeakSet()
 
 
 def _after_fork() -> None:
-    """A child lets go of what it has inherited, also where it never uses it.
+    """Releases inherited sockets in a forked child, even if the child never uses them.
 
-    At the child's exit aiohttp would take the sockets out of the poll that both processes share, and the parent would
-    hear no more of them.
+    Otherwise aiohttp would, when the child exits, remove the sockets from the epoll set that both processes share, and
+    the parent would no longer be notified of them.
     """
     for runtime in list(_runtimes):
         runtime.calls.clear()
@@ -188,6 +188,6 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 @atexit.register
 def _at_exit() -> None:
-    """Loops that were closed without being shut down, or not at all (nest_asyncio's), have left their pools open."""
+    """Discards the pools of loops that were closed without being shut down, or never closed (nest_asyncio)."""
     for runtime in list(_runtimes):
         runtime.transport.discard()

@@ -1,4 +1,4 @@
-"""Text that must not be shown: its value goes on the wire, and its ``repr`` is masked."""
+"""Strings whose ``repr`` is masked, for tokens and other secrets."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["Secret", "masked", "masked_values"]
 
 T = TypeVar("T")
 
-_NO_SECRETS: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})
+_NOT_SECRET: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})
 
 
 class Secret(str):
-    """A string whose ``repr`` is masked: tools that show a traceback's local variables print that.
+    """A string with a masked ``repr``, which is what tools print for the local variables of a traceback.
 
-    It is still a string: comparing, joining and encoding it give its value.
+    It remains a string: comparing, joining and encoding it use its value.
     """
 
     __slots__ = ()
@@ -28,18 +28,18 @@ class Secret(str):
 
 
 def masked(value: T) -> T:
-    """The same, masked where it is a string, or a mapping that holds some.
+    """Returns the value, masked if it is a string; the values of mappings are masked recursively.
 
-    Whoever is given a secret binds what this returns to the parameter's own name, before anything can fail: so no frame
-    of ours that an error has passed through shows it.
+    A function that takes a secret rebinds its parameter to the result before anything can fail, so that none of our
+    frames in a traceback shows the secret.
     """
     if isinstance(value, str):
-        return cast("T", Secret(str.__str__(value)))  # an enum's str() is its name
+        return cast("T", Secret(str.__str__(value)))  # str() of an enum member would be its name
     if isinstance(value, Mapping):
         return cast("T", {key: masked(inner) for key, inner in cast("Mapping[object, object]", value).items()})
     return value
 
 
 def masked_values(values: Mapping[str, object]) -> dict[str, object]:
-    """Settings, with the strings masked that may hold a secret: tokens, URLs, headers, and what is called otherwise."""
-    return {name: value if name in _NO_SECRETS else masked(value) for name, value in values.items()}
+    """Masks the strings of settings, except of those that hold no secret; unknown names are masked as well."""
+    return {name: value if name in _NOT_SECRET else masked(value) for name, value in values.items()}

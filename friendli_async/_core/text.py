@@ -1,4 +1,4 @@
-"""Text of models: pieces joined to a whole."""
+"""Joining the text deltas of a model, whose characters may be split between deltas."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ __all__ = ["joined", "missing", "whole"]
 
 
 def joined(pieces: Iterable[str]) -> str:
-    """Joins text; a character that two tokens share arrives as two lone surrogates and becomes one again."""
+    """Joins text. A character split between two tokens arrives as two lone surrogates, which are paired again."""
     text = "".join(pieces)
     if text.isascii():
         return text
     try:
         text.encode()
     except UnicodeEncodeError:
-        return _paired(text)
+        return _pair_surrogates(text)
     return text
 
 
-def _paired(text: str) -> str:
+def _pair_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def whole(held: str, text: str) -> tuple[str, str]:
-    """The whole characters of a piece of text, and half of one that the next piece has to complete.
+    """Splits a delta into whole characters and a trailing high surrogate, which the next delta completes.
 
     Args:
-        held: The half that the piece before has left.
-        text: The piece, not "".
+        held: The high surrogate left over from the previous delta, or "".
+        text: The delta, not "".
     """
     if not held and not "\ud800" <= text[-1] <= "\udbff":
         return text, ""
-    text = _paired(held + text)
+    text = _pair_surrogates(held + text)
     held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
     return text.removesuffix(held), held
 
 
 def missing(whole: str | None, pieces: Iterable[str]) -> str:
-    """What a whole text, given once more or for the first time, adds to the pieces of it that have come.
+    """Returns the rest of a complete text (which some streams send at their end) after the deltas received so far.
 
-    It is nothing where the whole is no continuation of them: the pieces have been handed out already.
+    Returns "" if the text does not start with the deltas: they have been delivered already.
     """
     given = joined(pieces)
     return whole.removeprefix(given) if whole and whole.startswith(given) else ""

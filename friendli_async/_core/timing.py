@@ -1,4 +1,4 @@
-"""How long things took: one stopwatch a call."""
+"""Time measurement of calls."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from friendli_async.replies import Timing
 
 __all__ = ["Stopwatch"]
 
-# The gaps' histogram: bins 2 % wide from a microsecond on. Sparse, since a stream's gaps fill few of them.
-_BINS: Final = 1 / log(1.02)
-_SHORTEST: Final = 1e-6
-# Moments that are kept before they are put into the histogram: a stream of any length takes the same memory.
-_MOMENTS: Final = 512
+# Histogram of gaps: logarithmic bins, 2 % wide, from a microsecond up. Sparse, as a stream fills only a few bins.
+_BINS_PER_LOG: Final = 1 / log(1.02)
+_SHORTEST_GAP: Final = 1e-6
+# Read times to collect before they are moved to the histogram, which bounds the memory of long streams.
+_MAX_READ_TIMES: Final = 512
 
 
 class Stopwatch:
-    """Measures one call, on its loop's clock.
+    """Measures one call by its loop's clock.
 
     Attributes:
-        queued: Seconds that its attempts waited for a place.
+        queued: Seconds that its attempts waited for a connection slot, or were paused by a rate-limit hold.
         connecting: Seconds that its attempts took to get connections.
-        text_missing: Whether no text has come yet.
+        text_missing: Whether no text has arrived yet.
     """
 
     __slots__ = (
@@ -37,7 +37,7 @@ class Stopwatch:
         "_first_text",
         "_gaps",
         "_longest",
-        "_moments",
+        "_read_times",
         "connecting",
         "now",
         "queued",
@@ -57,7 +57,7 @@ class Stopwatch:
         self._bytes = 0
         self._longest = 0.0
         self._gaps: dict[int, int] | None = None
-        self._moments = array("d")  # of the latest reads with events
+        self._read_times = array("d")  # of the latest reads with events
 
     @property
     def elapsed(self) -> float:
@@ -65,34 +65,34 @@ class Stopwatch:
         return self.now() - self._began
 
     def text_came(self) -> None:
-        """The first text has come, with the latest event."""
-        if self._moments:
-            self._first_text = self._moments[-1]
+        """Records that the latest event brought the first text."""
+        if self._read_times:
+            self._first_text = self._read_times[-1]
             self.text_missing = False
 
     def read(self, size: int, events: int) -> None:
-        """Bytes have come, and the events that they complete."""
+        """Records a read: its size in bytes, and the number of events that it completed."""
         self._bytes += size
         if events:
             self._events += events
-            self._moments.append(self.now())
-            if len(self._moments) >= _MOMENTS:
+            self._read_times.append(self.now())
+            if len(self._read_times) >= _MAX_READ_TIMES:
                 self._count_gaps()
 
     def stop(self) -> None:
-        """The call has ended; the first end counts."""
+        """Records the end of the call; only the first call of this method counts."""
         if self._ended is None:
             self._ended = self.now()
 
     def timing(self, completion_tokens: int | None) -> Timing:
-        """The figures so far.
+        """Returns the measurements so far.
 
         Args:
-            completion_tokens: What the model has written, by the usage; None where that is not known.
+            completion_tokens: The usage's completion tokens; None if unknown.
         """
         self._count_gaps()
         began, first, text = self._began, self._first_event, self._first_text
-        last = self._moments[-1] if self._moments else None
+        last = self._read_times[-1] if self._read_times else None
         speed = None
         if completion_tokens and first is not None and last is not None and last > first:
             speed = completion_tokens / (last - first)
@@ -112,27 +112,27 @@ class Stopwatch:
         )
 
     def _count_gaps(self) -> None:
-        """Puts the gaps between the moments into the histogram, and keeps the last moment."""
-        moments = self._moments
-        if self._first_event is None and moments:
-            self._first_event = moments[0]
+        """Moves the gaps between reads to the histogram, and keeps the last read time."""
+        times = self._read_times
+        if self._first_event is None and times:
+            self._first_event = times[0]
         gaps = self._gaps
-        for earlier, later in pairwise(moments):
+        for earlier, later in pairwise(times):
             gap = later - earlier
             self._longest = max(self._longest, gap)
-            place = int(log(gap / _SHORTEST) * _BINS) if gap > _SHORTEST else 0
+            bin_number = int(log(gap / _SHORTEST_GAP) * _BINS_PER_LOG) if gap > _SHORTEST_GAP else 0
             if gaps is None:
                 gaps = self._gaps = {}
-            gaps[place] = gaps.get(place, 0) + 1
-        del moments[:-1]
+            gaps[bin_number] = gaps.get(bin_number, 0) + 1
+        del times[:-1]
 
     def _percentile(self, share: float) -> float:
         gaps = self._gaps or {}
         wanted = share * sum(gaps.values())
-        seen = place = 0
-        for place in sorted(gaps):
-            seen += gaps[place]
+        seen = bin_number = 0
+        for bin_number in sorted(gaps):
+            seen += gaps[bin_number]
             if seen >= wanted:
                 break
-        middle: float = _SHORTEST * 1.02 ** (place + 0.5)
+        middle: float = _SHORTEST_GAP * 1.02 ** (bin_number + 0.5)
         return min(middle, self._longest)
