@@ -12,7 +12,7 @@ from functools import lru_cache
 from inspect import cleandoc
 from typing import Final, TypeVar
 
-__all__ = ["described"]
+__all__ = ["document_fields"]
 
 C = TypeVar("C", bound=type)
 
@@ -24,7 +24,7 @@ _field_docs: Final[dict[object, dict[str, str]]] = {}
 """Field docstrings of the classes decorated so far."""
 
 
-def described(cls: C) -> C:
+def document_fields(cls: C) -> C:
     """Adds a class's fields to its docstring, including inherited ones, with types and field docstrings."""
     statement, block = _class_sources(cls.__module__).get(cls.__name__, ("", ""))
     if cls.__doc__ is None or not block:  # with -OO, or without source

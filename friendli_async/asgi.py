@@ -113,7 +113,7 @@ class SSEResponse:
             if scope["method"] == "HEAD":
                 await self._start(send, _EVENT_STREAM)
                 await send(_body(b""))
-            elif not await finished_before(_wait_for_disconnect(receive), self._relay(send)) and not self._started:
+            elif not await run_until_disconnect(_wait_for_disconnect(receive), self._relay(send)) and not self._started:
                 await _send_closed_request(send)
         finally:
             await self._stream.aclose()
@@ -200,7 +200,7 @@ class _EventSender:
                 ping.result()  # raises if the connection is broken
 
 
-async def finished_before(disconnect: Awaitable[object], work: Awaitable[None]) -> bool:
+async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[None]) -> bool:
     """Runs the work; if the browser disconnects first, cancels the work and waits for it.
 
     Args:

@@ -17,9 +17,9 @@ from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.resource import Resource, operation
-from friendli_async._core.text import joined, missing
-from friendli_async._help import described
-from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always, partial_of
+from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._help import document_fields
+from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always_encoded, partial_of
 from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage", "UnknownEvent"]
@@ -32,21 +32,21 @@ __all__ += ["ContainerAudio", "TranscriptCollector"]
 class InputTokenDetails(Value, frozen=True):
     """Breakdown of the input tokens."""
 
-    audio_tokens: int = always(0)
-    text_tokens: int = always(0)
+    audio_tokens: int = always_encoded(0)
+    text_tokens: int = always_encoded(0)
 
 
 class TranscriptionUsage(Value, frozen=True):
     """Billed usage of a transcription."""
 
-    input_tokens: int = always(0)
-    output_tokens: int = always(0)
-    total_tokens: int = always(0)
-    input_audio_length_ms: int = always(0)
+    input_tokens: int = always_encoded(0)
+    output_tokens: int = always_encoded(0)
+    total_tokens: int = always_encoded(0)
+    input_audio_length_ms: int = always_encoded(0)
     """Length of the audio, in milliseconds."""
-    processed_audio_length_ms: int = always(0)
+    processed_audio_length_ms: int = always_encoded(0)
     """Length of the audio that was processed, in milliseconds."""
-    type: Literal["tokens"] | str = always("tokens")  # open
+    type: Literal["tokens"] | str = always_encoded("tokens")  # open
     input_token_details: InputTokenDetails | None = None
 
 
@@ -60,7 +60,7 @@ class Transcription(Reply, frozen=True, kw_only=True):
 class TranscriptDelta(Value, frozen=True, tag_field="type", tag="transcript.text.delta"):
     """The next chunk of the text."""
 
-    delta: str = always("")
+    delta: str = always_encoded("")
 
 
 class TranscriptDone(Value, frozen=True, tag_field="type", tag="transcript.text.done"):
@@ -82,7 +82,7 @@ class _ServerVAD(msgspec.Struct):
     threshold: float | None = None
 
 
-@described
+@document_fields
 class TranscriptionOptions(ExtraQuery, total=False):
     """Optional parameters of a transcription. Omitted ones and None are left to the server."""
 
@@ -192,7 +192,7 @@ class TranscriptCollector:
         """Returns the text so far, or the server's complete text once it has arrived."""
         if self.done is not None and self.done.text is not None:
             return self.done.text
-        return joined(self.pieces)
+        return join_text(self.pieces)
 
     def partial(self) -> Partial:
         """Returns the text so far."""
@@ -209,14 +209,14 @@ class TranscriptionStream(AssembledStream[TranscriptEvent, Transcription, Transc
     Events of future types are ``UnknownEvent``.
     """
 
-    def _wording(self) -> Callable[[TranscriptEvent], str]:
+    def _text_extractor(self) -> Callable[[TranscriptEvent], str]:
         pieces: list[str] = []
 
         def piece(event: TranscriptEvent) -> str:
             if isinstance(event, TranscriptDelta):
                 pieces.append(event.delta)
                 return event.delta
-            return missing(event.text, pieces) if isinstance(event, TranscriptDone) else ""
+            return missing_suffix(event.text, pieces) if isinstance(event, TranscriptDone) else ""
 
         return piece
 

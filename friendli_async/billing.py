@@ -15,8 +15,8 @@ import msgspec
 from friendli_async._core.body.arguments import ExtraQuery
 from friendli_async._core.pages import Listing, Pages
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
-from friendli_async.replies import Reply, Value, always
+from friendli_async._help import document_fields
+from friendli_async.replies import Reply, Value, always_encoded
 
 __all__ = ["CostBucket", "CostPage", "CostResult", "ProductType", "UsageBucket", "UsagePage", "UsageResult"]
 __all__ += ["CostOptions", "TeamCost", "TeamUsage", "UsageOptions"]
@@ -79,14 +79,14 @@ class CostBucket(Value, frozen=True, kw_only=True):
 
     start_time: datetime
     end_time: datetime
-    results: tuple[CostResult, ...] = always(())
+    results: tuple[CostResult, ...] = always_encoded(())
 
 
 class CostPage(Reply, frozen=True, kw_only=True):
     """One page of costs."""
 
     data: tuple[CostBucket, ...]
-    has_more: bool = always(False)
+    has_more: bool = always_encoded(False)
     next_page: str | None = None
     """The ``page`` to request next."""
 
@@ -114,14 +114,14 @@ class UsageBucket(Value, frozen=True, kw_only=True):
 
     start_time: datetime
     end_time: datetime
-    results: tuple[UsageResult, ...] = always(())
+    results: tuple[UsageResult, ...] = always_encoded(())
 
 
 class UsagePage(Reply, frozen=True, kw_only=True):
     """One page of usage."""
 
     data: tuple[UsageBucket, ...]
-    has_more: bool = always(False)
+    has_more: bool = always_encoded(False)
     next_page: str | None = None
     """The ``page`` to request next."""
 
@@ -129,7 +129,7 @@ class UsagePage(Reply, frozen=True, kw_only=True):
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 
-@described
+@document_fields
 class CostOptions(ExtraQuery, total=False):
     """Optional parameters of a cost query. Omitted ones and None are left to the server."""
 
@@ -143,7 +143,7 @@ class CostOptions(ExtraQuery, total=False):
     """How to group the costs of a bucket."""
 
 
-@described
+@document_fields
 class UsageOptions(ExtraQuery, total=False):
     """Optional parameters of a usage query. Omitted ones and None are left to the server."""
 

@@ -10,14 +10,14 @@ from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, without_none
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
-from friendli_async.replies import Reply, Value, always
+from friendli_async._help import document_fields
+from friendli_async.replies import Reply, Value, always_encoded
 
 __all__ = ["Classification", "ClassificationList", "ClassificationOptions", "ClassificationUsage"]
 __all__ += ["ContainerTextClassification", "TextClassification"]
 
 
-@described
+@document_fields
 class ClassificationOptions(ExtraOptions, total=False):
     """The input to classify and optional parameters. Omitted ones are left to the server; None is sent as null."""
 
@@ -32,19 +32,19 @@ class Classification(Value, frozen=True, kw_only=True):
 
     label: str
     """The most likely class."""
-    index: int = always(0)
+    index: int = always_encoded(0)
     """Index of the text in the input."""
     num_classes: int | None = None
     """Number of classes of the model."""
-    probs: tuple[float, ...] = always(())
+    probs: tuple[float, ...] = always_encoded(())
     """Probability of each class."""
 
 
 class ClassificationUsage(Value, frozen=True):
     """Billed tokens of a classification. No tokens are generated."""
 
-    prompt_tokens: int = always(0)
-    total_tokens: int = always(0)
+    prompt_tokens: int = always_encoded(0)
+    total_tokens: int = always_encoded(0)
 
 
 class ClassificationList(Reply, frozen=True, kw_only=True):

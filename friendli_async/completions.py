@@ -14,12 +14,12 @@ import msgspec
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
-from friendli_async._core.text import joined, missing
-from friendli_async._help import described
+from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._help import document_fields
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
 from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, requested_choices, stream_fields
 from friendli_async.chat.replies import TokenLogprob
-from friendli_async.replies import Partial, Reply, Usage, Value, always
+from friendli_async.replies import Partial, Reply, Usage, Value, always_encoded
 from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["CompletionsOptions", "TextCompletion", "TextCompletionChoice", "TextCompletionLogprobs"]
@@ -33,7 +33,7 @@ class _TokenSequence(msgspec.Struct):
     tokens: list[int] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-@described
+@document_fields
 class CompletionsOptions(SamplingOptions, total=False):
     """Optional parameters of a completion. Omitted ones are left to the server; None is sent as null."""
 
@@ -98,8 +98,8 @@ class TextCompletionLogprobs(Value, frozen=True):
 class TextCompletionChoice(Value, frozen=True):
     """One of the ``n`` continuations of a prompt."""
 
-    index: int = always(0)
-    text: str = always("")
+    index: int = always_encoded(0)
+    text: str = always_encoded("")
     finish_reason: Literal["stop", "length"] | str | None = None  # open
     seed: int | None = None
     """Sampling seed of the choice."""
@@ -130,8 +130,8 @@ class TextCompletion(Reply, frozen=True, kw_only=True):
 class TextCompletionChunkChoice(Value, frozen=True):
     """A chunk's entry for one choice."""
 
-    index: int = always(0)
-    text: str = always("")
+    index: int = always_encoded(0)
+    text: str = always_encoded("")
     finish_reason: Literal["stop", "length"] | str | None = None  # open
     token: int | None = None
     """Id of the token."""
@@ -147,7 +147,7 @@ class TextCompletionChunkChoice(Value, frozen=True):
 class TextCompletionChunk(Value, frozen=True):
     """An event of a completion stream. The chunk with the usage has no choices."""
 
-    choices: tuple[TextCompletionChunkChoice, ...] = always(())
+    choices: tuple[TextCompletionChunkChoice, ...] = always_encoded(())
     id: str | None = None
     object: str | None = None
     created: int | float | None = None
@@ -202,7 +202,7 @@ class _ChoiceParts(ChoiceParts):
     def result(self) -> TextCompletionChoice:
         return TextCompletionChoice(
             index=self.index,
-            text=joined(self.text),
+            text=join_text(self.text),
             finish_reason=self.finish_reason,
             tokens=tuple(self.tokens) or None,
             logprobs=self._merge_logprobs() if self.logprobs else None,
@@ -287,14 +287,14 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
         for choice in chunk.choices:
             parts = self.choices.get(choice.index)
             if parts is not None:
-                msgspec.structs.force_setattr(choice, "text", missing(choice.text, parts.text))
+                msgspec.structs.force_setattr(choice, "text", missing_suffix(choice.text, parts.text))
                 if parts.tokens:
                     msgspec.structs.force_setattr(choice, "tokens", None)
 
     def partial(self) -> Partial:
         """Returns what has arrived of choice 0."""
         first = self.choices.get(0)
-        return Partial(text="" if first is None else joined(first.text), usage=self.usage)
+        return Partial(text="" if first is None else join_text(first.text), usage=self.usage)
 
     def result(self) -> TextCompletion:
         """Returns the assembled completion."""

@@ -10,13 +10,13 @@ from typing import Final, Literal, Unpack
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
-from friendli_async.replies import Reply, Usage, Value, always
+from friendli_async._help import document_fields
+from friendli_async.replies import Reply, Usage, Value, always_encoded
 
 __all__ = ["Embedding", "EmbeddingList", "Embeddings", "EmbeddingsOptions"]
 
 
-@described
+@document_fields
 class EmbeddingsOptions(ExtraOptions, total=False):
     """The input to embed and optional parameters. Omitted ones are left to the server; None is sent as null."""
 
@@ -33,7 +33,7 @@ class Embedding(Value, frozen=True, kw_only=True):
 
     embedding: tuple[float, ...] | str
     """The numbers, or the server's base64 text if ``encoding_format`` requests it."""
-    index: int = always(0)
+    index: int = always_encoded(0)
     """Index of the text in the input."""
     object: str | None = None
 

@@ -74,12 +74,12 @@ class APIConnectionError(FriendliError):
 
     Attributes:
         sent: Whether the request may have been accepted (and billed). False if it was never sent.
-        hopeless: Whether a retry would fail in the same way (an invalid certificate, no common TLS version, a request
+        permanent: Whether a retry would fail in the same way (an invalid certificate, no common TLS version, a request
             rejected by the proxy), and is therefore not made.
     """
 
     sent: bool = False
-    hopeless: bool = False
+    permanent: bool = False
 
     def __init__(
         self, message: str = "", *, sent: bool = False, meta: Meta | None = None, partial: Partial | None = None

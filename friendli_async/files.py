@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, encode_json, path_parameters
-from friendli_async._core.body.content_types import UNKNOWN
+from friendli_async._core.body.content_types import OCTET_STREAM
 from friendli_async._core.body.forms import Form, Part
-from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, opened, source_of
+from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async._pydantic import PydanticField
 from friendli_async.errors import APIConnectionError, ResponseDecodeError
@@ -215,12 +215,12 @@ class Files(Resource):
         source = source_of(content, "content")
         # Validate the arguments before the content is read.
         _upload_body(name="" if name is None else name, size=0, digest="", project_id=project_id)
-        if not source.once:
+        if not source.is_one_shot:
             size, digest = await self._measure(source, None)
             return await self._upload(source, size, digest, project_id, name or source.name, progress)
         from tempfile import TemporaryFile
 
-        file = await opened(lambda: cast("BinaryIO", TemporaryFile()), lambda copy: copy.close())  # noqa: SIM115  # closed below
+        file = await open_in_thread(lambda: cast("BinaryIO", TemporaryFile()), lambda copy: copy.close())  # noqa: SIM115  # closed below
         with file:
             size, digest = await self._measure(source, file)
             await in_thread(file.seek, 0)
@@ -258,7 +258,7 @@ class Files(Resource):
         if announced.upload_url is not None:
             fields = {key: value for key, value in (announced.aws or {}).items() if value is not None}
             parts = [Part.text(key, str(value)) for key, value in fields.items()]
-            form = Form([*parts, Part("file", source, "upload", UNKNOWN)], progress)
+            form = Form([*parts, Part("file", source, "upload", OCTET_STREAM)], progress)
             url = _check_url(announced.upload_url, "upload URL")
             await self._engine.receive(_SEND, ForeignArguments(form, url=url))
         elif progress is not None:
@@ -294,7 +294,7 @@ class Files(Resource):
             file.close()
             unfinished.unlink(missing_ok=True)
 
-        file = await opened(lambda: cast("BinaryIO", open(unfinished, "xb")), discard)  # noqa: SIM115  # closed below
+        file = await open_in_thread(lambda: cast("BinaryIO", open(unfinished, "xb")), discard)  # noqa: SIM115  # closed below
         try:
             with file:
                 sink = _FileSink(file, progress)

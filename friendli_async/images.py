@@ -14,7 +14,7 @@ import msgspec
 from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, without_none
 from friendli_async._core.body.sources import Content
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.errors import ResponseDecodeError
 from friendli_async.media import encoded
 from friendli_async.replies import Reply, Value
@@ -82,7 +82,7 @@ def _decode_image(text: str | None) -> bytes:
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 
-@described
+@document_fields
 class ContainerEditOptions(ExtraOptions, total=False):
     """Optional parameters of ``ContainerImages.edit``. Omitted ones are left to the server; None is sent as null."""
 
@@ -96,7 +96,7 @@ class ContainerEditOptions(ExtraOptions, total=False):
     """Image format."""
 
 
-@described
+@document_fields
 class ContainerGenerationOptions(ContainerEditOptions, total=False):
     """Optional parameters of ``ContainerImages.generate``. Omitted ones are left to the server; None is null."""
 
@@ -106,7 +106,7 @@ class ContainerGenerationOptions(ContainerEditOptions, total=False):
     """Weight of each control image."""
 
 
-@described
+@document_fields
 class EditOptions(ExtraOptions, total=False):
     """Optional parameters of ``Images.edit``. Omitted ones are left to the server; None is sent as null."""
 
@@ -120,7 +120,7 @@ class EditOptions(ExtraOptions, total=False):
     """How to return the image: as a URL, or as base64 in this format."""
 
 
-@described
+@document_fields
 class GenerationOptions(EditOptions, total=False):
     """Optional parameters of ``Images.generate``. Omitted ones are left to the server; None is sent as null."""
 

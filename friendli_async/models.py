@@ -9,7 +9,7 @@ from typing import Final, Literal, Unpack
 
 from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.replies import Reply, Value
 
 __all__ = ["Modality", "ModelFunctionality", "ModelPricing", "ModelReasoningOption", "ModelsOptions"]
@@ -18,7 +18,7 @@ __all__ += ["Model", "ModelList", "ModelSamplingDefaults", "Models"]
 Modality = Literal["text", "audio", "image", "video", "pdf"] | str  # open: new kinds must not break old clients
 
 
-@described
+@document_fields
 class ModelsOptions(ExtraQuery, total=False):
     """Optional parameters of the catalogue."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async._hints import field_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Attempt
@@ -60,7 +60,7 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, metaclass=_HintingMeta):
     """Base of the option values that users create."""
 
 
-@described
+@document_fields
 class Timeouts(_Value, frozen=True, kw_only=True):
     """Timeouts in seconds; None disables one. ``APITimeoutError.limit`` names the one that expired."""
 
@@ -93,7 +93,7 @@ class Timeouts(_Value, frozen=True, kw_only=True):
         return cls(total=value)
 
 
-@described
+@document_fields
 class Limits(_Value, frozen=True, kw_only=True):
     """Size limits in decompressed bytes. Exceeding one raises ``ResponseDecodeError``; error bodies are truncated."""
 
@@ -109,7 +109,7 @@ class Limits(_Value, frozen=True, kw_only=True):
             check_count(f"Limits.{name}", getattr(self, name))
 
 
-@described
+@document_fields
 class RetryPolicy(_Value, frozen=True, kw_only=True):
     """When and how failed attempts are retried: exponential backoff with full jitter.
 
@@ -151,7 +151,7 @@ class RetryPolicy(_Value, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "statuses", frozenset(self.statuses))
 
 
-@described
+@document_fields
 class Pacing(msgspec.Struct, frozen=True):
     """Rate-limit holds and retry budget, shared by the calls of a client and its copies; ``Pacing(None)`` has neither.
 

@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
-from friendli_async._help import described
+from friendli_async._help import document_fields
 
 __all__ = ["RateLimit"]
 
 
-@described
+@document_fields
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     """The rate limits of a server as of one reply. A value is None if the server did not send it, or it is malformed.
 
@@ -171,7 +171,7 @@ def _parse_list(value: str, windows: _Windows) -> None:
                 setattr(windows.setdefault(names, _Window()), field, max(0.0, number))
 
 
-def parts(text: str) -> list[str]:
+def split_values(text: str) -> list[str]:
     """Splits the values of a header that may have been sent several times."""
     return [part.strip() for part in re.split(_SEPARATOR, text)]
 
@@ -191,7 +191,7 @@ def _parse_number(text: str) -> float | None:
 
 def _longest_delay(text: str, unit: float, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:
     """Parses seconds from the reply; of several (sent by a server and a proxy) the most, which satisfies all."""
-    delays = (_delay(part, unit, lambda: _sent_at(headers, now)) for part in parts(text))
+    delays = (_delay(part, unit, lambda: _sent_at(headers, now)) for part in split_values(text))
     return max((seconds for seconds in delays if seconds is not None), default=None)
 
 
@@ -230,7 +230,7 @@ def _unit_seconds(name: str) -> float:
 
 def _sent_at(headers: Mapping[str, str], now: Callable[[], float]) -> float:
     """Returns when the reply was sent, by the server's clock like the times in it, or else by ours."""
-    date = _parse_date(parts(headers.get("date", ""))[0])
+    date = _parse_date(split_values(headers.get("date", ""))[0])
     return now() if date is None else date
 
 

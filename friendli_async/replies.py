@@ -7,9 +7,9 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async._pydantic import PydanticField
-from friendli_async.rate_limits import RateLimit, parts, rate_limit_of
+from friendli_async.rate_limits import RateLimit, rate_limit_of, split_values
 
 __all__ = ["Attempt", "FunctionCall", "Headers", "Meta", "PromptTokensDetails", "Reply", "UnknownEvent", "Usage"]
 __all__ += ["CompletionTokensDetails", "Gauges", "LoopGauges", "Partial", "Timing", "ToolCall"]
@@ -20,7 +20,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
 
 
-def always(default: T) -> T:
+def always_encoded(default: T) -> T:
     """Returns a field default that is encoded despite ``omit_defaults``: recipients of a relayed reply rely on it."""
     return msgspec.field(default_factory=lambda: default)
 
@@ -64,7 +64,7 @@ class Headers(Mapping[str, str]):
 
 def request_id_of(headers: Headers) -> str | None:
     """Returns the ``x-request-id``; the first, if a proxy has added another."""
-    return next(filter(None, parts(headers.get("x-request-id", ""))), None)
+    return next(filter(None, split_values(headers.get("x-request-id", ""))), None)
 
 
 def _join_values(items: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _join_values(items: Iterable[tuple[str, str]]) -> dict[str, str]:
     return values
 
 
-@described
+@document_fields
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of a call."""
 
@@ -95,7 +95,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """Its duration in seconds."""
 
 
-@described
+@document_fields
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Time measurements of a call. Times are seconds since the call started, unless noted otherwise."""
 
@@ -125,7 +125,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Completion tokens of the usage, divided by the time from the first to the last event."""
 
 
-@described
+@document_fields
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """Metadata of a reply, a stream or an error."""
 
@@ -206,7 +206,7 @@ def attach_meta(reply: object, meta: Meta) -> None:
         msgspec.structs.force_setattr(reply, "_meta", meta)
 
 
-def remade(kind: type[R], reply: Reply, **fields: object) -> R:
+def convert_reply(kind: type[R], reply: Reply, **fields: object) -> R:
     """Returns a reply of type ``kind`` with the fields (or ``fields``), ``meta`` and ``raw`` of another."""
     made = kind(**{**msgspec.structs.asdict(reply), **fields})
     for name, value in vars(reply).items():
@@ -239,14 +239,14 @@ class CompletionTokensDetails(Value, frozen=True):
 class Usage(Value, frozen=True):
     """Tokens that a call was billed for."""
 
-    prompt_tokens: int = always(0)
-    completion_tokens: int = always(0)
-    total_tokens: int = always(0)
+    prompt_tokens: int = always_encoded(0)
+    completion_tokens: int = always_encoded(0)
+    total_tokens: int = always_encoded(0)
     prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
 
 
-def added(one: S | None, other: S | None) -> S | None:
+def add_usage(one: S | None, other: S | None) -> S | None:
     """Returns the sum of two usages, or of parts of them. Fields that are None in both stay None."""
     if one is None or other is None:
         return one or other
@@ -254,7 +254,7 @@ def added(one: S | None, other: S | None) -> S | None:
     for name in one.__struct_fields__:
         first, second = getattr(one, name), getattr(other, name)
         if isinstance(first, msgspec.Struct) or isinstance(second, msgspec.Struct):
-            sums[name] = added(first, second)
+            sums[name] = add_usage(first, second)
         else:
             sums[name] = first if second is None else (first or 0) + second
     return type(one)(**sums)
@@ -304,7 +304,7 @@ class ToolCall(Value, frozen=True, omit_defaults=False):
     function: FunctionCall = FunctionCall()
 
 
-@described
+@document_fields
 class Partial(msgspec.Struct, frozen=True, kw_only=True):
     """What a stream had received when it ended early: it can be stored, shown or continued."""
 
@@ -328,7 +328,7 @@ def partial_of(reply: Any) -> Partial:
     )
 
 
-@described
+@document_fields
 class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
     """Connection counts of one event loop."""
 
@@ -342,7 +342,7 @@ class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
     """Streams whose connection is in use."""
 
 
-@described
+@document_fields
 class Gauges(LoopGauges, frozen=True, kw_only=True):
     """Connection and call counts of a client, summed over its event loops."""
 

@@ -11,13 +11,13 @@ from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, without_none
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.replies import Reply
 
 __all__ = ["ContainerTokens", "Detokenization", "TokenOptions", "Tokenization", "Tokens"]
 
 
-@described
+@document_fields
 class TokenOptions(ExtraOptions, total=False):
     """Optional parameters of ``tokenize`` and ``detokenize``."""
 

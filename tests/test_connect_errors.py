@@ -147,7 +147,7 @@ async def refused(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, foreig
                 await within(read(ask(client)) if streamed else complete(client))
             assert places_in_use(client) == 0
         error = raised.value
-        assert (error.sent, error.hopeless) == (False, True)
+        assert (error.sent, error.permanent) == (False, True)
         assert error.meta is not None
         assert len(error.meta.attempts) == server.connections == 1
         where = server.url.removeprefix("https://")

@@ -35,7 +35,7 @@ from friendli_async import (
     Timeouts,
     UnprocessableEntityError,
 )
-from friendli_async._core.body.sources import opened
+from friendli_async._core.body.sources import open_in_thread
 from friendli_async.files import UploadedFile
 from friendli_async.testing import FriendliServer, body, cut, head, json_body, raw, reset, script, status
 
@@ -443,7 +443,7 @@ async def test_cancelled_download_leaves_no_file_and_closes_what_it_opened(
             (tmp_path / "slow").unlink()
             opening.clear()
 
-        made = asyncio.create_task(opened(slow, drop))
+        made = asyncio.create_task(open_in_thread(slow, drop))
         await asyncio.to_thread(opening.wait, 30)
         made.cancel()
         await asyncio.wait([made])

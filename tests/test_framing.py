@@ -183,7 +183,7 @@ class Reply:
                 outcome.error = f"{type(error).__name__}: {error}"
                 break
             if data is None:
-                self.waiting = self.exchange.arrival()
+                self.waiting = self.exchange.wait_readable()
                 break
             outcome.ended = not data
             pieces.append(data)

@@ -32,7 +32,7 @@ from friendli_async import (
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Call
 from friendli_async._core.protocol import Operation
-from friendli_async._core.retry import Retries, delay, may_repeat
+from friendli_async._core.retry import Retries, delay, is_retryable
 from friendli_async.errors import status_class
 from friendli_async.options import _RETRYABLE_STATUSES as RETRYABLE_STATUSES
 from friendli_async.replies import Headers
@@ -83,7 +83,7 @@ DECISIONS: dict[str, tuple[BaseException, str]] = {
 def test_whether_a_failure_may_be_repeated(name: str, repeatable: bool, billed: bool) -> None:
     error, rule = DECISIONS[name]
     allowed = {"always": True, "repeatable": repeatable, "unbilled": repeatable and not billed, "never": False}[rule]
-    assert may_repeat(error, operation(repeatable=repeatable, billed=billed), RetryPolicy()) is allowed
+    assert is_retryable(error, operation(repeatable=repeatable, billed=billed), RetryPolicy()) is allowed
 
 
 @pytest.mark.parametrize("repeatable", [False, True])
@@ -91,14 +91,14 @@ def test_whether_a_failure_may_be_repeated(name: str, repeatable: bool, billed: 
 def test_statuses_only_narrow_what_may_be_repeated(status: int, repeatable: bool) -> None:
     each = operation(repeatable=repeatable, billed=True)
     allowed = status in {408, 429, 503} or repeatable
-    assert may_repeat(answered(status), each, RetryPolicy(statuses={status})) is allowed
-    assert may_repeat(answered(status), each, RetryPolicy(statuses=RETRYABLE_STATUSES - {status})) is False
-    assert may_repeat(answered(status), each, RetryPolicy(statuses=())) is False
+    assert is_retryable(answered(status), each, RetryPolicy(statuses={status})) is allowed
+    assert is_retryable(answered(status), each, RetryPolicy(statuses=RETRYABLE_STATUSES - {status})) is False
+    assert is_retryable(answered(status), each, RetryPolicy(statuses=())) is False
 
 
 def test_without_any_statuses_what_was_never_sent_is_still_repeated() -> None:
     policy = RetryPolicy(statuses=())
-    assert may_repeat(APIConnectionError("refused"), operation(repeatable=False, billed=True), policy) is True
+    assert is_retryable(APIConnectionError("refused"), operation(repeatable=False, billed=True), policy) is True
 
 
 # --- how long is waited ----------------------------------------------------------------------------------------------

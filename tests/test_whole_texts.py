@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import deterministic
 
 from friendli_async import AsyncFriendli
-from friendli_async._core.text import missing
+from friendli_async._core.text import missing_suffix
 from friendli_async.chat import ChatMessage, FunctionCall, ToolCall
 from friendli_async.testing import FriendliServer, Step, done, event, script
 
@@ -33,9 +33,9 @@ async def streamed(stream: Any) -> tuple[str, str, Any]:
 @given(st.text(max_size=20), st.integers(0, 20), st.text(max_size=5))
 @deterministic
 def test_what_a_whole_adds_to_its_pieces_is_its_rest_or_nothing(text: str, cut: int, other: str) -> None:
-    assert missing(text, (text[:cut],)) == text[cut:]
-    assert missing(text, (text, other + "!")) == ""
-    assert missing(None, ()) == ""
+    assert missing_suffix(text, (text[:cut],)) == text[cut:]
+    assert missing_suffix(text, (text, other + "!")) == ""
+    assert missing_suffix(None, ()) == ""
 
 
 @pytest.mark.parametrize("pieces", CUTS)

@@ -14,8 +14,8 @@ where                             look at
 a byte becomes an event           ``events.reader.EventReader.feed``; bytes are split in ``events.sse.SSEDecoder``, and
                                   events decoded in ``events.decoding.Dialect``
 a status becomes an error         ``status_errors.status_error``
-an aiohttp error becomes ours     ``net.failures.translated``; while a body is read, ``net.exchange.AiohttpExchange``
-a retry is decided                ``retry.may_repeat`` (whether), ``retry.Retries.wait_after`` (when),
+an aiohttp error becomes ours     ``net.failures.translate``; while a body is read, ``net.exchange.AiohttpExchange``
+a retry is decided                ``retry.is_retryable`` (whether), ``retry.Retries.wait_after`` (when),
                                   ``pacing.Pace.may_retry`` (the retry budget); all called from ``call.Call``
 a stream stops                    ``events.stream.OpenStream``: ``stop`` on request, ``settle`` at its end, ``fill`` and
                                   ``read`` on an error; the connection: ``Exchange.finish`` and ``abort``
@@ -41,7 +41,7 @@ The path of a request
       session (``net.posting``), the rest through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` reads the reply.
-   d. Evaluate: ``retry.may_repeat`` decides whether another attempt is allowed, and ``retry.Retries`` when. tenacity
+   d. Evaluate: ``retry.is_retryable`` decides whether another attempt is allowed, and ``retry.Retries`` when. tenacity
       applies the policy's waits and stops there, and nowhere else. It is used only after the first failure, since it
       costs some 50 µs. The call then asks the retry budget of ``pacing.Pace``, and reports a Retry-After to it. Before
       all that, ``Engine.recover``, where a deployment has one, may repair the cause, once per call.

@@ -31,10 +31,10 @@ from friendli_async._core.observers import (
 )
 from friendli_async._core.pacing import LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
-from friendli_async._core.retry import UNPROCESSED_STATUSES, Retries, may_repeat
+from friendli_async._core.retry import UNPROCESSED_STATUSES, Retries, is_retryable
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async._core.status_errors import excerpt, status_error, unframed
+from friendli_async._core.status_errors import excerpt, parse_unframed, status_error
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
     APIConnectionError,
@@ -151,7 +151,7 @@ class Engine:
         self.runtime.check()
         try:
             with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
-                dial = DialContext(clock, fresh=True, warming=True)
+                dial = DialContext(clock, force_new=True, warming=True)
                 await self.runtime.transport.warm(self.request_builder.base or "/", dial)
         finally:
             self.runtime.changed()
@@ -321,7 +321,7 @@ class Call(Generic[T]):
     def _start_attempt(self) -> tuple[float, DialContext]:
         self._status, self._headers, self._reply_started = None, _NO_HEADERS, False
         self.clock.sent = False
-        dial = DialContext(self.clock, fresh=self._replaced)
+        dial = DialContext(self.clock, force_new=self._replaced)
         reporter = self.reporter
         if reporter is not None:
             reporter.attempt += 1
@@ -350,7 +350,7 @@ class Call(Generic[T]):
         return builder.build(self._operation, self._arguments, self._accept, authorization, framing)
 
     def _record_connection(self, dial: DialContext) -> None:
-        self._replaced = dial.fresh
+        self._replaced = dial.force_new
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
         dial.queued = dial.connecting = 0.0
@@ -423,7 +423,7 @@ class Call(Generic[T]):
 
     def _can_retry(self, failed: Held[FriendliError]) -> bool:
         policy = self._engine.settings.retry
-        return policy.max_attempts > 1 and self._can_resend() and may_repeat(failed.error, self._operation, policy)
+        return policy.max_attempts > 1 and self._can_resend() and is_retryable(failed.error, self._operation, policy)
 
     def _wait_after(self, failed: Held[FriendliError], retries: Retries) -> float | None:
         """Returns the seconds until the next attempt, or None if there is none."""
@@ -585,7 +585,7 @@ class Call(Generic[T]):
                 failure, reader.failure = Held(reader.failure), None
                 raise failure.take()
             if collector.has_text:
-                self.stopwatch.text_came()
+                self.stopwatch.record_first_text()
             exchange.streaming = True
             if self.reporter is not None and reader.ready:
                 self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
@@ -613,7 +613,7 @@ class Call(Generic[T]):
         if data.lstrip(_BOM_AND_NEWLINES).startswith(_STREAM_PREFIXES):
             return data
         body = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
-        error, text = unframed(body, exchange.status, exchange.headers)
+        error, text = parse_unframed(body, exchange.status, exchange.headers)
         if error is not None:
             raise error
         message = f"the server answered with {content_type} instead of an event stream"

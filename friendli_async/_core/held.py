@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-__all__ = ["Held", "forget", "refuse_stop_iteration"]
+__all__ = ["Held", "clear_tracebacks", "reject_stop_iteration"]
 
 E = TypeVar("E", bound=BaseException)
 
@@ -34,7 +34,7 @@ class Held(Generic[E]):
         return error
 
 
-def forget(error: BaseException) -> None:
+def clear_tracebacks(error: BaseException) -> None:
     """Removes the tracebacks of an error that is not propagated further, and of its causes and contexts.
 
     Anything that still references the error (aiohttp stores it on the broken connection) would otherwise keep all
@@ -49,7 +49,7 @@ def forget(error: BaseException) -> None:
         current = current.__cause__ or current.__context__
 
 
-def refuse_stop_iteration(error: BaseException) -> None:
+def reject_stop_iteration(error: BaseException) -> None:
     """Rejects a StopAsyncIteration from a user callback: ``async for`` would mistake it for a regular end.
 
     A token callable that runs out of tokens may raise one. PEP 479 does the same for generators.

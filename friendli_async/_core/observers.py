@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.replies import Timing, Usage
 
 __all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallStarted"]
@@ -21,7 +21,7 @@ Parameter = bool | int | float | str | tuple[str, ...]
 """Value of a generation parameter in ``CallStarted``."""
 
 
-@described
+@document_fields
 class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the call events. No event holds a header, a body or a token."""
 
@@ -39,7 +39,7 @@ class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the attempt, from 1; 0 before the first."""
 
 
-@described
+@document_fields
 class CallStarted(CallEvent, frozen=True, kw_only=True):
     """A call has started. Nothing has been sent yet."""
 
@@ -52,12 +52,12 @@ class CallStarted(CallEvent, frozen=True, kw_only=True):
     and names only, no content."""
 
 
-@described
+@document_fields
 class AttemptStarted(CallEvent, frozen=True, kw_only=True):
     """An attempt starts: the request is built, and waits for a connection."""
 
 
-@described
+@document_fields
 class Connected(CallEvent, frozen=True, kw_only=True):
     """An attempt got a connection, and sends its request. Not reported if the session is the user's own.
 
@@ -72,7 +72,7 @@ class Connected(CallEvent, frozen=True, kw_only=True):
     """Seconds that getting the connection took."""
 
 
-@described
+@document_fields
 class AttemptEnded(CallEvent, frozen=True, kw_only=True):
     """An attempt has ended: a plain call has its reply, a stream is open, or it failed or was cancelled."""
 
@@ -84,7 +84,7 @@ class AttemptEnded(CallEvent, frozen=True, kw_only=True):
     """Seconds until the next attempt; None if there is none."""
 
 
-@described
+@document_fields
 class FirstEvent(CallEvent, frozen=True, kw_only=True):
     """A stream's first event has arrived."""
 
@@ -92,7 +92,7 @@ class FirstEvent(CallEvent, frozen=True, kw_only=True):
     """Seconds since the call started."""
 
 
-@described
+@document_fields
 class CallEnded(CallEvent, frozen=True, kw_only=True):
     """A call has ended, in whatever way. The last event of each call, reported once."""
 
@@ -112,7 +112,7 @@ class CallEnded(CallEvent, frozen=True, kw_only=True):
     """The reply's ``model``."""
 
 
-@described
+@document_fields
 class CallContent(CallEvent, frozen=True, kw_only=True):
     """Request and reply of a call. Reported before ``call_ended``, and only to observers with ``call_content``."""
 

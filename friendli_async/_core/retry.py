@@ -13,13 +13,13 @@ from friendli_async._core.protocol import Operation
 from friendli_async.errors import APIConnectionError, APIStatusError, APITimeoutError, FriendliError
 from friendli_async.options import RetryPolicy
 
-__all__ = ["UNPROCESSED_STATUSES", "Retries", "delay", "may_repeat"]
+__all__ = ["UNPROCESSED_STATUSES", "Retries", "delay", "is_retryable"]
 
 UNPROCESSED_STATUSES: Final = frozenset({408, 429, 503})
 """Statuses of requests that were rejected before processing: retrying them cannot do the work twice."""
 
 
-def may_repeat(error: BaseException, operation: Operation[Any], policy: RetryPolicy) -> bool:
+def is_retryable(error: BaseException, operation: Operation[Any], policy: RetryPolicy) -> bool:
     """Whether a retry is allowed: the request cannot have been accepted, or repeating it does no harm."""
     if isinstance(error, APIStatusError):
         status = error.status_code
@@ -29,7 +29,7 @@ def may_repeat(error: BaseException, operation: Operation[Any], policy: RetryPol
             return True
         return error.limit == "first_event" and operation.repeatable and not operation.billed
     if isinstance(error, APIConnectionError):
-        return not error.hopeless and (not error.sent or operation.repeatable)
+        return not error.permanent and (not error.sent or operation.repeatable)
     return False
 
 

@@ -179,7 +179,7 @@ def _after_fork() -> None:
     """
     for runtime in list(_runtimes):
         runtime.calls.clear()
-        runtime.transport.leave_the_parent()
+        runtime.transport.abandon_after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -12,7 +12,7 @@ import msgspec
 
 from friendli_async._core.observers import METHODS, Observer, Observers
 from friendli_async._core.secret import Secret, masked
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
@@ -28,7 +28,7 @@ CONTAINER_URL: Final = "http://localhost:8000"
 Token = str | Callable[[], str | Awaitable[str]]
 
 
-@described
+@document_fields
 class ClientOptions(TypedDict, total=False):
     """The options of ``with_options``; see ``AsyncFriendli``."""
 
@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         given = {name: value for name, value in options.items() if value is not None or name not in _FROM_ENVIRONMENT}
         for name in _FROM_ENVIRONMENT - given.keys():
-            if found := unquoted(os.environ.get(f"FRIENDLI_{name.upper()}", "")):
+            if found := strip_quotes(os.environ.get(f"FRIENDLI_{name.upper()}", "")):
                 given[name] = found
         return cls().with_changes(given)
 
@@ -123,7 +123,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return check_token(token)
 
 
-def unquoted(value: str) -> Secret:
+def strip_quotes(value: str) -> Secret:
     """Strips blanks and quotes around a variable's value, which some tools that set variables leave in place."""
     value = Secret(value.strip(" \t"))
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":

@@ -30,7 +30,7 @@ from friendli_async.errors import APIStatusError, status_class
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, request_id_of
 
-__all__ = ["error_of_payload", "excerpt", "status_error", "unframed"]
+__all__ = ["error_of_payload", "excerpt", "parse_unframed", "status_error"]
 
 
 def excerpt(data: bytes) -> str:
@@ -62,7 +62,7 @@ def error_of_payload(value: object, data: bytes, status: int, headers: Headers) 
     return _build(parsed.summary or sanitize(excerpt(data)), parsed, parsed.status or status, excerpt(data), headers)
 
 
-def unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
+def parse_unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatusError | None, str]:
     """Parses data received in place of events: returns the error that it is, or None, and its message.
 
     Args:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["joined", "missing", "whole"]
+__all__ = ["join_text", "missing_suffix", "split_surrogate"]
 
 
-def joined(pieces: Iterable[str]) -> str:
+def join_text(pieces: Iterable[str]) -> str:
     """Joins text. A character split between two tokens arrives as two lone surrogates, which are paired again."""
     text = "".join(pieces)
     if text.isascii():
@@ -23,7 +23,7 @@ def _pair_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
-def whole(held: str, text: str) -> tuple[str, str]:
+def split_surrogate(held: str, text: str) -> tuple[str, str]:
     """Splits a delta into whole characters and a trailing high surrogate, which the next delta completes.
 
     Args:
@@ -37,10 +37,10 @@ def whole(held: str, text: str) -> tuple[str, str]:
     return text.removesuffix(held), held
 
 
-def missing(whole: str | None, pieces: Iterable[str]) -> str:
+def missing_suffix(split_surrogate: str | None, pieces: Iterable[str]) -> str:
     """Returns the rest of a complete text (which some streams send at their end) after the deltas received so far.
 
     Returns "" if the text does not start with the deltas: they have been delivered already.
     """
-    given = joined(pieces)
-    return whole.removeprefix(given) if whole and whole.startswith(given) else ""
+    given = join_text(pieces)
+    return split_surrogate.removeprefix(given) if split_surrogate and split_surrogate.startswith(given) else ""

@@ -64,7 +64,7 @@ class Stopwatch:
         """Seconds since the call began."""
         return self.now() - self._began
 
-    def text_came(self) -> None:
+    def record_first_text(self) -> None:
         """Records that the latest event brought the first text."""
         if self._read_times:
             self._first_text = self._read_times[-1]

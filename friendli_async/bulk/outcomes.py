@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import msgspec
 
-from friendli_async._help import described
+from friendli_async._help import document_fields
 
 __all__ = ["Outcome", "Progress"]
 
@@ -14,7 +14,7 @@ Row = TypeVar("Row")
 R = TypeVar("R")
 
 
-@described
+@document_fields
 class Outcome(msgspec.Struct, Generic[Row, R], frozen=True, kw_only=True):
     """The outcome of one row."""
 
@@ -38,7 +38,7 @@ class Outcome(msgspec.Struct, Generic[Row, R], frozen=True, kw_only=True):
         return cast("R", self.reply)
 
 
-@described
+@document_fields
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """The progress of a run."""
 

@@ -9,7 +9,7 @@ import msgspec
 
 from friendli_async._core.error_json import has_message
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
-from friendli_async._core.text import joined, missing
+from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
@@ -186,7 +186,9 @@ class _CallParts:
                 self.arguments.append(delta.function.arguments)
 
     def result(self) -> ToolCall:
-        return ToolCall(self.id or "", self.type or "function", FunctionCall(self.name or "", joined(self.arguments)))
+        return ToolCall(
+            self.id or "", self.type or "function", FunctionCall(self.name or "", join_text(self.arguments))
+        )
 
 
 class _ChoiceParts(ChoiceParts):
@@ -251,13 +253,13 @@ class _ChoiceParts(ChoiceParts):
             for position, call in enumerate(message.tool_calls or ())
         )
         fields = {
-            "content": missing(message.content, self.text) or choice.text,
+            "content": missing_suffix(message.content, self.text) or choice.text,
             "role": message.role,
             "tool_calls": () if self.calls else calls,
-            "reasoning_content": missing(message.reasoning_content, self.reasoning_content),
-            "reasoning": missing(message.reasoning, self.reasoning),
+            "reasoning_content": missing_suffix(message.reasoning_content, self.reasoning_content),
+            "reasoning": missing_suffix(message.reasoning, self.reasoning),
             "reasoning_details": () if self.reasoning_details else message.reasoning_details,
-            "refusal": missing(message.refusal, self.refusal),
+            "refusal": missing_suffix(message.refusal, self.refusal),
         }
         new = {name: value for name, value in fields.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
@@ -281,17 +283,17 @@ class _ChoiceParts(ChoiceParts):
         return tuple(call.result() for call in self.calls)
 
     def thoughts(self) -> str:
-        return joined(self.reasoning_content or self.reasoning) or details_text(self.reasoning_details)
+        return join_text(self.reasoning_content or self.reasoning) or details_text(self.reasoning_details)
 
     def result(self) -> ChatChoice:
         message = ChatMessage(
             role=self.role or "assistant",
-            content=joined(self.text) if self.text or not (self.calls or self.refusal) else None,
+            content=join_text(self.text) if self.text or not (self.calls or self.refusal) else None,
             tool_calls=self.tool_calls() or None,
-            reasoning_content=joined(self.reasoning_content) or None,
-            reasoning=joined(self.reasoning) or None,
+            reasoning_content=join_text(self.reasoning_content) or None,
+            reasoning=join_text(self.reasoning) or None,
             reasoning_details=_merge_details(self.reasoning_details) or None,
-            refusal=joined(self.refusal) or None,
+            refusal=join_text(self.refusal) or None,
         )
         logprobs = Logprobs(tuple(self.logprobs)) if self.logprobs else None
         return ChatChoice(index=self.index, message=message, finish_reason=self.finish_reason, logprobs=logprobs)
@@ -383,7 +385,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         if first is None:
             return Partial(usage=self.usage)
         return Partial(
-            text=joined(first.text), reasoning=first.thoughts(), tool_calls=first.tool_calls(), usage=self.usage
+            text=join_text(first.text), reasoning=first.thoughts(), tool_calls=first.tool_calls(), usage=self.usage
         )
 
     def result(self) -> ChatCompletion:

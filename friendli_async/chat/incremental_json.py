@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, cast
 
-from friendli_async._core.text import whole
+from friendli_async._core.text import split_surrogate
 
 __all__ = ["MAX_DEPTH", "JSONDepthError", "JSONError", "JSONIncompleteError", "JSONReader", "read_json"]
 
@@ -135,7 +135,7 @@ class JSONReader:
             raise type(self._error)(self._error.reason, self._error.position)
         text = piece if isinstance(piece, str) else self._decode(piece)
         if text:
-            text, self._trailing_surrogate = whole(self._trailing_surrogate, text)
+            text, self._trailing_surrogate = split_surrogate(self._trailing_surrogate, text)
         self._read(text)
 
     def close(self) -> Any:

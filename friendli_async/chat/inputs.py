@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, each, shallow
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
 from friendli_async._core.resource import operation
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-@described
+@document_fields
 class SamplingOptions(ExtraOptions, total=False):
     """Optional parameters of text generation: sampling, penalties and stop conditions."""
 
@@ -206,7 +206,7 @@ class SamplingOptions(ExtraOptions, total=False):
     """Probability above which tokens count as the likeliest (XTC sampling)."""
 
 
-@described
+@document_fields
 class GenerationOptions(SamplingOptions, total=False):
     """Optional parameters of a chat, with or without built-in tools.
 
@@ -235,7 +235,7 @@ class GenerationOptions(SamplingOptions, total=False):
     """Number of likeliest tokens to return at each position; requires ``logprobs``."""
 
 
-@described
+@document_fields
 class ChatOptions(GenerationOptions, total=False):
     """Optional parameters of a chat. Omitted ones are left to the server; None is sent as null."""
 
@@ -248,7 +248,7 @@ class ChatOptions(GenerationOptions, total=False):
     """Functions that the model may call."""
 
 
-@described
+@document_fields
 class ParseStreamOptions(GenerationOptions, total=False):
     """Optional parameters of a chat with structured output. ``n`` must be 1."""
 
@@ -258,7 +258,7 @@ class ParseStreamOptions(GenerationOptions, total=False):
     """Whether the schema has the strict form (the default); see ``json_schema``."""
 
 
-@described
+@document_fields
 class ParseOptions(ParseStreamOptions, total=False):
     """Optional parameters of ``parse``: those of ``parse_stream``, and ``reask``."""
 
@@ -267,7 +267,7 @@ class ParseOptions(ParseStreamOptions, total=False):
     Each answer is billed. A truncated answer or a tool call is not retried."""
 
 
-@described
+@document_fields
 class RunOptions(GenerationOptions, total=False):
     """Optional parameters of a run with tools: those of a chat, applied to each turn, and the run's own."""
 
@@ -295,10 +295,10 @@ def _to_request_message(message: object) -> object:
     """Converts a message struct to its request form. Anything else is returned unchanged and validated later."""
     if isinstance(message, ChatMessage):
         return message.as_input()
-    return shallow(message) if isinstance(message, AnyMessage) else message
+    return struct_to_dict(message) if isinstance(message, AnyMessage) else message
 
 
-CONVERTERS: Final = {"messages": each(_to_request_message)}
+CONVERTERS: Final = {"messages": map_items(_to_request_message)}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
 COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)

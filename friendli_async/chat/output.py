@@ -21,7 +21,7 @@ from friendli_async.errors import (
     OutputInvalidError,
     StreamInterruptedError,
 )
-from friendli_async.replies import Meta, Partial, Reply, added, as_chat_usage, attach_meta, remade
+from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, attach_meta, convert_reply
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import View
 
@@ -239,7 +239,7 @@ def _cached_output(kind: Any, strict: bool) -> Output[Any]:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def refuse_own_format(method: str, name: str, options: Mapping[str, object]) -> None:
+def reject_format_option(method: str, name: str, options: Mapping[str, object]) -> None:
     """Rejects an option that would override the type's schema.
 
     Raises:
@@ -284,10 +284,10 @@ async def ask(
         except FriendliError as error:
             error.partial = error.partial or (None if billed is None else Partial(usage=as_chat_usage(billed)))
             raise
-        billed = added(billed, getattr(reply, "usage", None))
-        answer = answer_of(remade(type(reply), reply, usage=billed))
+        billed = add_usage(billed, getattr(reply, "usage", None))
+        answer = answer_of(convert_reply(type(reply), reply, usage=billed))
         try:
-            return remade(parsed, answer.reply, value=output.read(answer), asked=asked)
+            return convert_reply(parsed, answer.reply, value=output.read(answer), asked=asked)
         except OutputInvalidError as error:
             if asked > reask or not answer.text.strip() or answer.instead:
                 raise
@@ -319,7 +319,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     def __init__(self, opening: Opening[E, R, U], output: Output[V]) -> None:
         super().__init__(opening)
         self._output = output
-        self._pick = self._wording()
+        self._pick = self._text_extractor()
         self._reader = JSONReader()
         self._pieces: deque[str] = deque()  # of text, delivered but not yet parsed
 
@@ -430,7 +430,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         try:
             reply = await super().result()
             stopped = "the stream was stopped" if self.outcome == "stopped" else ""
-            parsed: R = remade(self._parsed, reply, value=self._output.read(self._answer_of(reply, stopped)))
+            parsed: R = convert_reply(self._parsed, reply, value=self._output.read(self._answer_of(reply, stopped)))
             return parsed
         except StreamInterruptedError as error:
             problem = Held(self._as_cut_off(error))

@@ -10,14 +10,14 @@ from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.chat.inputs import CONVERTERS, REQUIRED, TOOLS, Messages, Tool
 from friendli_async.replies import Reply
 
 __all__ = ["ChatRender", "ChatRenderOptions", "RenderedChat"]
 
 
-@described
+@document_fields
 class ChatRenderOptions(ExtraOptions, total=False):
     """Optional parameters of rendering. Omitted ones are left to the server; None is sent as null."""
 

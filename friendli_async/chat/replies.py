@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from friendli_async.replies import Reply, ToolCall, Usage, Value, always
+from friendli_async.replies import Reply, ToolCall, Usage, Value, always_encoded
 
 __all__: list[str] = ["ChatChoice", "ChatCompletion", "ChatMessage", "FinishReason", "Logprobs", "TokenLogprob"]
 __all__ += ["AnyMessage"]
@@ -73,7 +73,7 @@ class ChatMessage(Value, AnyMessage, frozen=True):
 class ChatChoice(Value, frozen=True):
     """One of the ``n`` choices."""
 
-    index: int = always(0)
+    index: int = always_encoded(0)
     message: ChatMessage = ChatMessage()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
@@ -152,7 +152,7 @@ def details_text(details: Iterable[Mapping[str, Any]]) -> str:
 class ChunkChoice(Value, frozen=True):
     """A chunk's entry for one choice."""
 
-    index: int = always(0)
+    index: int = always_encoded(0)
     delta: ChunkDelta = ChunkDelta()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
@@ -167,7 +167,7 @@ class ChunkChoice(Value, frozen=True):
 class ChatChunk(Value, frozen=True):
     """An event of a chat stream. The chunk with the usage has no choices."""
 
-    choices: tuple[ChunkChoice, ...] = always(())
+    choices: tuple[ChunkChoice, ...] = always_encoded(())
     id: str | None = None
     object: str | None = None
     created: int | float | None = None

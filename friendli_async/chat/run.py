@@ -13,14 +13,14 @@ from uuid import uuid4
 import msgspec
 
 from friendli_async._core.body.arguments import check_keywords, check_values
-from friendli_async._core.held import refuse_stop_iteration
-from friendli_async._help import described
+from friendli_async._core.held import reject_stop_iteration
+from friendli_async._help import document_fields
 from friendli_async.chat.inputs import Conversation, Messages, RunOptions, requested_choices
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.chat.tool_calls import WholeCalls, is_object
+from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolCalls, ToolFinished, TurnEnded
 from friendli_async.errors import FriendliError, ResponseDecodeError, StreamInterruptedError, ToolError, TurnLimitError
-from friendli_async.replies import Partial, ToolCall, Usage, added
+from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.resource import ChatStream
@@ -33,7 +33,7 @@ _OpenTurn = Callable[[Messages, Mapping[str, object]], "ChatStream"]
 """Creates the stream of a turn from the conversation so far and the options, without opening it."""
 
 
-@described
+@document_fields
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a run."""
 
@@ -84,7 +84,7 @@ class _Turns:
     def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], results: Sequence[ToolFinished]) -> None:
         """Adds a finished turn."""
         self.count += 1
-        self.usage = added(self.usage, reply.usage)
+        self.usage = add_usage(self.usage, reply.usage)
         message = reply.message.as_input()
         if calls:
             message["tool_calls"] = [_as_input(call) for call in calls]
@@ -243,7 +243,7 @@ class Run:
             raise
         except BaseException as error:
             await self._abort(error)
-            refuse_stop_iteration(error)
+            reject_stop_iteration(error)
             raise
         finally:
             self._is_waiting = False
@@ -281,7 +281,7 @@ class Run:
 
     def _begin_turn(self) -> None:
         self._stream = self._turns.next()
-        self._whole_calls = WholeCalls(self._stream)
+        self._whole_calls = CompleteToolCalls(self._stream)
 
     def _end_turn(self, reply: ChatCompletion) -> None:
         calls, turns = [*self._calls.requested.values()], self._turns

@@ -15,7 +15,7 @@ from friendli_async.chat.output import (
     SnapshotView,
     ask,
     output_of,
-    refuse_own_format,
+    reject_format_option,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
@@ -112,7 +112,7 @@ def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Out
     """Returns the output of a type, and the request options with its ``response_format``."""
     sent: dict[str, Any] = dict(options)
     output = output_of(kind, sent.pop("strict", True))
-    refuse_own_format(method, "response_format", sent)
+    reject_format_option(method, "response_format", sent)
     if requested_choices(sent) != 1:
         raise ArgumentError(f"n: {method}() reads one answer; call it several times, or use complete()")
     declared = output.declared()

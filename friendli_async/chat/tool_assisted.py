@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, get_args
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, each, encode_json, model_of
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_json, map_items, model_of
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, are_ordinary
 from friendli_async.chat.inputs import (
     CHECKS,
@@ -32,7 +32,7 @@ from friendli_async.chat.inputs import (
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.resource import CompletionStream
 from friendli_async.errors import ArgumentError
-from friendli_async.replies import Usage, Value, always
+from friendli_async.replies import Usage, Value, always_encoded
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -98,9 +98,9 @@ class ToolStatusError(Value, frozen=True):
 class ToolStatus(Value, frozen=True, kw_only=True):
     """A progress event of a built-in tool."""
 
-    tool_call_id: str = always("")
-    name: BuiltInToolName | str = always("")  # open: a new tool must not break old clients
-    status: Literal["STARTED", "UPDATING", "ENDED", "ERRORED"] | str = always("")  # open
+    tool_call_id: str = always_encoded("")
+    name: BuiltInToolName | str = always_encoded("")  # open: a new tool must not break old clients
+    status: Literal["STARTED", "UPDATING", "ENDED", "ERRORED"] | str = always_encoded("")  # open
     parameters: tuple[ToolStatusParameter, ...] = ()
     timestamp: float | None = None
     """Unix time in seconds."""
@@ -115,7 +115,7 @@ class ToolStatus(Value, frozen=True, kw_only=True):
 ToolAssistedEvent = ChatChunk | ToolStatus
 
 
-@described
+@document_fields
 class ToolAssistedChatOptions(GenerationOptions, total=False):
     """Optional parameters of a tool-assisted chat. Omitted ones are left to the server; None is sent as null."""
 
@@ -131,7 +131,7 @@ _PARAMETERS: Final = Parameters(
     REQUIRED,
     {**CHECKS, "tools": list[_AnyTool] | None},
     # Validation expects tools as plain objects.
-    {**CONVERTERS, "tools": each(lambda tool: msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool)},
+    {**CONVERTERS, "tools": map_items(lambda tool: msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool)},
 )
 _COMPLETE: Final = operation(
     "tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion, repeatable=True, billed=True

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ToolCallView"]
 
 
-class WholeCalls:
+class CompleteToolCalls:
     """Detects complete tool calls of a stream's choice 0 and yields each once, in order. No I/O.
 
     A call is complete when its arguments are a JSON object and, in addition, the next call has begun or the choice has
@@ -76,7 +76,7 @@ class ToolCallView(View[ToolCall]):
     def __init__(self, stream: CompletionStream[Any]) -> None:
         super().__init__(stream)
         self._completion = stream
-        self._whole_calls = WholeCalls(stream)
+        self._whole_calls = CompleteToolCalls(stream)
         self._ready: deque[ToolCall] = deque()
         self._has_ended = False
 

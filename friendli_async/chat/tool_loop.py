@@ -18,7 +18,7 @@ import msgspec
 from anyio import CancelScope
 
 from friendli_async._core.held import Held
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.errors import ToolError, ToolProblem
 from friendli_async.replies import ToolCall
@@ -36,7 +36,7 @@ _MAX_MESSAGE: Final = 2000  # characters
 _SECRETS: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?<=Bearer )\S+|(?<=Basic )\S+|\b(?:flp_|sk-)\w[\w-]{8,}")
 
 
-@described
+@document_fields
 class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call has started."""
 
@@ -44,7 +44,7 @@ class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
     """The model's tool call."""
 
 
-@described
+@document_fields
 class ToolFinished(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call has finished. Every call of the model ends with this event, even if it never started."""
 
@@ -58,7 +58,7 @@ class ToolFinished(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the arguments were complete, including the wait for approval and for a free slot."""
 
 
-@described
+@document_fields
 class TurnEnded(msgspec.Struct, frozen=True, kw_only=True):
     """The model has answered, and all its tool calls have finished."""
 

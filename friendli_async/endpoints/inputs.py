@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ExtraOptions, ExtraQuery, Parameters, encode_json
-from friendli_async._help import described
+from friendli_async._help import document_fields
 
 __all__: list[str] = ["AcceleratorRequirement", "AdvancedConfig", "AutoscalingPolicy", "ModelOptions"]
 __all__ += ["EndpointCreateOptions", "EndpointUpdateOptions", "EndpointVersionOptions", "SimplescaleConfig"]
@@ -56,7 +56,7 @@ class AcceleratorRequirement(msgspec.Struct, frozen=True):
     count: int
 
 
-@described
+@document_fields
 class ModelOptions(ExtraOptions, total=False):
     """Optional parameters of both ``create`` and ``update``: the model and its replicas."""
 
@@ -72,7 +72,7 @@ class ModelOptions(ExtraOptions, total=False):
     """Id of a model uploaded to Friendli."""
 
 
-@described
+@document_fields
 class EndpointCreateOptions(ModelOptions, total=False):
     """Optional parameters of a new endpoint. Omitted ones are left to the server; None is sent as null."""
 
@@ -80,7 +80,7 @@ class EndpointCreateOptions(ModelOptions, total=False):
     """Comment on the first version."""
 
 
-@described
+@document_fields
 class EndpointUpdateOptions(ModelOptions, total=False):
     """Changes to an endpoint. Omitted parameters stay unchanged; None is sent as null."""
 
@@ -94,7 +94,7 @@ class EndpointUpdateOptions(ModelOptions, total=False):
     """Comment on the new version."""
 
 
-@described
+@document_fields
 class WandbArtifactOptions(ExtraOptions, total=False):
     """Optional parameters of an endpoint for an artifact. Omitted ones are left to the server; None is sent as null."""
 
@@ -110,7 +110,7 @@ class WandbArtifactOptions(ExtraOptions, total=False):
     """``{"minReplica": int, "maxReplica": int, "cooldownPeriod": int}``."""
 
 
-@described
+@document_fields
 class EndpointVersionOptions(ExtraQuery, total=False):
     """Optional parameters of a list of versions. Omitted ones and None are left to the server."""
 
@@ -120,7 +120,7 @@ class EndpointVersionOptions(ExtraQuery, total=False):
     """Maximum number of items per page."""
 
 
-@described
+@document_fields
 class EndpointListOptions(EndpointVersionOptions, total=False):
     """Optional parameters of a list of endpoints. Omitted ones and None are left to the server."""
 

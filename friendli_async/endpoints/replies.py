@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from friendli_async.replies import Reply, always
+from friendli_async.replies import Reply, always_encoded
 
 __all__: list[str] = ["EndpointErrorCode", "EndpointPage", "EndpointPhase", "EndpointState", "EndpointStatus"]
 __all__ += ["EndpointSpec", "EndpointVersion", "EndpointVersionPage", "ListedEndpoint", "WandbArtifactEndpoint"]
@@ -74,7 +74,7 @@ class ListedEndpoint(EndpointStatus, frozen=True, kw_only=True, rename="camel"):
 class EndpointPage(Reply, frozen=True, kw_only=True, rename="camel"):
     """One page of endpoints."""
 
-    data: dict[str, EndpointStatus] = always({})
+    data: dict[str, EndpointStatus] = always_encoded({})
     """By endpoint id."""
     next_cursor: str | None = None
     """The ``cursor`` of the next page."""
@@ -122,7 +122,7 @@ class EndpointVersion(EndpointSpec, frozen=True, kw_only=True, rename="camel"):
 class EndpointVersionPage(Reply, frozen=True, kw_only=True, rename="camel"):
     """One page of an endpoint's versions."""
 
-    data: dict[str, EndpointSpec] = always({})
+    data: dict[str, EndpointSpec] = always_encoded({})
     """By version id."""
     next_cursor: str | None = None
     """The ``cursor`` of the next page."""

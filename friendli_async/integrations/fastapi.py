@@ -27,7 +27,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
-from friendli_async.asgi import SSEResponse, error_body, error_status, finished_before, retry_headers
+from friendli_async.asgi import SSEResponse, error_body, error_status, retry_headers, run_until_disconnect
 from friendli_async.errors import ArgumentError, FriendliError
 from friendli_async.streams import EventStream
 
@@ -146,7 +146,7 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
         results.append(await awaitable)
 
     gone = _Messages.of(connection).gone() if isinstance(connection, WebSocket) else _request_gone(connection)
-    if not await finished_before(gone, work()):
+    if not await run_until_disconnect(gone, work()):
         if isinstance(connection, WebSocket):
             await connection.receive_text()  # what was kept begins with the end, or with messages before it
         raise ClientDisconnected

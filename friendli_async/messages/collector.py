@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
-from friendli_async._core.text import joined
+from friendli_async._core.text import join_text
 from friendli_async.messages.replies import (
     KNOWN_BLOCKS,
     BlockDelta,
@@ -113,8 +113,8 @@ class _BlockParts:
         fields: dict[str, Any] = as_input(start) if isinstance(start, KnownBlock) else {**start}
         for name in ("text", "thinking", "signature"):
             if pieces := getattr(self, name):
-                fields[name] = joined([fields.get(name) or "", *pieces])
-        if raw_input := joined(self.input):
+                fields[name] = join_text([fields.get(name) or "", *pieces])
+        if raw_input := join_text(self.input):
             arguments = _parse_json_object(raw_input)
             fields["input"] = raw_input if arguments is None else arguments
         return as_block(fields)
@@ -126,7 +126,7 @@ class _BlockParts:
         return "thinking" if self.thinking or self.signature else "text"
 
     def tool_call(self) -> ToolCall | None:
-        arguments = joined(self.input)
+        arguments = join_text(self.input)
         if self.start is None and arguments:
             return ToolCall(function=FunctionCall("", arguments))
         if not isinstance(self.start, ToolUseBlock):

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, Union, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, each
-from friendli_async._help import described
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
+from friendli_async._help import document_fields
 from friendli_async.messages.replies import AnyBlock, AnyMessage, KnownBlock, Message, TextBlock, as_input
 
 __all__: list[str] = ["Base64Source", "ImageBlock", "InputMessage", "InputMessages", "Tool", "ToolResultBlock"]
@@ -129,7 +129,7 @@ class _OutputConfig(msgspec.Struct):
     format: _OutputFormat | None = None
 
 
-@described
+@document_fields
 class MessagesOptions(ExtraOptions, total=False):
     """Optional parameters of a message. Omitted ones are left to the server; None is sent as null."""
 
@@ -169,7 +169,7 @@ class MessagesOptions(ExtraOptions, total=False):
     """Nucleus sampling: sample only from the most likely tokens with this cumulative probability."""
 
 
-_encode_blocks: Final = each(lambda block: as_input(block) if isinstance(block, KnownBlock) else block)
+_encode_blocks: Final = map_items(lambda block: as_input(block) if isinstance(block, KnownBlock) else block)
 
 
 def _encode_message(message: object) -> object:
@@ -192,5 +192,5 @@ PARAMETERS: Final = Parameters(
         "tool_choice": _ToolChoice | None,
         "tools": list[Tool] | None,
     },
-    {"messages": each(_encode_message), "system": _encode_blocks},
+    {"messages": map_items(_encode_message), "system": _encode_blocks},
 )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.lenient import convert
-from friendli_async._core.text import joined
+from friendli_async._core.text import join_text
 from friendli_async._pydantic import PydanticField
-from friendli_async.replies import Reply, UnknownEvent, Value, always
+from friendli_async.replies import Reply, UnknownEvent, Value, always_encoded
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
 __all__ += ["AnyBlock", "AnyMessage"]
@@ -32,14 +32,14 @@ class TextBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="text"):
     """A text block."""
 
     type: ClassVar[Literal["text"]] = "text"
-    text: str = always("")
+    text: str = always_encoded("")
 
 
 class ThinkingBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="thinking"):
     """The model's reasoning before its answer."""
 
     type: ClassVar[Literal["thinking"]] = "thinking"
-    thinking: str = always("")
+    thinking: str = always_encoded("")
     signature: str | None = None
     """Proves that the model wrote this reasoning; send it back unchanged with the next call."""
 
@@ -48,7 +48,7 @@ class ToolUseBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="tool_use
     """A tool call requested by the model."""
 
     type: ClassVar[Literal["tool_use"]] = "tool_use"
-    name: str = always("")
+    name: str = always_encoded("")
     input: Any = msgspec.field(default_factory=lambda: cast("dict[str, object]", {}))
     """The arguments as a dict. Streamed arguments that do not form a JSON object (for example, truncated by
     ``max_tokens``) are the raw text."""
@@ -106,8 +106,8 @@ def as_input(block: KnownBlock) -> dict[str, Any]:
 class MessageUsage(Value, frozen=True):
     """Billed tokens of a message."""
 
-    input_tokens: int = always(0)
-    output_tokens: int = always(0)
+    input_tokens: int = always_encoded(0)
+    output_tokens: int = always_encoded(0)
     cache_read_input_tokens: int | None = None
 
 
@@ -122,8 +122,8 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
 
     content: _Blocks
     id: str | None = None
-    type: str = always("message")
-    role: str = always("assistant")
+    type: str = always_encoded("message")
+    role: str = always_encoded("assistant")
     model: str | None = None
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
@@ -136,12 +136,12 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """The text of all text blocks; "" if there are none."""
-        return joined(block.text for block in self.content if isinstance(block, TextBlock))
+        return join_text(block.text for block in self.content if isinstance(block, TextBlock))
 
     @property
     def reasoning(self) -> str:
         """The text of all thinking blocks; "" if there are none."""
-        return joined(block.thinking for block in self.content if isinstance(block, ThinkingBlock))
+        return join_text(block.thinking for block in self.content if isinstance(block, ThinkingBlock))
 
 
 class MessageEnvelope(
@@ -150,10 +150,10 @@ class MessageEnvelope(
     """The start of a streamed message: its metadata, usually without content."""
 
     id: str | None = None
-    type: str = always("message")
-    role: str = always("assistant")
+    type: str = always_encoded("message")
+    role: str = always_encoded("assistant")
     model: str | None = None
-    content: _Blocks = always(())
+    content: _Blocks = always_encoded(())
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
     usage: MessageUsage | None = None
@@ -174,28 +174,28 @@ class TextDelta(Value, frozen=True, tag_field="type", tag="text_delta"):
     """A chunk of text."""
 
     type: ClassVar[Literal["text_delta"]] = "text_delta"
-    text: str = always("")
+    text: str = always_encoded("")
 
 
 class ThinkingDelta(Value, frozen=True, tag_field="type", tag="thinking_delta"):
     """A chunk of reasoning."""
 
     type: ClassVar[Literal["thinking_delta"]] = "thinking_delta"
-    thinking: str = always("")
+    thinking: str = always_encoded("")
 
 
 class SignatureDelta(Value, frozen=True, tag_field="type", tag="signature_delta"):
     """The signature of a thinking block."""
 
     type: ClassVar[Literal["signature_delta"]] = "signature_delta"
-    signature: str = always("")
+    signature: str = always_encoded("")
 
 
 class InputJSONDelta(Value, frozen=True, tag_field="type", tag="input_json_delta"):
     """A chunk of a tool call's arguments. The chunks are JSON only when joined."""
 
     type: ClassVar[Literal["input_json_delta"]] = "input_json_delta"
-    partial_json: str = always("")
+    partial_json: str = always_encoded("")
 
 
 BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | InputJSONDelta
@@ -228,7 +228,7 @@ class ContentBlockStart(Value, frozen=True, tag_field="type", tag="content_block
 
     type: ClassVar[Literal["content_block_start"]] = "content_block_start"
     content_block: TextBlock | ThinkingBlock | ToolUseBlock
-    index: int = always(0)
+    index: int = always_encoded(0)
 
 
 class ContentBlockDelta(Value, frozen=True, tag_field="type", tag="content_block_delta"):
@@ -236,21 +236,21 @@ class ContentBlockDelta(Value, frozen=True, tag_field="type", tag="content_block
 
     type: ClassVar[Literal["content_block_delta"]] = "content_block_delta"
     delta: BlockDelta
-    index: int = always(0)
+    index: int = always_encoded(0)
 
 
 class ContentBlockStop(Value, frozen=True, tag_field="type", tag="content_block_stop"):
     """A block is complete."""
 
     type: ClassVar[Literal["content_block_stop"]] = "content_block_stop"
-    index: int = always(0)
+    index: int = always_encoded(0)
 
 
 class MessageDelta(Value, frozen=True, tag_field="type", tag="message_delta"):
     """Updates of the message as a whole: its stop reason and usage."""
 
     type: ClassVar[Literal["message_delta"]] = "message_delta"
-    delta: MessageDeltaPayload = always(MessageDeltaPayload())
+    delta: MessageDeltaPayload = always_encoded(MessageDeltaPayload())
     usage: MessageUsageDelta | None = None
 
 
@@ -271,7 +271,7 @@ def text_of(event: MessageEvent) -> str:
     if type(event) is ContentBlockStart and type(event.content_block) is TextBlock:
         return event.content_block.text
     if type(event) is MessageStart:
-        return joined(block.text for block in event.message.content if isinstance(block, TextBlock))
+        return join_text(block.text for block in event.message.content if isinstance(block, TextBlock))
     return ""
 
 
@@ -282,5 +282,5 @@ def reasoning_of(event: MessageEvent) -> str:
     if type(event) is ContentBlockStart and type(event.content_block) is ThinkingBlock:
         return event.content_block.thinking
     if type(event) is MessageStart:
-        return joined(block.thinking for block in event.message.content if isinstance(block, ThinkingBlock))
+        return join_text(block.thinking for block in event.message.content if isinstance(block, ThinkingBlock))
     return ""

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_field
-from friendli_async._core.text import joined, missing
+from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
 from friendli_async.responses.events import (
@@ -64,11 +64,11 @@ class _ItemParts:
         return self._content.setdefault(index or 0, (kind, []))[1]
 
     def result(self) -> OutputItem:
-        content = tuple(ContentPart(kind, joined(pieces)) for _, (kind, pieces) in sorted(self._content.items()))
+        content = tuple(ContentPart(kind, join_text(pieces)) for _, (kind, pieces) in sorted(self._content.items()))
         return msgspec.structs.replace(
             self.item,
             content=(self.is_complete and self.item.content) or content or self.item.content,
-            arguments=(self.is_complete and self.item.arguments) or joined(self.arguments) or self.item.arguments,
+            arguments=(self.is_complete and self.item.arguments) or join_text(self.arguments) or self.item.arguments,
             name=self.item.name or self.name,
         )
 
@@ -146,7 +146,7 @@ class ResponseCollector:
                     self._add_missing(event, _PART_TYPES[type(event)], event.text)
                 case FunctionCallArgumentsDone():
                     parts = self._item(event, "function_call")
-                    parts.arguments = [event.arguments or joined(parts.arguments)]
+                    parts.arguments = [event.arguments or join_text(parts.arguments)]
                     parts.name = event.name
                 case OutputItemAdded():
                     self._begin(event.item, event.output_index)
@@ -172,7 +172,7 @@ class ResponseCollector:
     def _add_missing(self, event: OfPart, kind: str, text: str) -> None:
         """Adds the rest of a complete text that its deltas have not delivered."""
         pieces = self._pieces(event, kind)
-        pieces.append(missing(text, pieces))
+        pieces.append(missing_suffix(text, pieces))
 
     def _item(self, event: OfItem, kind: str) -> _ItemParts:
         found = self._find(event.item_id, event.output_index, kind)
@@ -236,7 +236,7 @@ class Wording:
                 return self._rest(event, event.part.text)
             case ResponseCompleted() | ResponseIncomplete():
                 whole = event.response.text if self._kind == "output_text" else event.response.reasoning
-                return missing(whole, self._pieces)
+                return missing_suffix(whole, self._pieces)
             case _:
                 return ""
 
@@ -246,7 +246,7 @@ class Wording:
         return text
 
     def _rest(self, event: OfPart, text: str) -> str:
-        return self._add(event, missing(text, self._part(event)))
+        return self._add(event, missing_suffix(text, self._part(event)))
 
     def _part(self, event: OfPart) -> list[str]:
         return self._by_part.setdefault((event.item_id, event.output_index, event.content_index), [])

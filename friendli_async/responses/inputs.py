@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import ExtraOptions, Parameters, each, shallow
+from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
 from friendli_async._core.resource import operation
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
@@ -180,7 +180,7 @@ class _ReasoningConfig(msgspec.Struct):
     effort: str | None = None
 
 
-@described
+@document_fields
 class GenerationOptions(ExtraOptions, total=False):
     """Optional parameters of every response. Omitted ones are left to the server; None is sent as null."""
 
@@ -203,7 +203,7 @@ class GenerationOptions(ExtraOptions, total=False):
     """Nucleus sampling: sample only from the most likely tokens with this cumulative probability."""
 
 
-@described
+@document_fields
 class ParseStreamOptions(GenerationOptions, total=False):
     """Optional parameters of ``parse_stream``. None is sent as null."""
 
@@ -211,7 +211,7 @@ class ParseStreamOptions(GenerationOptions, total=False):
     """Whether to use the strict form of the schema; default True. See ``json_schema``."""
 
 
-@described
+@document_fields
 class ParseOptions(ParseStreamOptions, total=False):
     """Optional parameters of ``parse``. None is sent as null."""
 
@@ -220,7 +220,7 @@ class ParseOptions(ParseStreamOptions, total=False):
     answer is billed. A truncated answer, a refusal or a tool call is not asked for again."""
 
 
-@described
+@document_fields
 class ResponsesOptions(GenerationOptions, total=False):
     """Optional parameters of a response. Omitted ones are left to the server; None is sent as null."""
 
@@ -234,7 +234,7 @@ def _encode_item(item: object) -> object:
     if isinstance(item, OutputItem):
         return item.as_input()
     if isinstance(item, AnyItem):
-        return shallow(item)
+        return struct_to_dict(item)
     if not isinstance(item, Mapping):
         return item
     fields = cast("Mapping[str, object]", item)
@@ -252,5 +252,5 @@ PARAMETERS: Final = Parameters(
         "tool_choice": str | _NamedFunction | _NamedCustomTool | None,
         "tools": list[FunctionTool | CustomTool] | None,
     },
-    {"input": each(_encode_item)},
+    {"input": map_items(_encode_item)},
 )

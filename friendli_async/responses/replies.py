@@ -8,9 +8,9 @@ from typing import ClassVar, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.status_errors import error_of_payload
-from friendli_async._core.text import joined
+from friendli_async._core.text import join_text
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import FunctionCall, Headers, Reply, ToolCall, Value, always, partial_of
+from friendli_async.replies import FunctionCall, Headers, Reply, ToolCall, Value, always_encoded, partial_of
 
 __all__: list[str] = ["AnyItem", "ContentPart", "InputTokensDetails", "ItemStatus", "OutputItem", "OutputTokensDetails"]
 __all__ += ["IncompleteDetails", "Response", "ResponseError", "ResponseStatus", "ResponseUsage"]
@@ -22,8 +22,10 @@ ResponseStatus = Literal["completed", "failed", "in_progress", "cancelled", "que
 class ContentPart(Value, frozen=True):
     """A part of a message or of reasoning."""
 
-    type: Literal["output_text", "reasoning_text", "summary_text", "refusal"] | str = always("output_text")  # open
-    text: str = always("")
+    type: Literal["output_text", "reasoning_text", "summary_text", "refusal"] | str = always_encoded(
+        "output_text"
+    )  # open
+    text: str = always_encoded("")
     refusal: str | None = None
     """The model's refusal, if ``type`` is "refusal"."""
 
@@ -47,7 +49,7 @@ class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
     instead of ``arguments``.
     """
 
-    type: Literal["message", "reasoning", "function_call", "custom_tool_call"] | str = always("message")  # open
+    type: Literal["message", "reasoning", "function_call", "custom_tool_call"] | str = always_encoded("message")  # open
     id: str | None = None
     status: ItemStatus | None = None
     role: Literal["assistant"] | str | None = None  # open
@@ -64,13 +66,13 @@ class OutputItem(Value, AnyItem, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """The text of a message; "" for other items."""
-        return joined(part.text for part in self.content or () if part.type in {"output_text", "text"})
+        return join_text(part.text for part in self.content or () if part.type in {"output_text", "text"})
 
     @property
     def reasoning(self) -> str:
         """The text of a reasoning item, or its summary if it has no text; "" for other items."""
-        text = joined(part.text for part in self.content or () if part.type == "reasoning_text")
-        return text or joined(part.text for part in self.summary or ())
+        text = join_text(part.text for part in self.content or () if part.type == "reasoning_text")
+        return text or join_text(part.text for part in self.summary or ())
 
     @property
     def tool_call(self) -> ToolCall | None:
@@ -106,9 +108,9 @@ class OutputTokensDetails(Value, frozen=True):
 class ResponseUsage(Value, frozen=True):
     """Billed tokens of a response."""
 
-    input_tokens: int = always(0)
-    output_tokens: int = always(0)
-    total_tokens: int = always(0)
+    input_tokens: int = always_encoded(0)
+    output_tokens: int = always_encoded(0)
+    total_tokens: int = always_encoded(0)
     input_tokens_details: InputTokensDetails | None = None
     output_tokens_details: OutputTokensDetails | None = None
 
@@ -131,10 +133,10 @@ class Response(Reply, frozen=True, kw_only=True):
 
     answered_by: ClassVar[tuple[str, ...]] = ("output", "status", "error")
 
-    id: str = always("")
+    id: str = always_encoded("")
     output: tuple[OutputItem, ...]
     """The generated items in order, ready for the next call's ``input``."""
-    object: str = always("response")
+    object: str = always_encoded("response")
     created_at: int | float | None = None
     """Unix time in seconds."""
     model: str | None = None

@@ -32,7 +32,7 @@ class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
     that matches its code.
     """
 
-    def _wording(self) -> Callable[[ResponseEvent], str]:
+    def _text_extractor(self) -> Callable[[ResponseEvent], str]:
         return Wording("output_text").of
 
     def reasoning(self) -> TextView:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.output import Answer, Output, OutputStream, ask, output_of, refuse_own_format
+from friendli_async.chat.output import Answer, Output, OutputStream, ask, output_of, reject_format_option
 from friendli_async.responses.collector import ResponseCollector, Wording
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS
@@ -52,7 +52,7 @@ class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, 
     _parsed = ParsedResponse
     _answer_of = staticmethod(_answer_of)
 
-    def _wording(self) -> Callable[[ResponseEvent], str]:
+    def _text_extractor(self) -> Callable[[ResponseEvent], str]:
         return Wording("output_text").of
 
     def reasoning(self) -> TextView:
@@ -109,7 +109,7 @@ def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Out
     """Returns the expected output, and the options with its response format."""
     sent: dict[str, Any] = dict(options)
     output = output_of(kind, sent.pop("strict", True))
-    refuse_own_format(method, "text", sent)
+    reject_format_option(method, "text", sent)
     declared = output.declared()
     response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
     return output, {**sent, "text": {"format": response_format}}

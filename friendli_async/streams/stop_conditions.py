@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from friendli_async._core.text import whole
+from friendli_async._core.text import split_surrogate
 
 __all__ = ["check_predicate", "predicate_on_text"]
 
@@ -37,7 +37,7 @@ def predicate_on_text(predicate: Callable[[str], object], text_of: Callable[[Any
             piece = text_of((yield verdict))
             verdict = False
             if piece:
-                piece, high_surrogate = whole(high_surrogate, piece)
+                piece, high_surrogate = split_surrogate(high_surrogate, piece)
                 text += piece
                 verdict = predicate(text)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, Generic, Literal, NoReturn, Self, TypeVar
 
 from friendli_async._core.events.stream import Opening, OpenStream, Outcome
-from friendli_async._core.held import refuse_stop_iteration
+from friendli_async._core.held import reject_stop_iteration
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
 from friendli_async.streams.raw import RawView
@@ -180,7 +180,7 @@ class EventStream(Generic[E]):
             self._opening_cancelled = not isinstance(error, Exception)
             self._outcome = "cancelled" if self._opening_cancelled else "failed"  # for example, a token callable failed
             self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
-            refuse_stop_iteration(error)
+            reject_stop_iteration(error)
             raise
         self._open = opened
         if self._outcome != "open":  # closed by another task at the same moment
@@ -300,7 +300,7 @@ class EventStream(Generic[E]):
     def _check_interruption(self) -> None:
         """Raises, once, if a cancelled or failed read ended the stream: that must not look like a normal end."""
         opened = self._open
-        was_interrupted = self._opening_cancelled if opened is None else opened.was_cut
+        was_interrupted = self._opening_cancelled if opened is None else opened.was_interrupted
         self._clear_interruption()
         if was_interrupted:
             raise self._final_error()
@@ -308,7 +308,7 @@ class EventStream(Generic[E]):
     def _clear_interruption(self) -> None:
         self._opening_cancelled = False
         if self._open is not None:
-            self._open.was_cut = False
+            self._open.was_interrupted = False
 
     # --- branches --------------------------------------------------------------------------------------------------
 
@@ -366,7 +366,7 @@ class EventStream(Generic[E]):
             return None
         if opened.head != b"":
             self._begin_consuming(opened)
-            opened.exchange.on_wake = None if self._fanout is None else self._fanout.interrupt
+            opened.exchange.on_abort = None if self._fanout is None else self._fanout.interrupt
         return opened.reader.ready
 
     def _branch_error(self, reason: str) -> StreamInterruptedError:
@@ -402,7 +402,9 @@ class EventStream(Generic[E]):
             raise TypeError("stop_when() takes one function: of the text so far, or, as event=, of an event")
         if self._open is not None and self._open.head == b"":
             raise RuntimeError("the stream has been read from already: call stop_when() before that, or stop()")
-        condition = event if predicate is None else predicate_on_text(check_predicate(predicate), self._wording())
+        condition = (
+            event if predicate is None else predicate_on_text(check_predicate(predicate), self._text_extractor())
+        )
         self._stop_conditions = (*self._stop_conditions, check_predicate(condition))
         return self
 
@@ -411,13 +413,13 @@ class EventStream(Generic[E]):
         """Returns the text of an event, or "" if it has none."""
         raise NotImplementedError
 
-    def _wording(self) -> Callable[[Any], str]:
+    def _text_extractor(self) -> Callable[[Any], str]:
         """Returns a function that maps each event, in order, to its text; it may keep state."""
         return self._text_of
 
     def _text(self, source: EventStream[E] | Branch[E]) -> TextView:
         """Returns the text of the events, read from the stream or from a branch."""
-        return TextView(source, self._wording())
+        return TextView(source, self._text_extractor())
 
     # --- reading to the end ----------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from friendli_async._core.text import whole
+from friendli_async._core.text import split_surrogate
 
 __all__ = ["Source", "TextView", "View"]
 
@@ -73,6 +73,6 @@ class TextView(View[str]):
             if not text:
                 continue
             if self._high_surrogate or "\ud800" <= text[-1] <= "\udbff":
-                text, self._high_surrogate = whole(self._high_surrogate, text)
+                text, self._high_surrogate = split_surrogate(self._high_surrogate, text)
             if text:
                 return text

@@ -60,7 +60,7 @@ class FakeExchange:
         self.status = status
         self.headers = Headers((name.replace("_", "-"), value) for name, value in headers.items())
         self.streaming = False
-        self.on_wake: Callable[[], None] | None = None
+        self.on_abort: Callable[[], None] | None = None
         self.loop = asyncio.get_running_loop()
         self.ends: list[str] = []
         """What became of it: `finish` or `abort`."""
@@ -70,7 +70,7 @@ class FakeExchange:
 
     async def read(self) -> bytes:
         while (data := self.take()) is None:
-            await self.arrival()
+            await self.wait_readable()
         return data
 
     def take(self) -> bytes | None:
@@ -86,7 +86,7 @@ class FakeExchange:
             case error:
                 raise copy.copy(error)
 
-    def arrival(self) -> Awaitable[None]:
+    def wait_readable(self) -> Awaitable[None]:
         self._waiter = waiter = self.loop.create_future()
         seconds = self._pieces.pop(0)
         assert isinstance(seconds, float | int)
@@ -163,7 +163,7 @@ class FakeTransport:
     async def close(self) -> None:
         self.closed = True
 
-    def leave_the_parent(self) -> None:
+    def abandon_after_fork(self) -> None:
         self.in_use = 0
 
     def discard(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypedDict, cast, get_type_hints
 import msgspec
 
 from friendli_async._core.body.forms import Form
-from friendli_async._help import described
+from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Reply
@@ -104,7 +104,7 @@ def without_none(**parameters: object) -> dict[str, object]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-@described
+@document_fields
 class ExtraQuery(TypedDict, total=False):
     """Keywords that every method accepts besides its own parameters."""
 
@@ -112,7 +112,7 @@ class ExtraQuery(TypedDict, total=False):
     """Extra query parameters, sent as they are; they override the others."""
 
 
-@described
+@document_fields
 class ExtraOptions(ExtraQuery, total=False):
     """Keywords that every method that sends JSON accepts besides its own parameters."""
 
@@ -120,7 +120,7 @@ class ExtraOptions(ExtraQuery, total=False):
     """Extra keys of the body, sent as they are; they override the parameters."""
 
 
-def each(make: Callable[[object], object]) -> Callable[[object], object]:
+def map_items(make: Callable[[object], object]) -> Callable[[object], object]:
     """Returns a function that applies ``make`` to each item of a list and leaves other values to the type check."""
 
     def made(given: object) -> object:
@@ -143,7 +143,7 @@ class Parameters:
         required: Types of the parameters in the method's signature.
         checks: Types to check against where the annotation is wider than the wire format: annotations serve type
             checkers and accept any mapping, while a check requires a tagged struct.
-        sent: Conversions of some values to what is sent, applied before the check, such as ``each`` of a function.
+        sent: Conversions of some values to what is sent, applied before the check, such as ``map_items`` of a function.
     """
 
     def __init__(
@@ -330,7 +330,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
     Raises:
         ValueError: With its path: NaN, infinity, a value or key that is not JSON, a container that contains itself.
     """
-    plain = shallow(value) if isinstance(value, msgspec.Struct) else _normalize(value)
+    plain = struct_to_dict(value) if isinstance(value, msgspec.Struct) else _normalize(value)
     if type(plain) in _SCALARS or (isinstance(plain, float) and math.isfinite(plain)):
         return
     where = path or "value"
@@ -380,7 +380,7 @@ def _normalize(value: object) -> object:
     return found if isinstance(found, str | int | float) else value
 
 
-def shallow(struct: msgspec.Struct) -> dict[str, object]:
+def struct_to_dict(struct: msgspec.Struct) -> dict[str, object]:
     """Returns a struct as a dict that encodes the same. Its values are not converted, so that they are checked, too."""
     config = struct.__struct_config__
     fields = {name: value for name, value in msgspec.structs.asdict(struct).items() if value is not msgspec.UNSET}
@@ -395,7 +395,7 @@ def _to_builtins(value: object) -> object:
     Structs that are parts of replies, such as a tool call inside a message dict, become dicts, too.
     """
     if isinstance(value, msgspec.Struct) and not isinstance(value, Reply):
-        value = shallow(value)
+        value = struct_to_dict(value)
     plain = _normalize(value)
     if isinstance(plain, dict):
         return {key: _to_builtins(item) for key, item in cast("dict[object, object]", plain).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-UNKNOWN: Final = "application/octet-stream"
+OCTET_STREAM: Final = "application/octet-stream"
 
 # Types that the standard library does not know on every platform and in every version, or names differently.
 _BY_SUFFIX: Final[dict[str, str]] = {
@@ -56,7 +56,7 @@ def by_name(name: str) -> str:
         return known
     import mimetypes
 
-    return mimetypes.guess_type(name)[0] or UNKNOWN
+    return mimetypes.guess_type(name)[0] or OCTET_STREAM
 
 
 def suffix_of(head: bytes) -> str:

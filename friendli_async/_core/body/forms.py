@@ -64,7 +64,7 @@ class Form:
     @property
     def sendable(self) -> bool:
         """Whether it can be sent now: a source that can be read only once is used up by the first attempt."""
-        return not (self._begun and any(part.content.once for part in self._parts))
+        return not (self._begun and any(part.content.is_one_shot for part in self._parts))
 
     async def headers(self) -> dict[str, str]:
         """Returns the Content-Type and, if the length is known in advance, the Content-Length.

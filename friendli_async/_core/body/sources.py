@@ -18,7 +18,7 @@ from friendli_async.errors import ArgumentError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Content", "Source", "in_thread", "opened", "read_whole", "source_of"]
+__all__ = ["Content", "Source", "in_thread", "open_in_thread", "read_whole", "source_of"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,7 +38,7 @@ async def in_thread(function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
     return await to_thread.run_sync(function, *arguments)
 
 
-async def opened(function: Callable[[], T], undo: Callable[[T], object]) -> T:
+async def open_in_thread(function: Callable[[], T], undo: Callable[[T], object]) -> T:
     """Opens something in a worker thread.
 
     Args:
@@ -94,7 +94,7 @@ class BytesSource:
     """Bytes in memory."""
 
     name = None
-    once = False
+    is_one_shot = False
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -112,7 +112,7 @@ class BytesSource:
 class PathSource:
     """A file given by its path. It must not change while it is in use: a change is an error, never mixed content."""
 
-    once = False
+    is_one_shot = False
 
     def __init__(self, path: Path, label: str) -> None:
         self.name: str | None = path.name
@@ -166,15 +166,15 @@ class OpenFileSource:
     def __init__(self, file: BinaryIO, label: str) -> None:
         name: object = getattr(file, "name", None)
         self.name = os.path.basename(name) or None if isinstance(name, str) else None
-        self.once = not file.seekable()
+        self.is_one_shot = not file.seekable()
         self._file = file
         self._label = label
-        self._start = 0 if self.once else file.tell()
+        self._start = 0 if self.is_one_shot else file.tell()
         self._size: int | None = None
 
     async def size(self) -> int | None:
         """Returns the number of bytes from the initial position to the end; None for a pipe."""
-        if self._size is None and not self.once:
+        if self._size is None and not self.is_one_shot:
             self._size = await in_thread(self._measure)
         return self._size
 
@@ -184,7 +184,7 @@ class OpenFileSource:
         position = 0
         while size is None or position < size:
             most = PIECE if size is None else min(PIECE, size - position)
-            piece = await (in_daemon_thread if self.once else in_thread)(self._read, position, most)
+            piece = await (in_daemon_thread if self.is_one_shot else in_thread)(self._read, position, most)
             if not piece and size is None:
                 return
             if not piece:
@@ -200,7 +200,7 @@ class OpenFileSource:
         return size
 
     def _read(self, position: int, most: int) -> bytes:
-        if not self.once:
+        if not self.is_one_shot:
             self._file.seek(self._start + position)
         piece = cast("object", self._file.read(most))
         if not isinstance(piece, bytes):
@@ -218,7 +218,7 @@ class IteratorSource:
     """Pieces from an async iterator."""
 
     name = None
-    once = True
+    is_one_shot = True
 
     def __init__(self, pieces: AsyncIterable[bytes], label: str) -> None:
         self._pieces = pieces
@@ -239,7 +239,7 @@ class IteratorSource:
 Source = BytesSource | PathSource | OpenFileSource | IteratorSource
 """Bytes that can be read piece by piece.
 
-``name`` is the file's name without folders, or None. ``once``: whether they can be read only once. ``await size()``
+``name`` is the file's name without folders, or None. ``is_one_shot``: whether they can be read only once. ``size()``
 returns how many there are, or None if that is known only at the end; ``pieces()`` reads them from the beginning. Both
 raise OSError, or ValueError if the file is not a regular file or has changed.
 """

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from friendli_async._core.error_json import json_or_none
 from friendli_async._core.events.decoding import DONE, NOT_DECODED, Dialect
 from friendli_async._core.events.sse import ServerSentEvent, SSEDecoder
-from friendli_async._core.status_errors import error_of_payload, unframed
+from friendli_async._core.status_errors import error_of_payload, parse_unframed
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Partial, request_id_of
 
@@ -294,7 +294,7 @@ class EventReader(Generic[E]):
             self._fail(error_of_payload(json_or_none(data), data, self._status, self._headers))
             return
         stray = self._sse.stray
-        error, message = unframed(stray, self._status, self._headers) if stray else (None, "")
+        error, message = parse_unframed(stray, self._status, self._headers) if stray else (None, "")
         if error is not None:
             self._fail(error)
         elif not (collector.begun and explicit):

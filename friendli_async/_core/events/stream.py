@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Protocol, TypeVar
 
-from friendli_async._core.held import Held, refuse_stop_iteration
+from friendli_async._core.held import Held, reject_stop_iteration
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, usage_of
 
@@ -42,7 +42,7 @@ class OpenStream(Generic[E, R_co, U_co]):
             b"". None if they were too many to keep.
         outcome: Its state.
         error: The error that ended it, without a traceback; None while it is open, or if it ended well.
-        was_cut: Whether a cancelled read, or one in which foreign code raised, ended it, and no caller has been
+        was_interrupted: Whether a cancelled read, or one in which foreign code raised, ended it, and no caller has been
             notified yet.
     """
 
@@ -59,7 +59,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         "reader",
         "reporter",
         "stopwatch",
-        "was_cut",
+        "was_interrupted",
     )
 
     def __init__(
@@ -83,7 +83,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         self.loop: asyncio.AbstractEventLoop = exchange.loop
         self.outcome: Outcome = "open"
         self.error: FriendliError | None = None
-        self.was_cut = False
+        self.was_interrupted = False
         self.stopwatch = stopwatch
         self.reporter = reporter
 
@@ -110,8 +110,8 @@ class OpenStream(Generic[E, R_co, U_co]):
                 while (data := exchange.take()) is None:
                     if not waits:  # the time limit applies between events, not between reads
                         waits = True
-                        clock.wait_begins()
-                    await exchange.arrival()
+                        clock.begin_wait()
+                    await exchange.wait_readable()
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(ready))
                 if once:
@@ -125,7 +125,7 @@ class OpenStream(Generic[E, R_co, U_co]):
             raise
         finally:
             if waits:
-                clock.wait_ends()
+                clock.end_wait()
         if problem is not None:
             self._break(problem)
         elif self.outcome != "open":  # bytes arrived in the same loop iteration as aclose()
@@ -135,15 +135,15 @@ class OpenStream(Generic[E, R_co, U_co]):
         elif reader.is_last and not once:
             self.settle()
         if self.stopwatch.text_missing and self.collector.has_text:
-            self.stopwatch.text_came()
+            self.stopwatch.record_first_text()
         return data or b""
 
     def _fail_read(self, error: BaseException) -> None:
         self.reader.ready.clear()
-        self.was_cut = True
+        self.was_interrupted = True
         if isinstance(error, Exception):
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
-            refuse_stop_iteration(error)
+            reject_stop_iteration(error)
         else:
             self.stop("a read of the stream was cancelled, which closed it", "cancelled")
 

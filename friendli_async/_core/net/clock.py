@@ -220,7 +220,7 @@ class ReadClock(_Deadline):
         if total_at is not None:
             self.reschedule(total_at)
 
-    def wait_begins(self) -> None:
+    def begin_wait(self) -> None:
         """Starts the idle limit: a reader waits for the next event."""
         idle = self._idle
         if idle is None:
@@ -232,7 +232,7 @@ class ReadClock(_Deadline):
         if self._handle is None or when < self._timer_at:
             self._arm(when)
 
-    def wait_ends(self) -> None:
+    def end_wait(self) -> None:
         """Stops the idle limit; ``total`` keeps running."""
         self.when = self._total_at
 

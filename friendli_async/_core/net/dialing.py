@@ -33,7 +33,7 @@ class DialContext(msgspec.Struct, eq=False):
 
     clock: CallClock
     """The call's clock: its phases begin as the request proceeds."""
-    fresh: bool = False
+    force_new: bool = False
     """Whether to bypass the pool and open a new connection."""
     warming: bool = False
     """Whether to open a connection for the pool without sending anything."""
@@ -173,7 +173,7 @@ class Connector(aiohttp.TCPConnector):
 
     async def _get(self, key: Any, traces: Any) -> Any:
         dial = current_dial.get()
-        connection = None if dial.fresh else await self._get_quiet(key, traces)
+        connection = None if dial.force_new else await self._get_quiet(key, traces)
         dial.reused = connection is not None
         if connection is None:
             dial.clock.phase("connect")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 
-from friendli_async._core.held import forget
+from friendli_async._core.held import clear_tracebacks
 from friendli_async._core.net.compression import inflater
 from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.failures import BROKEN, describe
@@ -49,13 +49,13 @@ class Exchange(Protocol):
         ...
 
     streaming: bool
-    on_wake: Callable[[], None] | None
+    on_abort: Callable[[], None] | None
 
     def take(self) -> bytes | None:
         """Returns new data; None if there is none yet; b"" at the end of the body. Raises what ``read`` raises."""
         ...
 
-    def arrival(self) -> Awaitable[None]:
+    def wait_readable(self) -> Awaitable[None]:
         """Returns an awaitable that completes once there may be something to take."""
         ...
 
@@ -91,16 +91,16 @@ class Exchange(Protocol):
 class AiohttpExchange:
     """One request in flight and its reply. It holds a connection slot until it is finished or aborted.
 
-    ``take`` returns the reply's bytes without waiting; if there are none yet, ``arrival`` completes when there are. The
-    protocol of our own connections notifies the exchange directly, so no coroutine of aiohttp sits between the socket
-    and the reader. A foreign session's connections and compressed replies are read by awaiting aiohttp's reader.
+    ``take`` returns the reply's bytes without waiting; if there are none yet, ``wait_readable`` completes when there
+    are. The protocol of our own connections notifies the exchange directly, so no coroutine of aiohttp sits between the
+    socket and the reader. A foreign session's connections and compressed replies are read by awaiting aiohttp's reader.
 
     Attributes:
         status: The HTTP status.
         headers: The reply's headers.
         loop: The event loop that the exchange belongs to.
         streaming: Whether this is the body of an open stream, from its first event to its end.
-        on_wake: Called by ``abort_with``, for waiters of something other than bytes.
+        on_abort: Called by ``abort_with``, for waiters of something other than bytes.
         content: The buffer that aiohttp's parser fills.
     """
 
@@ -119,7 +119,7 @@ class AiohttpExchange:
         "content",
         "headers",
         "loop",
-        "on_wake",
+        "on_abort",
         "status",
         "streaming",
     )
@@ -129,7 +129,7 @@ class AiohttpExchange:
         self.headers: Headers = Headers(response.headers.items())
         self.loop: asyncio.AbstractEventLoop = pool.loop
         self.streaming: bool = False
-        self.on_wake: Callable[[], None] | None = None
+        self.on_abort: Callable[[], None] | None = None
         self.content: aiohttp.StreamReader = response.content
         self._pool: Pool | None = pool
         self._response = response
@@ -185,7 +185,7 @@ class AiohttpExchange:
             data = content.read_nowait(-1)
         except BROKEN as error:
             reason = describe(error)
-            forget(error)
+            clear_tracebacks(error)
         else:
             if content.is_eof():  # the end is not reported again
                 self._readable = True
@@ -198,7 +198,7 @@ class AiohttpExchange:
         self._readable = True
         return self._take_rest(reason)
 
-    def arrival(self) -> Awaitable[None]:
+    def wait_readable(self) -> Awaitable[None]:
         """Returns an awaitable that completes once there may be something to take. Only one may wait at a time."""
         if self._uses_readany:
             return self._await_data()
@@ -238,7 +238,7 @@ class AiohttpExchange:
             FriendliError: ``abort_with`` was called with this error.
         """
         while (data := self.take()) is None:
-            await self.arrival()
+            await self.wait_readable()
         return data
 
     async def _await_data(self) -> None:
@@ -265,7 +265,7 @@ class AiohttpExchange:
             return await self.content.readany()
         except BROKEN as error:
             reason = describe(error)
-            forget(error)
+            clear_tracebacks(error)
         if self._abort_error is not None:
             raise copy.copy(self._abort_error)
         return self._take_rest(reason)
@@ -327,8 +327,8 @@ class AiohttpExchange:
             if self._uses_readany:
                 self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
             self.notify_readable()
-            if self.on_wake is not None:
-                self.on_wake()
+            if self.on_abort is not None:
+                self.on_abort()
         self.abort()
 
     def abort(self) -> None:

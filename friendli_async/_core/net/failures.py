@@ -21,7 +21,7 @@ from friendli_async.errors import APIConnectionError, ConfigurationError
 if TYPE_CHECKING:
     from friendli_async._core.net.dialing import DialContext
 
-__all__ = ["BROKEN", "describe", "failed_connecting", "translated"]
+__all__ = ["BROKEN", "describe", "failed_connecting", "translate"]
 
 BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 """What a broken connection raises. RuntimeError is aiohttp's "Connection closed."; HttpProcessingError comes unwrapped
@@ -58,7 +58,7 @@ _TLS_ERROR: Final = r"\[SSL: (\w+)\] ([^(]*)"
 _UNTRUSTED_CODES: Final = frozenset({18, 19, 20, 21})
 
 
-def translated(error: Exception, dial: DialContext, *, owned: bool, closed: bool) -> Exception:
+def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool) -> Exception:
     """Returns the library's error for what a request raised.
 
     Args:
@@ -71,7 +71,7 @@ def translated(error: Exception, dial: DialContext, *, owned: bool, closed: bool
         return dial.source_error
     if isinstance(error, ConfigurationError):
         return error
-    sent = dial.fresh and not dial.warming  # over the pooled connection that turned out dead
+    sent = dial.force_new and not dial.warming  # over the pooled connection that turned out dead
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return timeout_error("connect", dial.clock.timeouts.connect or 0.0, sent=sent)
     if isinstance(error, aiohttp.InvalidURL):
@@ -79,19 +79,23 @@ def translated(error: Exception, dial: DialContext, *, owned: bool, closed: bool
     if isinstance(error, RuntimeError) and closed:
         return ConfigurationError("the client is closed" if owned else "the session passed in is closed")
     if (refused := _certificate_reason(error)) is not None:
-        return _connect_error(f"could not connect: {_address(error, dial)} [{refused}]", sent, hopeless=True)
+        return _connect_error(f"could not connect: {_address(error, dial)} [{refused}]", sent, permanent=True)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return _connect_error(_proxy_reason(error), sent, hopeless=error.status not in _TRANSIENT_STATUSES)
+        return _connect_error(_proxy_reason(error), sent, permanent=error.status not in _TRANSIENT_STATUSES)
     if isinstance(error, ValueError) and (owned or dial.connected):
         # An invalid host name, or the session's credentials besides the token; a foreign connector may raise anything.
         return ConfigurationError(f"the request cannot be made: {type(error).__name__}: {error}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _connect_error(f"could not connect: {_dial_reason(error)}", sent, hopeless=_is_permanent(error.os_error))
+        return _connect_error(
+            f"could not connect: {_dial_reason(error)}", sent, permanent=_is_permanent(error.os_error)
+        )
     if not dial.reused and (alert := _tls_alert(error)) is not None:  # TLS 1.3: clients may send before verification
-        return _connect_error(f"could not connect: {dial.address} [{alert}]", sent, hopeless=True)
+        return _connect_error(f"could not connect: {dial.address} [{alert}]", sent, permanent=True)
     if not dial.connected:
-        hopeless = not owned and "authenticat" in str(error).lower()
-        return _connect_error(f"could not connect: {_other_reason(error, dial, owned=owned)}", sent, hopeless=hopeless)
+        permanent = not owned and "authenticat" in str(error).lower()
+        return _connect_error(
+            f"could not connect: {_other_reason(error, dial, owned=owned)}", sent, permanent=permanent
+        )
     return APIConnectionError(f"no reply: {describe(error)}", sent=dial.clock.sent)
 
 
@@ -111,10 +115,10 @@ def failed_connecting(error: BaseException, connector: object) -> bool:
     return False
 
 
-def _connect_error(message: str, sent: bool, *, hopeless: bool) -> APIConnectionError:
-    """Returns the error for a connection that could not be made; ``hopeless`` if a retry would only fail again."""
+def _connect_error(message: str, sent: bool, *, permanent: bool) -> APIConnectionError:
+    """Returns the error for a connection that could not be made; ``permanent`` if a retry would only fail again."""
     error = APIConnectionError(message, sent=sent)
-    error.hopeless = hopeless
+    error.permanent = permanent
     return error
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from friendli_async._core.secret import Secret
-from friendli_async._core.settings import check_proxy, unquoted
+from friendli_async._core.settings import check_proxy, strip_quotes
 from friendli_async.errors import ConfigurationError
 
 __all__ = ["Proxy", "environment_proxies", "proxy_finder"]
@@ -44,7 +44,7 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
 
     @lru_cache(maxsize=64)
     def find(scheme: str, host: str, port: int) -> Proxy:
-        found = unquoted(environment.get(scheme) or environment.get("all") or "")
+        found = strip_quotes(environment.get(scheme) or environment.get("all") or "")
         if not found or _is_bypassed(host, port, environment.get("no", "")):
             return Proxy()
         if "://" not in found:

@@ -15,10 +15,10 @@ import aiohttp
 from yarl import URL
 
 from friendli_async._core.body.forms import Form, FormUpload, as_payload
-from friendli_async._core.held import Held, forget
+from friendli_async._core.held import Held, clear_tracebacks
 from friendli_async._core.net.dialing import DialContext, WarmedUp, current_dial
 from friendli_async._core.net.exchange import AiohttpExchange, Exchange
-from friendli_async._core.net.failures import BROKEN, failed_connecting, translated
+from friendli_async._core.net.failures import BROKEN, failed_connecting, translate
 from friendli_async._core.net.guard import Guard, close_soon, start_guard
 from friendli_async._core.net.pool import Pool
 from friendli_async._core.net.posting import NO_TIMEOUT
@@ -70,7 +70,7 @@ class Transport(Protocol):
         """Closes every loop's pool: this loop's before it returns, the others in their own loops."""
         ...
 
-    def leave_the_parent(self) -> None:
+    def abandon_after_fork(self) -> None:
         """In a forked child, abandons what the parent has open; the child starts with no pools."""
         ...
 
@@ -134,12 +134,12 @@ class AiohttpTransport:
                     if pool.owned and not isinstance(error, (*BROKEN, ValueError)):
                         raise  # a foreign connector may raise anything
                     if not self._is_stale(error, request, dial):
-                        problem = Held(translated(error, dial, owned=pool.owned, closed=pool.session.closed))
-                    forget(error)
+                        problem = Held(translate(error, dial, owned=pool.owned, closed=pool.session.closed))
+                    clear_tracebacks(error)
                 if problem is not None:
                     raise problem.take()  # outside the except block: aiohttp's error holds the request's headers
                 if response is None:
-                    dial.fresh = True
+                    dial.force_new = True
                     continue
                 target = _redirect_target(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
                 if target is None:
@@ -181,7 +181,7 @@ class AiohttpTransport:
         died = isinstance(error, aiohttp.ClientConnectionError) and not not_connected
         silent = dial.reused and dial.protocol is not None and not dial.protocol.has_received
         may_repeat = request.repeatable and request.sendable and dial.source_error is None
-        return died and silent and may_repeat and not dial.fresh and not self.closed
+        return died and silent and may_repeat and not dial.force_new and not self.closed
 
     async def _send_once(self, pool: Pool, request: Request, url: URL, dial: DialContext) -> aiohttp.ClientResponse:
         clock = dial.clock
@@ -245,7 +245,7 @@ class AiohttpTransport:
             self._pools[pool.loop] = pool, guard
         return pool
 
-    def leave_the_parent(self) -> None:
+    def abandon_after_fork(self) -> None:
         """In a forked child, abandons what the parent has open; the child starts with no pools."""
         self._lock = threading.Lock()  # another thread of the parent may have held it
         while self._pools:
