@@ -1,7 +1,4 @@
-"""An agent with two tools: the model calls both at once, and answers from what they give.
-
-python examples/agent.py "How is the weather in Seoul, and what is the time there?"
-"""
+"""An agent with two tools, which the model may call in parallel: `python examples/agent.py [QUESTION]`."""
 
 import asyncio
 import sys
@@ -13,20 +10,22 @@ from friendli_async.tools import ToolFinished, tool
 
 @tool
 async def weather(city: str) -> dict[str, object]:
-    """Weather of a city, by its name."""
+    """Current weather in a city."""
     return {"city": city, "sky": "clear", "degrees": 21}
 
 
 @tool
-def time(hours_from_utc: float = 0.0) -> str:
-    """The time of day, so many hours east of Greenwich."""
-    return f"{datetime.now(UTC) + timedelta(hours=hours_from_utc):%H:%M}"
+def local_time(utc_offset: float = 0.0) -> str:
+    """Current time of day at a UTC offset in hours."""
+    return f"{datetime.now(UTC) + timedelta(hours=utc_offset):%H:%M}"
 
 
 async def main(question: str, model: str = "meta-llama-3.3-70b-instruct") -> None:
-    ask = [{"role": "user", "content": question}]
-    async with AsyncFriendli() as client:
-        run = client.serverless.chat.run(model=model, messages=ask, tools=[weather, time], parallel_tool_calls=True)
+    messages = [{"role": "user", "content": question}]
+    async with AsyncFriendli() as client:  # reads FRIENDLI_TOKEN
+        run = client.serverless.chat.run(
+            model=model, messages=messages, tools=[weather, local_time], parallel_tool_calls=True
+        )
         async for event in run:
             if isinstance(event, ChatChunk):
                 print(event.text, end="", flush=True)
@@ -35,4 +34,5 @@ async def main(question: str, model: str = "meta-llama-3.3-70b-instruct") -> Non
     print()
 
 
-asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "How is the weather in Seoul, and what is the time there?"))
+if __name__ == "__main__":
+    asyncio.run(main(" ".join(sys.argv[1:]) or "How is the weather in Seoul, and what time is it there?"))

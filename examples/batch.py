@@ -1,4 +1,7 @@
-"""A job of many rows that survives whatever ends it: run it again, and it goes on where it ended."""
+"""A batch job with a checkpoint: after an interruption, run it again to resume.
+
+python examples/batch.py questions.jsonl checkpoint.jsonl
+"""
 
 import asyncio
 import os
@@ -17,18 +20,18 @@ def show(progress: Progress) -> None:
         print(f"{progress.done} rows, {progress.failed} failed, {progress.limit} at a time", file=sys.stderr)
 
 
-async def main(source: Path, checkpoint: Path) -> None:
+async def main(rows: Path, checkpoint: Path) -> None:
     async with AsyncFriendli() as client:
 
-        async def ask(row: dict[str, Any]) -> ChatCompletion:
+        async def answer(row: dict[str, Any]) -> ChatCompletion:
             messages = [{"role": "user", "content": row["question"]}]
             return await client.serverless.chat.complete(model=MODEL, messages=messages, max_tokens=100)
 
-        run = run_all(source, ask, checkpoint=checkpoint, key=lambda row: str(row["id"]), on_progress=show)
+        run = run_all(rows, answer, checkpoint=checkpoint, key=lambda row: str(row["id"]), on_progress=show)
         async with run as outcomes:
             async for outcome in outcomes:
-                how = "from the file" if outcome.resumed else f"attempts: {outcome.attempts}"
-                print(f"{outcome.key} ({how}): {outcome.error or outcome.result().text}")
+                source = "from the checkpoint" if outcome.resumed else f"attempts: {outcome.attempts}"
+                print(f"{outcome.key} ({source}): {outcome.error or outcome.result().text}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A LangChain chain that answers with a value, then streams: ``python langchain_chat.py "Where is the Louvre?"``."""
+"""LangChain: structured output, then a streamed answer.
+
+python examples/langchain_chat.py "Where is the Louvre?"
+"""
 
 import asyncio
 import sys
@@ -11,20 +14,20 @@ from friendli_async.integrations.langchain import ChatFriendli
 
 
 class Place(BaseModel):
-    """Where something is."""
+    """Location of a place."""
 
     city: str
     country: str
 
 
 async def main(question: str) -> None:
-    async with AsyncFriendli() as client:  # FRIENDLI_TOKEN
+    async with AsyncFriendli() as client:  # reads FRIENDLI_TOKEN
         model = ChatFriendli(model="meta-llama-3.1-8b-instruct", client=client, temperature=0)
         prompt = ChatPromptTemplate.from_messages([("system", "Answer in one sentence."), ("user", "{question}")])
 
         print(await (prompt | model.with_structured_output(Place)).ainvoke({"question": question}))
-        async for piece in (prompt | model).astream({"question": question}):
-            print(piece.text, end="", flush=True)
+        async for chunk in (prompt | model).astream({"question": question}):
+            print(chunk.text, end="", flush=True)
         print()
 
 

@@ -1,4 +1,4 @@
-"""An agent with the tools of an MCP server, asking before each call (`pip install 'friendli_async[mcp]' 'mcp>=2'`).
+"""An agent with the tools of an MCP server, which asks before each call (`pip install 'friendli_async[mcp]' 'mcp>=2'`).
 
 python examples/mcp_agent.py "Which files are here?" uvx mcp-server-git
 """
@@ -12,7 +12,7 @@ from friendli_async import AsyncFriendli, ToolCall
 from friendli_async.integrations.mcp import mcp_tools
 
 
-async def allow(call: ToolCall) -> bool:
+async def approve(call: ToolCall) -> bool:
     question = f"Call {call.function.name}({call.function.arguments})? [y/n] "
     return (await asyncio.to_thread(input, question)).startswith("y")
 
@@ -24,9 +24,10 @@ async def main(question: str, command: str, *arguments: str) -> None:
             model="meta-llama-3.3-70b-instruct",
             messages=[{"role": "user", "content": question}],
             tools=await mcp_tools(session),
-            before_tool=allow,
+            before_tool=approve,
         )
         print((await run.result()).reply.text)
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

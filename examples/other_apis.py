@@ -1,4 +1,4 @@
-"""The other ways to ask a model: messages, responses and completions, whole and streamed."""
+"""The messages, responses and completions APIs, and the tokenizer."""
 
 import asyncio
 import os
@@ -12,9 +12,8 @@ MODEL = os.environ.get("FRIENDLI_MODEL", "meta-llama-3.1-8b-instruct")
 async def main() -> None:
     async with AsyncFriendli() as client:
         api = client.serverless
-        async for text in api.messages.stream(
-            model=MODEL, max_tokens=100, messages=[{"role": "user", "content": "Why is the sky blue?"}]
-        ).text():
+        messages = [{"role": "user", "content": "Why is the sky blue?"}]
+        async for text in api.messages.stream(model=MODEL, max_tokens=100, messages=messages).text():
             print(text, end="", flush=True)
         print()
 
@@ -26,7 +25,8 @@ async def main() -> None:
 
         completion = await api.completions.complete(model=MODEL, prompt="Once upon a time", max_tokens=20)
         print(completion.text)
-        print(len((await api.token.tokenize(model=MODEL, prompt=completion.text)).tokens), "tokens")
+        tokenized = await api.token.tokenize(model=MODEL, prompt=completion.text)
+        print(len(tokenized.tokens), "tokens")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A Pydantic AI agent with a tool, streamed: ``python pydantic_ai_agent.py "How is the weather in Paris?"``."""
+"""A Pydantic AI agent with a tool, streamed.
+
+python examples/pydantic_ai_agent.py "How is the weather in Paris?"
+"""
 
 import asyncio
 import sys
@@ -13,12 +16,12 @@ agent = Agent(instructions="Answer in one sentence.")
 
 @agent.tool_plain
 def weather(city: str) -> str:
-    """Weather of a city."""
+    """Current weather in a city."""
     return f"sunny in {city}, 21 degrees"
 
 
 async def main(question: str) -> None:
-    async with AsyncFriendli() as client:  # FRIENDLI_TOKEN
+    async with AsyncFriendli() as client:  # reads FRIENDLI_TOKEN
         model = FriendliModel("meta-llama-3.1-8b-instruct", client=client)
         async with agent.run_stream(question, model=model) as answer:
             async for text in answer.stream_text(delta=True):

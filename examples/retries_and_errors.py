@@ -1,4 +1,4 @@
-"""What to do when it goes wrong: which failures are retried, which limit ran out, and what had arrived by then."""
+"""Error handling: retries, timeouts, and the partial reply of an interrupted stream."""
 
 import asyncio
 import os
@@ -23,13 +23,13 @@ async def main() -> None:
             reply = await stream.result()
             print(f"{reply.text!r}, {len(reply.meta.attempts)} attempts, request {reply.meta.request_id}")
         except f.RateLimitError as error:
-            print(f"still too many requests; the server says: come back in {error.retry_after} s")
+            print(f"rate limited: retry after {error.retry_after} s")
         except f.APIStatusError as error:
-            print(f"refused with {error.status_code} ({error.code}): {error.message}, request {error.request_id}")
+            print(f"status {error.status_code} ({error.code}): {error.message}, request {error.request_id}")
         except f.APITimeoutError as error:
-            print(f"the limit {error.limit!r} of {error.seconds:g} s ran out")
+            print(f"timed out: {error.limit!r} is limited to {error.seconds:g} s")
         except f.StreamInterruptedError as error:
-            print(f"broke off after {error.partial.text if error.partial else ''!r}")
+            print(f"interrupted after {error.partial.text if error.partial else ''!r}")
         except f.FriendliError as error:
             print(f"failed: {error}")
 

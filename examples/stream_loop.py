@@ -1,4 +1,4 @@
-"""A chat in the terminal: each answer streams in, and becomes part of the conversation."""
+"""A conversation: each answer is streamed, and appended to the messages."""
 
 import asyncio
 import os
@@ -11,12 +11,12 @@ from friendli_async.replies import Usage
 MODEL = os.environ.get("FRIENDLI_MODEL", "meta-llama-3.1-8b-instruct")
 
 
-async def ask(client: AsyncFriendli, conversation: list[Message]) -> Usage | None:
+async def answer(client: AsyncFriendli, conversation: list[Message]) -> Usage | None:
     stream = client.serverless.chat.stream(model=MODEL, messages=conversation, max_tokens=200)
     async for chunk in stream:
         print(chunk.text, end="", flush=True)
     print()
-    reply = await stream.result()  # the whole reply, put together from the chunks
+    reply = await stream.result()  # the complete reply, assembled from the chunks
     conversation.append(AssistantMessage(reply.text))
     return reply.usage
 
@@ -27,7 +27,7 @@ async def main() -> None:
         for question in sys.argv[1:] or ["Why is the sky blue?", "And at dusk?"]:
             print(f"> {question}")
             conversation.append(UserMessage(question))
-            usage = await ask(client, conversation)
+            usage = await answer(client, conversation)
             if usage is not None:
                 print(f"({usage.prompt_tokens} + {usage.completion_tokens} tokens)")
 

@@ -1,4 +1,4 @@
-"""Read an invoice out of the text of the arguments: its lines appear as they close, and the end is a checked value."""
+"""Extract an invoice from the arguments' text: lines are printed as they complete, and the result is validated."""
 
 import asyncio
 import sys
@@ -23,15 +23,17 @@ class Invoice(msgspec.Struct):
 
 
 async def main(text: str) -> None:
-    ask = [{"role": "user", "content": f"Extract the invoice: {text}"}]
-    async with AsyncFriendli() as client, client.serverless.chat.parse_stream(Invoice, model=MODEL, messages=ask) as s:
+    messages = [{"role": "user", "content": f"Extract the invoice: {text}"}]
+    async with AsyncFriendli() as client:
+        stream = client.serverless.chat.parse_stream(Invoice, model=MODEL, messages=messages)
         try:
-            async for line in s.items("lines", of=Line):
+            async for line in stream.items("lines", of=Line):
                 print(f"{line.quantity} x {line.product} at {line.price:.2f}", flush=True)
-            invoice = (await s.result()).value
+            invoice = (await stream.result()).value
             print(f"invoice {invoice.number}: {invoice.total:.2f}")
         except OutputError as error:
             print(f"no invoice: {error}")
 
 
-asyncio.run(main(" ".join(sys.argv[1:])))
+if __name__ == "__main__":
+    asyncio.run(main(" ".join(sys.argv[1:])))

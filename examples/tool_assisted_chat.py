@@ -1,4 +1,4 @@
-"""A chat whose model may compute and look things up: the server runs the tools, and tells what they are doing."""
+"""Tool-assisted chat: the server runs the built-in tools, and streams their status with the answer."""
 
 import asyncio
 
@@ -19,8 +19,8 @@ async def main() -> None:
                 case ChatChunk():
                     print(event.text, end="", flush=True)
                 case ToolStatus(name=name, status="STARTED"):
-                    values = ", ".join(f"{each.name}={each.value}" for each in event.parameters)
-                    print(f"[{name}({values})", end="", flush=True)
+                    arguments = ", ".join(f"{each.name}={each.value}" for each in event.parameters)
+                    print(f"[{name}({arguments})", end="", flush=True)
                 case ToolStatus(status="ENDED"):
                     print(f" gives {event.result}]")
                 case ToolStatus(status="ERRORED"):

@@ -22,13 +22,13 @@ from friendli_async import AsyncFriendli
 from friendli_async.demo.engine import LocalEngine
 from friendli_async.testing import FriendliServer
 
-# Also where a test says nothing: hypothesis' own profile draws at random, and fails what takes 200 ms.
+# The default for every test: hypothesis' own profile is random, and has a deadline of 200 ms.
 settings.register_profile("deterministic", deterministic)
 settings.load_profile("deterministic")
 
 
 class OnUvloop:
-    """A plugin of pytest-asyncio: what a test awaits runs on uvloop."""
+    """A pytest-asyncio plugin that runs tests on uvloop."""
 
     @staticmethod
     def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell's background job ignores Ctrl-C, and so would the programs that the tests start and interrupt."""
+    """Restore Ctrl-C in a shell's background job, whose SIG_IGN the subprocesses of the tests would inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--loop") == "uvloop":
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Ten thousand tests are made here, and none goes: what looks for garbage meanwhile finds none, for seconds."""
+    """Disable the garbage collector while pytest collects ten thousand tests: it takes seconds and finds nothing."""
     gc.disable()
     try:
         return (yield)
@@ -60,15 +60,15 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name binary values by their parameter: the workers of one run must agree, and gzip writes the time of day."""
+    """Name binary values by their parameter: ids must agree between workers, and gzip embeds a timestamp."""
     return argname if isinstance(val, bytes) and not (val.isascii() and len(val) <= 60) else None
 
 
 @pytest.fixture(autouse=True, scope="module")
 def what_is_loaded_stays() -> None:
-    """Without it each look of a test at all objects, and each `gc.collect()`, takes milliseconds, not 200 of them.
+    """Freeze what is loaded: `gc.collect()` and searches of all objects then take milliseconds instead of 200.
 
-    For each module of tests anew: the ones before have loaded more.
+    Once per test module, because earlier ones have loaded more.
     """
     gc.collect()
     gc.freeze()
@@ -76,7 +76,7 @@ def what_is_loaded_stays() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings, or uses the token, of whoever runs it."""
+    """Hide the settings and the token of the user who runs the tests."""
     for name in ("FRIENDLI_TOKEN", "FRIENDLI_TEAM", "FRIENDLI_SERVER_URL", "FRIENDLI_CONTAINER_URL"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
@@ -86,21 +86,21 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[FriendliServer]:
-    """The embedded server, in the loop of the test."""
+    """The embedded server in the event loop of the test."""
     async with FriendliServer() as running:
         yield running
 
 
 @pytest.fixture
 def remote() -> Iterator[FriendliServer]:
-    """The embedded server in a thread of its own, for tests that run loops or programs themselves."""
+    """The embedded server in a thread, for tests that run event loops or subprocesses themselves."""
     with FriendliServer() as running:
         yield running
 
 
 @pytest.fixture
 def client_options() -> dict[str, Any]:
-    """In what the `client` of a file differs from one without retries: a file overrides this."""
+    """Options of the `client` fixture, in addition to no retries; test modules override this."""
     return {}
 
 
@@ -113,7 +113,7 @@ async def client(server: FriendliServer, client_options: dict[str, Any]) -> Asyn
 
 @pytest.fixture
 async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of the test's loop, which stands still from here on."""
+    """The clock of the test's event loop, stopped from now on."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, asyncio.BaseEventLoop):
         pytest.skip("uvloop's timers do not ask its time(), so its clock cannot be held")
@@ -124,14 +124,14 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 async def session(server: FriendliServer) -> AsyncIterator[aiohttp.ClientSession]:
-    """What talks HTTP to `server` without this library."""
+    """An aiohttp session for `server`, without this library."""
     async with aiohttp.ClientSession(server.url, headers=AUTH) as opened:
         yield opened
 
 
 @pytest.fixture
 async def raw_client(server: FriendliServer) -> AsyncIterator[RawClient]:
-    """What talks bytes to `server`."""
+    """A raw TCP client of `server`."""
     opened = await RawClient.connect(server)
     yield opened
     opened.abort()
@@ -139,21 +139,21 @@ async def raw_client(server: FriendliServer) -> AsyncIterator[RawClient]:
 
 @pytest.fixture
 def garbage_is_collected() -> Iterator[None]:
-    """What a test leaves to the collector warns in that test, not in a later one."""
+    """Collect garbage after the test, so that its ResourceWarnings are attributed to it."""
     yield
     gc.collect()
 
 
 @pytest.fixture
 def mock_http() -> Iterator[aioresponses]:
-    """The network replaced by a table of replies."""
+    """aioresponses, in place of the network."""
     with mocked_http() as mock:
         yield mock
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A language model with random weights, as a file for llama.cpp."""
+    """A language model with random weights, as a GGUF file."""
     require_engine()
     from support.tiny_model import make_tiny_model
 
@@ -162,6 +162,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(tiny_model: Path) -> Iterator[LocalEngine]:
-    """llama.cpp's server with the tiny model, shared by the tests: none of them may kill it."""
+    """llama.cpp's server with the tiny model, shared by all tests, which must not kill it."""
     with LocalEngine(tiny_model, threads=1) as running:
         yield running

@@ -1,8 +1,10 @@
 """The command line: what goes in, what comes out, and how it ends. Of `batch`: test_cli_batch."""
 
+import asyncio
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,10 +16,24 @@ from typing import Any, Final, NamedTuple
 import pytest
 from support.sockets import delta
 from support.terminal import run_on_terminal
+from support.tls import Authority, TalkativeTLSServer
 
 import friendli_async
+from friendli_async.cli import doctor
 from friendli_async.cli.__main__ import COMMANDS, main
-from friendli_async.testing import FriendliServer, chunk, cut, endless, finish, script, stall, status, text
+from friendli_async.testing import (
+    FriendliServer,
+    Script,
+    chunk,
+    cut,
+    endless,
+    finish,
+    json_body,
+    script,
+    stall,
+    status,
+    text,
+)
 
 TOKEN: Final = "flp_secret_of_these_tests"
 
@@ -155,6 +171,36 @@ def test_files_go_along_by_their_kind(server: FriendliServer, run: Run, tmp_path
     assert body["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
+def test_sound_video_and_pictures_without_a_known_name_are_recognised(
+    server: FriendliServer, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "hello.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt ")
+    (tmp_path / "picture").write_bytes(b"\x89PNG\r\n\x1a\n")
+    server.enqueue(text("Fine"))
+    files = ["-a", str(tmp_path / "hello.wav"), "-a", "https://x/y.mp4", "-a", str(tmp_path / "picture")]
+    assert run("-m", "m", *files).returncode == 0
+    [body] = asked(server)
+    [sound, video, picture] = body["messages"][0]["content"]
+    assert sound["audio_url"]["url"].startswith("data:audio/")
+    assert video == {"type": "video_url", "video_url": {"url": "https://x/y.mp4"}}
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_a_file_of_no_known_kind_is_refused(server: FriendliServer, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"\xff\xfe\xfd")
+    done = run("-m", "m", "-a", str(tmp_path / "data"), "What?")
+    assert done.returncode == 2
+    assert str(tmp_path / "data") in done.stderr
+    assert server.requests == []
+
+
+def test_an_interrupted_reply_is_an_error(server: FriendliServer, run: Run) -> None:
+    server.enqueue(script(chunk("Be"), cut()))
+    done = run("-m", "m", "--no-stream", "Why?")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("friendli-async chat: ")
+
+
 def test_what_the_model_thinks_goes_to_standard_error(server: FriendliServer, run: Run) -> None:
     server.enqueue(text("Fine", reasoning=["Hm, ", "well"]))
     done = run("-m", "m", "Hi")
@@ -276,6 +322,29 @@ def test_a_failed_call_does_not_end_a_conversation(server: FriendliServer, envir
     assert [message["content"] for message in asked(server)[1]["messages"]] == ["Second"]
 
 
+def test_an_attachment_outlives_a_failed_call(
+    server: FriendliServer, environment: dict[str, str], tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("the notes")
+    server.enqueue(status(400, message="too long"), text("Fine"), text("Done"))
+    code, _ = run_on_terminal(
+        command("-m", "m", "-a", str(notes)),
+        environment,
+        answers={
+            "> ": "First\n",
+            "(request id req-000001)\r\n> ": "Second\n",
+            "Fine\r\n> ": "Third\n",
+            "Done\r\n> ": "\x04",
+        },
+    )
+    assert code == 0
+    [attached, question] = asked(server)[1]["messages"][0]["content"]
+    assert "the notes" in attached["text"]
+    assert question["text"] == "Second"
+    assert asked(server)[2]["messages"][-1]["content"] == "Third"
+
+
 def test_thoughts_are_dimmed_on_a_terminal(server: FriendliServer, environment: dict[str, str]) -> None:
     server.enqueue(script(chunk(reasoning="Hm"), chunk("Fine"), finish("stop")))
     _, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "TERM": "xterm"})
@@ -293,6 +362,14 @@ def test_models_lists_the_catalogue_and_as_json(run: Run) -> None:
     assert json.loads(line)["id"] == "meta-llama-3.1-8b-instruct"
     nothing = run("models", "no such thing")
     assert (nothing.stdout, nothing.stderr) == ("", "friendli-async models: there is none\n")
+
+
+def test_models_lists_the_endpoints(server: FriendliServer, run: Run) -> None:
+    page = json_body({"data": {"ep_long": {"status": "RUNNING"}, "ep_2": {"status": "SLEEPING"}}})
+    server.enqueue(page, page)
+    assert run("models", "--deployment", "dedicated").stdout == "ep_long  RUNNING\nep_2     SLEEPING\n"
+    [line] = run("models", "--deployment", "dedicated", "--json", "sleep").stdout.splitlines()
+    assert (json.loads(line)["id"], json.loads(line)["status"]) == ("ep_2", "SLEEPING")
 
 
 def test_doctor_finds_nothing_wrong_with_a_good_server(run: Run) -> None:
@@ -327,6 +404,97 @@ def test_doctor_tells_a_wrong_token(server: FriendliServer, run: Run) -> None:
     assert done.returncode == 1
     assert "the token is not known there" in done.stdout
     assert "another" not in done.stdout.replace("of another account", "")
+
+
+def found(done: Done) -> dict[str, str]:
+    """The lines of the doctor without their times, by the name of the check."""
+    lines = (re.fullmatch(r"(ok|FAIL) +(\S+) +(.*?)( \(\d+ ms\))?", line) for line in done.stdout.splitlines())
+    return {line[2]: f"{line[1]}: {line[3]}" for line in lines if line is not None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "advice"),
+    [
+        (status(403), "is FRIENDLI_TEAM right?"),
+        (status(404), "no such model, or a base URL with a path too much"),
+        (status(400, message="too long"), "too long"),
+    ],
+)
+def test_doctor_gives_advice_on_an_error_status(server: FriendliServer, run: Run, answer: Script, advice: str) -> None:
+    server.enqueue(answer)
+    stream = found(run("doctor", "-m", "m"))["stream"]
+    assert stream.startswith("FAIL")
+    assert advice in stream
+
+
+def test_doctor_takes_a_model_of_the_catalogue(server: FriendliServer, run: Run) -> None:
+    assert found(run("doctor"))["stream"].startswith("ok: ")
+    assert server.requests[-1].json_object["model"] == "meta-llama-3.1-8b-instruct"
+    assert "the token is not known there" in found(run("doctor", FRIENDLI_TOKEN="another"))["stream"]
+    server.enqueue(json_body({"data": []}))
+    assert found(run("doctor"))["stream"] == "FAIL: the catalogue is empty"
+
+
+def test_doctor_asks_which_endpoint(run: Run) -> None:
+    assert found(run("doctor", "--deployment", "dedicated"))["stream"] == "FAIL: which endpoint? pass -m ENDPOINT_ID"
+
+
+def test_doctor_knows_that_a_container_needs_no_token(run: Run) -> None:
+    with FriendliServer(None) as container:
+        done = run("doctor", "--deployment", "container", FRIENDLI_CONTAINER_URL=container.url, FRIENDLI_TOKEN="")
+    assert found(done)["token"] == "ok: none; a container needs none"
+    assert found(done)["stream"].startswith("ok: the model answered")
+    assert done.returncode == 0
+
+
+def test_doctor_names_the_team(run: Run) -> None:
+    done = run("doctor", "-m", "m", FRIENDLI_TEAM="team-1")
+    assert found(done)["token"] == f"ok: FRIENDLI_TOKEN, {len(TOKEN)} characters, team team-1"
+
+
+def test_doctor_goes_through_the_proxy(run: Run) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        proxy = f"127.0.0.1:{closed.getsockname()[1]}"
+        done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL="https://friendli.invalid", HTTPS_PROXY=f"http://{proxy}")
+    lines = found(done)
+    assert done.returncode == 1
+    assert lines["proxy"] == f"ok: {proxy}, from the environment"
+    assert lines["name"] == "ok: 127.0.0.1 is 127.0.0.1"
+    assert lines["connection"].startswith(f"FAIL: {proxy} does not answer")
+    assert lines["TLS"] == "ok: through the proxy: the stream will tell"
+    assert lines["stream"].startswith("FAIL")
+
+
+def test_doctor_says_that_a_name_is_unknown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    lines = found(run("doctor", "-m", "m", FRIENDLI_SERVER_URL="http://friendli.invalid"))
+    assert lines["name"] == "FAIL: friendli.invalid cannot be resolved: Name or service not known"
+    assert lines["TLS"] == "ok: none: FRIENDLI_SERVER_URL is an http URL"
+
+
+async def test_doctor_verifies_the_certificate(run: Run, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    trust = {"SSL_CERT_FILE": str(authority.certificate)}
+    async with TalkativeTLSServer(authority.server(*authority.issue())) as secure:
+        untrusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url)
+        trusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url, **trust)
+    assert re.match(r"FAIL: refused: .*; SSL_CERT_FILE names further authorities", found(untrusted)["TLS"])
+    assert found(untrusted)["stream"].startswith("FAIL")
+    assert re.match(r"ok: TLSv1\.[23], certificate until \w{3} .* GMT", found(trusted)["TLS"])
+    assert "by tls" in found(trusted)["stream"]  # the server's reply, which is not a stream
+
+
+def test_doctor_gives_up_on_a_check_that_hangs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        lines = found(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url))
+    assert lines["TLS"] == "FAIL: nothing within 0.2 s"
+    assert lines["stream"].startswith("FAIL")
 
 
 def test_serve_runs_the_embedded_server(environment: dict[str, str], run: Run) -> None:

@@ -80,7 +80,7 @@ def test_structured_output_shows_lines_as_they_close_and_the_invoice(server: Fri
 def test_agent_calls_both_tools_and_answers_from_them(server: FriendliServer) -> None:
     printed = run(server, "agent.py")
     called, answer = printed.rsplit("]\n", 1)
-    assert {line.partition(":")[0] for line in called.splitlines()} == {"[weather", "[time"}
+    assert {line.partition(":")[0] for line in called.splitlines()} == {"[weather", "[local_time"}
     assert answer.startswith('The tool says: {"city":"How is the weather in Seoul')
     assert len(server.requests) == 2
     assert len(server.requests[0].json_object["tools"]) == 2
@@ -208,12 +208,12 @@ def test_retries_and_errors_tells_a_retry_and_the_reply(server: FriendliServer) 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (status(429, retry_after=3600), "come back in 3600.0 s"),
-        (status(401, message="no such token"), "refused with 401 (None): no such token, request req-000001"),
-        (script(chunk("Once upon"), cut()), "broke off after 'Once upon'"),
+        (status(429, retry_after=3600), "rate limited: retry after 3600.0 s"),
+        (status(401, message="no such token"), "status 401 (None): no such token, request req-000001"),
+        (script(chunk("Once upon"), cut()), "interrupted after 'Once upon'"),
         (
             script(chunk("Once"), error_data({"message": "overloaded", "code": 503})),
-            "refused with 503 (503): overloaded",
+            "status 503 (503): overloaded",
         ),
     ],
     ids=["rate limit", "status", "broken stream", "error in the stream"],
@@ -264,4 +264,4 @@ def test_batch_goes_on_where_it_ended(server: FriendliServer, tmp_path: Path) ->
     assert sorted(line.partition(" ")[0] for line in first) == ["0", "1", "2"]
     assert len([line for line in first if "(attempts: 1): You said: one" in line]) == 2
     assert [line.partition("): ")[2] for line in sorted(again)] == [line.partition("): ")[2] for line in sorted(first)]
-    assert all("(from the file)" in line for line in again)
+    assert all("(from the checkpoint)" in line for line in again)

@@ -13,10 +13,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
 
 import pytest
+import support.messages
+import support.responses
 from support.sockets import MESSAGES, QUICK, ask, client_of, complete, read, within
 
 from friendli_async import AsyncFriendli, ChatStream, FriendliError, Timeouts
-from friendli_async.testing import FriendliServer, chunk, cut, error_data, finish, script, stall, status, text, usage
+from friendli_async.testing import (
+    FriendliServer,
+    chunk,
+    cut,
+    error_data,
+    finish,
+    json_body,
+    script,
+    stall,
+    status,
+    text,
+    usage,
+)
 
 pytest.importorskip("opentelemetry.sdk", reason="the SDK of OpenTelemetry is not installed")
 pytest.importorskip("pytest_genai_semconv", reason="the checks of the conventions are not installed")
@@ -32,6 +46,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pytest_genai_semconv import assert_chat_span, assert_genai_span_compliant, spec
 
 from friendli_async.integrations.opentelemetry import Telemetry
+
+Call = Callable[[AsyncFriendli], Awaitable[object]]
 
 CHAT: Final = {
     "gen_ai.operation.name": "chat",
@@ -406,6 +422,80 @@ async def test_content_of_a_stream_that_broke_is_what_had_come(server: FriendliS
     assert message == {"role": "assistant", "parts": [{"type": "text", "content": "Fi"}], "finish_reason": "error"}
 
 
+REPLIES: Final[dict[str, tuple[Call, dict[str, Any], dict[str, Any]]]] = {
+    "messages": (
+        lambda client: client.serverless.messages.create(
+            model="m", max_tokens=9, system="Be brief.", messages=[{"role": "user", "content": "Hi"}]
+        ),
+        support.messages.WHOLE,
+        {
+            "role": "assistant",
+            "parts": [
+                {"type": "reasoning", "content": "Hmm"},
+                {"type": "text", "content": "Let me see."},
+                {"type": "tool_call", "id": "tu_1", "name": "weather", "arguments": {"city": "Paris"}},
+            ],
+            "finish_reason": "tool_use",
+        },
+    ),
+    "responses": (
+        lambda client: client.serverless.responses.create(model="m", instructions="Be brief.", input="Hi"),
+        support.responses.WHOLE,
+        {
+            "role": "assistant",
+            "parts": [
+                {"type": "reasoning", "content": "think harder"},
+                {"type": "text", "content": "Hello there"},
+                {"type": "text", "content": "!"},
+                {"type": "tool_call", "id": "call_1", "name": "weather", "arguments": '{"city": "Rome"}'},
+            ],
+            "finish_reason": "completed",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("api", REPLIES)
+async def test_content_of_every_api_has_the_form_of_the_conventions(server: FriendliServer, api: str) -> None:
+    call, reply, expected = REPLIES[api]
+    seen = Collected(content=True)
+    server.enqueue(json_body(reply))
+    async with client_of(server.url, observers=[seen.telemetry]) as client:
+        await call(client)
+    recorded = attributes(seen.span)
+    assert json.loads(recorded["gen_ai.system_instructions"]) == [{"type": "text", "content": "Be brief."}]
+    assert json.loads(recorded["gen_ai.output.messages"]) == [expected]
+
+
+@pytest.mark.parametrize("group", ["image", "embeddings"])
+async def test_a_reply_without_messages_is_no_output(server: FriendliServer, group: str) -> None:
+    seen = Collected(content=True)
+    async with client_of(server.url, observers=[seen.telemetry]) as client:
+        if group == "image":
+            await client.dedicated.image.generate(model="m", prompt="a cat")
+        else:
+            await client.dedicated.embeddings.create(model="m", input="a cat")
+    recorded = attributes(seen.span)
+    assert json.loads(recorded["gen_ai.input.messages"]) == [
+        {"role": "user", "parts": [{"type": "text", "content": "a cat"}]}
+    ]
+    assert "gen_ai.output.messages" not in recorded
+
+
+async def test_content_of_a_broken_stream_has_its_reasoning_and_calls(server: FriendliServer) -> None:
+    seen = Collected(content=True)
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a"'}}
+    server.enqueue(script(chunk(reasoning="Hm"), chunk(tool_calls=[call]), cut()))
+    async with client_of(server.url, observers=[seen.telemetry]) as client:
+        with pytest.raises(FriendliError):
+            await read(ask(client))
+    [message] = json.loads(attributes(seen.span)["gen_ai.output.messages"])
+    assert message["parts"] == [
+        {"type": "reasoning", "content": "Hm"},
+        {"type": "tool_call", "id": "c", "name": "f", "arguments": '{"a"'},
+    ]
+
+
 @pytest.mark.parametrize(
     ("switch", "on_span", "as_event"),
     [
@@ -444,6 +534,8 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
                         {"type": "text", "text": "What is it?"},
                         {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
                         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                        {"type": "video_url", "video_url": {"url": "https://x/y.mp4"}},
+                        {"type": "audio_url", "audio_url": {"url": "data:;base64,BBBB"}},
                     ],
                 },
                 {
@@ -461,6 +553,8 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
                     {"type": "text", "content": "What is it?"},
                     {"type": "uri", "modality": "image", "uri": "https://x/y.png"},
                     {"type": "blob", "modality": "image", "mime_type": "image/png", "content": "AAAA"},
+                    {"type": "uri", "modality": "video", "uri": "https://x/y.mp4"},
+                    {"type": "blob", "modality": "audio", "mime_type": None, "content": "BBBB"},
                 ],
             },
             {"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "f", "arguments": "{}"}]},
@@ -482,6 +576,50 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
             {"role": "user", "parts": [{"type": "text", "content": "Hi"}]},
             {"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "f", "arguments": "{}"}]},
             {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c", "response": "12"}]},
+        ],
+    ),
+    (
+        "reasoning of a response",
+        {"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}, {"type": "other"}]}]},
+        [{"role": "assistant", "parts": [{"type": "reasoning", "content": "Hm"}]}],
+    ),
+    (
+        "blocks of messages",
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "Hm", "signature": "s"},
+                        {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "c", "content": "12"},
+                        {"type": "document", "title": "t"},
+                        "plain",
+                    ],
+                },
+            ]
+        },
+        [
+            {
+                "role": "assistant",
+                "parts": [
+                    {"type": "reasoning", "content": "Hm"},
+                    {"type": "tool_call", "id": "c", "name": "f", "arguments": {"a": 1}},
+                ],
+            },
+            {
+                "role": "user",
+                "parts": [
+                    {"type": "tool_call_response", "id": "c", "response": "12"},
+                    {"type": "document", "title": "t"},
+                    {"type": "text", "content": "plain"},
+                ],
+            },
         ],
     ),
     ("nothing", {}, []),

@@ -29,6 +29,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    RetryPromptPart,  # pyright: ignore[reportDeprecated]  # what is tested
     TextPart,
     ThinkingPart,
     ToolCallPart,
@@ -370,6 +371,19 @@ async def test_documents_are_refused(server: FriendliServer, model: FriendliMode
     with pytest.raises(theirs.UserError, match="pdf"):
         await run(Agent(model), ["What?", item], streamed)
     assert server.requests == []
+
+
+async def test_retry_prompts_of_a_history_go_out(server: FriendliServer, model: FriendliModel) -> None:
+    with pytest.warns(Warning, match="`RetryPromptPart` is deprecated"):
+        prompts = [RetryPromptPart("shorter"), RetryPromptPart("no such city", tool_name="f", tool_call_id="c")]  # pyright: ignore[reportDeprecated]  # what is tested
+    call = ModelResponse([ToolCallPart("f", "{}", tool_call_id="c")])
+    history: list[ModelMessage] = [ModelRequest([prompts[0]]), call, ModelRequest([prompts[1]])]
+    await model.request(history, None, ModelRequestParameters())
+    user, _, result = server.requests[-1].json_object["messages"]
+    assert user["role"] == "user"
+    assert user["content"].startswith("Validation feedback:\nshorter")
+    assert (result["role"], result["tool_call_id"]) == ("tool", "c")
+    assert result["content"].startswith("no such city")
 
 
 async def test_instructions_stand_behind_the_system_prompts(server: FriendliServer, model: FriendliModel) -> None:

@@ -1,1 +1,1 @@
-"""The command line: ``friendli-async``. A module a command, each with ``add_arguments`` and ``run``."""
+"""The command line ``friendli-async``: one module per command, with ``add_arguments`` and ``run``."""

@@ -1,4 +1,4 @@
-"""``friendli-async``: the commands, and which one is meant."""
+"""Entry point of ``friendli-async``: selects a command and runs it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any, Final, TextIO
 from friendli_async._version import __version__
 
 COMMANDS: Final = {
-    "chat": "talk to a model; the command where none is named",
-    "batch": "send a file of requests, and go on where it ended",
+    "chat": "talk to a model (the default command)",
+    "batch": "send a file of requests; run it again to resume",
     "models": "list the models of the catalogue, or your endpoints",
-    "doctor": "find out what is wrong between here and the server",
+    "doctor": "diagnose the connection to the server",
     "serve": "run the embedded server, for tests",
 }
-"""What can be done. Each is a module of this package with ``add_arguments`` and ``run``, loaded when asked for."""
+"""The commands and their help. Each is a module of this package, imported on demand."""
 
-_FIRST: Final = frozenset({"-h", "--help", "--version"})
-_LEFT: Final = 128 + 13
-"""How a shell tells of SIGPIPE, a signal that Windows has not."""
+_GLOBAL_OPTIONS: Final = frozenset({"-h", "--help", "--version"})
+_SIGPIPE_STATUS: Final = 128 + 13
+"""Exit status of a process killed by SIGPIPE, spelled out because Windows lacks the signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: The command line without the program's name; by default the process's own.
+        arguments: The command line without the program name; by default ``sys.argv[1:]``.
 
     Returns:
         The exit status.
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not given and sys.stdin.isatty():
         given = ["--help"]
-    if given and given[0] in _FIRST:
+    if given and given[0] in _GLOBAL_OPTIONS:
         _overview().parse_args(given)
     name, rest = (given[0], given[1:]) if given and given[0] in COMMANDS else ("chat", given)
     module: Any = import_module(f"friendli_async.cli.{name}")
@@ -50,19 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return _quietly(module, parser.parse_args(rest))
+    return _run(module, parser.parse_args(rest))
 
 
-def _quietly(module: Any, options: argparse.Namespace) -> int:
-    """Runs a command; who reads its output may leave (``| head -1``) without being told of it."""
+def _run(module: Any, options: argparse.Namespace) -> int:
+    """Runs a command; exits quietly if the reader of its output closes the pipe (``| head -1``)."""
     try:
         status: int = module.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         _discard(sys.stdout)
-        status = _LEFT
+        status = _SIGPIPE_STATUS
     errors: TextIO | None = sys.stderr
-    if errors is not None:  # else it was closed by the shell
+    if errors is not None:  # None if the shell has closed it
         try:
             errors.flush()
         except OSError:
@@ -71,12 +71,12 @@ def _quietly(module: Any, options: argparse.Namespace) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """Writes what is left in a buffer to nowhere: Python would try once more at its end, and exit with 120."""
+    """Redirects a stream to the null device: flushing its buffer would fail again at exit, with status 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _overview() -> argparse.ArgumentParser:
-    lines = [f"  {name:<8} {words}" for name, words in COMMANDS.items()]
+    lines = [f"  {name:<8} {summary}" for name, summary in COMMANDS.items()]
     return argparse.ArgumentParser(
         prog="friendli-async",
         usage="friendli-async [COMMAND] [ARGUMENTS]",
@@ -93,9 +93,9 @@ def _overview() -> argparse.ArgumentParser:
                 "",
                 "environment:",
                 "  FRIENDLI_TOKEN, FRIENDLI_TEAM, FRIENDLI_SERVER_URL, FRIENDLI_CONTAINER_URL",
-                "  FRIENDLI_MODEL: what -m is, where it is left out",
+                "  FRIENDLI_MODEL: default of -m",
                 "",
-                "friendli-async COMMAND --help tells more.",
+                "Run friendli-async COMMAND --help for details.",
             ]
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,

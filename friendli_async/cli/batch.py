@@ -1,12 +1,12 @@
-"""Sends a file of requests, as many at a time as the server takes, and writes a file of answers.
+"""Sends a file of requests, as many at a time as the server accepts, and writes a file of answers.
 
-IN has one request a line: OpenAI's batch lines, or prompts, as JSON strings or {"prompt": "..."}.
-OUT gets a line for each as soon as it is answered, and says what is done: after an interruption of
-any kind, the same command goes on where it ended. Requests that have changed since are sent again.
+IN has one request per line: a line of OpenAI's batch format, or a prompt, as a JSON string or
+{"prompt": "..."}. OUT gets a line for each answer as it arrives, and doubles as the checkpoint: after
+any interruption, the same command resumes. Requests that have changed since are sent again.
 
-Ctrl-C lets what is under way finish; twice, and it is cut.
+Ctrl-C lets requests in flight finish; a second Ctrl-C cancels them.
 
-Exit status: 0 all rows are good, 1 some have failed, 2 bad input (nothing was sent), 3 OUT cannot be
+Exit status: 0 all rows succeeded, 1 some failed, 2 bad input (nothing was sent), 3 OUT cannot be
 written, or another run is writing to it, 130 interrupted.
 """
 
@@ -37,28 +37,37 @@ __all__ = ["add_arguments", "run"]
 
 _BAD_OUTPUT: Final = 3
 _CONNECTIONS: Final = 1000
-_LARGE: Final = 1 << 25
-"""Bytes of a file that take a second to check."""
-_NAMED: Final = 10
-"""So many rows of a kind are named; the rest is counted."""
+_LARGE_FILE: Final = 1 << 25
+"""Bytes; checking a file of this size takes a second."""
+_MAX_NAMED: Final = 10
+"""Rows listed by name, for each kind of message."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the command's arguments."""
     parser.add_argument("input", metavar="IN.jsonl", type=Path, help="the requests (read twice, so a file)")
     parser.add_argument(
-        "-o", "--output", metavar="OUT.jsonl", type=Path, required=True, help="the answers, and what to go on from"
+        "-o",
+        "--output",
+        metavar="OUT.jsonl",
+        type=Path,
+        required=True,
+        help="the answers, and the checkpoint to resume from",
     )
-    parser.add_argument("-m", "--model", help="model of every request, whatever its line says")
+    parser.add_argument("-m", "--model", help="model of every request; overrides the line's own")
     connection.add_deployment(parser)
     parser.add_argument(
-        "--concurrency", type=_concurrency, default="auto", metavar="auto|N", help="requests at a time (%(default)s)"
+        "--concurrency",
+        type=_concurrency,
+        default="auto",
+        metavar="auto|N",
+        help="maximum requests in flight (%(default)s)",
     )
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="the most tokens of every answer")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="maximum tokens of every answer")
     parser.add_argument("--temperature", type=float, metavar="T", help="sampling temperature of every request")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message for lines that are prompts")
     parser.add_argument(
-        "--retry-failed", action="store_true", help="send failed rows again, but for those that were refused for good"
+        "--retry-failed", action="store_true", help="send failed rows again, except those with a permanent error"
     )
 
 
@@ -71,22 +80,22 @@ def _concurrency(text: str) -> int | None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
-    page = _Page()
+    """Runs the command and returns its exit status."""
+    reporter = _Reporter()
     try:
-        return _checked(arguments, page)
+        return _checked(arguments, reporter)
     except (RowsError, ConfigurationError, OSError) as error:
-        page.say(f"friendli-async batch: {error}")
+        reporter.write_line(f"friendli-async batch: {error}")
         return connection.BAD_INPUT
     except CheckpointError as error:
-        page.say(f"friendli-async batch: {error}")
+        reporter.write_line(f"friendli-async batch: {error}")
         return _BAD_OUTPUT
     except KeyboardInterrupt:
-        page.say("interrupted")
+        reporter.write_line("interrupted")
         return connection.INTERRUPTED
 
 
-def _checked(arguments: argparse.Namespace, page: _Page) -> int:
+def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
     source: Path = arguments.input
     target: Path = arguments.output
     if source.exists() and not source.is_file():
@@ -102,15 +111,15 @@ def _checked(arguments: argparse.Namespace, page: _Page) -> int:
         system=arguments.system,
     )
     if arguments.deployment != "container" and not os.environ.get("FRIENDLI_TOKEN"):
-        raise ConfigurationError("no token: set FRIENDLI_TOKEN")  # here, and not as the outcome of each row
-    if source.stat().st_size > _LARGE:
-        page.say(f"checking {source}")
+        raise ConfigurationError("no token: set FRIENDLI_TOKEN")  # once, rather than as the outcome of each row
+    if source.stat().st_size > _LARGE_FILE:
+        reporter.write_line(f"checking {source}")
     total = rows.check()
     concurrency: int | None = arguments.concurrency
     client = AsyncFriendli(max_connections=max(concurrency or 0, _CONNECTIONS))
-    output = BatchOutput(target, retry_failed=arguments.retry_failed, changed=page.changed)
-    page.total = total
-    return asyncio.run(_send(rows, client, arguments.deployment, concurrency, output, page))
+    output = BatchOutput(target, retry_failed=arguments.retry_failed, changed=reporter.report_changed)
+    reporter.total = total
+    return asyncio.run(_send(rows, client, arguments.deployment, concurrency, output, reporter))
 
 
 async def _send(
@@ -119,57 +128,61 @@ async def _send(
     deployment: DeploymentName,
     concurrency: int | None,
     output: BatchOutput,
-    page: _Page,
+    reporter: _Reporter,
 ) -> int:
     async def call(row: BatchRow) -> Reply:
         return await row.send(client, deployment)
 
     outcomes = Run(Job(rows, call, concurrency, output, key=lambda row: row.custom_id))
     async with client, outcomes:
-        with _interruptible(outcomes, page) as interrupted, page.showing(outcomes):
+        with _interruptible(outcomes, reporter) as interrupted, reporter.showing_progress(outcomes):
             try:
                 async for outcome in outcomes:
-                    page.failed(outcome)
+                    reporter.report_failed(outcome)
             except asyncio.CancelledError:
                 if not interrupted:
                     raise
             except CheckpointError:
                 if output.unwritten:
-                    page.say(f"{output.unwritten:,} answers could not be written: their rows will be sent again")
+                    reporter.write_line(
+                        f"{output.unwritten:,} answers could not be written: their rows will be sent again"
+                    )
                 raise
     progress = outcomes.progress
-    page.summary(progress)
-    if interrupted and progress.done < page.total:
+    reporter.summary(progress)
+    if interrupted and progress.done < reporter.total:
         return 128 + interrupted[0]
     return connection.FAILED if progress.failed else 0
 
 
 @contextlib.contextmanager
-def _interruptible(outcomes: Run[BatchRow, Reply], page: _Page) -> Generator[list[int]]:
-    """Lets the first signal end the run in good order, and the next one at once. Gives the signals that came."""
-    came: list[int] = []
+def _interruptible(outcomes: Run[BatchRow, Reply], reporter: _Reporter) -> Generator[list[int]]:
+    """Stops the run gracefully on the first signal, and cancels it on the next. Yields the signals received."""
+    received: list[int] = []
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
     def stop(number: int) -> None:
-        came.append(number)
-        if len(came) == 1:
+        received.append(number)
+        if len(received) == 1:
             outcomes.stop()
-            page.say(f"stopping: {outcomes.progress.in_flight} requests under way may finish; again to cut them")
+            reporter.write_line(
+                f"stopping: {outcomes.progress.in_flight} requests under way may finish; again to cut them"
+            )
         else:
             task.cancel()
 
-    caught: list[int] = []
+    handled: list[int] = []
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        # A job that was started in the background ignores Ctrl-C, which is meant for another.
+        # A background job of a shell ignores SIGINT: Ctrl-C is meant for the foreground job.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            with contextlib.suppress(NotImplementedError):  # Windows: there the first Ctrl-C cuts
+            with contextlib.suppress(NotImplementedError):  # Windows: the first Ctrl-C cancels
                 loop.add_signal_handler(number, stop, number)
-                caught.append(number)
+                handled.append(number)
     try:
-        yield came
+        yield received
     finally:
-        for number in caught:
+        for number in handled:
             loop.remove_signal_handler(number)
 
 
@@ -179,42 +192,42 @@ class _Sample(NamedTuple):
     tokens: int
 
 
-class _Page:
-    """What is told on stderr: lines, and below them, on a terminal, one that changes."""
+class _Reporter:
+    """Writes to stderr: messages, and below them, on a terminal, a progress line updated in place."""
 
     def __init__(self) -> None:
         self.total = 0
-        self._stream: TextIO | None = sys.stderr  # None where the shell has closed it
+        self._stream: TextIO | None = sys.stderr  # None if the shell has closed it
         self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._shown = False
+        self._has_live_line = False
         self._samples: deque[_Sample] = deque(maxlen=30)
         self._counts: dict[str, int] = {}
 
-    # --- lines ---
+    # --- messages ---
 
-    def say(self, line: str) -> None:
-        """Tells something that stays."""
-        self._write(("\r\x1b[K" if self._shown else "") + line + "\n")
-        self._shown = False
+    def write_line(self, line: str) -> None:
+        """Writes a line, replacing the progress line."""
+        self._write(("\r\x1b[K" if self._has_live_line else "") + line + "\n")
+        self._has_live_line = False
 
-    def changed(self, custom_id: str) -> None:
-        """Names a row that is done, but asks for something else now."""
-        self._name("changed", f"{custom_id}: has changed since it was done, and is sent again")
+    def report_changed(self, custom_id: str) -> None:
+        """Reports a finished row whose request has changed."""
+        self._report_row("changed", f"{custom_id}: has changed since it was done, and is sent again")
 
-    def failed(self, outcome: Outcome[BatchRow, Reply]) -> None:
-        """Names a row that failed."""
+    def report_failed(self, outcome: Outcome[BatchRow, Reply]) -> None:
+        """Reports a row if it has failed in this run."""
         if outcome.error is not None and not isinstance(outcome.error, FailedBeforeError):
-            self._name("failed", f"{outcome.key}: {type(outcome.error).__name__}: {outcome.error}")
+            self._report_row("failed", f"{outcome.key}: {type(outcome.error).__name__}: {outcome.error}")
 
-    def _name(self, kind: str, line: str) -> None:
+    def _report_row(self, kind: str, line: str) -> None:
         count = self._counts[kind] = self._counts.get(kind, 0) + 1
-        if count <= _NAMED:  # what a server says may hold anything, for a terminal to obey
-            self.say("".join(letter if letter.isprintable() else " " for letter in line[:500]))
-        elif count == _NAMED + 1:
-            self.say(f"... further rows that have {kind} are not named here")
+        if count <= _MAX_NAMED:  # sanitized: a server's message may contain terminal escape sequences
+            self.write_line("".join(char if char.isprintable() else " " for char in line[:500]))
+        elif count == _MAX_NAMED + 1:
+            self.write_line(f"... further rows that have {kind} are not named here")
 
     def summary(self, progress: Progress) -> None:
-        """Tells how it ended."""
+        """Writes the result of the run."""
         good = progress.done - progress.failed
         parts = [f"{good:,} of {self.total:,} rows are good"]
         if progress.failed:
@@ -223,15 +236,15 @@ class _Page:
             parts.append(f"{self.total - progress.done:,} are left")
         if progress.resumed:
             parts.append(f"{progress.resumed:,} were done before")
-        self.say(f"{', '.join(parts)}; {progress.tokens:,} tokens in {_time(progress.seconds)}")
+        self.write_line(f"{', '.join(parts)}; {progress.tokens:,} tokens in {_time(progress.seconds)}")
         if progress.failed:
-            self.say("To send failed rows again: the same command with --retry-failed")
+            self.write_line("To send failed rows again: the same command with --retry-failed")
 
-    # --- the line that changes ---
+    # --- progress ---
 
     @contextlib.contextmanager
-    def showing(self, outcomes: Run[BatchRow, Reply]) -> Generator[None]:
-        """Shows how far a run is, until it ends."""
+    def showing_progress(self, outcomes: Run[BatchRow, Reply]) -> Generator[None]:
+        """Shows the progress of a run while the context is open."""
         task = asyncio.create_task(self._show(outcomes))
         try:
             yield
@@ -241,20 +254,20 @@ class _Page:
     async def _show(self, outcomes: Run[BatchRow, Reply]) -> None:
         while True:
             await asyncio.sleep(0.5 if self._live else 10.0)
-            line = self._line(outcomes.progress)
+            line = self._progress_line(outcomes.progress)
             if self._live:
                 width = shutil.get_terminal_size().columns - 1
                 self._write(f"\r\x1b[K{line[:width]}")
-                self._shown = True
+                self._has_live_line = True
             else:
-                self.say(line)
+                self.write_line(line)
 
-    def _line(self, progress: Progress) -> str:
+    def _progress_line(self, progress: Progress) -> str:
         now = _Sample(time.monotonic(), progress.done - progress.resumed, progress.tokens)
         self._samples.append(now)
         first = self._samples[0]
         seconds = now.moment - first.moment
-        if seconds <= 0:  # the first look: since the beginning
+        if seconds <= 0:  # the first sample: the average since the start
             first, seconds = _Sample(0.0, 0, 0), progress.seconds or 1.0
         rate = (now.sent - first.sent) / seconds
         left = _time((self.total - progress.done) / rate) if rate > 0 else "?"
@@ -267,7 +280,7 @@ class _Page:
     def _write(self, text: str) -> None:
         if self._stream is None:
             return
-        with contextlib.suppress(OSError, ValueError):  # whoever looked has gone: the job is not for them
+        with contextlib.suppress(OSError, ValueError):  # the reader has closed stderr: the job goes on
             self._stream.write(text)
             self._stream.flush()
 

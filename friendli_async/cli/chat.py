@@ -1,10 +1,10 @@
 """Talks to a model.
 
-With a prompt, or something on standard input, it answers once; with both, the prompt stands first.
-On a terminal without a prompt it is a conversation: Ctrl-D ends it.
+With a prompt, or text on standard input, it answers once; with both, the prompt comes first.
+On a terminal without a prompt it starts a conversation, which Ctrl-D ends.
 
-The answer goes to standard output, what the model thinks to standard error. Ctrl-C stops the model
-and keeps what it has said: a conversation goes on from there.
+The answer goes to standard output, reasoning to standard error. Ctrl-C stops the model and keeps the
+answer so far, from where a conversation continues.
 
 Exit status: 0 answered, 1 the call failed, 2 bad input (nothing was sent), 130 interrupted.
 """
@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from friendli_async.chat.inputs import Conversation
-from friendli_async.chat.replies import ChatChunk
 from friendli_async.chat.resource import ChatStream
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
-from friendli_async.errors import ConfigurationError, FriendliError, StreamInterruptedError
+from friendli_async.errors import ArgumentError, ConfigurationError, FriendliError, StreamInterruptedError
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +36,8 @@ _DIM: Final = ("\x1b[2m", "\x1b[0m")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
-    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="what to ask; its words may stand alone")
+    """Adds the command's arguments."""
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="the prompt; quotes are optional")
     connection.add_model(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument(
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("KEY", "VALUE"),
-        help="parameter of the call, as `-o temperature 0.2`; VALUE is JSON, or a word",
+        help="parameter of the call, as `-o temperature 0.2`; VALUE is JSON, or plain text",
     )
     parser.add_argument(
         "-a",
@@ -56,15 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="image, sound, film or text to go with the prompt: a path, or a URL of an image",
+        help="image, audio, video or text file to send with the prompt: a path, or the URL of an image",
     )
-    parser.add_argument("--schema", metavar="FILE|JSON", help="JSON schema that the answer has to have")
-    parser.add_argument("--no-stream", action="store_true", help="show the answer once it is whole")
+    parser.add_argument("--schema", metavar="FILE|JSON", help="JSON schema of the answer")
+    parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     connection.add_deployment(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Runs the command and returns its exit status."""
     return connection.run("chat", lambda: _chat(arguments))
 
 
@@ -78,50 +77,51 @@ async def _chat(arguments: argparse.Namespace) -> int:
     if arguments.system is not None:
         messages.append({"role": "system", "content": arguments.system})
     async with AsyncFriendli() as client:
-        talk = _Talk(client, arguments, options, messages)
+        session = _Session(client, arguments, options, messages)
         if not arguments.prompt and sys.stdin.isatty():
-            return await _converse(talk, arguments)
-        words = [" ".join(arguments.prompt)]
+            return await _converse(session, arguments)
+        texts = [" ".join(arguments.prompt)]
         if not sys.stdin.isatty():
-            import asyncio  # not for --help, here and below
+            import asyncio  # deferred, here and below: --help does not need it
 
-            words.append(await asyncio.to_thread(sys.stdin.read))
-        prompt = "\n\n".join(word for word in words if word.strip())
+            texts.append(await asyncio.to_thread(sys.stdin.read))
+        prompt = "\n\n".join(text for text in texts if text.strip())
         if not prompt and not arguments.attach:
             raise ConfigurationError("nothing to ask: pass a prompt, or write to standard input")
         messages.append({"role": "user", "content": await _content(prompt, arguments.attach)})
-        return await talk.answer()
+        return await session.answer()
 
 
-async def _converse(talk: _Talk, arguments: argparse.Namespace) -> int:
-    """Asks for prompts until there are no more."""
-    with suppress(ImportError):  # line editing; there is none on Windows
-        import readline as _  # noqa: F401  # loading it is all that input() needs
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's own waits for the loop, which input() holds up
+async def _converse(session: _Session, arguments: argparse.Namespace) -> int:
+    """Reads prompts and answers them until the input ends."""
+    with suppress(ImportError):  # line editing; not available on Windows
+        import readline as _  # noqa: F401  # importing it enables line editing in input()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's handler needs the loop, which input() blocks
     print(f"{arguments.model or arguments.deployment}: Ctrl-C stops an answer, Ctrl-D ends.", file=sys.stderr)
     attached: list[str] = arguments.attach
     while True:
         try:
-            prompt = input("> ")  # noqa: ASYNC250  # it has the terminal, and nothing else goes on meanwhile
+            prompt = input("> ")  # noqa: ASYNC250  # nothing else runs in the loop meanwhile
         except EOFError:
             print(file=sys.stderr)
             return 0
         if not prompt.strip():
             continue
-        talk.messages.append({"role": "user", "content": await _content(prompt, attached)})
-        attached = []
+        session.messages.append({"role": "user", "content": await _content(prompt, attached)})
         try:
-            await talk.answer()
+            await session.answer()
         except FriendliError as error:
             print(f"friendli-async chat: {error}", file=sys.stderr)
-            talk.messages.pop()
+            session.messages.pop()
+        else:
+            attached = []
 
 
-class _Talk:
+class _Session:
     """A conversation with a model.
 
     Attributes:
-        messages: What has been said.
+        messages: The messages so far.
     """
 
     def __init__(
@@ -133,58 +133,54 @@ class _Talk:
         self._streams = not arguments.no_stream
 
     async def answer(self) -> int:
-        """Shows the answer to what has been said, and adds it. Ctrl-C ends it: 130, and what had come is kept."""
+        """Prints the answer and appends it to the messages, even if partial. Returns 130 if Ctrl-C stopped it."""
         import asyncio
 
         stream: ChatStream = self._chat.stream(messages=self.messages, **self._options)
-        page = _Page()
+        output = _Output()
         text: list[str] = []
         with _interruption() as interrupted:
-            reading = asyncio.ensure_future(self._show(stream, page, text))
+            reading = asyncio.ensure_future(self._show(stream, output, text))
             stopping = asyncio.ensure_future(interrupted.wait())
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             if not reading.done():
                 await stream.stop()
             await reading
-        page.end()
+        output.end_line()
         if text:
             self.messages.append({"role": "assistant", "content": "".join(text)})
         return connection.INTERRUPTED if interrupted.is_set() else 0
 
-    async def _show(self, stream: ChatStream, page: _Page, text: list[str]) -> None:
+    async def _show(self, stream: ChatStream, output: _Output, text: list[str]) -> None:
         if not self._streams:
             try:
                 reply = await stream.result()
             except StreamInterruptedError:
                 if stream.outcome != "stopped":
                     raise
-                return  # stopped before anything had come
-            page.think(reply.reasoning)
-            page.say(reply.text)
+                return  # stopped before the answer was complete
+            output.write_reasoning(reply.reasoning)
+            output.write_text(reply.text)
             text.append(reply.text)
             return
         async for chunk in stream:
-            self._show_chunk(chunk, page, text)
-
-    @staticmethod
-    def _show_chunk(chunk: ChatChunk, page: _Page, text: list[str]) -> None:
-        page.think(chunk.reasoning)
-        if chunk.text:
-            text.append(chunk.text)
-            page.say(chunk.text)
+            output.write_reasoning(chunk.reasoning)
+            if chunk.text:
+                text.append(chunk.text)
+                output.write_text(chunk.text)
 
 
 @contextmanager
 def _interruption() -> Generator[asyncio.Event]:
-    """Set by Ctrl-C, which does nothing else meanwhile."""
+    """Yields an event that Ctrl-C sets, instead of its usual effect."""
     import asyncio
 
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
     try:
         loop.add_signal_handler(signal.SIGINT, event.set)
-    except NotImplementedError:  # Windows: there Ctrl-C ends the program
+    except NotImplementedError:  # Windows: Ctrl-C ends the program
         yield event
         return
     try:
@@ -194,25 +190,25 @@ def _interruption() -> Generator[asyncio.Event]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class _Page:
-    """Where the answer goes, piece by piece: what is said to stdout, what is thought, dimmed, to stderr."""
+class _Output:
+    """Prints an answer as it arrives: text to stdout, reasoning, dimmed, to stderr."""
 
     def __init__(self) -> None:
         self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._thinking = False
         self._last = "\n"
 
-    def think(self, text: str) -> None:
-        """Shows what the model thinks."""
+    def write_reasoning(self, text: str) -> None:
+        """Prints a piece of the reasoning."""
         if not text:
             return
         before, after = _DIM if self._colour else ("", "")
-        with suppress(OSError):  # nobody has to look
+        with suppress(OSError):  # stderr may be closed
             print(f"{before}{text}{after}", end="", file=sys.stderr, flush=True)
         self._thinking = True
 
-    def say(self, text: str) -> None:
-        """Shows what the model says."""
+    def write_text(self, text: str) -> None:
+        """Prints a piece of the answer."""
         if not text:
             return
         if self._thinking:
@@ -222,17 +218,17 @@ class _Page:
         print(text, end="", flush=True)
         self._last = text[-1]
 
-    def end(self) -> None:
-        """Ends the line."""
+    def end_line(self) -> None:
+        """Prints a newline unless the text ends with one."""
         if self._last != "\n":
             print(flush=True)
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- request ---------------------------------------------------------------------------------------------------------
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The parameters of the call."""
+    """Returns the parameters of the call."""
     options: dict[str, Any] = {} if arguments.model is None else {"model": arguments.model}
     for key, value in arguments.option:
         try:
@@ -245,8 +241,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _schema(given: str) -> Any:
-    text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
+def _schema(argument: str) -> Any:
+    text = argument if argument.lstrip().startswith("{") else Path(argument).read_text(encoding="utf-8")
     try:
         return json.loads(text)
     except ValueError as error:
@@ -254,7 +250,7 @@ def _schema(given: str) -> Any:
 
 
 async def _content(prompt: str, attached: list[str]) -> Any:
-    """A user's message: text, or parts where something is attached."""
+    """Returns the content of a user message: text, or parts if there are attachments."""
     if not attached:
         return prompt
     parts: list[Any] = [await _part(name) for name in attached]
@@ -273,7 +269,10 @@ async def _part(name: str) -> Any:
     if kind == "image" or isinstance(source, str):
         return await media.image(source)
     try:
-        text = source.read_text(encoding="utf-8")
+        return {"type": "text", "text": f"{source.name}:\n\n{source.read_text(encoding='utf-8')}"}
     except UnicodeDecodeError:
-        return await media.image(source)  # by its first bytes; what is none is refused there
-    return {"type": "text", "text": f"{source.name}:\n\n{text}"}
+        pass
+    try:
+        return await media.image(source)  # detects the format by its first bytes
+    except ArgumentError as error:
+        raise ConfigurationError(f"{name} is not text in UTF-8, nor can it be sent as an image: {error}") from None

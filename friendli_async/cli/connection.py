@@ -1,4 +1,4 @@
-"""What commands have in common: which deployment and model, and how a failure is told."""
+"""Shared by the commands: the deployment and model options, exit statuses, and error reporting."""
 
 from __future__ import annotations
 
@@ -19,44 +19,47 @@ INTERRUPTED: Final = 130
 
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:
-    """Adds the choice of a deployment."""
+    """Adds the option for the deployment."""
     parser.add_argument("--deployment", choices=get_args(DeploymentName), default="serverless", help="(%(default)s)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the choice of a model."""
+    """Adds the option for the model."""
     parser.add_argument(
-        "-m", "--model", default=os.environ.get("FRIENDLI_MODEL"), help="model, or endpoint id; or FRIENDLI_MODEL"
+        "-m",
+        "--model",
+        default=os.environ.get("FRIENDLI_MODEL"),
+        help="model, or endpoint id; by default FRIENDLI_MODEL",
     )
 
 
 def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Runs a command to its end.
+    """Runs a command to completion, and reports its errors on stderr.
 
     Args:
-        command: Its name, for what is said.
-        work: What it does; gives the exit status.
+        command: Name of the command, for error messages.
+        work: Coroutine function that returns the exit status.
 
     Returns:
-        The exit status: what ``work`` gave, 1 for a failed call, 2 for bad input, 130 for Ctrl-C.
+        The exit status: that of ``work``, 1 for a failed call, 2 for bad input, 130 for Ctrl-C.
     """
-    import asyncio  # not for --help
+    import asyncio  # deferred: --help does not need it
 
     try:
         return asyncio.run(work())
     except KeyboardInterrupt:
         return INTERRUPTED
     except FriendliError as error:
-        print(f"friendli-async {command}: {_words(error)}", file=sys.stderr)
+        print(f"friendli-async {command}: {_message(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, ConfigurationError) else FAILED
     except BrokenPipeError:
         raise
-    except (TypeError, ValueError, OSError) as error:  # checked before anything was sent
+    except (TypeError, ValueError, OSError) as error:  # raised before anything was sent
         print(f"friendli-async {command}: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
-def _words(error: FriendliError) -> str:
+def _message(error: FriendliError) -> str:
     if isinstance(error, APIStatusError) and error.status_code in {401, 403}:
         return f"{error} (is FRIENDLI_TOKEN right? `friendli-async doctor` tells)"
     return str(error)

@@ -1,9 +1,9 @@
-"""Finds out what is wrong between here and the server.
+"""Diagnoses the connection to the server.
 
-Looks, in this order, at the versions, the token, the proxy, the name of the server, a connection,
-TLS, and one tiny stream; each line says what was found. No token is shown.
+Checks, in this order, versions, token, proxy, the server's name in DNS, a TCP connection, TLS, and a
+stream of one token; prints one line for each. The token is never shown.
 
-Exit status: 0 all is well, 1 something is not.
+Exit status: 0 all checks passed, 1 some failed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from friendli_async.options import Timeouts
 __all__ = ["add_arguments", "run"]
 
 _SECONDS: Final = 10.0
-"""So long may each look take; the stream thrice as long."""
+"""Timeout of each check; the stream has three times as long."""
 _URLS: Final = {
     "container": ("FRIENDLI_CONTAINER_URL", "http://localhost:8000"),
     "server": ("FRIENDLI_SERVER_URL", "https://api.friendli.ai"),
@@ -41,7 +41,7 @@ _URLS: Final = {
 
 
 class _Finding(msgspec.Struct, frozen=True):
-    """What was found of one thing."""
+    """The result of a check. The field names are those of the JSON output."""
 
     name: str
     good: bool
@@ -49,36 +49,36 @@ class _Finding(msgspec.Struct, frozen=True):
     seconds: float | None = None
 
 
-class _UnwellError(Exception):
-    """Something is wrong; the words say what."""
+class _CheckFailedError(Exception):
+    """A check has failed, for the reason in the message."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the command's arguments."""
     connection.add_model(parser)
     connection.add_deployment(parser)
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
-    return connection.run("doctor", lambda: _examine(arguments))
+    """Runs the command and returns its exit status."""
+    return connection.run("doctor", lambda: _diagnose(arguments))
 
 
-async def _examine(arguments: argparse.Namespace) -> int:
-    patient = _Patient(arguments)
-    looks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
-        ("versions", patient.versions),
-        ("token", patient.token),
-        ("proxy", patient.proxy),
-        ("name", patient.name),
-        ("connection", patient.connection),
-        ("TLS", patient.tls),
-        ("stream", patient.stream),
+async def _diagnose(arguments: argparse.Namespace) -> int:
+    server = _Server(arguments)
+    checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+        ("versions", server.versions),
+        ("token", server.token),
+        ("proxy", server.proxy),
+        ("name", server.name),
+        ("connection", server.connection),
+        ("TLS", server.tls),
+        ("stream", server.stream),
     ]
     findings: list[_Finding] = []
-    for name, look in looks:
-        finding = await _found(name, look)
+    for name, check in checks:
+        finding = await _run_check(name, check)
         findings.append(finding)
         if not arguments.json:
             took = "" if finding.seconds is None else f" ({finding.seconds * 1000:.0f} ms)"
@@ -89,22 +89,22 @@ async def _examine(arguments: argparse.Namespace) -> int:
     return 0 if good else connection.FAILED
 
 
-async def _found(name: str, look: Callable[[], Awaitable[str]]) -> _Finding:
+async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> _Finding:
     began = time.monotonic()
     limit = _SECONDS * (3 if name == "stream" else 1)
     try:
         async with asyncio.timeout(limit):
-            words = await look()
+            text = await check()
     except TimeoutError:
         return _Finding(name, False, f"nothing within {limit:g} s")
-    except (_UnwellError, OSError, FriendliError) as error:
+    except (_CheckFailedError, OSError, FriendliError) as error:
         return _Finding(name, False, str(error) or type(error).__name__)
-    waits = name in {"name", "connection", "TLS"}
-    return _Finding(name, True, words, time.monotonic() - began if waits else None)
+    is_timed = name in {"name", "connection", "TLS"}
+    return _Finding(name, True, text, time.monotonic() - began if is_timed else None)
 
 
-class _Patient:
-    """What is looked at."""
+class _Server:
+    """The checks of a server, as the environment configures it. Each returns what it has found."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -115,24 +115,24 @@ class _Patient:
         self._port = self._url.port or (443 if self._secure else 80)
 
     async def versions(self) -> str:
-        """Of everything that has a say."""
+        """Returns the versions of this library, Python, the platform and the dependencies."""
         names = ("aiohttp", "msgspec", "tenacity", "anyio")
         parts = [f"friendli_async {__version__}", f"Python {platform.python_version()}", platform.platform(terse=True)]
         return ", ".join(parts + [f"{name} {version(name)}" for name in names])
 
     async def token(self) -> str:
-        """Where it comes from, and whether it can be used."""
+        """Returns the source of the token; fails if it is missing or unusable."""
         token = os.environ.get("FRIENDLI_TOKEN", "")
         if not token:
             if self._arguments.deployment == "container":
                 return "none; a container needs none"
-            raise _UnwellError("none: set FRIENDLI_TOKEN")
-        async with AsyncFriendli():  # says what cannot be used of the settings
+            raise _CheckFailedError("none: set FRIENDLI_TOKEN")
+        async with AsyncFriendli():  # validates the settings
             team = os.environ.get("FRIENDLI_TEAM")
             return f"FRIENDLI_TOKEN, {len(token)} characters" + (f", team {team}" if team else "")
 
     async def proxy(self) -> str:
-        """Whether there is one in between."""
+        """Returns the proxy in use, if any."""
         found = self._proxy()
         return "none" if found is None else f"{found[0]}:{found[1]}, from the environment"
 
@@ -148,26 +148,26 @@ class _Patient:
         return self._proxy() or (self._host, self._port)
 
     async def name(self) -> str:
-        """The addresses of the server, or of the proxy."""
+        """Resolves the name of the server, or of the proxy."""
         host, port = self._peer()
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise _UnwellError(f"{host} cannot be resolved: {error.strerror or error}") from None
+            raise _CheckFailedError(f"{host} cannot be resolved: {error.strerror or error}") from None
         return f"{host} is {', '.join(dict.fromkeys(str(address[4][0]) for address in found))}"
 
     async def connection(self) -> str:
-        """Whether there is one to be had."""
+        """Opens a TCP connection to the server, or to the proxy."""
         host, port = self._peer()
         try:
             _, writer = await asyncio.open_connection(host, port)
         except OSError as error:
-            raise _UnwellError(f"{host}:{port} does not answer: {error.strerror or error}") from None
+            raise _CheckFailedError(f"{host}:{port} does not answer: {error.strerror or error}") from None
         writer.close()
         return f"{host}:{port}"
 
     async def tls(self) -> str:
-        """Whether the certificate is trusted; until when it holds."""
+        """Verifies the certificate; returns the TLS version and the expiry date."""
         if not self._secure:
             return f"none: {self._variable} is an http URL"
         if self._proxy() is not None:
@@ -175,24 +175,25 @@ class _Patient:
         try:
             _, writer = await asyncio.open_connection(self._host, self._port, ssl=ssl.create_default_context())
         except ssl.SSLError as error:
-            raise _UnwellError(f"refused: {error.reason or error}; SSL_CERT_FILE names further authorities") from None
+            raise _CheckFailedError(
+                f"refused: {error.reason or error}; SSL_CERT_FILE names further authorities"
+            ) from None
         certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
-        used = writer.get_extra_info("ssl_object").version()
+        protocol = writer.get_extra_info("ssl_object").version()
         writer.transport.abort()
-        return f"{used}, certificate until {certificate.get('notAfter', '?')}"
+        return f"{protocol}, certificate until {certificate.get('notAfter', '?')}"
 
     async def stream(self) -> str:
-        """One answer of one token: through everything at once."""
+        """Streams an answer of one token, through all layers."""
         async with AsyncFriendli(timeout=Timeouts(total=3 * _SECONDS), retry=None) as client:
             chat: Any = getattr(client, self._arguments.deployment).chat
-            model = await self._model(client)
-            given = {} if model is None else {"model": model}
             message = {"role": "user", "content": "Say OK."}
-            stream = chat.stream(messages=[message], max_tokens=1, **given)
             try:
-                reply = await stream.result()
+                model = await self._model(client)
+                given = {} if model is None else {"model": model}
+                reply = await chat.stream(messages=[message], max_tokens=1, **given).result()
             except APIStatusError as error:
-                raise _UnwellError(_advice(error)) from None
+                raise _CheckFailedError(_with_advice(error)) from None
             timing = reply.meta.timing
             first = (timing.first_event or 0.0) * 1000
             return (
@@ -207,11 +208,11 @@ class _Patient:
             raise ConfigurationError("which endpoint? pass -m ENDPOINT_ID")
         catalogue = (await client.serverless.model.list()).data
         if not catalogue:
-            raise _UnwellError("the catalogue is empty")
+            raise _CheckFailedError("the catalogue is empty")
         return catalogue[0].id
 
 
-def _advice(error: APIStatusError) -> str:
+def _with_advice(error: APIStatusError) -> str:
     if error.status_code == 401:
         return f"{error}: the token is not known there; is it of another account, or expired?"
     if error.status_code == 403:

@@ -1,4 +1,4 @@
-"""Lists the models that can be called: those of the catalogue, or, with `--deployment dedicated`, your endpoints.
+"""Lists the available models: those of the catalogue or, with `--deployment dedicated`, your endpoints.
 
 Exit status: 0 listed, 1 the call failed, 2 bad input.
 """
@@ -18,14 +18,14 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
-    parser.add_argument("filter", nargs="?", default="", metavar="TEXT", help="list only what has this in its name")
+    """Adds the command's arguments."""
+    parser.add_argument("filter", nargs="?", default="", metavar="TEXT", help="list only models that contain this text")
     parser.add_argument("--deployment", choices=("serverless", "dedicated"), default="serverless", help="(%(default)s)")
-    parser.add_argument("--json", action="store_true", help="all that is known of each, a JSON object a line")
+    parser.add_argument("--json", action="store_true", help="all fields, one JSON object per line")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Runs the command and returns its exit status."""
     return connection.run("models", lambda: _models(arguments))
 
 
@@ -39,14 +39,14 @@ async def _models(arguments: argparse.Namespace) -> int:
             catalogue = (await client.serverless.model.list()).data
             rows = [(item.id, f"{item.context_length or '?'} tokens", item.mode or "") for item in catalogue]
             items = catalogue
-    chosen = [place for place, row in enumerate(rows) if arguments.filter.lower() in " ".join(row).lower()]
+    matches = [pair for pair in zip(rows, items, strict=True) if arguments.filter.lower() in " ".join(pair[0]).lower()]
     if arguments.json:
-        for place in chosen:
-            print(msgspec.json.encode(items[place]).decode())
+        for _, item in matches:
+            print(msgspec.json.encode(item).decode())
         return 0
-    widths = [max((len(rows[place][column]) for place in chosen), default=0) for column in range(3)]
-    for place in chosen:
-        print("  ".join(text.ljust(width) for text, width in zip(rows[place], widths, strict=True)).rstrip())
-    if not chosen:
+    widths = [max((len(row[column]) for row, _ in matches), default=0) for column in range(3)]
+    for row, _ in matches:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if not matches:
         print("friendli-async models: there is none", file=sys.stderr)
     return 0

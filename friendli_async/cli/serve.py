@@ -1,7 +1,6 @@
-"""Runs the embedded server: it speaks Friendli's protocol on a loopback port, for tests.
+"""Runs the embedded server for tests: Friendli's API on a loopback port.
 
-It answers every operation of the API as a model would, without one, and fails on demand. Each request is a line on
-standard error.
+It answers every operation of the API without a model, and fails on demand. Each request is logged to standard error.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the command's arguments."""
     embedded.add_arguments(parser)
     parser.set_defaults(access_log=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Runs the command and returns its exit status."""
     return embedded.run(arguments)

@@ -1,1 +1,1 @@
-"""Where users already are: one module for each other library, with an extra of the same name. Nothing imports them."""
+"""Adapters for other libraries: one module per library, with an extra of the same name. None is imported by default."""

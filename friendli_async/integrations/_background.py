@@ -1,6 +1,6 @@
-"""One event loop in a thread, for blocking calls: the same client serves them and the caller's own loops.
+"""A background event loop in a daemon thread, for blocking calls: one client serves them and the caller's own loops.
 
-It is started by the first blocking call, shared by all of them, and ended with the interpreter.
+It is started by the first blocking call, shared by all of them, and stopped at interpreter exit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["end", "run"]
 
 T = TypeVar("T")
 
-_GRACE: Final = 5.0  # seconds for the loop to end with the interpreter
+_GRACE: Final = 5.0  # seconds to wait for the loop at interpreter exit
 
 
 class _Background:
-    """The loop, its thread, and the way to end it."""
+    """The loop and its thread."""
 
     def __init__(self) -> None:
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -36,26 +36,26 @@ class _Background:
             started.set_result((asyncio.get_running_loop(), stop))
             await stop.wait()
 
-        asyncio.run(serve())  # which ends what is under way, and the connections with their loop
+        asyncio.run(serve())  # on return, cancels the calls in flight and closes the loop's connections
 
     def end(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
         self.thread.join(_GRACE)
 
 
-_lock = threading.RLock()  # the collector may end a stream while it is held
+_lock = threading.RLock()  # reentrant: the garbage collector may close a stream while it is held
 _background: _Background | None = None
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine in the background loop, in the caller's context, and waits for it.
 
-    Interrupting the caller (Ctrl-C) cancels it.
+    Interrupting the caller (Ctrl-C) cancels the coroutine.
 
     Raises:
-        RuntimeError: Called in the background loop itself, which would wait for itself.
+        RuntimeError: Called from the background loop itself, where it would deadlock.
     """
-    global _background  # noqa: PLW0603  # one loop for all models; a second one would be a second set of connections
+    global _background  # noqa: PLW0603  # one loop for all models: a second one would need its own connection pool
     with _lock:
         background = _background = _background or _Background()
     if threading.current_thread() is background.thread:
@@ -65,16 +65,16 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return future.result()
     finally:
-        future.cancel()  # nothing, once it is done
+        future.cancel()  # a no-op once it is done
 
 
 def end(work: Coroutine[Any, Any, object]) -> None:
-    """The same for what ends something: it is called by the collector, too, maybe in the loop's thread or at exit."""
+    """Runs cleanup; may be called by the garbage collector, in the loop's own thread, or at interpreter exit."""
     background = _background
     if background is None or background.loop.is_closed():
         work.close()
     elif threading.current_thread() is background.thread:
-        background.loop.create_task(work)  # it awaits nothing that could be collected before it ends
+        background.loop.create_task(work)  # safe without a reference: nothing it awaits can be collected first
     else:
         run(work)
 
@@ -86,7 +86,7 @@ def _end() -> None:
 
 
 def _after_fork() -> None:
-    global _background, _lock  # the thread has stayed with the parent, maybe holding the lock
+    global _background, _lock  # the thread exists only in the parent, and may have held the lock
     _background, _lock = None, threading.RLock()
 
 

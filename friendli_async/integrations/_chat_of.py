@@ -1,4 +1,4 @@
-"""The chat that a model of another library calls."""
+"""Chat resource lookup shared by the model adapters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["chat_of"]
 
 
 def chat_of(client: AsyncFriendli, deployment: DeploymentName, changes: dict[str, Any]) -> Chat:
-    """The chat of a deployment, by a copy of the client where there are changes of its settings."""
+    """Returns the chat resource of a deployment; ``changes`` are applied to a copy of the client."""
     client = client.with_options(**changes) if changes else client
     chat: Chat = getattr(client, deployment).chat
     return chat

@@ -1,4 +1,4 @@
-"""LangChain's messages as chat takes them, and what chat answers as LangChain's messages."""
+"""Conversion of LangChain's messages to chat requests, and of chat replies to LangChain's messages."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ __all__ = ["PROVIDER", "ChunkReader", "answers_of", "usage_metadata", "wire_mess
 
 PROVIDER: Final = "friendli"
 
-_REASONING: Final = {"reasoning": "reasoning", "thinking": "thinking"}  # a block's type, and where its text is
+_REASONING: Final = {"reasoning": "reasoning", "thinking": "thinking"}  # block type -> field with its text
 _CALLS: Final = {"tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call"}
-_ROLES: Final = {"developer": "system"}  # OpenAI's newer word
+_ROLES: Final = {"developer": "system"}  # OpenAI's newer name
 
 
-# --- what goes out ---------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 def wire_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """A conversation for ``chat``.
+    """Converts a conversation to the messages of a chat request.
 
     Raises:
-        ValueError: Something that the API has no place for, by its place in ``messages``: nothing is left out in
-            silence.
+        ValueError: Content that the API cannot represent, named by its path in ``messages``; nothing is dropped
+            silently.
     """
-    return [wire for place, message in enumerate(messages) for wire in _wire(message, f"messages[{place}]")]
+    return [wire for index, message in enumerate(messages) for wire in _wire(message, f"messages[{index}]")]
 
 
-def _wire(message: BaseMessage, place: str) -> Iterator[dict[str, Any]]:
+def _wire(message: BaseMessage, path: str) -> Iterator[dict[str, Any]]:
     for sent in convert_to_openai_messages([_with_media(message)]):
         role: str = sent["role"]
         sent["role"] = _ROLES.get(role, role)
         content = sent.get("content")
         parts = cast("list[dict[str, Any]]", content) if isinstance(content, list) else []
         if isinstance(message, AIMessage) and role == "assistant":
-            _assistant(sent, message, parts, f"{place}.content")
+            _complete_assistant(sent, message, parts, f"{path}.content")
         elif parts and role == "user":
-            sent["content"] = [_part(part, f"{place}.content[{at}]") for at, part in enumerate(parts)]
+            sent["content"] = [_user_part(part, f"{path}.content[{index}]") for index, part in enumerate(parts)]
         elif parts:
-            sent["content"] = "\n".join(_text(part, f"{place}.content[{at}]") for at, part in enumerate(parts))
+            sent["content"] = "\n".join(_text(part, f"{path}.content[{index}]") for index, part in enumerate(parts))
         yield sent
 
 
 def _with_media(message: BaseMessage) -> BaseMessage:
-    """The message with sounds and films in the API's form, of which OpenAI's has some only."""
+    """Converts audio and video, only some of which OpenAI's format covers, to the API's format."""
     if isinstance(message.content, str) or not isinstance(message, HumanMessage):
         return message
-    parts = [part if isinstance(part, str) else _medium(cast("dict[str, Any]", part)) for part in message.content]
+    parts = [part if isinstance(part, str) else _media_part(cast("dict[str, Any]", part)) for part in message.content]
     return message.model_copy(update={"content": parts})
 
 
-def _medium(part: dict[str, Any]) -> dict[str, Any]:
+def _media_part(part: dict[str, Any]) -> dict[str, Any]:
     match part:
         case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(kind)}}:
             return {"type": "audio_url", "audio_url": {"url": f"data:audio/{kind};base64,{data}"}}
@@ -76,15 +76,15 @@ def _medium(part: dict[str, Any]) -> dict[str, Any]:
             return part
 
 
-def _assistant(sent: dict[str, Any], message: AIMessage, parts: Sequence[dict[str, Any]], place: str) -> None:
-    """Completes what a model said: its text, its reasoning, its calls, those that are not JSON as they were."""
+def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequence[dict[str, Any]], path: str) -> None:
+    """Fills in an assistant message: text, reasoning, and tool calls; calls with invalid JSON are sent unchanged."""
     if parts:
         kept = [part for part in parts if part["type"] not in _CALLS and part["type"] not in _REASONING]
-        sent["content"] = "".join(_text(part, place) for part in kept)
+        sent["content"] = "".join(_text(part, path) for part in kept)
     sent["content"] = sent.get("content") or None
     extra = cast("dict[str, Any]", message.additional_kwargs)
-    thoughts = [part[_REASONING[part["type"]]] for part in parts if part["type"] in _REASONING]
-    if reasoning := extra.get("reasoning_content") or "".join(thoughts):
+    reasoning_texts = [part[_REASONING[part["type"]]] for part in parts if part["type"] in _REASONING]
+    if reasoning := extra.get("reasoning_content") or "".join(reasoning_texts):
         sent["reasoning_content"] = reasoning
     if details := extra.get("reasoning_details"):
         sent["reasoning_details"] = details
@@ -93,14 +93,14 @@ def _assistant(sent: dict[str, Any], message: AIMessage, parts: Sequence[dict[st
         sent.setdefault("tool_calls", []).append({"type": "function", "id": call["id"] or "", "function": function})
 
 
-def _text(part: Mapping[str, Any], place: str) -> str:
+def _text(part: Mapping[str, Any], path: str) -> str:
     if part["type"] != "text":
-        raise ArgumentError(f"{place}: a part of type {part['type']!r} cannot be sent here; only text can")
+        raise ArgumentError(f"{path}: a part of type {part['type']!r} cannot be sent here; only text can")
     return cast("str", part["text"])
 
 
-def _part(part: dict[str, Any], place: str) -> dict[str, Any]:
-    """A part of a user's message: OpenAI's forms of LangChain's blocks, in the API's own form."""
+def _user_part(part: dict[str, Any], path: str) -> dict[str, Any]:
+    """Converts a part of a user message from OpenAI's format to the API's."""
     match part:
         case {"type": "text"}:
             return {"type": "text", "text": part["text"]}
@@ -109,15 +109,15 @@ def _part(part: dict[str, Any], place: str) -> dict[str, Any]:
             return {"type": kind, kind: {"url": given} if isinstance(given, str) else given}
         case _:
             raise ArgumentError(
-                f"{place}: a part of type {part.get('type')!r} cannot be sent: the API takes text, images, audio, video"
+                f"{path}: a part of type {part.get('type')!r} cannot be sent: the API takes text, images, audio, video"
             )
 
 
-# --- what comes back -------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
 def answers_of(reply: ChatCompletion, model: str) -> list[ChatGeneration]:
-    """The choices of a reply."""
+    """Converts the choices of a reply."""
     usage = usage_metadata(reply.usage)
     return [
         ChatGeneration(message=_message(choice, usage), generation_info=_info(choice, reply, model))
@@ -126,13 +126,13 @@ def answers_of(reply: ChatCompletion, model: str) -> list[ChatGeneration]:
 
 
 def _message(choice: ChatChoice, usage: UsageMetadata | None) -> AIMessage:
-    calls, faulty = _calls(choice.message.tool_calls or ())
+    calls, invalid = _split_calls(choice.message.tool_calls or ())
     return AIMessage(
         content=choice.message.content or "",
-        additional_kwargs=_thoughts(choice.message),
+        additional_kwargs=_reasoning(choice.message),
         response_metadata={"model_provider": PROVIDER},
         tool_calls=calls,
-        invalid_tool_calls=faulty,
+        invalid_tool_calls=invalid,
         usage_metadata=usage,
     )
 
@@ -151,41 +151,44 @@ def _info(choice: ChatChoice | None, reply: ChatCompletion, model: str, *, logpr
 
 
 def _logprobs(logprobs: Logprobs) -> dict[str, Any]:
-    """As OpenAI's; a list, since LangChain adds up those of chunks."""
+    """Returns log probabilities in OpenAI's format, as a list because LangChain concatenates those of chunks."""
     return {"content": [msgspec.to_builtins(token) for token in logprobs.content or ()]}
 
 
-def _calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainCall], list[InvalidToolCall]]:
-    """The calls with arguments that are an object, and the others with what is wrong with them."""
-    good: list[LangChainCall] = []
-    faulty: list[InvalidToolCall] = []
+def _split_calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainCall], list[InvalidToolCall]]:
+    """Splits calls into those whose arguments are a JSON object and the invalid ones, with the error."""
+    valid: list[LangChainCall] = []
+    invalid: list[InvalidToolCall] = []
     for call in calls:
         name, text = call.function.name, call.function.arguments
         try:
             arguments = msgspec.json.decode(text or "{}", type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeEncodeError) as error:
-            faulty.append({"type": "invalid_tool_call", "name": name, "args": text, "id": call.id, "error": str(error)})
+            invalid.append(
+                {"type": "invalid_tool_call", "name": name, "args": text, "id": call.id, "error": str(error)}
+            )
         else:
-            good.append({"type": "tool_call", "name": name, "args": arguments, "id": call.id})
-    return good, faulty
+            valid.append({"type": "tool_call", "name": name, "args": arguments, "id": call.id})
+    return valid, invalid
 
 
-def _thoughts(said: ChatMessage | ChunkDelta) -> dict[str, Any]:
-    """Reasoning, where LangChain looks for it."""
-    thoughts: dict[str, Any] = {}
-    if reasoning := reasoning_of(said):
-        thoughts["reasoning_content"] = reasoning
-    if said.reasoning_details:
-        thoughts["reasoning_details"] = list(said.reasoning_details)
-    return thoughts
+def _reasoning(message: ChatMessage | ChunkDelta) -> dict[str, Any]:
+    """Returns the reasoning under the keys that LangChain looks for in ``additional_kwargs``."""
+    extra: dict[str, Any] = {}
+    if reasoning := reasoning_of(message):
+        extra["reasoning_content"] = reasoning
+    if message.reasoning_details:
+        extra["reasoning_details"] = list(message.reasoning_details)
+    return extra
 
 
 def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
-    """The tokens of a call, in LangChain's names."""
+    """Converts token usage to LangChain's names."""
     if usage is None:
         return None
-    taken, given = usage.prompt_tokens, usage.completion_tokens
-    metadata = UsageMetadata(input_tokens=taken, output_tokens=given, total_tokens=usage.total_tokens or taken + given)
+    sent, received = usage.prompt_tokens, usage.completion_tokens
+    total = usage.total_tokens or sent + received
+    metadata = UsageMetadata(input_tokens=sent, output_tokens=received, total_tokens=total)
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
     if prompt is not None and prompt.cached_tokens is not None:
         metadata["input_token_details"] = InputTokenDetails(cache_read=prompt.cached_tokens)
@@ -195,13 +198,13 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
 
 
 class ChunkReader:
-    """Makes LangChain's chunks of a stream's. What may be said once only comes with the last one."""
+    """Converts a stream's chunks to LangChain's. Fields that must occur only once come with the last chunk."""
 
     def __init__(self) -> None:
         self._pieces = ToolPieces()
 
     def read(self, chunk: ChatChunk) -> ChatGenerationChunk | None:
-        """What a chunk adds to choice 0; None where that is nothing."""
+        """Returns what a chunk adds to choice 0, or None if it adds nothing."""
         choice = next((choice for choice in chunk.choices if choice.index == 0), None)
         if choice is None:
             return None
@@ -209,12 +212,12 @@ class ChunkReader:
             tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
             for piece in map(self._pieces.add, choice.delta.tool_calls or ())
         ]
-        content, thoughts = choice.delta.content or "", _thoughts(choice.delta)
-        if not (content or thoughts or calls or choice.logprobs):
+        content, reasoning = choice.delta.content or "", _reasoning(choice.delta)
+        if not (content or reasoning or calls or choice.logprobs):
             return None
         message = AIMessageChunk(
             content=content,
-            additional_kwargs=thoughts,
+            additional_kwargs=reasoning,
             tool_call_chunks=calls,
             response_metadata={"model_provider": PROVIDER},
         )
@@ -222,7 +225,7 @@ class ChunkReader:
         return ChatGenerationChunk(message=message, generation_info=info)
 
     def last(self, reply: ChatCompletion, model: str) -> ChatGenerationChunk:
-        """The last chunk: why it ended, what it cost."""
+        """Returns the last chunk: finish reason, metadata and usage."""
         choice = next((choice for choice in reply.choices if choice.index == 0), None)
         message = AIMessageChunk(
             content="",

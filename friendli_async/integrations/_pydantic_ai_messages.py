@@ -1,4 +1,4 @@
-"""Pydantic AI's messages as chat takes them, and what chat answers as its parts."""
+"""Conversion of Pydantic AI's messages to chat requests, and of chat replies to its parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic_ai.messages import (
     ModelRequestPart,
     ModelResponse,
     ModelResponsePart,
-    RetryPromptPart,  # pyright: ignore[reportDeprecated]  # histories made by hand still have it
+    RetryPromptPart,  # pyright: ignore[reportDeprecated]  # hand-written histories still have it
     SystemPromptPart,
     TextContent,
     TextPart,
@@ -49,14 +49,14 @@ FINISH_REASONS: Final[dict[str | None, FinishReason]] = {
 _Wire = dict[str, Any]
 
 
-# --- what goes out ---------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 async def wire_messages(messages: Sequence[ModelMessage], instructions: Sequence[str]) -> list[_Wire]:
-    """A conversation for ``chat``, with the instructions behind its system prompts.
+    """Converts a conversation to the messages of a chat request; instructions follow its system prompts.
 
     Raises:
-        UserError: Something that the API has no place for.
+        UserError: Content that the API cannot represent.
     """
     sent: list[_Wire] = []
     for message in messages:
@@ -64,15 +64,15 @@ async def wire_messages(messages: Sequence[ModelMessage], instructions: Sequence
             sent.extend(_response(message))
         else:
             sent.extend(await _request(message))
-    prompts = next((at for at, wire in enumerate(sent) if wire["role"] != "system"), len(sent))
-    sent[prompts:prompts] = [{"role": "system", "content": text} for text in instructions]
+    end = next((index for index, wire in enumerate(sent) if wire["role"] != "system"), len(sent))
+    sent[end:end] = [{"role": "system", "content": text} for text in instructions]
     return sent
 
 
 async def _request(message: ModelRequest) -> list[_Wire]:
     files: list[UserContent] = []
     sent = [await _request_part(part, files) for part in message.parts]
-    if files:  # what tools gave beside text: the API takes text only from them
+    if files:  # non-text tool results: the API accepts only text in tool messages
         sent.append({"role": "user", "content": [await _content(item) for item in files]})
     return sent
 
@@ -84,7 +84,7 @@ async def _request_part(part: ModelRequestPart, files: list[UserContent]) -> _Wi
         case UserPromptPart(content=str(text)):
             return {"role": "user", "content": text}
         case UserPromptPart():
-            shown = [item for item in part.content if not isinstance(item, CachePoint)]  # a hint, of other APIs
+            shown = [item for item in part.content if not isinstance(item, CachePoint)]  # a hint for other APIs
             return {"role": "user", "content": [await _content(item) for item in shown]}
         case ToolReturnPart():
             text, returned = part.model_response_str_and_user_content()
@@ -113,14 +113,14 @@ async def _content(item: UserContent) -> _Wire:
             kind = f"{item.media_type.partition('/')[0]}_url"
             return {"type": kind, kind: {"url": item.data_uri}}
         case _:
-            what = getattr(item, "media_type", None) or getattr(item, "kind", type(item).__name__)
-            raise UserError(f"{what} cannot be sent: Friendli's chat takes text, images, audio and video")
+            name = getattr(item, "media_type", None) or getattr(item, "kind", type(item).__name__)
+            raise UserError(f"{name} cannot be sent: Friendli's chat takes text, images, audio and video")
 
 
 def _response(message: ModelResponse) -> Iterator[_Wire]:
-    """What a model said. Parts of other providers' own (their built-in tools, files they made) have no form here."""
+    """Converts a model's response. Provider-specific parts (built-in tools, generated files) are left out."""
     texts = [part.content for part in message.parts if isinstance(part, TextPart)]
-    thoughts = [part.content for part in message.parts if isinstance(part, ThinkingPart) and part.content]
+    reasoning = [part.content for part in message.parts if isinstance(part, ThinkingPart) and part.content]
     calls = [
         {
             "id": part.tool_call_id,
@@ -130,24 +130,24 @@ def _response(message: ModelResponse) -> Iterator[_Wire]:
         for part in message.parts
         if isinstance(part, ToolCallPart)
     ]
-    if not (texts or thoughts or calls):
+    if not (texts or reasoning or calls):
         return
     sent: _Wire = {"role": "assistant", "content": "".join(texts) or None}
-    if thoughts:
-        sent["reasoning_content"] = "".join(thoughts)
+    if reasoning:
+        sent["reasoning_content"] = "".join(reasoning)
     if calls:
         sent["tool_calls"] = calls
     yield sent
 
 
-# --- what comes back -------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
 def parts_of(message: ChatMessage) -> list[ModelResponsePart]:
-    """The parts of an answer."""
+    """Converts an answer to its parts."""
     parts: list[ModelResponsePart] = []
-    if thought := reasoning_of(message):
-        parts.append(ThinkingPart(thought, provider_name=PROVIDER))
+    if reasoning := reasoning_of(message):
+        parts.append(ThinkingPart(reasoning, provider_name=PROVIDER))
     if message.content:
         parts.append(TextPart(message.content))
     for call in message.tool_calls or ():
@@ -157,14 +157,14 @@ def parts_of(message: ChatMessage) -> list[ModelResponsePart]:
 
 
 def request_usage(usage: Usage | None) -> RequestUsage:
-    """The tokens of a call, in Pydantic AI's names."""
+    """Converts token usage to Pydantic AI's names."""
     if usage is None:
         return RequestUsage(unmeasured_requests=1)
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    thought = completion.reasoning_tokens if completion is not None else None
+    reasoning = completion.reasoning_tokens if completion is not None else None
     return RequestUsage(
         input_tokens=usage.prompt_tokens,
         output_tokens=usage.completion_tokens,
         cache_read_tokens=(prompt.cached_tokens if prompt is not None else None) or 0,
-        details={"reasoning_tokens": thought} if thought else {},
+        details={"reasoning_tokens": reasoning} if reasoning else {},
     )

@@ -1,4 +1,4 @@
-"""Pieces of streamed tool calls, told apart, for libraries that only add them up."""
+"""Deltas of streamed tool calls, assigned to their calls, for libraries that merely concatenate them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ __all__ = ["ToolPiece", "ToolPieces"]
 
 
 class ToolPiece(msgspec.Struct, frozen=True):
-    """What a chunk adds to one call: ``id`` and ``name`` come once, however often the server repeats them."""
+    """A delta of one call. ``id`` and ``name`` come only once, however often the server repeats them."""
 
     index: int
-    """Which call, counted from 0 in the order in which they began."""
+    """Index of the call, in the order in which the calls began."""
     id: str | None
     name: str | None
     arguments: str | None
 
 
 class ToolPieces:
-    """Says of each piece of choice 0 which call it belongs to, and what is new in it, as the stream's result has it."""
+    """Assigns each delta of choice 0 to its call, as the stream's result does, and drops repeated ids and names."""
 
     def __init__(self) -> None:
         self._choice = ChatCollector().begin(0, ChatChunk())
-        self._told: list[tuple[str | None, str | None]] = []  # of each call, id and name
+        self._seen: list[tuple[str | None, str | None]] = []  # id and name already passed on, by call
 
     def add(self, delta: ToolCallDelta) -> ToolPiece:
-        """Places a piece."""
+        """Assigns a delta to its call."""
         call = self._choice.add_call(delta)
         index = (self._choice.calls or []).index(call)
-        known_id, known_name = self._told[index] if index < len(self._told) else (None, None)
-        self._told[index : index + 1] = [(call.id, call.name)]
+        known_id, known_name = self._seen[index] if index < len(self._seen) else (None, None)
+        self._seen[index : index + 1] = [(call.id, call.name)]
         new_id, new_name = None if known_id else call.id or None, None if known_name else call.name or None
         arguments = None if delta.function is None else delta.function.arguments
         return ToolPiece(index, new_id, new_name, arguments)

@@ -1,4 +1,4 @@
-"""FastAPI and Starlette: streams as responses, calls that stop with their browser, one client for the app.
+"""FastAPI and Starlette: streaming responses, calls cancelled when the browser disconnects, one client per app.
 
     app = FastAPI(lifespan=lifespan())
     install_error_handlers(app)
@@ -8,9 +8,9 @@
     async def chat(client: Annotated[AsyncFriendli, Depends(client_of)]) -> FriendliResponse:
         return FriendliResponse(client.serverless.chat.stream(model="m", messages=[...]))
 
-Replies are return types as they are: ``-> ChatCompletion`` is answered as JSON, and documents itself.
+Replies work as return types: ``-> ChatCompletion`` is serialized as JSON, and appears in the generated OpenAPI docs.
 
-Extra: ``pip install 'friendli_async[fastapi]'``. Starlette alone is enough for all of it but the documentation.
+Extra: ``pip install 'friendli_async[fastapi]'``. Everything but the generated docs works with Starlette alone.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ E = TypeVar("E")
 T = TypeVar("T")
 
 _STATE: Final = "friendli"
-_HELD_MESSAGES: Final = 64
+_MAX_BUFFERED: Final = 64  # websocket messages
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_LONGEST_REASON: Final = 123  # bytes, RFC 6455 5.5
+_MAX_CLOSE_REASON: Final = 123  # bytes, RFC 6455 section 5.5
 
 _Handler = Callable[[int, FrameType | None], Any]
 
@@ -68,16 +68,16 @@ _logger: Final = logging.getLogger("friendli_async")
 class FriendliResponse(Response):
     """A stream as a response: ``friendli_async.asgi.SSEResponse`` with Starlette's headers, cookies, background.
 
-    The background runs once the response is over, also for a browser that has left, and not where the stream could not
-    be opened.
+    The background task runs once the response is over, even if the browser has disconnected, but not if the stream
+    could not be opened.
 
     Args:
-        stream: The stream: open already, or not. The response owns it, and closes it.
-        heartbeat: As ``SSEResponse`` has it.
-        on_error: As ``SSEResponse`` has it.
-        encode: As ``SSEResponse`` has it.
-        headers: More headers to send.
-        background: What to run afterwards.
+        stream: The stream, already open or not. The response owns it and closes it.
+        heartbeat: See ``SSEResponse``.
+        on_error: See ``SSEResponse``.
+        encode: See ``SSEResponse``.
+        headers: Additional response headers.
+        background: The background task.
     """
 
     media_type = "text/event-stream"
@@ -114,48 +114,51 @@ class FriendliResponse(Response):
 
 
 class ClientDisconnected(HTTPException, ClientDisconnect):
-    """The browser has gone. Nobody will read an answer: it ends the request, without a traceback in the log."""
+    """The browser has disconnected. Ends the request without a response or a traceback in the log."""
 
     def __init__(self) -> None:
         super().__init__(499, "the browser has gone")
 
 
 async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[T]) -> T:
-    """Awaits a call as long as the browser is there. FastAPI by itself lets a handler run on when it has gone.
+    """Awaits a call, and cancels it if the browser disconnects. FastAPI on its own lets the handler run on.
 
-    The body of a request is read first, if it has not been: ``await request.json()`` works before and after. What comes
-    over a websocket meanwhile is kept for its next ``receive``, 64 messages at most; beyond that a browser that goes is
-    noticed by the next ``receive``. Nothing else may receive from the connection at the same time.
+    A request body that has not been read is read first: ``await request.json()`` works before and after. Messages that
+    arrive over a websocket in the meantime are buffered for its next ``receive``, 64 at most; with a full buffer a
+    disconnect is noticed only by the next ``receive``. Nothing else may receive from the connection at the same time.
 
     Args:
-        connection: Whose browser is waiting.
-        awaitable: A call, a stream to be opened, or any coroutine. It is cancelled when the browser goes, and waited
-            for; also when this is cancelled.
+        connection: The request or websocket to watch.
+        awaitable: A call, a stream to open, or any coroutine. It is cancelled and awaited when the browser
+            disconnects, or when this coroutine is cancelled.
 
     Returns:
-        What it returned.
+        The result of ``awaitable``.
 
     Raises:
-        ClientDisconnected: The browser has gone, from a request. FastAPI takes it for the end of the request.
-        WebSocketDisconnect: The browser has gone, from a websocket: as ``websocket.receive_text()`` says it.
-        Exception: What it raised.
+        ClientDisconnected: The browser of a request has disconnected. FastAPI ends the request with it.
+        WebSocketDisconnect: The websocket was closed, as from ``websocket.receive_text()``.
+        Exception: Whatever ``awaitable`` raises.
     """
     results: list[T] = []
 
     async def work() -> None:
         results.append(await awaitable)
 
-    gone = _Messages.of(connection).gone() if isinstance(connection, WebSocket) else _request_gone(connection)
-    if not await run_until_disconnect(gone, work()):
+    if isinstance(connection, WebSocket):
+        disconnected = _BufferedReceive.of(connection).wait_disconnected()
+    else:
+        disconnected = _wait_disconnected(connection)
+    if not await run_until_disconnect(disconnected, work()):
         if isinstance(connection, WebSocket):
-            await connection.receive_text()  # what was kept begins with the end, or with messages before it
+            await connection.receive_text()  # raises: only the disconnect message is left in the buffer
         raise ClientDisconnected
     return results[0]
 
 
-async def _request_gone(request: Request) -> None:
+async def _wait_disconnected(request: Request) -> None:
     try:
-        with suppress(RuntimeError):  # request.stream() has read it
+        with suppress(RuntimeError):  # already consumed by request.stream()
             await request.body()
     except ClientDisconnect:
         return
@@ -163,37 +166,37 @@ async def _request_gone(request: Request) -> None:
         pass
 
 
-class _Messages:
-    """What came over a websocket while nobody received: in its place, for the next one who does."""
+class _BufferedReceive:
+    """Replaces a websocket's ``receive``, and buffers messages that arrive while nothing else is receiving."""
 
     def __init__(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
         self._receive = receive
-        self._kept: deque[MutableMapping[str, Any]] = deque()
+        self._buffer: deque[MutableMapping[str, Any]] = deque()
 
     @classmethod
-    def of(cls, websocket: WebSocket) -> _Messages:
-        receive = websocket._receive  # pyright: ignore[reportPrivateUsage] - no public way to put one back
+    def of(cls, websocket: WebSocket) -> _BufferedReceive:
+        receive = websocket._receive  # pyright: ignore[reportPrivateUsage] - no public way to push a message back
         if not isinstance(receive, cls):
             receive = websocket._receive = cls(receive)  # pyright: ignore[reportPrivateUsage] - the same
         return receive
 
     async def __call__(self) -> MutableMapping[str, Any]:
-        return self._kept.popleft() if self._kept else await self._receive()
+        return self._buffer.popleft() if self._buffer else await self._receive()
 
-    async def gone(self) -> None:
-        """Returns when the browser has gone; what it sent before is kept."""
-        while not self._kept or self._kept[-1]["type"] != "websocket.disconnect":
-            if len(self._kept) >= _HELD_MESSAGES:
+    async def wait_disconnected(self) -> None:
+        """Buffers messages until the browser disconnects; with a full buffer, waits until cancelled."""
+        while not self._buffer or self._buffer[-1]["type"] != "websocket.disconnect":
+            if len(self._buffer) >= _MAX_BUFFERED:
                 await asyncio.get_running_loop().create_future()
-            self._kept.append(await self._receive())
-        self._kept = deque([self._kept[-1]])  # nobody is there any more to be answered
+            self._buffer.append(await self._receive())
+        self._buffer = deque([self._buffer[-1]])  # nobody is left to answer the earlier messages
 
 
-# --- the client of an app --------------------------------------------------------------------------------------------
+# --- client lifespan -------------------------------------------------------------------------------------------------
 
 
 class LifespanOptions(TypedDict, total=False):
-    """What ``AsyncFriendli`` takes."""
+    """The keyword arguments of ``AsyncFriendli``."""
 
     token: str | Callable[[], str | Awaitable[str]] | None
     team: str | None
@@ -214,15 +217,15 @@ class LifespanOptions(TypedDict, total=False):
 def lifespan(
     *, drain: float | None = 5.0, **options: Unpack[LifespanOptions]
 ) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]:
-    """One client for the app: ``FastAPI(lifespan=lifespan())``; ``client_of`` gives it to the routes.
+    """Creates one client for the app: ``FastAPI(lifespan=lifespan())``. ``client_of`` passes it to the routes.
 
-    At SIGTERM and SIGINT the client makes no new calls; what is open may finish for ``drain`` seconds, then it is cut,
-    and each browser gets its ``event: error``. uvicorn waits for all responses before it tells the app to shut down,
-    for ever if it is not given ``timeout_graceful_shutdown``: so the signal itself is listened to, behind the server's
-    own handler, where there is one in this process. Otherwise (other servers, a thread, Windows' ``TestClient``) the
-    drain begins when the server shuts the app down.
+    On SIGTERM and SIGINT the client rejects new calls; open ones may finish within ``drain`` seconds, then they are
+    interrupted, and each browser gets an ``event: error``. uvicorn waits for all responses before it shuts the app
+    down, forever unless ``timeout_graceful_shutdown`` is set. Therefore the signal itself starts the drain, and is then
+    passed on to the server's own handler, if it has one in this process. Otherwise (other servers, a thread, Windows'
+    ``TestClient``) the drain starts when the server shuts the app down.
 
-    Inside a lifespan of your own:
+    Inside your own lifespan:
 
         @asynccontextmanager
         async def mine(app):
@@ -230,9 +233,9 @@ def lifespan(
                 yield {**state, "database": ...}
 
     Args:
-        drain: Seconds that open streams have to finish in. Give the server, and whoever kills it, more. None is no
-            limit.
-        options: What ``AsyncFriendli`` takes.
+        drain: Seconds for open streams to finish; None is no limit. The shutdown timeouts of the server, and of
+            whatever kills it, have to be longer.
+        options: Keyword arguments of ``AsyncFriendli``.
 
     Returns:
         The lifespan.
@@ -242,25 +245,25 @@ def lifespan(
     async def running(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with AsyncFriendli(**options) as client:
             setattr(app.state, _STATE, client)
-            draining = _Draining(client, drain)
-            with draining.at_signals():
+            shutdown = _Drain(client, drain)
+            with shutdown.on_signals():
                 yield {_STATE: client}
-                await draining.done()
+                await shutdown.finish()
 
     return running
 
 
 def client_of(connection: HTTPConnection) -> AsyncFriendli:
-    """The app's client, as a dependency: ``client: Annotated[AsyncFriendli, Depends(client_of)]``.
+    """Returns the app's client, as a dependency: ``client: Annotated[AsyncFriendli, Depends(client_of)]``.
 
     Args:
-        connection: The request, or the websocket.
+        connection: The request or websocket.
 
     Returns:
-        The client that ``lifespan`` made, also in an app that is mounted in another.
+        The client created by ``lifespan``, also in an app that is mounted in another one.
 
     Raises:
-        RuntimeError: The app has no such lifespan, or it was not run.
+        RuntimeError: The app does not use ``lifespan``, or its lifespan has not run.
     """
     state = cast("Mapping[str, object]", connection.scope.get("state") or {})
     client: object = state.get(_STATE) or getattr(connection.app.state, _STATE, None)
@@ -271,8 +274,8 @@ def client_of(connection: HTTPConnection) -> AsyncFriendli:
     return client
 
 
-class _Draining:
-    """The end of a client: begun by a signal or by the shutdown, whichever comes first; done once."""
+class _Drain:
+    """Drains a client once, on a signal or at shutdown, whichever comes first."""
 
     def __init__(self, client: AsyncFriendli, seconds: float | None) -> None:
         self._client = client
@@ -280,82 +283,80 @@ class _Draining:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[int] | None = None
 
-    def _begin(self) -> asyncio.Task[int]:
+    def _start(self) -> asyncio.Task[int]:
         if self._task is None:
             self._task = self._loop.create_task(self._client.drain(self._seconds))
         return self._task
 
-    async def done(self) -> None:
-        await self._begin()
+    async def finish(self) -> None:
+        await self._start()
 
     @contextmanager
-    def at_signals(self) -> Generator[None]:
-        """Begins at a signal, too, where a server has a handler in this thread; what that one does stays as it is."""
-        ours: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
+    def on_signals(self) -> Generator[None]:
+        """Starts the drain on a signal for which the server has a handler in this thread, and then calls that one."""
+        installed: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                servers = signal.getsignal(number)
-                if callable(servers):
-                    ours[number] = (partial(self._heard, servers), servers)
-                    signal.signal(number, ours[number][0])
+                previous = signal.getsignal(number)
+                if callable(previous):
+                    installed[number] = (partial(self._on_signal, previous), previous)
+                    signal.signal(number, installed[number][0])
         try:
             yield
         finally:
-            for number, (handler, servers) in ours.items():
+            for number, (handler, previous) in installed.items():
                 if signal.getsignal(number) is handler:
-                    signal.signal(number, servers)
+                    signal.signal(number, previous)
 
-    def _heard(self, servers: _Handler, number: int, frame: FrameType | None) -> None:
-        with suppress(RuntimeError):  # the loop has closed
-            self._loop.call_soon_threadsafe(self._begin)
-        servers(number, frame)
+    def _on_signal(self, previous: _Handler, number: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._start)
+        previous(number, frame)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
 def install_error_handlers(app: Starlette) -> None:
-    """Answers errors of this library, which would be 500 otherwise, by their meaning; bodies as OpenAI's API has them.
+    """Maps errors of this library, which would be 500 otherwise, to error responses in the format of OpenAI's API.
 
-    The statuses and the words are those of ``asgi.error_status`` and ``asgi.error_body``; a 429 or 503 has upstream's
-    ``Retry-After``. An ``ArgumentError``, a value that was refused before anything was sent, is 422. An open websocket
-    is closed, code 1011; ``WebSocketDisconnect``, which servers log with a traceback, ends the handler of a browser
-    that has gone in silence. What becomes a status of 500 and above is logged as a warning (logger ``friendli_async``),
-    since no server does it.
+    Statuses and messages are those of ``asgi.error_status`` and ``asgi.error_body``; 429 and 503 pass on upstream's
+    ``Retry-After``. An ``ArgumentError``, a value rejected before anything was sent, is 422. An open websocket is
+    closed with code 1011. ``WebSocketDisconnect``, which servers log with a traceback, ends the handler silently.
+    Statuses of 500 and above are logged as warnings (logger ``friendli_async``), because servers do not log them.
 
     Args:
-        app: The app. Handlers that it gets later for the same classes replace these.
+        app: The app. Handlers added later for the same classes replace these.
     """
-    app.add_exception_handler(
-        FriendliError, cast("Any", _answer_error)
-    )  # Starlette's types know no handler of both kinds
-    app.exception_handlers.setdefault(WebSocketDisconnect, cast("Any", _let_go))
-    app.add_exception_handler(ArgumentError, cast("Any", _answer_bad_input))
+    # The casts: Starlette has no type for a handler of both requests and websockets.
+    app.add_exception_handler(FriendliError, cast("Any", _handle_error))
+    app.exception_handlers.setdefault(WebSocketDisconnect, cast("Any", _ignore))
+    app.add_exception_handler(ArgumentError, cast("Any", _handle_argument_error))
 
 
-async def _let_go(connection: HTTPConnection, error: Exception) -> None:
-    """The browser has gone: there is nobody to tell, and nothing to mend."""
+async def _ignore(connection: HTTPConnection, error: Exception) -> None:
+    """Ends the handler of a websocket whose browser has disconnected."""
 
 
-async def _answer_error(connection: HTTPConnection, error: Exception) -> Response | None:
+async def _handle_error(connection: HTTPConnection, error: Exception) -> Response | None:
     assert isinstance(error, FriendliError)
     status = error_status(error)
     if status >= 500:
         _logger.warning("%s: %d, %s: %s", connection.url.path, status, type(error).__name__, error)
-    return await _said(connection, status, error_body(error), dict(retry_headers(error)))
+    return await _respond(connection, status, error_body(error), dict(retry_headers(error)))
 
 
-async def _said(
+async def _respond(
     connection: HTTPConnection, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response | None:
     if isinstance(connection, WebSocket):
-        reason = str(body["error"]["message"]).encode()[:_LONGEST_REASON].decode(errors="ignore")
-        with suppress(RuntimeError):  # it is closed already
+        reason = str(body["error"]["message"]).encode()[:_MAX_CLOSE_REASON].decode(errors="ignore")
+        with suppress(RuntimeError):  # already closed
             await connection.close(1011, reason)
         return None
     return JSONResponse(body, status, headers)
 
 
-async def _answer_bad_input(connection: HTTPConnection, error: Exception) -> Response | None:
-    told = {"message": str(error), "type": "invalid_request_error", "param": None, "code": None}
-    return await _said(connection, 422, {"error": told})
+async def _handle_argument_error(connection: HTTPConnection, error: Exception) -> Response | None:
+    body = {"message": str(error), "type": "invalid_request_error", "param": None, "code": None}
+    return await _respond(connection, 422, {"error": body})

@@ -49,57 +49,57 @@ _Schema = Mapping[str, Any] | type
 
 
 class ChatFriendli(BaseChatModel):
-    """A chat model of LangChain, over ``chat`` of a deployment.
+    """A LangChain chat model over the ``chat`` API of a deployment.
 
-    Everything of LangChain's works as it does with its other models: tools, structured output (by JSON schema unless
-    ``method`` says otherwise), token usage of plain and of streamed answers, images, sounds and films in messages.
-    Reasoning is in ``additional_kwargs["reasoning_content"]`` and so among ``content_blocks``. Further parameters of
-    ``ChatOptions`` go into ``model_kwargs``, into ``bind``, or into a call.
+    Supports tools, structured output (by JSON schema unless ``method`` is given), token usage of plain and streamed
+    answers, and images, audio and video in messages. Reasoning is in ``additional_kwargs["reasoning_content"]``, and
+    therefore among ``content_blocks``. Further parameters of ``ChatOptions`` go into ``model_kwargs``, ``bind``, or a
+    single call.
 
-    Leaving a stream stops the model: at once with ``aclosing``, or where ``close`` is called; after a plain ``break``
-    as soon as Python drops the stream. Blocking methods run in one background loop, over the same client.
+    Leaving a stream stops the model: at once with ``aclosing`` or ``close``; after a plain ``break`` as soon as Python
+    collects the stream. Blocking methods run in one background loop, with the same client.
 
-    A ``client`` that is given is the caller's to close. Without one the model makes its own on first use, which is
-    closed when the model is dropped, or by ``aclose`` and ``close``.
+    The caller closes a ``client`` that is passed in. Otherwise the model creates its own on first use, and closes it
+    when the model is collected, or in ``aclose`` and ``close``.
 
     Raises:
-        FriendliError: What went wrong with a call: errors are this library's own, never wrapped. So
+        FriendliError: A call failed. Errors are raised unwrapped, so that
             ``with_fallbacks(..., exceptions_to_handle=(APIStatusError,))`` and ``except RateLimitError`` work.
-        ValueError: What the API has no place for; nothing was sent.
+        ValueError: Input that the API cannot represent; nothing was sent.
         TypeError: An unknown parameter.
     """
 
-    # Inputs are never in the message of a validation error: one of them may be the key under a misspelt name.
+    # Validation errors must not show inputs: one of them may be the key, under a misspelt name.
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     model: str
-    """Model, or endpoint of a dedicated deployment."""
+    """Model name, or endpoint id of a dedicated deployment."""
     deployment: DeploymentName = "serverless"
     """Where the model runs."""
     api_key: SecretStr | None = Field(default_factory=secret_from_env("FRIENDLI_TOKEN", default=None))
-    """Friendli token; else ``FRIENDLI_TOKEN``, or the client's."""
+    """Friendli token; by default ``FRIENDLI_TOKEN``, or the client's."""
     base_url: str | None = None
-    """Server, or container; else the environment's, or the client's."""
+    """URL of the server or container; by default the environment's, or the client's."""
     client: AsyncFriendli | None = Field(default=None, exclude=True)
-    """The client to use. What is given here beside it is laid over it for this model."""
+    """The client to use. Other fields set on this model override its settings."""
     temperature: float | None = None
     """Sampling temperature."""
     max_tokens: int | None = None
-    """The most tokens to generate."""
+    """Maximum number of tokens to generate."""
     stop: list[str] | None = None
-    """Texts that end the generation."""
+    """Sequences that end the generation."""
     timeout: float | None = None
-    """Seconds for a whole call, with its retries; else the client's limits."""
+    """Seconds for a whole call including retries; by default the client's timeouts."""
     max_retries: int | None = Field(default=None, ge=0)
-    """Attempts after the first one; else the client's policy."""
+    """Attempts after the first one; by default the client's retry policy."""
     streaming: bool = False
-    """Whether ``invoke`` streams, for callbacks to hear each token."""
+    """Whether ``invoke`` streams, so that callbacks get each token."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Further parameters of every call, of ``ChatOptions``."""
+    """Further parameters of ``ChatOptions`` for every call."""
 
     _own: AsyncFriendli | None = PrivateAttr(default=None)
 
-    # --- what LangChain asks about a model ---------------------------------------------------------------------------
+    # --- hooks of BaseChatModel --------------------------------------------------------------------------------------
 
     @property
     def _llm_type(self) -> str:
@@ -107,7 +107,7 @@ class ChatFriendli(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """What answers depend on: the key of LangChain's caches."""
+        """The parameters that answers depend on: the key of LangChain's caches."""
         names = ("model", "deployment", "base_url", "temperature", "max_tokens", "stop", "model_kwargs")
         return {name: getattr(self, name) for name in names}
 
@@ -125,7 +125,7 @@ class ChatFriendli(BaseChatModel):
                 self._own = AsyncFriendli()
             client = self._own
         changes: dict[str, Any] = {}
-        # The environment's key is not laid over a client that was given one.
+        # The key from the environment does not override the token of a client that was passed in.
         if self.api_key is not None and (self.client is None or "api_key" in self.model_fields_set):
             changes["token"] = self.api_key.get_secret_value()
         if self.base_url is not None:
@@ -139,14 +139,14 @@ class ChatFriendli(BaseChatModel):
     def _arguments(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        own: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "stop": stop or self.stop,
         }
-        arguments = {name: value for name, value in own.items() if value is not None}
+        arguments = {name: value for name, value in fields.items() if value is not None}
         arguments |= {"model": self.model, **self.model_kwargs, **kwargs}
-        arguments.pop("stream", None)  # LangChain's word to itself
+        arguments.pop("stream", None)  # LangChain's own flag
         return {**arguments, "messages": wire_messages(messages)}
 
     def _open(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> ChatStream:
@@ -223,12 +223,12 @@ class ChatFriendli(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offers tools to the model.
+        """Binds tools to the model.
 
         Args:
-            tools: Functions, tools of LangChain's, pydantic models, JSON schemas.
-            tool_choice: "auto", "none", "required" (also as "any" or True), the name of a tool, or the API's own form.
-            strict: Whether arguments have to fit the schema, for servers that know the difference.
+            tools: Functions, LangChain tools, pydantic models, or JSON schemas.
+            tool_choice: "auto", "none", "required" (also "any" or True), the name of a tool, or the API's own format.
+            strict: Whether arguments must match the schema, for servers that support it.
             kwargs: Further parameters of the calls.
 
         Returns:
@@ -253,22 +253,22 @@ class ChatFriendli(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Makes the model answer with a value.
+        """Makes the model answer with a value that matches a schema.
 
         Args:
-            schema: A pydantic model, a TypedDict, or a JSON schema with a title. "json_mode" does without.
-            method: "json_schema" holds the model to the schema, "function_calling" makes it call a function of that
-                form, "json_mode" asks for any JSON: then the prompt has to say which.
-            include_raw: Give ``raw``, ``parsed`` and ``parsing_error`` instead of raising.
-            strict: Whether every property is required and no other allowed; with "json_schema" that is so for pydantic
-                models unless it is False.
+            schema: A pydantic model, a TypedDict, or a JSON schema with a title. Optional with "json_mode".
+            method: "json_schema" constrains the answer to the schema, "function_calling" makes the model call a
+                function with those parameters, "json_mode" asks for any JSON, whose shape the prompt has to describe.
+            include_raw: Return ``raw``, ``parsed`` and ``parsing_error`` instead of raising.
+            strict: Whether all properties are required and no others allowed; with "json_schema", the default for
+                pydantic models.
             kwargs: Further parameters of the calls.
 
         Returns:
-            The model, and a parser behind it.
+            The model followed by a parser.
 
         Raises:
-            ValueError: No schema where one is needed, or another ``method``.
+            ValueError: The schema is missing, or ``method`` is unknown.
         """
         model: Runnable[LanguageModelInput, AIMessage]
         asked: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
@@ -294,16 +294,16 @@ class ChatFriendli(BaseChatModel):
             raise ArgumentError(f"method: {method!r} is none of 'json_schema', 'function_calling', 'json_mode'")
         return _with_raw(model, parser) if include_raw else model | parser
 
-    # --- the end -----------------------------------------------------------------------------------------------------
+    # --- closing -----------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Closes the client that the model has made; one that was given stays open."""
+        """Closes the client that the model has created; one that was passed in stays open."""
         own, self._own = self._own, None
         if own is not None:
             await own.aclose()
 
     def close(self) -> None:
-        """The same, blocking."""
+        """Does the same as ``aclose``, blocking."""
         if self._own is not None:
             _background.run(self.aclose())
 
@@ -313,7 +313,7 @@ async def _next(stream: ChatStream) -> ChatChunk | None:
 
 
 def _response_format(schema: _Schema, strict: bool | None) -> dict[str, Any]:
-    if isinstance(schema, type) and issubclass(schema, BaseModel):  # not of pydantic's first version
+    if isinstance(schema, type) and issubclass(schema, BaseModel):  # pydantic v2 only
         form: dict[str, Any] = {"name": schema.__name__, "schema": json_schema(schema, strict=strict is not False)}
     else:
         function = convert_to_openai_tool(cast("Any", schema), strict=strict)["function"]

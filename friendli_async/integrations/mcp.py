@@ -6,8 +6,8 @@
     async with Client(StdioServerParameters(command="uvx", args=["some-server"])) as session:
         run = client.serverless.chat.run(model="...", messages=[...], tools=await mcp_tools(session))
 
-It goes by the form of a session, not by its class, so sessions of the SDK's 1.x and of its 2.x do, and nothing of the
-SDK is imported here. ``pip install 'friendli_async[mcp]'`` brings the SDK.
+Sessions are duck-typed, so those of the SDK's 1.x and 2.x both work, and the SDK is not imported here.
+``pip install 'friendli_async[mcp]'`` installs it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from friendli_async.errors import ToolError
 
 __all__ = ["MCPSession", "MCPTool", "mcp_tools"]
 
-_NO_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_INVALID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME: Final = 64
 _MAX_TOOLS: Final = 1000
 
 
 class MCPSession(Protocol):
-    """What is needed of a session: ``ClientSession`` and ``Client`` of the SDK have it."""
+    """The methods required of a session; ``ClientSession`` and ``Client`` of the SDK have them."""
 
     async def list_tools(self) -> Any:
         """Lists the tools, page by page."""
@@ -47,9 +47,9 @@ class MCPTool:
     """A tool of an MCP server.
 
     Attributes:
-        name: What the model calls it.
-        description: What the server says of it.
-        parameters: JSON schema of its arguments.
+        name: Name by which the model calls it.
+        description: The server's description.
+        parameters: JSON schema of the arguments.
     """
 
     def __init__(
@@ -65,17 +65,18 @@ class MCPTool:
         return f"<MCP tool {self.name}>"
 
     async def run(self, arguments: str) -> str:
-        """Calls the tool. Being cancelled cancels it on the server, too.
+        """Calls the tool. Cancellation is passed on to the server.
 
         Args:
-            arguments: A JSON object as text; "" is an empty one. The server checks it.
+            arguments: A JSON object as text; "" is an empty one. The server validates it.
 
         Returns:
-            The text of the result; where it has none, its structured content as JSON. Images and sounds are named only.
+            The text of the result, or its structured content as JSON if it has none. Images and audio become
+            placeholders.
 
         Raises:
-            ToolError: The server says that it went wrong, or the arguments are no JSON object.
-            Exception: What the session raises.
+            ToolError: The server reports an error, or the arguments are not a JSON object.
+            Exception: Whatever the session raises.
         """
         try:
             given: object = msgspec.json.decode(arguments.strip() or "{}")
@@ -91,19 +92,19 @@ class MCPTool:
 
 
 async def mcp_tools(session: MCPSession, *, prefix: str = "") -> list[MCPTool]:
-    """The tools of an MCP server, ready for ``chat.run``; all pages of them.
+    """Returns all tools of an MCP server, ready for ``chat.run``.
 
     Args:
-        session: An open session. It has to stay open while the tools are used, and be left in the task that entered it.
-        prefix: Stands before each name, to tell the tools of several servers apart.
+        session: An open session. Must stay open while the tools are in use, and be exited by the task that entered it.
+        prefix: Prepended to each name, to distinguish the tools of several servers.
 
     Returns:
-        The tools. What the API does not take in a name is ``_`` in it; of two that become one, the second ends in
-        ``_2``.
+        The tools. Characters that the API does not allow in a name become ``_``; a duplicate gets a suffix: ``_2``,
+        ``_3``, ...
 
     Raises:
-        ValueError: The server lists for ever.
-        Exception: What the session raises.
+        ValueError: The server's pages repeat, or there are more than 1000 tools or pages.
+        Exception: Whatever the session raises.
     """
     found: list[MCPTool] = []
     names: set[str] = set()
@@ -127,23 +128,24 @@ async def mcp_tools(session: MCPSession, *, prefix: str = "") -> list[MCPTool]:
 
 
 def _free_name(wanted: str, taken: Collection[str]) -> str:
-    """A name that the API takes, and no other tool has: what is replaced, or cut off, may be what told two apart."""
-    whole = _NO_NAME.sub("_", wanted)
-    endings = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
-    return next(name for end in endings if (name := whole[: _MAX_NAME - len(end)] + end) not in taken)
+    """Returns a valid, unused name: replacing and truncating may have removed what distinguished two names."""
+    valid = _INVALID_CHARACTER.sub("_", wanted)
+    suffixes = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+    return next(name for suffix in suffixes if (name := valid[: _MAX_NAME - len(suffix)] + suffix) not in taken)
 
 
 async def _list_more(session: Any, cursor: str) -> Any:
-    """A further page. A ``ClientSession`` of 2.x takes the cursor inside an object, everything else as it is."""
-    if "params" in (known := inspect.signature(session.list_tools).parameters) and "cursor" not in known:
-        # Whoever has such a session has loaded its types.
+    """Fetches a further page. Only ``ClientSession`` of 2.x takes the cursor wrapped in an object."""
+    parameters = inspect.signature(session.list_tools).parameters
+    if "params" in parameters and "cursor" not in parameters:
+        # mcp.types is loaded: such a session cannot exist without it.
         return await session.list_tools(params=sys.modules["mcp.types"].PaginatedRequestParams(cursor=cursor))
     return await session.list_tools(cursor=cursor)
 
 
-def _either(thing: Any, new: str, old: str) -> Any:
-    """A field under the name that it has in 2.x or, where it has none, in 1.x."""
-    return getattr(thing, new) if hasattr(thing, new) else getattr(thing, old, None)
+def _either(value: Any, new: str, old: str) -> Any:
+    """Returns a field by its name in 2.x, or by its name in 1.x if it has no such field."""
+    return getattr(value, new) if hasattr(value, new) else getattr(value, old, None)
 
 
 def _text(result: Any) -> str:
@@ -155,7 +157,7 @@ def _text(result: Any) -> str:
 
 
 def _block_text(block: Any) -> str:
-    """A block of a result as text: a model is told of what it cannot be given."""
+    """Returns the text of a content block, or a placeholder for what cannot be passed to the model."""
     if block.type == "text":
         return str(block.text)
     if block.type == "resource" and hasattr(block.resource, "text"):

@@ -1,13 +1,13 @@
-"""OpenTelemetry: one span per call, metrics, and, on request, what was asked and answered.
+"""OpenTelemetry: one span per call, metrics, and, on request, message content.
 
     client = AsyncFriendli(observers=[Telemetry()])
 
-Names are those of the semantic conventions for generative AI in their first release of their own, v0.1.0 (all of it in
-development: https://github.com/open-telemetry/semantic-conventions-genai). They are written out here, since the package
-that has the ones before as constants has marked them as moved. With ``names="old"`` the metrics have the names before
-that, which most dashboards still read.
+Names follow the first separate release of the semantic conventions for generative AI, v0.1.0 (status: development,
+https://github.com/open-telemetry/semantic-conventions-genai). They are spelled out here, because the package with the
+earlier names as constants has deprecated them as moved. ``names="old"`` selects the earlier metric names, which most
+dashboards still use.
 
-Extra: ``pip install 'friendli_async[otel]'``. It brings the API alone; where spans go is for the service to set up.
+Extra: ``pip install 'friendli_async[otel]'``. It installs only the API; exporting is configured by the service.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CONTENT_SWITCH: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _SECONDS: Final = [0.01 * 2**power for power in range(14)]
 _TOKENS: Final = [float(4**power) for power in range(14)]
 
-# What an operation is called in the conventions. Of the others (endpoints, files, lists) they say nothing.
+# Operation names of the conventions, which do not cover other operations (endpoints, files, lists).
 _OPERATIONS: Final = {
     "chat": "chat",
     "tool_assisted_chat": "chat",
@@ -71,7 +71,7 @@ _LISTS: Final = frozenset({"stop", "stop_sequences", "encoding_format"})
 
 @dataclass(slots=True)
 class _Call:
-    """A call under way."""
+    """A call in flight."""
 
     span: trace.Span
     attributes: _Attributes
@@ -82,23 +82,23 @@ class _Call:
 
 
 class Telemetry(Observer):
-    """Gives each call one span, from its begin, through all attempts, to the end of its stream, however that comes.
+    """Records one span per call, from its start, through all attempts, to the end of its stream.
 
-    The span is a child of the caller's. Its status is an error where the call failed, or its stream broke off; leaving,
-    stopping and cancelling are the caller's own doing, and are told by ``friendli.outcome`` alone. Metrics are recorded
-    at the end of a call: how long it took, the time to the first chunk, the mean time between chunks, and tokens.
+    The span is a child of the caller's. Its status is an error if the call failed or its stream was truncated; leaving,
+    stopping and cancelling are up to the caller, and show only in ``friendli.outcome``. Metrics are recorded at the end
+    of a call: duration, time to the first chunk, mean time between chunks, and tokens.
 
     Args:
         tracer_provider: Where spans go; None is the global one.
         meter_provider: Where metrics go; None is the global one.
-        content: Whether spans have what was asked and answered (``gen_ai.input.messages`` and so on). Without it, as
-            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says: ``true`` or ``span_only`` for spans,
+        content: Whether spans include message content (``gen_ai.input.messages``, ...). If False,
+            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` decides: ``true`` or ``span_only`` for spans,
             ``event_only`` for an event, ``span_and_event`` for both; by default neither.
-        names: The names of the metrics: "v0.1.0", or "old" for those before it.
+        names: Metric names: "v0.1.0", or "old" for the earlier ones.
         logger_provider: Where the event with the content goes; None is the global one.
 
     Raises:
-        ValueError: Names of no version that is known.
+        ValueError: Unknown ``names``.
     """
 
     def __init__(
@@ -119,17 +119,17 @@ class Telemetry(Observer):
         self._on_spans = content or switch in {"true", "span_only", "span_and_event"}
         self._as_events = switch in {"event_only", "span_and_event"}
         if self._on_spans or self._as_events:
-            # An observer without this method is told of no content.
+            # Observers without this method are not passed any content.
             self.call_content: Callable[[CallContent], None] = self._keep_content
         self._calls: dict[int, _Call] = {}
 
     def __repr__(self) -> str:
         return f"Telemetry(content={self._on_spans or self._as_events})"
 
-    # --- what it is told -----------------------------------------------------------------------------------------
+    # --- events --------------------------------------------------------------------------------------------------
 
     def call_started(self, event: CallStarted) -> None:
-        """A call has begun: so does its span, in the context of the caller."""
+        """Starts the span of a call, in the caller's context."""
         group, _, method = event.operation.rpartition(".")
         operation = _OPERATIONS.get(group)
         attributes: _Attributes = {"gen_ai.provider.name": "friendli", "server.address": event.server_address}
@@ -144,14 +144,18 @@ class Telemetry(Observer):
         span = self._tracer.start_span(
             name,
             kind=trace.SpanKind.CLIENT,
-            attributes={**attributes, **_asked(event), **({"gen_ai.request.stream": True} if streamed else {})},
+            attributes={
+                **attributes,
+                **_request_attributes(event),
+                **({"gen_ai.request.stream": True} if streamed else {}),
+            },
         )
         choices = event.parameters.get("n", 1)
         count = choices if type(choices) is int else 1
         self._calls[event.call_id] = _Call(span, attributes, streamed, count, operation is not None)
 
     def attempt_ended(self, event: AttemptEnded) -> None:
-        """An attempt has ended; one that is to be repeated becomes an event of the span."""
+        """Adds an event to the span if the attempt will be retried."""
         call = self._calls.get(event.call_id)
         if call is not None and event.wait is not None:
             retried: _Attributes = {"error.type": event.error or "", "friendli.attempt": event.attempt}
@@ -160,13 +164,13 @@ class Telemetry(Observer):
             call.span.add_event("friendli.retry", {**retried, "friendli.wait": event.wait})
 
     def first_event(self, event: FirstEvent) -> None:
-        """A stream's first event has come."""
+        """Records the time to the first chunk of a stream."""
         call = self._calls.get(event.call_id)
         if call is not None:
             call.span.set_attribute("gen_ai.response.time_to_first_chunk", event.seconds)
 
     def call_ended(self, event: CallEnded) -> None:
-        """A call has ended: so does its span, and its metrics are recorded."""
+        """Ends the span of a call, and records its metrics."""
         call = self._calls.pop(event.call_id, None)
         if call is None:
             return
@@ -188,27 +192,27 @@ class Telemetry(Observer):
             attributes["error.type"] = failure
             call.span.set_status(trace.StatusCode.ERROR, event.error)
         call.span.set_attributes({**attributes, **(call.content if self._on_spans else {})})
-        call.span.end()  # before what a provider of metrics or logs may raise
+        call.span.end()  # first, because a provider of metrics or logs may raise
         if call.is_inference:
             self._meters.record(event, call.streamed, _labels(call, event, failure))
             if self._as_events and call.content:
-                self._tell(call, attributes)
+                self._emit_content(call, attributes)
 
     def _keep_content(self, event: CallContent) -> None:
         call = self._calls.get(event.call_id)
         if call is None or not call.is_inference or event.request is None:
             return
         body: dict[str, Any] = json.loads(event.request)
-        said = {
+        content = {
             "gen_ai.system_instructions": system_instructions(body),
             "gen_ai.input.messages": input_messages(body),
             "gen_ai.tool.definitions": body.get("tools"),
             "gen_ai.output.messages": output_messages(event.reply, event.finish_reasons) if event.reply else None,
         }
-        call.content = {name: json.dumps(value, ensure_ascii=False) for name, value in said.items() if value}
+        call.content = {name: json.dumps(value, ensure_ascii=False) for name, value in content.items() if value}
 
-    def _tell(self, call: _Call, attributes: _Attributes) -> None:
-        """The event with the content; it belongs to the span, which is not the current one here."""
+    def _emit_content(self, call: _Call, attributes: _Attributes) -> None:
+        """Emits the content as an event of the call's span, which is not the current span here."""
         self._logger.emit(
             _logs.LogRecord(
                 context=trace.set_span_in_context(call.span),
@@ -222,8 +226,8 @@ class Telemetry(Observer):
 # --- attributes ------------------------------------------------------------------------------------------------------
 
 
-def _asked(event: CallStarted) -> _Attributes:
-    """The parameters of a call, in the types that the conventions have for them."""
+def _request_attributes(event: CallStarted) -> _Attributes:
+    """Returns the parameters of a call, in the types required by the conventions."""
     found: _Attributes = {}
     for name, value in event.parameters.items():
         attribute = _PARAMETERS.get(name)
@@ -243,7 +247,7 @@ def _asked(event: CallStarted) -> _Attributes:
 
 
 def _finish_reasons(event: CallEnded, call: _Call) -> tuple[str, ...]:
-    """One for each choice; "error" for one whose stream ended before it, "stopped" where that was on purpose."""
+    """Returns one per choice: "stopped" or "error" for a choice that was still incomplete when its stream ended."""
     if not call.is_inference or (event.outcome == "done" or event.timing.first_event is None):
         return event.finish_reasons
     missing = "stopped" if event.outcome == "stopped" else "error"
@@ -251,7 +255,7 @@ def _finish_reasons(event: CallEnded, call: _Call) -> tuple[str, ...]:
 
 
 def _failure(event: CallEnded) -> str | None:
-    """What ended a call badly: a status, or the name of a class; None where its caller ended it, or nothing did."""
+    """Returns the error type: a status code or a class name. None if the call succeeded or was ended by its caller."""
     if event.outcome not in {"failed", "truncated"}:
         return None
     if event.status is not None and event.status >= 400:
@@ -273,7 +277,7 @@ def _usage(usage: Usage) -> _Attributes:
 
 
 def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
-    """The attributes of a measurement: few values each."""
+    """Returns the attributes of a measurement, all of low cardinality."""
     labels = dict(call.attributes)
     if event.response_model is not None:
         labels["gen_ai.response.model"] = event.response_model
@@ -286,11 +290,11 @@ def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
 
 
 class _Meters:
-    """How long calls took. What the two sets of names have in common.
+    """The duration histograms, which both sets of names have in common.
 
     Args:
-        meter: Makes the instruments.
-        prefix: What the names of the three begin with.
+        meter: Creates the instruments.
+        prefix: Prefix of their names.
     """
 
     def __init__(self, meter: metrics.Meter, prefix: str) -> None:
@@ -335,7 +339,7 @@ class _NewMeters(_Meters):
 
 
 class _OldMeters(_Meters):
-    """The metrics before v0.1.0."""
+    """The metrics of the conventions before v0.1.0."""
 
     def __init__(self, meter: metrics.Meter) -> None:
         super().__init__(meter, "gen_ai.client.operation")

@@ -57,8 +57,8 @@ _SETTINGS: Final = (
     *("max_tokens", "temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
     *("parallel_tool_calls", "stop_sequences", "extra_body"),
 )
-"""Pydantic AI's settings that chat has."""
-_OUR_NAMES: Final = {"stop_sequences": "stop"}
+"""Pydantic AI's settings that the chat API supports."""
+_RENAMED: Final = {"stop_sequences": "stop"}
 
 _CATEGORIES: Final[dict[int, Any]] = {
     400: theirs.ModelRequestRejectedError,
@@ -81,33 +81,34 @@ _PHASES: Final[dict[str, Literal["pool", "connect", "read"]]] = {
 
 @dataclass(init=False, eq=False, repr=False)
 class FriendliModel(Model[AsyncFriendli]):
-    """A model of Pydantic AI, over ``chat`` of a deployment.
+    """A Pydantic AI model over the ``chat`` API of a deployment.
 
-    Text, thinking, tools, typed output by tools, by JSON schema (``NativeOutput``) and by prompt, images, sounds and
-    films in prompts. Leaving a streamed run stops the model.
+    Supports text, thinking, tools, typed output by tools, JSON schema (``NativeOutput``) and prompt, and images, audio
+    and video in prompts. Leaving a streamed run stops the model.
 
-    Settings of Pydantic AI's mean what they mean there; ``timeout`` is for the whole call with its retries, and
-    ``max_retries`` is the attempts after the first; ``thinking=False`` is ``reasoning_budget=0``, and an effort is
-    ``reasoning_effort``. ``extra_body`` takes every other parameter of the API.
+    Pydantic AI's settings keep their meaning. ``timeout`` covers the whole call including retries, ``max_retries``
+    counts attempts after the first; ``thinking=False`` is sent as ``reasoning_budget=0``, and an effort as
+    ``reasoning_effort``. ``extra_body`` takes any other parameter of the API.
 
     Args:
-        model: Model, or endpoint of a dedicated deployment.
-        client: The client to use; the caller closes it. Without one the model makes its own, by the environment, which
-            is closed when the model is dropped.
+        model: Model name, or endpoint id of a dedicated deployment.
+        client: The client to use; the caller closes it. By default the model creates its own from the environment, and
+            closes it when the model is collected.
         deployment: Where the model runs.
-        profile: What the model can do, over what is known of the API.
-        settings: Defaults of its settings.
+        profile: Capabilities of the model; overrides what is known of the API.
+        settings: Default settings.
 
     Raises:
-        pydantic_ai.ModelHTTPError: An error status; of the class of its category, too (``ModelRateLimitError``, ...).
-        pydantic_ai.exceptions.ModelConnectionError: No answer, or one that was cut; ``ModelTimeoutError`` for a limit.
-        pydantic_ai.UnexpectedModelBehavior: An answer that is none.
-        ConfigurationError: No token, or another fault of the client's set-up. In all of these ``__cause__`` is this
-            library's error; those of set-up and of arguments are not wrapped.
+        pydantic_ai.ModelHTTPError: An error status, as the subclass of its category (``ModelRateLimitError``, ...).
+        pydantic_ai.exceptions.ModelConnectionError: No response, or a truncated one; ``ModelTimeoutError`` on timeout.
+        pydantic_ai.UnexpectedModelBehavior: A malformed response. For this and the errors above, ``__cause__`` is this
+            library's error.
+        ConfigurationError: No token, or another configuration error. This one, and errors in arguments, are not
+            wrapped.
     """
 
     _unsupported_file_inputs = frozenset({"document"})
-    _relocates_tool_files = True  # the API takes text from tools: files go into a message of the user's behind it
+    _relocates_tool_files = True  # the API accepts only text from tools: files go into a user message after it
     unsupported_settings: ClassVar[frozenset[ModelSettingName]] = frozenset({"service_tier"})
 
     _name: str = field(repr=False)
@@ -130,12 +131,12 @@ class FriendliModel(Model[AsyncFriendli]):
 
     @property
     def model_name(self) -> str:
-        """The model's name."""
+        """The model name."""
         return self._name
 
     @property
     def system(self) -> str:
-        """The provider's name."""
+        """The provider name."""
         return PROVIDER
 
     def _provider_model_profile(self) -> ModelProfile:
@@ -213,7 +214,7 @@ class FriendliModel(Model[AsyncFriendli]):
             "messages": await wire_messages(messages, [part.content for part in instructions]),
         }
         given = cast("Mapping[str, object]", settings)
-        arguments |= {_OUR_NAMES.get(name, name): given[name] for name in _SETTINGS if given.get(name) is not None}
+        arguments |= {_RENAMED.get(name, name): given[name] for name in _SETTINGS if given.get(name) is not None}
         if parameters.thinking is False:
             arguments["reasoning_budget"] = 0
         elif isinstance(parameters.thinking, str):
@@ -239,7 +240,7 @@ def _response_format(parameters: ModelRequestParameters, *, with_tools: bool) ->
 
 
 def _tools(settings: ModelSettings, parameters: ModelRequestParameters) -> dict[str, Any]:
-    """The tools that are offered, and which of them may or must be called."""
+    """Returns the tools and the tool choice of a request."""
     offered = dict(parameters.declared_tool_defs)
     names, choice = _allowed(settings, parameters)
     if names is not None and names & offered.keys():
@@ -263,19 +264,19 @@ def _tools(settings: ModelSettings, parameters: ModelRequestParameters) -> dict[
 
 
 def _allowed(settings: ModelSettings, parameters: ModelRequestParameters) -> tuple[set[str] | None, str]:
-    """The names that may be called (None: all), and how free the model is."""
+    """Returns the names of the tools that may be called (None is all), and the mode of the tool choice."""
     wanted = settings.get("tool_choice")
     outputs = {tool.name for tool in parameters.output_tools}
-    free = "auto" if parameters.allow_text_output or parameters.allow_image_output else "required"
+    default = "auto" if parameters.allow_text_output or parameters.allow_image_output else "required"
     if wanted is None or wanted == "auto":
-        return None, free
+        return None, default
     if wanted == "required":
         names = {tool.name for tool in parameters.function_tools}
         return names, "required"
     if isinstance(wanted, ToolOrOutput):
-        return _known({*wanted.function_tools}, parameters) | outputs, free
+        return _known({*wanted.function_tools}, parameters) | outputs, default
     if wanted == "none" or not wanted:
-        return (outputs, free) if outputs else (None, "none")
+        return (outputs, default) if outputs else (None, "none")
     return _known({*wanted}, parameters), "required"
 
 
@@ -287,7 +288,7 @@ def _known(names: set[str], parameters: ModelRequestParameters) -> set[str]:
 
 @dataclass
 class _StreamedAnswer(StreamedResponse):
-    """The answer of a stream as Pydantic AI's events."""
+    """Converts a streamed answer to Pydantic AI's events."""
 
     _name: str
     _stream: ChatStream
@@ -333,7 +334,7 @@ class _StreamedAnswer(StreamedResponse):
         for choice in chunk.choices:
             if choice.index != 0:
                 continue
-            if choice.finish_reason and choice.finish_reason != "null":  # the word has been seen for the value
+            if choice.finish_reason and choice.finish_reason != "null":  # some servers send the string "null"
                 self.finish_reason = FINISH_REASONS.get(choice.finish_reason)
                 self.provider_details = {"finish_reason": choice.finish_reason}
             parts = self._parts_manager
@@ -354,7 +355,7 @@ class _StreamedAnswer(StreamedResponse):
 
 @contextmanager
 def _their_errors(model: str) -> Generator[None]:
-    """Raises Pydantic AI's errors for ours, so that its fallbacks and retries know them."""
+    """Converts this library's errors to Pydantic AI's, so that its fallbacks and retries recognize them."""
     try:
         yield
     except APIStatusError as error:
@@ -369,21 +370,21 @@ def _their_errors(model: str) -> Generator[None]:
 
 def _status_error(error: APIStatusError, model: str) -> theirs.ModelAPIError:
     in_stream = error.meta is not None and error.meta.status == 200
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "body": _body(error),
         "provider_error_code": error.code,
         "provider_error_type": error.type,
         "retry_after": error.retry_after,
         "in_stream": in_stream,
     }
-    if not error.status_code:  # in a stream, of a kind that names no status
-        return theirs.ModelAPIError(model, str(error), **told)
+    if not error.status_code:  # an error event in a stream, without a status
+        return theirs.ModelAPIError(model, str(error), **details)
     category = _CATEGORIES.get(error.status_code)
     if category is None and error.status_code >= 500:
         category = theirs.ModelServerError
     headers = None if error.meta is None else error.meta.headers
     return theirs.ModelHTTPError.for_category(
-        category, status_code=error.status_code, model_name=model, headers=headers, **told
+        category, status_code=error.status_code, model_name=model, headers=headers, **details
     )
 
 

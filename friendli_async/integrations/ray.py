@@ -7,8 +7,8 @@
         batch_size=256,
     )
 
-Each of Ray's actors has a client and its calls in flight. What is done is remembered here, row by row, in a file for
-each actor: Ray Data's own checkpoint knows files and blocks, and a job that was killed began anew. Nothing of Ray is
+Each Ray actor has its own client and calls in flight. Finished rows are recorded here, row by row, in one file per
+actor: Ray Data's own checkpoints work on files and blocks, and a killed job started from scratch. Ray itself is not
 imported.
 """
 
@@ -35,15 +35,15 @@ from friendli_async.replies import usage_of
 
 __all__ = ["CompleteStage"]
 
-_TOGETHER: Final = 64
-_SECONDS: Final = 1.0
-"""Rows are handed on when there are so many, or after so long: a block of Ray's for each would cost more than they."""
+_BLOCK_ROWS: Final = 64
+_BLOCK_SECONDS: Final = 1.0
+"""Rows are yielded in blocks of this size or age: one Ray block per row would cost more than the row itself."""
 
 _Answer = dict[str, Any]
 
 
-class _Question(msgspec.Struct, frozen=True):
-    """What is asked, and for which row of a batch. Not the place, but all else, says whether it is done."""
+class _Request(msgspec.Struct, frozen=True):
+    """The request for a row. Its hash, with the row's key, identifies a finished row."""
 
     messages: Any
     model: str | None
@@ -51,27 +51,26 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 class CompleteStage:
-    """Completes a column of prompts: a class for ``ray.data.Dataset.map_batches``, batches of the format ``numpy``.
+    """Completes a column of prompts: a class for ``ray.data.Dataset.map_batches`` with ``batch_format="numpy"``.
 
-    Rows come out as they went in, in the order in which they are done, with these columns more: ``text`` (see
-    ``output``), ``finish_reason``, ``prompt_tokens``, ``completion_tokens``, and ``error``, which is None or says what
-    went wrong with the row. The token comes from ``FRIENDLI_TOKEN`` of the actors (``runtime_env``), unless ``client``
-    has it.
+    Rows are returned in the order in which they finish, with additional columns: ``text`` (see ``output``),
+    ``finish_reason``, ``prompt_tokens``, ``completion_tokens``, and ``error``: the row's error message, or None. The
+    token is read from ``FRIENDLI_TOKEN`` of the actors (``runtime_env``), unless it is in ``client``.
 
     Args:
-        model: Model or endpoint; None where a container has its own.
-        deployment: Where to.
-        prompt: The column with what to ask: text, or a list of messages.
-        output: The column for the answers' text.
-        concurrency: The most calls in flight, in each actor.
-        checkpoint: A folder that all actors see, on a shared file system where there are several machines. What is in
-            it is not asked again, whichever actor it came from; errors worth another try apart.
-        key: The column that names a row in the checkpoint, by text or whole numbers; each row has its own.
+        model: Model name or endpoint id; None for a container with a single model.
+        deployment: Where the model runs.
+        prompt: Column with the prompts: text, or a list of messages.
+        output: Column for the text of the answers.
+        concurrency: Maximum number of calls in flight per actor.
+        checkpoint: Directory shared by all actors, on a shared file system if there are several machines. Rows that are
+            finished in it, by any actor, are not sent again, except those with retryable errors.
+        key: Column with the unique key of a row in the checkpoint: text or integers.
         options: Further parameters of every call (``max_tokens``, ...); see ``ChatOptions``.
-        client: Settings of ``AsyncFriendli``.
+        client: Keyword arguments of ``AsyncFriendli``.
 
     Raises:
-        CheckpointError: The folder cannot be used.
+        CheckpointError: The directory cannot be used.
     """
 
     def __init__(
@@ -96,42 +95,44 @@ class CompleteStage:
         self._key = key
         self._options = dict(options or {})
         self._concurrency = concurrency
-        self._places = asyncio.Semaphore(concurrency)  # of all batches: Ray gives an actor several at once
-        self._files = _Files(Path(checkpoint)) if checkpoint is not None else None
+        self._slots = asyncio.Semaphore(concurrency)  # shared by the batches that Ray runs concurrently in an actor
+        self._checkpoint = _Checkpoint(Path(checkpoint)) if checkpoint is not None else None
 
     async def __call__(self, batch: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Completes a batch, and gives its rows as they are done."""
+        """Completes a batch, and yields its rows in blocks as they finish."""
         columns = {name: batch[name] for name in batch}
-        for name in (self._prompt, *((self._key,) if self._files is not None else ())):
+        for name in (self._prompt, *((self._key,) if self._checkpoint is not None else ())):
             if name not in columns:
                 raise RowsError(f"there is no column {name!r}; there are {', '.join(map(repr, columns))}")
-        questions = [self._question(prompt) for prompt in columns[self._prompt]]
-        keys = [_plain(key) for key in columns[self._key]] if self._files is not None else list(range(len(questions)))
+        requests = [self._request(prompt) for prompt in columns[self._prompt]]
+        keys = (
+            [_plain(key) for key in columns[self._key]] if self._checkpoint is not None else list(range(len(requests)))
+        )
         for key in keys:
             check_key(key)
-        rows = list(zip(keys, questions, range(len(questions)), strict=True))
+        rows = list(zip(keys, requests, range(len(requests)), strict=True))
         ready: list[tuple[int, _Answer]] = []
         since = time.monotonic()
-        job = Job(rows, self._ask, self._concurrency, self._files, key=lambda row: row[0])
+        job = Job(rows, self._complete, self._concurrency, self._checkpoint, key=lambda row: row[0])
         async with Run(job) as outcomes:
             async for outcome in outcomes:
                 ready.append((outcome.row[2], self._answer(outcome)))
-                if len(ready) >= _TOGETHER or time.monotonic() - since >= _SECONDS:
+                if len(ready) >= _BLOCK_ROWS or time.monotonic() - since >= _BLOCK_SECONDS:
                     yield _block(columns, ready)
                     ready, since = [], time.monotonic()
         if ready:
             yield _block(columns, ready)
 
-    def _question(self, prompt: object) -> _Question:
+    def _request(self, prompt: object) -> _Request:
         prompt = _plain(prompt)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return _Question(messages, self._model, self._options)
+        return _Request(messages, self._model, self._options)
 
-    async def _ask(self, row: _Row) -> _Answer:
-        question = row[1]
-        async with self._places:
-            model = {} if question.model is None else {"model": question.model}
-            reply = await self._chat.complete(**model, messages=question.messages, **question.options)
+    async def _complete(self, row: _Row) -> _Answer:
+        request = row[1]
+        async with self._slots:
+            model = {} if request.model is None else {"model": request.model}
+            reply = await self._chat.complete(**model, messages=request.messages, **request.options)
         usage = usage_of(reply)
         return {
             self._output: reply.text,
@@ -141,30 +142,30 @@ class CompleteStage:
         }
 
     def _answer(self, outcome: Outcome[_Row, _Answer]) -> _Answer:
-        nothing = dict.fromkeys((self._output, "finish_reason", "prompt_tokens", "completion_tokens"))
+        empty = dict.fromkeys((self._output, "finish_reason", "prompt_tokens", "completion_tokens"))
         error = outcome.error
-        said = None if error is None else f"{type(error).__name__}: {error}"
-        return {**nothing, **(outcome.reply or {}), "error": said}
+        message = None if error is None else f"{type(error).__name__}: {error}"
+        return {**empty, **(outcome.reply or {}), "error": message}
 
 
-_Row = tuple[str | int, _Question, int]
+_Row = tuple[str | int, _Request, int]  # key, request, index in the batch
 
 
 def _block(columns: Mapping[str, Any], ready: Sequence[tuple[int, _Answer]]) -> dict[str, Any]:
-    """Rows of a batch, with their answers, as Ray takes them."""
-    places = [place for place, _ in ready]
-    block: dict[str, Any] = {name: _at(column, places) for name, column in columns.items()}
+    """Returns rows of a batch with their answers, in Ray's format."""
+    indices = [index for index, _ in ready]
+    block: dict[str, Any] = {name: _take(column, indices) for name, column in columns.items()}
     for name in ready[0][1]:
         block[name] = [answer[name] for _, answer in ready]
     return block
 
 
-def _at(column: Any, places: list[int]) -> Any:
-    return [column[place] for place in places] if isinstance(column, list) else column[places]
+def _take(column: Any, indices: list[int]) -> Any:
+    return [column[index] for index in indices] if isinstance(column, list) else column[indices]
 
 
 def _plain(value: Any) -> Any:
-    """What numpy has made of a value, as it was: arrays as lists, scalars as Python's own."""
+    """Converts numpy values to plain Python: arrays to lists, scalars to Python's own types."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):
@@ -173,13 +174,13 @@ def _plain(value: Any) -> Any:
     return _plain(to_list()) if callable(to_list) else value
 
 
-# --- what is done ----------------------------------------------------------------------------------------------------
+# --- checkpoint ------------------------------------------------------------------------------------------------------
 
 
-class _Files:
-    """The files of a checkpoint: one is written here, those of the other actors are read as they grow.
+class _Checkpoint:
+    """A checkpoint directory: writes one file, and reads those of the other actors as they grow.
 
-    The ledger of each batch's run.
+    It is the ledger of each batch's run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -189,16 +190,16 @@ class _Files:
             raise CheckpointError(f"{folder} cannot be used: {error.strerror or error}") from error
         self.lines = Lines[_Row, _Answer]()
         self._folder = folder
-        # A name of its own: an actor that Ray starts anew does not ask what has become of the one before.
+        # A unique name: an actor that Ray restarts must not depend on the state of its predecessor.
         self._path = folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._journal = Journal(self._path, Lines.start)
         self._journal.open(lambda offset, line: False)
         self._read: dict[Path, int] = {}
-        self._done: dict[str, tuple[Path, int]] = {}  # by the digest of key and question
+        self._done: dict[str, tuple[Path, int]] = {}  # digest of key and request -> file and offset
         self.open()
 
     def open(self) -> None:
-        """Reads what has been written since the last look."""
+        """Reads the lines appended since the last call."""
         for path in self._folder.glob("*.jsonl"):
             offset = self._read.get(path, 0)
             if path.stat().st_size <= offset:
@@ -207,7 +208,7 @@ class _Files:
                 file.seek(offset)
                 for line in file:
                     if not line.endswith(b"\n"):
-                        break  # being written, or torn: not done
+                        break  # still being written, or torn: not finished
                     head = self.lines.head(line)
                     if head is None:
                         raise CheckpointError(f"{path} has a line at byte {offset} that is none of a checkpoint")
@@ -217,7 +218,7 @@ class _Files:
             self._read[path] = offset
 
     def find(self, key: str | int, row: _Row) -> Outcome[_Row, _Answer] | None:
-        """The outcome of a row that is done, in whichever file."""
+        """Returns the outcome of a finished row, from any of the files, or None."""
         digest = _digest(row)
         if digest not in self._done:
             return None
@@ -227,11 +228,11 @@ class _Files:
             return self.lines.outcome(file.readline(), row, digest)
 
     def keep(self, outcome: Outcome[_Row, _Answer]) -> None:
-        """Writes an outcome."""
+        """Appends an outcome."""
         self._journal.append(self.lines.write(outcome, _digest(outcome.row)))
 
     def close(self) -> None:
-        """Leaves the files open, for the next batch."""
+        """Does nothing: the file stays open for the next batch."""
 
 
 def _digest(row: _Row) -> str:

@@ -1,1 +1,1 @@
-"""The budgets of this library, measured beside its peers: `python -m tests.benchmarks`."""
+"""Benchmarks against the performance budgets and other clients: `python -m tests.benchmarks`."""

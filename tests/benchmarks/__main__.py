@@ -1,6 +1,6 @@
-"""Measure the budgets beside the bare floor and the peers, and print one table. Nothing is asserted.
+"""Measure the budgets against a minimal baseline and other clients, and print one table. Nothing is asserted.
 
-The floor is a bare loop of aiohttp's `iter_any`, `split(b"\\n\\n")` and one msgspec decode into the same structs.
+The floor is a bare loop over aiohttp's `iter_any`, `split(b"\\n\\n")` and one msgspec decode into the same structs.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from . import bulk, crowds, imports, single, structured
 from .clients import CLIENTS, OURS
 from .plan import QUICK, Plan
 from .processes import Process, Worker, allow_files
-from .table import Row, say, show, show_machine
+from .table import Row, log, show, show_machine
 
 SECTIONS: dict[str, Callable[[Plan], Iterable[Row]]] = {
     "capacity": crowds.capacity,
@@ -40,9 +40,9 @@ def _sections(names: str) -> list[str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--only", type=_sections, default=list(SECTIONS), help=f"of {','.join(SECTIONS)}")
-    parser.add_argument("--quick", action="store_true", help="a minute instead of eight: to see that all of it runs")
-    parser.add_argument("--no-peers", action="store_true", help="the floor and friendli_async alone")
-    parser.add_argument("--profile", nargs="?", const=OURS, choices=CLIENTS, help="where the time of an event goes")
+    parser.add_argument("--quick", action="store_true", help="a minute instead of eight, as a smoke test")
+    parser.add_argument("--no-peers", action="store_true", help="only the floor and friendli_async")
+    parser.add_argument("--profile", nargs="?", const=OURS, choices=CLIENTS, help="profile the reading of events")
     return parser.parse_args()
 
 
@@ -59,9 +59,9 @@ def _measure(plan: Plan, names: list[str]) -> None:
     try:
         for name in names:
             rows += SECTIONS[name](plan)
-            say(f"{name}: done after {time.monotonic() - started:.0f} s")
+            log(f"{name}: done after {time.monotonic() - started:.0f} s")
     except KeyboardInterrupt:
-        say("interrupted: what was measured until now is shown")
+        log("interrupted: showing the measurements so far")
     show(rows)
 
 
@@ -69,7 +69,9 @@ def main() -> None:
     """Run the chosen sections, all of them by default."""
     arguments = _arguments()
     allow_files()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children end, and what there is is shown
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as for Ctrl-C: ends the children, and shows the measurements so far
     with Process(0, "tests.benchmarks.server") as server:
         origin = f"http://127.0.0.1:{int(server.ask())}"
         if arguments.profile:

@@ -1,7 +1,7 @@
-"""The measured clients, all behind the same two verbs.
+"""The measured clients, behind a common interface.
 
-Each is built as its own documentation builds it, except that pools admit 5,000 connections and retries are off. A
-client's library is imported by its constructor, so that one process holds one library only.
+Each is constructed as its documentation recommends, except that pools allow 5,000 connections and retries are off.
+The constructor imports the client's library, so that a process loads only one of them.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ class Client(ABC):
     """One chat client that talks to `base`, a URL whose path chooses the server's behaviour."""
 
     module: ClassVar[str]
-    """The module whose absence means that the client is not installed."""
+    """The client's top-level module, to check whether it is installed."""
 
     def __init__(self, base: str) -> None:
-        """Remember where to talk to; subclasses import and build their library's client."""
+        """Store the base URL; subclasses import their library and construct its client."""
         self.base = base
 
     @abstractmethod
     async def read(self, each: Each) -> None:
-        """Read one chat stream to its end and hand each decoded chunk to `each`."""
+        """Read one chat stream to its end and pass each decoded chunk to `each`."""
 
     @abstractmethod
     async def plain(self) -> None:
@@ -48,12 +48,12 @@ class Client(ABC):
 
 
 class Floor(Client):
-    """The least that can be done with the same libraries: no framing rules, no accumulation, no errors, no limits."""
+    """The minimum with the same libraries: no SSE parsing rules, no accumulation, no error handling, no limits."""
 
     module = "aiohttp"
 
     def __init__(self, base: str) -> None:
-        """Use the structs that `Ours` gives, so that both decode into the same."""
+        """Use the structs of `Ours`, so that both decode into the same types."""
         super().__init__(base)
         import aiohttp
         import msgspec
@@ -87,12 +87,12 @@ class Floor(Client):
 
 
 class Ours(Client):
-    """friendli_async, by its public interface."""
+    """friendli_async, through its public API."""
 
     module = "friendli_async"
 
     def __init__(self, base: str, **options: Any) -> None:
-        """Build the client with `options` beside what all measurements have."""
+        """Construct the client with additional `options`."""
         super().__init__(base)
         from friendli_async import AsyncFriendli
 
@@ -105,19 +105,19 @@ class Ours(Client):
                 each(chunk)
 
     async def relay(self, each: Each) -> None:
-        """Read one stream's bytes as they come."""
+        """Read the raw bytes of one stream."""
         async for data in self._chat.stream(model=MODEL, messages=MESSAGES).raw():
             each(data)
 
     async def encode(self, each: Each) -> None:
-        """Read one stream's events, and make bytes of them again."""
+        """Read the events of one stream, and encode them again."""
         from msgspec.json import encode
 
         async for chunk in self._chat.stream(model=MODEL, messages=MESSAGES):
             each(b"data: " + encode(chunk) + b"\n\n")
 
     async def tee(self, n: int, each: Each) -> None:
-        """Read one stream in `n` branches at once."""
+        """Read one stream in `n` concurrent branches."""
 
         async def read(branch: AsyncIterable[object]) -> None:
             async for chunk in branch:
@@ -130,7 +130,7 @@ class Ours(Client):
         await self._chat.complete(model=MODEL, messages=MESSAGES)
 
     async def reply(self) -> Any:
-        """Make the same call, and return what it gave."""
+        """Make the same call and return its reply."""
         return await self._chat.complete(model=MODEL, messages=MESSAGES)
 
     async def aclose(self) -> None:
@@ -146,7 +146,7 @@ class OpenAI(Client):
         super().__init__(base)
         import openai
 
-        # Its own pool admits 1,000 connections, more streams than it keeps up with.
+        # Its default pool of 1,000 connections exceeds the number of streams that it keeps up with.
         self._client = openai.AsyncOpenAI(api_key=_TOKEN, base_url=base, max_retries=0)
 
     async def read(self, each: Each) -> None:
@@ -172,7 +172,7 @@ class Friendli(Client):
         import friendli
         import httpx
 
-        # Its own pool admits 100 connections and waits for one 5 s at most, which 1,000 streams would only fail on.
+        # Its default pool has 100 connections and a pool timeout of 5 s, so that 1,000 streams would fail.
         self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=_CONNECTIONS), timeout=None)
         self._client = friendli.AsyncFriendli(token=_TOKEN, server_url=base, async_client=self._http, retry_config=None)
 
@@ -195,5 +195,5 @@ CLIENTS: Final[dict[str, type[Client]]] = {FLOOR: Floor, OURS: Ours, "openai": O
 
 
 def installed(name: str) -> bool:
-    """Tell whether the library of a client can be imported."""
+    """Return whether the library of a client is installed."""
     return importlib.util.find_spec(CLIENTS[name].module) is not None

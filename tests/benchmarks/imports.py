@@ -1,4 +1,4 @@
-"""What it takes to be ready: imports in fresh interpreters, and what a first call still imports."""
+"""Startup cost: imports in fresh interpreters, and modules that a first call still imports."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from typing import Final
 from .clients import FLOOR, OURS
 from .plan import Plan
 from .processes import ENVIRONMENT
-from .table import Results, Row, at_most, cells, paired, say
+from .table import Results, Row, at_most, cells, log, paired
 
 _SECONDS: Final = 60
 
@@ -52,11 +52,11 @@ def _timed(statement: str) -> dict[str, float]:
 
 
 def measure(plan: Plan) -> list[Row]:
-    """Measure the import of each client with the making of its first client, and our bare import."""
-    say("imports")
+    """Measure the import of each library plus the construction of a client, and our import alone."""
+    log("imports")
     ready: Results = {}
     bare: Results = {}
-    for repeat in range(-1, plan.repeats + 2):  # the first round only writes the bytecode caches
+    for repeat in range(-1, plan.repeats + 2):  # the first round only fills the bytecode caches
         for name in plan.clients():
             if repeat < plan.peer_repeats or name in (FLOOR, OURS):
                 result = _timed(_READY[name])
@@ -66,7 +66,7 @@ def measure(plan: Plan) -> list[Row]:
             bare.setdefault(FLOOR, []).append(ready[FLOOR][-1])
             bare.setdefault(OURS, []).append(_timed(_BARE))
     figures = [cells(results, "cpu", 1e3, "{:.0f}") for results in (ready, bare)]
-    late = _late(plan.origin)
+    late = _late_imports(plan.origin)
     return [
         at_most(
             "import and first client (floor: aiohttp, msgspec): CPU ms", paired(ready, OURS), 1.2, cells=figures[0]
@@ -76,10 +76,10 @@ def measure(plan: Plan) -> list[Row]:
     ]
 
 
-def _late(origin: str) -> int | None:
-    """Return how many modules a first call imports, having said which."""
+def _late_imports(origin: str) -> int | None:
+    """Log and count the modules that a first call imports."""
     output = _fresh(_FIRST_CALL, f"{origin}/bulk-10")
     names: list[str] | None = json.loads(output) if output else None
     if names:
-        say(f"  imported by the first call: {', '.join(names)}")
+        log(f"  imported by the first call: {', '.join(names)}")
     return None if names is None else len(names)

@@ -1,4 +1,4 @@
-"""How thoroughly to measure, and the runs in turn that every section is made of."""
+"""The settings of a benchmark run, and the interleaved execution of jobs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .clients import CLIENTS, FLOOR, OURS, installed
 from .processes import Worker
-from .table import Results, say
+from .table import Results, log
 
 
 @dataclass(frozen=True)
@@ -16,32 +16,32 @@ class Plan:
     """One run of the benchmarks."""
 
     origin: str
-    """The server."""
+    """URL of the server."""
     peers: bool = True
     repeats: int = 5
-    """Of the floor and ours; peers are measured less often."""
+    """Repeats for the floor and ours; the peers have fewer."""
     peer_repeats: int = 2
     scale: float = 1.0
-    """Of how much is done in one repeat."""
+    """Factor for the amount of work of one repeat."""
     seconds: float = 2.0
-    """How long a crowd of streams is watched."""
+    """Duration of the measurement of a crowd of streams."""
     tries: int = 2
-    """Where something else than the client may have made a crowd late."""
+    """Attempts, if something other than the client may have delayed a crowd."""
     spare: Iterator[int] = field(default_factory=lambda: iter(range(20)))
-    """One is taken for each try beyond the first: a busy machine must not take the whole day."""
+    """Budget of attempts beyond the first, for the whole run: bounds its duration on a busy machine."""
     crowds: tuple[int, ...] = (40, 100, 200, 400, 600, 1_000)
     precision: float = 1.05
-    """Where the search for the capacity stops."""
+    """Factor at which the search for the capacity stops."""
     thorough: bool = True
-    """Whether the peers, too, read replies without measure, which takes some of them a minute."""
+    """Whether the peers read unbounded replies, too, which takes some of them a minute."""
     loops: tuple[str, ...] = ("asyncio", "uvloop")
 
     def clients(self) -> list[str]:
-        """Return the clients that are measured."""
+        """Return the names of the clients to measure."""
         return [name for name in CLIENTS if installed(name) and (self.peers or name in (FLOOR, OURS))]
 
     def usable_loops(self) -> list[str]:
-        """Return the kinds of event loop that are measured."""
+        """Return the event loops that are installed."""
         return [loop for loop in self.loops if find_spec(loop) is not None]
 
     @contextmanager
@@ -50,21 +50,21 @@ class Plan:
         with ExitStack() as stack:
             yield {name: stack.enter_context(Worker(name, self.origin, loop)) for name in self.clients()}
 
-    def in_turn(self, job: Callable[[str, Worker], dict[str, Any]]) -> Results:
-        """Run one job with every client, repeat by repeat."""
+    def interleave(self, job: Callable[[str, Worker], dict[str, Any]]) -> Results:
+        """Run a job with every client, interleaved repeat by repeat."""
         results: Results = {}
         with self.workers() as workers:
             for repeat in range(self.repeats):
                 for name, worker in workers.items():
                     if repeat < self.peer_repeats or name in (FLOOR, OURS):
-                        results.setdefault(name, []).append(told(name, job(name, worker)))
+                        results.setdefault(name, []).append(log_failure(name, job(name, worker)))
         return results
 
 
-def told(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Return the result, having said so if it is none."""
+def log_failure(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result; log it if it is a failure."""
     if "failed" in result:
-        say(f"  {name}: {result['failed']}")
+        log(f"  {name}: {result['failed']}")
     return result
 
 

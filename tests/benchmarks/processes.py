@@ -1,4 +1,4 @@
-"""The processes of a run: one server, and a worker for each client."""
+"""The processes of a run: one server, and one worker per client."""
 
 import json
 import os
@@ -9,8 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-# Proxies of the environment are for the world outside; every byte here stays on loopback.
-# No proxies on the way to loopback; and bytecode caches, as installed packages have them.
+# No proxies, because all traffic is on loopback; and bytecode caches, as for installed packages.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -22,7 +21,7 @@ _FILES = 16_384
 
 
 def allow_files() -> None:
-    """Let this process and its children have enough sockets: the server has two files for each of its streams."""
+    """Raise the limit of open files for this process and its children: the server has two files per stream."""
     with suppress(ImportError):  # not a Unix
         import resource
 
@@ -32,12 +31,12 @@ def allow_files() -> None:
 
 
 class Process:
-    """A child Python process that is spoken to by lines; it ends with its `with` block."""
+    """A child Python process with a line-based protocol on its pipes; killed at the end of its `with` block."""
 
     def __init__(self, cpu: int, module: str, *arguments: str) -> None:
-        """Start `python -m module`, on one CPU (counted from 0) where the platform can keep it there.
+        """Start `python -m module`, pinned to one CPU (counted from 0) if the platform supports it.
 
-        The server has one and the measured process another: how the kernel moves them about is not the clients' doing.
+        Server and measured process have different ones, so that scheduling does not affect the result.
         """
         self._child = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -52,7 +51,7 @@ class Process:
             os.sched_setaffinity(self._child.pid, {usable[cpu % len(usable)]})
 
     def ask(self, line: str | None = None) -> str:
-        """Send a line, if there is one, and return the next line of the process; empty if none came in time."""
+        """Send a line, if given, and return the next line of output; empty on timeout."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         if line is not None:
@@ -73,11 +72,11 @@ class Worker(Process):
     """A process that runs benchmark jobs with one client."""
 
     def __init__(self, client: str, origin: str, loop: str = "asyncio") -> None:
-        """Start the worker of a client on a kind of event loop; `origin` is the benchmark server."""
+        """Start the worker of a client on the given event loop; `origin` is the URL of the server."""
         super().__init__(1, "tests.benchmarks.worker", client, loop)
         self._origin = origin
 
     def run(self, job: str, segment: str, **options: object) -> dict[str, Any]:
-        """Run one job against one of the server's replies."""
+        """Run one job against one of the server's endpoints."""
         answer = self.ask(json.dumps([job, f"{self._origin}/{segment}", options]))
         return json.loads(answer) if answer else {"failed": "no answer in time"}

@@ -1,12 +1,12 @@
 """One loopback HTTP server for every benchmark: `python -m tests.benchmarks.server` prints its port.
 
-It runs in a process of its own and sends bytes encoded beforehand, so that the measured process holds a client and
-nothing else. The first segment of the path chooses the reply; what a client appends to its base URL is ignored:
+It runs in a separate process and sends pre-encoded bytes, so that the measured process contains only a client. The
+first segment of the path selects the reply; the rest, which clients append to their base URL, is ignored:
 
     /bulk-N/...       N events, as many as fit into each write of 64 KiB
-    /paced-N/...      N events, one a write, each written 1 ms after the last: one event a read
-    /step-N/...       N events, one a write, each as soon as `GET /next/` was called: many streams in lockstep
-    /many/...         one event; after `GET /go/` 20 a second, each a write, until the client leaves
+    /paced-N/...      N events, one per write, each 1 ms after the previous one: one event per read
+    /step-N/...       N events, one per write, each triggered by `GET /next/`: many streams in lockstep
+    /many/...         one event; after `GET /go/` 20 per second, one per write, until the client disconnects
     /plain/...        a JSON reply
     /event-B/...      a stream whose first event has B bytes of text
     /endless-event/   an event that never ends          (stopped at 128 MiB)
@@ -32,7 +32,7 @@ _PACE: Final = 0.001
 _PERIOD: Final = 1 / 20
 _MIB: Final = 1024 * 1024
 _ENDLESS: Final = 128 * _MIB
-"""Where a body without end gives up: a client that reads it all must not take the machine with it."""
+"""Bytes after which an endless body stops: a client without limits must not exhaust the machine's memory."""
 
 _STREAM: Final = b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
 
@@ -71,25 +71,25 @@ def _chunk(data: bytes) -> bytes:
 
 
 class Crowd:
-    """Many streams that are paced together, past asyncio: a thread and nothing but `write` keeps 40,000 events/s."""
+    """Many streams paced together by a thread that bypasses asyncio, which sustains 40,000 events/s."""
 
     def __init__(self) -> None:
-        """Begin with no stream."""
+        """Start without streams."""
         self._joined: list[int] = []
         event = wire.timed_event()
         self._event = b"%x\r\n%b\r\n" % (len(event % (0, 0)), event)
 
     def join(self, writer: asyncio.StreamWriter) -> None:
-        """Add a stream that has its head and first event; its socket stays open until it is seen that nobody reads."""
+        """Add a stream whose head and first event are sent; its socket stays open until a write fails."""
         self._joined.append(os.dup(writer.get_extra_info("socket").fileno()))
 
     def go(self) -> None:
-        """Pace all that have joined."""
+        """Start pacing all streams that have joined."""
         threading.Thread(target=self._pace, args=(self._joined,), daemon=True).start()
         self._joined = []
 
     def _pace(self, files: list[int]) -> None:
-        """Give each file an event a period, evenly spread over the period, until the last of them is closed."""
+        """Write one event per period to each file, evenly spread over the period, until all are closed."""
         start = time.monotonic() + _PERIOD
         wheel = deque((start + number * _PERIOD / len(files), file) for number, file in enumerate(files))
         while wheel:
@@ -100,17 +100,17 @@ class Crowd:
                 now = time.monotonic()
             try:
                 os.write(file, self._event % (now, due))
-            except OSError:  # the client has left
+            except OSError:  # the client has disconnected
                 os.close(file)
             else:
                 wheel.append((due + _PERIOD, file))
 
 
 class Steps:
-    """Lockstep of many streams: each waits for the same next round."""
+    """Lockstep for many streams: all wait for the same next round."""
 
     def __init__(self) -> None:
-        """Begin with no round running."""
+        """Start without a round."""
         self._round = asyncio.Event()
 
     def next(self) -> None:
@@ -119,7 +119,7 @@ class Steps:
         self._round = asyncio.Event()
 
     async def wait(self) -> None:
-        """Return when the round after this moment begins."""
+        """Wait for the start of the next round."""
         await self._round.wait()
 
 
@@ -182,7 +182,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ste
             await reader.readexactly(int(length))
             await _reply(writer, target.split("/")[1], steps, crowd)
     except (asyncio.IncompleteReadError, ConnectionError):
-        pass  # the client has gone, as each does in the end
+        pass  # the client has disconnected, as every client eventually does
     finally:
         writer.close()
 
@@ -191,7 +191,7 @@ async def _main() -> None:
     steps, crowd = Steps(), Crowd()
     server = await asyncio.start_server(lambda r, w: _serve(r, w, steps, crowd), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)  # until whoever started it has ended
+    await asyncio.to_thread(sys.stdin.read)  # until the parent process exits
     server.close()
 
 

@@ -1,30 +1,30 @@
-"""One stream, one call, a thousand streams held open, an observer, replies without measure."""
+"""A single stream, a single call, a thousand open streams, an observer, unbounded replies."""
 
 from typing import Any, Final
 
 from .clients import FLOOR, OURS
-from .plan import Plan, told
+from .plan import Plan, log_failure
 from .processes import Worker
-from .table import Results, Row, at_least, at_most, cells, median, number, paired, ratio, say
+from .table import Results, Row, at_least, at_most, cells, log, median, number, paired, ratio
 
 _MIB: Final = 1024 * 1024
 
-# Events of one stream, and calls, so that each client takes some tenths of a second.
+# Numbers of events per stream and of calls, chosen so that each client takes some tenths of a second.
 _BULK_EVENTS: Final = {"openai": 3_000, "friendli": 800}
 _CALLS: Final = {"openai": 120, "friendli": 40}
 _STREAMS: Final = 1_000
 _PEER_STREAMS: Final = 200
-"""A peer opens 1,000 for half a minute, and needs no more memory for each."""
+"""Peers take half a minute to open 1,000, and need the same memory per stream."""
 
 
 def events(plan: Plan) -> list[Row]:
-    """Measure the CPU time per chat event of one stream, in large reads and one event a read."""
-    say("events")
-    bulk = plan.in_turn(
+    """Measure the CPU time per chat event of one stream, in large reads and with one event per read."""
+    log("events")
+    bulk = plan.interleave(
         lambda name, worker: worker.run("one_by_one", f"bulk-{_BULK_EVENTS.get(name, 40_000)}", streams=2)
     )
     paced_events = int(1_000 * plan.scale)
-    paced = plan.in_turn(lambda _, worker: worker.run("one_by_one", f"paced-{paced_events}", streams=1))
+    paced = plan.interleave(lambda _, worker: worker.run("one_by_one", f"paced-{paced_events}", streams=1))
     read = cells(paced, "cpu", 1e6, "{:.0f}")
     return [
         at_most("one stream, an event a read: CPU us an event", paired(paced, OURS), 1.05, cells=read),
@@ -40,14 +40,14 @@ def events(plan: Plan) -> list[Row]:
 
 
 def calls(plan: Plan) -> list[Row]:
-    """Measure the CPU time of opening a stream, and of a plain call."""
-    say("calls")
+    """Measure the CPU time of opening a stream and of a plain call."""
+    log("calls")
 
     def count(name: str) -> int:
         return int(_CALLS.get(name, 1_000) * plan.scale)
 
-    opened = plan.in_turn(lambda name, worker: worker.run("openings", "bulk-3", count=count(name)))
-    plain = plan.in_turn(lambda name, worker: worker.run("calls", "plain", count=count(name)))
+    opened = plan.interleave(lambda name, worker: worker.run("openings", "bulk-3", count=count(name)))
+    plain = plan.interleave(lambda name, worker: worker.run("calls", "plain", count=count(name)))
     form = "{:.0f}"
     return [
         at_most("opening a stream: CPU us", paired(opened, OURS), 1.25, cells=cells(opened, "cpu", 1e6, form)),
@@ -56,16 +56,16 @@ def calls(plan: Plan) -> list[Row]:
 
 
 def held(plan: Plan) -> list[Row]:
-    """Hold 1,000 streams open: whether all complete, and the memory of each."""
-    say("held")
+    """Hold 1,000 streams open; check that all complete, and measure the memory per stream."""
+    log("held")
     results: Results = {}
     for repeat in range(min(3, plan.repeats)):
         for name in plan.clients():
             if repeat == 0 or name in (FLOOR, OURS):
                 streams = _STREAMS if name in (FLOOR, OURS) else _PEER_STREAMS
-                with Worker(name, plan.origin) as worker:  # a new one each time: memory once used is not given back
+                with Worker(name, plan.origin) as worker:  # a new one each time: freed memory is not returned to the OS
                     result = worker.run("lockstep", "step-3", streams=streams)
-                    results.setdefault(name, []).append(told(name, result))
+                    results.setdefault(name, []).append(log_failure(name, result))
     kib, memory = cells(results, "memory", 1 / 1024, "{:.1f}"), median(results, OURS, "memory")
     return [
         at_least("1,000 streams at once: complete", median(results, OURS, "complete"), _STREAMS, "{:.0f}"),
@@ -74,21 +74,21 @@ def held(plan: Plan) -> list[Row]:
 
 
 def observer(plan: Plan) -> list[Row]:
-    """Measure what an observer that does nothing adds to a read."""
-    say("observer")
+    """Measure the overhead of a no-op observer per read."""
+    log("observer")
     with Worker(OURS, plan.origin) as worker:
-        result = told(OURS, worker.run("observed", "paced-200", pairs=int(24 * plan.scale)))
+        result = log_failure(OURS, worker.run("observed", "paced-200", pairs=int(24 * plan.scale)))
     added = result.get("cpu")
     return [at_most("an observer attached: CPU us a read more", added and added * 1e6, 2, "{:.1f}")]
 
 
 def ways(plan: Plan) -> list[Row]:
-    """Measure what relaying, encoding anew and branches cost beside iterating; the budgets are those of large reads."""
-    say("ways")
+    """Measure relaying, re-encoding and tees against plain iteration; the budgets are those of large reads."""
+    log("ways")
     rows: list[Row] = []
     with Worker(OURS, plan.origin) as worker:
         for what, segment, repeats in (("large reads", "bulk-20000", 8), ("an event a read", "paced-300", 8)):
-            costs = told(OURS, worker.run("ways", segment, repeats=max(2, int(repeats * plan.scale))))
+            costs = log_failure(OURS, worker.run("ways", segment, repeats=max(2, int(repeats * plan.scale))))
             iterate, encode = costs.get("iterate"), costs.get("encode")
             us = {name: {OURS: number(costs.get(name), 1e6, "{:.2f}")} for name in costs}
             rows += [
@@ -112,17 +112,17 @@ _CASES: Final = (
 
 
 def memory(plan: Plan) -> list[Row]:
-    """Measure the peak memory of replies without measure (the server itself stops at 128 MiB)."""
+    """Measure the peak memory of unbounded replies (the server stops at 128 MiB)."""
     rows: list[Row] = []
     for segment, job, limit, ending in _CASES:
-        say(f"memory: {segment}")
+        log(f"memory: {segment}")
         results: dict[str, dict[str, Any]] = {}
         for name in plan.clients():
-            if name == OURS or (plan.thorough and name != FLOOR):  # the floor has no limits, and a quadratic buffer
+            if name == OURS or (plan.thorough and name != FLOOR):  # the floor has no limits, and quadratic buffering
                 with Worker(name, plan.origin) as worker:
-                    results[name] = told(name, worker.run(job, segment))
+                    results[name] = log_failure(name, worker.run(job, segment))
         peaks = {name: number(result.get("peak"), 1 / _MIB, "{:.0f}") for name, result in results.items()}
-        # A reply is held in pieces and once more in one piece, and msgspec's text of it is a third.
+        # A reply exists as chunks, joined, and as msgspec's decoded string: three copies.
         allowed, ours = 3 * limit + 2 * _MIB, results[OURS]
         ended, peak = ours.get("ended", "failed"), ours.get("peak")
         met = None if peak is None else ended == ending and peak <= allowed

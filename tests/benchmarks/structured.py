@@ -1,4 +1,4 @@
-"""An answer's value after each piece of it: what a look costs as the answer grows, beside a parser that begins anew."""
+"""Snapshots of a growing JSON answer: cost per chunk, against a parser that starts over each time."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from typing import Final
 from friendli_async.chat.incremental_json import JSONReader
 
 from .plan import Plan
-from .table import Row, at_most, say
+from .table import Row, at_most, log
 
 _SIZES: Final = (2, 8, 32, 128)  # kB
 _PIECE: Final = 4  # characters
@@ -16,8 +16,8 @@ _PROBES: Final = 60
 
 
 def measure(plan: Plan) -> list[Row]:
-    """Measure the CPU time of a piece, at several lengths of the whole."""
-    say("structured")
+    """Measure the CPU time per chunk, for several lengths of the whole answer."""
+    log("structured")
     ours: dict[int, float] = {}
     peer: dict[int, float] = {}
     for _ in range(plan.repeats):
@@ -26,7 +26,7 @@ def measure(plan: Plan) -> list[Row]:
             ours[size] = min(ours.get(size, 1.0), _ours(pieces))
             if plan.peers and find_spec("jiter") is not None:
                 peer[size] = min(peer.get(size, 1.0), _jiter(pieces))
-    rows = [Row(_words(size, ours, peer), cells={"friendli_async": f"{ours[size] * 1e6:.2f}"}) for size in _SIZES]
+    rows = [Row(_label(size, ours, peer), cells={"friendli_async": f"{ours[size] * 1e6:.2f}"}) for size in _SIZES]
     return [
         *rows,
         at_most("  2 kB, ours beside jiter's", ours[2] / peer[2] if peer else None, 1.0),
@@ -34,7 +34,7 @@ def measure(plan: Plan) -> list[Row]:
     ]
 
 
-def _words(size: int, ours: dict[int, float], peer: dict[int, float]) -> str:
+def _label(size: int, ours: dict[int, float], peer: dict[int, float]) -> str:
     beside = f" (jiter {peer[size] * 1e6:.2f})" if peer else ""
     return f"a snapshot of {size} kB: CPU us a piece{beside}"
 
@@ -55,7 +55,7 @@ def _ours(pieces: list[str]) -> float:
 
 
 def _jiter(pieces: list[str]) -> float:
-    """The mean over places spread evenly: it reads from the beginning at each."""
+    """Return the mean over evenly spread prefixes, each parsed from the start."""
     from jiter import from_json
 
     data = "".join(pieces).encode()

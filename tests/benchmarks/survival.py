@@ -1,8 +1,8 @@
-"""A long job that is interrupted five times: `python -m tests.benchmarks.survival [ROWS]`.
+"""A long batch job that survives five interruptions: `python -m tests.benchmarks.survival [ROWS]`.
 
-`friendli-async batch` sends rows to the embedded server, in a process of its own, and is killed three times (`kill -9`)
-and interrupted twice (SIGINT), at random moments. Then it runs to its end. What it must have kept is checked, and what
-it took is printed.
+`friendli-async batch` sends rows to the embedded server in a separate process, and is killed three times (`kill -9`)
+and interrupted twice (SIGINT) at random moments. Then it runs to completion. The output is verified, and time and
+memory are printed.
 """
 
 import json
@@ -31,7 +31,7 @@ with FriendliServer() as server:
 """
 _CONCURRENCY = 64
 _LINE = 470
-"""Bytes of a line of the output, nearly."""
+"""Approximate bytes per line of the output."""
 
 
 def _lines(path: Path) -> int:
@@ -48,7 +48,7 @@ def _job(source: Path, target: Path, url: str) -> subprocess.Popen[bytes]:
 
 
 def _interrupt(job: subprocess.Popen[bytes], number: int, target: Path, lines: int) -> None:
-    """Send a signal when the file has about so many lines, and wait for the end."""
+    """Send a signal when the output has about this many lines, and wait for the process to exit."""
     while not target.exists() or target.stat().st_size < lines * _LINE:
         if job.poll() is not None:
             raise SystemExit(f"the job ended by itself: {job.returncode}")
@@ -59,7 +59,9 @@ def _interrupt(job: subprocess.Popen[bytes], number: int, target: Path, lines: i
 
 def main(rows: int) -> None:
     """Run the job."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, as would the jobs
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and children inherit that
     chance = random.Random(rows)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.jsonl", Path(folder) / "out.jsonl"

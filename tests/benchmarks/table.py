@@ -1,4 +1,4 @@
-"""What is printed: one table, a row a figure or a budget, a column a client."""
+"""The printed table: one row per figure or budget, one column per client."""
 
 import platform
 import statistics
@@ -12,19 +12,19 @@ from typing import Any, Final, TypeAlias
 from .clients import CLIENTS, FLOOR
 
 Results: TypeAlias = dict[str, list[dict[str, Any]]]
-"""By client, what each repeat of a job gave."""
+"""The results of each repeat of a job, by client."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the clients' figures, or what a budget allows beside what was measured, or both."""
+    """One row of the table: the clients' figures, or a measured value with its budget, or both."""
 
     what: str
     cells: dict[str, str] = field(default_factory=dict)
     measured: str = ""
     budget: str = ""
     met: bool | None = None
-    """None where there is no budget, or it could not be measured."""
+    """None if there is no budget, or nothing was measured."""
 
 
 def at_most(what: str, value: float | None, limit: float, form: str = "{:.2f} x", **more: dict[str, str]) -> Row:
@@ -40,23 +40,23 @@ def at_least(what: str, value: float | None, limit: float, form: str = "{:.2f} x
 
 
 def median(results: Results, name: str, figure: str) -> float | None:
-    """Return the median of one figure over the repeats of a client; None where it was not measured."""
+    """Return the median of one figure over the repeats of a client; None if it was not measured."""
     values = [result[figure] for result in results.get(name, ()) if result.get(figure) is not None]
     return statistics.median(values) if values else None
 
 
-def paired(results: Results, name: str, beside: str = FLOOR) -> float | None:
-    """Return the median over the repeats of one client's CPU divided by its neighbour's of the same repeat.
+def paired(results: Results, name: str, baseline: str = FLOOR) -> float | None:
+    """Return the median ratio of two clients' CPU times within the same repeat.
 
-    Repeats are interleaved: what slows the machine down for a while slows both.
+    Repeats are interleaved, so that a temporary slowdown of the machine affects both.
     """
-    pairs = zip(results.get(name, ()), results.get(beside, ()), strict=False)
+    pairs = zip(results.get(name, ()), results.get(baseline, ()), strict=False)
     ratios = [one["cpu"] / other["cpu"] for one, other in pairs if one.get("cpu") and other.get("cpu")]
     return statistics.median(ratios) if ratios else None
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:
-    """Divide, where both are known."""
+    """Return the ratio if both are known and not 0."""
     return numerator / denominator if numerator and denominator else None
 
 
@@ -66,7 +66,7 @@ def number(value: float | None, scale: float, form: str) -> str:
 
 
 def cells(results: Results, figure: str, scale: float, form: str) -> dict[str, str]:
-    """Return the median figure of each client that was measured, or the word that it failed."""
+    """Return the formatted median of each client, or "failed"."""
     return {
         name: "failed" if all("failed" in result for result in repeats) else number(value, scale, form)
         for name, repeats in results.items()
@@ -87,8 +87,8 @@ def show(rows: Sequence[Row]) -> None:
         print("  ".join([line[0].ljust(widths[0]), *rest, line[-1]]).rstrip())
 
 
-def say(line: str) -> None:
-    """Tell on stderr how the run goes; stdout is the table's."""
+def log(line: str) -> None:
+    """Log progress on stderr; stdout is for the table."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -96,7 +96,7 @@ _PACKAGES: Final = ("friendli-async", "aiohttp", "msgspec", "uvloop", "openai", 
 
 
 def show_machine() -> None:
-    """Print what the figures were measured on."""
+    """Print the machine, the versions, and a legend."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,4 +1,4 @@
-"""The bytes that the benchmark server sends: one realistic chat, encoded once."""
+"""The pre-encoded bytes of the benchmark server: one realistic chat."""
 
 import itertools
 import json
@@ -56,7 +56,7 @@ def chat_frames(events: int) -> list[bytes]:
 
 
 def timed_event() -> bytes:
-    """Return a pattern of one event whose text is two times: `% (written, due)`, of one length whatever they are."""
+    """Return a format for an event of constant length whose text is two timestamps: `% (written, due)`."""
     return token_frame("@").replace(b"@", b"%017.6f %017.6f")
 
 

@@ -1,6 +1,6 @@
-"""The measured process: one client, one job a line on stdin, one result a line on stdout.
+"""The measured process: one client, one job per line on stdin, one result per line on stdout.
 
-Every job builds a client, warms it up and measures after that. CPU is `time.process_time` of this process alone.
+Every job constructs a client, warms it up, then measures. CPU time is `time.process_time` of this process alone.
 """
 
 import asyncio
@@ -31,26 +31,26 @@ _SETTLE_SECONDS = 0.5
 
 
 def _nothing() -> Each:
-    """Return what takes an event and costs next to nothing."""
+    """Return a callback with negligible cost."""
     return deque[object](maxlen=0).append
 
 
 class Clock:
-    """CPU and wall seconds since it was made."""
+    """CPU and wall time since its creation, in seconds."""
 
     def __init__(self) -> None:
-        """Begin."""
+        """Start the clock."""
         self._queued = _queued()
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def per(self, count: int) -> Result:
-        """Return the seconds so far, per unit of `count`; and the part of the time that others had this CPU."""
+        """Return the elapsed seconds per unit, and the share of time spent waiting for the CPU."""
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
         return {"cpu": cpu / count, "wall": wall / count, "count": count, "queued": (_queued() - self._queued) / wall}
 
 
 def _queued() -> float:
-    """Return the seconds that this process was ready to run and did not; 0 where the platform does not tell."""
+    """Return the seconds that this process was runnable but not running; 0 if the platform does not report it."""
     try:
         return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     except OSError:
@@ -58,7 +58,7 @@ def _queued() -> float:
 
 
 def _memory(field: str) -> int | None:
-    """Return `VmRSS` or `VmHWM` (its peak) of this process in bytes; None where the platform has no /proc."""
+    """Return `VmRSS` or `VmHWM` (its peak) of this process in bytes; None if there is no /proc."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -67,8 +67,8 @@ def _memory(field: str) -> int | None:
     return int(line.split()[1]) * 1024
 
 
-def _forget_peak() -> None:
-    """Let `VmHWM` begin anew."""
+def _reset_peak() -> None:
+    """Reset `VmHWM`."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -84,7 +84,7 @@ def _sent(client: Client) -> int:
 
 
 async def _check(client: Client) -> None:
-    """See that a stream gives what the server sends (nobody is fast by losing events); warms up as well."""
+    """Verify that a stream delivers every event that the server sends; also warms up the client."""
     events: list[object] = []
     await client.read(events.append)
     if len(events) != _sent(client):
@@ -92,14 +92,14 @@ async def _check(client: Client) -> None:
 
 
 async def _control(client: Client) -> asyncio.StreamWriter:
-    """Connect to the server for orders of our own."""
+    """Open a control connection to the server."""
     url = urlsplit(client.base)
     _, writer = await asyncio.open_connection(url.hostname, url.port)
     return writer
 
 
 async def one_by_one(client: Client, streams: int) -> Result:
-    """Read `streams` streams, one after another; figures an event."""
+    """Read `streams` streams, one after another; results are per event."""
     await _check(client)
     each = _nothing()
     gc.collect()
@@ -110,7 +110,7 @@ async def one_by_one(client: Client, streams: int) -> Result:
 
 
 async def openings(client: Client, count: int) -> Result:
-    """Read `count` streams that are over as soon as they begin; figures a stream."""
+    """Read `count` streams that end immediately; results are per stream."""
     for _ in range(20):
         await _check(client)
     each = _nothing()
@@ -133,11 +133,11 @@ async def calls(client: Client, count: int) -> Result:
 
 
 async def gathered(client: Client, count: int, at_once: int) -> Result:
-    """Make `count` plain calls, so many at a time, with what Python has for it: a semaphore and `gather`."""
-    places = asyncio.Semaphore(at_once)
+    """Make `count` plain calls, `at_once` at a time, with a semaphore and `gather`."""
+    slots = asyncio.Semaphore(at_once)
 
     async def one() -> None:
-        async with places:
+        async with slots:
             await client.plain()
 
     await asyncio.gather(*(one() for _ in range(at_once)))
@@ -148,7 +148,7 @@ async def gathered(client: Client, count: int, at_once: int) -> Result:
 
 
 async def mapped(client: Client, count: int, at_once: int, checkpoint: bool = False) -> Result:
-    """Make them with `run_all`."""
+    """Make the same calls with `run_all`."""
     from friendli_async.bulk import run_all
 
     assert isinstance(client, Ours)
@@ -170,25 +170,25 @@ async def mapped(client: Client, count: int, at_once: int, checkpoint: bool = Fa
 
 
 class Lateness:
-    """Takes timed events: when each reached the loop body. What it says is worked out afterwards."""
+    """Records when timed events reach the loop body; evaluated after the measurement."""
 
     def __init__(self) -> None:
-        """Begin with no event."""
+        """Start without events."""
         self.times: list[float] = []
         self.texts: list[str] = []
 
     def take(self, chunk: Any) -> None:
-        """Be the loop body."""
+        """Record an event; the loop body."""
         self.times.append(time.monotonic())
         self.texts.append(chunk.choices[0].delta.content)
 
     def clear(self) -> None:
-        """Forget what came so far."""
+        """Discard the events so far."""
         self.times.clear()
         self.texts.clear()
 
     def figures(self) -> Result:
-        """Return percentiles of written to taken, and of due to written, which is the server's own."""
+        """Return percentiles of the client's latency (written to taken) and of the server's (due to written)."""
         pairs = [text.split() for text in self.texts]
         late = sorted(taken - float(written) for taken, (written, _) in zip(self.times, pairs, strict=True))
         server = sorted(float(written) - float(due) for written, due in pairs)
@@ -205,7 +205,7 @@ async def crowd(client: Client, streams: int, seconds: float, *, profile: bool =
     try:
         while len(late.times) < streams and not any(reader.done() for reader in readers):  # noqa: ASYNC110  # an Event would be set in the loop body, which is what is measured
             await asyncio.sleep(0.01)
-        gc.collect()  # here, where nobody waits for an event
+        gc.collect()  # here, while no events are due
         control.write(b"GET /go/ HTTP/1.1\r\n\r\n")
         await asyncio.sleep(_SETTLE_SECONDS)
         with cProfile.Profile() if profile else nullcontext() as profiler:
@@ -232,9 +232,9 @@ def _hottest(profiler: cProfile.Profile) -> str:
 
 
 async def lockstep(client: Client, streams: int) -> Result:
-    """Hold `streams` streams open together; each gets its next event when all have got the one before.
+    """Hold `streams` streams open; each gets its next event when all have received the previous one.
 
-    The memory is taken when every stream has had its first event.
+    Memory is measured when every stream has received its first event.
     """
     await _warm_up(client, "bulk-100")
     control = await _control(client)
@@ -254,18 +254,18 @@ async def lockstep(client: Client, streams: int) -> Result:
 
 
 class Quiet:
-    """An observer that is told everything and does nothing."""
+    """An observer that implements all methods as no-ops."""
 
-    def _told(self, event: object) -> None:
+    def _ignore(self, event: object) -> None:
         pass
 
-    call_started = attempt_started = connected = attempt_ended = first_event = call_ended = _told
+    call_started = attempt_started = connected = attempt_ended = first_event = call_ended = _ignore
 
 
 async def observed(client: Client, pairs: int) -> Result:
-    """Read a stream without and one with an observer, `pairs` times, in turn; CPU an event that it adds.
+    """Read a stream with and without an observer, `pairs` times, alternating; return its CPU time per event.
 
-    The cheapest of each are compared: what else goes on adds more than an observer does, and never takes away.
+    The minima are compared: noise exceeds the cost of an observer, and is never negative.
     """
     from friendli_async import AsyncFriendli
 
@@ -281,9 +281,9 @@ async def observed(client: Client, pairs: int) -> Result:
 
 
 async def ways(client: Client, repeats: int) -> Result:
-    """Read a stream in every way that there is, in turn; the median CPU an event of each.
+    """Read a stream in every way, alternating; return the median CPU time per event of each.
 
-    Not the cheapest: where the machine is busy several paced events come in one read, which costs less an event.
+    Not the minimum: on a busy machine several paced events arrive in one read, which is cheaper per event.
     """
     assert isinstance(client, Ours)
     each = _nothing()
@@ -308,25 +308,25 @@ async def _peak(call: Awaitable[object]) -> Result:
     gc.collect()
     before = _memory("VmRSS")
     if before is not None:
-        _forget_peak()
+        _reset_peak()
     ended = "passed"
     clock = Clock()
     try:
         await call
-    except Exception as error:  # whatever the client raises is the result
+    except Exception as error:  # any error of the client is a result
         ended = type(error).__name__
     peak = _memory("VmHWM")
     return clock.per(1) | {"ended": ended, "peak": peak - before if peak and before else None}
 
 
 async def stream_peak(client: Client) -> Result:
-    """Read one stream and tell how it ended and what memory it took at its peak."""
+    """Read one stream; return its outcome and the peak memory."""
     await _warm_up(client, "bulk-100")
     return await _peak(client.read(_nothing()))
 
 
 async def plain_peak(client: Client) -> Result:
-    """Make one plain call and tell how it ended and what memory it took at its peak."""
+    """Make one plain call; return its outcome and the peak memory."""
     await _warm_up(client, "bulk-100")
     return await _peak(client.plain())
 
@@ -355,15 +355,15 @@ def _loop(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def main(name: str, loop: str) -> None:
-    """Answer jobs until stdin ends."""
-    # glibc maps blocks over 128 KiB one by one until the first such block is freed. asyncio reads into 256 KiB, so
-    # whether an import happened to free one decides on 20 us a read: begin with it freed, for everybody.
+    """Run jobs until stdin is closed."""
+    # glibc uses mmap for blocks over 128 KiB until the first such block is freed. asyncio reads into 256 KiB, so that
+    # an import that happens to free one saves 20 us per read. Free one here, to give all clients the same start.
     bytes(1024 * 1024)
     for line in sys.stdin:
         try:
             with asyncio.Runner(loop_factory=_loop(loop)) as runner:
                 result = runner.run(_run(name, *json.loads(line)))
-        except Exception as error:  # a client that cannot do a job is a row of the table
+        except Exception as error:  # a client that fails a job still gets a row in the table
             result = {"failed": f"{type(error).__name__}: {error}"[:200]}
         print(json.dumps(result), flush=True)
 

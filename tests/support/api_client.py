@@ -1,4 +1,4 @@
-"""A client of the embedded server that knows JSON and events, and nothing of this library."""
+"""A JSON and SSE client for the embedded server, independent of this library."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import aiohttp
 
 
 class Client:
-    """Makes requests to one server, and reads JSON and events."""
+    """Makes requests, and parses JSON and events."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session

@@ -1,4 +1,4 @@
-"""Real ASGI servers in processes of their own, and browsers that leave."""
+"""Real ASGI servers in subprocesses, and clients that disconnect."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ COMMANDS: Final = {
 
 
 class AppProcess:
-    """A server with an app, ready for requests."""
+    """A running server with an app."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
         self.name, self.process, self.port, self.log = name, process, port, log
@@ -34,7 +34,7 @@ class AppProcess:
         return self.log.read_text()
 
     async def terminated(self) -> int:
-        """Its exit status after SIGTERM."""
+        """Sends SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), 60)
 
@@ -50,21 +50,21 @@ def free_port() -> int:
 async def serving(
     name: str, upstream: str, log: Path, app: str = "support.relaying_app:app", path: Path = TESTS
 ) -> AsyncIterator[AppProcess]:
-    """The app under one of the servers, with `upstream` for Friendli."""
+    """Runs the app under one of the servers, with `upstream` as Friendli's URL."""
     port = free_port()
     command = [part.format(app=app, port=port) for part in COMMANDS[name]]
     paths = os.pathsep.join([str(path), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    told = {"FRIENDLI_TOKEN": "test-token", "FRIENDLI_SERVER_URL": upstream, "PYTHONPATH": paths}
+    variables = {"FRIENDLI_TOKEN": "test-token", "FRIENDLI_SERVER_URL": upstream, "PYTHONPATH": paths}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, env={**os.environ, **told}, stdout=output, stderr=output, cwd=TESTS
+            sys.executable, *command, env={**os.environ, **variables}, stdout=output, stderr=output, cwd=TESTS
         )
     running = AppProcess(name, process, port, log)
     try:
         async with asyncio.timeout(60):
             while not await _answers(port):
                 assert process.returncode is None, running.said
-                await asyncio.sleep(0.05)  # a process that starts tells nobody
+                await asyncio.sleep(0.05)  # there is no event for a process that starts to listen
         yield running
     finally:
         if process.returncode is None:
@@ -87,7 +87,7 @@ async def _answers(port: int) -> bool:
 
 
 class Browser:
-    """A connection that asks for one page, and reads of it only what it is told to."""
+    """A connection that requests one page, and reads only on demand."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -103,7 +103,7 @@ class Browser:
         return cls(reader, writer)
 
     async def page(self) -> tuple[str, bytes]:
-        """Head and body as they came, to the end."""
+        """Reads to the end; returns head and body."""
         head, _, body = (await asyncio.wait_for(self.reader.read(), 60)).partition(b"\r\n\r\n")
         return head.decode(), body
 

@@ -1,4 +1,4 @@
-"""Ways to talk to the embedded server without the client of this library."""
+"""Requests to the embedded server without this library's client."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def post(session: aiohttp.ClientSession, path: str = CHAT, **options: Any)
 
 
 class RawClient:
-    """A client without an opinion: sends a request, reads the bytes that come."""
+    """A client that sends a request and exposes the raw streams."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer

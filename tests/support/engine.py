@@ -1,4 +1,4 @@
-"""The real engine with a tiny random model, and how to see and to steer it from a test."""
+"""The real engine with a tiny random model, and how tests observe and control it."""
 
 import importlib.util
 import json
@@ -14,10 +14,10 @@ import pytest
 MODEL: Final = "tiny-random"
 
 LONG: Final = {"extra_body": {"ignore_eos": True}}
-"""Options that make a reply run to `max_tokens`."""
+"""Options for a reply of exactly `max_tokens`."""
 
 CALLS_A_TOOL: Final = {"extra_body": {"logit_bias": [["<tool_call>", 12]]}}
-"""Options that make random weights begin tool calls, which llama.cpp's grammar then completes."""
+"""Options that make the random model start tool calls, which llama.cpp's grammar then completes."""
 
 _HAS_WHEEL: Final = (sys.platform, platform.machine()) in {
     ("linux", "x86_64"),
@@ -29,7 +29,7 @@ _HAS_WHEEL: Final = (sys.platform, platform.machine()) in {
 
 
 def require_engine() -> None:
-    """Skip where llama.cpp's server has no wheel; where it has one, a missing engine is a failure."""
+    """Skip on platforms without a wheel of llama.cpp's server; elsewhere, a missing engine is a failure."""
     if importlib.util.find_spec("xllamacpp") is None:
         if _HAS_WHEEL:
             pytest.fail("xllamacpp is not installed: pip install 'friendli_async[engine-server]'")
@@ -38,18 +38,18 @@ def require_engine() -> None:
 
 @dataclass(frozen=True)
 class Slot:
-    """One of the server's places to generate in."""
+    """A generation slot of the server."""
 
     id: int
     task: int
-    """Of its present or latest request: they are numbered in the order of their arrival."""
+    """Number of its current or latest request, in order of arrival."""
     busy: bool
     tokens: int
-    """Of its present or latest request: the prompt's, and after the end also the generated ones."""
+    """Tokens of its current or latest request: of the prompt and, once it has ended, the generated ones."""
 
 
 def slots(url: str) -> list[Slot]:
-    """What the server's slots are doing at this moment, by their ids."""
+    """Return the current state of the server's slots, ordered by id."""
     with urllib.request.urlopen(f"{url}/slots", timeout=30) as reply:
         rows: list[dict[str, Any]] = json.load(reply)
     return [
@@ -58,12 +58,12 @@ def slots(url: str) -> list[Slot]:
 
 
 def latest_slot(url: str) -> Slot:
-    """The slot that took the latest request. An earlier one may still be busy with the end of its own."""
+    """Return the slot of the latest request. Another one may still be finishing an earlier request."""
     return max(slots(url), key=lambda slot: slot.task)
 
 
 def freed_slot(url: str, slot: Slot, *, within: float = 30.0) -> Slot:
-    """Ask again and again until the slot is idle; fail when it stays busy for so many seconds."""
+    """Poll until the slot is idle; fail after `within` seconds."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         now = slots(url)[slot.id]

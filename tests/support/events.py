@@ -1,4 +1,4 @@
-"""Events of a stream, decoded as the machine does it, without a stream."""
+"""Decoding of single events as the core does it, without a stream."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from friendli_async.replies import Headers
 def decode_event(
     data: bytes, name: str | None = None, *, dialect: Dialect[Any] = ChatCollector.dialect, status: int = 200
 ) -> Decoded[Any]:
-    """What one event turns out to be; of a chat, unless told otherwise."""
+    """Decodes one event, by default of a chat."""
     return dialect.decode(name, data, status, Headers())
 
 
 def decoded(data: bytes) -> ChatChunk | None:
-    """The chunk that an event of a chat is; None where it says nothing. It is no error, and not the end."""
+    """Decodes a chat event that is neither an error nor the end; None if it is ignored."""
     payload, error, is_end = decode_event(data)
     assert error is None
     assert not is_end

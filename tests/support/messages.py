@@ -1,21 +1,13 @@
-"""Events of messages, as the API sends them, and how the tests read them."""
+"""Events of the messages API, and helpers to read its streams."""
 
 from typing import Any, Final
 
 import pytest
 from support.sockets import within
 
-from friendli_async import (
-    AsyncFriendli,
-)
-from friendli_async.messages import (
-    MessageEvent,
-    MessageStream,
-)
-from friendli_async.testing import (
-    Payload,
-    event,
-)
+from friendli_async import AsyncFriendli
+from friendli_async.messages import MessageEvent, MessageStream
+from friendli_async.testing import Payload, event
 
 JSON = dict[str, Any]
 HI: Final[list[dict[str, object]]] = [{"role": "user", "content": "Hi"}]
@@ -112,7 +104,7 @@ async def _events(stream: MessageStream) -> list[MessageEvent]:
 
 
 async def failure(stream: MessageStream, kind: type[Exception]) -> Any:
-    """Reads a stream to its error."""
+    """Reads a stream until it raises; returns the error."""
     with pytest.raises(kind) as raised:
         await read(stream)
     return raised.value

@@ -1,6 +1,6 @@
-"""aioresponses on aiohttp 3.14, where it fails as published: https://github.com/pnuckowski/aioresponses/issues/289.
+"""aioresponses, patched for aiohttp 3.14: https://github.com/pnuckowski/aioresponses/issues/289.
 
-It patches `ClientSession._request`, so whatever lies below (time limits, pool, connections) needs the embedded server.
+It replaces `ClientSession._request`, so tests of lower layers (timeouts, pool, connections) need the embedded server.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _original_reader = core.stream_reader_factory
 
 
 class _Response(aiohttp.ClientResponse):
-    """aiohttp 3.14 made `stream_writer` a required argument, which aioresponses does not give."""
+    """Supplies `stream_writer`, which aiohttp 3.14 requires and aioresponses does not pass."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if _NEEDS_STREAM_WRITER:
@@ -28,7 +28,7 @@ class _Response(aiohttp.ClientResponse):
 
 
 def _reader(loop: asyncio.AbstractEventLoop | None = None) -> aiohttp.StreamReader:
-    """A reader that never pauses its transport: it has none, and aiohttp 3.14 asserts one beyond 128 KiB."""
+    """Returns a reader that never pauses its transport: it has none, which aiohttp 3.14 asserts beyond 128 KiB."""
     reader = _original_reader(loop)
     reader._low_water = reader._high_water = 1 << 40
     return reader
@@ -36,7 +36,7 @@ def _reader(loop: asyncio.AbstractEventLoop | None = None) -> aiohttp.StreamRead
 
 @contextmanager
 def mocked_http(**options: Any) -> Iterator[aioresponses]:
-    """`aioresponses(**options)`, working on the aiohttp that is installed."""
+    """`aioresponses(**options)`, working with the installed aiohttp."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "ClientResponse", _Response)
         patch.setattr(core, "stream_reader_factory", _reader)

@@ -1,4 +1,4 @@
-"""Finds the operations of this library: which resource makes which call."""
+"""Discovery of this library's operations, and of the resources that use them."""
 
 import types
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from friendli_async._core.protocol import Operation
 
 @dataclass(frozen=True)
 class Served:
-    """An operation of ours, as one deployment serves it."""
+    """An operation of this library in one deployment."""
 
     group: str
-    """As a user writes it: `serverless.chat`."""
+    """Path of the resource in the client, as `serverless.chat`."""
     operation: Operation[Any] = field(repr=False)
     prefix: str
     resource: Any = field(repr=False)
@@ -34,13 +34,13 @@ class Served:
 
 
 def served_operations() -> tuple[Served, ...]:
-    """Every operation that a resource of the client uses."""
+    """Returns every operation used by a resource of the client."""
     client = AsyncFriendli("token")
     found = [
         Served(group, operation, resource._engine.deployment.prefix, resource)
         for group, resource in _resources(client)
         for operation in _operations(type(resource))
-        if operation.path.startswith("/")  # else its URL comes with a reply: not an operation of the API
+        if operation.path.startswith("/")  # otherwise its URL comes from a reply: not an operation of the API
     ]
     return tuple(sorted(found, key=str))
 
@@ -51,12 +51,12 @@ def _resources(client: AsyncFriendli) -> Iterator[tuple[str, Any]]:
             continue
         if hasattr(value, "_engine"):
             yield name, value
-        # Serverless holds its engine beside its resources.
+        # Serverless has an engine of its own, next to its resources.
         yield from ((f"{name}.{key}", inner) for key, inner in vars(value).items() if hasattr(inner, "_engine"))
 
 
 def _operations(resource: type) -> list[Operation[Any]]:
-    """The constants that the methods of a class name; those of overridden methods do not count."""
+    """Returns the operations referenced by a class's methods, without overridden ones."""
     found: dict[str, Operation[Any]] = {}
     for name in dir(resource):
         method = getattr(resource, name)

@@ -1,4 +1,4 @@
-"""An app that lets streams finish, as long as it takes: `uvicorn support.patient_app:app`."""
+"""An app with an unlimited drain: `uvicorn support.patient_app:app`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""A job on a local Ray cluster of two actors, in a process of its own: python ray_job.py URL FOLDER ROWS OUT."""
+"""A job with two actors on a local Ray cluster, run as a subprocess: python ray_job.py URL FOLDER ROWS OUT."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""Recorded requests of the official SDK: what each holds, how we make its call, and where we differ on purpose.
+"""Recorded requests of the official SDK, how to make the same calls with this library, and the deliberate differences.
 
-Each line of `data/requests_*.jsonl` holds a call and the request that it made. `make` makes the call through this
+Each line of `data/requests_*.jsonl` holds a call and the request that it sent. `make` makes the call with this
 library, and `assert_sent` compares what arrives: method, path, query, four headers, and the body by value.
-`DIFFERENCES` is the one list of deliberate differences. The tests are in `test_recorded_requests`.
+`DIFFERENCES` lists all deliberate differences. The tests are in `test_recorded_requests`.
 """
 
 import copy
@@ -34,20 +34,20 @@ METHODS: Final = {
     "get_cost": "get",
     "get_usage": "get",
 }
-"""The official names of methods, and ours where they differ."""
+"""Official method names -> ours, where they differ."""
 NAMES: Final = {"input_": "input", "additional_properties": "extra_body"}
-"""The same of parameters."""
+"""Official parameter names -> ours, where they differ."""
 WITHDRAWN: Final = ("min_tokens", "response_format", "timeout_microseconds")
-"""Fields of tool-assisted chat before 0.14.0 that its last form has no parameter for."""
+"""Fields of tool-assisted chat before 0.14.0 without a parameter in its latest version."""
 NOT_NULLABLE: Final = ("resume_generation",)
-"""Fields of tool-assisted chat before 0.14.0 that its last form has no null for."""
+"""Fields of tool-assisted chat before 0.14.0 that are not nullable in its latest version."""
 
 
-# --- what is recorded ------------------------------------------------------------------------------------------------
+# --- recordings ------------------------------------------------------------------------------------------------------
 
 
 def recorded(name: str) -> list[Recorded]:
-    """The lines of one recording, each with the recording's name."""
+    """Returns the lines of one recording, each with the recording's name."""
     lines = (DATA / f"requests_{name}.jsonl").read_text().splitlines()
     return [{**json.loads(line), "recording": name} for line in lines]
 
@@ -57,7 +57,7 @@ def label(line: Recorded) -> str:
 
 
 def given(line: Recorded) -> dict[str, Any]:
-    """What the caller gave for the request: some of the SDK's methods take it as one argument."""
+    """Returns the caller's request parameters, which some of the SDK's methods take as a single argument."""
     kwargs = {name: value for name, value in line["call_kwargs"].items() if name not in _BESIDE}
     if line["operation"] == SEED:
         body: dict[str, Any] = kwargs.get(BODY, {})
@@ -71,13 +71,13 @@ _BESIDE: Final = ("x_friendli_team", "accept_header_override")
 
 
 def streams(line: Recorded) -> bool:
-    """Whether this call is a stream with us: the SDK's later form tells by the body, the seed operation by default."""
+    """Whether this library streams the call: newer SDKs decide by the body, the seed operation streams by default."""
     if line["operation"] == SEED:
         return given(line).get("stream") is not False
     return line["operation"].endswith(".stream") or given(line).get("stream") is True
 
 
-# --- how we make the call --------------------------------------------------------------------------------------------
+# --- our calls -------------------------------------------------------------------------------------------------------
 
 
 def _value(argument: object) -> object:
@@ -91,7 +91,7 @@ def _value(argument: object) -> object:
 
 
 def arguments(line: Recorded) -> dict[str, Any]:
-    """What the caller gave, as our method takes it."""
+    """Returns the caller's parameters as arguments of our method."""
     kwargs = {NAMES.get(name, name): _value(value) for name, value in given(line).items() if name != "stream"}
     file = kwargs.pop("file", None)
     if file is not None:
@@ -105,14 +105,14 @@ def arguments(line: Recorded) -> dict[str, Any]:
 
 
 async def make(client: AsyncFriendli, line: Recorded) -> None:
-    """Makes the recorded call our way, and reads its reply to the end."""
+    """Makes the recorded call with this library, and reads the reply to the end."""
     if line["operation"] == SEED:
         assert streams(line)
         call = client.serverless.tool_assisted_chat_completion(**line["call_kwargs"])
         assert [event async for event in call]
         return
     if line["call_kwargs"].get("accept_header_override"):
-        assert streams(line)  # what the override asked for is what a stream of ours sends by itself
+        assert streams(line)  # our streams send the requested header anyway
     team = line["call_kwargs"].get("x_friendli_team")
     resource: Any = client if team is None else client.with_options(team=team)
     *groups, method = line["operation"].split(".")
@@ -128,7 +128,7 @@ async def make(client: AsyncFriendli, line: Recorded) -> None:
 
 
 def _media_arrived(reply: Any) -> bool:
-    if reply is None:  # what says that an upload is complete gives nothing
+    if reply is None:  # completing an upload returns nothing
         return True
     return bool(reply.meta.status == 200) and getattr(reply, "text", "ok") == "ok"
 
@@ -142,12 +142,12 @@ _ARRIVED: Final[dict[str, Callable[[Any], bool]]] = {
     "endpoints": lambda _: True,
     "billing": lambda _: True,
 }
-"""What tells that a call gave the reply of `ANSWERS`."""
+"""Checks, by recording, that a call returned the reply of `ANSWERS`."""
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """The reply to every call of a recording: one document that each of its operations can read, or one stream."""
+    """The reply to every call of a recording: one JSON document that all its operations can decode, or one stream."""
 
     whole: Recorded
     streamed: Script = field(default_factory=script)
@@ -184,7 +184,7 @@ ANSWERS: Final[dict[str, Answer]] = {
 }
 
 
-# --- what we send ----------------------------------------------------------------------------------------------------
+# --- our requests ----------------------------------------------------------------------------------------------------
 
 
 def assert_sent(received: ReceivedRequest, expected: Recorded) -> None:
@@ -233,10 +233,9 @@ def _types(value: object) -> Iterator[type]:
 
 @dataclass(frozen=True)
 class Difference:
-    """One deliberate difference: `adapt` changes a recorded request, in place, into what we send.
+    """A deliberate difference: `adapt` changes a recorded request in place to the one we send.
 
-    With `error`, we refuse the call before anything is sent: `adapt` then says which calls, by changing nothing but
-    returning True.
+    With `error`, we reject the call before anything is sent; `adapt` then only returns whether it applies.
     """
 
     name: str
@@ -335,7 +334,7 @@ def _whole_numbers(line: Recorded) -> None:
 
 
 def _with_numbers_of(ours: Any, sent: Any) -> Any:
-    """What was sent, with a whole number where the caller gave one."""
+    """Returns the sent value with integers where the caller passed integers."""
     if isinstance(ours, dict) and isinstance(sent, dict):
         return {name: _with_numbers_of(ours.get(name), value) for name, value in sent.items()}
     if isinstance(ours, list) and isinstance(sent, list):
@@ -391,28 +390,28 @@ DIFFERENCES: Final = [
         _accept,
     ),
     Difference(
-        "no options of chat unasked",
-        "Options that the caller leaves out are left to the server. Releases 0.1.2 and 0.3.0 sent some of theirs.",
+        "no chat options by default",
+        "Omitted options are left to the server. Releases 0.1.2 and 0.3.0 sent some defaults.",
         _no_options_of_early_releases,
     ),
     Difference(
-        "no options of images unasked",
-        "Options that the caller leaves out are left to the server.",
+        "no image options by default",
+        "Omitted options are left to the server.",
         _no_image_options,
     ),
     Difference(
-        "no query defaults unasked",
-        "What the caller leaves out is left to the server: how long a page is, and which project (an empty one at "
-        "that).",
+        "no query defaults",
+        "Omitted parameters are left to the server: the page size, and the project (for which the SDK sends an empty "
+        "string).",
         _no_query_defaults,
     ),
     Difference(
-        "no configuration defaults unasked",
-        "What the caller leaves out of an endpoint's configuration is left to the server, whose defaults can change.",
+        "no configuration defaults",
+        "Omitted fields of an endpoint's configuration are left to the server, whose defaults can change.",
         _no_configuration_defaults,
     ),
     Difference(
-        "no null where the last form has none",
+        "no null where the latest version has none",
         "In the body of 0.14.0 these fields cannot be null, so our parameters cannot be None either.",
         _no_null,
     ),
@@ -446,12 +445,12 @@ DIFFERENCES: Final = [
 
 
 def refusal(line: Recorded) -> Difference | None:
-    """The difference by which we refuse this call, if one does."""
+    """Returns the difference by which we reject this call, if any."""
     return next((each for each in DIFFERENCES if each.error is not None and each.adapt(line)), None)
 
 
 def adapted(line: Recorded) -> Recorded:
-    """The request that we are to send."""
+    """Returns the request that we should send."""
     expected = copy.deepcopy(line)
     for difference in DIFFERENCES:
         if difference.error is None:

@@ -1,4 +1,4 @@
-"""An observer that writes down what it is told."""
+"""An observer that records all events."""
 
 from friendli_async import (
     AttemptEnded,
@@ -13,7 +13,7 @@ from friendli_async import (
 
 
 class Recorder(Observer):
-    """Keeps all events, in order."""
+    """Records all events, in order."""
 
     def __init__(self) -> None:
         self.events: list[CallEvent] = []
@@ -43,12 +43,12 @@ class Recorder(Observer):
 
     @property
     def told(self) -> list[str]:
-        """The events in short: `attempt 1`, `connected`, `503 InternalServerError, wait 0`, `done`, ..."""
+        """Summaries of the events: `attempt 1`, `connected`, `503 InternalServerError, wait 0`, `done`, ..."""
         return [_short(event) for event in self.events]
 
     @property
     def end(self) -> CallEnded:
-        """The only `call_ended`, which is the last event."""
+        """The `call_ended` event, verified to be the only one and the last."""
         ends = [event for event in self.events if isinstance(event, CallEnded)]
         assert len(ends) == 1
         assert self.events[-1] is ends[0]

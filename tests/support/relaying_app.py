@@ -1,4 +1,4 @@
-"""The app that the tests run under real servers, in processes of their own: `uvicorn support.relaying_app:app`."""
+"""The app that the tests run under real servers, in subprocesses: `uvicorn support.relaying_app:app`."""
 
 from typing import Annotated
 
@@ -64,7 +64,7 @@ wrapped.post("/plain")(plain)
 app.mount("/wrapped", wrapped)
 
 
-async def bare(scope: dict, receive: object, send: object) -> None:  # type: ignore[type-arg] # ASGI's, untyped
+async def bare(scope: dict, receive: object, send: object) -> None:  # type: ignore[type-arg] # untyped ASGI
     await SSEResponse(streamed(scope["state"]["friendli"]))(scope, receive, send)  # type: ignore[arg-type] # the same
 
 

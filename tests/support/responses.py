@@ -1,4 +1,4 @@
-"""A response as a stream tells it: all that the wire says about it, and the frames that say it."""
+"""A complete response of the responses API, and the events of its stream."""
 
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ def _text(text: str, kind: str = "output_text") -> dict[str, str]:
 
 
 ARGUMENTS: Final = {"item_id": "fc_1", "output_index": 2}
-# Everything that a stream says, in order, without the numbers; kinds without their common prefix.
+# All events of a stream, in order, without sequence numbers; types without their common prefix.
 STORY: Final[list[tuple[str, dict[str, Any]]]] = [
     ("created", {"response": BEGUN}),
     ("in_progress", {"response": BEGUN}),
@@ -96,5 +96,5 @@ def named(data: dict[str, Any]) -> Payload:
 
 
 def ending(kind: str, **fields: object) -> Payload:
-    """The last event of a stream."""
+    """Returns the last event of a stream."""
     return named({"type": f"response.{kind}", "response": {**WHOLE, "status": kind, **fields}, "sequence_number": 99})

@@ -1,4 +1,4 @@
-"""What the tests of streams and connections share: calls, looks at what is left open, a server of exact bytes."""
+"""Shared by tests of streams and connections: calls, checks for leaks, and a server of exact bytes."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ QUICK = RetryPolicy(initial=0.0, max_wait=0.0)
 
 
 def client_of(url: str, **options: Any) -> AsyncFriendli:
-    """A client of a server on loopback, without retries unless the options say otherwise."""
+    """Returns a client of a server on loopback, by default without retries."""
     return AsyncFriendli(TOKEN, **{"server_url": url, "container_url": url, "retry": None, **options})
 
 
@@ -36,41 +36,41 @@ async def complete(client: AsyncFriendli, **options: Any) -> ChatCompletion:
 
 
 async def within(awaitable: Awaitable[T], seconds: float = 30.0) -> T:
-    """Awaits; the limit is a backstop against hanging, and far above what the thing takes."""
-    async with asyncio.timeout(seconds):  # not wait_for, which swallows a cancellation now and then in 3.11
+    """Awaits with a timeout that only guards against hangs."""
+    async with asyncio.timeout(seconds):  # not wait_for, which may swallow a cancellation in 3.11
         return await awaitable
 
 
 async def read(stream: ChatStream, seconds: float = 30.0) -> str:
-    """Reads to the end, bounded in time, and returns the text."""
+    """Reads to the end with a timeout, and returns the text."""
     async with asyncio.timeout(seconds):
         return "".join([chunk.text async for chunk in stream])
 
 
 async def read_into(seen: list[str], source: AsyncIterable[Any]) -> None:
-    """Reads to the end and keeps the text of each event, of those before an error, too."""
+    """Reads to the end, and appends the text of each event; also keeps those before an error."""
     async with asyncio.timeout(30):
         async for event in source:
-            seen.append(event if isinstance(event, str) else event.text)  # noqa: PERF401  # a list would be lost
+            seen.append(event if isinstance(event, str) else event.text)  # noqa: PERF401  # a comprehension would lose them on an error
 
 
-# --- what is left ----------------------------------------------------------------------------------------------------
+# --- leaks -----------------------------------------------------------------------------------------------------------
 
 
 def places_in_use(client: AsyncFriendli) -> int:
-    """How many places of its pools are taken. There is no public way to see it."""
+    """Returns the connection slots in use, for which there is no public API."""
     return sum(pool.slots.in_use for pool, _ in client._runtime.transport._pools.values())
 
 
 async def nothing_left(client: AsyncFriendli, server: FriendliServer, connections: int | None = 0) -> None:
-    """Waits until the server has that many connections, then checks that no place and no task is left.
+    """Waits until the server has that many connections, then checks that no slot and no task has leaked.
 
-    None is for where the end of the body may, or may not, have come by then: a connection in the pool lasts for 15 s.
+    Pass None if the end of the body may or may not have arrived: if so, its connection stays in the pool for 15 s.
     """
     if connections is not None:
         await server.wait_for_connections(connections, timeout=30)
     await server.idle(timeout=30)
-    for _ in range(20):  # the client sees the end of a body some turns after the server has written it
+    for _ in range(20):  # the client reads the end of a body some loop iterations after the server writes it
         if not places_in_use(client):
             break
         await asyncio.sleep(0)
@@ -79,19 +79,19 @@ async def nothing_left(client: AsyncFriendli, server: FriendliServer, connection
 
 
 def tasks_of_the_library() -> list[str]:
-    """The unfinished tasks of this loop that neither the test nor the embedded server has made."""
+    """Returns the unfinished tasks of this loop that belong to neither the test nor the embedded server."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     names = [str(task.get_coro()) for task in others]
     return [name for name in names if "RequestHandler.start" not in name and "testing" not in name]
 
 
 def client_sockets(url: str) -> Iterator[socket.socket]:
-    """This process's sockets that are connected to the server, as duplicates that are closed again."""
+    """Yields duplicates of this process's sockets that are connected to the server, and closes them."""
     port = int(url.rpartition(":")[2])
     for name in os.listdir("/proc/self/fd"):
         try:
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue  # what is duplicated and then is no socket would stay open, and keep the engine waiting
+                continue  # a duplicate of anything else would leak, and block the engine
             found = socket.socket(fileno=os.dup(int(name)))
         except OSError:
             continue
@@ -102,7 +102,7 @@ def client_sockets(url: str) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def deaf_port() -> Iterator[int]:
-    """A loopback port that never answers a SYN: its accept queue is full."""
+    """A loopback port that never answers a SYN, because its accept queue is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -138,13 +138,13 @@ def chunked(data: bytes) -> bytes:
 
 
 def reply(data: bytes, *, status: str = "200 OK", kind: str = "application/json", headers: str = "") -> bytes:
-    """A whole HTTP reply."""
+    """Returns a complete HTTP response."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n{headers}\r\n"
     return head.encode() + data
 
 
 def completion(text: str = "whole") -> bytes:
-    """The body of a plain call's reply."""
+    """Returns the response body of a plain call."""
     message = {"role": "assistant", "content": text}
     return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
 
@@ -159,7 +159,7 @@ class Conversation:
         self._writer = writer
 
     async def request(self) -> bytes:
-        """The next request, head and body; b"" once the client has gone."""
+        """Reads the next request, head and body; b"" once the client has disconnected."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -175,7 +175,7 @@ class Conversation:
         await self._writer.drain()
 
     async def gone(self) -> None:
-        """Waits until the client has closed the connection, or broken it."""
+        """Waits until the client has closed or reset the connection."""
         with contextlib.suppress(ConnectionError):
             while await self._reader.read(65536):
                 pass
@@ -190,7 +190,7 @@ class Conversation:
 
 
 class RawServer:
-    """Lets a coroutine talk on every connection to a loopback port, byte by byte.
+    """A server on a loopback port whose connections are scripted byte by byte.
 
     Args:
         talk: Called with each connection, which is closed when it returns.
@@ -235,11 +235,11 @@ class RawServer:
 
 
 def saying(*pieces: bytes, hang: bool = False) -> RawServer:
-    """A server that answers the first request of each connection with these pieces, each in a write of its own.
+    """Returns a server that answers the first request of each connection with these pieces, one write each.
 
     Args:
-        pieces: What it says.
-        hang: Whether it then keeps the connection, silently, until the client has gone.
+        pieces: The bytes to send.
+        hang: Whether it then keeps the connection open, without sending, until the client disconnects.
     """
 
     async def talk(conversation: Conversation) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of stream that the client has, with the bytes of one whole answer: for what all streams do alike."""
+"""Every kind of stream, with the bytes of one complete answer, for tests of what they have in common."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ AnyStream = AssembledStream[Any, Any, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of stream, and an answer in it: "Hello there", in two pieces."""
+    """A kind of stream, and its events for the answer "Hello there" in two chunks."""
 
     open: Callable[[AsyncFriendli], AnyStream]
     begun: tuple[bytes, ...]
-    """Its events up to the first piece of text, one in each."""
+    """The events up to the first chunk of text, one per item."""
     rest: tuple[bytes, ...]
-    """Its other events, the end included."""
+    """The remaining events, including the end."""
     finish: Callable[[Any], object]
-    """Where a result says why it ended; None, or the API's word for it, where it has not."""
+    """Returns the finish reason of a result; `unfinished` if it is incomplete."""
     unfinished: object = None
 
     @property

@@ -1,4 +1,4 @@
-"""Runs a program on a terminal of its own (a pty), types into it, and gives what it showed."""
+"""Runs a program on a pseudo-terminal, types into it, and captures its output."""
 
 import fcntl
 import os
@@ -21,9 +21,9 @@ def run_on_terminal(
     columns: int = 100,
     limit: float = 60.0,
 ) -> tuple[int, str]:
-    """Run to the end; each of `answers` is typed when its prompt shows, Ctrl-C when `interrupt_at` does (each in turn).
+    """Run a program. Each of `answers` is typed when its prompt appears, Ctrl-C at each of `interrupt_at` in turn.
 
-    Returns the exit status and everything shown.
+    Returns the exit status and the output.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
@@ -43,7 +43,7 @@ def run_on_terminal(
                 os.write(ours, pending.pop(prompt).encode())
             if interruptions and interruptions[0] in text:
                 del interruptions[0]
-                # What the terminal does on Ctrl-C: the whole group gets it, an engine included.
+                # As a terminal does on Ctrl-C: signals the whole process group, including an engine.
                 os.killpg(process.pid, signal.SIGINT)
         return process.wait(max(0.1, deadline - time.monotonic())), shown.decode(errors="replace")
     finally:
@@ -54,9 +54,9 @@ def run_on_terminal(
 
 
 def _read(terminal: int, deadline: float) -> bytes:
-    """Give what comes next; nothing when the other side has closed, or at the deadline."""
+    """Return the next output; b"" at the end, or at the deadline."""
     readable, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
     try:
         return os.read(terminal, 65536) if readable else b""
-    except OSError:  # EIO is how Linux says that the last program has left the terminal
+    except OSError:  # Linux raises EIO when the last process has closed the terminal
         return b""

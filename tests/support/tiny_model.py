@@ -1,4 +1,4 @@
-"""Makes a language model of 372 kB with random weights: thousands of tokens a second, every feature of the API."""
+"""A language model of 372 kB with random weights: thousands of tokens per second, all features of the API."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,11 +32,11 @@ Call one as <tool_call>{"name": "...", "arguments": {...}}</tool_call>.<|im_end|
 {% endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-"""ChatML. No newline after `<tool_call>`: then llama.cpp takes the tag alone as the trigger of its call grammar."""
+"""ChatML. No newline after `<tool_call>`: llama.cpp then uses the tag alone as the trigger of its tool-call grammar."""
 
 
 class Vocabulary:
-    """Tokens in order, with the scores and types that a GGUF file keeps beside them."""
+    """The tokens, scores and types of a GGUF file, in order."""
 
     def __init__(self) -> None:
         self.tokens: list[bytes] = []
@@ -102,7 +102,7 @@ def _describe(writer: GGUFWriter, vocabulary: Vocabulary, end: int) -> None:
 
 
 def _weights(tokens: int, end: int, space: int, seed: int) -> dict[str, Weights]:
-    """Random tensors; dimension 0 is a constant, through which the output rows push bytes and control tokens down."""
+    """Return random tensors. Dimension 0 is constant; through it the output rows suppress bytes and control tokens."""
     random = np.random.default_rng(seed)
 
     def normal(shape: Sequence[int], scale: float = 0.1) -> Weights:

@@ -1,4 +1,4 @@
-"""Certificates of every kind, and a server whose TLS says why it hangs up, as asyncio's does not."""
+"""Certificates of every kind, and a TLS server that sends an alert when a handshake fails, unlike asyncio's."""
 
 import asyncio
 import socket
@@ -13,11 +13,11 @@ from support.sockets import completion, reply
 
 
 class Authority:
-    """Signs certificates.
+    """A certificate authority.
 
     Args:
-        folder: Where the files go.
-        name: What it is called.
+        folder: Directory for its files.
+        name: Its common name.
     """
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
@@ -28,14 +28,14 @@ class Authority:
         (folder / "serial").write_text("01")
         command = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         command += ["-keyout", "ca.key", "-out", "ca.pem", "-subj", f"/CN={name}", "-days", "9"]
-        command += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # Python 3.13 insists
+        command += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # required by Python 3.13
         self._openssl(*command)
 
     def _openssl(self, *command: str) -> None:
         subprocess.run(["openssl", *command], check=True, capture_output=True, cwd=self._folder)
 
     def issue(self, name: str = "localhost", *, purpose: str = "", begin: str = "", end: str = "") -> tuple[Path, Path]:
-        """A certificate for a name and its key. ``begin`` and ``end`` are dates as ``20200101000000Z``."""
+        """Returns a certificate for a name, and its key. ``begin`` and ``end`` are dates as ``20200101000000Z``."""
         number = len(list(self._folder.glob("key*")))
         key, certificate, config = (self._folder / f"{kind}{number}.pem" for kind in ("key", "cert", "config"))
         extensions = f"subjectAltName=DNS:{name}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
@@ -52,7 +52,7 @@ class Authority:
         return certificate, key
 
     def server(self, *certificate: Path, clients: bool = False) -> ssl.SSLContext:
-        """The TLS of a server with a certificate; ``clients``: who must show one of this authority."""
+        """Returns the TLS context of a server; ``clients`` requires client certificates of this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
         if clients:
@@ -61,7 +61,7 @@ class Authority:
         return context
 
     def client(self, *certificate: Path) -> ssl.SSLContext:
-        """The TLS of a client who trusts this authority, and perhaps has a certificate."""
+        """Returns the TLS context of a client that trusts this authority, optionally with a certificate."""
         context = ssl.create_default_context(cafile=str(self.certificate))
         if certificate:
             context.load_cert_chain(*certificate)
@@ -69,10 +69,10 @@ class Authority:
 
 
 class TalkativeTLSServer:
-    """Answers plain calls over TLS, in a thread. It sends the alert that says why it breaks a handshake off.
+    """Answers plain calls over TLS in a thread, and sends an alert when it aborts a handshake.
 
     Args:
-        context: Its TLS.
+        context: The server's TLS context.
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -128,6 +128,8 @@ class TalkativeTLSServer:
                 pass
             except ssl.SSLError:
                 connection.sendall(outgoing.read())
-                connection.shutdown(socket.SHUT_WR)  # so that what is unread does not reset it over the alert
+                connection.shutdown(
+                    socket.SHUT_WR
+                )  # otherwise unread data would reset the connection before the alert arrives
                 continue
             connection.sendall(outgoing.read())

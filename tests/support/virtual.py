@@ -1,4 +1,4 @@
-"""Time that passes at once, and a network that is a script: for tests of the call loop without a socket or a sleep."""
+"""Virtual time and a scripted network, for tests of the call loop without sockets or sleeps."""
 
 import asyncio
 import copy
@@ -27,7 +27,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop that never waits: where it would, its clock moves on. It begins at 0."""
+    """An event loop that never waits: it advances its clock instead, starting at 0."""
 
     def __init__(self) -> None:
         selector = _Selector()
@@ -54,7 +54,7 @@ FOREVER: Final = 1e6
 
 
 class FakeExchange:
-    """A reply that comes in pieces: bytes; a number of seconds to wait; an error."""
+    """A scripted reply. Its pieces are bytes, seconds to wait, or errors to raise."""
 
     def __init__(self, *pieces: Piece, status: int = 200, **headers: str) -> None:
         self.status = status
@@ -63,7 +63,7 @@ class FakeExchange:
         self.on_abort: Callable[[], None] | None = None
         self.loop = asyncio.get_running_loop()
         self.ends: list[str] = []
-        """What became of it: `finish` or `abort`."""
+        """How it was ended: `finish` or `abort`."""
         self.woken: FriendliError | None = None
         self._pieces = list(pieces)
         self._waiter: asyncio.Future[None] | None = None
@@ -80,7 +80,7 @@ class FakeExchange:
             return b""
         match self._pieces[0]:
             case bytes():
-                return self._pieces.pop(0)  # type: ignore[return-value]  # bytes, as the case says
+                return self._pieces.pop(0)  # type: ignore[return-value]  # narrowed by the case
             case float() | int():
                 return None
             case error:
@@ -127,7 +127,7 @@ Answer = Callable[[DialContext], Awaitable[FakeExchange]]
 
 
 class FakeTransport:
-    """Answers from a script. It has no sockets; see `friendli_async._core.net.transport.Transport`."""
+    """A scripted transport without sockets; see `friendli_async._core.net.transport.Transport`."""
 
     def __init__(self, *answers: Answer) -> None:
         self.closed = False
@@ -170,7 +170,7 @@ class FakeTransport:
         pass
 
 
-if TYPE_CHECKING:  # they are what the call loop needs
+if TYPE_CHECKING:  # they implement the protocols that the call loop uses
     _exchange: Exchange = FakeExchange()
     _transport: Transport = FakeTransport()
 
@@ -179,7 +179,7 @@ if TYPE_CHECKING:  # they are what the call loop needs
 
 
 def replying(*pieces: Piece, status: int = 200, after: float = 0.0, **headers: str) -> Answer:
-    """A reply whose headers come after so many seconds."""
+    """Replies; the headers arrive after `after` seconds."""
 
     async def answer(dial: DialContext) -> FakeExchange:
         connected(dial)
@@ -190,17 +190,17 @@ def replying(*pieces: Piece, status: int = 200, after: float = 0.0, **headers: s
 
 
 def failing(error: FriendliError, after: float = 0.0) -> Answer:
-    """No reply but an error; whether the request had been sent the error says."""
+    """Raises an error, which also states whether the request was sent."""
 
     async def answer(dial: DialContext) -> FakeExchange:
         await asyncio.sleep(after)
-        raise copy.copy(error)  # the call writes on it
+        raise copy.copy(error)  # the call modifies it
 
     return answer
 
 
 def hanging(phase: Any = "first_event") -> Answer:
-    """Nothing, in that phase of the attempt, until the limit."""
+    """Hangs in this phase of the attempt until the timeout."""
 
     async def answer(dial: DialContext) -> FakeExchange:
         if phase == "first_event":
@@ -214,6 +214,6 @@ def hanging(phase: Any = "first_event") -> Answer:
 
 
 def connected(dial: DialContext) -> None:
-    """There is a connection, and the request is on its way."""
+    """Marks the attempt as connected and its request as sent."""
     dial.connected = dial.clock.sent = True
     dial.clock.phase("first_event")

@@ -1,4 +1,4 @@
-"""A reply of each kind with all its fields, and a stream of each; and what of them the user pays for."""
+"""A reply and a stream of each kind with all fields, and which of these hold content that the user pays for."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Whole:
-    """A good reply.
+    """A valid reply.
 
     Args:
         kind: Its type.
         value: Its JSON.
-        content: What it holds that is paid for, of the decoded reply.
-        paid: The paths of that in the JSON: what they lead to, and what they lead through.
+        content: Extracts the paid content from the decoded reply.
+        paid: The paths of the paid content in the JSON, including the containers on the way.
     """
 
     kind: type
@@ -45,7 +45,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Streamed:
-    """The events of a good stream: name, JSON, and the paths in it that are paid for."""
+    """The events of a valid stream: name, JSON, and the paths of the paid content in it."""
 
     collector: Callable[[], Collector[Any, Any, Any]]
     events: tuple[tuple[str | None, JSON, tuple[Path, ...]], ...]
@@ -53,7 +53,7 @@ class Streamed:
 
 
 def paths(value: object, begun: Path = ()) -> Iterator[Path]:
-    """The paths to everything in a JSON value."""
+    """Yields the paths of all values in a JSON value."""
     if begun:
         yield begun
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -62,23 +62,23 @@ def paths(value: object, begun: Path = ()) -> Iterator[Path]:
 
 
 def bookkeeping(value: object, paid: tuple[Path, ...]) -> list[Path]:
-    """The paths to what is not paid for, nor holds anything that is."""
+    """Returns the paths of values that are neither paid content nor contain any."""
     return [path for path in paths(value) if not any(each[: len(path)] == path for each in paid)]
 
 
 DROPPED: Final = object()
 
 
-def changed(value: Any, path: Path, odd: object) -> Any:
-    """A JSON value with another value at a path, or without it."""
+def changed(value: Any, path: Path, replacement: object) -> Any:
+    """Returns a JSON value with the value at a path replaced or removed."""
     whole = copy.deepcopy(value)
     holder = whole
     for name in path[:-1]:
         holder = holder[name]
-    if odd is DROPPED:
+    if replacement is DROPPED:
         del holder[path[-1]]
     else:
-        holder[path[-1]] = odd
+        holder[path[-1]] = replacement
     return whole
 
 
@@ -306,7 +306,7 @@ def _chunk(choice: JSON | None, **fields: object) -> JSON:
 _CALL: Final[JSON] = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a"'}}
 _CONTINUED: Final[JSON] = {"index": 0, "function": {"arguments": ":1}"}}
 _DELTA: Final[Path] = ("choices", 0, "delta")
-# The index is a number, and another number is another answer: it is tried by itself.
+# A different index means a different answer, so indices have tests of their own.
 _INDEX: Final[Path] = ("choices", 0, "index")
 _CALL_INDEX: Final[Path] = (*_DELTA, "tool_calls", 0, "index")
 _CHAT: Final = (
