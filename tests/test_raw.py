@@ -1,4 +1,4 @@
-"""`raw()`: the bytes of a stream as they came, while it goes on decoding."""
+"""`raw()`: the unmodified bytes of a stream, which is still decoded for its result."""
 
 import asyncio
 import gc
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.compatibility
 
 DEFAULT = Timeouts()
 FINISH = delta(finish="stop")
-ODD = (
+UNUSUAL = (
     b"\xef\xbb\xbf: a comment\r\n\r\nid: 7\r\nretry: 10\r\n"
     b'data: {"choices": [{"index": 0,\r\ndata:  "delta": {"content": "a"}}]}\r\n\r\n'
     + delta("b").replace(b"\n", b"\r")
@@ -60,7 +60,7 @@ ODD = (
     + DONE
     + b": after the end\r\n\r\nnonsense"
 )
-"""One stream with all that a standard's reader passes over."""
+"""A stream with everything that a conforming SSE parser ignores."""
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
@@ -70,29 +70,29 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return found
 
 
-async def bytes_of(view: AsyncIterable[bytes]) -> bytes:
+async def read_all(view: AsyncIterable[bytes]) -> bytes:
     async with asyncio.timeout(30):
         return b"".join([data async for data in view])
 
 
 async def read_bytes_into(seen: list[bytes], view: RawView) -> None:
-    """Keeps what comes before an error, too."""
+    """Also keeps the data received before an error."""
     async with asyncio.timeout(30):
         async for data in view:
-            seen.append(data)  # noqa: PERF401  # a list would be lost
+            seen.append(data)  # noqa: PERF401  # a comprehension would lose the items before an error
 
 
 # --- the bytes -------------------------------------------------------------------------------------------------------
 
 
-async def test_every_kind_of_stream_gives_its_bytes_and_its_result(
+async def test_raw_yields_the_body_of_every_stream_kind_and_keeps_the_result(
     server: FriendliServer, client: AsyncFriendli, kind: Kind
 ) -> None:
     pieces = [*kind.begun, *kind.rest]
     server.enqueue(script(*map(raw, pieces)), script(*map(raw, pieces)))
     plain, relayed = kind.open(client), kind.open(client)
     result = await within(plain.result())
-    assert await bytes_of(relayed.raw()) == kind.body
+    assert await read_all(relayed.raw()) == kind.body
     assert relayed.outcome == "done"
     assert await relayed.result() == result
     assert relayed.usage == plain.usage
@@ -101,28 +101,27 @@ async def test_every_kind_of_stream_gives_its_bytes_and_its_result(
     assert relayed.timing.first_text is not None
 
 
-async def test_what_a_reader_of_events_passes_over_is_relayed_in_one_read_or_in_bytes(
+async def test_data_that_the_event_parser_skips_is_relayed_unchanged(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    whole = ODD
-    until_the_end = ODD[: ODD.index(DONE) + len(DONE) - 1]
+    until_the_end = UNUSUAL[: UNUSUAL.index(DONE) + len(DONE) - 1]
     server.enqueue(
-        script(raw(whole), stall()),
+        script(raw(UNUSUAL), stall()),
         script(*(raw(until_the_end[i : i + 1]) for i in range(len(until_the_end))), stall()),
     )
-    for sent in (whole, until_the_end):
+    for sent in (UNUSUAL, until_the_end):
         stream = ask(client)
-        assert await bytes_of(stream.raw()) == sent
+        assert await read_all(stream.raw()) == sent
         assert (await stream.result()).text == "abc"
 
 
-@given(st.lists(st.integers(0, len(ODD)), max_size=6))
-def test_no_split_changes_a_byte_or_the_result(cuts: list[int]) -> None:
-    edges = [0, *sorted(cuts), len(ODD)]
-    pieces = [ODD[a:b] for a, b in pairwise(edges) if a < b]
+@given(st.lists(st.integers(0, len(UNUSUAL)), max_size=6))
+def test_chunk_boundaries_do_not_affect_bytes_or_result(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(UNUSUAL)]
+    pieces = [UNUSUAL[a:b] for a, b in pairwise(edges) if a < b]
 
     async def relay() -> tuple[bytes, str]:
-        opened = opened_with(FakeExchange(*pieces))
+        opened = open_stream(FakeExchange(*pieces))
         got = b""
         while data := await opened.read():
             got += data
@@ -130,37 +129,35 @@ def test_no_split_changes_a_byte_or_the_result(cuts: list[int]) -> None:
 
     got, text = virtually(relay())
     assert text == "abc"
-    assert ODD.startswith(got)
-    assert len(got) >= ODD.index(DONE) + len(DONE) - 1
+    assert UNUSUAL.startswith(got)
+    assert len(got) >= UNUSUAL.index(DONE) + len(DONE) - 1
 
 
-def opened_with(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
+def open_stream(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
     collector = ChatCollector()
     reader = EventReader(collector, 1 << 20, 200, Headers())
     clock = ReadClock(timeouts, None, exchange.loop, exchange.abort_with)
     return OpenStream(exchange, reader, collector, clock, Meta(), Stopwatch(clock.now), None, b"")
 
 
-async def test_the_bytes_of_a_compressed_body_come_decompressed() -> None:
+async def test_compressed_body_is_decompressed() -> None:
     body = gzip.compress(delta("a") + FINISH + DONE)
     head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
     async with (
         saying(head + chunked(body[:20]), chunked(body[20:]), hang=True) as server,
         client_of(server.url) as client,
     ):
-        assert await bytes_of(ask(client).raw()) == delta("a") + FINISH + DONE
+        assert await read_all(ask(client).raw()) == delta("a") + FINISH + DONE
 
 
-async def test_what_came_while_the_stream_was_opened_is_not_missing(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_data_received_while_opening_is_included(server: FriendliServer, client: AsyncFriendli) -> None:
     first, rest = b": hello\n\n: again\n\n", delta("a") + FINISH + DONE
     server.enqueue(script(raw(first), raw(b": more\n\n"), raw(rest)))
     async with ask(client) as stream:
-        assert await bytes_of(stream.raw()) == first + b": more\n\n" + rest
+        assert await read_all(stream.raw()) == first + b": more\n\n" + rest
 
 
-async def test_more_than_the_limit_before_the_first_event_is_an_error_of_raw_alone(server: FriendliServer) -> None:
+async def test_exceeding_the_event_limit_before_the_first_event_fails_only_raw(server: FriendliServer) -> None:
     flood = [raw(b": " + b"x" * 400 + b"\n\n")] * 4
     server.enqueue(*[script(*flood, raw(delta("a") + FINISH + DONE))] * 3)
     async with client_of(server.url, limits=Limits(event=1000)) as client:
@@ -170,10 +167,10 @@ async def test_more_than_the_limit_before_the_first_event_is_an_error_of_raw_alo
                 stream.raw()
             assert await read(stream) == "a"
         with pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
-            await bytes_of(ask(client).raw())
+            await read_all(ask(client).raw())
 
 
-async def test_nothing_is_kept_of_what_was_relayed(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_relayed_data_is_not_buffered(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*[raw(delta("a"))] * 50, raw(FINISH + DONE)))
     stream = ask(client)
     kept = []
@@ -185,17 +182,17 @@ async def test_nothing_is_kept_of_what_was_relayed(server: FriendliServer, clien
     assert (await stream.result()).text == "a" * 50
 
 
-async def test_result_reads_what_has_not_been_relayed(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_result_consumes_the_rest_of_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a")), raw(delta("b")), raw(FINISH), raw(DONE)))
     stream = ask(client)
     view = stream.raw()
     assert await anext(view) == delta("a")
     assert (await within(stream.result())).text == "ab"
-    assert await bytes_of(view) == b""
+    assert await read_all(view) == b""
     assert stream.outcome == "done"
 
 
-async def test_a_view_of_bytes_is_a_context_that_opens_and_closes(
+async def test_raw_view_is_a_context_manager_that_opens_and_closes_the_stream(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(raw(delta("a")), stall()), status(401))
@@ -209,7 +206,7 @@ async def test_a_view_of_bytes_is_a_context_that_opens_and_closes(
     await nothing_left(client, server, connections=None)
 
 
-# --- how it ends -----------------------------------------------------------------------------------------------------
+# --- errors and cancellation -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -224,7 +221,7 @@ async def test_a_view_of_bytes_is_a_context_that_opens_and_closes(
     ids=["cut", "reset", "end", "no JSON", "error"],
 )
 @pytest.mark.parametrize("together", [False, True], ids=["reads", "one read"])
-async def test_an_error_comes_after_all_the_bytes(
+async def test_error_is_raised_after_all_bytes(
     server: FriendliServer,
     client: AsyncFriendli,
     bad: list[Any],
@@ -245,21 +242,21 @@ async def test_an_error_comes_after_all_the_bytes(
     assert caught.value.partial is not None
     assert caught.value.partial.text == "ab"
     assert stream.outcome == outcome
-    assert await bytes_of(view) == b""
+    assert await read_all(view) == b""
     with pytest.raises(error):
         await stream.result()
     await nothing_left(client, server, connections=None)
 
 
-async def test_errors_of_opening_raise_from_the_first_read(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_first_read_raises_errors_from_opening(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(401))
     stream = ask(client)
     with pytest.raises(AuthenticationError):
-        await bytes_of(stream.raw())
+        await read_all(stream.raw())
     assert stream.outcome == "failed"
 
 
-async def test_an_event_larger_than_the_limit_is_relayed_as_far_as_it_came_and_raises(server: FriendliServer) -> None:
+async def test_oversized_event_is_partially_relayed_before_raising(server: FriendliServer) -> None:
     server.enqueue(script(raw(delta("a")), endless(b"data: xxxx")))
     async with client_of(server.url, limits=Limits(event=5000)) as client:
         seen: list[bytes] = []
@@ -276,7 +273,7 @@ async def _leave(view: RawView) -> None:
 async def _close(view: RawView) -> None:
     assert await anext(view)
     await view.aclose()
-    assert await bytes_of(view) == b""
+    assert await read_all(view) == b""
 
 
 async def _cancel(view: RawView) -> None:
@@ -288,11 +285,11 @@ async def _cancel(view: RawView) -> None:
         await reading
     with pytest.raises(StreamInterruptedError):
         await anext(view)
-    assert await bytes_of(view) == b""
+    assert await read_all(view) == b""
 
 
 @pytest.mark.parametrize("leave", [_leave, _close, _cancel])
-async def test_leaving_the_bytes_stops_the_model(
+async def test_leaving_the_raw_view_cancels_the_request(
     server: FriendliServer, client: AsyncFriendli, leave: Callable[[RawView], Any]
 ) -> None:
     server.enqueue(script(raw(delta("a")), stall()))
@@ -306,9 +303,7 @@ async def test_leaving_the_bytes_stops_the_model(
         gc.enable()
 
 
-async def test_closing_under_a_waiting_reader_of_bytes_raises_in_it(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_closing_the_stream_raises_in_a_waiting_reader(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a")), stall()))
     stream = ask(client)
     view = stream.raw()
@@ -320,13 +315,13 @@ async def test_closing_under_a_waiting_reader_of_bytes_raises_in_it(
     await stream.aclose()
     with pytest.raises(StreamInterruptedError):
         await within(reading)
-    assert await bytes_of(view) == b""
+    assert await read_all(view) == b""
 
 
-# --- one way at a time -----------------------------------------------------------------------------------------------
+# --- mutual exclusion ------------------------------------------------------------------------------------------------
 
 
-async def test_events_and_bytes_are_not_read_at_a_time(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_events_cannot_be_read_once_raw_is_in_use(server: FriendliServer, client: AsyncFriendli) -> None:
     stream = ask(client)
     view = stream.raw()
     for other in (stream, stream.text()):
@@ -334,14 +329,14 @@ async def test_events_and_bytes_are_not_read_at_a_time(server: FriendliServer, c
             await anext(other)
     with pytest.raises(RuntimeError, match="raw"):
         stream.raw()
-    assert await bytes_of(view)
+    assert await read_all(view)
     assert stream.outcome == "done"
     with pytest.raises(RuntimeError, match="raw"):
         await anext(stream)
     assert len(server.requests) == 1
 
 
-async def test_bytes_cannot_be_asked_for_once_events_have_been_taken(client: AsyncFriendli) -> None:
+async def test_raw_is_rejected_after_events_were_read(client: AsyncFriendli) -> None:
     async with ask(client) as stream:
         await anext(stream)
         with pytest.raises(RuntimeError, match="have been taken"):
@@ -351,31 +346,31 @@ async def test_bytes_cannot_be_asked_for_once_events_have_been_taken(client: Asy
         stream.raw()
 
 
-async def test_bytes_cannot_be_asked_for_once_the_result_has_been_read(client: AsyncFriendli) -> None:
+async def test_raw_is_rejected_after_result(client: AsyncFriendli) -> None:
     stream = ask(client)
     await within(stream.result())
     with pytest.raises(RuntimeError, match="have been taken"):
         stream.raw()
 
 
-async def test_a_closed_stream_has_no_bytes(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_raw_view_of_a_closed_stream_is_empty(server: FriendliServer, client: AsyncFriendli) -> None:
     stream = ask(client)
     await stream.aclose()
-    assert await bytes_of(stream.raw()) == b""
+    assert await read_all(stream.raw()) == b""
     assert server.requests == []
 
 
 # --- time limits -----------------------------------------------------------------------------------------------------
 
 
-def test_comments_do_not_put_off_the_idle_limit_and_time_between_reads_does_not_count() -> None:
+def test_idle_timeout_ignores_comments_and_time_between_reads() -> None:
     async def relay() -> tuple[float, bytes]:
         exchange = FakeExchange(delta("a"), 6.0, b": ping\n\n", 3.0, b": ping\n\n", 100.0)
-        opened = opened_with(exchange, Timeouts(idle=10))
+        opened = open_stream(exchange, Timeouts(idle=10))
         got = b""
         for _ in range(3):
             got += await opened.read()
-            await asyncio.sleep(50)  # the browser is slow: that is not the server's fault
+            await asyncio.sleep(50)  # a slow consumer does not count against the server
         began = now()
         with pytest.raises(APITimeoutError) as caught:
             await opened.read()
@@ -387,10 +382,10 @@ def test_comments_do_not_put_off_the_idle_limit_and_time_between_reads_does_not_
     assert got == delta("a") + b": ping\n\n" * 2
 
 
-def test_each_event_begins_the_idle_limit_anew() -> None:
+def test_each_event_resets_the_idle_timeout() -> None:
     async def relay() -> bytes:
         pieces = [piece for _ in range(5) for piece in (9.0, b": ping\n\n", delta("a"), 9.0, delta("b"))]
-        opened = opened_with(FakeExchange(*pieces, FINISH + DONE), Timeouts(idle=10))
+        opened = open_stream(FakeExchange(*pieces, FINISH + DONE), Timeouts(idle=10))
         got = b""
         while data := await opened.read():
             got += data

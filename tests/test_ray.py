@@ -1,4 +1,4 @@
-"""The stage of a Ray Data pipeline: by itself, and on a local cluster whose actors and driver are killed."""
+"""The Ray Data pipeline stage: in isolation, and on a local cluster whose actors and driver are killed."""
 
 import asyncio
 import importlib.util
@@ -23,7 +23,7 @@ from friendli_async.testing.script import Script
 CONCURRENCY: Final = 8
 
 
-# --- by itself -------------------------------------------------------------------------------------------------------
+# --- without a cluster -----------------------------------------------------------------------------------------------
 
 
 def stage_of(server: FriendliServer, **options: Any) -> CompleteStage:
@@ -44,7 +44,7 @@ async def rows_of(stage: CompleteStage, batch: dict[str, Any]) -> list[dict[str,
     return sorted(rows, key=lambda row: int(row["id"]))
 
 
-async def test_rows_come_out_as_they_went_in_with_their_answers(server: FriendliServer) -> None:
+async def test_rows_keep_their_columns_and_gain_the_reply(server: FriendliServer) -> None:
     stage = stage_of(server, options={"max_tokens": 9})
     rows = await rows_of(stage, batch_of(100, tag=np.array(["x"] * 100)))
     assert list(rows[7]) == [
@@ -56,7 +56,7 @@ async def test_rows_come_out_as_they_went_in_with_their_answers(server: Friendli
     await stage._client.aclose()
 
 
-async def test_messages_are_asked_as_they_are(server: FriendliServer) -> None:
+async def test_messages_column_is_sent_unchanged(server: FriendliServer) -> None:
     messages = np.empty(1, dtype=object)
     messages[0] = np.array([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     stage = stage_of(server, prompt="messages", output="answer")
@@ -66,7 +66,7 @@ async def test_messages_are_asked_as_they_are(server: FriendliServer) -> None:
     await stage._client.aclose()
 
 
-async def test_an_error_is_a_column(server: FriendliServer) -> None:
+async def test_error_is_reported_in_a_column(server: FriendliServer) -> None:
     server.enqueue(status(429))
     stage = stage_of(server, concurrency=1)
     rows = await rows_of(stage, batch_of(2))
@@ -75,12 +75,14 @@ async def test_an_error_is_a_column(server: FriendliServer) -> None:
     await stage._client.aclose()
 
 
-async def test_what_an_actor_has_done_another_does_not_ask_again(server: FriendliServer, tmp_path: Path) -> None:
+async def test_rows_in_the_checkpoint_are_not_sent_again_by_another_actor(
+    server: FriendliServer, tmp_path: Path
+) -> None:
     first, second = (stage_of(server, checkpoint=tmp_path) for _ in range(2))
     server.enqueue(status(503), status(422))
     await rows_of(first, batch_of(20))
     assert len(server.requests) == 20
-    rows = await rows_of(second, batch_of(30))  # what may pass is asked again, what was refused for good is not
+    rows = await rows_of(second, batch_of(30))  # the 503 is retried, the 422 is not
     assert len(server.requests) == 20 + 1 + 10
     assert [row["error"] is None for row in rows].count(False) == 1
     assert len(await rows_of(first, batch_of(30))) == 30
@@ -92,8 +94,8 @@ async def test_what_an_actor_has_done_another_does_not_ask_again(server: Friendl
         await stage._client.aclose()
 
 
-async def test_calls_of_all_batches_share_the_actors_concurrency(server: FriendliServer) -> None:
-    server.always(answer_late)
+async def test_concurrency_limit_is_shared_by_all_batches_of_an_actor(server: FriendliServer) -> None:
+    server.always(delayed_reply)
     stage = stage_of(server, concurrency=3)
     most = 0
 
@@ -109,7 +111,7 @@ async def test_calls_of_all_batches_share_the_actors_concurrency(server: Friendl
     await stage._client.aclose()
 
 
-async def test_what_cannot_be_used_is_said(server: FriendliServer, tmp_path: Path) -> None:
+async def test_missing_key_column_and_unusable_checkpoint_are_rejected(server: FriendliServer, tmp_path: Path) -> None:
     stage = stage_of(server, checkpoint=tmp_path / "done", key="number")
     with pytest.raises(RowsError, match="no column 'number'; there are 'id', 'prompt'"):
         await rows_of(stage, batch_of(1))
@@ -122,7 +124,7 @@ async def test_what_cannot_be_used_is_said(server: FriendliServer, tmp_path: Pat
     assert server.requests == []
 
 
-def answer_late(received: ReceivedRequest) -> Script:
+def delayed_reply(received: ReceivedRequest) -> Script:
     content = received.json_object["messages"][0]["content"]
     reply = json_body({"choices": [{"index": 0, "message": {"content": content}, "finish_reason": "stop"}]})
     return Script((delay(0.02), *reply.steps), reply.status, reply.headers)
@@ -134,7 +136,7 @@ ROWS: Final = 1000
 
 
 class Job:
-    """Runs of one job on a cluster of its own."""
+    """Runs of one job on its own cluster."""
 
     def __init__(self, server: FriendliServer, folder: Path) -> None:
         self.server = server
@@ -149,7 +151,7 @@ class Job:
             return await asyncio.create_subprocess_exec(*arguments, stdout=log, stderr=subprocess.STDOUT)
 
     async def reach(self, process: asyncio.subprocess.Process, requests: int) -> None:
-        """Waits until so many requests have come, and fails at once where the driver ends before."""
+        """Waits for a number of requests; fails immediately if the driver exits first."""
         coming = asyncio.ensure_future(self.server.wait_for_requests(requests, timeout=300))
         ended = asyncio.ensure_future(process.wait())
         await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -163,7 +165,7 @@ class Job:
         assert await process.wait() == 0, self.log.read_text()[-3000:]
 
     def actors(self) -> list[int]:
-        """The processes of the actors so far: the names of their files say which."""
+        """Returns the process ids of all actors so far, which are part of their checkpoint file names."""
         return [int(path.name.split("-")[-2]) for path in self.checkpoint.glob("*.jsonl")]
 
     def check(self, kills: int) -> None:
@@ -179,7 +181,7 @@ class Job:
 
 @pytest.fixture
 def job(remote: FriendliServer, tmp_path: Path) -> Job:
-    remote.always(answer_late)
+    remote.always(delayed_reply)
     return Job(remote, tmp_path)
 
 
@@ -188,7 +190,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 
 @pytest.mark.ray
 @needs_ray
-async def test_a_killed_actor_and_a_killed_driver_lose_no_row(job: Job) -> None:
+async def test_killed_actor_and_killed_driver_lose_no_rows(job: Job) -> None:
     driver = await job.start()
     await job.reach(driver, 200)
     os.kill(job.actors()[0], signal.SIGKILL)
@@ -197,5 +199,5 @@ async def test_a_killed_actor_and_a_killed_driver_lose_no_row(job: Job) -> None:
     await driver.wait()
     driver = await job.start()
     await job.finish(driver)
-    assert len(set(job.actors())) >= 4  # each run had two of its own
-    job.check(kills=3)  # one actor; then both, with their driver
+    assert len(set(job.actors())) >= 4  # two per run
+    job.check(kills=3)  # one actor, then both together with their driver

@@ -1,4 +1,4 @@
-"""The examples of the relay under uvicorn: driven by the `openai` package, and by a real browser."""
+"""The relay examples under uvicorn, driven by the `openai` package and by a real browser."""
 
 import asyncio
 import base64
@@ -30,31 +30,31 @@ async def proxy(server: FriendliServer, tmp_path: Path) -> AsyncIterator[AppProc
         yield running
 
 
-async def test_openai_package_talks_to_the_proxy(proxy: AppProcess, server: FriendliServer) -> None:
-    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as theirs:
+async def test_openai_package_works_with_the_proxy(proxy: AppProcess, server: FriendliServer) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as openai_client:
         server.enqueue(text("Hel", "lo"), text("Hel", "lo"))
-        reply = await theirs.chat.completions.create(model="m", messages=MESSAGES, temperature=0.5)
+        reply = await openai_client.chat.completions.create(model="m", messages=MESSAGES, temperature=0.5)
         assert reply.choices[0].message.content == "Hello"
         assert reply.usage is not None
-        stream = await theirs.chat.completions.create(model="m", messages=MESSAGES, stream=True, seed=7)
-        said = [each.choices[0].delta.content async for each in stream if each.choices]
-        assert "".join(piece or "" for piece in said) == "Hello"
+        stream = await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True, seed=7)
+        contents = [each.choices[0].delta.content async for each in stream if each.choices]
+        assert "".join(content or "" for content in contents) == "Hello"
         assert server.requests[0].json_object["temperature"] == 0.5
         assert server.requests[1].json_object["seed"] == 7
-        await theirs_fail(theirs, server)
+        await assert_errors_are_mapped(openai_client, server)
     assert "Traceback" not in proxy.said
 
 
-async def theirs_fail(theirs: openai.AsyncOpenAI, server: FriendliServer) -> None:
+async def assert_errors_are_mapped(openai_client: openai.AsyncOpenAI, server: FriendliServer) -> None:
     server.enqueue(status(400, message="too long"), status(401))
     with pytest.raises(openai.BadRequestError, match="too long"):
-        await theirs.chat.completions.create(model="m", messages=MESSAGES)
+        await openai_client.chat.completions.create(model="m", messages=MESSAGES)
     with pytest.raises(openai.InternalServerError, match="refused this service"):  # 502
-        await theirs.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+        await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
     with pytest.raises(openai.UnprocessableEntityError, match="messages"):
-        await theirs.chat.completions.create(model="m", messages=[{"role": "nobody", "content": "x"}])  # type: ignore[list-item,misc] # the mistake
+        await openai_client.chat.completions.create(model="m", messages=[{"role": "nobody", "content": "x"}])  # type: ignore[list-item,misc] # invalid on purpose
     server.enqueue(script(chunk("Once"), cut()))
-    stream = await theirs.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+    stream = await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
     with pytest.raises(openai.APIError, match="broke off"):
         async for _ in stream:
             pass
@@ -63,13 +63,13 @@ async def theirs_fail(theirs: openai.AsyncOpenAI, server: FriendliServer) -> Non
 # --- fastapi_app.py --------------------------------------------------------------------------------------------------
 
 
-async def test_routes_of_the_app_answer(server: FriendliServer, tmp_path: Path) -> None:
+async def test_fastapi_example_serves_all_routes(server: FriendliServer, tmp_path: Path) -> None:
     server.enqueue(*[text("Hel", "lo")] * 3)
     async with serving("uvicorn", server.url, tmp_path / "log", "fastapi_app:app", EXAMPLES) as app:
         for path in ("/stream?q=Hi", "/plain?q=Hi"):
             browser = await Browser.asking(app.port, path)
-            told, body = await browser.page()
-            assert told.split()[1] == "200"
+            head, body = await browser.page()
+            assert head.split()[1] == "200"
             assert b"lo" in body
             browser.go_away()
         async with ClientSession() as session, session.ws_connect(f"{app.url}/socket?q=Hi") as socket:
@@ -92,29 +92,29 @@ class Page:
         self._sent += 1
         await self._socket.send_json({"id": self._sent, "method": method, "params": parameters})
         while True:
-            answer = await self._socket.receive_json(timeout=60)
-            if answer.get("id") == self._sent:
-                result: dict[str, Any] = answer["result"]
+            response = await self._socket.receive_json(timeout=60)
+            if response.get("id") == self._sent:
+                result: dict[str, Any] = response["result"]
                 return result
 
     async def run(self, script: str) -> Any:
-        """The value of a script; a promise is awaited."""
+        """Returns the value of a script, awaiting it if it is a promise."""
         result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    async def shows(self, element: str, words: str) -> None:
-        """Returns when the element has these words."""
-        found = f"document.getElementById({element!r})?.textContent.includes({words!r})"
+    async def shows(self, element: str, text_part: str) -> None:
+        """Waits until the text of the element contains `text_part`."""
+        found = f"document.getElementById({element!r})?.textContent.includes({text_part!r})"
         await self.run(
-            f"new Promise(done => {{ const look = () => {found} ? done(1) : setTimeout(look, 20); look() }})"
+            f"new Promise(done => {{ const poll = () => {found} ? done(1) : setTimeout(poll, 20); poll() }})"
         )
 
 
 @pytest.fixture
 async def page(tmp_path: Path) -> AsyncIterator[Page]:
     if CHROMIUM is None:
-        pytest.skip("there is no chromium on this machine")
+        pytest.skip("chromium is not installed")
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=800,500"]
     process = await asyncio.create_subprocess_exec(
         CHROMIUM,
@@ -127,13 +127,13 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
     )
     try:
         async with ClientSession() as session, asyncio.timeout(120):
-            told = tmp_path / "profile" / "DevToolsActivePort"
-            while not told.exists() or not told.read_text().strip():
-                assert process.returncode is None, "chromium does not start"
-                await asyncio.sleep(0.05)  # a process that starts tells nobody
-            port = told.read_text().split()[0]
-            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                [target] = [each for each in json.loads(await answer.text()) if each["type"] == "page"]
+            port_file = tmp_path / "profile" / "DevToolsActivePort"
+            while not port_file.exists() or not port_file.read_text().strip():
+                assert process.returncode is None, "chromium did not start"
+                await asyncio.sleep(0.05)  # chromium has no readiness notification but this file
+            port = port_file.read_text().split()[0]
+            async with session.get(f"http://127.0.0.1:{port}/json") as response:
+                [target] = [each for each in json.loads(await response.text()) if each["type"] == "page"]
             async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
                 yield Page(socket)
     finally:
@@ -142,7 +142,7 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
         await process.wait()
 
 
-async def test_page_shows_the_stream_and_stops_it_by_its_button(
+async def test_browser_page_displays_the_stream_and_its_stop_button_cancels_it(
     page: Page, server: FriendliServer, tmp_path: Path
 ) -> None:
     server.enqueue(
@@ -167,5 +167,5 @@ async def test_page_shows_the_stream_and_stops_it_by_its_button(
         assert await page.run("document.getElementById('answer').textContent") == "All of it."
         await page.run("document.getElementById('ask').click()")
         await page.shows("state", "no such model")
-        said = app.said
-    assert "Traceback" not in said
+        log = app.said
+    assert "Traceback" not in log

@@ -1,6 +1,6 @@
-"""Under real servers, in processes of their own: a browser that leaves stops the model, whatever it was doing.
+"""Under real ASGI servers in separate processes: a browser that disconnects cancels the upstream request.
 
-How long that took is printed (`-s`): a table of the servers and the ways of leaving, in milliseconds.
+Prints the latencies with `-s`: a table of servers and scenarios, in milliseconds.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ FLOOD: Final = script(burst(10**9, text="x" * 4096))
 
 
 class CountedFlood(Step):
-    """Events without end; counts the writes that the other side has taken."""
+    """Sends events endlessly and counts the writes that the peer has accepted."""
 
     def __init__(self) -> None:
         self.writes = 0
@@ -44,8 +44,8 @@ class CountedFlood(Step):
             await reply.write(chunk("x" * 40_000).encode(reply.identity))
             self.writes += 1
 
-    async def standstill(self) -> int:
-        """How many writes it was when nobody took any more of them, for a while."""
+    async def wait_until_stalled(self) -> int:
+        """Waits until no write has been accepted for a while; returns the number of writes."""
         async with asyncio.timeout(60):
             writes = -1
             while writes != self.writes or not writes:
@@ -55,14 +55,18 @@ class CountedFlood(Step):
 
 
 @pytest.fixture(scope="module")
-def took() -> Iterator[dict[tuple[str, str], float]]:
-    """Milliseconds from the browser's leaving to the end upstream."""
+def latencies() -> Iterator[dict[tuple[str, str], float]]:
+    """Milliseconds from the disconnect of the browser to that of the upstream request."""
     table: dict[tuple[str, str], float] = {}
     yield table
-    ways = sorted({way for _, way in table})
-    print("\n|  | " + " | ".join(ways) + " |")
+    scenarios = sorted({scenario for _, scenario in table})
+    print("\n|  | " + " | ".join(scenarios) + " |")
     for name in COMMANDS:
-        print(f"| {name} | " + " | ".join(f"{table.get((name, way), float('nan')):.0f}" for way in ways) + " |")
+        print(
+            f"| {name} | "
+            + " | ".join(f"{table.get((name, scenario), float('nan')):.0f}" for scenario in scenarios)
+            + " |"
+        )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -75,121 +79,123 @@ async def upstream() -> AsyncIterator[FriendliServer]:
 async def app(
     request: pytest.FixtureRequest, upstream: FriendliServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[AppProcess]:
-    """One process of each server, for all tests; it logs nothing but what goes wrong, and nothing does."""
+    """One process per server, shared by all tests; no traceback may be in its log."""
     log: Path = tmp_path_factory.mktemp(request.param) / "log"
     async with serving(request.param, upstream.url, log) as running:
         yield running
     assert "Traceback" not in running.said, running.said
 
 
-async def leave(
-    app: AppProcess, way: str, went: float, call: ReceivedRequest, took: dict[tuple[str, str], float]
+async def record_disconnect(
+    app: AppProcess, scenario: str, left_at: float, call: ReceivedRequest, latencies: dict[tuple[str, str], float]
 ) -> None:
     assert await call.disconnected(timeout=60)
-    took[app.name, way] = (time.perf_counter() - went) * 1e3
+    latencies[app.name, scenario] = (time.perf_counter() - left_at) * 1e3
 
 
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay", "/bare/"])
-async def test_stream_is_relayed_as_it_came(app: AppProcess, upstream: FriendliServer, path: str) -> None:
+async def test_stream_is_relayed_unchanged(app: AppProcess, upstream: FriendliServer, path: str) -> None:
     upstream.enqueue(text("Hel", "lo"))
     browser = await Browser.asking(app.port, path)
-    told, body = await browser.page()
-    assert told.split()[1] == "200"
-    assert "content-type: text/event-stream" in told.lower()
-    assert "x-accel-buffering: no" in told.lower()
-    assert "content-length" not in told.lower()
+    headers, body = await browser.page()
+    assert headers.split()[1] == "200"
+    assert "content-type: text/event-stream" in headers.lower()
+    assert "x-accel-buffering: no" in headers.lower()
+    assert "content-length" not in headers.lower()
     assert body.count(b"Hel") == body.count(b"[DONE]") == 1
     browser.go_away()
 
 
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay", "/bare/"])
-async def test_slow_stream_stops_when_the_browser_leaves(
-    app: AppProcess, upstream: FriendliServer, took: dict[tuple[str, str], float], path: str
+async def test_slow_stream_is_cancelled_when_the_browser_disconnects(
+    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float], path: str
 ) -> None:
     upstream.enqueue(script(chunk("once"), stall()))
     browser = await Browser.asking(app.port, path)
     await asyncio.wait_for(browser.reader.readuntil(b"once"), 60)
-    call, went = upstream.requests[-1], time.perf_counter()
+    call, left_at = upstream.requests[-1], time.perf_counter()
     browser.go_away()
-    await leave(app, f"slow {path}", went, call, took)
+    await record_disconnect(app, f"slow {path}", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
 
-async def test_stream_that_has_not_begun_stops_when_the_browser_leaves(
-    app: AppProcess, upstream: FriendliServer, took: dict[tuple[str, str], float]
+async def test_stream_without_any_event_yet_is_cancelled_when_the_browser_disconnects(
+    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
 ) -> None:
     upstream.enqueue(script(head(), stall()))
     before = len(upstream.requests)
     browser = await Browser.asking(app.port, "/relay")
     call = await upstream.wait_for_requests(before + 1)
-    went = time.perf_counter()
+    left_at = time.perf_counter()
     browser.go_away()
-    await leave(app, "before the first event", went, call, took)
+    await record_disconnect(app, "before the first event", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
 
-async def test_flood_stops_when_the_browser_leaves(
-    app: AppProcess, upstream: FriendliServer, took: dict[tuple[str, str], float]
+async def test_fast_stream_is_cancelled_when_the_browser_disconnects(
+    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
 ) -> None:
     upstream.enqueue(FLOOD)
     browser = await Browser.asking(app.port, "/relay")
     for _ in range(100):
         await asyncio.wait_for(browser.reader.readuntil(b"xxxx"), 60)
-    call, went = upstream.requests[-1], time.perf_counter()
+    call, left_at = upstream.requests[-1], time.perf_counter()
     browser.go_away()
-    await leave(app, "flood", went, call, took)
+    await record_disconnect(app, "flood", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
 
-async def test_browser_that_does_not_read_holds_upstream_back_and_stops_it_by_leaving(
-    app: AppProcess, upstream: FriendliServer, took: dict[tuple[str, str], float]
+async def test_backpressure_reaches_upstream_and_disconnecting_cancels_the_stream(
+    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
 ) -> None:
     flood = CountedFlood()
     upstream.enqueue(flood)
     browser = await Browser.asking(app.port, "/relay")
     await asyncio.wait_for(browser.reader.readuntil(b"xxxx"), 60)
-    assert await flood.standstill() < 2_000  # 80 MB would be a buffer, not a socket's
-    call, went = upstream.requests[-1], time.perf_counter()
+    assert await flood.wait_until_stalled() < 2_000  # 80 MB: more than socket buffers hold
+    call, left_at = upstream.requests[-1], time.perf_counter()
     browser.go_away()
-    await leave(app, "not reading", went, call, took)
+    await record_disconnect(app, "not reading", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
 
 @pytest.mark.parametrize("path", ["/plain", "/wrapped/plain"])
-async def test_plain_call_stops_when_the_browser_leaves(
-    app: AppProcess, upstream: FriendliServer, took: dict[tuple[str, str], float], path: str
+async def test_plain_call_is_cancelled_when_the_browser_disconnects(
+    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float], path: str
 ) -> None:
     upstream.enqueue(script(stall()))
     before = len(upstream.requests)
     browser = await Browser.asking(app.port, path, b'{"q": "Hi"}')
     call = await upstream.wait_for_requests(before + 1)
-    went = time.perf_counter()
+    left_at = time.perf_counter()
     browser.go_away()
-    await leave(app, f"post {path}", went, call, took)
+    await record_disconnect(app, f"post {path}", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
 
-async def test_websocket_stops_the_stream_when_the_browser_leaves(
-    app: AppProcess, upstream: FriendliServer, took: dict[tuple[str, str], float]
+async def test_websocket_stream_is_cancelled_when_the_browser_disconnects(
+    app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
 ) -> None:
     upstream.enqueue(script(chunk("once"), stall()))
     async with ClientSession() as session, session.ws_connect(f"{app.url}/socket") as socket:
         assert await socket.receive_str(timeout=60) == "once"
-        call, went = upstream.requests[-1], time.perf_counter()
+        call, left_at = upstream.requests[-1], time.perf_counter()
         connection = socket._conn
         assert connection is not None
         assert connection.transport is not None
         connection.transport.abort()
-        await leave(app, "websocket", went, call, took)
+        await record_disconnect(app, "websocket", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
 
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay"])
-async def test_error_of_opening_is_a_status(app: AppProcess, upstream: FriendliServer, path: str) -> None:
+async def test_error_from_opening_sets_the_response_status(
+    app: AppProcess, upstream: FriendliServer, path: str
+) -> None:
     upstream.enqueue(status(429, retry_after=1))
     browser = await Browser.asking(app.port, path)
-    told, body = await browser.page()
-    assert told.split()[1] == "429"
-    assert "retry-after: 1" in told.lower()
+    headers, body = await browser.page()
+    assert headers.split()[1] == "429"
+    assert "retry-after: 1" in headers.lower()
     assert body.startswith(b'{"error":')
     browser.go_away()

@@ -1,4 +1,4 @@
-"""What answers carry: headers, meta beside the fields, usage, partial results."""
+"""What replies carry: headers, meta, usage, partial results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from friendli_async.replies import FunctionCall, Headers, Reply, attach_meta
 # --- Headers ---------------------------------------------------------------------------------------------------------
 
 
-def test_headers_are_found_in_any_case() -> None:
+def test_header_lookup_is_case_insensitive() -> None:
     headers = Headers([("Content-Type", "a/b"), ("X-REQUEST-ID", "r1")])
     assert isinstance(headers, Mapping)
     assert headers["content-type"] == headers["CONTENT-TYPE"] == headers.get("Content-Type") == "a/b"
@@ -30,7 +30,7 @@ def test_headers_are_found_in_any_case() -> None:
     assert dict(headers) == {"content-type": "a/b", "x-request-id": "r1"}
 
 
-def test_a_header_that_is_absent_is_a_key_error_or_the_default() -> None:
+def test_missing_header_raises_key_error_or_returns_the_default() -> None:
     headers = Headers([("A", "b")])
     with pytest.raises(KeyError):
         headers["c"]
@@ -46,10 +46,10 @@ def test_repeated_headers_are_joined_in_order() -> None:
     assert len(headers) == 2
 
 
-def test_headers_are_read_only_and_equal_by_value() -> None:
+def test_headers_are_immutable_and_compare_by_value() -> None:
     headers = Headers([("A", "b")])
     with pytest.raises(TypeError):
-        headers["a"] = "c"  # type: ignore[index]  # what is tested
+        headers["a"] = "c"  # type: ignore[index]  # the assignment must fail
     assert headers == Headers([("a", "b")])
     assert headers != Headers([("a", "c")])
     assert repr(headers) == "Headers({'a': 'b'})"
@@ -57,7 +57,7 @@ def test_headers_are_read_only_and_equal_by_value() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["A", "a", "b", "X-Y", "x-y"]), st.text(max_size=4)), max_size=6))
 @deterministic
-def test_headers_survive_pickling_and_copying(items: list[tuple[str, str]]) -> None:
+def test_headers_can_be_pickled_and_copied(items: list[tuple[str, str]]) -> None:
     headers = Headers(items)
     for again in (pickle.loads(pickle.dumps(headers)), copy.copy(headers), copy.deepcopy(headers)):
         assert again == headers
@@ -80,7 +80,7 @@ def reply() -> ChatCompletion:
     return msgspec.json.decode(JSON, type=ChatCompletion)
 
 
-def test_meta_is_beside_the_fields_of_a_reply() -> None:
+def test_meta_is_not_a_field_of_the_reply() -> None:
     bare, answered = reply(), reply()
     attach_meta(answered, META)
     assert answered.meta is META
@@ -93,23 +93,23 @@ def test_meta_is_beside_the_fields_of_a_reply() -> None:
     assert not any("r1" in text for text in (repr(answered), str(answered)))
 
 
-def test_a_reply_that_came_from_no_call_has_no_meta() -> None:
+def test_reply_that_no_call_returned_has_no_meta() -> None:
     with pytest.raises(AttributeError, match="ChatCompletion did not come from a call"):
         _ = reply().meta
 
 
-def test_a_reply_and_its_meta_are_frozen() -> None:
+def test_reply_and_meta_are_frozen() -> None:
     answered = reply()
     attach_meta(answered, META)
     with pytest.raises(AttributeError):
-        answered.id = "c2"  # type: ignore[misc]  # what is tested
+        answered.id = "c2"  # type: ignore[misc]  # the assignment must fail
     with pytest.raises(AttributeError):
-        answered.meta = META  # type: ignore[misc]  # what is tested
+        answered.meta = META  # type: ignore[misc]  # the assignment must fail
     with pytest.raises(AttributeError):
-        META.status = 500  # type: ignore[misc]  # what is tested
+        META.status = 500  # type: ignore[misc]  # the assignment must fail
 
 
-def test_meta_is_of_one_reply_only() -> None:
+def test_meta_is_attached_per_instance() -> None:
     first, second = reply(), reply()
     attach_meta(first, META)
     attach_meta(second, Meta(status=201))
@@ -117,12 +117,12 @@ def test_meta_is_of_one_reply_only() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 5, {"a": 1}, ChatChunk(), Usage()])
-def test_what_is_no_top_level_reply_takes_no_meta_and_no_harm(value: object) -> None:
+def test_attach_meta_ignores_values_other_than_top_level_replies(value: object) -> None:
     attach_meta(value, META)
     assert not hasattr(value, "meta")
 
 
-def test_the_request_id_is_read_from_the_headers_in_any_case() -> None:
+def test_request_id_header_lookup_is_case_insensitive() -> None:
     assert META.request_id == "r1"
     assert Meta().request_id is None
     assert Meta(headers=Headers([("x-REQUEST-id", "r2")])).request_id == "r2"
@@ -133,7 +133,7 @@ def test_the_request_id_is_read_from_the_headers_in_any_case() -> None:
     [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
     ids=["copy", "deepcopy", "pickle"],
 )
-def test_meta_and_replies_survive_pickling_and_copying(again: object) -> None:
+def test_meta_and_replies_can_be_pickled_and_copied(again: object) -> None:
     assert callable(again)
     assert again(META) == META
     assert again(META).request_id == "r1"
@@ -147,31 +147,31 @@ def test_meta_and_replies_survive_pickling_and_copying(again: object) -> None:
 # --- usage, partial --------------------------------------------------------------------------------------------------
 
 
-def test_values_that_were_not_sent_are_left_out_when_a_reply_is_encoded_or_printed() -> None:
+def test_fields_that_were_not_sent_are_omitted_from_encoding_and_repr() -> None:
     assert msgspec.json.encode(Usage(1, 2, 3)) == b'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'
     assert repr(ToolCall(id="c1")) == "ToolCall(id='c1')"
     assert isinstance(reply(), Reply)
 
 
 @pytest.mark.parametrize("absent", ["null", "missing"])
-def test_parts_of_a_whole_tool_call_are_text_whatever_the_server_leaves_out(absent: str) -> None:
+def test_null_or_missing_tool_call_fields_become_empty_strings(absent: str) -> None:
     sparse = '{"id":null,"type":null,"function":{"name":null,"arguments":null}}' if absent == "null" else "{}"
     data = b'{"choices":[{"index":0,"message":{"role":"assistant","tool_calls":[%s]}}]}' % sparse.encode()
     (call,) = decode(data, msgspec.json.Decoder(ChatCompletion)).message.tool_calls or ()
     assert call == ToolCall() == ToolCall("", "function", FunctionCall("", ""))
 
 
-def test_a_tool_call_is_encoded_with_all_its_parts() -> None:
+def test_tool_call_is_encoded_with_all_fields() -> None:
     encoded = msgspec.json.encode(ToolCall("c1", function=FunctionCall("now")))
     assert encoded == b'{"id":"c1","type":"function","function":{"name":"now","arguments":""}}'
 
 
-def test_usage_tolerates_fields_that_are_new_or_missing() -> None:
+def test_usage_tolerates_unknown_and_missing_fields() -> None:
     usage = msgspec.json.decode(b'{"total_tokens":3,"new":{"a":1},"prompt_tokens_details":{"x":1}}', type=Usage)
     assert (usage.total_tokens, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 0)
 
 
-def test_a_partial_survives_pickling_and_is_empty_by_default() -> None:
+def test_partial_can_be_pickled_and_is_empty_by_default() -> None:
     partial = Partial(text="a", tool_calls=(ToolCall("c", "function", FunctionCall("f", "{")),), usage=Usage(1, 1, 2))
     assert pickle.loads(pickle.dumps(partial)) == partial
     assert (Partial().text, Partial().reasoning, Partial().tool_calls, Partial().usage) == ("", "", (), None)

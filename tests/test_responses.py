@@ -1,4 +1,4 @@
-"""Responses: what goes in, what comes back whole, and both against servers."""
+"""Responses API: inputs, plain replies, and round trips against the embedded server and a real engine."""
 
 import json
 from typing import Any, Final
@@ -41,7 +41,7 @@ from friendli_async.testing import (
 # --- plain replies ---------------------------------------------------------------------------------------------------
 
 
-async def test_reply_gives_text_reasoning_tool_calls_usage_and_meta(
+async def test_reply_exposes_text_reasoning_tool_calls_usage_and_meta(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(json_body({**WHOLE, "error": None, "incomplete_details": None, "new_field": 1}))
@@ -55,11 +55,13 @@ async def test_reply_gives_text_reasoning_tool_calls_usage_and_meta(
     assert [item.type for item in reply.output] == ["reasoning", "message", "function_call"]
 
 
-def test_reply_encodes_to_what_it_was_decoded_from() -> None:
+def test_reply_round_trips() -> None:
     assert json.loads(msgspec.json.encode(msgspec.json.decode(json.dumps(WHOLE), type=Response))) == WHOLE
 
 
-async def test_items_parts_and_states_of_new_kinds_are_kept(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_unknown_item_types_part_types_and_statuses_are_kept(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     item = {"type": "web_search_call", "id": "ws_1", "status": "searching", "action": {"query": "x"}}
     message = {"type": "message", "content": [{"type": "output_song", "text": "la"}]}
     server.enqueue(json_body({**WHOLE, "status": "paused", "output": [item, message]}))
@@ -70,14 +72,12 @@ async def test_items_parts_and_states_of_new_kinds_are_kept(client: AsyncFriendl
     assert (reply.text, reply.reasoning, reply.tool_calls) == ("", "", ())
 
 
-async def test_reasoning_falls_back_on_its_summary(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_reasoning_falls_back_to_the_summary(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body({**WHOLE, "output": [{**THOUGHT, "content": None}]}))
     assert (await client.serverless.responses.create(model="m", input="hi")).reasoning == "short"
 
 
-async def test_reply_without_its_output_is_none_and_without_its_id_is_one(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_reply_requires_output_but_not_id(client: AsyncFriendli, server: FriendliServer) -> None:
     for missing in ("id", "output"):
         server.enqueue(json_body({name: value for name, value in WHOLE.items() if name != missing}))
     reply = await client.serverless.responses.create(model="m", input="hi")
@@ -86,7 +86,7 @@ async def test_reply_without_its_output_is_none_and_without_its_id_is_one(
         await client.serverless.responses.create(model="m", input="hi")
 
 
-async def test_incomplete_reply_is_a_reply(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_incomplete_reply_is_returned(client: AsyncFriendli, server: FriendliServer) -> None:
     details = {"reason": "max_output_tokens"}
     server.enqueue(json_body({**WHOLE, "status": "incomplete", "incomplete_details": details}))
     reply = await client.serverless.responses.create(model="m", input="hi")
@@ -95,7 +95,7 @@ async def test_incomplete_reply_is_a_reply(client: AsyncFriendli, server: Friend
     assert reply.incomplete_details.reason == "max_output_tokens"
 
 
-async def test_failed_reply_raises_with_what_there_is_of_it(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_failed_reply_raises_with_its_partial_output(client: AsyncFriendli, server: FriendliServer) -> None:
     failed = {**WHOLE, "status": "failed", "error": {"code": "rate_limit_exceeded", "message": "slow down"}}
     server.enqueue(json_body(failed, headers={"x-request-id": "req_7"}))
     with pytest.raises(RateLimitError, match="slow down") as caught:
@@ -120,7 +120,7 @@ BAD: Final[list[tuple[str, dict[str, Any], str]]] = [
         r"input\[0\].content\[0\].type",
     ),
     ("kind", {"input": ["x", {"type": "message_", "role": "user", "content": "x"}]}, r"input\[0\]"),
-    ("unnamed", {"input": [{"call_id": "c", "output": "x"}]}, r"input\[0\]: .*`type`"),
+    ("no type", {"input": [{"call_id": "c", "output": "x"}]}, r"input\[0\]: .*`type`"),
     ("output", {"input": [{"type": "function_call_output", "call_id": "c"}]}, r"input\[0\]: .*`output`"),
     ("tool", {"tools": [{"name": "f", "parameters": {}}]}, r"tools\[0\]: .*`type`"),
     ("parameters", {"tools": [{"type": "function", "name": "f"}]}, r"tools\[0\]: .*`parameters`"),
@@ -135,7 +135,7 @@ BAD: Final[list[tuple[str, dict[str, Any], str]]] = [
 
 
 @pytest.mark.parametrize(("bad", "path"), [each[1:] for each in BAD], ids=[each[0] for each in BAD])
-async def test_a_bad_value_is_refused_with_its_path_before_anything_is_sent(
+async def test_invalid_value_is_rejected_with_its_path_before_sending(
     client: AsyncFriendli, server: FriendliServer, bad: dict[str, Any], path: str
 ) -> None:
     with pytest.raises(ValueError, match=path):
@@ -145,18 +145,14 @@ async def test_a_bad_value_is_refused_with_its_path_before_anything_is_sent(
     assert server.requests == []
 
 
-async def test_an_unknown_keyword_is_refused_with_the_nearest_known_one(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_unknown_keyword_is_rejected_with_a_suggestion(client: AsyncFriendli, server: FriendliServer) -> None:
     options: dict[str, Any] = {"max_output_token": 3}
     with pytest.raises(TypeError, match="max_output_tokens"):
         await client.serverless.responses.create(model="m", input="hi", **options)
     assert server.requests == []
 
 
-async def test_output_of_a_reply_can_be_sent_back_with_what_its_calls_gave(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_reply_output_can_be_sent_back_with_tool_results(client: AsyncFriendli, server: FriendliServer) -> None:
     custom = {"type": "custom_tool_call", "call_id": "call_2", "name": "shell", "input": "ls"}
     server.enqueue(json_body({**WHOLE, "output": [THOUGHT, SAID, CALLED, custom]}), json_body(WHOLE))
     create = client.serverless.responses.create
@@ -178,7 +174,7 @@ async def test_output_of_a_reply_can_be_sent_back_with_what_its_calls_gave(
 
 
 @pytest.mark.parametrize("kind", ["message", "reasoning", "function_call", "custom_tool_call"])
-async def test_what_a_bare_item_lacks_is_filled_in_when_it_is_sent_back(
+async def test_item_with_missing_fields_is_completed_when_sent_back(
     client: AsyncFriendli, server: FriendliServer, kind: str
 ) -> None:
     server.enqueue(json_body({**WHOLE, "output": [{"type": kind}]}), json_body(WHOLE))
@@ -188,7 +184,7 @@ async def test_what_a_bare_item_lacks_is_filled_in_when_it_is_sent_back(
     assert sent["type"] == kind
 
 
-async def test_an_item_of_a_new_kind_cannot_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_unknown_item_type_cannot_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body({**WHOLE, "output": [{"type": "web_search_call", "id": "ws_1"}]}))
     reply = await client.container.responses.create(input="hi")
     with pytest.raises(ValueError, match=r"input\[0\].type: .*web_search_call"):
@@ -196,7 +192,7 @@ async def test_an_item_of_a_new_kind_cannot_be_sent_back(client: AsyncFriendli, 
     assert len(server.requests) == 1
 
 
-async def test_the_callers_input_is_not_changed(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_input_is_not_modified(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body(WHOLE))
     message = {"role": "user", "content": "hi"}
     given = [message]
@@ -220,7 +216,7 @@ TOOL: Final = {
 
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
-async def test_the_embedded_server_answers_whole_and_streamed_alike(client: AsyncFriendli, deployment: str) -> None:
+async def test_embedded_server_gives_the_same_reply_plain_and_streamed(client: AsyncFriendli, deployment: str) -> None:
     responses = getattr(client, deployment).responses
     for options in (
         {"input": "good morning", "reasoning": {"effort": "low"}},
@@ -239,7 +235,7 @@ async def test_the_embedded_server_answers_whole_and_streamed_alike(client: Asyn
 
 
 @pytest.mark.engine
-async def test_a_real_engine_streams_what_it_answers_whole(engine: LocalEngine) -> None:
+async def test_real_engine_gives_the_same_reply_plain_and_streamed(engine: LocalEngine) -> None:
     async with AsyncFriendli(container_url=engine.url) as client:
         options: dict[str, Any] = {"input": [{"role": "user", "content": "Tell me about the sea"}], "temperature": 0.0}
         options |= {"max_output_tokens": 12, "instructions": "Be brief", "extra_body": {"ignore_eos": True}}
@@ -262,7 +258,7 @@ async def test_a_real_engine_streams_what_it_answers_whole(engine: LocalEngine) 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_real_engines_tool_calls_are_put_together_and_can_be_answered(engine: LocalEngine, seed: int) -> None:
+async def test_real_engine_tool_calls_are_assembled_and_can_be_answered(engine: LocalEngine, seed: int) -> None:
     async with AsyncFriendli(container_url=engine.url) as client:
         question = {"role": "user", "content": "Tell me about the weather"}
         stream = client.container.responses.stream(

@@ -1,4 +1,4 @@
-"""Streamed responses: the fifteen kinds of events, how they add up, and the three ends."""
+"""Streamed responses: the fifteen kinds of events, how they are accumulated, and the three final events."""
 
 import json
 from collections.abc import Callable
@@ -54,11 +54,11 @@ async def events_of(client: AsyncFriendli, server: FriendliServer, *steps: Paylo
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_story_and_its_other_ends_are_all_fifteen_kinds() -> None:
+def test_sample_events_cover_all_fifteen_kinds() -> None:
     assert len(KINDS) == 15
 
 
-async def test_every_event_has_its_type_its_number_and_everything_that_the_wire_says(
+async def test_events_keep_type_sequence_number_and_all_wire_fields(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     received = await events_of(client, server, *map(named, DATA))
@@ -67,7 +67,7 @@ async def test_every_event_has_its_type_its_number_and_everything_that_the_wire_
     assert [each.sequence_number for each in received if not isinstance(each, UnknownEvent)] == list(range(len(DATA)))
 
 
-async def test_incomplete_is_an_event_of_its_own(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_incomplete_is_a_distinct_event(client: AsyncFriendli, server: FriendliServer) -> None:
     [received] = await events_of(client, server, ending("incomplete"))
     assert isinstance(received, ResponseIncomplete)
     assert (received.type, received.sequence_number) == ("response.incomplete", 99)
@@ -82,7 +82,7 @@ def _without_type(data: dict[str, Any]) -> Payload:
     [event, _without_type, lambda data: event(data, name="message"), lambda data: event({**data, "added": [1]})],
     ids=["without-names", "named-only", "standard-name", "with-new-fields"],
 )
-async def test_an_event_is_told_by_its_type_or_by_its_name(
+async def test_event_is_identified_by_its_type_or_its_name(
     client: AsyncFriendli, server: FriendliServer, form: Callable[[dict[str, Any]], Payload]
 ) -> None:
     received = await events_of(client, server, *map(form, DATA))
@@ -90,32 +90,32 @@ async def test_an_event_is_told_by_its_type_or_by_its_name(
     assert len(received) == len(DATA)
 
 
-async def test_bytes_cut_anywhere_give_the_same_events(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_chunk_boundaries_do_not_affect_events(client: AsyncFriendli, server: FriendliServer) -> None:
     body = b"".join(b"event: %s\ndata: %s\n\n" % (d["type"].encode(), json.dumps(d).encode()) for d in DATA)
     received = await events_of(client, server, *(raw(body[at : at + 97]) for at in range(0, len(body), 97)))
     assert [json.loads(msgspec.json.encode(each)) for each in received] == DATA
 
 
-async def test_kinds_that_come_later_are_unknown_events(client: AsyncFriendli, server: FriendliServer) -> None:
-    later = {"type": "response.audio.delta", "delta": "AAAA", "sequence_number": 3}
+async def test_unknown_kinds_become_unknown_events(client: AsyncFriendli, server: FriendliServer) -> None:
+    unknown = {"type": "response.audio.delta", "delta": "AAAA", "sequence_number": 3}
     bare = event({"x": 1}, name="response.smell.added")
-    received = await events_of(client, server, named(later), bare, event({**later, "type": "odd"}), named(DATA[-1]))
+    received = await events_of(client, server, named(unknown), bare, event({**unknown, "type": "odd"}), named(DATA[-1]))
     assert received[:3] == [
-        UnknownEvent("response.audio.delta", later),
+        UnknownEvent("response.audio.delta", unknown),
         UnknownEvent("response.smell.added", {"x": 1}),
-        UnknownEvent("odd", {**later, "type": "odd"}),
+        UnknownEvent("odd", {**unknown, "type": "odd"}),
     ]
     assert isinstance(received[3], ResponseCompleted)
 
 
-async def test_what_says_nothing_is_passed_by(client: AsyncFriendli, server: FriendliServer) -> None:
-    nothing = [event({"type": "ping"}, name="ping"), event({"type": "keepalive"}), event({}), event("hm", name="odd")]
-    assert [each.type for each in await events_of(client, server, *nothing, named(DATA[-1]))] == ["response.completed"]
+async def test_events_without_content_are_ignored(client: AsyncFriendli, server: FriendliServer) -> None:
+    empty = [event({"type": "ping"}, name="ping"), event({"type": "keepalive"}), event({}), event("hm", name="odd")]
+    assert [each.type for each in await events_of(client, server, *empty, named(DATA[-1]))] == ["response.completed"]
 
 
 @pytest.mark.parametrize("data", ["{", "[1]", '{"type": "response.output_text.delta"}'])
 @pytest.mark.parametrize("name", [None, "response.output_text.delta"])
-async def test_an_event_that_cannot_be_read_ends_the_stream_with_what_had_arrived(
+async def test_undecodable_event_ends_the_stream_with_a_partial_result(
     client: AsyncFriendli, server: FriendliServer, data: str, name: str | None
 ) -> None:
     server.enqueue(script(*map(named, DATA[:12]), event(data, name=name)))
@@ -127,7 +127,7 @@ async def test_an_event_that_cannot_be_read_ends_the_stream_with_what_had_arrive
     assert caught.value.partial.text == "Hello"
 
 
-async def test_a_character_that_two_deltas_share_is_put_together(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_surrogate_pair_split_across_deltas_is_joined(client: AsyncFriendli, server: FriendliServer) -> None:
     halves = [
         raw(b'data: {"type": "response.output_text.delta", "delta": "%s"}\n\n' % half)
         for half in (rb"a\ud83d", rb"\ude00b")
@@ -137,16 +137,16 @@ async def test_a_character_that_two_deltas_share_is_put_together(client: AsyncFr
     assert [text async for text in ask(client).text()] == ["a", "\U0001f600b"]
 
 
-# --- the views and the result ----------------------------------------------------------------------------------------
+# --- views and result ------------------------------------------------------------------------------------------------
 
 
-async def test_text_and_reasoning_come_piece_by_piece(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_text_and_reasoning_views_yield_deltas(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(*map(named, DATA)), script(*map(named, DATA)))
     assert [text async for text in ask(client).text()] == ["Hello", " there", "!"]
     assert [text async for text in ask(client).reasoning()] == ["think ", "harder"]
 
 
-async def test_result_is_the_last_events_response_with_meta_and_usage(
+async def test_result_is_the_response_of_the_last_event_with_meta_and_usage(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(script(*map(named, DATA), headers={"x-request-id": "req_1"}))
@@ -173,7 +173,7 @@ def _only_items(data: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("kept", [_only_deltas, _only_texts, _only_items])
-async def test_where_the_last_event_is_bare_the_others_are_put_together(
+async def test_result_is_assembled_from_earlier_events_if_the_last_has_no_output(
     client: AsyncFriendli, server: FriendliServer, kept: Callable[[dict[str, Any]], bool]
 ) -> None:
     bare = {"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}}
@@ -186,7 +186,7 @@ async def test_where_the_last_event_is_bare_the_others_are_put_together(
     assert result.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
 
 
-def _unplaced(data: dict[str, Any], *names: str) -> dict[str, Any]:
+def _without(data: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in names}
 
 
@@ -199,10 +199,10 @@ def _unplaced(data: dict[str, Any], *names: str) -> dict[str, Any]:
     ],
     ids=["ids-only", "indexes-only", "neither"],
 )
-async def test_deltas_find_their_items_however_they_are_placed(
+async def test_deltas_are_assigned_to_items_by_id_index_or_order(
     client: AsyncFriendli, server: FriendliServer, missing: tuple[str, ...]
 ) -> None:
-    deltas = [_unplaced(data, *missing) for data in DATA[:-1] if _only_deltas(data)]
+    deltas = [_without(data, *missing) for data in DATA[:-1] if _only_deltas(data)]
     server.enqueue(script(*map(named, deltas), done()))
     result = await ask(client).result()
     assert [item.id for item in result.output] == ["rs_1", "msg_1", "fc_1"]
@@ -210,9 +210,7 @@ async def test_deltas_find_their_items_however_they_are_placed(
     assert result.tool_calls[0].function.arguments == '{"city": "Rome"}'
 
 
-async def test_items_that_nothing_announced_are_made_from_their_deltas(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_unannounced_items_are_built_from_their_deltas(client: AsyncFriendli, server: FriendliServer) -> None:
     unannounced = [data for data in DATA if data["type"].endswith((".delta", "arguments.done"))]
     server.enqueue(script(*map(named, unannounced), done()))
     result = await ask(client).result()
@@ -220,7 +218,7 @@ async def test_items_that_nothing_announced_are_made_from_their_deltas(
     assert result.tool_calls == (ToolCall("", "function", FunctionCall("weather", '{"city": "Rome"}')),)
 
 
-async def test_interleaved_items_do_not_mix(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_interleaved_deltas_are_kept_apart(client: AsyncFriendli, server: FriendliServer) -> None:
     calls = [{**CALLED, "id": f"fc_{n}", "call_id": f"call_{n}", "arguments": ""} for n in (0, 1)]
     added = [{"type": "response.output_item.added", "output_index": n, "item": calls[n]} for n in (0, 1)]
     kind = "response.function_call_arguments.delta"
@@ -232,10 +230,12 @@ async def test_interleaved_items_do_not_mix(client: AsyncFriendli, server: Frien
     assert [call.function.arguments for call in (await ask(client).result()).tool_calls] == ["[0,2]", "[1,3]"]
 
 
-# --- ends ------------------------------------------------------------------------------------------------------------
+# --- final events ----------------------------------------------------------------------------------------------------
 
 
-async def test_incomplete_is_a_good_end_that_the_status_tells(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_incomplete_ends_the_stream_normally_and_sets_the_status(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     server.enqueue(script(*map(named, DATA[:-1]), ending("incomplete", incomplete_details={"reason": "filtered"})))
     stream = ask(client)
     result = await stream.result()
@@ -256,7 +256,7 @@ async def test_incomplete_is_a_good_end_that_the_status_tells(client: AsyncFrien
         ("out_of_luck", APIStatusError, 200),
     ],
 )
-async def test_failed_raises_the_error_that_its_code_names(
+async def test_failed_raises_the_error_class_for_its_code(
     client: AsyncFriendli, server: FriendliServer, code: str, kind: type[APIStatusError], status: int
 ) -> None:
     error = {"code": code, "message": "no\ud83d way"}
@@ -278,13 +278,13 @@ async def test_failed_raises_the_error_that_its_code_names(
     assert partial.usage == Usage(5, 7, 12, PromptTokensDetails(2), CompletionTokensDetails(3))
 
 
-async def test_failed_without_a_reason_says_so(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_failed_without_an_error_has_a_default_message(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(*map(event, DATA[:2]), ending("failed", error=None)))
     with pytest.raises(APIStatusError, match="the response failed"):
         await ask(client).result()
 
 
-async def test_failed_in_one_read_with_events_comes_after_them(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_failed_is_raised_after_events_of_the_same_read(client: AsyncFriendli, server: FriendliServer) -> None:
     failed = {"type": "response.failed", "response": {**WHOLE, "error": {"code": "server_error", "message": "no"}}}
     server.enqueue(script(raw(b"".join(b"data: %s\n\n" % json.dumps(each).encode() for each in [*DATA[:2], failed]))))
     stream = ask(client)
@@ -294,7 +294,7 @@ async def test_failed_in_one_read_with_events_comes_after_them(client: AsyncFrie
         await anext(stream)
 
 
-async def test_a_failure_before_any_event_is_tried_again(server: FriendliServer) -> None:
+async def test_failure_before_the_first_event_is_retried(server: FriendliServer) -> None:
     server.enqueue(
         script(ending("failed", error={"code": "rate_limit_exceeded", "message": "later"})), script(*map(named, DATA))
     )
@@ -314,7 +314,7 @@ async def test_a_failure_before_any_event_is_tried_again(server: FriendliServer)
     ],
     ids=["named", "by-type", "bare"],
 )
-async def test_an_error_event_is_raised(client: AsyncFriendli, server: FriendliServer, last: Payload) -> None:
+async def test_error_event_raises(client: AsyncFriendli, server: FriendliServer, last: Payload) -> None:
     server.enqueue(script(*map(named, DATA[:12]), last))
     with pytest.raises(RateLimitError, match="too much") as caught:
         await ask(client).result()
@@ -323,7 +323,7 @@ async def test_an_error_event_is_raised(client: AsyncFriendli, server: FriendliS
 
 
 @pytest.mark.parametrize("count", range(1, len(DATA) - 1))
-async def test_a_stream_without_its_last_event_is_interrupted(
+async def test_stream_without_a_final_event_is_interrupted(
     client: AsyncFriendli, server: FriendliServer, count: int
 ) -> None:
     server.enqueue(script(*map(named, DATA[:count])))
@@ -331,12 +331,12 @@ async def test_a_stream_without_its_last_event_is_interrupted(
     with pytest.raises(StreamInterruptedError) as caught:
         await stream.result()
     assert stream.outcome == "truncated"
-    told = "".join(data["delta"] for data in DATA[:count] if data["type"] == "response.output_text.delta")
+    received = "".join(data["delta"] for data in DATA[:count] if data["type"] == "response.output_text.delta")
     assert caught.value.partial is not None
-    assert caught.value.partial.text == told
+    assert caught.value.partial.text == received
 
 
-async def test_leaving_a_stream_closes_it(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_leaving_the_context_closes_the_stream(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(*map(named, DATA[:12]), stall()))
     async with ask(client) as stream:
         async for each in stream:

@@ -1,4 +1,4 @@
-"""Runs: the model calls tools, they run here, and it goes on from their results."""
+"""Runs: the model calls tools, the client executes them, and the model continues with their results."""
 
 import asyncio
 import contextvars
@@ -64,39 +64,39 @@ def now() -> str:
 
 
 @tool
-async def fail(words: str = "no such city") -> str:
+async def fail(message: str = "no such city") -> str:
     """Fails."""
-    raise ValueError(words)
+    raise ValueError(message)
 
 
 class Waiter:
-    """A tool that waits, and tells what becomes of it."""
+    """A tool that waits, and logs how it ends."""
 
     def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.may_end = asyncio.Event()
+        self.started = asyncio.Event()
+        self.may_finish = asyncio.Event()
         self.may_clean_up = asyncio.Event()
         self.may_clean_up.set()
         self.running = 0
-        self.most = 0
-        self.told: list[str] = []
+        self.peak = 0
+        self.log: list[str] = []
 
     @tool
     async def wait(self, name: str = "w") -> str:
         """Waits."""
         self.running += 1
-        self.most = max(self.most, self.running)
-        self.told.append(f"{name} begins")
-        self.begun.set()
+        self.peak = max(self.peak, self.running)
+        self.log.append(f"{name} started")
+        self.started.set()
         try:
-            await self.may_end.wait()
+            await self.may_finish.wait()
         except asyncio.CancelledError:
             await self.may_clean_up.wait()
-            self.told.append(f"{name} is cancelled")
+            self.log.append(f"{name} cancelled")
             raise
         finally:
             self.running -= 1
-        self.told.append(f"{name} ends")
+        self.log.append(f"{name} finished")
         return name
 
 
@@ -105,19 +105,19 @@ def waiter() -> Waiter:
     return Waiter()
 
 
-def begin(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
+def start_run(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
     return client.serverless.chat.run(model="m", messages=HELLO, tools=tools, **options)
 
 
-def head(index: int, name: str, id: str | None = "", arguments: str = "") -> Step:
-    """The first piece of a call."""
+def call_delta(index: int, name: str, id: str | None = "", arguments: str = "") -> Step:
+    """The first delta of a tool call."""
     call: dict[str, Any] = {"index": index, "type": "function", "function": {"name": name, "arguments": arguments}}
     if id is not None:
         call["id"] = id or f"call_{index}"
     return chunk(tool_calls=[call])
 
 
-def more(index: int, arguments: str) -> Step:
+def arguments_delta(index: int, arguments: str) -> Step:
     return chunk(tool_calls=[{"index": index, "function": {"arguments": arguments}}])
 
 
@@ -135,20 +135,20 @@ async def _events_of(run: Run) -> list[Any]:
 
 async def read_into(seen: list[Any], run: Run) -> None:
     async for found in run:
-        seen.append(found)  # noqa: PERF401  # a list would be lost
+        seen.append(found)  # noqa: PERF401  # a comprehension would lose the items before an error
 
 
-async def until(run: Run, kind: type) -> Any:
-    """Reads up to an event of a kind."""
+async def read_until(run: Run, kind: type) -> Any:
+    """Reads up to the first event of a type, and returns it."""
     async with asyncio.timeout(30):
         async for event in run:
             if isinstance(event, kind):
                 return event
-    raise AssertionError(f"no {kind.__name__} came")
+    raise AssertionError(f"no {kind.__name__} was received")
 
 
-def names(events: Sequence[Any]) -> list[str]:
-    """What happened but for chunks, in short."""
+def summarize(events: Sequence[Any]) -> list[str]:
+    """Summarizes all events except chunks."""
     short: list[str] = []
     for found in events:
         match found:
@@ -165,14 +165,14 @@ def names(events: Sequence[Any]) -> list[str]:
     return short
 
 
-def results(server: FriendliServer, number: int = -1) -> list[tuple[str, str]]:
-    """What a request tells of the tools: id and content."""
+def tool_results(server: FriendliServer, number: int = -1) -> list[tuple[str, str]]:
+    """Returns the id and content of each tool message in a request."""
     messages: list[Mapping[str, Any]] = server.requests[number].json_object["messages"]
     return [(message["tool_call_id"], message["content"]) for message in messages if message["role"] == "tool"]
 
 
-async def nothing_runs(client: AsyncFriendli, server: FriendliServer) -> None:
-    """Checks that no request, no place and no task is left; connections may lie in the pool."""
+async def assert_idle(client: AsyncFriendli, server: FriendliServer) -> None:
+    """Asserts that no request, connection slot or task is left; pooled connections may stay open."""
     await server.idle(timeout=30)
     for _ in range(20):
         if not places_in_use(client) and not tasks_of_the_library():
@@ -182,17 +182,17 @@ async def nothing_runs(client: AsyncFriendli, server: FriendliServer) -> None:
     assert tasks_of_the_library() == []
 
 
-# --- a good run ------------------------------------------------------------------------------------------------------
+# --- successful runs -------------------------------------------------------------------------------------------------
 
 
-async def test_events_come_in_the_order_in_which_things_happen(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_events_are_in_chronological_order(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Paris"}), ("now", "")), text("It is ", "sunny"))
-    run = begin(client, weather, now)
+    run = start_run(client, weather, now)
     events = await events_of(run)
-    told = names(events)
-    assert sorted(told[:4]) == ["now finished", "now started", "weather finished", "weather started"]
-    assert told.index("weather started") < told.index("weather finished")
-    assert told[4:] == ["turn 1", "turn 2"]
+    steps = summarize(events)
+    assert sorted(steps[:4]) == ["now finished", "now started", "weather finished", "weather started"]
+    assert steps.index("weather started") < steps.index("weather finished")
+    assert steps[4:] == ["turn 1", "turn 2"]
     assert "".join(event.text for event in events if isinstance(event, ChatChunk)) == "It is sunny"
     assert isinstance(events[-1], TurnEnded)
     assert events[-1].reply.text == "It is sunny"
@@ -201,11 +201,11 @@ async def test_events_come_in_the_order_in_which_things_happen(client: AsyncFrie
 
 async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Paris"})), text("Sunny", prompt_tokens=7))
-    run = begin(client, weather)
+    run = start_run(client, weather)
     result = await run.result()
     assert isinstance(result, RunResult)
     assert (result.reply.text, result.turns) == ("Sunny", 2)
-    call_id = result.messages[1]["tool_calls"][0]["id"]  # type: ignore[index, call-overload]  # a dict, as the tests below show
+    call_id = result.messages[1]["tool_calls"][0]["id"]  # type: ignore[index, call-overload]  # a dict
     function = {"name": "weather", "arguments": '{"city": "Paris"}'}
     call = {"id": call_id, "type": "function", "function": function}
     assert result.messages == [
@@ -222,9 +222,9 @@ async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli
     assert json.loads(json.dumps(result.messages)) == result.messages
 
 
-async def test_transcript_goes_into_the_next_call_as_it_is(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_transcript_can_be_passed_to_the_next_call(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("weather", '{"city": '), ("nothing", ""), ("now", "[]")))
-    result = await begin(client, weather, now).result()
+    result = await start_run(client, weather, now).result()
     reply = await client.serverless.chat.complete(
         model="m", messages=[*result.messages, {"role": "user", "content": "And now?"}]
     )
@@ -234,7 +234,7 @@ async def test_transcript_goes_into_the_next_call_as_it_is(client: AsyncFriendli
 
 
 async def test_the_first_request_offers_the_tools(client: AsyncFriendli, server: FriendliServer) -> None:
-    await begin(client, weather, temperature=0.5, extra_body={"top_k": 3}).result()
+    await start_run(client, weather, temperature=0.5, extra_body={"top_k": 3}).result()
     [request] = server.requests
     function = {"name": "weather", "description": "Weather of a city.", "parameters": weather.parameters}
     assert request.json_object["tools"] == [{"type": "function", "function": function}]
@@ -243,11 +243,11 @@ async def test_the_first_request_offers_the_tools(client: AsyncFriendli, server:
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}, "auto"])
-async def test_what_makes_the_model_call_holds_for_the_first_turn(
+async def test_forcing_tool_choice_applies_to_the_first_turn_only(
     client: AsyncFriendli, server: FriendliServer, choice: Any
 ) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Rome"})))
-    await begin(client, weather, tool_choice=choice).result()
+    await start_run(client, weather, tool_choice=choice).result()
     first, second = (request.json_object.get("tool_choice") for request in server.requests)
     assert (first, second) == (choice, "auto" if choice == "auto" else None)
 
@@ -267,23 +267,23 @@ async def test_all_deployments_run_tools(client: AsyncFriendli, server: Friendli
     assert "model" not in server.requests[-1].json_object
 
 
-async def test_usage_of_turns_that_tell_none_is_passed_over(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_turns_without_usage_are_skipped_in_the_total(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(
-        script(head(0, "now"), finish("tool_calls"), done()),
-        script(head(0, "now"), finish("tool_calls"), usage(3, 4), done()),
-        script(head(0, "now"), finish("tool_calls"), usage(10, 20), done()),
+        script(call_delta(0, "now"), finish("tool_calls"), done()),
+        script(call_delta(0, "now"), finish("tool_calls"), usage(3, 4), done()),
+        script(call_delta(0, "now"), finish("tool_calls"), usage(10, 20), done()),
         script(chunk("x"), finish(), done()),
     )
-    result = await begin(client, now).result()
+    result = await start_run(client, now).result()
     assert result.usage is not None
     assert (result.usage.prompt_tokens, result.usage.total_tokens) == (13, 37)
     assert result.usage.prompt_tokens_details is not None
     assert result.usage.prompt_tokens_details.cached_tokens == 0
     server.enqueue(script(chunk("x"), finish(), done()))
-    assert (await begin(client, now).result()).usage is None
+    assert (await start_run(client, now).result()).usage is None
 
 
-async def test_tool_of_one_s_own_class_runs(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_custom_tool_class_runs(client: AsyncFriendli, server: FriendliServer) -> None:
     class Echo:
         name = "echo"
         description = None
@@ -293,133 +293,154 @@ async def test_tool_of_one_s_own_class_runs(client: AsyncFriendli, server: Frien
             return arguments
 
     server.enqueue(tool_calls(("echo", "anything")))
-    await begin(client, Echo()).result()
-    assert [content for _, content in results(server)] == ["anything"]
+    await start_run(client, Echo()).result()
+    assert [content for _, content in tool_results(server)] == ["anything"]
     assert server.requests[0].json_object["tools"] == [
         {"type": "function", "function": {"name": "echo", "parameters": {"type": "object"}}}
     ]
 
 
-# --- when calls start ------------------------------------------------------------------------------------------------
+# --- when tool calls start -------------------------------------------------------------------------------------------
 
 
-async def test_call_starts_when_the_next_begins_while_the_stream_goes_on(
+async def test_call_starts_when_the_next_one_begins_before_the_stream_ends(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    go_on = asyncio.Event()
-    rest = [gate(go_on), more(1, '"Rome"}')]
-    server.enqueue(turn(head(0, "now", arguments="{}"), head(1, "weather"), more(1, '{"city":'), *rest), text("x"))
-    run = begin(client, now, weather)
-    finished = await until(run, ToolFinished)
+    resume = asyncio.Event()
+    rest = [gate(resume), arguments_delta(1, '"Rome"}')]
+    server.enqueue(
+        turn(call_delta(0, "now", arguments="{}"), call_delta(1, "weather"), arguments_delta(1, '{"city":'), *rest),
+        text("x"),
+    )
+    run = start_run(client, now, weather)
+    finished = await read_until(run, ToolFinished)
     assert (finished.call.function.name, finished.content) == ("now", "12:00")
-    go_on.set()
-    assert names(await events_of(run)) == ["weather started", "weather finished", "turn 1", "turn 2"]
+    resume.set()
+    assert summarize(await events_of(run)) == ["weather started", "weather finished", "turn 1", "turn 2"]
 
 
-async def test_call_starts_at_the_finish_reason_before_the_stream_has_ended(
+async def test_call_starts_at_the_finish_reason_before_the_stream_ends(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    go_on = asyncio.Event()
-    steps = [head(0, "weather"), more(0, '{"city":"Rome"}'), finish("tool_calls"), gate(go_on), usage(1, 1), done()]
+    resume = asyncio.Event()
+    steps = [
+        call_delta(0, "weather"),
+        arguments_delta(0, '{"city":"Rome"}'),
+        finish("tool_calls"),
+        gate(resume),
+        usage(1, 1),
+        done(),
+    ]
     server.enqueue(script(*steps), text("x"))
-    run = begin(client, weather)
-    assert (await until(run, ToolFinished)).content == "sunny in Rome"
-    go_on.set()
-    assert names(await events_of(run)) == ["turn 1", "turn 2"]
+    run = start_run(client, weather)
+    assert (await read_until(run, ToolFinished)).content == "sunny in Rome"
+    resume.set()
+    assert summarize(await events_of(run)) == ["turn 1", "turn 2"]
 
 
-async def test_whole_object_alone_does_not_start_a_call(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(turn(head(0, "weather", arguments='{"city":"Rome"}'), more(0, " "), more(0, "\n")), text("x"))
-    events = await events_of(begin(client, weather))
+async def test_complete_arguments_object_alone_does_not_start_a_call(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(
+        turn(call_delta(0, "weather", arguments='{"city":"Rome"}'), arguments_delta(0, " "), arguments_delta(0, "\n")),
+        text("x"),
+    )
+    events = await events_of(start_run(client, weather))
     first = next(number for number, found in enumerate(events) if isinstance(found, ToolStarted))
     assert sum(isinstance(found, ChatChunk) for found in events[:first]) >= 4
-    assert names(events) == ["weather started", "weather finished", "turn 1", "turn 2"]
+    assert summarize(events) == ["weather started", "weather finished", "turn 1", "turn 2"]
 
 
-async def test_pieces_of_two_calls_may_come_in_turns(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_deltas_of_two_calls_may_be_interleaved(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(
         turn(
-            head(0, "weather"), head(1, "weather"), more(0, '{"city":'), more(1, '{"city":'), more(0, '"Rome"}'),
-            more(1, '"Oslo"}'),
+            call_delta(0, "weather"),
+            call_delta(1, "weather"),
+            arguments_delta(0, '{"city":'),
+            arguments_delta(1, '{"city":'),
+            arguments_delta(0, '"Rome"}'),
+            arguments_delta(1, '"Oslo"}'),
         ),
         text("x"),
-    )  # fmt: skip
-    await begin(client, weather).result()
-    assert results(server) == [("call_0", "sunny in Rome"), ("call_1", "sunny in Oslo")]
+    )
+    await start_run(client, weather).result()
+    assert tool_results(server) == [("call_0", "sunny in Rome"), ("call_1", "sunny in Oslo")]
 
 
-async def test_arguments_that_go_on_after_the_call_has_begun_end_the_run(
+async def test_arguments_that_continue_after_the_call_started_fail_the_run(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
-    server.enqueue(turn(head(0, "wait", arguments="{}"), head(1, "now"), more(0, '{"name":"x"}')))
-    run = begin(client, waiter.wait, now)
+    server.enqueue(
+        turn(call_delta(0, "wait", arguments="{}"), call_delta(1, "now"), arguments_delta(0, '{"name":"x"}'))
+    )
+    run = start_run(client, waiter.wait, now)
     with pytest.raises(ResponseDecodeError, match="'wait' continued after the tool call had started") as caught:
         await events_of(run)
     assert caught.value.partial is not None
-    assert waiter.told in ([], ["w begins", "w is cancelled"])
-    await nothing_runs(client, server)
+    assert waiter.log in ([], ["w started", "w cancelled"])
+    await assert_idle(client, server)
 
 
-async def test_results_go_back_in_the_order_of_the_calls(client: AsyncFriendli, server: FriendliServer) -> None:
-    later, sooner = asyncio.Event(), asyncio.Event()
+async def test_results_are_sent_in_call_order(client: AsyncFriendli, server: FriendliServer) -> None:
+    slow_may_finish, quick_started = asyncio.Event(), asyncio.Event()
 
     @tool
     async def slow() -> str:
-        await later.wait()
+        await slow_may_finish.wait()
         return "slow"
 
     @tool
     async def quick() -> str:
-        sooner.set()
+        quick_started.set()
         return "quick"
 
     server.enqueue(tool_calls(("slow", {}), ("quick", {}), ("nothing", {})))
-    run = begin(client, slow, quick)
-    assert (await until(run, ToolFinished)).call.function.name != "slow"
-    await within(sooner.wait())
-    later.set()
+    run = start_run(client, slow, quick)
+    assert (await read_until(run, ToolFinished)).call.function.name != "slow"
+    await within(quick_started.wait())
+    slow_may_finish.set()
     await events_of(run)
-    assert [content for _, content in results(server)][:2] == ["slow", "quick"]
-    assert results(server)[2][1].startswith("Error: there is no tool 'nothing'")
+    assert [content for _, content in tool_results(server)][:2] == ["slow", "quick"]
+    assert tool_results(server)[2][1].startswith("Error: there is no tool 'nothing'")
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
-async def test_no_more_tools_run_at_a_time_than_may(
+async def test_concurrency_limits_running_tools(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, concurrency: int
 ) -> None:
     server.enqueue(tool_calls(*(("wait", {"name": str(number)}) for number in range(5))))
-    run = begin(client, waiter.wait, concurrency=concurrency)
+    run = start_run(client, waiter.wait, concurrency=concurrency)
     for _ in range(concurrency):
-        await until(run, ToolStarted)
+        await read_until(run, ToolStarted)
     assert waiter.running == concurrency
-    waiter.may_end.set()
+    waiter.may_finish.set()
     await events_of(run)
-    assert waiter.most == concurrency
-    assert [content for _, content in results(server)] == ["0", "1", "2", "3", "4"]
+    assert waiter.peak == concurrency
+    assert [content for _, content in tool_results(server)] == ["0", "1", "2", "3", "4"]
 
 
-async def test_tools_see_the_context_of_whoever_reads(client: AsyncFriendli, server: FriendliServer) -> None:
-    who = contextvars.ContextVar("who", default="nobody")
+async def test_tools_run_in_the_context_of_the_reader(client: AsyncFriendli, server: FriendliServer) -> None:
+    user = contextvars.ContextVar("user", default="nobody")
 
     @tool
     def sync() -> str:
-        return who.get()
+        return user.get()
 
     @tool
     async def coroutine() -> str:
-        return who.get()
+        return user.get()
 
     server.enqueue(tool_calls(("sync", {}), ("coroutine", {})))
-    who.set("somebody")
-    await begin(client, sync, coroutine).result()
-    assert [content for _, content in results(server)] == ["somebody", "somebody"]
+    user.set("somebody")
+    await start_run(client, sync, coroutine).result()
+    assert [content for _, content in tool_results(server)] == ["somebody", "somebody"]
 
 
-# --- what can go wrong with a call -----------------------------------------------------------------------------------
+# --- tool errors -----------------------------------------------------------------------------------------------------
 
 
 @tool
-async def gives_nonsense() -> object:
+async def returns_unserializable_object() -> object:
     return object()
 
 
@@ -427,7 +448,7 @@ async def gives_nonsense() -> object:
 async def never_ends() -> str:
     clock = asyncio.get_running_loop().time
     if isinstance(clock, Clock):
-        await turns(20)  # the other tool of the turn has its result by then
+        await turns(20)  # lets the other tool of the turn finish
         clock.leap(0.05)
     await asyncio.Event().wait()
     return "never"
@@ -447,7 +468,7 @@ async def times_out() -> str:
 
 
 @tool
-async def says_why() -> str:
+async def raises_tool_error() -> str:
     raise ToolError("there are two cities of that name")
 
 
@@ -463,47 +484,61 @@ async def leaks() -> str:
     raise RuntimeError("GET https://ann:pass@host/x failed, Authorization: Bearer abcdef0123 flp_0123456789abc")
 
 
-FAULTS = [
+TOOL_ERRORS = [
     ("nothing", {}, "unknown", "Error: there is no tool 'nothing'; there are: weather, now"),
     ("weather", {"town": "Rome"}, "arguments", "Error: the arguments do not fit: Object "),
     ("weather", '{"city":', "arguments", "Error: the arguments are not JSON: "),
     ("fail", {}, "failed", "Error: ValueError: no such city"),
-    ("gives_nonsense", {}, "result", "Error: the tool's result is not JSON: "),
+    ("returns_unserializable_object", {}, "result", "Error: the tool's result is not JSON: "),
     ("never_ends", {}, "timeout", "Error: the tool gave no result within 0.05 s"),
     ("cancels_itself", {}, "failed", "Error: the tool was cancelled"),
     ("times_out", {}, "failed", "Error: TimeoutError: the database did not answer"),
-    ("says_why", {}, "failed", "Error: there are two cities of that name"),
+    ("raises_tool_error", {}, "failed", "Error: there are two cities of that name"),
     ("fails_in_a_group", {}, "failed", "Error: ValueError: inside"),
     ("leaks", {}, "failed", "Error: RuntimeError: GET https://***@host/x failed, Authorization: Bearer *** ***"),
 ]
-ALL_TOOLS = [weather, now, fail, gives_nonsense, never_ends, cancels_itself, times_out, says_why, fails_in_a_group]
+ALL_TOOLS = [
+    weather,
+    now,
+    fail,
+    returns_unserializable_object,
+    never_ends,
+    cancels_itself,
+    times_out,
+    raises_tool_error,
+    fails_in_a_group,
+]
 ALL_TOOLS += [leaks]
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize(("name", "arguments", "kind", "words"), FAULTS, ids=[f"{row[0]}-{row[2]}" for row in FAULTS])
-async def test_fault_is_told_to_the_model_and_the_run_goes_on(
-    client: AsyncFriendli, server: FriendliServer, name: str, arguments: Any, kind: str, words: str
+@pytest.mark.parametrize(
+    ("name", "arguments", "kind", "message"), TOOL_ERRORS, ids=[f"{row[0]}-{row[2]}" for row in TOOL_ERRORS]
+)
+async def test_tool_error_is_fed_to_the_model_and_the_run_continues(
+    client: AsyncFriendli, server: FriendliServer, name: str, arguments: Any, kind: str, message: str
 ) -> None:
     server.enqueue(tool_calls((name, arguments), ("weather", {"city": "Rome"})), text("Sorry"))
-    run = begin(client, *ALL_TOOLS, tool_timeout=0.05 if kind == "timeout" else 30)
+    run = start_run(client, *ALL_TOOLS, tool_timeout=0.05 if kind == "timeout" else 30)
     events = await events_of(run)
     [finished] = [found for found in events if isinstance(found, ToolFinished) and found.error is not None]
     assert finished.error == kind
-    assert finished.content.startswith(words)
-    assert [content for _, content in results(server)] == [finished.content, "sunny in Rome"]
+    assert finished.content.startswith(message)
+    assert [content for _, content in tool_results(server)] == [finished.content, "sunny in Rome"]
     assert "Traceback" not in finished.content
     assert "line " not in finished.content
     assert (await run.result()).reply.text == "Sorry"
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize(("name", "arguments", "kind", "words"), FAULTS, ids=[f"{row[0]}-{row[2]}" for row in FAULTS])
-async def test_fault_ends_the_run_where_it_shall(
-    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, name: str, arguments: Any, kind: str, words: str
+@pytest.mark.parametrize(
+    ("name", "arguments", "kind", "message"), TOOL_ERRORS, ids=[f"{row[0]}-{row[2]}" for row in TOOL_ERRORS]
+)
+async def test_tool_error_ends_the_run_if_on_tool_error_is_raise(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, name: str, arguments: Any, kind: str, message: str
 ) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Rome"})), tool_calls(("wait", {}), (name, arguments)))
-    run = begin(
+    run = start_run(
         client, *ALL_TOOLS, waiter.wait, on_tool_error="raise", tool_timeout=0.05 if kind == "timeout" else None
     )
     with pytest.raises(ToolError) as caught:
@@ -511,7 +546,7 @@ async def test_fault_ends_the_run_where_it_shall(
     error = caught.value
     assert error.kind == kind
     assert error.call is not None
-    assert name in (error.call.function.name, "never_ends")  # with the time limit, `wait` runs into it, too
+    assert name in (error.call.function.name, "never_ends")  # `wait` times out as well
     assert [message["role"] for message in error.messages] == ["user", "assistant", "tool"]
     assert error.usage is not None
     assert waiter.running == 0
@@ -519,10 +554,12 @@ async def test_fault_ends_the_run_where_it_shall(
     with pytest.raises(ToolError):
         await run.result()
     assert pickle.loads(pickle.dumps(error)).call == error.call
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_a_model_is_told_of_an_exception_that_has_no_words(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_exception_with_a_failing_str_is_reported_by_its_class_name(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     class BrokenError(Exception):
         def __str__(self) -> str:
             raise LookupError
@@ -532,34 +569,36 @@ async def test_a_model_is_told_of_an_exception_that_has_no_words(client: AsyncFr
         raise BrokenError
 
     server.enqueue(tool_calls(("breaks", {})))
-    await events_of(begin(client, breaks))
-    assert [content for _, content in results(server)] == ["Error: BrokenError"]
+    await events_of(start_run(client, breaks))
+    assert [content for _, content in tool_results(server)] == ["Error: BrokenError"]
 
 
-async def test_cause_of_a_tool_s_error_is_what_it_raised(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_tool_error_is_chained_to_the_exception_of_the_tool(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     server.enqueue(tool_calls(("fail", {})))
     with pytest.raises(ToolError, match="the tool 'fail' failed: ValueError: no such city") as caught:
-        await begin(client, fail, on_tool_error="raise").result()
+        await start_run(client, fail, on_tool_error="raise").result()
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-async def test_arguments_that_the_token_limit_cut_are_no_arguments(
+async def test_arguments_truncated_by_the_token_limit_are_rejected(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    server.enqueue(script(head(0, "weather"), more(0, '{"city":"Ro'), finish("length"), done()), text("x"))
-    result = await begin(client, weather).result()
-    [(_, content)] = results(server)
+    server.enqueue(
+        script(call_delta(0, "weather"), arguments_delta(0, '{"city":"Ro'), finish("length"), done()), text("x")
+    )
+    result = await start_run(client, weather).result()
+    [(_, content)] = tool_results(server)
     assert content.startswith("Error: the arguments are not JSON")
-    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict, as the tests below show
+    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict
     assert json.loads(call["function"]["arguments"]) == {"invalid_json": '{"city":"Ro'}
 
 
-# --- odd servers -----------------------------------------------------------------------------------------------------
+# --- nonconforming servers -------------------------------------------------------------------------------------------
 
 
-async def test_ids_that_are_missing_empty_or_twice_the_same_are_made_up(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_missing_empty_and_duplicate_ids_are_replaced(client: AsyncFriendli, server: FriendliServer) -> None:
     calls = [
         {"index": 0, "function": {"name": "now", "arguments": "{}"}},
         {"index": 1, "id": None, "function": {"name": "now", "arguments": "{}"}},
@@ -570,16 +609,16 @@ async def test_ids_that_are_missing_empty_or_twice_the_same_are_made_up(
         {"index": 6, "function": {"name": "now", "arguments": "{}"}},
     ]
     server.enqueue(turn(*(chunk(tool_calls=[call]) for call in calls)))
-    await begin(client, now).result()
-    ids = [call_id for call_id, _ in results(server)]
+    await start_run(client, now).result()
+    ids = [call_id for call_id, _ in tool_results(server)]
     assert len(set(ids)) == 7
     assert all(ids)
     assert ids[3] == "same"
-    asked = server.requests[-1].json_object["messages"][1]["tool_calls"]
-    assert [call["id"] for call in asked] == ids
+    requested = server.requests[-1].json_object["messages"][1]["tool_calls"]
+    assert [call["id"] for call in requested] == ids
 
 
-async def test_arguments_as_an_object_and_calls_in_one_event_are_understood(
+async def test_object_arguments_and_several_calls_in_one_event_are_accepted(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     calls = [
@@ -588,28 +627,30 @@ async def test_arguments_as_an_object_and_calls_in_one_event_are_understood(
     ]
     choice = {"index": 0, "delta": {"role": "assistant", "content": None, "tool_calls": calls}, "finish_reason": "stop"}
     server.enqueue(script(event({"choices": [choice]}), done()))
-    await begin(client, weather, now).result()
-    assert results(server) == [("a", "sunny in Rome"), ("b", "12:00")]
+    await start_run(client, weather, now).result()
+    assert tool_results(server) == [("a", "sunny in Rome"), ("b", "12:00")]
 
 
 async def test_stream_without_finish_reason_ends_with_its_sentinel(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    server.enqueue(script(head(0, "now"), done()))
-    await begin(client, now).result()
-    assert [content for _, content in results(server)] == ["12:00"]
+    server.enqueue(script(call_delta(0, "now"), done()))
+    await start_run(client, now).result()
+    assert [content for _, content in tool_results(server)] == ["12:00"]
 
 
 # --- turns -----------------------------------------------------------------------------------------------------------
 
 
-async def test_turn_limit_raises_with_a_transcript_that_goes_on(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_turn_limit_raises_with_a_transcript_that_can_be_continued(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     server.enqueue(*(tool_calls(("now", {})) for _ in range(3)))
-    run = begin(client, now, max_turns=3)
+    run = start_run(client, now, max_turns=3)
     seen: list[Any] = []
     with pytest.raises(TurnLimitError, match="turn 3, the last one that max_turns allows") as caught:
         await read_into(seen, run)
-    assert names(seen)[-1] == "turn 3"
+    assert summarize(seen)[-1] == "turn 3"
     error = caught.value
     assert error.turns == 3
     assert [message["role"] for message in error.messages] == ["user", *["assistant", "tool"] * 3]
@@ -621,105 +662,105 @@ async def test_turn_limit_raises_with_a_transcript_that_goes_on(client: AsyncFri
     assert len(server.requests) == 4
 
 
-async def test_run_of_as_many_turns_as_may_be_is_good(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_run_may_use_exactly_max_turns(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("now", {})))
-    assert (await begin(client, now, max_turns=2).result()).turns == 2
+    assert (await start_run(client, now, max_turns=2).result()).turns == 2
 
 
 # --- approval --------------------------------------------------------------------------------------------------------
 
 
-async def test_refused_call_does_not_happen_and_the_model_is_told(
+async def test_denied_call_is_not_executed_and_reported_to_the_model(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    asked: list[ToolCall] = []
+    requested: list[ToolCall] = []
 
     def allow(call: ToolCall) -> bool:
-        asked.append(call)
+        requested.append(call)
         return call.function.name != "fail"
 
     server.enqueue(tool_calls(("fail", {}), ("now", {}), ("nothing", {})))
-    events = await events_of(begin(client, fail, now, before_tool=allow, on_tool_error="feed"))
-    assert "fail: refused" in names(events)
-    assert "fail started" not in names(events)
-    assert [call.function.name for call in asked] == ["fail", "now"]
-    assert results(server)[0][1] == "Error: the call was refused by the user"
+    events = await events_of(start_run(client, fail, now, before_tool=allow, on_tool_error="feed"))
+    assert "fail: refused" in summarize(events)
+    assert "fail started" not in summarize(events)
+    assert [call.function.name for call in requested] == ["fail", "now"]
+    assert tool_results(server)[0][1] == "Error: the call was refused by the user"
     server.enqueue(tool_calls(("fail", {})))
-    await begin(client, fail, before_tool=lambda call: False, on_tool_error="raise").result()
+    await start_run(client, fail, before_tool=lambda call: False, on_tool_error="raise").result()
 
 
-async def test_approvals_are_asked_for_one_at_a_time_while_the_stream_goes_on(
+async def test_approvals_are_requested_one_at_a_time_while_the_stream_continues(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    may_answer, go_on = asyncio.Event(), asyncio.Event()
-    asking: list[str] = []
-    most = 0
+    may_approve, resume = asyncio.Event(), asyncio.Event()
+    pending: list[str] = []
+    peak = 0
 
     async def allow(call: ToolCall) -> bool:
-        nonlocal most
-        asking.append(call.function.arguments)
-        most = max(most, len(asking))
-        await may_answer.wait()
-        asking.remove(call.function.arguments)
+        nonlocal peak
+        pending.append(call.function.arguments)
+        peak = max(peak, len(pending))
+        await may_approve.wait()
+        pending.remove(call.function.arguments)
         return True
 
-    calls = [head(number, "weather", arguments=f'{{"city":"{number}"}}') for number in range(3)]
-    server.enqueue(turn(*calls, gate(go_on), chunk("said meanwhile")), text("x"))
-    run = begin(client, weather, before_tool=allow)
+    calls = [call_delta(number, "weather", arguments=f'{{"city":"{number}"}}') for number in range(3)]
+    server.enqueue(turn(*calls, gate(resume), chunk("said meanwhile")), text("x"))
+    run = start_run(client, weather, before_tool=allow)
     for _ in range(2):
-        await until(run, ChatChunk)
-    go_on.set()
+        await read_until(run, ChatChunk)
+    resume.set()
     async with asyncio.timeout(30):
         async for found in run:
             if isinstance(found, ChatChunk) and found.text == "said meanwhile":
                 break
-    assert len(asking) == 1
-    may_answer.set()
+    assert len(pending) == 1
+    may_approve.set()
     await events_of(run)
-    assert most == 1
-    assert [content for _, content in results(server)] == ["sunny in 0", "sunny in 1", "sunny in 2"]
+    assert peak == 1
+    assert [content for _, content in tool_results(server)] == ["sunny in 0", "sunny in 1", "sunny in 2"]
 
 
-async def test_approval_that_is_no_answer_or_fails_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:
-    def forgot(call: ToolCall) -> Any:
+async def test_invalid_or_failing_approval_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:
+    def returns_none(call: ToolCall) -> Any:
         return None
 
-    def broken(call: ToolCall) -> bool:
+    def raises(call: ToolCall) -> bool:
         raise LookupError("who is that?")
 
-    async def out_of_answers(call: ToolCall) -> bool:
-        raise StopAsyncIteration  # which must not look like the end of the run
+    async def raises_stop(call: ToolCall) -> bool:
+        raise StopAsyncIteration  # must not be taken for the end of the run
 
-    for before, kind in ((forgot, TypeError), (broken, LookupError), (out_of_answers, RuntimeError)):
+    for before, kind in ((returns_none, TypeError), (raises, LookupError), (raises_stop, RuntimeError)):
         server.enqueue(tool_calls(("now", {})))
-        run = begin(client, now, before_tool=before)
+        run = start_run(client, now, before_tool=before)
         with pytest.raises(kind):
             await events_of(run)
         with pytest.raises(StreamInterruptedError, match="the run failed"):
             await run.result()
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_what_is_no_exception_for_a_model_ends_the_run(
+async def test_base_exception_in_a_tool_ends_the_run(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
     @tool
     async def assert_something() -> str:
-        await waiter.begun.wait()
+        await waiter.started.wait()
         pytest.fail("in a test's own tool")
 
     server.enqueue(tool_calls(("assert_something", {}), ("wait", {})))
     with pytest.raises(pytest.fail.Exception, match="in a test's own tool"):
-        await events_of(begin(client, assert_something, waiter.wait))
-    assert waiter.told == ["w begins", "w is cancelled"]
-    await nothing_runs(client, server)
+        await events_of(start_run(client, assert_something, waiter.wait))
+    assert waiter.log == ["w started", "w cancelled"]
+    await assert_idle(client, server)
 
 
-# --- what is refused before anything is sent ------------------------------------------------------------------------
+# --- input validation ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "error", "message"),
     [
         ({"tools": [weather, weather]}, ValueError, r"tools\[1\]: there is a tool 'weather' already"),
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, TypeError, r"tools\[0\]: a dict is not a"),
@@ -741,40 +782,40 @@ async def test_what_is_no_exception_for_a_model_ends_the_run(
         ({"tool_choice": 3}, ValueError, "tool_choice"),
     ],
 )  # fmt: skip
-async def test_bad_input_is_refused_before_anything_is_sent(
-    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], error: type[Exception], words: str
+async def test_invalid_input_is_rejected_before_sending(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         client.serverless.chat.run(**{"model": "m", "messages": HELLO, "tools": [weather], **options})
     assert server.requests == []
 
 
-# --- streams that go wrong -------------------------------------------------------------------------------------------
+# --- stream errors ---------------------------------------------------------------------------------------------------
 
 
-async def test_error_of_opening_is_raised_on_entering(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_entering_raises_errors_from_opening(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(status(500))
     with pytest.raises(InternalServerError):
-        async with begin(client, weather):
+        async with start_run(client, weather):
             pytest.fail("entered")
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
 @pytest.mark.parametrize(
     ("ending", "kind"), [(cut(), StreamInterruptedError), (error_data({"message": "no", "code": 500}), Exception)]
 )
-async def test_stream_that_breaks_in_mid_turn_cancels_the_tools(
+async def test_stream_interrupted_mid_turn_cancels_the_tools(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, ending: Step, kind: type[Exception]
 ) -> None:
-    begun = waiter.begun
+    started = waiter.started
     server.enqueue(
         tool_calls(("now", {})),
-        script(chunk("Let me see"), head(0, "wait", arguments="{}"), head(1, "now"), gate(begun), ending),
+        script(chunk("Let me see"), call_delta(0, "wait", arguments="{}"), call_delta(1, "now"), gate(started), ending),
     )
-    run = begin(client, now, waiter.wait)
+    run = start_run(client, now, waiter.wait)
     with pytest.raises(kind) as caught:
         await events_of(run)
-    assert waiter.told == ["w begins", "w is cancelled"]
+    assert waiter.log == ["w started", "w cancelled"]
     partial = getattr(caught.value, "partial", None)
     assert partial is not None
     assert (partial.text, [call.function.name for call in partial.tool_calls]) == ("Let me see", ["wait", "now"])
@@ -782,18 +823,18 @@ async def test_stream_that_breaks_in_mid_turn_cancels_the_tools(
     assert run.turns == 1
     with pytest.raises(type(caught.value)):
         await run.result()
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-# --- stopping --------------------------------------------------------------------------------------------------------
+# --- closing and cancellation ----------------------------------------------------------------------------------------
 
 
 async def busy_run(client: AsyncFriendli, server: FriendliServer, waiter: Waiter) -> Run:
-    """A run whose stream is open, and whose tool is running."""
-    server.enqueue(script(head(0, "wait", arguments="{}"), head(1, "now"), stall()))
-    run = begin(client, waiter.wait, now)
-    await until(run, ToolStarted)
-    await within(waiter.begun.wait())
+    """Returns a run with an open stream and a running tool."""
+    server.enqueue(script(call_delta(0, "wait", arguments="{}"), call_delta(1, "now"), stall()))
+    run = start_run(client, waiter.wait, now)
+    await read_until(run, ToolStarted)
+    await within(waiter.started.wait())
     return run
 
 
@@ -803,7 +844,7 @@ async def leave(run: Run) -> None:
 
 
 @pytest.mark.parametrize("stop", [Run.aclose, leave])
-async def test_leaving_cancels_tools_and_stream_and_waits_for_the_tools(
+async def test_closing_cancels_stream_and_tools_and_waits_for_the_tools(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, stop: Any
 ) -> None:
     waiter.may_clean_up.clear()
@@ -813,16 +854,16 @@ async def test_leaving_cancels_tools_and_stream_and_waits_for_the_tools(
     assert not leaving.done()
     waiter.may_clean_up.set()
     await within(leaving)
-    assert waiter.told == ["w begins", "w is cancelled"]
+    assert waiter.log == ["w started", "w cancelled"]
     assert [found async for found in run] == []
     with pytest.raises(StreamInterruptedError, match="closed before it was over") as caught:
         await run.result()
     assert caught.value.partial is not None
     await run.aclose()
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_cancelled_read_waits_for_the_tools_and_is_told_once(
+async def test_cancelled_read_waits_for_the_tools_and_is_reported_once(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
     waiter.may_clean_up.clear()
@@ -833,28 +874,28 @@ async def test_cancelled_read_waits_for_the_tools_and_is_told_once(
     await server.wait_for_connections(0, timeout=30)
     for _ in range(5):
         await asyncio.sleep(0)
-        reading.cancel()  # again and again: it does not leave the tool behind
+        reading.cancel()  # repeated cancellation must not abandon the tool
     assert not reading.done()
     waiter.may_clean_up.set()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert waiter.told == ["w begins", "w is cancelled"]
+    assert waiter.log == ["w started", "w cancelled"]
     with pytest.raises(StreamInterruptedError, match="a read of the run was cancelled"):
         await anext(run)
     with pytest.raises(StopAsyncIteration):
         await anext(run)
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_run_cancelled_at_any_moment_leaves_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_cancelling_at_any_point_leaves_no_tasks(client: AsyncFriendli, server: FriendliServer) -> None:
     calls = tool_calls(("wait", {}), ("now", {}), ("fail", {}))
     server.always(lambda request: (calls if len(request.json_object["messages"]) == 1 else text("x"))(request))
     ours = ("ToolCalls", "_read_one", "Waiter")
     for moment in range(1, 90):
         waiter = Waiter()
         if moment % 2:
-            waiter.may_end.set()
-        run = begin(client, waiter.wait, now, fail)
+            waiter.may_finish.set()
+        run = start_run(client, waiter.wait, now, fail)
         task: asyncio.Task[Any] = asyncio.create_task(run.result() if moment % 3 else _events_of(run))
         for _ in range(moment):
             await asyncio.sleep(0)
@@ -867,25 +908,23 @@ async def test_run_cancelled_at_any_moment_leaves_nothing(client: AsyncFriendli,
         assert [name for name in tasks_of_the_library() if any(part in name for part in ours)] == [], moment
         with pytest.raises(StreamInterruptedError):
             await run.result()
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_timeout_of_the_caller_ends_the_run(
-    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
-) -> None:
+async def test_caller_timeout_ends_the_run(client: AsyncFriendli, server: FriendliServer, waiter: Waiter) -> None:
     run = await busy_run(client, server, waiter)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await run.result()
-    assert waiter.told == ["w begins", "w is cancelled"]
+    assert waiter.log == ["w started", "w cancelled"]
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
 @pytest.mark.parametrize("way", ["closed", "read cancelled"])
-async def test_what_a_tool_gives_in_spite_of_its_cancellation_is_not_told(
+async def test_result_of_a_tool_that_suppresses_cancellation_is_discarded(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter, way: str
 ) -> None:
     @tool
@@ -896,10 +935,10 @@ async def test_what_a_tool_gives_in_spite_of_its_cancellation_is_not_told(
             return "late"
 
     server.enqueue(tool_calls(("stubborn", {})))
-    run = begin(client, stubborn)
+    run = start_run(client, stubborn)
     reader = asyncio.create_task(events_of(run))
-    await within(waiter.begun.wait())
-    await turns(5)  # the reader waits for the tool now
+    await within(waiter.started.wait())
+    await turns(5)  # now the reader waits for the tool
     if way == "closed":
         await within(run.aclose())
     else:
@@ -913,35 +952,35 @@ async def test_what_a_tool_gives_in_spite_of_its_cancellation_is_not_told(
         with pytest.raises(StreamInterruptedError, match="cancelled"):
             await read_into(seen, run)
     assert seen == []
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_cancel_scope_of_anyio_ends_the_run(
-    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
-) -> None:
+async def test_anyio_cancel_scope_ends_the_run(client: AsyncFriendli, server: FriendliServer, waiter: Waiter) -> None:
     waiter.may_clean_up.clear()
     run = await busy_run(client, server, waiter)
     asyncio.get_running_loop().call_later(0.05, waiter.may_clean_up.set)
     with anyio.move_on_after(0.01) as scope:
         await run.result()
     assert scope.cancelled_caught
-    assert waiter.told == ["w begins", "w is cancelled"]
-    await nothing_runs(client, server)
+    assert waiter.log == ["w started", "w cancelled"]
+    await assert_idle(client, server)
 
 
-async def test_run_in_a_task_group_fails_with_its_own_error(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_run_in_a_task_group_raises_its_own_error(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("fail", {}), ("never_ends", {})))
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.TaskGroup() as group:
-            group.create_task(begin(client, fail, never_ends, on_tool_error="raise").result())
+            group.create_task(start_run(client, fail, never_ends, on_tool_error="raise").result())
     assert [type(error) for error in caught.value.exceptions] == [ToolError]
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_closing_wakes_who_waits_for_tools(client: AsyncFriendli, server: FriendliServer, waiter: Waiter) -> None:
+async def test_closing_wakes_a_reader_that_waits_for_tools(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
     server.enqueue(tool_calls(("wait", {})))
-    run = begin(client, waiter.wait)
-    await until(run, ToolStarted)
+    run = start_run(client, waiter.wait)
+    await read_until(run, ToolStarted)
     reading = asyncio.create_task(events_of(run))
     await server.idle(timeout=30)
     with pytest.raises(RuntimeError, match="another task is waiting"):
@@ -949,13 +988,11 @@ async def test_closing_wakes_who_waits_for_tools(client: AsyncFriendli, server: 
     await within(run.aclose())
     with pytest.raises(StreamInterruptedError, match="closed"):
         await within(reading)
-    assert waiter.told == ["w begins", "w is cancelled"]
-    await nothing_runs(client, server)
+    assert waiter.log == ["w started", "w cancelled"]
+    await assert_idle(client, server)
 
 
-async def test_closing_from_inside_a_tool_does_not_wait_for_itself(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_closing_from_inside_a_tool_does_not_deadlock(client: AsyncFriendli, server: FriendliServer) -> None:
     runs: list[Run] = []
 
     @tool
@@ -964,47 +1001,45 @@ async def test_closing_from_inside_a_tool_does_not_wait_for_itself(
         return "never seen"
 
     server.enqueue(tool_calls(("give_up", {})))
-    runs.append(begin(client, give_up))
+    runs.append(start_run(client, give_up))
     with pytest.raises(StreamInterruptedError, match="closed"):
         await events_of(runs[0])
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
 async def test_worker_thread_is_not_waited_for(client: AsyncFriendli, server: FriendliServer) -> None:
-    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+    started, may_finish, ended = threading.Event(), threading.Event(), threading.Event()
 
     @tool
     def block() -> str:
-        begun.set()
-        may_end.wait(30)
+        started.set()
+        may_finish.wait(30)
         ended.set()
         return "dropped"
 
     server.enqueue(tool_calls(("block", {})))
-    run = begin(client, block)
-    await until(run, ToolStarted)
-    await anyio.to_thread.run_sync(begun.wait, 30)
+    run = start_run(client, block)
+    await read_until(run, ToolStarted)
+    await anyio.to_thread.run_sync(started.wait, 30)
     await within(run.aclose())
     assert not ended.is_set()
-    may_end.set()
+    may_finish.set()
     assert await anyio.to_thread.run_sync(ended.wait, 30)
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def test_worker_thread_that_takes_too_long_is_told_as_a_timeout(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
-    may_end = threading.Event()
+async def test_slow_worker_thread_is_reported_as_a_timeout(client: AsyncFriendli, server: FriendliServer) -> None:
+    may_finish = threading.Event()
 
     @tool
     def block() -> str:
-        may_end.wait(30)
+        may_finish.wait(30)
         return "too late"
 
     server.enqueue(tool_calls(("block", {})))
-    events = await events_of(begin(client, block, tool_timeout=0.05))
-    may_end.set()
-    assert "block: timeout" in names(events)
+    events = await events_of(start_run(client, block, tool_timeout=0.05))
+    may_finish.set()
+    assert "block: timeout" in summarize(events)
 
 
 async def test_dropped_run_cancels_tools_and_stream(
@@ -1016,10 +1051,10 @@ async def test_dropped_run_cancels_tools_and_stream(
         seen = weakref.ref(run)
         del run
         assert seen() is None
-        await nothing_runs(client, server)
+        await assert_idle(client, server)
     finally:
         gc.enable()
-    assert waiter.told == ["w begins", "w is cancelled"]
+    assert waiter.log == ["w started", "w cancelled"]
 
 
 async def test_run_dropped_in_another_thread_cancels_tools_and_stream(
@@ -1027,27 +1062,27 @@ async def test_run_dropped_in_another_thread_cancels_tools_and_stream(
 ) -> None:
     runs = [await busy_run(client, server, waiter)]
     await anyio.to_thread.run_sync(runs.clear)
-    await nothing_runs(client, server)
-    assert waiter.told == ["w begins", "w is cancelled"]
+    await assert_idle(client, server)
+    assert waiter.log == ["w started", "w cancelled"]
 
 
-async def test_break_out_of_a_bare_loop_stops_everything(
+async def test_breaking_out_of_the_loop_cancels_tools_and_stream(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
-    server.enqueue(script(head(0, "wait", arguments="{}"), head(1, "now"), stall()))
-    async for found in begin(client, waiter.wait, now):
+    server.enqueue(script(call_delta(0, "wait", arguments="{}"), call_delta(1, "now"), stall()))
+    async for found in start_run(client, waiter.wait, now):
         if isinstance(found, ToolStarted):
             break
     del found
-    await nothing_runs(client, server)
-    assert waiter.told in ([], ["w begins", "w is cancelled"])
+    await assert_idle(client, server)
+    assert waiter.log in ([], ["w started", "w cancelled"])
 
 
-async def test_loop_that_shuts_down_leaves_no_warning(remote: FriendliServer) -> None:
+async def test_event_loop_shutdown_emits_no_warning(remote: FriendliServer) -> None:
     async def main() -> Run:
-        remote.enqueue(script(head(0, "never_ends", arguments="{}"), head(1, "now"), stall()))
-        run = begin(client_of(remote.url), never_ends, now)
-        await until(run, ToolStarted)
+        remote.enqueue(script(call_delta(0, "never_ends", arguments="{}"), call_delta(1, "now"), stall()))
+        run = start_run(client_of(remote.url), never_ends, now)
+        await read_until(run, ToolStarted)
         return run
 
     run = await anyio.to_thread.run_sync(asyncio.run, main())
@@ -1056,14 +1091,14 @@ async def test_loop_that_shuts_down_leaves_no_warning(remote: FriendliServer) ->
     gc.collect()
 
 
-async def test_a_thousand_runs_leave_nothing_behind(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_a_thousand_runs_leak_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
     @tool
     async def pause() -> str:
         await asyncio.sleep(3600)
         return "never"
 
-    async def one(number: int) -> None:
-        run = begin(client, now, fail, pause, on_tool_error="raise" if number % 5 == 4 else "feed")
+    async def run_scenario(number: int) -> None:
+        run = start_run(client, now, fail, pause, on_tool_error="raise" if number % 5 == 4 else "feed")
         match number % 5:
             case 0:
                 await run.result()
@@ -1073,9 +1108,9 @@ async def test_a_thousand_runs_leave_nothing_behind(client: AsyncFriendli, serve
                         if isinstance(found, ToolStarted):
                             break
             case 2:
-                await until(run, ToolStarted)
+                await read_until(run, ToolStarted)
             case 3:
-                await until(run, ToolStarted)
+                await read_until(run, ToolStarted)
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0):
                         await run.result()
@@ -1084,34 +1119,34 @@ async def test_a_thousand_runs_leave_nothing_behind(client: AsyncFriendli, serve
                     await run.result()
 
     kinds = {0: "fail", 1: "pause", 2: "pause", 3: "pause", 4: "fail"}
-    await one_of_each(one, server, kinds, 5)
+    await run_scenarios(run_scenario, server, kinds, 5)
     gc.collect()
     gc.disable()
     try:
-        await one_of_each(one, server, kinds, 1000)
-        await nothing_runs(client, server)
+        await run_scenarios(run_scenario, server, kinds, 1000)
+        await assert_idle(client, server)
         left = [thing for thing in gc.get_objects() if isinstance(thing, Run | ToolCalls | ToolError | ChatStream)]
         tasks = [thing for thing in gc.get_objects() if isinstance(thing, asyncio.Task) and thing.done()]
     finally:
         gc.enable()
     assert left == []
-    assert len(tasks) < 100  # the server's own, some dozens; one that each run of one kind left would be 200
+    assert len(tasks) < 100  # some dozens belong to the server; a leak in one scenario would add 200
     gc.collect()
-    await nothing_runs(client, server)
+    await assert_idle(client, server)
 
 
-async def one_of_each(one: Any, server: FriendliServer, kinds: Mapping[int, str], count: int) -> None:
+async def run_scenarios(run_scenario: Any, server: FriendliServer, kinds: Mapping[int, str], count: int) -> None:
     for number in range(count):
         server.enqueue(tool_calls((kinds[number % 5], {}), ("now", {})))
-        await one(number)
+        await run_scenario(number)
         server.requests.clear()
 
 
-# --- what a run is -------------------------------------------------------------------------------------------------
+# --- other properties ------------------------------------------------------------------------------------------------
 
 
-async def test_run_is_not_copied_nor_pickled_and_says_how_it_stands(client: AsyncFriendli) -> None:
-    run = begin(client, weather)
+async def test_run_cannot_be_copied_or_pickled_and_repr_shows_its_state(client: AsyncFriendli) -> None:
+    run = start_run(client, weather)
     assert repr(run) == "<Run open, 0 turns>"
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="a run cannot be"):
@@ -1120,19 +1155,19 @@ async def test_run_is_not_copied_nor_pickled_and_says_how_it_stands(client: Asyn
     assert repr(run) == "<Run closed, 0 turns>"
 
 
-async def test_run_that_was_never_used_leaves_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
-    begin(client, weather)
+async def test_unused_run_sends_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+    start_run(client, weather)
     assert server.requests == []
 
 
-def test_events_are_plain_data() -> None:
+def test_events_can_be_pickled_and_encoded() -> None:
     call = ToolCall("a")
     for found in (ToolStarted(call=call), ToolFinished(call=call, content="x", error="timeout", elapsed=1.5)):
         assert pickle.loads(pickle.dumps(found)) == found
         assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
 
 
-async def test_server_s_own_answers_call_tools_and_answer_from_their_results(
+async def test_default_replies_of_the_server_call_tools_and_use_their_results(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     messages = [{"role": "user", "content": "How is the weather, and what time is it now?"}]
@@ -1140,13 +1175,13 @@ async def test_server_s_own_answers_call_tools_and_answer_from_their_results(
     assert (await run.result()).reply.text.startswith("The tool says: 12:00, sunny in How is the weather")
 
 
-async def test_whole_reply_of_scripted_calls_is_json(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_scripted_tool_calls_work_in_a_plain_reply(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("now", {}), ("weather", "not JSON")))
     reply = await client.serverless.chat.complete(model="m", messages=HELLO)
     assert [call.function.arguments for call in reply.message.tool_calls or ()] == ["{}", "not JSON"]
 
 
-def test_who_runs_no_tools_loads_nothing_of_them() -> None:
+def test_tool_modules_are_not_loaded_without_a_run() -> None:
     code = """
 import sys, friendli_async
 friendli_async.AsyncFriendli("t").serverless.chat.stream(model="m", messages=[])

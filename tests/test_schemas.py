@@ -1,7 +1,7 @@
-"""Replies and events made from every schema of the API, against the types that this library decodes them into.
+"""Decodes example replies and events, generated from every schema of the API, into the types of this library.
 
-They must decode, survive encoding and decoding again, lose nothing that the schema lists, and bear what a later release
-of the API may change: added fields, new enum values, fields left out, null.
+They must decode, round-trip, keep every field that the schema lists, and tolerate what a later release of the API may
+change: added fields, new enum values, missing fields, null.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ SERVED: Final = served_operations()
 
 @dataclass(frozen=True)
 class Shape:
-    """One way of making a value: which alternatives, and what a release of the API may do to it."""
+    """A variant of an example value: the alternatives to use, and changes that an API release may make."""
 
     label: str
     variant: int = 0
@@ -53,7 +53,7 @@ def shapes(schema: str) -> Iterator[Shape]:
 
 
 def losses(given: object, kept: object, where: str = "") -> Iterator[str]:
-    """What of a JSON value is not in another: null and empty lists may be left out, numbers are equal by value."""
+    """Yields the parts of a JSON value that `kept` lacks; null and empty lists may be omitted, 1 equals 1.0."""
     if isinstance(given, dict) and isinstance(kept, dict):
         for name, value in given.items():
             if value is not None and value != []:
@@ -75,7 +75,7 @@ REPLIES: Final = [
 
 
 @pytest.mark.parametrize(("served", "route"), REPLIES)
-def test_every_reply_of_its_schema_decodes_completely_and_round_trips(served: Served, route: Route) -> None:
+def test_replies_decode_completely_and_round_trip(served: Served, route: Route) -> None:
     decoder = served.operation.decoder
     assert route.reply
     for shape in shapes(route.reply):
@@ -89,7 +89,7 @@ def test_every_reply_of_its_schema_decodes_completely_and_round_trips(served: Se
 
 
 @pytest.mark.parametrize(("served", "route"), REPLIES)
-def test_fields_added_to_a_reply_change_nothing(served: Served, route: Route) -> None:
+def test_unknown_reply_fields_are_ignored(served: Served, route: Route) -> None:
     decoder = served.operation.decoder
     assert route.reply
     for variant in range(alternatives(route.reply)):
@@ -102,7 +102,7 @@ def test_fields_added_to_a_reply_change_nothing(served: Served, route: Route) ->
 
 
 class Recorder:
-    """Stands in for the engine: keeps what a resource would have opened."""
+    """Fakes the engine: records the collector of the stream that a resource opens."""
 
     def __init__(self) -> None:
         self.collector: Any = None
@@ -129,17 +129,17 @@ STREAMS: Final = [
 
 
 FAILURES: Final = ("error", "response.failed")
-"""Events that say that the stream has failed: it raises them."""
+"""Events that report a failed stream; they become its error."""
 
 
-def consistent(data: dict[str, Any]) -> dict[str, Any]:
-    """The data without what its kind does not have: the transcripts' schema is one for both of its kinds."""
+def strip_foreign_fields(data: dict[str, Any]) -> dict[str, Any]:
+    """Removes fields of the other kind: both kinds of transcript events share one schema."""
     others = {"transcript.text.delta": ("text", "usage"), "transcript.text.done": ("delta",)}
     return {name: value for name, value in data.items() if name not in others.get(data.get("type", ""), ())}
 
 
 def read(served: Served, name: str | None, data: bytes) -> EventReader[Any]:
-    """Reads one event as a fresh stream of the operation would."""
+    """Reads one event as a new stream of the operation would."""
     recorder = Recorder()
     type(served.resource)(recorder).stream(model="m", **REQUIRED[served.group.rpartition(".")[2]])
     reader: EventReader[Any] = EventReader(recorder.collector(), 1 << 20, 200, Headers())
@@ -148,7 +148,7 @@ def read(served: Served, name: str | None, data: bytes) -> EventReader[Any]:
 
 
 def event_schemas(name: str) -> Iterator[tuple[str, str | None]]:
-    """The schema of the data of each kind of event, and the name that goes with it."""
+    """Yields the data schema and the event name of each kind of event."""
     schema = resolve({"$ref": name})
     kinds: list[Schema] = (
         [{"$ref": kind} for kind in schema["discriminator"]["mapping"].values()]
@@ -161,11 +161,11 @@ def event_schemas(name: str) -> Iterator[tuple[str, str | None]]:
 
 
 @pytest.mark.parametrize(("served", "route"), STREAMS)
-def test_every_event_of_its_schema_decodes_completely_and_round_trips(served: Served, route: Route) -> None:
+def test_events_decode_completely_and_round_trip(served: Served, route: Route) -> None:
     assert route.events
     for schema, name in event_schemas(route.events):
         for shape in shapes(schema):
-            value = consistent(shape.of(schema))
+            value = strip_foreign_fields(shape.of(schema))
             reader = read(served, name, to_json(value))
             if name in FAILURES:
                 assert isinstance(reader.failure, APIStatusError), shape
@@ -182,18 +182,18 @@ def test_every_event_of_its_schema_decodes_completely_and_round_trips(served: Se
 
 
 @pytest.mark.parametrize(("served", "route"), STREAMS)
-def test_events_are_known_by_their_data_where_the_event_line_is_missing(served: Served, route: Route) -> None:
+def test_events_without_an_event_line_are_identified_by_their_data(served: Served, route: Route) -> None:
     assert route.events
     for schema, name in event_schemas(route.events):
         if name and "type" not in resolve({"$ref": schema})["properties"]:
-            continue  # a tool's status says only there what it is
-        data = to_json(consistent(example(schema)))
+            continue  # only the event line identifies a tool's status
+        data = to_json(strip_foreign_fields(example(schema)))
         with_name, without = read(served, name, data), read(served, None, data)
         assert list(with_name.ready) == list(without.ready)
         assert type(with_name.failure) is type(without.failure)
 
 
-def test_what_is_lost_is_found() -> None:
+def test_losses_are_reported() -> None:
     given = {"a": [{"b": 1, "c": None, "d": []}], "e": "x"}
     assert list(losses(given, {"a": [{"b": 1.0}], "e": "x", "f": 1})) == []
     assert list(losses(given, {"a": [{}], "e": "x"})) == [".a[0].b: 1 became None"]
@@ -203,17 +203,17 @@ def test_what_is_lost_is_found() -> None:
     ]
 
 
-# --- the proof itself ------------------------------------------------------------------------------------------------
+# --- coverage --------------------------------------------------------------------------------------------------------
 
 
-def test_every_reply_and_event_schema_of_the_live_operations_is_proven() -> None:
+def test_every_reply_and_event_schema_is_covered() -> None:
     routes = [route for route in ROUTES.values() if route.reply or route.events]
-    proven = {served.key for served in SERVED}
-    assert {(route.method, route.path) for route in routes} <= proven
+    covered = {served.key for served in SERVED}
+    assert {(route.method, route.path) for route in routes} <= covered
 
 
 @pytest.mark.parametrize("name", sorted(schemas()))
-def test_examples_fit_their_schema(name: str) -> None:
+def test_examples_are_valid_for_their_schema(name: str) -> None:
     for shape in shapes(name):
         if not shape.novel:
             assert validate(name, shape.of(name)) == [], shape

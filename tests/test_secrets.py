@@ -1,4 +1,4 @@
-"""The token shows nowhere: not in errors, their tracebacks and pickles, not in logs, not in anything's repr."""
+"""Secrets never appear in errors, tracebacks, pickles, logs or reprs."""
 
 import asyncio
 import copy
@@ -56,8 +56,8 @@ FAILURES: dict[str, Any] = {
     "500": status(500),
     "no reply": drop(),
     "no reply in time": stall(),
-    "cut": script(chunk("a"), cut()),
-    "no stream": body(b"<html>"),
+    "truncated": script(chunk("a"), cut()),
+    "not a stream": body(b"<html>"),
     "bad event": script(chunk("a"), body(b"").steps[0], stall()),
     "redirect": status(307, headers={"Location": "http://elsewhere.invalid/"}),
     "echo": lambda request: body(request.headers["X-Public"].encode(), status=400, content_type="text/plain"),
@@ -65,16 +65,16 @@ FAILURES: dict[str, Any] = {
 
 
 async def _failure(call: Awaitable[object]) -> FriendliError:
-    """The error of a call; the traceback begins here, in a frame that knows no secret."""
+    """Returns the error of a call; its traceback begins here, in a frame without secrets."""
     try:
         await within(call, 60)
     except FriendliError as error:
         return error
-    raise AssertionError("it did not fail")
+    raise AssertionError("the call did not fail")
 
 
 def _texts_of(error: BaseException) -> str:
-    """Everything that a log, a crash reporter or a debugger would print of an error."""
+    """Returns everything that a log, a crash reporter or a debugger would print of an error."""
     detailed = io.StringIO()
     traceback.TracebackException.from_exception(error, capture_locals=True).print(file=detailed)
     return "".join(
@@ -92,7 +92,7 @@ def _texts_of(error: BaseException) -> str:
 
 @pytest.mark.parametrize("how", ["token", "callable", "header"])
 @pytest.mark.parametrize("name", FAILURES)
-async def test_the_token_shows_nowhere(
+async def test_token_never_appears_in_errors_logs_or_reprs(
     server: FriendliServer, clock: Clock, caplog: pytest.LogCaptureFixture, name: str, how: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -129,7 +129,7 @@ async def test_the_token_shows_nowhere(
     assert any(record.name == "friendli_async" for record in caplog.records)
 
 
-async def test_dead_hosts_show_no_token(caplog: pytest.LogCaptureFixture) -> None:
+async def test_connect_timeout_does_not_reveal_the_token(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with deaf_port() as port:
         options: dict[str, Any] = {"timeout": Timeouts(connect=0.05), "retry": QUICK}
@@ -140,22 +140,22 @@ async def test_dead_hosts_show_no_token(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize("token", [SECRET + "\r\nX: y", SECRET + "\n", SECRET + "é", SECRET + "\x00"])
-async def test_an_unusable_token_is_refused_and_not_shown(
+async def test_invalid_token_is_rejected_and_not_revealed(
     server: FriendliServer, token: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ConfigurationError) as caught:
         AsyncFriendli(token, server_url=server.url)
     async with AsyncFriendli(lambda: token, server_url=server.url) as client:
-        with pytest.raises(ConfigurationError) as later:
+        with pytest.raises(ConfigurationError) as from_callable:
             await complete(client)
-    for error in (caught.value, later.value):
+    for error in (caught.value, from_callable.value):
         assert SECRET not in "".join(traceback.format_exception(error)) + repr(error) + repr(pickle.dumps(error))
     assert SECRET not in caplog.text
     assert server.connections == 0
 
 
-async def test_the_log_tells_of_attempts_and_retries_and_of_nothing_private(
+async def test_log_covers_attempts_and_retries_without_private_data(
     server: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "friendli_async")
@@ -171,7 +171,7 @@ async def test_the_log_tells_of_attempts_and_retries_and_of_nothing_private(
     assert "private" not in str(records)
 
 
-# --- the frames that an error has passed through ---------------------------------------------------------------------
+# --- local variables of traceback frames -----------------------------------------------------------------------------
 
 HEADER = "s3cret-header-value"
 PASSWORD = "s3cret-proxy-password"
@@ -179,28 +179,28 @@ ENVIRONMENT = "s3cret-of-the-environment"
 SECRETS = (SECRET, HEADER, PASSWORD, ENVIRONMENT)
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """An error, its causes and contexts, and those of groups."""
+def _related_exceptions(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error, its causes and contexts, and the exceptions of groups."""
     seen: set[int] = set()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        found = todo.pop()
-        if found is None or id(found) in seen:
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
             continue
-        seen.add(id(found))
-        todo += [found.__cause__, found.__context__]
-        todo += found.exceptions if isinstance(found, BaseExceptionGroup) else []
-        yield found
+        seen.add(id(current))
+        pending += [current.__cause__, current.__context__]
+        pending += current.exceptions if isinstance(current, BaseExceptionGroup) else []
+        yield current
 
 
-def shown_in_frames(error: BaseException) -> list[str]:
-    """Which secrets a tool that prints the local variables of all frames, as Sentry and rich do, would print."""
+def secrets_in_frames(error: BaseException) -> list[str]:
+    """Returns the secrets in the local variables of all frames, which Sentry and rich print."""
     printed = []
-    for found in _behind(error):
-        for frame, line in traceback.walk_tb(found.__traceback__):
+    for current in _related_exceptions(error):
+        for frame, line in traceback.walk_tb(current.__traceback__):
             printed.append(f"{frame.f_code.co_name}:{line} {frame.f_locals!r}")
             printed += [repr(value) for value in frame.f_locals.values()]
-        for summary in traceback.TracebackException.from_exception(found, capture_locals=True).stack:
+        for summary in traceback.TracebackException.from_exception(current, capture_locals=True).stack:
             printed.append(f"{summary.name} {summary.locals}")
     return [f"{secret} in {text[:2000]}" for secret in SECRETS for text in printed if secret in text]
 
@@ -210,40 +210,40 @@ def _error_of(function: Callable[[], object]) -> BaseException:
         function()
     except BaseException as error:
         return error
-    raise AssertionError("it did not fail")
+    raise AssertionError("the call did not fail")
 
 
 BAD_TOKEN, BAD_HEADERS = SECRET + "\n", {"X-Private": HEADER, "X-Bad": HEADER + "\r\n"}
-MISTAKES: dict[str, Callable[[], object]] = {
+INVALID_SETTINGS: dict[str, Callable[[], object]] = {
     "token": lambda: AsyncFriendli(BAD_TOKEN),
-    "token beyond ASCII": lambda: AsyncFriendli(SECRET + "\xe9"),
+    "non-ASCII token": lambda: AsyncFriendli(SECRET + "\xe9"),
     "header": lambda: AsyncFriendli(SECRET, headers=BAD_HEADERS),
-    "timeout": lambda: AsyncFriendli(SECRET, headers={"X-Private": HEADER}, timeout="x"),  # type: ignore[arg-type]  # a mistake, on purpose
+    "timeout": lambda: AsyncFriendli(SECRET, headers={"X-Private": HEADER}, timeout="x"),  # type: ignore[arg-type]  # invalid on purpose
     "proxy": lambda: AsyncFriendli(SECRET, proxy=f"socks5://me:{PASSWORD}@127.0.0.1:1"),
     "url": lambda: AsyncFriendli(SECRET, server_url="ftp://x"),
     "url with credentials": lambda: AsyncFriendli(SECRET, server_url=f"http://me:{PASSWORD}@127.0.0.1"),
-    "other name": lambda: AsyncFriendli(api_key=SECRET),  # type: ignore[call-arg]  # a mistake, on purpose
-    "other name of headers": lambda: AsyncFriendli(default_headers={"X-Private": HEADER}),  # type: ignore[call-arg]  # a mistake, on purpose
+    "foreign name": lambda: AsyncFriendli(api_key=SECRET),  # type: ignore[call-arg]  # invalid on purpose
+    "foreign name of headers": lambda: AsyncFriendli(default_headers={"X-Private": HEADER}),  # type: ignore[call-arg]  # invalid on purpose
     "environment": AsyncFriendli,
     "option": lambda: AsyncFriendli("token").with_options(token=BAD_TOKEN),
     "option's header": lambda: AsyncFriendli("token").with_options(headers=BAD_HEADERS),
-    "option's other name": lambda: AsyncFriendli("token").with_options(api_key=SECRET),  # type: ignore[call-arg]  # a mistake, on purpose
+    "option's foreign name": lambda: AsyncFriendli("token").with_options(api_key=SECRET),  # type: ignore[call-arg]  # invalid on purpose
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_no_frame_of_a_mistake_shows_a_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("name", INVALID_SETTINGS)
+def test_frames_of_configuration_errors_hold_no_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("OTHER_SECRET", ENVIRONMENT)
     monkeypatch.setenv("https_proxy", f"http://me:{PASSWORD}@127.0.0.1:1")
     if name == "environment":
         monkeypatch.setenv("FRIENDLI_TOKEN", BAD_TOKEN)
-    error = _error_of(MISTAKES[name])
+    error = _error_of(INVALID_SETTINGS[name])
     assert isinstance(error, ConfigurationError | TypeError)
-    assert shown_in_frames(error) == []
+    assert secrets_in_frames(error) == []
 
 
-class Places:
-    """A server at which a call gets stuck in one place, and says when it has got there."""
+class StallingHandlers:
+    """Server handlers that block a call at a given stage, and set `reached` when it is there."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -265,13 +265,13 @@ class Places:
         self.reached.set()
         await conversation.gone()
 
-    async def refusal(self, conversation: Conversation) -> None:
+    async def unavailable(self, conversation: Conversation) -> None:
         while await conversation.request():
             await conversation.send(reply(b"", status="503 no"))
 
 
-async def _ended(call: Awaitable[object], how: str, reached: asyncio.Event) -> BaseException:
-    """Ends a call as its caller may, once it has got as far as it can, and returns what it raised."""
+async def _interrupt(call: Awaitable[object], how: str, reached: asyncio.Event) -> BaseException:
+    """Cancels or times out a call once it is blocked, and returns what it raised."""
     task = asyncio.ensure_future(call)
     await within(reached.wait())
     await turns(20)
@@ -290,46 +290,46 @@ async def _ended(call: Awaitable[object], how: str, reached: asyncio.Event) -> B
             await task
     except BaseException as error:
         return error
-    raise AssertionError("it did not fail")
+    raise AssertionError("the call did not fail")
 
 
 @pytest.mark.parametrize("how", ["timeout", "wait_for", "cancel"])
 @pytest.mark.parametrize("kind", ["token", "callable"])
-@pytest.mark.parametrize("place", ["no_head", "mid_body", "mid_reply", "refusal", "connecting", "no_head by proxy"])
-async def test_no_frame_of_a_callers_own_end_shows_a_secret(
-    monkeypatch: pytest.MonkeyPatch, place: str, kind: str, how: str
+@pytest.mark.parametrize("stage", ["no_head", "mid_body", "mid_reply", "unavailable", "connecting", "no_head by proxy"])
+async def test_frames_of_caller_timeouts_and_cancellation_hold_no_secret(
+    monkeypatch: pytest.MonkeyPatch, stage: str, kind: str, how: str
 ) -> None:
     monkeypatch.setenv("OTHER_SECRET", ENVIRONMENT)
-    places = Places()
+    handlers = StallingHandlers()
     token: Any = SECRET if kind == "token" else lambda: SECRET
-    talk = getattr(places, place.partition(" ")[0], places.no_head)
-    policy = RetryPolicy(initial=1000, max_wait=1000, on_retry=lambda _: places.reached.set())
+    handler = getattr(handlers, stage.partition(" ")[0], handlers.no_head)
+    policy = RetryPolicy(initial=1000, max_wait=1000, on_retry=lambda _: handlers.reached.set())
     with deaf_port() as deaf:
-        async with RawServer(talk) as server:
-            url = f"http://127.0.0.1:{deaf}" if place == "connecting" else server.url
+        async with RawServer(handler) as server:
+            url = f"http://127.0.0.1:{deaf}" if stage == "connecting" else server.url
             options: dict[str, Any] = {"headers": {"X-Private": HEADER}, "retry": policy}
-            if place.endswith("proxy"):
+            if stage.endswith("proxy"):
                 options["proxy"] = url.replace("//", f"//me:{PASSWORD}@")
-            if place == "connecting":
-                places.reached.set()
+            if stage == "connecting":
+                handlers.reached.set()
             async with AsyncFriendli(token, server_url=url, **options) as client:
-                call = complete(client) if place in {"mid_reply", "refusal"} else read(ask(client))
-                error = await _ended(call, how, places.reached)
-    assert shown_in_frames(error) == []
+                call = complete(client) if stage in {"mid_reply", "unavailable"} else read(ask(client))
+                error = await _interrupt(call, how, handlers.reached)
+    assert secrets_in_frames(error) == []
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("of", ["client", "environment"])
-async def test_no_frame_of_a_proxys_failure_shows_its_password_which_the_proxy_gets(
+async def test_frames_of_proxy_failures_hold_no_password_but_the_proxy_receives_it(
     monkeypatch: pytest.MonkeyPatch, scheme: str, of: str
 ) -> None:
     heads: list[bytes] = []
 
-    async def refuse(conversation: Conversation) -> None:
+    async def reject(conversation: Conversation) -> None:
         heads.append(await conversation.request())
         await conversation.send(reply(b"", status="502 no"))
 
-    async with RawServer(refuse) as proxy:
+    async with RawServer(reject) as proxy:
         url = proxy.url.replace("//", f"//me:{PASSWORD}@")
         if of == "environment":
             monkeypatch.setenv(f"{scheme}_proxy", url)
@@ -339,11 +339,11 @@ async def test_no_frame_of_a_proxys_failure_shows_its_password_which_the_proxy_g
     encoded = b64encode(f"me:{PASSWORD}".encode())
     assert b"Proxy-Authorization: Basic " + encoded in heads[0]
     assert (SECRET.encode() in heads[0]) == (scheme == "http")
-    assert shown_in_frames(error) == []
+    assert secrets_in_frames(error) == []
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_no_frame_of_a_failure_shows_a_secret(server: FriendliServer, clock: Clock, name: str) -> None:
+async def test_frames_of_request_failures_hold_no_secret(server: FriendliServer, clock: Clock, name: str) -> None:
     server.always(FAILURES[name])
     options: dict[str, Any] = {"timeout": Timeouts(first_event=20, idle=10), "retry": QUICK}
     async with AsyncFriendli(
@@ -355,10 +355,10 @@ async def test_no_frame_of_a_failure_shows_a_secret(server: FriendliServer, cloc
             await turns(20)
             clock.leap(20)
         error = await failing
-    assert shown_in_frames(error) == []
+    assert secrets_in_frames(error) == []
 
 
-# --- every way to make a call ----------------------------------------------------------------------------------------
+# --- every kind of call ----------------------------------------------------------------------------------------------
 
 
 class Number(msgspec.Struct):
@@ -376,11 +376,11 @@ async def _drain(stream: AsyncIterable[object]) -> None:
         pass
 
 
-async def _branches(client: AsyncFriendli) -> None:
+async def _tee(client: AsyncFriendli) -> None:
     await asyncio.gather(*map(_drain, ask(client).tee(2)))
 
 
-async def _group(client: AsyncFriendli) -> None:
+async def _task_group(client: AsyncFriendli) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(complete(client))
         tasks.create_task(_drain(ask(client)))
@@ -404,7 +404,7 @@ async def _pydantic_ai(client: AsyncFriendli) -> None:
     await direct.model_request(model, [messages.ModelRequest.user_text_prompt("Hi")])
 
 
-async def _rows(client: AsyncFriendli) -> None:
+async def _bulk(client: AsyncFriendli) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "done"
         try:
@@ -416,17 +416,17 @@ async def _rows(client: AsyncFriendli) -> None:
             assert not [secret for secret in SECRETS if secret.encode() in kept]
 
 
-WAYS: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
+CALLS: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
     "complete": complete,
     "text": lambda client: _drain(ask(client).text()),
     "tool calls": lambda client: _drain(ask(client).tool_calls()),
-    "bytes": lambda client: _drain(ask(client).raw()),
-    "until": lambda client: _drain(ask(client).stop_when(lambda text: False)),
-    "branches": _branches,
-    "group": _group,
+    "raw": lambda client: _drain(ask(client).raw()),
+    "stop_when": lambda client: _drain(ask(client).stop_when(lambda text: False)),
+    "tee": _tee,
+    "task group": _task_group,
     "run": lambda client: client.serverless.chat.run(model="m", messages=MESSAGES, tools=[idle]).result(),
-    "value": lambda client: client.serverless.chat.parse(Number, model="m", messages=MESSAGES),
-    "states": lambda client: _drain(
+    "parse": lambda client: client.serverless.chat.parse(Number, model="m", messages=MESSAGES),
+    "snapshots": lambda client: _drain(
         client.serverless.chat.parse_stream(Number, model="m", messages=MESSAGES).snapshots()
     ),
     "responses": lambda client: _drain(client.serverless.responses.stream(model="m", input="Hi")),
@@ -435,27 +435,27 @@ WAYS: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
     "transcription": lambda client: _drain(client.serverless.audio.stream(model="m", file=b"RIFF")),
     "upload": lambda client: client.file.upload(b"content", name="a", project_id="p"),
     "download": _download,
-    "rows": _rows,
+    "bulk": _bulk,
     "pages": lambda client: _drain(client.dedicated.endpoint.list()),
     "langchain": _langchain,
     "pydantic-ai": _pydantic_ai,
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("how", ["refused", "cut", "limited", "cancelled"])
-async def test_no_way_shows_a_secret(
-    server: FriendliServer, caplog: pytest.LogCaptureFixture, way: str, how: str
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("how", ["rejected", "truncated", "timeout", "cancelled"])
+async def test_no_kind_of_call_reveals_a_secret(
+    server: FriendliServer, caplog: pytest.LogCaptureFixture, kind: str, how: str
 ) -> None:
-    if way in {"langchain", "pydantic-ai"}:
-        pytest.importorskip({"langchain": "langchain_core"}.get(way, "pydantic_ai"))
+    if kind in {"langchain", "pydantic-ai"}:
+        pytest.importorskip({"langchain": "langchain_core"}.get(kind, "pydantic_ai"))
     caplog.set_level(logging.DEBUG)
-    server.always({"refused": status(401), "cut": script(chunk("a"), cut())}.get(how, stall()))
+    server.always({"rejected": status(401), "truncated": script(chunk("a"), cut())}.get(how, stall()))
     recorder = Recorder()
     options: dict[str, Any] = {"headers": {"X-Private": HEADER}, "retry": None, "observers": [recorder]}
     async with AsyncFriendli(SECRET, server_url=server.url, **options) as client:
-        calling = asyncio.ensure_future(WAYS[way](client))
-        if how == "limited":
+        calling = asyncio.ensure_future(CALLS[kind](client))
+        if how == "timeout":
             calling = asyncio.ensure_future(asyncio.wait_for(calling, 0.05))
         elif how == "cancelled":
             await server.wait_for_requests(1)
@@ -466,6 +466,6 @@ async def test_no_way_shows_a_secret(
         else:
             error = calling.exception()
     assert error is not None
-    assert shown_in_frames(error) == []
-    told = [repr(error), str(error), repr(vars(error)), caplog.text, repr(recorder.events)]
-    assert not [secret for secret in SECRETS for text in told if secret in text]
+    assert secrets_in_frames(error) == []
+    printed = [repr(error), str(error), repr(vars(error)), caplog.text, repr(recorder.events)]
+    assert not [secret for secret in SECRETS for text in printed if secret in text]

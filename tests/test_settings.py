@@ -1,4 +1,4 @@
-"""The client's settings: token, team, URLs, headers, the environment, and copies with other settings."""
+"""Client settings: token, team, URLs, headers, environment variables, and copies with changed settings."""
 
 import asyncio
 import inspect
@@ -30,7 +30,7 @@ def server(server: FriendliServer) -> FriendliServer:
     return server
 
 
-def made(server: FriendliServer, token: Any = "test-token", **settings: Any) -> f.AsyncFriendli:
+def make_client(server: FriendliServer, token: Any = "test-token", **settings: Any) -> f.AsyncFriendli:
     return f.AsyncFriendli(token, **{"server_url": server.url, "container_url": server.url, **settings})
 
 
@@ -48,34 +48,36 @@ def header(server: FriendliServer, name: str) -> str | None:
 @pytest.mark.parametrize(
     "token", ["", " ", "\t", *[f"flp_{bad}x" for bad in CONTROLS], "flp_é", "flp_\ud800", 5, b"flp"]
 )
-async def test_unusable_token_is_refused_before_any_io_and_not_repeated(server: FriendliServer, token: Any) -> None:
+async def test_invalid_token_is_rejected_before_any_io_and_not_revealed(server: FriendliServer, token: Any) -> None:
     with pytest.raises(f.ConfigurationError) as raised:
-        made(server, token)
+        make_client(server, token)
     assert "flp" not in str(raised.value)
-    async with made(server) as client:
+    async with make_client(server) as client:
         with pytest.raises(f.ConfigurationError) as raised:
             client.with_options(token=token)
         assert "flp" not in str(raised.value)
-        for gives in (lambda: token, _giving(token)):
+        for token_callable in (lambda: token, _async_token(token)):
             with pytest.raises(f.ConfigurationError) as raised:
-                await send(client.with_options(token=gives))
+                await send(client.with_options(token=token_callable))
             assert "flp" not in str(raised.value)
             assert raised.value.meta is None
     assert server.requests == []
 
 
-def _giving(token: Any) -> Callable[[], Awaitable[str]]:
-    async def give() -> str:
+def _async_token(token: Any) -> Callable[[], Awaitable[str]]:
+    async def get_token() -> str:
         await asyncio.sleep(0)
-        return token  # type: ignore[no-any-return]  # rubbish on purpose
+        return token  # type: ignore[no-any-return]  # invalid on purpose
 
-    return give
+    return get_token
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
-@pytest.mark.parametrize("gives", [None, lambda: None], ids=["none", "callable that gives None"])
-async def test_missing_token_is_refused_before_any_io(server: FriendliServer, gives: Any, streamed: bool) -> None:
-    async with made(server, gives) as client:
+@pytest.mark.parametrize("token_callable", [None, lambda: None], ids=["none", "callable returning None"])
+async def test_missing_token_is_rejected_before_any_io(
+    server: FriendliServer, token_callable: Any, streamed: bool
+) -> None:
+    async with make_client(server, token_callable) as client:
         stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
         with pytest.raises(f.ConfigurationError, match="token"):
             await (stream if streamed else send(client))
@@ -84,8 +86,8 @@ async def test_missing_token_is_refused_before_any_io(server: FriendliServer, gi
     assert server.requests == []
 
 
-async def test_container_needs_no_token_but_sends_one(server: FriendliServer) -> None:
-    async with made(server, None) as client:
+async def test_container_token_is_optional(server: FriendliServer) -> None:
+    async with make_client(server, None) as client:
         assert (await client.container.chat.complete(messages=MESSAGES)).text == "ok"
         assert header(server, "Authorization") is None
         await client.with_options(token="t").container.chat.complete(messages=MESSAGES)
@@ -95,47 +97,49 @@ async def test_container_needs_no_token_but_sends_one(server: FriendliServer) ->
 @pytest.mark.parametrize(
     ("token", "value"), [("flp_x", "Bearer flp_x"), ("Bearer flp_x", "Bearer flp_x"), ("bearer flp_x", "bearer flp_x")]
 )
-async def test_token_that_is_a_bearer_already_is_sent_as_it_is(server: FriendliServer, token: str, value: str) -> None:
-    async with made(server, token) as client:
+async def test_token_with_bearer_prefix_is_sent_unchanged(server: FriendliServer, token: str, value: str) -> None:
+    async with make_client(server, token) as client:
         await send(client)
     assert header(server, "Authorization") == value
 
 
 @pytest.mark.compatibility
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_callable_token_is_asked_for_every_attempt(server: FriendliServer, kind: str) -> None:
-    asked: list[str] = []
+async def test_token_callable_is_called_for_every_attempt(server: FriendliServer, kind: str) -> None:
+    issued: list[str] = []
 
-    def give() -> str:
-        asked.append(f"token-{len(asked)}")
-        return asked[-1]
+    def get_token() -> str:
+        issued.append(f"token-{len(issued)}")
+        return issued[-1]
 
-    async def give_later() -> str:
+    async def get_token_async() -> str:
         await asyncio.sleep(0)
-        return give()
+        return get_token()
 
-    async with made(server, give if kind == "sync" else give_later, retry=f.RetryPolicy(initial=0)) as client:
-        assert asked == []
+    async with make_client(
+        server, get_token if kind == "sync" else get_token_async, retry=f.RetryPolicy(initial=0)
+    ) as client:
+        assert issued == []
         server.enqueue(status(429, retry_after=0), text("ok"), text("ok"))
         await send(client)
         await client.serverless.chat.stream(model="m", messages=MESSAGES).result()
     sent = [request.headers["Authorization"] for request in server.requests]
-    assert sent == [f"Bearer token-{number}" for number in range(len(asked))]
+    assert sent == [f"Bearer token-{number}" for number in range(len(issued))]
     assert len(sent) == 3
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_what_a_token_callable_raises_comes_out_as_it_is(server: FriendliServer, kind: str) -> None:
+async def test_exceptions_from_token_callables_propagate(server: FriendliServer, kind: str) -> None:
     class VaultError(Exception):
         pass
 
-    def give() -> str:
+    def get_token() -> str:
         raise VaultError("sealed")
 
-    async def give_later() -> str:
-        return give()
+    async def get_token_async() -> str:
+        return get_token()
 
-    async with made(server, give if kind == "sync" else give_later) as client:
+    async with make_client(server, get_token if kind == "sync" else get_token_async) as client:
         with pytest.raises(VaultError, match="sealed"):
             await send(client)
         stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
@@ -149,13 +153,13 @@ async def test_what_a_token_callable_raises_comes_out_as_it_is(server: FriendliS
 
 
 @pytest.mark.parametrize("bad", CONTROLS)
-async def test_nothing_can_be_injected_through_team_or_headers(server: FriendliServer, bad: str) -> None:
-    async with made(server) as client:
+async def test_control_characters_in_team_and_headers_are_rejected(server: FriendliServer, bad: str) -> None:
+    async with make_client(server) as client:
         for settings in ({"team": f"t{bad}"}, {"headers": {"X-A": f"v{bad}"}}, {"headers": {f"X-A{bad}": "v"}}):
             with pytest.raises(f.ConfigurationError):
-                made(server, **settings)
+                make_client(server, **settings)
             with pytest.raises(f.ConfigurationError):
-                client.with_options(**settings)  # type: ignore[arg-type]  # a table
+                client.with_options(**settings)  # type: ignore[arg-type]  # parametrized settings
     assert server.requests == []
 
 
@@ -200,12 +204,14 @@ async def test_nothing_can_be_injected_through_team_or_headers(server: FriendliS
     ],
     ids=str,
 )
-async def test_bad_setting_is_a_configuration_error_at_once(server: FriendliServer, settings: dict[str, Any]) -> None:
+async def test_invalid_setting_raises_configuration_error_immediately(
+    server: FriendliServer, settings: dict[str, Any]
+) -> None:
     with pytest.raises(f.ConfigurationError) as raised:
-        made(server, **settings)
+        make_client(server, **settings)
     assert "hunter2" not in str(raised.value)
     assert isinstance(raised.value, ValueError)
-    async with made(server) as client:
+    async with make_client(server) as client:
         with pytest.raises(f.ConfigurationError):
             client.with_options(**settings)
     assert server.requests == []
@@ -216,23 +222,23 @@ async def test_bad_setting_is_a_configuration_error_at_once(server: FriendliServ
     [{"max_connections": 0}, {"max_connections": True}, {"max_connections": 1.5}, {"proxy": "nowhere"}, {"proxy": 5}],
     ids=str,
 )
-async def test_bad_setting_of_the_constructor_is_a_configuration_error(settings: dict[str, Any]) -> None:
+async def test_invalid_constructor_setting_raises_configuration_error(settings: dict[str, Any]) -> None:
     with pytest.raises(f.ConfigurationError):
         f.AsyncFriendli("t", **settings)
 
 
-async def test_proxy_and_ssl_do_not_go_with_a_session() -> None:
+async def test_proxy_and_ssl_cannot_be_combined_with_a_session() -> None:
     async with aiohttp.ClientSession() as session:
         for settings in ({"proxy": "http://proxy:3128"}, {"ssl": False}):
             with pytest.raises(f.ConfigurationError, match="session"):
-                f.AsyncFriendli("t", session=session, **settings)  # type: ignore[arg-type]  # a table
+                f.AsyncFriendli("t", session=session, **settings)  # type: ignore[arg-type]  # parametrized settings
 
 
 # --- headers and team ------------------------------------------------------------------------------------------------
 
 
-async def test_team_goes_out_everywhere_but_to_containers(server: FriendliServer) -> None:
-    async with made(server, team="team_1") as client:
+async def test_team_header_is_sent_except_to_containers(server: FriendliServer) -> None:
+    async with make_client(server, team="team_1") as client:
         await send(client)
         assert header(server, "X-Friendli-Team") == "team_1"
         await client.dedicated.chat.stream(model="m", messages=MESSAGES).result()
@@ -243,8 +249,8 @@ async def test_team_goes_out_everywhere_but_to_containers(server: FriendliServer
         assert header(server, "X-Friendli-Team") is None
 
 
-async def test_headers_of_the_user_win_and_merge_whatever_their_case(server: FriendliServer) -> None:
-    async with made(server, headers={"X-One": "1", "user-agent": "mine", "ACCEPT": "application/x"}) as client:
+async def test_user_headers_take_precedence_and_merge_case_insensitively(server: FriendliServer) -> None:
+    async with make_client(server, headers={"X-One": "1", "user-agent": "mine", "ACCEPT": "application/x"}) as client:
         await send(client)
         first = server.requests[-1].headers
         assert (first["X-One"], first["User-Agent"], first["Accept"]) == ("1", "mine", "application/x")
@@ -263,8 +269,8 @@ async def test_headers_of_the_user_win_and_merge_whatever_their_case(server: Fri
         assert len(names) == len(set(names))
 
 
-async def test_user_agent_names_this_library(server: FriendliServer) -> None:
-    async with made(server) as client:
+async def test_user_agent_contains_name_and_version(server: FriendliServer) -> None:
+    async with make_client(server) as client:
         await send(client)
     assert header(server, "User-Agent") == f"friendli_async/{f.__version__}"
 
@@ -272,7 +278,7 @@ async def test_user_agent_names_this_library(server: FriendliServer) -> None:
 # --- environment -----------------------------------------------------------------------------------------------------
 
 
-async def test_environment_gives_what_was_not_passed(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_provides_defaults(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRIENDLI_TOKEN", "of-env")
     monkeypatch.setenv("FRIENDLI_TEAM", "team-env")
     monkeypatch.setenv("FRIENDLI_SERVER_URL", f"{server.url}/s/")
@@ -285,7 +291,7 @@ async def test_environment_gives_what_was_not_passed(server: FriendliServer, mon
         assert server.requests[-1].path == "/s/serverless/v1/chat/completions"
         await client.container.chat.complete(messages=MESSAGES)
         assert server.requests[-1].path == "/c/v1/chat/completions"
-    async with made(server, "given", team="team-given") as client:
+    async with make_client(server, "given", team="team-given") as client:
         await send(client)
     assert header(server, "Authorization") == "Bearer given"
     assert header(server, "X-Friendli-Team") == "team-given"
@@ -303,7 +309,7 @@ async def test_empty_variables_count_as_unset(server: FriendliServer, monkeypatc
     assert header(server, "X-Friendli-Team") is None
 
 
-def test_bad_variable_is_refused_when_the_client_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_environment_variable_is_rejected_by_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TOKEN", "a\nb"), ("TEAM", "a\r\nb"), ("SERVER_URL", "host"), ("CONTAINER_URL", "host")):
         with monkeypatch.context() as patch:
             patch.setenv(f"FRIENDLI_{name}", value)
@@ -312,8 +318,8 @@ def test_bad_variable_is_refused_when_the_client_is_made(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "/a", "/a/", "/a/b"])
-async def test_path_prefix_of_a_url_is_kept(server: FriendliServer, prefix: str) -> None:
-    async with made(server, server_url=f"{server.url}{prefix}") as client:
+async def test_path_prefix_of_the_url_is_kept(server: FriendliServer, prefix: str) -> None:
+    async with make_client(server, server_url=f"{server.url}{prefix}") as client:
         await send(client)
     assert server.requests[-1].path == f"{prefix.rstrip('/')}/serverless/v1/chat/completions"
 
@@ -321,8 +327,8 @@ async def test_path_prefix_of_a_url_is_kept(server: FriendliServer, prefix: str)
 # --- with_options ----------------------------------------------------------------------------------------------------
 
 
-async def test_with_options_changes_the_copy_alone(server: FriendliServer) -> None:
-    async with made(server, team="team_1", timeout=f.Timeouts(first_event=30)) as client:
+async def test_with_options_changes_only_the_copy(server: FriendliServer) -> None:
+    async with make_client(server, team="team_1", timeout=f.Timeouts(first_event=30)) as client:
         copy = client.with_options(token="other", team="team_2", retry=None, server_url=f"{server.url}/p")
         await send(copy)
         assert header(server, "Authorization") == "Bearer other"
@@ -339,8 +345,8 @@ async def test_with_options_changes_the_copy_alone(server: FriendliServer) -> No
         assert header(server, "X-Friendli-Team") == "team_1"
 
 
-async def test_copies_share_the_pool_and_closing_one_leaves_it_open(server: FriendliServer) -> None:
-    async with made(server) as client:
+async def test_copies_share_the_pool_and_closing_a_copy_keeps_it_open(server: FriendliServer) -> None:
+    async with make_client(server) as client:
         await send(client)
         async with client.with_options(team="t") as copy:
             await send(copy)
@@ -354,7 +360,7 @@ async def test_copies_share_the_pool_and_closing_one_leaves_it_open(server: Frie
     assert len(server.requests) == 4
 
 
-THEIRS: Final = {
+FOREIGN_SETTINGS: Final = {
     "api_key": "token=...",
     "base_url": "server_url=... or container_url=...",
     "max_retries": "retry=RetryPolicy(max_attempts=...)",
@@ -373,7 +379,7 @@ THEIRS: Final = {
     "user_agent": 'headers={"User-Agent": ...}',
     "idempotency_key": 'headers={"Idempotency-Key": ...}',
 }
-OF_THE_POOL: Final = {
+FOREIGN_POOL_SETTINGS: Final = {
     "http_client": "session=... (an aiohttp session)",
     "async_client": "session=... (an aiohttp session)",
     "transport": "session=... (an aiohttp session)",
@@ -385,7 +391,7 @@ OF_THE_POOL: Final = {
     "pool_size": "max_connections=...",
     "max_keepalive_connections": "max_connections=...",
 }
-OF_A_CLIENT: Final = {
+CLIENT_HINTS: Final = {
     "key": "here it is token=...",
     "credentials": "here it is token=...",
     "security": "here it is token=...",
@@ -401,39 +407,44 @@ OF_A_CLIENT: Final = {
 }
 
 
-@pytest.mark.parametrize(("name", "ours"), THEIRS.items())
-async def test_setting_of_another_client_is_told_by_our_name(server: FriendliServer, name: str, ours: str) -> None:
+@pytest.mark.parametrize(("name", "equivalent"), FOREIGN_SETTINGS.items())
+async def test_setting_name_of_another_client_gets_a_hint(server: FriendliServer, name: str, equivalent: str) -> None:
     unknown: dict[str, Any] = {name: "x"}
     with pytest.raises(
-        TypeError, match=re.escape(f"AsyncFriendli() got an unexpected keyword argument {name!r}; here it is {ours}")
+        TypeError,
+        match=re.escape(f"AsyncFriendli() got an unexpected keyword argument {name!r}; here it is {equivalent}"),
     ):
         f.AsyncFriendli("token", **unknown)
-    async with made(server) as client:
-        with pytest.raises(TypeError, match=re.escape(f"here it is {ours}")):
+    async with make_client(server) as client:
+        with pytest.raises(TypeError, match=re.escape(f"here it is {equivalent}")):
             client.with_options(**unknown)
-        with pytest.raises(TypeError, match=re.escape(f"it is a setting, use client.with_options({ours})")):
+        with pytest.raises(TypeError, match=re.escape(f"it is a setting, use client.with_options({equivalent})")):
             client.serverless.chat.stream(model="m", messages=[], **unknown)
 
 
-@pytest.mark.parametrize(("name", "ours"), OF_THE_POOL.items())
-async def test_setting_of_the_pool_belongs_to_the_client_itself(server: FriendliServer, name: str, ours: str) -> None:
+@pytest.mark.parametrize(("name", "equivalent"), FOREIGN_POOL_SETTINGS.items())
+async def test_pool_setting_of_another_client_gets_a_hint_for_the_constructor(
+    server: FriendliServer, name: str, equivalent: str
+) -> None:
     unknown: dict[str, Any] = {name: "x"}
-    with pytest.raises(TypeError, match=re.escape(f"here it is {ours}")):
+    with pytest.raises(TypeError, match=re.escape(f"here it is {equivalent}")):
         f.AsyncFriendli("token", **unknown)
-    of_the_client = re.escape(f"it is a setting of the client: AsyncFriendli({ours})")
-    async with made(server) as client:
-        with pytest.raises(TypeError, match=of_the_client):
+    hint = re.escape(f"it is a setting of the client: AsyncFriendli({equivalent})")
+    async with make_client(server) as client:
+        with pytest.raises(TypeError, match=hint):
             client.with_options(**unknown)
-        with pytest.raises(TypeError, match=of_the_client):
+        with pytest.raises(TypeError, match=hint):
             client.serverless.chat.stream(model="m", messages=[], **unknown)
 
 
-@pytest.mark.parametrize(("name", "hint"), OF_A_CLIENT.items())
-async def test_name_that_only_a_client_can_mean_is_told_by_ours(server: FriendliServer, name: str, hint: str) -> None:
+@pytest.mark.parametrize(("name", "hint"), CLIENT_HINTS.items())
+async def test_hint_for_a_client_setting_is_given_by_the_client_only(
+    server: FriendliServer, name: str, hint: str
+) -> None:
     unknown: dict[str, Any] = {name: "x"}
     with pytest.raises(TypeError, match=re.escape(hint)):
         f.AsyncFriendli("token", **unknown)
-    async with made(server) as client:
+    async with make_client(server) as client:
         with pytest.raises(TypeError, match=re.escape(hint)):
             client.with_options(**unknown)
         with pytest.raises(TypeError) as raised:
@@ -441,7 +452,7 @@ async def test_name_that_only_a_client_can_mean_is_told_by_ours(server: Friendli
     assert "with_options" not in str(raised.value)
 
 
-def test_unknown_keyword_of_the_client_names_those_there_are() -> None:
+def test_unknown_keyword_error_lists_the_valid_keywords() -> None:
     unknown: dict[str, Any] = {"temperature": 1}
     with pytest.raises(TypeError, match="'temperature'; it takes token, team, ") as raised:
         f.AsyncFriendli("token", **unknown)
@@ -449,7 +460,7 @@ def test_unknown_keyword_of_the_client_names_those_there_are() -> None:
     assert [*listed, "others"] == [*inspect.signature(f.AsyncFriendli).parameters]
 
 
-def test_waking_is_told_where_it_is_set() -> None:
+def test_wake_hint_points_to_with_options() -> None:
     unknown: dict[str, Any] = {"wake": True}
     with pytest.raises(TypeError, match=re.escape("here it is client.with_options(wake=True)")):
         f.AsyncFriendli("token", **unknown)
@@ -457,29 +468,29 @@ def test_waking_is_told_where_it_is_set() -> None:
 
 @pytest.mark.parametrize("name", ["server_url", "container_url"])
 @pytest.mark.parametrize("end", ["/v1", "/v1/", "/serverless/v1", "/serverless", "/dedicated"])
-def test_base_url_of_other_clients_is_refused_where_it_would_double_the_path(name: str, end: str) -> None:
+def test_base_url_that_would_duplicate_the_path_is_rejected(name: str, end: str) -> None:
     url: dict[str, Any] = {name: f"http://localhost:8000{end}"}
     with pytest.raises(f.ConfigurationError, match=f"{name} must not end with"):
         f.AsyncFriendli("token", **url)
 
 
 @pytest.mark.parametrize("keyword", ["timeouts", "max_connections", "session", "proxy", "model"])
-async def test_unknown_option_is_a_type_error(server: FriendliServer, keyword: str) -> None:
-    async with made(server) as client:
+async def test_unknown_option_raises_type_error(server: FriendliServer, keyword: str) -> None:
+    async with make_client(server) as client:
         with pytest.raises(TypeError, match=keyword):
             client.with_options(**{keyword: 1})  # type: ignore[misc]  # unknown on purpose
 
 
-async def test_with_options_keeps_a_subclass(server: FriendliServer) -> None:
-    class Mine(f.AsyncFriendli):
+async def test_with_options_preserves_the_subclass(server: FriendliServer) -> None:
+    class Subclass(f.AsyncFriendli):
         pass
 
-    async with Mine("t", server_url=server.url) as client:
-        assert type(client.with_options(timeout=5)) is Mine
+    async with Subclass("t", server_url=server.url) as client:
+        assert type(client.with_options(timeout=5)) is Subclass
 
 
 @pytest.mark.compatibility
-def test_client_is_neither_pickled_nor_shown_with_its_token() -> None:
+def test_client_cannot_be_pickled_and_its_repr_hides_secrets() -> None:
     client = f.AsyncFriendli("secret", team="secret-team", headers={"X-A": "secret"})
     with pytest.raises(TypeError):
         pickle.dumps(client)
@@ -493,15 +504,15 @@ def test_client_is_neither_pickled_nor_shown_with_its_token() -> None:
     assert "secret" not in "".join(map(repr, shown))
 
 
-# --- the environment's habits ----------------------------------------------------------------------------------------
+# --- normalization of settings ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("of", ["argument", "environment", "callable"])
-async def test_blanks_around_a_token_are_not_part_of_it(
-    server: FriendliServer, monkeypatch: pytest.MonkeyPatch, of: str
+@pytest.mark.parametrize("source", ["argument", "environment", "callable"])
+async def test_whitespace_around_the_token_is_stripped(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    given: Any = {"argument": " test-token\t", "environment": None, "callable": lambda: "  test-token "}[of]
-    if of == "environment":
+    given: Any = {"argument": " test-token\t", "environment": None, "callable": lambda: "  test-token "}[source]
+    if source == "environment":
         monkeypatch.setenv("FRIENDLI_TOKEN", "  test-token ")
     async with f.AsyncFriendli(given, server_url=server.url) as client:
         await send(client)
@@ -511,13 +522,13 @@ async def test_blanks_around_a_token_are_not_part_of_it(
 @pytest.mark.parametrize(
     ("prefix", "path"), [("//", ""), ("/a///", "/a"), ("/prüfung", "/pr%C3%BCfung"), ("/a%20b", "/a%20b")]
 )
-async def test_slashes_at_the_end_and_letters_beyond_ascii_go_out_as_they_should(prefix: str, path: str) -> None:
+async def test_url_path_is_normalized_and_percent_encoded(prefix: str, path: str) -> None:
     async with saying(http_reply(completion())) as raw, client_of(raw.url + prefix) as client:
         await send(client)
     assert raw.requests[0].startswith(f"POST {path}/serverless/v1/chat/completions HTTP".encode())
 
 
-def test_certificates_of_the_environment_are_read_when_the_client_is_made(
+def test_environment_certificates_are_loaded_by_the_constructor(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
@@ -525,10 +536,10 @@ def test_certificates_of_the_environment_are_read_when_the_client_is_made(
     assert _tls_of(f.AsyncFriendli("token")) is True
     (tmp_path / "authorities.pem").write_text(ssl.DER_cert_to_PEM_cert(_own_certificate(tmp_path)))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authorities.pem"))
-    made = _tls_of(f.AsyncFriendli("token"))
-    assert isinstance(made, ssl.SSLContext)
-    assert made.verify_mode == ssl.CERT_REQUIRED
-    assert len(made.get_ca_certs()) == 1
+    context = _tls_of(f.AsyncFriendli("token"))
+    assert isinstance(context, ssl.SSLContext)
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert len(context.get_ca_certs()) == 1
     assert _tls_of(f.AsyncFriendli("token", ssl=False)) is False
 
 
@@ -544,22 +555,22 @@ print(own is True, len(trusted.get_ca_certs()))
 
 
 @pytest.mark.parametrize(
-    ("before", "told"),
+    ("before", "expected"),
     [
-        ("", "True 1"),  # aiohttp has read them already: to read them once more would take as long as its import
+        ("", "True 1"),  # aiohttp has loaded them; loading them again takes as long as its import
         ("import aiohttp", "False 1"),
         ("del os.environ['SSL_CERT_FILE']; import aiohttp; os.environ['SSL_CERT_FILE'] = sys.argv[1]", "False 1"),
     ],
 )
-def test_certificates_of_the_environment_are_read_once_where_aiohttp_comes_with_the_client(
-    tmp_path: Path, before: str, told: str
+def test_environment_certificates_are_loaded_once_if_the_client_imports_aiohttp(
+    tmp_path: Path, before: str, expected: str
 ) -> None:
     authorities = tmp_path / "authorities.pem"
     authorities.write_text(ssl.DER_cert_to_PEM_cert(_own_certificate(tmp_path)))
     environment = {**os.environ, "SSL_CERT_FILE": str(authorities), "SSL_CERT_DIR": str(tmp_path / "none")}
     command = [sys.executable, "-c", _FIRST_CLIENT.format(before=before), str(authorities)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == told
+    assert done.stdout.strip() == expected
 
 
 def _tls_of(client: f.AsyncFriendli) -> object:
@@ -569,13 +580,15 @@ def _tls_of(client: f.AsyncFriendli) -> object:
 
 def _own_certificate(folder: Path) -> bytes:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=own", "-outform", "DER"]
-    made = folder / "own.der"
-    subprocess.run([*command, "-keyout", str(folder / "key"), "-out", str(made)], check=True, capture_output=True)
-    return made.read_bytes()
+    certificate = folder / "own.der"
+    subprocess.run(
+        [*command, "-keyout", str(folder / "key"), "-out", str(certificate)], check=True, capture_output=True
+    )
+    return certificate.read_bytes()
 
 
 @pytest.mark.parametrize("value", ["test-token", " test-token\t", '"test-token"', "'test-token'", '" test-token "'])
-def test_variables_may_stand_in_blanks_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_environment_variables_may_be_padded_and_quoted(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("FRIENDLI_TOKEN", value)
     monkeypatch.setenv("FRIENDLI_TEAM", value.replace("test-token", "team"))
     monkeypatch.setenv("FRIENDLI_SERVER_URL", value.replace("test-token", "https://api.example/a/"))
@@ -600,13 +613,13 @@ def test_variables_may_stand_in_blanks_and_quotes(monkeypatch: pytest.MonkeyPatc
         "http://a..b",
     ],
 )
-def test_what_is_no_base_url_is_named(url: str) -> None:
+def test_invalid_base_url_is_rejected(url: str) -> None:
     with pytest.raises(f.ConfigurationError, match="server_url must be an http or https URL"):
         f.AsyncFriendli("token", server_url=url)
 
 
 @pytest.mark.parametrize(
-    ("url", "taken"),
+    ("url", "normalized"),
     [
         ("http://M\u00dcLLER.de:80/\u00fc", "http://xn--mller-kva.de:80/%C3%BC"),
         ("http://[::1]:8000/", "http://[::1]:8000"),
@@ -614,5 +627,5 @@ def test_what_is_no_base_url_is_named(url: str) -> None:
         ("http://a/b//c///", "http://a/b//c"),
     ],
 )
-def test_base_url_goes_out_as_it_can(url: str, taken: str) -> None:
-    assert f.AsyncFriendli("token", server_url=url)._settings.server_url == taken
+def test_base_url_is_normalized(url: str, normalized: str) -> None:
+    assert f.AsyncFriendli("token", server_url=url)._settings.server_url == normalized

@@ -1,4 +1,4 @@
-"""What a client has under way, how it is ended in good order, and how it is warmed up."""
+"""Gauges of a client, graceful shutdown, and warming up connections."""
 
 import asyncio
 import threading
@@ -43,11 +43,11 @@ from friendli_async.testing import FriendliServer, chunk, done, finish, gate, he
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
 
 
-def figures(gauges: LoopGauges) -> tuple[int, int, int, int]:
+def counts(gauges: LoopGauges) -> tuple[int, int, int, int]:
     return gauges.in_use, gauges.idle, gauges.waiting, gauges.open_streams
 
 
-async def cancelled(*tasks: "asyncio.Future[Any]") -> None:
+async def cancel_all(*tasks: "asyncio.Future[Any]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -56,55 +56,55 @@ async def cancelled(*tasks: "asyncio.Future[Any]") -> None:
 # --- gauges ----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_unused_client_has_nothing_under_way(client: AsyncFriendli) -> None:
+async def test_gauges_of_an_unused_client_are_zero(client: AsyncFriendli) -> None:
     assert client.gauges() == Gauges(max_connections=1000)
 
 
-async def test_gauges_follow_streams_and_calls(server: FriendliServer) -> None:
+async def test_gauges_track_streams_and_calls(server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(released), finish(), done()), text("hello"))
     async with client_of(server.url, max_connections=1) as client:
         stream = await ask(client)
         opened = client.gauges()
-        assert (figures(opened), opened.calls_in_flight, opened.max_connections) == ((1, 0, 0, 1), 0, 1)
+        assert (counts(opened), opened.calls_in_flight, opened.max_connections) == ((1, 0, 0, 1), 0, 1)
         task = asyncio.ensure_future(complete(client))
         await until(lambda: client.gauges().waiting == 1)
         waiting = client.gauges()
-        assert (figures(waiting), waiting.calls_in_flight) == ((1, 0, 1, 1), 1)
+        assert (counts(waiting), waiting.calls_in_flight) == ((1, 0, 1, 1), 1)
         assert client.with_options(timeout=5).gauges() == waiting
         released.set()
         assert await read(stream) == "a"
         await within(task)
         await until(lambda: client.gauges().in_use == 0)
         after = client.gauges()
-        assert (figures(after), after.calls_in_flight) == ((0, 1, 0, 0), 0)
+        assert (counts(after), after.calls_in_flight) == ((0, 1, 0, 0), 0)
     assert client.gauges() == Gauges(max_connections=1)
 
 
-async def test_a_call_between_two_attempts_is_in_flight_and_holds_no_connection(server: FriendliServer) -> None:
+async def test_call_waiting_for_a_retry_is_in_flight_without_a_connection(server: FriendliServer) -> None:
     server.enqueue(status(429, retry_after=30))
     async with client_of(server.url, retry=RetryPolicy(initial=0)) as client:
         task = asyncio.ensure_future(complete(client))
         await server.wait_for_requests()
         await until(lambda: client.gauges().in_use == 0)
         gauges = client.gauges()
-        assert (figures(gauges), gauges.calls_in_flight) == ((0, 1, 0, 0), 1)
-        await cancelled(task)
+        assert (counts(gauges), gauges.calls_in_flight) == ((0, 1, 0, 0), 1)
+        await cancel_all(task)
         assert client.gauges().calls_in_flight == 0
 
 
-async def test_gauges_of_a_session_of_the_users_know_no_idle_connections(server: FriendliServer) -> None:
+async def test_gauges_do_not_count_idle_connections_of_a_user_session(server: FriendliServer) -> None:
     async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
         server.enqueue(script(chunk("a"), stall()))
         async with ask(client):
-            assert figures(client.gauges()) == (1, 0, 0, 1)
+            assert counts(client.gauges()) == (1, 0, 0, 1)
         await complete(client)
         await until(lambda: client.gauges().in_use == 0)
-        assert figures(client.gauges()) == (0, 0, 0, 0)
+        assert counts(client.gauges()) == (0, 0, 0, 0)
 
 
-class InThread:
-    """A loop in a thread of its own, with one open stream of the client."""
+class StreamInThread:
+    """An event loop in its own thread, with one open stream of the client."""
 
     def __init__(self, client: AsyncFriendli, use: Callable[[ChatStream], Any]) -> None:
         self.opened = threading.Event()
@@ -134,51 +134,51 @@ class InThread:
         return self.errors
 
 
-def test_gauges_tell_each_loop_and_all_of_them(remote: FriendliServer) -> None:
+def test_gauges_cover_each_event_loop_and_their_total(remote: FriendliServer) -> None:
     remote.always(script(chunk("a"), stall()))
     client = client_of(remote.url)
 
-    async def here() -> None:
+    async def check_gauges() -> None:
         async with ask(client):
             gauges = client.gauges()
-            assert sorted(map(figures, gauges.loops)) == [(1, 0, 0, 1)] * 3
-            assert figures(gauges) == (3, 0, 0, 3)
+            assert sorted(map(counts, gauges.loops)) == [(1, 0, 0, 1)] * 3
+            assert counts(gauges) == (3, 0, 0, 3)
 
-    async def nothing(stream: ChatStream) -> None:
+    async def do_nothing(stream: ChatStream) -> None:
         pass
 
-    threads = [InThread(client, nothing) for _ in range(2)]
+    threads = [StreamInThread(client, do_nothing) for _ in range(2)]
     try:
-        asyncio.run(here())
-        assert len(client.gauges().loops) == 2  # a loop that has ended is not told
+        asyncio.run(check_gauges())
+        assert len(client.gauges().loops) == 2  # an event loop that has ended is not listed
     finally:
-        problems = [thread.join() for thread in threads]
-    assert problems == [[], []]
+        thread_errors = [thread.join() for thread in threads]
+    assert thread_errors == [[], []]
     assert client.gauges().loops == ()
 
 
 # --- drain -----------------------------------------------------------------------------------------------------------
 
 
-async def test_drain_with_nothing_open_returns_at_once(client: AsyncFriendli) -> None:
+async def test_drain_returns_immediately_if_nothing_is_open(client: AsyncFriendli) -> None:
     assert await client.drain() == 0
     assert await client.drain(0.001) == 0
 
 
-class Left:
-    """A call in a loop of its own."""
+class PendingCall:
+    """A call in its own event loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
 
     def interrupt(self, error: FriendliError) -> None:
-        raise AssertionError("its loop is closed")
+        raise AssertionError("the event loop is closed")
 
 
 @pytest.mark.parametrize("seconds", [0.0, 2.5])
-def test_drain_does_not_wait_for_calls_whose_loop_was_closed_under_them(seconds: float) -> None:
+def test_drain_does_not_wait_for_calls_of_a_closed_event_loop(seconds: float) -> None:
     async def main() -> float:
-        call = Left()
+        call = PendingCall()
         runtime = Runtime(FakeTransport(), ChangeSignal(), 10)
         runtime.begin(call)
         assert runtime.gauges().calls_in_flight == 1
@@ -192,16 +192,16 @@ def test_drain_does_not_wait_for_calls_whose_loop_was_closed_under_them(seconds:
     assert seconds <= virtually(main()) <= seconds + 1.0
 
 
-async def test_drain_lets_what_is_open_finish_and_refuses_what_is_new(server: FriendliServer) -> None:
+async def test_drain_lets_open_streams_finish_and_rejects_new_calls(server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(released), chunk("b"), finish(), done()))
     async with client_of(server.url) as client:
         stream = await ask(client)
         drain = asyncio.ensure_future(client.drain())
         await turns()
-        for refused in (complete(client), complete(client.with_options(timeout=5)), ask(client).result()):
+        for rejected in (complete(client), complete(client.with_options(timeout=5)), ask(client).result()):
             with pytest.raises(ConfigurationError, match=r"^draining"):
-                await refused
+                await rejected
         with pytest.raises(ConfigurationError, match=r"^draining"):
             await client.warm_up(1)
         assert not drain.done()
@@ -210,11 +210,11 @@ async def test_drain_lets_what_is_open_finish_and_refuses_what_is_new(server: Fr
         assert await within(drain) == 0
         assert stream.outcome == "done"
         assert len(server.requests) == 1
-        assert not client._runtime.transport.closed  # to close is the caller's
+        assert not client._runtime.transport.closed  # closing is up to the caller
         await nothing_left(client, server, connections=1)
 
 
-async def test_drain_waits_for_plain_calls_and_those_in_the_queue(server: FriendliServer) -> None:
+async def test_drain_waits_for_active_and_queued_calls(server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(gate(released), chunk("a"), finish(), done()), text("second"))
     async with client_of(server.url, max_connections=1) as client:
@@ -230,7 +230,7 @@ async def test_drain_waits_for_plain_calls_and_those_in_the_queue(server: Friend
         assert (await second).text == "second"
 
 
-async def test_after_its_time_drain_cuts_what_is_open_and_counts_it(server: FriendliServer) -> None:
+async def test_drain_timeout_aborts_open_calls_and_returns_their_number(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()), script(chunk("a"), stall()), stall(), script(head(), stall()))
     async with client_of(server.url) as client:
         reading, parked = await ask(client), await ask(client)
@@ -242,26 +242,26 @@ async def test_after_its_time_drain_cuts_what_is_open_and_counts_it(server: Frie
         await turns(50)
         gauges = client.gauges()
         assert (gauges.in_use, gauges.open_streams, gauges.calls_in_flight) == (4, 2, 2)
-        assert await within(client.drain(0.01)) == 4  # one that is being opened counts once
+        assert await within(client.drain(0.01)) == 4  # a stream that is being opened counts once
         caught = [(await asyncio.wait({task}), task.exception())[1] for task in tasks]
         assert [type(error) for error in caught] == [StreamInterruptedError, APIConnectionError, StreamInterruptedError]
         assert all("drained" in str(error) for error in caught)
-        assert (await anext(parked)).text == "a"  # it had come
+        assert (await anext(parked)).text == "a"  # already received
         with pytest.raises(StreamInterruptedError, match="drained"):
             await anext(parked)
         await nothing_left(client, server)
 
 
-async def test_a_stream_that_has_its_end_is_not_open_though_its_body_goes_on(
+async def test_finished_stream_is_not_open_even_if_its_body_continues(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), stall()))
     assert await read(ask(client)) == "a"
-    assert figures(client.gauges()) == (1, 0, 0, 0)
+    assert counts(client.gauges()) == (1, 0, 0, 0)
     assert await within(client.drain(0.001)) == 0
 
 
-async def test_a_copy_drains_what_it_shares(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_draining_a_copy_drains_the_original_client(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     stream = await ask(client)
     assert await within(client.with_options(timeout=5).drain(0.01)) == 1
@@ -271,19 +271,19 @@ async def test_a_copy_drains_what_it_shares(client: AsyncFriendli, server: Frien
         await complete(client)
 
 
-async def test_a_cancelled_drain_cuts_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_cancelled_drain_aborts_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(released), finish(), done()))
     stream = await ask(client)
     drain = asyncio.ensure_future(client.drain())
     await turns()
-    await cancelled(drain)
+    await cancel_all(drain)
     released.set()
     assert await read(stream) == "a"
     assert await within(client.drain()) == 0
 
 
-async def test_a_stream_that_is_left_ends_the_drain(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_drain_returns_when_the_last_stream_is_closed(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with ask(client):
         drain = asyncio.ensure_future(client.drain())
@@ -292,11 +292,11 @@ async def test_a_stream_that_is_left_ends_the_drain(client: AsyncFriendli, serve
     assert await within(drain) == 0
 
 
-def test_drain_waits_for_the_streams_of_other_loops(remote: FriendliServer) -> None:
+def test_drain_waits_for_streams_of_other_event_loops(remote: FriendliServer) -> None:
     released = threading.Event()
     remote.always(script(chunk("a"), gate(released), finish(), done()))
     client = client_of(remote.url)
-    threads = [InThread(client, read) for _ in range(2)]
+    threads = [StreamInThread(client, read) for _ in range(2)]
 
     async def drain() -> int:
         waiting = asyncio.ensure_future(client.drain())
@@ -309,58 +309,58 @@ def test_drain_waits_for_the_streams_of_other_loops(remote: FriendliServer) -> N
         assert asyncio.run(drain()) == 0
     finally:
         released.set()
-        problems = [thread.join() for thread in threads]
-    assert problems == [[], []]
+        thread_errors = [thread.join() for thread in threads]
+    assert thread_errors == [[], []]
 
 
-def test_drain_cuts_the_streams_of_other_loops(remote: FriendliServer) -> None:
+def test_drain_timeout_aborts_streams_of_other_event_loops(remote: FriendliServer) -> None:
     remote.always(script(chunk("a"), stall()))
     client = client_of(remote.url)
-    threads = [InThread(client, read) for _ in range(2)]
+    threads = [StreamInThread(client, read) for _ in range(2)]
     try:
         assert asyncio.run(within(client.drain(0.01))) == 2
     finally:
-        problems = [thread.join() for thread in threads]
-    assert [type(error) for errors in problems for error in errors] == [StreamInterruptedError] * 2
+        thread_errors = [thread.join() for thread in threads]
+    assert [type(error) for errors in thread_errors for error in errors] == [StreamInterruptedError] * 2
 
 
 # --- warm-up ---------------------------------------------------------------------------------------------------------
 
 
-async def test_warm_connections_carry_no_byte_and_the_next_calls_use_them() -> None:
-    first_bytes: list[bytes] = []
+async def test_warm_up_sends_nothing_and_later_calls_use_its_connections() -> None:
+    requests: list[bytes] = []
 
-    async def talk(conversation: Conversation) -> None:
+    async def handler(conversation: Conversation) -> None:
         while request := await conversation.request():
-            first_bytes.append(request)
+            requests.append(request)
             await conversation.send(reply(completion()))
 
-    async with RawServer(talk) as server, client_of(server.url) as client:
+    async with RawServer(handler) as server, client_of(server.url) as client:
         await client.warm_up(3)
         await until(lambda: server.connections == 3)
-        assert figures(client.gauges()) == (0, 3, 0, 0)
+        assert counts(client.gauges()) == (0, 3, 0, 0)
         await turns(50)
-        assert first_bytes == []
+        assert requests == []
         await asyncio.gather(*(complete(client) for _ in range(3)))
         assert server.connections == 3
-        assert len(first_bytes) == 3
-        await client.warm_up(2)  # beside those that are there
+        assert len(requests) == 3
+        await client.warm_up(2)  # in addition to the existing ones
         await until(lambda: server.connections == 5)
         assert client.gauges().idle == 5
         assert (await complete(client)).meta.timing.connecting < 1
 
 
-async def test_a_warm_connection_is_told_as_reused(server: FriendliServer) -> None:
+async def test_warm_connection_is_reported_as_reused(server: FriendliServer) -> None:
     seen = Recorder()
     async with client_of(server.url, observers=[seen]) as client:
         await client.warm_up(1)
-        assert seen.told == []  # no call
+        assert seen.told == []  # a warm-up is not a call
         await complete(client)
     assert [event.reused for event in seen.events if hasattr(event, "reused")] == [True]
 
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
-async def test_warming_up_goes_to_the_deployment_that_is_named(server: FriendliServer, deployment: Any) -> None:
+async def test_warm_up_connects_to_the_given_deployment(server: FriendliServer, deployment: Any) -> None:
     elsewhere = "http://127.0.0.1:1"
     urls = {"server_url": server.url, "container_url": elsewhere}
     if deployment == "container":
@@ -371,57 +371,57 @@ async def test_warming_up_goes_to_the_deployment_that_is_named(server: FriendliS
         with pytest.raises(APIConnectionError):
             await client.warm_up(1, "container" if deployment != "container" else "serverless")
         with pytest.raises(ConfigurationError, match="'elsewhere'"):
-            await client.warm_up(1, "elsewhere")  # type: ignore[arg-type]  # a mistake, on purpose
+            await client.warm_up(1, "elsewhere")  # type: ignore[arg-type]  # invalid on purpose
     assert server.requests == []
 
 
-async def test_warming_up_needs_no_token(server: FriendliServer) -> None:
+async def test_warm_up_needs_no_token(server: FriendliServer) -> None:
     async with AsyncFriendli(server_url=server.url) as client:
         await client.warm_up(1)
         await server.wait_for_connections(1)
         assert client.gauges().idle == 1
 
 
-async def test_warming_up_where_nobody_is_raises_and_leaves_nothing(unused_tcp_port: int) -> None:
+async def test_warm_up_of_an_unreachable_server_raises_and_leaks_nothing(unused_tcp_port: int) -> None:
     async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(APIConnectionError, match="could not connect") as raised:
             await client.warm_up(3)
         assert raised.value.sent is False
-        assert figures(client.gauges()) == (0, 0, 0, 0)
+        assert counts(client.gauges()) == (0, 0, 0, 0)
 
 
-async def test_warming_up_has_the_connect_limit() -> None:
+async def test_warm_up_obeys_the_connect_timeout() -> None:
     with deaf_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.05)) as client:
             with pytest.raises(APITimeoutError) as raised:
                 await within(client.warm_up(2))
             assert (raised.value.limit, raised.value.sent) == ("connect", False)
-            assert figures(client.gauges()) == (0, 0, 0, 0)
+            assert counts(client.gauges()) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("number", [0, -1, 3, 1.0, True, None, "2"])
-async def test_how_many_is_checked(server: FriendliServer, number: Any) -> None:
+async def test_warm_up_validates_the_number_of_connections(server: FriendliServer, number: Any) -> None:
     async with client_of(server.url, max_connections=2) as client:
         with pytest.raises(ConfigurationError, match=r"1 to 2 connections"):
             await client.warm_up(number)
     assert server.open_connections == 0
 
 
-async def test_a_session_of_the_users_is_not_warmed_up(server: FriendliServer) -> None:
+async def test_warm_up_is_rejected_with_a_user_session(server: FriendliServer) -> None:
     async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
         with pytest.raises(ConfigurationError, match="session"):
             await client.warm_up(1)
-        assert figures(client.gauges()) == (0, 0, 0, 0)
+        assert counts(client.gauges()) == (0, 0, 0, 0)
 
 
-async def test_a_closed_client_is_not_warmed_up(server: FriendliServer) -> None:
+async def test_warm_up_is_rejected_once_the_client_is_closed(server: FriendliServer) -> None:
     client = client_of(server.url)
     await client.aclose()
     with pytest.raises(ConfigurationError, match="closed"):
         await client.warm_up(1)
 
 
-async def test_a_drain_beside_a_warm_up_waits_for_it_and_ends() -> None:
+async def test_drain_waits_for_a_concurrent_warm_up() -> None:
     with deaf_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.05)) as client:
             warming = asyncio.ensure_future(client.warm_up(1))

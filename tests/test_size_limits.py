@@ -1,4 +1,4 @@
-"""Size limits: one event, a reply, an error body, counted after decompression; memory stays within them."""
+"""Size limits of events, replies and error bodies, which count decompressed bytes and bound memory."""
 
 import gzip
 import tracemalloc
@@ -51,7 +51,7 @@ from friendli_async.testing import (
 MIB = 1024 * 1024
 
 
-async def test_an_endless_event_is_cut_at_its_limit(server: FriendliServer) -> None:
+async def test_endless_event_is_aborted_at_the_limit(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), raw(b"data: "), endless()))
     async with client_of(server.url, limits=Limits(event=MIB)) as client:
         stream = ask(client)
@@ -70,13 +70,13 @@ async def test_an_endless_event_is_cut_at_its_limit(server: FriendliServer) -> N
         await nothing_left(client, server)
 
 
-async def test_an_event_of_eight_mebibytes_is_read_whole(server: FriendliServer) -> None:
+async def test_event_of_8_mib_is_read_completely(server: FriendliServer) -> None:
     server.enqueue(script(chunk("x" * 8 * MIB), finish(), done()))
     async with client_of(server.url) as client:
         assert len(await within(read(ask(client)))) == 8 * MIB
 
 
-async def test_a_first_event_beyond_the_limit_is_named(server: FriendliServer) -> None:
+async def test_oversized_first_event_raises_without_a_retry(server: FriendliServer) -> None:
     server.enqueue(script(endless(b"data: x\n" * 1000)))
     async with client_of(server.url, limits=Limits(event=MIB), retry=QUICK) as client:
         with pytest.raises(ResponseDecodeError):
@@ -84,14 +84,14 @@ async def test_a_first_event_beyond_the_limit_is_named(server: FriendliServer) -
     assert len(server.requests) == 1
 
 
-async def test_endless_comments_stay_within_memory_and_time(server: FriendliServer) -> None:
+async def test_endless_comments_time_out(server: FriendliServer) -> None:
     server.enqueue(script(endless(b": " + b"x" * 65536 + b"\n\n")))
     async with client_of(server.url, limits=Limits(event=MIB), timeout=Timeouts(first_event=0.3)) as client:
         with pytest.raises(APITimeoutError):
             await within(ask(client).__aenter__())
 
 
-async def test_an_endless_reply_is_cut_at_its_limit(server: FriendliServer) -> None:
+async def test_endless_reply_is_aborted_at_the_limit(server: FriendliServer) -> None:
     server.enqueue(script(endless(), content_type="application/json"))
     async with client_of(server.url, limits=Limits(reply=MIB)) as client:
         tracemalloc.start()
@@ -106,9 +106,7 @@ async def test_an_endless_reply_is_cut_at_its_limit(server: FriendliServer) -> N
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_an_endless_error_body_is_cut_and_the_status_is_still_told(
-    server: FriendliServer, streamed: bool
-) -> None:
+async def test_endless_error_body_is_truncated_and_keeps_its_status(server: FriendliServer, streamed: bool) -> None:
     server.enqueue(script(endless(b"oops " * 1000), status=500, content_type="text/plain"))
     async with client_of(server.url, limits=Limits(error=4096)) as client:
         with pytest.raises(InternalServerError) as caught:
@@ -119,7 +117,7 @@ async def test_an_endless_error_body_is_cut_and_the_status_is_still_told(
         await nothing_left(client, server)
 
 
-async def test_an_error_body_that_never_ends_in_silence_does_not_hang_the_call(server: FriendliServer) -> None:
+async def test_stalled_error_body_does_not_hang_the_call(server: FriendliServer) -> None:
     server.enqueue(script(raw(b'{"error": {"message": "bad'), stall(), status=400))
     async with client_of(server.url, timeout=Timeouts(first_event=0.2)) as client:
         with pytest.raises((BadRequestError, APITimeoutError)):
@@ -128,21 +126,21 @@ async def test_an_error_body_that_never_ends_in_silence_does_not_hang_the_call(s
 
 
 def bomb(size: int) -> bytes:
-    """Zeros beyond number in few bytes: after a full flush each block of them is packed alike."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    first, next_ = (packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
-    return first + next_ * (size // MIB - 1) + packer.flush()
+    """Compresses many zeros into few bytes: after a full flush, every block compresses to the same bytes."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    first, next_ = (compressor.compress(bytes(MIB)) + compressor.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + next_ * (size // MIB - 1) + compressor.flush()
 
 
 GZIP = {"Content-Encoding": "gzip"}
 
 
 @pytest.mark.parametrize("where", ["reply", "error", "stream"])
-async def test_a_decompression_bomb_stays_within_memory(server: FriendliServer, where: str) -> None:
-    packed = bomb(256 * MIB)
-    assert len(packed) < MIB
+async def test_decompression_bomb_uses_bounded_memory(server: FriendliServer, where: str) -> None:
+    compressed = bomb(256 * MIB)
+    assert len(compressed) < MIB
     kind = "text/event-stream" if where == "stream" else "application/json"
-    server.enqueue(body(packed, status=400 if where == "error" else 200, headers=GZIP, content_type=kind))
+    server.enqueue(body(compressed, status=400 if where == "error" else 200, headers=GZIP, content_type=kind))
     limits = Limits(reply=MIB, error=65536, event=MIB)
     async with client_of(server.url, limits=limits) as client:
         tracemalloc.start()
@@ -158,25 +156,25 @@ async def test_a_decompression_bomb_stays_within_memory(server: FriendliServer, 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "GZIP"])
-async def test_a_compressed_reply_is_read(server: FriendliServer, encoding: str) -> None:
+async def test_compressed_reply_is_decoded(server: FriendliServer, encoding: str) -> None:
     data = zlib.compress(completion()) if encoding == "deflate" else gzip.compress(completion())
     server.enqueue(script(split(raw(data), 7), headers={"Content-Encoding": encoding}, content_type="application/json"))
     async with client_of(server.url) as client:
         assert (await within(complete(client))).text == "whole"
 
 
-async def test_a_compressed_error_is_read(server: FriendliServer) -> None:
-    packed = gzip.compress(b'{"error": {"message": "squeezed", "code": "c"}}')
-    server.enqueue(body(packed, status=400, headers=GZIP, content_type="application/json"))
+async def test_compressed_error_is_decoded(server: FriendliServer) -> None:
+    compressed = gzip.compress(b'{"error": {"message": "squeezed", "code": "c"}}')
+    server.enqueue(body(compressed, status=400, headers=GZIP, content_type="application/json"))
     async with client_of(server.url) as client:
         with pytest.raises(BadRequestError, match="squeezed"):
             await complete(client)
 
 
 @pytest.mark.parametrize("size", [3, 100_000])
-async def test_a_compressed_stream_is_read_although_it_was_not_asked_for(server: FriendliServer, size: int) -> None:
-    packed = gzip.compress(delta("Hel") + delta("lo") + delta(finish="stop") + DONE)
-    server.enqueue(script(split(raw(packed), size), headers=GZIP))
+async def test_compressed_stream_is_decoded_although_not_requested(server: FriendliServer, size: int) -> None:
+    compressed = gzip.compress(delta("Hel") + delta("lo") + delta(finish="stop") + DONE)
+    server.enqueue(script(split(raw(compressed), size), headers=GZIP))
     async with client_of(server.url) as client:
         assert await read(ask(client)) == "Hello"
         assert server.requests[0].headers["Accept-Encoding"] == "identity"
@@ -184,7 +182,7 @@ async def test_a_compressed_stream_is_read_although_it_was_not_asked_for(server:
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip"])
-async def test_a_compression_that_was_not_asked_for_is_named(
+async def test_unsupported_content_encoding_is_named_in_the_error(
     server: FriendliServer, encoding: str, streamed: bool
 ) -> None:
     kind = "text/event-stream" if streamed else "application/json"
@@ -198,7 +196,7 @@ async def test_a_compression_that_was_not_asked_for_is_named(
 @pytest.mark.parametrize(
     "data", [b"\0not gzip at all", gzip.compress(completion())[:-9], gzip.compress(b"x" * 99)[:12]]
 )
-async def test_broken_compression_is_named(server: FriendliServer, data: bytes) -> None:
+async def test_corrupt_compressed_body_raises(server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, headers=GZIP, content_type="application/json"))
     async with client_of(server.url) as client:
         with pytest.raises((ResponseDecodeError, APIConnectionError)):
@@ -210,7 +208,7 @@ async def test_broken_compression_is_named(server: FriendliServer, data: bytes) 
 @pytest.mark.parametrize(
     "data", [b'{"error":{"message":"quota exceeded"}}', b"quota exceeded", "<p>quota exceeded \u2026".encode()]
 )
-async def test_words_that_are_only_labelled_as_compressed_are_found(
+async def test_error_message_in_a_body_mislabelled_as_compressed_is_read(
     server: FriendliServer, encoding: str, status: int, data: bytes
 ) -> None:
     server.enqueue(body(data, status=status, headers={"Content-Encoding": encoding}))
@@ -220,35 +218,35 @@ async def test_words_that_are_only_labelled_as_compressed_are_found(
     assert caught.value.status_code == status
 
 
-async def test_words_of_a_refusal_that_is_labelled_so_are_found_in_another_charset(server: FriendliServer) -> None:
-    labelled = {"Content-Encoding": "gzip"}
-    said = "Kontingent \u00fcberschritten".encode("latin-1")
-    server.enqueue(body(said, status=503, headers=labelled, content_type="text/plain; charset=iso-8859-1"))
+async def test_error_message_in_a_mislabelled_body_respects_the_charset(server: FriendliServer) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    message = "Kontingent \u00fcberschritten".encode("latin-1")
+    server.enqueue(body(message, status=503, headers=headers, content_type="text/plain; charset=iso-8859-1"))
     async with client_of(server.url) as client:
         with pytest.raises(APIStatusError, match="Kontingent \u00fcberschritten"):
             await within(complete(client))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
-async def test_answers_that_are_only_labelled_as_compressed_are_read(server: FriendliServer, encoding: str) -> None:
-    labelled = {"Content-Encoding": encoding}
+async def test_replies_mislabelled_as_compressed_are_read(server: FriendliServer, encoding: str) -> None:
+    headers = {"Content-Encoding": encoding}
     stream = delta("whole", "stop") + DONE
-    server.enqueue(body(completion(), headers=labelled, content_type="application/json"))
-    server.enqueue(body(stream, headers=labelled, content_type="text/event-stream"))
+    server.enqueue(body(completion(), headers=headers, content_type="application/json"))
+    server.enqueue(body(stream, headers=headers, content_type="text/event-stream"))
     async with client_of(server.url) as client:
         assert (await within(complete(client))).text == "whole"
         assert (await within(ask(client).result())).text == "whole"
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 8, 20])
-def test_what_is_compressed_is_never_taken_for_text(cut: int) -> None:
+def test_compressed_data_is_never_mistaken_for_text(cut: int) -> None:
     for level in range(1, 10):
         for plain in (b"a", completion(), b"data: x\n\n" * 9, bytes(range(256)), b"plain words " * 40):
-            packed = zlib.compress(plain, level)
+            compressed = zlib.compress(plain, level)
             for encoding, data in (
                 ("gzip", gzip.compress(plain, level)),
-                ("deflate", packed),
-                ("deflate", packed[2:-4]),
+                ("deflate", compressed),
+                ("deflate", compressed[2:-4]),
             ):
                 inflate = inflater(encoding)
                 assert inflate is not None
@@ -265,7 +263,7 @@ def test_compressed_data_that_yields_no_output_is_limited() -> None:
         inflate.step(endless_comment[1000:])
 
 
-async def test_an_error_in_an_unknown_compression_still_has_its_status(server: FriendliServer) -> None:
+async def test_error_with_an_unsupported_content_encoding_keeps_its_status(server: FriendliServer) -> None:
     server.enqueue(body(b"\x8b\x03\x80", status=422, headers={"Content-Encoding": "br"}))
     async with client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
@@ -273,7 +271,7 @@ async def test_an_error_in_an_unknown_compression_still_has_its_status(server: F
         assert caught.value.status_code == 422
 
 
-async def test_half_a_plain_reply_is_a_connection_error() -> None:
+async def test_truncated_plain_reply_raises_connection_error() -> None:
     whole = reply(completion())
     async with saying(whole[:-5]) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError) as caught:
@@ -284,7 +282,7 @@ async def test_half_a_plain_reply_is_a_connection_error() -> None:
 STEPS: list[Step] = [chunk("a"), comment(), event({"choices": []})]
 
 
-async def test_a_limit_of_one_event_is_not_a_limit_of_all(server: FriendliServer) -> None:
+async def test_event_limit_does_not_apply_to_the_whole_stream(server: FriendliServer) -> None:
     server.enqueue(script(*STEPS * 500, finish(), done()))
     async with client_of(server.url, limits=Limits(event=1000)) as client:
         assert await read(ask(client)) == "a" * 500

@@ -1,4 +1,4 @@
-"""Bytes to events, against the standard: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+"""SSE decoding, checked against https://html.spec.whatwg.org/multipage/server-sent-events.html."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Event = tuple[str, str | None, str]
 
 BOM = b"\xef\xbb\xbf"
 
-# --- the standard, word for word and slow ----------------------------------------------------------------------------
+# --- reference implementation ----------------------------------------------------------------------------------------
 
 
 class Reference:
-    """9.2.5 and 9.2.6, on decoded characters, one at a time. Shares nothing with the decoder."""
+    """Sections 9.2.5 and 9.2.6, literally, one decoded character at a time; shares no code with the decoder."""
 
     def __init__(self, stream: bytes) -> None:
         self.events: list[Event] = []
@@ -53,7 +53,7 @@ class Reference:
                 line = ""
             else:
                 line += character
-        # What is left is discarded.
+        # An unfinished line is discarded.
 
     def _line(self, line: str) -> None:
         if line == "":
@@ -81,28 +81,28 @@ class Reference:
         self._data = self._type = ""
 
 
-def decoded(pieces: Iterable[bytes], decoder: SSEDecoder | None = None) -> list[Event]:
+def decode(chunks: Iterable[bytes], decoder: SSEDecoder | None = None) -> list[Event]:
     decoder = decoder or SSEDecoder()
-    events = [event for piece in pieces for event in decoder.feed(piece)]
+    events = [event for chunk in chunks for event in decoder.feed(chunk)]
     return [(event.data.decode("utf-8", "replace"), event.event, event.id) for event in events]
 
 
-def decoded_in_short_ways(pieces: Iterable[bytes]) -> list[tuple[str, str | None]]:
-    """As a reader does it: a piece that is one event, or nothing but everyday ones, does not go through `feed`."""
+def decode_with_fast_paths(chunks: Iterable[bytes]) -> list[tuple[str, str | None]]:
+    """Decodes as the reader does: a chunk of one event, or of plain events only, bypasses `feed`."""
     decoder = SSEDecoder()
     events: list[tuple[bytes, str | None]] = []
-    for piece in pieces:
-        if (payload := decoder.single(piece)) is not None:
+    for chunk in chunks:
+        if (payload := decoder.single(chunk)) is not None:
             events.append((payload, None))
-        elif (payloads := decoder.plain(piece)) is not None:
+        elif (payloads := decoder.plain(chunk)) is not None:
             events += [(payload, None) for payload in payloads]
         else:
-            events += [(event.data, event.event) for event in decoder.feed(piece)]
+            events += [(event.data, event.event) for event in decoder.feed(chunk)]
     return [(data.decode("utf-8", "replace"), name) for data, name in events]
 
 
-def one_by_one(stream: bytes) -> list[bytes]:
-    return [stream[at : at + 1] for at in range(len(stream))]
+def split_into_bytes(stream: bytes) -> list[bytes]:
+    return [stream[position : position + 1] for position in range(len(stream))]
 
 
 # --- properties ------------------------------------------------------------------------------------------------------
@@ -110,35 +110,35 @@ def one_by_one(stream: bytes) -> list[bytes]:
 
 @given(st.data())
 @deterministic
-def test_any_stream_in_any_pieces_gives_the_events_of_the_standard(data: st.DataObject) -> None:
+def test_chunked_streams_match_the_reference(data: st.DataObject) -> None:
     stream = data.draw(event_streams())
-    pieces = cut(stream, data.draw(cuttings(len(stream))))
+    chunks = cut(stream, data.draw(cuttings(len(stream))))
     decoder = SSEDecoder()
     expected = Reference(stream)
-    assert decoded(pieces, decoder) == expected.events
+    assert decode(chunks, decoder) == expected.events
     assert decoder.error is None
 
 
 @given(event_streams())
 @deterministic
-def test_any_stream_byte_by_byte_gives_the_events_of_the_standard(stream: bytes) -> None:
-    assert decoded(one_by_one(stream)) == Reference(stream).events
+def test_streams_fed_byte_by_byte_match_the_reference(stream: bytes) -> None:
+    assert decode(split_into_bytes(stream)) == Reference(stream).events
 
 
 @given(st.binary(max_size=60))
 @deterministic
-def test_arbitrary_bytes_give_the_events_of_the_standard(stream: bytes) -> None:
-    assert decoded([stream]) == decoded(one_by_one(stream)) == Reference(stream).events
+def test_arbitrary_bytes_match_the_reference(stream: bytes) -> None:
+    assert decode([stream]) == decode(split_into_bytes(stream)) == Reference(stream).events
 
 
 @given(st.text(alphabet=st.sampled_from("data: x\r\n"), max_size=30))
 @deterministic
-def test_any_mixture_of_line_ends_gives_the_events_of_the_standard(text: str) -> None:
+def test_mixed_line_endings_match_the_reference(text: str) -> None:
     stream = b"data: a" + text.encode()
-    assert decoded([stream]) == decoded(one_by_one(stream)) == Reference(stream).events
+    assert decode([stream]) == decode(split_into_bytes(stream)) == Reference(stream).events
 
 
-EVERYDAY = st.sampled_from(
+COMMON_CHUNKS = st.sampled_from(
     [
         *(b"data: a\n\n", b"data: b\n\n", b"data: long" * 9 + b"\n\n", b"data: c\n\ndata: d\n\n"),
         *(b"data:e\n\n", b"data: f\r\n\r\n", b"data: g\ndata: h\n\n", b"data: i\n", b"data: \n\n", b"\n"),
@@ -147,18 +147,18 @@ EVERYDAY = st.sampled_from(
 )
 
 
-@given(st.lists(EVERYDAY, max_size=12), st.data())
+@given(st.lists(COMMON_CHUNKS, max_size=12), st.data())
 @deterministic
-def test_the_short_ways_give_the_events_of_the_standard(pieces: list[bytes], data: st.DataObject) -> None:
-    stream = b"".join(pieces)
+def test_fast_paths_match_the_reference(chunks: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(chunks)
     expected = [(text, name) for text, name, _ in Reference(stream).events]
-    assert decoded_in_short_ways(pieces) == expected
-    assert decoded_in_short_ways(cut(stream, data.draw(cuttings(len(stream))))) == expected
+    assert decode_with_fast_paths(chunks) == expected
+    assert decode_with_fast_paths(cut(stream, data.draw(cuttings(len(stream))))) == expected
 
 
-def test_a_piece_that_is_one_event_is_taken_at_once_and_any_other_is_left() -> None:
+def test_single_accepts_only_a_chunk_that_is_exactly_one_event() -> None:
     decoder = SSEDecoder(limit=20)
-    assert decoder.single(b"data: a\n\n") is None, "there may be a byte order mark yet"
+    assert decoder.single(b"data: a\n\n") is None, "there may still be a byte order mark"
     assert decoder.feed(b"data: a\n\n")[0].data == b"a"
     assert decoder.single(b"data: b\n\n") == b"b"
     for other in (
@@ -172,82 +172,82 @@ def test_a_piece_that_is_one_event_is_taken_at_once_and_any_other_is_left() -> N
         assert decoder.single(other) is None
     assert decoder.feed(b"data: c\nid: 1\n\n")[0].data == b"c"
     assert decoder.feed(b"data: d") == []
-    assert decoder.single(b"data: e\n\n") is None, "it goes on with the unfinished line"
+    assert decoder.single(b"data: e\n\n") is None, "the chunk continues an unfinished line"
 
 
-NASTY = BOM + "data: é漢\r\ndata:😀\r\n\r\nid: 7\revent: e\rdata\r\r: c\n\n\ndata: \u2028\r\n\n".encode()
+TRICKY = BOM + "data: é漢\r\ndata:😀\r\n\r\nid: 7\revent: e\rdata\r\r: c\n\n\ndata: \u2028\r\n\n".encode()
 
 
-def test_a_stream_cut_at_any_two_places_gives_the_same_events() -> None:
-    expected = Reference(NASTY).events
+def test_splitting_at_any_two_positions_gives_the_same_events() -> None:
+    expected = Reference(TRICKY).events
     assert expected == [("é漢\n😀", None, ""), ("", "e", "7"), ("\u2028", None, "7")]
-    for positions in combinations(range(len(NASTY) + 1), 2):
-        assert decoded(cut(NASTY, positions)) == expected, positions
+    for positions in combinations(range(len(TRICKY) + 1), 2):
+        assert decode(cut(TRICKY, positions)) == expected, positions
 
 
 @given(st.data())
 @deterministic
-def test_whether_an_event_is_too_large_does_not_depend_on_the_pieces(data: st.DataObject) -> None:
+def test_event_limit_does_not_depend_on_chunk_boundaries(data: st.DataObject) -> None:
     stream = data.draw(event_streams())
     limit = data.draw(st.integers(1, 24))
     whole, split = SSEDecoder(limit), SSEDecoder(limit)
-    expected = decoded([stream], whole)
-    assert decoded(cut(stream, data.draw(cuttings(len(stream)))), split) == expected
+    expected = decode([stream], whole)
+    assert decode(cut(stream, data.draw(cuttings(len(stream)))), split) == expected
     assert (split.error is None) == (whole.error is None)
 
 
-# --- the standard's rules, one by one --------------------------------------------------------------------------------
+# --- rules of the specification --------------------------------------------------------------------------------------
 
 RULES: dict[str, tuple[bytes, list[Event]]] = {
-    "the standard's first example": (b"data: YHOO\ndata: +2\ndata: 10\n\n", [("YHOO\n+2\n10", None, "")]),
-    "the standard's second example": (
+    "first example of the specification": (b"data: YHOO\ndata: +2\ndata: 10\n\n", [("YHOO\n+2\n10", None, "")]),
+    "second example of the specification": (
         b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n",
         [("first event", None, "1"), ("second event", None, ""), (" third event", None, "")],
     ),
-    "the standard's third example": (b"data\n\ndata\ndata\n\ndata:\n", [("", None, ""), ("\n", None, "")]),
-    "the standard's fourth example": (b"data:test\n\ndata: test\n\n", [("test", None, ""), ("test", None, "")]),
+    "third example of the specification": (b"data\n\ndata\ndata\n\ndata:\n", [("", None, ""), ("\n", None, "")]),
+    "fourth example of the specification": (b"data:test\n\ndata: test\n\n", [("test", None, ""), ("test", None, "")]),
     "CR": (b"data: a\r\rdata: b\r\r", [("a", None, ""), ("b", None, "")]),
     "CRLF": (b"data: a\r\n\r\ndata: b\r\n\r\n", [("a", None, ""), ("b", None, "")]),
     "LF then CR": (b"data: a\n\r", [("a", None, "")]),
     "CR then CRLF": (b"data: a\r\r\n", [("a", None, "")]),
-    "CRLF is one line end": (b"data: a\r\ndata: b\r\n\n", [("a\nb", None, "")]),
+    "CRLF is one line ending": (b"data: a\r\ndata: b\r\n\n", [("a\nb", None, "")]),
     "blank lines in between": (b"\n\n\ndata: a\n\n\n\n\ndata: b\n\n\n", [("a", None, ""), ("b", None, "")]),
     "a BOM": (BOM + b"data: a\n\n", [("a", None, "")]),
     "only one BOM": (BOM + BOM + b"data: a\n\ndata: b\n\n", [("b", None, "")]),
     "a BOM in the middle belongs to the field": (b"data: a\n\n" + BOM + b"data: b\n\n", [("a", None, "")]),
-    "half a BOM is no BOM": (b"\xef\xbbdata: a\n\ndata: b\n\n", [("b", None, "")]),
+    "a truncated BOM is not a BOM": (b"\xef\xbbdata: a\n\ndata: b\n\n", [("b", None, "")]),
     "comments": (b":\n: ping\n:data: x\ndata: a\n: pong\ndata: b\n\n:\n\n", [("a\nb", None, "")]),
-    "one space after the colon is dropped": (b"data:  a\n\ndata:\ta\n\n", [(" a", None, ""), ("\ta", None, "")]),
+    "one space after the colon is stripped": (b"data:  a\n\ndata:\ta\n\n", [(" a", None, ""), ("\ta", None, "")]),
     "a second colon is text": (b"data: a: b\ndata::c\n\n", [("a: b\n:c", None, "")]),
     "unknown fields": (b"foo: 1\ndata: a\nbar\n data: no\n\n", [("a", None, "")]),
-    "field names have case": (b"Data: a\nDATA: b\n\n", []),
-    "no data is no event": (b"event: e\n\nid: 1\n\ndata: a\n\n", [("a", None, "1")]),
-    "a name holds for its event only": (b"event: e\ndata: a\n\ndata: b\n\n", [("a", "e", ""), ("b", None, "")]),
-    "the last name counts": (b"event: e\nevent: f\ndata: a\n\n", [("a", "f", "")]),
-    "an empty name is no name": (b"event: e\nevent\ndata: a\n\n", [("a", None, "")]),
-    "a name after the data": (b"data: a\nevent: e\n\n", [("a", "e", "")]),
-    "an id stays in force": (b"id: 1\ndata: a\n\ndata: b\n\n", [("a", None, "1"), ("b", None, "1")]),
-    "an empty id takes it away": (b"id: 1\ndata: a\n\nid:\ndata: b\n\n", [("a", None, "1"), ("b", None, "")]),
+    "field names are case-sensitive": (b"Data: a\nDATA: b\n\n", []),
+    "an event without data is not dispatched": (b"event: e\n\nid: 1\n\ndata: a\n\n", [("a", None, "1")]),
+    "an event name applies to one event": (b"event: e\ndata: a\n\ndata: b\n\n", [("a", "e", ""), ("b", None, "")]),
+    "the last event name wins": (b"event: e\nevent: f\ndata: a\n\n", [("a", "f", "")]),
+    "an empty event name is ignored": (b"event: e\nevent\ndata: a\n\n", [("a", None, "")]),
+    "an event name may follow the data": (b"data: a\nevent: e\n\n", [("a", "e", "")]),
+    "an id persists": (b"id: 1\ndata: a\n\ndata: b\n\n", [("a", None, "1"), ("b", None, "1")]),
+    "an empty id resets it": (b"id: 1\ndata: a\n\nid:\ndata: b\n\n", [("a", None, "1"), ("b", None, "")]),
     "an id with NUL is ignored": (b"id: 1\nid: 2\0\ndata: a\n\n", [("a", None, "1")]),
-    "the end discards what is unfinished": (b"data: a\n\ndata: b\n", [("a", None, "")]),
+    "an unfinished event is discarded at the end": (b"data: a\n\ndata: b\n", [("a", None, "")]),
     "U+2028, U+2029, U+0085, VT and FF are text": (
         "data: a\u2028b\u2029c\u0085d\x0be\x0cf\n\n".encode(),
         [("a\u2028b\u2029c\u0085d\x0be\x0cf", None, "")],
     ),
     "NUL is text": (b"data: a\0b\n\n", [("a\0b", None, "")]),
-    "bytes that are no UTF-8": (b"data: \xff\nevent: \xfe\n\n", [("\ufffd", "\ufffd", "")]),
+    "invalid UTF-8": (b"data: \xff\nevent: \xfe\n\n", [("\ufffd", "\ufffd", "")]),
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_rule_of_the_standard(rule: str) -> None:
+def test_rule_of_the_specification(rule: str) -> None:
     stream, expected = RULES[rule]
-    assert decoded([stream]) == expected
-    assert decoded(one_by_one(stream)) == expected
+    assert decode([stream]) == expected
+    assert decode(split_into_bytes(stream)) == expected
     assert Reference(stream).events == expected
 
 
-def test_an_event_is_there_as_soon_as_its_blank_line_has_begun() -> None:
+def test_event_is_dispatched_at_the_first_byte_of_its_blank_line() -> None:
     decoder = SSEDecoder()
     assert [event.data for event in decoder.feed(b"data: a\r\n\r")] == [b"a"]
     assert decoder.feed(b"\n") == []
@@ -257,59 +257,59 @@ def test_an_event_is_there_as_soon_as_its_blank_line_has_begun() -> None:
 @pytest.mark.parametrize(
     "value", [b": 1500", b":007", b": 1.5", b": -1", b"", b":", ": ٣".encode(), b": x", b": " + b"5" * 40]
 )
-def test_a_reconnection_time_is_passed_over_whatever_it_is(value: bytes) -> None:
+def test_retry_field_is_ignored(value: bytes) -> None:
     decoder = SSEDecoder()
-    assert decoded([b"retry" + value + b"\ndata: x\nretry" + value + b"\n\n"], decoder) == [("x", None, "")]
+    assert decode([b"retry" + value + b"\ndata: x\nretry" + value + b"\n\n"], decoder) == [("x", None, "")]
     assert (decoder.error, decoder.stray) == (None, b"")
 
 
-def test_a_reconnection_time_of_thousands_of_digits_breaks_nothing() -> None:
+def test_retry_field_with_thousands_of_digits_is_ignored() -> None:
     decoder = SSEDecoder()
     assert [event.data for event in decoder.feed(b"retry: " + b"9" * 10_000 + b"\ndata: a\n\n")] == [b"a"]
 
 
-def test_empty_pieces_change_nothing() -> None:
-    pieces = [piece for byte in one_by_one(NASTY) for piece in (b"", byte, b"")]
-    assert decoded(pieces) == Reference(NASTY).events
+def test_empty_chunks_are_ignored() -> None:
+    chunks = [chunk for byte in split_into_bytes(TRICKY) for chunk in (b"", byte, b"")]
+    assert decode(chunks) == Reference(TRICKY).events
 
 
 # --- the limit -------------------------------------------------------------------------------------------------------
 
 
-def test_an_event_of_exactly_the_limit_passes_in_any_two_cuts() -> None:
+def test_event_of_exactly_the_limit_passes_at_any_split() -> None:
     stream = b"data: abcd\n\ndata: efgh\n\n"
     for positions in combinations(range(len(stream) + 1), 2):
         decoder = SSEDecoder(10)
-        assert [data for data, _, _ in decoded(cut(stream, positions), decoder)] == ["abcd", "efgh"], positions
+        assert [data for data, _, _ in decode(cut(stream, positions), decoder)] == ["abcd", "efgh"], positions
         assert decoder.error is None
 
 
-def test_an_event_of_several_lines_of_exactly_the_limit_passes_in_any_two_cuts() -> None:
+def test_multiline_event_of_exactly_the_limit_passes_at_any_split() -> None:
     stream = b"data: abcd\n: e\ndata: f\n\n"
     for positions in combinations(range(len(stream) + 1), 2):
         decoder = SSEDecoder(len(stream) - 2)
-        assert [data for data, _, _ in decoded(cut(stream, positions), decoder)] == ["abcd\nf"], positions
+        assert [data for data, _, _ in decode(cut(stream, positions), decoder)] == ["abcd\nf"], positions
         assert decoder.error is None
 
 
-def test_an_event_one_byte_larger_than_the_limit_fails_in_any_two_cuts_after_the_good_ones() -> None:
+def test_event_one_byte_over_the_limit_fails_at_any_split_after_earlier_events() -> None:
     stream = b"data: abcd\n\ndata: efghi\n\ndata: j\n\n"
     for positions in combinations(range(len(stream) + 1), 2):
         decoder = SSEDecoder(10)
-        assert [data for data, _, _ in decoded(cut(stream, positions), decoder)] == ["abcd"], positions
+        assert [data for data, _, _ in decode(cut(stream, positions), decoder)] == ["abcd"], positions
         assert isinstance(decoder.error, ResponseDecodeError)
         assert decoder.feed(b"\n\ndata: k\n\n") == []
 
 
 @pytest.mark.parametrize("stream", [b": " + b"x" * 100, b"data: x\n" * 20, b"id: " + b"7" * 100, b"x" * 100])
-def test_the_limit_counts_comments_lines_without_meaning_and_many_lines(stream: bytes) -> None:
-    for pieces in ([stream], one_by_one(stream)):
+def test_limit_includes_comments_ignored_lines_and_multiple_lines(stream: bytes) -> None:
+    for chunks in ([stream], split_into_bytes(stream)):
         decoder = SSEDecoder(99)
-        assert decoded(pieces, decoder) == []
+        assert decode(chunks, decoder) == []
         assert isinstance(decoder.error, ResponseDecodeError)
 
 
-def test_the_error_of_the_limit_names_the_setting_and_its_excerpt_is_bounded() -> None:
+def test_limit_error_names_the_setting_and_truncates_its_excerpt() -> None:
     decoder = SSEDecoder(1000)
     decoder.feed(b"data: " + b"secret" * 1000)
     assert decoder.error is not None
@@ -319,26 +319,26 @@ def test_the_error_of_the_limit_names_the_setting_and_its_excerpt_is_bounded() -
     assert len(decoder.error.excerpt) <= 200
 
 
-def test_many_events_in_one_piece_that_is_larger_than_the_limit_pass() -> None:
+def test_chunk_larger_than_the_limit_may_contain_many_small_events() -> None:
     decoder = SSEDecoder(10)
-    assert len(decoded([b"data: abcd\n\n" * 1000], decoder)) == 1000
+    assert len(decode([b"data: abcd\n\n" * 1000], decoder)) == 1000
     assert decoder.error is None
 
 
-def test_the_default_limit_takes_an_event_of_8_mib_and_refuses_one_of_40_mib() -> None:
-    piece = b"x" * (1 << 20)
+def test_default_limit_accepts_8_mib_and_rejects_40_mib() -> None:
+    chunk = b"x" * (1 << 20)
     decoder = SSEDecoder()
     decoder.feed(b"data: ")
     for _ in range(8):
-        decoder.feed(piece)
+        decoder.feed(chunk)
     assert [len(event.data) for event in decoder.feed(b"\n\n")] == [8 << 20]
     decoder.feed(b"data: ")
     for _ in range(40):
-        decoder.feed(piece)
+        decoder.feed(chunk)
     assert isinstance(decoder.error, ResponseDecodeError)
 
 
-def test_an_endless_event_holds_no_more_memory_than_a_few_times_the_limit() -> None:
+def test_endless_event_uses_bounded_memory() -> None:
     limit = 256 * 1024
     decoder = SSEDecoder(limit)
     tracemalloc.start()
@@ -352,83 +352,83 @@ def test_an_endless_event_holds_no_more_memory_than_a_few_times_the_limit() -> N
     assert peak < 3 * limit
 
 
-# --- work ------------------------------------------------------------------------------------------------------------
+# --- amount of work --------------------------------------------------------------------------------------------------
 
 
-class Counted(bytes):
-    """Bytes that count how many of them were searched, copied and joined."""
+class CountingBytes(bytes):
+    """Bytes that count how many bytes are searched, copied and joined."""
 
     work = 0
 
     def _count(self, size: int) -> None:
-        Counted.work += size
+        CountingBytes.work += size
 
     def __contains__(self, item: object) -> bool:
         self._count(len(self))
-        return super().__contains__(item)  # type: ignore[operator]  # as bytes does it
+        return super().__contains__(item)  # type: ignore[operator]  # same as bytes
 
-    def __add__(self, other: Any) -> Counted:
+    def __add__(self, other: Any) -> CountingBytes:
         self._count(len(self) + len(other))
-        return Counted(super().__add__(other))
+        return CountingBytes(super().__add__(other))
 
-    def __radd__(self, other: bytes) -> Counted:
+    def __radd__(self, other: bytes) -> CountingBytes:
         self._count(len(self) + len(other))
-        return Counted(other + bytes(self))
+        return CountingBytes(other + bytes(self))
 
 
-def work_of(pieces: list[bytes], size: int) -> tuple[int, int]:
-    """Events, and bytes that methods of bytes objects went over; a join counts as if it were of everything."""
+def measure_work(chunks: list[bytes], size: int) -> tuple[int, int]:
+    """Returns the number of events, and of bytes processed by methods of bytes objects; a join counts as `size`."""
     events = 0
-    Counted.work = 0
+    CountingBytes.work = 0
 
-    def called(_frame: FrameType, kind: str, function: Any) -> None:
+    def profile(_frame: FrameType, kind: str, function: Any) -> None:
         if kind == "c_call" and isinstance(owner := getattr(function, "__self__", None), bytes):
-            Counted.work += size if function.__name__ == "join" else len(owner)
+            CountingBytes.work += size if function.__name__ == "join" else len(owner)
 
     decoder = SSEDecoder()
-    counted = [Counted(piece) for piece in pieces]
+    counting_chunks = [CountingBytes(chunk) for chunk in chunks]
     before = sys.getprofile()
-    sys.setprofile(called)
+    sys.setprofile(profile)
     try:
-        for piece in counted:
-            events += len(decoder.feed(piece))
+        for chunk in counting_chunks:
+            events += len(decoder.feed(chunk))
     finally:
         sys.setprofile(before)
-    return events, Counted.work
+    return events, CountingBytes.work
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("line", [8 << 20, 200_000])
-def test_an_event_of_8_mib_is_linear_work_in_small_pieces(line: int, line_end: bytes) -> None:
+def test_decoding_8_mib_in_small_chunks_is_linear(line: int, line_end: bytes) -> None:
     size = 8 << 20
     stream = (b"data: " + b"x" * line + line_end) * (size // line) + line_end
-    pieces = [stream[at : at + 4096] for at in range(0, len(stream), 4096)]
-    events, work = work_of(pieces, line)
+    chunks = [stream[position : position + 4096] for position in range(0, len(stream), 4096)]
+    events, work = measure_work(chunks, line)
     assert events == 1
     assert work < 12 * size
 
 
-def test_the_work_count_would_notice_a_decoder_that_starts_over_with_each_piece() -> None:
-    def joining(pieces: list[bytes]) -> bytes:
+def test_work_count_detects_quadratic_buffering() -> None:
+    def join_repeatedly(chunks: list[bytes]) -> bytes:
         buffer = b""
-        for piece in pieces:
-            buffer += piece
+        for chunk in chunks:
+            buffer += chunk
         return buffer
 
-    pieces = [Counted(b"x" * 1000) for _ in range(100)]
-    Counted.work = 0
-    joining(list(pieces))
-    assert Counted.work > 20 * 100 * 1000
+    chunks = [CountingBytes(b"x" * 1000) for _ in range(100)]
+    CountingBytes.work = 0
+    join_repeatedly(list(chunks))
+    assert CountingBytes.work > 20 * 100 * 1000
 
 
-# --- the sentinel, which is not the standard's ------------------------------------------------------------------------
+# --- the [DONE] sentinel, which is not part of the specification -----------------------------------------------------
 
 
-def read(pieces: Iterable[bytes], *, end: bool = True) -> EventReader[ChatChunk]:
+def read(chunks: Iterable[bytes], *, end: bool = True) -> EventReader[ChatChunk]:
     reader = EventReader[ChatChunk](ChatCollector(), 1 << 20, 200, Headers())
-    for piece in filter(None, pieces):
+    for chunk in filter(None, chunks):
         if not reader.is_last:
-            reader.feed(piece)
+            reader.feed(chunk)
     if end and not reader.is_last:
         reader.feed(b"")
     return reader
@@ -442,38 +442,38 @@ BEFORE = [b"", b": ping\n", b"id: 4711-4711-4711\n", b"\n\n", b"retry: 5\nevent:
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("sentinel", [b"data: [DONE]", b"data:[DONE]"])
-def test_done_ends_a_stream_without_its_blank_line(before: bytes, sentinel: bytes, line_end: bytes) -> None:
+def test_done_ends_the_stream_before_its_blank_line(before: bytes, sentinel: bytes, line_end: bytes) -> None:
     stream = (BOM + CONTENT if before == BOM else CONTENT + before) + sentinel + line_end
-    for at in range(len(stream) + 1):
-        reader = read(cut(stream, [at]), end=False)
-        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), at
+    for position in range(len(stream) + 1):
+        reader = read(cut(stream, [position]), end=False)
+        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), position
 
 
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("sentinel", [b"data: [DONE]", b"data:[DONE]"])
-def test_done_before_any_content_is_no_good_end(before: bytes, sentinel: bytes, line_end: bytes) -> None:
+def test_done_before_any_content_is_an_interruption(before: bytes, sentinel: bytes, line_end: bytes) -> None:
     stream = before + sentinel + line_end
-    for at in range(len(stream) + 1):
-        reader = read(cut(stream, [at]), end=False)
-        assert (reader.is_last, type(reader.failure), len(reader.ready)) == (True, StreamInterruptedError, 0), at
+    for position in range(len(stream) + 1):
+        reader = read(cut(stream, [position]), end=False)
+        assert (reader.is_last, type(reader.failure), len(reader.ready)) == (True, StreamInterruptedError, 0), position
 
 
 @pytest.mark.parametrize(
     "sentinel", [b"data: [DONE]", b"data:  [DONE]", b"data: [DONE] ", b"data: [DONE]\t\n", b"data:\ndata: [DONE]\n"]
 )
-def test_done_ends_a_stream_whose_body_ends_in_the_very_line(sentinel: bytes) -> None:
-    for pieces in ([CONTENT + sentinel], one_by_one(CONTENT + sentinel)):
-        reader = read(pieces)
+def test_unterminated_done_line_at_the_end_of_the_body_ends_the_stream(sentinel: bytes) -> None:
+    for chunks in ([CONTENT + sentinel], split_into_bytes(CONTENT + sentinel)):
+        reader = read(chunks)
         assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1)
 
 
 @pytest.mark.parametrize("sentinel", [b"data: [DONE] ", b"data:  [DONE]", b"data: [DONE]\t", b'data: "[DONE]"'])
-def test_done_with_something_around_it_ends_a_stream_at_its_blank_line(sentinel: bytes) -> None:
+def test_padded_or_quoted_done_ends_the_stream_at_its_blank_line(sentinel: bytes) -> None:
     stream = CONTENT + sentinel + b"\n\n"
-    for at in range(len(stream) + 1):
-        reader = read(cut(stream, [at]), end=False)
-        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), at
+    for position in range(len(stream) + 1):
+        reader = read(cut(stream, [position]), end=False)
+        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), position
 
 
 @pytest.mark.parametrize("before", [b"", CONTENT])
@@ -488,20 +488,21 @@ def test_done_with_something_around_it_ends_a_stream_at_its_blank_line(sentinel:
         b"data: [DONE]\ndata: x\n",
     ],
 )
-def test_what_is_not_quite_done_is_a_stream_that_was_cut(before: bytes, stream: bytes) -> None:
+def test_missing_or_malformed_done_is_an_interruption(before: bytes, stream: bytes) -> None:
     reader = read([before + stream])
     assert reader.is_last
     assert isinstance(reader.failure, StreamInterruptedError)
 
 
-def test_what_comes_after_done_is_ignored() -> None:
+def test_data_after_done_is_ignored() -> None:
     reader = read([CONTENT + b"data: [DONE]\n\ndata: not JSON\n\n"])
     assert (reader.failure, len(reader.ready)) == (None, 1)
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])
-def test_heartbeats_among_the_events_are_passed_over(data: bytes) -> None:
-    beat = b"data: " + data + b"\n\n"
-    for pieces in ([beat + CONTENT + beat + CONTENT + beat], one_by_one(beat + CONTENT + beat + CONTENT + beat)):
-        reader = read([*pieces, b"data: [DONE]\n\n"])
+def test_heartbeats_are_ignored(data: bytes) -> None:
+    heartbeat = b"data: " + data + b"\n\n"
+    stream = heartbeat + CONTENT + heartbeat + CONTENT + heartbeat
+    for chunks in ([stream], split_into_bytes(stream)):
+        reader = read([*chunks, b"data: [DONE]\n\n"])
         assert (reader.failure, len(reader.ready)) == (None, 2)

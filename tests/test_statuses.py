@@ -1,4 +1,4 @@
-"""Statuses and retries, as tables: which error a status raises, what it carries, how often what is tried, and when."""
+"""Status codes and retries: which error a status raises, its fields, the number of attempts, and the waits."""
 
 import asyncio
 import logging
@@ -52,25 +52,25 @@ NOT_RETRIED: Final = [
 
 
 @dataclass
-class Naps:
-    """In place of asyncio's sleep in the engine: notes how long it was to be, and takes no time."""
+class FakeSleep:
+    """Replaces `asyncio.sleep` in the engine: records the durations, and takes no time."""
 
-    taken: list[float] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
 
     async def __call__(self, seconds: float) -> None:
-        self.taken.append(seconds)
+        self.durations.append(seconds)
 
 
 @pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> Naps:
-    naps = Naps()
+def fake_sleep(monkeypatch: pytest.MonkeyPatch) -> FakeSleep:
+    fake_sleep = FakeSleep()
     names = {name: getattr(asyncio, name) for name in dir(asyncio)}
-    monkeypatch.setattr(engine_module, "asyncio", SimpleNamespace(**{**names, "sleep": naps}))
-    return naps
+    monkeypatch.setattr(engine_module, "asyncio", SimpleNamespace(**{**names, "sleep": fake_sleep}))
+    return fake_sleep
 
 
 @pytest.fixture
-async def client(naps: Naps) -> AsyncIterator[f.AsyncFriendli]:
+async def client(fake_sleep: FakeSleep) -> AsyncIterator[f.AsyncFriendli]:
     async with f.AsyncFriendli("secret-token", server_url=BASE) as client:
         yield client
 
@@ -94,7 +94,7 @@ async def failure(client: f.AsyncFriendli) -> f.APIStatusError:
     return raised.value
 
 
-# --- the class of a status -------------------------------------------------------------------------------------------
+# --- error classes ---------------------------------------------------------------------------------------------------
 
 CLASSES: Final = {
     **dict.fromkeys(
@@ -112,7 +112,7 @@ CLASSES: Final = {
 
 
 @pytest.mark.parametrize("status", CLASSES)
-async def test_status_raises_its_class(client: f.AsyncFriendli, mock: aioresponses, status: int) -> None:
+async def test_status_raises_its_error_class(client: f.AsyncFriendli, mock: aioresponses, status: int) -> None:
     mock.post(CHAT, status=status, payload={"error": {"message": "no"}}, repeat=True)
     error = await failure(client)
     assert type(error) is CLASSES[status]
@@ -124,7 +124,7 @@ async def test_status_raises_its_class(client: f.AsyncFriendli, mock: aiorespons
 
 
 @pytest.mark.parametrize("status", CLASSES)
-async def test_status_raises_its_class_when_a_stream_is_opened(
+async def test_opening_a_stream_raises_the_error_class_of_the_status(
     client: f.AsyncFriendli, mock: aioresponses, status: int
 ) -> None:
     mock.post(CHAT, status=status, payload={"error": {"message": "no"}}, repeat=True)
@@ -137,14 +137,14 @@ async def test_status_raises_its_class_when_a_stream_is_opened(
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 206])
-async def test_good_status_gives_the_reply(client: f.AsyncFriendli, mock: aioresponses, status: int) -> None:
+async def test_success_status_returns_the_reply(client: f.AsyncFriendli, mock: aioresponses, status: int) -> None:
     mock.post(CHAT, status=status, payload=REPLY)
     reply = await complete(client)
     assert reply.text == "a secret answer"
     assert reply.meta.status == status
 
 
-async def test_sdk_error_is_the_status_error(client: f.AsyncFriendli, mock: aioresponses) -> None:
+async def test_sdk_error_is_an_alias_of_api_status_error(client: f.AsyncFriendli, mock: aioresponses) -> None:
     mock.post(CHAT, status=404)
     with pytest.raises(f.SDKError) as raised:
         await complete(client)
@@ -152,12 +152,12 @@ async def test_sdk_error_is_the_status_error(client: f.AsyncFriendli, mock: aior
     assert type(raised.value) is f.NotFoundError
 
 
-# --- its fields ------------------------------------------------------------------------------------------------------
+# --- error fields ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Body:
-    """An error body, and what is to be read out of it."""
+    """An error body, and the fields expected from it."""
 
     payload: object = None
     text: str | None = None
@@ -178,9 +178,9 @@ BODIES: Final = {
     "numeric code": Body(
         {"error": {"message": "m", "code": 400, "type": "invalid"}}, message="m", code="400", type="invalid"
     ),
-    "error as text": Body({"error": "just words"}, message="just words"),
+    "error as string": Body({"error": "just words"}, message="just words"),
     "flat": Body({"message": "flat", "code": "c", "type": "t"}, message="flat", code="c", type="t"),
-    "detail as text": Body({"detail": "Not authenticated"}, message="Not authenticated"),
+    "detail as string": Body({"detail": "Not authenticated"}, message="Not authenticated"),
     "detail as list": Body(
         {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "bad role", "type": "enum"}]},
         message="body.messages.0.role: bad role",
@@ -192,23 +192,23 @@ BODIES: Final = {
         request_id="req-body",
     ),
     "plain text": Body(text="upstream said no\nmore\n", message="upstream said no", content_type="text/plain"),
-    "page": Body(
+    "HTML page": Body(
         text="<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>",
         message="502 Bad Gateway",
         content_type="text/html",
     ),
     "empty": Body(text="", message="HTTP 418 I'm a Teapot"),
     "array": Body(["no"], message="no"),
-    "array of nothing": Body([], message="HTTP 418 I'm a Teapot"),
+    "empty array": Body([], message="HTTP 418 I'm a Teapot"),
     "array of numbers": Body([5], message="HTTP 418 I'm a Teapot"),
     "array of errors": Body([{"error": {"message": "no", "code": 7}}], message="no", code="7"),
-    "text in quotes": Body("no", message="no"),
-    "half a document": Body(text='{"error": {"mess', message="HTTP 418 I'm a Teapot"),
+    "JSON string": Body("no", message="no"),
+    "truncated JSON": Body(text='{"error": {"mess', message="HTTP 418 I'm a Teapot"),
 }
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-async def test_error_carries_what_the_server_said(client: f.AsyncFriendli, mock: aioresponses, body: Body) -> None:
+async def test_error_fields_are_read_from_the_body(client: f.AsyncFriendli, mock: aioresponses, body: Body) -> None:
     given: dict[str, Any] = {"payload": body.payload} if body.text is None else {"body": body.text}
     mock.post(CHAT, status=418, content_type=body.content_type, **given)
     error = await failure(client)
@@ -220,7 +220,7 @@ async def test_error_carries_what_the_server_said(client: f.AsyncFriendli, mock:
         assert error.body == body.text
 
 
-async def test_request_id_is_the_replys_own_and_shown(client: f.AsyncFriendli, mock: aioresponses) -> None:
+async def test_request_id_header_takes_precedence_and_is_shown(client: f.AsyncFriendli, mock: aioresponses) -> None:
     mock.post(CHAT, status=403, payload={"request_id": "of the body"}, headers={"X-Request-Id": "req-7"})
     error = await failure(client)
     assert error.request_id == "req-7"
@@ -242,81 +242,83 @@ WAITS: Final = {
     "fraction": ({"Retry-After": "1.5"}, 1.5),
     "zero": ({"Retry-After": "0"}, 0.0),
     "milliseconds": ({"retry-after-ms": "250"}, 0.25),
-    "milliseconds before seconds": ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25),
-    "nonsense milliseconds, then seconds": ({"retry-after-ms": "soon", "Retry-After": "3"}, 3.0),
-    "a date that has passed": ({"Retry-After": http_date(-60)}, 0.0),
-    "as long as is allowed": ({"Retry-After": "60"}, 60.0),
+    "milliseconds override seconds": ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25),
+    "invalid milliseconds, then seconds": ({"retry-after-ms": "soon", "Retry-After": "3"}, 3.0),
+    "date in the past": ({"Retry-After": http_date(-60)}, 0.0),
+    "maximum": ({"Retry-After": "60"}, 60.0),
 }
 
 
-@pytest.mark.parametrize(("headers", "asked"), WAITS.values(), ids=WAITS)
-async def test_retry_after_is_obeyed_and_never_undercut(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, headers: dict[str, str], asked: float
+@pytest.mark.parametrize(("headers", "retry_after"), WAITS.values(), ids=WAITS)
+async def test_retry_after_is_the_minimum_wait(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep, headers: dict[str, str], retry_after: float
 ) -> None:
     mock.post(CHAT, status=429, headers=headers)
     mock.post(CHAT, payload=REPLY)
     reply = await complete(client)
-    [nap] = naps.taken
-    assert asked <= nap <= asked + f.RetryPolicy().initial
-    assert [attempt.wait for attempt in reply.meta.attempts] == [nap, 0.0]
+    [wait] = fake_sleep.durations
+    assert retry_after <= wait <= retry_after + f.RetryPolicy().initial
+    assert [attempt.wait for attempt in reply.meta.attempts] == [wait, 0.0]
 
 
-async def test_retry_after_as_a_date_is_obeyed(client: f.AsyncFriendli, mock: aioresponses, naps: Naps) -> None:
+async def test_retry_after_date_is_honored(client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep) -> None:
     mock.post(CHAT, status=503, headers={"Retry-After": http_date(10)})
     mock.post(CHAT, payload=REPLY)
     await complete(client)
-    assert 8.0 <= naps.taken[0] <= 10.5  # dates have whole seconds
+    assert 8.0 <= fake_sleep.durations[0] <= 10.5  # dates have a resolution of one second
 
 
 @pytest.mark.parametrize("value", ["soon", "", "-1", "inf", "nan", "1e999", "12 34", "Wed, 99 Foo 2020"])
-async def test_nonsense_retry_after_is_ignored(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, value: str
+async def test_invalid_retry_after_is_ignored(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep, value: str
 ) -> None:
     mock.post(CHAT, status=429, headers={"Retry-After": value})
     mock.post(CHAT, payload=REPLY)
     await complete(client)
-    [nap] = naps.taken
-    assert 0 <= nap <= f.RetryPolicy().initial
+    [wait] = fake_sleep.durations
+    assert 0 <= wait <= f.RetryPolicy().initial
 
 
 @pytest.mark.parametrize("header", [{"Retry-After": "61"}, {"Retry-After": "3600"}, {"retry-after-ms": "60001"}])
-async def test_too_long_a_retry_after_raises_at_once(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, header: dict[str, str]
+async def test_retry_after_beyond_the_maximum_raises_immediately(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep, header: dict[str, str]
 ) -> None:
     mock.post(CHAT, status=429, headers=header, repeat=True)
     error = await failure(client)
     assert isinstance(error, f.RateLimitError)
     assert error.retry_after is not None
     assert error.retry_after > 60
-    assert naps.taken == []
+    assert fake_sleep.durations == []
     assert len(calls(mock)) == 1
 
 
-async def test_policy_sets_the_longest_retry_after(client: f.AsyncFriendli, mock: aioresponses, naps: Naps) -> None:
+async def test_policy_sets_the_maximum_retry_after(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep
+) -> None:
     patient = client.with_options(retry=f.RetryPolicy(max_retry_after=7200))
     mock.post(CHAT, status=429, headers={"Retry-After": "3600"})
     mock.post(CHAT, payload=REPLY)
     await complete(patient)
-    assert 3600 <= naps.taken[0] <= 3600.5
+    assert 3600 <= fake_sleep.durations[0] <= 3600.5
 
 
-async def test_retry_after_beyond_the_total_limit_raises_at_once(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+async def test_retry_after_beyond_the_total_timeout_raises_immediately(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep
 ) -> None:
     mock.post(CHAT, status=503, headers={"Retry-After": "30"}, repeat=True)
     error = await failure(client.with_options(timeout=20))
     assert error.retry_after == 30
-    assert naps.taken == []
+    assert fake_sleep.durations == []
     assert len(calls(mock)) == 1
 
 
-# --- how often, and how long between ---------------------------------------------------------------------------------
+# --- attempts and waits ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [*RETRIED, *NOT_RETRIED])
 @pytest.mark.parametrize("streamed", [False, True], ids=["complete", "stream"])
-async def test_status_is_tried_as_often_as_it_may_be(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, status: int, streamed: bool
+async def test_number_of_attempts_depends_on_the_status(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep, status: int, streamed: bool
 ) -> None:
     mock.post(CHAT, status=status, repeat=True)
     call = client.serverless.chat.stream(model="m", messages=MESSAGES) if streamed else complete(client)
@@ -324,14 +326,14 @@ async def test_status_is_tried_as_often_as_it_may_be(
         await call
     attempts = 3 if status in RETRIED else 1
     assert len(calls(mock)) == attempts
-    assert len(naps.taken) == attempts - 1
+    assert len(fake_sleep.durations) == attempts - 1
     meta = raised.value.meta
     assert meta is not None
     assert [attempt.status for attempt in meta.attempts] == [status] * attempts
 
 
 @pytest.mark.parametrize("status", RETRIED)
-async def test_stream_is_retried_unseen_until_its_first_event(
+async def test_stream_is_retried_transparently_before_its_first_event(
     client: f.AsyncFriendli, mock: aioresponses, status: int
 ) -> None:
     mock.post(CHAT, status=status)
@@ -343,28 +345,30 @@ async def test_stream_is_retried_unseen_until_its_first_event(
 
 @pytest.mark.parametrize("status", RETRIED)
 async def test_no_policy_means_one_attempt(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, status: int
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep, status: int
 ) -> None:
     mock.post(CHAT, status=status, headers={"Retry-After": "0"}, repeat=True)
     await failure(client.with_options(retry=None))
     async with f.AsyncFriendli("t", server_url=BASE, retry=None) as other:
         await failure(other)
     assert len(calls(mock)) == 2
-    assert naps.taken == []
+    assert fake_sleep.durations == []
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5, 20])
 async def test_policy_sets_the_number_of_attempts(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps, attempts: int
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep, attempts: int
 ) -> None:
     mock.post(CHAT, status=503, repeat=True)
     await failure(client.with_options(retry=f.RetryPolicy(max_attempts=attempts)))
     assert len(calls(mock)) == attempts
-    assert len(naps.taken) == attempts - 1
+    assert len(fake_sleep.durations) == attempts - 1
 
 
 @pytest.mark.parametrize("statuses", [set(), {429}, {500, 503}, set(RETRIED)], ids=str)
-async def test_statuses_narrow_what_is_retried(client: f.AsyncFriendli, mock: aioresponses, statuses: set[int]) -> None:
+async def test_statuses_option_restricts_what_is_retried(
+    client: f.AsyncFriendli, mock: aioresponses, statuses: set[int]
+) -> None:
     narrow = client.with_options(retry=f.RetryPolicy(max_attempts=2, statuses=statuses))
     tried: set[int] = set()
     for status in RETRIED:
@@ -376,8 +380,8 @@ async def test_statuses_narrow_what_is_retried(client: f.AsyncFriendli, mock: ai
     assert tried == statuses
 
 
-async def test_success_after_failures_carries_all_attempts(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+async def test_meta_of_a_success_lists_all_attempts(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep
 ) -> None:
     mock.post(CHAT, status=500, headers={"X-Request-Id": "first"})
     mock.post(CHAT, status=429, payload={"error": {"message": "slow down"}})
@@ -389,13 +393,13 @@ async def test_success_after_failures_carries_all_attempts(
     assert "RateLimitError" in str(causes[1])
     assert "slow down" in str(causes[1])
     assert causes[2] is None
-    assert [attempt.wait for attempt in meta.attempts] == [*naps.taken, 0.0]
+    assert [attempt.wait for attempt in meta.attempts] == [*fake_sleep.durations, 0.0]
     assert all(attempt.elapsed >= 0 for attempt in meta.attempts)
     assert meta.elapsed >= sum(attempt.elapsed for attempt in meta.attempts) - 1e-6
     assert (meta.status, meta.request_id) == (200, "third")
 
 
-async def test_a_later_status_that_is_not_retryable_ends_it(client: f.AsyncFriendli, mock: aioresponses) -> None:
+async def test_later_non_retryable_status_ends_the_retries(client: f.AsyncFriendli, mock: aioresponses) -> None:
     mock.post(CHAT, status=503)
     mock.post(CHAT, status=401)
     mock.post(CHAT, payload=REPLY)
@@ -406,37 +410,37 @@ async def test_a_later_status_that_is_not_retryable_ends_it(client: f.AsyncFrien
     assert len(calls(mock)) == 2
 
 
-async def test_back_off_grows_by_the_multiplier_up_to_the_largest_wait(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+async def test_backoff_grows_by_the_multiplier_up_to_max_wait(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep
 ) -> None:
     policy = f.RetryPolicy(max_attempts=8, initial=2.0, multiplier=3.0, max_wait=10.0)
-    upper = [2.0, 6.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+    bounds = [2.0, 6.0, 10.0, 10.0, 10.0, 10.0, 10.0]
     mock.post(CHAT, status=503, repeat=True)
     rounds = 40
     for _ in range(rounds):
         await failure(client.with_options(retry=policy, pacing=None))
-    assert len(naps.taken) == rounds * len(upper)
-    for position, bound in enumerate(upper):
-        waits = naps.taken[position :: len(upper)]
+    assert len(fake_sleep.durations) == rounds * len(bounds)
+    for position, bound in enumerate(bounds):
+        waits = fake_sleep.durations[position :: len(bounds)]
         assert all(0 <= wait <= bound for wait in waits)
         assert len(set(waits)) > 1, "no jitter"
         assert max(waits) > bound / 2  # would fail by chance once in 2 ** 40 runs
 
 
-async def test_waits_of_zero_are_possible(client: f.AsyncFriendli, mock: aioresponses, naps: Naps) -> None:
+async def test_waits_may_be_zero(client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep) -> None:
     mock.post(CHAT, status=503, repeat=True)
     await failure(client.with_options(retry=f.RetryPolicy(initial=0, max_wait=0)))
-    assert naps.taken == [0.0, 0.0]
+    assert fake_sleep.durations == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(("retries", "attempts"), [(None, 2), (f.RetryPolicy(max_attempts=4), 4)], ids=["None", "own"])
-async def test_seed_operation_takes_its_own_policy_or_the_clients(
+async def test_tool_assisted_chat_completion_uses_its_own_policy_or_that_of_the_client(
     client: f.AsyncFriendli, mock: aioresponses, retries: f.RetryPolicy | None, attempts: int
 ) -> None:
     mock.post(TOOLS, status=503, repeat=True)
-    using = client.with_options(retry=f.RetryPolicy(max_attempts=2))
+    configured = client.with_options(retry=f.RetryPolicy(max_attempts=2))
     with pytest.raises(f.SDKError):
-        await using.serverless.tool_assisted_chat_completion(
+        await configured.serverless.tool_assisted_chat_completion(
             tool_assisted_completion_request_body={"model": "m", "messages": MESSAGES}, retries=retries
         )
     assert len(calls(mock, TOOLS)) == attempts
@@ -445,41 +449,41 @@ async def test_seed_operation_takes_its_own_policy_or_the_clients(
 # --- on_retry and the log --------------------------------------------------------------------------------------------
 
 
-async def test_on_retry_is_told_each_failed_attempt_before_its_wait(
-    client: f.AsyncFriendli, mock: aioresponses, naps: Naps
+async def test_on_retry_is_called_for_each_failed_attempt_before_its_wait(
+    client: f.AsyncFriendli, mock: aioresponses, fake_sleep: FakeSleep
 ) -> None:
-    told: list[tuple[Attempt, int]] = []
-    policy = f.RetryPolicy(on_retry=lambda attempt: told.append((attempt, len(naps.taken))))
+    reported: list[tuple[Attempt, int]] = []
+    policy = f.RetryPolicy(on_retry=lambda attempt: reported.append((attempt, len(fake_sleep.durations))))
     mock.post(CHAT, status=429, payload={"error": {"message": "slow down"}}, repeat=True)
     error = await failure(client.with_options(retry=policy))
-    assert [slept for _, slept in told] == [0, 1]
-    assert [attempt.wait for attempt, _ in told] == naps.taken
-    assert all(attempt.status == 429 and "slow down" in str(attempt.cause) for attempt, _ in told)
+    assert [slept for _, slept in reported] == [0, 1]
+    assert [attempt.wait for attempt, _ in reported] == fake_sleep.durations
+    assert all(attempt.status == 429 and "slow down" in str(attempt.cause) for attempt, _ in reported)
     assert error.meta is not None
-    assert [attempt for attempt, _ in told] == list(error.meta.attempts[:2])
+    assert [attempt for attempt, _ in reported] == list(error.meta.attempts[:2])
 
 
-async def test_on_retry_hears_nothing_where_nothing_is_retried(client: f.AsyncFriendli, mock: aioresponses) -> None:
-    told: list[Attempt] = []
-    using = client.with_options(retry=f.RetryPolicy(on_retry=told.append))
+async def test_on_retry_is_not_called_without_a_retry(client: f.AsyncFriendli, mock: aioresponses) -> None:
+    reported: list[Attempt] = []
+    configured = client.with_options(retry=f.RetryPolicy(on_retry=reported.append))
     mock.post(CHAT, payload=REPLY)
-    await complete(using)
+    await complete(configured)
     mock.post(CHAT, status=400)
-    await failure(using)
+    await failure(configured)
     mock.post(CHAT, status=429, headers={"Retry-After": "3600"})
-    await failure(using)
-    assert told == []
+    await failure(configured)
+    assert reported == []
 
 
-async def test_on_retry_that_fails_changes_nothing(
+async def test_exception_in_on_retry_is_logged_and_ignored(
     client: f.AsyncFriendli, mock: aioresponses, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(attempt: Attempt) -> None:
+    def failing_callback(attempt: Attempt) -> None:
         raise ZeroDivisionError("of the user")
 
     mock.post(CHAT, status=503)
     mock.post(CHAT, payload=REPLY)
-    reply = await complete(client.with_options(retry=f.RetryPolicy(on_retry=broken)))
+    reply = await complete(client.with_options(retry=f.RetryPolicy(on_retry=failing_callback)))
     assert len(reply.meta.attempts) == 2
     assert "on_retry" in caplog.text
 
@@ -490,8 +494,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
         yield caplog
 
 
-async def test_log_tells_attempts_at_debug_and_retries_at_info(
-    client: f.AsyncFriendli, mock: aioresponses, log: pytest.LogCaptureFixture, naps: Naps
+async def test_attempts_are_logged_at_debug_and_retries_at_info(
+    client: f.AsyncFriendli, mock: aioresponses, log: pytest.LogCaptureFixture, fake_sleep: FakeSleep
 ) -> None:
     mock.post(CHAT, status=503)
     mock.post(CHAT, payload=REPLY)
@@ -505,10 +509,10 @@ async def test_log_tells_attempts_at_debug_and_retries_at_info(
         assert " s" in message
     assert "POST /serverless/v1/chat/completions" in retry
     assert "503" in retry
-    assert f"{naps.taken[0]:.2f}" in retry
+    assert f"{fake_sleep.durations[0]:.2f}" in retry
 
 
-async def test_log_is_silent_below_its_levels(
+async def test_nothing_is_logged_at_warning_level(
     client: f.AsyncFriendli, mock: aioresponses, caplog: pytest.LogCaptureFixture
 ) -> None:
     mock.post(CHAT, status=503)
@@ -519,15 +523,15 @@ async def test_log_is_silent_below_its_levels(
 
 
 @pytest.mark.parametrize("status", [200, 401, 503])
-async def test_log_and_errors_never_hold_headers_query_bodies_or_the_token(
+async def test_log_and_errors_never_contain_headers_query_bodies_or_the_token(
     client: f.AsyncFriendli, mock: aioresponses, log: pytest.LogCaptureFixture, status: int
 ) -> None:
-    using = client.with_options(team="secret-team", headers={"X-Secret": "secret-header"})
+    configured = client.with_options(team="secret-team", headers={"X-Secret": "secret-header"})
     url = f"{CHAT}?key=secret-query"
     mock.post(url, status=status, payload=REPLY, headers={"X-Reply": "secret-reply"}, repeat=True)
-    shown = [repr(using), repr(using.serverless.chat)]
+    shown = [repr(configured), repr(configured.serverless.chat)]
     try:
-        await complete(using, extra_query={"key": "secret-query"}, extra_body={"more": "secret-body"})
+        await complete(configured, extra_query={"key": "secret-query"}, extra_body={"more": "secret-body"})
     except f.APIStatusError as error:
         shown += [str(error), repr(error), repr(error.meta.attempts if error.meta else None)]
     assert calls(mock, url)

@@ -1,4 +1,4 @@
-"""`stop()` and `stop_when()`: an end on purpose, after which there is a result."""
+"""`stop()` and `stop_when()`: ending a stream deliberately, with a result."""
 
 import asyncio
 import gc
@@ -27,8 +27,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return found
 
 
-class Ends(Observer):
-    """Notes how calls end."""
+class EndRecorder(Observer):
+    """Records how calls end."""
 
     def __init__(self) -> None:
         self.seen: list[CallEnded] = []
@@ -40,11 +40,9 @@ class Ends(Observer):
 # --- stop() ----------------------------------------------------------------------------------------------------------
 
 
-async def test_every_kind_of_stream_is_stopped_with_a_result_of_what_had_arrived(
-    server: FriendliServer, kind: Kind
-) -> None:
+async def test_stop_leaves_a_partial_result_for_every_stream_kind(server: FriendliServer, kind: Kind) -> None:
     server.enqueue(script(*map(raw, kind.begun), stall()))
-    ends = Ends()
+    ends = EndRecorder()
     async with client_of(server.url, observers=[ends]) as client:
         async with kind.open(client) as stream:
             for _ in kind.begun:
@@ -62,21 +60,21 @@ async def test_every_kind_of_stream_is_stopped_with_a_result_of_what_had_arrived
         await nothing_left(client, server)
 
 
-async def test_usage_of_a_stopped_stream_is_what_the_server_told(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_stopped_stream_has_the_usage_received_so_far(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), usage(1, 2), chunk("b"), stall()), script(chunk("a"), stall()))
-    told, untold = ask(client), ask(client)
+    with_usage, without_usage = ask(client), ask(client)
     for _ in range(3):
-        await anext(told)
-    await anext(untold)
-    for stream in (told, untold):
+        await anext(with_usage)
+    await anext(without_usage)
+    for stream in (with_usage, without_usage):
         await stream.stop()
-    assert told.usage is not None
-    assert (told.usage.total_tokens, untold.usage) == (3, None)
-    assert (await told.result()).usage == told.usage
-    assert (await untold.result()).usage is None
+    assert with_usage.usage is not None
+    assert (with_usage.usage.total_tokens, without_usage.usage) == (3, None)
+    assert (await with_usage.result()).usage == with_usage.usage
+    assert (await without_usage.result()).usage is None
 
 
-async def test_the_connection_is_aborted_before_stop_returns(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_stop_aborts_the_connection_without_suspending(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with ask(client) as stream:
         stopping = stream.stop()
@@ -111,7 +109,7 @@ READS: dict[str, Callable[[ChatStream], Awaitable[list[Any]]]] = {
 
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
-async def test_whoever_waits_is_through_without_an_error(
+async def test_stop_ends_a_waiting_reader_without_an_error(
     server: FriendliServer, client: AsyncFriendli, reads: Callable[[ChatStream], Awaitable[list[Any]]]
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
@@ -128,9 +126,7 @@ async def test_whoever_waits_is_through_without_an_error(
     await nothing_left(client, server)
 
 
-async def test_events_that_nobody_had_taken_are_in_the_result_alone(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_unread_events_appear_only_in_the_result(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
     stream = ask(client)
     assert (await anext(stream)).text == "a"
@@ -139,9 +135,7 @@ async def test_events_that_nobody_had_taken_are_in_the_result_alone(
     assert (await stream.result()).text == "abc"
 
 
-async def test_a_stream_that_is_stopped_before_it_is_used_sends_nothing(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_stream_stopped_before_use_sends_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
     stream = ask(client)
     await stream.stop()
     assert stream.outcome == "stopped"
@@ -155,11 +149,11 @@ async def test_a_stream_that_is_stopped_before_it_is_used_sends_nothing(
 
 
 @pytest.mark.parametrize("reads", [_iterate, _text, _raw])
-async def test_a_stream_that_is_stopped_while_it_is_being_opened_is_through(
+async def test_stop_while_opening_ends_the_reader(
     server: FriendliServer, reads: Callable[[ChatStream], Awaitable[list[Any]]]
 ) -> None:
     server.enqueue(script(comment(), stall()))
-    ends = Ends()
+    ends = EndRecorder()
     async with client_of(server.url, observers=[ends]) as client:
         stream = ask(client)
         reading = asyncio.ensure_future(reads(stream))
@@ -173,9 +167,7 @@ async def test_a_stream_that_is_stopped_while_it_is_being_opened_is_through(
         await nothing_left(client, server)
 
 
-async def test_entering_a_stream_that_is_stopped_meanwhile_raises(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_stop_while_entering_raises(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(stall())
     stream = ask(client)
     entering = asyncio.ensure_future(stream.__aenter__())
@@ -187,7 +179,7 @@ async def test_entering_a_stream_that_is_stopped_meanwhile_raises(
 
 
 @pytest.mark.parametrize("ends", [["done"], ["cancelled"], ["stopped", "stopped"]])
-async def test_a_stream_that_has_ended_is_not_stopped(
+async def test_stop_does_not_change_the_outcome_of_an_ended_stream(
     server: FriendliServer, client: AsyncFriendli, ends: list[str]
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done()))
@@ -213,13 +205,13 @@ def _contains_lo(text: str) -> bool:
 
 @pytest.mark.parametrize("together", [False, True], ids=["reads", "one read"])
 @pytest.mark.parametrize("entered", [False, True])
-async def test_every_kind_of_stream_stops_by_itself_with_the_event_that_made_it_true(
+async def test_stop_when_ends_every_stream_kind_with_the_matching_event(
     server: FriendliServer, kind: Kind, together: bool, entered: bool
 ) -> None:
     pieces = [*kind.begun, *kind.rest]
     steps = [raw(kind.body)] if together else [*map(raw, pieces)]
     server.enqueue(*[script(*steps[: None if together else len(kind.begun)], stall())] * 2)
-    ends = Ends()
+    ends = EndRecorder()
     async with client_of(server.url, observers=[ends]) as client:
         stream = kind.open(client)
         if entered:
@@ -240,7 +232,7 @@ async def test_every_kind_of_stream_stops_by_itself_with_the_event_that_made_it_
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
-async def test_whatever_reads_it_nothing_comes_behind_the_last_event(
+async def test_no_reader_receives_data_after_the_matching_event(
     server: FriendliServer,
     client: AsyncFriendli,
     reads: Callable[[ChatStream], Awaitable[list[Any]]],
@@ -249,48 +241,48 @@ async def test_whatever_reads_it_nothing_comes_behind_the_last_event(
     body = (b": hi\n\n" + delta("a") + delta("b") + delta("c")).replace(b"\n", newline)
     server.enqueue(script(raw(body), stall()))
     stream = ask(client).stop_when(lambda text: text.endswith("b"))
-    got = await within(reads(stream))
+    received = await within(reads(stream))
     if reads is _raw:
-        assert got == [body[: body.index(b'"c"')].rpartition(b"data")[0]]
+        assert received == [body[: body.index(b'"c"')].rpartition(b"data")[0]]
     else:
-        assert len(got) == (1 if reads is _result else 2)
+        assert len(received) == (1 if reads is _result else 2)
     assert stream.outcome == "stopped"
     assert (await stream.result()).text == "ab"
     await nothing_left(client, server)
 
 
 @pytest.mark.parametrize("blank", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\n\n"])
-def test_no_cut_lets_bytes_from_behind_the_last_event_through(blank: bytes) -> None:
+def test_no_split_passes_bytes_after_the_matching_event(blank: bytes) -> None:
     body = b"".join(map(delta, "abcd")).replace(b"\n\n", blank)
-    most = body.index(b"data", body.index(b'"b"'))
+    limit = body.index(b"data", body.index(b'"b"'))
     for cut in range(1, len(body)):
         reader = EventReader(ChatCollector(), 1 << 20, 200, Headers(), [lambda event: event.text == "b"])
-        heard = b""
+        passed = b""
         for piece in (body[:cut], body[cut:]):
             if not reader.is_last:
                 reader.feed(piece)
-                heard += piece[: len(piece) - reader.excess]
+                passed += piece[: len(piece) - reader.excess]
         assert reader.stopped
         assert [event.text for event in reader.ready] == ["a", "b"]
-        assert heard == body[: len(heard)]
-        assert most - len(blank) < len(heard) <= most
+        assert passed == body[: len(passed)]
+        assert limit - len(blank) < len(passed) <= limit
 
 
-async def test_branches_all_get_the_last_event(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_all_tee_branches_receive_the_matching_event(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
     branches = ask(client).stop_when(lambda text: "b" in text).tee(3)
-    got = await within(asyncio.gather(*map(_iterate, branches)))
-    assert [[event.text for event in events] for events in got] == [["a", "b"]] * 3
+    received = await within(asyncio.gather(*map(_iterate, branches)))
+    assert [[event.text for event in events] for events in received] == [["a", "b"]] * 3
 
 
-async def test_a_predicate_may_look_at_events(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_predicate_may_inspect_events(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), chunk(reasoning="hm"), chunk("b"), stall()))
     stream = ask(client).stop_when(event=lambda event: bool(event.reasoning))
     assert [event.reasoning async for event in stream] == ["", "hm"]
     assert (await stream.result()).reasoning == "hm"
 
 
-async def test_several_predicates_add_up(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_any_of_several_predicates_stops_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(*[script(*map(chunk, "abcd"), stall())] * 2)
     for first, second in (("b", "d"), ("d", "b")):
         stream = ask(client).stop_when(lambda text, end=first: end in text)
@@ -298,32 +290,32 @@ async def test_several_predicates_add_up(server: FriendliServer, client: AsyncFr
         assert await read(stream) == "ab"
 
 
-async def test_the_predicate_is_asked_once_for_each_growth_of_the_text(
+async def test_text_predicate_is_called_once_per_change_of_the_text(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    asked: list[str] = []
+    texts: list[str] = []
     halves = b"".join(
         b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"b\\ud83d", b"\\ude00")
     )
     server.enqueue(script(chunk("a"), chunk(reasoning="x"), raw(halves), finish(), done()))
-    stream = ask(client).stop_when(asked.append)
+    stream = ask(client).stop_when(texts.append)
     assert await read(stream)
-    assert asked == ["a", "ab", "ab😀"]
+    assert texts == ["a", "ab", "ab😀"]
     assert stream.outcome == "done"
 
 
-async def test_a_stream_for_which_it_never_holds_ends_as_ever(
+async def test_predicate_that_never_matches_has_no_effect(
     server: FriendliServer, client: AsyncFriendli, kind: Kind
 ) -> None:
     server.enqueue(*[script(raw(kind.body))] * 2)
-    plain, judged = kind.open(client), kind.open(client).stop_when(lambda _: False, event=None)
+    plain, with_predicate = kind.open(client), kind.open(client).stop_when(lambda _: False, event=None)
     events = [event async for event in plain]
-    assert [event async for event in judged] == events
-    assert judged.outcome == "done"
-    assert await judged.result() == await plain.result()
+    assert [event async for event in with_predicate] == events
+    assert with_predicate.outcome == "done"
+    assert await with_predicate.result() == await plain.result()
 
 
-async def test_an_end_of_the_apis_own_is_an_end_though_the_predicate_holds(
+async def test_predicate_that_matches_the_final_event_leaves_the_outcome_done(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     kind = KINDS["messages"]
@@ -333,8 +325,8 @@ async def test_an_end_of_the_apis_own_is_an_end_though_the_predicate_holds(
     assert stream.outcome == "done"
 
 
-def failing_at(text: str, client: AsyncFriendli, server: FriendliServer) -> ChatStream:
-    """A stream whose predicate raises when a text has come."""
+def stream_failing_at(text: str, client: AsyncFriendli, server: FriendliServer) -> ChatStream:
+    """Returns a stream whose predicate raises once `text` has been received."""
 
     def fail(so_far: str) -> bool:
         if text in so_far:
@@ -347,10 +339,10 @@ def failing_at(text: str, client: AsyncFriendli, server: FriendliServer) -> Chat
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
 @pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
-async def test_what_a_predicate_raises_is_raised_to_the_reader_and_closes_the_stream(
+async def test_exception_in_a_predicate_reaches_the_reader_and_closes_the_stream(
     server: FriendliServer, client: AsyncFriendli, reads: Callable[[ChatStream], Awaitable[list[Any]]], at: str
 ) -> None:
-    stream = failing_at(at, client, server)
+    stream = stream_failing_at(at, client, server)
     with pytest.raises(LookupError):
         await within(reads(stream))
     assert stream.outcome == "failed"
@@ -360,20 +352,20 @@ async def test_what_a_predicate_raises_is_raised_to_the_reader_and_closes_the_st
 
 
 @pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
-async def test_a_stream_that_a_failing_predicate_has_cut_does_not_look_whole(
+async def test_stream_ended_by_a_failing_predicate_does_not_look_complete(
     server: FriendliServer, client: AsyncFriendli, at: str
 ) -> None:
-    stream = failing_at(at, client, server)
+    stream = stream_failing_at(at, client, server)
     with pytest.raises(LookupError):
         await within(_iterate(stream))
     with pytest.raises(StreamInterruptedError, match="LookupError"):
         await within(anext(stream))
-    assert [event async for event in stream] == [], "that was told once"
+    assert [event async for event in stream] == [], "the error is raised only once"
 
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
 @pytest.mark.parametrize("at", ["token", "first read", "later read"])
-async def test_an_end_that_the_callers_own_code_raises_is_not_taken_for_the_streams(
+async def test_stop_async_iteration_from_user_code_is_not_taken_for_the_stream_end(
     server: FriendliServer, reads: Callable[[ChatStream], Awaitable[list[Any]]], at: str
 ) -> None:
     async def token() -> str:
@@ -395,15 +387,15 @@ async def test_an_end_that_the_callers_own_code_raises_is_not_taken_for_the_stre
         await nothing_left(client, server)
 
 
-async def test_a_failing_predicate_ends_every_branch(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_failing_predicate_ends_every_tee_branch(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    branches = ask(client).stop_when(lambda text: text.nope).tee(2)  # type: ignore[attr-defined]  # that is the test
+    branches = ask(client).stop_when(lambda text: text.nope).tee(2)  # type: ignore[attr-defined]  # the error under test
     ends = await within(asyncio.gather(*map(_iterate, branches), return_exceptions=True))
     assert sorted(type(end).__name__ for end in ends) == ["AttributeError", "StreamInterruptedError"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         ([{}], "one function"),
         ([{"predicate": bool, "event": bool}], "one function"),
@@ -412,23 +404,23 @@ async def test_a_failing_predicate_ends_every_branch(server: FriendliServer, cli
         ([{"predicate": read}], "plain function"),
     ],
 )
-async def test_what_is_no_predicate_is_refused(
-    client: AsyncFriendli, arguments: list[dict[str, Any]], named: str
+async def test_invalid_predicate_is_rejected(
+    client: AsyncFriendli, arguments: list[dict[str, Any]], message: str
 ) -> None:
     stream = ask(client)
-    with pytest.raises(TypeError, match=named):
+    with pytest.raises(TypeError, match=message):
         stream.stop_when(**arguments[0])
     assert await read(stream)
 
 
-async def test_a_predicate_comes_before_the_first_event_is_taken(client: AsyncFriendli) -> None:
+async def test_stop_when_is_rejected_once_an_event_was_read(client: AsyncFriendli) -> None:
     async with ask(client) as stream:
         await anext(stream)
         with pytest.raises(RuntimeError, match="read from already"):
             stream.stop_when(bool)
 
 
-async def test_dropping_a_stream_with_a_predicate_stops_the_model(
+async def test_dropping_a_stream_with_a_predicate_cancels_the_request(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))

@@ -1,4 +1,4 @@
-"""Stopping stops: at once, from wherever, without a trace."""
+"""Closing and cancelling streams takes effect immediately, from any context, and leaks nothing."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from support.clock import turns
 from support.sockets import (
     DONE,
     MESSAGES,
@@ -52,14 +53,14 @@ pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_col
 
 @pytest.fixture
 def client_options() -> dict[str, Any]:
-    """One place, which shows whether a stopped stream has given it back."""
+    """A single connection slot, to check that a stopped stream releases it."""
     return {"max_connections": 1}
 
 
-# --- ways to stop, after the first event -----------------------------------------------------------------------------
+# --- stopping after the first event ----------------------------------------------------------------------------------
 
 
-class _MineError(Exception):
+class _UserError(Exception):
     pass
 
 
@@ -78,10 +79,10 @@ async def _leave_block_at_once(client: AsyncFriendli) -> None:
 
 async def _exception_in_block(client: AsyncFriendli) -> None:
     stream = ask(client)
-    with contextlib.suppress(_MineError):
+    with contextlib.suppress(_UserError):
         async with stream:
             await anext(stream)
-            raise _MineError
+            raise _UserError
     assert stream.outcome == "cancelled"
 
 
@@ -93,9 +94,9 @@ async def _break_in_bare_loop(client: AsyncFriendli) -> None:
 async def _exception_in_bare_loop(client: AsyncFriendli) -> None:
     async def loop() -> None:
         async for _ in ask(client):
-            raise _MineError
+            raise _UserError
 
-    with contextlib.suppress(_MineError):
+    with contextlib.suppress(_UserError):
         await loop()
 
 
@@ -148,7 +149,7 @@ async def _cancel_the_reader(client: AsyncFriendli) -> None:
     stream = ask(client)
     task = asyncio.create_task(consume())
     await within(reading.wait())
-    await _turns(5)
+    await turns(5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -173,14 +174,14 @@ async def _anyio_scope(client: AsyncFriendli) -> None:
 async def _cancel_result(client: AsyncFriendli) -> None:
     stream = await ask(client)
     task = asyncio.create_task(stream.result())
-    await _turns(5)
+    await turns(5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert stream.outcome == "cancelled"
 
 
-async def _generator_of_the_user(client: AsyncFriendli) -> None:
+async def _user_generator(client: AsyncFriendli) -> None:
     async def relay() -> AsyncIterator[str]:
         async with ask(client) as stream:
             async for event in stream:
@@ -191,45 +192,40 @@ async def _generator_of_the_user(client: AsyncFriendli) -> None:
     await generator.aclose()  # type: ignore[attr-defined]  # it is an async generator
 
 
-async def _turns(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-WAYS = [
+STOPPERS = [
     _break_in_block, _leave_block_at_once, _exception_in_block, _break_in_bare_loop, _exception_in_bare_loop,
     _break_in_view, _leave_view, _close_view, _drop_opened, _close_here, _close_from_another_task, _cancel_the_reader,
-    _time_out_the_reader, _anyio_scope, _cancel_result, _generator_of_the_user,
+    _time_out_the_reader, _anyio_scope, _cancel_result, _user_generator,
 ]  # fmt: skip
-Way = Callable[[AsyncFriendli], Awaitable[None]]
+Stopper = Callable[[AsyncFriendli], Awaitable[None]]
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_every_way_to_stop_hangs_up_and_frees_the_place(
-    server: FriendliServer, client: AsyncFriendli, way: Way
+@pytest.mark.parametrize("stop", STOPPERS)
+async def test_stopping_disconnects_and_releases_the_connection_slot(
+    server: FriendliServer, client: AsyncFriendli, stop: Stopper
 ) -> None:
     server.enqueue(script(chunk("a"), stall()), text("next"))
-    await way(client)
+    await stop(client)
     assert places_in_use(client) == 0
     assert await server.requests[0].disconnected()
     await nothing_left(client, server)
     assert (await within(complete(client))).text == "next"
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_every_way_to_stop_works_on_a_server_that_never_stops_talking(
-    server: FriendliServer, client: AsyncFriendli, way: Way
+@pytest.mark.parametrize("stop", STOPPERS)
+async def test_stopping_works_while_the_server_sends_endlessly(
+    server: FriendliServer, client: AsyncFriendli, stop: Stopper
 ) -> None:
-    if way is _cancel_result or way is _time_out_the_reader or way is _anyio_scope or way is _cancel_the_reader:
+    if stop in (_cancel_result, _time_out_the_reader, _anyio_scope, _cancel_the_reader):
         server.enqueue(script(chunk("a"), endless(b": noise\n\n" * 1000)))
     else:
         server.enqueue(script(endless(delta("a") * 500)))
-    await way(client)
+    await stop(client)
     assert await server.requests[0].disconnected()
     await nothing_left(client, server)
 
 
-async def test_the_place_is_free_and_the_socket_closed_before_aclose_has_suspended(
+async def test_aclose_releases_the_connection_slot_without_suspending(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
@@ -240,7 +236,7 @@ async def test_the_place_is_free_and_the_socket_closed_before_aclose_has_suspend
     assert stream.outcome == "cancelled"
 
 
-async def test_the_last_reference_may_go_in_another_thread(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_last_reference_may_be_dropped_in_another_thread(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()), text("next"))
     held = [await ask(client)]
     gone = weakref.ref(held[0])
@@ -253,9 +249,7 @@ async def test_the_last_reference_may_go_in_another_thread(server: FriendliServe
     assert (await within(complete(client))).text == "next"
 
 
-async def test_a_stream_that_failed_is_not_kept_alive_by_its_error(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_failed_stream_is_not_kept_alive_by_its_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), raw(b"data: {nope\n\n"), stall()))
     stream = ask(client)
     with pytest.raises(FriendliError):
@@ -268,7 +262,7 @@ async def test_a_stream_that_failed_is_not_kept_alive_by_its_error(
     await nothing_left(client, server)
 
 
-async def test_a_stream_that_is_never_used_leaves_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_unused_stream_leaks_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
     stream = ask(client)
     gone = weakref.ref(stream)
     del stream
@@ -276,7 +270,7 @@ async def test_a_stream_that_is_never_used_leaves_nothing(server: FriendliServer
     assert server.connections == 0
 
 
-async def test_a_view_that_is_dropped_leaves_the_stream_to_its_other_owner(
+async def test_dropping_a_view_keeps_a_stream_with_another_owner_open(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(text("a", "b"))
@@ -287,9 +281,9 @@ async def test_a_view_that_is_dropped_leaves_the_stream_to_its_other_owner(
         assert (await within(stream.result())).text == "ab"
 
 
-# --- stopping while it is being opened -------------------------------------------------------------------------------
+# --- stopping while opening ------------------------------------------------------------------------------------------
 
-SILENCES: dict[str, Step | Script] = {
+STALLS: dict[str, Step | Script] = {
     "no head": stall(),
     "head only": script(head(), stall()),
     "pings only": script(comment(), comment(), stall()),
@@ -298,13 +292,13 @@ SILENCES: dict[str, Step | Script] = {
 }
 
 
-@pytest.mark.parametrize("name", SILENCES)
-async def test_cancelling_the_opening_hangs_up(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
-    server.enqueue(SILENCES[name], text("next"))
+@pytest.mark.parametrize("name", STALLS)
+async def test_cancelling_while_opening_disconnects(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
+    server.enqueue(STALLS[name], text("next"))
     stream = ask(client)
     task = asyncio.create_task(stream.__aenter__())
     await server.wait_for_requests(1)
-    await _turns(10)
+    await turns(10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -313,13 +307,13 @@ async def test_cancelling_the_opening_hangs_up(server: FriendliServer, client: A
     assert (await within(complete(client))).text == "next"
 
 
-@pytest.mark.parametrize("name", SILENCES)
-async def test_closing_during_the_opening_wakes_it(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
-    server.enqueue(SILENCES[name], text("next"))
+@pytest.mark.parametrize("name", STALLS)
+async def test_closing_while_opening_interrupts_it(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
+    server.enqueue(STALLS[name], text("next"))
     stream = ask(client)
     task = asyncio.create_task(stream.__aenter__())
     await server.wait_for_requests(1)
-    await _turns(10)
+    await turns(10)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError):
         await within(task)
@@ -330,14 +324,14 @@ async def test_closing_during_the_opening_wakes_it(server: FriendliServer, clien
     assert (await within(complete(client))).text == "next"
 
 
-async def test_closing_while_a_retry_is_waited_for_wakes_the_opening(server: FriendliServer) -> None:
+async def test_closing_while_waiting_for_a_retry_interrupts_opening(server: FriendliServer) -> None:
     server.enqueue(status(503, retry_after=30))
     async with client_of(server.url, retry=QUICK) as client:
         stream = ask(client)
         task = asyncio.create_task(stream.__aenter__())
         await server.wait_for_requests(1)
         await server.idle()
-        await _turns(10)
+        await turns(10)
         assert not task.done()
         await stream.aclose()
         with pytest.raises(StreamInterruptedError):
@@ -346,14 +340,14 @@ async def test_closing_while_a_retry_is_waited_for_wakes_the_opening(server: Fri
     assert len(server.requests) == 1
 
 
-async def test_closing_while_a_place_is_waited_for_wakes_the_opening(
+async def test_closing_while_waiting_for_a_connection_slot_interrupts_opening(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with ask(client):
         waiting = ask(client)
         task = asyncio.create_task(waiting.__aenter__())
-        await _turns(3)
+        await turns(3)
         await waiting.aclose()
         with pytest.raises(StreamInterruptedError):
             await within(task)
@@ -361,7 +355,7 @@ async def test_closing_while_a_place_is_waited_for_wakes_the_opening(
     await nothing_left(client, server)
 
 
-async def test_cancelling_a_plain_call_hangs_up(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_cancelling_a_plain_call_disconnects(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(stall())
     task = asyncio.create_task(complete(client))
     await server.wait_for_requests(1)
@@ -372,15 +366,15 @@ async def test_cancelling_a_plain_call_hangs_up(server: FriendliServer, client: 
     await nothing_left(client, server)
 
 
-# --- under a waiting reader ------------------------------------------------------------------------------------------
+# --- closing while a reader waits ------------------------------------------------------------------------------------
 
 
-async def test_closing_under_a_waiting_reader_interrupts_it(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_closing_interrupts_a_waiting_reader(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     stream = await ask(client)
     assert (await anext(stream)).text == "a"
     waiting = asyncio.ensure_future(anext(stream))
-    await _turns(3)
+    await turns(3)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError) as caught:
         await within(waiting)
@@ -397,11 +391,11 @@ async def test_closing_under_a_waiting_reader_interrupts_it(server: FriendliServ
     await nothing_left(client, server)
 
 
-async def test_closing_under_a_waiting_result_interrupts_it(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_closing_interrupts_a_waiting_result(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     stream = await ask(client)
     waiting = asyncio.create_task(stream.result())
-    await _turns(3)
+    await turns(3)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError) as caught:
         await within(waiting)
@@ -409,17 +403,17 @@ async def test_closing_under_a_waiting_result_interrupts_it(server: FriendliServ
     assert caught.value.partial.text == "a"
 
 
-async def test_closing_in_the_instant_in_which_an_event_arrives_has_one_clear_result(
+async def test_closing_as_an_event_arrives_gives_the_event_or_an_interruption(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    go = asyncio.Event()
-    server.enqueue(script(chunk("a"), gate(go), chunk("b"), stall()))
+    resume = asyncio.Event()
+    server.enqueue(script(chunk("a"), gate(resume), chunk("b"), stall()))
     stream = await ask(client)
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
-    await _turns(3)
-    go.set()
-    await _turns(2)
+    await turns(3)
+    resume.set()
+    await turns(2)
     await stream.aclose()
     (result,) = await within(asyncio.gather(waiting, return_exceptions=True))
     assert isinstance(result, ChatChunk | StreamInterruptedError)
@@ -427,26 +421,24 @@ async def test_closing_in_the_instant_in_which_an_event_arrives_has_one_clear_re
     await nothing_left(client, server)
 
 
-@pytest.mark.parametrize("way", [_break_in_block, _close_here])
-async def test_result_after_stopping_raises_with_what_had_arrived(
-    server: FriendliServer, client: AsyncFriendli, way: Way, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stop", [_break_in_block, _close_here])
+async def test_result_after_closing_raises_with_the_partial_result(
+    server: FriendliServer, client: AsyncFriendli, stop: Stopper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    made: list[ChatStream] = []
-    monkeypatch.setitem(globals(), "ask", lambda client: made[0])
-    made.append(client.serverless.chat.stream(model="m", messages=MESSAGES))
-    await way(client)
+    streams: list[ChatStream] = []
+    monkeypatch.setitem(globals(), "ask", lambda client: streams[0])
+    streams.append(client.serverless.chat.stream(model="m", messages=MESSAGES))
+    await stop(client)
     with pytest.raises(StreamInterruptedError) as caught:
-        await made[0].result()
+        await streams[0].result()
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
-    assert caught.value.meta == made[0].meta
-    assert made[0].outcome == "cancelled"
+    assert caught.value.meta == streams[0].meta
+    assert streams[0].outcome == "cancelled"
 
 
-async def test_events_that_had_arrived_are_not_given_after_a_close(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_buffered_events_are_discarded_on_close(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
     async with ask(client) as stream:
         assert (await anext(stream)).text == "a"
@@ -455,7 +447,7 @@ async def test_events_that_had_arrived_are_not_given_after_a_close(
 
 
 @pytest.mark.parametrize("reads", ["in one read", "in many"])
-async def test_breaking_off_is_cancelled_however_much_had_arrived(
+async def test_breaking_out_is_a_cancellation_regardless_of_buffered_events(
     server: FriendliServer, client: AsyncFriendli, reads: str
 ) -> None:
     pieces = [delta("a"), delta("b"), delta(finish="stop"), DONE]
