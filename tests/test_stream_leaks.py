@@ -1,4 +1,4 @@
-"""Many streams that are relayed, shared out, stopped: nothing of them is left, and memory does not grow."""
+"""Relaying, teeing and stopping many streams leaves no objects, tasks or file descriptors and does not grow memory."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ from friendli_async import AsyncFriendli, FriendliError
 from friendli_async.testing import FriendliServer, cut, raw, script, stall
 
 _ROUNDS = 30
-_MACHINERY = {
+_INTERNAL_TYPES = {
     "Branch",
     "Call",
     "ChatStream",
@@ -35,7 +35,7 @@ async def count(source: AsyncIterable[object]) -> int:
     return len([each async for each in source])
 
 
-async def relayed(client: AsyncFriendli, server: FriendliServer) -> None:
+async def relay_streams(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(*GOOD), script(*ENDLESS), script(*BROKEN))
     await count(ask(client).raw())
     async for _ in ask(client).raw():
@@ -43,7 +43,7 @@ async def relayed(client: AsyncFriendli, server: FriendliServer) -> None:
     await asyncio.gather(count(ask(client).raw()), return_exceptions=True)
 
 
-async def stopped(client: AsyncFriendli, server: FriendliServer) -> None:
+async def stop_streams(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(*[script(*ENDLESS)] * 3)
     stream = ask(client)
     await anext(stream)
@@ -57,8 +57,8 @@ async def stopped(client: AsyncFriendli, server: FriendliServer) -> None:
     await reading
 
 
-async def shared(client: AsyncFriendli, server: FriendliServer) -> None:
-    # The broken one comes first: asyncio keeps the errors of the last gather for a while.
+async def tee_streams(client: AsyncFriendli, server: FriendliServer) -> None:
+    # The broken one comes first: asyncio keeps the exceptions of the last gather alive for a while.
     server.enqueue(script(*BROKEN), script(*GOOD), script(*ENDLESS), script(*ENDLESS))
     ends = await asyncio.gather(*map(count, ask(client).tee(2)), return_exceptions=True)
     assert all(isinstance(end, FriendliError) for end in ends)
@@ -77,16 +77,16 @@ async def shared(client: AsyncFriendli, server: FriendliServer) -> None:
     del branch, one, other
 
 
-def alive() -> Counter[str]:
-    return Counter(kind for thing in gc.get_objects() if (kind := type(thing).__name__) in _MACHINERY)
+def live_objects() -> Counter[str]:
+    return Counter(kind for item in gc.get_objects() if (kind := type(item).__name__) in _INTERNAL_TYPES)
 
 
-async def test_nothing_is_left_of_many_streams_and_memory_is_flat(
+async def test_many_streams_leave_no_objects_and_no_memory_growth(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    async def rounds(number: int) -> tuple[int, int]:
+    async def run_rounds(number: int) -> tuple[int, int]:
         for _ in range(number):
-            for kind in (relayed, stopped, shared):
+            for kind in (relay_streams, stop_streams, tee_streams):
                 await kind(client, server)
             server.requests.clear()
         await server.idle(timeout=30)
@@ -95,17 +95,17 @@ async def test_nothing_is_left_of_many_streams_and_memory_is_flat(
         return len(os.listdir("/proc/self/fd")), tracemalloc.get_traced_memory()[0]
 
     gc.collect()
-    others = alive()  # of other tests
+    others = live_objects()  # left by other tests
     tracemalloc.start()
     try:
-        await rounds(_ROUNDS)
-        # The least of a few: what the last round has left is on its way to be freed, more or less of it.
-        files, before = min([await rounds(1) for _ in range(3)], key=itemgetter(1))
-        await rounds(_ROUNDS)
-        files_after, after = min([await rounds(1) for _ in range(3)], key=itemgetter(1))
+        await run_rounds(_ROUNDS)
+        # The minimum of three samples, because objects of the last round may not have been freed yet.
+        files, before = min([await run_rounds(1) for _ in range(3)], key=itemgetter(1))
+        await run_rounds(_ROUNDS)
+        files_after, after = min([await run_rounds(1) for _ in range(3)], key=itemgetter(1))
     finally:
         tracemalloc.stop()
     assert tasks_of_the_library() == []
-    assert alive() - others == {}
-    assert files_after <= files + 8  # a few more or less lie in the pool
-    assert after - before < 10 * _ROUNDS * 100  # 100 bytes a stream: less than any object of one
+    assert live_objects() - others == {}
+    assert files_after <= files + 8  # the number of pooled connections varies slightly
+    assert after - before < 10 * _ROUNDS * 100  # 100 bytes per stream: less than any object of one

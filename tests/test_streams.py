@@ -1,4 +1,4 @@
-"""Streams: how they are used, and the one way in which each of them ends."""
+"""How streams are opened and read, and the single outcome that each stream has."""
 
 import asyncio
 import pickle
@@ -59,27 +59,27 @@ pytestmark = pytest.mark.compatibility
 # --- use -------------------------------------------------------------------------------------------------------------
 
 
-async def _with(stream: ChatStream) -> str:
+async def _read_in_async_with(stream: ChatStream) -> str:
     async with stream as entered:
         assert entered is stream
         return await read(entered)
 
 
-async def _bare(stream: ChatStream) -> str:
+async def _read_directly(stream: ChatStream) -> str:
     return await read(stream)
 
 
-async def _awaited(stream: ChatStream) -> str:
+async def _read_after_await(stream: ChatStream) -> str:
     assert await stream is stream
     return await read(stream)
 
 
-USES = pytest.mark.parametrize("use", [_with, _bare, _awaited])
+USES = pytest.mark.parametrize("use", [_read_in_async_with, _read_directly, _read_after_await])
 Use = Callable[[ChatStream], Awaitable[str]]
 
 
 @USES
-async def test_every_use_gives_all_events(server: FriendliServer, client: AsyncFriendli, use: Use) -> None:
+async def test_every_way_of_opening_yields_all_events(server: FriendliServer, client: AsyncFriendli, use: Use) -> None:
     server.enqueue(text("Hel", "lo"))
     stream = ask(client)
     assert stream.outcome == "open"
@@ -89,7 +89,9 @@ async def test_every_use_gives_all_events(server: FriendliServer, client: AsyncF
 
 
 @USES
-async def test_every_use_raises_the_error_of_opening(server: FriendliServer, client: AsyncFriendli, use: Use) -> None:
+async def test_every_way_of_opening_raises_the_open_error(
+    server: FriendliServer, client: AsyncFriendli, use: Use
+) -> None:
     server.enqueue(status(401))
     stream = ask(client)
     with pytest.raises(AuthenticationError) as caught:
@@ -108,7 +110,7 @@ async def test_nothing_is_sent_before_first_use(server: FriendliServer, client: 
     assert stream.outcome == "cancelled"
 
 
-async def test_opening_returns_with_the_first_event_not_before(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_opening_waits_for_first_event(server: FriendliServer, client: AsyncFriendli) -> None:
     go = asyncio.Event()
     server.enqueue(script(head(), comment(), gate(go), chunk("a"), stall()))
     opening = asyncio.ensure_future(ask(client).__aenter__())
@@ -123,7 +125,7 @@ async def test_opening_returns_with_the_first_event_not_before(server: FriendliS
     await stream.aclose()
 
 
-async def test_entering_an_opened_stream_again_sends_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_reentering_open_stream_sends_no_request(server: FriendliServer, client: AsyncFriendli) -> None:
     stream = await ask(client)
     async with stream:
         assert await read(stream)
@@ -131,7 +133,7 @@ async def test_entering_an_opened_stream_again_sends_nothing(server: FriendliSer
     assert len(server.requests) == 1
 
 
-async def test_a_stream_that_failed_to_open_does_not_open_again(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_stream_that_failed_to_open_is_not_reopened(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(400))
     stream = ask(client)
     for _ in range(2):
@@ -142,7 +144,7 @@ async def test_a_stream_that_failed_to_open_does_not_open_again(server: Friendli
     assert len(server.requests) == 1
 
 
-async def test_result_is_the_whole_completion(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_result_is_complete(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("Hel", "lo", reasoning=["hm"], finish_reason="length"))
     stream = ask(client)
     assert stream.usage is None
@@ -155,9 +157,7 @@ async def test_result_is_the_whole_completion(server: FriendliServer, client: As
     assert await stream.result() is result
 
 
-async def test_result_after_some_events_is_still_the_whole_completion(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_result_after_partial_iteration_is_complete(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("a", "b", "c"))
     async with ask(client) as stream:
         first = [(await anext(stream)).text for _ in range(2)]
@@ -167,14 +167,14 @@ async def test_result_after_some_events_is_still_the_whole_completion(
     assert [event async for event in stream] == []
 
 
-async def test_result_after_leaving_the_block_is_the_whole_completion(client: AsyncFriendli) -> None:
+async def test_result_after_context_exit_is_complete(client: AsyncFriendli) -> None:
     async with ask(client) as stream:
         streamed = await read(stream)
     assert (await stream.result()).text == streamed
 
 
 @pytest.mark.parametrize(("view", "pieces"), [("text", ["Hel", "lo"]), ("reasoning", ["h", "m"])])
-async def test_a_view_gives_its_text_and_nothing_empty(
+async def test_view_yields_only_its_nonempty_pieces(
     server: FriendliServer, client: AsyncFriendli, view: str, pieces: list[str]
 ) -> None:
     server.enqueue(text("Hel", "lo", reasoning=["h", "m"]))
@@ -183,7 +183,7 @@ async def test_a_view_gives_its_text_and_nothing_empty(
     assert stream.outcome == "done"
 
 
-async def test_a_view_of_several_choices_gives_choice_0(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_view_of_several_choices_yields_choice_0(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(
         script(chunk("b", index=1), chunk("a"), chunk("B", index=1), chunk("A"), finish(), finish(index=1), done())
     )
@@ -193,7 +193,7 @@ async def test_a_view_of_several_choices_gives_choice_0(server: FriendliServer, 
     assert [choice.message.content for choice in result.choices] == ["aA", "bB"]
 
 
-async def test_a_view_raises_what_the_stream_raises(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_view_raises_stream_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), cut()))
     seen: list[str] = []
     with pytest.raises(StreamInterruptedError) as caught:
@@ -203,9 +203,7 @@ async def test_a_view_raises_what_the_stream_raises(server: FriendliServer, clie
     assert caught.value.partial.text == "a"
 
 
-async def test_a_character_split_over_two_tokens_is_whole_in_the_view_and_the_result(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_surrogate_pair_split_over_two_chunks_is_joined(server: FriendliServer, client: AsyncFriendli) -> None:
     halves = b"".join(
         b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"a\\ud83d", b"\\ude00b")
     )
@@ -215,7 +213,7 @@ async def test_a_character_split_over_two_tokens_is_whole_in_the_view_and_the_re
     assert (await stream.result()).text == "a😀b"
 
 
-async def test_two_tasks_cannot_wait_for_one_stream(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_second_task_cannot_read_stream_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:
     go = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
     async with ask(client) as stream:
@@ -232,7 +230,7 @@ async def test_two_tasks_cannot_wait_for_one_stream(server: FriendliServer, clie
     assert stream.outcome == "done"
 
 
-async def test_two_tasks_cannot_open_one_stream(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_second_task_cannot_open_stream_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(stall())
     stream = ask(client)
     opening = asyncio.ensure_future(stream.__aenter__())
@@ -244,33 +242,33 @@ async def test_two_tasks_cannot_open_one_stream(server: FriendliServer, client: 
         await within(opening)
 
 
-# --- one ending ------------------------------------------------------------------------------------------------------
+# --- outcomes --------------------------------------------------------------------------------------------------------
 
 A = chunk("a")
 ENDINGS: dict[str, tuple[list[Step], str, type[Exception] | None]] = {
     "sentinel": ([A, finish(), done()], "done", None),
     "sentinel without a finish reason": ([A, done()], "done", None),
-    "finish reason, then the end": ([A, finish(), end()], "done", None),
-    "finish reason, usage, then the end": ([A, finish(), usage(1, 1), end()], "done", None),
+    "finish reason, then end of body": ([A, finish(), end()], "done", None),
+    "finish reason, usage, then end of body": ([A, finish(), usage(1, 1), end()], "done", None),
     "finish reason, then a cut": ([A, finish(), cut()], "done", None),
     "finish reason, then a reset": ([A, finish(), reset()], "done", None),
-    "the end, nothing terminal": ([A, end()], "truncated", StreamInterruptedError),
-    "the word null for a finish reason": ([A, finish("null"), end()], "truncated", StreamInterruptedError),
+    "end of body without a terminal event": ([A, end()], "truncated", StreamInterruptedError),
+    "the string null as finish reason": ([A, finish("null"), end()], "truncated", StreamInterruptedError),
     "one of two choices finished": ([A, chunk("b", index=1), finish(), end()], "truncated", StreamInterruptedError),
     "cut": ([A, cut()], "truncated", StreamInterruptedError),
-    "cut in an event": ([A, raw(b'data: {"choices"'), cut()], "truncated", StreamInterruptedError),
+    "cut inside an event": ([A, raw(b'data: {"choices"'), cut()], "truncated", StreamInterruptedError),
     "reset": ([A, reset()], "truncated", StreamInterruptedError),
-    "garbage for framing": ([A, garbage()], "truncated", StreamInterruptedError),
+    "malformed framing": ([A, garbage()], "truncated", StreamInterruptedError),
     "error data": ([A, error_data("m")], "failed", APIStatusError),
     "error event": ([A, error_event({"error": {"message": "m"}})], "failed", APIStatusError),
-    "no JSON": ([A, event("{nope")], "failed", ResponseDecodeError),
+    "not JSON": ([A, event("{nope")], "failed", ResponseDecodeError),
     "not a chunk": ([A, event({"choices": 3})], "failed", ResponseDecodeError),
-    "an event too large": ([A, chunk("x" * 9000)], "failed", ResponseDecodeError),
+    "oversized event": ([A, chunk("x" * 9000)], "failed", ResponseDecodeError),
 }
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-async def test_a_stream_ends_in_exactly_one_way(server: FriendliServer, name: str) -> None:
+async def test_stream_has_exactly_one_outcome(server: FriendliServer, name: str) -> None:
     steps, outcome, error = ENDINGS[name]
     server.enqueue(script(*steps))
     async with client_of(server.url, limits=Limits(event=8192)) as client:
@@ -296,7 +294,7 @@ async def test_a_stream_ends_in_exactly_one_way(server: FriendliServer, name: st
         assert stream.outcome == outcome
 
 
-async def test_two_choices_asked_for_are_both_waited_for(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_every_requested_choice_must_finish(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), finish(), end()))
     stream = ask(client, n=2)
     with pytest.raises(StreamInterruptedError):
@@ -305,10 +303,10 @@ async def test_two_choices_asked_for_are_both_waited_for(server: FriendliServer,
 
 
 @pytest.mark.parametrize("bad", [event("{nope"), error_data("m"), raw(b'data: {"choices": 1}\n\n')])
-async def test_good_events_before_a_bad_one_in_the_same_read_come_first(
+async def test_events_before_bad_event_in_same_read_are_delivered(
     client: AsyncFriendli, server: FriendliServer, bad: Any
 ) -> None:
-    identity = (await _one_request(server, client)).identity
+    identity = (await _send_request(server, client)).identity
     good = [chunk("a"), chunk("b")]
     server.enqueue(script(raw(b"".join(step.encode(identity) for step in [*good, bad, chunk("never")])), stall()))
     stream = ask(client)
@@ -321,12 +319,12 @@ async def test_good_events_before_a_bad_one_in_the_same_read_come_first(
     assert stream.outcome == "failed"
 
 
-async def _one_request(server: FriendliServer, client: AsyncFriendli) -> Any:
+async def _send_request(server: FriendliServer, client: AsyncFriendli) -> Any:
     await read(ask(client))
     return server.requests[-1]
 
 
-async def test_good_events_before_an_oversized_one_in_the_same_read_come_first(server: FriendliServer) -> None:
+async def test_events_before_oversized_event_in_same_read_are_delivered(server: FriendliServer) -> None:
     server.enqueue(script(raw(delta("a") + delta("x" * 3000)), stall()))
     async with client_of(server.url, limits=Limits(event=2000)) as client:
         seen: list[str] = []
@@ -335,7 +333,7 @@ async def test_good_events_before_an_oversized_one_in_the_same_read_come_first(s
         assert seen == ["a"]
 
 
-async def test_events_that_arrived_with_the_reset_come_first() -> None:
+async def test_events_received_before_reset_are_delivered() -> None:
     async with (
         saying(STREAM_HEAD + chunked(delta("a")) + chunked(delta("b"))) as server,
         client_of(server.url) as client,
@@ -346,9 +344,7 @@ async def test_events_that_arrived_with_the_reset_come_first() -> None:
         assert seen == ["a", "b"]
 
 
-async def test_the_partial_holds_text_reasoning_tool_calls_and_usage(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_partial_has_text_reasoning_tool_calls_and_usage(server: FriendliServer, client: AsyncFriendli) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x'}}
     more = {"index": 0, "function": {"arguments": '":1'}}
     server.enqueue(
@@ -367,9 +363,7 @@ async def test_the_partial_holds_text_reasoning_tool_calls_and_usage(
 
 
 @pytest.mark.parametrize("steps", [[A, cut()], [A, error_data("m")], [A, end()]])
-async def test_result_says_again_why_the_stream_did_not_end_well(
-    server: FriendliServer, client: AsyncFriendli, steps: list[Step]
-) -> None:
+async def test_result_reraises_stream_error(server: FriendliServer, client: AsyncFriendli, steps: list[Step]) -> None:
     server.enqueue(script(*steps))
     stream = ask(client)
     with pytest.raises(FriendliError) as first:

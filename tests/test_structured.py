@@ -1,4 +1,4 @@
-"""Answers that are values: parse and parse_stream, of chat and of responses, against the embedded server."""
+"""Structured output: parse and parse_stream, of chat and of responses, against the embedded server."""
 
 import asyncio
 import copy
@@ -91,8 +91,8 @@ INVOICE = '{"number": "7", "lines": [{"sku": "a", "quantity": 1}, {"sku": "b", "
 VALUE = Invoice("7", [Line("a", 1), Line("b", 2)], 3.5)
 
 
-def spoken(whole: str, size: int = 3, **more: Any) -> Any:
-    """A stream that says a text in pieces."""
+def scripted(whole: str, size: int = 3, **more: Any) -> Any:
+    """Returns a script that streams a text in chunks of `size` characters."""
     pieces = [chunk(whole[at : at + size]) for at in range(0, len(whole), size)]
     return script(*pieces, finish(more.get("reason", "stop")), usage(5, 7), done())
 
@@ -101,11 +101,11 @@ def chat_of(client: AsyncFriendli, deployment: str) -> Any:
     return getattr(client, deployment).chat
 
 
-def sent(server: FriendliServer) -> Any:
+def last_body(server: FriendliServer) -> Any:
     return server.requests[-1].json_object
 
 
-# --- whole -----------------------------------------------------------------------------------------------------------
+# --- parse -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def client(server: FriendliServer) -> Any:
 
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
-async def test_parse_asks_for_the_schema_and_gives_the_value(
+async def test_parse_sends_schema_and_returns_value(
     client: AsyncFriendli, server: FriendliServer, deployment: str
 ) -> None:
     server.enqueue(text(INVOICE))
@@ -126,13 +126,13 @@ async def test_parse_asks_for_the_schema_and_gives_the_value(
     assert (reply.text, reply.asked, reply.meta.status) == (INVOICE, 1, 200)
     assert reply.usage is not None
     assert reply.raw["choices"][0]["message"]["content"] == INVOICE
-    body = sent(server)
+    body = last_body(server)
     assert (body.get("model"), body["max_tokens"]) == (model.get("model"), 50)
-    wanted = body["response_format"]
-    assert wanted["type"] == "json_schema"
-    assert wanted["json_schema"]["name"] == "Invoice"
-    assert wanted["json_schema"]["description"] == "An invoice."
-    assert wanted["json_schema"]["schema"]["required"] == ["number", "lines", "total"]
+    response_format = body["response_format"]
+    assert response_format["type"] == "json_schema"
+    assert response_format["json_schema"]["name"] == "Invoice"
+    assert response_format["json_schema"]["description"] == "An invoice."
+    assert response_format["json_schema"]["schema"]["required"] == ["number", "lines", "total"]
     assert pickle.loads(pickle.dumps(reply)).value == VALUE
 
 
@@ -145,7 +145,7 @@ async def test_parse_asks_for_the_schema_and_gives_the_value(
     ],
     ids=str,
 )  # fmt: skip
-async def test_embedded_server_answers_with_what_fits(client: AsyncFriendli, kind: Any) -> None:
+async def test_embedded_server_answers_match_the_type(client: AsyncFriendli, kind: Any) -> None:
     reply = await client.serverless.chat.parse(kind, model="m", messages=ASK)
     async with client.serverless.responses.parse_stream(kind, model="m", input="Hi there") as stream:
         streamed = await stream.result()
@@ -153,33 +153,33 @@ async def test_embedded_server_answers_with_what_fits(client: AsyncFriendli, kin
     assert msgspec.convert(reply.value, Any) is not None
 
 
-async def test_root_that_is_no_object_is_wrapped_for_the_wire_and_unwrapped_here(
+async def test_non_object_root_is_wrapped_on_the_wire_and_unwrapped(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(text('{"value": [{"sku": "a", "quantity": 1}]}'))
     reply = await client.serverless.chat.parse(list[Line], model="m", messages=ASK)
     assert reply.value == [Line("a", 1)]
-    schema = sent(server)["response_format"]["json_schema"]["schema"]
+    schema = last_body(server)["response_format"]["json_schema"]["schema"]
     assert (schema["type"], schema["required"], schema["additionalProperties"]) == ("object", ["value"], False)
     assert "Line" in schema["$defs"]
 
 
-async def test_any_is_any_json(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_any_accepts_any_json(client: AsyncFriendli, server: FriendliServer) -> None:
     reply = await client.serverless.chat.parse(Any, model="m", messages=ASK)
     assert reply.value == {"answer": "You said: Hi there"}
-    assert sent(server)["response_format"] == {"type": "json_object"}
+    assert last_body(server)["response_format"] == {"type": "json_object"}
 
 
-async def test_lone_surrogate_is_read_though_msgspec_does_not(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_lone_surrogate_that_msgspec_rejects_is_parsed(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(text('{"name": "a\\ud83d"}'))
     assert (await client.serverless.chat.parse(Typed, model="m", messages=ASK)).value == {"name": "a\ud83d"}
 
 
-# --- answers that do not fit -----------------------------------------------------------------------------------------
+# --- answers that do not match the type ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("answer", "words", "path"),
+    ("answer", "message", "path"),
     [
         ("nope", "the answer is no Invoice: it is not JSON, 'nope' is no JSON at character 0", ""),
         ("", "the model answered nothing", ""),
@@ -192,16 +192,16 @@ async def test_lone_surrogate_is_read_though_msgspec_does_not(client: AsyncFrien
         ('{"number": "1", "lines": [], "total": 1e999}', "out of range", "total"),
     ],
 )
-async def test_answer_that_does_not_fit_says_where_and_why(
-    client: AsyncFriendli, server: FriendliServer, answer: str, words: str, path: str
+async def test_invalid_answer_error_has_path_and_reason(
+    client: AsyncFriendli, server: FriendliServer, answer: str, message: str, path: str
 ) -> None:
-    server.enqueue(text(answer), spoken(answer))
+    server.enqueue(text(answer), scripted(answer))
     with pytest.raises(OutputInvalidError) as caught:
         await client.serverless.chat.parse(Invoice, model="m", messages=ASK)
     with pytest.raises(OutputInvalidError) as streamed:
         await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
     for error_ in (caught.value, streamed.value):
-        assert words in str(error_)
+        assert message in str(error_)
         assert (error_.path, error_.text, error_.excerpt) == (path, answer, answer[:200])
         assert error_.reply is not None
         assert error_.reply.usage is not None  # type: ignore[attr-defined]  # a ChatCompletion
@@ -211,10 +211,10 @@ async def test_answer_that_does_not_fit_says_where_and_why(
 
 
 @pytest.mark.parametrize("answer", ["[" * 100_000, '{"a":' * 100_000])
-async def test_nesting_without_end_is_an_error_like_any_other(
+async def test_excessive_nesting_raises_output_error(
     client: AsyncFriendli, server: FriendliServer, answer: str
 ) -> None:
-    server.enqueue(spoken(answer, 50_000), spoken(answer, 50_000))
+    server.enqueue(scripted(answer, 50_000), scripted(answer, 50_000))
     chat = client.serverless.chat
     with pytest.raises(OutputInvalidError, match="nested more than 256 deep"):
         async for _ in chat.parse_stream(Any, model="m", messages=ASK).snapshots():
@@ -223,7 +223,7 @@ async def test_nesting_without_end_is_an_error_like_any_other(
         await chat.parse_stream(Any, model="m", messages=ASK).result()
 
 
-async def test_pydantic_is_checked_by_pydantic(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_pydantic_models_are_validated_by_pydantic(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(text('{"name": "x", "sizes": [1, "y"]}'), text('{"name"'), text('{"name": "x", "sizes": ["2"]}'))
     with pytest.raises(OutputInvalidError, match="valid integer") as caught:
         await client.serverless.chat.parse(Model, model="m", messages=ASK)
@@ -233,20 +233,20 @@ async def test_pydantic_is_checked_by_pydantic(client: AsyncFriendli, server: Fr
     assert (await client.serverless.chat.parse(Model, model="m", messages=ASK)).value == Model(name="x", sizes=[2])
 
 
-async def test_limit_of_tokens_is_a_named_error(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_token_limit_raises_cut_off_error(client: AsyncFriendli, server: FriendliServer) -> None:
     for _ in range(2):
         with pytest.raises(OutputCutOffError, match="limit of tokens") as caught:
             await client.serverless.chat.parse(Invoice, model="m", messages=ASK, max_tokens=2, reask=3)
         assert caught.value.text == '{"number": "You '
-    assert len(server.requests) == 2  # it would only be cut again
+    assert len(server.requests) == 2  # not re-asked: the answer would only be cut off again
     with pytest.raises(OutputCutOffError, match="limit of tokens"):
         await client.serverless.responses.parse(Invoice, model="m", input="Hi", max_output_tokens=2)
     server.enqueue(script(chunk("12"), finish("length"), done()))
-    with pytest.raises(OutputCutOffError):  # of 1234, for all that anybody knows
+    with pytest.raises(OutputCutOffError):  # the number may have been cut off: 12 of 1234
         await client.serverless.chat.parse_stream(Any, model="m", messages=ASK).result()
 
 
-async def test_tool_call_and_refusal_instead_of_an_answer_are_said(
+async def test_tool_call_or_refusal_instead_of_answer_is_reported(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     tool: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -263,10 +263,10 @@ async def test_tool_call_and_refusal_instead_of_an_answer_are_said(
         await client.serverless.responses.parse(Invoice, model="m", input="Hi")
 
 
-# --- asking again ----------------------------------------------------------------------------------------------------
+# --- re-asking -------------------------------------------------------------------------------------------------------
 
 
-async def test_answer_that_does_not_fit_is_sent_back_once(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_invalid_answer_is_sent_back_once(client: AsyncFriendli, server: FriendliServer) -> None:
     bad = '{"number": "1", "lines": [], "total": "much"}'
     server.enqueue(text(bad), text(INVOICE))
     reply = await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1)
@@ -282,9 +282,7 @@ async def test_answer_that_does_not_fit_is_sent_back_once(client: AsyncFriendli,
     assert reply.usage.total_tokens == 2 * (reply.usage.prompt_tokens // 2 + reply.usage.completion_tokens // 2)
 
 
-async def test_asking_again_gives_up_and_tells_what_all_of_it_cost(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_exhausted_reasks_report_total_usage(client: AsyncFriendli, server: FriendliServer) -> None:
     def completion(content: str) -> Any:
         message = {"role": "assistant", "content": content}
         counts = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -296,8 +294,8 @@ async def test_asking_again_gives_up_and_tells_what_all_of_it_cost(
     server.enqueue(completion("no"), completion("no, no"), completion("never"))
     with pytest.raises(OutputInvalidError, match="never") as caught:
         await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=2)
-    spent: Any = caught.value.reply
-    assert (spent.usage.total_tokens, spent.usage.prompt_tokens_details.cached_tokens) == (39, 12)
+    failed_reply: Any = caught.value.reply
+    assert (failed_reply.usage.total_tokens, failed_reply.usage.prompt_tokens_details.cached_tokens) == (39, 12)
     server.enqueue(completion("no"), status(500))
     impatient = client.with_options(retry=None)
     with pytest.raises(InternalServerError) as failed:
@@ -307,7 +305,7 @@ async def test_asking_again_gives_up_and_tells_what_all_of_it_cost(
     assert failed.value.partial.usage.total_tokens == 13
 
 
-async def test_responses_ask_again_too(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_responses_are_reasked(client: AsyncFriendli, server: FriendliServer) -> None:
     def response(content: str) -> Any:
         part = {"type": "output_text", "text": content}
         message = {"type": "message", "id": "1", "role": "assistant", "status": "completed", "content": [part]}
@@ -319,15 +317,13 @@ async def test_responses_ask_again_too(client: AsyncFriendli, server: FriendliSe
     assert (reply.value, reply.asked) == (VALUE, 2)
     assert reply.usage is not None
     assert reply.usage.total_tokens == 26
-    assert [item.get("role") for item in sent(server)["input"]] == ["user", "assistant", "user"]
-    assert sent(server)["text"]["format"]["name"] == "Invoice"
+    assert [item.get("role") for item in last_body(server)["input"]] == ["user", "assistant", "user"]
+    assert last_body(server)["text"]["format"]["name"] == "Invoice"
 
 
-async def test_a_refusal_of_a_chat_is_said_whole_and_streamed_and_not_asked_about_again(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
-    for said in (None, "", "Sorry."):
-        message = {"role": "assistant", "content": said, "refusal": "I will not"}
+async def test_chat_refusal_is_reported_and_not_reasked(client: AsyncFriendli, server: FriendliServer) -> None:
+    for text_content in (None, "", "Sorry."):
+        message = {"role": "assistant", "content": text_content, "refusal": "I will not"}
         server.enqueue(json_body({"choices": [{"message": message, "finish_reason": "stop"}]}))
         with pytest.raises(OutputInvalidError, match="refused to answer: I will not") as caught:
             await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=2)
@@ -340,7 +336,7 @@ async def test_a_refusal_of_a_chat_is_said_whole_and_streamed_and_not_asked_abou
         await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
 
 
-async def test_a_refusal_is_part_of_a_message_and_goes_back_as_its_words(
+async def test_refusal_is_part_of_message_and_is_sent_back_as_content(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(script(event({"choices": [{"delta": {"refusal": "I will not"}}]}), finish("stop"), done()))
@@ -349,11 +345,11 @@ async def test_a_refusal_is_part_of_a_message_and_goes_back_as_its_words(
     assert reply.message.as_input() == {"role": "assistant", "content": "I will not"}
 
 
-# --- what is refused before anything is sent -------------------------------------------------------------------------
+# --- invalid arguments are rejected before a request is sent ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "words"),
+    ("options", "kind", "message"),
     [
         ({"response_format": {"type": "text"}}, TypeError, "takes no 'response_format': it is made from the type"),
         ({"extra_body": {"response_format": None}}, TypeError, "takes no 'response_format'"),
@@ -363,17 +359,17 @@ async def test_a_refusal_is_part_of_a_message_and_goes_back_as_its_words(
         ({"max_tokens": "x"}, ValueError, "max_tokens: Expected `int"),
     ],
 )
-async def test_what_does_not_go_with_a_type_is_refused(
-    client: AsyncFriendli, server: FriendliServer, options: Any, kind: type[Exception], words: str
+async def test_options_that_conflict_with_parse_are_rejected(
+    client: AsyncFriendli, server: FriendliServer, options: Any, kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=message):
         await client.serverless.chat.parse(Invoice, model="m", messages=ASK, **options)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=message):
         client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK, **options)
     assert server.requests == []
 
 
-async def test_bad_types_paths_and_counts_are_refused(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli, server: FriendliServer) -> None:
     chat: Any = client.serverless.chat
     for kind in (complex, list[complex], Line | Invoice, 1):
         with pytest.raises(TypeError, match="cannot be read from JSON"):
@@ -384,7 +380,7 @@ async def test_bad_types_paths_and_counts_are_refused(client: AsyncFriendli, ser
     with pytest.raises(TypeError, match="reask"):
         chat.parse_stream(Invoice, model="m", messages=ASK, reask=1)
     with pytest.raises(TypeError, match="takes no 'text'"):
-        await client.serverless.responses.parse(Invoice, model="m", input="x", text={})  # type: ignore[call-arg]  # refused
+        await client.serverless.responses.parse(Invoice, model="m", input="x", text={})  # type: ignore[call-arg]  # invalid
     stream = chat.parse_stream(Invoice, model="m", messages=ASK)
     for path in ("line", "total", "lines.sku", "", "number.x"):
         with pytest.raises(ValueError, match=r"there is no|no list"):
@@ -397,41 +393,39 @@ async def test_bad_types_paths_and_counts_are_refused(client: AsyncFriendli, ser
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-async def test_snapshots_grow_piece_by_piece(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(spoken('{"number": "abcd", "lines": [], "total": 12.5}', 4))
+async def test_snapshots_grow_with_each_chunk(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(scripted('{"number": "abcd", "lines": [], "total": 12.5}', 4))
     async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
         shown = [json.dumps(snapshot) async for snapshot in stream.snapshots()]
     assert shown[:3] == ["{}", '{"number": ""}', '{"number": "abcd"}']
     assert shown[-1] == '{"number": "abcd", "lines": [], "total": 12.5}'
-    assert len(shown) == 6  # the pieces that add nothing to the value are passed over
+    assert len(shown) == 6  # chunks that add nothing to the value yield no snapshot
     assert (await stream.result()).value == Invoice("abcd", [], 12.5)
     assert stream.outcome == "done"
     assert stream.usage is not None
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-async def test_items_come_as_they_close(client: AsyncFriendli, server: FriendliServer, size: int) -> None:
-    server.enqueue(spoken(INVOICE, size))
+async def test_items_are_yielded_once_complete(client: AsyncFriendli, server: FriendliServer, size: int) -> None:
+    server.enqueue(scripted(INVOICE, size))
     async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
         seen = [(line, len(stream.text_so_far)) async for line in stream.items("lines", of=Line)]
     assert [line for line, _ in seen] == VALUE.lines
     assert (await stream.result()).value == VALUE
 
 
-async def test_first_item_comes_before_the_rest_is_sent(client: AsyncFriendli, server: FriendliServer) -> None:
-    held = asyncio.Event()
-    server.enqueue(script(chunk(INVOICE[:55]), gate(held), chunk(INVOICE[55:]), finish("stop"), done()))
+async def test_first_item_is_yielded_before_rest_arrives(client: AsyncFriendli, server: FriendliServer) -> None:
+    release = asyncio.Event()
+    server.enqueue(script(chunk(INVOICE[:55]), gate(release), chunk(INVOICE[55:]), finish("stop"), done()))
     async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
         items = stream.items("lines", of=Line)
         assert await items.__anext__() == Line("a", 1)
-        held.set()
+        release.set()
         assert [line async for line in items] == [Line("b", 2)]
 
 
-async def test_ways_of_reading_follow_one_another_and_miss_nothing(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
-    server.enqueue(spoken(INVOICE))
+async def test_switching_between_views_loses_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(scripted(INVOICE))
     async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
         event_ = await stream.__anext__()
         assert isinstance(event_, ChatChunk)
@@ -446,11 +440,15 @@ async def test_ways_of_reading_follow_one_another_and_miss_nothing(
     assert (await stream.result()).value == VALUE
 
 
-async def test_items_of_inner_lists_of_roots_and_of_models(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_items_of_nested_lists_root_lists_and_pydantic_models(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     class Outer(msgspec.Struct):
         inner: Invoice
 
-    server.enqueue(spoken(f'{{"inner": {INVOICE}}}'), spoken('{"value": [1, 2, 3]}'), spoken('{"sizes":[1],"name":""}'))
+    server.enqueue(
+        scripted(f'{{"inner": {INVOICE}}}'), scripted('{"value": [1, 2, 3]}'), scripted('{"sizes":[1],"name":""}')
+    )
     chat = client.serverless.chat
     stream = chat.parse_stream(Outer, model="m", messages=ASK)
     assert [line async for line in stream.items("inner.lines", of=Line)] == VALUE.lines
@@ -459,8 +457,8 @@ async def test_items_of_inner_lists_of_roots_and_of_models(client: AsyncFriendli
     assert [size async for size in sizes] == [1]
 
 
-async def test_item_that_does_not_fit_is_said_at_once(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(spoken('{"number": "", "lines": [{"sku": "a", "quantity": 1}, {"sku": 3}], "total": 1}'))
+async def test_invalid_item_raises_immediately(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(scripted('{"number": "", "lines": [{"sku": "a", "quantity": 1}, {"sku": 3}], "total": 1}'))
     async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
         items = stream.items("lines", of=Line)
         assert await items.__anext__() == Line("a", 1)
@@ -470,9 +468,7 @@ async def test_item_that_does_not_fit_is_said_at_once(client: AsyncFriendli, ser
 
 
 @pytest.mark.parametrize("view", ["snapshots", "items"])
-async def test_view_ends_with_the_error_of_an_answer_that_does_not_fit(
-    client: AsyncFriendli, server: FriendliServer, view: str
-) -> None:
+async def test_view_raises_error_of_invalid_answer(client: AsyncFriendli, server: FriendliServer, view: str) -> None:
     chat = client.serverless.chat
 
     async def read() -> None:
@@ -481,7 +477,9 @@ async def test_view_ends_with_the_error_of_an_answer_that_does_not_fit(
             pass
 
     server.enqueue(
-        spoken('{"number": 1, "lines": [], "total": 1}'), spoken('{"number": "a', reason="length"), spoken('{"a" 1}')
+        scripted('{"number": 1, "lines": [], "total": 1}'),
+        scripted('{"number": "a', reason="length"),
+        scripted('{"a" 1}'),
     )
     with pytest.raises(OutputInvalidError, match="Expected `str`"):
         await read()
@@ -493,7 +491,7 @@ async def test_view_ends_with_the_error_of_an_answer_that_does_not_fit(
 
 
 @pytest.mark.parametrize("way", ["snapshots", "items", "result"])
-async def test_cut_stream_is_a_named_error_with_what_had_arrived(
+async def test_interrupted_stream_raises_cut_off_error_with_partial_text(
     client: AsyncFriendli, server: FriendliServer, way: str
 ) -> None:
     server.enqueue(script(chunk('{"number": "1", "lines": ['), cut()))
@@ -516,7 +514,7 @@ async def test_cut_stream_is_a_named_error_with_what_had_arrived(
     assert caught.value.__context__ is None
 
 
-async def test_stopping_a_view_stops_the_stream(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_closing_view_cancels_stream(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(*(script(chunk('{"number": "'), *(chunk("a") for _ in range(50)), cut()) for _ in range(3)))
     chat = client.serverless.chat
     stream = chat.parse_stream(Invoice, model="m", messages=ASK)
@@ -535,9 +533,7 @@ async def test_stopping_a_view_stops_the_stream(client: AsyncFriendli, server: F
     assert [item async for item in items] == []
 
 
-async def test_dropped_view_closes_the_stream_without_the_collector(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_dropped_view_closes_stream_without_gc(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk('{"number": "1", "lines": [{"sku": 1}, '), chunk("1"), cut()))
     gc.disable()
     try:
@@ -555,7 +551,7 @@ async def test_dropped_view_closes_the_stream_without_the_collector(
         gc.enable()
 
 
-async def test_responses_stream_the_same(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_responses_stream_yields_snapshots_and_items(client: AsyncFriendli, server: FriendliServer) -> None:
     def delta(piece: str) -> Any:
         return event({"type": "response.output_text.delta", "delta": piece})
 
@@ -572,7 +568,7 @@ async def test_responses_stream_the_same(client: AsyncFriendli, server: Friendli
     assert [line.sku async for line in items] == ["a", "b"]
 
 
-# --- who does not use it does not load it ----------------------------------------------------------------------------
+# --- lazy loading ----------------------------------------------------------------------------------------------------
 
 
 UNUSED = """
@@ -588,7 +584,7 @@ assert "pydantic" not in sys.modules
 """
 
 
-async def test_nothing_of_it_is_loaded_by_who_does_not_use_it() -> None:
+async def test_structured_output_modules_are_loaded_lazily() -> None:
     run = await to_thread.run_sync(
         lambda: subprocess.run([sys.executable, "-c", UNUSED], capture_output=True, text=True, timeout=60, check=False)
     )

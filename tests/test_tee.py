@@ -1,4 +1,4 @@
-"""`tee()`: one stream, several independent readers."""
+"""`tee()`: one stream, several independent branches."""
 
 import asyncio
 import copy
@@ -65,7 +65,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def no_collector() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     gc.collect()
     gc.disable()
     yield
@@ -78,24 +78,24 @@ async def events_of(branch: AsyncIterable[Any]) -> list[Any]:
 
 
 async def texts_into(seen: list[str], branch: AsyncIterable[ChatChunk]) -> None:
-    """Keeps what comes before an error, too."""
+    """Appends the text of each event, so that what precedes an error is kept."""
     async with asyncio.timeout(30):
         async for event in branch:
-            seen.append(event.text)  # noqa: PERF401  # a list would be lost
+            seen.append(event.text)  # noqa: PERF401  # a comprehension would lose what precedes an error
 
 
 async def text_of(branch: AsyncIterable[ChatChunk]) -> str:
     return "".join([event.text for event in await events_of(branch)])
 
 
-def words(*texts: str) -> list[Any]:
+def text_steps(*texts: str) -> list[Any]:
     return [*(raw(delta(text)) for text in texts), raw(FINISH + DONE)]
 
 
-# --- use -------------------------------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def test_every_kind_of_stream_gives_each_branch_all_events(
+async def test_every_kind_of_stream_yields_all_events_to_each_branch(
     server: FriendliServer, client: AsyncFriendli, kind: Kind
 ) -> None:
     pieces = [raw(piece) for piece in (*kind.begun, *kind.rest)]
@@ -111,74 +111,68 @@ async def test_every_kind_of_stream_gives_each_branch_all_events(
 
 
 @pytest.mark.parametrize("n", [1, 2, 8])
-@pytest.mark.parametrize("together", [False, True], ids=["reads", "one read"])
+@pytest.mark.parametrize("together", [False, True], ids=["many reads", "one read"])
 @SLOW
-async def test_a_tee_of_any_number_gives_all_events(
+async def test_any_number_of_branches_receives_all_events(
     server: FriendliServer, client: AsyncFriendli, n: int, together: bool, slow: Slow
 ) -> None:
     pieces = [delta(str(number)) for number in range(600)]
-    server.enqueue(script(*([raw(b"".join(pieces))] if together else map(raw, pieces[:100])), *words()))
+    server.enqueue(script(*([raw(b"".join(pieces))] if together else map(raw, pieces[:100])), *text_steps()))
     branches = ask(client).tee(n, buffer=16, slow=slow)
     got = await within(asyncio.gather(*map(text_of, branches)))
     assert got == ["".join(str(number) for number in range(600 if together else 100))] * n
     assert {branch.dropped for branch in branches} == {0}
 
 
-async def test_a_branch_has_its_text(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_branch_text_joins_split_surrogate_pairs(server: FriendliServer, client: AsyncFriendli) -> None:
     halves = b"".join(
         b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"a\\ud83d", b"\\ude00b")
     )
-    server.enqueue(script(raw(halves), *words("c")))
-    one, other = ask(client).tee(2)
-    got = await within(asyncio.gather(events_of(one.text()), text_of(other)))
+    server.enqueue(script(raw(halves), *text_steps("c")))
+    first, second = ask(client).tee(2)
+    got = await within(asyncio.gather(events_of(first.text()), text_of(second)))
     assert "".join(got[0]) == "a😀bc"
 
 
-async def test_a_transcription_that_comes_whole_is_the_text_of_a_branch(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_branch_text_of_unsegmented_transcription(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(b'data: {"type": "transcript.text.done", "text": "Hi"}\n\n'), done()))
-    one, other = client.container.audio.stream(file=b"RIFF").tee(2)
-    assert await within(asyncio.gather(events_of(one.text()), events_of(other.text()))) == [["Hi"], ["Hi"]]
+    first, second = client.container.audio.stream(file=b"RIFF").tee(2)
+    assert await within(asyncio.gather(events_of(first.text()), events_of(second.text()))) == [["Hi"], ["Hi"]]
 
 
-async def test_branches_are_read_one_after_the_other_within_the_buffer(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    server.enqueue(script(*words(*"abcdef")))
-    one, other = ask(client).tee(2, buffer=20)
-    assert await text_of(one) == await text_of(other) == "abcdef"
+async def test_branches_can_be_read_sequentially_within_buffer(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(*text_steps(*"abcdef")))
+    first, second = ask(client).tee(2, buffer=20)
+    assert await text_of(first) == await text_of(second) == "abcdef"
 
 
-async def test_a_stream_that_is_open_is_teed_from_its_first_event(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    server.enqueue(script(*words("a", "b")))
+async def test_open_stream_is_teed_from_first_event(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(*text_steps("a", "b")))
     async with ask(client) as stream:
         assert await within(asyncio.gather(*map(text_of, stream.tee(2)))) == ["ab", "ab"]
     assert stream.outcome == "done"
 
 
-async def test_events_are_read_in_one_way_only(client: AsyncFriendli) -> None:
+async def test_teed_stream_cannot_be_read_another_way(client: AsyncFriendli) -> None:
     stream = ask(client)
     (branch,) = stream.tee(1)
-    for other in (stream.raw, lambda: stream.tee(1)):
+    for read in (stream.raw, lambda: stream.tee(1)):
         with pytest.raises(RuntimeError, match="tee"):
-            other()
-    for other in (anext(stream), stream.result()):
+            read()
+    for awaitable in (anext(stream), stream.result()):
         with pytest.raises(RuntimeError, match="tee"):
-            await other
+            await awaitable
     assert await text_of(branch)
     assert (await stream.result()).text
-    begun = ask(client)
-    await anext(begun)
+    started = ask(client)
+    await anext(started)
     with pytest.raises(RuntimeError, match="have been taken"):
-        begun.tee(2)
-    await begun.aclose()
+        started.tee(2)
+    await started.aclose()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"n": 0}, "n: "),
         ({"n": True}, "n: "),
@@ -188,16 +182,16 @@ async def test_events_are_read_in_one_way_only(client: AsyncFriendli) -> None:
         ({"n": 1, "slow": "block"}, "slow: "),
     ],
 )
-async def test_bad_arguments_are_named_and_leave_the_stream_as_it_was(
-    client: AsyncFriendli, arguments: dict[str, Any], words: str
+async def test_invalid_arguments_are_rejected_and_stream_stays_usable(
+    client: AsyncFriendli, arguments: dict[str, Any], message: str
 ) -> None:
     stream = ask(client)
-    with pytest.raises(ValueError, match=f"^{words}"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         stream.tee(**arguments)
     assert [event async for event in stream]
 
 
-async def test_two_tasks_cannot_wait_for_one_branch(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_second_task_cannot_read_branch_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(stall()))
     (branch,) = ask(client).tee(1)
     waiting = asyncio.ensure_future(branch.__anext__())
@@ -212,90 +206,86 @@ async def test_two_tasks_cannot_wait_for_one_branch(server: FriendliServer, clie
 # --- a slow branch ---------------------------------------------------------------------------------------------------
 
 
-async def started(server: FriendliServer, client: AsyncFriendli, count: int, slow: Slow, buffer: int = 4) -> Any:
-    """A fast branch that has read all that it can, and a slow one that has read nothing."""
-    server.enqueue(script(*words(*(str(number % 10) for number in range(count)))))
+async def start_tee(server: FriendliServer, client: AsyncFriendli, count: int, slow: Slow, buffer: int = 4) -> Any:
+    """Returns the stream, the task and the texts of a fast branch, and a slow branch that has read nothing."""
+    server.enqueue(script(*text_steps(*(str(number % 10) for number in range(count)))))
     stream = ask(client)
-    fast, behind = stream.tee(2, buffer=buffer, slow=slow)
+    fast, lagging = stream.tee(2, buffer=buffer, slow=slow)
     seen: list[str] = []
-    return stream, asyncio.ensure_future(texts_into(seen, fast)), seen, behind
+    return stream, asyncio.ensure_future(texts_into(seen, fast)), seen, lagging
 
 
-async def test_wait_holds_the_others_back_and_then_nothing_is_missing(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    _, reading, seen, behind = await started(server, client, 12, "wait")
+async def test_wait_applies_backpressure_and_loses_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
+    _, reading, seen, lagging = await start_tee(server, client, 12, "wait")
     await until(lambda: len(seen) == 4)
     await turns(50)
     assert len(seen) == 4
-    assert (await anext(behind)).text == "0"
+    assert (await anext(lagging)).text == "0"
     await until(lambda: len(seen) == 5)
     await turns(20)
     assert len(seen) == 5
-    assert await text_of(behind) == "12345678901"
+    assert await text_of(lagging) == "12345678901"
     await within(reading)
     assert "".join(seen) == "012345678901"
-    assert behind.dropped == 0
+    assert lagging.dropped == 0
 
 
-async def test_a_slow_branch_that_is_closed_or_dropped_holds_nobody_back(
-    server: FriendliServer, client: AsyncFriendli, no_collector: None
+async def test_closed_or_dropped_slow_branch_does_not_block_others(
+    server: FriendliServer, client: AsyncFriendli, gc_disabled: None
 ) -> None:
     for close in (True, False):
-        _, reading, seen, behind = await started(server, client, 12, "wait")
+        _, reading, seen, lagging = await start_tee(server, client, 12, "wait")
         await until(lambda seen=seen: len(seen) == 4)
         if close:
-            await behind.aclose()
-        del behind
+            await lagging.aclose()
+        del lagging
         await within(reading)
         assert "".join(seen) == "012345678901"
 
 
-async def test_drop_passes_the_oldest_events_over_and_counts_them(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    stream, reading, seen, behind = await started(server, client, 12, "drop")
+async def test_drop_discards_oldest_events_and_counts_them(server: FriendliServer, client: AsyncFriendli) -> None:
+    stream, reading, seen, lagging = await start_tee(server, client, 12, "drop")
     await within(reading)
     assert "".join(seen) == "012345678901"
-    assert await text_of(behind) == "901"  # and the event with the finish reason
-    assert behind.dropped == 9
+    assert await text_of(lagging) == "901"  # and the event with the finish reason
+    assert lagging.dropped == 9
     assert (await stream.result()).text == "012345678901"
 
 
-async def test_fail_ends_the_slow_branch_after_what_it_has(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream, reading, seen, behind = await started(server, client, 12, "fail")
+async def test_fail_raises_in_slow_branch_after_buffered_events(server: FriendliServer, client: AsyncFriendli) -> None:
+    stream, reading, seen, lagging = await start_tee(server, client, 12, "fail")
     await within(reading)
     assert "".join(seen) == "012345678901"
     late: list[str] = []
     with pytest.raises(BranchOverrunError, match="4 events") as caught:
-        await texts_into(late, behind)
+        await texts_into(late, lagging)
     assert late == ["0", "1", "2", "3"]
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), BranchOverrunError)
-    assert await events_of(behind) == []
+    assert await events_of(lagging) == []
     assert stream.outcome == "done"
 
 
 @pytest.mark.parametrize("slow", ["drop", "fail"])
-async def test_a_branch_that_yields_at_each_event_is_not_too_slow_for_a_burst(
+async def test_branch_that_yields_to_loop_keeps_up_with_burst(
     server: FriendliServer, client: AsyncFriendli, slow: Slow
 ) -> None:
-    server.enqueue(script(raw(b"".join([delta("a")] * 500)), *words()))
-    fast, other = ask(client).tee(2, buffer=4, slow=slow)
+    server.enqueue(script(raw(b"".join([delta("a")] * 500)), *text_steps()))
+    fast, second = ask(client).tee(2, buffer=4, slow=slow)
 
-    async def sending() -> int:
+    async def count_events() -> int:
         count = 0
-        async for _ in other:
+        async for _ in second:
             await asyncio.sleep(0)
             count += 1
         return count
 
-    assert await within(asyncio.gather(text_of(fast), sending())) == ["a" * 500, 501]
+    assert await within(asyncio.gather(text_of(fast), count_events())) == ["a" * 500, 501]
 
 
-async def test_a_time_limit_reaches_who_is_held_back(server: FriendliServer, clock: Clock) -> None:
+async def test_timeout_is_raised_in_blocked_branches(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(*map(raw, [delta("a")] * 8), stall()))
     async with client_of(server.url, timeout=Timeouts(total=5)) as client:
-        fast, behind = ask(client).tee(2, buffer=2)
+        fast, lagging = ask(client).tee(2, buffer=2)
         seen: list[str] = []
         reading = asyncio.ensure_future(texts_into(seen, fast))
         await until(lambda: len(seen) == 2)
@@ -306,12 +296,12 @@ async def test_a_time_limit_reaches_who_is_held_back(server: FriendliServer, clo
         assert caught.value.limit == "total"
         late: list[str] = []
         with pytest.raises(APITimeoutError):
-            await texts_into(late, behind)
+            await texts_into(late, lagging)
         assert seen == late
         await nothing_left(client, server)
 
 
-# --- ends ------------------------------------------------------------------------------------------------------------
+# --- outcomes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -321,7 +311,7 @@ async def test_a_time_limit_reaches_who_is_held_back(server: FriendliServer, clo
         ([error_data("m"), stall()], APIStatusError, "failed"),
         ([raw(b"data: {nope\n\n"), stall()], FriendliError, "failed"),
     ],
-    ids=["cut", "error", "no JSON"],
+    ids=["cut", "error", "not JSON"],
 )
 @SLOW
 async def test_each_branch_raises_the_error_after_its_last_event(
@@ -331,46 +321,46 @@ async def test_each_branch_raises_the_error_after_its_last_event(
     stream = ask(client)
     branches = stream.tee(3, slow=slow)
     seen: list[list[str]] = [[], [], []]
-    ends = await within(
+    results = await within(
         asyncio.gather(
             *(texts_into(texts, branch) for texts, branch in zip(seen, branches, strict=True)), return_exceptions=True
         )
     )
     assert seen == [["a", "b"]] * 3
     assert stream.outcome == outcome
-    assert len({id(end) for end in ends}) == 3
-    for end in ends:
-        assert isinstance(end, error)
-        assert end.partial is not None
-        assert end.partial.text == "ab"
-        assert end.meta == stream.meta
+    assert len({id(result) for result in results}) == 3
+    for result in results:
+        assert isinstance(result, error)
+        assert result.partial is not None
+        assert result.partial.text == "ab"
+        assert result.meta == stream.meta
     assert [await events_of(branch) for branch in branches] == [[]] * 3
     with pytest.raises(error):
         await stream.result()
     await nothing_left(client, server)
 
 
-async def test_errors_of_opening_raise_from_every_branch(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_open_error_is_raised_in_every_branch(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(401))
     branches = ask(client).tee(3)
-    ends = await within(asyncio.gather(*map(events_of, branches), return_exceptions=True))
-    assert [type(end) for end in ends] == [AuthenticationError] * 3
+    results = await within(asyncio.gather(*map(events_of, branches), return_exceptions=True))
+    assert [type(result) for result in results] == [AuthenticationError] * 3
     assert len(server.requests) == 1
 
 
-async def test_what_a_token_callable_raises_is_raised_once_and_ends_the_others(server: FriendliServer) -> None:
+async def test_token_callable_exception_is_raised_in_one_branch_and_ends_the_rest(server: FriendliServer) -> None:
     def token() -> str:
         raise LookupError("no vault")
 
     async with client_of(server.url) as client:
         stream = client.with_options(token=token).serverless.chat.stream(model="m", messages=[])
-        ends = await within(asyncio.gather(*map(events_of, stream.tee(2)), return_exceptions=True))
-    assert sorted(type(end).__name__ for end in ends) == ["LookupError", "StreamInterruptedError"]
-    assert "LookupError" in str(ends)
+        results = await within(asyncio.gather(*map(events_of, stream.tee(2)), return_exceptions=True))
+    assert sorted(type(result).__name__ for result in results) == ["LookupError", "StreamInterruptedError"]
+    assert "LookupError" in str(results)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
-async def test_it_is_raised_though_the_task_that_opens_runs_at_once(server: FriendliServer) -> None:
+async def test_token_callable_exception_is_raised_with_eager_tasks(server: FriendliServer) -> None:
     def token() -> str:
         raise LookupError("no vault")
 
@@ -384,7 +374,7 @@ async def test_it_is_raised_though_the_task_that_opens_runs_at_once(server: Frie
             await within(events_of(branch))
 
 
-async def test_what_a_token_callable_raises_is_not_kept_for_branches_that_have_gone(server: FriendliServer) -> None:
+async def test_token_callable_exception_is_not_kept_for_dropped_branches(server: FriendliServer) -> None:
     vault = asyncio.Event()
 
     async def token() -> str:
@@ -412,12 +402,12 @@ async def test_what_a_token_callable_raises_is_not_kept_for_branches_that_have_g
             gc.enable()
 
 
-async def test_stopping_the_stream_ends_every_branch_and_nothing_more_is_given_out(
+async def test_stopping_stream_ends_every_branch_and_discards_buffers(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
     stream = ask(client)
-    guard, waiting, behind = stream.tee(3)
+    guard, waiting, lagging = stream.tee(3)
     seen: list[str] = []
     reading = asyncio.ensure_future(texts_into(seen, waiting))
     assert [(await anext(guard)).text, (await anext(guard)).text] == ["a", "b"]
@@ -425,70 +415,68 @@ async def test_stopping_the_stream_ends_every_branch_and_nothing_more_is_given_o
     await turns(5)
     await stream.stop()
     await within(reading)
-    assert [await events_of(guard), await events_of(behind)] == [[], []]
+    assert [await events_of(guard), await events_of(lagging)] == [[], []]
     assert stream.outcome == "stopped"
     assert (await stream.result()).text == "ab"
     await nothing_left(client, server)
 
 
-async def test_closing_the_stream_raises_in_every_branch_once(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_closing_stream_raises_in_every_branch_once(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with ask(client) as stream:
-        one, other, idle = stream.tee(3)
-        await anext(one)
-        waiting = [asyncio.ensure_future(texts_into([], branch)) for branch in (one, other)]
+        first, second, idle = stream.tee(3)
+        await anext(first)
+        waiting = [asyncio.ensure_future(texts_into([], branch)) for branch in (first, second)]
         await turns(10)
     for task in waiting:
         with pytest.raises(StreamInterruptedError):
             await within(task)
     with pytest.raises(StreamInterruptedError):
         await anext(idle)
-    assert [await events_of(branch) for branch in (one, other, idle)] == [[]] * 3
+    assert [await events_of(branch) for branch in (first, second, idle)] == [[]] * 3
     assert stream.outcome == "cancelled"
     await nothing_left(client, server)
 
 
-async def test_closing_the_client_raises_in_every_branch(server: FriendliServer) -> None:
+async def test_closing_client_raises_in_every_branch(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url) as client:
         branches = ask(client).tee(2)
         tasks = [asyncio.ensure_future(events_of(branch)) for branch in branches]
         await server.wait_for_requests(1)
         await turns(20)
-    ends = await within(asyncio.gather(*tasks, return_exceptions=True))
-    assert [isinstance(end, FriendliError) for end in ends] == [True, True]
+    results = await within(asyncio.gather(*tasks, return_exceptions=True))
+    assert [isinstance(result, FriendliError) for result in results] == [True, True]
 
 
 # --- leaving ---------------------------------------------------------------------------------------------------------
 
 
-async def test_closing_one_branch_leaves_the_others_and_closing_all_stops_the_model(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_stream_is_cancelled_once_every_branch_is_closed(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
     stream = ask(client)
-    one, other = stream.tee(2)
-    async with one:
-        assert (await anext(one)).text == "a"
-    assert await events_of(one) == []
-    assert [(await anext(other)).text, (await anext(other)).text] == ["a", "b"]
+    first, second = stream.tee(2)
+    async with first:
+        assert (await anext(first)).text == "a"
+    assert await events_of(first) == []
+    assert [(await anext(second)).text, (await anext(second)).text] == ["a", "b"]
     assert stream.outcome == "open"
-    await other.aclose()
+    await second.aclose()
     assert stream.outcome == "cancelled"
     assert places_in_use(client) == 0
     await nothing_left(client, server)
 
 
-@pytest.mark.parametrize("reader", [0, 1], ids=["who reads for all", "who waits for it"])
+@pytest.mark.parametrize("reader", [0, 1], ids=["reading branch", "waiting branch"])
 @pytest.mark.parametrize("how", ["cancelled", "closed"])
 @pytest.mark.parametrize("compressed", [False, True])
-async def test_when_a_waiting_branch_goes_another_reads_on(reader: int, how: str, compressed: bool) -> None:
+async def test_another_branch_takes_over_reading(reader: int, how: str, compressed: bool) -> None:
     go = asyncio.Event()
     head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") if compressed else STREAM_HEAD
-    body = _compressed if compressed else list
-    first, rest = body([delta("a"), delta("b") + FINISH + DONE])
+    encode = _compress if compressed else list
+    first, rest = encode([delta("a"), delta("b") + FINISH + DONE])
     async with saying(head + chunked(first), hang=True) as server, client_of(server.url) as client:
-        server._talk = _after(go, head + chunked(first), chunked(rest))  # type: ignore[assignment]  # for this test alone
+        server._talk = _send_rest_after(go, head + chunked(first), chunked(rest))  # type: ignore[assignment]  # only here
         stream = ask(client)
         branches = stream.tee(2)
         for branch in branches:
@@ -514,15 +502,15 @@ async def test_when_a_waiting_branch_goes_another_reads_on(reader: int, how: str
         assert stream.outcome == "done"
 
 
-def _compressed(pieces: list[bytes]) -> list[bytes]:
+def _compress(pieces: list[bytes]) -> list[bytes]:
     import zlib
 
-    packer = zlib.compressobj(wbits=31)
-    packed = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
-    return [*packed[:-1], packed[-1] + packer.flush()]
+    compressor = zlib.compressobj(wbits=31)
+    compressed = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+    return [*compressed[:-1], compressed[-1] + compressor.flush()]
 
 
-def _after(go: asyncio.Event, first: bytes, rest: bytes) -> Any:
+def _send_rest_after(go: asyncio.Event, first: bytes, rest: bytes) -> Any:
     async def talk(conversation: Any) -> None:
         await conversation.request()
         await conversation.send(first)
@@ -533,11 +521,9 @@ def _after(go: asyncio.Event, first: bytes, rest: bytes) -> Any:
     return talk
 
 
-async def test_cancelling_a_reader_while_the_stream_is_opened_leaves_the_others(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_cancelling_a_reader_during_open_keeps_the_others(server: FriendliServer, client: AsyncFriendli) -> None:
     go = asyncio.Event()
-    server.enqueue(script(gate(go), *words("a")))
+    server.enqueue(script(gate(go), *text_steps("a")))
     branches = ask(client).tee(2)
     tasks = [asyncio.ensure_future(text_of(branch)) for branch in branches]
     await server.wait_for_requests(1)
@@ -549,8 +535,8 @@ async def test_cancelling_a_reader_while_the_stream_is_opened_leaves_the_others(
 
 
 @pytest.mark.parametrize("opened", [False, True])
-async def test_cancelling_all_readers_stops_the_model(
-    server: FriendliServer, client: AsyncFriendli, opened: bool, no_collector: None
+async def test_cancelling_all_readers_cancels_stream(
+    server: FriendliServer, client: AsyncFriendli, opened: bool, gc_disabled: None
 ) -> None:
     server.enqueue(script(*([chunk("a")] if opened else []), stall()))
     stream = ask(client)
@@ -567,8 +553,8 @@ async def test_cancelling_all_readers_stops_the_model(
 
 @pytest.mark.parametrize("parent", ["kept", "dropped"])
 @pytest.mark.parametrize("read", [0, 1, 2], ids=["not read", "one read", "both read"])
-async def test_dropping_the_last_branch_stops_the_model(
-    server: FriendliServer, client: AsyncFriendli, read: int, parent: str, no_collector: None
+async def test_dropping_last_branch_cancels_stream(
+    server: FriendliServer, client: AsyncFriendli, read: int, parent: str, gc_disabled: None
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
     stream: ChatStream | None = await ask(client)
@@ -580,7 +566,7 @@ async def test_dropping_the_last_branch_stops_the_model(
         await anext(branch)
         waiting = asyncio.ensure_future(branch.__anext__())
         await turns(3)
-        waiting.cancel()  # dropped in mid-wait
+        waiting.cancel()  # while it waits for an event
         await asyncio.wait({waiting})
         del waiting
     branch = None
@@ -590,7 +576,7 @@ async def test_dropping_the_last_branch_stops_the_model(
         assert stream.outcome == "cancelled"
 
 
-async def test_closing_a_branch_in_another_loop_is_refused(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_closing_branch_from_another_loop_is_rejected(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     left, right = ask(client).tee(2)
     assert (await anext(left)).text == "a"
@@ -605,8 +591,8 @@ async def test_closing_a_branch_in_another_loop_is_refused(server: FriendliServe
         await within(reader)
 
 
-async def test_dropping_the_last_branch_in_another_thread_stops_the_model(
-    server: FriendliServer, client: AsyncFriendli, no_collector: None
+async def test_dropping_last_branch_in_another_thread_cancels_stream(
+    server: FriendliServer, client: AsyncFriendli, gc_disabled: None
 ) -> None:
     for read in (False, True):
         server.enqueue(script(chunk("a"), stall()))
@@ -621,19 +607,17 @@ async def test_dropping_the_last_branch_in_another_thread_stops_the_model(
         assert await server.requests[-1].disconnected()
 
 
-async def _bare(branch: Branch[ChatChunk]) -> int:
+async def _count_events(branch: Branch[ChatChunk]) -> int:
     return len([event async for event in branch])
 
 
-async def test_nothing_of_a_tee_is_left_in_a_circle(
-    server: FriendliServer, client: AsyncFriendli, no_collector: None
-) -> None:
-    server.enqueue(script(*words("a", "b")), script(chunk("a"), cut()))
+async def test_tee_leaves_no_reference_cycles(server: FriendliServer, client: AsyncFriendli, gc_disabled: None) -> None:
+    server.enqueue(script(*text_steps("a", "b")), script(chunk("a"), cut()))
     for _ in range(2):
         stream = ask(client)
         branches = stream.tee(2)
-        # Without the helper above: asyncio's timeout knows the task, and the task's error the frame with the timeout.
-        await within(asyncio.gather(*map(_bare, branches), return_exceptions=True))
+        # Not `events_of`: asyncio's timeout references the task, and the task's exception the frame with the timeout.
+        await within(asyncio.gather(*map(_count_events, branches), return_exceptions=True))
         alive = [weakref.ref(stream), *map(weakref.ref, branches)]
         del stream, branches
         await turns(2)
@@ -649,26 +633,28 @@ async def test_branches_cannot_be_copied(client: AsyncFriendli) -> None:
     assert await text_of(branch)
 
 
-async def test_readers_that_come_and_go_at_random_lose_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_randomly_cancelled_and_closed_readers_do_not_affect_others(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
     import random
 
-    dice = random.Random(7)
+    rng = random.Random(7)
     for _ in range(30):
         pieces = [delta(str(number % 10)) for number in range(40)]
-        server.enqueue(script(*map(raw, pieces), *words()))
+        server.enqueue(script(*map(raw, pieces), *text_steps()))
         branches = ask(client).tee(5, buffer=3)
         tasks = [asyncio.ensure_future(text_of(branch)) for branch in branches]
         await server.wait_for_requests(1)
-        for victim in dice.sample(range(5), 3):
-            await turns(dice.randrange(40))
-            if dice.random() < 0.5:
+        for victim in rng.sample(range(5), 3):
+            await turns(rng.randrange(40))
+            if rng.random() < 0.5:
                 tasks[victim].cancel()
             else:
                 await branches[victim].aclose()
-        ends = await within(asyncio.gather(*tasks, return_exceptions=True))
+        results = await within(asyncio.gather(*tasks, return_exceptions=True))
         whole = "".join(str(number % 10) for number in range(40))
-        survivors = [end for end in ends if isinstance(end, str) and end == whole]
+        survivors = [result for result in results if isinstance(result, str) and result == whole]
         assert len(survivors) >= 2
-        assert all(isinstance(end, str | StreamInterruptedError | asyncio.CancelledError) for end in ends)
+        assert all(isinstance(result, str | StreamInterruptedError | asyncio.CancelledError) for result in results)
     await server.idle(timeout=30)
     assert places_in_use(client) == 0

@@ -1,4 +1,4 @@
-"""What the embedded server answers without a script: chat, tool-assisted chat, its tools."""
+"""The embedded server's default replies: chat, tool-assisted chat, its built-in tools."""
 
 import json
 from collections.abc import AsyncIterator
@@ -13,27 +13,27 @@ from friendli_async.testing.chat import tokenize
 
 
 class Api:
-    """Posts chat requests."""
+    """Sends chat requests."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def ask(self, content: object = "one two", *, path: str = CHAT, **options: Any) -> dict[str, Any]:
-        """Give the JSON reply."""
+        """Returns the JSON reply."""
         async with self._session.post(path, json={"model": "m", "messages": [user(content)], **options}) as response:
             assert response.status == 200, await response.text()
             reply: dict[str, Any] = await response.json()
             return reply
 
     async def text(self, content: object = "one two", **options: Any) -> str:
-        """Give the text of the JSON reply."""
+        """Returns the text of the JSON reply."""
         text: str = (await self.ask(content, **options))["choices"][0]["message"]["content"]
         return text
 
     async def stream(
         self, content: object = "one two", *, path: str = CHAT, **options: Any
     ) -> list[tuple[str | None, dict[str, Any]]]:
-        """Give name and data of each event before the sentinel."""
+        """Returns the name and data of each event before the sentinel."""
         body = {"model": "m", "messages": [user(content)], "stream": True, **options}
         async with self._session.post(path, json=body) as response:
             assert response.content_type == "text/event-stream"
@@ -56,7 +56,7 @@ async def api() -> AsyncIterator[Api]:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/dedicated/v1/chat/completions", "/v1/chat/completions", TOOLS])
-async def test_a_plain_reply_repeats_the_last_user_message_with_its_usage(api: Api, path: str) -> None:
+async def test_plain_reply_echoes_last_user_message_with_usage(api: Api, path: str) -> None:
     messages = [{"role": "system", "content": "a b"}, user("first"), user("one two"), {"role": "assistant"}]
     reply = await api.ask(path=path, messages=messages)
     assert reply["object"] == "chat.completion"
@@ -72,13 +72,13 @@ async def test_a_plain_reply_repeats_the_last_user_message_with_its_usage(api: A
     assert [reply["usage"][name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")] == [5, 4, 9]
 
 
-async def test_a_container_needs_no_model(api: Api) -> None:
+async def test_container_does_not_require_model(api: Api) -> None:
     reply = await api.ask(path="/v1/chat/completions", model=None)
     assert reply["model"] == "friendli-testing"
 
 
 @pytest.mark.parametrize(("count", "usages"), [({}, []), ({"stream_options": {"include_usage": True}}, [[]])])
-async def test_a_stream_has_role_tokens_finish_reason_and_usage_if_asked(
+async def test_stream_has_role_tokens_finish_reason_and_requested_usage(
     api: Api, count: dict[str, Any], usages: list[Any]
 ) -> None:
     events = await api.stream(**count)
@@ -110,7 +110,7 @@ async def test_n_choices_are_interleaved_and_numbered(api: Api) -> None:
 
 
 @pytest.mark.parametrize("n", [0, 129])
-async def test_too_few_or_too_many_choices_are_refused(n: int) -> None:
+async def test_out_of_range_n_is_rejected(n: int) -> None:
     async with FriendliServer(None) as server, aiohttp.ClientSession(server.url) as session:
         status, body = await post(session, n=n)
     assert status == 400
@@ -126,13 +126,13 @@ async def test_too_few_or_too_many_choices_are_refused(n: int) -> None:
         (None, "You said: one two", "stop"),
     ],
 )
-async def test_max_tokens_cuts_the_text(api: Api, limit: int | None, text: str, reason: str) -> None:
+async def test_max_tokens_truncates_text(api: Api, limit: int | None, text: str, reason: str) -> None:
     choice = (await api.ask(max_tokens=limit))["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (text, reason)
     assert (await api.stream(max_tokens=limit))[-1][1]["choices"][0]["finish_reason"] == reason
 
 
-async def test_an_enormous_message_is_not_repeated_whole(api: Api) -> None:
+async def test_echo_of_huge_message_is_truncated(api: Api) -> None:
     reply = await api.ask("x " * 100_000)
     assert reply["usage"]["completion_tokens"] == 4096
     assert reply["choices"][0]["finish_reason"] == "length"
@@ -142,7 +142,7 @@ async def test_text_stops_at_a_stop_string(api: Api) -> None:
     assert await api.text(stop=["", " two", "zzz"]) == "You said: one"
 
 
-async def test_logprobs_cover_every_token_when_asked(api: Api) -> None:
+async def test_requested_logprobs_cover_every_token(api: Api) -> None:
     whole = (await api.ask(logprobs=True, top_logprobs=2))["choices"][0]["logprobs"]["content"]
     assert [entry["token"] for entry in whole] == ["You ", "said: ", "one ", "two"]
     for entry in whole:
@@ -155,7 +155,7 @@ async def test_logprobs_cover_every_token_when_asked(api: Api) -> None:
     assert streamed[1]["content"][0]["top_logprobs"] == []
 
 
-async def test_reasoning_comes_first_when_it_is_parsed_and_included(api: Api) -> None:
+async def test_reasoning_comes_first_if_parsed_and_included(api: Api) -> None:
     message = (await api.ask(parse_reasoning=True, include_reasoning=True))["choices"][0]["message"]
     assert message["reasoning_content"] == "The last message has 2 words. I repeat it."
     assert message["content"] == "You said: one two"
@@ -165,22 +165,22 @@ async def test_reasoning_comes_first_when_it_is_parsed_and_included(api: Api) ->
     assert "reasoning_content" not in (await api.ask(parse_reasoning=True))["choices"][0]["message"]
 
 
-async def test_parts_of_a_message_are_joined_and_pictures_are_not_read(api: Api) -> None:
+async def test_text_parts_are_joined_and_images_ignored(api: Api) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:,"}}
     assert await api.text([{"type": "text", "text": "a"}, picture, {"type": "text", "text": "b"}]) == "You said: a b"
 
 
-async def test_without_words_of_the_user_it_greets(api: Api) -> None:
+async def test_reply_without_user_text_is_a_greeting(api: Api) -> None:
     assert await api.text(messages=[]) == "Hello! How can I help?"
     assert await api.text("") == "Hello! How can I help?"
 
 
-async def test_a_lone_surrogate_is_repeated_as_an_escape(api: Api) -> None:
+async def test_lone_surrogate_is_echoed_as_escape(api: Api) -> None:
     assert await api.text("\ud83d", logprobs=True) == "You said: \ud83d"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "value"),
+    ("response_format", "value"),
     [
         ({"type": "json_object"}, {"answer": "You said: one two"}),
         (
@@ -189,14 +189,14 @@ async def test_a_lone_surrogate_is_repeated_as_an_escape(api: Api) -> None:
         ),
     ],
 )
-async def test_a_response_format_is_kept(api: Api, wanted: dict[str, Any], value: object) -> None:
-    assert json.loads(await api.text(response_format=wanted)) == value
+async def test_response_format_is_honored(api: Api, response_format: dict[str, Any], value: object) -> None:
+    assert json.loads(await api.text(response_format=response_format)) == value
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_named_function_is_called_with_arguments_that_fit(api: Api) -> None:
+async def test_named_function_is_called_with_schema_conforming_arguments(api: Api) -> None:
     tools = [function("a"), function("b", city={"type": "string"}, days={"type": "integer"})]
     choice = {"type": "function", "function": {"name": "b"}}
     reply = (await api.ask(tools=tools, tool_choice=choice))["choices"][0]
@@ -206,7 +206,7 @@ async def test_a_named_function_is_called_with_arguments_that_fit(api: Api) -> N
     assert json.loads(call["function"]["arguments"]) == {"city": "one two", "days": 1}
 
 
-async def test_a_streamed_call_has_its_name_first_and_its_arguments_in_fragments(api: Api) -> None:
+async def test_streamed_call_has_name_first_then_argument_fragments(api: Api) -> None:
     tools = [function("a", x={"type": "string"}), function("b")]
     events = await api.stream(tools=tools, tool_choice="required", parallel_tool_calls=True)
     deltas = [data["choices"][0]["delta"] for _, data in events]
@@ -229,11 +229,11 @@ async def test_required_calls_the_first_function_only(api: Api) -> None:
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", {"type": "function", "function": {"name": "unknown"}}])
-async def test_no_function_is_called_unasked(api: Api, choice: object) -> None:
+async def test_functions_are_called_only_on_request(api: Api, choice: object) -> None:
     assert await api.text(tools=[function()], tool_choice=choice) == "You said: one two"
 
 
-async def test_the_result_of_a_tool_is_answered_with_text(api: Api) -> None:
+async def test_tool_result_is_answered_with_text(api: Api) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
         user("x"),
@@ -254,7 +254,7 @@ def content(events: list[tuple[str | None, dict[str, Any]]]) -> str:
     return "".join(data["choices"][0]["delta"].get("content", "") for name, data in events if name is None)
 
 
-async def test_the_calculator_computes_between_tokens(api: Api) -> None:
+async def test_calculator_runs_mid_stream(api: Api) -> None:
     events = await api.stream("What is 2 * (3 + 4)?", path=TOOLS, tools=BUILT_IN[:1])
     started, ended = statuses(events)
     assert started == {
@@ -296,7 +296,7 @@ async def test_every_built_in_tool_is_used_in_order(api: Api) -> None:
     assert files == [[{"name": "plot.png", "url": "https://example.com/files/plot.png"}]]
 
 
-async def test_the_calculator_is_left_alone_without_an_expression_and_functions_are_no_built_in_tools(api: Api) -> None:
+async def test_calculator_needs_an_expression_and_tool_choice_none_disables_tools(api: Api) -> None:
     assert await api.text("Hello!", path=TOOLS, tools=[BUILT_IN[0], function()]) == "You said: Hello!"
     assert statuses(await api.stream("1+1", path=TOOLS, tools=BUILT_IN, tool_choice="none")) == []
 
@@ -305,7 +305,7 @@ async def test_the_calculator_is_left_alone_without_an_expression_and_functions_
     ("question", "kind", "message"),
     [("What is 1/0?", "ZeroDivisionError", "division by zero"), ("2 +* 3", "SyntaxError", "unexpected '*'")],
 )
-async def test_an_expression_without_a_value_is_errored_and_ends_the_turn(
+async def test_failed_calculation_is_reported_and_ends_the_turn(
     api: Api, question: str, kind: str, message: str
 ) -> None:
     events = await api.stream(question, path=TOOLS, tools=BUILT_IN)
@@ -315,19 +315,19 @@ async def test_an_expression_without_a_value_is_errored_and_ends_the_turn(
     assert "could not compute" in content(events)
 
 
-async def test_resume_generation_goes_on_after_a_failure(api: Api) -> None:
+async def test_resume_generation_continues_after_tool_failure(api: Api) -> None:
     events = await api.stream("1/0", path=TOOLS, tools=BUILT_IN[:3], resume_generation=True)
     assert [report["status"] for report in statuses(events)] == ["STARTED", "ERRORED", *["STARTED", "ENDED"] * 2]
 
 
-async def test_built_in_tools_and_a_function_go_together(api: Api) -> None:
+async def test_built_in_tools_and_functions_can_be_combined(api: Api) -> None:
     tools = [BUILT_IN[2], function()]
     events = await api.stream(path=TOOLS, tools=tools, tool_choice="required")
     assert len(statuses(events)) == 2
     assert events[-1][1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_statuses_survive_a_small_max_tokens_and_belong_to_the_first_choice(api: Api) -> None:
+async def test_tool_statuses_ignore_max_tokens_and_are_sent_for_first_choice_only(api: Api) -> None:
     events = await api.stream("1+1", path=TOOLS, tools=BUILT_IN[:1], max_tokens=1, n=2)
     assert [report["status"] for report in statuses(events)] == ["STARTED", "ENDED"]
 
@@ -336,12 +336,12 @@ async def test_statuses_survive_a_small_max_tokens_and_belong_to_the_first_choic
     ("text", "found"),
     [("no numbers", {"count": 0}), ("just 4", {"count": 1, "mean": 4.0, "median": 4.0, "stdev": 0.0})],
 )
-async def test_statistics_describe_the_numbers_of_the_message(api: Api, text: str, found: dict[str, float]) -> None:
+async def test_statistics_tool_summarizes_numbers_in_message(api: Api, text: str, found: dict[str, float]) -> None:
     report = statuses(await api.stream(text, path=TOOLS, tools=BUILT_IN[1:2]))[-1]
     assert json.loads(json.loads(report["result"])) == found
 
 
-async def test_a_message_without_a_link_opens_the_example_page(api: Api) -> None:
+async def test_url_tool_falls_back_to_example_page(api: Api) -> None:
     report = statuses(await api.stream("hi", path=TOOLS, tools=[{"type": "web:url"}]))[0]
     assert report["parameters"] == [{"name": "url", "value": "https://example.com/"}]
 
@@ -350,5 +350,5 @@ async def test_a_message_without_a_link_opens_the_example_page(api: Api) -> None
 
 
 @pytest.mark.parametrize("text", ["", " ", "a", " a", "a  b\n c ", "Grüße 🎉\u2028x"])
-def test_tokens_joined_are_the_text(text: str) -> None:
+def test_joined_tokens_equal_the_text(text: str) -> None:
     assert "".join(tokenize(text)) == text

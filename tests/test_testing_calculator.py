@@ -1,4 +1,4 @@
-"""The calculator of the embedded server: a bounded parser for untrusted text."""
+"""The embedded server's calculator: a bounded parser for untrusted text."""
 
 import math
 
@@ -34,7 +34,7 @@ from friendli_async.testing.calculator import CalculatorError, calculate, find_e
         (" 1\t+ 1 ", 2),
     ],
 )
-def test_arithmetic_has_its_usual_value(expression: str, value: float) -> None:
+def test_expressions_are_evaluated(expression: str, value: float) -> None:
     assert calculate(expression) == value
     assert type(calculate(expression)) is type(value)
 
@@ -67,7 +67,7 @@ def test_arithmetic_has_its_usual_value(expression: str, value: float) -> None:
         ("1" * 201, "ValueError", "longer than 200"),
     ],
 )
-def test_nonsense_and_what_is_too_big_have_a_named_error(expression: str, kind: str, message: str) -> None:
+def test_invalid_or_oversized_expressions_raise_with_kind(expression: str, kind: str, message: str) -> None:
     with pytest.raises(CalculatorError, match=message) as caught:
         calculate(expression)
     assert caught.value.kind == kind
@@ -89,5 +89,5 @@ def test_nonsense_and_what_is_too_big_have_a_named_error(expression: str, kind: 
         ("x" * 20_000 + "1+1", None),
     ],
 )
-def test_an_expression_is_found_in_a_sentence(text: str, expression: str | None) -> None:
+def test_expression_is_found_in_sentence(text: str, expression: str | None) -> None:
     assert find_expression(text) == expression

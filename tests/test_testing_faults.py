@@ -1,4 +1,4 @@
-"""Faults in a line of text, rate limits and the access log of the embedded server."""
+"""Fault specifications, rate limits and the access log of the embedded server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client_of(server: FriendliServer, **options: Any) -> AsyncFriendli:
 
 
 async def outcomes(faults: str, calls: int, **options: Any) -> list[Any]:
-    """What so many plain calls come to: the text, or the error."""
+    """Returns what each of `calls` plain calls results in: the text, or the error."""
     found: list[Any] = []
     async with FriendliServer(faults=parse(faults)) as server, client_of(server, **options) as client:
         for _ in range(calls):
@@ -46,20 +46,20 @@ async def outcomes(faults: str, calls: int, **options: Any) -> list[Any]:
     return found
 
 
-async def test_the_first_is_refused_and_the_others_are_answered() -> None:
+async def test_then_ok_ends_the_faults() -> None:
     first, second, third = await outcomes("status=429;retry_after=1;message=slow down,then=ok", 3)
     assert first == (429, 1.0, "slow down")
     assert isinstance(second, str)
     assert second == third
 
 
-async def test_faults_are_repeated_and_counted() -> None:
+async def test_times_and_then_repeat() -> None:
     found = await outcomes("ok;times=2,status=503,then=repeat", 7)
     assert [isinstance(outcome, str) for outcome in found] == [True, True, False, True, True, False, True]
 
 
 @pytest.mark.parametrize("fault", ["cut=0", "cut=1", "reset=0", "reset=1"])
-async def test_plain_replies_break(fault: str) -> None:
+async def test_plain_replies_are_cut_or_reset(fault: str) -> None:
     first, second = await outcomes(fault, 2)
     assert issubclass(first, APIConnectionError)
     assert isinstance(second, str)
@@ -71,7 +71,7 @@ async def test_plain_replies_stall(fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["cut=3", "reset=3"])
-async def test_streams_break_after_so_many_events(fault: str) -> None:
+async def test_streams_are_cut_or_reset_after_given_number_of_events(fault: str) -> None:
     async with FriendliServer(faults=parse(fault)) as server, client_of(server) as client:
         async with client.serverless.chat.stream(**ASK) as stream:
             for _ in range(3):
@@ -81,7 +81,7 @@ async def test_streams_break_after_so_many_events(fault: str) -> None:
         assert (await client.serverless.chat.stream(**ASK).result()).text
 
 
-async def test_a_fault_may_be_for_one_path_only() -> None:
+async def test_fault_can_be_limited_to_a_path() -> None:
     faults = "status=503;path=/serverless/v1/completions"
     async with FriendliServer(faults=parse(faults)) as server, client_of(server) as client:
         assert (await client.serverless.chat.complete(**ASK)).text
@@ -89,11 +89,11 @@ async def test_a_fault_may_be_for_one_path_only() -> None:
             await client.serverless.completions.complete(model="m", prompt="a")
 
 
-async def test_a_delay_is_waited_before_the_reply() -> None:
+async def test_delay_precedes_the_reply() -> None:
     assert await outcomes("delay=30", 1, timeout=0.05) == [APITimeoutError]
 
 
-async def test_scripts_go_before_faults() -> None:
+async def test_scripts_take_precedence_over_faults() -> None:
     async with FriendliServer(faults=parse("status=503")) as server, client_of(server) as client:
         server.enqueue(parse("status=418").items[0].befall(lambda: pytest.fail("not asked")))
         with pytest.raises(APIStatusError, match="418"):
@@ -102,7 +102,7 @@ async def test_scripts_go_before_faults() -> None:
             await client.serverless.chat.complete(**ASK)
 
 
-BAD: Final = {
+INVALID: Final = {
     "": "column 1: something is missing",
     "status=429,,then=ok": "column 12: something is missing",
     "status=42": "column 1: status: a whole number from 400 to 599, not '42'",
@@ -128,15 +128,15 @@ BAD: Final = {
 }
 
 
-@pytest.mark.parametrize(("text", "words"), BAD.items(), ids=[text[:30] for text in BAD])
-def test_what_cannot_be_read_is_named_with_its_place(text: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "message"), INVALID.items(), ids=[text[:30] for text in INVALID])
+def test_invalid_spec_is_reported_with_its_column(text: str, message: str) -> None:
     with pytest.raises(FaultError) as raised:
         parse(text)
-    assert words in str(raised.value)
+    assert message in str(raised.value)
 
 
 @given(st.text(alphabet="okstau=;, 0123456789cdelyrpn/th", max_size=40) | st.text(max_size=20))
-def test_any_text_gives_faults_or_their_error(text: str) -> None:
+def test_any_text_parses_or_raises_fault_error(text: str) -> None:
     try:
         found = parse(text)
     except FaultError as error:
@@ -144,26 +144,26 @@ def test_any_text_gives_faults_or_their_error(text: str) -> None:
     assert str(found).startswith("column ") or (isinstance(found, Faults) and found.items)
 
 
-def test_the_help_tells_of_every_setting() -> None:
+def test_help_mentions_every_setting() -> None:
     for name in ("ok", "status", "retry_after", "message", "cut", "reset", "stall", "delay", "times", "path", "then"):
         assert name in HELP
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("0.02", 0.02), ("20ms", 0.02), ("50/s", 0.02), ("1s", 1.0), ("0", 0.0)])
-def test_a_pace_is_seconds_milliseconds_or_events_a_second(text: str, seconds: float) -> None:
+def test_pace_is_parsed_as_seconds_milliseconds_or_rate(text: str, seconds: float) -> None:
     assert parse_pace(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-1", "0/s", "nan", "/s", "ms", "1 min", "1e-320/s"])
-def test_another_pace_is_refused(text: str) -> None:
+def test_invalid_pace_is_rejected(text: str) -> None:
     with pytest.raises(FaultError, match="a pace is"):
         parse_pace(text)
 
 
-# --- rate limits and the log -----------------------------------------------------------------------------------------
+# --- rate limits and the access log ----------------------------------------------------------------------------------
 
 
-async def test_requests_beyond_the_rate_limit_are_refused_and_all_are_told() -> None:
+async def test_rate_limit_is_enforced_and_sent_in_headers() -> None:
     async with FriendliServer(rate_limit=2) as server, client_of(server) as client:
         left = []
         for _ in range(2):
@@ -177,12 +177,12 @@ async def test_requests_beyond_the_rate_limit_are_refused_and_all_are_told() -> 
         assert 50 < raised.value.retry_after <= 60
 
 
-def test_a_rate_limit_must_allow_something() -> None:
+def test_rate_limit_below_1_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         FriendliServer(rate_limit=0)
 
 
-def test_headers_for_scripts() -> None:
+def test_rate_limit_headers() -> None:
     assert rate_limit_headers(limit=5, remaining=0, reset=1.5, kind="tokens") == {
         "x-ratelimit-limit-tokens": "5",
         "x-ratelimit-remaining-tokens": "0",
@@ -191,7 +191,7 @@ def test_headers_for_scripts() -> None:
     assert rate_limit_headers(reset="soon") == {"x-ratelimit-reset-requests": "soon"}
 
 
-async def test_the_access_log_is_told_of_each_request_and_shows_no_secret() -> None:
+async def test_access_log_has_every_request_and_no_secrets() -> None:
     lines: list[str] = []
 
     def log(request: ReceivedRequest, seconds: float) -> None:
@@ -209,16 +209,16 @@ async def test_the_access_log_is_told_of_each_request_and_shows_no_secret() -> N
 
 
 @pytest.mark.parametrize("argument", ["--fault=status=1", "--pace=fast", "--rate-limit=0"])
-def test_the_program_names_what_it_cannot_read(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_command_line_option_is_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main([argument])
     assert raised.value.code == 2
-    shown = capsys.readouterr().err
-    assert argument.partition("=")[0] in shown
-    assert "column 1: status" in shown or "a pace is" in shown or "at least 1" in shown
+    stderr = capsys.readouterr().err
+    assert argument.partition("=")[0] in stderr
+    assert "column 1: status" in stderr or "a pace is" in stderr or "at least 1" in stderr
 
 
-def test_the_program_explains_faults() -> None:
+def test_command_line_help_explains_faults() -> None:
     command = [sys.executable, "-m", "friendli_async.testing", "--help"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert "--fault 'status=429;retry_after=1,then=ok'" in done.stdout

@@ -1,4 +1,4 @@
-"""The embedded server's operations beside chat: what it answers, and what it refuses."""
+"""The embedded server's other operations: default replies and request validation."""
 
 import base64
 import json
@@ -25,15 +25,15 @@ def client(session: aiohttp.ClientSession) -> Client:
     return Client(session)
 
 
-def label(route: Route) -> str:
+def route_id(route: Route) -> str:
     return f"{route.method}-{route.path}"
 
 
 # --- every operation -------------------------------------------------------------------------------------------------
 
 
-def sent(schema: str) -> dict[str, Any]:
-    """Some body that the schema allows; of embeddings and classifications the docs ask for one of two fields."""
+def request_body(schema: str) -> dict[str, Any]:
+    """Returns a body that the schema allows; embeddings and classification also require one of two optional fields."""
     return (
         {**example(schema, sparse=True), "input": "Hi"}
         if schema.endswith(("InputsBody", "ClassificationBody")) or ("Embeddings" in schema)
@@ -42,12 +42,14 @@ def sent(schema: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "route", [route for route in ROUTES.values() if route.body and not route.form and "{" not in route.path], ids=label
+    "route",
+    [route for route in ROUTES.values() if route.body and not route.form and "{" not in route.path],
+    ids=route_id,
 )
-async def test_every_operation_answers_as_its_schema_says(client: Client, route: Route) -> None:
+async def test_every_operation_replies_according_to_its_schema(client: Client, route: Route) -> None:
     assert route.body
     assert route.reply
-    body = sent(route.body)
+    body = request_body(route.body)
     if route.path == "/beta/file":
         body["digest"] = "sha256:" + "0" * 64
     assert validate(route.reply, await client.good(route.method, route.path, body)) == []
@@ -57,10 +59,8 @@ async def test_every_operation_answers_as_its_schema_says(client: Client, route:
                 assert validate(route.events, {"data": data} | ({"event": name} if name else {})) == []
 
 
-@pytest.mark.parametrize("route", ROUTES.values(), ids=label)
-async def test_every_operation_but_those_of_containers_and_stores_needs_a_token(
-    server: FriendliServer, route: Route
-) -> None:
+@pytest.mark.parametrize("route", ROUTES.values(), ids=route_id)
+async def test_token_is_required_except_by_containers_and_stores(server: FriendliServer, route: Route) -> None:
     free = ("/v1/", "/classify", "/images/", "/uploads/", "/downloads/")
     async with (
         aiohttp.ClientSession(server.url) as session,
@@ -72,14 +72,14 @@ async def test_every_operation_but_those_of_containers_and_stores_needs_a_token(
             assert response.status == 401
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES.values() if route.body and not route.form], ids=label)
-async def test_a_body_that_is_no_json_is_refused(client: Client, route: Route) -> None:
+@pytest.mark.parametrize("route", [route for route in ROUTES.values() if route.body and not route.form], ids=route_id)
+async def test_body_that_is_not_json_is_rejected(client: Client, route: Route) -> None:
     async with client.session.request(route.method, route.path, data=b"{") as response:
         assert response.status == 400
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES.values() if route.body and not route.form], ids=label)
-async def test_a_body_of_the_wrong_type_is_refused(client: Client, route: Route) -> None:
+@pytest.mark.parametrize("route", [route for route in ROUTES.values() if route.body and not route.form], ids=route_id)
+async def test_body_of_wrong_type_is_rejected(client: Client, route: Route) -> None:
     status, reply = await client.call(route.method, route.path, [])
     assert status == 422
     named = reply["type"] == "error" if route.path.endswith("/messages") else reply["detail"][0]["loc"][0] == "body"
@@ -90,7 +90,7 @@ async def test_a_body_of_the_wrong_type_is_refused(client: Client, route: Route)
 
 
 @pytest.mark.parametrize("prefix", ["/serverless", "/dedicated", ""])
-async def test_text_comes_back_from_its_tokens(client: Client, prefix: str) -> None:
+async def test_tokenize_and_detokenize_round_trip(client: Client, prefix: str) -> None:
     text = "Héllo\n 🙂 \x00 wörld"
     tokens = (await client.good("POST", f"{prefix}/v1/tokenize", {"model": "m", "prompt": text}))["tokens"]
     assert len(tokens) == len(text)
@@ -98,18 +98,18 @@ async def test_text_comes_back_from_its_tokens(client: Client, prefix: str) -> N
 
 
 @pytest.mark.parametrize("path", ["/v1/detokenize", "/v1/completions", "/classify"])
-async def test_tokens_that_there_are_not_are_refused(client: Client, path: str) -> None:
+async def test_out_of_range_tokens_are_rejected(client: Client, path: str) -> None:
     status, _ = await client.call("POST", path, {"tokens": [1, 0x110000]})
     assert status in {400, 422}
 
 
-async def test_a_rendered_chat_holds_roles_texts_and_tools(client: Client) -> None:
+async def test_rendered_chat_has_roles_text_and_tools(client: Client) -> None:
     body = {"model": "m", "messages": [user("Hi")], "tools": [{"type": "function", "function": WEATHER}]}
     rendered = (await client.good("POST", "/dedicated/v1/chat/render", body))["text"]
     assert rendered == "<|tool|>\nweather\n<|user|>\nHi\n<|assistant|>\n"
 
 
-async def test_embeddings_depend_on_the_text_alone(client: Client) -> None:
+async def test_embeddings_depend_only_on_the_text(client: Client) -> None:
     async def vectors(**body: object) -> list[Any]:
         reply = await client.good("POST", "/dedicated/v1/embeddings", {"model": "m", **body})
         return [item["embedding"] for item in reply["data"]]
@@ -122,7 +122,7 @@ async def test_embeddings_depend_on_the_text_alone(client: Client) -> None:
     assert struct.unpack("<16f", base64.b64decode(packed)) == pytest.approx(first)
 
 
-async def test_classes_have_probabilities_that_add_up_to_one(client: Client) -> None:
+async def test_class_probabilities_sum_to_one(client: Client) -> None:
     reply = await client.good("POST", "/classify", {"input": ["good", "bad"]})
     assert [item["index"] for item in reply["data"]] == [0, 1]
     for item in reply["data"]:
@@ -132,12 +132,12 @@ async def test_classes_have_probabilities_that_add_up_to_one(client: Client) -> 
 
 
 @pytest.mark.parametrize("path", ["/classify", "/dedicated/v1/embeddings"])
-async def test_neither_input_nor_tokens_is_refused(client: Client, path: str) -> None:
+async def test_missing_input_and_tokens_is_rejected(client: Client, path: str) -> None:
     status, reply = await client.call("POST", path, {"model": "m"})
     assert (status, reply["detail"][0]["loc"]) == (422, ["body", "input"])
 
 
-async def test_the_catalogue_has_models(client: Client) -> None:
+async def test_model_list_has_models(client: Client) -> None:
     reply = await client.good("GET", "/serverless/v1/models")
     assert validate("ServerlessModelListSuccess", reply) == []
     assert [model["reasoning"] for model in reply["data"]] == [False, True]
@@ -146,7 +146,7 @@ async def test_the_catalogue_has_models(client: Client) -> None:
 # --- completions -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_completion_repeats_each_prompt_n_times(client: Client) -> None:
+async def test_completion_echoes_each_prompt_n_times(client: Client) -> None:
     body = {"prompt": ["one two", "three"], "n": 2, "seed": [7, 8], "logprobs": 2, "max_tokens": 1}
     reply = await client.good("POST", "/v1/completions", body)
     choices = reply["choices"]
@@ -158,7 +158,7 @@ async def test_a_completion_repeats_each_prompt_n_times(client: Client) -> None:
     assert reply["usage"]["completion_tokens"] == 4
 
 
-async def test_a_streamed_completion_gives_the_text_of_the_whole_one(client: Client) -> None:
+async def test_streamed_completion_matches_plain_one(client: Client) -> None:
     body = {"prompt": "one two STOP three", "stop": ["", "STOP"], "seed": 3, "logprobs": 1}
     whole = await client.good("POST", "/v1/completions", body)
     *chunks, (_, last) = await client.events("/v1/completions", {**body, "stream_options": {"include_usage": True}})
@@ -170,7 +170,7 @@ async def test_a_streamed_completion_gives_the_text_of_the_whole_one(client: Cli
     assert chunks[-1][1]["usage"] == whole["usage"]
 
 
-async def test_a_completion_takes_tokens_in_place_of_a_prompt_but_not_beside_it(client: Client) -> None:
+async def test_completion_takes_either_prompt_or_tokens(client: Client) -> None:
     reply = await client.good("POST", "/v1/completions", {"tokens": list(map(ord, "hi"))})
     assert reply["choices"][0]["text"] == "hi"
     assert (await client.call("POST", "/v1/completions", {"tokens": [1], "prompt": "x"}))[0] == 422
@@ -181,13 +181,13 @@ async def test_a_completion_takes_tokens_in_place_of_a_prompt_but_not_beside_it(
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-def told(**options: object) -> dict[str, Any]:
+def message_body(**options: object) -> dict[str, Any]:
     return {"model": "m", "messages": [user("one two three")], "max_tokens": 100, **options}
 
 
-async def test_streamed_messages_give_six_kinds_of_events_in_order(client: Client) -> None:
+async def test_streamed_messages_send_six_event_types_in_order(client: Client) -> None:
     tools = [{"name": "f", "input_schema": WEATHER["parameters"]}, {"name": "g"}]
-    body = told(thinking={"type": "enabled", "budget_tokens": 9}, tools=tools, tool_choice={"type": "any"})
+    body = message_body(thinking={"type": "enabled", "budget_tokens": 9}, tools=tools, tool_choice={"type": "any"})
     whole = await client.good("POST", "/v1/messages", body)
     assert [block["type"] for block in whole["content"]] == ["thinking", "tool_use", "tool_use"]
     events = await client.events("/v1/messages", body)
@@ -225,25 +225,25 @@ async def test_streamed_messages_give_six_kinds_of_events_in_order(client: Clien
 async def test_messages_answer_the_last_user_message(
     client: Client, options: dict[str, Any], text: str, stop: str
 ) -> None:
-    whole = await client.good("POST", "/v1/messages", told(**options))
+    whole = await client.good("POST", "/v1/messages", message_body(**options))
     assert (whole["content"][0]["text"], whole["stop_reason"]) == (text, stop)
-    streamed = await client.events("/v1/messages", told(**options))
+    streamed = await client.events("/v1/messages", message_body(**options))
     assert "".join(data["delta"].get("text", "") for _, data in streamed if "delta" in data) == text
 
 
-async def test_messages_use_the_tool_that_is_named_and_then_say_its_result(client: Client) -> None:
+async def test_messages_call_the_named_tool_and_echo_its_result(client: Client) -> None:
     tools = {"tools": [{"name": "f"}, {"name": "g"}]}
-    one = await client.good("POST", "/v1/messages", told(**tools, tool_choice={"type": "tool", "name": "g"}))
-    assert [block["name"] for block in one["content"]] == ["g"]
+    named = await client.good("POST", "/v1/messages", message_body(**tools, tool_choice={"type": "tool", "name": "g"}))
+    assert [block["name"] for block in named["content"]] == ["g"]
     choice = {"type": "any", "disable_parallel_tool_use": True}
-    first = await client.good("POST", "/v1/messages", told(**tools, tool_choice=choice))
+    first = await client.good("POST", "/v1/messages", message_body(**tools, tool_choice=choice))
     assert [block["name"] for block in first["content"]] == ["f"]
     result = user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "42"}]}])
-    said = await client.good("POST", "/v1/messages", told(messages=[result], **tools, tool_choice=choice))
-    assert said["content"] == [{"type": "text", "text": "The tool says: 42"}]
+    second = await client.good("POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice))
+    assert second["content"] == [{"type": "text", "text": "The tool says: 42"}]
 
 
-async def test_messages_refuse_in_their_own_form(client: Client) -> None:
+async def test_messages_errors_have_the_messages_format(client: Client) -> None:
     status, reply = await client.call("POST", "/serverless/v1/messages", {"messages": [{"role": "robot"}]})
     assert status == 422
     assert validate("MessagesErrorResponseData", reply) == []
@@ -253,7 +253,7 @@ async def test_messages_refuse_in_their_own_form(client: Client) -> None:
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
-async def test_streamed_responses_are_numbered_and_tell_of_every_item(client: Client) -> None:
+async def test_streamed_responses_are_numbered_and_cover_every_item(client: Client) -> None:
     body = {
         "input": [{"role": "user", "content": "Oslo"}],
         "reasoning": {"effort": "low"},
@@ -308,7 +308,7 @@ async def test_responses_answer_the_last_user_message(client: Client, options: d
     assert "".join(deltas) == text
 
 
-async def test_a_response_that_is_cut_is_incomplete(client: Client) -> None:
+async def test_truncated_response_is_incomplete(client: Client) -> None:
     body = {"input": "one two", "max_output_tokens": 2}
     whole = await client.good("POST", "/v1/responses", body)
     assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
@@ -317,9 +317,7 @@ async def test_a_response_that_is_cut_is_incomplete(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("parallel", "count"), [(True, 2), (False, 1)])
-async def test_required_functions_are_called_together_only_in_parallel(
-    client: Client, parallel: bool, count: int
-) -> None:
+async def test_several_functions_are_called_only_if_parallel(client: Client, parallel: bool, count: int) -> None:
     tools = [{"type": "function", **WEATHER}, {"type": "function", **WEATHER}]
     body = {"input": "x", "tools": tools, "tool_choice": "required", "parallel_tool_calls": parallel}
     assert len((await client.good("POST", "/v1/responses", body))["output"]) == count
@@ -330,7 +328,7 @@ async def test_required_functions_are_called_together_only_in_parallel(
 # --- schemas and examples --------------------------------------------------------------------------------------------
 
 
-def test_text_becomes_what_the_schema_expects() -> None:
+def test_strings_are_coerced_to_schema_types() -> None:
     query = {"limit": ["3"], "group_by": ["model", "user_id"], "page": ["7"], "other": ["x"], "models": []}
     assert from_text("UsageQuery", query) == {
         "limit": 3,
@@ -347,17 +345,17 @@ def test_text_becomes_what_the_schema_expects() -> None:
     }
 
 
-def test_the_nearest_of_several_forms_is_what_an_error_is_about() -> None:
+def test_error_refers_to_closest_union_member() -> None:
     errors = validate("ContainerResponsesBody", {"input": [{"type": "function_call_output", "output": "x"}]})
     assert errors == [{"loc": ["body", "input", 0, "call_id"], "msg": "Field required", "type": "missing"}]
 
 
-def test_the_values_of_a_map_are_checked() -> None:
+def test_map_values_are_validated() -> None:
     errors = validate("DedicatedEndpointListResponse", {"data": {"e": {"status": "RUNNING"}}})
     assert errors[0]["loc"] == ["body", "data", "e", "createdAt"]
 
 
-def test_examples_show_what_may_come_and_what_may_be_missing() -> None:
+def test_examples_cover_optional_null_extra_and_unknown_values() -> None:
     assert alternatives("DedicatedEndpointStatus") == 14
     full = example("DedicatedEndpointStatus", 1)
     assert (full["status"], full["phase"]) == ("INITIALIZING", "DOWNLOADING_MODEL")

@@ -1,4 +1,4 @@
-"""The embedded server's check of request bodies, and the samples that it makes for a JSON Schema."""
+"""The embedded server's validation of request bodies, and the samples that it generates for a JSON Schema."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from support.embedded_server import BUILT_IN, function, user
 from friendli_async.testing.sample import sample
 from friendli_async.testing.schema import validate
 
-# --- check of bodies -------------------------------------------------------------------------------------------------
+# --- validation of bodies --------------------------------------------------------------------------------------------
 
 
 def errors(schema: str = "ServerlessChatCompletionBody", **body: object) -> list[tuple[str, object]]:
@@ -29,7 +29,7 @@ def errors(schema: str = "ServerlessChatCompletionBody", **body: object) -> list
         {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [function()]},
     ],
 )
-def test_what_the_api_allows_has_no_errors(body: dict[str, object]) -> None:
+def test_valid_body_has_no_errors(body: dict[str, object]) -> None:
     assert errors(**body) == []
 
 
@@ -58,7 +58,7 @@ def test_what_the_api_allows_has_no_errors(body: dict[str, object]) -> None:
         ({"tools": [{"type": "math:calculator"}]}, ("body.tools.0.function", "missing")),
     ],
 )
-def test_what_the_api_forbids_has_an_error_with_its_place(body: dict[str, object], expected: tuple[str, str]) -> None:
+def test_invalid_body_has_error_with_location(body: dict[str, object], expected: tuple[str, str]) -> None:
     assert errors(**body)[0] == expected
 
 
@@ -79,7 +79,7 @@ def test_errors_are_bounded_in_number_and_size() -> None:
     assert len(str(found[0]["msg"])) < 300
 
 
-# --- samples and tokens ----------------------------------------------------------------------------------------------
+# --- samples ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_errors_are_bounded_in_number_and_size() -> None:
         ({"properties": {"a": True}}, {"a": None}),
     ],
 )
-def test_a_sample_fits_its_schema(schema: dict[str, Any], value: object) -> None:
+def test_sample_matches_schema(schema: dict[str, Any], value: object) -> None:
     assert sample(schema, "text") == value
 
 
-def test_a_schema_that_refers_to_itself_gives_a_finite_sample() -> None:
+def test_recursive_schema_gives_finite_sample() -> None:
     assert '"a": null' in json.dumps(sample({"properties": {"a": {"$ref": "#"}}}, ""))

@@ -1,4 +1,4 @@
-"""Every step of the script language of the embedded server, byte by byte."""
+"""The steps of the embedded server's script language, and the exact bytes that they write."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ from friendli_async.testing import FriendliServer, ReceivedRequest, Script, scri
 from friendli_async.testing.steps import Payload, Step
 
 
-async def pieces(session: aiohttp.ClientSession) -> list[bytes]:
-    """Give what each read of the body of a reply gives."""
+async def read_pieces(session: aiohttp.ClientSession) -> list[bytes]:
+    """Returns what each read of the response body yields."""
     async with session.post(CHAT, json=BODY) as response:
         return [piece async for piece in response.content.iter_any()]
 
@@ -24,7 +24,7 @@ async def pieces(session: aiohttp.ClientSession) -> list[bytes]:
 # --- scripts ---------------------------------------------------------------------------------------------------------
 
 
-async def test_scripts_answer_in_order_then_the_default_answers(
+async def test_scripts_are_used_in_order_before_the_default_reply(
     server: FriendliServer, session: aiohttp.ClientSession
 ) -> None:
     server.enqueue(testing.status(503), testing.status(429))
@@ -33,13 +33,15 @@ async def test_scripts_answer_in_order_then_the_default_answers(
     assert server.enqueued == 0
 
 
-async def test_a_script_for_a_path_waits_for_that_path(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+async def test_script_for_a_path_is_used_only_for_that_path(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
     server.enqueue(testing.status(418), path="/a")
     server.enqueue(testing.status(500))
     assert [(await post(session, path))[0] for path in ("/b", "/c", "/a")] == [500, 404, 418]
 
 
-async def test_always_answers_until_it_is_taken_back(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+async def test_always_is_used_until_it_is_reset(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     server.always(testing.status(418))
     server.enqueue(testing.status(500))
     statuses = [(await post(session))[0] for _ in range(3)]
@@ -47,9 +49,7 @@ async def test_always_answers_until_it_is_taken_back(server: FriendliServer, ses
     assert [*statuses, (await post(session))[0]] == [500, 418, 418, 200]
 
 
-async def test_a_function_makes_the_script_from_the_request(
-    server: FriendliServer, session: aiohttp.ClientSession
-) -> None:
+async def test_script_can_be_a_function_of_the_request(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     def reverse(request: ReceivedRequest) -> Script:
         return testing.body(request.body[::-1])
 
@@ -58,14 +58,16 @@ async def test_a_function_makes_the_script_from_the_request(
     assert body[::-1] == server.requests[0].body
 
 
-async def test_a_function_may_give_a_step_or_another_function(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_script_function_can_return_a_step_or_another_function(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
     server.always(lambda request: testing.text("said") if request.json["model"] == "m" else testing.status(400))
     assert (await client.serverless.chat.complete(model="m", messages=MESSAGES)).text == "said"
     with pytest.raises(BadRequestError):
         await client.serverless.chat.complete(model="other", messages=MESSAGES)
 
 
-async def test_a_function_that_fails_is_a_500(
+async def test_exception_in_script_function_is_a_500(
     server: FriendliServer, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(request: ReceivedRequest) -> Script:
@@ -76,7 +78,7 @@ async def test_a_function_that_fails_is_a_500(
     assert "LookupError" in caplog.text
 
 
-async def test_a_step_after_the_end_fails_loudly(
+async def test_step_after_end_is_logged_as_an_error(
     server: FriendliServer, raw_client: RawClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.enqueue(script(testing.end(), testing.chunk("late")))
@@ -85,7 +87,7 @@ async def test_a_step_after_the_end_fails_loudly(
     assert "Cannot call write() after write_eof()" in caplog.text
 
 
-async def test_status_has_a_json_error_body_and_the_headers_asked_for(
+async def test_status_has_json_error_body_and_given_headers(
     server: FriendliServer, session: aiohttp.ClientSession
 ) -> None:
     server.enqueue(
@@ -108,15 +110,13 @@ async def test_status_has_a_json_error_body_and_the_headers_asked_for(
             assert (await response.json())["error"]["type"] == kind
 
 
-async def test_a_redirect_has_no_body(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+async def test_redirect_has_no_body(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     server.enqueue(testing.status(307, headers={"Location": "/elsewhere"}))
     async with session.post(CHAT, json=BODY, allow_redirects=False) as response:
         assert (response.status, response.headers["Location"], await response.read()) == (307, "/elsewhere", b"")
 
 
-async def test_text_is_streamed_or_whole_as_the_request_asks(
-    server: FriendliServer, session: aiohttp.ClientSession
-) -> None:
+async def test_text_is_streamed_if_requested(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     answer = testing.text("Hel", "lo", reasoning=["Hm."], prompt_tokens=3)
     server.enqueue(answer, answer, answer, testing.text(finish_reason="length"))
     _, whole = await post(session)
@@ -157,7 +157,7 @@ START = b'data: {"id":"chatcmpl-000001","object":"chat.completion.chunk","create
         ),
     ],
 )
-async def test_a_chunk_is_a_whole_chat_completion_chunk(
+async def test_chunk_is_a_complete_chat_completion_chunk(
     server: FriendliServer, session: aiohttp.ClientSession, step: Payload, expected: bytes
 ) -> None:
     server.enqueue(step)
@@ -185,7 +185,7 @@ async def test_a_chunk_is_a_whole_chat_completion_chunk(
         ),
     ],
 )
-async def test_a_step_writes_exactly_these_bytes(
+async def test_steps_write_exact_bytes(
     server: FriendliServer, session: aiohttp.ClientSession, step: Payload, expected: bytes
 ) -> None:
     server.enqueue(script(step))
@@ -199,19 +199,17 @@ async def test_tool_status_carries_files_and_errors(server: FriendliServer, sess
     assert (data["name"], data["files"], data["error"], data["message"]) == ("web:url", [file], error, "x")
 
 
-async def test_every_write_is_a_read_of_its_own(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+async def test_each_write_arrives_as_a_separate_read(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     steps = [testing.raw(b"%d" % number) for number in range(100)]
     server.enqueue(script(*steps), script(testing.split(testing.raw(b"abcdefg"), 3)), testing.split(testing.done()))
-    assert await pieces(session) == [b"%d" % number for number in range(100)]
-    assert await pieces(session) == [b"abc", b"def", b"g"]
-    assert len(await pieces(session)) == 14
+    assert await read_pieces(session) == [b"%d" % number for number in range(100)]
+    assert await read_pieces(session) == [b"abc", b"def", b"g"]
+    assert len(await read_pieces(session)) == 14
 
 
-async def test_a_burst_is_so_many_chunks_in_so_many_writes(
-    server: FriendliServer, session: aiohttp.ClientSession
-) -> None:
+async def test_burst_groups_chunks_into_writes(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     server.enqueue(testing.burst(25, text="x", events_per_write=10), script(testing.burst(20_000), testing.done()))
-    assert [piece.count(b'"content":"x"') for piece in await pieces(session)] == [10, 10, 5]
+    assert [piece.count(b'"content":"x"') for piece in await read_pieces(session)] == [10, 10, 5]
     _, body = await post(session)
     assert body.count(b"\n\n") == 20_001
 
@@ -224,14 +222,12 @@ async def test_a_burst_is_so_many_chunks_in_so_many_writes(
         lambda: testing.endless(b""),
     ],
 )
-def test_a_size_that_would_never_end_is_refused(make: Any) -> None:
+def test_sizes_that_would_loop_forever_are_rejected(make: Any) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         make()
 
 
-async def test_a_gate_holds_the_reply_back_until_the_test_opens_it(
-    server: FriendliServer, session: aiohttp.ClientSession
-) -> None:
+async def test_gate_blocks_reply_until_opened(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     opened = asyncio.Event()
     server.enqueue(script(testing.raw(b"a"), testing.gate(opened), testing.raw(b"b")))
     async with session.post(CHAT, json=BODY) as response:
@@ -242,7 +238,7 @@ async def test_a_gate_holds_the_reply_back_until_the_test_opens_it(
 
 
 @pytest.mark.parametrize("step", [testing.delay(0.02), testing.slow_headers(0.02)])
-async def test_a_pause_lasts_as_long_as_it_says(
+async def test_delays_last_for_the_given_time(
     server: FriendliServer, session: aiohttp.ClientSession, step: Step
 ) -> None:
     server.enqueue(script(step, testing.done()))
@@ -251,7 +247,7 @@ async def test_a_pause_lasts_as_long_as_it_says(
     assert time.monotonic() - started >= 0.02
 
 
-async def test_a_paced_server_pauses_before_each_event_but_not_in_a_plain_reply() -> None:
+async def test_server_pace_delays_events_but_not_plain_replies() -> None:
     async with FriendliServer(pace=0.01) as server, aiohttp.ClientSession(server.url, headers=AUTH) as session:
         started = time.monotonic()
         _, body = await post(session, stream=True)
@@ -259,30 +255,26 @@ async def test_a_paced_server_pauses_before_each_event_but_not_in_a_plain_reply(
         assert json.loads((await post(session))[1])["object"] == "chat.completion"
 
 
-def test_pace_puts_a_pause_before_each_step_of_a_stream_only() -> None:
+def test_pace_adds_delays_to_streams_only() -> None:
     stream = script(testing.chunk("a"), testing.done())
     assert len(testing.pace(stream, 1.0).steps) == 4
     assert testing.pace(stream, 0.0) is stream
     assert testing.pace(plain := testing.json_body({}), 1.0) is plain
 
 
-async def test_head_sends_the_headers_before_the_body_and_without_it_nothing_goes_out(
-    server: FriendliServer, raw_client: RawClient
-) -> None:
+async def test_headers_are_not_sent_before_head_step(server: FriendliServer, raw_client: RawClient) -> None:
     opened = asyncio.Event()
     server.enqueue(script(testing.gate(opened), testing.head(), testing.stall(), status=201))
     raw_client.send()
     await server.wait_for_requests(1)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.02):  # the only way to see that nothing comes
+        async with asyncio.timeout(0.02):  # the only way to see that nothing arrives
             await raw_client.reader.read(1)
     opened.set()
     assert (await raw_client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201")
 
 
-async def test_a_script_that_runs_out_ends_its_body_and_keeps_the_connection(
-    server: FriendliServer, raw_client: RawClient
-) -> None:
+async def test_end_of_script_ends_body_and_keeps_connection(server: FriendliServer, raw_client: RawClient) -> None:
     server.enqueue(script(testing.raw(b"a")), script(testing.raw(b"b"), testing.end()), script())
     for body in (b"1\r\na\r\n0\r\n\r\n", b"1\r\nb\r\n0\r\n\r\n", b"0\r\n\r\n"):
         raw_client.send()
@@ -292,7 +284,7 @@ async def test_a_script_that_runs_out_ends_its_body_and_keeps_the_connection(
     assert all(request.completed for request in server.requests)
 
 
-async def test_cut_closes_without_ending_the_body(server: FriendliServer, raw_client: RawClient) -> None:
+async def test_cut_closes_connection_without_ending_body(server: FriendliServer, raw_client: RawClient) -> None:
     server.enqueue(script(testing.raw(b"abc"), testing.cut()))
     raw_client.send()
     received = await raw_client.reader.read()
@@ -301,7 +293,7 @@ async def test_cut_closes_without_ending_the_body(server: FriendliServer, raw_cl
     assert server.requests[0].outcome == "broken"
 
 
-async def test_drop_closes_without_a_byte(server: FriendliServer, raw_client: RawClient) -> None:
+async def test_drop_closes_connection_without_response(server: FriendliServer, raw_client: RawClient) -> None:
     server.enqueue(testing.drop())
     raw_client.send()
     assert await raw_client.reader.read() == b""
@@ -314,7 +306,7 @@ async def read_into(received: bytearray, reader: asyncio.StreamReader) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3, 20_000])
-async def test_reset_breaks_the_connection_after_what_was_written(
+async def test_reset_resets_connection_after_written_data(
     server: FriendliServer, raw_client: RawClient, size: int
 ) -> None:
     before = [testing.raw(b"x" * size)] if size else []
@@ -327,7 +319,7 @@ async def test_reset_breaks_the_connection_after_what_was_written(
     assert server.requests[0].outcome == "broken"
 
 
-async def test_close_after_ends_the_body_and_closes_although_it_promised_to_keep(
+async def test_close_after_ends_body_and_closes_keep_alive_connection(
     server: FriendliServer, raw_client: RawClient
 ) -> None:
     server.enqueue(script(testing.done(), testing.close_after()))
@@ -338,7 +330,7 @@ async def test_close_after_ends_the_body_and_closes_although_it_promised_to_keep
     assert server.requests[0].completed
 
 
-async def test_garbage_stands_where_the_size_of_a_chunk_belongs(server: FriendliServer, raw_client: RawClient) -> None:
+async def test_garbage_replaces_the_chunk_size(server: FriendliServer, raw_client: RawClient) -> None:
     server.enqueue(script(testing.raw(b"a"), testing.garbage(b"zz\r\n"), testing.cut()), script(testing.garbage()))
     raw_client.send()
     assert (await raw_client.reader.read()).endswith(b"1\r\na\r\nzz\r\n")
@@ -348,7 +340,7 @@ async def test_garbage_stands_where_the_size_of_a_chunk_belongs(server: Friendli
     second.abort()
 
 
-async def test_a_declared_length_is_kept_so_that_a_body_can_fall_short(
+async def test_declared_content_length_is_kept_for_truncated_bodies(
     server: FriendliServer, raw_client: RawClient
 ) -> None:
     short = script(testing.raw(b"{"), testing.cut(), content_type="application/json", headers={"Content-Length": "9"})
@@ -363,11 +355,11 @@ async def test_a_declared_length_is_kept_so_that_a_body_can_fall_short(
 @pytest.mark.parametrize(
     ("before", "after"), [([], testing.garbage()), ([testing.head()], testing.garbage()), ([], testing.cut())]
 )
-async def test_a_step_that_comes_after_the_client_has_gone_is_no_error_of_the_server(
+async def test_step_after_client_disconnect_logs_no_error(
     server: FriendliServer, raw_client: RawClient, caplog: pytest.LogCaptureFixture, before: list[Step], after: Step
 ) -> None:
     class Hang(Step):
-        """Lets the client go, and keeps the cancellation from stopping the script."""
+        """Disconnects the client, and swallows the cancellation so that the script goes on."""
 
         async def play(self, reply: Any) -> None:
             raw_client.abort()
@@ -380,7 +372,7 @@ async def test_a_step_that_comes_after_the_client_has_gone_is_no_error_of_the_se
     assert caplog.text == ""
 
 
-def test_scripts_are_values_that_compare_and_hash() -> None:
+def test_scripts_are_comparable_and_hashable() -> None:
     one, same = (script(testing.chunk("a"), testing.delay(1), testing.reset()) for _ in range(2))
     assert one == same
     assert len({one, same, script(testing.chunk("b"))}) == 2

@@ -1,4 +1,4 @@
-"""The embedded server: its life, its checks of requests, what it keeps of them, and its pytest plugin."""
+"""The embedded server: lifecycle, request validation, recorded requests, and its pytest plugin."""
 
 import asyncio
 import json
@@ -16,21 +16,21 @@ from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
 from friendli_async import testing
 from friendli_async.testing import FriendliServer, script
 
-# --- life ------------------------------------------------------------------------------------------------------------
+# --- lifecycle -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_is_not_running_has_no_url() -> None:
+async def test_server_that_is_not_running_has_no_url() -> None:
     with pytest.raises(RuntimeError, match="not running"):
         _ = FriendliServer().url
 
 
-async def test_a_running_server_cannot_be_started_again(server: FriendliServer) -> None:
+async def test_running_server_cannot_be_started_again(server: FriendliServer) -> None:
     with pytest.raises(RuntimeError, match="running already"):
         await server.__aenter__()
     assert server.url.startswith("http://127.0.0.1:")
 
 
-async def test_a_stopped_server_can_be_started_again() -> None:
+async def test_stopped_server_can_be_started_again() -> None:
     server = FriendliServer()
     for _ in range(2):
         async with server, aiohttp.ClientSession(server.url, headers=AUTH) as session:
@@ -38,7 +38,7 @@ async def test_a_stopped_server_can_be_started_again() -> None:
     assert len(server.requests) == 2
 
 
-async def test_a_taken_port_is_an_os_error_and_leaves_nothing_open(server: FriendliServer) -> None:
+async def test_port_in_use_raises_os_error_and_leaves_server_stopped(server: FriendliServer) -> None:
     other = FriendliServer(port=int(server.url.rpartition(":")[2]))
     with pytest.raises(OSError, match="address already in use"):
         await other.__aenter__()
@@ -46,13 +46,13 @@ async def test_a_taken_port_is_an_os_error_and_leaves_nothing_open(server: Frien
         _ = other.url
 
 
-async def test_an_ipv6_address_stands_in_brackets() -> None:
+async def test_ipv6_address_is_bracketed_in_url() -> None:
     async with FriendliServer(host="::1") as server, aiohttp.ClientSession(server.url, headers=AUTH) as session:
         assert server.url.startswith("http://[::1]:")
         assert (await post(session))[0] == 200
 
 
-async def test_closing_breaks_stalled_and_endless_replies_and_idle_connections() -> None:
+async def test_close_aborts_open_replies_and_idle_connections() -> None:
     async with asyncio.timeout(60):
         async with FriendliServer() as server:
             clients = [await RawClient.connect(server) for _ in range(4)]
@@ -70,7 +70,7 @@ async def test_closing_breaks_stalled_and_endless_replies_and_idle_connections()
     await server.aclose()
 
 
-def test_a_server_in_a_thread_of_its_own_serves_several_loops() -> None:
+def test_threaded_server_serves_several_loops() -> None:
     async def call() -> int:
         async with aiohttp.ClientSession(server.url, headers=AUTH) as session:
             status, _ = await post(session)
@@ -86,26 +86,26 @@ def test_a_server_in_a_thread_of_its_own_serves_several_loops() -> None:
         _ = server.url
 
 
-async def test_a_waiter_whose_loop_was_closed_does_not_disturb_the_others(server: FriendliServer) -> None:
-    def wait_and_die() -> None:
+async def test_waiter_of_closed_loop_does_not_affect_others(server: FriendliServer) -> None:
+    def wait_and_close_loop() -> None:
         loop = asyncio.new_event_loop()
         waiting = loop.create_task(server.wait_for_requests(1))
         loop.run_until_complete(asyncio.sleep(0))
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
-        waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # the point of this test is to leave it
+        waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # the test abandons the task on purpose
 
-    await asyncio.to_thread(wait_and_die)
+    await asyncio.to_thread(wait_and_close_loop)
     async with aiohttp.ClientSession(server.url, headers=AUTH) as session:
         assert (await post(session))[0] == 200
     assert (await server.wait_for_requests(1)).status == 200
 
 
-def test_the_module_runs_alone_says_how_to_reach_it_and_stops_on_a_signal() -> None:
-    assert asyncio.run(_run_alone()) == (b"data: [DONE]\n\n", 0, b"")
+def test_command_prints_settings_and_stops_on_signal() -> None:
+    assert asyncio.run(_run_command()) == (b"data: [DONE]\n\n", 0, b"")
 
 
-async def _run_alone() -> tuple[bytes, int | None, bytes]:
+async def _run_command() -> tuple[bytes, int | None, bytes]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "friendli_async.testing", "--token", "t", "--pace", "0.001"),
         stdout=asyncio.subprocess.PIPE,
@@ -129,19 +129,17 @@ async def _run_alone() -> tuple[bytes, int | None, bytes]:
     return body[-14:], process.returncode, errors
 
 
-# --- checks of the request -------------------------------------------------------------------------------------------
+# --- request validation ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic test-token"}])
-async def test_a_missing_or_wrong_token_is_401_with_a_json_error(
-    server: FriendliServer, headers: dict[str, str]
-) -> None:
+async def test_missing_or_wrong_token_is_a_401_with_json_error(server: FriendliServer, headers: dict[str, str]) -> None:
     async with aiohttp.ClientSession(server.url, headers=headers) as session, session.post(CHAT, json=BODY) as response:
         assert response.status == 401
         assert (await response.json())["error"]["type"] == "authentication_error"
 
 
-async def test_the_container_and_a_server_without_a_token_ask_for_none(server: FriendliServer) -> None:
+async def test_container_paths_and_tokenless_server_need_no_token(server: FriendliServer) -> None:
     async with aiohttp.ClientSession(server.url) as session:
         assert (await post(session, "/v1/chat/completions"))[0] == 200
         server.token = None
@@ -151,7 +149,7 @@ async def test_the_container_and_a_server_without_a_token_ask_for_none(server: F
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("POST", "/nowhere", 404), ("GET", "/", 404), ("GET", CHAT, 405), ("PUT", CHAT, 405)]
 )
-async def test_an_unknown_path_or_method_has_a_json_error(
+async def test_unknown_path_or_method_gets_json_error(
     session: aiohttp.ClientSession, method: str, path: str, status: int
 ) -> None:
     async with session.request(method, path) as response:
@@ -161,7 +159,7 @@ async def test_an_unknown_path_or_method_has_a_json_error(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"n": NaN}', b"\xff", b"[" * 100_000])
-async def test_a_body_that_is_no_json_is_400(
+async def test_body_that_is_not_json_is_a_400(
     server: FriendliServer, session: aiohttp.ClientSession, body: bytes
 ) -> None:
     async with session.post(CHAT, data=body) as response:
@@ -171,7 +169,7 @@ async def test_a_body_that_is_no_json_is_400(
     assert server.requests[0].json_object == {}
 
 
-async def test_a_body_that_breaks_the_schema_is_422_and_says_where(session: aiohttp.ClientSession) -> None:
+async def test_schema_violation_is_a_422_with_location(session: aiohttp.ClientSession) -> None:
     status, body = await post(session, messages=[{"role": "user"}], temperature="hot")
     assert status == 422
     assert json.loads(body) == {
@@ -182,7 +180,7 @@ async def test_a_body_that_breaks_the_schema_is_422_and_says_where(session: aioh
     }
 
 
-async def test_a_body_that_is_too_big_is_413(
+async def test_oversized_body_is_a_413(
     server: FriendliServer, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("friendli_async.testing.server._MAX_BODY", 10)
@@ -190,12 +188,12 @@ async def test_a_body_that_is_too_big_is_413(
     assert server.requests == []
 
 
-async def test_a_body_that_cannot_be_decompressed_is_400(raw_client: RawClient) -> None:
+async def test_body_that_cannot_be_decompressed_is_a_400(raw_client: RawClient) -> None:
     raw_client.send(b"no gzip", headers="Content-Encoding: gzip\r\n")
     assert (await raw_client.reader.readline()).startswith(b"HTTP/1.1 400")
 
 
-async def test_half_a_request_is_forgotten(server: FriendliServer, raw_client: RawClient) -> None:
+async def test_incomplete_request_is_not_recorded(server: FriendliServer, raw_client: RawClient) -> None:
     raw_client.writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{".encode())
     await server.wait_until(lambda: server.active_requests == 1)
     raw_client.abort()
@@ -204,10 +202,10 @@ async def test_half_a_request_is_forgotten(server: FriendliServer, raw_client: R
     assert server.requests == []
 
 
-# --- what it keeps ---------------------------------------------------------------------------------------------------
+# --- recorded requests -----------------------------------------------------------------------------------------------
 
 
-async def test_a_received_request_is_kept_whole(server: FriendliServer, session: aiohttp.ClientSession) -> None:
+async def test_received_request_is_recorded(server: FriendliServer, session: aiohttp.ClientSession) -> None:
     async with session.post(CHAT + "?a=1&a=2&b=", json=BODY, headers={"X-Friendli-Team": "team"}) as response:
         await response.read()
         request_id = response.headers["x-request-id"]
@@ -234,7 +232,7 @@ async def test_connections_are_counted_and_numbered(server: FriendliServer) -> N
     assert server.connections == 2
 
 
-async def test_a_client_that_goes_away_is_noticed_and_one_that_stays_is_not(
+async def test_client_disconnect_is_detected_only_once_it_happens(
     server: FriendliServer, raw_client: RawClient
 ) -> None:
     server.enqueue(script(testing.chunk("Hel"), testing.stall()))
@@ -252,9 +250,7 @@ async def test_a_client_that_goes_away_is_noticed_and_one_that_stays_is_not(
     assert (request.outcome, request.completed) == ("disconnected", False)
 
 
-async def test_a_client_that_resets_under_a_writing_server_is_noticed(
-    server: FriendliServer, raw_client: RawClient
-) -> None:
+async def test_client_reset_during_write_is_detected(server: FriendliServer, raw_client: RawClient) -> None:
     server.enqueue(testing.endless())
     raw_client.send()
     await raw_client.reader.readexactly(1_000_000)
@@ -262,7 +258,7 @@ async def test_a_client_that_resets_under_a_writing_server_is_noticed(
     assert await server.requests[0].disconnected()
 
 
-async def test_waiting_for_what_does_not_come_times_out(server: FriendliServer) -> None:
+async def test_wait_for_requests_and_connections_times_out(server: FriendliServer) -> None:
     with pytest.raises(TimeoutError):
         await server.wait_for_requests(1, timeout=0)
     with pytest.raises(TimeoutError):
@@ -290,7 +286,7 @@ async def test_all_deployments(friendli_client, friendli_server):
     assert len(friendli_server.requests) == 4
 
 
-async def test_each_test_has_a_server_of_its_own(friendli_client, friendli_server):
+async def test_each_test_has_its_own_server(friendli_client, friendli_server):
     assert friendli_server.requests == []
     tools = [{"type": "math:calculator"}]
     stream = friendli_client.serverless.tool_assisted_chat.stream(model="m", messages=ASK, tools=tools)
@@ -299,7 +295,7 @@ async def test_each_test_has_a_server_of_its_own(friendli_client, friendli_serve
     assert "".join(event.text for event in seen if isinstance(event, ChatChunk)).endswith("42.")
 
 
-async def test_a_gate_that_the_test_opens(friendli_client, friendli_server):
+async def test_gate_opened_by_the_test(friendli_client, friendli_server):
     opened = asyncio.Event()
     friendli_server.enqueue(script(chunk("a"), gate(opened), chunk("b"), finish(), done()))
     async with friendli_client.serverless.chat.stream(model="m", messages=ASK) as stream:
@@ -319,7 +315,7 @@ def anyio_backend():
     return "asyncio"
 
 
-async def test_a_call(friendli_client):
+async def test_call(friendli_client):
     reply = await friendli_client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
     assert reply.text == "You said: Hi"
 """
@@ -335,7 +331,7 @@ from friendli_async.testing import chunk, done, finish, gate, script, status, te
 ASK = [{"role": "user", "content": "Hello there"}]
 
 
-def test_an_app_in_a_thread_that_the_test_waits_for(friendli_server):  # as Starlette's TestClient does
+def test_app_in_a_thread(friendli_server):  # as Starlette's TestClient runs it
     friendli_server.enqueue(status(429, retry_after=0), text("Hel", "lo"))
 
     async def app():
@@ -355,7 +351,7 @@ def test_several_runs_on_one_server(friendli_server):
     assert [asyncio.run(call()), asyncio.run(call())] == ["You said: Hello there"] * 2
 
 
-def test_a_gate_that_another_thread_opens(friendli_server):
+def test_gate_opened_by_another_thread(friendli_server):
     opened = threading.Event()
     friendli_server.enqueue(script(gate(opened), chunk("late"), finish(), done()))
 
@@ -374,7 +370,7 @@ def test_a_gate_that_another_thread_opens(friendli_server):
 def run_with_plugin(
     directory: Path, test: str, *options: str, conftest: str = ""
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a test file of a user, with the plugin, in a process of its own."""
+    """Runs a user's test file with the plugin in a subprocess."""
     (directory / "conftest.py").write_text(f'{conftest}pytest_plugins = ["friendli_async.testing.fixtures"]\n')
     (directory / "test_plugin.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *options]
@@ -394,7 +390,7 @@ def run_with_plugin(
 
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_the_pytest_plugin_gives_a_server_and_a_client_of_it(tmp_path: Path, mode: str) -> None:
+def test_pytest_plugin_provides_server_and_client(tmp_path: Path, mode: str) -> None:
     mark = "" if mode == "auto" else "import pytest\npytestmark = pytest.mark.asyncio\n"
     settings = ["-o", f"asyncio_mode={mode}", "-o", "asyncio_default_fixture_loop_scope=function"]
     run = run_with_plugin(tmp_path, mark + PLUGIN_TEST, "-p", "pytest_asyncio.plugin", *settings)
@@ -403,12 +399,12 @@ def test_the_pytest_plugin_gives_a_server_and_a_client_of_it(tmp_path: Path, mod
 
 
 @pytest.mark.parametrize("test", [SYNCHRONOUS_TEST, ANYIO_TEST], ids=["synchronous", "anyio"])
-def test_the_pytest_plugin_works_without_pytest_asyncio(tmp_path: Path, test: str) -> None:
-    hidden = 'import sys\nsys.modules["pytest_asyncio"] = None\n'
-    run = run_with_plugin(tmp_path, test, "-p", "anyio", conftest=hidden)
+def test_pytest_plugin_works_without_pytest_asyncio(tmp_path: Path, test: str) -> None:
+    hide_plugin = 'import sys\nsys.modules["pytest_asyncio"] = None\n'
+    run = run_with_plugin(tmp_path, test, "-p", "anyio", conftest=hide_plugin)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_public_names_are_sorted_and_there() -> None:
+def test_public_names_are_sorted_and_exist() -> None:
     assert testing.__all__ == sorted(testing.__all__)
     assert all(hasattr(testing, name) for name in testing.__all__)

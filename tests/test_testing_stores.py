@@ -1,4 +1,4 @@
-"""The embedded server's media, endpoints, figures and files: what it keeps, and what it refuses."""
+"""The embedded server's audio, images, endpoints, billing and files: stored state and request validation."""
 
 import base64
 import hashlib
@@ -26,13 +26,13 @@ def client(session: aiohttp.ClientSession) -> Client:
     return Client(session)
 
 
-def wave(**fields: str) -> aiohttp.FormData:
+def audio_form(**fields: str) -> aiohttp.FormData:
     form = aiohttp.FormData(fields)
     form.add_field("file", b"RIFF" * 100, filename="a.wav", content_type="audio/wav")
     return form
 
 
-def wire_form(*parts: str) -> bytes:
+def encode_form(*parts: str) -> bytes:
     return "".join(f"--b\r\n{part}\r\n" for part in parts).encode() + b"--b--\r\n"
 
 
@@ -40,14 +40,14 @@ def wire_form(*parts: str) -> bytes:
 
 
 @pytest.mark.parametrize("prefix", ["/serverless", "/dedicated", ""])
-async def test_transcriptions_take_a_form(client: Client, prefix: str) -> None:
+async def test_transcription_accepts_a_form(client: Client, prefix: str) -> None:
     path = f"{prefix}/v1/audio/transcriptions"
     fields = {"model": "m", "language": "en", "temperature": "0.5", "chunking_strategy": '"auto"'}
-    async with client.session.post(path, data=wave(**fields, stream="false")) as response:
+    async with client.session.post(path, data=audio_form(**fields, stream="false")) as response:
         whole = await response.json()
     assert validate("ServerlessAudioTranscriptionSuccess", whole) == []
     assert whole["text"] == "This is a.wav, 400 bytes long."
-    *deltas, done, (_, last) = await client.events(path, wave(**fields, stream="true"))
+    *deltas, done, (_, last) = await client.events(path, audio_form(**fields, stream="true"))
     assert "".join(data["delta"] for _, data in deltas) == whole["text"]
     assert done[1] == {"type": "transcript.text.done", **whole}
     assert last == "[DONE]"
@@ -63,8 +63,8 @@ async def test_transcriptions_take_a_form(client: Client, prefix: str) -> None:
         ({"model": "m", "chunking_strategy": "[]"}, ["body", "chunking_strategy"]),
     ],
 )
-async def test_forms_are_checked_too(client: Client, fields: dict[str, str], loc: list[str]) -> None:
-    async with client.session.post("/serverless/v1/audio/transcriptions", data=wave(**fields)) as response:
+async def test_form_fields_are_validated(client: Client, fields: dict[str, str], loc: list[str]) -> None:
+    async with client.session.post("/serverless/v1/audio/transcriptions", data=audio_form(**fields)) as response:
         assert response.status == 422
         assert (await response.json())["detail"][0]["loc"] == loc
 
@@ -75,24 +75,24 @@ async def test_forms_are_checked_too(client: Client, fields: dict[str, str], loc
         ("application/json", b"{}", 400),
         ("multipart/form-data", b"", 400),
         ("multipart/form-data; boundary=b", b"--b\r\nx", 400),
-        ("multipart/form-data; boundary=b", wire_form("no headers"), 400),
-        ("multipart/form-data; boundary=b", wire_form("Content-Type: x/y\r\n\r\nno name"), 400),
-        ("multipart/form-data; boundary=b", wire_form('Content-Disposition: form-data; name="file"\r\n\r\nx'), 422),
+        ("multipart/form-data; boundary=b", encode_form("no headers"), 400),
+        ("multipart/form-data; boundary=b", encode_form("Content-Type: x/y\r\n\r\nno name"), 400),
+        ("multipart/form-data; boundary=b", encode_form('Content-Disposition: form-data; name="file"\r\n\r\nx'), 422),
         (
             "multipart/form-data; boundary=b",
-            wire_form('Content-Disposition: form-data; name="chunking_strategy"\r\n\r\nauto'),
+            encode_form('Content-Disposition: form-data; name="chunking_strategy"\r\n\r\nauto'),
             400,
         ),
         ("multipart/form-data; boundary=b", b"--b--\r\n", 422),
     ],
 )
-async def test_what_is_no_form_is_refused(client: Client, content_type: str, data: bytes, status: int) -> None:
+async def test_invalid_form_is_rejected(client: Client, content_type: str, data: bytes, status: int) -> None:
     headers = {"Content-Type": content_type}
     async with client.session.post("/v1/audio/transcriptions", data=data, headers=headers) as response:
         assert response.status == status
 
 
-def test_the_parts_of_a_form_keep_their_bytes_names_and_types() -> None:
+def test_form_parts_keep_bytes_names_and_types() -> None:
     head = 'Content-Disposition: form-data; name="file"; filename="a b.wav"\r\ncontent-type: audio/wav\r\n\r\n'
     body = b"--b\r\n" + head.encode() + b"\x00\r\n--\r\nb\xff\r\n--b--"
     [part] = parse_form('multipart/form-data; boundary="b"', body)
@@ -104,7 +104,7 @@ def test_the_parts_of_a_form_keep_their_bytes_names_and_types() -> None:
 
 
 @pytest.mark.parametrize("verb", ["generations", "edits"])
-async def test_images_are_pngs_by_url_or_in_base64(client: Client, verb: str) -> None:
+async def test_images_are_pngs_by_url_or_base64(client: Client, verb: str) -> None:
     body = {"model": "m", "prompt": "red", "num_inference_steps": 4, "seed": 7}
     body |= {"image": {"image": "aGk="}} if verb == "edits" else {}
     [by_url] = (await client.good("POST", f"/dedicated/v1/images/{verb}", body))["data"]
@@ -119,59 +119,59 @@ async def test_images_are_pngs_by_url_or_in_base64(client: Client, verb: str) ->
 
 
 @pytest.mark.parametrize("name", ["zz.png", "00ff00.gif", "00.png"])
-async def test_an_image_that_was_never_made_is_not_found(client: Client, name: str) -> None:
+async def test_unknown_image_is_not_found(client: Client, name: str) -> None:
     assert (await client.call("GET", f"/images/{name}"))[0] == 404
 
 
 # --- endpoints -------------------------------------------------------------------------------------------------------
 
 
-async def states(client: Client, name: str, looks: int) -> list[str]:
-    return [(await client.good("GET", f"{ENDPOINT}/{name}/status"))["status"] for _ in range(looks)]
+async def poll_statuses(client: Client, name: str, count: int) -> list[str]:
+    return [(await client.good("GET", f"{ENDPOINT}/{name}/status"))["status"] for _ in range(count)]
 
 
-async def test_an_endpoint_starts_sleeps_wakes_and_ends(client: Client) -> None:
-    made = await client.good("POST", ENDPOINT, SPEC)
-    assert (made["status"], made["phase"]) == ("INITIALIZING", "REQUESTING_VIRTUAL_MACHINE")
+async def test_endpoint_lifecycle(client: Client) -> None:
+    created = await client.good("POST", ENDPOINT, SPEC)
+    assert (created["status"], created["phase"]) == ("INITIALIZING", "REQUESTING_VIRTUAL_MACHINE")
     [name] = (await client.good("GET", ENDPOINT))["data"]
-    one = f"{ENDPOINT}/{name}"
-    assert await states(client, name, 4) == ["INITIALIZING", "INITIALIZING", "RUNNING", "RUNNING"]
-    assert (await client.good("PUT", f"{one}/sleep"))["status"] == "SLEEPING"
-    assert await states(client, name, 1) == ["SLEEPING"]
-    assert (await client.good("PUT", f"{one}/wake"))["status"] == "AWAKING"
-    assert (await client.good("PUT", f"{one}/wake"))["status"] == "AWAKING"
-    assert await states(client, name, 1) == ["RUNNING"]
-    assert (await client.good("PUT", f"{one}/wake"))["status"] == "RUNNING"
-    restarted = await client.good("PUT", f"{one}/restart")
+    endpoint_path = f"{ENDPOINT}/{name}"
+    assert await poll_statuses(client, name, 4) == ["INITIALIZING", "INITIALIZING", "RUNNING", "RUNNING"]
+    assert (await client.good("PUT", f"{endpoint_path}/sleep"))["status"] == "SLEEPING"
+    assert await poll_statuses(client, name, 1) == ["SLEEPING"]
+    assert (await client.good("PUT", f"{endpoint_path}/wake"))["status"] == "AWAKING"
+    assert (await client.good("PUT", f"{endpoint_path}/wake"))["status"] == "AWAKING"
+    assert await poll_statuses(client, name, 1) == ["RUNNING"]
+    assert (await client.good("PUT", f"{endpoint_path}/wake"))["status"] == "RUNNING"
+    restarted = await client.good("PUT", f"{endpoint_path}/restart")
     assert (restarted["status"], restarted["updatedAt"] is None) == ("INITIALIZING", False)
-    assert await states(client, name, 3) == ["INITIALIZING", "INITIALIZING", "RUNNING"]
-    assert (await client.good("PUT", f"{one}/terminate"))["status"] == "TERMINATING"
-    assert await states(client, name, 1) == ["TERMINATED"]
-    assert (await client.call("PUT", f"{one}/wake"))[0] == 409
-    assert (await client.call("PUT", one, {"name": "x"}))[0] == 409
-    assert await client.good("DELETE", one) is None
-    for method, path in (("DELETE", one), ("GET", one), ("GET", f"{one}/status")):
+    assert await poll_statuses(client, name, 3) == ["INITIALIZING", "INITIALIZING", "RUNNING"]
+    assert (await client.good("PUT", f"{endpoint_path}/terminate"))["status"] == "TERMINATING"
+    assert await poll_statuses(client, name, 1) == ["TERMINATED"]
+    assert (await client.call("PUT", f"{endpoint_path}/wake"))[0] == 409
+    assert (await client.call("PUT", endpoint_path, {"name": "x"}))[0] == 409
+    assert await client.good("DELETE", endpoint_path) is None
+    for method, path in (("DELETE", endpoint_path), ("GET", endpoint_path), ("GET", f"{endpoint_path}/status")):
         assert (await client.call(method, path))[0] == 404
 
 
-async def test_an_update_makes_a_version(client: Client) -> None:
+async def test_update_creates_a_version(client: Client) -> None:
     await client.good("POST", ENDPOINT, {**SPEC, "autoscalingPolicy": {"maxReplica": 3}})
-    one = f"{ENDPOINT}/endpoint-1"
-    spec = await client.good("GET", one)
+    endpoint_path = f"{ENDPOINT}/endpoint-1"
+    spec = await client.good("GET", endpoint_path)
     assert validate("DedicatedEndpointSpec", spec) == []
     assert (spec["name"], spec["autoscalingMax"], spec["tokenizerAddSpecialTokens"]) == ("mine", 3, False)
-    assert (await client.good("PUT", one, {"name": "early"}))["name"] == "early"
-    assert await states(client, "endpoint-1", 3) == ["INITIALIZING", "INITIALIZING", "RUNNING"]
-    changed = await client.good("PUT", one, {"name": "other", "simplescale": {"replicas": 2}})
+    assert (await client.good("PUT", endpoint_path, {"name": "early"}))["name"] == "early"
+    assert await poll_statuses(client, "endpoint-1", 3) == ["INITIALIZING", "INITIALIZING", "RUNNING"]
+    changed = await client.good("PUT", endpoint_path, {"name": "other", "simplescale": {"replicas": 2}})
     assert (changed["name"], changed["desiredReplicaCnt"]) == ("other", 2)
-    assert await states(client, "endpoint-1", 1) == ["RUNNING"]
-    history = await client.good("GET", f"{one}/version", limit=2)
+    assert await poll_statuses(client, "endpoint-1", 1) == ["RUNNING"]
+    history = await client.good("GET", f"{endpoint_path}/version", limit=2)
     assert {version: item["name"] for version, item in history["data"].items()} == {"3": "other", "2": "early"}
-    rest = await client.good("GET", f"{one}/version", cursor=history["nextCursor"])
+    rest = await client.good("GET", f"{endpoint_path}/version", cursor=history["nextCursor"])
     assert ([*rest["data"]], rest["nextCursor"]) == (["1"], None)
 
 
-async def test_endpoints_are_listed_by_project_in_pages(client: Client) -> None:
+async def test_endpoint_list_is_filtered_by_project_and_paginated(client: Client) -> None:
     for number in range(5):
         await client.good("POST", ENDPOINT, {**SPEC, "projectId": f"p{number % 2}"})
     first = await client.good("GET", ENDPOINT, limit=2, project_id="p0")
@@ -183,20 +183,20 @@ async def test_endpoints_are_listed_by_project_in_pages(client: Client) -> None:
 
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"limit": "x"}, {"cursor": "nonsense"}])
-async def test_a_page_that_cannot_be_is_refused(client: Client, query: dict[str, Any]) -> None:
+async def test_invalid_page_parameters_are_rejected(client: Client, query: dict[str, Any]) -> None:
     status, reply = await client.call("GET", ENDPOINT, **query)
     assert (status, reply["detail"][0]["loc"]) == (422, ["query", next(iter(query))])
 
 
-async def test_an_endpoint_is_made_from_an_artifact(client: Client) -> None:
+async def test_endpoint_is_created_from_wandb_artifact(client: Client) -> None:
     path = "/dedicated/endpoint/wandb-artifact-create"
     body = {"wandbArtifactVersionName": "art:v1", "accelerator": {"type": "H100", "count": 2}}
-    made = await client.good("POST", path, body)
-    spec = await client.good("GET", f"{ENDPOINT}/{made['endpointId']}")
+    created = await client.good("POST", path, body)
+    spec = await client.good("GET", f"{ENDPOINT}/{created['endpointId']}")
     assert (spec["name"], spec["gpuType"], spec["numGpu"], spec["projectId"]) == ("art:v1", "H100", 2, "project-1")
 
 
-async def test_ids_in_a_path_are_decoded_and_kept(server: FriendliServer, client: Client) -> None:
+async def test_path_parameters_are_decoded_and_recorded(server: FriendliServer, client: Client) -> None:
     assert (await client.call("GET", f"{ENDPOINT}/a%2Fb%3Fc"))[0] == 404
     assert server.requests[0].path_parameters == {"endpoint_id": "a/b?c"}
     assert (await client.call("GET", f"{ENDPOINT}/"))[0] == 404
@@ -208,7 +208,7 @@ async def test_ids_in_a_path_are_decoded_and_kept(server: FriendliServer, client
 JANUARY: Final = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-11T12:00:00Z"}
 
 
-async def test_cost_comes_in_pages_of_days(client: Client) -> None:
+async def test_cost_is_paginated_by_day(client: Client) -> None:
     first = await client.good("GET", "/v1/team/cost", **JANUARY)
     assert validate("CostResponse", first) == []
     assert (len(first["data"]), first["has_more"]) == (7, True)
@@ -242,16 +242,14 @@ async def test_usage_is_grouped_and_filtered(client: Client) -> None:
         ({"group_by": "model"}, "group_by"),
     ],
 )
-async def test_a_query_that_the_api_forbids_is_refused(
-    client: Client, changes: dict[str, str], loc: str | None
-) -> None:
+async def test_invalid_query_is_rejected(client: Client, changes: dict[str, str], loc: str | None) -> None:
     status, reply = await client.call("GET", "/v1/team/cost", **{**JANUARY, **changes})
     assert (status, reply["detail"][0]["loc"] if status == 422 else None) == (
         (200, None) if loc is None else (422, ["query", loc])
     )
 
 
-async def test_the_end_of_the_calendar_is_no_trouble(client: Client) -> None:
+async def test_cost_query_near_year_9999_works(client: Client) -> None:
     query = {"start_time": "9999-12-30T12:00:00Z", "end_time": "9999-12-31T23:00:00Z"}
     assert len((await client.good("GET", "/v1/team/cost", **query))["data"]) == 2
 
@@ -259,7 +257,7 @@ async def test_the_end_of_the_calendar_is_no_trouble(client: Client) -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def announced(content: bytes, **changes: object) -> dict[str, Any]:
+def file_metadata(content: bytes, **changes: object) -> dict[str, Any]:
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return {"name": "a.txt", "size": len(content), "digest": digest, "projectId": "p", **changes}
 
@@ -272,35 +270,35 @@ async def upload(url: str, fields: dict[str, str], content: bytes | None) -> int
         return response.status
 
 
-async def test_a_file_is_announced_sent_completed_and_fetched(client: Client) -> None:
+async def test_file_upload_and_download(client: Client) -> None:
     content = b"one\r\n\x00\xff" * 1000
-    made = await client.good("POST", "/beta/file", announced(content))
-    one = f"/beta/file/{made['fileId']}"
-    assert (await client.good("GET", one))["status"] == "UPLOADING"
-    assert (await client.call("PATCH", one))[0] == 409
-    assert (await client.call("GET", f"{one}/download_url"))[0] == 409
-    assert (await client.call("GET", f"/downloads/{made['fileId']}"))[0] == 404
-    assert await upload(made["uploadUrl"], made["aws"], content) == 204
-    assert await client.good("PATCH", one) is None
-    info = await client.good("GET", one)
+    created = await client.good("POST", "/beta/file", file_metadata(content))
+    file_path = f"/beta/file/{created['fileId']}"
+    assert (await client.good("GET", file_path))["status"] == "UPLOADING"
+    assert (await client.call("PATCH", file_path))[0] == 409
+    assert (await client.call("GET", f"{file_path}/download_url"))[0] == 409
+    assert (await client.call("GET", f"/downloads/{created['fileId']}"))[0] == 404
+    assert await upload(created["uploadUrl"], created["aws"], content) == 204
+    assert await client.good("PATCH", file_path) is None
+    info = await client.good("GET", file_path)
     assert validate("FileInfo", info) == []
     assert info["status"] == "UPLOADED"
-    where = await client.good("GET", f"{one}/download_url")
-    async with aiohttp.ClientSession() as session, session.get(where["downloadUrl"]) as response:
+    download = await client.good("GET", f"{file_path}/download_url")
+    async with aiohttp.ClientSession() as session, session.get(download["downloadUrl"]) as response:
         assert await response.read() == content
 
 
-async def test_content_that_is_there_already_is_not_asked_for_again(client: Client) -> None:
-    first = await client.good("POST", "/beta/file", announced(b"x"))
+async def test_known_content_need_not_be_uploaded_again(client: Client) -> None:
+    first = await client.good("POST", "/beta/file", file_metadata(b"x"))
     assert await upload(first["uploadUrl"], first["aws"], b"x") == 204
-    second = await client.good("POST", "/beta/file", announced(b"x", name="b.txt"))
+    second = await client.good("POST", "/beta/file", file_metadata(b"x", name="b.txt"))
     assert second == {"fileId": "file-2", "uploadUrl": None, "aws": None}
     assert await client.good("PATCH", "/beta/file/file-2") is None
 
 
-async def test_an_upload_that_is_not_what_was_announced_is_refused(client: Client) -> None:
-    made = await client.good("POST", "/beta/file", announced(b"abc"))
-    url, fields = made["uploadUrl"], made["aws"]
+async def test_upload_that_differs_from_its_metadata_is_rejected(client: Client) -> None:
+    created = await client.good("POST", "/beta/file", file_metadata(b"abc"))
+    url, fields = created["uploadUrl"], created["aws"]
     assert await upload(url, {}, b"abc") == 403
     assert await upload(url, {**fields, "key": "files/other"}, b"abc") == 403
     assert await upload(url, fields, None) == 400
@@ -308,5 +306,5 @@ async def test_an_upload_that_is_not_what_was_announced_is_refused(client: Clien
     assert await upload(url, fields, b"abd") == 400
     async with client.session.post(url, data=b"abc") as response:
         assert response.status == 400
-    assert (await client.call("POST", "/beta/file", announced(b"", digest="md5:00")))[0] == 422
+    assert (await client.call("POST", "/beta/file", file_metadata(b"", digest="md5:00")))[0] == 422
     assert (await client.call("GET", "/beta/file/file-9"))[0] == 404

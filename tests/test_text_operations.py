@@ -1,4 +1,4 @@
-"""Tokens, rendering, embeddings, classification, the catalogue: what they read, what they refuse, what they repeat."""
+"""Tokens, rendering, embeddings, classification, models: decoding, argument validation and retries."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,18 +29,18 @@ MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: its name here, a call of it, and the least that it can answer."""
+    """An operation: its attribute path on the client, arguments of a call, and the smallest valid reply."""
 
     name: str
     arguments: dict[str, Any]
-    least: dict[str, Any]
+    smallest: dict[str, Any]
     path: str
     read: type[Reply]
 
 
 OPERATIONS: Final = [
-    Operation(f"{where}.{method}", {**model, **arguments}, least, f"{prefix}{path}", read)
-    for method, deployments, arguments, least, path, read in (
+    Operation(f"{where}.{method}", {**model, **arguments}, smallest, f"{prefix}{path}", read)
+    for method, deployments, arguments, smallest, path, read in (
         ("token.tokenize", "sdc", {"prompt": "Hi"}, {"tokens": [1]}, "/v1/tokenize", Tokenization),
         ("token.detokenize", "sdc", {"tokens": [1, 2]}, {"text": "Hi"}, "/v1/detokenize", Detokenization),
         ("chat_render.render", "sd", {"messages": MESSAGES}, {"text": "<|user|>"}, "/v1/chat/render", RenderedChat),
@@ -55,7 +55,7 @@ OPERATIONS: Final = [
     )
     if letter in deployments
 ]
-each_operation: Final = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
+every_operation: Final = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
 
 
 @pytest.fixture
@@ -63,43 +63,43 @@ def client_options() -> dict[str, Any]:
     return {"retry": RetryPolicy(max_attempts=2, initial=0.0)}
 
 
-def bound(client: AsyncFriendli, name: str) -> Any:
+def resolve(client: AsyncFriendli, name: str) -> Any:
     found: Any = client
     for part in name.split("."):
         found = getattr(found, part)
     return found
 
 
-def encoded(reply: object) -> object:
-    """What a reply is when it is relayed."""
+def reencode(reply: object) -> object:
+    """Returns the JSON value that a relayed reply is encoded as."""
     return msgspec.json.decode(msgspec.json.encode(reply))
 
 
 async def call(client: AsyncFriendli, operation: Operation, **options: Any) -> Any:
-    return await bound(client, operation.name)(**{**operation.arguments, **options})
+    return await resolve(client, operation.name)(**{**operation.arguments, **options})
 
 
-# --- all of them -----------------------------------------------------------------------------------------------------
+# --- all operations --------------------------------------------------------------------------------------------------
 
 
-@each_operation
-async def test_least_reply_is_read_and_has_meta(
+@every_operation
+async def test_smallest_reply_is_decoded_and_has_meta(
     client: AsyncFriendli, server: FriendliServer, operation: Operation
 ) -> None:
-    server.enqueue(json_body({**operation.least, "added later": {"a": [1]}}))
+    server.enqueue(json_body({**operation.smallest, "added later": {"a": [1]}}))
     reply = await call(client, operation)
     assert type(reply) is operation.read
-    assert reply == msgspec.convert(operation.least, operation.read)
-    assert encoded(reply) == operation.least
+    assert reply == msgspec.convert(operation.smallest, operation.read)
+    assert reencode(reply) == operation.smallest
     assert reply.meta.status == 200
     [received] = server.requests
     assert received.path == operation.path
     assert received.json == (operation.arguments or None)
 
 
-@each_operation
+@every_operation
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"null", b"", b'{"tokens": "x", "text": 5, "data": {}}', b"<html>"])
-async def test_reply_that_is_none_is_a_decode_error(
+async def test_malformed_reply_raises_decode_error(
     client: AsyncFriendli, server: FriendliServer, operation: Operation, data: bytes
 ) -> None:
     server.enqueue(body(data, content_type="application/json"))
@@ -108,12 +108,12 @@ async def test_reply_that_is_none_is_a_decode_error(
     assert raised.value.excerpt == data.decode()
 
 
-@each_operation
-async def test_it_is_repeated_when_it_may_have_been_accepted(
+@every_operation
+async def test_request_is_retried_even_if_it_may_have_been_processed(
     client: AsyncFriendli, server: FriendliServer, operation: Operation
 ) -> None:
     server.enqueue(
-        status(500), json_body(operation.least), reset(), json_body(operation.least), status(500), status(502)
+        status(500), json_body(operation.smallest), reset(), json_body(operation.smallest), status(500), status(502)
     )
     assert len((await call(client, operation)).meta.attempts) == 2
     assert (await call(client, operation)).meta.status == 200
@@ -122,19 +122,19 @@ async def test_it_is_repeated_when_it_may_have_been_accepted(
     assert len(server.requests) == 6
 
 
-@each_operation
-async def test_team_goes_along_where_the_operation_takes_it(
+@every_operation
+async def test_team_header_is_sent_where_the_operation_accepts_it(
     client: AsyncFriendli, server: FriendliServer, operation: Operation
 ) -> None:
-    server.enqueue(json_body(operation.least))
+    server.enqueue(json_body(operation.smallest))
     await call(client.with_options(team="t1"), operation)
     [received] = server.requests
-    takes = operation.path.startswith(("/serverless", "/dedicated")) and operation.name != "serverless.model.list"
-    assert received.headers.get("X-Friendli-Team") == ("t1" if takes else None)
+    accepted = operation.path.startswith(("/serverless", "/dedicated")) and operation.name != "serverless.model.list"
+    assert received.headers.get("X-Friendli-Team") == ("t1" if accepted else None)
 
 
-@each_operation
-async def test_unknown_keywords_and_settings_are_refused_in_words_that_help(
+@every_operation
+async def test_unknown_keywords_and_settings_are_rejected_with_a_hint(
     client: AsyncFriendli, server: FriendliServer, operation: Operation
 ) -> None:
     with pytest.raises(TypeError, match=r"with_options\(timeout="):
@@ -144,11 +144,11 @@ async def test_unknown_keywords_and_settings_are_refused_in_words_that_help(
     assert server.requests == []
 
 
-@each_operation
-async def test_anything_else_can_be_passed_through(
+@every_operation
+async def test_extra_body_and_query_are_sent(
     client: AsyncFriendli, server: FriendliServer, operation: Operation
 ) -> None:
-    server.enqueue(json_body(operation.least))
+    server.enqueue(json_body(operation.smallest))
     extra: dict[str, Any] = {"extra_query": {"a": ["1", "2"], "b": True}}
     if operation.arguments:
         extra["extra_body"] = {"later": {"x": None}}
@@ -158,7 +158,7 @@ async def test_anything_else_can_be_passed_through(
     assert received.json == ({**operation.arguments, "later": {"x": None}} if operation.arguments else None)
 
 
-BAD: Final[list[tuple[str, dict[str, Any], str]]] = [
+INVALID: Final[list[tuple[str, dict[str, Any], str]]] = [
     ("serverless.token.tokenize", {"model": 3}, r"^model: Expected `str`, got `int`"),
     ("serverless.token.tokenize", {"model": None}, r"^model: "),
     ("container.token.tokenize", {"prompt": ["Hi"]}, r"^prompt: Expected `str`"),
@@ -183,8 +183,10 @@ BAD: Final[list[tuple[str, dict[str, Any], str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "message"), BAD, ids=[f"{each[0]}-{i}" for i, each in enumerate(BAD)])
-async def test_bad_value_is_refused_with_its_path_before_anything_is_sent(
+@pytest.mark.parametrize(
+    ("name", "options", "message"), INVALID, ids=[f"{each[0]}-{i}" for i, each in enumerate(INVALID)]
+)
+async def test_invalid_value_is_rejected_with_its_path_before_sending(
     client: AsyncFriendli, server: FriendliServer, name: str, options: dict[str, Any], message: str
 ) -> None:
     [operation] = [each for each in OPERATIONS if each.name == name]
@@ -194,12 +196,12 @@ async def test_bad_value_is_refused_with_its_path_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.arguments], ids=lambda each: each.name)
-async def test_required_parameters_are_required_and_keywords(
+async def test_parameters_are_keyword_only_and_required(
     client: AsyncFriendli, server: FriendliServer, operation: Operation
 ) -> None:
-    method = bound(client, operation.name)
-    needed = {name for name in operation.arguments if name != "input"}  # in the schema, input is not
-    for name in needed:
+    method = resolve(client, operation.name)
+    required = {name for name in operation.arguments if name != "input"}  # the schema does not require input
+    for name in required:
         with pytest.raises(TypeError, match=name):
             await method(**{key: value for key, value in operation.arguments.items() if key != name})
     with pytest.raises(TypeError, match="positional"):
@@ -211,7 +213,7 @@ async def test_required_parameters_are_required_and_keywords(
 
 
 @pytest.mark.parametrize("where", ["serverless", "dedicated", "container"])
-async def test_tokens_of_a_text_make_the_text_again(client: AsyncFriendli, where: str) -> None:
+async def test_tokenize_and_detokenize_round_trip(client: AsyncFriendli, where: str) -> None:
     token = getattr(client, where).token
     tokens = (await token.tokenize(model="m", prompt="Grüße 👋")).tokens
     assert type(tokens) is tuple
@@ -219,7 +221,7 @@ async def test_tokens_of_a_text_make_the_text_again(client: AsyncFriendli, where
     assert (await token.detokenize(model="m", tokens=tokens)).text == "Grüße 👋"
 
 
-async def test_container_takes_a_model_and_leaves_out_none(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_container_model_is_optional_and_none_is_omitted(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(json_body({"tokens": [1], "text": "Hi", "data": []}))
     for model in ("adapter", None):
         sent = {} if model is None else {"model": model}
@@ -234,7 +236,7 @@ async def test_container_takes_a_model_and_leaves_out_none(client: AsyncFriendli
 # --- rendering -------------------------------------------------------------------------------------------------------
 
 
-async def test_render_takes_what_chat_takes(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_render_accepts_chat_messages_and_tools(client: AsyncFriendli, server: FriendliServer) -> None:
     messages = [SystemMessage(content="Be brief"), *MESSAGES, ChatMessage(content="Hello")]
     tool = Tool(FunctionTool(name="f", parameters={"type": "object"}))
     reply = await client.serverless.chat_render.render(
@@ -264,7 +266,7 @@ async def test_render_takes_what_chat_takes(client: AsyncFriendli, server: Frien
 # --- embeddings ------------------------------------------------------------------------------------------------------
 
 
-async def test_embeddings_come_as_numbers_or_as_base64(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_embeddings_are_decoded_from_numbers_or_base64(client: AsyncFriendli, server: FriendliServer) -> None:
     head = {"id": "e1", "object": "list", "created": 1700000000, "model": "m"}
     counts = {"prompt_tokens": 2, "completion_tokens": 0, "total_tokens": 2}
     vectors: list[object] = [[0.5, -1, 2e-3], "AAAAPw=="]
@@ -282,7 +284,7 @@ async def test_embeddings_come_as_numbers_or_as_base64(client: AsyncFriendli, se
         model="m",
         usage=Usage(2, 0, 2),
     )
-    assert encoded(reply) == {**head, "data": data, "usage": counts}
+    assert reencode(reply) == {**head, "data": data, "usage": counts}
     server.enqueue(json_body({"data": [{"index": 0}]}))
     with pytest.raises(ResponseDecodeError):
         await client.dedicated.embeddings.create(model="m", tokens=[1])
@@ -295,7 +297,7 @@ async def test_embeddings_of_the_embedded_server(client: AsyncFriendli) -> None:
     assert reply.data[0].embedding == reply.data[2].embedding != reply.data[1].embedding
     assert isinstance(reply.data[0].embedding, tuple)
     assert isinstance((await create(model="m", input="a", encoding_format="base64")).data[0].embedding, str)
-    with pytest.raises(UnprocessableEntityError):  # the schema has both as optional, the service wants one
+    with pytest.raises(UnprocessableEntityError):  # the schema has both as optional, but the service requires one
         await create(model="m")
 
 
@@ -303,7 +305,7 @@ async def test_embeddings_of_the_embedded_server(client: AsyncFriendli) -> None:
 
 
 @pytest.mark.parametrize("where", ["dedicated", "container"])
-async def test_classes_come_with_their_probabilities(client: AsyncFriendli, server: FriendliServer, where: str) -> None:
+async def test_classification_is_decoded(client: AsyncFriendli, server: FriendliServer, where: str) -> None:
     classify = getattr(client, where).text_classification.classify
     item = {"label": "POSITIVE", "index": 1, "num_classes": 2, "probs": [0.25, 0.75]}
     wire = {"data": [item], "object": "list", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
@@ -314,7 +316,7 @@ async def test_classes_come_with_their_probabilities(client: AsyncFriendli, serv
         object="list",
         usage=ClassificationUsage(3, 3),
     )
-    assert encoded(reply) == wire
+    assert reencode(reply) == wire
     server.enqueue(json_body({"data": [{"index": 0}]}))
     with pytest.raises(ResponseDecodeError):
         await classify(model="m", input=None, tokens=[1])
@@ -330,7 +332,7 @@ async def test_classification_by_the_embedded_server(client: AsyncFriendli, wher
         assert len(each.probs) == each.num_classes
 
 
-# --- the catalogue ---------------------------------------------------------------------------------------------------
+# --- the model list --------------------------------------------------------------------------------------------------
 
 FULL: Final[dict[str, Any]] = {
     "id": "m1",
@@ -364,14 +366,12 @@ FULL: Final[dict[str, Any]] = {
 }
 
 
-async def test_catalogue_is_read_whole_and_new_kinds_do_not_break_it(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_model_list_is_decoded_with_unknown_values(client: AsyncFriendli, server: FriendliServer) -> None:
     absent = dict.fromkeys(FULL, None) | {"id": "m2", "interleaved": False}
     server.enqueue(json_body({"data": [FULL, absent]}))
     reply = await client.serverless.model.list()
     first, second = reply.data
-    assert encoded(first) == FULL
+    assert reencode(first) == FULL
     assert first.pricing == ModelPricing(input="0.0000001", output="0.4", prompt="0.0000001", completion="0.4")
     assert first.functionality == ModelFunctionality(True, False, True, True, True)
     assert first.reasoning_options is not None
@@ -385,7 +385,7 @@ async def test_catalogue_is_read_whole_and_new_kinds_do_not_break_it(
     assert "Content-Type" not in received.headers
 
 
-async def test_catalogue_of_the_embedded_server(client: AsyncFriendli) -> None:
+async def test_model_list_of_the_embedded_server(client: AsyncFriendli) -> None:
     models = (await client.serverless.model.list()).data
     assert len({model.id for model in models}) == len(models) > 1
     for model in models:

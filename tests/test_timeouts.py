@@ -1,4 +1,4 @@
-"""Time limits: each fires by its own name, and none fires that should not."""
+"""Timeouts: each one is raised under its own name, and only when it should be."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ def limits_of(error: APITimeoutError) -> tuple[str, float, bool]:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_the_connect_limit_fires_when_nobody_answers(streamed: bool) -> None:
+async def test_connect_timeout(streamed: bool) -> None:
     with deaf_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.1)) as client:
             with pytest.raises(APITimeoutError) as caught:
@@ -76,7 +76,7 @@ async def test_the_connect_limit_fires_when_nobody_answers(streamed: bool) -> No
             assert places_in_use(client) == 0
 
 
-async def test_the_connect_limit_fires_on_a_session_of_the_user_too() -> None:
+async def test_connect_timeout_applies_to_user_session() -> None:
     with deaf_port() as port:
         async with (
             aiohttp.ClientSession() as session,
@@ -87,7 +87,7 @@ async def test_the_connect_limit_fires_on_a_session_of_the_user_too() -> None:
             assert (caught.value.limit, caught.value.seconds) == ("connect", 0.1)
 
 
-async def test_a_connect_timeout_is_retried(server: FriendliServer) -> None:
+async def test_connect_timeout_is_retried(server: FriendliServer) -> None:
     with deaf_port() as port:
         url = f"http://127.0.0.1:{port}"
         async with client_of(url, timeout=Timeouts(connect=0.05), retry=QUICK) as client:
@@ -97,12 +97,12 @@ async def test_a_connect_timeout_is_retried(server: FriendliServer) -> None:
             assert len(caught.value.meta.attempts) == 3
 
 
-# --- after the end of an answer ---------------------------------------------------------------------------------------
+# --- after every finish reason ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", ["idle", "total"])
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_limit_that_expires_after_every_finish_reason_ends_the_stream_well(limit: str, finished: bool) -> None:
+def test_timeout_after_every_finish_reason_ends_stream_as_done(limit: str, finished: bool) -> None:
     async def main() -> tuple[str, str | None, float]:
         choice: dict[str, Any] = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop" if finished else None}
         event = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
@@ -128,12 +128,12 @@ def test_a_limit_that_expires_after_every_finish_reason_ends_the_stream_well(lim
 
 @pytest.mark.parametrize("silence", [stall(), script(head(), stall()), script(raw(b"data: {"), stall())])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_the_first_event_limit_fires_however_little_came(
+async def test_first_event_timeout_regardless_of_headers_and_partial_data(
     server: FriendliServer, clock: Clock, silence: Any, streamed: bool
 ) -> None:
     server.enqueue(silence)
     async with client_of(server.url, timeout=Timeouts(first_event=20, idle=2)) as client:
-        call = asyncio.create_task(_opened(ask(client)) if streamed else complete(client))
+        call = asyncio.create_task(_open(ask(client)) if streamed else complete(client))
         await server.wait_for_requests(1)
         await turns()
         clock.leap(19)
@@ -146,7 +146,7 @@ async def test_the_first_event_limit_fires_however_little_came(
         await nothing_left(client, server)
 
 
-async def test_comments_and_pings_do_not_make_a_first_event(clock: Clock) -> None:
+async def test_comments_and_pings_do_not_count_as_first_event(clock: Clock) -> None:
     async def ping(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(STREAM_HEAD)
@@ -161,7 +161,7 @@ async def test_comments_and_pings_do_not_make_a_first_event(clock: Clock) -> Non
         assert limits_of(caught.value) == ("first_event", 15, True)
 
 
-async def test_a_trickling_plain_reply_has_to_be_whole_in_time(clock: Clock) -> None:
+async def test_first_event_timeout_covers_whole_plain_reply(clock: Clock) -> None:
     async def trickle(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
@@ -176,7 +176,7 @@ async def test_a_trickling_plain_reply_has_to_be_whole_in_time(clock: Clock) -> 
         assert limits_of(caught.value) == ("first_event", 15, True)
 
 
-async def test_a_read_timeout_of_a_billed_call_is_not_retried(server: FriendliServer, clock: Clock) -> None:
+async def test_first_event_timeout_of_billed_call_is_not_retried(server: FriendliServer, clock: Clock) -> None:
     server.always(stall())
     async with client_of(server.url, timeout=Timeouts(first_event=20), retry=QUICK) as client:
         for number, call in enumerate((complete(client), ask(client).result()), 1):
@@ -188,8 +188,8 @@ async def test_a_read_timeout_of_a_billed_call_is_not_retried(server: FriendliSe
     assert len(server.requests) == 2
 
 
-async def test_the_first_event_limit_is_per_attempt(server: FriendliServer, clock: Clock) -> None:
-    """Two attempts, each of which uses most of the limit up, and a third."""
+async def test_first_event_timeout_is_per_attempt(server: FriendliServer, clock: Clock) -> None:
+    """The first two attempts each use up most of the limit; the third succeeds."""
     gates = [asyncio.Event(), asyncio.Event()]
     server.enqueue(*[script(gate(opened), raw(b"{}"), status=503) for opened in gates], text("ok"))
     async with client_of(server.url, timeout=Timeouts(first_event=40), retry=QUICK) as client:
@@ -203,9 +203,7 @@ async def test_the_first_event_limit_is_per_attempt(server: FriendliServer, cloc
     assert len(server.requests) == 3
 
 
-async def test_the_wait_for_a_place_does_not_count_as_waiting_for_the_reply(
-    server: FriendliServer, clock: Clock
-) -> None:
+async def test_first_event_timeout_excludes_wait_for_connection_slot(server: FriendliServer, clock: Clock) -> None:
     release = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(release), finish(), done()), text("b"))
     timeout = Timeouts(first_event=30, pool=None, idle=None)
@@ -222,18 +220,18 @@ async def test_the_wait_for_a_place_does_not_count_as_waiting_for_the_reply(
 
 
 async def _text(stream: ChatStream) -> str:
-    """Reads to the end. Not bounded in time, unlike `read`: where the clock leaps, a bound would be reached."""
+    """Reads to the end, without the time bound of `read`, which advancing the clock would exceed."""
     return "".join([chunk.text async for chunk in stream])
 
 
-async def _opened(stream: ChatStream) -> ChatStream:
+async def _open(stream: ChatStream) -> ChatStream:
     return await stream
 
 
 # --- idle ------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_idle_limit_fires_between_events(server: FriendliServer, clock: Clock) -> None:
+async def test_idle_timeout_between_events(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
     async with client_of(server.url, timeout=Timeouts(first_event=5, idle=20)) as client:
         stream = ask(client)
@@ -255,7 +253,7 @@ async def test_the_idle_limit_fires_between_events(server: FriendliServer, clock
 
 
 @pytest.mark.parametrize("noise", [b": ping\n\n", b"event: ping\ndata: {}\n\n", b"\n\n", b"id: 1\n\n", b"data: {"])
-async def test_what_carries_no_data_does_not_extend_the_idle_limit(clock: Clock, noise: bytes) -> None:
+async def test_data_without_events_does_not_extend_idle_timeout(clock: Clock, noise: bytes) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(STREAM_HEAD + chunked(delta("a")))
@@ -265,14 +263,14 @@ async def test_what_carries_no_data_does_not_extend_the_idle_limit(clock: Clock,
             clock.leap(2)
 
     async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
-        began = clock()
+        started = clock()
         with pytest.raises(APITimeoutError) as caught:
             await _text(ask(client))
         assert limits_of(caught.value) == ("idle", 15, True)
-        assert clock() - began < 20
+        assert clock() - started < 20
 
 
-async def test_events_do_extend_the_idle_limit(clock: Clock) -> None:
+async def test_events_reset_idle_timeout(clock: Clock) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(STREAM_HEAD)
@@ -286,11 +284,11 @@ async def test_events_do_extend_the_idle_limit(clock: Clock) -> None:
     seen: list[str] = []
     async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
         async for event in ask(client):
-            seen.append(event.text)  # noqa: PERF401  # the server counts them
+            seen.append(event.text)  # noqa: PERF401  # the server reads its length meanwhile
     assert seen == ["a"] * 10
 
 
-async def test_a_consumer_slower_than_the_idle_limit_is_fine(server: FriendliServer, clock: Clock) -> None:
+async def test_slow_consumer_does_not_cause_idle_timeout(server: FriendliServer, clock: Clock) -> None:
     go = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
     async with client_of(server.url, timeout=Timeouts(idle=25)) as client, ask(client) as stream:
@@ -304,7 +302,7 @@ async def test_a_consumer_slower_than_the_idle_limit_is_fine(server: FriendliSer
     assert stream.outcome == "done"
 
 
-async def test_the_idle_limit_starts_anew_with_each_wait(server: FriendliServer, clock: Clock) -> None:
+async def test_idle_timeout_restarts_with_each_wait(server: FriendliServer, clock: Clock) -> None:
     gates = [asyncio.Event(), asyncio.Event()]
     server.enqueue(script(chunk("a"), gate(gates[0]), chunk("b"), gate(gates[1]), chunk("c"), finish(), done()))
     async with client_of(server.url, timeout=Timeouts(idle=50)) as client, ask(client) as stream:
@@ -324,7 +322,7 @@ async def test_the_idle_limit_starts_anew_with_each_wait(server: FriendliServer,
 
 @pytest.mark.parametrize("timeout", [25, Timeouts(total=25)])
 @pytest.mark.parametrize("answer", [stall(), script(head(), stall()), script(chunk("a"), stall())])
-async def test_the_total_limit_fires_at_any_time(
+async def test_total_timeout_fires_at_every_stage(
     server: FriendliServer, clock: Clock, timeout: Any, answer: Any
 ) -> None:
     server.enqueue(answer)
@@ -342,7 +340,7 @@ async def test_the_total_limit_fires_at_any_time(
         await nothing_left(client, server)
 
 
-async def test_the_total_limit_fires_while_connecting() -> None:
+async def test_total_timeout_fires_while_connecting() -> None:
     with deaf_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=0.1, retry=QUICK) as client:
             with pytest.raises(APITimeoutError) as caught:
@@ -350,7 +348,7 @@ async def test_the_total_limit_fires_while_connecting() -> None:
             assert limits_of(caught.value) == ("total", 0.1, False)
 
 
-async def test_the_total_limit_fires_on_a_stream_that_keeps_talking(server: FriendliServer, clock: Clock) -> None:
+async def test_total_timeout_fires_on_endless_stream(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(endless(delta("a"))))
     async with client_of(server.url, timeout=20) as client:
         stream = await ask(client)
@@ -367,7 +365,7 @@ async def test_the_total_limit_fires_on_a_stream_that_keeps_talking(server: Frie
         assert set(caught.value.partial.text) == {"a"}
 
 
-async def test_the_total_limit_hangs_up_even_while_nobody_reads(server: FriendliServer, clock: Clock) -> None:
+async def test_total_timeout_disconnects_unread_stream(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, timeout=30) as client:
         stream = await ask(client)
@@ -379,37 +377,37 @@ async def test_the_total_limit_hangs_up_even_while_nobody_reads(server: Friendli
         assert caught.value.limit == "total"
 
 
-async def test_the_total_limit_spans_attempts(clock: Clock) -> None:
-    """Each attempt stays far below the limit, all together do not."""
+async def test_total_timeout_spans_attempts(clock: Clock) -> None:
+    """Each attempt stays far below the limit, but together they exceed it."""
 
-    async def refuse(conversation: Conversation) -> None:
+    async def reply_busy(conversation: Conversation) -> None:
         while await conversation.request():
             clock.leap(5)
             await turns()
             await conversation.send(reply(b"{}", status="503 Busy"))
 
     policy = RetryPolicy(max_attempts=1000, initial=0.0)
-    async with RawServer(refuse) as refusing, client_of(refusing.url, timeout=50, retry=policy) as client:
-        began = clock()
+    async with RawServer(reply_busy) as server, client_of(server.url, timeout=50, retry=policy) as client:
+        started = clock()
         with pytest.raises(APITimeoutError) as caught:
             await complete(client)
         assert caught.value.limit == "total"
-        assert 45 < clock() - began < 60
+        assert 45 < clock() - started < 60
         assert caught.value.meta is not None
         assert len(caught.value.meta.attempts) > 2
 
 
-async def test_a_wait_beyond_the_total_is_not_begun(server: FriendliServer, clock: Clock) -> None:
+async def test_retry_wait_beyond_total_timeout_is_not_started(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(status(503, retry_after=50))
     async with client_of(server.url, timeout=40, retry=QUICK) as client:
-        began = clock()
+        started = clock()
         with pytest.raises(InternalServerError) as caught:
             await complete(client)
-        assert clock() == began
+        assert clock() == started
         assert caught.value.retry_after == 50
 
 
-async def test_the_total_limit_covers_the_wait_for_a_place(server: FriendliServer) -> None:
+async def test_total_timeout_covers_wait_for_connection_slot(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, max_connections=1) as client, ask(client):
         with pytest.raises(APITimeoutError) as caught:
@@ -417,7 +415,7 @@ async def test_the_total_limit_covers_the_wait_for_a_place(server: FriendliServe
         assert limits_of(caught.value) == ("total", 0.1, False)
 
 
-async def test_no_limit_fires_where_there_is_none(server: FriendliServer) -> None:
+async def test_timeout_none_disables_every_timeout(server: FriendliServer) -> None:
     go = asyncio.Event()
     server.enqueue(script(gate(go), chunk("a"), finish(), done()))
     async with client_of(server.url, timeout=None) as client:
@@ -433,7 +431,7 @@ async def test_no_limit_fires_where_there_is_none(server: FriendliServer) -> Non
 # --- pool ------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_pool_limit_fires_and_says_how_full_it_is(server: FriendliServer) -> None:
+async def test_pool_timeout_reports_pool_usage(server: FriendliServer) -> None:
     server.always(script(chunk("a"), stall()))
     async with client_of(server.url, max_connections=2, timeout=Timeouts(pool=0.1), retry=QUICK) as client:
         async with ask(client), ask(client):
@@ -447,7 +445,7 @@ async def test_the_pool_limit_fires_and_says_how_full_it_is(server: FriendliServ
     assert len(server.requests) == 2
 
 
-async def test_places_are_given_first_come_first_served(server: FriendliServer) -> None:
+async def test_connection_slots_are_granted_in_fifo_order(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, max_connections=1) as client:
         order: list[int] = []
@@ -465,7 +463,7 @@ async def test_places_are_given_first_come_first_served(server: FriendliServer) 
         assert [request.outcome for request in server.requests[1:]] == ["completed"] * 9
 
 
-async def test_a_latecomer_does_not_overtake_those_in_line(server: FriendliServer) -> None:
+async def test_new_call_does_not_overtake_waiting_calls(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, max_connections=1) as client:
         order: list[str] = []

@@ -1,4 +1,4 @@
-"""Where the time of a call went: the stopwatch's figures, and who has them."""
+"""Call timing: the stopwatch's figures, and where they are reported."""
 
 import asyncio
 import math
@@ -45,7 +45,7 @@ from friendli_async.testing import (
 pytestmark = pytest.mark.compatibility
 
 
-class Hand:
+class ManualClock:
     """A clock that is set by hand."""
 
     def __init__(self) -> None:
@@ -58,35 +58,35 @@ class Hand:
 # --- the stopwatch ---------------------------------------------------------------------------------------------------
 
 
-def nearest(gaps: list[float], share: float) -> float:
-    """The percentile by its definition: the least gap that this share of all gaps does not exceed."""
+def nearest_rank(gaps: list[float], share: float) -> float:
+    """Returns the nearest-rank percentile: the smallest gap that at least this share of all gaps does not exceed."""
     return sorted(gaps)[max(1, math.ceil(share * len(gaps))) - 1]
 
 
 @deterministic
 @given(st.lists(st.floats(2e-6, 1e4), min_size=1, max_size=60))
-def test_percentiles_of_gaps_are_within_two_percent(steps: list[float]) -> None:
-    hand = Hand()
-    watch = Stopwatch(hand)
-    moments = list(accumulate([hand.now + 5, *steps]))
+def test_gap_percentiles_are_within_two_percent(steps: list[float]) -> None:
+    clock = ManualClock()
+    watch = Stopwatch(clock)
+    moments = list(accumulate([clock.now + 5, *steps]))
     for moment in moments:
-        hand.now = moment
+        clock.now = moment
         watch.read(10, 1)
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     timing = watch.timing(None)
     assert timing.gap_max == max(gaps)
-    for told, share in ((timing.gap_p50, 0.5), (timing.gap_p95, 0.95)):
-        assert told is not None
-        if nearest(gaps, share) > 2e-6:  # a gap that the floats of the clock have swallowed
-            assert told == pytest.approx(nearest(gaps, share), rel=0.0201)
-        assert told <= timing.gap_max
+    for percentile, share in ((timing.gap_p50, 0.5), (timing.gap_p95, 0.95)):
+        assert percentile is not None
+        if nearest_rank(gaps, share) > 2e-6:  # smaller gaps are lost to the rounding of the clock's floats
+            assert percentile == pytest.approx(nearest_rank(gaps, share), rel=0.0201)
+        assert percentile <= timing.gap_max
 
 
-def test_memory_of_a_stopwatch_does_not_grow_and_no_gap_is_lost() -> None:
-    hand = Hand()
-    watch = Stopwatch(hand)
+def test_stopwatch_memory_is_bounded_and_counts_every_gap() -> None:
+    clock = ManualClock()
+    watch = Stopwatch(clock)
     for number in range(5000):
-        hand.now += 0.5 if number % 10 else 2.0
+        clock.now += 0.5 if number % 10 else 2.0
         watch.read(10, 1)
     assert len(watch._read_times) < 600
     timing = watch.timing(None)
@@ -101,21 +101,21 @@ def test_memory_of_a_stopwatch_does_not_grow_and_no_gap_is_lost() -> None:
     st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10_000), st.integers(0, 50)), max_size=30),
     st.none() | st.integers(0, 10_000),
 )
-def test_counts_and_moments(reads: list[tuple[float, int, int]], tokens: int | None) -> None:
-    hand = Hand()
-    watch = Stopwatch(hand)
+def test_counts_and_event_times(reads: list[tuple[float, int, int]], tokens: int | None) -> None:
+    clock = ManualClock()
+    watch = Stopwatch(clock)
     moments: list[float] = []
     for seconds, size, events in reads:
-        hand.now += seconds
+        clock.now += seconds
         watch.read(size, events)
         if events:
-            moments.append(hand.now - 1000.0)
+            moments.append(clock.now - 1000.0)
     timing = watch.timing(tokens)
     assert timing.bytes == sum(size for _, size, _ in reads)
     assert timing.events == sum(events for _, _, events in reads)
     assert timing.first_event == (moments[0] if moments else None)
     assert timing.last_event == (moments[-1] if moments else None)
-    assert timing.total == hand.now - 1000.0
+    assert timing.total == clock.now - 1000.0
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     assert timing.gap_max == (pytest.approx(max(gaps)) if gaps else None)
     assert (timing.gap_p50 is None) is (timing.gap_p95 is None) is (not gaps)
@@ -125,9 +125,9 @@ def test_counts_and_moments(reads: list[tuple[float, int, int]], tokens: int | N
         assert timing.tokens_per_second is None
 
 
-def test_gaps_of_no_length_are_counted() -> None:
-    hand = Hand()
-    watch = Stopwatch(hand)
+def test_zero_length_gaps_are_counted() -> None:
+    clock = ManualClock()
+    watch = Stopwatch(clock)
     for _ in range(3):
         watch.read(1, 1)
     timing = watch.timing(5)
@@ -135,14 +135,14 @@ def test_gaps_of_no_length_are_counted() -> None:
     assert timing.tokens_per_second is None
 
 
-def test_the_total_grows_until_the_first_stop() -> None:
-    hand = Hand()
-    watch = Stopwatch(hand)
-    hand.now += 1
+def test_total_grows_until_first_stop() -> None:
+    clock = ManualClock()
+    watch = Stopwatch(clock)
+    clock.now += 1
     assert watch.timing(None).total == 1
-    hand.now += 1
+    clock.now += 1
     watch.stop()
-    hand.now += 1
+    clock.now += 1
     watch.stop()
     assert watch.timing(None).total == 2
 
@@ -150,7 +150,7 @@ def test_the_total_grows_until_the_first_stop() -> None:
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_timing_of_a_stream_grows_while_it_is_open_and_is_final_after(
+async def test_stream_timing_updates_while_open_and_is_final_afterwards(
     client: AsyncFriendli, server: FriendliServer, clock: Clock
 ) -> None:
     gates = [asyncio.Event() for _ in range(3)]
@@ -193,12 +193,10 @@ async def test_the_timing_of_a_stream_grows_while_it_is_open_and_is_final_after(
     assert stream.timing == final
     assert stream.meta.timing == final
     assert result.meta == stream.meta
-    assert stream.meta.elapsed == 1.0  # up to the first event, as ever
+    assert stream.meta.elapsed == 1.0  # up to the first event
 
 
-async def test_text_that_comes_with_the_first_event_counts_from_then(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_first_text_equals_first_event_if_they_coincide(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), finish(), done()))
     async with ask(client) as stream:
         assert stream.timing.first_text == stream.timing.first_event
@@ -206,23 +204,23 @@ async def test_text_that_comes_with_the_first_event_counts_from_then(
     assert stream.timing.first_text == stream.timing.first_event
 
 
-async def test_a_stream_without_text_has_no_first_text(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_stream_without_text_has_no_first_text(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk(role="assistant"), finish(), done()))
     stream = ask(client)
     await stream.result()
     assert stream.timing.first_text is None
 
 
-async def test_the_bytes_are_those_of_the_body(client: AsyncFriendli, server: FriendliServer) -> None:
-    sent = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    server.enqueue(body(sent, content_type="text/event-stream"))
+async def test_bytes_is_the_body_size(client: AsyncFriendli, server: FriendliServer) -> None:
+    payload = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    server.enqueue(body(payload, content_type="text/event-stream"))
     stream = ask(client)
     assert await read(stream) == "a"
-    assert stream.timing.bytes == len(sent)
+    assert stream.timing.bytes == len(payload)
     assert stream.timing.events == 1
 
 
-async def test_timing_of_a_stream_that_is_not_open_is_an_error(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_timing_of_unopened_stream_raises(client: AsyncFriendli, server: FriendliServer) -> None:
     stream = ask(client)
     with pytest.raises(RuntimeError, match="not open"):
         _ = stream.timing
@@ -236,13 +234,13 @@ async def test_timing_of_a_stream_that_is_not_open_is_an_error(client: AsyncFrie
 # --- plain calls -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_timing_of_a_plain_reply(server: FriendliServer, clock: Clock) -> None:
+async def test_timing_of_plain_reply(server: FriendliServer, clock: Clock) -> None:
     released = asyncio.Event()
-    whole = completion("hello")
-    held = script(
-        raw(whole[:10]), gate(released), raw(whole[10:]), status=200, headers={"Content-Type": "application/json"}
+    payload = completion("hello")
+    gated = script(
+        raw(payload[:10]), gate(released), raw(payload[10:]), status=200, headers={"Content-Type": "application/json"}
     )
-    server.enqueue(status(503), held)
+    server.enqueue(status(503), gated)
     policy = RetryPolicy(initial=0.0, max_wait=0.0)
     async with client_of(server.url, retry=policy) as client:
         task = asyncio.ensure_future(complete(client))
@@ -254,12 +252,12 @@ async def test_the_timing_of_a_plain_reply(server: FriendliServer, clock: Clock)
         clock.leap(5.0)
     timing = reply.meta.timing
     assert (timing.first_event, timing.last_event, timing.total) == (2.0, 2.0, 2.0)
-    assert (timing.events, timing.bytes) == (1, len(whole))
+    assert (timing.events, timing.bytes) == (1, len(payload))
     assert (timing.first_text, timing.gap_max, timing.tokens_per_second) == (None, None, None)
     assert reply.meta.elapsed == 2.0
 
 
-async def test_the_wait_for_a_place_is_queued(server: FriendliServer, clock: Clock) -> None:
+async def test_wait_for_connection_slot_is_reported_as_queued(server: FriendliServer, clock: Clock) -> None:
     opened = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(opened), finish(), done()), text("hello"))
     async with client_of(server.url, max_connections=1) as client:
@@ -271,14 +269,14 @@ async def test_the_wait_for_a_place_is_queued(server: FriendliServer, clock: Clo
         assert await read(stream) == "a"
         reply = await within(task)
     assert reply.meta.timing.queued == 3.0
-    assert reply.meta.timing.connecting == 0.0  # reused
+    assert reply.meta.timing.connecting == 0.0  # the connection was reused
     assert stream.timing.queued == 0.0
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_wait_for_a_place_that_was_in_vain_is_on_the_error(server: FriendliServer, clock: Clock) -> None:
+async def test_pool_timeout_error_has_queued_time(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, max_connections=1, timeout=Timeouts(pool=3)) as client, ask(client):
         task = asyncio.ensure_future(complete(client))
@@ -292,7 +290,7 @@ async def test_a_wait_for_a_place_that_was_in_vain_is_on_the_error(server: Frien
     assert raised.value.meta.timing.total == 3.0
 
 
-async def test_connecting_in_vain_is_on_the_error(clock: Clock) -> None:
+async def test_connect_timeout_error_has_connecting_time(clock: Clock) -> None:
     with deaf_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=4)) as client:
             task = asyncio.ensure_future(complete(client))
@@ -306,9 +304,7 @@ async def test_connecting_in_vain_is_on_the_error(clock: Clock) -> None:
     assert raised.value.meta.timing.connecting == 4.0
 
 
-async def test_a_refusal_says_how_long_its_attempts_took(
-    client: AsyncFriendli, server: FriendliServer, clock: Clock
-) -> None:
+async def test_error_response_has_total_time(client: AsyncFriendli, server: FriendliServer, clock: Clock) -> None:
     server.enqueue(status(503))
     task = asyncio.ensure_future(complete(client))
     with pytest.raises(InternalServerError) as raised:
@@ -319,9 +315,7 @@ async def test_a_refusal_says_how_long_its_attempts_took(
     assert meta.timing.total == meta.elapsed == meta.attempts[0].elapsed
 
 
-async def test_an_open_stream_that_breaks_has_its_timing_on_the_error(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_interrupted_stream_error_has_timing(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), cut()))
     stream = ask(client)
     with pytest.raises(StreamInterruptedError) as raised:
@@ -345,7 +339,7 @@ async def test_attempts_are_numbered_and_name_their_errors(server: FriendliServe
     assert reply.meta.attempts[2].cause is None
 
 
-async def test_an_attempt_that_found_nobody_names_its_error(unused_tcp_port: int) -> None:
+async def test_failed_connection_attempt_names_its_error(unused_tcp_port: int) -> None:
     async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(APIConnectionError) as raised:
             await complete(client)
@@ -357,15 +351,15 @@ async def test_an_attempt_that_found_nobody_names_its_error(unused_tcp_port: int
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_cause_can_be_a_label_it_holds_no_request_id(server: FriendliServer, streamed: bool) -> None:
-    told: list[Attempt] = []
+async def test_attempt_cause_has_no_request_id(server: FriendliServer, streamed: bool) -> None:
+    retried: list[Attempt] = []
     server.enqueue(*(status(503, message="busy", headers={"x-request-id": f"req-{n}"}) for n in range(4)))
-    policy = RetryPolicy(initial=0.0, max_wait=0.0, max_attempts=4, on_retry=told.append)
+    policy = RetryPolicy(initial=0.0, max_wait=0.0, max_attempts=4, on_retry=retried.append)
     async with client_of(server.url, retry=policy) as client:
         with pytest.raises(APIStatusError) as raised:
             await (ask(client).result() if streamed else complete(client))
     assert raised.value.request_id == "req-3"
     assert "req-3" in str(raised.value)
     assert raised.value.meta is not None
-    causes = {attempt.cause for attempt in (*told, *raised.value.meta.attempts)}
+    causes = {attempt.cause for attempt in (*retried, *raised.value.meta.attempts)}
     assert causes == {"InternalServerError: 503 busy"}

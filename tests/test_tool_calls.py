@@ -1,4 +1,4 @@
-"""``stream.tool_calls()``: whole calls, each as soon as it is whole."""
+"""`stream.tool_calls()` yields each tool call as soon as it is complete."""
 
 import asyncio
 import gc
@@ -34,7 +34,7 @@ def piece(index: int, arguments: str = "", **fields: Any) -> Any:
     return chunk(tool_calls=[{"index": index, **fields, "function": function}])
 
 
-async def test_calls_come_whole_and_in_order(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_calls_are_yielded_complete_and_in_order(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Paris"}), ("now", "")))
     async with ask(client) as stream:
         calls = [call async for call in stream.tool_calls()]
@@ -46,27 +46,25 @@ async def test_calls_come_whole_and_in_order(client: AsyncFriendli, server: Frie
     assert (await stream.result()).message.tool_calls == tuple(calls)
 
 
-async def test_call_comes_when_the_next_begins(client: AsyncFriendli, server: FriendliServer) -> None:
-    go_on = asyncio.Event()
-    steps = [piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), piece(1, name="y", id="2"), gate(go_on)]
+async def test_call_is_yielded_when_next_one_starts(client: AsyncFriendli, server: FriendliServer) -> None:
+    release = asyncio.Event()
+    steps = [piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), piece(1, name="y", id="2"), gate(release)]
     server.enqueue(script(*steps, piece(1, "{}"), finish("tool_calls"), done()))
     calls = ask(client).tool_calls()
     assert await within(anext(calls)) == ToolCall("1", "function", FunctionCall("x", '{"a":1}'))
-    go_on.set()
+    release.set()
     assert await within(anext(calls)) == ToolCall("2", "function", FunctionCall("y", "{}"))
     with pytest.raises(StopAsyncIteration):
         await anext(calls)
 
 
-async def test_fields_that_the_server_leaves_out_are_text(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_missing_call_fields_have_string_defaults(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk(tool_calls=[{"function": {"name": None}}]), finish("tool_calls"), done()))
     [call] = [call async for call in ask(client).tool_calls()]
     assert call == ToolCall("", "function", FunctionCall("", ""))
 
 
-async def test_calls_that_began_before_the_view_was_made_are_whole(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_calls_started_before_view_creation_are_complete(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), finish("tool_calls"), done()))
     async with ask(client) as stream:
         await anext(stream)
@@ -75,7 +73,7 @@ async def test_calls_that_began_before_the_view_was_made_are_whole(
     assert calls == [ToolCall("1", "function", FunctionCall("x", '{"a":1}'))]
 
 
-async def test_stream_without_calls_gives_none(client: AsyncFriendli) -> None:
+async def test_stream_without_calls_yields_none(client: AsyncFriendli) -> None:
     stream = ask(client)
     assert stream.partial.text == ""
     assert [call async for call in stream.tool_calls()] == []
@@ -83,7 +81,7 @@ async def test_stream_without_calls_gives_none(client: AsyncFriendli) -> None:
     assert stream.outcome == "done"
 
 
-async def test_other_choices_are_passed_over(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_calls_of_other_choices_are_ignored(client: AsyncFriendli, server: FriendliServer) -> None:
     call = [{"index": 0, "id": "1", "function": {"name": "x", "arguments": "{}"}}]
     steps = [chunk(tool_calls=call, index=1), finish("tool_calls", index=1), chunk("no"), finish()]
     server.enqueue(script(*steps, done()))
@@ -97,7 +95,9 @@ async def test_tool_assisted_streams_have_the_view(client: AsyncFriendli, server
     assert [call.function.name async for call in stream.tool_calls()] == ["x"]
 
 
-async def test_broken_stream_raises_and_gives_no_cut_call(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_interrupted_stream_raises_and_yields_no_truncated_call(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     server.enqueue(script(piece(0, "{}", name="x", id="1"), piece(1, '{"a":', name="y", id="2"), cut()))
     calls = ask(client).tool_calls()
     assert (await anext(calls)).function.name == "x"
@@ -110,7 +110,7 @@ async def test_broken_stream_raises_and_gives_no_cut_call(client: AsyncFriendli,
 
 
 @pytest.mark.parametrize("how", ["leave", "close", "drop"])
-async def test_stopping_the_view_stops_the_stream(client: AsyncFriendli, server: FriendliServer, how: str) -> None:
+async def test_leaving_view_cancels_stream(client: AsyncFriendli, server: FriendliServer, how: str) -> None:
     server.enqueue(script(piece(0, "{}", name="x", id="1"), piece(1, name="y", id="2"), stall()))
     calls = ask(client).tool_calls()
     gc.disable()
@@ -141,17 +141,17 @@ JSON = st.recursive(
 @given(
     arguments=st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3).map(json.dumps), max_size=4),
     size=st.integers(1, 9),
-    in_turns=st.booleans(),
+    interleaved=st.booleans(),
 )
-async def test_any_calls_in_any_pieces_come_out_as_they_are(
-    client: AsyncFriendli, server: FriendliServer, arguments: list[str], size: int, in_turns: bool
+async def test_calls_survive_any_chunking(
+    client: AsyncFriendli, server: FriendliServer, arguments: list[str], size: int, interleaved: bool
 ) -> None:
     pieces = [
         [piece(number, name=f"f{number}", id=f"id{number}")]
         + [piece(number, text[at : at + size]) for at in range(0, len(text), size)]
         for number, text in enumerate(arguments)
     ]
-    if in_turns:
+    if interleaved:
         longest = max(map(len, pieces), default=0)
         steps = [row[at] for at in range(longest) for row in pieces if at < len(row)]
     else:
@@ -164,7 +164,7 @@ async def test_any_calls_in_any_pieces_come_out_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("text", "expected"),
     [
         ("{}", True),
         (' {"a": [1]} \n', True),
@@ -178,22 +178,22 @@ async def test_any_calls_in_any_pieces_come_out_as_they_are(
         ('{"a":' * 100_000 + "}" * 100_000, False),
     ],
 )
-def test_json_object_is_told_from_anything_else(text: str, answer: bool) -> None:
-    assert is_object(text) is answer
+def test_json_object_is_distinguished_from_other_text(text: str, expected: bool) -> None:
+    assert is_object(text) is expected
 
 
-async def test_work_grows_with_the_calls_and_not_with_their_square(
+async def test_work_is_linear_in_number_of_calls(
     client: AsyncFriendli, server: FriendliServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joins = 0
-    plain: Any = collector._CallParts.result
+    original: Any = collector._CallParts.result
 
-    def counted(call: Any) -> ToolCall:
+    def counting_result(call: Any) -> ToolCall:
         nonlocal joins
         joins += 1
-        return plain(call)
+        return original(call)
 
-    monkeypatch.setattr(collector._CallParts, "result", counted)
+    monkeypatch.setattr(collector._CallParts, "result", counting_result)
     steps = [step for i in range(100) for step in (piece(i, '{"a":', name="x", id=str(i)), piece(i, f"{i}}}"))]
     server.enqueue(script(*steps, finish("tool_calls"), done()))
     async with ask(client) as stream:

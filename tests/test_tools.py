@@ -1,4 +1,4 @@
-"""Functions as tools: what a model is told of them, and what becomes of what it writes."""
+"""Functions as tools: the definitions that the model sees, argument decoding, calling and results."""
 
 import asyncio
 import contextvars
@@ -89,21 +89,21 @@ def now() -> str:
     return "12:00"
 
 
-def properties(made: Any) -> dict[str, Any]:
-    schema = made.parameters
+def properties(tool_: Any) -> dict[str, Any]:
+    schema = tool_.parameters
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
     found: dict[str, Any] = schema["properties"]
     return found
 
 
-async def refusal(made: Any, arguments: str) -> ToolError:
+async def run_error(tool_: Any, arguments: str) -> ToolError:
     with pytest.raises(ToolError) as caught:
-        await made.run(arguments)
+        await tool_.run(arguments)
     return caught.value
 
 
-# --- what the model is told ------------------------------------------------------------------------------------------
+# --- definitions -----------------------------------------------------------------------------------------------------
 
 
 def test_schema_comes_from_annotations_defaults_and_docstring() -> None:
@@ -119,13 +119,13 @@ def test_schema_comes_from_annotations_defaults_and_docstring() -> None:
     }
 
 
-def test_function_without_parameters_has_an_empty_object() -> None:
+def test_function_without_parameters_has_empty_object_schema() -> None:
     assert now.parameters == {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 
 
 def test_name_and_description_can_be_given() -> None:
-    made = tool(len_of, name="length", description="How long.")
-    assert (made.name, made.description) == ("length", "How long.")
+    tool_ = tool(len_of, name="length", description="How long.")
+    assert (tool_.name, tool_.description) == ("length", "How long.")
     decorated = tool(name="other")(len_of)
     assert (decorated.name, decorated.description) == ("other", "Length of a text.")
     assert tool(len_of, description="").description == ""
@@ -136,7 +136,7 @@ def len_of(text: str) -> int:
     return len(text)
 
 
-def test_words_of_an_annotation_stand_before_those_of_the_docstring() -> None:
+def test_annotation_description_overrides_docstring() -> None:
     @tool
     def find(limit: Annotated[int, msgspec.Meta(ge=1, description="At most so many.")] = 3, word: str = "") -> None:
         """Finds.
@@ -152,7 +152,7 @@ def test_words_of_an_annotation_stand_before_those_of_the_docstring() -> None:
     }
 
 
-def test_types_of_all_kinds_have_a_schema_of_one_root() -> None:
+def test_all_supported_types_have_a_schema_with_shared_definitions() -> None:
     @tool
     def take(
         place: Place, filters: list[Filter], colour: Colour | None, pair: tuple[int, str], at: datetime, rest: Any
@@ -164,12 +164,12 @@ def test_types_of_all_kinds_have_a_schema_of_one_root() -> None:
     found = properties(take)
     assert found["place"] == {"$ref": "#/$defs/Place"}
     assert found["rest"] == {}
-    assert "items" not in found["pair"]  # llama.cpp refuses `items: false`
+    assert "items" not in found["pair"]  # llama.cpp rejects `items: false`
     assert found["pair"]["maxItems"] == 2
     assert json.loads(json.dumps(take.parameters)) == take.parameters
 
 
-def test_definitions_of_pydantic_models_stand_at_the_root() -> None:
+def test_definitions_of_pydantic_models_are_moved_to_the_root() -> None:
     @tool
     def visit(person: Person) -> None:
         pass
@@ -179,7 +179,7 @@ def test_definitions_of_pydantic_models_stand_at_the_root() -> None:
     assert "$defs" not in json.dumps(schema["properties"]["person"]).replace("#/$defs", "")
 
 
-def test_defaults_that_are_no_json_are_not_shown_and_stand() -> None:
+def test_defaults_that_are_not_json_are_omitted_from_schema_but_used() -> None:
     marker = object()
 
     @tool
@@ -192,21 +192,21 @@ def test_defaults_that_are_no_json_are_not_shown_and_stand() -> None:
     assert asyncio.run(keep.run("{}")) == "true"
 
 
-def test_what_a_partial_binds_by_keyword_is_not_shown_and_cannot_be_given() -> None:
+def test_keywords_bound_by_partial_are_hidden_and_rejected() -> None:
     def search(word: str, *, key: str, limit: int = 3) -> str:
         """Searches."""
         return f"{word} {key} {limit}"
 
-    made = tool(functools.partial(search, key="secret"))
-    assert made.name == "search"
-    assert set(properties(made)) == {"word", "limit"}
-    assert "secret" not in json.dumps(made.parameters)
-    assert asyncio.run(made.run('{"word":"a"}')) == "a secret 3"
-    assert asyncio.run(refusal(made, '{"word":"a","key":"mine"}')).kind == "arguments"
+    tool_ = tool(functools.partial(search, key="secret"))
+    assert tool_.name == "search"
+    assert set(properties(tool_)) == {"word", "limit"}
+    assert "secret" not in json.dumps(tool_.parameters)
+    assert asyncio.run(tool_.run('{"word":"a"}')) == "a secret 3"
+    assert asyncio.run(run_error(tool_, '{"word":"a","key":"mine"}')).kind == "arguments"
 
 
 @pytest.mark.parametrize(
-    ("docstring", "text", "words"),
+    ("docstring", "text", "parameters"),
     [
         (None, "", {}),
         ("Does.", "Does.", {}),
@@ -221,42 +221,42 @@ def test_what_a_partial_binds_by_keyword_is_not_shown_and_cannot_be_given() -> N
         ("\nArgs:\n", "", {}),
     ],
 )  # fmt: skip
-def test_docstring_is_read(docstring: str | None, text: str, words: dict[str, str]) -> None:
-    assert parse_docstring(docstring) == (text, words)
+def test_docstring_is_parsed(docstring: str | None, text: str, parameters: dict[str, str]) -> None:
+    assert parse_docstring(docstring) == (text, parameters)
 
 
 @given(st.text(alphabet="abA rgs:\n \t()*", max_size=60))
-def test_any_docstring_can_be_read(docstring: str) -> None:
-    text, words = parse_docstring(docstring)
+def test_any_docstring_can_be_parsed(docstring: str) -> None:
+    text, parameters = parse_docstring(docstring)
     assert isinstance(text, str)
-    assert all(words.values())
+    assert all(parameters.values())
 
 
-# --- what cannot be a tool -------------------------------------------------------------------------------------------
+# --- invalid definitions ---------------------------------------------------------------------------------------------
 
 
-def star(*words: str) -> None: ...
-def stars(**words: str) -> None: ...
+def var_positional(*words: str) -> None: ...
+def var_keyword(**words: str) -> None: ...
 def positional(word: str, /) -> None: ...
-def bare(word) -> None: ...  # type: ignore[no-untyped-def]  # what is tested
-def unknown(word: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821  # that is the point
-def no_json(word: threading.Thread) -> None: ...
-def gives_many() -> Iterator[int]:
+def unannotated(word) -> None: ...  # type: ignore[no-untyped-def]  # under test
+def undefined_annotation(word: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821  # under test
+def unsupported_type(word: threading.Thread) -> None: ...
+def sync_generator() -> Iterator[int]:
     yield 1
 
 
-async def streams_many() -> AsyncIterator[int]:
+async def async_generator() -> AsyncIterator[int]:
     yield 1
 
 
 @pytest.mark.parametrize(
     ("fn", "reason"),
     [
-        (star, "'*words' is variadic positional"),
-        (stars, "'**words' is variadic keyword"),
+        (var_positional, "'*words' is variadic positional"),
+        (var_keyword, "'**words' is variadic keyword"),
         (positional, "'word' is positional-only"),
-        (gives_many, "generator"),
-        (streams_many, "generator"),
+        (sync_generator, "generator"),
+        (async_generator, "generator"),
         (lambda: 1, "'<lambda>' cannot be a tool's name"),
         (classmethod(len_of), "from outside"),
         (staticmethod(len_of), "from outside"),
@@ -264,38 +264,42 @@ async def streams_many() -> AsyncIterator[int]:
         (dict, "it does not say what it takes"),
     ],
 )
-def test_function_that_cannot_be_a_tool_is_refused_when_it_is_made_one(fn: Any, reason: str) -> None:
+def test_invalid_function_is_rejected_when_decorated(fn: Any, reason: str) -> None:
     with pytest.raises(ToolDefinitionError, match=reason.replace("*", r"\*")):
         tool(fn)
 
 
 @pytest.mark.parametrize(
     ("fn", "reason"),
-    [(bare, "'word' has no type"), (unknown, "'Nowhere' is not defined"), (no_json, "JSON has no form for Thread")],
+    [
+        (unannotated, "'word' has no type"),
+        (undefined_annotation, "'Nowhere' is not defined"),
+        (unsupported_type, "JSON has no form for Thread"),
+    ],
 )
-def test_parameter_of_no_use_is_refused_when_the_schema_is_made(fn: Any, reason: str) -> None:
-    made = tool(fn)
+def test_invalid_parameter_type_is_rejected_when_schema_is_built(fn: Any, reason: str) -> None:
+    tool_ = tool(fn)
     with pytest.raises(ToolDefinitionError, match=reason):
-        _ = made.parameters
+        _ = tool_.parameters
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 65, "a.b"])
-def test_name_that_the_api_does_not_take_is_refused(name: str) -> None:
+def test_invalid_tool_name_is_rejected(name: str) -> None:
     with pytest.raises(ToolDefinitionError, match="cannot be a tool's name"):
         tool(len_of, name=name)
 
 
-def test_type_of_the_result_does_not_matter() -> None:
-    def find() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821  # such a type is there for checkers only
+def test_return_annotation_is_not_resolved() -> None:
+    def find() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821  # like a name imported under TYPE_CHECKING
         return 1
 
     assert asyncio.run(tool(find).run("")) == "1"
 
 
-# --- what the model writes -------------------------------------------------------------------------------------------
+# --- arguments -------------------------------------------------------------------------------------------------------
 
 
-async def test_arguments_are_decoded_into_the_annotated_types() -> None:
+async def test_arguments_are_decoded_into_annotated_types() -> None:
     seen: list[Any] = []
 
     @tool
@@ -323,11 +327,11 @@ async def test_arguments_are_decoded_into_the_annotated_types() -> None:
 
 
 @pytest.mark.parametrize("arguments", ["", "  ", "{}"])
-async def test_no_arguments_are_an_empty_object(arguments: str) -> None:
+async def test_empty_arguments_are_an_empty_object(arguments: str) -> None:
     assert await now.run(arguments) == "12:00"
 
 
-async def test_value_that_is_right_but_for_its_json_type_is_taken() -> None:
+async def test_strings_are_coerced_to_annotated_types() -> None:
     @tool
     async def add(a: int, b: float, exact: bool, either: int | str = 0) -> list[Any]:
         return [a, b, exact, either]
@@ -351,26 +355,26 @@ async def test_value_that_is_right_but_for_its_json_type_is_taken() -> None:
         ('{"city":"\ud800"}', "not JSON"),
     ],
 )
-async def test_bad_arguments_are_told_with_their_place(arguments: str, reason: str) -> None:
-    error = await refusal(weather, arguments)
+async def test_invalid_arguments_are_reported_with_reason(arguments: str, reason: str) -> None:
+    error = await run_error(weather, arguments)
     assert error.kind == "arguments"
     assert reason in str(error)
 
 
-async def test_what_a_pydantic_model_refuses_is_a_bad_argument() -> None:
+async def test_pydantic_validation_error_is_an_arguments_error() -> None:
     @tool
     async def visit(person: Person) -> None:
         pass
 
-    error = await refusal(visit, '{"person":{"name":"Ann","home":{"street":"x"}}}')
+    error = await run_error(visit, '{"person":{"name":"Ann","home":{"street":"x"}}}')
     assert error.kind == "arguments"
     assert "at least 2 characters" in str(error)
 
 
-# --- how it is called ------------------------------------------------------------------------------------------------
+# --- calling ---------------------------------------------------------------------------------------------------------
 
 
-async def test_plain_function_runs_in_a_thread_with_the_caller_s_context() -> None:
+async def test_sync_function_runs_in_thread_with_caller_context() -> None:
     who = contextvars.ContextVar("who", default="nobody")
     who.set("somebody")
     threads: list[threading.Thread] = []
@@ -384,7 +388,7 @@ async def test_plain_function_runs_in_a_thread_with_the_caller_s_context() -> No
     assert threads != [threading.current_thread()]
 
 
-async def test_function_that_gives_a_coroutine_is_awaited() -> None:
+async def test_function_that_returns_coroutine_is_awaited() -> None:
     def wrapped(fn: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str]]:
         @functools.wraps(fn)
         def call(*args: Any, **kwargs: Any) -> Awaitable[str]:
@@ -400,7 +404,7 @@ async def test_function_that_gives_a_coroutine_is_awaited() -> None:
     assert await shout.run('{"text":"hi"}') == "HI"
 
 
-async def test_object_with_call_is_a_tool() -> None:
+async def test_callable_object_can_be_a_tool() -> None:
     class Adder:
         """Adds to what it has."""
 
@@ -411,15 +415,15 @@ async def test_object_with_call_is_a_tool() -> None:
             self.sum += number
             return self.sum
 
-    made = tool(Adder(), name="add")
-    assert [await made.run('{"number":2}') for _ in range(2)] == ["2", "4"]
-    assert made.description == "Adds to what it has."
+    tool_ = tool(Adder(), name="add")
+    assert [await tool_.run('{"number":2}') for _ in range(2)] == ["2", "4"]
+    assert tool_.description == "Adds to what it has."
 
 
-async def test_tool_made_of_a_tool_is_the_same_under_another_name() -> None:
-    made = tool(weather, name="sky")
-    assert made.parameters == weather.parameters
-    assert await made.run('{"city":"Rome"}') == '{"city":"Rome","degrees":21.5}'
+async def test_tool_of_a_tool_only_changes_its_name() -> None:
+    tool_ = tool(weather, name="sky")
+    assert tool_.parameters == weather.parameters
+    assert await tool_.run('{"city":"Rome"}') == '{"city":"Rome","degrees":21.5}'
 
 
 class Desk:
@@ -449,7 +453,7 @@ class Desk:
         return word
 
 
-async def test_method_is_a_tool_of_its_instance() -> None:
+async def test_decorated_method_is_bound_to_its_instance() -> None:
     ann, bob = Desk("Ann"), Desk("Bob")
     assert await ann.note.run('{"text":"a","times":2}') == "Ann: aa"
     assert await bob.note("b") == "Bob: b"
@@ -460,13 +464,13 @@ async def test_method_is_a_tool_of_its_instance() -> None:
     assert await Desk.note(ann, "c") == "Ann: c"
 
 
-async def test_bound_class_and_static_methods_are_tools() -> None:
+async def test_bound_class_and_static_methods_can_be_tools() -> None:
     assert await tool(Desk("Ann").plain).run('{"text":"a"}') == "Ann says a"
     assert await tool(Desk.count).run('{"up_to":3}') == "Desk 3"
     assert await Desk.free.run('{"word":"x"}') == "x"
 
 
-async def test_tool_is_still_the_function() -> None:
+async def test_tool_can_be_called_as_the_function() -> None:
     assert await weather("Paris", unit="F") == Weather("Paris", 70.7)
     assert now() == "12:00"
     assert list(inspect.signature(weather).parameters) == ["city", "unit"]
@@ -478,7 +482,7 @@ async def test_tool_is_still_the_function() -> None:
     assert "Its name, as" in shown
 
 
-# --- what it gives ---------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -493,7 +497,7 @@ async def test_tool_is_still_the_function() -> None:
         pytest.param(
             {Colour.RED: datetime.fromisoformat("2026-01-02T03:04:05+00:00")},
             '{"red":"2026-01-02T03:04:05Z"}',
-            marks=pytest.mark.skipif(OLD_MSGSPEC, reason="msgspec 0.21 takes no enums as keys"),
+            marks=pytest.mark.skipif(OLD_MSGSPEC, reason="msgspec 0.21 does not support enum keys"),
         ),
         (["\ud83d"], '["\\ud83d"]'),
     ],
@@ -506,23 +510,23 @@ async def test_result_is_text_or_json(result: object, text: str) -> None:
 
 
 async def test_result_that_is_not_json_is_an_error() -> None:
-    inside: list[object] = []
-    inside.append(inside)
-    for result in (object(), {1: threading.Lock()}, {"a": {object(): 1}}, inside):
+    recursive: list[object] = []
+    recursive.append(recursive)
+    for result in (object(), {1: threading.Lock()}, {"a": {object(): 1}}, recursive):
 
         async def give(result: object = result) -> Any:
             return result
 
-        error = await refusal(tool(functools.partial(give, result=result)), "")
+        error = await run_error(tool(functools.partial(give, result=result)), "")
         assert error.kind == "result"
         assert "not JSON" in str(error)
 
 
-def test_errors_are_plain_data() -> None:
+def test_errors_can_be_pickled_and_copied() -> None:
     call = ToolCall("a", "function", FunctionCall("weather", "{}"))
     for error in (
         ToolError("no", kind="timeout", call=call, messages=[{"role": "user", "content": "Hi"}], usage=Usage(1, 2, 3)),
         TurnLimitError("too long", messages=[{"role": "user", "content": "Hi"}], usage=Usage(1, 2, 3), turns=8),
     ):
-        for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
-            assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+        for duplicate in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert (type(duplicate), str(duplicate), vars(duplicate)) == (type(error), str(error), vars(error))

@@ -1,4 +1,4 @@
-"""What the vendor's newer sources tell of the wire, beyond its SDK: each fact, and what it must not cost."""
+"""Wire format details from the vendor's newer sources that its SDK does not cover."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ STATUSES: Final[list[tuple[dict[str, Any], dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize(("told", "read"), STATUSES, ids=[json.dumps(told) for told, _ in STATUSES])
-async def test_what_a_tool_is_doing_never_costs_the_answer(
-    told: dict[str, Any], read: dict[str, Any], named: bool
+@pytest.mark.parametrize(("fields", "expected"), STATUSES, ids=[json.dumps(fields) for fields, _ in STATUSES])
+async def test_unusual_tool_status_does_not_break_the_stream(
+    fields: dict[str, Any], expected: dict[str, Any], named: bool
 ) -> None:
-    event = (b"event: tool_status\n" if named else b"") + sse({**STATUS, **told})
+    event = (b"event: tool_status\n" if named else b"") + sse({**STATUS, **fields})
     body = chunked(event + delta("4", "stop") + DONE) + LAST_CHUNK
     async with saying(STREAM_HEAD + body) as server, client_of(server.url) as client:
         stream = client.serverless.tool_assisted_chat.stream(model="m", messages=MESSAGES)
         status, chunk = [event async for event in stream]
     assert isinstance(status, ToolStatus)
-    assert {name: getattr(status, name) for name in read} == read
+    assert {name: getattr(status, name) for name in expected} == expected
     assert not isinstance(chunk, ToolStatus)
     assert chunk.text == "4"
     assert stream.outcome == "done"
@@ -78,9 +78,7 @@ async def test_what_a_tool_is_doing_never_costs_the_answer(
 
 @pytest.mark.parametrize("error", [{"message": "quota exceeded"}, {"message": "quota exceeded", "error": {}}])
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_an_error_inside_a_good_reply_needs_no_more_than_its_message(
-    error: dict[str, Any], streamed: bool
-) -> None:
+async def test_error_in_200_reply_needs_only_a_message(error: dict[str, Any], streamed: bool) -> None:
     answer = reply(json.dumps(error).encode())
     if streamed:
         answer = STREAM_HEAD + chunked(sse(error) + DONE) + LAST_CHUNK
@@ -89,7 +87,7 @@ async def test_an_error_inside_a_good_reply_needs_no_more_than_its_message(
             await within(ask(client).result() if streamed else complete(client))
 
 
-async def test_a_tool_call_of_a_delta_may_be_one_object() -> None:
+async def test_delta_tool_calls_may_be_a_single_object() -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     piece = sse({"choices": [{"index": 0, "delta": {"tool_calls": call}, "finish_reason": "tool_calls"}]})
     async with saying(STREAM_HEAD + chunked(piece + DONE) + LAST_CHUNK) as server, client_of(server.url) as client:
@@ -97,19 +95,19 @@ async def test_a_tool_call_of_a_delta_may_be_one_object() -> None:
     assert [(found.id, found.function.name) for found in whole.message.tool_calls or ()] == [("c1", "f")]
 
 
-async def test_usage_tells_how_many_tokens_went_into_what() -> None:
+async def test_usage_has_completion_tokens_details() -> None:
     details = {"reasoning_tokens": 1, "accepted_prediction_tokens": 2, "rejected_prediction_tokens": 3}
     usage = {"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7, "completion_tokens_details": details}
     body = {**json.loads(completion()), "usage": usage}
     async with saying(reply(json.dumps(body).encode())) as server, client_of(server.url) as client:
-        spent = (await within(complete(client))).usage
-    assert spent is not None
-    assert spent.completion_tokens_details is not None
+        parsed_usage = (await within(complete(client))).usage
+    assert parsed_usage is not None
+    assert parsed_usage.completion_tokens_details is not None
     for name, count in details.items():
-        assert getattr(spent.completion_tokens_details, name) == count
+        assert getattr(parsed_usage.completion_tokens_details, name) == count
 
 
-async def test_the_catalogue_tells_licence_origin_discount_and_built_in_tools() -> None:
+async def test_model_has_license_origin_discount_and_built_in_tool_support() -> None:
     entry = {
         "id": "m",
         "license": "MIT",
@@ -120,22 +118,22 @@ async def test_the_catalogue_tells_licence_origin_discount_and_built_in_tools() 
     }
     async with saying(reply(json.dumps({"data": [entry]}).encode())) as server, client_of(server.url) as client:
         (model,) = (await within(client.serverless.model.list())).data
-    told = (model.license, model.hugging_face_id, model.hugging_face_url, model.discount_to_user)
-    assert told == ("MIT", "o/m", "https://huggingface.co/o/m", 0.5)
+    metadata = (model.license, model.hugging_face_id, model.hugging_face_url, model.discount_to_user)
+    assert metadata == ("MIT", "o/m", "https://huggingface.co/o/m", 0.5)
     assert model.functionality is not None
     assert model.functionality.builtin_tool is True
 
 
-async def test_the_queues_limit_of_a_dedicated_endpoint_is_a_rate_limit() -> None:
-    refusal = reply(b'{"message": "queue timeout"}', status="429 Too Many Requests")
-    async with saying(refusal) as server, client_of(server.url) as client:
+async def test_queue_timeout_of_dedicated_endpoint_is_a_rate_limit_error() -> None:
+    queue_timeout = reply(b'{"message": "queue timeout"}', status="429 Too Many Requests")
+    async with saying(queue_timeout) as server, client_of(server.url) as client:
         with pytest.raises(RateLimitError, match="queue timeout"):
             await within(client.dedicated.chat.complete(model="ep", messages=MESSAGES))
     assert "queue" in (RateLimitError.__doc__ or "")
 
 
-def test_what_the_vendor_advises_against_says_so_where_it_is_used() -> None:
+def test_deprecated_and_unsupported_apis_are_documented() -> None:
     assert "deprecated since 2026-07-06" in (ToolAssistedChat.__doc__ or "")
     assert "``reasoning_budget=0``" in (ChatOptions.__doc__ or "")
     with pytest.raises(AttributeError, match="no datasets here"):
-        _ = AsyncFriendli("t").datasets  # type: ignore[attr-defined]  # that is what is tested
+        _ = AsyncFriendli("t").datasets  # type: ignore[attr-defined]  # under test

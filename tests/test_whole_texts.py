@@ -1,4 +1,4 @@
-"""Texts that come whole: in an event that repeats what has come in pieces, or instead of any piece."""
+"""Events that carry a complete text, after deltas of the same text or instead of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def chat(choice: dict[str, Any]) -> Step:
     return event({"id": "c", "choices": [{"index": 0, **choice}]})
 
 
-async def streamed(stream: Any) -> tuple[str, str, Any]:
-    """A stream's text by its events, by its result, and the result."""
+async def read_both_ways(stream: Any) -> tuple[str, str, Any]:
+    """Returns a stream's text by its events, by its result, and the result."""
     pieces = [piece async for piece in stream.text()]
     assert stream.outcome == "done"
     result = await stream.result()
@@ -32,26 +32,26 @@ async def streamed(stream: Any) -> tuple[str, str, Any]:
 
 @given(st.text(max_size=20), st.integers(0, 20), st.text(max_size=5))
 @deterministic
-def test_what_a_whole_adds_to_its_pieces_is_its_rest_or_nothing(text: str, cut: int, other: str) -> None:
+def test_missing_suffix_is_the_remaining_text_or_empty(text: str, cut: int, other: str) -> None:
     assert missing_suffix(text, (text[:cut],)) == text[cut:]
     assert missing_suffix(text, (text, other + "!")) == ""
     assert missing_suffix(None, ()) == ""
 
 
 @pytest.mark.parametrize("pieces", CUTS)
-async def test_a_chunk_with_the_whole_message_is_its_text_once(
+async def test_complete_message_in_chat_chunk_is_not_duplicated(
     server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...]
 ) -> None:
     steps = [chat({"delta": {"role": "assistant", "content": piece}}) for piece in pieces]
     last = chat({"message": {"role": "assistant", "content": WHOLE}, "finish_reason": "stop"})
     server.enqueue(script(*steps, last, done()))
     stream = client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
-    seen, text, result = await streamed(stream)
+    seen, text, result = await read_both_ways(stream)
     assert seen == text == WHOLE
     assert result.choices[0].finish_reason == "stop"
 
 
-async def test_a_whole_message_brings_its_reasoning_and_its_tool_calls(
+async def test_complete_chat_message_has_reasoning_and_tool_calls(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("f", "g")]
@@ -65,29 +65,27 @@ async def test_a_whole_message_brings_its_reasoning_and_its_tool_calls(
     )
 
 
-async def test_a_chat_chunk_that_is_worded_as_a_completion_keeps_its_text(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_chat_chunk_in_completion_format_keeps_its_text(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chat({"text": "such as"}), chat({"text": " it is", "finish_reason": "stop"}), done()))
     stream = client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
-    seen, text, _ = await streamed(stream)
+    seen, text, _ = await read_both_ways(stream)
     assert seen == text == WHOLE
 
 
 @pytest.mark.parametrize("pieces", CUTS)
-async def test_the_last_frame_of_2024_is_its_text_once(
+async def test_legacy_complete_event_is_not_duplicated(
     server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...]
 ) -> None:
     steps = [event({"event": "token_sampled", "index": 0, "text": piece, "token": n}) for n, piece in enumerate(pieces)]
     whole = {"index": 0, "text": WHOLE, "tokens": [0, 1, 2]}
     server.enqueue(script(*steps, event({"event": "complete", "choices": [whole]}), done()))
-    seen, text, result = await streamed(client.serverless.completions.stream(model="m", prompt="Hi"))
+    seen, text, result = await read_both_ways(client.serverless.completions.stream(model="m", prompt="Hi"))
     assert seen == text == WHOLE
     assert result.choices[0].tokens == (tuple(range(len(pieces))) or (0, 1, 2))
 
 
 @pytest.mark.parametrize("where", ["message_start", "content_block_start", "both"])
-async def test_content_in_the_head_of_a_message_or_block_is_text(
+async def test_content_in_message_or_block_start_is_text(
     server: FriendliServer, client: AsyncFriendli, where: str
 ) -> None:
     block = {"type": "text", "text": "such as"}
@@ -103,15 +101,15 @@ async def test_content_in_the_head_of_a_message_or_block_is_text(
     result = await stream.result()
     assert result.text == WHOLE
     assert len(result.content) == 1
-    assert "".join(pieces) == ("such assuch as it is" if where == "both" else WHOLE)  # events are as the server said
+    assert "".join(pieces) == ("such assuch as it is" if where == "both" else WHOLE)  # as the events repeat it
 
 
 PART = {"item_id": "i", "output_index": 0, "content_index": 0}
-ITEM = {"type": "message", "id": "i", "role": "assistant", "content": [{"type": "output_text", "text": WHOLE}]}
-BARE = {**ITEM, "content": []}
+FULL_ITEM = {"type": "message", "id": "i", "role": "assistant", "content": [{"type": "output_text", "text": WHOLE}]}
+EMPTY_ITEM = {**FULL_ITEM, "content": []}
 
 
-def said(kind: str, **fields: Any) -> Step:
+def response_event(kind: str, **fields: Any) -> Step:
     return event({"type": f"response.{kind}", **fields}, name=f"response.{kind}")
 
 
@@ -119,34 +117,40 @@ def said(kind: str, **fields: Any) -> Step:
 @pytest.mark.parametrize(
     "steps",
     [
-        [said("output_text.done", text=WHOLE, **PART), said("completed", response={"id": "r", "output": []})],
-        [said("output_text.done", text=WHOLE, **PART), said("completed", response={"id": "r", "output": [BARE]})],
         [
-            said("content_part.done", part={"type": "output_text", "text": WHOLE}, **PART),
-            said("completed", response={"id": "r"}),
+            response_event("output_text.done", text=WHOLE, **PART),
+            response_event("completed", response={"id": "r", "output": []}),
         ],
-        [said("completed", response={"id": "r", "output": [ITEM]})],
         [
-            said("output_text.done", text=WHOLE, **PART),
-            said("output_item.done", item=BARE, output_index=0),
-            said("completed", response={"id": "r", "output": [BARE]}),
+            response_event("output_text.done", text=WHOLE, **PART),
+            response_event("completed", response={"id": "r", "output": [EMPTY_ITEM]}),
+        ],
+        [
+            response_event("content_part.done", part={"type": "output_text", "text": WHOLE}, **PART),
+            response_event("completed", response={"id": "r"}),
+        ],
+        [response_event("completed", response={"id": "r", "output": [FULL_ITEM]})],
+        [
+            response_event("output_text.done", text=WHOLE, **PART),
+            response_event("output_item.done", item=EMPTY_ITEM, output_index=0),
+            response_event("completed", response={"id": "r", "output": [EMPTY_ITEM]}),
         ],
     ],
 )
-async def test_a_responses_text_is_given_once_wherever_it_stands(
+async def test_complete_text_in_any_response_event_is_not_duplicated(
     server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...], steps: list[Step]
 ) -> None:
-    deltas = [said("output_text.delta", delta=piece, **PART) for piece in pieces]
-    server.enqueue(script(said("created", response={"id": "r"}), *deltas, *steps))
-    seen, text, _ = await streamed(client.serverless.responses.stream(model="m", input="Hi"))
+    deltas = [response_event("output_text.delta", delta=piece, **PART) for piece in pieces]
+    server.enqueue(script(response_event("created", response={"id": "r"}), *deltas, *steps))
+    seen, text, _ = await read_both_ways(client.serverless.responses.stream(model="m", input="Hi"))
     assert seen == text == WHOLE
 
 
 @pytest.mark.parametrize("pieces", CUTS)
-async def test_a_transcriptions_text_is_given_once(
+async def test_complete_transcript_is_not_duplicated(
     server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...]
 ) -> None:
     deltas = [event({"type": "transcript.text.delta", "delta": piece}) for piece in pieces]
     server.enqueue(script(*deltas, event({"type": "transcript.text.done", "text": WHOLE}), done()))
-    seen, text, _ = await streamed(client.serverless.audio.stream(model="m", file=b"RIFF"))
+    seen, text, _ = await read_both_ways(client.serverless.audio.stream(model="m", file=b"RIFF"))
     assert seen == text == WHOLE

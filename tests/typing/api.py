@@ -1,7 +1,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""What type checkers make of the public calls. Checked by mypy and pyright, both strict; never run.
+"""Static types of the public calls. Checked by mypy and pyright in strict mode; never run.
 
-A `type: ignore` marks a call that must be refused: where it is not, the checkers call the comment unused.
+A `type: ignore` marks a call that the checkers must reject; if they accept it, they report the comment as unused.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -89,30 +89,30 @@ from friendli_async.testing import FriendliServer, ReceivedRequest
 from friendli_async.tokens import ContainerTokens, Detokenization, Tokenization, Tokens
 
 
-async def later() -> str:
+async def token_callable() -> str:
     return "token"
 
 
-def told(attempt: Attempt) -> None:
+def on_retry(attempt: Attempt) -> None:
     assert_type(attempt.status, int | None)
     assert_type(attempt.cause, str | None)
     assert_type(attempt.wait, float)
     assert_type(attempt.elapsed, float)
 
 
-async def makes_clients(session: aiohttp.ClientSession) -> None:
+async def creates_clients(session: aiohttp.ClientSession) -> None:
     AsyncFriendli()
     AsyncFriendli("token", team="team", server_url="https://host", container_url="http://localhost:8000")
     AsyncFriendli(lambda: "token", timeout=30, retry=None, headers={"X-A": "1"})
-    AsyncFriendli(later, timeout=None, proxy="http://proxy:3128", ssl=False, max_connections=10)
+    AsyncFriendli(token_callable, timeout=None, proxy="http://proxy:3128", ssl=False, max_connections=10)
     AsyncFriendli(session=session, limits=Limits(event=1024, reply=1024, error=1024))
     AsyncFriendli(timeout=Timeouts(connect=1, pool=None, first_event=5.0, idle=None, total=60))
     policy = RetryPolicy(
-        max_attempts=5, initial=0.1, multiplier=1.5, max_wait=5, max_retry_after=10, statuses={429}, on_retry=told
+        max_attempts=5, initial=0.1, multiplier=1.5, max_wait=5, max_retry_after=10, statuses={429}, on_retry=on_retry
     )
     AsyncFriendli(retry=policy)
-    AsyncFriendli(5)  # type: ignore[arg-type]  # a token is text
-    AsyncFriendli("token", "team")  # type: ignore[call-arg]  # settings are keywords
+    AsyncFriendli(5)  # type: ignore[arg-type]  # a token is a string
+    AsyncFriendli("token", "team")  # type: ignore[call-arg]  # settings are keyword-only
     AsyncFriendli(retries=3)  # type: ignore[call-arg]  # unknown
     async with AsyncFriendli() as client:
         assert_type(client, AsyncFriendli)
@@ -123,7 +123,7 @@ async def makes_clients(session: aiohttp.ClientSession) -> None:
         assert_type(client.dedicated.chat, Chat)
         assert_type(client.container.chat, ContainerChat)
         assert_type(client.serverless.tool_assisted_chat, ToolAssistedChat)
-        assert_type(client.with_options(token=later, team=None, timeout=5, retry=None), AsyncFriendli)
+        assert_type(client.with_options(token=token_callable, team=None, timeout=5, retry=None), AsyncFriendli)
         assert_type(client.with_options(headers={"X-A": None}, limits=Limits()), AsyncFriendli)
         client.with_options(model="m")  # type: ignore[call-arg]  # unknown
         client.serverless.chat = client.dedicated.chat  # type: ignore[misc]  # final
@@ -159,7 +159,7 @@ async def completes(client: AsyncFriendli) -> None:
     assert_type(await client.container.chat.complete(model="adapter", messages=[reply.message]), ChatCompletion)
     await client.serverless.chat.complete(messages=[])  # type: ignore[call-arg]  # no model
     await client.serverless.chat.complete(model="m")  # type: ignore[call-arg]  # no messages
-    await client.serverless.chat.complete(model=None, messages=[])  # type: ignore[arg-type]  # a container's
+    await client.serverless.chat.complete(model=None, messages=[])  # type: ignore[arg-type]  # only containers accept None
 
 
 async def streams(client: AsyncFriendli) -> None:
@@ -205,10 +205,10 @@ async def streams(client: AsyncFriendli) -> None:
         assert_type(chunk, ChatChunk)
     iterator: AsyncIterator[ChatChunk] = aiter(client.container.chat.stream(messages=[]))
     assert_type(await anext(iterator), ChatChunk)
-    iter(client.container.chat.stream(messages=[]))  # type: ignore[call-overload]  # async for
+    iter(client.container.chat.stream(messages=[]))  # type: ignore[call-overload]  # only async iteration
 
 
-async def takes_plain_literals_and_structs(client: AsyncFriendli) -> None:
+async def accepts_dicts_and_structs(client: AsyncFriendli) -> None:
     chat = client.serverless.chat
     await chat.complete(
         model="m",
@@ -254,12 +254,12 @@ async def takes_plain_literals_and_structs(client: AsyncFriendli) -> None:
     await chat.complete(model="m", messages=dicts, reasoning_effort="of tomorrow", temperature=1, top_p=None)
     options: ChatOptions = {"temperature": 0.5, "max_tokens": 10}
     await chat.complete(model="m", messages=dicts, **options)
-    await chat.complete(model="m", messages=dicts, temperatur=1)  # type: ignore[call-arg]  # misspelt
-    await chat.complete(model="m", messages=dicts, temperature="hot")  # type: ignore[arg-type]  # refused
-    await chat.complete(model="m", messages=dicts, max_tokens=1.5)  # type: ignore[arg-type]  # refused
-    await chat.complete(model="m", messages=dicts, stream=True)  # type: ignore[call-arg]  # stream() it is
-    await chat.complete(model="m", messages=dicts, timeout=5)  # type: ignore[call-arg]  # a setting
-    await chat.complete(model="m", messages={"role": "user"})  # type: ignore[arg-type]  # a list of them
+    await chat.complete(model="m", messages=dicts, temperatur=1)  # type: ignore[call-arg]  # misspelled
+    await chat.complete(model="m", messages=dicts, temperature="hot")  # type: ignore[arg-type]  # rejected
+    await chat.complete(model="m", messages=dicts, max_tokens=1.5)  # type: ignore[arg-type]  # rejected
+    await chat.complete(model="m", messages=dicts, stream=True)  # type: ignore[call-arg]  # use stream()
+    await chat.complete(model="m", messages=dicts, timeout=5)  # type: ignore[call-arg]  # a setting, not an option
+    await chat.complete(model="m", messages={"role": "user"})  # type: ignore[arg-type]  # must be a list
 
 
 async def calls_with_tools(client: AsyncFriendli) -> None:
@@ -278,15 +278,15 @@ async def calls_with_tools(client: AsyncFriendli) -> None:
             case ChatChunk():
                 assert_type(event.text, str)
             case ToolStatus(name=name, status=status):
-                words: list[str] = [name, status]
-                assert_type(words, list[str])
+                fields: list[str] = [name, status]
+                assert_type(fields, list[str])
                 assert_type(event.error, ToolStatusError | None)
                 assert_type(event.files, tuple[ToolStatusFile, ...] | None)
                 assert_type(event.timestamp, float | None)
     assert_type(await stream.result(), ChatCompletion)
     async for text in chat.stream(model="m", messages=dicts).text():
         assert_type(text, str)
-    await chat.complete(model="m", messages=dicts, min_tokens=1)  # type: ignore[call-arg]  # plain chat has it
+    await chat.complete(model="m", messages=dicts, min_tokens=1)  # type: ignore[call-arg]  # only plain chat has it
 
     call = client.serverless.tool_assisted_chat_completion(
         tool_assisted_completion_request_body={
@@ -305,7 +305,7 @@ async def calls_with_tools(client: AsyncFriendli) -> None:
         assert_type(event, ChatChunk | ToolStatus)
     async with call as opened:
         assert_type(opened, ToolAssistedStream)
-    client.serverless.tool_assisted_chat_completion({})  # type: ignore[call-arg]  # by its keyword
+    client.serverless.tool_assisted_chat_completion({})  # type: ignore[call-arg]  # keyword-only
 
 
 async def catches(client: AsyncFriendli) -> None:
@@ -339,7 +339,7 @@ async def catches(client: AsyncFriendli) -> None:
         assert_type(error.meta, Meta | None)
 
 
-async def tests_code_of_a_user() -> None:
+async def tests_with_embedded_server() -> None:
     async with FriendliServer() as server:
         assert_type(server.url, str)
         assert_type(server.requests, list[ReceivedRequest])
@@ -348,7 +348,7 @@ async def tests_code_of_a_user() -> None:
         assert_type(await server.requests[0].disconnected(), bool)
 
 
-# --- completions, tokens, rendering, embeddings, classification, the catalogue ---------------------------------------
+# --- completions, tokens, rendering, embeddings, classification, models ----------------------------------------------
 
 
 async def completes_text(client: AsyncFriendli) -> None:
@@ -375,11 +375,11 @@ async def completes_text(client: AsyncFriendli) -> None:
         assert_type(text, str)
     await client.container.completions.complete(prompt="Hi")
     await completions.complete(prompt="Hi")  # type: ignore[call-arg]  # no model
-    await completions.complete(model="m", prompt=5)  # type: ignore[arg-type]  # refused
-    completions.stream(model="m", prompt="Hi", max_token=5)  # type: ignore[call-arg]  # refused
+    await completions.complete(model="m", prompt=5)  # type: ignore[arg-type]  # rejected
+    completions.stream(model="m", prompt="Hi", max_token=5)  # type: ignore[call-arg]  # rejected
 
 
-async def reads_texts(client: AsyncFriendli) -> None:
+async def uses_text_operations(client: AsyncFriendli) -> None:
     assert_type(client.serverless.token, Tokens)
     assert_type(client.container.token, ContainerTokens)
     assert_type(await client.serverless.token.tokenize(model="m", prompt="Hi"), Tokenization)
@@ -393,13 +393,13 @@ async def reads_texts(client: AsyncFriendli) -> None:
     )
     assert_type(rendered, RenderedChat)
     assert_type(rendered.text, str)
-    client.container.chat_render  # type: ignore[attr-defined]  # noqa: B018  # containers have none
+    client.container.chat_render  # type: ignore[attr-defined]  # noqa: B018  # containers have no rendering
 
     embeddings = await client.dedicated.embeddings.create(model="m", input=["a"], encoding_format="float")
     assert_type(embeddings, EmbeddingList)
     assert_type(embeddings.data, tuple[Embedding, ...])
     assert_type(embeddings.data[0].embedding, tuple[float, ...] | str)
-    await client.dedicated.embeddings.create(model="m", inputs=["a"])  # type: ignore[call-arg]  # refused
+    await client.dedicated.embeddings.create(model="m", inputs=["a"])  # type: ignore[call-arg]  # rejected
     assert_type(client.dedicated.text_classification, TextClassification)
     classes = await client.container.text_classification.classify(input="Hi")
     assert_type(classes, ClassificationList)
@@ -444,9 +444,9 @@ async def manages_endpoints(client: AsyncFriendli) -> None:
     assert_type(await endpoint.wake("ep_1", wait=True, timeout=60, interval=1), EndpointStatus)
     assert_type(await endpoint.wait("ep_1", until="SLEEPING", timeout=None), EndpointStatus)
     await endpoint.delete("ep_1")
-    await endpoint.create(name="n")  # type: ignore[call-arg]  # refused
-    await endpoint.update("ep_1", nam="n")  # type: ignore[call-arg]  # refused
-    await endpoint.wait("ep_1", until=5)  # type: ignore[arg-type]  # refused
+    await endpoint.create(name="n")  # type: ignore[call-arg]  # rejected
+    await endpoint.update("ep_1", nam="n")  # type: ignore[call-arg]  # rejected
+    await endpoint.wait("ep_1", until=5)  # type: ignore[arg-type]  # rejected
 
 
 async def lists_endpoints(client: AsyncFriendli) -> None:
@@ -464,10 +464,10 @@ async def lists_endpoints(client: AsyncFriendli) -> None:
     async for version in client.dedicated.endpoint.get_version_history("ep_1", limit=1):
         assert_type(version, EndpointVersion)
         assert_type(version.num_gpu, int | None)
-    client.dedicated.endpoint.list(limit="20")  # type: ignore[arg-type]  # refused
+    client.dedicated.endpoint.list(limit="20")  # type: ignore[arg-type]  # rejected
 
 
-async def reads_bills(client: AsyncFriendli, start: datetime, end: datetime) -> None:
+async def reads_cost_and_usage(client: AsyncFriendli, start: datetime, end: datetime) -> None:
     costs = client.cost.get(start_time=start, end_time=end, bucket_width="1d", group_by="line_item", limit=7)
     assert_type(costs, Pages[CostBucket, CostPage])
     async for bucket in costs:
@@ -478,12 +478,12 @@ async def reads_bills(client: AsyncFriendli, start: datetime, end: datetime) -> 
     )
     assert_type(usage, Pages[UsageBucket, UsagePage])
     assert_type((await usage).data[0].results[0].gpu_usage, dict[str, int] | None)
-    client.cost.get(start_time=start)  # type: ignore[call-arg]  # refused
-    client.usage.get(start_time="2026-01-01", end_time=end)  # type: ignore[arg-type]  # refused
+    client.cost.get(start_time=start)  # type: ignore[call-arg]  # rejected
+    client.usage.get(start_time="2026-01-01", end_time=end)  # type: ignore[arg-type]  # rejected
 
 
-async def talks_on(client: AsyncFriendli) -> None:
-    """A conversation takes replies as they are, and the parts of a whole tool call are text."""
+async def continues_conversation(client: AsyncFriendli) -> None:
+    """A conversation accepts reply messages, and the fields of a complete tool call are strings."""
     chat = client.serverless.chat
     conversation: list[Message] = [SystemMessage("Be brief."), UserMessage("What time is it?")]
     reply = await chat.complete(model="m", messages=conversation)
@@ -495,7 +495,7 @@ async def talks_on(client: AsyncFriendli) -> None:
         assert_type(call.function.arguments, str)
         conversation.append(ToolMessage("12:30", call.id))
     await chat.complete(model="m", messages=conversation)
-    conversation.append(reply)  # type: ignore[arg-type]  # its message
+    conversation.append(reply)  # type: ignore[arg-type]  # must be reply.message
     first = [{"role": "user", "content": "What time is it?"}]
     mixed: Conversation = [*first, reply.message]
     mixed.append(ToolMessage("12:30", "call_1"))
@@ -505,4 +505,4 @@ async def talks_on(client: AsyncFriendli) -> None:
         async for chunk in stream:
             for choice in chunk.choices:
                 for delta in choice.delta.tool_calls or ():
-                    assert_type(delta.id, str | None)  # of a piece, anything may be missing
+                    assert_type(delta.id, str | None)  # any field of a delta may be missing

@@ -1,4 +1,4 @@
-"""The types of many calls: a row's type goes in, and comes out beside the reply's."""
+"""Static types of bulk runs: outcomes carry the type of the row and of the reply."""
 
 from pathlib import Path
 from typing import Any, assert_type
@@ -27,4 +27,4 @@ async def use(client: AsyncFriendli) -> None:
         return len(row)
 
     assert_type(run_all(Path("rows.jsonl"), length), Run[Any, int])
-    run_all([1], ask)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]  # a row of another type
+    run_all([1], ask)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]  # wrong row type

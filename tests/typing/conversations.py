@@ -1,6 +1,6 @@
 # pyright: strict
-# ruff: noqa: C408, RUF005  # people write it so
-"""Conversations in the ways that people write them. Checked by mypy and pyright, both strict, and run by the tests."""
+# ruff: noqa: C408, RUF005  # written as users write it
+"""The ways in which users write conversations. Checked by mypy and pyright in strict mode, and run by the tests."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -29,54 +29,54 @@ from friendli_async.messages import InputMessage, TextBlock, ToolResultBlock, To
 # --- chat ------------------------------------------------------------------------------------------------------------
 
 
-class Said(TypedDict):
+class TypedTurn(TypedDict):
     role: Literal["user", "assistant", "system"]
     content: str
 
 
-class Stored(TypedDict):
+class StoredTurn(TypedDict):
     role: str
     content: str | None
     tool_calls: NotRequired[list[dict[str, Any]]]
 
 
-def user(words: str) -> dict[str, str]:
-    return {"role": "user", "content": words}
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
 
 
-def user_struct(words: str) -> Message:
-    return UserMessage(content=words)
+def user_struct(content: str) -> Message:
+    return UserMessage(content=content)
 
 
-def user_mapping(words: str) -> Mapping[str, object]:
-    return {"role": "user", "content": words}
+def user_mapping(content: str) -> Mapping[str, object]:
+    return {"role": "user", "content": content}
 
 
-def user_by_dict(words: str) -> dict[str, Any]:
-    return dict(role="user", content=words)
+def user_from_dict_call(content: str) -> dict[str, Any]:
+    return dict(role="user", content=content)
 
 
 def history(pairs: Iterable[tuple[str, str]]) -> Conversation:
-    said: Conversation = []
+    messages: Conversation = []
     for question, answer in pairs:
-        said.append({"role": "user", "content": question})
-        said.append(AssistantMessage(content=answer))
-    return said
+        messages.append({"role": "user", "content": question})
+        messages.append(AssistantMessage(content=answer))
+    return messages
 
 
 def history_by_comprehension(pairs: Iterable[tuple[str, str]]) -> Messages:
-    return [said for question, answer in pairs for said in (user(question), {"role": "assistant", "content": answer})]
+    return [turn for question, answer in pairs for turn in (user(question), {"role": "assistant", "content": answer})]
 
 
-async def answer_to(chat: Chat, conversation: Messages) -> str:
+async def complete_conversation(chat: Chat, conversation: Messages) -> str:
     return (await chat.complete(model="m", messages=conversation)).text
 
 
-async def answer_to_dicts(chat: Chat, conversation: Sequence[Mapping[str, object]]) -> str:
+async def complete_dicts(chat: Chat, conversation: Sequence[Mapping[str, object]]) -> str:
     return (await chat.complete(model="m", messages=conversation)).text
 
 
-def stored(reply: ChatCompletion) -> dict[str, object]:
+def to_stored_turn(reply: ChatCompletion) -> dict[str, object]:
     message = reply.message
     return {"role": message.role, "content": message.content, "tool_calls": message.tool_calls or []}
 
@@ -84,25 +84,25 @@ def stored(reply: ChatCompletion) -> dict[str, object]:
 @dataclass
 class Bot:
     chat: Chat
-    said: Conversation = field(default_factory=list[Any])
+    messages: Conversation = field(default_factory=list[Any])
     system: str = "Be brief."
 
-    async def say(self, words: str) -> str:
-        self.said.append({"role": "user", "content": words})
-        await self.chat.complete(model="m", messages=[{"role": "system", "content": self.system}, *self.said])
-        reply = await self.chat.complete(model="m", messages=[SystemMessage(content=self.system), *self.said])
-        self.said.append(reply.message)
+    async def say(self, content: str) -> str:
+        self.messages.append({"role": "user", "content": content})
+        await self.chat.complete(model="m", messages=[{"role": "system", "content": self.system}, *self.messages])
+        reply = await self.chat.complete(model="m", messages=[SystemMessage(content=self.system), *self.messages])
+        self.messages.append(reply.message)
         return reply.text
 
-    async def stream(self, words: str) -> AsyncIterator[str]:
-        self.said.append({"role": "user", "content": words})
-        async with self.chat.stream(model="m", messages=self.said) as stream:
+    async def stream(self, content: str) -> AsyncIterator[str]:
+        self.messages.append({"role": "user", "content": content})
+        async with self.chat.stream(model="m", messages=self.messages) as stream:
             async for piece in stream.text():
                 yield piece
-            self.said.append((await stream.result()).message)
+            self.messages.append((await stream.result()).message)
 
 
-async def dicts_of_many_types(client: AsyncFriendli) -> None:
+async def dicts_of_several_types(client: AsyncFriendli) -> None:
     chat = client.serverless.chat
     inferred = [{"role": "user", "content": "Hi"}]
     reply = await chat.complete(model="m", messages=inferred)
@@ -111,10 +111,10 @@ async def dicts_of_many_types(client: AsyncFriendli) -> None:
     texts: list[dict[str, str]] = [user("Hi")]
     objects: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
     objects.append({"role": "assistant", "content": reply.message.content})
-    objects.append(stored(reply))
+    objects.append(to_stored_turn(reply))
     anything: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
-    typed: list[Said] = [{"role": "user", "content": "Hi"}]
-    kept: list[Stored] = [{"role": "user", "content": "Hi"}]
+    typed: list[TypedTurn] = [{"role": "user", "content": "Hi"}]
+    kept: list[StoredTurn] = [{"role": "user", "content": "Hi"}]
     mappings: list[Mapping[str, Any]] = [user("Hi")]
     await chat.complete(model="m", messages=texts)
     await chat.complete(model="m", messages=objects)
@@ -122,16 +122,16 @@ async def dicts_of_many_types(client: AsyncFriendli) -> None:
     await chat.complete(model="m", messages=typed)
     await chat.complete(model="m", messages=kept)
     await chat.complete(model="m", messages=mappings)
-    await answer_to_dicts(chat, texts)
-    await answer_to(chat, texts)
+    await complete_dicts(chat, texts)
+    await complete_conversation(chat, texts)
 
 
-async def made_by_functions(client: AsyncFriendli) -> None:
+async def messages_from_functions(client: AsyncFriendli) -> None:
     chat = client.serverless.chat
     questions = ["one", "two"]
-    mixed: Messages = [user("a"), user_struct("b"), user_mapping("c"), user_by_dict("d")]
+    mixed: Messages = [user("a"), user_struct("b"), user_mapping("c"), user_from_dict_call("d")]
     await chat.complete(model="m", messages=mixed)
-    await chat.complete(model="m", messages=[user("a"), user_struct("b"), user_mapping("c"), user_by_dict("d")])
+    await chat.complete(model="m", messages=[user("a"), user_struct("b"), user_mapping("c"), user_from_dict_call("d")])
     await chat.complete(model="m", messages=history([("a", "b")]))
     await chat.complete(model="m", messages=history_by_comprehension([("a", "b")]))
     await chat.complete(model="m", messages=[user(question) for question in questions])
@@ -146,11 +146,11 @@ async def made_by_functions(client: AsyncFriendli) -> None:
     await chat.complete(model="m", messages=[system] + [user(question) for question in questions])
 
 
-async def structs_without_an_annotation(client: AsyncFriendli) -> None:
+async def unannotated_structs(client: AsyncFriendli) -> None:
     chat = client.serverless.chat
-    said = [SystemMessage(content="Be brief."), UserMessage(content="Hi")]
-    reply = await chat.complete(model="m", messages=said)
-    await chat.complete(model="m", messages=[*said, reply.message])
+    structs = [SystemMessage(content="Be brief."), UserMessage(content="Hi")]
+    reply = await chat.complete(model="m", messages=structs)
+    await chat.complete(model="m", messages=[*structs, reply.message])
     both = [UserMessage(content="Hi"), reply.message, UserMessage(content="And now?")]
     await chat.complete(model="m", messages=both)
     parts = [TextContent(text="What is it?"), ImageContent(image_url=Media("https://example.com/a.png"))]
@@ -160,7 +160,7 @@ async def structs_without_an_annotation(client: AsyncFriendli) -> None:
     await chat.complete(model="m", messages=[UserMessage(content=(TextContent(text="Hi"),))])
 
 
-async def replies_put_back(client: AsyncFriendli) -> None:
+async def replies_in_conversations(client: AsyncFriendli) -> None:
     chat = client.serverless.chat
     conversation: Conversation = [{"role": "user", "content": "Hi"}]
     reply = await chat.complete(model="m", messages=conversation)
@@ -172,9 +172,9 @@ async def replies_put_back(client: AsyncFriendli) -> None:
     conversation = conversation[:1] + conversation[-10:]
     copy = list(conversation)
     copy.append(reply.message)
-    await answer_to(chat, copy)
-    await answer_to(chat, conversation + [user("Hi")])
-    await answer_to(chat, [said for said in conversation if not isinstance(said, SystemMessage)])
+    await complete_conversation(chat, copy)
+    await complete_conversation(chat, conversation + [user("Hi")])
+    await complete_conversation(chat, [message for message in conversation if not isinstance(message, SystemMessage)])
     structs: list[Message] = [UserMessage(content="Hi")]
     structs.append(reply.message)
     await chat.complete(model="m", messages=structs)
@@ -190,7 +190,7 @@ async def replies_put_back(client: AsyncFriendli) -> None:
     await bot.say("And now?")
 
 
-async def calls_of_tools(client: AsyncFriendli) -> None:
+async def tool_calls(client: AsyncFriendli) -> None:
     chat = client.serverless.chat
     functions: dict[str, Callable[..., object]] = {"f": dict[str, object]}
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
@@ -201,12 +201,12 @@ async def calls_of_tools(client: AsyncFriendli) -> None:
     for call in calls:
         assert_type(call.id, str)
         assert_type(call.function.arguments, str)
-        given: dict[str, Any] = json.loads(call.function.arguments)
+        arguments: dict[str, Any] = json.loads(call.function.arguments)
         conversation.append(
             {
                 "role": "tool",
                 "tool_call_id": call.id,
-                "content": json.dumps(functions[call.function.name](**given)),
+                "content": json.dumps(functions[call.function.name](**arguments)),
             }
         )
         conversation.append(ToolMessage(content="5", tool_call_id=call.id))
@@ -219,20 +219,20 @@ async def calls_of_tools(client: AsyncFriendli) -> None:
     await chat.complete(model="m", messages=[asked, AssistantMessage(content="", tool_calls=list(calls)), *results])
     await chat.complete(model="m", messages=[asked, AssistantMessage(tool_calls=reply.message.tool_calls), *results])
     await chat.complete(model="m", messages=[asked, {"role": "assistant", "tool_calls": calls}, *results])
-    by_hand = [
+    call_dicts = [
         {"id": c.id, "type": "function", "function": {"name": c.function.name, "arguments": c.function.arguments}}
         for c in calls
     ]
-    await chat.complete(model="m", messages=[asked, AssistantMessage(tool_calls=by_hand), *results])
-    await chat.complete(model="m", messages=[asked, {"role": "assistant", "tool_calls": by_hand}, *results])
+    await chat.complete(model="m", messages=[asked, AssistantMessage(tool_calls=call_dicts), *results])
+    await chat.complete(model="m", messages=[asked, {"role": "assistant", "tool_calls": call_dicts}, *results])
 
 
-async def options_kept(client: AsyncFriendli) -> None:
+async def reused_options(client: AsyncFriendli) -> None:
     chat = client.serverless.chat
     options: ChatOptions = {"temperature": 0.5, "max_tokens": 5}
     await chat.complete(model="m", messages=[user("Hi")], **options)
-    made = ChatOptions(temperature=0, seed=1, stop=None)
-    async with chat.stream(model="m", messages=[user("Hi")], **made) as stream:
+    constructed = ChatOptions(temperature=0, seed=1, stop=None)
+    async with chat.stream(model="m", messages=[user("Hi")], **constructed) as stream:
         async for event in stream:
             assert_type(event.choices[0].delta.content if event.choices else "", str | None)
 
@@ -240,7 +240,7 @@ async def options_kept(client: AsyncFriendli) -> None:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-async def messages_in_many_ways(client: AsyncFriendli) -> None:
+async def ways_to_write_messages(client: AsyncFriendli) -> None:
     api = client.serverless.messages
     dicts: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
     reply = await api.create(model="m", max_tokens=5, messages=dicts)
@@ -260,7 +260,7 @@ async def messages_in_many_ways(client: AsyncFriendli) -> None:
         await stream.result()
 
 
-async def uses_of_tools(client: AsyncFriendli) -> None:
+async def tool_uses(client: AsyncFriendli) -> None:
     api = client.serverless.messages
     tools: list[dict[str, object]] = [{"name": "f", "input_schema": {"type": "object"}}]
     reply = await api.create(
@@ -276,15 +276,15 @@ async def uses_of_tools(client: AsyncFriendli) -> None:
     blocks = [*structs, TextBlock("And now?")]
     await api.create(model="m", max_tokens=5, messages=[user("Hi"), reply, InputMessage("user", blocks)])
     nested = [ToolResultBlock(use.id, [{"type": "text", "text": "5"}]) for use in uses]
-    said: list[dict[str, object]] = [{"role": "assistant", "content": reply.content}]
-    said.append({"role": "user", "content": nested})
-    await api.create(model="m", max_tokens=5, messages=[user("Hi"), *said])
+    turns: list[dict[str, object]] = [{"role": "assistant", "content": reply.content}]
+    turns.append({"role": "user", "content": nested})
+    await api.create(model="m", max_tokens=5, messages=[user("Hi"), *turns])
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
-async def responses_in_many_ways(client: AsyncFriendli) -> None:
+async def ways_to_write_response_input(client: AsyncFriendli) -> None:
     api = client.serverless.responses
     dicts: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
     reply = await api.create(model="m", input=dicts)
@@ -304,7 +304,7 @@ async def responses_in_many_ways(client: AsyncFriendli) -> None:
         await stream.result()
 
 
-async def calls_of_functions(client: AsyncFriendli) -> None:
+async def function_calls(client: AsyncFriendli) -> None:
     api = client.serverless.responses
     tools = [responses.FunctionTool(name="f", parameters={"type": "object"}), responses.CustomTool(name="g")]
     items: list[responses.InputItem | Mapping[str, object]] = [user("Hi")]
@@ -324,8 +324,8 @@ async def calls_of_functions(client: AsyncFriendli) -> None:
 async def tool_assisted(client: AsyncFriendli) -> None:
     api = client.serverless.tool_assisted_chat
     reply = await api.complete(model="m", messages=[user("Hi")], tools=[{"type": "web:search"}])
-    said = [user("Hi"), {"role": "assistant", "content": reply.text}]
-    await api.complete(model="m", messages=said)
+    conversation = [user("Hi"), {"role": "assistant", "content": reply.text}]
+    await api.complete(model="m", messages=conversation)
     await api.complete(model="m", messages=[user("Hi"), reply.message, dict(role="user", content="And now?")])
-    async with api.stream(model="m", messages=said, tools=[{"type": "math:calculator"}]) as stream:
+    async with api.stream(model="m", messages=conversation, tools=[{"type": "math:calculator"}]) as stream:
         assert_type((await stream.result()).text, str)

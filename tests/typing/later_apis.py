@@ -1,7 +1,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""What type checkers make of responses, messages, audio, images and files. Checked strictly; never run.
+"""Static types of responses, messages, audio, images and files. Checked in strict mode; never run.
 
-A `type: ignore` marks a call that must be refused: where it is not, the checkers call the comment unused.
+A `type: ignore` marks a call that the checkers must reject; if they accept it, they report the comment as unused.
 """
 
 from collections.abc import AsyncIterator
@@ -90,8 +90,8 @@ async def responds(client: AsyncFriendli) -> None:
         assert_type(text, str)
     await client.container.responses.create(input="Hi")
     await responses.create(input="Hi")  # type: ignore[call-arg]  # no model
-    await responses.create(model="m", input=5)  # type: ignore[arg-type]  # refused
-    responses.stream(model="m", input="Hi", max_tokens=5)  # type: ignore[call-arg]  # refused
+    await responses.create(model="m", input=5)  # type: ignore[arg-type]  # rejected
+    responses.stream(model="m", input="Hi", max_tokens=5)  # type: ignore[call-arg]  # rejected
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -163,22 +163,22 @@ async def messages_calls(client: AsyncFriendli, dicts: list[dict[str, object]]) 
         assert_type(thought, str)
     await client.container.messages.create(messages=dicts)
     await messages.create(messages=dicts)  # type: ignore[call-arg]  # no model
-    await messages.create(model="m", messages="Hi")  # type: ignore[arg-type]  # refused
-    await messages.create(model="m", messages=dicts, max_token=5)  # type: ignore[call-arg]  # refused
+    await messages.create(model="m", messages="Hi")  # type: ignore[arg-type]  # rejected
+    await messages.create(model="m", messages=dicts, max_token=5)  # type: ignore[call-arg]  # rejected
 
 
 # --- audio, images, files, media -------------------------------------------------------------------------------------
 
 
-async def hears_and_paints(client: AsyncFriendli, path: Path, pieces: AsyncIterator[bytes]) -> None:
+async def transcribes_and_generates_images(client: AsyncFriendli, path: Path, pieces: AsyncIterator[bytes]) -> None:
     assert_type(client.serverless.audio, Audio)
     assert_type(client.dedicated.audio, Audio)
     assert_type(client.container.audio, ContainerAudio)
     options: TranscriptionOptions = {"language": "en", "chunking_strategy": {"type": "server_vad"}, "temperature": 0}
-    said = await client.serverless.audio.transcribe(model="m", file=path, **options)
-    assert_type(said, Transcription)
-    assert_type(said.text, str)
-    assert_type(said.usage, TranscriptionUsage | None)
+    transcription = await client.serverless.audio.transcribe(model="m", file=path, **options)
+    assert_type(transcription, Transcription)
+    assert_type(transcription.text, str)
+    assert_type(transcription.usage, TranscriptionUsage | None)
     await client.container.audio.transcribe(file=b"RIFF", filename="a.wav", content_type="audio/wav")
     async with client.container.audio.stream(file=pieces, chunking_strategy="auto") as heard:
         assert_type(heard, TranscriptionStream)
@@ -186,8 +186,8 @@ async def hears_and_paints(client: AsyncFriendli, path: Path, pieces: AsyncItera
             assert_type(event, TranscriptDelta | TranscriptDone | replies.UnknownEvent)
     assert_type(await heard.result(), Transcription)
     await client.serverless.audio.transcribe(file=path)  # type: ignore[call-arg]  # no model
-    await client.container.audio.transcribe(file="a.wav")  # type: ignore[arg-type]  # a path is a Path
-    client.container.audio.stream(file=path, stream=True)  # type: ignore[call-arg]  # refused
+    await client.container.audio.transcribe(file="a.wav")  # type: ignore[arg-type]  # must be a Path
+    client.container.audio.stream(file=path, stream=True)  # type: ignore[call-arg]  # rejected
     assert_type(client.dedicated.image, Images)
     assert_type(client.container.image, ContainerImages)
     painted = await client.dedicated.image.generate(model="m", prompt="a cat", response_format="png", seed=None)
@@ -200,7 +200,7 @@ async def hears_and_paints(client: AsyncFriendli, path: Path, pieces: AsyncItera
     )
     assert_type(edited, ContainerImage)
     assert_type(edited.image, str)
-    await client.container.image.edit(image=path, prompt="p", guidance_scale=None)  # type: ignore[arg-type]  # refused
+    await client.container.image.edit(image=path, prompt="p", guidance_scale=None)  # type: ignore[arg-type]  # rejected
     assert_type(client.file, Files)
     with path.open("rb") as file:
         uploaded = await client.file.upload(file, project_id="p", progress=lambda sent, total: None)
@@ -220,8 +220,8 @@ async def hears_and_paints(client: AsyncFriendli, path: Path, pieces: AsyncItera
     await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": [text, part]}])
 
 
-async def talks_on(client: AsyncFriendli) -> None:
-    """What a response gave goes into the next one's input."""
+async def continues_conversation(client: AsyncFriendli) -> None:
+    """The output of a response can be part of the next input."""
     conversation: list[InputItem] = [InputMessage("user", "What time is it?")]
     response = await client.serverless.responses.create(model="m", input=conversation)
     conversation.extend(response.output)

@@ -1,7 +1,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""What type checkers make of answers that are values. Checked strictly; never run.
+"""Static types of structured output. Checked in strict mode; never run.
 
-A `type: ignore` marks a call that must be refused: where it is not, the checkers call the comment unused.
+A `type: ignore` marks a call that the checkers must reject; if they accept it, they report the comment as unused.
 """
 
 from dataclasses import dataclass
@@ -53,8 +53,8 @@ async def parses(client: AsyncFriendli) -> None:
     anything: ParsedCompletion[Any] = await chat.parse(Any, model="m", messages=ASK)
     either: ParsedCompletion[Any] = await chat.parse(Plain | Invoice, model="m", messages=ASK)
     print(anything.value, either.value)
-    await chat.parse(Invoice, messages=ASK)  # type: ignore[call-overload]  # refused
-    await chat.parse(Invoice, model="m", messages=ASK, response_format=None)  # type: ignore[call-overload]  # refused
+    await chat.parse(Invoice, messages=ASK)  # type: ignore[call-overload]  # rejected
+    await chat.parse(Invoice, model="m", messages=ASK, response_format=None)  # type: ignore[call-overload]  # rejected
 
 
 async def streams(client: AsyncFriendli) -> None:

@@ -1,7 +1,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""What type checkers make of tools and runs. Checked strictly; never run.
+"""Static types of tools and runs. Checked in strict mode; never run.
 
-A `type: ignore` marks a call that must be refused: where it is not, the checkers call the comment unused.
+A `type: ignore` marks a call that the checkers must reject; if they accept it, they report the comment as unused.
 """
 
 from collections.abc import Coroutine
@@ -53,17 +53,17 @@ class Desk:
 async def tools_are_still_functions(desk: Desk) -> None:
     assert_type(await weather("Paris", unit="F"), Weather)
     assert_type(now(), str)
-    await weather(3)  # type: ignore[arg-type]  # refused
-    await weather("Paris", unit="K")  # type: ignore[arg-type]  # refused
-    now("x")  # type: ignore[call-arg]  # refused
+    await weather(3)  # type: ignore[arg-type]  # rejected
+    await weather("Paris", unit="K")  # type: ignore[arg-type]  # rejected
+    now("x")  # type: ignore[call-arg]  # rejected
     assert_type(await desk.note("x"), int)
     assert_type(await Desk.note(desk, "x"), int)
-    await desk.note(3)  # type: ignore[arg-type]  # refused
-    made: FunctionTool[[str], Coroutine[Any, Any, int]] = desk.note
-    assert_type(made.name, str)
-    assert_type(made.description, str | None)
-    assert_type(made.parameters, dict[str, Any])
-    assert_type(await made.run("{}"), str)
+    await desk.note(3)  # type: ignore[arg-type]  # rejected
+    bound: FunctionTool[[str], Coroutine[Any, Any, int]] = desk.note
+    assert_type(bound.name, str)
+    assert_type(bound.description, str | None)
+    assert_type(bound.parameters, dict[str, Any])
+    assert_type(await bound.run("{}"), str)
 
 
 async def runs(client: AsyncFriendli, desk: Desk, session: MCPSession) -> None:
@@ -94,10 +94,10 @@ async def runs(client: AsyncFriendli, desk: Desk, session: MCPSession) -> None:
     await client.serverless.chat.complete(model="m", messages=result.messages)
     await client.serverless.chat.complete(model="m", messages=run.messages)
 
-    client.serverless.chat.run(messages=messages, tools=tools)  # type: ignore[call-arg]  # refused
-    client.serverless.chat.run(model="m", messages=messages, tools=[len])  # type: ignore[list-item]  # refused
-    client.serverless.chat.run(model="m", messages=messages, tools=tools, max_turn=3)  # type: ignore[call-arg]  # refused
-    client.serverless.chat.run(model="m", messages=messages, tools=tools, on_tool_error="no")  # type: ignore[arg-type]  # refused
+    client.serverless.chat.run(messages=messages, tools=tools)  # type: ignore[call-arg]  # rejected
+    client.serverless.chat.run(model="m", messages=messages, tools=[len])  # type: ignore[list-item]  # rejected
+    client.serverless.chat.run(model="m", messages=messages, tools=tools, max_turn=3)  # type: ignore[call-arg]  # rejected
+    client.serverless.chat.run(model="m", messages=messages, tools=tools, on_tool_error="no")  # type: ignore[arg-type]  # rejected
 
 
 async def approval(client: AsyncFriendli, messages: Conversation) -> None:
@@ -110,7 +110,7 @@ async def approval(client: AsyncFriendli, messages: Conversation) -> None:
     chat = client.serverless.chat
     chat.run(model="m", messages=messages, tools=[weather], before_tool=allow)
     chat.run(model="m", messages=messages, tools=[weather], before_tool=ask)
-    chat.run(model="m", messages=messages, tools=[weather], before_tool=len)  # type: ignore[arg-type]  # refused
+    chat.run(model="m", messages=messages, tools=[weather], before_tool=len)  # type: ignore[arg-type]  # rejected
 
 
 async def views(client: AsyncFriendli, messages: Conversation) -> None:
@@ -122,6 +122,6 @@ async def views(client: AsyncFriendli, messages: Conversation) -> None:
     assert_type(client.serverless.tool_assisted_chat.stream(model="m", messages=messages).tool_calls(), ToolCallView)
 
 
-async def goes_on(client: AsyncFriendli, error: TurnLimitError) -> None:
+async def continues_after_turn_limit(client: AsyncFriendli, error: TurnLimitError) -> None:
     assert_type(error.usage, Usage | None)
     client.serverless.chat.run(model="m", messages=error.messages, tools=[weather])
