@@ -1,4 +1,4 @@
-"""The operations of this library, beside the list of those that the API has (`data/operations.json`)."""
+"""The library's operations, compared with the list of the API's operations (`data/operations.json`)."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ from friendli_async._core.protocol import Operation
 LIVE: Final[list[tuple[str, str, str]]] = [
     tuple(row) for row in json.loads((Path(__file__).parent / "data" / "operations.json").read_text())
 ]
-"""Name in the official SDK, method and path of every operation that it has today."""
+"""Name in the official SDK, method and path of every current operation."""
 
 EXTRAS: Final = {
     ("serverless.tool_assisted_chat", "POST", "/serverless/tools/v1/chat/completions"),
@@ -24,7 +24,7 @@ EXTRAS: Final = {
     ("file", "GET", "/beta/file/{file_id}"),
     ("file", "GET", "/beta/file/{file_id}/download_url"),
 }
-"""Operations that the official SDK has withdrawn and we keep."""
+"""Operations that the official SDK has removed and this library keeps."""
 
 OURS: Final = {(served.group, *served.key) for served in served_operations()}
 
@@ -42,7 +42,7 @@ def constants() -> list[tuple[str, Operation[Any]]]:
     return found
 
 
-def test_our_operations_are_the_live_ones_and_the_named_extras() -> None:
+def test_operations_match_the_official_sdk_and_the_extras() -> None:
     live = {(name.rpartition(".")[0], method, path) for name, method, path in LIVE}
     assert len(LIVE) == len(live) == 45
     assert sorted(OURS) == sorted(live | EXTRAS)
@@ -53,7 +53,7 @@ def test_every_operation_is_used_by_a_resource(operation: Operation[Any]) -> Non
     assert any(served.operation is operation for served in served_operations())
 
 
-def test_every_operation_is_named_as_the_client_has_it() -> None:
+def test_operation_names_match_client_attributes() -> None:
     for served in served_operations():
         group, method = served.operation.name.split(".")
         assert group == served.group.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Endpoint management: what each operation sends and makes of the answer, and waiting for an endpoint to get there."""
+"""Endpoint management: the request and response of each operation, and waiting for an endpoint's status."""
 
 import asyncio
 import re
@@ -68,15 +68,15 @@ ID_METHODS: Final = (*STATUS_METHODS, "get_spec", "delete", "update", "wait", "g
 
 
 def state(name: str, **others: object) -> Any:
-    """A reply that says what an endpoint is doing."""
+    """A response with an endpoint's status."""
     return json_body({"status": name, "createdAt": "2026-01-02T03:04:05Z", **others})
 
 
-# --- replies ---------------------------------------------------------------------------------------------------------
+# --- responses -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", STATUS_METHODS)
-async def test_a_status_is_decoded_whole(client: AsyncFriendli, server: FriendliServer, method: str) -> None:
+async def test_status_response_is_decoded(client: AsyncFriendli, server: FriendliServer, method: str) -> None:
     server.enqueue(json_body(STATUS))
     reply: EndpointStatus = await getattr(client.dedicated.endpoint, method)("ep_1")
     assert (reply.status, reply.error_code, reply.phase) == (STATUS["status"], STATUS["errorCode"], STATUS["phase"])
@@ -86,7 +86,7 @@ async def test_a_status_is_decoded_whole(client: AsyncFriendli, server: Friendli
 
 
 @pytest.mark.parametrize("method", ["get_spec", "update"])
-async def test_a_spec_is_decoded_whole(client: AsyncFriendli, server: FriendliServer, method: str) -> None:
+async def test_spec_response_is_decoded(client: AsyncFriendli, server: FriendliServer, method: str) -> None:
     server.enqueue(json_body(SPEC))
     reply = await getattr(client.dedicated.endpoint, method)("ep_1")
     assert msgspec.to_builtins(reply) == SPEC
@@ -94,7 +94,7 @@ async def test_a_spec_is_decoded_whole(client: AsyncFriendli, server: FriendliSe
     assert reply.meta.status == 200
 
 
-async def test_listed_endpoints_and_versions_have_their_ids(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_listed_endpoints_and_versions_have_ids(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(
         json_body({"data": {"ep_1": STATUS, "ep_2": {"status": "RUNNING"}}}), json_body({"data": {"v1": SPEC}})
     )
@@ -106,7 +106,7 @@ async def test_listed_endpoints_and_versions_have_their_ids(client: AsyncFriendl
 
 
 @pytest.mark.parametrize("reply", [{}, {"data": {}}, {"data": None, "nextCursor": None}], ids=str)
-async def test_an_empty_list_is_one_however_it_is_written(
+async def test_missing_or_null_page_data_is_an_empty_list(
     client: AsyncFriendli, server: FriendliServer, reply: object
 ) -> None:
     server.always(json_body(reply))
@@ -124,19 +124,19 @@ async def test_an_empty_list_is_one_however_it_is_written(
     ],
     ids=lambda value: getattr(value, "__name__", "sample"),
 )
-def test_a_reply_says_the_same_when_it_is_encoded_again(kind: type[msgspec.Struct], sample: Any) -> None:
+def test_response_round_trips_through_json(kind: type[msgspec.Struct], sample: Any) -> None:
     decoded = msgspec.convert(sample, kind)
     assert msgspec.json.decode(msgspec.json.encode(decoded), type=kind) == decoded
 
 
-async def test_new_fields_and_new_states_break_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_unknown_fields_and_statuses_are_accepted(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("DREAMING", phase="REM", errorCode="NIGHTMARE", new={"a": 1}))
     reply = await client.dedicated.endpoint.get_status("ep_1")
     assert (reply.status, reply.phase, reply.error_code) == ("DREAMING", "REM", "NIGHTMARE")
 
 
 @pytest.mark.parametrize("method", [*STATUS_METHODS, "get_spec", "update"])
-async def test_a_reply_that_says_nothing_is_a_decode_error(
+async def test_empty_object_response_is_a_decode_error(
     client: AsyncFriendli, server: FriendliServer, method: str
 ) -> None:
     server.always(json_body({}))
@@ -144,22 +144,20 @@ async def test_a_reply_that_says_nothing_is_a_decode_error(
         await getattr(client.dedicated.endpoint, method)("ep_1")
 
 
-async def test_a_new_endpoint_without_an_id_is_a_decode_error(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_created_endpoint_without_id_is_a_decode_error(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body({"endpointName": "n"}))
     with pytest.raises(ResponseDecodeError, match="endpointId"):
         await client.dedicated.endpoint.wandb_artifact_create(wandb_artifact_version_name="e/p/a:v1")
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"{}", b'{"id": "ep_1"}', b"[]", b'"ok"', b"true", b"1"], ids=repr)
-async def test_a_deletion_takes_whatever_the_server_says_of_it(
-    client: AsyncFriendli, server: FriendliServer, data: bytes
-) -> None:
+async def test_delete_accepts_any_success_body(client: AsyncFriendli, server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, content_type="application/json"))
     await client.dedicated.endpoint.delete("ep_1")
     assert (server.requests[0].method, server.requests[0].path) == ("DELETE", f"{BASE}/ep_1")
 
 
-async def test_a_deletion_that_is_answered_with_an_error_or_a_page_has_not_succeeded(
+async def test_delete_raises_on_error_or_html_in_success_response(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     error = {"error": {"message": "in use", "code": "conflict"}}
@@ -170,17 +168,17 @@ async def test_a_deletion_that_is_answered_with_an_error_or_a_page_has_not_succe
         await client.dedicated.endpoint.delete("ep_1")
 
 
-async def test_a_validation_error_is_told_with_its_place(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_validation_error_message_includes_location(client: AsyncFriendli, server: FriendliServer) -> None:
     detail = [{"loc": ["path", "endpoint_id"], "msg": "no such thing", "type": "value_error"}]
     server.enqueue(json_body({"detail": detail}, status=422))
     with pytest.raises(UnprocessableEntityError, match=r"path\.endpoint_id: no such thing"):
         await client.dedicated.endpoint.delete("ep_1")
 
 
-# --- what goes out ---------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
-async def test_bodies_are_camel_case_but_what_is_inside_advanced(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_body_keys_are_camel_case_except_inside_advanced(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("INITIALIZING"))
     await client.dedicated.endpoint.create(**NEW, hf_model_repo="org/repo", initial_version_comment=None)
     assert server.requests[0].json == {
@@ -193,7 +191,7 @@ async def test_bodies_are_camel_case_but_what_is_inside_advanced(client: AsyncFr
     }
 
 
-async def test_structs_serve_as_well_as_dicts(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_structs_are_accepted_in_place_of_dicts(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("INITIALIZING"), json_body({"endpointId": "ep_1"}))
     await client.dedicated.endpoint.create(
         **{**NEW, "advanced": AdvancedConfig(**ADVANCED, max_token_count=10)},
@@ -211,7 +209,7 @@ async def test_structs_serve_as_well_as_dicts(client: AsyncFriendli, server: Fri
     assert sent == {"wandbArtifactVersionName": "e/p/a:v1", "accelerator": {"type": "H100", "count": 1}}
 
 
-async def test_an_update_sends_what_it_changes_and_nothing_else(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_update_sends_only_given_fields(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(json_body(SPEC))
     await client.dedicated.endpoint.update("ep_1")
     await client.dedicated.endpoint.update(
@@ -222,7 +220,7 @@ async def test_an_update_sends_what_it_changes_and_nothing_else(client: AsyncFri
 
 
 @pytest.mark.parametrize(
-    ("options", "place"),
+    ("options", "path"),
     [
         ({"name": None}, "name"),
         ({"project_id": 1}, "project_id"),
@@ -237,17 +235,15 @@ async def test_an_update_sends_what_it_changes_and_nothing_else(client: AsyncFri
     ],
     ids=str,
 )
-async def test_a_bad_value_is_refused_with_its_path(
-    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], place: str
+async def test_invalid_value_is_rejected_with_its_path(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], path: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(place)}: "):
+    with pytest.raises(ValueError, match=f"^{re.escape(path)}: "):
         await client.dedicated.endpoint.create(**{**NEW, **options})
     assert server.requests == []
 
 
-async def test_an_unknown_keyword_is_refused_with_the_nearest_one(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_unknown_keyword_is_rejected_with_a_suggestion(client: AsyncFriendli, server: FriendliServer) -> None:
     endpoint: Any = client.dedicated.endpoint
     with pytest.raises(TypeError, match="'hf_model_repo'"):
         await endpoint.create(**NEW, hf_model_rep="org/repo")
@@ -260,7 +256,7 @@ async def test_an_unknown_keyword_is_refused_with_the_nearest_one(
 
 @pytest.mark.parametrize("endpoint_id", ["", ".", "..", None, 5], ids=repr)
 @pytest.mark.parametrize("method", ID_METHODS)
-async def test_what_is_no_id_is_refused(
+async def test_invalid_endpoint_id_is_rejected(
     client: AsyncFriendli, server: FriendliServer, method: str, endpoint_id: Any
 ) -> None:
     with pytest.raises(ValueError, match="endpoint_id"):
@@ -268,14 +264,14 @@ async def test_what_is_no_id_is_refused(
     assert server.requests == []
 
 
-async def test_an_id_stays_one_segment_of_the_path(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_endpoint_id_is_escaped_as_one_path_segment(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(state("RUNNING"))
     await client.dedicated.endpoint.sleep("a/../b?c#d e%2F")
     assert server.requests[0].raw_path == f"{BASE}/a%2F..%2Fb%3Fc%23d%20e%252F/sleep"
     assert not server.requests[0].query
 
 
-async def test_team_goes_out_and_changes_of_state_have_no_body(server: FriendliServer) -> None:
+async def test_team_header_is_sent_and_status_changes_have_no_body(server: FriendliServer) -> None:
     server.always(state("RUNNING"))
     async with AsyncFriendli("test-token", team="team_1", server_url=server.url) as client:
         for method in STATUS_METHODS:
@@ -287,14 +283,14 @@ async def test_team_goes_out_and_changes_of_state_have_no_body(server: FriendliS
 
 
 @pytest.mark.parametrize("method", [*STATUS_METHODS, "get_spec", "update", "delete"])
-async def test_management_is_repeated_where_its_reply_was_lost(server: FriendliServer, method: str) -> None:
+async def test_idempotent_operations_are_retried(server: FriendliServer, method: str) -> None:
     server.enqueue(status(500, retry_after_ms=0), json_body({**STATUS, **SPEC}))
     async with AsyncFriendli("test-token", server_url=server.url) as client:
         await getattr(client.dedicated.endpoint, method)("ep_1")
     assert len(server.requests) == 2
 
 
-async def test_creations_are_not_repeated_where_they_may_have_been_accepted(server: FriendliServer) -> None:
+async def test_create_is_not_retried_after_server_error(server: FriendliServer) -> None:
     server.always(status(500, retry_after_ms=0))
     async with AsyncFriendli("test-token", server_url=server.url) as client:
         with pytest.raises(InternalServerError):
@@ -304,10 +300,10 @@ async def test_creations_are_not_repeated_where_they_may_have_been_accepted(serv
     assert len(server.requests) == 2
 
 
-# --- waiting ---------------------------------------------------------------------------------------------------------
+# --- wait ------------------------------------------------------------------------------------------------------------
 
 
-async def test_waiting_ends_when_the_endpoint_is_in_the_state(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_wait_returns_when_endpoint_reaches_status(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("INITIALIZING"), state("UNKNOWN"), state("DREAMING"), state("SLEEPING"), state("RUNNING"))
     reply = await client.dedicated.endpoint.wait("ep_1", interval=0)
     assert (reply.status, reply.meta.status) == ("RUNNING", 200)
@@ -315,9 +311,7 @@ async def test_waiting_ends_when_the_endpoint_is_in_the_state(client: AsyncFrien
     assert len(server.requests) == 5
 
 
-async def test_an_endpoint_that_is_in_the_state_is_looked_at_once(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_wait_polls_once_if_already_in_status(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("SLEEPING"))
     assert (await client.dedicated.endpoint.wait("ep_1", until="SLEEPING", timeout=None)).status == "SLEEPING"
     assert len(server.requests) == 1
@@ -333,7 +327,7 @@ async def test_an_endpoint_that_is_in_the_state_is_looked_at_once(
         ("TERMINATED", "FAILED"),
     ],
 )
-async def test_waiting_for_what_cannot_come_is_an_error_that_says_why(
+async def test_wait_raises_if_status_is_unreachable(
     client: AsyncFriendli, server: FriendliServer, now: str, until: str
 ) -> None:
     server.enqueue(state("STOPPING"), state(now, errorCode="INFERENCE_ENGINE_MEMORY_ERROR"))
@@ -346,15 +340,13 @@ async def test_waiting_for_what_cannot_come_is_an_error_that_says_why(
     assert error.meta.status == 200
 
 
-async def test_a_failed_endpoint_can_still_come_to_its_end(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_wait_for_terminated_continues_after_failed(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("FAILED"), state("TERMINATING"), state("TERMINATED"))
     reply = await client.dedicated.endpoint.wait("ep_1", until="TERMINATED", interval=0)
     assert reply.status == "TERMINATED"
 
 
-async def test_without_a_limit_an_endpoint_that_falls_asleep_again_is_not_waited_for(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_wait_gives_up_if_endpoint_falls_asleep_again(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("SLEEPING"), state("AWAKING"), state("SLEEPING"))
     with pytest.raises(APIStatusError, match="ep_1 is SLEEPING and will not be RUNNING") as raised:
         await client.dedicated.endpoint.wait("ep_1", timeout=None, interval=0)
@@ -365,9 +357,7 @@ async def test_without_a_limit_an_endpoint_that_falls_asleep_again_is_not_waited
     ).status == "SLEEPING"
 
 
-async def test_waiting_too_long_is_a_timeout_that_says_how_far_it_got(
-    client: AsyncFriendli, server: FriendliServer, clock: Clock
-) -> None:
+async def test_wait_timeout_reports_last_status(client: AsyncFriendli, server: FriendliServer, clock: Clock) -> None:
     server.always(state("INITIALIZING", phase="DOWNLOADING_MODEL"))
     waiting = asyncio.create_task(client.dedicated.endpoint.wait("ep_1", timeout=20, interval=3600))
     await server.wait_for_requests(1)
@@ -383,7 +373,7 @@ async def test_waiting_too_long_is_a_timeout_that_says_how_far_it_got(
     assert len(server.requests) == 1
 
 
-async def test_the_time_of_waiting_cuts_into_a_call(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_wait_timeout_interrupts_a_request_in_flight(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(script(stall()))
     with pytest.raises(APITimeoutError, match=r"not RUNNING within 0\.05 s$") as raised:
         await client.dedicated.endpoint.wait("ep_1", timeout=0.05)
@@ -391,21 +381,21 @@ async def test_the_time_of_waiting_cuts_into_a_call(client: AsyncFriendli, serve
     assert raised.value.meta is None
 
 
-async def test_a_time_limit_of_a_call_stays_what_it_is(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_request_timeout_still_applies_during_wait(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(script(stall()))
-    hasty = client.with_options(timeout=Timeouts(first_event=0.05))
+    impatient = client.with_options(timeout=Timeouts(first_event=0.05))
     with pytest.raises(APITimeoutError) as raised:
-        await hasty.dedicated.endpoint.wait("ep_1", timeout=600)
+        await impatient.dedicated.endpoint.wait("ep_1", timeout=600)
     assert (raised.value.limit, raised.value.seconds) == ("first_event", 0.05)
 
 
-async def test_an_endpoint_that_is_gone_ends_the_waiting(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_wait_raises_if_endpoint_is_deleted(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("INITIALIZING"), status(404))
     with pytest.raises(NotFoundError):
         await client.dedicated.endpoint.wait("ep_1", interval=0)
 
 
-async def test_waiting_can_be_cancelled(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_wait_can_be_cancelled(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(state("INITIALIZING"))
     waiting = asyncio.create_task(client.dedicated.endpoint.wait("ep_1", interval=3600))
     await server.wait_for_requests(1)
@@ -414,7 +404,7 @@ async def test_waiting_can_be_cancelled(client: AsyncFriendli, server: FriendliS
         await waiting
 
 
-async def test_waiting_on_a_closed_client_is_told_so(server: FriendliServer) -> None:
+async def test_wait_on_closed_client_is_an_error(server: FriendliServer) -> None:
     client = AsyncFriendli("test-token", server_url=server.url)
     await client.aclose()
     with pytest.raises(ConfigurationError, match="closed"):
@@ -437,7 +427,7 @@ async def test_waiting_on_a_closed_client_is_told_so(server: FriendliServer) -> 
     ids=str,
 )
 @pytest.mark.parametrize("method", ["wait", "wake"])
-async def test_seconds_that_are_none_are_refused(
+async def test_invalid_timeout_or_interval_is_rejected(
     client: AsyncFriendli, server: FriendliServer, method: str, bad: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(bad))}: must be a number of seconds"):
@@ -445,7 +435,7 @@ async def test_seconds_that_are_none_are_refused(
     assert server.requests == []
 
 
-async def test_waking_does_not_wait_unless_it_is_told_to(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_wake_waits_only_if_asked(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("AWAKING"))
     assert (await client.dedicated.endpoint.wake("ep_1")).status == "AWAKING"
     server.enqueue(state("SLEEPING"), state("AWAKING"), state("RUNNING"))
@@ -453,10 +443,10 @@ async def test_waking_does_not_wait_unless_it_is_told_to(client: AsyncFriendli, 
     assert [request.method for request in server.requests] == ["PUT", "PUT", "GET", "GET"]
 
 
-# --- a whole life, at the embedded server ----------------------------------------------------------------------------
+# --- lifecycle, on the embedded server -------------------------------------------------------------------------------
 
 
-async def test_an_endpoint_lives_from_its_creation_to_its_end(client: AsyncFriendli) -> None:
+async def test_endpoint_lifecycle_from_create_to_delete(client: AsyncFriendli) -> None:
     endpoint = client.dedicated.endpoint
     await endpoint.create(**NEW, autoscaling_policy={"maxReplica": 4})
     [created] = [listed async for listed in endpoint.list(project_id="p")]
@@ -480,7 +470,7 @@ async def test_an_endpoint_lives_from_its_creation_to_its_end(client: AsyncFrien
     assert [listed async for listed in endpoint.list()] == []
 
 
-async def test_an_artifact_becomes_an_endpoint(client: AsyncFriendli) -> None:
+async def test_endpoint_is_created_from_wandb_artifact(client: AsyncFriendli) -> None:
     created = await client.dedicated.endpoint.wandb_artifact_create(
         wandb_artifact_version_name="ent/proj/art:v1", name="from artifact", idempotency_key="k"
     )

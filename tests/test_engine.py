@@ -1,4 +1,4 @@
-"""End to end, against a real server that others wrote: llama.cpp's, with a tiny random model."""
+"""End-to-end tests against a real third-party server: llama.cpp's, with a tiny random model."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ from friendli_async.tools import TurnLimitError, tool
 pytestmark = pytest.mark.engine
 
 ASK = [{"role": "user", "content": "Tell me about the sea"}]
-# Finite arguments: random weights would never end a free string.
+# Only enums and booleans: random weights would never end a free-form string.
 WEATHER = {
     "type": "function",
     "function": {
@@ -58,7 +58,7 @@ async def client(engine: LocalEngine) -> AsyncIterator[AsyncFriendli]:
 # --- calls -----------------------------------------------------------------------------------------------------------
 
 
-async def test_plain_chat_gives_text_usage_and_meta(client: AsyncFriendli) -> None:
+async def test_chat_completion_has_text_usage_and_meta(client: AsyncFriendli) -> None:
     reply = await client.container.chat.complete(messages=ASK, max_tokens=12, seed=1, **LONG)
     assert reply.text
     assert reply.model == MODEL
@@ -72,7 +72,7 @@ async def test_plain_chat_gives_text_usage_and_meta(client: AsyncFriendli) -> No
 
 
 @pytest.mark.compatibility
-async def test_streamed_chat_adds_up_to_the_same_reply_as_the_plain_one(client: AsyncFriendli) -> None:
+async def test_streamed_chat_matches_chat_completion(client: AsyncFriendli) -> None:
     settings: dict[str, Any] = {"messages": ASK, "max_tokens": 40, "temperature": 0.0, **LONG}
     plain = await client.container.chat.complete(**settings)
     async with client.container.chat.stream(**settings) as stream:
@@ -87,7 +87,7 @@ async def test_streamed_chat_adds_up_to_the_same_reply_as_the_plain_one(client: 
     assert result.usage.completion_tokens == plain.usage.completion_tokens == 40
 
 
-async def test_usage_of_a_stream_comes_without_being_asked_for(client: AsyncFriendli) -> None:
+async def test_stream_reports_usage_by_default(client: AsyncFriendli) -> None:
     stream = client.container.chat.stream(messages=ASK, max_tokens=5, **LONG)
     async for _ in stream:
         pass
@@ -95,7 +95,7 @@ async def test_usage_of_a_stream_comes_without_being_asked_for(client: AsyncFrie
     assert stream.usage.completion_tokens == 5
 
 
-async def test_logprobs_come_with_every_token_plain_and_streamed(client: AsyncFriendli) -> None:
+async def test_logprobs_are_returned_for_every_token(client: AsyncFriendli) -> None:
     settings: dict[str, Any] = {"messages": ASK, "max_tokens": 6, "logprobs": True, "top_logprobs": 3, **LONG}
     plain = await client.container.chat.complete(**settings)
     async with client.container.chat.stream(**settings) as stream:
@@ -111,7 +111,7 @@ async def test_logprobs_come_with_every_token_plain_and_streamed(client: AsyncFr
             assert len(token.top_logprobs or ()) == 3
 
 
-async def test_two_choices_are_told_apart_in_a_stream(client: AsyncFriendli) -> None:
+async def test_stream_separates_two_choices(client: AsyncFriendli) -> None:
     seen: set[int] = set()
     async with client.container.chat.stream(messages=ASK, max_tokens=10, n=2, temperature=1.5, **LONG) as stream:
         async for chunk in stream:
@@ -124,7 +124,7 @@ async def test_two_choices_are_told_apart_in_a_stream(client: AsyncFriendli) -> 
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_streamed_tool_calls_are_put_together(client: AsyncFriendli, seed: int) -> None:
+async def test_streamed_tool_calls_are_assembled(client: AsyncFriendli, seed: int) -> None:
     async with client.container.chat.stream(
         messages=ASK, tools=[WEATHER], max_tokens=1500, seed=seed, **CALLS_A_TOOL
     ) as stream:
@@ -144,7 +144,7 @@ async def test_streamed_tool_calls_are_put_together(client: AsyncFriendli, seed:
         assert arguments["hourly"] in (True, False)
 
 
-async def test_tool_calls_of_a_reply_can_be_sent_back_with_their_results(client: AsyncFriendli) -> None:
+async def test_tool_calls_and_results_can_be_sent_back(client: AsyncFriendli) -> None:
     first = await client.container.chat.complete(messages=ASK, tools=[WEATHER], max_tokens=1500, seed=0, **CALLS_A_TOOL)
     assert first.choices[0].finish_reason == "tool_calls"
     results = [{"role": "tool", "tool_call_id": call.id, "content": "warm"} for call in first.message.tool_calls or ()]
@@ -156,8 +156,8 @@ async def test_tool_calls_of_a_reply_can_be_sent_back_with_their_results(client:
     assert (second.usage.prompt_tokens or 0) > (first.usage.prompt_tokens or 0)
 
 
-async def agent(chat: ContainerChat, **options: Any) -> tuple[list[tuple[str, bool]], list[Any]]:
-    """A program with a tool: what the tool was called with, and the conversation."""
+async def run_agent(chat: ContainerChat, **options: Any) -> tuple[list[tuple[str, bool]], list[Any]]:
+    """Runs a conversation with one tool; returns the arguments of its calls and the messages."""
     called: list[tuple[str, bool]] = []
 
     @tool
@@ -170,15 +170,15 @@ async def agent(chat: ContainerChat, **options: Any) -> tuple[list[tuple[str, bo
     run = chat.run(messages=question, tools=[weather], max_turns=2, **options)
     try:
         await run.result()
-    except TurnLimitError:  # random weights call for ever
+    except TurnLimitError:  # random weights never stop calling tools
         assert run.turns == 2
     return called, run.messages
 
 
-async def test_the_same_agent_calls_its_tools_on_the_engine_and_on_the_embedded_server(client: AsyncFriendli) -> None:
-    real = await agent(client.container.chat, max_tokens=1500, seed=0, **CALLS_A_TOOL)
+async def test_agent_calls_tools_on_engine_and_embedded_server(client: AsyncFriendli) -> None:
+    real = await run_agent(client.container.chat, max_tokens=1500, seed=0, **CALLS_A_TOOL)
     async with FriendliServer() as server, AsyncFriendli(container_url=server.url) as other:
-        embedded = await agent(other.container.chat)
+        embedded = await run_agent(other.container.chat)
     for called, messages in (real, embedded):
         results = [message for message in messages if message["role"] == "tool"]
         assert len(called) == len(results) >= 1
@@ -189,7 +189,7 @@ async def test_the_same_agent_calls_its_tools_on_the_engine_and_on_the_embedded_
     assert reply.usage.completion_tokens
 
 
-async def test_json_schema_is_kept_by_the_reply(client: AsyncFriendli) -> None:
+async def test_response_matches_json_schema(client: AsyncFriendli) -> None:
     class Point(msgspec.Struct):
         x: bool
         y: bool
@@ -202,7 +202,7 @@ async def test_json_schema_is_kept_by_the_reply(client: AsyncFriendli) -> None:
     assert isinstance(msgspec.json.decode(reply.text, type=Point), Point)
 
 
-async def test_prompt_beyond_the_context_is_a_bad_request_with_the_servers_words(client: AsyncFriendli) -> None:
+async def test_prompt_over_context_size_raises_bad_request(client: AsyncFriendli) -> None:
     with pytest.raises(BadRequestError) as caught:
         await client.container.chat.complete(messages=[{"role": "user", "content": "sea " * 9000}])
     assert caught.value.status_code == 400
@@ -210,11 +210,11 @@ async def test_prompt_beyond_the_context_is_a_bad_request_with_the_servers_words
     assert "context" in (caught.value.message or "")
 
 
-# --- many, cancelled, killed -----------------------------------------------------------------------------------------
+# --- concurrency, cancellation, a killed server ----------------------------------------------------------------------
 
 
-async def test_three_hundred_streams_in_a_row_never_meet_a_stale_connection(client: AsyncFriendli) -> None:
-    # This server ends its side of the connection after every stream, and says Keep-Alive all the same.
+async def test_300_sequential_streams_never_reuse_a_stale_connection(client: AsyncFriendli) -> None:
+    # This server closes its side of the connection after every stream although it sends Keep-Alive.
     impatient = client.with_options(retry=None)
     outcomes: list[str] = []
     for _ in range(300):
@@ -225,7 +225,7 @@ async def test_three_hundred_streams_in_a_row_never_meet_a_stale_connection(clie
     assert outcomes == ["done"] * 300
 
 
-async def test_twenty_streams_at_once_all_arrive_whole(client: AsyncFriendli) -> None:
+async def test_20_concurrent_streams_are_complete(client: AsyncFriendli) -> None:
     async def ask(number: int) -> int:
         stream = client.container.chat.stream(messages=ASK, max_tokens=20 + number, **LONG)
         result = await stream.result()
@@ -236,7 +236,7 @@ async def test_twenty_streams_at_once_all_arrive_whole(client: AsyncFriendli) ->
 
 
 @pytest.mark.compatibility
-async def test_leaving_a_stream_stops_the_servers_work(client: AsyncFriendli, engine: LocalEngine) -> None:
+async def test_leaving_a_stream_stops_generation(client: AsyncFriendli, engine: LocalEngine) -> None:
     async with client.container.chat.stream(messages=ASK, max_tokens=4000, **LONG) as stream:
         async for chunk in stream:
             if chunk.text:
@@ -247,7 +247,7 @@ async def test_leaving_a_stream_stops_the_servers_work(client: AsyncFriendli, en
     assert (await to_thread.run_sync(freed_slot, engine.url, busy)).tokens < 2000
 
 
-async def test_cancelled_task_stops_the_servers_work(client: AsyncFriendli, engine: LocalEngine) -> None:
+async def test_cancelling_a_task_stops_generation(client: AsyncFriendli, engine: LocalEngine) -> None:
     arrived = asyncio.Event()
 
     async def read() -> None:
@@ -265,28 +265,28 @@ async def test_cancelled_task_stops_the_servers_work(client: AsyncFriendli, engi
     assert (await to_thread.run_sync(freed_slot, engine.url, busy)).tokens < 2000
 
 
-async def test_server_killed_in_the_middle_raises_with_what_had_arrived(tiny_model: Path) -> None:
-    got: list[str] = []
+async def test_killed_server_raises_interrupted_error_with_partial(tiny_model: Path) -> None:
+    received: list[str] = []
     async with LocalEngine(tiny_model, threads=1) as engine, AsyncFriendli(container_url=engine.url) as client:
         stream = client.container.chat.stream(messages=ASK, max_tokens=4000, **LONG)
 
         async def read() -> None:
             async for chunk in stream:
-                got.append(chunk.text)
-                if sum(map(bool, got)) == 3:
+                received.append(chunk.text)
+                if sum(map(bool, received)) == 3:
                     engine.kill()
 
         with pytest.raises(StreamInterruptedError) as caught:
             await read()
         assert stream.outcome == "truncated"
         assert caught.value.partial is not None
-        assert caught.value.partial.text == "".join(got) != ""
-        with pytest.raises(APIConnectionError) as refused:
+        assert caught.value.partial.text == "".join(received) != ""
+        with pytest.raises(APIConnectionError) as unreachable:
             await client.with_options(retry=None).container.chat.complete(messages=ASK)
-        assert refused.value.sent is False
+        assert unreachable.value.sent is False
 
 
-async def test_api_key_of_the_server_is_sent_as_the_token(tiny_model: Path) -> None:
+async def test_token_is_sent_as_api_key(tiny_model: Path) -> None:
     async with LocalEngine(tiny_model, threads=1, api_key="sk-right") as engine:
         async with AsyncFriendli("sk-right", container_url=engine.url) as client:
             assert (await client.container.chat.complete(messages=ASK, max_tokens=1)).usage is not None
@@ -296,7 +296,7 @@ async def test_api_key_of_the_server_is_sent_as_the_token(tiny_model: Path) -> N
     assert "sk-wrong" not in f"{caught.value!r} {caught.value}"
 
 
-# --- the process -----------------------------------------------------------------------------------------------------
+# --- process ---------------------------------------------------------------------------------------------------------
 
 
 def alive(pid: int) -> bool:
@@ -308,17 +308,17 @@ def alive(pid: int) -> bool:
 
 
 def assert_closes(port: int, *, within: float = 30.0) -> None:
-    """Connect again and again until nobody listens there any more."""
+    """Connects repeatedly until the port refuses connections."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             return
-    pytest.fail(f"somebody still listens on port {port} after {within} s")
+    pytest.fail(f"port {port} still accepts connections after {within} s")
 
 
-def test_engine_runs_for_as_long_as_its_context(tiny_model: Path) -> None:
+def test_engine_runs_within_its_context(tiny_model: Path) -> None:
     engine = LocalEngine(tiny_model)
     with engine:
         pid = engine.pid
@@ -328,14 +328,14 @@ def test_engine_runs_for_as_long_as_its_context(tiny_model: Path) -> None:
             engine.start()
         assert engine.pid == pid
     assert not alive(pid)
-    engine.stop()  # stopping twice is nothing
+    engine.stop()  # stopping twice is a no-op
     with pytest.raises(RuntimeError, match="not running"):
         _ = engine.url
     with pytest.raises(RuntimeError, match="not running"):
         engine.kill()
 
 
-def test_engine_can_be_started_again(tiny_model: Path) -> None:
+def test_engine_can_be_restarted(tiny_model: Path) -> None:
     engine = LocalEngine(tiny_model)
     with engine:
         first = engine.pid
@@ -343,7 +343,7 @@ def test_engine_can_be_started_again(tiny_model: Path) -> None:
         assert engine.pid != first
 
 
-def test_engine_dies_with_a_parent_that_is_killed(tiny_model: Path) -> None:
+def test_engine_exits_when_parent_is_killed(tiny_model: Path) -> None:
     script = (
         "import os, signal, sys; from friendli_async.demo.engine import LocalEngine\n"
         "engine = LocalEngine(sys.argv[1]); engine.start(); print(engine.url, flush=True)\n"
@@ -355,7 +355,7 @@ def test_engine_dies_with_a_parent_that_is_killed(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-async def test_file_that_is_no_model_is_refused_and_leaves_no_process(tmp_path: Path, asynchronous: bool) -> None:
+async def test_invalid_model_file_is_an_error_and_leaves_no_process(tmp_path: Path, asynchronous: bool) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + b"\0" * 64)
     engine = LocalEngine(path)
@@ -365,7 +365,7 @@ async def test_file_that_is_no_model_is_refused_and_leaves_no_process(tmp_path: 
         _ = engine.pid
 
 
-def test_engine_that_takes_too_long_is_given_up(tiny_model: Path) -> None:
+def test_start_timeout_stops_the_engine(tiny_model: Path) -> None:
     engine = LocalEngine(tiny_model, start_timeout=0.0)
     with pytest.raises(EngineUnavailable, match="did not start"):
         engine.start()
@@ -397,17 +397,17 @@ def test_missing_package_says_what_to_install(tiny_model: Path, monkeypatch: pyt
         LocalEngine(tiny_model).start()
 
 
-# --- the weights -----------------------------------------------------------------------------------------------------
+# --- weights ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """The package of the weights, with four bytes instead of 253 million; `made` counts what it put together."""
+    """A fake weights package with 4 bytes instead of 253 million; `assembled` counts the calls of `assemble`."""
     data = b"gguf"
-    package = types.SimpleNamespace(MODEL_NAME="model.gguf", EXPECTED_SHA256=sha256(data).hexdigest(), made=0)
+    package = types.SimpleNamespace(MODEL_NAME="model.gguf", EXPECTED_SHA256=sha256(data).hexdigest(), assembled=0)
 
     def assemble(path: Path) -> Path:
-        package.made += 1
+        package.assembled += 1
         path.write_bytes(data)
         return path
 
@@ -416,11 +416,11 @@ def package(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     return package
 
 
-def test_weights_are_put_together_once(package: types.SimpleNamespace, tmp_path: Path) -> None:
+def test_weights_are_assembled_once(package: types.SimpleNamespace, tmp_path: Path) -> None:
     path = gemma_weights(tmp_path / "new")
     assert path.read_bytes() == b"gguf"
     assert gemma_weights(tmp_path / "new") == path
-    assert package.made == 1
+    assert package.assembled == 1
     assert [entry.name for entry in path.parent.iterdir()] == ["model.gguf"]
 
 
@@ -430,7 +430,7 @@ def test_damaged_weights_are_replaced(package: types.SimpleNamespace, tmp_path: 
 
 
 @pytest.mark.usefixtures("package")
-def test_weights_go_to_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_stored_in_user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert gemma_weights() == tmp_path / "cache" / "friendli_async" / "model.gguf"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -440,7 +440,7 @@ def test_weights_go_to_the_users_cache(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize("home", ["", "/dev/null"])
-def test_weights_go_to_the_environment_without_a_writable_home(
+def test_weights_are_stored_in_sys_prefix_without_writable_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -450,7 +450,7 @@ def test_weights_go_to_the_environment_without_a_writable_home(
 
 
 @pytest.mark.usefixtures("package")
-def test_no_place_for_the_weights_is_said() -> None:
+def test_unwritable_weights_folder_is_an_error() -> None:
     with pytest.raises(EngineUnavailable, match="no place to write the Gemma weights to"):
         gemma_weights("/dev/null/cache")
 
@@ -487,9 +487,9 @@ async def test_gemma_calls_a_tool_and_answers_from_its_result(gemma: LocalEngine
     settings: Any = {"tools": [{"type": "function", "function": function}], "temperature": 0.0, "stop": GEMMA_STOP}
     async with AsyncFriendli(container_url=gemma.url) as client:
         async with client.container.chat.stream(messages=ask, max_tokens=60, **settings) as stream:
-            call = await anext(stream.tool_calls())  # a base model does not know when to stop calling
+            call = await anext(stream.tool_calls())  # a base model does not stop calling by itself
         assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
-        said = {"role": "assistant", "content": None, "tool_calls": [msgspec.to_builtins(call)]}
+        assistant = {"role": "assistant", "content": None, "tool_calls": [msgspec.to_builtins(call)]}
         result = {"role": "tool", "tool_call_id": call.id, "content": "sunny, 21 degrees"}
-        reply = await client.container.chat.complete(messages=[*ask, said, result], max_tokens=20, **settings)
+        reply = await client.container.chat.complete(messages=[*ask, assistant, result], max_tokens=20, **settings)
     assert "sunny" in reply.text

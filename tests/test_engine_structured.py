@@ -1,4 +1,4 @@
-"""Values of all kinds of types from a real server: llama.cpp's, with a tiny random model that its grammar steers."""
+"""Structured output of many types from a real server: llama.cpp's, with a tiny random model constrained by grammars."""
 
 import datetime as dt
 import decimal
@@ -19,7 +19,7 @@ from friendli_async.demo.engine import LocalEngine
 pytestmark = pytest.mark.engine
 
 ASK: Final[Any] = [{"role": "user", "content": "go"}]
-# Random weights seldom end a string or a list by themselves.
+# Random weights rarely end a string or a list by themselves.
 ENDING: Final[Any] = {"logit_bias": [['"', 14], ["}", 9], ["]", 9], [",", 6], ["\\", -50]]}
 Short = Annotated[str, msgspec.Meta(max_length=8)]
 
@@ -30,7 +30,7 @@ class Colour(enum.Enum):
 
 
 class Inner(msgspec.Struct):
-    """What is inside."""
+    """A nested struct."""
 
     x: int
     y: float | None = None
@@ -140,9 +140,7 @@ async def client(engine: LocalEngine) -> AsyncIterator[AsyncFriendli]:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "plain"])
-async def test_schema_is_accepted_and_the_value_valid_whole_and_streamed(
-    client: AsyncFriendli, kind: Any, strict: bool
-) -> None:
+async def test_schema_is_accepted_and_values_are_valid(client: AsyncFriendli, kind: Any, strict: bool) -> None:
     chat, values = client.container.chat, list[Any]()
     for seed in range(3):
         options: Any = {"messages": ASK, "max_tokens": 400, "seed": seed, "extra_body": ENDING, "strict": strict}
@@ -160,7 +158,7 @@ async def test_schema_is_accepted_and_the_value_valid_whole_and_streamed(
 
 
 def _classes(kind: Any) -> set[type]:
-    """The classes that values of a type have."""
+    """The classes that decoded values of a type can have."""
     if kind is Typed:
         return {dict}
     if isinstance(kind, type):
@@ -168,7 +166,7 @@ def _classes(kind: Any) -> set[type]:
     return {list} if "list" in str(kind) else set(getattr(kind, "__args__", ()))
 
 
-async def test_items_of_a_real_stream_are_those_of_its_value(client: AsyncFriendli) -> None:
+async def test_streamed_items_match_final_value(client: AsyncFriendli) -> None:
     kind: Any = Annotated[list[Inner], msgspec.Meta(min_length=2, max_length=3)]
     for seed in range(5):
         stream = client.container.chat.parse_stream(kind, messages=ASK, max_tokens=400, seed=seed, extra_body=ENDING)
@@ -182,7 +180,7 @@ async def test_items_of_a_real_stream_are_those_of_its_value(client: AsyncFriend
     pytest.fail("every answer was cut off")
 
 
-async def test_string_without_end_is_a_named_error(client: AsyncFriendli) -> None:
+async def test_unterminated_string_raises_cut_off_error(client: AsyncFriendli) -> None:
     class Endless(msgspec.Struct):
         text: str
 
@@ -192,8 +190,8 @@ async def test_string_without_end_is_a_named_error(client: AsyncFriendli) -> Non
     assert caught.value.text.startswith("{")
 
 
-async def test_server_that_ignores_the_schema_is_found_out(client: AsyncFriendli) -> None:
-    # llama.cpp's Responses API does nothing with `text.format`.
+async def test_server_ignoring_the_schema_raises_output_error(client: AsyncFriendli) -> None:
+    # llama.cpp's Responses API ignores `text.format`.
     with pytest.raises(OutputError) as caught:
         await client.container.responses.parse(Pair, input="go", max_output_tokens=20)
     assert caught.value.text

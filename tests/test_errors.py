@@ -1,4 +1,4 @@
-"""The error tree: its shape, what its members carry through pickles and copies, and how error bodies become errors."""
+"""The exception hierarchy: its shape, pickling and copying, and how error bodies are parsed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from friendli_async._core.status_errors import status_error
 from friendli_async.errors import status_class
 from friendli_async.replies import FunctionCall, Headers
 
-# --- the tree --------------------------------------------------------------------------------------------------------
+# --- hierarchy -------------------------------------------------------------------------------------------------------
 
 PARENTS: dict[type[BaseException], tuple[type[BaseException], ...]] = {
     FriendliError: (Exception,),
@@ -78,13 +78,13 @@ PARENTS: dict[type[BaseException], tuple[type[BaseException], ...]] = {
 }
 
 
-def descendants(kind: type[BaseException]) -> set[type[BaseException]]:
-    return {kind}.union(*(descendants(child) for child in kind.__subclasses__()))
+def subclasses(kind: type[BaseException]) -> set[type[BaseException]]:
+    return {kind}.union(*(subclasses(child) for child in kind.__subclasses__()))
 
 
-def test_the_tree_is_the_promised_one_and_the_root_exports_all_of_it() -> None:
-    # Jobs have errors of their own, which are where the jobs are.
-    assert {kind for kind in descendants(FriendliError) if ".bulk." not in kind.__module__} == set(PARENTS)
+def test_exception_hierarchy_is_complete_and_exported() -> None:
+    # `friendli_async.bulk` defines and exports its own errors.
+    assert {kind for kind in subclasses(FriendliError) if ".bulk." not in kind.__module__} == set(PARENTS)
     for kind, parents in PARENTS.items():
         assert kind.__bases__ == parents
         assert getattr(friendli_async, kind.__name__) is kind
@@ -113,7 +113,7 @@ def test_the_tree_is_the_promised_one_and_the_root_exports_all_of_it() -> None:
         (200, APIStatusError),
     ],
 )
-def test_each_status_has_its_class(status: int, kind: type[APIStatusError]) -> None:
+def test_status_maps_to_error_class(status: int, kind: type[APIStatusError]) -> None:
     assert status_class(status) is kind
 
 
@@ -140,8 +140,8 @@ STATUS: dict[str, Any] = {
 }
 
 
-def full(kind: type[FriendliError]) -> tuple[FriendliError, dict[str, Any]]:
-    """An error of the class with everything that it can carry, and what that is."""
+def full_error(kind: type[FriendliError]) -> tuple[FriendliError, dict[str, Any]]:
+    """Returns an error with every field of its class set, and those fields."""
     fields: dict[str, Any] = dict(CARRIED)
     if issubclass(kind, APIStatusError):
         fields |= STATUS
@@ -160,28 +160,28 @@ def full(kind: type[FriendliError]) -> tuple[FriendliError, dict[str, Any]]:
     return kind("what happened", **fields), fields
 
 
-def again(protocol: int) -> Callable[[FriendliError], FriendliError]:
-    def through_pickle(error: FriendliError) -> FriendliError:
+def pickle_copier(protocol: int) -> Callable[[FriendliError], FriendliError]:
+    def copy_by_pickle(error: FriendliError) -> FriendliError:
         loaded: FriendliError = pickle.loads(pickle.dumps(error, protocol))
         return loaded
 
-    return through_pickle
+    return copy_by_pickle
 
 
-COPIES: dict[str, Callable[[FriendliError], FriendliError]] = {
-    **{f"pickle {protocol}": again(protocol) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)},
+COPIERS: dict[str, Callable[[FriendliError], FriendliError]] = {
+    **{f"pickle {protocol}": pickle_copier(protocol) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)},
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
-    "a copy of a pickle": lambda error: copy.copy(again(pickle.HIGHEST_PROTOCOL)(error)),
+    "copy of pickle": lambda error: copy.copy(pickle_copier(pickle.HIGHEST_PROTOCOL)(error)),
 }
 
 
 @pytest.mark.compatibility
-@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("copier", COPIERS)
 @pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
-def test_an_error_survives_pickling_and_copying_with_all_that_it_carries(kind: type[FriendliError], way: str) -> None:
-    error, fields = full(kind)
-    copied = COPIES[way](error)
+def test_error_with_all_fields_survives_pickling_and_copying(kind: type[FriendliError], copier: str) -> None:
+    error, fields = full_error(kind)
+    copied = COPIERS[copier](error)
     assert copied is not error
     assert type(copied) is kind
     assert copied.args == error.args == ("what happened",)
@@ -194,15 +194,15 @@ def test_an_error_survives_pickling_and_copying_with_all_that_it_carries(kind: t
 
 @pytest.mark.compatibility
 @pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
-def test_an_error_without_anything_survives_pickling_and_copying(kind: type[FriendliError]) -> None:
+def test_bare_error_survives_pickling_and_copying(kind: type[FriendliError]) -> None:
     bare = kind()
-    for way in COPIES.values():
-        copied = way(bare)
+    for copier in COPIERS.values():
+        copied = copier(bare)
         assert (type(copied), str(copied), copied.meta, copied.partial) == (kind, str(bare), None, None)
         assert vars(copied) == vars(bare)
 
 
-def test_a_copy_shares_no_traceback_with_its_original() -> None:
+def test_copy_has_no_traceback_or_context() -> None:
     try:
         raise APIConnectionError("gone")
     except APIConnectionError as error:
@@ -212,61 +212,61 @@ def test_a_copy_shares_no_traceback_with_its_original() -> None:
 
 
 @pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
-def test_every_error_shows_its_message(kind: type[FriendliError]) -> None:
-    error, _ = full(kind)
+def test_error_message_is_in_str_and_repr(kind: type[FriendliError]) -> None:
+    error, _ = full_error(kind)
     assert "what happened" in str(error)
     assert "what happened" in repr(error)
     assert kind.__name__ in traceback.format_exception_only(error)[0]
 
 
-def test_a_status_error_shows_status_and_request_id() -> None:
+def test_status_error_str_has_status_and_request_id() -> None:
     assert str(RateLimitError("slow down", status_code=429, request_id="r1")) == "429 slow down (request id r1)"
     assert str(RateLimitError("slow down", status_code=429)) == "429 slow down"
     assert RateLimitError("slow down").message == "slow down"
 
 
-def test_a_timeout_is_caught_as_pythons_own_and_carries_no_errno() -> None:
+def test_timeout_error_is_a_builtin_timeout_error_without_errno() -> None:
     error = APITimeoutError("no event for 1.5 s", limit="idle", seconds=1.5, sent=True)
     with pytest.raises(TimeoutError, match="no event") as caught:
         raise error
     assert caught.value.errno is None
 
 
-def test_whether_something_was_sent_has_the_safe_default() -> None:
+def test_default_of_sent_is_safe() -> None:
     assert APIConnectionError("refused").sent is False
     assert APITimeoutError("slow").sent is False
     assert StreamInterruptedError("cut").sent is True
 
 
-def test_errors_take_their_fields_by_keyword_only() -> None:
+def test_error_fields_are_keyword_only() -> None:
     with pytest.raises(TypeError):
-        APIStatusError("no", 429)  # type: ignore[misc]  # what is tested
+        APIStatusError("no", 429)  # type: ignore[misc]  # the tested mistake
 
 
 @pytest.mark.parametrize("kind", PARENTS, ids=lambda kind: kind.__name__)
-def test_no_error_has_a_place_for_a_request(kind: type[FriendliError]) -> None:
-    names = set(vars(full(kind)[0])) | set(vars(kind()))
+def test_errors_do_not_hold_requests_or_clients(kind: type[FriendliError]) -> None:
+    names = set(vars(full_error(kind)[0])) | set(vars(kind()))
     assert not names & {"request", "response", "headers", "token", "authorization", "session", "client"}
-    for name, value in vars(full(kind)[0]).items():
+    for name, value in vars(full_error(kind)[0]).items():
         plain = isinstance(value, str | float | int | list | Meta | Partial | ToolCall | Usage | None)
         assert plain, name
 
 
-def test_the_repr_of_an_error_with_meta_shows_neither_meta_nor_partial() -> None:
-    error, _ = full(RateLimitError)
+def test_error_repr_omits_meta_and_partial() -> None:
+    error, _ = full_error(RateLimitError)
     assert repr(error) == "RateLimitError('what happened')"
 
 
-# --- errors from bodies ----------------------------------------------------------------------------------------------
+# --- error bodies ----------------------------------------------------------------------------------------------------
 
 Shape = tuple[bytes, str, str | None, str | None]
-"""Body, and the message, code and type that it says."""
+"""Body, and the message, code and type that are parsed from it."""
 
 SHAPES: dict[str, Shape] = {
     "nested": (b'{"error":{"message":"no","code":"c","type":"t"}}', "no", "c", "t"),
     "numeric code": (b'{"error":{"message":"no","code":400,"type":null}}', "no", "400", None),
-    "text": (b'{"error":"no"}', "no", None, None),
-    "text beside code": (b'{"error":"no","code":7,"type":"t"}', "no", "7", "t"),
+    "string": (b'{"error":"no"}', "no", None, None),
+    "string with code": (b'{"error":"no","code":7,"type":"t"}', "no", "7", "t"),
     "flat": (b'{"object":"error","message":"no","type":"t","code":1}', "no", "1", "t"),
     "anthropic": (b'{"type":"error","error":{"type":"t","message":"no"}}', "no", None, "t"),
     "detail text": (b'{"detail":"no"}', "no", None, None),
@@ -282,7 +282,7 @@ SHAPES: dict[str, Shape] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_error_body_of_a_known_shape_gives_message_code_and_type(shape: str) -> None:
+def test_known_error_body_gives_message_code_and_type(shape: str) -> None:
     body, message, code, kind = SHAPES[shape]
     error = status_error(422, Headers([("X-Request-Id", "r1"), ("Retry-After", "3")]), body)
     assert type(error) is UnprocessableEntityError
@@ -291,7 +291,7 @@ def test_an_error_body_of_a_known_shape_gives_message_code_and_type(shape: str) 
     assert error.body == body.decode()
 
 
-ODD_BODIES = [
+UNKNOWN_BODIES = [
     b"",
     b" ",
     b"null",
@@ -305,7 +305,7 @@ ODD_BODIES = [
     b'{"error":true}',
     b'{"a":1}',
 ]
-ODD_BODIES += [
+UNKNOWN_BODIES += [
     b'{"error":{}}',
     b'{"detail":[]}',
     b'{"detail":[null,[1],{"loc":5}]}',
@@ -313,12 +313,12 @@ ODD_BODIES += [
     b"\xff\xfe\x00",
     b"{cut",
 ]
-ODD_BODIES += [
+UNKNOWN_BODIES += [
     b'{"error":{"message":"\\ud800"}}',
     b'{"error":{"code":NaN,"status":Infinity}}',
     b'{"error":{"code":' + b"9" * 5000 + b"}}",
 ]
-ODD_BODIES += [
+UNKNOWN_BODIES += [
     b'[{"error":{"message":"in a list"}}]',
     b"<html><title>502 Bad Gateway</title></html>",
     b"<html>",
@@ -326,9 +326,9 @@ ODD_BODIES += [
 ]
 
 
-@pytest.mark.parametrize("body", ODD_BODIES, ids=range(len(ODD_BODIES)))
+@pytest.mark.parametrize("body", UNKNOWN_BODIES, ids=range(len(UNKNOWN_BODIES)))
 @pytest.mark.parametrize("status", [400, 418, 500, 599, 302])
-def test_an_error_body_of_no_known_shape_still_gives_the_error_of_its_status(status: int, body: bytes) -> None:
+def test_unknown_error_body_gives_error_class_of_status(status: int, body: bytes) -> None:
     error = status_error(status, Headers(), body)
     assert error.status_code == status
     assert type(error) is {400: BadRequestError, 500: InternalServerError, 599: InternalServerError}.get(
@@ -340,7 +340,7 @@ def test_an_error_body_of_no_known_shape_still_gives_the_error_of_its_status(sta
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         (b"<html><body><h2>Upstream died</h2><p>x</p></body></html>", "Upstream died"),
         (b"<html><body><p>Denied by\n policy</p></body></html>", "Denied by policy"),
@@ -353,11 +353,11 @@ def test_an_error_body_of_no_known_shape_still_gives_the_error_of_its_status(sta
         (b"<html></html>", "HTTP 503 Service Unavailable"),
     ],
 )
-def test_the_words_of_markup_and_of_lines_of_json_are_the_message(body: bytes, words: str) -> None:
-    assert status_error(503, Headers(), body).message == words
+def test_message_is_extracted_from_markup_and_json_lines(body: bytes, message: str) -> None:
+    assert status_error(503, Headers(), body).message == message
 
 
-def test_of_an_html_page_only_the_title_is_the_message() -> None:
+def test_title_of_html_page_is_the_message() -> None:
     page = b"<!DOCTYPE html><html><head><TITLE>\n502 Bad Gateway </TITLE></head><body>lots of words</body></html>"
     assert status_error(502, Headers([("Content-Type", "text/html")]), page).message == "502 Bad Gateway"
 
@@ -366,7 +366,7 @@ def test_of_an_html_page_only_the_title_is_the_message() -> None:
     JSON.map(lambda value: json.dumps({"error": value}).encode()) | JSON.map(lambda value: json.dumps(value).encode())
 )
 @deterministic
-def test_any_json_is_an_error_body_without_a_surprise(body: bytes) -> None:
+def test_any_json_is_parsed_as_error_body(body: bytes) -> None:
     assert type(status_error(429, Headers(), body)) is RateLimitError
     assert isinstance(decode_event(body, "error").error, APIStatusError)
 
@@ -375,7 +375,7 @@ def test_any_json_is_an_error_body_without_a_surprise(body: bytes) -> None:
     "shape", ['{"error":{"code":%s}}', '{"error":%s}', '{"detail":[{"msg":%s}]}', '{"message":%s}', "%s"]
 )
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
-def test_an_error_body_of_any_depth_gives_the_error_of_its_status(shape: str, opening: str, closing: str) -> None:
+def test_deeply_nested_error_body_gives_error_class_of_status(shape: str, opening: str, closing: str) -> None:
     for depth in (10, *range(800, 1010, 2), 20_000):
         body = (shape % (opening * depth + "1" + closing * depth)).encode()
         assert type(status_error(500, Headers(), body)) is InternalServerError
@@ -386,7 +386,7 @@ COMPLETION = msgspec.json.Decoder(ChatCompletion)
 
 
 def embedded_error(data: bytes, *headers: tuple[str, str]) -> APIStatusError | None:
-    """The error that a reply with a good status is."""
+    """Returns the error that is raised for a response with status 200, if any."""
     try:
         decode_reply(data, COMPLETION, 200, Headers(headers))
     except APIStatusError as error:
@@ -424,31 +424,36 @@ def embedded_error(data: bytes, *headers: tuple[str, str]) -> APIStatusError | N
         ({"choices": None, "message": "m"}, APIStatusError, 200),
     ],
 )
-def test_an_error_in_a_good_reply_raises_the_class_that_it_names(data: object, expected: type, status: int) -> None:
+def test_error_in_successful_response_raises_its_class(data: object, expected: type, status: int) -> None:
     error = embedded_error(json.dumps(data).encode(), ("x-request-id", "r"))
     assert error is not None
     assert type(error) is expected
     assert (error.status_code, error.message, error.request_id) == (status, "m", "r")
-    told = decode_event(json.dumps(data).encode()).error
-    assert told is not None
-    assert (type(told), told.status_code, told.message, told.body) == (expected, status, "m", error.body)
+    event_error = decode_event(json.dumps(data).encode()).error
+    assert event_error is not None
+    assert (type(event_error), event_error.status_code, event_error.message, event_error.body) == (
+        expected,
+        status,
+        "m",
+        error.body,
+    )
 
 
 @pytest.mark.parametrize(
     "data", [b"{}", b'{"error":null}', b'{"choices":[]}', b"[5]", b"", b"{cut", b'{"error":false}', b'""', b"[]"]
 )
-def test_a_reply_without_an_error_has_none(data: bytes) -> None:
+def test_successful_response_without_error_raises_none(data: bytes) -> None:
     assert embedded_error(data) is None
 
 
 @pytest.mark.parametrize("data", [b"The answer is caf\xc3", b"\x00\x01binary stuff\xff", b"abc \xff\xfe\xfd"])
-def test_broken_bytes_are_no_words_of_an_error(data: bytes) -> None:
+def test_undecodable_event_is_a_decode_error(data: bytes) -> None:
     with pytest.raises(ResponseDecodeError):
         decode_event(data)
 
 
 @pytest.mark.parametrize("data", [b'{"error":{}}', b'"error"', b'{"error":true}', b'{"object":"error"}'])
-def test_an_error_without_words_is_shown_as_it_came(data: bytes) -> None:
+def test_error_without_message_shows_its_payload(data: bytes) -> None:
     for error in (embedded_error(data), decode_event(data).error):
         assert error is not None
         assert error.status_code == 200
@@ -458,7 +463,7 @@ def test_an_error_without_words_is_shown_as_it_came(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"boom", b"{}", b"", b'{"message":"boom"}', b'"boom"'])
 @pytest.mark.parametrize("name", ["error", "Error", "stream_error", "exception", "fatal"])
-def test_an_event_that_is_called_error_is_one_whatever_it_holds(name: str, data: bytes) -> None:
+def test_event_named_error_is_an_error_whatever_its_data(name: str, data: bytes) -> None:
     error = decode_event(data, name).error
     assert error is not None
     assert error.status_code == 200

@@ -1,4 +1,4 @@
-"""What any event is, on every kind of stream: nothing is lost, and nothing surprises."""
+"""Classification of events on every kind of stream: delivered, raised or ignored, and never lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DIALECTS: Final[dict[str, Dialect[Any]]] = {
     "audio": TranscriptCollector.dialect,
 }
 
-# What a head holds before anything has been said: it tells only to which reply it belongs.
+# Fields that only identify the response; the first event of a stream may have no others.
 LABELS: Final = {"id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp"}
 NAMES: Final = sorted(
     LABELS
@@ -68,10 +68,13 @@ EVENT_NAMES = st.sampled_from([None, None, None, "message", "ping", "x", "error"
 EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
 
 
-def says_nothing(name: str | None, fields: dict[str, Any]) -> bool:
-    """Whether an event is a heartbeat of the documented list, or a head before anything of a reply."""
-    told = [name, *(fields.get(key) for key in ("type", "event", "object", "name", "status", "message", "msg", "data"))]
-    is_heartbeat = any(isinstance(word, str) and word in HEARTBEATS for word in told)
+def is_ignorable(name: str | None, fields: dict[str, Any]) -> bool:
+    """Whether an event is a documented heartbeat, or only identifies the response."""
+    markers = [
+        name,
+        *(fields.get(key) for key in ("type", "event", "object", "name", "status", "message", "msg", "data")),
+    ]
+    is_heartbeat = any(isinstance(marker, str) and marker in HEARTBEATS for marker in markers)
     return is_heartbeat or all(value in EMPTY for key, value in fields.items() if key not in LABELS)
 
 
@@ -80,22 +83,22 @@ def says_nothing(name: str | None, fields: dict[str, Any]) -> bool:
 @example(None, {"type": [1], "x": 1})
 @example(None, {"type": {"x": 1}, "error": "no"})
 @deterministic
-def test_any_object_is_delivered_raised_or_says_nothing(kind: str, name: str | None, fields: dict[str, Any]) -> None:
+def test_any_object_is_delivered_raised_or_ignorable(kind: str, name: str | None, fields: dict[str, Any]) -> None:
     data = json.dumps(fields).encode()
     try:
         payload, error, is_end = decode_event(data, name, dialect=DIALECTS[kind])
     except ResponseDecodeError:
-        return  # content that cannot be read
+        return  # invalid content
     assert not is_end
     if payload is None and error is None:
-        assert says_nothing(name, fields)
+        assert is_ignorable(name, fields)
     if error is not None:
         assert isinstance(error, APIStatusError)
         assert error.message
         assert error.body == data[:200].decode()
 
 
-WORDS: Final = [
+ERROR_PAYLOADS: Final = [
     b'{"message":"quota exceeded"}',
     b'{"detail":"quota exceeded"}',
     b'{"detail":[{"msg":"quota exceeded"}]}',
@@ -113,8 +116,8 @@ WORDS: Final = [
 
 
 @pytest.mark.parametrize("kind", DIALECTS)
-@pytest.mark.parametrize("data", WORDS)
-def test_words_alone_are_an_error_on_every_kind_of_stream(kind: str, data: bytes) -> None:
+@pytest.mark.parametrize("data", ERROR_PAYLOADS)
+def test_error_payload_without_content_is_an_error(kind: str, data: bytes) -> None:
     payload, error, is_end = decode_event(data, dialect=DIALECTS[kind])
     assert (payload, is_end) == (None, False)
     assert error is not None
@@ -123,17 +126,17 @@ def test_words_alone_are_an_error_on_every_kind_of_stream(kind: str, data: bytes
 
 @pytest.mark.parametrize("kind", DIALECTS)
 @pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])
-def test_heartbeats_are_passed_over_on_every_kind_of_stream(kind: str, data: bytes) -> None:
+def test_heartbeats_are_ignored(kind: str, data: bytes) -> None:
     assert decode_event(data, dialect=DIALECTS[kind]) == (None, None, False)
 
 
 @pytest.mark.parametrize("data", [b"{}", b" {} ", b'{"type":"message_stop"}'])
-def test_an_event_whose_name_says_all_is_delivered(data: bytes) -> None:
+def test_event_with_only_a_name_is_delivered(data: bytes) -> None:
     payload, error, _ = decode_event(data, "message_stop", dialect=DIALECTS["messages"])
     assert (type(payload).__name__, error) == ("MessageStop", None)
 
 
-def test_the_status_of_a_failed_tool_is_delivered_and_words_of_another_shape_are_raised() -> None:
+def test_failed_tool_status_is_delivered_and_other_errors_are_raised() -> None:
     dialect = DIALECTS["tool-assisted"]
     status = b'{"tool_call_id":"t","name":"web:url","status":"ERRORED","error":{"type":"x","msg":"no"}}'
     for name in ("tool_status", None):
@@ -150,9 +153,9 @@ MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 TEXT: Final = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
-@pytest.mark.parametrize("data", WORDS)
+@pytest.mark.parametrize("data", ERROR_PAYLOADS)
 @pytest.mark.parametrize("before", [b"", TEXT])
-async def test_words_in_a_stream_are_raised(server: FriendliServer, before: bytes, data: bytes) -> None:
+async def test_error_payload_in_stream_is_raised(server: FriendliServer, before: bytes, data: bytes) -> None:
     server.enqueue(script(raw(before + b"data: " + data + b"\n\ndata: [DONE]\n\n")))
     async with client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
@@ -160,8 +163,8 @@ async def test_words_in_a_stream_are_raised(server: FriendliServer, before: byte
     assert caught.value.message == "quota exceeded"
 
 
-@pytest.mark.parametrize("data", [data for data in WORDS if data[:1] != b"["])
-async def test_words_in_a_plain_reply_are_raised(server: FriendliServer, data: bytes) -> None:
+@pytest.mark.parametrize("data", [data for data in ERROR_PAYLOADS if data[:1] != b"["])
+async def test_error_payload_in_successful_response_is_raised(server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, content_type="application/json"))
     async with client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
@@ -170,14 +173,14 @@ async def test_words_in_a_plain_reply_are_raised(server: FriendliServer, data: b
 
 
 @pytest.mark.parametrize("data", [b'{"choices":null}', b'{"choices":[{"message":null}]}', b"{}", b"null"])
-async def test_a_plain_reply_without_its_answer_is_a_decode_error(server: FriendliServer, data: bytes) -> None:
+async def test_response_without_content_is_a_decode_error(server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, content_type="application/json"))
     async with client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError):
             await client.serverless.chat.complete(model="m", messages=MESSAGES)
 
 
-async def test_the_sentinel_alone_is_no_answer(server: FriendliServer) -> None:
+async def test_stream_of_only_the_sentinel_is_interrupted(server: FriendliServer) -> None:
     server.enqueue(script(raw(b"data: [DONE]\n\n")))
     async with client_of(server.url) as client:
         with pytest.raises(StreamInterruptedError):

@@ -1,4 +1,4 @@
-"""The examples and the README's snippets do what they say, against the embedded server."""
+"""The programs in `examples/` run against the embedded server with the output they promise."""
 
 import ast
 import asyncio
@@ -28,12 +28,12 @@ def command(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments]
 
 
-def environment(server: FriendliServer, **more: str) -> dict[str, str]:
-    return {**os.environ, "FRIENDLI_TOKEN": "test-token", "FRIENDLI_SERVER_URL": server.url, **more}
+def environment(server: FriendliServer, **extra: str) -> dict[str, str]:
+    return {**os.environ, "FRIENDLI_TOKEN": "test-token", "FRIENDLI_SERVER_URL": server.url, **extra}
 
 
 def run(server: FriendliServer, name: str, *arguments: str) -> str:
-    """What an example prints. Warnings are errors, and stderr stays empty."""
+    """Runs an example and returns its stdout. Warnings are errors, and stderr must be empty."""
     done = subprocess.run(
         command(name, *arguments), env=environment(server), capture_output=True, text=True, timeout=60, check=False
     )
@@ -45,13 +45,13 @@ def run(server: FriendliServer, name: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_example_is_short_and_says_what_it_is(path: Path) -> None:
+def test_example_is_short_and_has_docstring(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) < 40
     assert ast.get_docstring(ast.parse(source))
 
 
-def test_stream_loop_streams_and_remembers_the_conversation(server: FriendliServer) -> None:
+def test_stream_loop_streams_and_keeps_the_conversation(server: FriendliServer) -> None:
     server.enqueue(text("Be", "cause."), text("Red."))
     assert run(server, "stream_loop.py", "Why?", "And at dusk?") == (
         "> Why?\nBecause.\n(1 + 2 tokens)\n> And at dusk?\nRed.\n(1 + 1 tokens)\n"
@@ -62,13 +62,13 @@ def test_stream_loop_streams_and_remembers_the_conversation(server: FriendliServ
     assert server.connections == 1
 
 
-def test_stream_loop_passes_the_checks_of_the_api(server: FriendliServer) -> None:
+def test_stream_loop_sends_valid_requests(server: FriendliServer) -> None:
     printed = run(server, "stream_loop.py")
     assert printed.count("> ") == 2
     assert [request.status for request in server.requests] == [200, 200]
 
 
-def test_structured_output_shows_lines_as_they_close_and_the_invoice(server: FriendliServer) -> None:
+def test_structured_output_prints_lines_as_they_complete_and_the_invoice(server: FriendliServer) -> None:
     answer = '{"number": "17", "lines": [{"product": "chair", "quantity": 2, "price": 40}], "total": 80}'
     server.enqueue(text(*(answer[at : at + 5] for at in range(0, len(answer), 5))), text('{"number": "17"'))
     assert run(server, "structured_output.py", "Two chairs") == "2 x chair at 40.00\ninvoice 17: 80.00\n"
@@ -77,7 +77,7 @@ def test_structured_output_shows_lines_as_they_close_and_the_invoice(server: Fri
     assert run(server, "structured_output.py").count("x You said") == 1
 
 
-def test_agent_calls_both_tools_and_answers_from_them(server: FriendliServer) -> None:
+def test_agent_calls_both_tools_and_uses_the_results(server: FriendliServer) -> None:
     printed = run(server, "agent.py")
     called, answer = printed.rsplit("]\n", 1)
     assert {line.partition(":")[0] for line in called.splitlines()} == {"[weather", "[local_time"}
@@ -100,7 +100,7 @@ server.run("stdio")
 """
 
 
-def test_mcp_agent_asks_before_it_calls_a_tool(server: FriendliServer, tmp_path: Path) -> None:
+def test_mcp_agent_asks_before_tool_calls(server: FriendliServer, tmp_path: Path) -> None:
     if not hasattr(pytest.importorskip("mcp"), "Client"):
         pytest.skip("the SDK 1.x has no Client")
     (tmp_path / "server.py").write_text(MCP_SERVER, encoding="utf-8")
@@ -115,15 +115,15 @@ def test_mcp_agent_asks_before_it_calls_a_tool(server: FriendliServer, tmp_path:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    asked = 'Call files({"folder": "here"})? [y/n] Call files({"folder": "there"})? [y/n] The tool says: '
-    assert done.stdout.startswith(asked)
+    prompts = 'Call files({"folder": "here"})? [y/n] Call files({"folder": "there"})? [y/n] The tool says: '
+    assert done.stdout.startswith(prompts)
     messages = server.requests[-1].json_object["messages"]
     allowed, refused = (message["content"] for message in messages if message["role"] == "tool")
     assert allowed == "one file in here"
     assert refused.startswith("Error: the call was refused")
 
 
-def test_langchain_chat_gives_a_value_and_then_streams(server: FriendliServer) -> None:
+def test_langchain_chat_prints_a_value_and_streams(server: FriendliServer) -> None:
     pytest.importorskip("langchain_core")
     server.enqueue(text('{"city": "Paris", ', '"country": "France"}'), text("In ", "Paris."))
     assert run(server, "langchain_chat.py", "Where is the Louvre?") == "city='Paris' country='France'\nIn Paris.\n"
@@ -147,7 +147,7 @@ def test_pydantic_ai_agent_calls_its_tool_and_streams(server: FriendliServer) ->
     assert done.stderr == "\n9 tokens\n"
 
 
-def test_tool_assisted_chat_shows_the_tool_and_the_answer(server: FriendliServer) -> None:
+def test_tool_assisted_chat_prints_the_tool_and_the_answer(server: FriendliServer) -> None:
     printed = run(server, "tool_assisted_chat.py")
     assert "[math:calculator(" in printed
     assert "23" in printed.partition(" gives ")[2]
@@ -156,7 +156,7 @@ def test_tool_assisted_chat_shows_the_tool_and_the_answer(server: FriendliServer
     assert request.json_object["tools"] == [{"type": "math:calculator"}, {"type": "web:url"}]
 
 
-def test_other_apis_ask_in_each_way(server: FriendliServer) -> None:
+def test_other_apis_calls_every_api(server: FriendliServer) -> None:
     printed = run(server, "other_apis.py").splitlines()
     assert [request.path for request in server.requests] == [
         "/serverless/v1/messages",
@@ -169,7 +169,7 @@ def test_other_apis_ask_in_each_way(server: FriendliServer) -> None:
     assert re.fullmatch(r"[1-9]\d* tokens", printed[-1])
 
 
-def test_telemetry_prints_the_span_and_the_line_of_the_observer(server: FriendliServer) -> None:
+def test_telemetry_prints_the_span_and_the_observer_line(server: FriendliServer) -> None:
     pytest.importorskip("opentelemetry.sdk")
     server.enqueue(text("Be", "cause."))
     printed = run(server, "telemetry.py")
@@ -181,14 +181,14 @@ def test_telemetry_prints_the_span_and_the_line_of_the_observer(server: Friendli
     assert "Because." not in json.dumps(span)
 
 
-def test_testing_your_code_passes_as_a_test_file_of_its_own(tmp_path: Path) -> None:
+def test_testing_your_code_passes_as_a_test_file(tmp_path: Path) -> None:
     options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(ROOT / "examples" / "testing_your_code.py")],
         env={
             **os.environ,
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        },  # it needs no other plugin, and they take long to load
+        },  # loading plugins that it does not need is slow
         capture_output=True,
         text=True,
         timeout=60,
@@ -198,7 +198,7 @@ def test_testing_your_code_passes_as_a_test_file_of_its_own(tmp_path: Path) -> N
     assert "2 passed" in done.stdout
 
 
-def test_retries_and_errors_tells_a_retry_and_the_reply(server: FriendliServer) -> None:
+def test_retries_and_errors_prints_the_retry_and_the_reply(server: FriendliServer) -> None:
     server.enqueue(status(429, retry_after=0, message="slow down"), text("Once"))
     printed = run(server, "retries_and_errors.py")
     assert re.search(r"retrying in \d\.\d\d s after RateLimitError: 429 slow down", printed)
@@ -206,7 +206,7 @@ def test_retries_and_errors_tells_a_retry_and_the_reply(server: FriendliServer) 
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "expected"),
     [
         (status(429, retry_after=3600), "rate limited: retry after 3600.0 s"),
         (status(401, message="no such token"), "status 401 (None): no such token, request req-000001"),
@@ -216,15 +216,15 @@ def test_retries_and_errors_tells_a_retry_and_the_reply(server: FriendliServer) 
             "status 503 (503): overloaded",
         ),
     ],
-    ids=["rate limit", "status", "broken stream", "error in the stream"],
+    ids=["rate limit", "status", "broken stream", "error in stream"],
 )
-def test_retries_and_errors_tells_what_went_wrong(server: FriendliServer, answer: Any, said: str) -> None:
+def test_retries_and_errors_prints_the_error(server: FriendliServer, answer: Any, expected: str) -> None:
     server.enqueue(answer)
-    assert said in run(server, "retries_and_errors.py")
+    assert expected in run(server, "retries_and_errors.py")
     assert len(server.requests) == 1
 
 
-async def test_asyncio_service_answers_each_line_and_stops_the_model_for_who_hangs_up(server: FriendliServer) -> None:
+async def test_asyncio_service_answers_each_line_and_stops_on_disconnect(server: FriendliServer) -> None:
     server.enqueue(text("Hel", "lo"), status(401), script(chunk("once"), stall()))
     service = await asyncio.create_subprocess_exec(
         *command("asyncio_service.py"),
@@ -254,14 +254,16 @@ async def test_asyncio_service_answers_each_line_and_stops_the_model_for_who_han
     assert b"never retrieved" not in errors
 
 
-def test_batch_goes_on_where_it_ended(server: FriendliServer, tmp_path: Path) -> None:
+def test_batch_resumes_from_checkpoint(server: FriendliServer, tmp_path: Path) -> None:
     source, checkpoint = tmp_path / "in.jsonl", tmp_path / "done.jsonl"
     source.write_text("".join(f'{{"id": {n}, "question": "one {n}"}}\n' for n in range(3)))
     server.enqueue(status(422, message="no"))
     first = run(server, "batch.py", str(source), str(checkpoint)).splitlines()
-    again = run(server, "batch.py", str(source), str(checkpoint)).splitlines()
+    resumed = run(server, "batch.py", str(source), str(checkpoint)).splitlines()
     assert len(server.requests) == 3
     assert sorted(line.partition(" ")[0] for line in first) == ["0", "1", "2"]
     assert len([line for line in first if "(attempts: 1): You said: one" in line]) == 2
-    assert [line.partition("): ")[2] for line in sorted(again)] == [line.partition("): ")[2] for line in sorted(first)]
-    assert all("(from the checkpoint)" in line for line in again)
+    assert [line.partition("): ")[2] for line in sorted(resumed)] == [
+        line.partition("): ")[2] for line in sorted(first)
+    ]
+    assert all("(from the checkpoint)" in line for line in resumed)

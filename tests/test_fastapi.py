@@ -1,4 +1,4 @@
-"""The integration for FastAPI: responses, calls that stop with their browser, the client, errors, return types."""
+"""The FastAPI integration: responses, cancellation on disconnect, the client's lifespan, errors, return types."""
 
 import asyncio
 import inspect
@@ -37,7 +37,7 @@ Client = Annotated[AsyncFriendli, Depends(client_of)]
 MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 
 
-def app_of(server: FriendliServer) -> FastAPI:
+def make_app(server: FriendliServer) -> FastAPI:
     app = FastAPI(lifespan=lifespan(token="test-token", server_url=server.url, retry=None, drain=0.1))
     install_error_handlers(app)
 
@@ -54,16 +54,16 @@ def app_of(server: FriendliServer) -> FastAPI:
         options: dict[str, Any] = {"temprature": 1} if unknown else {"temperature": "hot"}
         return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
 
-    @app.get("/theirs")
-    async def theirs() -> None:
-        raise ValueError("of somebody else")
+    @app.get("/foreign")
+    async def foreign() -> None:
+        raise ValueError("raised by the app")
 
     return app
 
 
 @pytest.fixture
 def app(remote: FriendliServer) -> FastAPI:
-    return app_of(remote)
+    return make_app(remote)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def browser(app: FastAPI) -> Iterator[TestClient]:
 # --- return types ----------------------------------------------------------------------------------------------------
 
 
-def test_reply_is_a_return_type_without_its_meta(browser: TestClient) -> None:
+def test_reply_as_return_type_omits_meta(browser: TestClient) -> None:
     one, many = browser.get("/chat"), browser.get("/chats")
     assert one.status_code == many.status_code == 200
     assert one.json()["choices"][0]["message"]["content"] == "You said: Hi"
@@ -83,7 +83,7 @@ def test_reply_is_a_return_type_without_its_meta(browser: TestClient) -> None:
     assert msgspec.convert(many.json()[0], ChatCompletion).text == "You said: Hi"
 
 
-def test_return_type_documents_itself(browser: TestClient) -> None:
+def test_return_type_has_openapi_schema(browser: TestClient) -> None:
     paths = browser.get("/openapi.json").json()["paths"]
     schema = paths["/chat"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert schema["description"].startswith(str(ChatCompletion.__doc__).partition("\n")[0])
@@ -91,26 +91,26 @@ def test_return_type_documents_itself(browser: TestClient) -> None:
     assert "$ref" not in json.dumps(schema)
 
 
-def replies() -> list[type[Reply]]:
-    def below(cls: type[Any]) -> Iterator[type[Any]]:
+def reply_classes() -> list[type[Reply]]:
+    def descendants(cls: type[Any]) -> Iterator[type[Any]]:
         for each in cls.__subclasses__():
             yield each
-            yield from below(each)
+            yield from descendants(each)
 
     package = friendli_async.__name__
     return sorted(
-        {each for each in below(Reply) if each.__module__.startswith(package)}, key=lambda each: each.__name__
+        {each for each in descendants(Reply) if each.__module__.startswith(package)}, key=lambda each: each.__name__
     )
 
 
-@pytest.mark.parametrize("reply", replies(), ids=lambda reply: f"{reply.__module__}.{reply.__name__}")
-def test_every_reply_has_a_schema_for_pydantic(reply: type[Reply]) -> None:
-    schema = TypeAdapter(list[reply] | None).json_schema()  # type: ignore[valid-type] # a type by value
+@pytest.mark.parametrize("reply", reply_classes(), ids=lambda reply: f"{reply.__module__}.{reply.__name__}")
+def test_every_reply_has_a_pydantic_schema(reply: type[Reply]) -> None:
+    schema = TypeAdapter(list[reply] | None).json_schema()  # type: ignore[valid-type] # a type in a variable
     assert "properties" in schema["anyOf"][0]["items"]
     assert "$ref" not in json.dumps(schema)
 
 
-def test_reply_is_a_field_of_a_pydantic_model() -> None:
+def test_reply_as_pydantic_field() -> None:
     class Stored(BaseModel):
         reply: ChatCompletion
 
@@ -166,12 +166,12 @@ def test_response_has_cookies_headers_and_background(app: FastAPI, remote: Frien
     assert "/relay" in schema["paths"]
 
 
-# --- the app's client ------------------------------------------------------------------------------------------------
+# --- the client's lifespan -------------------------------------------------------------------------------------------
 
 
-def test_lifespan_takes_what_the_client_takes() -> None:
-    taken = set(inspect.signature(AsyncFriendli).parameters) - {"others"}
-    assert set(LifespanOptions.__annotations__) == taken
+def test_lifespan_accepts_all_client_options() -> None:
+    accepted = set(inspect.signature(AsyncFriendli).parameters) - {"others"}
+    assert set(LifespanOptions.__annotations__) == accepted
 
 
 def test_lifespan_composes_and_closes_its_client(remote: FriendliServer) -> None:
@@ -179,12 +179,12 @@ def test_lifespan_composes_and_closes_its_client(remote: FriendliServer) -> None
     order: list[str] = []
 
     @asynccontextmanager
-    async def mine(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def app_lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with lifespan(token="t", server_url=remote.url)(app) as state:
             yield {**state, "database": "db"}
         order.append("closed")
 
-    app, mounted = FastAPI(lifespan=mine), FastAPI()
+    app, mounted = FastAPI(lifespan=app_lifespan), FastAPI()
     app.mount("/below", mounted)
 
     @mounted.get("/who")
@@ -200,7 +200,7 @@ def test_lifespan_composes_and_closes_its_client(remote: FriendliServer) -> None
     assert order == ["closed"]
 
 
-def test_app_without_lifespan_is_told() -> None:
+def test_app_without_lifespan_is_an_error() -> None:
     app = FastAPI()
 
     @app.get("/")
@@ -210,11 +210,11 @@ def test_app_without_lifespan_is_told() -> None:
         TestClient(app).get("/")
 
 
-async def test_signal_begins_the_drain_and_reaches_the_server(server: FriendliServer) -> None:
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+async def test_signal_starts_the_drain_and_reaches_the_server_handler(server: FriendliServer) -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        servers = signal.getsignal(signal.SIGTERM)
+        server_handler = signal.getsignal(signal.SIGTERM)
         app = FastAPI()
         async with lifespan(token="t", server_url=server.url)(app):
             client: AsyncFriendli = app.state.friendli
@@ -223,13 +223,13 @@ async def test_signal_begins_the_drain_and_reaches_the_server(server: FriendliSe
             await asyncio.sleep(0)
             with pytest.raises(friendli_async.ConfigurationError, match="draining"):
                 await client.serverless.chat.complete(model="m", messages=MESSAGES)
-        assert heard == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) is servers
+        assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is server_handler
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-async def test_signals_that_no_server_handles_are_left_alone(server: FriendliServer) -> None:
+async def test_signals_without_server_handler_are_not_handled(server: FriendliServer) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         async with lifespan(token="t", server_url=server.url)(FastAPI()):
@@ -242,7 +242,7 @@ async def test_signals_that_no_server_handles_are_left_alone(server: FriendliSer
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "after"),
+    ("upstream", "code", "retry_after"),
     [
         (status(429, retry_after=1.5), 429, "2"),
         (status(503, retry_after=7), 503, "7"),
@@ -252,21 +252,21 @@ async def test_signals_that_no_server_handles_are_left_alone(server: FriendliSer
         (status(500), 502, None),
         (json_body([1]), 502, None),
     ],
-    ids=["429", "503", "401", "403", "400", "500", "no reply"],
+    ids=["429", "503", "401", "403", "400", "500", "invalid reply"],
 )
-def test_errors_are_statuses(
-    browser: TestClient, remote: FriendliServer, answer: Any, code: int, after: str | None
+def test_errors_map_to_http_statuses(
+    browser: TestClient, remote: FriendliServer, upstream: Any, code: int, retry_after: str | None
 ) -> None:
-    remote.enqueue(answer)
-    said = browser.get("/chat")
-    assert said.status_code == code
-    assert said.headers.get("retry-after") == after
-    assert set(said.json()["error"]) == {"message", "type", "param", "code"}
-    assert "test-token" not in said.text
-    assert "x-request-id" not in said.headers
+    remote.enqueue(upstream)
+    response = browser.get("/chat")
+    assert response.status_code == code
+    assert response.headers.get("retry-after") == retry_after
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert "test-token" not in response.text
+    assert "x-request-id" not in response.headers
 
 
-def test_errors_of_the_server_are_logged_without_a_traceback(
+def test_upstream_errors_are_logged_without_traceback(
     browser: TestClient, remote: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     remote.enqueue(status(500, message="broken"))
@@ -277,22 +277,22 @@ def test_errors_of_the_server_are_logged_without_a_traceback(
     assert record.exc_info is None
 
 
-def test_a_bad_value_is_422_and_nothing_was_sent(browser: TestClient, remote: FriendliServer) -> None:
-    said = browser.get("/bad")
-    assert said.status_code == 422
-    assert "temperature" in said.json()["error"]["message"]
+def test_invalid_value_is_422_and_nothing_is_sent(browser: TestClient, remote: FriendliServer) -> None:
+    response = browser.get("/bad")
+    assert response.status_code == 422
+    assert "temperature" in response.json()["error"]["message"]
     assert remote.requests == []
 
 
-def test_an_unknown_keyword_is_a_mistake_of_the_service(browser: TestClient, remote: FriendliServer) -> None:
+def test_unknown_keyword_is_an_internal_server_error(browser: TestClient, remote: FriendliServer) -> None:
     assert browser.get("/bad?unknown=1").status_code == 500
     assert remote.requests == []
 
 
-def test_value_errors_of_others_stay_theirs(app: FastAPI, browser: TestClient) -> None:
-    assert browser.get("/theirs").status_code == 500
-    with TestClient(app) as strict, pytest.raises(ValueError, match="somebody else"):
-        strict.get("/theirs")
+def test_value_errors_of_the_app_are_not_handled(app: FastAPI, browser: TestClient) -> None:
+    assert browser.get("/foreign").status_code == 500
+    with TestClient(app) as strict, pytest.raises(ValueError, match="raised by the app"):
+        strict.get("/foreign")
 
 
 def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServer) -> None:
@@ -315,20 +315,20 @@ def test_websocket_is_closed_with_the_reason(app: FastAPI, remote: FriendliServe
 
 
 class Connection:
-    """What a server gives of a connection, from a list; then it waits."""
+    """An ASGI connection that receives the given messages and then waits for the disconnect."""
 
     def __init__(self, *messages: dict[str, Any]) -> None:
         self.messages = list(messages)
-        self.gone = asyncio.Event()
+        self.disconnected = asyncio.Event()
 
     async def receive(self) -> dict[str, Any]:
         if self.messages:
             return self.messages.pop(0)
-        await self.gone.wait()
-        kind = "websocket" if self.of_websocket else "http"
+        await self.disconnected.wait()
+        kind = "websocket" if self.is_websocket else "http"
         return {"type": f"{kind}.disconnect", "code": 1001, "reason": "bye"}
 
-    of_websocket = False
+    is_websocket = False
 
     async def send(self, message: Any) -> None: ...
 
@@ -336,44 +336,44 @@ class Connection:
         return Request({"type": "http", "method": "POST", "headers": []}, self.receive)
 
     async def websocket(self) -> WebSocket:
-        self.of_websocket = True
+        self.is_websocket = True
         self.messages.insert(0, {"type": "websocket.connect"})
         websocket = WebSocket({"type": "websocket", "headers": []}, self.receive, self.send)  # type: ignore[arg-type] # dicts
         await websocket.accept()
         return websocket
 
 
-async def test_result_and_error_come_through() -> None:
+async def test_while_connected_returns_result_and_raises_error() -> None:
     async def fails() -> None:
         raise ZeroDivisionError
 
     request = Connection({"type": "http.request", "body": b'{"a": 1}'}).request()
     assert await while_connected(request, asyncio.sleep(0, "result")) == "result"
-    assert await request.json() == {"a": 1}  # the body was not lost
+    assert await request.json() == {"a": 1}  # the request body is still readable
     with pytest.raises(ZeroDivisionError):
         await while_connected(request, fails())
 
 
-async def test_browser_that_goes_cancels_and_the_call_is_waited_for() -> None:
+async def test_disconnect_cancels_the_call_and_waits_for_it() -> None:
     steps: list[str] = []
 
     async def call() -> None:
         try:
-            steps.append("begun")
+            steps.append("started")
             await asyncio.get_running_loop().create_future()
         finally:
             await asyncio.sleep(0)
             steps.append("ended")
 
     connection = Connection({"type": "http.request", "body": b""})
-    asyncio.get_running_loop().call_soon(connection.gone.set)
+    asyncio.get_running_loop().call_soon(connection.disconnected.set)
     with pytest.raises(ClientDisconnected) as caught:
         await while_connected(connection.request(), call())
-    assert steps == ["begun", "ended"]
+    assert steps == ["started", "ended"]
     assert caught.value.status_code == 499
 
 
-async def test_cancelling_cancels_the_call_and_the_watch(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_cancelling_while_connected_cancels_the_call(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(stall()))
     call = client.serverless.chat.complete(model="m", messages=MESSAGES)
     task = asyncio.create_task(while_connected(Connection({"type": "http.request"}).request(), call))
@@ -384,7 +384,7 @@ async def test_cancelling_cancels_the_call_and_the_watch(server: FriendliServer,
     assert await upstream.disconnected()
 
 
-async def test_stream_can_be_opened_while_connected(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_while_connected_can_open_a_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("Hi"))
     stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
     opened = await while_connected(Connection({"type": "http.request"}).request(), stream)
@@ -392,20 +392,20 @@ async def test_stream_can_be_opened_while_connected(server: FriendliServer, clie
     assert (await opened.result()).text == "Hi"
 
 
-async def test_messages_of_a_websocket_are_kept_for_its_next_receive() -> None:
-    said = [{"type": "websocket.receive", "text": str(number)} for number in range(100)]
-    connection = Connection(*said)
+async def test_websocket_messages_are_buffered_for_the_next_receive() -> None:
+    messages = [{"type": "websocket.receive", "text": str(number)} for number in range(100)]
+    connection = Connection(*messages)
     websocket = await connection.websocket()
     assert await while_connected(websocket, turns(100)) is None
-    assert len(connection.messages) == 36  # 64 are held; a browser that talks without end fills no memory
+    assert len(connection.messages) == 36  # 64 are buffered: memory is bounded
     assert await while_connected(websocket, asyncio.sleep(0, "second")) == "second"
     assert [await websocket.receive_text() for _ in range(100)] == [str(number) for number in range(100)]
 
 
-async def test_websocket_that_goes_is_a_websocket_disconnect() -> None:
+async def test_websocket_disconnect_is_raised() -> None:
     connection = Connection({"type": "websocket.receive", "text": "never answered"})
     websocket = await connection.websocket()
-    asyncio.get_running_loop().call_later(0.01, connection.gone.set)
+    asyncio.get_running_loop().call_later(0.01, connection.disconnected.set)
     with pytest.raises(WebSocketDisconnect) as caught:
         await while_connected(websocket, asyncio.Event().wait())
     assert (caught.value.code, caught.value.reason) == (1001, "bye")

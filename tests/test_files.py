@@ -1,4 +1,4 @@
-"""Files: the protocol of an upload, the download, and what each of them leaves behind."""
+"""Files: the upload protocol, downloads, and cleanup after both."""
 
 import asyncio
 import gc
@@ -39,16 +39,16 @@ from friendli_async._core.body.sources import open_in_thread
 from friendli_async.files import UploadedFile
 from friendli_async.testing import FriendliServer, body, cut, head, json_body, raw, reset, script, status
 
-DATA: Final = bytes(range(256)) * 4096  # 1 MiB, four pieces
+DATA: Final = bytes(range(256)) * 4096  # 1 MiB, four chunks
 DIGEST: Final = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 
 
-async def iterated(data: bytes = DATA) -> AsyncIterator[bytes]:
+async def iterate(data: bytes = DATA) -> AsyncIterator[bytes]:
     for position in range(0, len(data), 100_000):
         yield data[position : position + 100_000]
 
 
-def contents(folder: Path) -> list[Path]:
+def list_folder(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
@@ -68,7 +68,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "open file", "iterator", "pipe"])
-async def test_upload_goes_through_the_whole_protocol(
+async def test_upload_follows_the_whole_protocol(
     server: FriendliServer, client: AsyncFriendli, path: Path, kind: str
 ) -> None:
     read_end, write_end = os.pipe()
@@ -79,7 +79,7 @@ async def test_upload_goes_through_the_whole_protocol(
             "path": path,
             "bytes": DATA,
             "open file": file,
-            "iterator": iterated(),
+            "iterator": iterate(),
             "pipe": pipe,
         }
         uploaded = await within(client.file.upload(given[kind], project_id="proj", name="mine.txt"))
@@ -100,7 +100,7 @@ async def test_upload_goes_through_the_whole_protocol(
     assert info.created_at.tzinfo is UTC
 
 
-async def test_content_goes_out_as_a_form_with_its_fields_first_and_nothing_of_ours(
+async def test_content_is_a_form_with_fields_first_and_without_api_headers(
     server: FriendliServer, client: AsyncFriendli, path: Path
 ) -> None:
     await client.file.upload(path, project_id="proj")
@@ -114,13 +114,13 @@ async def test_content_goes_out_as_a_form_with_its_fields_first_and_nothing_of_o
     assert {name.lower() for name in sent.headers} == {
         *("host", "accept", "accept-encoding", "user-agent", "content-type", "content-length"),
     }
-    for ours in (server.requests[0], server.requests[2]):
-        assert ours.headers["Authorization"] == f"Bearer {TOKEN}"
-        assert ours.headers["X-Friendli-Team"] == "team"
-        assert ours.headers["X-Mine"] == "secret"
+    for api_request in (server.requests[0], server.requests[2]):
+        assert api_request.headers["Authorization"] == f"Bearer {TOKEN}"
+        assert api_request.headers["X-Friendli-Team"] == "team"
+        assert api_request.headers["X-Mine"] == "secret"
 
 
-async def test_content_that_is_there_already_is_not_sent_again(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_existing_content_is_not_uploaded_again(server: FriendliServer, client: AsyncFriendli) -> None:
     seen: list[tuple[int, int | None]] = []
     first = await client.file.upload(DATA, project_id="proj")
     again = await client.file.upload(DATA, project_id="proj", progress=lambda *now: seen.append(now))
@@ -129,9 +129,7 @@ async def test_content_that_is_there_already_is_not_sent_again(server: FriendliS
     assert seen == [(len(DATA), len(DATA))]
 
 
-async def test_progress_is_told_from_nothing_to_all_and_anew_for_another_attempt(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_progress_is_reported_from_zero_for_each_attempt(server: FriendliServer, client: AsyncFriendli) -> None:
     seen: list[tuple[int, int | None]] = []
     server.enqueue(script(reset()), path="/uploads/file-1")
     await client.file.upload(DATA, project_id="proj", progress=lambda *now: seen.append(now))
@@ -140,7 +138,7 @@ async def test_progress_is_told_from_nothing_to_all_and_anew_for_another_attempt
     assert seen == once * 2
 
 
-async def test_error_of_progress_ends_the_upload(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_progress_callback_error_stops_the_upload(server: FriendliServer, client: AsyncFriendli) -> None:
     def stop(sent: int, total: int | None) -> None:
         raise KeyError("enough")
 
@@ -154,7 +152,7 @@ async def test_error_of_progress_ends_the_upload(server: FriendliServer, client:
     [("path", {}, "report.txt"), ("bytes", {}, DIGEST), ("path", {"name": "x"}, "x"), ("bytes", {"name": "x"}, "x")],
     ids=["path", "bytes", "named path", "named bytes"],
 )
-async def test_file_has_a_name(
+async def test_default_and_given_file_names(
     server: FriendliServer, client: AsyncFriendli, path: Path, content: str, options: Any, name: str
 ) -> None:
     uploaded = await client.file.upload({"path": path, "bytes": DATA}[content], project_id="proj", **options)
@@ -169,25 +167,21 @@ async def test_empty_file_can_be_uploaded(server: FriendliServer, client: AsyncF
     assert (tmp_path / "empty").read_bytes() == b""
 
 
-async def test_announcement_is_not_repeated_once_it_may_have_been_taken(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_upload_initiation_is_not_retried_after_send(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(reset()))
     with pytest.raises(APIConnectionError):
         await client.file.upload(b"x", project_id="proj")
     assert len(server.requests) == 1
 
 
-async def test_refusal_of_the_target_is_an_error_and_the_upload_is_not_completed(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_rejected_upload_is_an_error_and_is_not_completed(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(403, message="the policy has expired"), path="/uploads/file-1")
     with pytest.raises(PermissionDeniedError, match="the policy has expired"):
         await client.file.upload(DATA, project_id="proj")
     assert [request.method for request in server.requests] == ["POST", "POST"]
 
 
-async def test_reply_of_the_target_need_not_be_json(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_upload_response_need_not_be_json(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(body(b"<PostResponse/>", status=201, content_type="application/xml"), path="/uploads/file-1")
     server.enqueue(body(b"", content_type="text/plain"), path="/beta/file/file-1")
     assert (await client.file.upload(DATA, project_id="proj")).id == "file-1"
@@ -196,7 +190,7 @@ async def test_reply_of_the_target_need_not_be_json(server: FriendliServer, clie
 @pytest.mark.parametrize(
     "url", ["ftp://host/x", "/relative", "", "http://user:key@host/", "http://host/a b", "http://["]
 )
-async def test_target_that_is_no_web_address_is_refused_without_being_repeated(
+async def test_invalid_target_url_is_rejected_without_quoting_it(
     server: FriendliServer, client: AsyncFriendli, url: str, tmp_path: Path
 ) -> None:
     server.enqueue(json_body({"fileId": "f", "uploadUrl": url}), json_body({"downloadUrl": url}))
@@ -206,20 +200,18 @@ async def test_target_that_is_no_web_address_is_refused_without_being_repeated(
     with pytest.raises(ResponseDecodeError, match="download URL"):
         await client.file.download("f", tmp_path / "f")
     assert len(server.requests) == 2
-    assert contents(tmp_path) == []
+    assert list_folder(tmp_path) == []
 
 
-async def test_accepted_without_a_word_is_none_and_ends_an_upload(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    nothing = body(b"", status=202, content_type="text/plain")
-    server.enqueue(nothing, nothing)
+async def test_empty_202_response_is_none_and_fails_an_upload(server: FriendliServer, client: AsyncFriendli) -> None:
+    accepted = body(b"", status=202, content_type="text/plain")
+    server.enqueue(accepted, accepted)
     assert await client.file.init_upload(name="n", size=1, digest=DIGEST, project_id="p") is None
     with pytest.raises(ResponseDecodeError, match="without saying where"):
         await client.file.upload(b"x", project_id="p")
 
 
-async def test_file_that_changes_while_it_is_being_uploaded_is_an_error(
+async def test_file_changed_during_upload_is_an_error(
     server: FriendliServer, client: AsyncFriendli, path: Path
 ) -> None:
     def change(sent: int, total: int | None) -> None:
@@ -231,26 +223,26 @@ async def test_file_that_changes_while_it_is_being_uploaded_is_an_error(
     assert [request.path for request in server.requests if request.method == "PATCH"] == []
 
 
-async def test_temporary_copy_is_gone_after_success_and_failure(
+async def test_temporary_copy_is_removed_after_success_and_failure(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Any] = []
+    created: list[Any] = []
     original = tempfile.TemporaryFile
 
-    def remembered() -> Any:
-        made.append(original(dir=tmp_path))
-        return made[-1]
+    def recording() -> Any:
+        created.append(original(dir=tmp_path))
+        return created[-1]
 
     async def broken() -> AsyncIterator[bytes]:
         yield DATA
         raise RuntimeError("mine")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", remembered)
-    await client.file.upload(iterated(), project_id="proj")
+    monkeypatch.setattr(tempfile, "TemporaryFile", recording)
+    await client.file.upload(iterate(), project_id="proj")
     with pytest.raises(RuntimeError, match="mine"):
         await client.file.upload(broken(), project_id="proj")
-    assert [file.closed for file in made] == [True, True]
-    assert contents(tmp_path) == []
+    assert [file.closed for file in created] == [True, True]
+    assert list_folder(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -263,7 +255,7 @@ async def test_temporary_copy_is_gone_after_success_and_failure(
     ],
     ids=["str", "no project", "number as name", "text file"],
 )
-async def test_bad_argument_is_refused_before_anything_is_sent(
+async def test_invalid_argument_is_rejected_before_sending(
     server: FriendliServer, client: AsyncFriendli, arguments: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -273,16 +265,16 @@ async def test_bad_argument_is_refused_before_anything_is_sent(
     assert server.connections == 0
 
 
-async def test_server_checks_are_their_errors(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_server_validation_errors_are_raised(server: FriendliServer, client: AsyncFriendli) -> None:
     with pytest.raises(UnprocessableEntityError, match="digest"):
         await client.file.init_upload(name="n", size=1, digest="md5:0", project_id="p")
-    announced = await client.file.init_upload(name="n", size=1, digest=DIGEST, project_id="p")
-    assert announced is not None
-    assert announced.upload_url is not None
-    assert announced.aws == {"key": "files/file-1", "policy": "size=1"}
+    upload = await client.file.init_upload(name="n", size=1, digest=DIGEST, project_id="p")
+    assert upload is not None
+    assert upload.upload_url is not None
+    assert upload.aws == {"key": "files/file-1", "policy": "size=1"}
     with pytest.raises(ConflictError):
-        await client.file.complete_upload(announced.file_id)
-    assert (await client.file.get_info(announced.file_id)).status == "UPLOADING"
+        await client.file.complete_upload(upload.file_id)
+    assert (await client.file.get_info(upload.file_id)).status == "UPLOADING"
     with pytest.raises(NotFoundError):
         await client.file.get_info("no such file")
 
@@ -290,7 +282,7 @@ async def test_server_checks_are_their_errors(server: FriendliServer, client: As
 # --- downloads -------------------------------------------------------------------------------------------------------
 
 
-async def test_download_gives_what_was_uploaded_and_tells_its_progress(
+async def test_download_returns_uploaded_content_and_reports_progress(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path
 ) -> None:
     uploaded = await client.file.upload(DATA, project_id="proj")
@@ -300,16 +292,14 @@ async def test_download_gives_what_was_uploaded_and_tells_its_progress(
     path = await within(client.file.download(uploaded.id, str(target), progress=lambda *now: seen.append(now)))
     assert path == target
     assert target.read_bytes() == DATA
-    assert contents(tmp_path) == [target]
+    assert list_folder(tmp_path) == [target]
     assert (seen[0], seen[-1]) == ((0, len(DATA)), (len(DATA), len(DATA)))
     fetched = server.requests[-1]
     assert fetched.path == f"/downloads/{uploaded.id}"
     assert not {"authorization", "x-friendli-team", "x-mine"} & {name.lower() for name in fetched.headers}
 
 
-async def test_download_that_breaks_off_begins_anew(
-    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
-) -> None:
+async def test_interrupted_download_is_restarted(server: FriendliServer, client: AsyncFriendli, tmp_path: Path) -> None:
     uploaded = await client.file.upload(DATA, project_id="proj")
     length = {"Content-Length": str(len(DATA))}
     server.enqueue(script(raw(b"x" * 100_000), cut(), headers=length), path=f"/downloads/{uploaded.id}")
@@ -317,29 +307,29 @@ async def test_download_that_breaks_off_begins_anew(
     assert (tmp_path / "here").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("what", ["break", "status", "progress"])
-async def test_failed_download_leaves_what_was_there_and_nothing_else(
-    server: FriendliServer, client: AsyncFriendli, tmp_path: Path, what: str
+@pytest.mark.parametrize("failure", ["break", "status", "progress"])
+async def test_failed_download_leaves_existing_file_unchanged(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path, failure: str
 ) -> None:
     target = tmp_path / "here"
     target.write_bytes(b"old")
     url = f"{server.url}/somewhere"
 
     def progress(received: int, total: int | None) -> None:
-        if what == "progress" and received:
+        if failure == "progress" and received:
             raise RuntimeError("enough")
 
     server.enqueue(json_body({"downloadUrl": url}))
     broken = script(head(), raw(DATA[:1000]), cut())
-    server.enqueue(*{"break": [broken] * 3, "status": [status(404)], "progress": [body(DATA)]}[what])
-    error = {"break": APIConnectionError, "status": NotFoundError, "progress": RuntimeError}[what]
+    server.enqueue(*{"break": [broken] * 3, "status": [status(404)], "progress": [body(DATA)]}[failure])
+    error = {"break": APIConnectionError, "status": NotFoundError, "progress": RuntimeError}[failure]
     with pytest.raises(error):
         await within(client.file.download("f", target, progress=progress))
-    assert contents(tmp_path) == [target]
+    assert list_folder(tmp_path) == [target]
     assert target.read_bytes() == b"old"
 
 
-async def test_place_that_cannot_be_written_is_its_own_error(
+async def test_missing_target_folder_raises_file_not_found_error(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path
 ) -> None:
     uploaded = await client.file.upload(b"x", project_id="proj")
@@ -347,7 +337,9 @@ async def test_place_that_cannot_be_written_is_its_own_error(
         await client.file.download(uploaded.id, tmp_path / "no" / "where")
 
 
-async def test_id_is_percent_encoded_and_an_empty_one_refused(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_file_id_is_percent_encoded_and_empty_id_is_rejected(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
     server.enqueue(json_body({"downloadUrl": "https://host/", "fileId": "a/b", "s3Uri": "s3://bucket/a"}))
     found = await client.file.get_download_url("a/b?c")
     assert server.requests[0].raw_path == "/beta/file/a%2Fb%3Fc/download_url"
@@ -357,7 +349,7 @@ async def test_id_is_percent_encoded_and_an_empty_one_refused(server: FriendliSe
             await call("")
 
 
-async def test_info_survives_new_states_and_fields_but_not_their_absence(
+async def test_info_accepts_unknown_statuses_and_fields_but_not_missing_ones(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(
@@ -377,7 +369,7 @@ async def test_info_survives_new_states_and_fields_but_not_their_absence(
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-async def test_memory_stays_bounded_both_ways(tmp_path: Path) -> None:
+async def test_memory_of_upload_and_download_is_bounded(tmp_path: Path) -> None:
     size = 48 * 1024 * 1024
     large = tmp_path / "large"
     with large.open("wb") as file:
@@ -414,28 +406,28 @@ async def test_memory_stays_bounded_both_ways(tmp_path: Path) -> None:
     assert peak < 12 * 1024 * 1024
 
 
-# --- what is left behind ---------------------------------------------------------------------------------------------
+# --- cleanup ---------------------------------------------------------------------------------------------------------
 
 
-async def test_cancelled_download_leaves_no_file_and_closes_what_it_opened(
+async def test_cancelled_download_leaves_no_file_and_closes_handles(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path
 ) -> None:
-    place = tmp_path / "place"
+    target = tmp_path / "place"
     uploaded = await client.file.upload(b"x" * 1000, project_id="p")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         for turn in range(60):
-            task = asyncio.create_task(client.file.download(uploaded.id, place))
+            task = asyncio.create_task(client.file.download(uploaded.id, target))
             await turns(turn)
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled() or task.exception() is None
         opening = threading.Event()
-        go_on = threading.Event()
+        resume = threading.Event()
 
         def slow() -> BinaryIO:
             opening.set()
-            go_on.wait(30)
+            resume.wait(30)
             return cast("BinaryIO", open(tmp_path / "slow", "xb"))
 
         def drop(file: BinaryIO) -> None:
@@ -443,17 +435,17 @@ async def test_cancelled_download_leaves_no_file_and_closes_what_it_opened(
             (tmp_path / "slow").unlink()
             opening.clear()
 
-        made = asyncio.create_task(open_in_thread(slow, drop))
+        open_task = asyncio.create_task(open_in_thread(slow, drop))
         await asyncio.to_thread(opening.wait, 30)
-        made.cancel()
-        await asyncio.wait([made])
-        go_on.set()
+        open_task.cancel()
+        await asyncio.wait([open_task])
+        resume.set()
         await within(until(lambda: not opening.is_set()))
         gc.collect()
-    await until(lambda: set(contents(tmp_path)) <= {place})
+    await until(lambda: set(list_folder(tmp_path)) <= {target})
 
 
-async def test_cut_download_without_a_length_is_noticed(tmp_path: Path) -> None:
+async def test_truncated_download_without_content_length_is_detected(tmp_path: Path) -> None:
     whole = b"the whole content"
     content = {"cut": whole[:9], "changed": whole[::-1], "whole": whole}
 
@@ -472,23 +464,23 @@ async def test_cut_download_without_a_length_is_noticed(tmp_path: Path) -> None:
                 return
 
     async with RawServer(talk) as origin, client_of(origin.url) as client:
-        for name, words in (("cut", "9 of 17 bytes"), ("changed", "digest")):
-            with pytest.raises(APIConnectionError, match=words):
+        for name, message in (("cut", "9 of 17 bytes"), ("changed", "digest")):
+            with pytest.raises(APIConnectionError, match=message):
                 await within(client.file.download(name, tmp_path / "place"))
-            assert contents(tmp_path) == []
+            assert list_folder(tmp_path) == []
         assert (await within(client.file.download("whole", tmp_path / "place"))).read_bytes() == whole
 
 
 @pytest.mark.parametrize("path", ["/proc/self/status", "/dev/zero"])
 @pytest.mark.parametrize("is_open", [False, True])
-async def test_file_that_claims_to_be_empty_is_refused(client: AsyncFriendli, path: str, is_open: bool) -> None:
-    refused = pytest.raises((ValueError, OSError), match=r"empty|regular|Invalid")
-    with await asyncio.to_thread(open, path, "rb", buffering=0) as file, refused:
+async def test_file_reporting_size_zero_is_rejected(client: AsyncFriendli, path: str, is_open: bool) -> None:
+    rejected = pytest.raises((ValueError, OSError), match=r"empty|regular|Invalid")
+    with await asyncio.to_thread(open, path, "rb", buffering=0) as file, rejected:
         await within(client.file.upload(cast("Any", file) if is_open else Path(path), project_id="p"))
 
 
 @pytest.mark.parametrize("how", ["total", "scope", "cancel"])
-async def test_silent_pipe_ends_with_the_limit_or_scope(server: FriendliServer, how: str) -> None:
+async def test_silent_pipe_ends_with_timeout_scope_or_cancellation(server: FriendliServer, how: str) -> None:
     reading, writing = os.pipe()
     try:
         async with client_of(server.url, timeout=Timeouts(total=0.05 if how == "total" else None)) as client:
@@ -513,7 +505,7 @@ async def test_silent_pipe_ends_with_the_limit_or_scope(server: FriendliServer, 
         os.close(reading)
 
 
-def test_silent_pipe_does_not_keep_the_process(remote: FriendliServer) -> None:
+def test_silent_pipe_does_not_block_process_exit(remote: FriendliServer) -> None:
     program = (
         "import asyncio, os, sys\n"
         "from friendli_async import AsyncFriendli\n"
@@ -523,7 +515,7 @@ def test_silent_pipe_does_not_keep_the_process(remote: FriendliServer) -> None:
         "        await client.file.upload(pipe, project_id='p')\n"
         "asyncio.run(main())\n"
     )
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program, remote.url],
         capture_output=True,
         text=True,
@@ -531,5 +523,5 @@ def test_silent_pipe_does_not_keep_the_process(remote: FriendliServer) -> None:
         check=False,
         env={**os.environ, "PYTHONPATH": str(Path(friendli_async.__file__).parents[1])},
     )
-    assert "APITimeoutError" in ended.stderr
-    assert ended.returncode == 1
+    assert "APITimeoutError" in completed.stderr
+    assert completed.returncode == 1

@@ -1,4 +1,4 @@
-"""Bodies that are read while they are sent: where the bytes come from, how often, what it costs, what goes wrong."""
+"""Streamed request bodies: sources, retries, failures and cost."""
 
 import asyncio
 import io
@@ -25,7 +25,7 @@ from friendli_async import (
 )
 from friendli_async.testing import FriendliServer, Script, event, json_body, reset, script, status
 
-DATA: Final = bytes(range(256)) * 4096  # 1 MiB, four pieces
+DATA: Final = bytes(range(256)) * 4096  # 1 MiB, four chunks
 ANSWER: Final = b'{"text": "ok"}'
 
 
@@ -33,7 +33,7 @@ def ok() -> Script:
     return json_body({"text": "ok"})
 
 
-async def iterated(data: bytes = DATA, size: int = 100_000) -> AsyncIterator[bytes]:
+async def iterate(data: bytes = DATA, size: int = 100_000) -> AsyncIterator[bytes]:
     for position in range(0, len(data), size):
         yield data[position : position + size]
 
@@ -47,7 +47,7 @@ def sent(server: FriendliServer, index: int = -1) -> bytes:
 
 
 class Pipe(io.RawIOBase):
-    """A file that cannot be rewound."""
+    """A file that cannot seek."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
@@ -69,7 +69,7 @@ def path(tmp_path: Path) -> Path:
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
-async def test_path_is_sent_whole_with_its_name_type_and_length(path: Path) -> None:
+async def test_path_is_sent_with_name_type_and_length(path: Path) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(ok())
         assert await send(client, path) == "ok"
@@ -82,18 +82,18 @@ async def test_path_is_sent_whole_with_its_name_type_and_length(path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-async def test_bytes_of_every_kind_are_sent_as_they_were_when_the_call_was_made(kind: Any) -> None:
+async def test_bytes_are_copied_when_the_call_is_made(kind: Any) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(script(event({"type": "transcript.text.done", "text": "ok"})))
-        mine = bytearray(b"OggS" + DATA)
-        stream = client.container.audio.stream(file=kind(mine))
-        mine[:] = b"0" * len(mine)
+        content = bytearray(b"OggS" + DATA)
+        stream = client.container.audio.stream(file=kind(content))
+        content[:] = b"0" * len(content)
         assert (await within(stream.result())).text == "ok"
         assert sent(server) == b"OggS" + DATA
         assert server.requests[0].form[-1].filename == "audio.ogg"
 
 
-async def test_open_file_is_sent_from_where_it_stands_and_left_open(path: Path) -> None:
+async def test_open_file_is_sent_from_its_position_and_left_open(path: Path) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(ok())
         with path.open("rb") as file:
@@ -105,8 +105,8 @@ async def test_open_file_is_sent_from_where_it_stands_and_left_open(path: Path) 
         assert "Content-Length" in server.requests[0].headers
 
 
-@pytest.mark.parametrize("source", [iterated, lambda: Pipe(DATA)], ids=["iterator", "pipe"])
-async def test_source_of_unknown_length_is_sent_in_chunks(source: Any) -> None:
+@pytest.mark.parametrize("source", [iterate, lambda: Pipe(DATA)], ids=["iterator", "pipe"])
+async def test_source_of_unknown_length_uses_chunked_encoding(source: Any) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(ok())
         assert await send(client, source(), filename="a.wav") == "ok"
@@ -115,14 +115,14 @@ async def test_source_of_unknown_length_is_sent_in_chunks(source: Any) -> None:
         assert "Content-Length" not in server.requests[0].headers
 
 
-async def test_empty_file_is_a_file() -> None:
+async def test_empty_file_is_sent() -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(ok())
         assert await send(client, io.BytesIO()) == "ok"
         assert sent(server) == b""
 
 
-async def test_name_that_would_end_its_line_or_quotes_is_escaped() -> None:
+async def test_quotes_and_newlines_in_filename_are_escaped() -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(ok())
         await send(client, b"x", filename='a"; name="model"\r\nX-Evil: 1\r\n\r\n.wav')
@@ -131,7 +131,7 @@ async def test_name_that_would_end_its_line_or_quotes_is_escaped() -> None:
         assert part.data == b"x"
 
 
-async def test_content_that_looks_like_a_form_stays_content() -> None:
+async def test_content_that_looks_like_a_form_is_not_parsed() -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(ok(), ok())
         await send(client, b"x")
@@ -150,7 +150,7 @@ async def test_content_that_looks_like_a_form_stays_content() -> None:
     ],
     ids=["str", "int", "none", "text file"],
 )
-async def test_what_is_no_file_is_refused_before_anything_is_sent(file: Any, message: str) -> None:
+async def test_invalid_file_argument_is_rejected_before_sending(file: Any, message: str) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match=message):
             await send(client, file)
@@ -160,7 +160,7 @@ async def test_what_is_no_file_is_refused_before_anything_is_sent(file: Any, mes
 
 
 @pytest.mark.parametrize("content_type", ["audio/wav\r\nX-Evil: 1", "söund/wav"])
-async def test_content_type_that_cannot_be_sent_is_refused(content_type: str) -> None:
+async def test_invalid_content_type_is_rejected(content_type: str) -> None:
     async with client_of("http://127.0.0.1:9") as client:
         with pytest.raises(ValueError, match="content_type"):
             await send(client, b"x", content_type=content_type)
@@ -170,7 +170,7 @@ async def test_content_type_that_cannot_be_sent_is_refused(content_type: str) ->
 
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "open file"])
-async def test_source_that_can_be_read_again_is_sent_again_whole(path: Path, kind: str) -> None:
+async def test_rereadable_source_is_resent_completely(path: Path, kind: str) -> None:
     async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
         server.enqueue(status(503), script(reset()), ok())
         with path.open("rb") as file:
@@ -178,8 +178,8 @@ async def test_source_that_can_be_read_again_is_sent_again_whole(path: Path, kin
         assert [sent(server, index) == DATA for index in range(3)] == [True] * 3
 
 
-@pytest.mark.parametrize("source", [iterated, lambda: Pipe(DATA)], ids=["iterator", "pipe"])
-async def test_source_that_can_be_read_once_is_sent_once(source: Any) -> None:
+@pytest.mark.parametrize("source", [iterate, lambda: Pipe(DATA)], ids=["iterator", "pipe"])
+async def test_single_use_source_is_sent_once(source: Any) -> None:
     async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
         server.enqueue(status(429), ok())
         with pytest.raises(RateLimitError) as caught:
@@ -189,19 +189,19 @@ async def test_source_that_can_be_read_once_is_sent_once(source: Any) -> None:
         assert len(caught.value.meta.attempts) == 1
 
 
-async def test_source_that_can_be_read_once_survives_a_failure_to_connect() -> None:
+async def test_single_use_source_is_retried_after_connect_failure() -> None:
     async with FriendliServer() as server:
-        free = server.url
-    waits: list[str | None] = []
-    policy = RetryPolicy(max_attempts=3, initial=0.0, on_retry=lambda attempt: waits.append(attempt.cause))
-    async with client_of(free, retry=policy) as client:
+        unused_url = server.url
+    retries: list[str | None] = []
+    policy = RetryPolicy(max_attempts=3, initial=0.0, on_retry=lambda attempt: retries.append(attempt.cause))
+    async with client_of(unused_url, retry=policy) as client:
         with pytest.raises(APIConnectionError) as caught:
-            await send(client, iterated())
+            await send(client, iterate())
     assert not caught.value.sent
-    assert len(waits) == 2
+    assert len(retries) == 2
 
 
-async def test_redirect_sends_the_form_again_unless_it_is_gone() -> None:
+async def test_redirect_resends_the_form_unless_its_source_is_consumed() -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(status(307, headers={"Location": "/elsewhere"}), ok())
         assert await send(client, DATA) == "ok"
@@ -209,11 +209,11 @@ async def test_redirect_sends_the_form_again_unless_it_is_gone() -> None:
         assert sent(server) == DATA
         server.enqueue(status(307, headers={"Location": "/elsewhere"}))
         with pytest.raises(APIStatusError) as caught:
-            await send(client, iterated())
+            await send(client, iterate())
         assert caught.value.status_code == 307
 
 
-async def test_dead_pooled_connection_is_replaced_for_what_can_be_sent_again() -> None:
+async def test_stale_connection_is_replaced_for_rereadable_source() -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.enqueue(ok(), script(reset()), ok())
         assert await send(client, b"1") == "ok"
@@ -222,10 +222,10 @@ async def test_dead_pooled_connection_is_replaced_for_what_can_be_sent_again() -
         assert len(server.requests) == 3
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- failures --------------------------------------------------------------------------------------------------------
 
 
-async def test_missing_file_is_its_own_error_and_nothing_is_sent(tmp_path: Path) -> None:
+async def test_missing_file_raises_file_not_found_and_nothing_is_sent(tmp_path: Path) -> None:
     async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
         with pytest.raises(FileNotFoundError):
             await send(client, tmp_path / "no.wav")
@@ -246,7 +246,7 @@ async def failing(error: Exception) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     "error", [ValueError("mine"), OSError(5, "mine"), RuntimeError("mine"), TimeoutError("mine")], ids=repr
 )
-async def test_error_of_a_source_is_raised_as_it_is_and_leaves_nothing(error: Exception) -> None:
+async def test_source_error_propagates_unchanged_and_leaks_nothing(error: Exception) -> None:
     async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
         with pytest.raises(type(error)) as caught:
             await send(client, failing(error))
@@ -256,7 +256,7 @@ async def test_error_of_a_source_is_raised_as_it_is_and_leaves_nothing(error: Ex
         assert await send(client, b"x") == "ok"
 
 
-async def test_iterator_of_something_else_than_bytes_is_an_error() -> None:
+async def test_iterator_of_non_bytes_is_an_error() -> None:
     async def texts() -> AsyncIterator[Any]:
         yield "text"
 
@@ -266,7 +266,7 @@ async def test_iterator_of_something_else_than_bytes_is_an_error() -> None:
         await nothing_left(client, server)
 
 
-async def test_file_that_changes_between_attempts_is_an_error_not_a_mixture(path: Path) -> None:
+async def test_file_changed_between_attempts_is_an_error(path: Path) -> None:
     def change(_: object) -> None:
         path.write_bytes(DATA[::-1] + b"more")
 
@@ -279,7 +279,7 @@ async def test_file_that_changes_between_attempts_is_an_error_not_a_mixture(path
             assert len(server.requests) == 1
 
 
-async def test_open_file_that_becomes_shorter_is_an_error(path: Path) -> None:
+async def test_open_file_that_shrinks_is_an_error(path: Path) -> None:
     class Shrinking(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             return super().read(size) if self.tell() < 500_000 else b""
@@ -290,18 +290,18 @@ async def test_open_file_that_becomes_shorter_is_an_error(path: Path) -> None:
         await nothing_left(client, server)
 
 
-async def test_answer_that_comes_before_the_whole_body_counts_and_the_sending_stops() -> None:
+async def test_early_response_is_returned_and_sending_stops() -> None:
     head_seen = asyncio.Event()
-    taken = 0
+    produced = 0
 
     async def endless() -> AsyncIterator[bytes]:
-        nonlocal taken
+        nonlocal produced
         while True:
-            taken += 1
+            produced += 1
             yield bytes(65536)
 
     async def talk(conversation: Conversation) -> None:
-        await conversation.request()  # the head only: there is no length
+        await conversation.request()  # the headers only: there is no Content-Length
         head_seen.set()
         await conversation.send(http_reply(b'{"message": "too large"}', status="413 Too Large"))
         await conversation.gone()
@@ -312,26 +312,26 @@ async def test_answer_that_comes_before_the_whole_body_counts_and_the_sending_st
         assert caught.value.status_code == 413
         assert places_in_use(client) == 0
         assert head_seen.is_set()
-        before = taken
+        before = produced
         for _ in range(50):
             await asyncio.sleep(0)
-        assert taken <= before + 1
+        assert produced <= before + 1
 
 
-async def test_cancelled_call_stops_the_sending_and_closes_the_source() -> None:
-    begun, closed = asyncio.Event(), asyncio.Event()
+async def test_cancelled_call_stops_sending_and_closes_the_source() -> None:
+    started, closed = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         try:
             yield b"x" * 1000
-            begun.set()
+            started.set()
             await asyncio.Event().wait()
         finally:
             closed.set()
 
     async with FriendliServer() as server, client_of(server.url) as client:
         call = asyncio.ensure_future(client.container.audio.transcribe(file=slow()))
-        await within(begun.wait())
+        await within(started.wait())
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -342,7 +342,7 @@ async def test_cancelled_call_stops_the_sending_and_closes_the_source() -> None:
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-async def test_file_is_read_outside_of_the_loops_thread() -> None:
+async def test_file_is_read_outside_the_event_loop_thread() -> None:
     threads: set[int] = set()
 
     class Watched(io.BytesIO):
@@ -357,7 +357,7 @@ async def test_file_is_read_outside_of_the_loops_thread() -> None:
         assert threading.get_ident() not in threads
 
 
-async def test_memory_stays_bounded_however_large_the_file_is(tmp_path: Path) -> None:
+async def test_memory_is_bounded_for_large_files(tmp_path: Path) -> None:
     path = tmp_path / "large.wav"
     with path.open("wb") as file:
         os.truncate(file.fileno(), 64 * 1024 * 1024)
@@ -370,11 +370,11 @@ async def test_memory_stays_bounded_however_large_the_file_is(tmp_path: Path) ->
         await conversation.send(http_reply(ANSWER))
 
     async with RawServer(talk) as server, client_of(server.url) as client:
-        await send_nothing_large(client, path)
+        await assert_bounded_memory(client, path)
         assert received > 64 * 1024 * 1024
 
 
-async def send_nothing_large(client: AsyncFriendli, path: Path) -> None:
+async def assert_bounded_memory(client: AsyncFriendli, path: Path) -> None:
     tracemalloc.start()
     try:
         assert (await within(client.container.audio.transcribe(file=path), 60)).text == "ok"
@@ -384,8 +384,8 @@ async def send_nothing_large(client: AsyncFriendli, path: Path) -> None:
     assert peak < 8 * 1024 * 1024
 
 
-async def test_wait_for_the_reply_is_counted_from_the_last_piece_sent(server: FriendliServer, clock: Clock) -> None:
-    async def pieces() -> AsyncIterator[bytes]:
+async def test_first_event_timeout_starts_after_the_last_sent_chunk(server: FriendliServer, clock: Clock) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
         for _ in range(4):
             clock.leap(30)
             await turns()
@@ -400,7 +400,7 @@ async def test_wait_for_the_reply_is_counted_from_the_last_piece_sent(server: Fr
 
     async with client_of(server.url, timeout=Timeouts(first_event=100)) as client:
         server.enqueue(ok())
-        assert (await client.container.audio.transcribe(file=pieces())).text == "ok"  # 120 s in all
+        assert (await client.container.audio.transcribe(file=chunks())).text == "ok"  # 120 s in total
 
         sending = asyncio.create_task(client.container.audio.transcribe(file=stalled()))
         await stalling.wait()
@@ -411,7 +411,7 @@ async def test_wait_for_the_reply_is_counted_from_the_last_piece_sent(server: Fr
         assert caught.value.limit == "first_event"
 
 
-async def test_large_json_body_is_sent_without_a_warning_and_again_after_a_failure() -> None:
+async def test_large_json_body_is_sent_without_warning_and_retried() -> None:
     text = "x" * 3_000_000
     async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
         server.enqueue(status(500), json_body({"image": ""}))

@@ -1,4 +1,4 @@
-"""Chunked framing: reads of whole chunks go past aiohttp's parser, and nobody can tell."""
+"""Chunked framing: data of whole chunks bypasses aiohttp's parser with the same result."""
 
 import asyncio
 from collections import deque
@@ -24,18 +24,18 @@ from friendli_async._core.net.framing import CAN_BYPASS, can_bypass, whole_chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
-needs_bypass = pytest.mark.skipif(not CAN_BYPASS, reason="aiohttp's parser does not tell where it stands")
+needs_bypass = pytest.mark.skipif(not CAN_BYPASS, reason="aiohttp's parser does not expose its state")
 
 
-def framed(data: bytes) -> bytes:
+def encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-# --- what is taken for whole chunks ----------------------------------------------------------------------------------
+# --- recognizing whole chunks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("read", "carries"),
+    ("data", "payload"),
     [
         (b"5\r\nhello\r\n", b"hello"),
         (b"5\r\nhello\r\n6\r\n world\r\n", b"hello world"),
@@ -44,12 +44,12 @@ def framed(data: bytes) -> bytes:
         (b"4\r\n\r\n\r\n\r\n", b"\r\n\r\n"),
     ],
 )
-def test_whole_chunks_give_what_they_carry(read: bytes, carries: bytes) -> None:
-    assert whole_chunks(read) == carries
+def test_whole_chunks_are_decoded(data: bytes, payload: bytes) -> None:
+    assert whole_chunks(data) == payload
 
 
 @pytest.mark.parametrize(
-    "read",
+    "data",
     [
         b"",
         b"5\r\nhell",
@@ -75,25 +75,25 @@ def test_whole_chunks_give_what_they_carry(read: bytes, carries: bytes) -> None:
         b"5\r\nhello\r\nHTTP/1.1 200 OK\r\n",
     ],
 )
-def test_anything_else_is_left_to_the_parser(read: bytes) -> None:
-    assert whole_chunks(read) is None
+def test_other_data_is_left_to_the_parser(data: bytes) -> None:
+    assert whole_chunks(data) is None
 
 
-# --- with aiohttp's parser behind it ---------------------------------------------------------------------------------
+# --- with aiohttp's parser -------------------------------------------------------------------------------------------
 
 
-class Wire:
-    """A transport that writes nothing and notes what becomes of it."""
+class FakeTransport:
+    """A transport that writes nothing and records its state."""
 
     def __init__(self) -> None:
         self.paused = False
-        self.gone = False
+        self.closed = False
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         return default
 
     def is_closing(self) -> bool:
-        return self.gone
+        return self.closed
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -102,50 +102,50 @@ class Wire:
         self.paused = False
 
     def close(self) -> None:
-        self.gone = True
+        self.closed = True
 
     abort = close
 
 
 @dataclass
 class Outcome:
-    """What a reader has seen of a reply, and what has become of its connection."""
+    """What was read of a response, and the state of its connection."""
 
-    seen: list[bytes] = field(default_factory=list[bytes])
-    """What each look gave, in one piece."""
+    received: list[bytes] = field(default_factory=list[bytes])
+    """The data of each read."""
     error: str | None = None
     ended: bool = False
     closed: bool = False
     parsed: int = 0
-    """How many bytes of the body aiohttp's parser has given."""
+    """Bytes of the body that went through aiohttp's parser."""
 
     @property
     def body(self) -> bytes:
-        return b"".join(self.seen)
+        return b"".join(self.received)
 
 
-class Reply:
-    """A connection of ours, the reply that comes over it, and who reads that: no loop runs."""
+class ResponseReader:
+    """A pooled connection, the response on it and the reader of its body, without a running loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, buffer: int = 2**18) -> None:
-        self.wire = Wire()
+        self.transport = FakeTransport()
         self.protocol = PooledProtocol(loop, set())
-        self.protocol.connection_made(self.wire)
+        self.protocol.connection_made(self.transport)
         self.protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=buffer)
         self.outcome = Outcome()
         self.protocol.data_received(HEAD)
         message, content = self.protocol._buffer.popleft()[0]  # type: ignore[attr-defined]  # what aiohttp awaits
-        connection = SimpleNamespace(protocol=self.protocol, transport=self.wire)
-        content.on_eof(self._given_back)
+        connection = SimpleNamespace(protocol=self.protocol, transport=self.transport)
+        content.on_eof(self._release)
         response: Any = SimpleNamespace(
             status=message.code,
             headers=message.headers,
             content=content,
             connection=connection,
-            close=self.wire.close,
-            release=self._given_back,
+            close=self.transport.close,
+            release=self._release,
         )
-        home: Any = SimpleNamespace(
+        pool: Any = SimpleNamespace(
             loop=loop,
             exchanges=set(),
             draining=deque(),
@@ -153,41 +153,40 @@ class Reply:
             exchange_ended=lambda: None,
         )
         self.content = content
-        self.exchange = AiohttpExchange(home, response)
-        self.waiting: Any = None
+        self.exchange = AiohttpExchange(pool, response)
+        self.waiter: Any = None
 
-    def _given_back(self) -> None:
-        """As aiohttp does at the end of the body."""
+    def _release(self) -> None:
+        """Marks the connection idle, as aiohttp does at the end of the body."""
         self.protocol.idle = True
 
     def feed(self, data: bytes) -> None:
-        if self.wire.gone:
+        if self.transport.closed:
             return
-        if self.wire.paused:
-            self.look()
+        if self.transport.paused:
+            self.read()
         self.protocol.data_received(data)
 
-    def hang_up(self) -> None:
-        if not self.wire.gone:
-            self.wire.gone = True
+    def disconnect(self) -> None:
+        self.transport.closed = True
         self.protocol.connection_lost(None)
 
-    def look(self) -> None:
-        """Takes what there is, and waits for more."""
-        pieces: list[bytes] = []
+    def read(self) -> None:
+        """Reads the available data and starts waiting for more."""
+        data: list[bytes] = []
         outcome = self.outcome
         while not outcome.ended and outcome.error is None:
             try:
-                data = self.exchange.take()
+                taken = self.exchange.take()
             except FriendliError as error:
                 outcome.error = f"{type(error).__name__}: {error}"
                 break
-            if data is None:
-                self.waiting = self.exchange.wait_readable()
+            if taken is None:
+                self.waiter = self.exchange.wait_readable()
                 break
-            outcome.ended = not data
-            pieces.append(data)
-        outcome.seen.append(b"".join(pieces))
+            outcome.ended = not taken
+            data.append(taken)
+        outcome.received.append(b"".join(data))
         outcome.parsed = self.content.total_bytes
 
 
@@ -205,26 +204,26 @@ DATA = st.one_of(
     st.sampled_from([b"\r\n", b"\n\r\n", b"5\r\nhello\r\n", b"data: x\n\n", b"0\r\n\r\n"]),
 )
 LINE_ENDS = st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"", b"\n\r\n"])
-GOOD_CHUNKS = DATA.map(framed)
+VALID_CHUNKS = DATA.map(encode_chunk)
 
 
 @st.composite
-def odd_chunks(draw: st.DrawFn) -> bytes:
+def malformed_chunks(draw: st.DrawFn) -> bytes:
     data = draw(DATA)
     return draw(SIZES) % len(data) + draw(LINE_ENDS) + data + draw(LINE_ENDS)
 
 
-# Each has a read in it that looks like a whole chunk, and is a part of one, or of its head.
-LURES: list[list[bytes]] = [
-    [b"1", framed(b"hello"), b"behind hello\r\n\r\n"],
-    [b"2\r\na\n\r\n1", framed(b"hello"), b"behind hello\r\n\r\n"],
-    [b"14\r\nxx\n\r\n", framed(b"hello"), b"12345\r\n"],
-    [b"5;a=\r\n", framed(b"a"), b"\r\n"],
-    [b'1;a="\n\r\n', framed(b"hello")],
-    [b"2\r\na\nzz\n\r\n", framed(b"hello")],
-    [b"1\n\r\n", framed(b"hello")],
-    [b"0\r\nX:\n\r\n", framed(b"hello")],
-    [b"0\r\nX: y\r\n", framed(b"hello")],
+# Each contains a segment that looks like a whole chunk but is part of another chunk or of its header.
+MISLEADING_SEGMENTS: list[list[bytes]] = [
+    [b"1", encode_chunk(b"hello"), b"behind hello\r\n\r\n"],
+    [b"2\r\na\n\r\n1", encode_chunk(b"hello"), b"behind hello\r\n\r\n"],
+    [b"14\r\nxx\n\r\n", encode_chunk(b"hello"), b"12345\r\n"],
+    [b"5;a=\r\n", encode_chunk(b"a"), b"\r\n"],
+    [b'1;a="\n\r\n', encode_chunk(b"hello")],
+    [b"2\r\na\nzz\n\r\n", encode_chunk(b"hello")],
+    [b"1\n\r\n", encode_chunk(b"hello")],
+    [b"0\r\nX:\n\r\n", encode_chunk(b"hello")],
+    [b"0\r\nX: y\r\n", encode_chunk(b"hello")],
 ]
 TAILS = st.sampled_from(
     [
@@ -238,59 +237,59 @@ TAILS = st.sampled_from(
         b"00\r\n\r\n",
         b"zz\n\r\n",
         LAST + b"stray\n\r\n",
-        LAST + framed(b"stray\n"),
-        LAST + HEAD + framed(b"unasked\n") + LAST,
+        LAST + encode_chunk(b"stray\n"),
+        LAST + HEAD + encode_chunk(b"unasked\n") + LAST,
     ]
 )
 
 
 @st.composite
-def replies(draw: st.DrawFn, chunks: st.SearchStrategy[bytes]) -> list[bytes]:
-    """A body in the reads that it comes in: cut between chunks for the most part, and anywhere else."""
+def split_bodies(draw: st.DrawFn, chunks: st.SearchStrategy[bytes]) -> list[bytes]:
+    """A body as received segments, split mostly between chunks but also elsewhere."""
     whole = [*draw(st.lists(chunks, min_size=1, max_size=8)), draw(TAILS)]
     body = b"".join(whole)
-    between = [place for place in accumulate(map(len, whole)) if draw(st.integers(0, 3))]
-    elsewhere = draw(st.just([]) | cuttings(len(body), 3))
-    reads = [read for read in cut(body, sorted([*between, *elsewhere])) if read]
-    place = draw(st.integers(0, len(reads)))
-    return [*reads[:place], *draw(st.just([]) | st.sampled_from(LURES)), *reads[place:]]
+    between = [position for position in accumulate(map(len, whole)) if draw(st.integers(0, 3))]
+    inside = draw(st.just([]) | cuttings(len(body), 3))
+    segments = [segment for segment in cut(body, sorted([*between, *inside])) if segment]
+    position = draw(st.integers(0, len(segments)))
+    return [*segments[:position], *draw(st.just([]) | st.sampled_from(MISLEADING_SEGMENTS)), *segments[position:]]
 
 
-def read_through(
-    loop: asyncio.AbstractEventLoop, reads: list[bytes], looks: list[bool], buffer: int, *, bypass: bool
+def run_reader(
+    loop: asyncio.AbstractEventLoop, segments: list[bytes], read_after: list[bool], buffer: int, *, bypass: bool
 ) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dialing, "CAN_BYPASS", bypass)
-        reply = Reply(loop, buffer)
-        reply.look()
-        for number, read in enumerate(reads):
-            reply.feed(read)
-            if looks[number % len(looks)]:
-                reply.look()
-        reply.look()
-        reply.look()
-        reply.outcome.closed = reply.wire.gone or reply.protocol.should_close
-        if not reply.outcome.ended:
-            reply.hang_up()
-            reply.look()
-    return reply.outcome
+        reader = ResponseReader(loop, buffer)
+        reader.read()
+        for number, segment in enumerate(segments):
+            reader.feed(segment)
+            if read_after[number % len(read_after)]:
+                reader.read()
+        reader.read()
+        reader.read()
+        reader.outcome.closed = reader.transport.closed or reader.protocol.should_close
+        if not reader.outcome.ended:
+            reader.disconnect()
+            reader.read()
+    return reader.outcome
 
 
 @needs_bypass
 @hypothesis_settings(deterministic, max_examples=600)
 @given(
-    reads=replies(st.one_of(GOOD_CHUNKS, GOOD_CHUNKS, GOOD_CHUNKS, odd_chunks())),
-    looks=st.lists(st.booleans(), min_size=1, max_size=5).map(lambda looks: [*looks, True]),
+    segments=split_bodies(st.one_of(VALID_CHUNKS, VALID_CHUNKS, VALID_CHUNKS, malformed_chunks())),
+    read_after=st.lists(st.booleans(), min_size=1, max_size=5).map(lambda read_after: [*read_after, True]),
     buffer=st.sampled_from([2**18, 64, 8]),
 )
-def test_with_and_without_the_parser_the_same_comes(
-    loop: asyncio.AbstractEventLoop, reads: list[bytes], looks: list[bool], buffer: int
+def test_results_with_and_without_the_parser_are_equal(
+    loop: asyncio.AbstractEventLoop, segments: list[bytes], read_after: list[bool], buffer: int
 ) -> None:
-    plain = read_through(loop, reads, looks, buffer, bypass=False)
-    short = read_through(loop, reads, looks, buffer, bypass=True)
+    plain = run_reader(loop, segments, read_after, buffer, bypass=False)
+    bypassed = run_reader(loop, segments, read_after, buffer, bypass=True)
     assert plain.parsed >= len(plain.body)
-    assert (short.body, short.ended, short.closed) == (plain.body, plain.ended, plain.closed)
-    assert short.error == plain.error
+    assert (bypassed.body, bypassed.ended, bypassed.closed) == (plain.body, plain.ended, plain.closed)
+    assert bypassed.error == plain.error
 
 
 LINES = st.binary(max_size=20).map(lambda data: data + b"\n")
@@ -298,119 +297,122 @@ LINES = st.binary(max_size=20).map(lambda data: data + b"\n")
 
 @needs_bypass
 @hypothesis_settings(deterministic, max_examples=200)
-@given(lines=st.lists(LINES, min_size=2, max_size=60), together=st.integers(1, 30), buffer=st.sampled_from([2**18, 8]))
-def test_all_of_a_body_comes_whatever_was_paused(
-    loop: asyncio.AbstractEventLoop, lines: list[bytes], together: int, buffer: int
+@given(
+    lines=st.lists(LINES, min_size=2, max_size=60), per_segment=st.integers(1, 30), buffer=st.sampled_from([2**18, 8])
+)
+def test_body_is_complete_after_any_pause(
+    loop: asyncio.AbstractEventLoop, lines: list[bytes], per_segment: int, buffer: int
 ) -> None:
-    chunks = [framed(line) for line in lines]
-    reads = [b"".join(chunks[begin : begin + together]) for begin in range(0, len(chunks), together)]
+    chunks = [encode_chunk(line) for line in lines]
+    segments = [b"".join(chunks[start : start + per_segment]) for start in range(0, len(chunks), per_segment)]
     for bypass in (False, True):
-        outcome = read_through(loop, [*reads, LAST], [True], buffer, bypass=bypass)
+        outcome = run_reader(loop, [*segments, LAST], [True], buffer, bypass=bypass)
         assert (outcome.body, outcome.ended, outcome.closed) == (b"".join(lines), True, False)
 
 
 @needs_bypass
-def test_the_parser_is_passed_once_it_stands_between_chunks(loop: asyncio.AbstractEventLoop) -> None:
-    reply = Reply(loop)
-    for word in (b"one\n", b"two\n", b"three\n"):
-        reply.look()
-        reply.feed(framed(word))
-    reply.look()
-    assert (reply.outcome.body, reply.outcome.parsed) == (b"one\ntwo\nthree\n", len(b"one\n"))
+def test_parser_is_bypassed_once_it_is_between_chunks(loop: asyncio.AbstractEventLoop) -> None:
+    reader = ResponseReader(loop)
+    for line in (b"one\n", b"two\n", b"three\n"):
+        reader.read()
+        reader.feed(encode_chunk(line))
+    reader.read()
+    assert (reader.outcome.body, reader.outcome.parsed) == (b"one\ntwo\nthree\n", len(b"one\n"))
 
 
 @needs_bypass
-def test_who_does_not_read_pushes_back(loop: asyncio.AbstractEventLoop) -> None:
-    reply = Reply(loop, buffer=1000)
-    reply.look()
+def test_unread_data_applies_backpressure(loop: asyncio.AbstractEventLoop) -> None:
+    reader = ResponseReader(loop, buffer=1000)
+    reader.read()
     fed = 0
-    while not reply.wire.paused and fed < 100:
-        reply.protocol.data_received(framed(b"x" * 99 + b"\n"))
+    while not reader.transport.paused and fed < 100:
+        reader.protocol.data_received(encode_chunk(b"x" * 99 + b"\n"))
         fed += 1
-    assert reply.wire.paused
-    assert fed <= 23  # one read past the parser, and twice aiohttp's buffer
-    reply.look()
-    assert not reply.wire.paused
-    assert len(reply.outcome.body) == 100 * fed
+    assert reader.transport.paused
+    assert fed <= 23  # one bypassed segment, and twice aiohttp's buffer
+    reader.read()
+    assert not reader.transport.paused
+    assert len(reader.outcome.body) == 100 * fed
 
 
-@needs_bypass  # aiohttp's parser in Python holds back what came in a pause, also without us
+@needs_bypass  # aiohttp's pure-Python parser delays data received in a pause, with or without the bypass
 @pytest.mark.parametrize("bypass", [False, CAN_BYPASS])
-def test_a_pause_at_the_end_of_a_read_holds_nothing_back(
+def test_pause_at_the_end_of_a_segment_delays_no_data(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, bypass: bool
 ) -> None:
     monkeypatch.setattr(dialing, "CAN_BYPASS", bypass)
-    reply = Reply(loop, buffer=8)
-    reply.protocol.data_received(b"".join([framed(b"x\n")] * 5))  # paused by the number of chunks, at the last one
-    assert reply.wire.paused
+    reader = ResponseReader(loop, buffer=8)
+    # The number of chunks pauses reading, at the last one.
+    reader.protocol.data_received(b"".join([encode_chunk(b"x\n")] * 5))
+    assert reader.transport.paused
     for _ in range(3):
-        reply.look()
-        reply.feed(framed(b"y\n") + framed(b"z\n"))
-    reply.look()
-    assert reply.outcome.body == b"x\n" * 5 + b"y\nz\n" * 3
+        reader.read()
+        reader.feed(encode_chunk(b"y\n") + encode_chunk(b"z\n"))
+    reader.read()
+    assert reader.outcome.body == b"x\n" * 5 + b"y\nz\n" * 3
 
 
 @needs_bypass
-def test_nothing_comes_behind_broken_framing(loop: asyncio.AbstractEventLoop) -> None:
-    reply = Reply(loop)
-    reply.look()
-    reply.feed(framed(b"one\n") + b"zz\n\r\n")
-    reply.look()
-    reply.protocol.data_received(framed(b"two\n"))  # what TLS had decrypted already
-    reply.hang_up()
-    reply.look()
-    assert reply.outcome.body == b"one\n"
-    assert reply.outcome.error is not None
+def test_no_data_is_read_after_a_framing_error(loop: asyncio.AbstractEventLoop) -> None:
+    reader = ResponseReader(loop)
+    reader.read()
+    reader.feed(encode_chunk(b"one\n") + b"zz\n\r\n")
+    reader.read()
+    reader.protocol.data_received(encode_chunk(b"two\n"))  # already decrypted by TLS
+    reader.disconnect()
+    reader.read()
+    assert reader.outcome.body == b"one\n"
+    assert reader.outcome.error is not None
 
 
-def test_an_end_that_came_with_the_last_bytes_is_not_waited_for(loop: asyncio.AbstractEventLoop) -> None:
-    reply = Reply(loop)
-    reply.feed(framed(b"one\n") + b"2\r\nabcdef\r\n")  # garbage of which aiohttp does not tell the reader
-    reply.hang_up()  # before anybody has looked
-    reply.look()
-    assert reply.outcome.body.startswith(b"one\n")
-    assert reply.outcome.error is not None
-    assert "APIConnectionError" in reply.outcome.error
+def test_disconnect_before_the_first_read_does_not_block(loop: asyncio.AbstractEventLoop) -> None:
+    reader = ResponseReader(loop)
+    reader.feed(encode_chunk(b"one\n") + b"2\r\nabcdef\r\n")  # garbage that aiohttp does not report to the reader
+    reader.disconnect()  # before the first read
+    reader.read()
+    assert reader.outcome.body.startswith(b"one\n")
+    assert reader.outcome.error is not None
+    assert "APIConnectionError" in reader.outcome.error
 
 
-def test_who_reads_after_an_abort_does_not_wait(loop: asyncio.AbstractEventLoop) -> None:
-    reply = Reply(loop)
-    reply.look()
-    reply.feed(framed(b"one\n"))
-    reply.look()
-    reply.exchange.abort()
-    reply.hang_up()
-    reply.look()
-    assert (reply.outcome.body, reply.outcome.ended) == (b"one\n", False)
-    assert reply.outcome.error is not None
-    assert "APIConnectionError" in reply.outcome.error
-
-
-@needs_bypass
-def test_a_read_that_was_cancelled_loses_nothing(loop: asyncio.AbstractEventLoop) -> None:
-    reply = Reply(loop)
-    reply.feed(framed(b"one\n"))
-    reply.look()
-    reply.waiting.cancel()
-    reply.feed(framed(b"two\n"))
-    reply.feed(framed(b"three\n"))
-    reply.look()
-    assert reply.outcome.body == b"one\ntwo\nthree\n"
+def test_read_after_abort_does_not_block(loop: asyncio.AbstractEventLoop) -> None:
+    reader = ResponseReader(loop)
+    reader.read()
+    reader.feed(encode_chunk(b"one\n"))
+    reader.read()
+    reader.exchange.abort()
+    reader.disconnect()
+    reader.read()
+    assert (reader.outcome.body, reader.outcome.ended) == (b"one\n", False)
+    assert reader.outcome.error is not None
+    assert "APIConnectionError" in reader.outcome.error
 
 
 @needs_bypass
-def test_what_was_passed_over_comes_before_the_break(loop: asyncio.AbstractEventLoop) -> None:
-    reply = Reply(loop)
-    reply.feed(framed(b"one\n"))
-    reply.look()
-    reply.feed(framed(b"two\n"))
-    reply.hang_up()
-    reply.look()
-    assert reply.outcome.body == b"one\ntwo\n"
-    assert reply.outcome.error is not None
+def test_cancelled_read_loses_no_data(loop: asyncio.AbstractEventLoop) -> None:
+    reader = ResponseReader(loop)
+    reader.feed(encode_chunk(b"one\n"))
+    reader.read()
+    reader.waiter.cancel()
+    reader.feed(encode_chunk(b"two\n"))
+    reader.feed(encode_chunk(b"three\n"))
+    reader.read()
+    assert reader.outcome.body == b"one\ntwo\nthree\n"
 
 
-# --- where it cannot be done -----------------------------------------------------------------------------------------
+@needs_bypass
+def test_bypassed_data_is_read_before_the_disconnect_error(loop: asyncio.AbstractEventLoop) -> None:
+    reader = ResponseReader(loop)
+    reader.feed(encode_chunk(b"one\n"))
+    reader.read()
+    reader.feed(encode_chunk(b"two\n"))
+    reader.disconnect()
+    reader.read()
+    assert reader.outcome.body == b"one\ntwo\n"
+    assert reader.outcome.error is not None
+
+
+# --- without the bypass ----------------------------------------------------------------------------------------------
 
 
 class _Reader:
@@ -418,24 +420,24 @@ class _Reader:
 
 
 @pytest.mark.parametrize(
-    ("reader", "parser", "can"),
+    ("reader", "parser", "expected"),
     [
-        (_Reader, http_parser.HttpResponseParserPy, False),  # the one without the C extension
+        (_Reader, http_parser.HttpResponseParserPy, False),  # without the C extension
         (object, "C", False),
         (_Reader, "C", True),
     ],
 )
-def test_it_is_off_where_the_parser_does_not_tell_where_it_stands(reader: type, parser: Any, can: bool) -> None:
+def test_bypass_requires_the_c_parser_and_reader_state(reader: type, parser: Any, expected: bool) -> None:
     parsers: Any = SimpleNamespace(HttpResponseParser=parser, HttpResponseParserC="C")
-    assert can_bypass(reader, parsers) is can
+    assert can_bypass(reader, parsers) is expected
 
 
-def test_it_is_off_without_the_extension() -> None:
+def test_bypass_is_off_without_the_c_extension() -> None:
     parsers: Any = SimpleNamespace(HttpResponseParser=http_parser.HttpResponseParserPy)
     assert can_bypass(aiohttp.StreamReader, parsers) is False
 
 
-def test_all_goes_through_the_parser_where_it_is_off(loop: asyncio.AbstractEventLoop) -> None:
-    reads = [framed(b"one\n"), framed(b"two\n"), LAST]
-    outcome = read_through(loop, reads, [True], 2**18, bypass=False)
+def test_all_data_is_parsed_without_the_bypass(loop: asyncio.AbstractEventLoop) -> None:
+    segments = [encode_chunk(b"one\n"), encode_chunk(b"two\n"), LAST]
+    outcome = run_reader(loop, segments, [True], 2**18, bypass=False)
     assert (outcome.body, outcome.parsed, outcome.ended, outcome.closed) == (b"one\ntwo\n", 8, True, False)

@@ -1,4 +1,4 @@
-"""The line before a limit: who waits, who is let in, and that nobody who leaves takes a permit along."""
+"""The concurrency gate: queueing, fairness, pauses, and no permit lost when waiters are cancelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from friendli_async.bulk import Adaptive
 from friendli_async.bulk.gate import Gate
 
 
-def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def run_in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
         virtually(test(*args, **kwargs))
@@ -26,25 +26,25 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
     return run
 
 
-async def call(gate: Gate, seconds: float, began: list[float] | None = None) -> None:
+async def call(gate: Gate, seconds: float, started: list[float] | None = None) -> None:
     await gate.acquire()
     try:
-        if began is not None:
-            began.append(now())
+        if started is not None:
+            started.append(now())
         await asyncio.sleep(seconds)
     finally:
         gate.release()
 
 
-@in_virtual_time
-async def test_so_many_are_let_in_and_the_others_in_their_order() -> None:
-    gate, began = Gate(2), list[float]()
-    await asyncio.gather(*(call(gate, 1.0, began) for _ in range(5)))
-    assert began == [0.0, 0.0, 1.0, 1.0, 2.0]
+@run_in_virtual_time
+async def test_waiters_are_admitted_in_order() -> None:
+    gate, started = Gate(2), list[float]()
+    await asyncio.gather(*(call(gate, 1.0, started) for _ in range(5)))
+    assert started == [0.0, 0.0, 1.0, 1.0, 2.0]
 
 
-@in_virtual_time
-async def test_a_newcomer_does_not_pass_those_who_wait() -> None:
+@run_in_virtual_time
+async def test_new_caller_does_not_overtake_waiters() -> None:
     gate, order = Gate(1), list[str]()
 
     async def named(name: str) -> None:
@@ -61,14 +61,14 @@ async def test_a_newcomer_does_not_pass_those_who_wait() -> None:
     assert order == ["first", "second"]
 
 
-@in_virtual_time
-async def test_a_cancelled_waiter_leaves_the_line() -> None:
+@run_in_virtual_time
+async def test_cancelled_waiter_leaves_the_queue() -> None:
     gate = Gate(1)
     await gate.acquire()
     waiters = [asyncio.create_task(gate.acquire()) for _ in range(3)]
     await asyncio.sleep(0)
     waiters[0].cancel()
-    gate.release()  # in the same turn: the cancelled one is still in the line
+    gate.release()  # in the same loop iteration: the cancelled waiter is still queued
     await waiters[1]
     assert waiters[0].cancelled()
     assert gate.waiting == 1
@@ -78,8 +78,8 @@ async def test_a_cancelled_waiter_leaves_the_line() -> None:
     await gate.acquire()
 
 
-@in_virtual_time
-async def test_a_permit_given_to_one_who_is_cancelled_in_that_turn_goes_to_the_next() -> None:
+@run_in_virtual_time
+async def test_permit_of_a_waiter_cancelled_at_release_goes_to_the_next() -> None:
     gate = Gate(1)
     await gate.acquire()
     first, second = asyncio.create_task(gate.acquire()), asyncio.create_task(gate.acquire())
@@ -92,19 +92,19 @@ async def test_a_permit_given_to_one_who_is_cancelled_in_that_turn_goes_to_the_n
 
 
 @pytest.mark.parametrize("limit", [3, Adaptive(start=3)], ids=["fixed", "adaptive"])
-@in_virtual_time
-async def test_a_retry_after_pauses_everybody(limit: int | Adaptive) -> None:
-    gate, began = Gate(limit), list[float]()
+@run_in_virtual_time
+async def test_retry_after_pauses_all_callers(limit: int | Adaptive) -> None:
+    gate, started = Gate(limit), list[float]()
     await gate.acquire()
     gate.refused(5.0)
     gate.release()
-    await asyncio.gather(*(call(gate, 0.0, began) for _ in range(6)))
-    assert len(began) == 6
-    assert began == [5.0] * 6
+    await asyncio.gather(*(call(gate, 0.0, started) for _ in range(6)))
+    assert len(started) == 6
+    assert started == [5.0] * 6
 
 
-@in_virtual_time
-async def test_those_who_wait_for_the_end_of_a_pause_can_leave() -> None:
+@run_in_virtual_time
+async def test_waiter_can_be_cancelled_during_a_pause() -> None:
     gate = Gate(1)
     gate.refused(5.0)
     waiter = asyncio.create_task(gate.acquire())
@@ -115,8 +115,8 @@ async def test_those_who_wait_for_the_end_of_a_pause_can_leave() -> None:
     assert now() == 5.0
 
 
-@in_virtual_time
-async def test_a_fixed_limit_neither_grows_nor_shrinks() -> None:
+@run_in_virtual_time
+async def test_fixed_limit_does_not_change() -> None:
     gate = Gate(7)
     for _ in range(50):
         gate.succeeded(100, 1.0)
@@ -124,19 +124,19 @@ async def test_a_fixed_limit_neither_grows_nor_shrinks() -> None:
     assert gate.limit == 7
 
 
-@in_virtual_time
-async def test_a_limit_that_has_grown_lets_waiters_in_at_once() -> None:
-    gate, began = Gate(Adaptive(start=1)), list[float]()
+@run_in_virtual_time
+async def test_raised_limit_admits_waiters_at_once() -> None:
+    gate, started = Gate(Adaptive(start=1)), list[float]()
     await gate.acquire()
-    waiting = asyncio.create_task(call(gate, 0.0, began))
+    waiting = asyncio.create_task(call(gate, 0.0, started))
     await asyncio.sleep(1.0)
     gate.succeeded(100, 1.0)
     await waiting
-    assert began == [1.0]
+    assert started == [1.0]
 
 
-@in_virtual_time
-async def test_a_limit_that_another_gate_holds_is_an_error_and_no_hang() -> None:
+@run_in_virtual_time
+async def test_adaptive_limit_of_another_gate_is_an_error() -> None:
     adaptive = Adaptive(start=1)
     await Gate(adaptive).acquire()
     with pytest.raises(ConfigurationError, match="in use by another run"):
@@ -144,7 +144,7 @@ async def test_a_limit_that_another_gate_holds_is_an_error_and_no_hang() -> None
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32), st.booleans())
-def test_no_permit_is_lost_or_doubled_whoever_is_cancelled_when(limit: int, seed: int, adaptive: bool) -> None:
+def test_no_permit_is_lost_or_duplicated_by_cancellation(limit: int, seed: int, adaptive: bool) -> None:
     rng = random.Random(seed)
     gate = Gate(Adaptive(start=limit, max=8) if adaptive else limit)
     inside = 0
@@ -172,7 +172,7 @@ def test_no_permit_is_lost_or_doubled_whoever_is_cancelled_when(limit: int, seed
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results)
         await asyncio.sleep(1.0)
-        for _ in range(gate.limit):  # all permits are there, and no more
+        for _ in range(gate.limit):  # all permits are available, and no more
             await asyncio.wait_for(gate.acquire(), 0.1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(gate.acquire(), 0.1)

@@ -1,4 +1,4 @@
-"""What servers and gateways say under a good status when something is wrong: raised with its words, by every API."""
+"""Errors that servers and gateways send with status 200: every API raises them with their message."""
 
 from __future__ import annotations
 
@@ -21,78 +21,81 @@ from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.replies import Headers
 
-W: Final = "quota exceeded"
+MSG: Final = "quota exceeded"
 
-SAID: Final[list[Any]] = [
+PAYLOADS: Final[list[Any]] = [
     # one key
-    *({key: W} for key in ("error", "message", "detail", "msg", "errmsg", "errorMsg", "err_msg", "error_message")),
-    *({key: W} for key in ("Message", "Error", "ERROR", "err", "fault", "Fault", "exception", "Exception", "failure")),
-    *({key: W} for key in ("problem", "reason", "Reason", "title", "description", "cause", "explanation")),
-    *({key: W} for key in ("errorDescription", "error_description", "errorDetails", "userMessage", "status_msg")),
-    *({"errors": said} for said in ([W], [{"message": W}], {"field": [W]}, [{"code": 1, "detail": W}])),
-    *({"detail": said} for said in ([{"loc": ["body"], "msg": W}], {"error": W}, {"message": W}, [W])),
+    *({key: MSG} for key in ("error", "message", "detail", "msg", "errmsg", "errorMsg", "err_msg", "error_message")),
+    *(
+        {key: MSG}
+        for key in ("Message", "Error", "ERROR", "err", "fault", "Fault", "exception", "Exception", "failure")
+    ),
+    *({key: MSG} for key in ("problem", "reason", "Reason", "title", "description", "cause", "explanation")),
+    *({key: MSG} for key in ("errorDescription", "error_description", "errorDetails", "userMessage", "status_msg")),
+    *({"errors": payload} for payload in ([MSG], [{"message": MSG}], {"field": [MSG]}, [{"code": 1, "detail": MSG}])),
+    *({"detail": payload} for payload in ([{"loc": ["body"], "msg": MSG}], {"error": MSG}, {"message": MSG}, [MSG])),
     # OpenAI, vLLM, LiteLLM, OpenRouter, Azure, Anthropic, Google
-    {"error": {"message": W, "type": "invalid_request_error", "param": None, "code": None}},
-    {"object": "error", "message": W, "type": "BadRequestError", "param": None, "code": 400},
-    {"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": W}}},
-    {"error": {"code": "content_filter", "innererror": {"message": W}}},
-    {"type": "error", "error": {"type": "overloaded_error", "message": W}},
-    {"type": "error", "message": W},
-    {"type": "exception", "message": W},
-    [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": W}}],
+    {"error": {"message": MSG, "type": "invalid_request_error", "param": None, "code": None}},
+    {"object": "error", "message": MSG, "type": "BadRequestError", "param": None, "code": 400},
+    {"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": MSG}}},
+    {"error": {"code": "content_filter", "innererror": {"message": MSG}}},
+    {"type": "error", "error": {"type": "overloaded_error", "message": MSG}},
+    {"type": "error", "message": MSG},
+    {"type": "exception", "message": MSG},
+    [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": MSG}}],
     # frameworks and gateways
-    {"code": 8, "message": W, "details": []},
-    {"timestamp": "2026-01-01T00:00:00Z", "status": 503, "error": "Service Unavailable", "message": W, "path": "/v1"},
-    {"timestamp": 1700000000, "status": 500, "error": W, "path": "/v1"},
-    {"type": "about:blank", "title": "Too Many Requests", "status": 429, "detail": W},
-    {"type": "about:blank", "title": W, "status": 429, "detail": "later"},
-    {"type": "https://example.com/probs/out-of-credit", "title": W, "status": 403},
-    {"success": False, "errors": [{"code": 10000, "message": W}], "messages": [], "result": None},
-    {"success": False, "message": W},
-    {"success": False, "data": W},
-    {"ok": False, "error": W},
-    {"ok": False, "description": W},
-    {"status": "error", "message": W},
-    {"status": "error", "data": W},
-    {"status": "fail", "data": {"title": W}},
-    {"status": "failed", "reason": W},
-    {"status": {"code": 8, "message": W}},
-    {"statusCode": 429, "error": "Too Many Requests", "message": W},
-    {"base_resp": {"status_code": 1008, "status_msg": W}},
-    {"__type": "com.amazon.coral#ThrottlingException", "message": W},
-    {"fault": {"faultstring": W, "detail": {"errorcode": "x"}}},
-    {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": W}},
-    {"data": None, "errors": [{"message": W, "path": []}]},
-    {"level": "error", "msg": W},
-    {"event": "error", "data": W},
-    *({envelope: {"error": {"message": W}}} for envelope in ("response", "result", "data", "body")),
-    # beside what is there of a reply
-    {"id": "c", "object": "x", "created": 1, "model": "m", "error": {"message": W}},
-    {"choices": [], "error": {"message": W, "code": 429}},
-    {"choices": [], "usage": {"total_tokens": 1}, "message": W},
-    {"choices": None, "detail": W},
-    {"error": {}, "message": W},
-    {"error": None, "detail": W},
-    {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}], "error": {"message": W}},
-    {"choices": [{"index": 0, "finish_reason": "error", "error": {"message": W, "code": 502}}]},
-    {"choices": [{"error": W}]},
-    {"choices": [{"message": None, "error": {"message": W}}]},
-    {"choices": [{"delta": {"error": {"message": W}}}]},
-    # no object at all
-    *([{"message": W}], [{"detail": W}], [W], [[{"error": W}]], W),
+    {"code": 8, "message": MSG, "details": []},
+    {"timestamp": "2026-01-01T00:00:00Z", "status": 503, "error": "Service Unavailable", "message": MSG, "path": "/v1"},
+    {"timestamp": 1700000000, "status": 500, "error": MSG, "path": "/v1"},
+    {"type": "about:blank", "title": "Too Many Requests", "status": 429, "detail": MSG},
+    {"type": "about:blank", "title": MSG, "status": 429, "detail": "later"},
+    {"type": "https://example.com/probs/out-of-credit", "title": MSG, "status": 403},
+    {"success": False, "errors": [{"code": 10000, "message": MSG}], "messages": [], "result": None},
+    {"success": False, "message": MSG},
+    {"success": False, "data": MSG},
+    {"ok": False, "error": MSG},
+    {"ok": False, "description": MSG},
+    {"status": "error", "message": MSG},
+    {"status": "error", "data": MSG},
+    {"status": "fail", "data": {"title": MSG}},
+    {"status": "failed", "reason": MSG},
+    {"status": {"code": 8, "message": MSG}},
+    {"statusCode": 429, "error": "Too Many Requests", "message": MSG},
+    {"base_resp": {"status_code": 1008, "status_msg": MSG}},
+    {"__type": "com.amazon.coral#ThrottlingException", "message": MSG},
+    {"fault": {"faultstring": MSG, "detail": {"errorcode": "x"}}},
+    {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": MSG}},
+    {"data": None, "errors": [{"message": MSG, "path": []}]},
+    {"level": "error", "msg": MSG},
+    {"event": "error", "data": MSG},
+    *({envelope: {"error": {"message": MSG}}} for envelope in ("response", "result", "data", "body")),
+    # together with fields of a response
+    {"id": "c", "object": "x", "created": 1, "model": "m", "error": {"message": MSG}},
+    {"choices": [], "error": {"message": MSG, "code": 429}},
+    {"choices": [], "usage": {"total_tokens": 1}, "message": MSG},
+    {"choices": None, "detail": MSG},
+    {"error": {}, "message": MSG},
+    {"error": None, "detail": MSG},
+    {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}], "error": {"message": MSG}},
+    {"choices": [{"index": 0, "finish_reason": "error", "error": {"message": MSG, "code": 502}}]},
+    {"choices": [{"error": MSG}]},
+    {"choices": [{"message": None, "error": {"message": MSG}}]},
+    {"choices": [{"delta": {"error": {"message": MSG}}}]},
+    # not an object
+    *([{"message": MSG}], [{"detail": MSG}], [MSG], [[{"error": MSG}]], MSG),
 ]
 TEXTS: Final = [
-    *(W, f"Error: {W}", f"429 {W}", f"[ERROR] {W}", f"<html><title>{W}</title></html>", f"<p>{W}"),
-    *(f'{{"error": "{W}', f"{{'error': '{W}'}}", f'{{"detail":"{W}"'),
+    *(MSG, f"Error: {MSG}", f"429 {MSG}", f"[ERROR] {MSG}", f"<html><title>{MSG}</title></html>", f"<p>{MSG}"),
+    *(f'{{"error": "{MSG}', f"{{'error': '{MSG}'}}", f'{{"detail":"{MSG}"'),
 ]
-BODIES: Final = [*(json.dumps(said) for said in SAID), *TEXTS]
+BODIES: Final = [*(json.dumps(payload) for payload in PAYLOADS), *TEXTS]
 
 
-def streamed(kind: str, *events: bytes, whole: bool = True) -> EventReader[Any]:
-    """A reader that has read some of a good stream, and then these events."""
+def feed_reader(kind: str, *events: bytes, with_content: bool = True) -> EventReader[Any]:
+    """Returns a reader that was fed content of a valid stream, if `with_content`, and then these events."""
     stream = STREAMED[kind]
     reader = EventReader(stream.collector(), 1 << 20, 200, Headers([("x-request-id", "r")]))
-    for name, value, paid in stream.events if whole else ():
+    for name, value, paid in stream.events if with_content else ():
         if paid and kind != "audio" and not {"content_block", "message", "response"} & {path[0] for path in paid}:
             head = "" if name is None else f"event: {name}\n"
             reader.feed(f"{head}data: {json.dumps(value)}\n\n".encode())
@@ -103,69 +106,67 @@ def streamed(kind: str, *events: bytes, whole: bool = True) -> EventReader[Any]:
 
 @pytest.mark.parametrize("kind", STREAMED)
 @pytest.mark.parametrize("name", ["", "event: error\n"])
-@pytest.mark.parametrize("whole", [False, True])
-def test_words_are_raised_by_every_stream_at_its_beginning_and_behind_content(
-    kind: str, name: str, whole: bool
-) -> None:
+@pytest.mark.parametrize("with_content", [False, True])
+def test_every_stream_raises_error_at_start_and_after_content(kind: str, name: str, with_content: bool) -> None:
     for body in BODIES:
-        reader = streamed(kind, f"{name}data: {body}\n\n".encode(), b"data: [DONE]\n\n", whole=whole)
+        reader = feed_reader(kind, f"{name}data: {body}\n\n".encode(), b"data: [DONE]\n\n", with_content=with_content)
         assert isinstance(reader.failure, APIStatusError), body
-        assert W in str(reader.failure), body
+        assert MSG in str(reader.failure), body
         assert reader.failure.request_id == "r"
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_words_are_raised_by_every_plain_call(kind: str) -> None:
+def test_every_call_raises_error_in_successful_response(kind: str) -> None:
     decoder = msgspec.json.Decoder(WHOLE[kind].kind)
     for body in BODIES:
         if kind in {"text", "transcription"} and '"text"' in body:
-            continue  # that is what they answer
+            continue  # a valid response of these APIs
         with pytest.raises(APIStatusError) as caught:
             decode_reply(body.encode(), decoder, 200, Headers())
-        assert W in str(caught.value), body
+        assert MSG in str(caught.value), body
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "kind"),
+    ("payload", "status", "kind"),
     [
-        ({"code": 8, "message": W, "details": []}, 429, RateLimitError),
-        ({"code": 14, "message": W, "details": []}, 503, InternalServerError),
-        ({"code": 16, "message": W, "details": []}, 401, AuthenticationError),
-        ({"__type": "com.amazon.coral#ThrottlingException", "message": W}, 429, RateLimitError),
-        ({"statusCode": 404, "message": W}, 404, NotFoundError),
-        ({"status": 429, "error": "Too Many Requests", "message": W}, 429, RateLimitError),
-        ({"error": "Too Many Requests", "message": W}, 429, RateLimitError),
-        ({"type": "about:blank", "title": W, "status": 503}, 503, InternalServerError),
-        ({"error": {"status": "UNAUTHENTICATED", "message": W}}, 401, AuthenticationError),
-        ({"choices": [{"error": {"code": 502, "message": W}}]}, 502, InternalServerError),
-        ({"response": {"error": {"code": 429, "message": W}}}, 429, RateLimitError),
-        ({"error": {"code": "rate-limit-exceeded", "message": W}}, 429, RateLimitError),
-        ({"errcode": 503, "note": W}, 503, InternalServerError),
-        ({"__type": "TooManyRequestsException", "message": W}, 429, RateLimitError),
-        ({"error": {"type": "UnauthorizedError", "message": W}}, 401, AuthenticationError),
+        ({"code": 8, "message": MSG, "details": []}, 429, RateLimitError),
+        ({"code": 14, "message": MSG, "details": []}, 503, InternalServerError),
+        ({"code": 16, "message": MSG, "details": []}, 401, AuthenticationError),
+        ({"__type": "com.amazon.coral#ThrottlingException", "message": MSG}, 429, RateLimitError),
+        ({"statusCode": 404, "message": MSG}, 404, NotFoundError),
+        ({"status": 429, "error": "Too Many Requests", "message": MSG}, 429, RateLimitError),
+        ({"error": "Too Many Requests", "message": MSG}, 429, RateLimitError),
+        ({"type": "about:blank", "title": MSG, "status": 503}, 503, InternalServerError),
+        ({"error": {"status": "UNAUTHENTICATED", "message": MSG}}, 401, AuthenticationError),
+        ({"choices": [{"error": {"code": 502, "message": MSG}}]}, 502, InternalServerError),
+        ({"response": {"error": {"code": 429, "message": MSG}}}, 429, RateLimitError),
+        ({"error": {"code": "rate-limit-exceeded", "message": MSG}}, 429, RateLimitError),
+        ({"errcode": 503, "note": MSG}, 503, InternalServerError),
+        ({"__type": "TooManyRequestsException", "message": MSG}, 429, RateLimitError),
+        ({"error": {"type": "UnauthorizedError", "message": MSG}}, 401, AuthenticationError),
     ],
 )
-def test_the_class_is_what_the_error_names(said: Any, status: int, kind: type[APIStatusError]) -> None:
-    reader = streamed("chat", f"data: {json.dumps(said)}\n\n".encode(), whole=False)
+def test_error_class_is_derived_from_payload(payload: Any, status: int, kind: type[APIStatusError]) -> None:
+    reader = feed_reader("chat", f"data: {json.dumps(payload)}\n\n".encode(), with_content=False)
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(json.dumps(said).encode(), msgspec.json.Decoder(WHOLE["chat"].kind), 200, Headers())
+        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(WHOLE["chat"].kind), 200, Headers())
     for error in (reader.failure, caught.value):
         assert isinstance(error, kind)
         assert error.status_code == status
 
 
 @pytest.mark.parametrize("kind", STREAMED)
-@pytest.mark.parametrize("said", [{"note": W}, {"text": W}, {"answer": W}, {"type": "quota", "message": W}])
-def test_words_under_an_unknown_name_are_why_a_stream_ended_unfinished(kind: str, said: Any) -> None:
-    event = f"data: {json.dumps(said)}\n\n".encode()
+@pytest.mark.parametrize("payload", [{"note": MSG}, {"text": MSG}, {"answer": MSG}, {"type": "quota", "message": MSG}])
+def test_unknown_event_is_the_error_of_an_unfinished_stream(kind: str, payload: Any) -> None:
+    event = f"data: {json.dumps(payload)}\n\n".encode()
     for end in (b"data: [DONE]\n\n", b""):
-        reader = streamed(kind, event, end, whole=False)
+        reader = feed_reader(kind, event, end, with_content=False)
         assert isinstance(reader.failure, APIStatusError)
-        assert W in str(reader.failure)
+        assert MSG in str(reader.failure)
 
 
 @pytest.mark.parametrize("kind", STREAMED)
-def test_words_under_an_unknown_name_are_delivered_where_the_stream_goes_on_to_its_end(kind: str) -> None:
+def test_unknown_events_are_delivered_if_the_stream_completes(kind: str) -> None:
     stream = STREAMED[kind]
     reader = EventReader(stream.collector(), 1 << 20, 200, Headers())
     reader.feed(b'event: note\ndata: {"note": "almost full"}\n\nevent: note\ndata: almost full\n\n')
@@ -176,7 +177,7 @@ def test_words_under_an_unknown_name_are_delivered_where_the_stream_goes_on_to_i
     assert [("almost full" in repr(event)) for event in reader.ready][:2] == [True, True]
 
 
-GOOD: Final = [
+SUCCESS_PAYLOADS: Final = [
     {"success": True},
     {"message": "deleted"},
     {"code": 0, "msg": "success"},
@@ -190,17 +191,17 @@ GOOD: Final = [
 ]
 
 
-@pytest.mark.parametrize("said", GOOD, ids=repr)
-def test_a_call_without_an_answer_takes_what_says_nothing_of_a_failure(said: Any) -> None:
+@pytest.mark.parametrize("payload", SUCCESS_PAYLOADS, ids=repr)
+def test_untyped_call_accepts_success_payloads(payload: Any) -> None:
     decoder = msgspec.json.Decoder(Any)
-    assert decode_reply(json.dumps(said).encode(), decoder, 200, Headers()) == said
+    assert decode_reply(json.dumps(payload).encode(), decoder, 200, Headers()) == payload
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_a_call_without_an_answer_raises_what_says_something(body: str) -> None:
+def test_untyped_call_raises_error_payloads(body: str) -> None:
     with pytest.raises(APIStatusError) as caught:
         decode_reply(body.encode(), msgspec.json.Decoder(Any), 200, Headers())
-    assert W in str(caught.value)
+    assert MSG in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_a_call_without_an_answer_raises_what_says_something(body: str) -> None:
         *(("status", {"status": status}) for status in (None, "", [], {})),
     ],
 )
-def test_the_absence_of_the_answer_is_a_decode_error(kind: str, reply: Any) -> None:
+def test_missing_content_is_a_decode_error(kind: str, reply: Any) -> None:
     with pytest.raises(ResponseDecodeError):
         decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(WHOLE[kind].kind), 200, Headers())
 
@@ -241,26 +242,28 @@ def test_the_absence_of_the_answer_is_a_decode_error(kind: str, reply: Any) -> N
         ("endpoints", {"data": {}}),
     ],
 )
-def test_an_answer_that_is_empty_is_an_answer(kind: str, reply: Any) -> None:
+def test_empty_content_is_accepted(kind: str, reply: Any) -> None:
     read: Any = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(WHOLE[kind].kind), 200, Headers())
     assert not (read.text if hasattr(read, "text") else read.data)
 
 
-def test_what_stands_beside_an_error_of_a_plain_reply_is_its_partial() -> None:
-    said = {**WHOLE["chat"].value, "error": {"message": W}}
+def test_response_fields_beside_an_error_become_its_partial() -> None:
+    payload = {**WHOLE["chat"].value, "error": {"message": MSG}}
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(json.dumps(said).encode(), msgspec.json.Decoder(WHOLE["chat"].kind), 200, Headers())
+        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(WHOLE["chat"].kind), 200, Headers())
     partial = caught.value.partial
     assert partial is not None
     assert (partial.text, partial.reasoning, partial.usage and partial.usage.total_tokens) == ("paid", "why", 3)
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_an_error_beside_a_plain_reply_of_any_kind_is_that_error(kind: str) -> None:
+def test_error_beside_response_fields_is_raised(kind: str) -> None:
     whole = WHOLE[kind]
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(json.dumps({**whole.value, "error": W}).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
-    assert W in str(caught.value)
+        decode_reply(
+            json.dumps({**whole.value, "error": MSG}).encode(), msgspec.json.Decoder(whole.kind), 200, Headers()
+        )
+    assert MSG in str(caught.value)
     assert "usage" not in whole.value or caught.value.partial is not None
 
 
@@ -274,12 +277,12 @@ def test_an_error_beside_a_plain_reply_of_any_kind_is_that_error(kind: str) -> N
         b"",
     ],
 )
-def test_the_sentinel_behind_a_head_alone_is_no_success(kind: str, head: bytes) -> None:
-    reader = streamed(kind, head, b"data: [DONE]\n\n", whole=False)
+def test_sentinel_without_content_is_a_failure(kind: str, head: bytes) -> None:
+    reader = feed_reader(kind, head, b"data: [DONE]\n\n", with_content=False)
     assert reader.failure is not None
 
 
-NOTHING: Final = [
+IGNORED_EVENTS: Final = [
     *(": ping", ":", "data:", "data: null", "data: {}", "data: []", 'data: ""', "data: : comment", "data: ping"),
     *("data: PING", 'data: "ping"', "data: keep-alive", "data: keep_alive", "data: KeepAlive", "data: [ping]"),
     *("event: ping\ndata: {}", "event: ping", "event: ping\ndata: 2026-01-01T00:00:00Z", "event: heartbeat\ndata: 1"),
@@ -292,20 +295,20 @@ NOTHING: Final = [
 
 @pytest.mark.parametrize("kind", STREAMED)
 @pytest.mark.parametrize("line_end", ["\n", "\r", "\r\n"])
-def test_heartbeats_of_all_kinds_cost_no_stream_its_content(kind: str, line_end: str) -> None:
+def test_heartbeats_do_not_affect_stream_content(kind: str, line_end: str) -> None:
     stream = STREAMED[kind]
     wire = [f"event: {name or ''}\ndata: {json.dumps(value)}\n\n" for name, value, _ in stream.events]
     events = len(wire)
-    for nothing in NOTHING:
+    for ignored in IGNORED_EVENTS:
         collector = stream.collector()
         reader = EventReader(collector, 1 << 20, 200, Headers())
-        text = f"{nothing}\n\n".join(["\ufeff", *wire, "data: [DONE]\n\n"])
+        text = f"{ignored}\n\n".join(["\ufeff", *wire, "data: [DONE]\n\n"])
         reader.feed(text.replace("\n", line_end).encode())
-        assert (reader.failure, len(reader.ready), reader.is_last) == (None, events, True), nothing
-        assert "paid" in repr(collector.result()), nothing
+        assert (reader.failure, len(reader.ready), reader.is_last) == (None, events, True), ignored
+        assert "paid" in repr(collector.result()), ignored
 
 
-DONES: Final = [
+SENTINELS: Final = [
     *("data: [DONE]", "data: [DONE] ", "data:[DONE]", 'data: "[DONE]"', "data: '[DONE]'", "data: [done]", "data: DONE"),
     *(
         "event: done\ndata: [DONE]",
@@ -318,8 +321,8 @@ DONES: Final = [
 ]
 
 
-@pytest.mark.parametrize("done", DONES)
-def test_the_sentinel_is_known_in_all_its_dresses(done: str) -> None:
+@pytest.mark.parametrize("sentinel", SENTINELS)
+def test_sentinel_variants_end_the_stream(sentinel: str) -> None:
     unfinished = b'data: {"choices":[{"index":0,"delta":{"content":"paid"}}]}\n\n'
-    reader = streamed("chat", unfinished, f"{done}\n\n".encode(), whole=False)
+    reader = feed_reader("chat", unfinished, f"{sentinel}\n\n".encode(), with_content=False)
     assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1)

@@ -1,4 +1,4 @@
-"""What help() shows of parameters and fields."""
+"""Parameters and fields as help() shows them."""
 
 import pydoc
 from typing import Any
@@ -30,16 +30,16 @@ VALUES += [friendli_async.Timeouts, friendli_async.Limits, friendli_async.RetryP
 
 
 @pytest.mark.parametrize("cls", [*OPTIONS, *VALUES], ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
-def test_every_field_is_shown_with_its_type_and_its_words(cls: Any) -> None:
+def test_every_field_has_type_and_description(cls: Any) -> None:
     lines = [line.strip() for line in cls.__doc__.splitlines()]
     for name in cls.__annotations__:
         (line,) = [line for line in lines if line.startswith(f"{name} (")]
-        kind, _, words = line.removeprefix(f"{name} (").partition("): ")
+        kind, _, description = line.removeprefix(f"{name} (").partition("): ")
         assert kind
-        assert words[0].isupper() or not words[0].isalpha()
+        assert description[0].isupper() or not description[0].isalpha()
 
 
-def test_help_shows_inherited_parameters_behind_a_class_s_own() -> None:
+def test_help_lists_inherited_parameters_after_own() -> None:
     text = pydoc.render_doc(chat.ChatOptions, renderer=pydoc.plaintext)
     shown = [
         " |      temperature (float | None): Sampling temperature; lower is more deterministic.",
@@ -49,7 +49,7 @@ def test_help_shows_inherited_parameters_behind_a_class_s_own() -> None:
     assert text.index("min_tokens (") < text.index("temperature (") < text.index("extra_query (")
 
 
-def test_words_of_several_lines_stay_together() -> None:
+def test_multiline_field_description_is_kept_together() -> None:
     text = friendli_async.Timeouts.__doc__
     assert text is not None
     assert "\n    first_event (float | None): Per attempt, " in text

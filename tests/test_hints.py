@@ -1,4 +1,4 @@
-"""Names that come from elsewhere, or are mistyped: each is told by what it is called here."""
+"""Error messages that suggest this library's name for a mistyped name or one of another client."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from friendli_async import AsyncFriendli, ConfigurationError, Limits, RetryPolic
 CLIENT = client_of("http://nowhere")
 
 
-def attribute(path: str) -> Any:
-    found: Any = CLIENT
+def get_attribute(path: str) -> Any:
+    value: Any = CLIENT
     for name in path.split("."):
-        found = getattr(found, name)
-    return found
+        value = getattr(value, name)
+    return value
 
 
 @pytest.mark.parametrize(
@@ -87,21 +87,23 @@ def attribute(path: str) -> Any:
         ("moderations", "it has aclose, "),
     ],
 )
-def test_an_attribute_that_there_is_not_is_told_by_its_name_here(path: str, hint: str) -> None:
+def test_unknown_attribute_error_suggests_a_name(path: str, hint: str) -> None:
     with pytest.raises(AttributeError) as raised:
-        attribute(path)
+        get_attribute(path)
     assert f"has no attribute {path.rpartition('.')[2]!r}; {hint}" in str(raised.value)
 
 
-def test_what_is_said_of_other_deployments_is_true() -> None:
-    groups = {group for place in DEPLOYMENTS for group in dir(attribute(place)) if not group.startswith("_")}
+def test_suggested_deployments_have_the_group() -> None:
+    groups = {
+        group for deployment in DEPLOYMENTS for group in dir(get_attribute(deployment)) if not group.startswith("_")
+    }
     for group in groups:
-        having = [place for place in DEPLOYMENTS if hasattr(attribute(place), group)]
-        for place in set(DEPLOYMENTS) - set(having):
+        supporting = [deployment for deployment in DEPLOYMENTS if hasattr(get_attribute(deployment), group)]
+        for deployment in set(DEPLOYMENTS) - set(supporting):
             with pytest.raises(AttributeError) as raised:
-                attribute(f"{place}.{group}")
-            there = " or ".join(f"{other}.{group}" for other in having)
-            assert str(raised.value).endswith(f"; here it is {there}")
+                get_attribute(f"{deployment}.{group}")
+            suggested = " or ".join(f"{other}.{group}" for other in supporting)
+            assert str(raised.value).endswith(f"; here it is {suggested}")
 
 
 PARAMETERS = {
@@ -125,15 +127,15 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize(("name", "ours"), PARAMETERS.items())
-async def test_a_parameter_of_other_clients_is_told_by_ours(name: str, ours: str) -> None:
+@pytest.mark.parametrize(("name", "suggestion"), PARAMETERS.items())
+async def test_parameter_of_other_clients_error_suggests_a_name(name: str, suggestion: str) -> None:
     for method in ("complete", "stream"):
         with pytest.raises(TypeError) as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
-        assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; here it is {ours}")
+        assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; here it is {suggestion}")
 
 
-async def test_a_hint_names_only_what_the_method_has() -> None:
+async def test_suggestion_is_a_parameter_of_the_method() -> None:
     serverless: Any = CLIENT.serverless
     message = partial(serverless.messages.create, model="m", max_tokens=1, messages=[])
     response = partial(serverless.responses.create, model="m", input="x")
@@ -156,8 +158,8 @@ GROUPS = ("serverless", "dedicated", "container", "serverless.chat", "dedicated.
 
 
 @pytest.mark.parametrize("path", GROUPS)
-def test_looking_for_what_is_not_there_goes_on_working(path: str) -> None:
-    group = attribute(path)
+def test_introspection_of_missing_attributes_works(path: str) -> None:
+    group = get_attribute(path)
     assert not hasattr(group, "nothing")
     assert getattr(group, "nothing", 5) == 5
     assert not hasattr(group, "__wrapped__")
@@ -174,7 +176,7 @@ def test_looking_for_what_is_not_there_goes_on_working(path: str) -> None:
     assert str(raised.value) == f"{type(group).__name__!r} object has no attribute '_nothing'"
 
 
-def test_a_client_is_neither_pickled_nor_copied_and_a_half_made_one_has_no_attributes() -> None:
+def test_client_cannot_be_pickled_or_copied_and_bare_one_has_no_attributes() -> None:
     for action in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="cannot be pickled or copied"):
             action(CLIENT)
@@ -183,7 +185,7 @@ def test_a_client_is_neither_pickled_nor_copied_and_a_half_made_one_has_no_attri
     assert not hasattr(bare, "_settings")
 
 
-def test_what_is_there_is_not_looked_up_in_the_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_attributes_are_not_looked_up_in_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("friendli_async._hints._attribute_hint", lambda *_: pytest.fail("looked up"))
     assert CLIENT.serverless.chat.complete
     assert CLIENT.gauges
@@ -205,7 +207,7 @@ def test_what_is_there_is_not_looked_up_in_the_hints(monkeypatch: pytest.MonkeyP
         (Limits, "events", "did you mean 'event'?"),
     ],
 )
-def test_a_field_that_a_value_does_not_have_is_told_by_its_name_here(kind: Any, name: str, hint: str) -> None:
+def test_unknown_field_error_suggests_a_name(kind: Any, name: str, hint: str) -> None:
     with pytest.raises(TypeError) as raised:
         kind(**{name: 3})
     assert str(raised.value) == f"{kind.__name__}() got an unexpected keyword argument {name!r}; {hint}"
@@ -216,7 +218,7 @@ def test_a_field_that_a_value_does_not_have_is_told_by_its_name_here(kind: Any, 
 
 
 @pytest.mark.parametrize("name", ["timeout", "retry", "limits", "wake"])
-def test_a_bad_setting_that_is_no_secret_is_quoted(name: str) -> None:
+def test_invalid_setting_that_is_not_secret_is_quoted(name: str) -> None:
     with pytest.raises(ConfigurationError, match="not '10'"):
         CLIENT.with_options(**{name: "10"})
 
@@ -228,7 +230,7 @@ def test_a_bad_setting_that_is_no_secret_is_quoted(name: str) -> None:
         *("betas", "safe_prompt", "prompt_mode", "fallbacks", "caching", "suffix", "echo", "tags"),
     ],
 )
-async def test_a_parameter_of_openais_that_there_is_not_goes_into_extra_body(name: str) -> None:
+async def test_unsupported_openai_parameter_error_suggests_extra_body(name: str) -> None:
     for method in ("complete", "stream"):
         with pytest.raises(TypeError, match=f"{name}'; what is not listed goes into extra_body=") as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})

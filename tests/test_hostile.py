@@ -1,4 +1,4 @@
-"""Peers that break the rules: stray bytes, endless headers, bodies behind bodies, false certificates, odd proxies."""
+"""Misbehaving peers: stray bytes, endless headers, trailing data, invalid certificates, failing proxies."""
 
 import asyncio
 import gzip
@@ -9,7 +9,7 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,29 +52,29 @@ from friendli_async.testing import FriendliServer
 pytestmark = pytest.mark.compatibility
 
 WHOLE_STREAM = STREAM_HEAD + chunked(delta("streamed", "stop") + DONE) + LAST_CHUNK
-STRAY = reply(completion("somebody else's"))
+STRAY = reply(completion("unsolicited"))
 
 
-# --- what comes while nobody has asked -------------------------------------------------------------------------------
+# --- unsolicited data ------------------------------------------------------------------------------------------------
 
 
-def _idle(client: AsyncFriendli) -> int:
+def _idle_connections(client: AsyncFriendli) -> int:
     return client.gauges().idle
 
 
 @pytest.mark.parametrize("stray", [STRAY, b"\r\n", b"x", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""])
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_arrives_on_an_idle_connection_closes_it_and_answers_nobody(streamed: bool, stray: bytes) -> None:
-    say = asyncio.Event()
+async def test_data_on_an_idle_connection_closes_it_and_is_discarded(streamed: bool, stray: bytes) -> None:
+    send_stray = asyncio.Event()
 
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         number = conversation.number
         if number == 1:
             await conversation.send(WHOLE_STREAM if streamed else reply(completion("first")))
-            await say.wait()
+            await send_stray.wait()
             if not stray:
-                return  # an end
+                return  # closes the connection
             await conversation.send(stray)
             await conversation.gone()
             return
@@ -85,9 +85,9 @@ async def test_what_arrives_on_an_idle_connection_closes_it_and_answers_nobody(s
     async with RawServer(talk) as server, client_of(server.url) as client:
         first = await read(ask(client)) if streamed else (await within(complete(client))).text
         assert first == ("streamed" if streamed else "first")
-        await until(lambda: _idle(client) == 1)
-        say.set()
-        await until(lambda: _idle(client) == 0)
+        await until(lambda: _idle_connections(client) == 1)
+        send_stray.set()
+        await until(lambda: _idle_connections(client) == 0)
         assert (await within(complete(client))).text == "second"
         assert (await within(complete(client))).text == "third"
         assert server.connections == 2
@@ -95,32 +95,32 @@ async def test_what_arrives_on_an_idle_connection_closes_it_and_answers_nobody(s
 
 @pytest.mark.parametrize("stray", [STRAY, b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"x", b""])
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_what_has_come_while_the_program_blocked_the_loop_answers_nobody(stray: bytes, cancelled: bool) -> None:
+async def test_data_received_while_the_loop_is_blocked_is_discarded(stray: bytes, cancelled: bool) -> None:
     def serve() -> None:
-        for said in (reply(completion("first")), reply(completion("second"))):
+        for response in (reply(completion("first")), reply(completion("second"))):
             connection = listener.accept()[0]
             with connection:
                 connection.recv(65536)
-                connection.sendall(said)
-                if b"first" in said:
-                    say.wait()
+                connection.sendall(response)
+                if b"first" in response:
+                    send_stray.wait()
                     if stray:
                         connection.sendall(stray)
                     else:
                         connection.shutdown(socket.SHUT_WR)
-                    has_said.set()
-                while connection.recv(65536):  # whatever is asked here is asked the wrong one
-                    asked_late.append(stray)
+                    stray_sent.set()
+                while connection.recv(65536):  # a request on this connection is a fault
+                    late_requests.append(stray)
 
-    say, has_said = threading.Event(), threading.Event()
-    asked_late: list[bytes] = []
+    send_stray, stray_sent = threading.Event(), threading.Event()
+    late_requests: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = threading.Thread(target=serve)
         serving.start()
         async with client_of(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             assert (await within(complete(client))).text == "first"
-            say.set()
-            assert has_said.wait(5)  # and the loop does not run
+            send_stray.set()
+            assert stray_sent.wait(5)  # blocks the loop
             if cancelled:
                 call = asyncio.ensure_future(complete(client))
                 await turns(1)
@@ -129,11 +129,11 @@ async def test_what_has_come_while_the_program_blocked_the_loop_answers_nobody(s
                 assert places_in_use(client) == 0
             assert (await within(complete(client))).text == "second"
         serving.join(5)
-    assert asked_late == []
+    assert late_requests == []
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_second_reply_in_the_same_piece_as_the_firsts_end_answers_nobody(streamed: bool) -> None:
+async def test_second_response_in_the_same_segment_is_discarded(streamed: bool) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         if conversation.number == 1:
@@ -150,10 +150,10 @@ async def test_a_second_reply_in_the_same_piece_as_the_firsts_end_answers_nobody
         assert server.connections == 2
 
 
-# --- endless ---------------------------------------------------------------------------------------------------------
+# --- endless data ----------------------------------------------------------------------------------------------------
 
 
-async def _memory_of(call: Awaitable[object]) -> tuple[FriendliError, int]:
+async def _error_and_peak_memory(call: Awaitable[object]) -> tuple[FriendliError, int]:
     tracemalloc.start()
     try:
         with pytest.raises(FriendliError) as caught:
@@ -163,21 +163,21 @@ async def _memory_of(call: Awaitable[object]) -> tuple[FriendliError, int]:
         tracemalloc.stop()
 
 
-async def _endlessly(conversation: Conversation, begin: bytes, piece: bytes) -> None:
+async def _send_endlessly(conversation: Conversation, head: bytes, chunk: bytes) -> None:
     await conversation.request()
-    await conversation.send(begin)
+    await conversation.send(head)
     while True:
-        await conversation.send(piece)
+        await conversation.send(chunk)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_endless_small_headers_are_a_named_error_within_memory(streamed: bool) -> None:
+async def test_endless_headers_are_an_error_within_bounded_memory(streamed: bool) -> None:
     headers = b"".join(b"X-%d: y\r\n" % number for number in range(1000))
     async with (
-        RawServer(lambda conversation: _endlessly(conversation, b"HTTP/1.1 200 OK\r\n", headers)) as server,
+        RawServer(lambda conversation: _send_endlessly(conversation, b"HTTP/1.1 200 OK\r\n", headers)) as server,
         client_of(server.url) as client,
     ):
-        error, peak = await _memory_of(read(ask(client)) if streamed else complete(client))
+        error, peak = await _error_and_peak_memory(read(ask(client)) if streamed else complete(client))
         assert isinstance(error, APIConnectionError)
         assert peak < 16 * 1024 * 1024
         assert places_in_use(client) == 0
@@ -191,7 +191,7 @@ def _compressed_head(encoding: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "piece"),
+    ("encoding", "body", "trailing"),
     [
         ("gzip", gzip.compress(completion()), b"\xff" * 65536),
         ("gzip", gzip.compress(completion()), b"\0" * 65536),
@@ -202,25 +202,27 @@ def _compressed_head(encoding: str) -> bytes:
     ],
     ids=["bytes", "zeros", "empty members", "plain text", "deflate", "two deflates"],
 )
-async def test_bytes_without_end_behind_a_compressed_body_are_a_named_error_within_memory(
-    encoding: str, body: bytes, piece: bytes
+async def test_endless_data_after_compressed_body_is_an_error_within_bounded_memory(
+    encoding: str, body: bytes, trailing: bytes
 ) -> None:
     async with (
-        RawServer(lambda conversation: _endlessly(conversation, _compressed_head(encoding) + body, piece)) as server,
+        RawServer(
+            lambda conversation: _send_endlessly(conversation, _compressed_head(encoding) + body, trailing)
+        ) as server,
         client_of(server.url) as client,
     ):
-        error, peak = await _memory_of(complete(client))
+        error, peak = await _error_and_peak_memory(complete(client))
         assert isinstance(error, ResponseDecodeError)
         assert "compression is broken" in str(error)
         assert peak < 24 * 1024 * 1024
         assert places_in_use(client) == 0
 
 
-@pytest.mark.parametrize("cut", [1, 7, 40, 1_000_000])
-async def test_two_members_of_gzip_are_one_body_however_they_are_cut(cut: int) -> None:
+@pytest.mark.parametrize("size", [1, 7, 40, 1_000_000])
+async def test_gzip_members_are_concatenated_at_any_split(size: int) -> None:
     text = completion("two members")
     body = gzip.compress(text[:20]) + gzip.compress(b"") + gzip.compress(text[20:]) + b"\0" * 512
-    pieces = [body[place : place + cut] for place in range(0, len(body), cut)]
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
     async with saying(_compressed_head("gzip"), *pieces) as server, client_of(server.url) as client:
         assert (await within(complete(client))).text == "two members"
 
@@ -229,20 +231,10 @@ async def test_two_members_of_gzip_are_one_body_however_they_are_cut(cut: int) -
 
 
 def _certificate(folder: Path, *, name: str, days: str) -> ssl.SSLContext:
-    """A self-signed certificate for a name, as a server's TLS."""
+    """Returns a server TLS context with a self-signed certificate for a name."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    ]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
     command += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", days]
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -251,12 +243,11 @@ def _certificate(folder: Path, *, name: str, days: str) -> ssl.SSLContext:
 
 
 class TLSServer(RawServer):
-    """Speaks TLS, and counts who connects."""
+    """A server that speaks TLS."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         super().__init__(self._answer)
         self._context = context
-        self.dialled = 0
 
     async def _answer(self, conversation: Conversation) -> None:
         await conversation.request()
@@ -275,15 +266,15 @@ class TLSServer(RawServer):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
-    ("name", "days", "trusted", "words"),
+    ("name", "days", "trusted", "reason"),
     [
         ("localhost", "10", False, "self-signed certificate"),
         ("elsewhere.example", "10", True, "mismatch"),
         ("localhost", "-1", True, "expired"),
     ],
 )
-async def test_a_refused_certificate_is_a_connection_error_in_words_after_one_attempt(
-    tmp_path: Path, name: str, days: str, trusted: bool, words: str, streamed: bool
+async def test_invalid_certificate_is_a_connection_error_and_is_not_retried(
+    tmp_path: Path, name: str, days: str, trusted: bool, reason: str, streamed: bool
 ) -> None:
     server_tls = _expired(tmp_path) if days == "-1" else _certificate(tmp_path, name=name, days=days)
     tls = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem") if trusted else None)
@@ -292,29 +283,29 @@ async def test_a_refused_certificate_is_a_connection_error_in_words_after_one_at
             await within(read(ask(client)) if streamed else complete(client))
     error = caught.value
     assert not error.sent
-    assert words in str(error)
+    assert reason in str(error)
     assert "certificate" in str(error)
     assert error.meta is not None
     assert len(error.meta.attempts) == 1
     assert server.connections == 0
 
 
-@pytest.mark.parametrize(("variable", "what"), [("SSL_CERT_FILE", "missing.pem"), ("SSL_CERT_DIR", "missing")])
-async def test_authorities_that_cannot_be_read_are_told_with_the_refused_certificate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, what: str
+@pytest.mark.parametrize(("variable", "file_name"), [("SSL_CERT_FILE", "missing.pem"), ("SSL_CERT_DIR", "missing")])
+async def test_unreadable_ca_path_is_named_in_the_certificate_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, file_name: str
 ) -> None:
-    monkeypatch.setenv(variable, str(tmp_path / what))
+    monkeypatch.setenv(variable, str(tmp_path / file_name))
     async with (
         TLSServer(_certificate(tmp_path, name="localhost", days="10")) as server,
         client_of(server.url) as client,
     ):
         with pytest.raises(APIConnectionError) as caught:
             await within(complete(client))
-    assert f"({variable} names {tmp_path / what}, which cannot be read)" in str(caught.value)
+    assert f"({variable} names {tmp_path / file_name}, which cannot be read)" in str(caught.value)
 
 
 def _expired(folder: Path) -> ssl.SSLContext:
-    """A certificate of yesterday; openssl takes dates only where it plays the authority."""
+    """Returns a TLS context with an expired certificate; only `openssl ca` accepts dates in the past."""
     (folder / "index").write_text("")
     (folder / "serial").write_text("01")
     (folder / "ca.cnf").write_text(
@@ -322,48 +313,26 @@ def _expired(folder: Path) -> ssl.SSLContext:
         "x509_extensions=v3\nunique_subject=no\n[p]\ncommonName=supplied\n"
         "[v3]\nsubjectAltName=DNS:localhost\nbasicConstraints=CA:TRUE\n"
     )
-    run: Callable[..., Any] = lambda *command: subprocess.run(command, check=True, capture_output=True, cwd=folder)  # noqa: E731  # a name for one line
-    run(
-        "openssl",
-        "req",
-        "-new",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "r.csr",
-        "-subj",
-        "/CN=localhost",
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    openssl(
+        "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "r.csr", "-subj", "/CN=localhost"
     )
+    files = ("-config", "ca.cnf", "-selfsign", "-keyfile", "key.pem", "-in", "r.csr", "-out", "certificate.pem")
     dates = ("-startdate", "20200101000000Z", "-enddate", "20200201000000Z")
-    run(
-        "openssl",
-        "ca",
-        "-batch",
-        "-config",
-        "ca.cnf",
-        "-selfsign",
-        "-keyfile",
-        "key.pem",
-        "-in",
-        "r.csr",
-        "-out",
-        "certificate.pem",
-        "-notext",
-        *dates,
-    )
+    openssl("ca", "-batch", *files, "-notext", *dates)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
     return context
 
 
-# --- words outside the protocol --------------------------------------------------------------------------------------
+# --- messages outside the event-stream format ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("data", "message"),
     [
         (b'{"error": {"message": "no credits left"}}', "no credits left"),
         (b"upstream connect error\n", "upstream connect error"),
@@ -381,22 +350,22 @@ def _expired(folder: Path) -> ssl.SSLContext:
         (b'Data: {"choices": []}\n\n', "Data: "),
     ],
 )
-@pytest.mark.parametrize("begun", [False, True])
-async def test_words_that_are_no_events_are_on_the_error(said: bytes, words: str, begun: bool) -> None:
-    pieces = [chunked(delta("a"))] if begun else []
+@pytest.mark.parametrize("started", [False, True])
+async def test_non_event_data_becomes_the_error_message(data: bytes, message: str, started: bool) -> None:
+    content = [chunked(delta("a"))] if started else []
     async with (
-        saying(STREAM_HEAD, *pieces, chunked(said) + LAST_CHUNK) as server,
+        saying(STREAM_HEAD, *content, chunked(data) + LAST_CHUNK) as server,
         client_of(server.url) as client,
     ):
         with pytest.raises(FriendliError) as caught:
             await read(ask(client))
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-async def test_an_error_among_the_events_ends_no_stream_well_that_was_not_finished() -> None:
-    said = b'{"error": {"message": "no credits left", "code": 402}}\n\n'
+async def test_error_event_fails_an_unfinished_stream() -> None:
+    error_event = b'{"error": {"message": "no credits left", "code": 402}}\n\n'
     for end in (DONE, b""):
-        body = chunked(delta("a") + said + end) + LAST_CHUNK
+        body = chunked(delta("a") + error_event + end) + LAST_CHUNK
         async with saying(STREAM_HEAD, body) as server, client_of(server.url) as client:
             seen: list[str] = []
             with pytest.raises(APIStatusError, match="402 no credits left") as caught:
@@ -404,13 +373,13 @@ async def test_an_error_among_the_events_ends_no_stream_well_that_was_not_finish
             assert seen == ["a"]
             assert caught.value.partial is not None
             assert caught.value.partial.text == "a"
-    body = chunked(delta("a", "stop") + said + DONE) + LAST_CHUNK
+    body = chunked(delta("a", "stop") + error_event + DONE) + LAST_CHUNK
     async with saying(STREAM_HEAD, body) as server, client_of(server.url) as client:
-        assert await read(ask(client)) == "a", "nothing of the answer is missing"
+        assert await read(ask(client)) == "a", "the finish reason came before the error"
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "words"),
+    ("kind", "body", "message"),
     [
         ("text/html", b"<html><title>Sign in</title></html>", "text/html instead of an event stream: 'Sign in'"),
         ("application/json", b'{"detail": "no such path"}', "no such path"),
@@ -418,55 +387,55 @@ async def test_an_error_among_the_events_ends_no_stream_well_that_was_not_finish
         ("image/png", b"\x89PNG\r\n", "image/png instead of an event stream"),
     ],
 )
-async def test_what_comes_instead_of_a_stream_is_told(kind: str, said: bytes, words: str) -> None:
-    async with saying(reply(said, kind=kind)) as server, client_of(server.url) as client:
+async def test_other_content_type_than_event_stream_is_reported(kind: str, body: bytes, message: str) -> None:
+    async with saying(reply(body, kind=kind)) as server, client_of(server.url) as client:
         with pytest.raises(FriendliError) as caught:
             await read(ask(client))
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("cut", [b"zz\r\nnonsense\r\n", b"", b"5\r\nab", b"5\r\nabcdefgh\r\n"])
-async def test_a_broken_framing_does_not_speak_of_a_status(cut: bytes) -> None:
-    async with saying(STREAM_HEAD, chunked(delta("a")), cut) as server, client_of(server.url) as client:
+@pytest.mark.parametrize("broken", [b"zz\r\nnonsense\r\n", b"", b"5\r\nab", b"5\r\nabcdefgh\r\n"])
+async def test_framing_error_message_has_no_status(broken: bytes) -> None:
+    async with saying(STREAM_HEAD, chunked(delta("a")), broken) as server, client_of(server.url) as client:
         with pytest.raises(StreamInterruptedError) as caught:
             await read(ask(client))
     assert "400" not in str(caught.value)
     assert "TransferEncodingError" not in str(caught.value)
 
 
-# --- doubled headers -------------------------------------------------------------------------------------------------
+# --- duplicate headers -----------------------------------------------------------------------------------------------
 
 
-async def test_headers_that_are_sent_twice_are_read_once() -> None:
+async def test_duplicate_headers_use_longest_delay_and_first_id() -> None:
     headers = "Retry-After: 3\r\nRetry-After: 5\r\nX-Request-Id: one\r\nX-Request-Id: two\r\n"
-    refusal = reply(b"{}", status="429 Too Many Requests", headers=headers)
-    async with saying(refusal) as server, client_of(server.url) as client:
+    response = reply(b"{}", status="429 Too Many Requests", headers=headers)
+    async with saying(response) as server, client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
             await within(complete(client))
-    assert caught.value.retry_after == 5, "the longer one: it is never undercut"
+    assert caught.value.retry_after == 5, "the longer delay wins"
     assert caught.value.request_id == "one"
     assert caught.value.meta is not None
     assert caught.value.meta.request_id == "one"
 
 
-# --- a foreign connector ---------------------------------------------------------------------------------------------
+# --- custom connectors -----------------------------------------------------------------------------------------------
 
 
 class ProxyError(Exception):
-    """As of a connector for SOCKS."""
+    """An error as raised by a SOCKS connector."""
 
 
-class ForeignConnector(aiohttp.TCPConnector):
-    """Fails in its own way."""
+class CustomConnector(aiohttp.TCPConnector):
+    """A connector that raises its own kind of error."""
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         raise ProxyError("the socks server says no")
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_a_foreign_connector_raises_is_a_connection_error(streamed: bool) -> None:
+async def test_error_of_a_custom_connector_is_a_connection_error(streamed: bool) -> None:
     async with (
-        aiohttp.ClientSession(connector=ForeignConnector()) as session,
+        aiohttp.ClientSession(connector=CustomConnector()) as session,
         client_of("http://api.invalid", session=session) as client,
     ):
         with pytest.raises(APIConnectionError, match="the socks server says no"):
@@ -474,10 +443,10 @@ async def test_what_a_foreign_connector_raises_is_a_connection_error(streamed: b
         assert places_in_use(client) == 0
 
 
-# --- places, proxies, a blocked loop ---------------------------------------------------------------------------------
+# --- slots, proxies, a blocked loop ----------------------------------------------------------------------------------
 
 
-async def test_those_who_gave_up_waiting_for_a_place_wait_no_more(server: FriendliServer) -> None:
+async def test_cancelled_or_timed_out_calls_leave_the_pool_queue(server: FriendliServer) -> None:
     async with client_of(server.url, max_connections=1) as client, ask(client):
         waiting = [asyncio.create_task(complete(client)) for _ in range(100)]
         await turns(5)
@@ -486,16 +455,16 @@ async def test_those_who_gave_up_waiting_for_a_place_wait_no_more(server: Friend
             task.cancel()
         await asyncio.wait(waiting)
         assert client.gauges().waiting == 0
-        late = client.with_options(timeout=Timeouts(pool=0.001))
+        impatient = client.with_options(timeout=Timeouts(pool=0.001))
         with pytest.raises(APITimeoutError):
-            await within(complete(late))
+            await within(complete(impatient))
         assert client.gauges().waiting == 0
 
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden", "405 Method Not Allowed"])
-async def test_a_tunnel_that_is_refused_for_good_is_not_tried_again_and_the_proxy_is_named(status: str) -> None:
-    refusal = reply(b"no", status=status, kind="text/plain")
-    async with saying(refusal) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+async def test_permanent_tunnel_failure_is_not_retried_and_names_the_proxy(status: str) -> None:
+    response = reply(b"no", status=status, kind="text/plain")
+    async with saying(response) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
         with pytest.raises(APIConnectionError) as caught:
             await within(complete(client))
         assert proxy.url.removeprefix("http://") in str(caught.value)
@@ -504,9 +473,9 @@ async def test_a_tunnel_that_is_refused_for_good_is_not_tried_again_and_the_prox
     assert proxy.connections == 1
 
 
-async def test_a_tunnel_that_is_refused_for_now_is_tried_again() -> None:
-    refusal = reply(b"no", status="503 Service Unavailable", kind="text/plain")
-    async with saying(refusal) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+async def test_temporary_tunnel_failure_is_retried() -> None:
+    response = reply(b"no", status="503 Service Unavailable", kind="text/plain")
+    async with saying(response) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
         with pytest.raises(APIConnectionError):
             await within(complete(client))
         assert proxy.connections == 3
@@ -514,7 +483,7 @@ async def test_a_tunnel_that_is_refused_for_now_is_tried_again() -> None:
 
 @pytest.mark.parametrize("limit", ["first_event", "total"])
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_program_that_blocks_the_loop_beyond_a_limit_gets_what_lies_in_the_socket(
+async def test_buffered_response_is_read_after_loop_was_blocked_past_timeout(
     clock: Clock, remote: FriendliServer, limit: str, streamed: bool
 ) -> None:
     limits: dict[str, float] = {limit: 10}
@@ -522,12 +491,12 @@ async def test_a_program_that_blocks_the_loop_beyond_a_limit_gets_what_lies_in_t
         call = asyncio.create_task(read(ask(client)) if streamed else complete(client))
         await until(lambda: bool(remote.requests))
         while remote.requests[0].outcome == "open":
-            time.sleep(0.001)  # noqa: ASYNC251  # that is the point: the loop is blocked
+            time.sleep(0.001)  # noqa: ASYNC251  # blocks the loop on purpose
         clock.leap(20)
         assert await within(call)
 
 
-async def test_a_program_that_blocks_the_loop_beyond_idle_gets_the_next_event(clock: Clock) -> None:
+async def test_buffered_event_is_read_after_loop_was_blocked_past_idle_timeout(clock: Clock) -> None:
     go = asyncio.Event()
 
     async def talk(conversation: Conversation) -> None:
@@ -547,13 +516,11 @@ async def test_a_program_that_blocks_the_loop_beyond_idle_gets_the_next_event(cl
         await turns(3)
         go.set()
         await turns(2)
-        clock.leap(20)  # as if the loop had been blocked so long
+        clock.leap(20)  # as if the loop had been blocked for 20 s
         assert (await within(reading)).text == "b"
 
 
-async def test_many_calls_over_few_connections_wait_in_line_as_long_as_it_takes(
-    server: FriendliServer, clock: Clock
-) -> None:
+async def test_calls_wait_for_a_connection_without_limit_by_default(server: FriendliServer, clock: Clock) -> None:
     async with client_of(server.url, max_connections=1) as client:
         async with ask(client):
             waiting = [asyncio.create_task(complete(client)) for _ in range(20)]
@@ -564,16 +531,16 @@ async def test_many_calls_over_few_connections_wait_in_line_as_long_as_it_takes(
         assert all(reply.text for reply in await within(asyncio.gather(*waiting)))
 
 
-class HangingUp(aiohttp.TCPConnector):
-    """Gives up as asyncio does where the peer hangs up in the handshake: without a word of the system's."""
+class ResettingConnector(aiohttp.TCPConnector):
+    """Fails as asyncio does if the peer disconnects during the handshake: with an error without a message."""
 
     async def connect(self, req: Any, *args: Any, **kwargs: Any) -> Any:
         raise aiohttp.ClientConnectorError(req.connection_key, ConnectionResetError())
 
 
-async def test_a_failure_without_words_says_of_what_kind_it_is() -> None:
+async def test_connection_error_without_message_names_its_class() -> None:
     async with (
-        aiohttp.ClientSession(connector=HangingUp()) as session,
+        aiohttp.ClientSession(connector=ResettingConnector()) as session,
         client_of("https://api.invalid", session=session) as client,
     ):
         with pytest.raises(APIConnectionError, match=r"could not connect: .*\[ConnectionResetError\]") as caught:

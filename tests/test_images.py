@@ -1,4 +1,4 @@
-"""Images: what may be given as one, what comes back, and what is refused."""
+"""Images: input types, responses, and rejected arguments."""
 
 import base64
 import io
@@ -14,10 +14,10 @@ from friendli_async.images import GeneratedImage, ImageInput
 from friendli_async.testing import FriendliServer, json_body, status
 
 PNG: Final = b"\x89PNG\r\n\x1a\n" + bytes(100)
-CODED: Final = base64.b64encode(PNG).decode()
+ENCODED: Final = base64.b64encode(PNG).decode()
 
 
-async def iterated() -> AsyncIterator[bytes]:
+async def iterate() -> AsyncIterator[bytes]:
     yield PNG[:50]
     yield PNG[50:]
 
@@ -27,7 +27,7 @@ def client_options() -> dict[str, Any]:
     return {"retry": QUICK}
 
 
-async def test_dedicated_gives_urls_or_images(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_dedicated_returns_urls_or_images(server: FriendliServer, client: AsyncFriendli) -> None:
     images = client.dedicated.image
     reply = await images.generate(model="ep", prompt="a cat", seed=3)
     assert reply.data[0].seed == 3
@@ -41,10 +41,10 @@ async def test_dedicated_gives_urls_or_images(server: FriendliServer, client: As
     assert reply.data[0].content().startswith(b"\x89PNG")
 
 
-async def test_container_gives_one_image(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_container_returns_one_image(server: FriendliServer, client: AsyncFriendli) -> None:
     images = client.container.image
-    painted = await images.generate(prompt="a cat", guidance_scale=1, num_inference_steps=4, response_format="jpeg")
-    assert painted.content().startswith(b"\x89PNG")
+    generated = await images.generate(prompt="a cat", guidance_scale=1, num_inference_steps=4, response_format="jpeg")
+    assert generated.content().startswith(b"\x89PNG")
     edited = await images.edit(image=PNG, prompt="a dog", model="route")
     assert edited.content().startswith(b"\x89PNG")
     assert server.requests[0].json == {
@@ -53,32 +53,30 @@ async def test_container_gives_one_image(server: FriendliServer, client: AsyncFr
         "num_inference_steps": 4,
         "response_format": "jpeg",
     }
-    assert server.requests[1].json == {"image": {"image": CODED}, "prompt": "a dog", "model": "route"}
+    assert server.requests[1].json == {"image": {"image": ENCODED}, "prompt": "a dog", "model": "route"}
 
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "bytearray", "open file", "iterator"])
-async def test_image_is_read_and_encoded_from_wherever_it_is(
+async def test_image_is_read_and_base64_encoded(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(PNG)
-    given: dict[str, ImageInput] = {
+    sources: dict[str, ImageInput] = {
         "path": path,
         "bytes": PNG,
         "bytearray": bytearray(PNG),
         "open file": io.BytesIO(PNG),
-        "iterator": iterated(),
+        "iterator": iterate(),
     }
-    await client.container.image.edit(image=given[kind], prompt="p")
-    assert server.requests[0].json_object["image"] == {"image": CODED}
+    await client.container.image.edit(image=sources[kind], prompt="p")
+    assert server.requests[0].json_object["image"] == {"image": ENCODED}
 
 
-async def test_several_images_are_a_list_in_their_order(
-    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
-) -> None:
+async def test_several_images_are_sent_in_order(server: FriendliServer, client: AsyncFriendli, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(PNG)
     several: list[ImageInput] = [tmp_path / "cat.png", "https://host/a.png", {"image": "QUJD", "more": 1}, b"ABC"]
-    expected = [{"image": CODED}, {"image": "https://host/a.png"}, {"image": "QUJD", "more": 1}, {"image": "QUJD"}]
+    expected = [{"image": ENCODED}, {"image": "https://host/a.png"}, {"image": "QUJD", "more": 1}, {"image": "QUJD"}]
     await client.dedicated.image.edit(model="m", image=several, prompt="p")
     await client.dedicated.image.generate(
         model="m", prompt="p", control_images=several, controlnet_weights=[0.5, 1, 0, 1]
@@ -88,17 +86,15 @@ async def test_several_images_are_a_list_in_their_order(
     assert server.requests[1].json_object["controlnet_weights"] == [0.5, 1, 0, 1]
 
 
-async def test_none_goes_out_as_null(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_none_is_sent_as_null(server: FriendliServer, client: AsyncFriendli) -> None:
     options: dict[str, Any] = {"seed": None, "control_images": None, "guidance_scale": None}
     await client.dedicated.image.generate(model="m", prompt="p", **options)
     assert server.requests[0].json == {"model": "m", "prompt": "p", **options}
 
 
-async def test_iterator_is_read_before_the_first_attempt_so_the_call_can_be_retried(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_iterator_is_buffered_so_the_call_can_be_retried(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(503), json_body({"image": "QUJD"}))
-    reply = await client.container.image.edit(image=iterated(), prompt="p")
+    reply = await client.container.image.edit(image=iterate(), prompt="p")
     assert reply.content() == b"ABC"
     assert len(reply.meta.attempts) == 2
     assert server.requests[0].json == server.requests[1].json
@@ -119,7 +115,7 @@ async def test_iterator_is_read_before_the_first_attempt_so_the_call_can_be_retr
     ],
     ids=range(9),
 )
-async def test_bad_argument_is_refused_before_anything_is_sent(
+async def test_invalid_argument_is_rejected_before_sending(
     server: FriendliServer, client: AsyncFriendli, arguments: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -127,14 +123,18 @@ async def test_bad_argument_is_refused_before_anything_is_sent(
     assert server.connections == 0
 
 
-async def test_missing_file_is_its_own_error(server: FriendliServer, client: AsyncFriendli, tmp_path: Path) -> None:
+async def test_missing_file_raises_file_not_found_error(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path
+) -> None:
     with pytest.raises(FileNotFoundError):
         await client.container.image.edit(image=tmp_path / "no.png", prompt="p")
     assert server.connections == 0
 
 
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": {}}], ids=["nothing", "null", "object"])
-async def test_reply_without_images_is_an_error(server: FriendliServer, client: AsyncFriendli, body: object) -> None:
+async def test_response_without_images_is_a_decode_error(
+    server: FriendliServer, client: AsyncFriendli, body: object
+) -> None:
     server.enqueue(json_body(body), json_body(body))
     with pytest.raises(ResponseDecodeError):
         await client.dedicated.image.generate(model="m", prompt="p")
@@ -142,9 +142,7 @@ async def test_reply_without_images_is_an_error(server: FriendliServer, client: 
         await client.container.image.generate(prompt="p")
 
 
-async def test_reply_survives_new_fields_and_formats_and_missing_ones(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_unknown_and_missing_response_fields_are_accepted(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(json_body({"data": [{"response_format": "webp", "b64_json": "QUJD", "new": 1}, {}], "new": 2}))
     reply = await client.dedicated.image.generate(model="m", prompt="p")
     assert reply.data[0].response_format == "webp"
@@ -152,6 +150,6 @@ async def test_reply_survives_new_fields_and_formats_and_missing_ones(
     assert reply.data[1] == GeneratedImage()
 
 
-def test_image_that_is_not_base64_is_an_error() -> None:
+def test_invalid_base64_is_a_decode_error() -> None:
     with pytest.raises(ResponseDecodeError, match="not base64"):
         GeneratedImage(b64_json="~~~").content()

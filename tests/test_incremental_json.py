@@ -1,4 +1,4 @@
-"""The incremental JSON reader: every rule of RFC 8259, at every split, in linear time."""
+"""The incremental JSON reader: all rules of RFC 8259, at every split, in linear time."""
 
 import codecs
 import copy
@@ -30,88 +30,88 @@ INVALID: Final = TEXTS["invalid"]
 INVALID_BYTES: Final = {name: bytes.fromhex(digits) for name, digits in TEXTS["invalid_bytes"].items()}
 
 
-def fed(pieces: Iterable[str | bytes], *, look: bool = True) -> Any:
-    """What a reader makes of the pieces; it is looked at after each one."""
+def parse_pieces(pieces: Iterable[str | bytes], *, read_value: bool = True) -> Any:
+    """Parses the pieces; with `read_value`, also reads the partial value after each one."""
     reader = JSONReader()
     for piece in pieces:
         reader.feed(piece)
-        if look:
+        if read_value:
             _ = reader.value
     return reader.close()
 
 
-def same(one: object, other: object) -> bool:
-    """Equal, and of the same types: 1 is not 1.0, nor 0 False, nor -0.0 0.0; keys stand in the same order."""
+def is_identical(one: object, other: object) -> bool:
+    """Whether values are equal with equal types and key order: 1 is not 1.0, 0 not False, -0.0 not 0.0."""
     return repr(one) == repr(other)
 
 
 def splits(text: str) -> Iterable[Sequence[str]]:
-    """The text whole, by characters, and in two and three pieces at every place."""
+    """The whole text, its characters, and every split into two and three pieces."""
     yield [text]
     yield list(text)
-    for at in range(len(text) + 1):
-        yield [text[:at], text[at:]]
-        for later in range(at, len(text) + 1):
-            yield [text[:at], text[at:later], text[later:]]
+    for start in range(len(text) + 1):
+        yield [text[:start], text[start:]]
+        for end in range(start, len(text) + 1):
+            yield [text[:start], text[start:end], text[end:]]
 
 
-# --- the rules, at every split ---------------------------------------------------------------------------------------
+# --- RFC 8259, at every split ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_valid_text_is_read_as_json_reads_it_however_it_is_split(name: str) -> None:
+def test_valid_text_is_parsed_at_every_split(name: str) -> None:
     expected = json.loads(VALID[name])
-    assert all(same(fed(pieces), expected) for pieces in splits(VALID[name]))
+    assert all(is_identical(parse_pieces(pieces), expected) for pieces in splits(VALID[name]))
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_valid_bytes_are_read_however_they_are_split(name: str) -> None:
+def test_valid_bytes_are_parsed_at_every_split(name: str) -> None:
     data = VALID[name].encode()
     expected = json.loads(data)
-    assert same(fed([data]), expected)
-    assert same(fed(data[at : at + 1] for at in range(len(data))), expected)
-    assert all(same(fed([data[:at], data[at:]]), expected) for at in range(len(data)))
+    assert is_identical(parse_pieces([data]), expected)
+    assert is_identical(parse_pieces(data[at : at + 1] for at in range(len(data))), expected)
+    assert all(is_identical(parse_pieces([data[:at], data[at:]]), expected) for at in range(len(data)))
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_invalid_text_is_refused_however_it_is_split(name: str) -> None:
+def test_invalid_text_is_rejected_at_every_split(name: str) -> None:
     for pieces in splits(INVALID[name]):
         with pytest.raises(JSONError):
-            fed(pieces)
+            parse_pieces(pieces)
 
 
 @pytest.mark.parametrize("name", INVALID_BYTES)
-def test_invalid_bytes_are_refused_however_they_are_split(name: str) -> None:
+def test_invalid_bytes_are_rejected_at_every_split(name: str) -> None:
     data = INVALID_BYTES[name]
     for at in range(len(data) + 1):
         with pytest.raises(JSONError):
-            fed([data[:at], data[at:]])
+            parse_pieces([data[:at], data[at:]])
 
 
-def test_corpus_agrees_with_json_where_we_chose_nothing_else() -> None:
-    lenient = {"nan", "nan_in_list", "infinity", "minus_infinity", "too_large", "too_large_negative"}
-    taken = set()
+def test_corpus_agrees_with_json_except_for_listed_texts() -> None:
+    only_json_accepts = {"nan", "nan_in_list", "infinity", "minus_infinity", "too_large", "too_large_negative"}
+    accepted = set()
     for name, text in INVALID.items():
         try:
             json.loads(text)
         except ValueError:
             continue
-        taken.add(name)
-    assert taken == lenient
+        accepted.add(name)
+    assert accepted == only_json_accepts
 
 
 @pytest.mark.parametrize("text", ["\U0001f600", "a\U0001f600b\U0001f601"])
-def test_character_that_two_pieces_share_is_put_together(text: str) -> None:
+def test_split_surrogate_pair_is_joined(text: str) -> None:
     halves = json.dumps(text, ensure_ascii=False).encode("utf-16-le")
     units = [halves[at : at + 2].decode("utf-16-le", "surrogatepass") for at in range(0, len(halves), 2)]
-    assert fed(units) == text
-    assert fed(['"\ud83d', "x", '"']) == "\ud83dx"
+    assert parse_pieces(units) == text
+    assert parse_pieces(['"\ud83d', "x", '"']) == "\ud83dx"
 
 
 @pytest.mark.parametrize("text", ["0\ud800", "{}\ud800", '"a"\ud800', "[1\ud800", "\ud800", "tru\ud800"])
-def test_half_a_character_after_the_value_is_refused(text: str) -> None:
+def test_lone_surrogate_after_the_value_is_rejected(text: str) -> None:
     with pytest.raises(JSONError):
-        fed(list(text))
+        parse_pieces(list(text))
     with pytest.raises(JSONError):
         read_json(text)
 
@@ -131,36 +131,36 @@ values = st.recursive(
 @given(
     values, st.lists(st.integers(0, 400), max_size=20), st.booleans(), st.sampled_from([None, 1, "\t"]), st.booleans()
 )
-def test_whatever_json_writes_is_read_back(
-    value: Any, cuts: list[int], ascii_only: bool, indent: int | str | None, look: bool
+def test_json_dumps_output_round_trips(
+    value: Any, cuts: list[int], ascii_only: bool, indent: int | str | None, read_value: bool
 ) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[one:other] for one, other in pairwise(places)]
-    assert same(fed(pieces, look=look), json.loads(text))
+    positions = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    pieces = [text[start:end] for start, end in pairwise(positions)]
+    assert is_identical(parse_pieces(pieces, read_value=read_value), json.loads(text))
 
 
 @settings(deterministic, max_examples=500)
 @given(st.text(st.sampled_from(list('[]{}:,"\\ \nabtruefnlsu019.-+eE\u00e9\ud800')), max_size=14))
-def test_whatever_json_refuses_is_refused_and_nothing_more(text: str) -> None:
-    def refuse(word: str) -> None:
-        raise ValueError(word)
+def test_same_texts_are_rejected_as_by_json(text: str) -> None:
+    def reject(constant: str) -> None:
+        raise ValueError(constant)
 
     try:
-        expected = json.loads(text, parse_constant=refuse)
+        expected = json.loads(text, parse_constant=reject)
     except ValueError:
         with pytest.raises(JSONError):
-            fed(list(text))
+            parse_pieces(list(text))
     else:
         try:
-            found = fed(list(text))
+            parsed = parse_pieces(list(text))
         except JSONError as error:
-            assert "too large" in str(error)  # noqa: PT017  # the one thing that json takes
+            assert "too large" in str(error)  # noqa: PT017  # the only texts that json accepts
         else:
-            assert same(found, expected)
+            assert is_identical(parsed, expected)
 
 
-# --- what is decided here --------------------------------------------------------------------------------------------
+# --- stricter than json ----------------------------------------------------------------------------------------------
 
 
 def test_long_numbers_are_bounded() -> None:
@@ -180,10 +180,10 @@ def test_long_numbers_are_bounded() -> None:
     ("[] x", "there is 'x' in place of nothing more", 3),
     ('{"a": 1e999}', "the number 1e999 is too large", 11),
 ])  # fmt: skip
-def test_error_says_what_is_wrong_and_where(text: str, reason: str, position: int) -> None:
+def test_error_has_reason_and_position(text: str, reason: str, position: int) -> None:
     for pieces in ([text], list(text)):
         with pytest.raises(JSONError) as caught:
-            fed(pieces)
+            parse_pieces(pieces)
         assert (caught.value.reason, caught.value.position) == (reason, position)
         assert str(caught.value) == f"{reason} at character {position}"
 
@@ -200,7 +200,7 @@ def test_error_is_raised_again_and_survives_pickling() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "[1", '{"a"', '"a', "tru", "-"])
-def test_text_that_only_ends_early_is_told_from_what_is_wrong(text: str) -> None:
+def test_incomplete_text_has_its_own_error(text: str) -> None:
     reader = JSONReader()
     reader.feed(text)
     kind = JSONError if text == "-" else JSONIncompleteError
@@ -216,7 +216,7 @@ def nested(depth: int) -> list[str]:
 
 
 @pytest.mark.parametrize("text", nested(MAX_DEPTH))
-def test_what_is_nested_as_deeply_as_allowed_can_be_used(text: str) -> None:
+def test_value_at_maximum_depth_is_usable(text: str) -> None:
     value = read_json(text)
     assert value == json.loads(text)
     assert copy.deepcopy(value) == value
@@ -226,22 +226,22 @@ def test_what_is_nested_as_deeply_as_allowed_can_be_used(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [*nested(MAX_DEPTH + 1), *nested(100_000), "[" * 1_000_000])
-def test_what_is_nested_more_deeply_is_a_named_error(text: str) -> None:
+def test_value_over_maximum_depth_is_an_error(text: str) -> None:
     with pytest.raises(JSONDepthError, match="nested more than 256 deep"):
         read_json(text)
 
 
-def test_depth_can_be_chosen() -> None:
+def test_max_depth_is_configurable() -> None:
     reader = JSONReader(max_depth=2)
     reader.feed("[[],[")
     with pytest.raises(JSONDepthError, match="more than 2 deep at character 5"):
         reader.feed("[")
 
 
-# --- what is seen on the way -----------------------------------------------------------------------------------------
+# --- partial values --------------------------------------------------------------------------------------------------
 
 
-def seen(text: str) -> list[Any]:
+def partial_values(text: str) -> list[Any]:
     """A copy of the value after each character that changed it."""
     reader, states = JSONReader(), list[Any]()
     for character in text:
@@ -252,8 +252,8 @@ def seen(text: str) -> list[Any]:
     return states
 
 
-def test_value_grows_by_what_is_certain() -> None:
-    states = seen('{"a": "x\\u00e9y", "n": 12, "l": [true, "z"]}')
+def test_partial_value_grows_with_certain_content() -> None:
+    states = partial_values('{"a": "x\\u00e9y", "n": 12, "l": [true, "z"]}')
     distinct = [state for state, before in zip(states, [None, *states], strict=False) if state != before]
     assert distinct == [
         {}, {"a": ""}, {"a": "x"}, {"a": "x\u00e9"}, {"a": "x\u00e9y"},
@@ -263,7 +263,7 @@ def test_value_grows_by_what_is_certain() -> None:
     ]  # fmt: skip
 
 
-def test_value_is_one_object_that_grows() -> None:
+def test_partial_value_is_updated_in_place() -> None:
     reader = JSONReader()
     reader.feed('{"a": [1')
     value = reader.value
@@ -275,14 +275,14 @@ def test_value_is_one_object_that_grows() -> None:
     assert reader.close() is value
 
 
-def test_nothing_of_half_a_pair_is_shown() -> None:
+def test_surrogate_half_is_not_emitted() -> None:
     reader = JSONReader()
     for piece, shown in [('"a\\ud83d', "a"), ("\\ude0", "a"), ("0", "a\U0001f600"), ("b", "a\U0001f600b")]:
         reader.feed(piece)
         assert reader.value == shown
 
 
-def test_long_string_is_shown_with_little_delay_and_whole_in_the_end() -> None:
+def test_long_string_is_shown_with_little_delay() -> None:
     reader = JSONReader()
     reader.feed('["')
     for size in range(4, 60_000, 4):
@@ -292,31 +292,31 @@ def test_long_string_is_shown_with_little_delay_and_whole_in_the_end() -> None:
     assert reader.value == ["abcd" * (size // 4)]
 
 
-def test_closed_items_are_counted_as_they_close() -> None:
+def test_closed_items_counts_completed_items() -> None:
     reader, text, closings = JSONReader(), '[1,"ab",{"x":[2]},[],true]', list[str]()
-    for at, character in enumerate(text):
+    for index, character in enumerate(text):
         before = reader.closed_items(reader.value or [])
         reader.feed(character)
         if reader.closed_items(reader.value) != before:
-            closings.append(text[: at + 1])
+            closings.append(text[: index + 1])
     assert closings == ["[1,", '[1,"ab"', '[1,"ab",{"x":[2]}', '[1,"ab",{"x":[2]},[]', text[:-1]]
 
 
 # --- linear time -----------------------------------------------------------------------------------------------------
 
 
-def seconds(pieces: list[str]) -> float:
-    """The least of several measurements, in this process's own time, with the value looked at and kept each time."""
+def cpu_seconds(pieces: list[str]) -> float:
+    """Returns the least CPU time of several runs that read and keep the value after each piece."""
     best = float("inf")
     for _ in range(2):
         reader, kept = JSONReader(), None
-        began = time.process_time()
+        start = time.process_time()
         for piece in pieces:
             reader.feed(piece)
-            kept = reader.value  # whoever keeps a string makes its growth a copy
+            kept = reader.value  # a kept string is copied when it grows
             if isinstance(kept, dict):
                 kept = kept.get("text")
-        best = min(best, time.process_time() - began)
+        best = min(best, time.process_time() - start)
     return best
 
 
@@ -335,13 +335,13 @@ def cut(text: str, size: int = 4) -> list[str]:
     ],
     ids=["string", "escapes", "list", "object", "blanks"],
 )
-def test_four_times_the_length_costs_less_than_five_times_the_time(make: Callable[[int], str]) -> None:
-    # The least of several ratios: whatever else the machine does only ever adds to a measurement.
-    ratios = (seconds(cut(make(100_000))) / seconds(cut(make(25_000))) for _ in range(5))
+def test_parsing_takes_linear_time(make: Callable[[int], str]) -> None:
+    # The least of several ratios: other load on the machine only ever adds to a measurement.
+    ratios = (cpu_seconds(cut(make(100_000))) / cpu_seconds(cut(make(25_000))) for _ in range(5))
     assert any(ratio < 5 for ratio in ratios)
 
 
-def test_decoder_for_bytes_is_the_strict_one() -> None:
+def test_bytes_are_decoded_strictly() -> None:
     assert codecs.getincrementaldecoder("utf-8")().errors == "strict"
     with pytest.raises(JSONError, match="not UTF-8 at character 1"):
-        fed([b'"', b"\xff", b'"'])
+        parse_pieces([b'"', b"\xff", b'"'])

@@ -1,4 +1,4 @@
-"""What callers pass in: what is refused, in which words, before anything is sent; what goes out of what is taken."""
+"""Arguments of calls: rejected ones and their error messages, and the bodies sent for accepted ones."""
 
 import collections
 import dataclasses
@@ -31,7 +31,7 @@ from friendli_async.testing import FriendliServer, json_body, status, text
 
 MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 SEED: Final = "tool_assisted_completion_request_body"
-PLACES: Final = ["serverless.chat", "dedicated.chat", "container.chat", "serverless.tool_assisted_chat"]
+CHAT_APIS: Final = ["serverless.chat", "dedicated.chat", "container.chat", "serverless.tool_assisted_chat"]
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def client_options() -> dict[str, Any]:
     return {"retry": f.RetryPolicy()}
 
 
-def resource(client: f.AsyncFriendli, place: str) -> Any:
-    deployment, group = place.split(".")
+def resource(client: f.AsyncFriendli, api: str) -> Any:
+    deployment, group = api.split(".")
     return getattr(getattr(client, deployment), group)
 
 
@@ -55,7 +55,7 @@ def sent(server: FriendliServer) -> Any:
 # --- keywords --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("api", CHAT_APIS)
 @pytest.mark.parametrize(
     ("keyword", "hint"),
     [
@@ -65,10 +65,10 @@ def sent(server: FriendliServer) -> Any:
         ("quite_unlike_anything", "extra_body"),
     ],
 )
-async def test_unknown_keyword_is_a_type_error_with_the_nearest_one(
-    client: f.AsyncFriendli, server: FriendliServer, place: str, keyword: str, hint: str
+async def test_unknown_keyword_is_a_type_error_with_a_suggestion(
+    client: f.AsyncFriendli, server: FriendliServer, api: str, keyword: str, hint: str
 ) -> None:
-    chat = resource(client, place)
+    chat = resource(client, api)
     with pytest.raises(TypeError, match=keyword) as raised:
         await chat.complete(model="m", messages=MESSAGES, **{keyword: 1})
     assert hint in str(raised.value)
@@ -79,7 +79,7 @@ async def test_unknown_keyword_is_a_type_error_with_the_nearest_one(
 
 
 @pytest.mark.parametrize("setting", ["timeout", "retry", "headers", "team", "token", "server_url", "limits"])
-async def test_setting_as_a_keyword_is_told_where_it_belongs(
+async def test_client_setting_as_keyword_suggests_with_options(
     client: f.AsyncFriendli, server: FriendliServer, setting: str
 ) -> None:
     with pytest.raises(TypeError, match=rf"with_options\({setting}="):
@@ -87,7 +87,7 @@ async def test_setting_as_a_keyword_is_told_where_it_belongs(
     assert server.requests == []
 
 
-async def test_required_parameters_are_keywords_and_required(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_required_parameters_are_keyword_only(client: f.AsyncFriendli, server: FriendliServer) -> None:
     chat: Any = client.serverless.chat
     for arguments, keywords in ((("m", MESSAGES), {}), ((), {"model": "m"}), ((), {"messages": MESSAGES})):
         with pytest.raises(TypeError):
@@ -173,7 +173,7 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
 
 
 @pytest.mark.parametrize(("options", "path"), BAD, ids=[f"{path}-{number}" for number, (_, path) in enumerate(BAD)])
-async def test_bad_value_is_a_value_error_with_its_path_and_nothing_is_sent(
+async def test_invalid_value_is_a_value_error_with_its_path(
     client: f.AsyncFriendli, server: FriendliServer, options: dict[str, object], path: str
 ) -> None:
     chat: Any = client.serverless.chat
@@ -191,9 +191,7 @@ async def test_bad_value_is_a_value_error_with_its_path_and_nothing_is_sent(
 @pytest.mark.parametrize(
     "value", [object(), b"x", float("nan"), {"a": 1}, "\ud83d"], ids=["object", "bytes", "nan", "mapping", "surrogate"]
 )
-async def test_query_value_that_cannot_be_sent_is_named(
-    client: f.AsyncFriendli, server: FriendliServer, value: object
-) -> None:
+async def test_invalid_query_value_is_named(client: f.AsyncFriendli, server: FriendliServer, value: object) -> None:
     with pytest.raises(ValueError, match=r"extra_query.*part"):
         await send(client, extra_query={"part": value})
     with pytest.raises(ValueError, match=r"extra_query.*part"):  # at the call, not at the first use
@@ -221,7 +219,7 @@ SEED_BAD: Final[list[tuple[object, str]]] = [
 @pytest.mark.parametrize(
     ("body", "path"), SEED_BAD, ids=[f"{path}-{number}" for number, (_, path) in enumerate(SEED_BAD)]
 )
-async def test_seed_operation_refuses_a_bad_body_with_the_path(
+async def test_seed_operation_rejects_invalid_body_with_its_path(
     client: f.AsyncFriendli, server: FriendliServer, body: Any, path: str
 ) -> None:
     with pytest.raises(ValueError, match=r".") as raised:
@@ -230,7 +228,7 @@ async def test_seed_operation_refuses_a_bad_body_with_the_path(
     assert server.requests == []
 
 
-async def test_seed_operation_refuses_bad_settings(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_seed_operation_rejects_invalid_settings(client: f.AsyncFriendli, server: FriendliServer) -> None:
     seed: Any = client.serverless.tool_assisted_chat_completion
     body = {"model": "m", "messages": MESSAGES}
     for settings in (
@@ -249,7 +247,7 @@ async def test_seed_operation_refuses_bad_settings(client: f.AsyncFriendli, serv
     assert server.requests == []
 
 
-async def test_seed_operation_that_is_not_streamed_has_no_events(
+async def test_seed_operation_without_stream_cannot_be_iterated(
     client: f.AsyncFriendli, server: FriendliServer
 ) -> None:
     body = {"model": "m", "messages": MESSAGES, "stream": False}
@@ -262,7 +260,7 @@ async def test_seed_operation_that_is_not_streamed_has_no_events(
     assert len(server.requests) == 1
 
 
-async def test_tool_of_a_new_type_is_left_to_the_server(
+async def test_unknown_tool_type_is_sent_to_the_server(
     client: f.AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.always(text("ok"))
@@ -271,16 +269,16 @@ async def test_tool_of_a_new_type_is_left_to_the_server(
     with caplog.at_level("DEBUG", "friendli_async"):
         await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
         await client.serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, tools=tools)
-    wanted = [tools[0], {"type": "function", "function": {"name": "now"}}, tools[2]]
-    assert [request.json["tools"] for request in server.requests] == [wanted, wanted]
+    expected = [tools[0], {"type": "function", "function": {"name": "now"}}, tools[2]]
+    assert [request.json["tools"] for request in server.requests] == [expected, expected]
     assert "math:abacus" in caplog.text
     assert "web:search" not in caplog.text
 
 
-# --- what is taken ---------------------------------------------------------------------------------------------------
+# --- accepted arguments ----------------------------------------------------------------------------------------------
 
 TWO_BLOCKS: Final = [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "u"}}]
-SAME: Final[list[Mapping[str, object]]] = [
+DICTS: Final[list[Mapping[str, object]]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": TWO_BLOCKS},
     {"role": "assistant", "content": "I see.", "name": "a"},
@@ -297,17 +295,17 @@ STRUCTS: Final = [
 @pytest.mark.parametrize(
     "messages",
     [
-        SAME,
-        tuple(SAME),
+        DICTS,
+        tuple(DICTS),
         STRUCTS,
         tuple(STRUCTS),
-        [SAME[0], STRUCTS[1], SAME[2], STRUCTS[3]],
-        [types.MappingProxyType(message) for message in SAME],
-        [collections.OrderedDict(message) for message in SAME],
-        [collections.ChainMap(dict(message)) for message in SAME],
-        collections.deque(SAME),
-        collections.UserList(SAME),
-        [SAME[0], {**SAME[1], "content": collections.deque(TWO_BLOCKS)}, *SAME[2:]],
+        [DICTS[0], STRUCTS[1], DICTS[2], STRUCTS[3]],
+        [types.MappingProxyType(message) for message in DICTS],
+        [collections.OrderedDict(message) for message in DICTS],
+        [collections.ChainMap(dict(message)) for message in DICTS],
+        collections.deque(DICTS),
+        collections.UserList(DICTS),
+        [DICTS[0], {**DICTS[1], "content": collections.deque(TWO_BLOCKS)}, *DICTS[2:]],
     ],
     ids=[
         "dicts",
@@ -323,16 +321,16 @@ STRUCTS: Final = [
         "deque of blocks",
     ],
 )
-async def test_any_sequence_of_mappings_and_structs_is_a_conversation(
+async def test_messages_accept_any_sequence_of_mappings_and_structs(
     client: f.AsyncFriendli, server: FriendliServer, messages: Any
 ) -> None:
     await send(client, messages=messages)
-    assert sent(server)["messages"] == SAME
+    assert sent(server)["messages"] == DICTS
 
 
 @pytest.mark.parametrize("option", ["logit_bias", "extra_body", "extra_query"])
 @pytest.mark.parametrize("value", [collections.UserList(), collections.deque([1]), np.array([1])], ids=type)
-async def test_a_sequence_where_a_mapping_belongs_is_a_bad_value(
+async def test_sequence_in_place_of_a_mapping_is_rejected(
     client: f.AsyncFriendli, server: FriendliServer, option: str, value: object
 ) -> None:
     with pytest.raises(ValueError, match=rf"{option}: |arguments: ndarray is not JSON; pass a list of it"):
@@ -340,7 +338,7 @@ async def test_a_sequence_where_a_mapping_belongs_is_a_bad_value(
     assert server.requests == []
 
 
-async def test_any_mapping_or_sequence_serves_as_an_option(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_options_accept_any_mapping_or_sequence(client: f.AsyncFriendli, server: FriendliServer) -> None:
     server.always(text("ok"))
     proxy = types.MappingProxyType
     function = {"name": "f", "parameters": {"type": "object"}}
@@ -369,33 +367,35 @@ async def test_any_mapping_or_sequence_serves_as_an_option(client: f.AsyncFriend
     assert server.requests[-1].query == {"q": ["a", "1", "true", "0.5"]}
 
 
-class Words(str):
-    """As template engines and ORMs hand out."""
+class StrSubclass(str):
+    """A string type as in template engines and ORMs."""
 
 
-class Count(int):
+class IntSubclass(int):
     pass
 
 
-class Ratio(float):
-    """As numpy.float64 is one."""
+class FloatSubclass(float):
+    """A float type like numpy.float64."""
 
 
-async def test_text_of_a_subclass_of_str_is_sent_as_text(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_str_subclass_is_sent_as_string(client: f.AsyncFriendli, server: FriendliServer) -> None:
     server.always(text("ok"))
-    await send(client, model=Words("model"), messages=[{"role": "user", "content": Words("text")}])
+    await send(client, model=StrSubclass("model"), messages=[{"role": "user", "content": StrSubclass("text")}])
     assert sent(server) == {"model": "model", "messages": [{"role": "user", "content": "text"}]}
 
 
-@pytest.mark.parametrize("value", [Words("text"), Count(5), Ratio(0.5)], ids=["str", "int", "float"])
-async def test_subclass_of_a_plain_type_in_extra_body_is_that_value(
+@pytest.mark.parametrize(
+    "value", [StrSubclass("text"), IntSubclass(5), FloatSubclass(0.5)], ids=["str", "int", "float"]
+)
+async def test_builtin_subclass_in_extra_body_is_sent_as_its_value(
     client: f.AsyncFriendli, server: FriendliServer, value: object
 ) -> None:
     await send(client, extra_body={"x": value})
     assert sent(server)["x"] == value
 
 
-async def test_unknown_keys_inside_survive(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_unknown_nested_keys_are_kept(client: f.AsyncFriendli, server: FriendliServer) -> None:
     server.always(text("ok"))
     message = {"role": "user", "content": [{"type": "text", "text": "x", "cache": {"ttl": 5}}], "vendor": [1, None]}
     tool = {"type": "function", "function": {"name": "f", "strict": True}, "vendor": 1}
@@ -405,7 +405,9 @@ async def test_unknown_keys_inside_survive(client: f.AsyncFriendli, server: Frie
     assert sent(server)["stream_options"] == {"include_usage": True, "vendor": 1}
 
 
-async def test_none_is_null_and_what_is_left_out_is_left_out(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_none_is_sent_as_null_and_omitted_parameters_are_not_sent(
+    client: f.AsyncFriendli, server: FriendliServer
+) -> None:
     await send(client, temperature=None, stop=None)
     assert server.requests[-1].body == (
         b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"temperature":null,"stop":null}'
@@ -414,7 +416,7 @@ async def test_none_is_null_and_what_is_left_out_is_left_out(client: f.AsyncFrie
     assert sent(server) == {"messages": MESSAGES}
 
 
-async def test_extra_body_passes_anything_and_wins(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_extra_body_overrides_parameters(client: f.AsyncFriendli, server: FriendliServer) -> None:
     await send(client, temperature=0.5, extra_body={"temperature": 1, "guided": {"grammar": None}})
     assert sent(server) == {"model": "m", "messages": MESSAGES, "temperature": 1, "guided": {"grammar": None}}
 
@@ -430,7 +432,7 @@ async def test_body_is_compact_utf8_and_lone_surrogates_are_escaped(
     assert sent(server)["messages"][0]["content"] == "half \ud83d"
 
 
-async def test_what_is_sent_is_what_was_there_at_the_call(client: f.AsyncFriendli, server: FriendliServer) -> None:
+async def test_arguments_are_captured_at_the_call(client: f.AsyncFriendli, server: FriendliServer) -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": "before"}]
     query = {"q": "before"}
     stream = client.serverless.chat.stream(model="m", messages=messages, extra_query=query)
@@ -442,7 +444,7 @@ async def test_what_is_sent_is_what_was_there_at_the_call(client: f.AsyncFriendl
     assert server.requests[-1].query == {"q": ["before"]}
 
 
-async def test_callers_objects_are_not_changed(client: f.AsyncFriendli) -> None:
+async def test_arguments_are_not_mutated(client: f.AsyncFriendli) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [{"type": "math:calculator"}]}
     before = json.dumps(body)
     await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
@@ -491,7 +493,7 @@ async def test_reply_message_with_tool_calls_can_be_sent_back(client: f.AsyncFri
         {"role": "assistant", "content": "text", "reasoning": "because"},
     ],
 )
-async def test_any_reply_message_goes_back_as_it_came(
+async def test_reply_message_round_trips_unchanged(
     client: f.AsyncFriendli, server: FriendliServer, message: dict[str, object]
 ) -> None:
     server.enqueue(json_body({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}))
@@ -514,33 +516,35 @@ async def test_sparse_reply_message_is_completed_when_sent_back(
     assert back["tool_calls"][0]["function"] == {"name": "add", "arguments": ""}
 
 
-async def test_reply_structs_encode_with_msgspec(client: f.AsyncFriendli) -> None:
+async def test_reply_round_trips_through_msgspec(client: f.AsyncFriendli) -> None:
     reply = await send(client)
     assert msgspec.json.decode(msgspec.json.encode(reply), type=f.ChatCompletion) == reply
 
 
 class Role(str, enum.Enum):  # noqa: UP042  # StrEnum is another case
-    """As programs older than StrEnum have them."""
+    """A string enum as written before StrEnum."""
 
     USER = "user"
 
 
-async def test_values_of_subclasses_of_plain_types_go_out_as_what_they_are(
-    client: f.AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_builtin_subclasses_are_sent_as_their_values(client: f.AsyncFriendli, server: FriendliServer) -> None:
     server.always(text("ok"))
     messages = [{"role": Role.USER, "content": [{"type": "text", "text": Role.USER}]}]
     await client.serverless.chat.complete(
-        model=Role.USER, messages=messages, temperature=Ratio(0.5), stop=[Role.USER], logit_bias={"1": Ratio(2.0)}
+        model=Role.USER,
+        messages=messages,
+        temperature=FloatSubclass(0.5),
+        stop=[Role.USER],
+        logit_bias={"1": FloatSubclass(2.0)},
     )
-    got = sent(server)
-    assert got["messages"] == [{"role": "user", "content": [{"type": "text", "text": "user"}]}]
-    assert (got["model"], got["temperature"], got["stop"], got["logit_bias"]) == ("user", 0.5, ["user"], {"1": 2.0})
+    body = sent(server)
+    assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "user"}]}]
+    assert (body["model"], body["temperature"], body["stop"], body["logit_bias"]) == ("user", 0.5, ["user"], {"1": 2.0})
     with pytest.raises(ValueError, match=r"^messages\[0\].role: Invalid value 'usr'"):
         await client.serverless.chat.complete(model=Role.USER, messages=[{"role": "usr", "content": ""}])
 
 
-async def test_none_is_sent_as_null_where_the_schema_has_it_and_extras_may_be_none(
+async def test_none_is_sent_as_null_if_nullable_and_extras_may_be_none(
     client: f.AsyncFriendli, server: FriendliServer
 ) -> None:
     server.always(text("ok"))
@@ -566,7 +570,7 @@ SCALARS: Final[list[tuple[dict[str, Any], dict[str, object]]]] = [
 
 
 @pytest.mark.parametrize(("options", "expected"), SCALARS)
-async def test_scalars_of_numpy_go_out_as_what_they_are(
+async def test_numpy_scalars_are_sent_as_plain_values(
     client: f.AsyncFriendli, server: FriendliServer, options: dict[str, Any], expected: dict[str, object]
 ) -> None:
     server.always(text("ok"))
@@ -574,23 +578,25 @@ async def test_scalars_of_numpy_go_out_as_what_they_are(
     assert {name: sent(server)[name] for name in expected} == expected
 
 
-class Word(str, enum.Enum):  # noqa: UP042  # its str() is its name
-    """A setting as an enum of strings."""
+class Setting(str, enum.Enum):  # noqa: UP042  # its str() is its name
+    """A string enum for client settings."""
 
     VALUE = "value"
 
 
-async def test_an_enum_of_strings_goes_out_by_its_value_everywhere(server: FriendliServer) -> None:
+async def test_string_enum_is_sent_by_its_value_everywhere(server: FriendliServer) -> None:
     server.enqueue(text("ok"), status(404))
-    token: Any = Word.VALUE
-    async with f.AsyncFriendli(token, server_url=server.url, team=Word.VALUE, headers={"X-Word": Word.VALUE}) as client:
-        query = {"a": Word.VALUE, "b": [Word.VALUE], "n": np.int64(3), "t": np.bool_(True)}
+    token: Any = Setting.VALUE
+    async with f.AsyncFriendli(
+        token, server_url=server.url, team=Setting.VALUE, headers={"X-Setting": Setting.VALUE}
+    ) as client:
+        query = {"a": Setting.VALUE, "b": [Setting.VALUE], "n": np.int64(3), "t": np.bool_(True)}
         await send(client, extra_query=query)
         with pytest.raises(f.NotFoundError):
-            await client.dedicated.endpoint.get_status(Word.VALUE)
+            await client.dedicated.endpoint.get_status(Setting.VALUE)
     first, second = server.requests
     assert first.query == {"a": ["value"], "b": ["value"], "n": ["3"], "t": ["true"]}
-    for name, value in (("Authorization", "Bearer value"), ("X-Friendli-Team", "value"), ("X-Word", "value")):
+    for name, value in (("Authorization", "Bearer value"), ("X-Friendli-Team", "value"), ("X-Setting", "value")):
         assert first.headers[name] == second.headers[name] == value
     assert second.path.endswith("/endpoint/value/status")
 
@@ -632,10 +638,10 @@ ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "words"), ADVICE)
-async def test_what_is_no_json_is_told_with_a_way_to_make_it_some(
-    client: f.AsyncFriendli, server: FriendliServer, options: dict[str, Any], words: str
+@pytest.mark.parametrize(("options", "message"), ADVICE)
+async def test_value_without_json_form_suggests_a_conversion(
+    client: f.AsyncFriendli, server: FriendliServer, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^{words}"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         await send(client, **options)
     assert server.requests == []

@@ -1,4 +1,4 @@
-"""The schemas of types: what servers are given, and what they are not."""
+"""JSON schemas generated from types for structured output."""
 
 import dataclasses
 import datetime as dt
@@ -21,7 +21,7 @@ OLD_MSGSPEC = msgspec.__version__.startswith("0.21.")
 
 
 class Inner(msgspec.Struct):
-    """What is inside."""
+    """A nested struct."""
 
     x: int
     y: float | None = None
@@ -68,7 +68,7 @@ class Attrs:
     name: str = "x"
 
 
-def thing(**properties: Any) -> dict[str, Any]:
+def object_schema(**properties: Any) -> dict[str, Any]:
     return {
         "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False,
     }  # fmt: skip
@@ -76,16 +76,16 @@ def thing(**properties: Any) -> dict[str, Any]:
 
 TEXT = {"type": "string"}
 INT = {"type": "integer"}
-INNER = {"description": "What is inside.", **thing(x=INT, y={"anyOf": [{"type": "number"}, {"type": "null"}]})}
+INNER = {"description": "A nested struct.", **object_schema(x=INT, y={"anyOf": [{"type": "number"}, {"type": "null"}]})}
 
 
 @pytest.mark.parametrize(
     ("kind", "schema"),
     [
         (Inner, INNER),
-        (Typed, thing(name=TEXT, size=INT)),
-        (Plain, thing(name=TEXT, sizes={"type": "array", "items": INT})),
-        (Attrs, thing(name=TEXT)),
+        (Typed, object_schema(name=TEXT, size=INT)),
+        (Plain, object_schema(name=TEXT, sizes={"type": "array", "items": INT})),
+        (Attrs, object_schema(name=TEXT)),
         (Pair, {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
         (Colour, {"description": "Colours.", "type": "string", "enum": ["red", "blue"]}),
         pytest.param(
@@ -113,22 +113,22 @@ INNER = {"description": "What is inside.", **thing(x=INT, y={"anyOf": [{"type": 
     ],
     ids=str,
 )  # fmt: skip
-def test_schema_of(kind: Any, schema: dict[str, Any]) -> None:
+def test_schema_of_type(kind: Any, schema: dict[str, Any]) -> None:
     assert json_schema(kind) == schema
 
 
-def test_types_that_contain_themselves_are_referred_to_below_an_inlined_root() -> None:
-    node = thing(value=INT, kids={"type": "array", "items": {"$ref": "#/$defs/Tree"}})
+def test_recursive_type_has_inlined_root_and_references() -> None:
+    node = object_schema(value=INT, kids={"type": "array", "items": {"$ref": "#/$defs/Tree"}})
     assert json_schema(Tree) == {**node, "$defs": {"Tree": node}}
 
 
-def test_tagged_union_is_any_of_objects_that_say_which_they_are() -> None:
+def test_tagged_union_is_any_of_objects_with_a_tag() -> None:
     schema = json_schema(list[Cat | Dog])
     assert schema["items"] == {"anyOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}]}
-    assert schema["$defs"]["Cat"] == thing(type={"type": "string", "enum": ["cat"]}, lives=INT)
+    assert schema["$defs"]["Cat"] == object_schema(type={"type": "string", "enum": ["cat"]}, lives=INT)
 
 
-def test_words_beside_a_reference_are_kept_by_copying_what_it_refers_to() -> None:
+def test_description_beside_a_reference_inlines_the_referenced_schema() -> None:
     class Holder(msgspec.Struct):
         first: Annotated[Inner, msgspec.Meta(description="the first")]
         second: Inner
@@ -138,21 +138,21 @@ def test_words_beside_a_reference_are_kept_by_copying_what_it_refers_to() -> Non
     assert properties["second"] == {"$ref": "#/$defs/Inner"}
 
 
-class Endless(msgspec.Struct):
-    kids: list[Annotated["Endless", msgspec.Meta(description="a kid")]]
+class Recursive(msgspec.Struct):
+    kids: list[Annotated["Recursive", msgspec.Meta(description="a kid")]]
 
 
-class EndlessModel(pydantic.BaseModel):
-    kids: list[Annotated["EndlessModel", pydantic.Field(description="a kid")]]
+class RecursiveModel(pydantic.BaseModel):
+    kids: list[Annotated["RecursiveModel", pydantic.Field(description="a kid")]]
 
 
-@pytest.mark.parametrize("kind", [Endless, EndlessModel])
-def test_words_beside_a_reference_to_itself_do_not_go_on_for_ever(kind: Any) -> None:
+@pytest.mark.parametrize("kind", [Recursive, RecursiveModel])
+def test_description_beside_a_recursive_reference_terminates(kind: Any) -> None:
     schema = json_schema(kind)
     assert schema["$defs"][kind.__name__]["required"] == ["kids"]
 
 
-def test_properties_may_be_called_like_the_words_of_a_schema() -> None:
+def test_properties_may_be_named_like_schema_keywords() -> None:
     class Struct(msgspec.Struct):
         title: str
         default: int
@@ -167,16 +167,16 @@ def test_properties_may_be_called_like_the_words_of_a_schema() -> None:
         assert json_schema(kind)["required"] == ["title", "default", "discriminator"]
 
 
-def test_types_of_one_name_are_kept_apart() -> None:
-    def made(kind: Any) -> Any:
+def test_types_with_equal_names_get_distinct_definitions() -> None:
+    def define(kind: Any) -> Any:
         return msgspec.defstruct("Same", [("x", kind)])
 
-    schema = json_schema(msgspec.defstruct("Both", [("a", made(int)), ("b", made(str))]))
-    assert schema["$defs"]["Same"] == thing(x=INT)
-    assert schema["$defs"]["Same_"] == thing(x=TEXT)
+    schema = json_schema(msgspec.defstruct("Both", [("a", define(int)), ("b", define(str))]))
+    assert schema["$defs"]["Same"] == object_schema(x=INT)
+    assert schema["$defs"]["Same_"] == object_schema(x=TEXT)
 
 
-def test_without_strict_it_allows_what_the_type_allows() -> None:
+def test_non_strict_schema_allows_what_the_type_allows() -> None:
     schema = json_schema(Inner, strict=False)
     assert schema["required"] == ["x"]
     assert "additionalProperties" not in schema
@@ -210,19 +210,19 @@ def test_pydantic_model_is_rewritten() -> None:
     assert schema["properties"]["first"]["description"] == "the first"
     assert schema["properties"]["first"]["required"] == ["kind"]
     assert schema["$defs"]["Model"]["properties"]["kids"]["items"] == {"$ref": "#/$defs/Model"}
-    assert words_of(schema) & {"title", "default", "discriminator", "oneOf", "const"} == set()
+    assert keywords_of(schema) & {"title", "default", "discriminator", "oneOf", "const"} == set()
     assert "items" not in schema["properties"]["pair"]
     assert json_schema(list[Model])["items"] == {"$ref": "#/$defs/Model"}
     assert json_schema(Model, strict=False)["required"] == ["part", "pair", "first"]
 
 
-def words_of(schema: Any) -> set[str]:
-    """The keywords that a schema uses; names of properties are none."""
+def keywords_of(schema: Any) -> set[str]:
+    """The keywords used in a schema, without the names of properties."""
     if isinstance(schema, Mapping):
         inner = [schema[key].values() if key in {"properties", "$defs"} else [schema[key]] for key in schema]
-        return set(schema).union(*(words_of(value) for values in inner for value in values))
+        return set(schema).union(*(keywords_of(value) for values in inner for value in values))
     if isinstance(schema, Sequence) and not isinstance(schema, str):
-        return set[str]().union(*map(words_of, schema))
+        return set[str]().union(*map(keywords_of, schema))
     return set()
 
 
@@ -237,19 +237,19 @@ def words_of(schema: Any) -> set[str]:
     ],
     ids=str,
 )
-def test_patterns_match_what_the_types_read(kind: Any, values: list[str]) -> None:
+def test_patterns_match_what_the_types_accept(kind: Any, values: list[str]) -> None:
     import re
 
     pattern = json_schema(kind)["pattern"]
     for value in values:
         assert re.search(pattern, value)
         assert msgspec.convert(value, kind) is not None
-    for bad in ("x", "1e5", "YQ=", "2026-02-30T00:00:00", "24:00:00", "P", " 1"):
-        assert not re.search(pattern, bad)
+    for invalid in ("x", "1e5", "YQ=", "2026-02-30T00:00:00", "24:00:00", "P", " 1"):
+        assert not re.search(pattern, invalid)
 
 
 class Unknown(msgspec.Struct):
-    what: "Nowhere"  # type: ignore[name-defined]  # noqa: F821  # that is the point
+    what: "Nowhere"  # type: ignore[name-defined]  # noqa: F821  # unresolvable on purpose
 
 
 class Mixed(msgspec.Struct):
@@ -263,7 +263,7 @@ class Unreadable(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         (complex, "complex cannot be read from JSON"),
         (dict[str, list[complex]], "complex has no JSON form"),
@@ -276,7 +276,7 @@ class Unreadable(pydantic.BaseModel):
     ],
     ids=str,
 )
-def test_what_cannot_be_is_a_type_error_that_names_it(kind: Any, words: str) -> None:
+def test_unsupported_type_is_a_type_error_that_names_it(kind: Any, message: str) -> None:
     with pytest.raises(TypeError) as caught:
         json_schema(kind)
-    assert words in str(caught.value)
+    assert message in str(caught.value)

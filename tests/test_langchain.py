@@ -1,4 +1,4 @@
-"""LangChain: its own suites for chat models against the embedded server, and what they do not look at."""
+"""LangChain: its standard test suites for chat models against the embedded server, and further tests."""
 
 # ruff: noqa: E402  # imported only where the extra is installed
 
@@ -62,12 +62,12 @@ ARGUMENTS: Final[dict[str, Any]] = {
 }
 
 
-def a_knowing_model(request: ReceivedRequest) -> Script:
-    """The answers that the suites expect of a model that understands the questions."""
+def suite_answers(request: ReceivedRequest) -> Script:
+    """Returns the answers that the suites expect from a capable model."""
     body = request.json_object
     names = [tool["function"]["name"] for tool in body.get("tools") or ()]
-    asked = body["messages"][-1]["role"] == "user" and not isinstance(body.get("tool_choice"), dict)
-    if names and asked and names[0] in ARGUMENTS:
+    may_call_tool = body["messages"][-1]["role"] == "user" and not isinstance(body.get("tool_choice"), dict)
+    if names and may_call_tool and names[0] in ARGUMENTS:
         return tool_calls((names[0], ARGUMENTS[names[0]]))(request)
     if (body.get("response_format") or {}).get("type") == "json_object":
         return speak(request, Turn(tokenize(json.dumps({"setup": "Why?", "punchline": "Because."}))))
@@ -78,22 +78,22 @@ def a_knowing_model(request: ReceivedRequest) -> Script:
 
 
 @pytest.fixture(scope="module")
-def knowing() -> Iterator[FriendliServer]:
+def suite_server() -> Iterator[FriendliServer]:
     with FriendliServer() as server:
-        server.always(a_knowing_model)
+        server.always(suite_answers)
         yield server
 
 
 class _Suite:
-    """What the suites are told; what the API has is on."""
+    """Configuration of the suites, with everything enabled that the API supports."""
 
     server: FriendliServer
     url: str
 
     @pytest.fixture(autouse=True)
-    def served(self, knowing: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        type(self).server, type(self).url = knowing, knowing.url
-        # Nothing leaves this machine: pictures and sounds that the suites would fetch are made here.
+    def served(self, suite_server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        type(self).server, type(self).url = suite_server, suite_server.url
+        # No network: the images and audio that the suites would download are replaced.
         monkeypatch.setattr(suites, "_get_base64_from_url", lambda url: PIXEL)
         monkeypatch.setattr(suites.httpx, "get", lambda url, **options: SimpleNamespace(content=b"\x89PNG\r\n"))
 
@@ -136,18 +136,18 @@ class _Suite:
 
 @pytest.fixture
 def benchmark() -> Callable[[Callable[[], object]], object]:
-    """In place of the plugin's: what a standard test measures is done once."""
+    """Replaces the plugin's fixture: runs the measured function once."""
     return lambda work: work()
 
 
 @pytest.fixture
 def vcr() -> None:
-    """Nothing is replayed: the embedded server answers."""
+    """Replaces the plugin's fixture: the embedded server responds instead of recordings."""
 
 
 @pytest.fixture
 def snapshot() -> None:
-    """Nothing is compared: the model is not serializable."""
+    """Replaces the plugin's fixture: the model is not serializable."""
 
 
 class TestLangChainUnit(_Suite, ChatModelUnitTests):
@@ -162,13 +162,13 @@ class TestLangChainIntegration(_Suite, ChatModelIntegrationTests):
         return "another-model"
 
     def invoke_with_cache_read_input(self, *, stream: bool = False) -> AIMessage:
-        return self._asked(stream)
+        return self._invoke_with_usage_details(stream)
 
     def invoke_with_reasoning_output(self, *, stream: bool = False) -> AIMessage:
-        return self._asked(stream)
+        return self._invoke_with_usage_details(stream)
 
-    def _asked(self, stream: bool) -> AIMessage:
-        """An answer whose usage tells both details."""
+    def _invoke_with_usage_details(self, stream: bool) -> AIMessage:
+        """Invokes the model with a scripted response whose usage has both details."""
         details = {"prompt_tokens_details": {"cached_tokens": 6}, "completion_tokens_details": {"reasoning_tokens": 2}}
         counts = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, **details}
         message = {"role": "assistant", "content": "Hi"}
@@ -186,7 +186,7 @@ class TestLangChainIntegration(_Suite, ChatModelIntegrationTests):
         return whole
 
 
-# --- messages and answers --------------------------------------------------------------------------------------------
+# --- messages and responses ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -200,18 +200,16 @@ def model(client: AsyncFriendli) -> ChatFriendli:
     return ChatFriendli(model="m", client=client)
 
 
-async def sent_for(server: FriendliServer, model: Runnable[Any, Any], *messages: Any) -> dict[str, Any]:
+async def sent_body(server: FriendliServer, model: Runnable[Any, Any], *messages: Any) -> dict[str, Any]:
     await model.ainvoke(list(messages))
     return server.requests[-1].json_object
 
 
-async def test_parameters_of_model_bind_and_call_are_laid_over_each_other(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_bound_parameters_override_those_of_the_model(server: FriendliServer, client: AsyncFriendli) -> None:
     model = ChatFriendli(
         model="m", client=client, temperature=0.5, max_tokens=9, stop=["a"], model_kwargs={"top_k": 3, "seed": 1}
     )
-    body = await sent_for(server, model.bind(seed=2, stop=["b"]), HumanMessage("Hi"))
+    body = await sent_body(server, model.bind(seed=2, stop=["b"]), HumanMessage("Hi"))
     assert {name: body[name] for name in ("temperature", "max_tokens", "stop", "top_k", "seed")} == {
         "temperature": 0.5,
         "max_tokens": 9,
@@ -221,7 +219,7 @@ async def test_parameters_of_model_bind_and_call_are_laid_over_each_other(
     }
 
 
-async def test_every_kind_of_part_goes_out_in_the_form_of_the_api(server: FriendliServer, model: ChatFriendli) -> None:
+async def test_content_parts_are_converted_to_the_api_format(server: FriendliServer, model: ChatFriendli) -> None:
     parts = [
         "plain",
         {"type": "text", "text": "text"},
@@ -234,7 +232,7 @@ async def test_every_kind_of_part_goes_out_in_the_form_of_the_api(server: Friend
         {"type": "video", "url": "https://example.com/a.mp4"},
         {"type": "video_url", "video_url": {"url": "https://example.com/b.mp4"}},
     ]
-    body = await sent_for(server, model, HumanMessage(parts))
+    body = await sent_body(server, model, HumanMessage(parts))
     kinds = [(part["type"], part.get(part["type"])) for part in body["messages"][0]["content"]]
     assert kinds == [
         ("text", "plain"),
@@ -251,32 +249,34 @@ async def test_every_kind_of_part_goes_out_in_the_form_of_the_api(server: Friend
 
 
 @pytest.mark.parametrize(
-    ("message", "place"),
+    ("message", "path"),
     [
         (HumanMessage([{"type": "file", "base64": PIXEL, "mime_type": "application/pdf"}]), r"messages\[0\]"),
         (AIMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"messages\[0\].content"),
         (ToolMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}], tool_call_id="1"), r"content\[0\]"),
         (SystemMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"content\[0\]"),
     ],
-    ids=["pdf", "image-of-the-model", "image-of-a-tool", "image-in-the-instructions"],
+    ids=["pdf", "assistant-image", "tool-image", "system-image"],
 )
 @pytest.mark.filterwarnings("ignore:OpenAI may require a filename")
-async def test_what_the_api_has_no_place_for_is_refused_by_its_place(
-    server: FriendliServer, model: ChatFriendli, message: Any, place: str
+async def test_unsupported_content_part_is_rejected_with_its_path(
+    server: FriendliServer, model: ChatFriendli, message: Any, path: str
 ) -> None:
-    with pytest.raises(ArgumentError, match=place):
+    with pytest.raises(ArgumentError, match=path):
         await model.ainvoke([message])
     assert server.requests == []
 
 
-async def test_what_a_model_said_goes_back_whole(server: FriendliServer, model: ChatFriendli) -> None:
-    said = AIMessage(
+async def test_ai_message_is_sent_back_completely(server: FriendliServer, model: ChatFriendli) -> None:
+    assistant = AIMessage(
         [{"type": "thinking", "thinking": "Hm. "}, {"type": "text", "text": "So"}],
         tool_calls=[{"name": "f", "args": {"x": "ü"}, "id": "1"}],
         invalid_tool_calls=[{"name": "g", "args": "{oops", "id": "2", "error": "no JSON"}],
     )
-    told = ToolMessage([{"type": "text", "text": "3"}], tool_call_id="1")
-    body = await sent_for(server, model, HumanMessage("Hi"), said, told, ToolMessage("bad", tool_call_id="2"))
+    tool_result = ToolMessage([{"type": "text", "text": "3"}], tool_call_id="1")
+    body = await sent_body(
+        server, model, HumanMessage("Hi"), assistant, tool_result, ToolMessage("bad", tool_call_id="2")
+    )
     assert body["messages"][1] == {
         "role": "assistant",
         "content": "So",
@@ -289,47 +289,45 @@ async def test_what_a_model_said_goes_back_whole(server: FriendliServer, model: 
     assert body["messages"][2] == {"role": "tool", "tool_call_id": "1", "content": "3"}
 
 
-async def gathered(model: Runnable[Any, Any], said: str = "Hi there") -> AIMessageChunk:
+async def stream_message(model: Runnable[Any, Any], question: str = "Hi there") -> AIMessageChunk:
     whole: AIMessageChunk | None = None
-    async for piece in model.astream(said):
+    async for piece in model.astream(question):
         whole = piece if whole is None else whole + piece
     assert whole is not None
     return whole
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_reasoning_becomes_a_block_and_goes_back(
+async def test_reasoning_becomes_a_block_and_is_sent_back(
     server: FriendliServer, client: AsyncFriendli, streamed: bool
 ) -> None:
-    thinks = {"parse_reasoning": True, "include_reasoning": True}
-    model = ChatFriendli(model="m", client=client, model_kwargs=thinks)
-    answer = await gathered(model) if streamed else await model.ainvoke("Hi there")
+    options = {"parse_reasoning": True, "include_reasoning": True}
+    model = ChatFriendli(model="m", client=client, model_kwargs=options)
+    answer = await stream_message(model) if streamed else await model.ainvoke("Hi there")
     reasoning = "The last message has 2 words. I repeat it."
     assert answer.additional_kwargs == {"reasoning_content": reasoning}
     assert [block["type"] for block in answer.content_blocks] == ["reasoning", "text"]
-    body = await sent_for(server, model, HumanMessage("Hi there"), answer, HumanMessage("Go on"))
+    body = await sent_body(server, model, HumanMessage("Hi there"), answer, HumanMessage("Go on"))
     assert body["messages"][1]["reasoning_content"] == reasoning
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_an_answer_tells_about_itself_is_told_once(
-    server: FriendliServer, model: ChatFriendli, streamed: bool
-) -> None:
+async def test_response_metadata_is_not_duplicated(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
     bound = model.bind(logprobs=True)
-    answer = await gathered(bound) if streamed else await bound.ainvoke("Hi there")
-    told = answer.response_metadata
-    assert {name: told[name] for name in ("finish_reason", "model_name", "model_provider", "request_id")} == {
+    answer = await stream_message(bound) if streamed else await bound.ainvoke("Hi there")
+    metadata = answer.response_metadata
+    assert {name: metadata[name] for name in ("finish_reason", "model_name", "model_provider", "request_id")} == {
         "finish_reason": "stop",
         "model_name": "m",
         "model_provider": "friendli",
         "request_id": "req-000001",
     }
-    assert [token["token"] for token in told["logprobs"]["content"]] == ["You ", "said: ", "Hi ", "there"]
+    assert [token["token"] for token in metadata["logprobs"]["content"]] == ["You ", "said: ", "Hi ", "there"]
     assert answer.usage_metadata is not None
     assert answer.usage_metadata["total_tokens"] == 6
 
 
-async def test_plain_calls_give_every_choice_and_streams_refuse_more_than_one(
+async def test_calls_return_every_choice_and_streams_reject_more_than_one(
     server: FriendliServer, model: ChatFriendli
 ) -> None:
     result = await model.agenerate([[HumanMessage("Hi")]], n=3)
@@ -339,16 +337,16 @@ async def test_plain_calls_give_every_choice_and_streams_refuse_more_than_one(
         "(3) You said: Hi",
     ]
     with pytest.raises(ArgumentError, match="one answer"):
-        await gathered(model.bind(n=2))
+        await stream_message(model.bind(n=2))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_arguments_that_are_no_json_are_an_invalid_call(
+async def test_invalid_json_arguments_become_an_invalid_tool_call(
     server: FriendliServer, model: ChatFriendli, streamed: bool
 ) -> None:
     server.enqueue(tool_calls(("f", '{"x": 1}'), ("g", '["no object"]')))
     bound = model.bind_tools([{"name": "f", "parameters": {}}, {"name": "g", "parameters": {}}])
-    answer = await gathered(bound) if streamed else await bound.ainvoke("Hi")
+    answer = await stream_message(bound) if streamed else await bound.ainvoke("Hi")
     assert [(call["name"], call["args"]) for call in answer.tool_calls] == [("f", {"x": 1})]
     assert [(call["name"], call["args"]) for call in answer.invalid_tool_calls] == [("g", '["no object"]')]
 
@@ -381,11 +379,11 @@ def delta(index: int | None, id: str | None = None, name: str | None = None, tex
             [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}")],
         ),
     ],
-    ids=["everything-repeated", "one-index-for-all", "no-index", "another-id-with-every-piece", "empty-id"],
+    ids=["repeated-fields", "same-index", "no-index", "new-id-in-every-piece", "empty-id"],
 )
-def test_pieces_of_calls_are_told_apart_in_every_dialect(deltas: list[ToolCallDelta], pieces: list[ToolPiece]) -> None:
-    placed = ToolPieces()
-    assert [placed.add(each) for each in deltas] == pieces
+def test_tool_call_pieces_are_separated_in_every_dialect(deltas: list[ToolCallDelta], pieces: list[ToolPiece]) -> None:
+    tool_pieces = ToolPieces()
+    assert [tool_pieces.add(each) for each in deltas] == pieces
 
 
 # --- structured output -----------------------------------------------------------------------------------------------
@@ -399,7 +397,9 @@ class Node(BaseModel):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_recursive_model_is_an_answer(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
+async def test_structured_output_of_a_recursive_model(
+    server: FriendliServer, model: ChatFriendli, streamed: bool
+) -> None:
     server.always(
         lambda request: speak(request, Turn(tokenize('{"name": "a", "children": [{"name": "b", "children": []}]}')))
     )
@@ -414,29 +414,29 @@ async def test_a_recursive_model_is_an_answer(server: FriendliServer, model: Cha
     assert schema["required"] == ["name", "children"]
 
 
-async def test_raw_answer_and_error_are_given_where_asked_for(server: FriendliServer, model: ChatFriendli) -> None:
+async def test_include_raw_returns_message_and_parsing_error(server: FriendliServer, model: ChatFriendli) -> None:
     server.always(lambda request: speak(request, Turn(tokenize('{"name": 1}'))))
-    given = await model.with_structured_output(Node, include_raw=True).ainvoke("Hi")
-    assert (given["raw"].content, given["parsed"]) == ('{"name": 1}', None)
-    assert given["parsing_error"] is not None
+    output = await model.with_structured_output(Node, include_raw=True).ainvoke("Hi")
+    assert (output["raw"].content, output["parsed"]) == ('{"name": 1}', None)
+    assert output["parsing_error"] is not None
 
 
-def test_a_method_needs_its_schema(model: ChatFriendli) -> None:
+def test_structured_output_rejects_missing_schema_and_unknown_method(model: ChatFriendli) -> None:
     with pytest.raises(ArgumentError, match="schema"):
         model.with_structured_output()
     with pytest.raises(ArgumentError, match="is none of"):
-        model.with_structured_output(Node, method="yaml")  # type: ignore[arg-type]  # that is the test
+        model.with_structured_output(Node, method="yaml")  # type: ignore[arg-type]  # the tested mistake
 
 
-# --- leaving, errors, closing ----------------------------------------------------------------------------------------
+# --- cancellation, errors, closing -----------------------------------------------------------------------------------
 
 
 ENDLESS: Final = script(chunk("Hi "), chunk("there"), stall())
 
 
-async def test_break_stops_the_model(server: FriendliServer, model: ChatFriendli) -> None:
+async def test_break_stops_generation(server: FriendliServer, model: ChatFriendli) -> None:
     server.always(ENDLESS)
-    gc.disable()  # leaving does not wait for the collector
+    gc.disable()  # closing must not depend on the garbage collector
     try:
         async for piece in model.astream("Hi"):
             assert piece.content == "Hi "
@@ -449,7 +449,7 @@ async def test_break_stops_the_model(server: FriendliServer, model: ChatFriendli
     assert model.client.gauges().open_streams == 0
 
 
-async def test_aclose_stops_the_model_at_once(server: FriendliServer, model: ChatFriendli) -> None:
+async def test_aclose_stops_generation_at_once(server: FriendliServer, model: ChatFriendli) -> None:
     server.always(ENDLESS)
     async with aclosing(model.astream("Hi")) as pieces:  # type: ignore[type-var]  # it is a generator, declared an iterator
         await anext(pieces)
@@ -459,9 +459,9 @@ async def test_aclose_stops_the_model_at_once(server: FriendliServer, model: Cha
 
 
 @pytest.mark.parametrize("call", ["ainvoke", "astream"])
-async def test_cancelling_stops_the_model(server: FriendliServer, model: ChatFriendli, call: str) -> None:
+async def test_cancellation_stops_generation(server: FriendliServer, model: ChatFriendli, call: str) -> None:
     server.always(script(stall()))
-    task = asyncio.ensure_future(gathered(model) if call == "astream" else model.ainvoke("Hi"))
+    task = asyncio.ensure_future(stream_message(model) if call == "astream" else model.ainvoke("Hi"))
     await server.wait_for_requests()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -470,7 +470,7 @@ async def test_cancelling_stops_the_model(server: FriendliServer, model: ChatFri
 
 
 @pytest.mark.parametrize("how", ["break", "close"])
-def test_leaving_a_blocking_stream_stops_the_model(remote: FriendliServer, how: str) -> None:
+def test_leaving_a_blocking_stream_stops_generation(remote: FriendliServer, how: str) -> None:
     remote.always(ENDLESS)
     model = ChatFriendli(model="m", api_key="test-token", base_url=remote.url)
     pieces = model.stream("Hi")
@@ -484,17 +484,17 @@ def test_leaving_a_blocking_stream_stops_the_model(remote: FriendliServer, how: 
         del pieces
     assert model._own is not None
     assert model._own.gauges().open_streams == 0
-    assert stopped(remote)
+    assert wait_until_idle(remote)
     model.close()
 
 
-def stopped(server: FriendliServer) -> bool:
-    """Waits until nothing is under way at a server with a loop of its own."""
+def wait_until_idle(server: FriendliServer) -> bool:
+    """Waits until no request is in flight at a server with its own event loop."""
     _background.run(server.wait_until(lambda: server.active_requests == 0))
     return True
 
 
-def test_a_blocking_stream_that_the_collector_drops_in_the_background_loop_is_closed(remote: FriendliServer) -> None:
+def test_blocking_stream_dropped_in_the_background_loop_is_closed(remote: FriendliServer) -> None:
     remote.always(ENDLESS)
     model = ChatFriendli(model="m", api_key="test-token", base_url=remote.url)
     held = [model.stream("Hi")]
@@ -504,11 +504,11 @@ def test_a_blocking_stream_that_the_collector_drops_in_the_background_loop_is_cl
         held.clear()
 
     _background.run(drop())
-    assert stopped(remote)
+    assert wait_until_idle(remote)
     model.close()
 
 
-def test_a_blocking_call_in_the_background_loop_is_an_error_and_no_deadlock(remote: FriendliServer) -> None:
+def test_blocking_call_in_the_background_loop_is_an_error(remote: FriendliServer) -> None:
     model = ChatFriendli(model="m", api_key="test-token", base_url=remote.url)
 
     async def blocking() -> None:
@@ -518,7 +518,7 @@ def test_a_blocking_call_in_the_background_loop_is_an_error_and_no_deadlock(remo
         _background.run(blocking())
 
 
-async def test_one_client_serves_blocking_and_async_calls(server: FriendliServer, model: ChatFriendli) -> None:
+async def test_client_serves_blocking_and_async_calls(server: FriendliServer, model: ChatFriendli) -> None:
     blocking = await asyncio.to_thread(model.invoke, "Hi")
     awaited = await model.ainvoke("Hi")
     assert blocking.content == awaited.content == "You said: Hi"
@@ -527,22 +527,22 @@ async def test_one_client_serves_blocking_and_async_calls(server: FriendliServer
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_errors_are_the_librarys_own(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
+async def test_errors_of_the_library_are_raised(server: FriendliServer, model: ChatFriendli, streamed: bool) -> None:
     server.always(status(429, headers={"Retry-After": "7"}))
     with pytest.raises(RateLimitError) as caught:
-        await (gathered(model) if streamed else model.ainvoke("Hi"))
+        await (stream_message(model) if streamed else model.ainvoke("Hi"))
     assert caught.value.retry_after == 7
 
 
-async def test_a_cut_stream_raises_with_what_had_arrived(server: FriendliServer, model: ChatFriendli) -> None:
+async def test_interrupted_stream_raises_with_partial(server: FriendliServer, model: ChatFriendli) -> None:
     server.always(script(chunk("Hel"), reset()))
     with pytest.raises(StreamInterruptedError) as caught:
-        await gathered(model)
+        await stream_message(model)
     assert caught.value.partial is not None
     assert caught.value.partial.text == "Hel"
 
 
-async def test_another_model_answers_where_one_fails(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_fallback_model_answers_after_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(429))
     one, other = (ChatFriendli(model=name, client=client) for name in ("one", "other"))
     answer = await one.with_fallbacks([other], exceptions_to_handle=(RateLimitError,)).ainvoke("Hi")
@@ -556,49 +556,47 @@ async def test_unknown_parameters_are_named(model: ChatFriendli) -> None:
         ChatFriendli(model="m", temprature=1)
 
 
-async def test_the_key_is_never_shown(server: FriendliServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_api_key_is_never_shown(server: FriendliServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     secret = "flp_very-secret"
     model = ChatFriendli(model="m", api_key=secret, base_url=server.url, max_retries=0)
     server.always(status(401))
     with pytest.raises(AuthenticationError) as caught:
         await model.ainvoke("Hi")
-    with pytest.raises(ValidationError) as misspelt:
+    with pytest.raises(ValidationError) as misspelled:
         ChatFriendli(model="m", apikey=secret)
     shown = [repr(model), str(model), model.to_json(), model.asdict(), model.model_dump(), caught.value.args]
-    shown += [str(misspelt.value), caplog.text, model._get_llm_string()]
+    shown += [str(misspelled.value), caplog.text, model._get_llm_string()]
     assert secret not in repr(shown)
     assert server.requests[-1].headers["Authorization"] == f"Bearer {secret}"
     assert not ChatFriendli.is_lc_serializable()
 
 
-async def test_a_given_client_stays_open_and_an_own_one_is_closed(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_given_client_stays_open_and_own_client_is_closed(server: FriendliServer, client: AsyncFriendli) -> None:
     given = ChatFriendli(model="m", client=client)
     await given.ainvoke("Hi")
     await given.aclose()
     assert (await given.ainvoke("Hi")).content == "You said: Hi"
     own = ChatFriendli(model="m", api_key="test-token", base_url=server.url)
     await own.ainvoke("Hi")
-    made = own._own
+    own_client = own._own
     await own.aclose()
-    assert "closed" in repr(made)
+    assert "closed" in repr(own_client)
     assert own._own is None
 
 
-async def test_a_model_that_is_dropped_in_a_circle_closes_its_connections(server: FriendliServer) -> None:
+async def test_model_dropped_in_a_reference_cycle_closes_its_connections(server: FriendliServer) -> None:
     model = ChatFriendli(model="m", api_key="test-token", base_url=server.url)
     await model.ainvoke("Hi")
-    circle: list[Any] = [model]
-    circle.append(circle)
-    del model, circle
-    gc.collect()  # and nothing warns
+    cycle: list[Any] = [model]
+    cycle.append(cycle)
+    del model, cycle
+    gc.collect()  # without a warning
     await server.wait_for_connections(0)
     assert server.open_connections == 0
 
 
-async def test_settings_are_laid_over_a_given_client(
+async def test_model_settings_override_those_of_a_given_client(
     server: FriendliServer, client: AsyncFriendli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FRIENDLI_TOKEN", "of-the-environment")
@@ -613,7 +611,7 @@ async def test_settings_are_laid_over_a_given_client(
 
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
-async def test_each_deployment_has_its_path(server: FriendliServer, deployment: Any) -> None:
+async def test_deployment_selects_the_path(server: FriendliServer, deployment: Any) -> None:
     model = ChatFriendli(model="m", api_key="test-token", base_url=server.url, deployment=deployment)
     await model.ainvoke("Hi")
     prefix = "" if deployment == "container" else f"/{deployment}"
@@ -621,33 +619,37 @@ async def test_each_deployment_has_its_path(server: FriendliServer, deployment: 
     await model.aclose()
 
 
-def test_a_program_that_closes_nothing_ends_without_a_word(remote: FriendliServer) -> None:
+def test_program_without_close_exits_without_warnings(remote: FriendliServer) -> None:
     remote.always(ENDLESS)
     code = (
         "import sys; from friendli_async.integrations.langchain import ChatFriendli\n"
         f"model = ChatFriendli(model='m', api_key='test-token', base_url='{remote.url}')\n"
         "pieces = model.stream('Hi'); print(next(pieces).content)"
     )
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout, [line for line in ended.stderr.splitlines() if " took " not in line]) == (
+    assert (
+        completed.returncode,
+        completed.stdout,
+        [line for line in completed.stderr.splitlines() if " took " not in line],
+    ) == (
         0,
         "Hi \n",
         [],
     )
 
 
-def test_a_missing_extra_says_what_to_install() -> None:
+def test_missing_extra_names_the_package_to_install() -> None:
     code = "import sys; sys.modules['langchain_core'] = None; import friendli_async.integrations.langchain"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'friendli_async[langchain]'" in ended.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'friendli_async[langchain]'" in completed.stderr
 
 
-def test_the_package_loads_no_extra() -> None:
+def test_package_import_loads_no_extra() -> None:
     code = (
         "import sys, friendli_async; friendli_async.AsyncFriendli('t')\n"
         "assert not {'langchain_core', 'pydantic', 'pydantic_ai'} & set(sys.modules)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (completed.returncode, completed.stderr) == (0, "")
