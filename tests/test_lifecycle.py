@@ -1,4 +1,4 @@
-"""The life of a client: loops, threads, processes, its end, its copies."""
+"""Client lifecycle: event loops, threads, forks, closing, copies and pickling."""
 
 import asyncio
 import copy
@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.clock import until
+from support.clock import turns, until
 from support.recorder import Recorder
 from support.sockets import (
     MESSAGES,
@@ -50,15 +50,10 @@ from friendli_async.testing import FriendliServer, chunk, head, script, stall, s
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
 
 
-async def _turns(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+# --- event loops and threads -----------------------------------------------------------------------------------------
 
 
-# --- loops and threads -----------------------------------------------------------------------------------------------
-
-
-def test_one_client_serves_several_runs(remote: FriendliServer) -> None:
+def test_client_works_across_asyncio_runs(remote: FriendliServer) -> None:
     client = client_of(remote.url)
 
     async def main() -> str:
@@ -69,7 +64,7 @@ def test_one_client_serves_several_runs(remote: FriendliServer) -> None:
     asyncio.run(client.aclose())
 
 
-def test_one_client_serves_several_loops_at_once(remote: FriendliServer) -> None:
+def test_client_works_in_concurrent_event_loops(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     barrier = threading.Barrier(4, timeout=60)
     texts: list[str] = []
@@ -89,7 +84,7 @@ def test_one_client_serves_several_loops_at_once(remote: FriendliServer) -> None
     asyncio.run(client.aclose())
 
 
-def test_each_loop_has_its_own_places(remote: FriendliServer) -> None:
+def test_connection_limit_is_per_event_loop(remote: FriendliServer) -> None:
     client = client_of(remote.url, max_connections=1, timeout=Timeouts(pool=20))
     remote.enqueue(script(chunk("a"), stall()))
     opened, finished = threading.Event(), threading.Event()
@@ -107,7 +102,7 @@ def test_each_loop_has_its_own_places(remote: FriendliServer) -> None:
     thread.join(60)
 
 
-def test_closing_reaches_the_streams_of_other_loops(remote: FriendliServer) -> None:
+def test_aclose_interrupts_streams_of_other_event_loops(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     remote.enqueue(script(chunk("a"), stall()))
     reading = threading.Event()
@@ -130,10 +125,10 @@ def test_closing_reaches_the_streams_of_other_loops(remote: FriendliServer) -> N
     assert [type(error) for error in caught] == [StreamInterruptedError]
 
 
-def test_closing_reaches_other_loops_though_it_is_cancelled(remote: FriendliServer) -> None:
+def test_cancelled_aclose_still_interrupts_streams_of_other_event_loops(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     remote.enqueue(text("here"), script(chunk("a"), stall()))
-    reading, told = threading.Event(), threading.Event()
+    reading, interrupted = threading.Event(), threading.Event()
 
     async def elsewhere() -> None:
         async with ask(client) as stream:
@@ -141,18 +136,18 @@ def test_closing_reaches_other_loops_though_it_is_cancelled(remote: FriendliServ
             reading.set()
             with pytest.raises(StreamInterruptedError):
                 await within(anext(stream))
-            told.set()
+            interrupted.set()
 
     async def main() -> None:
-        assert await complete(client)  # so this loop's pool is the first to be closed
+        assert await complete(client)  # so that this loop's pool is closed first
         thread.start()
         assert await asyncio.to_thread(reading.wait, 60)
         closing = asyncio.ensure_future(client.aclose())
         await asyncio.sleep(0)
         closing.cancel()
-        with pytest.raises(asyncio.CancelledError) as caught:  # held, and with it the frames that it came through
+        with pytest.raises(asyncio.CancelledError) as caught:  # keeps the frames of its traceback alive
             await closing
-        assert await asyncio.to_thread(told.wait, 60), "nobody told the other loop"
+        assert await asyncio.to_thread(interrupted.wait, 60), "the stream of the other loop is still open"
         del caught
 
     thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
@@ -160,12 +155,12 @@ def test_closing_reaches_other_loops_though_it_is_cancelled(remote: FriendliServ
     thread.join(60)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # asyncio's and aiohttp's, of what the loop had open
-@pytest.mark.parametrize("past_the_session", [True, False])
-def test_a_call_whose_loop_was_closed_under_it_is_cancelled(
-    remote: FriendliServer, monkeypatch: pytest.MonkeyPatch, past_the_session: bool
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # from asyncio and aiohttp, for what the loop left open
+@pytest.mark.parametrize("bypass_session", [True, False])
+def test_call_is_cancelled_if_its_event_loop_is_closed(
+    remote: FriendliServer, monkeypatch: pytest.MonkeyPatch, bypass_session: bool
 ) -> None:
-    monkeypatch.setattr(pool_module, "CAN_POST", past_the_session)
+    monkeypatch.setattr(pool_module, "CAN_POST", bypass_session)
     recorder = Recorder()
     client = client_of(remote.url, observers=[recorder], retry=RetryPolicy(initial=0))
     remote.enqueue(stall())
@@ -184,7 +179,7 @@ def test_a_call_whose_loop_was_closed_under_it_is_cancelled(
     assert recorder.told[-2:] == ["None GeneratorExit", "cancelled GeneratorExit"]
 
 
-def test_a_stream_that_outlives_its_loop_does_no_harm(remote: FriendliServer) -> None:
+def test_client_is_usable_after_a_stream_outlives_its_event_loop(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     remote.enqueue(script(chunk("a"), stall()))
 
@@ -198,7 +193,7 @@ def test_a_stream_that_outlives_its_loop_does_no_harm(remote: FriendliServer) ->
 
 
 SCRIPTS = {
-    "a session left open": """
+    "unclosed session": """
 client = make()
 async def main():
     await call(client)
@@ -209,21 +204,21 @@ client = make()
 for _ in range(3):
     asyncio.run(call(client))
 """,
-    "a stream left open": """
+    "unclosed stream": """
 client = make()
 async def main():
     global stream
     stream = await client.serverless.chat.stream(model="m", messages=MESSAGES)
 asyncio.run(main())
 """,
-    "a stream left in the middle, and the client with it": """
+    "stream and client abandoned by break": """
 async def main():
     client = make()
     async for _ in client.serverless.chat.stream(model="m", messages=MESSAGES):
         break
 asyncio.run(main())
 """,
-    "a client dropped without a close": """
+    "client dropped without close": """
 async def main():
     client = make()
     await call(client)
@@ -233,13 +228,13 @@ async def main():
     await asyncio.sleep(0)
 asyncio.run(main())
 """,
-    "a client per call": """
+    "one client per call": """
 async def main():
     for _ in range(5):
         await call(make())
 asyncio.run(main())
 """,
-    "a client never used": "client = make()",
+    "unused client": "client = make()",
     "closed twice": """
 async def main():
     async with make() as client:
@@ -268,7 +263,7 @@ except KeyboardInterrupt:
 else:
     raise SystemExit("not interrupted")
 """,
-    "a task still reading when the run ends": """
+    "task still reading at the end of the run": """
 async def main():
     client = make()
     started = asyncio.Event()
@@ -280,7 +275,7 @@ async def main():
     await started.wait()
 asyncio.run(main())
 """,
-    "an exception with an open stream": """
+    "exception with an open stream": """
 async def main():
     stream = await make().serverless.chat.stream(model="m", messages=MESSAGES)
     raise KeyError("mine")
@@ -289,7 +284,7 @@ try:
 except KeyError:
     pass
 """,
-    "a fork": """
+    "fork": """
 import os
 client = make()
 asyncio.run(call(client))
@@ -306,7 +301,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 asyncio.run(call(client))
 asyncio.run(client.aclose())
 """,
-    "a fork of a client that was never used, which two children use": """
+    "fork of an unused client, used by two children": """
 import os
 client = make()
 for _ in range(2):
@@ -322,7 +317,7 @@ for _ in range(2):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 asyncio.run(client.aclose())
 """,
-    "a fork with idle connections, which stay the parent's": """
+    "fork with idle connections, which stay with the parent": """
 import os
 client = make()
 async def main():
@@ -335,7 +330,7 @@ async def main():
     if pid == 0:
         code = 1
         try:
-            asyncio._set_running_loop(None)  # the child does not go on in the parent's loop
+            asyncio._set_running_loop(None)  # the child must not run in the parent's loop
             asyncio.run(call(client))
             asyncio.run(client.aclose())
             code = 0
@@ -345,11 +340,11 @@ async def main():
     assert os.waitstatus_to_exitcode(status) == 0
     await client.serverless.chat.complete(model="m", messages=MESSAGES)
     assert client.gauges().idle == 1
-    assert sockets[0].fileno() >= 0, "the parent's connection went on"
+    assert sockets[0].fileno() >= 0, "the parent's connection was closed"
     await client.aclose()
 asyncio.run(main())
 """,
-    "forks while a stream is open, whose children use, close and drop the client": """
+    "forks during an open stream, whose children use, close and drop the client": """
 import os
 client = make()
 async def main():
@@ -378,12 +373,12 @@ async def main():
     await client.aclose()
 asyncio.run(main())
 """,
-    "a fork while a call is under way, which is none of the child's": """
+    "fork during a call in flight, which the child does not count": """
 import os
 client = make()
 async def main():
     await client.warm_up(1)
-    under_way = asyncio.ensure_future(client.serverless.chat.complete(model="m", messages=MESSAGES))
+    in_flight = asyncio.ensure_future(client.serverless.chat.complete(model="m", messages=MESSAGES))
     while not client.gauges().in_use:
         await asyncio.sleep(0)
     pid = os.fork()
@@ -398,11 +393,11 @@ async def main():
             os._exit(code)
     _, status = await asyncio.to_thread(os.waitpid, pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert (await under_way).text
+    assert (await in_flight).text
     await client.aclose()
 asyncio.run(main())
 """,
-    "a fork whose child exits without using the client": """
+    "fork whose child exits without using the client": """
 import os
 with asyncio.Runner() as runner:
     client = make()
@@ -416,7 +411,7 @@ with asyncio.Runner() as runner:
     runner.run(asyncio.wait_for(call(client), 30))
     runner.run(client.aclose())
 """,
-    "a new client after a fork": """
+    "new client after a fork": """
 import os
 async def main():
     await call(make())
@@ -436,9 +431,9 @@ PROGRAM = """
 import asyncio, gc, json, logging, os, sys, tempfile
 from friendli_async import AsyncFriendli, ConfigurationError
 MESSAGES = [{"role": "user", "content": "Hi there, how are you?"}]
-# Debug mode also tells of callbacks that took 0.1 s, which any callback can on a busy machine.
+# Debug mode also logs callbacks that take over 0.1 s, as any callback may on a busy machine.
 logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith("Executing %s took"))
-AsyncFriendli("x")  # loads aiohttp, once for all
+AsyncFriendli("x")  # imports aiohttp once, before the forks
 def make():
     return AsyncFriendli("test-token", server_url=sys.argv[1])
 async def call(client):
@@ -447,7 +442,7 @@ async def call(client):
     async with client.serverless.chat.stream(model="m", messages=MESSAGES) as stream:
         assert [event async for event in stream]
 
-ends = {}
+results = {}
 for name, script in json.load(sys.stdin).items():
     with tempfile.TemporaryFile() as output:
         pid = os.fork()
@@ -456,17 +451,17 @@ for name, script in json.load(sys.stdin).items():
                 os.dup2(output.fileno(), descriptor)
             output.close()
             break
-        ends[name] = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
+        results[name] = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
         output.seek(0)
-        ends[name].append(output.read().decode())
+        results[name].append(output.read().decode())
 else:
-    script = "json.dump(ends, sys.stdout)"
+    script = "json.dump(results, sys.stdout)"
 exec(script)
 """
-"""Runs each program to its end, the interpreter's included: a fork of one that has loaded everything already."""
+"""Runs each script up to interpreter shutdown, in a fork of a process that has already imported everything."""
 
 
-def test_nothing_warns_at_the_end_of_a_program(remote: FriendliServer) -> None:
+def test_programs_exit_without_warnings(remote: FriendliServer) -> None:
     package = Path(friendli_async.__file__).parents[1]
     result = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM, remote.url],
@@ -481,7 +476,7 @@ def test_nothing_warns_at_the_end_of_a_program(remote: FriendliServer) -> None:
     assert json.loads(result.stdout) == {name: [0, ""] for name in SCRIPTS}
 
 
-AT_THE_END = """
+SHUTDOWN_PROGRAM = """
 import asyncio, sys
 from friendli_async import AsyncFriendli
 
@@ -493,7 +488,7 @@ async def main():
     await anext(kept.stream)
 
 kept = Kept()
-kept.itself = kept  # a cycle in a module: what the interpreter takes apart last, when the names of modules are gone
+kept.itself = kept  # a cycle in a module is cleared last, when module globals are already gone
 kept.unused = AsyncFriendli("t")
 kept.client = AsyncFriendli("t", server_url=sys.argv[1])
 asyncio.run(main())
@@ -502,8 +497,8 @@ del kept.unused, kept.client
 """
 
 
-def outcome_of(program: str, server: FriendliServer) -> tuple[int, str, str]:
-    """Runs a program, which is told the server's URL: its status, and what it wrote to the two outputs."""
+def run_program(program: str, server: FriendliServer) -> tuple[int, str, str]:
+    """Runs a program with the server's URL as argument; returns its exit status, stdout and stderr."""
     result = subprocess.run(
         [sys.executable, "-c", program, server.url],
         capture_output=True,
@@ -516,35 +511,35 @@ def outcome_of(program: str, server: FriendliServer) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("keeps_clients", [True, False])
-def test_what_lives_until_the_interpreter_ends_warns_of_nothing(remote: FriendliServer, keeps_clients: bool) -> None:
+def test_objects_alive_at_interpreter_shutdown_emit_no_warnings(remote: FriendliServer, keeps_clients: bool) -> None:
     remote.always(script(chunk("a"), stall()))
-    program = AT_THE_END if not keeps_clients else AT_THE_END.replace("del kept.unused, kept.client", "")
-    assert outcome_of(program, remote) == (0, "", "")
+    program = SHUTDOWN_PROGRAM if not keeps_clients else SHUTDOWN_PROGRAM.replace("del kept.unused, kept.client", "")
+    assert run_program(program, remote) == (0, "", "")
 
 
-LEFT_OPEN = {
-    "a loop that was closed, but not shut down": "loop.run_until_complete(call()); loop.close()",
-    "several such loops": """
+ENDINGS = {
+    "loop closed without shutdown": "loop.run_until_complete(call()); loop.close()",
+    "several closed loops": """
 for _ in range(3):
     loop.run_until_complete(call())
     loop.close()
     loop = asyncio.new_event_loop()
 """,
-    "such a loop, and the client dropped": "loop.run_until_complete(call()); loop.close(); del client; gc.collect()",
-    "a loop that is never closed": "loop.run_until_complete(call()); loop.run_until_complete(call())",
-    "a loop that minds no generators": "loop.run_until_complete(call(minds_generators=False))",
+    "closed loop and dropped client": "loop.run_until_complete(call()); loop.close(); del client; gc.collect()",
+    "loop never closed": "loop.run_until_complete(call()); loop.run_until_complete(call())",
+    "loop without asyncgen hooks": "loop.run_until_complete(call(asyncgen_hooks=False))",
 }
-"""Ends of programs that close nothing."""
+"""Ways for a program to end without closing its client."""
 
-LEAVER = """
+UNCLOSED_PROGRAM = """
 import asyncio, gc, sys
 from friendli_async import AsyncFriendli
 
 client = AsyncFriendli("test-token", server_url=sys.argv[1])
 loop = asyncio.new_event_loop()
 
-async def call(minds_generators=True):
-    if not minds_generators:  # as nest_asyncio's
+async def call(asyncgen_hooks=True):
+    if not asyncgen_hooks:  # as in a loop of nest_asyncio
         sys.set_asyncgen_hooks(None, None)
     await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
     async for _ in client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}]):
@@ -553,71 +548,71 @@ async def call(minds_generators=True):
 """
 
 
-@pytest.mark.parametrize("end", LEFT_OPEN)
-def test_a_program_that_closes_nothing_is_told_nothing_at_its_end(remote: FriendliServer, end: str) -> None:
-    assert outcome_of(LEAVER + LEFT_OPEN[end], remote) == (0, "", "")
+@pytest.mark.parametrize("end", ENDINGS)
+def test_program_that_closes_nothing_exits_without_output(remote: FriendliServer, end: str) -> None:
+    assert run_program(UNCLOSED_PROGRAM + ENDINGS[end], remote) == (0, "", "")
 
 
-def test_the_servers_connections_are_closed_when_the_run_ends(remote: FriendliServer) -> None:
+def test_connections_are_closed_when_asyncio_run_ends(remote: FriendliServer) -> None:
     client = client_of(remote.url)
     asyncio.run(complete(client))
     assert list(client_sockets(remote.url)) == []
     asyncio.run(remote.wait_for_connections(0, timeout=5))
 
 
-async def test_a_client_dropped_without_a_close_is_closed(server: FriendliServer) -> None:
+async def test_garbage_collected_client_closes_its_connections(server: FriendliServer) -> None:
     client = client_of(server.url)
     await complete(client)
-    gone = weakref.ref(client)
+    reference = weakref.ref(client)
     del client
     gc.collect()
-    assert gone() is None
+    assert reference() is None
     await server.wait_for_connections(0)
 
 
 class Owner:
-    """What has a client, and is known by what it knows: a cycle."""
+    """Holds a client in a reference cycle."""
 
     def __init__(self, client: AsyncFriendli) -> None:
         self.client = client
         self.itself = self
 
 
-@pytest.mark.parametrize("how", ["an idle connection", "an open stream", "a copy", "several", "an observer of it"])
-async def test_a_client_dropped_in_a_cycle_is_closed_without_a_word(
+@pytest.mark.parametrize("how", ["idle connection", "open stream", "copy", "several", "observer"])
+async def test_client_in_a_reference_cycle_is_closed_silently(
     server: FriendliServer, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reports.append(context))
     observer = Observer()
     owner = Owner(client_of(server.url, observers=[observer]))
     await asyncio.gather(*(complete(owner.client) for _ in range(4 if how == "several" else 1)))
-    if how == "an open stream":
+    if how == "open stream":
         server.enqueue(script(chunk("a"), stall()))
         stream = ask(owner.client)
         assert (await anext(stream)).text == "a"
         vars(owner)["stream"] = stream
         del stream
-    if how == "a copy":
+    if how == "copy":
         owner.client = owner.client.with_options(team="t")
-    if how == "an observer of it":
+    if how == "observer":
         vars(observer)["owner"] = owner
-    gone = weakref.ref(owner)
+    reference = weakref.ref(owner)
     del owner, observer
     gc.collect()
-    assert gone() is None
+    assert reference() is None
     await server.wait_for_connections(0)
-    assert (complaints, capsys.readouterr().err) == ([], "")
+    assert (reports, capsys.readouterr().err) == ([], "")
 
 
-async def test_an_unclosed_client_is_quiet_in_a_loop_that_minds_no_generators(
+async def test_unclosed_client_is_silent_without_asyncgen_hooks(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that of nest_asyncio, which notebooks use."""
+    """The loop of nest_asyncio, which notebooks use, sets no such hooks."""
     hooks = sys.get_asyncgen_hooks()
     client = client_of(server.url)
-    complaints: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda found: complaints.append(str(found.exc_value)))
+    reports: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reports.append(str(unraisable.exc_value)))
     sys.set_asyncgen_hooks(None, None)
     try:
         await complete(client)
@@ -628,11 +623,11 @@ async def test_an_unclosed_client_is_quiet_in_a_loop_that_minds_no_generators(
         gc.collect()
     finally:
         sys.set_asyncgen_hooks(*hooks)
-    assert complaints == []
+    assert reports == []
     await pool.close("the test is over")
 
 
-async def test_a_stream_keeps_its_client_going(server: FriendliServer) -> None:
+async def test_stream_keeps_its_client_alive(server: FriendliServer) -> None:
     server.enqueue(text("a", "b"))
     client = client_of(server.url)
     stream = await ask(client)
@@ -641,15 +636,15 @@ async def test_a_stream_keeps_its_client_going(server: FriendliServer) -> None:
     assert await read(stream) == "ab"
 
 
-async def test_a_call_keeps_its_client_going(server: FriendliServer) -> None:
+async def test_call_keeps_its_client_alive(server: FriendliServer) -> None:
     assert (await within(complete(client_of(server.url)))).text
     await server.wait_for_connections(0)
 
 
-# --- the end of a client ---------------------------------------------------------------------------------------------
+# --- closing ---------------------------------------------------------------------------------------------------------
 
 
-async def test_closing_is_idempotent_and_a_closed_client_says_so(server: FriendliServer) -> None:
+async def test_aclose_is_idempotent_and_closed_client_rejects_calls(server: FriendliServer) -> None:
     client = client_of(server.url)
     await complete(client)
     await client.aclose()
@@ -667,20 +662,20 @@ async def test_closing_is_idempotent_and_a_closed_client_says_so(server: Friendl
     assert len(server.requests) == 1
 
 
-async def test_two_tasks_may_close_at_once(server: FriendliServer) -> None:
+async def test_aclose_may_be_called_concurrently(server: FriendliServer) -> None:
     client = client_of(server.url)
     await complete(client)
     assert await within(asyncio.gather(client.aclose(), client.aclose(), client.aclose())) == [None] * 3
     await nothing_left(client, server)
 
 
-async def test_closing_wakes_a_waiting_reader(server: FriendliServer) -> None:
+async def test_aclose_interrupts_a_waiting_reader(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     client = client_of(server.url)
     stream = await ask(client)
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
-    await _turns(3)
+    await turns(3)
     await client.aclose()
     with pytest.raises(StreamInterruptedError) as caught:
         await within(waiting)
@@ -690,7 +685,7 @@ async def test_closing_wakes_a_waiting_reader(server: FriendliServer) -> None:
     await nothing_left(client, server)
 
 
-async def test_closing_ends_a_stream_that_nobody_reads_just_now(server: FriendliServer) -> None:
+async def test_aclose_ends_a_stream_that_is_not_being_read(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     client = client_of(server.url)
     stream = await ask(client)
@@ -702,24 +697,24 @@ async def test_closing_ends_a_stream_that_nobody_reads_just_now(server: Friendli
 
 
 WAITS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "for a head": (stall(), {}),
-    "for a first event": (script(head(), stall()), {}),
-    "for an error body": (script(head(), stall(), status=500), {}),
-    "for the next attempt": (status(503, retry_after=30), {"retry": QUICK}),
+    "response head": (stall(), {}),
+    "first event": (script(head(), stall()), {}),
+    "error body": (script(head(), stall(), status=500), {}),
+    "next attempt": (status(503, retry_after=30), {"retry": QUICK}),
 }
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("name", WAITS)
-async def test_closing_wakes_a_call_that_waits(server: FriendliServer, name: str, streamed: bool) -> None:
+async def test_aclose_aborts_a_waiting_call(server: FriendliServer, name: str, streamed: bool) -> None:
     answer, options = WAITS[name]
     server.always(answer)
     client = client_of(server.url, **options)
     task = asyncio.create_task(ask(client).result() if streamed else complete(client))
     await server.wait_for_requests(1)
-    if "attempt" in name:
+    if name == "next attempt":
         await server.idle()
-    await _turns(10)
+    await turns(10)
     assert not task.done()
     await client.aclose()
     with pytest.raises(FriendliError):
@@ -728,23 +723,23 @@ async def test_closing_wakes_a_call_that_waits(server: FriendliServer, name: str
     assert len(server.requests) == 1
 
 
-async def test_closing_wakes_a_call_that_is_connecting() -> None:
+async def test_aclose_aborts_a_connecting_call() -> None:
     with deaf_port() as port:
         client = client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=None))
         task = asyncio.create_task(complete(client))
-        await _turns(20)
+        await turns(20)
         await client.aclose()
         with pytest.raises(FriendliError):
             await within(task)
         assert places_in_use(client) == 0
 
 
-async def test_closing_wakes_a_call_in_line_for_a_place(server: FriendliServer) -> None:
+async def test_aclose_aborts_a_call_queued_for_a_connection(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     client = client_of(server.url, max_connections=1, retry=QUICK)
     async with ask(client):
         task = asyncio.create_task(complete(client))
-        await _turns(5)
+        await turns(5)
         await client.aclose()
         with pytest.raises(APIConnectionError) as raised:
             await within(task)
@@ -753,7 +748,7 @@ async def test_closing_wakes_a_call_in_line_for_a_place(server: FriendliServer) 
     assert len(server.requests) == 1
 
 
-async def test_closing_from_on_retry_stops_the_retries(server: FriendliServer) -> None:
+async def test_aclose_in_on_retry_stops_retries(server: FriendliServer) -> None:
     closing: list[asyncio.Task[None]] = []
     policy = RetryPolicy(initial=0.0, on_retry=lambda _: closing.append(asyncio.ensure_future(client.aclose())))
     client = client_of(server.url, retry=policy)
@@ -764,10 +759,10 @@ async def test_closing_from_on_retry_stops_the_retries(server: FriendliServer) -
     await nothing_left(client, server)
 
 
-# --- copies, sessions, pickles ---------------------------------------------------------------------------------------
+# --- copies, sessions, pickling --------------------------------------------------------------------------------------
 
 
-async def test_closing_a_copy_leaves_the_pool_alone_and_closing_the_original_does_not(server: FriendliServer) -> None:
+async def test_only_closing_the_original_client_closes_the_pool(server: FriendliServer) -> None:
     client = client_of(server.url)
     copied = client.with_options(timeout=5, headers={"X-A": "1"})
     async with copied:
@@ -783,14 +778,14 @@ async def test_closing_a_copy_leaves_the_pool_alone_and_closing_the_original_doe
         await complete(copied)
 
 
-async def test_a_copy_outlives_the_original(server: FriendliServer) -> None:
+async def test_copy_outlives_the_original_client(server: FriendliServer) -> None:
     copied = client_of(server.url).with_options(timeout=60)
     gc.collect()
     assert (await complete(copied)).text
     assert await read(ask(copied))
 
 
-async def test_a_session_of_the_user_is_used_as_it_is_and_never_closed(server: FriendliServer) -> None:
+async def test_user_session_is_used_unchanged_and_never_closed(server: FriendliServer) -> None:
     async with aiohttp.ClientSession(headers={"X-Session": "yes"}) as session:
         client = client_of(server.url, session=session)
         assert (await complete(client)).text
@@ -807,11 +802,11 @@ async def test_a_session_of_the_user_is_used_as_it_is_and_never_closed(server: F
             assert again.status in {401, 422}
         del client
         gc.collect()
-        await _turns(3)
+        await turns(3)
         assert not session.closed
 
 
-async def test_a_closed_session_of_the_user_is_named(server: FriendliServer) -> None:
+async def test_closed_user_session_is_rejected(server: FriendliServer) -> None:
     session = aiohttp.ClientSession()
     await session.close()
     async with client_of(server.url, session=session) as client:
@@ -819,12 +814,12 @@ async def test_a_closed_session_of_the_user_is_named(server: FriendliServer) -> 
             await complete(client)
 
 
-async def test_a_client_is_neither_pickled_nor_copied(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_client_cannot_be_pickled_or_copied(server: FriendliServer, client: AsyncFriendli) -> None:
     await complete(client)
-    for copying in (pickle.dumps, copy.copy, copy.deepcopy):
-        for thing in (client, client.with_options(timeout=1)):
+    for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
+        for each in (client, client.with_options(timeout=1)):
             with pytest.raises(TypeError):
-                copying(thing)
+                duplicate(each)
 
 
 PARTS: dict[str, Callable[[AsyncFriendli], object]] = {
@@ -853,21 +848,21 @@ PARTS: dict[str, Callable[[AsyncFriendli], object]] = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-async def test_the_parts_of_a_client_are_neither_pickled_nor_copied_deeply(
+async def test_parts_of_a_client_cannot_be_pickled_or_deep_copied(
     client: AsyncFriendli, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    thing: Any = PARTS[part](client)
-    for way in (pickle.dumps, copy.deepcopy, lambda thing: copy.deepcopy({"inside": [thing]})):
+    value: Any = PARTS[part](client)
+    for duplicate in (pickle.dumps, copy.deepcopy, lambda value: copy.deepcopy({"inside": [value]})):
         with pytest.raises(TypeError, match=r"cannot be (pickled|copied)"):
-            way(thing)
-    assert TOKEN not in repr(thing)
-    del thing
+            duplicate(value)
+    assert TOKEN not in repr(value)
+    del value
     gc.collect()
     assert capsys.readouterr().err == ""
 
 
-async def test_a_stream_is_not_copied(client: AsyncFriendli) -> None:
+async def test_stream_cannot_be_copied(client: AsyncFriendli) -> None:
     stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
-    for copying in (copy.copy, copy.deepcopy):
+    for duplicate in (copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="a stream cannot be copied or pickled: it holds a connection"):
-            copying(stream)
+            duplicate(stream)

@@ -1,4 +1,4 @@
-"""What has ended is gone at once, without a garbage collection: connection closed, place free, no object left."""
+"""Ended streams are released without garbage collection: connection closed, slot free, no object left."""
 
 import asyncio
 import gc
@@ -42,12 +42,12 @@ pytestmark = pytest.mark.compatibility
 OVERLOAD = STREAM_HEAD + chunked(sse({"error": {"message": "overloaded", "code": 503}})) + LAST_CHUNK
 REDIRECT = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
 UNAVAILABLE = reply(b"", status="503 Service Unavailable")
-BEGINNING = STREAM_HEAD + chunked(delta("a"))
-COMPRESSED = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+STREAM_START = STREAM_HEAD + chunked(delta("a"))
+GZIP_HEAD = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
 RESET, HANG, CLOSE = "reset", "hang", "close"
 
 HISTORIES: dict[str, tuple[bytes | str, ...]] = {
-    "at once": (),
+    "no failure": (),
     "503": (UNAVAILABLE,),
     "503 twice": (UNAVAILABLE, UNAVAILABLE),
     "reset": (RESET,),
@@ -60,45 +60,46 @@ HISTORIES: dict[str, tuple[bytes | str, ...]] = {
     "compressed": (),
     "compressed after 503": (UNAVAILABLE,),
 }
-"""What the server does before it begins the stream, which then stays open."""
+"""What the server does before it starts the stream, which then stays open."""
 
-MACHINERY = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
-MACHINERY |= {"Branch", "Fanout", "ItemView", "MessageStream", "ParsedChatStream", "RawView", "ResponseStream", "Run"}
-MACHINERY |= {"SSEResponse", "SnapshotView", "TextCompletionStream", "TextView", "ToolAssistedStream", "ToolCallView"}
-MACHINERY |= {"ToolCalls", "TranscriptionStream", "_Cutter", "_EventSender"}
+TRACKED = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
+TRACKED |= {"Branch", "Fanout", "ItemView", "MessageStream", "ParsedChatStream", "RawView", "ResponseStream", "Run"}
+TRACKED |= {"SSEResponse", "SnapshotView", "TextCompletionStream", "TextView", "ToolAssistedStream", "ToolCallView"}
+TRACKED |= {"ToolCalls", "TranscriptionStream", "_Cutter", "_EventSender"}
+"""The names of the types whose live instances are counted."""
 
 
-class Scripted(RawServer):
-    """Answers one request after the other, on whatever connection, by a script; each stream it begins stays open."""
+class ScriptedServer(RawServer):
+    """Answers requests in the order of a script, on any connection; a stream that it starts stays open."""
 
-    def __init__(self, *script: bytes | str, opens_at_once: bool = True) -> None:
+    def __init__(self, *script: bytes | str, listens_immediately: bool = True) -> None:
         super().__init__(self._talk_by_script)
         self.script = list(script)
         self.ended = 0
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
-        self._opens_at_once = opens_at_once
-        self._opening: asyncio.Task[None] | None = None
+        self._listens_immediately = listens_immediately
+        self._start_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._opens_at_once:
+        if self._listens_immediately:
             await self._listen()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._opening is not None:
-            await self._opening
+        if self._start_task is not None:
+            await self._start_task
         await super().__aexit__(kind, error, traceback)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, sock=self._listener)
 
-    def open_now(self, _: object) -> None:
-        """Listens from now on: connections were refused so far."""
+    def start_listening(self, _: object) -> None:
+        """Starts to listen; until now, connections were refused."""
         self._listener.listen()
-        self._opening = asyncio.get_running_loop().create_task(self._listen())
+        self._start_task = asyncio.get_running_loop().create_task(self._listen())
 
     @property
     def url(self) -> str:
@@ -106,30 +107,30 @@ class Scripted(RawServer):
 
     async def _talk_by_script(self, conversation: Conversation) -> None:
         while await conversation.request():
-            said = self.script.pop(0)
-            if said == RESET:
+            response = self.script.pop(0)
+            if response == RESET:
                 conversation.reset()
                 return
-            if said == CLOSE:
+            if response == CLOSE:
                 return
-            if isinstance(said, bytes):
-                await conversation.send(said)
-                if b"event-stream" not in said or said.endswith(LAST_CHUNK):
+            if isinstance(response, bytes):
+                await conversation.send(response)
+                if b"event-stream" not in response or response.endswith(LAST_CHUNK):
                     continue
             await conversation.gone()
             self.ended += 1
             return
 
 
-class Silent(Observer):
-    """Is told everything, and says nothing."""
+class IgnoringObserver(Observer):
+    """Receives all events and ignores them."""
 
 
 @pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """Switches the garbage collector off: nothing may wait for it.
+def gc_disabled() -> Iterator[None]:
+    """Disables the garbage collector: nothing may depend on it.
 
-    What is there by now is not looked at again: a look at all objects would cost more than the test.
+    Existing objects are frozen, because iterating over all of them would cost more than the test.
     """
     gc.collect()
     gc.freeze()
@@ -138,43 +139,43 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def alive() -> Counter[str]:
-    """The machine's objects that are alive."""
-    return Counter(kind for thing in gc.get_objects() if (kind := type(thing).__name__) in MACHINERY)
+def live_objects() -> Counter[str]:
+    """Counts the live objects of the tracked types."""
+    return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in TRACKED)
 
 
 @pytest.fixture
 def observers(request: pytest.FixtureRequest) -> list[Observer]:
-    return [Silent()] if request.param == "observed" else []
+    return [IgnoringObserver()] if request.param == "observed" else []
 
 
-# --- ways to end -----------------------------------------------------------------------------------------------------
+# --- ways to end a stream --------------------------------------------------------------------------------------------
 
 Ending = Callable[[AsyncFriendli], Awaitable[object]]
-"""Opens a stream, reads its first event and ends it; what it returns is kept while the tests look."""
+"""Opens a stream, reads its first event and ends it; the test keeps the returned object alive."""
 
 
-async def leave_a_bare_loop(client: AsyncFriendli) -> None:
+async def break_out_of_loop(client: AsyncFriendli) -> None:
     async for _ in ask(client):
         break
 
 
-async def leave_a_view(client: AsyncFriendli) -> None:
+async def break_out_of_text_view(client: AsyncFriendli) -> None:
     async for _ in ask(client).text():
         break
 
 
-async def delete_it(client: AsyncFriendli) -> None:
+async def delete_stream(client: AsyncFriendli) -> None:
     stream = ask(client)
     await anext(stream)
     del stream
 
 
-async def await_it_and_drop_it(client: AsyncFriendli) -> None:
+async def await_stream_and_drop_it(client: AsyncFriendli) -> None:
     await ask(client)
 
 
-async def finish_a_task(client: AsyncFriendli) -> object:
+async def finish_task(client: AsyncFriendli) -> object:
     async def once() -> str:
         stream = ask(client)
         return (await anext(stream)).text
@@ -184,7 +185,7 @@ async def finish_a_task(client: AsyncFriendli) -> object:
     return task
 
 
-async def _cancelled(work: Awaitable[None], reached: asyncio.Event) -> object:
+async def _cancel_once_reached(work: Awaitable[None], reached: asyncio.Event) -> object:
     task = asyncio.ensure_future(work)
     await reached.wait()
     task.cancel()
@@ -193,7 +194,7 @@ async def _cancelled(work: Awaitable[None], reached: asyncio.Event) -> object:
     return task
 
 
-async def cancel_a_task_that_reads(client: AsyncFriendli) -> object:
+async def cancel_reading_task(client: AsyncFriendli) -> object:
     reached = asyncio.Event()
 
     async def read() -> None:
@@ -201,10 +202,10 @@ async def cancel_a_task_that_reads(client: AsyncFriendli) -> object:
         async for _ in stream:
             reached.set()
 
-    return await _cancelled(read(), reached)
+    return await _cancel_once_reached(read(), reached)
 
 
-async def cancel_a_task_that_works(client: AsyncFriendli) -> object:
+async def cancel_task_in_loop_body(client: AsyncFriendli) -> object:
     reached = asyncio.Event()
 
     async def work() -> None:
@@ -212,10 +213,10 @@ async def cancel_a_task_that_works(client: AsyncFriendli) -> object:
             reached.set()
             await asyncio.Event().wait()
 
-    return await _cancelled(work(), reached)
+    return await _cancel_once_reached(work(), reached)
 
 
-async def cancel_a_task_that_works_in_a_block(client: AsyncFriendli) -> object:
+async def cancel_task_in_async_with(client: AsyncFriendli) -> object:
     reached = asyncio.Event()
 
     async def work() -> None:
@@ -224,17 +225,17 @@ async def cancel_a_task_that_works_in_a_block(client: AsyncFriendli) -> object:
                 reached.set()
                 await asyncio.Event().wait()
 
-    return await _cancelled(work(), reached)
+    return await _cancel_once_reached(work(), reached)
 
 
-async def close_it(client: AsyncFriendli) -> object:
+async def close_stream(client: AsyncFriendli) -> object:
     stream = ask(client)
     await anext(stream)
     await stream.aclose()
     return None
 
 
-async def raise_in_the_loop(client: AsyncFriendli) -> object:
+async def raise_in_loop_body(client: AsyncFriendli) -> object:
     kept: list[object] = []
     try:
         async for _ in ask(client):
@@ -244,7 +245,7 @@ async def raise_in_the_loop(client: AsyncFriendli) -> object:
     return kept
 
 
-async def raise_in_a_block(client: AsyncFriendli) -> object:
+async def raise_in_async_with(client: AsyncFriendli) -> object:
     kept: list[object] = []
     try:
         async with ask(client):
@@ -255,34 +256,34 @@ async def raise_in_a_block(client: AsyncFriendli) -> object:
 
 
 ENDINGS: list[Ending] = [
-    leave_a_bare_loop,
-    leave_a_view,
-    delete_it,
-    await_it_and_drop_it,
-    finish_a_task,
-    cancel_a_task_that_reads,
-    cancel_a_task_that_works,
-    cancel_a_task_that_works_in_a_block,
-    close_it,
-    raise_in_the_loop,
-    raise_in_a_block,
+    break_out_of_loop,
+    break_out_of_text_view,
+    delete_stream,
+    await_stream_and_drop_it,
+    finish_task,
+    cancel_reading_task,
+    cancel_task_in_loop_body,
+    cancel_task_in_async_with,
+    close_stream,
+    raise_in_loop_body,
+    raise_in_async_with,
 ]
 
 
 @pytest.mark.parametrize("observers", ["unobserved", "observed"], indirect=True)
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
 @pytest.mark.parametrize("history", HISTORIES)
-async def test_a_stream_that_has_ended_is_gone_whatever_its_attempts_were(
+async def test_ended_stream_is_released_after_any_attempts(
     history: str, ending: Ending, observers: list[Observer]
 ) -> None:
-    before = alive()
-    beginning = COMPRESSED + chunked(gzip.compress(delta("a"))[:-8]) if "compressed" in history else BEGINNING
-    server = Scripted(
-        *HISTORIES[history], beginning, reply(completion("next")), opens_at_once=history != "refused connection"
+    before = live_objects()
+    stream = GZIP_HEAD + chunked(gzip.compress(delta("a"))[:-8]) if "compressed" in history else STREAM_START
+    server = ScriptedServer(
+        *HISTORIES[history], stream, reply(completion("next")), listens_immediately=history != "refused connection"
     )
     retry = RetryPolicy(max_attempts=4, initial=0.0, max_wait=0.0)
     if history == "refused connection":
-        retry = RetryPolicy(initial=0.0, max_wait=0.0, on_retry=server.open_now)
+        retry = RetryPolicy(initial=0.0, max_wait=0.0, on_retry=server.start_listening)
     async with server, client_of(server.url, retry=retry, max_connections=1, observers=observers) as client:
         if history == "dead pooled connection":
             assert (await within(complete(client))).text == "first"
@@ -292,17 +293,17 @@ async def test_a_stream_that_has_ended_is_gone_whatever_its_attempts_were(
         assert (await within(complete(client))).text == "next"
         if kept is None or (isinstance(kept, asyncio.Task) and not kept.cancelled()):
             await turns(20)
-            assert alive() - before == Counter()
+            assert live_objects() - before == Counter()
 
 
-# --- ways to hold one ------------------------------------------------------------------------------------------------
+# --- views and wrappers ----------------------------------------------------------------------------------------------
 
 
-def chat_delta(**said: object) -> bytes:
-    return sse({"choices": [{"index": 0, "delta": said, "finish_reason": None}]})
+def chat_delta(**fields: object) -> bytes:
+    return sse({"choices": [{"index": 0, "delta": fields, "finish_reason": None}]})
 
 
-def tagged(*events: dict[str, object]) -> bytes:
+def named_events(*events: dict[str, object]) -> bytes:
     return b"".join(f"event: {event['type']}\n".encode() + sse(event) for event in events)
 
 
@@ -311,20 +312,20 @@ def call_delta(index: int, arguments: str) -> dict[str, object]:
 
 
 TEXT = delta("a")
-THOUGHT = chat_delta(reasoning_content="hm")
-CALLS = chat_delta(tool_calls=[call_delta(0, "{}")]) + chat_delta(tool_calls=[call_delta(1, "")])
+REASONING = chat_delta(reasoning_content="hm")
+TOOL_CALLS = chat_delta(tool_calls=[call_delta(0, "{}")]) + chat_delta(tool_calls=[call_delta(1, "")])
 ITEMS = delta('{"rows": [[1], [2], [')
-RESPONSE = tagged(
+RESPONSE = named_events(
     {"type": "response.created", "response": {"id": "r", "output": []}},
     {"type": "response.output_text.delta", "item_id": "i", "output_index": 0, "content_index": 0, "delta": "a"},
 )
-MESSAGE = tagged(
+MESSAGE = named_events(
     {"type": "message_start", "message": {"id": "m", "content": []}},
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}},
 )
 COMPLETION = sse({"choices": [{"index": 0, "text": "a", "finish_reason": None}]})
-TRANSCRIPT = tagged({"type": "transcript.text.delta", "delta": "a"})
+TRANSCRIPT = named_events({"type": "transcript.text.delta", "delta": "a"})
 
 
 class Table(msgspec.Struct):
@@ -337,7 +338,7 @@ def parsed(client: AsyncFriendli) -> ParsedChatStream[Table]:
 
 @tool
 async def wait() -> str:
-    """Waits for ever."""
+    """Waits forever."""
     await asyncio.Event().wait()
     return ""
 
@@ -346,33 +347,33 @@ def run_of(client: AsyncFriendli) -> Run:
     return client.serverless.chat.run(model="m", messages=MESSAGES, tools=[wait])
 
 
-Held = Callable[[AsyncFriendli], Any]
-"""Makes what is iterated over."""
+Opener = Callable[[AsyncFriendli], Any]
+"""Makes the object to iterate over."""
 
-HELD: dict[str, tuple[bytes, Held]] = {
+ITERABLES: dict[str, tuple[bytes, Opener]] = {
     "text": (TEXT, lambda client: ask(client).text()),
-    "reasoning": (THOUGHT, lambda client: ask(client).reasoning()),
-    "tool calls": (CALLS, lambda client: ask(client).tool_calls()),
+    "reasoning": (REASONING, lambda client: ask(client).reasoning()),
+    "tool calls": (TOOL_CALLS, lambda client: ask(client).tool_calls()),
     "bytes": (TEXT, lambda client: ask(client).raw()),
-    "until something": (TEXT, lambda client: ask(client).stop_when(lambda text: "never" in text)),
-    "text until something": (TEXT, lambda client: ask(client).stop_when(event=lambda event: False).text()),
-    "a branch": (TEXT, lambda client: ask(client).tee(2)[0]),
-    "a branch's text": (TEXT, lambda client: ask(client).tee(2)[1].text()),
-    "a value": (ITEMS, parsed),
-    "a value's states": (ITEMS, lambda client: parsed(client).snapshots()),
-    "a value's items": (ITEMS, lambda client: parsed(client).items("rows", of=list[int])),
-    "a run": (TEXT, run_of),
-    "a run with tools": (CALLS, run_of),
+    "stop_when": (TEXT, lambda client: ask(client).stop_when(lambda text: "never" in text)),
+    "text with stop_when": (TEXT, lambda client: ask(client).stop_when(event=lambda event: False).text()),
+    "branch": (TEXT, lambda client: ask(client).tee(2)[0]),
+    "branch text": (TEXT, lambda client: ask(client).tee(2)[1].text()),
+    "parse_stream": (ITEMS, parsed),
+    "parse_stream snapshots": (ITEMS, lambda client: parsed(client).snapshots()),
+    "parse_stream items": (ITEMS, lambda client: parsed(client).items("rows", of=list[int])),
+    "run": (TEXT, run_of),
+    "run with tools": (TOOL_CALLS, run_of),
     "responses": (RESPONSE, lambda client: client.serverless.responses.stream(model="m", input="Hi")),
-    "responses' text": (RESPONSE, lambda client: client.serverless.responses.stream(model="m", input="Hi").text()),
+    "responses text": (RESPONSE, lambda client: client.serverless.responses.stream(model="m", input="Hi").text()),
     "messages": (MESSAGE, lambda client: client.serverless.messages.stream(model="m", messages=MESSAGES)),
-    "messages' text": (MESSAGE, lambda client: client.serverless.messages.stream(model="m", messages=MESSAGES).text()),
+    "messages text": (MESSAGE, lambda client: client.serverless.messages.stream(model="m", messages=MESSAGES).text()),
     "completions": (COMPLETION, lambda client: client.serverless.completions.stream(model="m", prompt="Hi").text()),
     "tool-assisted": (
         TEXT,
         lambda client: client.serverless.tool_assisted_chat.stream(model="m", messages=MESSAGES, tools=[]),
     ),
-    "a tool-assisted call": (
+    "tool-assisted call": (
         TEXT,
         lambda client: client.serverless.tool_assisted_chat_completion(
             tool_assisted_completion_request_body={"model": "m", "messages": MESSAGES}
@@ -385,57 +386,57 @@ HELD: dict[str, tuple[bytes, Held]] = {
 }
 
 
-async def break_off(held: Held, client: AsyncFriendli) -> None:
-    async for _ in held(client):
+async def break_out(opener: Opener, client: AsyncFriendli) -> None:
+    async for _ in opener(client):
         break
 
 
-async def take_one_and_drop_it(held: Held, client: AsyncFriendli) -> None:
-    reading = aiter(held(client))
+async def read_one_and_drop(opener: Opener, client: AsyncFriendli) -> None:
+    reading = aiter(opener(client))
     await anext(reading)
     del reading
 
 
-async def have_a_task_take_one(held: Held, client: AsyncFriendli) -> object:
-    task = asyncio.create_task(take_one_and_drop_it(held, client))
+async def read_one_in_task(opener: Opener, client: AsyncFriendli) -> object:
+    task = asyncio.create_task(read_one_and_drop(opener, client))
     await task
     return task
 
 
-async def cancel_what_reads(held: Held, client: AsyncFriendli) -> object:
+async def cancel_reader(opener: Opener, client: AsyncFriendli) -> object:
     reached = asyncio.Event()
 
     async def read() -> None:
-        async for _ in held(client):
+        async for _ in opener(client):
             reached.set()
 
-    return await _cancelled(read(), reached)
+    return await _cancel_once_reached(read(), reached)
 
 
-LEAVING = [break_off, take_one_and_drop_it, have_a_task_take_one, cancel_what_reads]
+LEAVING = [break_out, read_one_and_drop, read_one_in_task, cancel_reader]
 
 
 @pytest.mark.parametrize("leave", LEAVING, ids=lambda leave: leave.__name__)
 @pytest.mark.parametrize("history", ["503 twice", "overload in the stream"])
-@pytest.mark.parametrize("held", HELD)
-async def test_a_stream_is_gone_however_it_was_held(held: str, history: str, leave: Any) -> None:
-    before = alive()
-    events, hold = HELD[held]
-    beginning = STREAM_HEAD + chunked(events)
-    server = Scripted(*HISTORIES[history], beginning, reply(completion("next")))
+@pytest.mark.parametrize("name", ITERABLES)
+async def test_ended_iterable_is_released(name: str, history: str, leave: Any) -> None:
+    before = live_objects()
+    events, opener = ITERABLES[name]
+    stream = STREAM_HEAD + chunked(events)
+    server = ScriptedServer(*HISTORIES[history], stream, reply(completion("next")))
     retry = RetryPolicy(max_attempts=4, initial=0.0, max_wait=0.0)
     async with server, client_of(server.url, retry=retry, max_connections=1) as client:
-        kept = await within(leave(hold, client))
-        await turns(3)  # a run's task ends in the loop's next turns
+        kept = await within(leave(opener, client))
+        await turns(3)  # a run's task ends in the next iterations of the event loop
         assert places_in_use(client) == 0
         await until(lambda: server.ended == 1)
         assert (await within(complete(client))).text == "next"
         if kept is None or not kept.cancelled():
             await turns(20)
-            assert alive() - before == Counter()
+            assert live_objects() - before == Counter()
 
 
-# --- ways to relay one -----------------------------------------------------------------------------------------------
+# --- relayed streams -------------------------------------------------------------------------------------------------
 
 RESPONSES: dict[str, Callable[[AsyncFriendli], SSEResponse]] = {
     "bytes": lambda client: SSEResponse(ask(client)),
@@ -445,65 +446,65 @@ RESPONSES: dict[str, Callable[[AsyncFriendli], SSEResponse]] = {
 }
 
 
-class Browser:
-    """Asks for a response, and takes what comes until it leaves."""
+class ASGIClient:
+    """Requests a response and receives it until it disconnects."""
 
     def __init__(self, *, broken: bool = False) -> None:
-        self.reached = asyncio.Event()
-        self.left = asyncio.Event()
+        self.received = asyncio.Event()
+        self.disconnected = asyncio.Event()
         self._broken = broken
 
     async def receive(self) -> dict[str, Any]:
-        await self.left.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Mapping[str, Any]) -> None:
         if message.get("body"):
-            self.reached.set()
+            self.received.set()
             if self._broken:
                 raise OSError("the connection is closed")
 
-    def ask(self, response: SSEResponse) -> Awaitable[None]:
+    def request(self, response: SSEResponse) -> Awaitable[None]:
         return response({"type": "http", "method": "GET"}, self.receive, self.send)
 
 
-async def leave_as_a_browser(response: SSEResponse) -> None:
-    browser = Browser()
-    task = asyncio.ensure_future(browser.ask(response))
-    await browser.reached.wait()
-    browser.left.set()
+async def disconnect_client(response: SSEResponse) -> None:
+    client = ASGIClient()
+    task = asyncio.ensure_future(client.request(response))
+    await client.received.wait()
+    client.disconnected.set()
     await task
 
 
-async def cancel_the_servers_task(response: SSEResponse) -> None:
-    browser = Browser()
-    await _cancelled(browser.ask(response), browser.reached)
+async def cancel_server_task(response: SSEResponse) -> None:
+    client = ASGIClient()
+    await _cancel_once_reached(client.request(response), client.received)
 
 
-async def break_the_connection(response: SSEResponse) -> None:
+async def break_connection(response: SSEResponse) -> None:
     with pytest.raises(OSError, match="the connection is closed"):
-        await Browser(broken=True).ask(response)
+        await ASGIClient(broken=True).request(response)
 
 
-async def drop_it_unused(response: SSEResponse) -> None:
+async def drop_unused_response(response: SSEResponse) -> None:
     await response._stream
 
 
-RELAYED = [leave_as_a_browser, cancel_the_servers_task, break_the_connection, drop_it_unused]
+RELAYED = [disconnect_client, cancel_server_task, break_connection, drop_unused_response]
 
 
 @pytest.mark.parametrize("end", RELAYED, ids=lambda end: end.__name__)
 @pytest.mark.parametrize("history", ["503 twice", "overload in the stream"])
-@pytest.mark.parametrize("made", RESPONSES)
-async def test_a_response_is_gone_however_its_browser_was(made: str, history: str, end: Any) -> None:
-    before = alive()
-    beginning = STREAM_HEAD + chunked(MESSAGE if made == "messages" else TEXT)
-    server = Scripted(*HISTORIES[history], beginning, reply(completion("next")))
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_relayed_response_is_released(name: str, history: str, end: Any) -> None:
+    before = live_objects()
+    stream = STREAM_HEAD + chunked(MESSAGE if name == "messages" else TEXT)
+    server = ScriptedServer(*HISTORIES[history], stream, reply(completion("next")))
     retry = RetryPolicy(max_attempts=4, initial=0.0, max_wait=0.0)
     async with server, client_of(server.url, retry=retry, max_connections=1) as client:
-        await within(end(RESPONSES[made](client)))
+        await within(end(RESPONSES[name](client)))
         assert places_in_use(client) == 0
         await until(lambda: server.ended == 1)
         assert (await within(complete(client))).text == "next"
         await turns(20)
-        assert alive() - before == Counter()
+        assert live_objects() - before == Counter()

@@ -1,4 +1,4 @@
-"""Tools of MCP servers: sessions of both versions of the SDK, and a real server."""
+"""MCP tools: sessions of both major SDK versions, and a real server."""
 
 import asyncio
 import subprocess
@@ -24,11 +24,11 @@ def text_block(text: str) -> SimpleNamespace:
 
 
 class OldSession:
-    """As `ClientSession` of the SDK 1.x: camel case, `list_tools(cursor)`."""
+    """Mimics `ClientSession` of SDK 1.x: camel case, `list_tools(cursor)`."""
 
-    def __init__(self, *pages: list[str], result: Any = None, again: bool = False) -> None:
+    def __init__(self, *pages: list[str], result: Any = None, repeat_last_page: bool = False) -> None:
         self.pages = pages
-        self.again = again
+        self.repeat_last_page = repeat_last_page
         self.calls: list[tuple[str, Any]] = []
         self.cursors: list[str | None] = []
         self.result = result or SimpleNamespace(content=[text_block("done")], structuredContent=None, isError=False)
@@ -38,7 +38,7 @@ class OldSession:
         number = int(cursor or 0)
         names = self.pages[number]
         tools = [SimpleNamespace(name=name, description=f"Does {name}.", inputSchema=SCHEMA) for name in names]
-        more = number + 1 < len(self.pages) or self.again
+        more = number + 1 < len(self.pages) or self.repeat_last_page
         return SimpleNamespace(tools=tools, nextCursor=str(min(number + 1, len(self.pages) - 1)) if more else None)
 
     async def call_tool(self, name: str, arguments: dict[str, Any] | None = None) -> Any:
@@ -47,23 +47,23 @@ class OldSession:
 
 
 class NewClient(OldSession):
-    """As `Client` of the SDK 2.x: snake case, `list_tools(*, cursor)`."""
+    """Mimics `Client` of SDK 2.x: snake case, `list_tools(*, cursor)`."""
 
-    async def list_tools(self, *, cursor: str | None = None, meta: Any = None) -> Any:  # type: ignore[override]  # so it is
+    async def list_tools(self, *, cursor: str | None = None, meta: Any = None) -> Any:  # type: ignore[override]  # as in the SDK
         page = await super().list_tools(cursor)
         tools = [SimpleNamespace(name=t.name, description=None, input_schema=t.inputSchema) for t in page.tools]
         return SimpleNamespace(tools=tools, next_cursor=page.nextCursor)
 
 
 class NewSession(NewClient):
-    """As `ClientSession` of the SDK 2.x: `list_tools(*, params)`."""
+    """Mimics `ClientSession` of SDK 2.x: `list_tools(*, params)`."""
 
-    async def list_tools(self, *, params: Any = None) -> Any:  # type: ignore[override]  # so it is
+    async def list_tools(self, *, params: Any = None) -> Any:  # type: ignore[override]  # as in the SDK
         return await super().list_tools(cursor=None if params is None else params.cursor)
 
 
 @pytest.mark.parametrize("session", [OldSession, NewClient, NewSession])
-async def test_tools_of_all_pages_are_found(session: type[OldSession]) -> None:
+async def test_tools_of_all_pages_are_listed(session: type[OldSession]) -> None:
     pytest.importorskip("mcp.types")
     opened = session(["add", "sub"], [], ["mul"])
     tools = await mcp_tools(opened)
@@ -74,13 +74,13 @@ async def test_tools_of_all_pages_are_found(session: type[OldSession]) -> None:
     assert repr(tools[0]) == "<MCP tool add>"
 
 
-async def test_server_that_lists_for_ever_is_refused() -> None:
+async def test_repeated_page_is_rejected() -> None:
     with pytest.raises(ValueError, match="the same page of tools again and again"):
-        await within(mcp_tools(OldSession(["add"], ["sub"], again=True)))
+        await within(mcp_tools(OldSession(["add"], ["sub"], repeat_last_page=True)))
 
 
 @pytest.mark.parametrize("names", [["add"], []], ids=["tools", "empty pages"])
-async def test_server_that_always_has_one_page_more_is_refused(names: list[str]) -> None:
+async def test_endless_pages_are_rejected(names: list[str]) -> None:
     class Endless(OldSession):
         async def list_tools(self, cursor: str | None = None) -> Any:
             page = await super().list_tools()
@@ -90,7 +90,7 @@ async def test_server_that_always_has_one_page_more_is_refused(names: list[str])
         await within(mcp_tools(Endless(names)))
 
 
-async def test_names_that_become_one_stay_apart(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_colliding_tool_names_are_made_unique(client: AsyncFriendli, server: FriendliServer) -> None:
     long = "x" * 64
     session = OldSession(["a.b", "a/b", "a_b_2", f"{long}1", f"{long}2"])
     tools = await mcp_tools(session)
@@ -100,7 +100,7 @@ async def test_names_that_become_one_stay_apart(client: AsyncFriendli, server: F
     assert session.calls == [("a/b", {"a": 1})]
 
 
-async def test_names_are_made_fit_for_the_api_and_calls_go_by_the_server_s(
+async def test_names_are_sanitized_and_calls_use_the_servers_names(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     session = OldSession(["files.read/all"])
@@ -135,13 +135,13 @@ async def test_names_are_made_fit_for_the_api_and_calls_go_by_the_server_s(
         ),
     ],
 )  # fmt: skip
-async def test_result_is_what_a_model_can_read(result: Any, text: str) -> None:
+async def test_result_is_rendered_as_text(result: Any, text: str) -> None:
     [tool] = await mcp_tools(OldSession(["add"], result=result))
     assert await tool.run("") == text
 
 
 @pytest.mark.parametrize("flag", ["is_error", "isError"])
-async def test_error_of_a_tool_is_told_to_the_model(client: AsyncFriendli, server: FriendliServer, flag: str) -> None:
+async def test_tool_error_is_sent_to_the_model(client: AsyncFriendli, server: FriendliServer, flag: str) -> None:
     result = SimpleNamespace(content=[text_block("no such file")], **{flag: True})
     [tool] = await mcp_tools(OldSession(["read"], result=result))
     server.enqueue(tool_calls(("read", {"a": 1})))
@@ -150,17 +150,17 @@ async def test_error_of_a_tool_is_told_to_the_model(client: AsyncFriendli, serve
     assert (finished.content, finished.error) == ("Error: no such file", "failed")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [("[1]", "not a JSON object"), ('{"a":', "not JSON")])
-async def test_arguments_that_are_no_object_are_not_sent(arguments: str, words: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), [("[1]", "not a JSON object"), ('{"a":', "not JSON")])
+async def test_arguments_that_are_not_an_object_are_not_sent(arguments: str, message: str) -> None:
     session = OldSession(["add"])
     [tool] = await mcp_tools(session)
-    with pytest.raises(ToolError, match=words) as caught:
+    with pytest.raises(ToolError, match=message) as caught:
         await tool.run(arguments)
     assert caught.value.kind == "arguments"
     assert session.calls == []
 
 
-def test_the_sdk_is_not_imported() -> None:
+def test_sdk_is_not_imported() -> None:
     code = "import sys, friendli_async.integrations.mcp; assert not {'mcp', 'mcp_types'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -201,7 +201,7 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-async def test_model_calls_tools_of_a_real_server(client: AsyncFriendli, server: FriendliServer, program: Path) -> None:
+async def test_model_calls_tools_of_real_server(client: AsyncFriendli, server: FriendliServer, program: Path) -> None:
     mcp = pytest.importorskip("mcp")
     if not hasattr(mcp, "Client"):
         pytest.skip("the SDK 1.x has no Client")
@@ -220,11 +220,11 @@ async def test_model_calls_tools_of_a_real_server(client: AsyncFriendli, server:
         assert all(text.startswith("Error: ") for text in contents[2:])
         assert result.reply.text.startswith("The tool says: 3, 34, Error: ")
 
-        await _leave_while_it_waits(client, server, tools)
-        assert await within(tools[0].run('{"a": 5, "b": 2}')) == "7"  # the session has not suffered
+        await _leave_run_during_tool_call(client, server, tools)
+        assert await within(tools[0].run('{"a": 5, "b": 2}')) == "7"  # the session still works
 
 
-async def _leave_while_it_waits(client: AsyncFriendli, server: FriendliServer, tools: list[MCPTool]) -> None:
+async def _leave_run_during_tool_call(client: AsyncFriendli, server: FriendliServer, tools: list[MCPTool]) -> None:
     server.enqueue(tool_calls(("wait", {})))
     async with client.serverless.chat.run(model="m", messages=HELLO, tools=tools) as run:
         async with asyncio.timeout(30):

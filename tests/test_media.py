@@ -1,4 +1,4 @@
-"""Media as parts of a chat message."""
+"""Media parts of chat messages."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from friendli_async import AsyncFriendli, media
 from friendli_async._core.body import content_types
 from friendli_async.testing import FriendliServer
 
-BEGINNINGS: Final = {
+MAGIC_BYTES: Final = {
     "image/png": b"\x89PNG\r\n\x1a\n",
     "image/jpeg": b"\xff\xd8\xff\xe0",
     "image/gif": b"GIF89a",
@@ -32,15 +32,15 @@ def url_of(part: Any) -> str:
     return url
 
 
-@pytest.mark.parametrize("kind", BEGINNINGS)
-async def test_bytes_become_a_data_url_of_the_type_that_they_begin_like(kind: str) -> None:
+@pytest.mark.parametrize("kind", MAGIC_BYTES)
+async def test_bytes_become_data_url_with_type_from_magic_bytes(kind: str) -> None:
     family = kind.partition("/")[0]
-    data = BEGINNINGS[kind] + b"rest"
+    data = MAGIC_BYTES[kind] + b"rest"
     url = url_of(await getattr(media, family)(data))
     assert url == f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-async def test_name_tells_the_type_of_a_path_and_of_an_open_file(tmp_path: Path) -> None:
+async def test_type_of_path_and_open_file_is_guessed_from_the_name(tmp_path: Path) -> None:
     path = tmp_path / "speech.MP3"
     path.write_bytes(b"no magic")
     coded = base64.b64encode(b"no magic").decode()
@@ -49,17 +49,17 @@ async def test_name_tells_the_type_of_a_path_and_of_an_open_file(tmp_path: Path)
         assert url_of(await media.audio(file)) == f"data:audio/mpeg;base64,{coded}"
 
 
-async def test_iterator_and_explicit_type_are_taken() -> None:
-    async def pieces() -> AsyncIterator[bytes]:
+async def test_async_iterator_and_explicit_type_are_accepted() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
         yield b"AB"
         yield b"C"
 
-    part = await media.video(pieces(), content_type="video/x-new")
+    part = await media.video(chunks(), content_type="video/x-new")
     assert url_of(part) == "data:video/x-new;base64,QUJD"
 
 
 @pytest.mark.parametrize("url", ["https://host/cat", "http://host/cat.png", "data:image/png;base64,QUJD"])
-async def test_url_is_passed_on(url: str) -> None:
+async def test_url_is_passed_through(url: str) -> None:
     assert url_of(await media.image(url)) == url
 
 
@@ -72,36 +72,36 @@ async def test_url_is_passed_on(url: str) -> None:
         (5, "image: Expected bytes"),
         (io.StringIO(), "binary mode"),
     ],
-    ids=["str", "unknown", "sound", "int", "text file"],
+    ids=["str", "unknown", "audio", "int", "text file"],
 )
-async def test_what_is_no_image_is_refused(source: Any, message: str) -> None:
+async def test_invalid_image_is_rejected(source: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         await media.image(source)
 
 
-async def test_more_than_the_limit_is_refused_without_reading_on(tmp_path: Path) -> None:
+async def test_source_over_max_bytes_is_rejected_without_further_reads(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(bytes(11))
     with pytest.raises(ValueError, match="11 bytes are more than the limit of 10"):
         await media.image(path, max_bytes=10)
-    taken = 0
+    chunks_read = 0
 
     async def endless() -> AsyncIterator[bytes]:
-        nonlocal taken
+        nonlocal chunks_read
         while True:
-            taken += 1
+            chunks_read += 1
             yield bytes(4)
 
     with pytest.raises(ValueError, match="more than 10 bytes"):
         await media.image(endless(), max_bytes=10)
-    assert taken == 3
+    assert chunks_read == 3
 
 
-async def test_part_is_sent_in_a_message_as_the_wire_has_it() -> None:
+async def test_parts_are_serialized_in_the_request() -> None:
     async with FriendliServer() as server, AsyncFriendli(server.token, server_url=server.url) as client:
         parts = [
             {"type": "text", "text": "What is this?"},
-            await media.image(BEGINNINGS["image/png"]),
+            await media.image(MAGIC_BYTES["image/png"]),
             await media.audio("https://host/a.mp3"),
             await media.video("https://host/a.mp4"),
         ]
@@ -124,5 +124,5 @@ async def test_part_is_sent_in_a_message_as_the_wire_has_it() -> None:
         ("", "application/octet-stream"),
     ],
 )
-def test_type_by_name_is_the_same_everywhere(name: str, kind: str) -> None:
+def test_type_by_name_is_independent_of_the_platform(name: str, kind: str) -> None:
     assert content_types.by_name(name) == kind

@@ -1,4 +1,4 @@
-"""Messages: replies, the events of a stream, and what they add up to."""
+"""Messages API: replies, stream events and their accumulation."""
 
 import copy
 import json
@@ -65,10 +65,10 @@ from friendli_async.testing import (
     split,
 )
 
-# --- whole messages --------------------------------------------------------------------------------------------------
+# --- non-streamed messages -------------------------------------------------------------------------------------------
 
 
-async def test_create_gives_content_text_reasoning_usage_and_meta(
+async def test_create_returns_content_text_reasoning_usage_and_meta(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(json_body(WHOLE, headers={"x-request-id": "r1"}))
@@ -95,9 +95,9 @@ async def test_create_gives_content_text_reasoning_usage_and_meta(
         ({"content": [{"type": "text", "text": "a", "citations": None}], "usage": None, "new": {"x": 1}}, "a"),
         ({"content": [{"type": "text", "text": "a"}], "stop_reason": "refusal", "role": None}, "a"),
     ],
-    ids=["no content", "two texts", "nulls", "added fields", "a new stop reason"],
+    ids=["no content", "two texts", "nulls", "extra fields", "new stop reason"],
 )
-async def test_replies_of_other_shapes_are_read(
+async def test_unusual_replies_are_parsed(
     server: FriendliServer, client: AsyncFriendli, reply: JSON, text: str
 ) -> None:
     server.enqueue(json_body(reply))
@@ -106,9 +106,7 @@ async def test_replies_of_other_shapes_are_read(
     assert message.role == "assistant"
 
 
-async def test_block_of_an_unknown_kind_stays_the_dict_that_it_is(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_unknown_block_type_stays_a_dict(server: FriendliServer, client: AsyncFriendli) -> None:
     block = {"type": "hologram", "data": "x"}
     server.enqueue(json_body({**WHOLE, "content": [block, {"type": "text", "text": "a"}]}))
     message = await client.serverless.messages.create(model="m", messages=HI)
@@ -117,7 +115,7 @@ async def test_block_of_an_unknown_kind_stays_the_dict_that_it_is(
 
 
 @pytest.mark.parametrize("reply", [{}, {"content": None}, {"content": [5]}, {"content": [{"type": "text", "text": 5}]}])
-async def test_what_is_no_message_is_a_decode_error(server: FriendliServer, client: AsyncFriendli, reply: JSON) -> None:
+async def test_invalid_message_raises_decode_error(server: FriendliServer, client: AsyncFriendli, reply: JSON) -> None:
     server.enqueue(json_body(reply))
     with pytest.raises(ResponseDecodeError):
         await client.serverless.messages.create(model="m", messages=HI)
@@ -132,7 +130,7 @@ def test_message_round_trips_through_json() -> None:
     assert copy.deepcopy(message) == message
 
 
-def test_every_event_round_trips_through_json_and_tells_its_type() -> None:
+def test_events_round_trip_through_json_with_their_type() -> None:
     for each in STREAMED:
         decoded = msgspec.convert(each, MessageStart | ContentBlockStart | ContentBlockDelta | ContentBlockStop
                                   | MessageDelta | MessageStop)  # fmt: skip
@@ -144,7 +142,7 @@ def test_every_event_round_trips_through_json_and_tells_its_type() -> None:
 
 
 @pytest.mark.parametrize("form", [named, unnamed], ids=["named", "unnamed"])
-async def test_stream_gives_typed_events_that_add_up_to_the_plain_reply(
+async def test_streamed_events_accumulate_to_the_non_streamed_reply(
     server: FriendliServer, client: AsyncFriendli, form: Any
 ) -> None:
     server.enqueue(script(*form(STREAMED)), json_body(WHOLE))
@@ -169,7 +167,7 @@ async def test_stream_gives_typed_events_that_add_up_to_the_plain_reply(
     assert server.requests[0].json == {"model": "m", "messages": HI, "stream": True}
 
 
-async def test_result_alone_reads_the_whole_stream(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_result_reads_the_whole_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT)))
     stream = ask(client)
     assert (await within(stream.result())).text == "Hello"
@@ -177,15 +175,15 @@ async def test_result_alone_reads_the_whole_stream(server: FriendliServer, clien
     await nothing_left(client, server, connections=1)
 
 
-async def test_text_and_reasoning_views_give_their_pieces_only(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_text_and_reasoning_views_yield_only_their_deltas(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(STREAMED)), script(*named(STREAMED)))
     assert [text async for text in ask(client).text()] == ["Let me ", "see."]
     assert [text async for text in ask(client).reasoning()] == ["H", "mm"]
 
 
-async def test_text_in_the_beginning_of_a_block_counts(server: FriendliServer, client: AsyncFriendli) -> None:
-    thought = begins({"type": "thinking", "thinking": "Hm"})
-    events = [start(), thought, begins({"type": "text", "text": "He"}, 1), says("llo", 1), ends(), STOP]
+async def test_text_in_content_block_start_is_included(server: FriendliServer, client: AsyncFriendli) -> None:
+    thinking = begins({"type": "thinking", "thinking": "Hm"})
+    events = [start(), thinking, begins({"type": "text", "text": "He"}, 1), says("llo", 1), ends(), STOP]
     server.enqueue(*[script(*named(events)) for _ in range(3)])
     result = await ask(client).result()
     assert (result.text, result.reasoning) == ("Hello", "Hm")
@@ -193,7 +191,7 @@ async def test_text_in_the_beginning_of_a_block_counts(server: FriendliServer, c
     assert "".join([text async for text in ask(client).reasoning()]) == "Hm"
 
 
-async def test_usage_grows_with_the_stream_and_null_counts_change_nothing(
+async def test_usage_is_updated_by_events_and_null_counts_are_ignored(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     events = [*SHORT[:-2], ends(output_tokens=3, input_tokens=None), ends(output_tokens=8, input_tokens=6), STOP]
@@ -210,30 +208,30 @@ async def test_usage_grows_with_the_stream_and_null_counts_change_nothing(
 DIALECTS: Final[dict[str, list[Payload]]] = {
     "pings": [event({"type": "ping"}, name="ping"), *named(SHORT[:3]), event({"type": "ping"}), *named(SHORT[3:])],
     "pings without data": [comment("ping"), *named(SHORT[:3]), event("12:30", name="ping"), *named(SHORT[3:])],
-    "the name alone": [
+    "event name without type": [
         event({key: value for key, value in each.items() if key != "type"}, name=each["type"]) for each in SHORT
     ],
-    "a name that says something else": [event(each, name="message") for each in SHORT],
-    "a sentinel": [*named(SHORT), done()],
-    "a sentinel without message_stop": [*unnamed(SHORT[:-1]), done()],
-    "blocks that begin with a delta": named([start(), says("Hel"), says("lo"), ends(), STOP]),
-    "an index used again": named(
+    "wrong event name": [event(each, name="message") for each in SHORT],
+    "[DONE] sentinel": [*named(SHORT), done()],
+    "[DONE] without message_stop": [*unnamed(SHORT[:-1]), done()],
+    "no content_block_start": named([start(), says("Hel"), says("lo"), ends(), STOP]),
+    "reused index": named(
         [start(), begins(TEXT), says("Hel"), stops(), begins(TEXT), says("lo"), stops(), ends(), STOP]
     ),
-    "an index as text": [event(each | {"index": "0"} if "index" in each else each) for each in SHORT],
+    "index as string": [event(each | {"index": "0"} if "index" in each else each) for each in SHORT],
     "no index": [event({k: v for k, v in each.items() if k != "index"}) for each in SHORT],
     "content in message_start": named([start(content=[{"type": "text", "text": "Hello"}]), ends(), STOP]),
     "nulls": named([start(), begins({"type": "text", "text": None}), says("Hello"), {**ends(), "usage": None}, STOP]),
-    "added fields": named([{**each, "new": {"x": [1]}} for each in SHORT]),
+    "extra fields": named([{**each, "new": {"x": [1]}} for each in SHORT]),
     "CRLF": [raw("".join(f"event: {x['type']}\r\ndata: {json.dumps(x)}\r\n\r\n" for x in SHORT).encode())],
-    "events after the last": [*named(SHORT), *named([says("!"), {"type": "later"}]), event("{nope")],
-    "an error after the last": [raw("".join(f"data: {json.dumps(x)}\n\n" for x in [*SHORT, {"error": "x"}]).encode())],
+    "events after message_stop": [*named(SHORT), *named([says("!"), {"type": "later"}]), event("{nope")],
+    "error after message_stop": [raw("".join(f"data: {json.dumps(x)}\n\n" for x in [*SHORT, {"error": "x"}]).encode())],
 }
 
 
-@pytest.mark.parametrize("size", [None, 7], ids=["by event", "7 bytes a read"])
+@pytest.mark.parametrize("size", [None, 7], ids=["whole events", "7-byte chunks"])
 @pytest.mark.parametrize("name", DIALECTS)
-async def test_dialects_give_the_same_text(
+async def test_dialects_yield_the_same_text(
     server: FriendliServer, client: AsyncFriendli, name: str, size: int | None
 ) -> None:
     steps = DIALECTS[name]
@@ -244,45 +242,43 @@ async def test_dialects_give_the_same_text(
     assert result.stop_reason == "end_turn"
 
 
-async def test_character_that_two_deltas_share_is_put_together(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_surrogate_pair_split_across_deltas_is_joined(server: FriendliServer, client: AsyncFriendli) -> None:
     events = [start(), begins(TEXT), says("\ud83d"), says("\ude00"), ends(), STOP]
     server.enqueue(script(*named(events)), script(*named(events)))
     assert (await ask(client).result()).text == "\U0001f600"
     assert [text async for text in ask(client).text()] == ["\U0001f600"]
 
 
-# --- what comes later ------------------------------------------------------------------------------------------------
+# --- unknown types ---------------------------------------------------------------------------------------------------
 
-LATER: Final[dict[str, JSON]] = {
-    "an event": {"type": "content_block_rated", "stars": 5},
-    "a delta": adds({"type": "citations_delta", "citation": {"title": "x"}}),
-    "a block": begins({"type": "hologram", "data": "x"}, 1),
+UNKNOWN: Final[dict[str, JSON]] = {
+    "event": {"type": "content_block_rated", "stars": 5},
+    "delta": adds({"type": "citations_delta", "citation": {"title": "x"}}),
+    "block": begins({"type": "hologram", "data": "x"}, 1),
 }
 
 
 @pytest.mark.parametrize("form", [named, unnamed], ids=["named", "unnamed"])
-@pytest.mark.parametrize("name", LATER)
-async def test_unknown_kinds_are_unknown_events_and_the_stream_goes_on(
+@pytest.mark.parametrize("name", UNKNOWN)
+async def test_unknown_types_become_unknown_events_and_the_stream_continues(
     server: FriendliServer, client: AsyncFriendli, name: str, form: Any
 ) -> None:
-    server.enqueue(script(*form([*SHORT[:4], LATER[name], *SHORT[4:]])))
+    server.enqueue(script(*form([*SHORT[:4], UNKNOWN[name], *SHORT[4:]])))
     stream = ask(client)
     events = await read(stream)
-    assert events[4] == UnknownEvent(LATER[name]["type"], LATER[name])
+    assert events[4] == UnknownEvent(UNKNOWN[name]["type"], UNKNOWN[name])
     assert len(events) == len(SHORT) + 1
     assert (await stream.result()).text == "Hello"
 
 
-async def test_unknown_event_that_only_its_name_tells_is_delivered(
+async def test_unknown_event_without_type_is_identified_by_its_name(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(*named(SHORT[:3]), event({"stars": 5}, name="rated"), *named(SHORT[3:])))
     assert (await read(ask(client)))[3] == UnknownEvent("rated", {"stars": 5})
 
 
-async def test_block_of_an_unknown_kind_is_kept_in_its_place_with_what_is_added(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_unknown_block_type_is_accumulated_in_order(server: FriendliServer, client: AsyncFriendli) -> None:
     block = {"type": "server_tool_use", "id": "x", "name": "search", "input": {}}
     events = [start(), begins(block), writes('{"q": 1}'), begins(TEXT, 1), says("Hello", 1), ends(), STOP]
     server.enqueue(script(*named(events)))
@@ -291,7 +287,7 @@ async def test_block_of_an_unknown_kind_is_kept_in_its_place_with_what_is_added(
 
 
 @pytest.mark.parametrize("index", [1, "1", 1.0, None])
-async def test_unknown_block_with_any_form_of_index_takes_no_text_of_another_block(
+async def test_unknown_block_with_any_index_type_is_kept_apart_from_text(
     server: FriendliServer, client: AsyncFriendli, index: Any
 ) -> None:
     block = {"type": "hologram", "data": "x"}
@@ -301,16 +297,16 @@ async def test_unknown_block_with_any_form_of_index_takes_no_text_of_another_blo
     assert result.content == (TextBlock("Hello"), {**block, "text": "!"})
 
 
-async def test_new_stop_reason_is_taken_as_it_is(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_unknown_stop_reason_is_kept(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named([*SHORT[:-2], ends("pause_turn"), STOP])))
     assert (await ask(client).result()).stop_reason == "pause_turn"
 
 
-# --- arguments of tools ----------------------------------------------------------------------------------------------
+# --- tool arguments --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("begun", "pieces", "expected"),
+    ("initial", "deltas", "expected"),
     [
         ({}, [], {}),
         ({}, [""], {}),
@@ -320,20 +316,20 @@ async def test_new_stop_reason_is_taken_as_it_is(server: FriendliServer, client:
         ({}, ['{"city": "Pa'], '{"city": "Pa'),
         ({}, ["[1]"], "[1]"),
     ],
-    ids=["none", "an empty piece", "empty", "at the beginning", "in pieces", "cut", "no object"],
+    ids=["none", "empty delta", "empty object", "in block start", "split", "truncated", "not an object"],
 )
-async def test_arguments_are_a_dict_or_else_the_text_as_written(
-    server: FriendliServer, client: AsyncFriendli, begun: JSON, pieces: list[str], expected: object
+async def test_arguments_are_parsed_or_kept_as_raw_text(
+    server: FriendliServer, client: AsyncFriendli, initial: JSON, deltas: list[str], expected: object
 ) -> None:
-    events = [start(), begins({**CALL, "input": begun}), *map(writes, pieces), ends("max_tokens"), STOP]
+    events = [start(), begins({**CALL, "input": initial}), *map(writes, deltas), ends("max_tokens"), STOP]
     server.enqueue(script(*named(events)))
     [block] = (await ask(client).result()).content
     assert block == ToolUseBlock(id="tu_1", name="weather", input=expected)
 
 
-async def test_call_and_thought_whose_beginnings_are_missing_are_kept(
+async def test_tool_use_and_thinking_without_block_start_are_kept(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    thinks = adds({"type": "thinking_delta", "thinking": "Hm"}, 1)
-    server.enqueue(script(*named([start(), writes('{"a": 1}'), thinks, ends(), STOP])))
+    thinking = adds({"type": "thinking_delta", "thinking": "Hm"}, 1)
+    server.enqueue(script(*named([start(), writes('{"a": 1}'), thinking, ends(), STOP])))
     assert (await ask(client).result()).content == (ToolUseBlock(input={"a": 1}), ThinkingBlock("Hm"))

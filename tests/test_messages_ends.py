@@ -1,4 +1,4 @@
-"""Messages: where a stream ends, errors, inputs, and real servers."""
+"""Messages API: end of stream, errors, inputs and real servers."""
 
 from typing import Final
 
@@ -42,10 +42,10 @@ from friendli_async.testing import (
     status,
 )
 
-# --- ends and errors -------------------------------------------------------------------------------------------------
+# --- end of stream and errors ----------------------------------------------------------------------------------------
 
 
-async def test_message_stop_ends_the_stream_although_the_server_keeps_it_open(
+async def test_message_stop_ends_the_stream_while_the_connection_stays_open(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(*named(SHORT), stall()), script(*named(SHORT), stall()))
@@ -55,7 +55,7 @@ async def test_message_stop_ends_the_stream_although_the_server_keeps_it_open(
     assert (await within(ask(client).result())).text == "Hello"
 
 
-async def test_end_without_message_stop_is_an_interruption_with_what_had_arrived(
+async def test_missing_message_stop_raises_interrupted_with_partial(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(*named(STREAMED[:13])))
@@ -73,9 +73,7 @@ async def test_end_without_message_stop_is_an_interruption_with_what_had_arrived
         await stream.result()
 
 
-async def test_partial_of_a_stream_that_told_little_is_what_it_told(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_partial_has_tool_arguments_of_content_block_start(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named([begins({**CALL, "input": {"city": "Rome"}})])), script(*named([begins(CALL)])))
     error = await failure(ask(client), StreamInterruptedError)
     assert error.partial.tool_calls[0].function.arguments == '{"city": "Rome"}'
@@ -84,15 +82,13 @@ async def test_partial_of_a_stream_that_told_little_is_what_it_told(
     assert error.partial.usage is None
 
 
-async def test_stop_reason_alone_is_no_end(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_stop_reason_alone_does_not_end_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT[:-1])))
     error = await failure(ask(client), StreamInterruptedError)
     assert error.partial.text == "Hello"
 
 
-async def test_reset_before_the_end_is_an_interruption_and_after_it_is_none(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_reset_interrupts_only_before_message_stop(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT[:3]), reset()), script(*named(SHORT), reset()))
     error = await failure(ask(client), StreamInterruptedError)
     assert error.partial.text == "Hel"
@@ -104,7 +100,7 @@ OVERLOADED: Final[JSON] = {"type": "error", "error": {"type": "overloaded_error"
 
 
 @pytest.mark.parametrize("name", ["error", None], ids=["named", "unnamed"])
-async def test_error_in_the_stream_raises_the_class_that_its_type_names(
+async def test_error_event_raises_the_class_of_its_type(
     server: FriendliServer, client: AsyncFriendli, name: str | None
 ) -> None:
     server.enqueue(script(*named(SHORT[:3]), event(OVERLOADED, name=name), stall()))
@@ -120,7 +116,7 @@ async def test_error_in_the_stream_raises_the_class_that_its_type_names(
     "data",
     [{"error": {"message": "oh"}}, {"type": "new", "error": "oh"}, {"type": "error", "error": {"message": "oh"}}],
 )
-async def test_error_of_no_known_type_is_an_error_all_the_same(
+async def test_error_event_of_unknown_type_raises_status_error(
     server: FriendliServer, client: AsyncFriendli, data: JSON
 ) -> None:
     server.enqueue(script(*unnamed(SHORT[:3]), event(data)))
@@ -128,7 +124,7 @@ async def test_error_of_no_known_type_is_an_error_all_the_same(
     assert error.message == "oh"
 
 
-async def test_overload_as_the_first_event_is_retried(server: FriendliServer) -> None:
+async def test_overload_in_first_event_is_retried(server: FriendliServer) -> None:
     server.enqueue(script(error_event(OVERLOADED)), script(*named(SHORT)))
     async with client_of(server.url, retry=QUICK) as client:
         stream = ask(client)
@@ -136,7 +132,7 @@ async def test_overload_as_the_first_event_is_retried(server: FriendliServer) ->
         assert len(stream.meta.attempts) == 2
 
 
-async def test_422_tells_type_message_and_request_id(mock_http: aioresponses) -> None:
+async def test_422_error_has_type_message_and_request_id(mock_http: aioresponses) -> None:
     detail = {"type": "invalid_request_error", "message": "max_tokens: too large"}
     reply = {"type": "error", "error": detail, "request_id": "r9"}
     mock_http.post("http://friendli.test/serverless/v1/messages", status=422, payload=reply, repeat=True)
@@ -161,9 +157,9 @@ async def test_422_tells_type_message_and_request_id(mock_http: aioresponses) ->
         ({"delta": {"type": "text_delta", "text": 5}}, "content_block_delta"),
         ({"type": "message_start"}, None),
     ],
-    ids=["broken", "a list", "text by a known name", "no delta", "no block", "text a number", "no message"],
+    ids=["malformed", "list", "plain text", "no delta", "block is not an object", "text is a number", "no message"],
 )
-async def test_event_that_is_not_what_its_kind_promises_is_a_decode_error_after_the_good_ones(
+async def test_malformed_event_raises_decode_error_after_valid_events(
     server: FriendliServer, client: AsyncFriendli, data: object, name: str | None
 ) -> None:
     server.enqueue(script(*named(SHORT[:3]), event(data, name=name), stall()))
@@ -174,13 +170,13 @@ async def test_event_that_is_not_what_its_kind_promises_is_a_decode_error_after_
     assert stream.outcome == "failed"
 
 
-async def test_data_that_says_nothing_is_passed_by(server: FriendliServer, client: AsyncFriendli) -> None:
-    nothing = [event({}), event("text", name="rated"), event({"type": None}), event({"type": 5})]
-    server.enqueue(script(*named(SHORT[:3]), *nothing, *named(SHORT[3:])))
+async def test_events_without_known_content_are_skipped(server: FriendliServer, client: AsyncFriendli) -> None:
+    skipped = [event({}), event("text", name="rated"), event({"type": None}), event({"type": 5})]
+    server.enqueue(script(*named(SHORT[:3]), *skipped, *named(SHORT[3:])))
     assert len(await read(ask(client))) == len(SHORT)
 
 
-async def test_leaving_a_stream_closes_it(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_leaving_the_context_closes_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT[:3]), stall()))
     async with ask(client) as stream:
         async for each in stream:
@@ -195,7 +191,7 @@ async def test_leaving_a_stream_closes_it(server: FriendliServer, client: AsyncF
     assert raised.value.partial.text == "Hel"
 
 
-async def test_plain_call_is_repeated_after_a_503(server: FriendliServer) -> None:
+async def test_non_streamed_call_is_retried_after_503(server: FriendliServer) -> None:
     server.enqueue(status(503), json_body(WHOLE))
     async with client_of(server.url, retry=QUICK) as client:
         assert (await client.serverless.messages.create(model="m", messages=HI)).text
@@ -204,7 +200,7 @@ async def test_plain_call_is_repeated_after_a_503(server: FriendliServer) -> Non
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-async def test_replies_structs_and_dicts_go_into_the_next_call(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_replies_structs_and_dicts_are_accepted_as_input(server: FriendliServer, client: AsyncFriendli) -> None:
     content = [*WHOLE["content"], {"type": "document", "title": "t"}]
     server.enqueue(json_body({**WHOLE, "content": content}), json_body(WHOLE))
     first = await client.serverless.messages.create(model="m", messages=HI)
@@ -239,7 +235,7 @@ async def test_replies_structs_and_dicts_go_into_the_next_call(server: FriendliS
     assert sent["tools"] == [{"name": "weather", "input_schema": {"type": "object"}}, {"name": "time", "new": 1}]
 
 
-async def test_streamed_result_goes_into_the_next_call(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_streamed_result_is_accepted_as_input(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(STREAMED)), json_body(WHOLE))
     first = await ask(client).result()
     await client.serverless.messages.create(model="m", messages=[*HI, first])
@@ -247,7 +243,7 @@ async def test_streamed_result_goes_into_the_next_call(server: FriendliServer, c
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("invalid", "message"),
     [
         ({"messages": [{"role": "system", "content": "x"}]}, r"messages\[0\].role"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\].*content"),
@@ -275,26 +271,26 @@ async def test_streamed_result_goes_into_the_next_call(server: FriendliServer, c
     ],
     ids=str,
 )
-async def test_bad_value_is_refused_with_its_path_before_anything_is_sent(
-    server: FriendliServer, client: AsyncFriendli, wrong: JSON, message: str
+async def test_invalid_value_is_rejected_with_its_path_before_sending(
+    server: FriendliServer, client: AsyncFriendli, invalid: JSON, message: str
 ) -> None:
-    given: JSON = {"model": "m", "messages": HI, **wrong}
+    arguments: JSON = {"model": "m", "messages": HI, **invalid}
     with pytest.raises(ValueError, match=message):
-        await client.serverless.messages.create(**given)
+        await client.serverless.messages.create(**arguments)
     with pytest.raises(ValueError, match=message):
-        client.serverless.messages.stream(**given)
+        client.serverless.messages.stream(**arguments)
     assert server.requests == []
 
 
-async def test_unknown_keyword_names_the_nearest(client: AsyncFriendli) -> None:
-    given: JSON = {"model": "m", "messages": HI, "max_token": 5}
+async def test_unknown_keyword_error_suggests_the_closest_match(client: AsyncFriendli) -> None:
+    arguments: JSON = {"model": "m", "messages": HI, "max_token": 5}
     with pytest.raises(TypeError, match=r"create\(\).*max_tokens"):
-        await client.serverless.messages.create(**given)
+        await client.serverless.messages.create(**arguments)
     with pytest.raises(TypeError, match=r"stream\(\).*max_tokens"):
-        client.serverless.messages.stream(**given)
+        client.serverless.messages.stream(**arguments)
 
 
-async def test_extra_body_and_query_pass_anything(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_extra_body_and_extra_query_are_sent(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(json_body(WHOLE))
     await client.serverless.messages.create(
         model="m", messages=HI, extra_body={"betas": ["x"]}, extra_query={"beta": True}
@@ -317,18 +313,18 @@ async def test_every_deployment_has_messages(
     assert [(each.method, each.path) for each in server.requests] == [("POST", path)] * 2
 
 
-async def test_container_leaves_the_model_out_where_it_is_none(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_container_omits_model_if_none(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(json_body(WHOLE), script(*named(SHORT)), json_body(WHOLE))
     await client.container.messages.create(messages=HI)
     await client.container.messages.stream(model=None, messages=HI).result()
     await client.container.messages.create(model="adapter", messages=HI)
-    assert [each.json_object.get("model", "left out") for each in server.requests] == ["left out"] * 2 + ["adapter"]
+    assert [each.json_object.get("model", "omitted") for each in server.requests] == ["omitted"] * 2 + ["adapter"]
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
 
 
-async def test_embedded_server_answers_messages_plain_and_streamed(client: AsyncFriendli) -> None:
+async def test_embedded_server_answers_plain_and_streamed(client: AsyncFriendli) -> None:
     plain = await client.serverless.messages.create(model="m", messages=HI, max_tokens=20)
     stream = ask(client, max_tokens=20)
     events = await read(stream)

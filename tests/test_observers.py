@@ -1,4 +1,4 @@
-"""Observers: what they are told of a call, in which order, however it ends; and what they are never told."""
+"""Observers: the events of each outcome of a call, their order, and what they never contain."""
 
 import asyncio
 import gc
@@ -68,18 +68,16 @@ def client_options(seen: Recorder) -> dict[str, Any]:
     return {"observers": [seen], "retry": QUICK}
 
 
-# --- plain calls -----------------------------------------------------------------------------------------------------
+# --- non-streamed calls ----------------------------------------------------------------------------------------------
 
 
-async def test_a_plain_call(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
+async def test_successful_call(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(text("hello"))
     await complete(client)
     assert seen.told == ["call", "attempt 1", "connected", "200 good", "done"]
 
 
-async def test_a_call_that_is_retried_and_then_good(
-    client: AsyncFriendli, server: FriendliServer, seen: Recorder
-) -> None:
+async def test_call_that_succeeds_after_retries(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(status(503), status(429), text("hello"))
     await complete(client)
     first = ["attempt 1", "connected", "503 InternalServerError, wait 0"]
@@ -90,7 +88,7 @@ async def test_a_call_that_is_retried_and_then_good(
     assert reused == [False, True, True]
 
 
-async def test_a_dead_pooled_connection_is_replaced_within_the_attempt(
+async def test_dead_pooled_connection_is_replaced_within_the_attempt(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(text("one"), connection_drop(), text("two"))
@@ -100,9 +98,7 @@ async def test_a_dead_pooled_connection_is_replaced_within_the_attempt(
     assert [event.reused for event in seen.events if isinstance(event, Connected)] == [True, False]
 
 
-async def test_a_call_that_fails_in_every_attempt(
-    client: AsyncFriendli, server: FriendliServer, seen: Recorder
-) -> None:
+async def test_call_that_fails_in_every_attempt(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.always(status(503))
     with pytest.raises(InternalServerError):
         await complete(client)
@@ -113,21 +109,21 @@ async def test_a_call_that_fails_in_every_attempt(
     ]
 
 
-async def test_a_call_that_is_refused(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
+async def test_call_with_non_retryable_status(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(status(400))
     with pytest.raises(BadRequestError):
         await complete(client)
     assert seen.told == ["call", "attempt 1", "connected", "400 BadRequestError", "failed BadRequestError"]
 
 
-async def test_a_call_that_finds_nobody(seen: Recorder, unused_tcp_port: int) -> None:
+async def test_call_with_refused_connection(seen: Recorder, unused_tcp_port: int) -> None:
     async with client_of(f"http://127.0.0.1:{unused_tcp_port}", observers=[seen]) as client:
         with pytest.raises(APIConnectionError):
             await complete(client)
     assert seen.told == ["call", "attempt 1", "None APIConnectionError", "failed APIConnectionError"]
 
 
-async def test_calls_that_fail_before_anything_is_sent(seen: Recorder, server: FriendliServer) -> None:
+async def test_calls_that_fail_before_sending(seen: Recorder, server: FriendliServer) -> None:
     def token() -> str:
         raise LookupError("no token today")
 
@@ -146,7 +142,7 @@ async def test_calls_that_fail_before_anything_is_sent(seen: Recorder, server: F
     assert server.requests == []
 
 
-async def test_an_attempt_that_cannot_be_made_does_not_repeat_the_end_of_the_one_before(
+async def test_attempt_failing_before_send_does_not_repeat_previous_attempt_ended(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     tokens = iter(["good"])
@@ -159,7 +155,7 @@ async def test_an_attempt_that_cannot_be_made_does_not_repeat_the_end_of_the_one
     ]
 
 
-async def test_a_call_that_is_cancelled_while_it_waits_for_its_reply(
+async def test_call_cancelled_while_waiting_for_reply(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(stall())
@@ -171,7 +167,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_its_reply(
     assert seen.told == ["call", "attempt 1", "connected", "None CancelledError", "cancelled CancelledError"]
 
 
-async def test_a_call_that_is_cancelled_between_its_attempts(server: FriendliServer, seen: Recorder) -> None:
+async def test_call_cancelled_between_attempts(server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(status(429, retry_after=30))
     async with client_of(server.url, observers=[seen], retry=RetryPolicy(initial=0)) as client:
         task = asyncio.ensure_future(complete(client))
@@ -184,14 +180,14 @@ async def test_a_call_that_is_cancelled_between_its_attempts(server: FriendliSer
     ]
 
 
-async def test_a_call_that_is_cancelled_in_the_queue_for_a_connection(server: FriendliServer, seen: Recorder) -> None:
+async def test_call_cancelled_while_queued_for_a_connection(server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, max_connections=1) as client, ask(client):
         task = asyncio.ensure_future(complete(client.with_options(observers=[seen])))
         await until(lambda: client.gauges().waiting == 1)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await until(lambda: loop.time() > began)  # uvloop counts in milliseconds
+        await until(lambda: loop.time() > began)  # uvloop's clock has a resolution of 1 ms
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -199,7 +195,7 @@ async def test_a_call_that_is_cancelled_in_the_queue_for_a_connection(server: Fr
     assert seen.end.timing.queued > 0
 
 
-async def test_a_call_whose_client_is_closed(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
+async def test_call_whose_client_is_closed(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(stall())
     task = asyncio.ensure_future(complete(client))
     await server.wait_for_requests()
@@ -209,7 +205,7 @@ async def test_a_call_whose_client_is_closed(client: AsyncFriendli, server: Frie
     assert seen.told == ["call", "attempt 1", "connected", "None APIConnectionError", "failed APIConnectionError"]
 
 
-async def test_wait_is_how_long_the_next_attempt_is_waited_for(server: FriendliServer, seen: Recorder) -> None:
+async def test_wait_is_the_delay_before_the_next_attempt(server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(status(429, retry_after_ms=2), status(429, retry_after=3600))
     async with client_of(server.url, observers=[seen], retry=RetryPolicy(initial=0)) as client:
         with pytest.raises(RateLimitError) as raised:
@@ -220,7 +216,7 @@ async def test_wait_is_how_long_the_next_attempt_is_waited_for(server: FriendliS
     assert [attempt.wait for attempt in raised.value.meta.attempts] == [0.002, 0.0]
 
 
-async def test_a_failed_waking_tells_of_the_end_of_the_attempt_before_it(
+async def test_failed_wake_reports_end_of_the_preceding_attempt(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     asleep = json_body({"status": "SLEEPING"})
@@ -241,10 +237,10 @@ async def test_a_failed_waking_tells_of_the_end_of_the_attempt_before_it(
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_that_is_read_to_its_end(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
+async def test_stream_read_to_its_end(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(chunk("hel"), chunk("lo"), finish("stop"), usage(3, 2), done()))
     stream = ask(client)
-    assert seen.told == []  # it is a call once it is used
+    assert seen.told == []  # the call starts with the first use
     async with stream:
         assert seen.told == OPENED
         assert await read(stream) == "hello"
@@ -259,7 +255,7 @@ async def test_a_stream_that_is_read_to_its_end(client: AsyncFriendli, server: F
     assert first.seconds == pytest.approx(stream.timing.first_event, abs=1.0)
 
 
-async def test_a_stream_of_several_attempts(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
+async def test_stream_with_several_attempts(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(status(503), script(error_data(OVERLOADED)), script(chunk("a"), finish(), done()))
     assert await read(ask(client)) == "a"
     assert seen.told == [
@@ -284,7 +280,7 @@ async def close(stream: ChatStream) -> None:
     await stream.aclose()
 
 
-async def be_cancelled(stream: ChatStream) -> None:
+async def cancel_read(stream: ChatStream) -> None:
     await anext(stream)
     task = asyncio.ensure_future(anext(stream))
     await until(lambda: stream._waiting)
@@ -292,7 +288,7 @@ async def be_cancelled(stream: ChatStream) -> None:
     await asyncio.wait([task])
 
 
-async def close_while_it_is_read(stream: ChatStream) -> None:
+async def close_during_read(stream: ChatStream) -> None:
     await anext(stream)
     task = asyncio.ensure_future(anext(stream))
     await until(lambda: stream._waiting)
@@ -301,23 +297,23 @@ async def close_while_it_is_read(stream: ChatStream) -> None:
         await task
 
 
-BEGUN: Final = script(chunk("a"), stall())
+STALLED: Final = script(chunk("a"), stall())
 ENDS: Final[dict[str, tuple[Any, Callable[[ChatStream], Awaitable[object]], dict[str, Any], str]]] = {
-    "left early": (BEGUN, leave, {}, "cancelled StreamInterruptedError"),
-    "dropped": (BEGUN, drop, {}, "cancelled StreamInterruptedError"),
-    "closed": (BEGUN, close, {}, "cancelled StreamInterruptedError"),
-    "closed while it is read": (BEGUN, close_while_it_is_read, {}, "cancelled StreamInterruptedError"),
-    "a cancelled read": (BEGUN, be_cancelled, {}, "cancelled StreamInterruptedError"),
-    "cut": (script(chunk("a"), cut()), read, {}, "truncated StreamInterruptedError"),
-    "an end without a terminal event": (script(chunk("a")), read, {}, "truncated StreamInterruptedError"),
-    "an error in it": (script(chunk("a"), error_data(OVERLOADED)), read, {}, "failed InternalServerError"),
-    "not decodable": (script(chunk("a"), raw(b"data: {\n\n")), read, {}, "failed ResponseDecodeError"),
-    "idle": (BEGUN, read, {"timeout": Timeouts(idle=0.05)}, "failed APITimeoutError"),
+    "left early": (STALLED, leave, {}, "cancelled StreamInterruptedError"),
+    "dropped": (STALLED, drop, {}, "cancelled StreamInterruptedError"),
+    "closed": (STALLED, close, {}, "cancelled StreamInterruptedError"),
+    "closed during a read": (STALLED, close_during_read, {}, "cancelled StreamInterruptedError"),
+    "read cancelled": (STALLED, cancel_read, {}, "cancelled StreamInterruptedError"),
+    "truncated": (script(chunk("a"), cut()), read, {}, "truncated StreamInterruptedError"),
+    "no terminal event": (script(chunk("a")), read, {}, "truncated StreamInterruptedError"),
+    "error event": (script(chunk("a"), error_data(OVERLOADED)), read, {}, "failed InternalServerError"),
+    "malformed event": (script(chunk("a"), raw(b"data: {\n\n")), read, {}, "failed ResponseDecodeError"),
+    "idle timeout": (STALLED, read, {"timeout": Timeouts(idle=0.05)}, "failed APITimeoutError"),
 }
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_a_stream_that_was_opened_ends_once_however_it_ends(
+async def test_opened_stream_ends_exactly_once(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, name: str
 ) -> None:
     answer, use, options, expected = ENDS[name]
@@ -331,10 +327,10 @@ async def test_a_stream_that_was_opened_ends_once_however_it_ends(
     assert seen.told == [*OPENED, expected]
 
 
-async def test_a_stream_that_its_total_ends(
+async def test_stream_ended_by_total_timeout(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, clock: Clock
 ) -> None:
-    server.enqueue(BEGUN)
+    server.enqueue(STALLED)
     stream = await ask(client.with_options(timeout=Timeouts(total=5)))
     clock.leap(5.0)
     with pytest.raises(FriendliError):
@@ -342,9 +338,7 @@ async def test_a_stream_that_its_total_ends(
     assert seen.told == [*OPENED, "failed APITimeoutError"]
 
 
-async def test_an_error_does_not_end_a_stream_twice(
-    client: AsyncFriendli, server: FriendliServer, seen: Recorder
-) -> None:
+async def test_error_does_not_end_a_stream_twice(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(chunk("a"), cut()))
     async with ask(client) as stream:
         for _ in range(3):
@@ -354,9 +348,7 @@ async def test_an_error_does_not_end_a_stream_twice(
     assert seen.told == [*OPENED, "truncated StreamInterruptedError"]
 
 
-async def test_a_stream_that_is_cancelled_while_it_is_opened(
-    client: AsyncFriendli, server: FriendliServer, seen: Recorder
-) -> None:
+async def test_stream_cancelled_while_opening(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(head(), stall()))
     task = asyncio.ensure_future(anext(ask(client)))
     await server.wait_for_requests()
@@ -367,7 +359,7 @@ async def test_a_stream_that_is_cancelled_while_it_is_opened(
     assert seen.told == ["call", "attempt 1", "connected", "200 CancelledError", "cancelled CancelledError"]
 
 
-async def test_a_stream_that_is_closed_while_it_is_opened_is_cancelled_as_its_outcome_says(
+async def test_stream_closed_while_opening_has_outcome_cancelled(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(stall())
@@ -381,7 +373,7 @@ async def test_a_stream_that_is_closed_while_it_is_opened_is_cancelled_as_its_ou
     assert seen.told[:3] == ["call", "attempt 1", "connected"]
 
 
-async def test_a_stream_that_outlives_its_loop_ends_when_it_is_dropped(remote: FriendliServer) -> None:
+async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: FriendliServer) -> None:
     seen = Recorder()
     client = client_of(remote.url, observers=[seen])
     remote.enqueue(script(chunk("a"), stall()))
@@ -389,25 +381,25 @@ async def test_a_stream_that_outlives_its_loop_ends_when_it_is_dropped(remote: F
     async def main() -> ChatStream:
         return await ask(client)
 
-    def in_a_loop_of_its_own() -> None:
+    def run_in_own_loop() -> None:
         stream = asyncio.run(main())
         del stream
         gc.collect()
 
-    await asyncio.to_thread(in_a_loop_of_its_own)
+    await asyncio.to_thread(run_in_own_loop)
     assert seen.told == [*OPENED, "cancelled StreamInterruptedError"]
 
 
-async def test_a_stream_that_is_never_used_is_no_call(client: AsyncFriendli, seen: Recorder) -> None:
+async def test_unused_stream_emits_no_events(client: AsyncFriendli, seen: Recorder) -> None:
     stream = ask(client)
     await stream.aclose()
     assert seen.told == []
 
 
-# --- what the events say ---------------------------------------------------------------------------------------------
+# --- event fields ----------------------------------------------------------------------------------------------------
 
 
-async def test_all_events_of_a_call_have_one_id_and_those_of_others_another(
+async def test_events_of_one_call_share_a_unique_call_id(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(status(503), status(429))
@@ -437,11 +429,11 @@ CALLS: Final[
         lambda c: c.container.chat.complete(messages=MESSAGES),
         ("chat.complete", "container", None, None),
     ),
-    "a stream": (
+    "stream": (
         lambda c: read(c.serverless.chat.stream(model="m", messages=MESSAGES)),
         ("chat.stream", "serverless", "m", "acme"),
     ),
-    "a stream of a container": (
+    "container stream": (
         lambda c: read(c.container.chat.stream(model="adapter", messages=MESSAGES)),
         ("chat.stream", "container", "adapter", None),
     ),
@@ -457,11 +449,11 @@ CALLS: Final[
         lambda c: c.dedicated.completions.stream(model="ep", prompt="Hi").result(),
         ("completions.stream", "dedicated", "ep", "acme"),
     ),
-    "a form": (
+    "form": (
         lambda c: c.serverless.audio.transcribe(model="whisper", file=b"RIFF"),
         ("audio.transcribe", "serverless", "whisper", "acme"),
     ),
-    "a form's stream": (
+    "form stream": (
         lambda c: c.dedicated.audio.stream(model="ep", file=b"RIFF").result(),
         ("audio.stream", "dedicated", "ep", "acme"),
     ),
@@ -479,7 +471,7 @@ CALLS: Final[
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_the_events_say_what_was_called_and_where(
+async def test_events_have_operation_deployment_model_and_team(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, name: str
 ) -> None:
     call, expected = CALLS[name]
@@ -487,13 +479,13 @@ async def test_the_events_say_what_was_called_and_where(
         server.enqueue(json_body({"status": "RUNNING"}))
     await call(client.with_options(team="acme"))
     assert seen.methods[0] == "call_started"
-    facts = {(event.operation, event.deployment, event.model, event.team) for event in seen.events}
-    assert facts == {expected}
+    fields = {(event.operation, event.deployment, event.model, event.team) for event in seen.events}
+    assert fields == {expected}
     assert server.requests[0].headers.get("X-Friendli-Team") == expected[3]
 
 
-async def test_no_event_holds_a_token_a_header_or_a_body(server: FriendliServer, seen: Recorder) -> None:
-    words = ("hush-token", "hush-header", "hush-prompt", "hush-reply", "hush-error", "hush-query", "hush-id")
+async def test_events_contain_no_token_header_or_body(server: FriendliServer, seen: Recorder) -> None:
+    secrets = ("hush-token", "hush-header", "hush-prompt", "hush-reply", "hush-error", "hush-query", "hush-id")
     server.enqueue(
         status(429, message="hush-error", headers={"x-request-id": "hush-id"}),
         text("hush-reply"),
@@ -518,14 +510,14 @@ async def test_no_event_holds_a_token_a_header_or_a_body(server: FriendliServer,
     assert server.requests[0].headers["X-Own"] == "hush-header"
     assert len([event for event in seen.events if isinstance(event, CallEnded)]) == 3
     for event in seen.events:
-        everything = repr(event) + repr(msgspec.to_builtins(event))
-        assert [word for word in words if word in everything] == []
+        shown = repr(event) + repr(msgspec.to_builtins(event))
+        assert [word for word in secrets if word in shown] == []
 
 
-# --- who observes ----------------------------------------------------------------------------------------------------
+# --- observer objects ------------------------------------------------------------------------------------------------
 
 
-class Failing(Recorder):
+class FailingObserver(Recorder):
     def __init__(self, error: type[BaseException] = RuntimeError) -> None:
         super().__init__()
         self._error = error
@@ -536,10 +528,10 @@ class Failing(Recorder):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
-async def test_an_observer_that_raises_is_logged_once_and_goes_on_being_called(
+async def test_failing_observer_is_logged_once_and_still_called(
     server: FriendliServer, seen: Recorder, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
-    failing = Failing(error)
+    failing = FailingObserver(error)
     server.enqueue(status(503), text("hello"))
     async with client_of(server.url, observers=[failing, seen], retry=QUICK) as client:
         with caplog.at_level(logging.ERROR, logger="friendli_async"):
@@ -551,25 +543,23 @@ async def test_an_observer_that_raises_is_logged_once_and_goes_on_being_called(
     assert "no good observer" in caplog.text
 
 
-async def test_two_observers_that_raise_are_logged_once_each(
-    server: FriendliServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with client_of(server.url, observers=[Failing(), Failing()]) as client:
+async def test_each_failing_observer_is_logged_once(server: FriendliServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with client_of(server.url, observers=[FailingObserver(), FailingObserver()]) as client:
         with caplog.at_level(logging.ERROR, logger="friendli_async"):
             await complete(client)
     assert len(caplog.records) == 2
 
 
-class Ending(BaseException):
-    """Ends the program, as KeyboardInterrupt and SystemExit do."""
+class ProgramExit(BaseException):
+    """Propagates as KeyboardInterrupt and SystemExit do."""
 
 
-@pytest.mark.parametrize("kind", [Ending, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("kind", [ProgramExit, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     "method", ["call_started", "attempt_started", "connected", "first_event", "attempt_ended", "call_ended"]
 )
-def test_an_observer_that_ends_the_program_leaves_nothing_open(
+def test_base_exception_in_observer_leaves_nothing_open(
     remote: FriendliServer, method: str, streamed: bool, kind: type[BaseException]
 ) -> None:
     def end(event: CallEvent) -> None:
@@ -579,22 +569,22 @@ def test_an_observer_that_ends_the_program_leaves_nothing_open(
     remote.always(script(chunk("a"), stall()) if method in {"first_event", "attempt_ended"} and streamed else text("a"))
     with asyncio.Runner() as runner:
         client = client_of(remote.url, max_connections=1, retry=QUICK)
-        ending = client.with_options(observers=[observer])
+        observed = client.with_options(observers=[observer])
         if streamed or method != "first_event":
             with pytest.raises(kind):
-                runner.run(within(read(ask(ending)) if streamed else complete(ending)))
+                runner.run(within(read(ask(observed)) if streamed else complete(observed)))
         remote.always(text("next"))
 
-        async def go_on() -> None:
-            # A stream that ended well gives its connection back when the body has.
+        async def call_again() -> None:
+            # A complete stream releases its connection at the end of the response body.
             await until(lambda: client.gauges().in_use == client.gauges().calls_in_flight == 0)
             assert (await within(complete(client))).text == "next"
             await client.aclose()
 
-        runner.run(go_on())
+        runner.run(call_again())
 
 
-async def test_an_observer_needs_only_the_methods_that_it_wants(server: FriendliServer) -> None:
+async def test_observer_may_define_any_subset_of_methods(server: FriendliServer) -> None:
     class OnlyEnds:
         def __init__(self) -> None:
             self.outcomes: list[str] = []
@@ -609,12 +599,12 @@ async def test_an_observer_needs_only_the_methods_that_it_wants(server: Friendli
     assert ends.outcomes == ["done", "done"]
 
 
-async def test_the_methods_of_an_observer_do_nothing_by_themselves(server: FriendliServer) -> None:
+async def test_base_observer_methods_do_nothing(server: FriendliServer) -> None:
     async with client_of(server.url, observers=[Observer()]) as client:
         assert (await complete(client)).text
 
 
-async def test_without_observers_nothing_is_told(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_reported_without_observers(server: FriendliServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from friendli_async._core import call, observers
 
     called: list[object] = []
@@ -628,9 +618,7 @@ async def test_without_observers_nothing_is_told(server: FriendliServer, monkeyp
     assert called == []
 
 
-async def test_with_options_replaces_the_observers(
-    client: AsyncFriendli, server: FriendliServer, seen: Recorder
-) -> None:
+async def test_with_options_replaces_observers(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     other = Recorder()
     await complete(client.with_options(observers=[other]))
     assert (seen.told, len(other.told)) == ([], 5)
@@ -642,43 +630,43 @@ async def test_with_options_replaces_the_observers(
     assert (len(seen.told), len(other.told)) == (10, 10)
 
 
-class Waiting:
-    """What nobody would await."""
+class AsyncObserver:
+    """Has a coroutine method, which would never be awaited."""
 
     async def call_ended(self, event: CallEvent) -> None:
         raise AssertionError("never awaited")
 
 
-@pytest.mark.parametrize("bad", ["name", 7, Recorder, [Recorder], [Waiting()]])
-def test_what_is_no_list_of_observers_is_refused(bad: Any) -> None:
+@pytest.mark.parametrize("bad", ["name", 7, Recorder, [Recorder], [AsyncObserver()]])
+def test_invalid_observers_are_rejected(bad: Any) -> None:
     with pytest.raises((ConfigurationError, TypeError)):
         AsyncFriendli("token", observers=bad)
 
 
-# --- what was asked and answered -------------------------------------------------------------------------------------
+# --- parameters and content ------------------------------------------------------------------------------------------
 
 
-class Listener(Recorder):
-    """An observer that asks for content."""
+class ContentRecorder(Recorder):
+    """Also records the content of calls."""
 
     def call_content(self, event: CallContent) -> None:
         self._keep("call_content", event)
 
 
-async def test_the_begin_of_a_call_tells_where_it_goes_and_how_it_generates(
+async def test_call_started_has_server_address_and_parameters(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(text("hello"))
     await client.serverless.chat.complete(
         model="m", messages=MESSAGES, temperature=0.5, stop=["a", "b"], extra_body={"top_k": {"odd": 1}}
     )
-    [begun] = [event for event in seen.events if isinstance(event, CallStarted)]
-    assert (begun.server_address, begun.server_port) == ("127.0.0.1", int(server.url.rpartition(":")[2]))
-    assert begun.parameters == {"temperature": 0.5, "stop": ("a", "b")}
+    [started] = [event for event in seen.events if isinstance(event, CallStarted)]
+    assert (started.server_address, started.server_port) == ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    assert started.parameters == {"temperature": 0.5, "stop": ("a", "b")}
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_the_end_of_a_call_tells_the_replys_id_model_and_status(
+async def test_call_ended_has_response_id_model_and_status(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, streamed: bool
 ) -> None:
     server.enqueue(text("hello"))
@@ -686,7 +674,7 @@ async def test_the_end_of_a_call_tells_the_replys_id_model_and_status(
     assert (seen.end.status, seen.end.response_id, seen.end.response_model) == (200, reply.id, reply.model)
 
 
-async def test_an_error_in_a_stream_tells_its_own_status(
+async def test_call_ended_has_status_of_error_event(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(script(chunk("a"), error_data(OVERLOADED)))
@@ -695,20 +683,20 @@ async def test_an_error_in_a_stream_tells_its_own_status(
     assert (seen.end.status, seen.end.error) == (503, "InternalServerError")
 
 
-async def test_content_is_told_to_the_observer_that_asks_for_it_and_to_no_other(
+async def test_content_is_sent_only_to_observers_with_call_content(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
-    listener = Listener()
+    content_recorder = ContentRecorder()
     server.enqueue(text("hello"), text("hello"), script(chunk("hel"), cut()), status(400))
-    watched = client.with_options(observers=[seen, listener])
+    watched = client.with_options(observers=[seen, content_recorder])
     await complete(watched)
     await read(ask(watched))
     with pytest.raises(StreamInterruptedError):
         await read(ask(watched))
     with pytest.raises(BadRequestError):
         await complete(watched)
-    told = [event for event in listener.events if isinstance(event, CallContent)]
-    assert [getattr(event.reply, "text", None) for event in told] == ["hello", "hello", "hel", None]
-    assert all(msgspec.json.decode(event.request or b"")["messages"] == MESSAGES for event in told)
+    contents = [event for event in content_recorder.events if isinstance(event, CallContent)]
+    assert [getattr(event.reply, "text", None) for event in contents] == ["hello", "hello", "hel", None]
+    assert all(msgspec.json.decode(event.request or b"")["messages"] == MESSAGES for event in contents)
     assert not [event for event in seen.events if isinstance(event, CallContent)]
-    assert "hello" not in repr(told)
+    assert "hello" not in repr(contents)

@@ -1,4 +1,4 @@
-"""Servers that are hostile or odd: nothing takes more than its share of time, and no answer is made up."""
+"""Hostile and non-conforming servers: processing time stays linear, and no answer is invented."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from friendli_async.testing import FriendliServer, body, done, event, json_body,
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """The least of three, which other processes disturb least."""
+    """Returns the minimum CPU time of three runs, which other processes affect least."""
     spent: list[float] = []
     for _ in range(3):
         began = time.process_time()
@@ -39,7 +39,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return min(spent)
 
 
-def read_in_small_pieces(size: int) -> None:
+def read_in_small_chunks(size: int) -> None:
     data = delta("x" * size)
     reader = EventReader(ChatCollector(), 1 << 25, 200, Headers())
     for start in range(0, len(data), 1400):
@@ -47,7 +47,7 @@ def read_in_small_pieces(size: int) -> None:
     assert len(reader.ready) == 1
 
 
-def read_calls_without_index(count: int) -> None:
+def read_tool_calls_without_index(count: int) -> None:
     calls = [{"id": f"call-{number}", "function": {"name": "f", "arguments": "{}"}} for number in range(count)]
     chunk = {"choices": [{"index": 0, "delta": {"tool_calls": calls}}]}
     reader = EventReader(ChatCollector(), 1 << 25, 200, Headers())
@@ -55,14 +55,14 @@ def read_calls_without_index(count: int) -> None:
     assert len(reader.ready) == 1
 
 
-@pytest.mark.parametrize(("work", "size"), [(read_in_small_pieces, 500_000), (read_calls_without_index, 1_000)])
-def test_what_is_four_times_as_long_takes_no_more_than_linear_time(work: Callable[[int], None], size: int) -> None:
+@pytest.mark.parametrize(("work", "size"), [(read_in_small_chunks, 500_000), (read_tool_calls_without_index, 1_000)])
+def test_processing_time_is_linear(work: Callable[[int], None], size: int) -> None:
     once, four_times = cpu_seconds(lambda: work(size)), cpu_seconds(lambda: work(4 * size))
-    assert four_times < 9 * max(once, 0.002)  # squared it would be sixteen times
+    assert four_times < 9 * max(once, 0.002)  # quadratic time would be sixteen times
 
 
 @pytest.mark.parametrize("reason", [False, 0, [], {}, ["stop"]])
-async def test_a_finish_reason_that_is_no_word_does_not_end_a_stream(
+async def test_non_string_finish_reason_does_not_end_the_stream(
     server: FriendliServer, client: AsyncFriendli, reason: Any
 ) -> None:
     choice = {"index": 0, "delta": {"content": "a"}, "finish_reason": reason}
@@ -75,9 +75,7 @@ async def test_a_finish_reason_that_is_no_word_does_not_end_a_stream(
     assert caught.value.partial.text == "a"
 
 
-async def test_answers_whose_indexes_cannot_be_read_are_not_merged(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_choices_with_invalid_indexes_are_not_merged(server: FriendliServer, client: AsyncFriendli) -> None:
     choices = [{"index": name, "delta": {"content": name}} for name in ("a", "b")]
     server.enqueue(script(event({"choices": choices}), done()))
     reply = await within(ask(client, n=2).result())
@@ -85,7 +83,7 @@ async def test_answers_whose_indexes_cannot_be_read_are_not_merged(
 
 
 @pytest.mark.parametrize("choice", [None, 1, "x", []])
-async def test_an_old_last_frame_with_no_choices_in_it_raises_nothing_of_pythons(
+async def test_legacy_final_frame_with_invalid_choices_is_tolerated(
     server: FriendliServer, client: AsyncFriendli, choice: Any
 ) -> None:
     old = event({"event": "token_sampled", "index": 0, "text": "a"})
@@ -95,32 +93,34 @@ async def test_an_old_last_frame_with_no_choices_in_it_raises_nothing_of_pythons
     assert stream.outcome == "done"
 
 
-async def test_a_mislabelled_stream_is_one_however_its_first_bytes_are_cut() -> None:
+async def test_mislabelled_stream_is_detected_with_split_first_bytes() -> None:
     head = STREAM_HEAD.replace(b"text/event-stream", b"application/json")
     whole = delta("a", "stop") + b"data: [DONE]\n\n"
-    pieces = [chunked(whole[:2]), chunked(whole[2:9]), chunked(whole[9:]), b"0\r\n\r\n"]
-    async with saying(head, *pieces) as server, client_of(server.url) as client:
+    chunks = [chunked(whole[:2]), chunked(whole[2:9]), chunked(whole[9:]), b"0\r\n\r\n"]
+    async with saying(head, *chunks) as server, client_of(server.url) as client:
         assert await read(ask(client)) == "a"
 
 
-KINDS = [
+CONTENT_TYPES = [
     *("application/json", "text/html", "text/html; charset=utf-8", "text/event-stream, application/json", "*/*"),
     *("application/x-ndjson", "", "TEXT/EVENT-STREAM", "text/event-stream;charset=UTF-8, text/event-stream"),
 ]
-NAMES = ["none", "identity", "Identity", "null", "utf-8", "binary", "", "none, identity"]
+UNCOMPRESSED = ["none", "identity", "Identity", "null", "utf-8", "binary", "", "none, identity"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONTENT_TYPES)
 @pytest.mark.parametrize("before", [b"", b": hi\n\n", b"\xef\xbb\xbf", b"\r\n"])
-async def test_a_stream_is_one_whatever_its_content_type_says(
+async def test_stream_is_detected_regardless_of_content_type(
     server: FriendliServer, client: AsyncFriendli, kind: str, before: bytes
 ) -> None:
     server.enqueue(body(before + delta("a", "stop") + DONE, content_type=kind))
     assert await read(ask(client)) == "a"
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_every_name_for_not_compressed_is_one(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
+@pytest.mark.parametrize("name", UNCOMPRESSED)
+async def test_content_encodings_that_mean_uncompressed_are_accepted(
+    server: FriendliServer, client: AsyncFriendli, name: str
+) -> None:
     labelled = {"Content-Encoding": name}
     server.enqueue(body(completion(), content_type="application/json", headers=labelled))
     server.enqueue(body(delta("a", "stop") + DONE, content_type="text/event-stream", headers=labelled))
@@ -128,7 +128,7 @@ async def test_every_name_for_not_compressed_is_one(server: FriendliServer, clie
     assert await read(ask(client)) == "a"
 
 
-async def test_after_a_read_that_was_cancelled_the_next_one_says_so_with_what_had_come(
+async def test_read_after_a_cancelled_read_raises_interrupted_with_partial(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(event({"choices": [{"index": 0, "delta": {"content": "a"}}]}), stall()))
@@ -143,29 +143,29 @@ async def test_after_a_read_that_was_cancelled_the_next_one_says_so_with_what_ha
     assert stream.outcome == "cancelled"
 
 
-async def test_reasoning_after_a_finish_reason_means_that_it_goes_on(
+async def test_reasoning_after_finish_reason_means_the_choice_is_unfinished(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    ends = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}
-    thinks = {"index": 0, "delta": {"reasoning_content": "hm"}}
-    server.enqueue(script(event({"choices": [ends]}), event({"choices": [thinks]})))
+    finished = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}
+    reasoning = {"index": 0, "delta": {"reasoning_content": "hm"}}
+    server.enqueue(script(event({"choices": [finished]}), event({"choices": [reasoning]})))
     with pytest.raises(StreamInterruptedError):
         await within(ask(client).result())
 
 
-async def test_the_end_of_a_plain_call_tells_its_usage(server: FriendliServer, client: AsyncFriendli) -> None:
-    told: list[CallEnded] = []
+async def test_call_ended_has_usage_of_non_streamed_call(server: FriendliServer, client: AsyncFriendli) -> None:
+    ended: list[CallEnded] = []
 
     class Meter(Observer):
         def call_ended(self, event: CallEnded) -> None:
-            told.append(event)
+            ended.append(event)
 
     reply = await complete(client.with_options(observers=[Meter()]))
     assert reply.usage is not None
-    assert [(each.usage, each.finish_reasons) for each in told] == [(reply.usage, ("stop",))]
+    assert [(each.usage, each.finish_reasons) for each in ended] == [(reply.usage, ("stop",))]
 
 
-async def test_a_reply_gives_what_it_has_no_field_for(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_raw_contains_fields_without_attribute(server: FriendliServer, client: AsyncFriendli) -> None:
     whole = {"choices": [{"index": 0, "message": {"content": "a", "new": 1}}], "timings": {"x": [1, None]}}
     server.enqueue(json_body(whole))
     reply = await complete(client)
@@ -179,17 +179,17 @@ DETAILS = [
     {"type": "reasoning.text", "index": 0, "text": "think.", "signature": "s"},
     {"type": "reasoning.encrypted", "index": 1, "data": "abc"},
 ]
-WHOLE_DETAILS = ({"type": "reasoning.text", "index": 0, "text": "Let me think.", "signature": "s"}, DETAILS[2])
+MERGED_DETAILS = ({"type": "reasoning.text", "index": 0, "text": "Let me think.", "signature": "s"}, DETAILS[2])
 
 
-async def test_reasoning_as_objects_adds_up_and_goes_back(server: FriendliServer, client: AsyncFriendli) -> None:
-    pieces = [event({"choices": [{"index": 0, "delta": {"reasoning_details": [detail]}}]}) for detail in DETAILS]
-    server.enqueue(script(*pieces, event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}), done()))
+async def test_reasoning_details_accumulate_and_are_sent_back(server: FriendliServer, client: AsyncFriendli) -> None:
+    events = [event({"choices": [{"index": 0, "delta": {"reasoning_details": [detail]}}]}) for detail in DETAILS]
+    server.enqueue(script(*events, event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}), done()))
     stream = ask(client)
     assert [text async for text in stream.reasoning()] == ["Let me ", "think."]
     reply = await stream.result()
     assert reply.reasoning == "Let me think."
-    assert reply.message.reasoning_details == WHOLE_DETAILS
-    assert reply.message.as_input()["reasoning_details"] == WHOLE_DETAILS
+    assert reply.message.reasoning_details == MERGED_DETAILS
+    assert reply.message.as_input()["reasoning_details"] == MERGED_DETAILS
     await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}, reply.message])
-    assert server.requests[-1].json["messages"][1]["reasoning_details"] == list(WHOLE_DETAILS)
+    assert server.requests[-1].json["messages"][1]["reasoning_details"] == list(MERGED_DETAILS)

@@ -1,4 +1,4 @@
-"""Telemetry: one span per call, however it ends; metrics; content on request only."""
+"""OpenTelemetry: one span per call for every outcome, metrics, and opt-in content."""
 
 import asyncio
 import gc
@@ -32,8 +32,8 @@ from friendli_async.testing import (
     usage,
 )
 
-pytest.importorskip("opentelemetry.sdk", reason="the SDK of OpenTelemetry is not installed")
-pytest.importorskip("pytest_genai_semconv", reason="the checks of the conventions are not installed")
+pytest.importorskip("opentelemetry.sdk", reason="the OpenTelemetry SDK is not installed")
+pytest.importorskip("pytest_genai_semconv", reason="pytest-genai-semconv is not installed")
 
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
@@ -56,8 +56,8 @@ CHAT: Final = {
 }
 
 
-class Collected:
-    """What the SDK was given, in memory."""
+class InMemoryTelemetry:
+    """Telemetry whose spans, metrics and logs are kept in memory."""
 
     def __init__(self, **options: Any) -> None:
         self.exporter = InMemorySpanExporter()
@@ -86,14 +86,14 @@ class Collected:
 
 
 @pytest.fixture(autouse=True)
-def custom_provider_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The conventions allow providers that they do not list; the checks know the listed ones."""
+def allow_friendli_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conventions allow unlisted providers, but the checks accept only listed ones."""
     monkeypatch.setitem(spec.ENUM_ATTRIBUTES, "gen_ai.provider.name", spec.PROVIDER_NAMES | {"friendli"})
 
 
 @pytest.fixture
-def seen() -> Iterator[Collected]:
-    collected = Collected()
+def seen() -> Iterator[InMemoryTelemetry]:
+    collected = InMemoryTelemetry()
     yield collected
     collected.tracers.shutdown()
     collected.meters.shutdown()
@@ -101,7 +101,7 @@ def seen() -> Iterator[Collected]:
 
 
 @pytest.fixture
-def client_options(seen: Collected) -> dict[str, Any]:
+def client_options(seen: InMemoryTelemetry) -> dict[str, Any]:
     return {"observers": [seen.telemetry], "retry": QUICK}
 
 
@@ -109,11 +109,11 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-# --- one span, however it ends ---------------------------------------------------------------------------------------
+# --- one span per call -----------------------------------------------------------------------------------------------
 
 
-async def test_a_plain_call_is_one_span_by_the_conventions(
-    client: AsyncFriendli, server: FriendliServer, seen: Collected
+async def test_non_streamed_call_is_one_span_following_the_conventions(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
     server.enqueue(text("Hel", "lo"))
     reply = await client.serverless.chat.complete(
@@ -163,31 +163,31 @@ async def cancel(stream: ChatStream) -> None:
 
 
 ENDS: Final[dict[str, tuple[Any, Callable[[ChatStream], Awaitable[object]], dict[str, Any], tuple[Any, ...]]]] = {
-    # name: what the server does, what the user does, settings; outcome, status of the span, error.type, finish reasons
+    # server script, user action, client options; expected outcome, span status, error.type, finish reasons
     "done": (text("a", "b"), read, {}, ("done", "UNSET", None, ("stop",))),
-    "cut": (script(chunk("a"), cut()), read, {}, ("truncated", "ERROR", "StreamInterruptedError", ("error",))),
+    "truncated": (script(chunk("a"), cut()), read, {}, ("truncated", "ERROR", "StreamInterruptedError", ("error",))),
     "failed after the first event": (
         script(chunk("a"), error_data({"message": "overloaded", "code": 503})),
         read,
         {},
         ("failed", "ERROR", "503", ("error",)),
     ),
-    "failed before it": (status(401), read, {}, ("failed", "ERROR", "401", None)),
-    "idle": (
+    "failed before the first event": (status(401), read, {}, ("failed", "ERROR", "401", None)),
+    "idle timeout": (
         script(chunk("a"), stall()),
         read,
         {"timeout": Timeouts(idle=0.05)},
         ("failed", "ERROR", "APITimeoutError", ("error",)),
     ),
-    "left": (script(chunk("a"), chunk("b"), stall()), leave, {}, ("cancelled", "UNSET", None, ("error",))),
+    "left early": (script(chunk("a"), chunk("b"), stall()), leave, {}, ("cancelled", "UNSET", None, ("error",))),
     "dropped": (script(chunk("a"), stall()), drop, {}, ("cancelled", "UNSET", None, ("error",))),
     "cancelled": (script(chunk("a"), stall()), cancel, {}, ("cancelled", "UNSET", None, ("error",))),
 }
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_a_stream_is_one_span_however_it_ends(
-    client: AsyncFriendli, server: FriendliServer, seen: Collected, name: str
+async def test_stream_is_one_span_for_every_outcome(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry, name: str
 ) -> None:
     answer, use, options, expected = ENDS[name]
     server.enqueue(answer)
@@ -195,36 +195,35 @@ async def test_a_stream_is_one_span_however_it_ends(
         await within(use(ask(client.with_options(**options))))
     gc.collect()
     assert_chat_span(seen.span, request_model="m")
-    told = attributes(seen.span)
-    assert told["gen_ai.request.stream"] is True
-    reasons = told.get("gen_ai.response.finish_reasons")
-    assert (told["friendli.outcome"], seen.span.status.status_code.name, told.get("error.type"), reasons) == expected
-    assert ("gen_ai.response.time_to_first_chunk" in told) is (name != "failed before it")
+    recorded = attributes(seen.span)
+    assert recorded["gen_ai.request.stream"] is True
+    reasons = recorded.get("gen_ai.response.finish_reasons")
+    status_name = seen.span.status.status_code.name
+    assert (recorded["friendli.outcome"], status_name, recorded.get("error.type"), reasons) == expected
+    assert ("gen_ai.response.time_to_first_chunk" in recorded) is (name != "failed before the first event")
     assert seen.telemetry._calls == {}
 
 
-async def test_retries_are_events_of_the_one_span(
-    client: AsyncFriendli, server: FriendliServer, seen: Collected
-) -> None:
+async def test_retries_are_span_events(client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry) -> None:
     server.enqueue(status(503), status(429), text("a"))
     await complete(client)
     retries = [(event.name, dict(event.attributes or {})) for event in seen.span.events]
-    assert [(name, told["http.response.status_code"], told["error.type"]) for name, told in retries] == [
+    assert [(name, event["http.response.status_code"], event["error.type"]) for name, event in retries] == [
         ("friendli.retry", 503, "InternalServerError"),
         ("friendli.retry", 429, "RateLimitError"),
     ]
     assert attributes(seen.span)["http.request.resend_count"] == 2
 
 
-async def test_the_span_ends_though_the_metrics_cannot_be_recorded(
-    client: AsyncFriendli, seen: Collected, monkeypatch: pytest.MonkeyPatch
+async def test_span_ends_even_if_metrics_fail(
+    client: AsyncFriendli, seen: InMemoryTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seen.telemetry, "_meters", object())  # it has no method
+    monkeypatch.setattr(seen.telemetry, "_meters", object())  # has none of the instruments
     assert (await client.serverless.chat.complete(model="m", messages=MESSAGES)).text
     assert seen.span.name == "chat m"
 
 
-async def test_a_call_that_never_connects_is_one_span(seen: Collected) -> None:
+async def test_call_that_never_connects_is_one_span(seen: InMemoryTelemetry) -> None:
     async with client_of("http://127.0.0.1:1", observers=[seen.telemetry], retry=None) as client:
         with pytest.raises(FriendliError):
             await complete(client)
@@ -232,8 +231,8 @@ async def test_a_call_that_never_connects_is_one_span(seen: Collected) -> None:
     assert "http.response.status_code" not in attributes(seen.span)
 
 
-async def test_choices_that_never_finished_are_told_each(
-    client: AsyncFriendli, server: FriendliServer, seen: Collected
+async def test_unfinished_choices_have_finish_reason_error(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
     server.enqueue(script(chunk("a", index=0), chunk("b", index=1), finish("stop", index=0), cut()))
     with pytest.raises(FriendliError):
@@ -242,10 +241,10 @@ async def test_choices_that_never_finished_are_told_each(
     assert attributes(seen.span)["gen_ai.request.choice.count"] == 2
 
 
-# --- parents ---------------------------------------------------------------------------------------------------------
+# --- parent spans ----------------------------------------------------------------------------------------------------
 
 
-async def test_each_of_many_concurrent_calls_has_its_own_parent(client: AsyncFriendli, seen: Collected) -> None:
+async def test_concurrent_calls_have_separate_parent_spans(client: AsyncFriendli, seen: InMemoryTelemetry) -> None:
     tracer = seen.tracers.get_tracer("test")
 
     async def one(number: int) -> None:
@@ -262,7 +261,9 @@ async def test_each_of_many_concurrent_calls_has_its_own_parent(client: AsyncFri
     assert {span.parent.span_id for span in calls if span.parent} == set(callers)
 
 
-async def test_a_call_of_another_thread_belongs_to_that_threads_span(server: FriendliServer, seen: Collected) -> None:
+async def test_call_in_another_thread_has_that_threads_span_as_parent(
+    server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
     tracer = seen.tracers.get_tracer("test")
 
     async def call() -> None:
@@ -273,13 +274,13 @@ async def test_a_call_of_another_thread_belongs_to_that_threads_span(server: Fri
     thread = threading.Thread(target=lambda: asyncio.run(call()))
     thread.start()
     await asyncio.to_thread(thread.join)
-    [caller] = [span for span in seen.spans if span.name == "thread"]
-    [made] = [span for span in seen.spans if span.name == "chat m"]
-    assert made.parent is not None
-    assert made.parent.span_id == caller.context.span_id
+    [thread_span] = [span for span in seen.spans if span.name == "thread"]
+    [call_span] = [span for span in seen.spans if span.name == "chat m"]
+    assert call_span.parent is not None
+    assert call_span.parent.span_id == thread_span.context.span_id
 
 
-async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFriendli, seen: Collected) -> None:
+async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFriendli, seen: InMemoryTelemetry) -> None:
     tracer = seen.tracers.get_tracer("test")
     async with ask(client) as stream:
         async for _ in stream:
@@ -288,7 +289,7 @@ async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFrie
     assert {span.parent for span in seen.spans if span.name == "between"} == {None}
 
 
-# --- the other operations --------------------------------------------------------------------------------------------
+# --- other operations ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -302,21 +303,21 @@ async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFrie
         (lambda client: client.serverless.responses.stream(model="m", input="Hi").result(), "chat"),
     ],
 )
-async def test_each_api_has_its_operation(
-    client: AsyncFriendli, seen: Collected, call: Callable[[AsyncFriendli], Awaitable[Any]], operation: str
+async def test_operation_name_of_each_api(
+    client: AsyncFriendli, seen: InMemoryTelemetry, call: Callable[[AsyncFriendli], Awaitable[Any]], operation: str
 ) -> None:
     await call(client)
     assert_genai_span_compliant(seen.span)
-    told = attributes(seen.span)
-    assert (seen.span.name, told["gen_ai.operation.name"]) == (f"{operation} m", operation)
+    recorded = attributes(seen.span)
+    assert (seen.span.name, recorded["gen_ai.operation.name"]) == (f"{operation} m", operation)
     if operation == "chat":
-        assert told["gen_ai.response.id"]
-        assert told["gen_ai.response.finish_reasons"]
-        assert told["gen_ai.usage.output_tokens"] >= 1
+        assert recorded["gen_ai.response.id"]
+        assert recorded["gen_ai.response.finish_reasons"]
+        assert recorded["gen_ai.usage.output_tokens"] >= 1
 
 
-async def test_what_is_no_inference_is_a_span_without_the_names_of_models(
-    client: AsyncFriendli, seen: Collected
+async def test_management_call_is_a_span_without_model_attributes(
+    client: AsyncFriendli, seen: InMemoryTelemetry
 ) -> None:
     await client.usage.get(start_time=datetime(2026, 1, 1, tzinfo=UTC), end_time=datetime(2026, 2, 1, tzinfo=UTC))
     assert seen.span.name == "usage.get"
@@ -327,8 +328,8 @@ async def test_what_is_no_inference_is_a_span_without_the_names_of_models(
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-async def test_metrics_have_the_names_of_the_conventions(
-    client: AsyncFriendli, server: FriendliServer, seen: Collected
+async def test_metrics_follow_the_conventions(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), finish("stop"), usage(11, 2)), status(400))
     await read(ask(client))
@@ -346,15 +347,15 @@ async def test_metrics_have_the_names_of_the_conventions(
     durations = {point.attributes.get("error.type"): point for point in metrics["gen_ai.client.inference.duration"]}
     assert {kind: point.count for kind, point in durations.items()} == {None: 1, "400": 1}
     assert list(durations[None].explicit_bounds) == [0.01 * 2**power for power in range(14)]
-    [taken] = metrics["gen_ai.client.inference.usage.input_tokens"]
-    [given] = metrics["gen_ai.client.inference.usage.output_tokens"]
-    assert (taken.value, given.value) == (11, 2)
-    assert CHAT.items() <= dict(taken.attributes).items()
-    assert "gen_ai.response.id" not in taken.attributes
+    [input_tokens] = metrics["gen_ai.client.inference.usage.input_tokens"]
+    [output_tokens] = metrics["gen_ai.client.inference.usage.output_tokens"]
+    assert (input_tokens.value, output_tokens.value) == (11, 2)
+    assert CHAT.items() <= dict(input_tokens.attributes).items()
+    assert "gen_ai.response.id" not in input_tokens.attributes
 
 
-async def test_metrics_have_the_old_names_on_request(server: FriendliServer) -> None:
-    seen = Collected(names="old")
+async def test_metrics_use_old_names_on_request(server: FriendliServer) -> None:
+    seen = InMemoryTelemetry(names="old")
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         await read(ask(client))
     metrics = seen.metrics()
@@ -370,9 +371,9 @@ async def test_metrics_have_the_old_names_on_request(server: FriendliServer) -> 
     }
 
 
-def test_names_of_an_unknown_version_are_refused() -> None:
+def test_unknown_names_version_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"'v0\.1\.0' or 'old'"):
-        Telemetry(names="v2")  # type: ignore[arg-type]  # what is tested
+        Telemetry(names="v2")  # type: ignore[arg-type]  # deliberately invalid
 
 
 # --- content ---------------------------------------------------------------------------------------------------------
@@ -381,15 +382,15 @@ SECRET: Final = [{"role": "system", "content": "Be brief."}, {"role": "user", "c
 TOOL: Final[dict[str, Any]] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-async def test_no_content_unless_it_is_asked_for(client: AsyncFriendli, seen: Collected) -> None:
+async def test_content_is_not_recorded_by_default(client: AsyncFriendli, seen: InMemoryTelemetry) -> None:
     await client.serverless.chat.complete(model="m", messages=SECRET)
     assert "secret" not in repr(attributes(seen.span))
     assert seen.log_exporter.get_finished_logs() == ()
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_content_is_on_the_span_on_request(server: FriendliServer, streamed: bool) -> None:
-    seen = Collected(content=True)
+async def test_content_is_recorded_on_the_span_on_request(server: FriendliServer, streamed: bool) -> None:
+    seen = InMemoryTelemetry(content=True)
     server.enqueue(text("Fi", "ne", reasoning=["Hm"]))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         chat = client.serverless.chat
@@ -397,23 +398,23 @@ async def test_content_is_on_the_span_on_request(server: FriendliServer, streame
             await chat.stream(model="m", messages=SECRET, tools=[TOOL]).result()
         else:
             await chat.complete(model="m", messages=SECRET, tools=[TOOL])
-    told = attributes(seen.span)
-    assert json.loads(told["gen_ai.input.messages"]) == [
+    recorded = attributes(seen.span)
+    assert json.loads(recorded["gen_ai.input.messages"]) == [
         {"role": "system", "parts": [{"type": "text", "content": "Be brief."}]},
         {"role": "user", "parts": [{"type": "text", "content": "my secret"}]},
     ]
-    assert json.loads(told["gen_ai.output.messages"]) == [
+    assert json.loads(recorded["gen_ai.output.messages"]) == [
         {
             "role": "assistant",
             "parts": [{"type": "reasoning", "content": "Hm"}, {"type": "text", "content": "Fine"}],
             "finish_reason": "stop",
         }
     ]
-    assert json.loads(told["gen_ai.tool.definitions"]) == [TOOL]
+    assert json.loads(recorded["gen_ai.tool.definitions"]) == [TOOL]
 
 
-async def test_content_of_a_stream_that_broke_is_what_had_come(server: FriendliServer) -> None:
-    seen = Collected(content=True)
+async def test_truncated_stream_records_partial_content(server: FriendliServer) -> None:
+    seen = InMemoryTelemetry(content=True)
     server.enqueue(script(chunk("Fi"), cut()))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         with pytest.raises(FriendliError):
@@ -456,9 +457,9 @@ REPLIES: Final[dict[str, tuple[Call, dict[str, Any], dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("api", REPLIES)
-async def test_content_of_every_api_has_the_form_of_the_conventions(server: FriendliServer, api: str) -> None:
+async def test_content_of_each_api_follows_the_conventions(server: FriendliServer, api: str) -> None:
     call, reply, expected = REPLIES[api]
-    seen = Collected(content=True)
+    seen = InMemoryTelemetry(content=True)
     server.enqueue(json_body(reply))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         await call(client)
@@ -468,8 +469,8 @@ async def test_content_of_every_api_has_the_form_of_the_conventions(server: Frie
 
 
 @pytest.mark.parametrize("group", ["image", "embeddings"])
-async def test_a_reply_without_messages_is_no_output(server: FriendliServer, group: str) -> None:
-    seen = Collected(content=True)
+async def test_reply_without_messages_has_no_output_messages(server: FriendliServer, group: str) -> None:
+    seen = InMemoryTelemetry(content=True)
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         if group == "image":
             await client.dedicated.image.generate(model="m", prompt="a cat")
@@ -482,8 +483,8 @@ async def test_a_reply_without_messages_is_no_output(server: FriendliServer, gro
     assert "gen_ai.output.messages" not in recorded
 
 
-async def test_content_of_a_broken_stream_has_its_reasoning_and_calls(server: FriendliServer) -> None:
-    seen = Collected(content=True)
+async def test_truncated_stream_records_reasoning_and_tool_calls(server: FriendliServer) -> None:
+    seen = InMemoryTelemetry(content=True)
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a"'}}
     server.enqueue(script(chunk(reasoning="Hm"), chunk(tool_calls=[call]), cut()))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
@@ -507,11 +508,11 @@ async def test_content_of_a_broken_stream_has_its_reasoning_and_calls(server: Fr
         ("", False, False),
     ],
 )
-async def test_the_environment_asks_for_content(
+async def test_environment_variable_enables_content(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch, switch: str, on_span: bool, as_event: bool
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", switch)
-    seen = Collected()
+    seen = InMemoryTelemetry()
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         await client.serverless.chat.complete(model="m", messages=SECRET)
     assert ("gen_ai.input.messages" in attributes(seen.span)) is on_span
@@ -525,7 +526,7 @@ async def test_the_environment_asks_for_content(
 
 CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
     (
-        "tools and pictures",
+        "tools and media",
         {
             "messages": [
                 {
@@ -561,10 +562,10 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
             {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c", "response": "12"}]},
         ],
     ),
-    ("a prompt", {"prompt": "Once"}, [{"role": "user", "parts": [{"type": "text", "content": "Once"}]}]),
-    ("an input", {"input": "Hi"}, [{"role": "user", "parts": [{"type": "text", "content": "Hi"}]}]),
+    ("prompt", {"prompt": "Once"}, [{"role": "user", "parts": [{"type": "text", "content": "Once"}]}]),
+    ("input", {"input": "Hi"}, [{"role": "user", "parts": [{"type": "text", "content": "Hi"}]}]),
     (
-        "items of a response",
+        "response items",
         {
             "input": [
                 {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
@@ -579,12 +580,12 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
         ],
     ),
     (
-        "reasoning of a response",
+        "response reasoning",
         {"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}, {"type": "other"}]}]},
         [{"role": "assistant", "parts": [{"type": "reasoning", "content": "Hm"}]}],
     ),
     (
-        "blocks of messages",
+        "message blocks",
         {
             "messages": [
                 {
@@ -622,9 +623,9 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
             },
         ],
     ),
-    ("nothing", {}, []),
+    ("empty body", {}, []),
     (
-        "what is of no known kind",
+        "unknown types",
         {"messages": [7, None]},
         [{"role": "user", "parts": [{"type": "text", "content": "7"}]}, {"role": "user", "parts": []}],
     ),
@@ -632,14 +633,14 @@ CONTENT: Final[list[tuple[str, dict[str, Any], list[dict[str, Any]]]]] = [
 
 
 @pytest.mark.parametrize(("body", "expected"), [case[1:] for case in CONTENT], ids=[case[0] for case in CONTENT])
-def test_messages_have_the_form_of_the_conventions(body: dict[str, Any], expected: list[dict[str, Any]]) -> None:
+def test_input_messages_follow_the_conventions(body: dict[str, Any], expected: list[dict[str, Any]]) -> None:
     from friendli_async.integrations._genai_messages import input_messages
 
     assert input_messages(body) == expected
 
 
-async def test_no_token_is_in_anything_that_is_told(server: FriendliServer) -> None:
-    seen = Collected(content=True)
+async def test_token_is_never_exported(server: FriendliServer) -> None:
+    seen = InMemoryTelemetry(content=True)
     async with AsyncFriendli("flp_very_secret", server_url=server.url, observers=[seen.telemetry]) as client:
         server.enqueue(status(401), text("a"))
         with pytest.raises(FriendliError):
@@ -650,10 +651,10 @@ async def test_no_token_is_in_anything_that_is_told(server: FriendliServer) -> N
     assert "flp_very_secret" not in repr(seen.telemetry)
 
 
-# --- absent, and on the wire -----------------------------------------------------------------------------------------
+# --- missing extra and OTLP export -----------------------------------------------------------------------------------
 
 
-def test_a_missing_package_is_said_with_what_to_install() -> None:
+def test_missing_extra_error_names_the_install_command() -> None:
     script = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "try: import friendli_async.integrations.opentelemetry\n"
@@ -663,21 +664,21 @@ def test_a_missing_package_is_said_with_what_to_install() -> None:
     assert "pip install 'friendli_async[otel]'" in done.stdout
 
 
-class Receiver:
-    """A collector, as far as OTLP over HTTP asks for one: it takes what is posted and says 200."""
+class OTLPCollector:
+    """A minimal OTLP/HTTP collector: stores request bodies and responds with 200."""
 
     def __init__(self) -> None:
         self.bodies: list[tuple[str, bytes]] = []
-        posted = self.bodies
+        received = self.bodies
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                posted.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+                received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
                 self.send_response(200)
                 self.end_headers()
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Nothing on stderr."""
+                """Logs nothing to stderr."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -691,18 +692,18 @@ class Receiver:
         self._server.server_close()
 
 
-async def test_spans_reach_a_collector(server: FriendliServer) -> None:
+async def test_spans_are_exported_over_otlp(server: FriendliServer) -> None:
     exporters = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    with Receiver() as receiver:
+    with OTLPCollector() as collector:
         tracers = TracerProvider()
-        tracers.add_span_processor(BatchSpanProcessor(exporters.OTLPSpanExporter(f"{receiver.url}/v1/traces")))
+        tracers.add_span_processor(BatchSpanProcessor(exporters.OTLPSpanExporter(f"{collector.url}/v1/traces")))
         async with client_of(server.url, observers=[Telemetry(tracers)]) as client:
             await read(ask(client))
         await asyncio.to_thread(tracers.shutdown)
-    [(path, body)] = receiver.bodies
+    [(path, body)] = collector.bodies
     [resource] = ExportTraceServiceRequest.FromString(body).resource_spans
     [scope] = resource.scope_spans
     assert path == "/v1/traces"

@@ -1,4 +1,4 @@
-"""The settings that are values: what they accept, what they refuse, what they default to."""
+"""Timeouts, Limits and RetryPolicy: defaults, accepted and rejected values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Options = Timeouts | Limits | RetryPolicy
 # --- defaults --------------------------------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
+def test_defaults() -> None:
     assert msgspec.structs.asdict(Timeouts()) == {
         "connect": 5,
         "pool": None,
@@ -40,9 +40,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
     }
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- rejected values -------------------------------------------------------------------------------------------------
 
-NO_NUMBERS: list[Any] = [
+NOT_NUMBERS: list[Any] = [
     "5",
     b"5",
     True,
@@ -57,42 +57,43 @@ NO_NUMBERS: list[Any] = [
     math.inf,
     -math.inf,
 ]
-NO_COUNTS: list[Any] = [*NO_NUMBERS, None, 0, -1, 1.0, 0.5]
+HUGE = pytest.param(10**400, id="10**400")  # too large for a float
+NOT_COUNTS: list[Any] = [*NOT_NUMBERS, None, 0, -1, 1.0, 0.5]
 
 
 def ids(value: object) -> str:
     return f"{type(value).__name__}-{value!r:.12}"
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, 0.0, -0.0, -1, -0.001, pytest.param(10**400, id="10**400")], ids=ids)
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, 0, 0.0, -0.0, -1, -0.001, HUGE], ids=ids)
 @pytest.mark.parametrize("name", ["connect", "pool", "first_event", "idle", "total"])
-def test_a_time_limit_that_is_no_positive_number_is_refused_by_name(name: str, value: Any) -> None:
+def test_invalid_timeout_is_rejected_by_name(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"Timeouts\.{name} "):
         Timeouts(**{name: value})
 
 
-@pytest.mark.parametrize("value", NO_COUNTS, ids=ids)
+@pytest.mark.parametrize("value", NOT_COUNTS, ids=ids)
 @pytest.mark.parametrize("name", ["event", "reply", "error"])
-def test_a_size_limit_that_is_no_positive_whole_number_is_refused_by_name(name: str, value: Any) -> None:
+def test_invalid_size_limit_is_rejected_by_name(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"Limits\.{name} "):
         Limits(**{name: value})
 
 
-@pytest.mark.parametrize("value", NO_COUNTS, ids=ids)
-def test_attempts_that_are_no_positive_whole_number_are_refused(value: Any) -> None:
+@pytest.mark.parametrize("value", NOT_COUNTS, ids=ids)
+def test_invalid_max_attempts_is_rejected(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"RetryPolicy\.max_attempts "):
         RetryPolicy(max_attempts=value)
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, None, -1, -0.001, pytest.param(10**400, id="10**400")], ids=ids)
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, None, -1, -0.001, HUGE], ids=ids)
 @pytest.mark.parametrize("name", ["initial", "multiplier", "max_wait", "max_retry_after"])
-def test_a_wait_that_is_no_number_from_zero_up_is_refused_by_name(name: str, value: Any) -> None:
+def test_invalid_wait_is_rejected_by_name(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"RetryPolicy\.{name} "):
         RetryPolicy(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, 0.5, 0.999])
-def test_waits_that_would_shrink_are_refused(value: float) -> None:
+def test_multiplier_below_one_is_rejected(value: float) -> None:
     with pytest.raises(ConfigurationError, match=r"RetryPolicy\.multiplier "):
         RetryPolicy(multiplier=value)
 
@@ -114,59 +115,59 @@ def test_waits_that_would_shrink_are_refused(value: float) -> None:
         {529},
         [b"x", 1.5],
     ],
-    ids=range(13),  # the order of a set's repr is not the same in every process
+    ids=range(13),  # the repr of a set differs between processes
 )
-def test_statuses_that_are_no_subset_of_the_retryable_ones_are_refused(statuses: Any) -> None:
+def test_statuses_outside_the_retryable_set_are_rejected(statuses: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"RetryPolicy\.statuses "):
         RetryPolicy(statuses=statuses)
 
 
 @pytest.mark.parametrize("value", [5, "f", [], {}])
-def test_a_callback_that_cannot_be_called_is_refused(value: Any) -> None:
+def test_non_callable_on_retry_is_rejected(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"RetryPolicy\.on_retry "):
         RetryPolicy(on_retry=value)
 
 
 @pytest.mark.parametrize("kind", [Timeouts, Limits, RetryPolicy])
-def test_unknown_names_and_positions_are_type_errors(kind: Callable[..., object]) -> None:
+def test_unknown_and_positional_arguments_raise_type_error(kind: Callable[..., object]) -> None:
     with pytest.raises(TypeError):
         kind(retries=3)
     with pytest.raises(TypeError):
         kind(5)
 
 
-# --- what is accepted ------------------------------------------------------------------------------------------------
+# --- accepted values -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["connect", "pool", "first_event", "idle", "total"])
 @pytest.mark.parametrize("value", [None, 1, 0.001, 1e9, 5e-324])
-def test_a_time_limit_is_a_positive_number_or_none(name: str, value: float | None) -> None:
+def test_timeout_accepts_positive_number_or_none(name: str, value: float | None) -> None:
     assert getattr(Timeouts(**{name: value}), name) == value
 
 
 @pytest.mark.parametrize("name", ["initial", "max_wait", "max_retry_after"])
-def test_a_wait_may_be_zero(name: str) -> None:
+def test_wait_may_be_zero(name: str) -> None:
     assert getattr(RetryPolicy(**{name: 0}), name) == 0
 
 
 @pytest.mark.parametrize(
     "statuses", [set(), {429}, [429, 503], (429,), frozenset({500}), _RETRYABLE_STATUSES, range(502, 505)]
 )
-def test_statuses_are_kept_as_a_frozen_set_of_their_own(statuses: Any) -> None:
-    kept = RetryPolicy(statuses=statuses).statuses
-    assert type(kept) is frozenset
-    assert kept == set(statuses)
+def test_statuses_are_stored_as_frozenset(statuses: Any) -> None:
+    stored = RetryPolicy(statuses=statuses).statuses
+    assert type(stored) is frozenset
+    assert stored == set(statuses)
     hash(RetryPolicy(statuses=statuses))
 
 
-def test_what_the_caller_does_to_its_set_later_changes_nothing() -> None:
-    mine = {429}
-    policy = RetryPolicy(statuses=mine)
-    mine.add(500)
+def test_statuses_are_copied() -> None:
+    allowed = {429}
+    policy = RetryPolicy(statuses=allowed)
+    allowed.add(500)
     assert policy.statuses == {429}
 
 
-def test_a_callback_is_kept() -> None:
+def test_on_retry_is_stored() -> None:
     seen: list[Attempt] = []
     policy = RetryPolicy(on_retry=seen.append)
     assert policy.on_retry is not None
@@ -174,47 +175,47 @@ def test_a_callback_is_kept() -> None:
     assert seen == [Attempt(status=503)]
 
 
-def test_a_number_means_the_total_and_none_means_no_limit_at_all() -> None:
+def test_number_means_total_timeout_and_none_disables_all_timeouts() -> None:
     assert Timeouts.of(2.5) == Timeouts(total=2.5)
     assert Timeouts.of(3) == Timeouts(total=3)
     assert Timeouts.of(None) == Timeouts(connect=None, pool=None, first_event=None, idle=None, total=None)
-    given = Timeouts(idle=1)
-    assert Timeouts.of(given) is given
+    timeouts = Timeouts(idle=1)
+    assert Timeouts.of(timeouts) is timeouts
 
 
 @pytest.mark.parametrize("value", ["5", True, 0, -1, math.nan, math.inf, [5], {"total": 5}], ids=ids)
-def test_what_is_no_time_limit_at_all_is_refused(value: Any) -> None:
+def test_invalid_timeout_value_is_rejected(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Timeouts\.total "):
         Timeouts.of(value)
 
 
-# --- values ----------------------------------------------------------------------------------------------------------
+# --- value semantics -------------------------------------------------------------------------------------------------
 
 SAMPLES: list[Options] = [Timeouts(idle=1), Limits(event=5), RetryPolicy(max_attempts=2, statuses={429})]
 
 
 @pytest.mark.compatibility
 @pytest.mark.parametrize("value", SAMPLES, ids=ids)
-def test_options_are_frozen_equal_by_value_and_survive_pickling_and_copying(value: Options) -> None:
+def test_options_are_frozen_comparable_picklable_and_copyable(value: Options) -> None:
     for name in value.__struct_fields__:
         with pytest.raises(AttributeError):
             setattr(value, name, 1)
-    for again in (
+    for duplicate in (
         pickle.loads(pickle.dumps(value)),
         copy.copy(value),
         copy.deepcopy(value),
         msgspec.structs.replace(value),
     ):
-        assert again == value
-        assert hash(again) == hash(value)
+        assert duplicate == value
+        assert hash(duplicate) == hash(value)
     assert value != type(value)()
 
 
-def test_replacing_a_field_checks_it_as_well() -> None:
+def test_replace_validates_the_field() -> None:
     with pytest.raises(ConfigurationError):
         msgspec.structs.replace(Timeouts(), idle=-1)
 
 
-def test_a_bad_option_is_a_value_error_too() -> None:
+def test_configuration_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="not -1"):
         Limits(event=-1)

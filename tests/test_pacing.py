@@ -1,4 +1,4 @@
-"""Pacing: what the calls of one client learn from each other. In virtual time, over a network that is a script."""
+"""Pacing: rate-limit holds and retry budget of a client, in virtual time over a scripted transport."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, rate_limit_headers, status, text
 
 GOOD: Final = b'{"good": true}'
-AT_ONCE: Final = RetryPolicy(initial=0.0, max_wait=0.0)
+NO_BACKOFF: Final = RetryPolicy(initial=0.0, max_wait=0.0)
 OPERATION: Final[Operation[Any]] = Operation(name="x.y", method="POST", path="/x", reply=Any)
 
 
@@ -53,8 +53,8 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
     return run
 
 
-class Server(FakeTransport):
-    """Answers by the answers it is given, and well after that."""
+class ScriptedTransport(FakeTransport):
+    """Sends the given answers, then only successful ones."""
 
     async def send(self, request: Any, dial: DialContext) -> Any:
         if not self._answers:
@@ -62,27 +62,27 @@ class Server(FakeTransport):
         return await super().send(request, dial)
 
 
-class Client:
-    """A client's runtime, and calls through it."""
+class PacedClient:
+    """Makes calls through the runtime of a client."""
 
     def __init__(self, *answers: Answer, **settings: Any) -> None:
-        self.transport = Server(*answers)
+        self.transport = ScriptedTransport(*answers)
         self.runtime = Runtime(self.transport, ChangeSignal(), 10)
-        self.settings = Settings.from_options({"token": "t", "retry": AT_ONCE, **settings})
+        self.settings = Settings.from_options({"token": "t", "retry": NO_BACKOFF, **settings})
 
     async def call(self, model: str | None = "m", deployment: str = "/serverless", **options: Any) -> Any:
         engine = Engine(self.runtime, self.settings.with_changes(options), Deployment(deployment))
         return await engine.call(OPERATION, Arguments(b"{}", model=model))
 
-    async def fails(self, kind: type[FriendliError], **options: Any) -> Any:
+    async def call_expecting(self, kind: type[FriendliError], **options: Any) -> Any:
         with pytest.raises(kind) as raised:
             await self.call(**options)
         return raised.value
 
-    async def refused(self, seconds: float = 10.0, code: int = 429, **options: Any) -> None:
-        """Lets one call be refused, and give up."""
+    async def make_rejected_call(self, seconds: float = 10.0, code: int = 429, **options: Any) -> None:
+        """Makes one call that the server rejects, without retries."""
         self.transport._answers.insert(0, replying(status=code, retry_after=str(seconds)))
-        await self.fails(APIStatusError, retry=RetryPolicy(max_attempts=1), **options)
+        await self.call_expecting(APIStatusError, retry=RetryPolicy(max_attempts=1), **options)
         self.transport.sent_at.clear()
 
     @property
@@ -90,23 +90,23 @@ class Client:
         return self.transport.sent_at
 
 
-# --- a Retry-After ---------------------------------------------------------------------------------------------------
+# --- Retry-After holds -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [429, 503])
 @in_virtual_time
-async def test_a_retry_after_holds_new_calls_back_until_then(code: int) -> None:
-    client = Client()
-    await client.refused(10.0, code)
+async def test_retry_after_delays_new_calls(code: int) -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0, code)
     await asyncio.sleep(3.0)
     await asyncio.gather(*(client.call() for _ in range(5)))
     assert client.sent_at == [10.0] * 5
 
 
 @in_virtual_time
-async def test_a_retry_after_of_another_status_holds_nothing_back() -> None:
-    client = Client()
-    await client.refused(10.0, 500)
+async def test_retry_after_of_another_status_delays_nothing() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0, 500)
     await client.call()
     assert client.sent_at == [0.0]
 
@@ -117,17 +117,17 @@ async def test_a_retry_after_of_another_status_holds_nothing_back() -> None:
     ids=["model", "no model", "deployment", "server"],
 )
 @in_virtual_time
-async def test_calls_to_elsewhere_are_not_held_back(other: dict[str, Any]) -> None:
-    client = Client()
-    await client.refused()
+async def test_calls_in_another_scope_are_not_delayed(other: dict[str, Any]) -> None:
+    client = PacedClient()
+    await client.make_rejected_call()
     await client.call(**other)
     assert client.sent_at == [0.0]
 
 
-class Vault:
-    """Gives a token, and cannot be hashed."""
+class UnhashableToken:
+    """A token callback that cannot be hashed."""
 
-    __hash__ = None  # type: ignore[assignment]  # so that it cannot
+    __hash__ = None  # type: ignore[assignment]  # makes it unhashable
 
     def __call__(self) -> str:
         return "v"
@@ -136,7 +136,7 @@ class Vault:
         return "v"
 
 
-VAULT: Final = Vault()
+UNHASHABLE: Final = UnhashableToken()
 
 
 @pytest.mark.parametrize(
@@ -153,24 +153,24 @@ VAULT: Final = Vault()
         ({}, {"headers": {"authorization": "Bearer u"}}, False),
         ({"token": "u"}, {"headers": {"Authorization": "Bearer u"}}, True),
         ({"token": lambda: "t"}, {"token": lambda: "t"}, False),
-        ({"token": VAULT}, {"token": VAULT}, True),
-        ({"token": VAULT.token}, {"token": VAULT.token}, True),
-        ({"token": VAULT}, {"token": Vault()}, False),
+        ({"token": UNHASHABLE}, {"token": UNHASHABLE}, True),
+        ({"token": UNHASHABLE.token}, {"token": UNHASHABLE.token}, True),
+        ({"token": UNHASHABLE}, {"token": UnhashableToken()}, False),
     ],
 )
 @in_virtual_time
-async def test_only_calls_for_the_same_team_and_token_are_held_back(
+async def test_only_calls_with_the_same_team_and_token_are_delayed(
     one: dict[str, Any], other: dict[str, Any], shared: bool
 ) -> None:
-    client = Client()
-    await client.refused(**one)
+    client = PacedClient()
+    await client.make_rejected_call(**one)
     await client.call(**other)
     assert client.sent_at == [10.0 if shared else 0.0]
     await client.call(**one)
     assert client.sent_at[-1] == 10.0
 
 
-async def test_the_team_of_one_call_of_the_seed_operation_has_a_budget_of_its_own() -> None:
+async def test_team_of_a_tool_assisted_call_has_its_own_hold() -> None:
     async with (
         FriendliServer() as server,
         AsyncFriendli(server.token, server_url=server.url, retry=None, timeout=30) as client,
@@ -186,73 +186,73 @@ async def test_the_team_of_one_call_of_the_seed_operation_has_a_budget_of_its_ow
 
 
 @in_virtual_time
-async def test_what_is_remembered_of_a_refusal_holds_no_token() -> None:
-    client = Client()
-    await client.refused(token="flp_secret", headers={"x": "y"})
-    await client.refused(headers={"Authorization": "Bearer flp_secret"})
+async def test_recorded_holds_do_not_contain_the_token() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(token="flp_secret", headers={"x": "y"})
+    await client.make_rejected_call(headers={"Authorization": "Bearer flp_secret"})
     assert client.runtime.pace.holds
-    for place in client.runtime.pace.holds:
-        assert "flp_secret" not in f"{place} {place!r}"
+    for scope in client.runtime.pace.holds:
+        assert "flp_secret" not in f"{scope} {scope!r}"
 
 
 @in_virtual_time
-async def test_calls_without_a_model_are_held_back_by_their_deployment() -> None:
-    client = Client()
-    await client.refused(10.0, model=None)
+async def test_calls_without_a_model_share_the_hold_of_their_deployment() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0, model=None)
     await client.call(model=None)
     assert client.sent_at == [10.0]
 
 
 @in_virtual_time
-async def test_copies_of_a_client_learn_from_each_other() -> None:
-    client = Client()
-    await client.refused(10.0, headers={"x": "y"})
+async def test_copies_of_a_client_share_holds() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0, headers={"x": "y"})
     await client.call(timeout=60)
     assert client.sent_at == [10.0]
 
 
 @pytest.mark.parametrize("pacing", [None, Pacing(None)], ids=["None", "Pacing(None)"])
 @in_virtual_time
-async def test_pacing_that_is_off_neither_holds_back_nor_learns(pacing: Pacing | None) -> None:
-    client = Client()
-    await client.refused(10.0)
+async def test_disabled_pacing_neither_applies_nor_records_holds(pacing: Pacing | None) -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0)
     await client.call(pacing=pacing)
     assert client.sent_at == [0.0]
-    client = Client(pacing=pacing)
-    await client.refused(10.0)
+    client = PacedClient(pacing=pacing)
+    await client.make_rejected_call(10.0)
     await client.call(pacing=Pacing())
     assert client.sent_at == [0.0]
 
 
 @in_virtual_time
-async def test_those_who_were_held_back_do_not_come_in_the_same_instant() -> None:
-    client = Client(retry=RetryPolicy(initial=0.5))
-    await client.refused(10.0)
+async def test_delayed_calls_are_spread_by_jitter() -> None:
+    client = PacedClient(retry=RetryPolicy(initial=0.5))
+    await client.make_rejected_call(10.0)
     await asyncio.gather(*(client.call() for _ in range(50)))
     assert all(10.0 <= at <= 10.5 for at in client.sent_at)
     assert len(set(client.sent_at)) > 25
 
 
 @in_virtual_time
-async def test_a_hold_is_as_long_as_the_policy_allows_at_most() -> None:
-    client = Client()
-    await client.refused(3600.0)
+async def test_hold_is_capped_by_the_retry_policy() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(3600.0)
     await client.call()
     assert client.sent_at == [60.0]
 
 
 @in_virtual_time
-async def test_a_wait_counts_as_queued() -> None:
-    client = Client(replying(status=400))
-    await client.refused(10.0)
+async def test_hold_counts_as_queued_time() -> None:
+    client = PacedClient(replying(status=400))
+    await client.make_rejected_call(10.0)
     client.transport._answers.append(replying(status=400))
-    error = await client.fails(APIStatusError)
+    error = await client.call_expecting(APIStatusError)
     assert error.status_code == 400
     assert error.meta.timing.queued == pytest.approx(10.0)
     assert error.meta.timing.total == pytest.approx(10.0)
 
 
-# --- a call that cannot wait -----------------------------------------------------------------------------------------
+# --- calls that cannot wait ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -262,12 +262,12 @@ async def test_a_wait_counts_as_queued() -> None:
 )
 @pytest.mark.parametrize(("code", "kind"), [(429, RateLimitError), (503, InternalServerError)])
 @in_virtual_time
-async def test_a_call_whose_wait_does_not_fit_raises_at_once_what_the_server_said(
+async def test_call_that_cannot_wait_raises_the_servers_error_immediately(
     options: dict[str, Any], bound: str, code: int, kind: type[APIStatusError]
 ) -> None:
-    client = Client()
-    await client.refused(10.0, code)
-    error = await client.fails(kind, **options)
+    client = PacedClient()
+    await client.make_rejected_call(10.0, code)
+    error = await client.call_expecting(kind, **options)
     assert (error.status_code, error.retry_after, now(), client.sent_at) == (code, 10.0, 0.0, [])
     assert bound in str(error)
     assert error.meta.attempts == ()
@@ -275,20 +275,19 @@ async def test_a_call_whose_wait_does_not_fit_raises_at_once_what_the_server_sai
 
 
 @in_virtual_time
-async def test_holds_that_follow_each_other_end_at_the_longest_wait() -> None:
-    client = Client(retry=RetryPolicy(initial=0.0, max_retry_after=60))
-
-    await client.refused()
-    (place,) = client.runtime.pace.holds
+async def test_successive_holds_are_capped_by_max_retry_after() -> None:
+    client = PacedClient(retry=RetryPolicy(initial=0.0, max_retry_after=60))
+    await client.make_rejected_call()
+    (scope,) = client.runtime.pace.holds
 
     async def refresh() -> None:
         while True:
-            client.runtime.pace.holds[place] = Hold(now() + 10.0, 10.0, 429, "busy")
+            client.runtime.pace.holds[scope] = Hold(now() + 10.0, 10.0, 429, "busy")
             await asyncio.sleep(9.0)
 
     refreshing = asyncio.create_task(refresh())
     await asyncio.sleep(0)
-    error = await client.fails(RateLimitError)
+    error = await client.call_expecting(RateLimitError)
     assert 50.0 <= now() <= 60.0
     assert error.meta.timing.queued == pytest.approx(now())
     assert client.sent_at == []
@@ -296,21 +295,21 @@ async def test_holds_that_follow_each_other_end_at_the_longest_wait() -> None:
 
 
 @in_virtual_time
-async def test_total_ends_a_wait_that_did_fit_when_it_began() -> None:
-    client = Client()
-    await client.refused(10.0)
+async def test_total_timeout_includes_the_hold() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0)
     client.transport._answers.append(replying(GOOD, after=100.0))
-    error = await client.fails(APITimeoutError, timeout=12)
+    error = await client.call_expecting(APITimeoutError, timeout=12)
     assert (error.limit, now(), client.sent_at) == ("total", 12.0, [10.0])
 
 
-# --- what ends a wait ------------------------------------------------------------------------------------------------
+# --- cancelling and closing ------------------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_a_call_that_is_held_back_can_be_cancelled() -> None:
-    client = Client()
-    await client.refused(10.0)
+async def test_delayed_call_can_be_cancelled() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0)
     task = asyncio.create_task(client.call())
     await asyncio.sleep(1.0)
     task.cancel()
@@ -321,9 +320,9 @@ async def test_a_call_that_is_held_back_can_be_cancelled() -> None:
 
 @pytest.mark.parametrize("end", [Runtime.close, lambda runtime: runtime.drain(0.5)], ids=["close", "drain"])
 @in_virtual_time
-async def test_the_end_of_the_client_ends_the_wait(end: Callable[[Runtime], Awaitable[Any]]) -> None:
-    client = Client()
-    await client.refused(10.0)
+async def test_closing_the_client_aborts_delayed_calls(end: Callable[[Runtime], Awaitable[Any]]) -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0)
     task = asyncio.create_task(client.call())
     await asyncio.sleep(1.0)
     await end(client.runtime)
@@ -334,44 +333,44 @@ async def test_the_end_of_the_client_ends_the_wait(end: Callable[[Runtime], Awai
 
 
 @in_virtual_time
-async def test_a_drain_waits_for_who_is_held_back() -> None:
-    client = Client()
-    await client.refused(10.0)
+async def test_drain_waits_for_delayed_calls() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0)
     task = asyncio.create_task(client.call())
     await asyncio.sleep(1.0)
     assert await client.runtime.drain(60) == 0
     assert (await task, client.sent_at) == ({"good": True}, [10.0])
 
 
-# --- all of it -------------------------------------------------------------------------------------------------------
+# --- properties ------------------------------------------------------------------------------------------------------
 
 
 @given(st.floats(0.5, 59), st.lists(st.floats(0, 70), min_size=1, max_size=20), st.floats(0, 1))
-def test_no_new_call_is_sent_before_the_time(seconds: float, begun: list[float], initial: float) -> None:
+def test_no_new_call_is_sent_before_the_hold_ends(seconds: float, starts: list[float], initial: float) -> None:
     async def main() -> list[float]:
-        client = Client(retry=RetryPolicy(initial=initial))
-        await client.refused(seconds)
+        client = PacedClient(retry=RetryPolicy(initial=initial))
+        await client.make_rejected_call(seconds)
 
         async def call(at: float) -> None:
             await asyncio.sleep(at)
             await client.call()
 
-        await asyncio.gather(*map(call, begun))
+        await asyncio.gather(*map(call, starts))
         return client.sent_at
 
     sent_at = virtually(main())
-    assert len(sent_at) == len(begun)
+    assert len(sent_at) == len(starts)
     assert min(sent_at) >= round(seconds, 6)
 
 
-def test_what_is_over_is_forgotten_with_the_next_refusal() -> None:
+def test_expired_holds_are_removed_on_the_next_rejection() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=1.0)
     for number in range(1000):
         pace.record_rejection(LimitScope("http://x", f"model-{number}"), busy, RetryPolicy(), number * 2.0)
     assert len(pace.holds) == 1
 
 
-def test_a_hold_is_not_longer_on_a_loop_whose_clock_is_another() -> None:
+def test_hold_is_not_extended_by_a_loop_with_another_clock() -> None:
     pace, busy = Pace(), RateLimitError("busy", status_code=429, retry_after=5.0)
     pace.record_rejection(LimitScope("http://x", "m"), busy, RetryPolicy(), 1e9)
     hold = pace.active_hold(LimitScope("http://x", "m"), 0.0)
@@ -379,7 +378,7 @@ def test_a_hold_is_not_longer_on_a_loop_whose_clock_is_another() -> None:
     assert hold.remaining(0.0) == 5.0
 
 
-def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
+def test_shorter_retry_after_does_not_shorten_a_longer_hold() -> None:
     pace = Pace()
     for seconds in (10.0, 1.0):
         error = RateLimitError("busy", status_code=429, retry_after=seconds)
@@ -387,16 +386,16 @@ def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
     assert pace.active_hold(LimitScope("http://x", "m"), 9.0) is not None
 
 
-# --- the retry budget ------------------------------------------------------------------------------------------------
+# --- retry budget ----------------------------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_a_budget_that_is_used_up_raises_at_once_and_says_so() -> None:
+async def test_exhausted_budget_stops_retries_and_is_reported() -> None:
     failing = [replying(status=503) for _ in range(20)]
-    client = Client(*failing, pacing=Pacing(retry_budget=3))
+    client = PacedClient(*failing, pacing=Pacing(retry_budget=3))
     causes = []
     for _ in range(3):
-        error = await client.fails(InternalServerError)
+        error = await client.call_expecting(InternalServerError)
         causes.append((len(error.meta.attempts), error.meta.attempts[-1].cause))
     assert [attempts for attempts, _ in causes] == [3, 2, 1]
     assert "retry budget" not in causes[0][1]
@@ -404,12 +403,12 @@ async def test_a_budget_that_is_used_up_raises_at_once_and_says_so() -> None:
 
 
 @in_virtual_time
-async def test_ten_successes_give_a_retry_back() -> None:
-    client = Client(replying(status=503), pacing=Pacing(retry_budget=1))
-    await client.call()  # a retry, and a success: 0.1
+async def test_ten_successes_restore_one_retry() -> None:
+    client = PacedClient(replying(status=503), pacing=Pacing(retry_budget=1))
+    await client.call()  # one retry and one success: the budget is 0.1
     for number in range(9):
         client.transport._answers.append(replying(status=503))
-        error = await client.fails(InternalServerError)
+        error = await client.call_expecting(InternalServerError)
         assert len(error.meta.attempts) == 1, number
         await client.call()
     client.transport._answers.append(replying(status=503))
@@ -417,65 +416,65 @@ async def test_ten_successes_give_a_retry_back() -> None:
 
 
 @in_virtual_time
-async def test_successes_do_not_fill_it_beyond_what_it_holds() -> None:
-    client = Client(pacing=Pacing(retry_budget=1))
+async def test_successes_do_not_fill_the_budget_beyond_its_size() -> None:
+    client = PacedClient(pacing=Pacing(retry_budget=1))
     for _ in range(100):
         await client.call()
     client.transport._answers.extend(replying(status=503) for _ in range(3))
-    error = await client.fails(InternalServerError)
+    error = await client.call_expecting(InternalServerError)
     assert len(error.meta.attempts) == 2
 
 
 @pytest.mark.parametrize("pacing", [None, Pacing(retry_budget=None)], ids=["off", "no budget"])
 @in_virtual_time
-async def test_without_a_budget_every_call_retries(pacing: Pacing | None) -> None:
-    client = Client(*(replying(status=503) for _ in range(600)), pacing=pacing)
+async def test_every_call_retries_without_a_budget(pacing: Pacing | None) -> None:
+    client = PacedClient(*(replying(status=503) for _ in range(600)), pacing=pacing)
     for _ in range(200):
-        assert len((await client.fails(InternalServerError)).meta.attempts) == 3
+        assert len((await client.call_expecting(InternalServerError)).meta.attempts) == 3
 
 
-def test_a_bad_setting_is_named() -> None:
+def test_invalid_pacing_is_rejected_by_name() -> None:
     with pytest.raises(ConfigurationError, match=r"Pacing\.retry_budget"):
         Pacing(retry_budget=0)
     with pytest.raises(ConfigurationError, match=r"Pacing\.obey"):
-        Pacing("never")  # type: ignore[arg-type]  # what is tested
+        Pacing("never")  # type: ignore[arg-type]  # deliberately invalid
     with pytest.raises(ConfigurationError, match="pacing must be Pacing or None"):
-        AsyncFriendli("t", pacing=5)  # type: ignore[arg-type]  # what is tested
+        AsyncFriendli("t", pacing=5)  # type: ignore[arg-type]  # deliberately invalid
 
 
-# --- the reset of a 429 ----------------------------------------------------------------------------------------------
+# --- reset headers of a 429 ------------------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_a_429_without_retry_after_waits_for_the_reset_of_what_is_used_up() -> None:
-    told = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "7s"}
-    told |= {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "50s"}
-    client = Client(replying(status=429, **told))
+async def test_429_without_retry_after_waits_for_reset_of_exhausted_limit() -> None:
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "7s"}
+    headers |= {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "50s"}
+    client = PacedClient(replying(status=429, **headers))
     await client.call()
     assert client.sent_at == [0.0, 7.0]
 
 
 @in_virtual_time
-async def test_a_reset_is_bounded_as_a_retry_after_is_and_gives_way_to_one() -> None:
-    client = Client(replying(status=429, **{"x-ratelimit-reset": "3600"}))
-    error = await client.fails(RateLimitError)
+async def test_reset_is_bounded_and_retry_after_takes_precedence() -> None:
+    client = PacedClient(replying(status=429, **{"x-ratelimit-reset": "3600"}))
+    error = await client.call_expecting(RateLimitError)
     assert (error.retry_after, now(), error.meta.rate_limit.reset_requests) == (3600.0, 0.0, 3600.0)
-    client = Client(replying(status=429, retry_after="2", **{"x-ratelimit-reset": "9"}))
+    client = PacedClient(replying(status=429, retry_after="2", **{"x-ratelimit-reset": "9"}))
     await client.call()
     assert client.sent_at == [0.0, 2.0]
 
 
 @in_virtual_time
-async def test_a_reset_of_what_is_not_used_up_makes_nobody_wait() -> None:
-    told = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "50s"}
-    client = Client(replying(status=429, **told))
+async def test_reset_of_a_limit_that_is_not_exhausted_is_ignored() -> None:
+    headers = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "50s"}
+    client = PacedClient(replying(status=429, **headers))
     await client.call()
     assert client.sent_at == [0.0, 0.0]
 
 
 @in_virtual_time
-async def test_a_reset_of_another_status_is_no_retry_after() -> None:
-    client = Client(replying(status=503, **{"x-ratelimit-reset": "50"}))
+async def test_reset_with_another_status_is_ignored() -> None:
+    client = PacedClient(replying(status=503, **{"x-ratelimit-reset": "50"}))
     await client.call()
     assert client.sent_at == [0.0, 0.0]
 
@@ -483,15 +482,15 @@ async def test_a_reset_of_another_status_is_no_retry_after() -> None:
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_decides_on_retries_goes_without_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[weakref.ref[Any]] = []
+def test_retry_state_is_released_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    refs: list[weakref.ref[Any]] = []
 
-    class Noted(retry.Retrying):
+    class TrackedRetrying(retry.Retrying):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            made.append(weakref.ref(self))
+            refs.append(weakref.ref(self))
 
-    monkeypatch.setattr(retry, "Retrying", Noted)
+    monkeypatch.setattr(retry, "Retrying", TrackedRetrying)
     gc.collect()
     gc.disable()
     try:
@@ -499,17 +498,17 @@ def test_what_decides_on_retries_goes_without_the_collector(monkeypatch: pytest.
         busy = RateLimitError("busy", status_code=429)
         assert retries.wait_after(busy) is not None
         assert retries.wait_after(busy) is None
-        made.append(weakref.ref(retries))
+        refs.append(weakref.ref(retries))
         del retries
-        assert [ref() for ref in made] == [None, None, None]
+        assert [ref() for ref in refs] == [None, None, None]
     finally:
         gc.enable()
 
 
 @in_virtual_time
-async def test_the_error_of_a_call_that_was_held_back_goes_without_the_collector() -> None:
-    client = Client()
-    await client.refused(10.0)
+async def test_error_of_a_delayed_call_is_released_without_gc() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0)
     gc.collect()
     gc.disable()
     try:
@@ -528,10 +527,10 @@ async def test_the_error_of_a_call_that_was_held_back_goes_without_the_collector
         gc.enable()
 
 
-# --- with sockets ----------------------------------------------------------------------------------------------------
+# --- real sockets ----------------------------------------------------------------------------------------------------
 
 
-async def test_over_the_wire_calls_wait_for_the_retry_after_of_another() -> None:
+async def test_calls_wait_for_the_retry_after_of_another_call() -> None:
     async with FriendliServer() as server, AsyncFriendli(server.token, server_url=server.url) as client:
         server.enqueue(status(429, retry_after=0.3), text("first"), text("second"), text("third"))
         chat = client.serverless.chat
@@ -548,7 +547,7 @@ async def test_over_the_wire_calls_wait_for_the_retry_after_of_another() -> None
         assert all(reply.meta.timing.queued > 0 for reply in replies[1:])
 
 
-def test_loops_of_other_threads_learn_too() -> None:
+def test_event_loops_of_other_threads_share_holds() -> None:
     with FriendliServer() as server:
         client = AsyncFriendli(server.token, server_url=server.url, retry=RetryPolicy(max_attempts=1))
         server.enqueue(status(429, retry_after=0.3), text("good"))
@@ -576,13 +575,13 @@ def test_loops_of_other_threads_learn_too() -> None:
         asyncio.run(client.aclose())
 
 
-async def test_replies_and_errors_tell_the_rate_limit() -> None:
+async def test_replies_and_errors_have_rate_limit() -> None:
     async with FriendliServer(rate_limit=1) as server, AsyncFriendli(server.token, server_url=server.url) as client:
         call = client.with_options(retry=None).serverless.chat.complete
         reply = await call(model="m", messages=[{"role": "user", "content": "hi"}])
-        told = reply.meta.rate_limit
-        assert told is not None
-        assert (told.limit_requests, told.remaining_requests) == (1, 0)
+        limit = reply.meta.rate_limit
+        assert limit is not None
+        assert (limit.limit_requests, limit.remaining_requests) == (1, 0)
         with pytest.raises(RateLimitError) as raised:
             await call(model="m", messages=[{"role": "user", "content": "hi"}])
         assert raised.value.meta is not None

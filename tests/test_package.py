@@ -1,4 +1,4 @@
-"""The package as a whole: its layers, its names, its size, what it imports and when."""
+"""The package as a whole: layers, names, sizes and imports."""
 
 import ast
 import json
@@ -28,18 +28,18 @@ LAYERS: Final = (
     {"_help", "_hints", "_pydantic", "_version", "errors", "options", "rate_limits", "replies"},
     {"_core"},
     {"streams"},
-    {"<an API>"},  # every module that is named nowhere else
+    {"<an API>"},  # every module that is not listed elsewhere
     {"client"},
-    {""},  # the root, which exports what is below
+    {""},  # the root, which re-exports the layers below
     {"bulk"},
     {"integrations", "testing"},
     {"cli", "demo"},
     {"__main__"},
 )
-"""The rooms of the package, lowest first: a module imports from lower ones, and from its own."""
+"""The components of the package, lowest layer first: a module imports from lower layers and its own component."""
 
 OPEN_LAYERS: Final = LAYERS[:4]
-"""Here the rooms of one layer may import from each other, as the APIs do; higher up only from themselves."""
+"""Layers whose components may import from each other, as the APIs do; in higher layers they may not."""
 
 CORE_LAYERS: Final = (
     {
@@ -63,13 +63,13 @@ CORE_LAYERS: Final = (
     {"call"},
     {"pages", "resource"},
 )
-"""The same inside `_core`."""
+"""The layers inside `_core`, lowest first."""
 
-PROGRAMS: Final = ("__main__", ".engine_process")
-"""What is run, not imported; like `_core` it has no public names."""
+ENTRY_POINTS: Final = ("__main__", ".engine_process")
+"""Modules that are run, not imported; like `_core` they have no public names."""
 
-THE_LOOP: Final = (f"{NAME}._core.call", 60)
-"""One function of this module, the loop of attempts, may have so many lines; every other 40."""
+ATTEMPT_LOOP: Final = (f"{NAME}._core.call", 60)
+"""The module of the attempt loop and its maximum number of lines; every other function has at most 40."""
 
 
 @dataclass(frozen=True)
@@ -87,33 +87,33 @@ def module_name(path: Path) -> str:
 SOURCES: Final = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def room(module: str) -> str:
-    """The first name below the package: that of a module or of a package of it."""
+def component(module: str) -> str:
+    """Returns the first name below the package, of a module or a subpackage."""
     return module.removeprefix(NAME).removeprefix(".").partition(".")[0]
 
 
-def place(name: str, layers: tuple[set[str], ...]) -> int | None:
-    return next((number for number, rooms in enumerate(layers) if name in rooms), None)
+def layer_index(name: str, layers: tuple[set[str], ...]) -> int | None:
+    return next((index for index, components in enumerate(layers) if name in components), None)
 
 
 def layer(module: str) -> int:
-    found = place(room(module), LAYERS)
+    found = layer_index(component(module), LAYERS)
     return LAYERS.index({"<an API>"}) if found is None else found
 
 
 def may_import(importer: str, imported: str) -> bool:
-    if room(importer) == room(imported):
-        return room(importer) != "_core" or core_layer(imported) <= core_layer(importer)
+    if component(importer) == component(imported):
+        return component(importer) != "_core" or core_layer(imported) <= core_layer(importer)
     if layer(importer) == layer(imported):
         return layer(importer) < len(OPEN_LAYERS)
     return layer(imported) < layer(importer)
 
 
 def core_layer(module: str) -> int:
-    name = room(module.replace("._core", "", 1))
-    found = place(name, CORE_LAYERS)
+    name = component(module.replace("._core", "", 1))
+    found = layer_index(name, CORE_LAYERS)
     if found is None:
-        pytest.fail(f"_core.{name} stands in no layer: add it to CORE_LAYERS")
+        pytest.fail(f"_core.{name} is in no layer: add it to CORE_LAYERS")
     return found
 
 
@@ -123,7 +123,7 @@ def imports(module: str) -> tuple[Import, ...]:
 
 
 def _imports(tree: ast.Module) -> Iterator[Import]:
-    guarded = {
+    type_checking = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
@@ -135,14 +135,14 @@ def _imports(tree: ast.Module) -> Iterator[Import]:
             case ast.Import(names=names):
                 found = [alias.name for alias in names]
             case ast.ImportFrom(module=str(module), names=names, level=0):
-                # `from friendli_async import errors` means the submodule; with `FriendliError` it does not.
+                # `from friendli_async import errors` imports the submodule; `FriendliError` is only a name in the root.
                 inner = [f"{module}.{alias.name}" for alias in names]
                 found = [name if name in SOURCES else module for name in inner]
             case ast.ImportFrom():
-                pytest.fail(f"line {node.lineno}: a relative import; write the whole name")
+                pytest.fail(f"line {node.lineno}: relative import, use an absolute one")
             case _:
                 continue
-        yield from (Import(name, id(node) in guarded) for name in found)
+        yield from (Import(name, id(node) in type_checking) for name in found)
 
 
 def parsed(module: str) -> ast.Module:
@@ -164,7 +164,7 @@ def test_module_imports_only_from_its_own_and_lower_layers(module: str) -> None:
     assert {name for name in ours if not may_import(module, name)} == set()
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {
         name: {found.name for found in imports(name) if found.name in SOURCES and not found.for_types_only}
         for name in SOURCES
@@ -172,7 +172,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     try:
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
-        pytest.fail(f"a circle of imports: {error.args[1]}")
+        pytest.fail(f"import cycle: {error.args[1]}")
     assert set(order) == set(SOURCES)
 
 
@@ -180,8 +180,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     ("library", "importers"),
     [("aiohttp", ("_core.net.", "testing.", "demo.")), ("tenacity", ("_core.retry",))],
 )
-def test_library_is_imported_in_its_one_place(library: str, importers: tuple[str, ...]) -> None:
-    # A type in a signature needs the name for checkers only.
+def test_library_is_imported_only_where_allowed(library: str, importers: tuple[str, ...]) -> None:
+    # Imports under `TYPE_CHECKING` are allowed everywhere.
     found = {
         name.removeprefix(f"{NAME}.")
         for name in SOURCES
@@ -192,11 +192,11 @@ def test_library_is_imported_in_its_one_place(library: str, importers: tuple[str
     assert {name for name in found if not f"{name}.".startswith(importers)} == set()
 
 
-def test_core_knows_no_endpoint() -> None:
+def test_core_contains_no_endpoint_paths() -> None:
     paths = {
         f"{name}: {node.value}"
         for name in SOURCES
-        if room(name) == "_core"
+        if component(name) == "_core"
         for node in ast.walk(parsed(name))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/v1/")
     }
@@ -206,8 +206,8 @@ def test_core_knows_no_endpoint() -> None:
 # --- size and names --------------------------------------------------------------------------------------------------
 
 
-def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without its docstring."""
+def line_count(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Returns the number of lines of a function without its docstring."""
     assert function.end_lineno is not None
     lines = function.end_lineno - function.lineno + 1
     match function.body[0]:
@@ -216,21 +216,21 @@ def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return lines
 
 
-def test_module_and_its_functions_can_be_read_in_one_go(module: str) -> None:
+def test_module_and_function_sizes_are_limited(module: str) -> None:
     assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= 700
     functions = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    too_long = {function.name: own_lines(function) for function in functions if own_lines(function) > 40}
-    if module == THE_LOOP[0] and len(too_long) == 1 and max(too_long.values()) <= THE_LOOP[1]:
+    too_long = {function.name: line_count(function) for function in functions if line_count(function) > 40}
+    if module == ATTEMPT_LOOP[0] and len(too_long) == 1 and max(too_long.values()) <= ATTEMPT_LOOP[1]:
         return
     assert too_long == {}
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
-    said = {part.strip("_") for name in SOURCES for part in name.split(".")}
-    assert not said & {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
+def test_module_names_are_specific() -> None:
+    parts = {part.strip("_") for name in SOURCES for part in name.split(".")}
+    assert not parts & {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 
 
-def test_root_exports_exactly_its_public_names_in_order() -> None:
+def test_root_all_is_complete_and_sorted() -> None:
     public = {
         name
         for name, value in vars(friendli_async).items()
@@ -240,12 +240,12 @@ def test_root_exports_exactly_its_public_names_in_order() -> None:
 
 
 def declared(module: str) -> list[str]:
-    """What a module's `__all__` says; a program, which is run and not imported, says nothing."""
-    return [] if module.endswith(PROGRAMS) else list(getattr(import_module(module), "__all__", []))
+    """Returns a module's `__all__`, which is empty for entry points: they are not imported."""
+    return [] if module.endswith(ENTRY_POINTS) else list(getattr(import_module(module), "__all__", []))
 
 
 def defined(tree: ast.Module) -> Iterator[str]:
-    """The public names that a module makes, without its type variables."""
+    """Yields the public names that a module defines, except type variables."""
     for node in tree.body:
         match node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
@@ -261,15 +261,15 @@ def defined(tree: ast.Module) -> Iterator[str]:
         yield from (name for name in names if not name.startswith("_"))
 
 
-def test_every_all_names_what_is_there_once(module: str) -> None:
+def test_all_has_existing_names_without_duplicates(module: str) -> None:
     names = declared(module)
     assert len(set(names)) == len(names)
     assert [name for name in names if not hasattr(import_module(module), name)] == []
 
 
 @cache
-def shared() -> frozenset[tuple[str, str]]:
-    """What modules of the package import from each other, as (module, name)."""
+def internal_imports() -> frozenset[tuple[str, str]]:
+    """Returns the names that modules of the package import from each other, as (module, name)."""
     return frozenset(
         (node.module, alias.name)
         for name in SOURCES
@@ -279,29 +279,29 @@ def shared() -> frozenset[tuple[str, str]]:
     )
 
 
-def test_what_is_public_is_in_all_and_the_rest_has_an_underscore(module: str) -> None:
-    """What other modules of ours need besides, without being anybody else's business, has neither."""
-    if room(module) == "_core" or module.endswith(PROGRAMS):
+def test_public_names_are_in_all_and_other_names_have_an_underscore(module: str) -> None:
+    """Names that only other modules of the package import may have neither."""
+    if component(module) == "_core" or module.endswith(ENTRY_POINTS):
         return
-    ours = {name for owner, name in shared() if owner == module}
+    ours = {name for owner, name in internal_imports() if owner == module}
     assert set(defined(parsed(module))) - set(declared(module)) - ours == set()
 
 
-def test_types_are_shipped() -> None:
+def test_py_typed_is_shipped() -> None:
     assert (ROOT / "py.typed").read_bytes() == b""
 
 
-def test_installed_distribution_says_what_it_is_and_needs() -> None:
+def test_installed_metadata_has_version_and_dependencies() -> None:
     assert version(NAME) == friendli_async.__version__
     always = [line for line in requires(NAME) or () if "extra ==" not in line]
     assert {re.split(r"[<>=!~ ]", line)[0] for line in always} == {"aiohttp", "msgspec", "tenacity", "anyio"}
 
 
-# --- what is imported, and when --------------------------------------------------------------------------------------
+# --- import time -----------------------------------------------------------------------------------------------------
 
 
 def run(script: str, *arguments: str) -> list[str]:
-    """Run a script in a fresh interpreter; gives the JSON list that it prints."""
+    """Runs a script in a fresh interpreter; returns the JSON list that it prints."""
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -310,7 +310,7 @@ def run(script: str, *arguments: str) -> list[str]:
 
 
 @pytest.mark.compatibility
-def test_importing_the_package_loads_neither_aiohttp_nor_tenacity() -> None:
+def test_importing_the_package_does_not_load_heavy_modules() -> None:
     heavy = "{'aiohttp', 'tenacity', 'anyio', 'asyncio.base_events', 'ssl', 'friendli_async.testing'}"
     assert run(f"import friendli_async, json, sys; print(json.dumps(sorted({heavy} & set(sys.modules))))") == []
 
@@ -345,7 +345,7 @@ print(json.dumps(asyncio.run(main(sys.argv[1]))))
 
 
 @pytest.mark.compatibility
-async def test_requests_streams_retries_and_errors_import_nothing() -> None:
+async def test_calls_streams_retries_and_errors_import_no_modules() -> None:
     async with FriendliServer() as server:
         server.enqueue(text("once"), status(503), text("twice"), status(400))
         assert await to_thread.run_sync(run, REQUESTS, server.url) == []

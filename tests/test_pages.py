@@ -1,4 +1,4 @@
-"""Lists that come page by page: what is asked for, when, and where they end."""
+"""Paginated lists: what is requested, when, and where iteration ends."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,7 +27,7 @@ def queries(server: FriendliServer) -> list[dict[str, list[str]]]:
     return [{name: list(values) for name, values in request.query.items()} for request in server.requests]
 
 
-async def test_items_of_all_pages_come_in_order(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_items_of_all_pages_are_yielded_in_order(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(endpoints("a", "b", cursor="2"), endpoints(cursor="3"), endpoints("c"))
     listed = client.dedicated.endpoint.list(project_id="p", limit=2)
     assert [endpoint.id async for endpoint in listed] == ["a", "b", "c"]
@@ -35,21 +35,21 @@ async def test_items_of_all_pages_come_in_order(client: AsyncFriendli, server: F
     assert queries(server) == [fixed, fixed | {"cursor": ["2"]}, fixed | {"cursor": ["3"]}]
 
 
-async def test_pages_come_one_by_one_each_with_its_meta(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_pages_yields_each_page_with_its_meta(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(endpoints("a", cursor="2"), endpoints("b"))
     pages = [page async for page in client.dedicated.endpoint.list().pages()]
     assert [list(page.data) for page in pages] == [["a"], ["b"]]
     assert [page.meta.request_id for page in pages] == [request.request_id for request in server.requests]
 
 
-async def test_awaiting_a_list_gives_its_first_page_alone(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_awaiting_a_list_returns_only_the_first_page(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(endpoints("a", cursor="2"))
     page = await client.dedicated.endpoint.list()
     assert (list(page.data), page.next_cursor) == (["a"], "2")
     assert len(server.requests) == 1
 
 
-async def test_a_list_begins_at_the_cursor_that_it_is_given(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_list_starts_at_the_given_cursor(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(endpoints("c", cursor="4"), endpoints("d"), endpoints("c"))
     listed = client.dedicated.endpoint.list(cursor="3")
     assert [endpoint.id async for endpoint in listed] == ["c", "d"]
@@ -57,9 +57,7 @@ async def test_a_list_begins_at_the_cursor_that_it_is_given(client: AsyncFriendl
     assert [query["cursor"] for query in queries(server)] == [["3"], ["4"], ["=&?"]]
 
 
-async def test_nothing_is_sent_before_the_list_is_used_nor_a_page_before_it_is_needed(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_pages_are_requested_lazily(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(endpoints("a", "b", cursor="2"), endpoints("c"))
     listed = client.dedicated.endpoint.list()
     items = aiter(listed)
@@ -70,7 +68,7 @@ async def test_nothing_is_sent_before_the_list_is_used_nor_a_page_before_it_is_n
     assert len(server.requests) == 2
 
 
-async def test_each_use_of_a_list_begins_anew(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_each_use_of_a_list_starts_over(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(endpoints("a"))
     listed = client.dedicated.endpoint.list()
     assert [endpoint.id async for endpoint in listed] == [endpoint.id async for endpoint in listed] == ["a"]
@@ -79,7 +77,7 @@ async def test_each_use_of_a_list_begins_anew(client: AsyncFriendli, server: Fri
 
 
 @pytest.mark.parametrize("last", [None, ""], ids=["null", "empty"])
-async def test_a_page_without_a_cursor_is_the_last(
+async def test_page_without_a_cursor_is_the_last(
     client: AsyncFriendli, server: FriendliServer, last: str | None
 ) -> None:
     server.enqueue(endpoints("a", cursor=last))
@@ -90,17 +88,17 @@ async def test_a_page_without_a_cursor_is_the_last(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(("begin", "cursors"), [(None, ["2", "2"]), ("2", ["2"]), (None, ["2", "3", "2"])])
-async def test_a_cursor_that_comes_twice_ends_the_list(
-    client: AsyncFriendli, server: FriendliServer, begin: str | None, cursors: list[str]
+@pytest.mark.parametrize(("start", "cursors"), [(None, ["2", "2"]), ("2", ["2"]), (None, ["2", "3", "2"])])
+async def test_repeated_cursor_ends_the_list(
+    client: AsyncFriendli, server: FriendliServer, start: str | None, cursors: list[str]
 ) -> None:
     server.enqueue(*(endpoints(str(index), cursor=cursor) for index, cursor in enumerate(cursors)))
-    listed = client.dedicated.endpoint.list(cursor=begin)
+    listed = client.dedicated.endpoint.list(cursor=start)
     assert [endpoint.id async for endpoint in listed] == [str(index) for index in range(len(cursors))]
     assert len(server.requests) == len(cursors)
 
 
-async def test_after_an_error_the_iterator_goes_on_with_the_page_that_failed(
+async def test_iterator_resumes_with_the_failed_page_after_an_error(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(endpoints("a", cursor="2"), status(429), endpoints("b"))
@@ -112,7 +110,7 @@ async def test_after_an_error_the_iterator_goes_on_with_the_page_that_failed(
     assert [query.get("cursor") for query in queries(server)] == [None, ["2"], ["2"]]
 
 
-async def test_errors_of_a_page_are_those_of_any_call(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_error_response_to_a_page_is_raised(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(status(404, message="no such endpoint"))
     history = client.dedicated.endpoint.get_version_history("ep_1")
     with pytest.raises(NotFoundError, match="no such endpoint"):
@@ -121,24 +119,20 @@ async def test_errors_of_a_page_are_those_of_any_call(client: AsyncFriendli, ser
         [version async for version in history]
 
 
-async def test_costs_go_on_as_long_as_the_server_says_that_there_are_more(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_costs_are_paginated_while_has_more_is_true(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(costs("1", more=True, page="p2"), costs("2", "3", more=False, page="p3"))
     totals = [bucket.results[0].total async for bucket in client.cost.get(**TIMES)]
     assert totals == ["1", "2", "3"]
     assert [query.get("page") for query in queries(server)] == [None, ["p2"]]
 
 
-async def test_more_pages_without_a_cursor_are_none(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_has_more_without_a_cursor_ends_the_list(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(costs("1", more=True, page=None))
     assert len([page async for page in client.cost.get(**TIMES).pages()]) == 1
     assert len(server.requests) == 1
 
 
-async def test_what_the_caller_does_to_its_lists_later_changes_no_page(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_list_arguments_are_copied(client: AsyncFriendli, server: FriendliServer) -> None:
     empty = {"data": [], "has_more": True, "next_page": "p2"}
     server.enqueue(json_body(empty), json_body({"data": []}))
     models = ["m1"]
@@ -150,7 +144,7 @@ async def test_what_the_caller_does_to_its_lists_later_changes_no_page(
 
 
 @pytest.mark.parametrize(
-    ("options", "place"),
+    ("options", "name"),
     [
         ({"limit": "20"}, "limit"),
         ({"limit": True}, "limit"),
@@ -164,15 +158,15 @@ async def test_what_the_caller_does_to_its_lists_later_changes_no_page(
     ],
     ids=str,
 )
-async def test_a_bad_value_is_refused_at_the_call(
-    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], place: str
+async def test_invalid_value_is_rejected_at_the_call(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], name: str
 ) -> None:
-    with pytest.raises(ValueError, match=place):
+    with pytest.raises(ValueError, match=name):
         client.dedicated.endpoint.list(**options)
     assert server.requests == []
 
 
-async def test_an_unknown_keyword_is_refused_at_the_call_with_the_nearest_one(
+async def test_unknown_keyword_is_rejected_at_the_call_with_a_suggestion(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     with pytest.raises(TypeError, match="'limit'"):
@@ -182,7 +176,7 @@ async def test_an_unknown_keyword_is_refused_at_the_call_with_the_nearest_one(
     assert server.requests == []
 
 
-async def test_none_and_what_is_left_out_are_left_to_the_server(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_none_and_omitted_arguments_are_not_sent(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(endpoints())
     await client.dedicated.endpoint.list()
     await client.dedicated.endpoint.list(project_id=None, limit=None, cursor=None)

@@ -1,4 +1,4 @@
-"""Everyday requests go past aiohttp's session: nobody can tell, and who wants to see them there does."""
+"""The fast path that bypasses aiohttp's session, and when requests fall back to the session."""
 
 import asyncio
 from types import SimpleNamespace
@@ -36,26 +36,26 @@ from friendli_async._core.net.posting import CAN_POST, Poster, can_post
 
 pytestmark = pytest.mark.compatibility
 
-needs_posting = pytest.mark.skipif(not CAN_POST, reason="aiohttp's classes take something else")
+needs_posting = pytest.mark.skipif(not CAN_POST, reason="aiohttp's classes have other signatures")
 ANSWER = STREAM_HEAD + chunked(delta("Hi") + delta("", "stop") + DONE) + LAST_CHUNK
 
 
 @pytest.fixture
 def posted(monkeypatch: pytest.MonkeyPatch) -> list[URL]:
-    """Where to requests went past the session."""
+    """The URLs of requests that bypassed the session."""
     seen: list[URL] = []
     post = Poster.post
 
-    async def seeing(self: Poster, method: str, url: URL, headers: Any, body: bytes) -> aiohttp.ClientResponse:
+    async def recording_post(self: Poster, method: str, url: URL, headers: Any, body: bytes) -> aiohttp.ClientResponse:
         seen.append(url)
         return await post(self, method, url, headers, body)
 
-    monkeypatch.setattr(Poster, "post", seeing)
+    monkeypatch.setattr(Poster, "post", recording_post)
     return seen
 
 
-def answering() -> RawServer:
-    """A server that keeps the requests and answers them all, streams and plain calls."""
+def recording_server() -> RawServer:
+    """Returns a server that records requests and answers streams and plain calls."""
 
     async def talk(conversation: Conversation) -> None:
         while request := await conversation.request():
@@ -66,7 +66,7 @@ def answering() -> RawServer:
     return server
 
 
-# --- the same as through the session ---------------------------------------------------------------------------------
+# --- equivalence with the session ------------------------------------------------------------------------------------
 
 
 @needs_posting
@@ -80,7 +80,7 @@ def answering() -> RawServer:
         {"token": lambda: "asked-for"},
     ],
 )
-async def test_the_bytes_are_those_that_the_session_sends(
+async def test_sent_bytes_equal_those_of_the_session(
     options: dict[str, Any], posted: list[URL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def requests() -> None:
@@ -91,7 +91,7 @@ async def test_the_bytes_are_those_that_the_session_sends(
             await client.container.chat.complete(messages=MESSAGES)
             await client._runtime.close()
 
-    async with answering() as server:
+    async with recording_server() as server:
         await within(requests())
         assert len(posted) == 4
         monkeypatch.setattr(Poster, "can_send", lambda self, body: False)
@@ -102,8 +102,8 @@ async def test_the_bytes_are_those_that_the_session_sends(
 
 
 @needs_posting
-async def test_a_destination_serves_any_number_of_requests_and_few_are_kept(posted: list[URL]) -> None:
-    async with answering() as server, client_of(server.url) as client:
+async def test_number_of_cached_destinations_is_limited(posted: list[URL]) -> None:
+    async with recording_server() as server, client_of(server.url) as client:
         for number in range(posting._MAX_DESTINATIONS + 3):
             await complete(client, extra_query={"n": number})
         await complete(client, extra_query={"n": 0})
@@ -113,12 +113,12 @@ async def test_a_destination_serves_any_number_of_requests_and_few_are_kept(post
     assert len(posted) == posting._MAX_DESTINATIONS + 4
 
 
-# --- what goes through the session -----------------------------------------------------------------------------------
+# --- fallback to the session -----------------------------------------------------------------------------------------
 
 
 @needs_posting
-async def test_a_body_that_a_transport_does_not_take_at_once_goes_through_the_session(posted: list[URL]) -> None:
-    async with answering() as server, client_of(server.url) as client:
+async def test_large_body_goes_through_the_session(posted: list[URL]) -> None:
+    async with recording_server() as server, client_of(server.url) as client:
         long = [{"role": "user", "content": "x" * 64 * 1024}]
         answer = await client.serverless.chat.complete(model="m", messages=long)
         assert answer.text == "whole"
@@ -128,41 +128,41 @@ async def test_a_body_that_a_transport_does_not_take_at_once_goes_through_the_se
 
 
 @needs_posting
-async def test_a_tracer_of_sessions_sees_each_request(posted: list[URL], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_trace_config_sees_each_request(posted: list[URL], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     tracer = aiohttp.TraceConfig()
 
-    async def begun(session: object, context: object, params: aiohttp.TraceRequestStartParams) -> None:
+    async def on_start(session: object, context: object, params: aiohttp.TraceRequestStartParams) -> None:
         seen.append(params.url.path)
 
-    tracer.on_request_start.append(begun)
-    made = aiohttp.ClientSession.__init__
+    tracer.on_request_start.append(on_start)
+    original_init = aiohttp.ClientSession.__init__
 
-    def make(self: aiohttp.ClientSession, *args: Any, **options: Any) -> None:  # as OpenTelemetry and Sentry do
-        made(self, *args, **{**options, "trace_configs": [tracer]})
+    def patched_init(self: aiohttp.ClientSession, *args: Any, **options: Any) -> None:  # as OpenTelemetry and Sentry do
+        original_init(self, *args, **{**options, "trace_configs": [tracer]})
 
-    monkeypatch.setattr(aiohttp.ClientSession, "__init__", make)
-    async with answering() as server, client_of(server.url) as client:
+    monkeypatch.setattr(aiohttp.ClientSession, "__init__", patched_init)
+    async with recording_server() as server, client_of(server.url) as client:
         await complete(client)
     assert seen == ["/serverless/v1/chat/completions"]
     assert posted == []
 
 
 @needs_posting
-async def test_what_stands_in_for_the_sessions_request_gets_each_of_them(
+async def test_patched_session_request_receives_each_request(
     posted: list[URL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    own: Any = aiohttp.ClientSession._request
+    original: Any = aiohttp.ClientSession._request
 
-    async def request(self: aiohttp.ClientSession, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
+    async def patched(self: aiohttp.ClientSession, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
         seen.append(method)  # as aioresponses and Datadog do
-        answer: aiohttp.ClientResponse = await own(self, method, url, **options)
+        answer: aiohttp.ClientResponse = await original(self, method, url, **options)
         return answer
 
-    async with answering() as server, client_of(server.url) as client:
+    async with recording_server() as server, client_of(server.url) as client:
         await complete(client)
-        monkeypatch.setattr(aiohttp.ClientSession, "_request", request)
+        monkeypatch.setattr(aiohttp.ClientSession, "_request", patched)
         await complete(client)
         await complete(client)
     assert seen == ["POST", "POST"]
@@ -170,17 +170,17 @@ async def test_what_stands_in_for_the_sessions_request_gets_each_of_them(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_without_it_all_goes_through_the_session(
+async def test_all_requests_use_the_session_without_the_fast_path(
     posted: list[URL], monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.setattr(pool, "CAN_POST", False)
-    async with answering() as server, client_of(server.url) as client:
+    async with recording_server() as server, client_of(server.url) as client:
         text = await read(ask(client)) if stream else (await complete(client)).text
     assert text == ("Hi" if stream else "whole")
     assert posted == []
 
 
-# --- whether aiohttp's classes are those that this was written for ---------------------------------------------------
+# --- compatibility check of aiohttp's classes ------------------------------------------------------------------------
 
 
 class _OtherRequest(aiohttp.ClientRequest):
@@ -199,11 +199,11 @@ class _Traced:
     _request = SimpleNamespace(__code__=None)
 
 
-async def _elsewhere(self: object) -> None: ...
+async def _replacement(self: object) -> None: ...
 
 
 class _Replaced:
-    _request = _elsewhere
+    _request = _replacement
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ class _Replaced:
         {"protocol": object},
     ],
 )
-def test_other_classes_are_not_taken_for_those_that_are_known(other: dict[str, type]) -> None:
+def test_fast_path_is_disabled_for_unknown_classes(other: dict[str, type]) -> None:
     known: dict[str, type] = {
         "session": aiohttp.ClientSession,
         "request": aiohttp.ClientRequest,
@@ -229,17 +229,17 @@ def test_other_classes_are_not_taken_for_those_that_are_known(other: dict[str, t
     assert not can_post(**{**known, **other})
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- failures --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\rb", "a\0b"])
-def test_a_header_cannot_end_before_it_should(value: str) -> None:
+def test_header_value_with_line_break_is_rejected(value: str) -> None:
     with pytest.raises(ValueError, match="line end"):
         posting._head("POST", URL("http://host/"), {"Authorization": "Bearer x", "X-Mine": value}, 2)
 
 
 @needs_posting
-async def test_a_connection_that_closes_before_the_write_is_replaced_if_it_came_from_the_pool(
+async def test_pooled_connection_that_closes_before_the_write_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     connect = Connector.connect
@@ -254,7 +254,7 @@ async def test_a_connection_that_closes_before_the_write_is_replaced_if_it_came_
         return connection
 
     monkeypatch.setattr(Connector, "connect", closing)
-    async with answering() as server, client_of(server.url) as client:
+    async with recording_server() as server, client_of(server.url) as client:
         await complete(client)
         close = True
         assert (await complete(client)).text == "whole"
@@ -263,7 +263,7 @@ async def test_a_connection_that_closes_before_the_write_is_replaced_if_it_came_
 
 
 @needs_posting
-async def test_a_fresh_connection_that_closes_before_the_write_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fresh_connection_that_closes_before_the_write_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = Connector.connect
 
     async def closing(self: Connector, *args: Any, **options: Any) -> Any:
@@ -272,7 +272,7 @@ async def test_a_fresh_connection_that_closes_before_the_write_is_told_of(monkey
         return connection
 
     monkeypatch.setattr(Connector, "connect", closing)
-    async with answering() as server, client_of(server.url) as client:
+    async with recording_server() as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError, match="closing"):
             await complete(client)
         assert server.requests == []
@@ -281,7 +281,7 @@ async def test_a_fresh_connection_that_closes_before_the_write_is_told_of(monkey
 
 @needs_posting
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"nonsense\r\n\r\n"])
-async def test_a_reply_that_does_not_begin_leaves_nothing_behind(answer: bytes) -> None:
+async def test_missing_response_head_leaves_nothing_open(answer: bytes) -> None:
     async with saying(answer) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError) as caught:
             await within(complete(client))
@@ -292,10 +292,10 @@ async def test_a_reply_that_does_not_begin_leaves_nothing_behind(answer: bytes) 
 
 
 @needs_posting
-async def test_a_cancelled_wait_for_the_reply_closes_the_connection() -> None:
+async def test_cancelling_the_wait_for_a_reply_closes_the_connection() -> None:
     async with saying(hang=True) as server, client_of(server.url) as client:
         call = asyncio.create_task(complete(client))
-        while not server.requests:  # noqa: ASYNC110  # the server tells nobody
+        while not server.requests:  # noqa: ASYNC110  # the server has no event to wait for
             await asyncio.sleep(0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -307,7 +307,7 @@ async def test_a_cancelled_wait_for_the_reply_closes_the_connection() -> None:
 
 
 @needs_posting
-async def test_a_status_is_retried_over_the_same_connection(posted: list[URL]) -> None:
+async def test_error_status_is_retried_over_the_same_connection(posted: list[URL]) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(reply(b"{}", status="503 Service Unavailable"))

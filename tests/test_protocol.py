@@ -1,4 +1,4 @@
-"""What goes out and what comes back, without a wire: bodies, checks, URLs, headers, error bodies."""
+"""Request encoding and validation without a network: bodies, values, URLs, tokens, headers and queries."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ from friendli_async._core.settings import ClientOptions, base_url, check_header,
 
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 @fewer
-def test_any_json_goes_out_as_the_same_json(body: dict[str, Any]) -> None:
+def test_encode_json_round_trips(body: dict[str, Any]) -> None:
     assert json.loads(encode_json(body)) == body
 
 
 @given(st.dictionaries(st.text(), st.text(st.characters()), min_size=1, max_size=4))
 @deterministic
-def test_text_with_lone_surrogates_goes_out_as_valid_utf8_that_means_the_same(body: dict[str, str]) -> None:
+def test_lone_surrogates_are_encoded_losslessly_as_valid_utf8(body: dict[str, str]) -> None:
     def units(texts: dict[str, str]) -> dict[str, bytes]:
         return {key: text.encode("utf-16-le", "surrogatepass") for key, text in texts.items()}
 
     assert units(json.loads(encode_json(body).decode("utf-8"))) == units(body)
 
 
-def test_a_body_is_compact_utf8() -> None:
+def test_body_is_compact_utf8() -> None:
     assert encode_json({"a": ["é漢😀", 1.5], "b": None}) == '{"a":["é漢😀",1.5],"b":null}'.encode()
 
 
@@ -76,9 +76,9 @@ class Whole(int):
     pass
 
 
-Pair = collections.namedtuple("Pair", "a b")  # noqa: PYI024  # untyped, as old code has it
+Pair = collections.namedtuple("Pair", "a b")  # noqa: PYI024  # untyped, as in old code
 
-ALIKE: list[tuple[object, object]] = [
+EQUIVALENTS: list[tuple[object, object]] = [
     (Colour.RED, "red"),
     (Level.HIGH, 3),
     ((1, (2,)), [1, [2]]),
@@ -97,23 +97,25 @@ ALIKE: list[tuple[object, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), ALIKE, ids=[type(value).__name__ for value, _ in ALIKE])
-@pytest.mark.parametrize("beside", ["x", "\ud800"])
-def test_mappings_sequences_enums_and_numbers_of_all_types_go_out(value: object, expected: object, beside: str) -> None:
-    assert json.loads(encode_json({"v": value, "beside": beside})) == {"v": expected, "beside": beside}
+@pytest.mark.parametrize(("value", "expected"), EQUIVALENTS, ids=[type(value).__name__ for value, _ in EQUIVALENTS])
+@pytest.mark.parametrize("sibling", ["x", "\ud800"])
+def test_mappings_sequences_enums_and_numbers_of_all_types_are_encoded(
+    value: object, expected: object, sibling: str
+) -> None:
+    assert json.loads(encode_json({"v": value, "beside": sibling})) == {"v": expected, "beside": sibling}
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(Text("abc"), "abc"), (Text("\ud800"), "\ud800"), (np.str_("abc"), "abc"), (np.float64(0.5), 0.5), (Whole(5), 5)],
 )
-def test_text_and_numbers_of_a_subclass_go_out_as_they_are_or_are_refused(value: object, expected: object) -> None:
-    refusal, sent = "", b""
+def test_str_and_number_subclasses_are_encoded_unchanged_or_rejected(value: object, expected: object) -> None:
+    message, sent = "", b""
     try:
         sent = encode_json({"v": value})
     except ValueError as error:
-        refusal = str(error)
-    assert refusal.startswith("v: ") or json.loads(sent) == {"v": expected}
+        message = str(error)
+    assert message.startswith("v: ") or json.loads(sent) == {"v": expected}
 
 
 NOT_JSON: list[object] = [
@@ -149,7 +151,7 @@ NOT_JSON: list[object] = [
         (lambda value: {"a": types.MappingProxyType({"b": (value,)})}, "a.b[0]"),
     ],
 )
-def test_what_is_not_json_is_refused_with_its_path(wrap: Callable[[object], Any], path: str, value: object) -> None:
+def test_non_json_value_is_rejected_with_its_path(wrap: Callable[[object], Any], path: str, value: object) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the path is checked below
         encode_json(wrap(value))
     assert str(caught.value).startswith(f"{path}: ")
@@ -157,12 +159,12 @@ def test_what_is_not_json_is_refused_with_its_path(wrap: Callable[[object], Any]
 
 
 @pytest.mark.parametrize("key", [1, None, 1.5, True, b"a", ("a",)])
-def test_a_key_that_is_not_a_string_is_refused_with_its_path(key: object) -> None:
+def test_non_string_key_is_rejected_with_its_path(key: object) -> None:
     with pytest.raises(ValueError, match=r"^a\[0\]: the key .* is not a string"):
         encode_json({"a": [{key: 1}]})
 
 
-def test_a_container_that_contains_itself_is_refused_with_its_path() -> None:
+def test_circular_reference_is_rejected_with_its_path() -> None:
     loop: dict[str, Any] = {}
     loop["again"] = [loop]
     with pytest.raises(ValueError, match=r"^v\.again\[0\]: contains itself"):
@@ -173,7 +175,7 @@ def test_a_container_that_contains_itself_is_refused_with_its_path() -> None:
         encode_json({"v": row})
 
 
-def test_the_same_object_in_two_places_is_no_cycle() -> None:
+def test_object_used_twice_is_not_a_circular_reference() -> None:
     shared = {"x": [1]}
     assert json.loads(encode_json({"a": shared, "b": [shared, shared]})) == {"a": shared, "b": [shared, shared]}
 
@@ -186,7 +188,7 @@ def nested(depth: int, leaf: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("leaf", ["x", "\ud800"])
-def test_a_body_of_any_depth_goes_out_or_is_a_value_error(leaf: str) -> None:
+def test_deeply_nested_body_is_encoded_or_raises_value_error(leaf: str) -> None:
     outcomes: set[str] = set()
     for depth in (10, 100, *range(900, 1000, 3), 5_000, 100_000):
         try:
@@ -220,13 +222,13 @@ class Options(TypedDict, total=False):
 PARAMETERS = Parameters(Options, {"model": str, "pets": list[Cat | Dog]}, {})
 
 
-def encoded(**given: Any) -> Any:
-    required = {"model": given.pop("model", "m"), "pets": given.pop("pets", [])}
-    return json.loads(PARAMETERS.encode("complete", required, given, {"stream": False}).body or b"")
+def encoded(**options: Any) -> Any:
+    required = {"model": options.pop("model", "m"), "pets": options.pop("pets", [])}
+    return json.loads(PARAMETERS.encode("complete", required, options, {"stream": False}).body or b"")
 
 
 @pytest.mark.parametrize(
-    ("given_", "message"),
+    ("options", "message"),
     [
         ({"model": None}, "model: "),
         ({"model": 5}, "model: "),
@@ -248,13 +250,13 @@ def encoded(**given: Any) -> Any:
         ({"extra_query": "a=b"}, "extra_query: "),
     ],
 )
-def test_a_bad_value_is_a_value_error_that_begins_with_its_path(given_: dict[str, Any], message: str) -> None:
+def test_invalid_value_error_starts_with_its_path(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the path is checked below
-        encoded(**given_)
+        encoded(**options)
     assert str(caught.value).startswith(message)
 
 
-def test_checking_values_puts_the_prefix_before_the_path() -> None:
+def test_check_values_prepends_the_prefix_to_the_path() -> None:
     class Expected(msgspec.Struct):
         pets: list[Cat | Dog]
 
@@ -264,31 +266,31 @@ def test_checking_values_puts_the_prefix_before_the_path() -> None:
 
 
 @pytest.mark.parametrize("stop", [["a"], ("a",), collections.UserList(["a"]), collections.deque(["a"])])
-def test_any_sequence_serves_where_the_annotation_says_sequence(stop: Sequence[str]) -> None:
+def test_any_sequence_type_is_accepted(stop: Sequence[str]) -> None:
     assert encoded(stop=stop)["stop"] == ["a"]
 
 
-def test_any_mapping_serves_where_a_mapping_is_expected() -> None:
+def test_any_mapping_type_is_accepted() -> None:
     pet = types.MappingProxyType({"kind": "cat", "lives": 9})
     assert encoded(pets=[pet], extra_body=collections.UserDict(x=pet))["x"] == dict(pet)
 
 
 @pytest.mark.parametrize("model", [Text("m"), np.str_("m")])
-def test_a_string_of_a_subclass_is_never_sent_as_something_else(model: str) -> None:
+def test_str_subclass_is_never_sent_as_another_value(model: str) -> None:
     try:
         body = encoded(model=model, stop=[model])
     except ValueError:
-        return  # saying no is fine
+        return  # rejecting it is fine
     assert (body["model"], body["stop"]) == ("m", ["m"])
 
 
-def test_what_the_caller_wrote_is_sent_with_its_unknown_keys_inside() -> None:
+def test_unknown_keys_are_sent_unchanged() -> None:
     pet = {"kind": "cat", "lives": 9, "new": {"a": None}}
     body = encoded(pets=[pet], temperature=None, extra_body={"model": "other", "top": 1})
     assert body == {"model": "other", "pets": [pet], "temperature": None, "stream": False, "top": 1}
 
 
-def test_what_the_caller_does_to_its_objects_later_changes_nothing() -> None:
+def test_later_changes_to_arguments_have_no_effect() -> None:
     pet, query = {"kind": "cat", "lives": 9}, {"a": "1"}
     options: dict[str, Any] = {"extra_query": query}
     arguments = PARAMETERS.encode("complete", {"model": "m", "pets": [pet]}, options, {})
@@ -304,7 +306,7 @@ def test_what_the_caller_does_to_its_objects_later_changes_nothing() -> None:
     ("name", "hint"),
     [("temprature", "did you mean 'temperature'"), ("maxtokens", "did you mean 'max_tokens'"), ("zzz", "extra_body=")],
 )
-def test_an_unknown_keyword_is_a_type_error_that_names_the_nearest_or_the_way_out(name: str, hint: str) -> None:
+def test_unknown_keyword_error_suggests_closest_match_or_extra_body(name: str, hint: str) -> None:
     with pytest.raises(TypeError) as caught:
         encoded(**{name: 1})
     assert name in str(caught.value)
@@ -313,7 +315,7 @@ def test_an_unknown_keyword_is_a_type_error_that_names_the_nearest_or_the_way_ou
 
 
 @pytest.mark.parametrize("name", sorted(ClientOptions.__annotations__.keys() - {"wake"}))
-def test_a_setting_among_the_keywords_is_a_type_error_that_names_with_options(name: str) -> None:
+def test_client_option_as_keyword_error_names_with_options(name: str) -> None:
     with pytest.raises(TypeError, match=rf"with_options\({name}="):
         check_keywords({name: 1}, frozenset({"temperature"}), "complete")
 
@@ -334,7 +336,7 @@ def test_a_setting_among_the_keywords_is_a_type_error_that_names_with_options(na
         ("timeout_ms", {"extra_body"}, "use client.with_options(timeout=seconds)"),
     ],
 )
-def test_a_keyword_of_another_client_is_told_by_our_name(name: str, known: set[str], hint: str) -> None:
+def test_keyword_of_another_client_error_names_the_equivalent(name: str, known: set[str], hint: str) -> None:
     with pytest.raises(TypeError) as caught:
         check_keywords({name: 1}, frozenset(known), "complete")
     assert str(caught.value).endswith(hint)
@@ -344,7 +346,7 @@ def test_a_keyword_of_another_client_is_told_by_our_name(name: str, known: set[s
 
 
 @pytest.mark.parametrize(
-    ("given_", "expected"),
+    ("url", "expected"),
     [
         ("https://api.friendli.ai", "https://api.friendli.ai"),
         ("https://api.friendli.ai/", "https://api.friendli.ai"),
@@ -353,8 +355,8 @@ def test_a_keyword_of_another_client_is_told_by_our_name(name: str, known: set[s
         ("HTTP://127.0.0.1", "HTTP://127.0.0.1"),
     ],
 )
-def test_a_base_url_keeps_its_path_and_loses_one_slash(given_: str, expected: str) -> None:
-    assert base_url(given_, "server_url") == expected
+def test_base_url_keeps_its_path_without_trailing_slash(url: str, expected: str) -> None:
+    assert base_url(url, "server_url") == expected
 
 
 BAD_URLS = [
@@ -373,7 +375,7 @@ BAD_URLS += ["http://h/a b", " http://h", "http://h\0", "http://h\t", "javascrip
 
 
 @pytest.mark.parametrize("url", [*BAD_URLS, None, 5, b"http://h", ["http://h"]])
-def test_what_is_no_base_url_is_a_configuration_error_that_names_the_setting(url: Any) -> None:
+def test_invalid_base_url_error_names_the_setting(url: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^server_url "):
         base_url(url, "server_url")
 
@@ -381,14 +383,14 @@ def test_what_is_no_base_url_is_a_configuration_error_that_names_the_setting(url
 @pytest.mark.parametrize(
     "url", ["http://u:hunter2@h", "http://hunter2@h", "http://:hunter2@h", "http://u:hunter2@h\r\n?x"]
 )
-def test_credentials_in_a_base_url_are_refused_and_not_repeated(url: str) -> None:
+def test_base_url_with_credentials_is_rejected_without_showing_them(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         base_url(url, "server_url")
     assert "hunter2" not in repr(caught.value)
 
 
 @pytest.mark.parametrize(("token", "header"), [("t", "Bearer t"), ("Bearer t", "Bearer t"), ("bEARER t", "bEARER t")])
-def test_a_token_becomes_a_bearer_header_unless_it_is_one(token: str, header: str) -> None:
+def test_token_becomes_a_bearer_header_unless_it_is_one(token: str, header: str) -> None:
     assert check_token(token) == header
 
 
@@ -407,7 +409,7 @@ BAD_TOKENS += ["secret\x7f", "secret\udc80", None, b"secret", 5, "Bearer ", "bea
 
 
 @pytest.mark.parametrize("token", BAD_TOKENS)
-def test_an_unusable_token_is_a_configuration_error_that_does_not_repeat_it(token: Any) -> None:
+def test_invalid_token_is_rejected_without_showing_it(token: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_token(token)
     assert "secret" not in str(caught.value)
@@ -415,7 +417,7 @@ def test_an_unusable_token_is_a_configuration_error_that_does_not_repeat_it(toke
 
 
 @pytest.mark.parametrize(("name", "value"), [("X-A", "b"), ("x.y", ""), ("X-Tab", "a\tb"), ("Accept", "é")])
-def test_a_sound_header_passes(name: str, value: str) -> None:
+def test_valid_header_is_accepted(name: str, value: str) -> None:
     assert AsyncFriendli("t", headers={name: value})._settings.headers == {name: value}
 
 
@@ -428,7 +430,7 @@ BAD_HEADERS += [(name, "1") for name in ("Content-Length", "TRANSFER-ENCODING", 
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_HEADERS)
-def test_a_header_that_would_break_out_of_its_line_is_a_configuration_error(name: Any, value: Any) -> None:
+def test_invalid_header_is_rejected(name: Any, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^headers: "):
         check_header(name, value, "headers")
 
@@ -446,7 +448,7 @@ def test_a_header_that_would_break_out_of_its_line_is_a_configuration_error(name
         {"container_url": "http://h?x"},
     ],
 )
-def test_injection_through_a_client_setting_is_refused_when_the_client_is_made(settings: dict[str, Any]) -> None:
+def test_header_injection_through_settings_is_rejected_at_construction(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         AsyncFriendli(**{"token": "t", **settings})
     assert "\r" not in str(caught.value)
@@ -461,11 +463,11 @@ def test_injection_through_a_client_setting_is_refused_when_the_client_is_made(s
         ({}, ""),
     ],
 )
-def test_a_query_repeats_keys_lowers_booleans_and_escapes(query: dict[str, object], expected: str) -> None:
+def test_query_repeats_keys_lowercases_booleans_and_escapes(query: dict[str, object], expected: str) -> None:
     assert encode_query(query) == expected
 
 
 @pytest.mark.parametrize("value", [math.nan, b"x", {"a": 1}, object(), [[1]], math.inf, "\ud800"])
-def test_what_cannot_go_into_a_query_is_a_value_error_with_its_name(value: object) -> None:
+def test_invalid_query_value_error_names_the_parameter(value: object) -> None:
     with pytest.raises(ValueError, match=r"^extra_query\['a'\]: "):
         encode_query({"a": value})

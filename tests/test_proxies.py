@@ -1,4 +1,4 @@
-"""Proxies: the client's, the environment's, none."""
+"""Proxies of the client and of the environment, and `no_proxy`."""
 
 import base64
 import socket
@@ -23,16 +23,15 @@ from friendli_async import (
     ConfigurationError,
     FriendliError,
 )
-from friendli_async._core.net.proxies import Proxy as Found
-from friendli_async._core.net.proxies import environment_proxies, proxy_finder
+from friendli_async._core.net.proxies import Proxy, environment_proxies, proxy_finder
 from friendli_async._core.secret import Secret
 from friendli_async.testing import (
     FriendliServer,
 )
 
 
-class Proxy(RawServer):
-    """Answers plain requests itself, refuses tunnels, and keeps the heads of both."""
+class ProxyServer(RawServer):
+    """Answers plain requests itself, rejects CONNECT requests, and records both."""
 
     def __init__(self) -> None:
         super().__init__(self._talk_on)
@@ -47,12 +46,12 @@ class Proxy(RawServer):
 
 
 @pytest.fixture
-async def proxy() -> AsyncIterator[Proxy]:
-    async with Proxy() as running:
+async def proxy() -> AsyncIterator[ProxyServer]:
+    async with ProxyServer() as running:
         yield running
 
 
-async def test_a_proxy_gets_the_whole_url(proxy: Proxy) -> None:
+async def test_proxy_receives_the_absolute_url(proxy: ProxyServer) -> None:
     async with client_of("http://api.invalid/base", proxy=proxy.url) as client:
         assert (await within(complete(client))).text == "by proxy"
         assert (await within(complete(client))).text == "by proxy"
@@ -61,20 +60,20 @@ async def test_a_proxy_gets_the_whole_url(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-async def test_the_environments_proxy_is_used(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_environment_proxy_is_used(proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, proxy.url)
     async with client_of("http://api.invalid") as client:
         monkeypatch.delenv(name)  # it is read once, at construction
         assert (await within(complete(client))).text == "by proxy"
 
 
-async def test_the_environments_proxy_may_lack_a_scheme(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_proxy_may_omit_the_scheme(proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
     async with client_of("http://api.invalid") as client:
         assert (await within(complete(client))).text == "by proxy"
 
 
-async def test_the_proxy_for_https_is_asked_for_a_tunnel(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_https_proxy_receives_connect(proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", proxy.url)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with client_of("https://api.invalid") as client:
@@ -83,14 +82,14 @@ async def test_the_proxy_for_https_is_asked_for_a_tunnel(proxy: Proxy, monkeypat
     assert proxy.requests[0].startswith(b"CONNECT api.invalid:443 HTTP/1.1\r\n")
     assert TOKEN.encode() not in proxy.requests[0]
     assert isinstance(caught.value, APIConnectionError)
-    assert not caught.value.sent, "the tunnel was refused, so nothing reached the API"
+    assert not caught.value.sent, "the proxy rejected the tunnel, so nothing reached the API"
 
 
 @pytest.mark.parametrize(
     "rule", ["127.0.0.1", "*", "x.example,127.0.0.1", "127.0.0.0/8", "no/network,10.0.0.0/8, 127.0.0.1/24"]
 )
-async def test_no_proxy_is_obeyed(
-    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, rule: str
+async def test_no_proxy_is_respected(
+    server: FriendliServer, proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", rule)
@@ -99,14 +98,16 @@ async def test_no_proxy_is_obeyed(
     assert proxy.connections == 0
 
 
-async def test_a_proxy_of_the_client_wins_over_the_environment(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_proxy_takes_precedence_over_the_environment(
+    proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "api.invalid")
     async with client_of("http://api.invalid", proxy=proxy.url) as client:
         assert (await within(complete(client))).text == "by proxy"
 
 
-async def test_credentials_of_a_proxy_go_to_the_proxy_and_nowhere_else(proxy: Proxy) -> None:
+async def test_proxy_credentials_are_sent_only_to_the_proxy(proxy: ProxyServer) -> None:
     url = proxy.url.replace("http://", "http://user:s3cret@")
     async with client_of("http://api.invalid", proxy=url) as client:
         await within(complete(client))
@@ -116,7 +117,7 @@ async def test_credentials_of_a_proxy_go_to_the_proxy_and_nowhere_else(proxy: Pr
     assert b"s3cret" not in head.replace(b"dxnlcjpzm2nyzxq=", b"")
 
 
-async def test_a_dead_proxy_is_a_connection_error_that_does_not_show_its_password() -> None:
+async def test_dead_proxy_raises_connection_error_without_the_password() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://user:s3cret@127.0.0.1:{unused.getsockname()[1]}"
@@ -130,7 +131,7 @@ async def test_a_dead_proxy_is_a_connection_error_that_does_not_show_its_passwor
 @pytest.mark.parametrize(
     "url", ["socks5://127.0.0.1:1080", "socks5h://user:s3cret@127.0.0.1:1080", "ftp://x", "http://[bad"]
 )
-async def test_a_proxy_of_the_environment_that_cannot_be_used_is_a_named_error(
+async def test_unusable_environment_proxy_raises_without_the_password(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("all_proxy", url)
@@ -141,7 +142,7 @@ async def test_a_proxy_of_the_environment_that_cannot_be_used_is_a_named_error(
 
 
 async def test_netrc_is_not_read(
-    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    server: FriendliServer, proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -152,8 +153,8 @@ async def test_netrc_is_not_read(
     assert server.requests[1].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_a_network_in_no_proxy_is_no_other(
-    server: FriendliServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+async def test_other_networks_in_no_proxy_do_not_match(
+    server: FriendliServer, proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "10.0.0.0/8,::1/128")
@@ -161,7 +162,7 @@ async def test_a_network_in_no_proxy_is_no_other(
         assert (await within(complete(client))).text == "by proxy"
 
 
-async def test_credentials_of_a_proxy_may_be_encoded(proxy: Proxy) -> None:
+async def test_proxy_credentials_are_percent_decoded(proxy: ProxyServer) -> None:
     url = proxy.url.replace("http://", "http://us%40er:p%3As%2Fs@")
     async with client_of("http://api.invalid", proxy=url) as client:
         await within(complete(client))
@@ -184,9 +185,9 @@ HOST = "api.friendli.ai"
         ("m\u00fcller.de", "xn--mller-kva.de", 443),
     ],
 )
-def test_no_proxy_in_every_syntax(rule: str, host: str, port: int) -> None:
+def test_no_proxy_rule_matches(rule: str, host: str, port: int) -> None:
     find = proxy_finder(None, {"http": Secret("http://p:1"), "https": Secret("http://p:1"), "no": Secret(rule)})
-    assert find("https", host, port) == Found()
+    assert find("https", host, port) == Proxy()
 
 
 @pytest.mark.parametrize(
@@ -198,21 +199,23 @@ def test_no_proxy_in_every_syntax(rule: str, host: str, port: int) -> None:
         *((rule, "::1", 80) for rule in ("[::1]:81", "::2", "fd00::/8", "1")),
     ],
 )
-def test_no_proxy_names_nobody_else(rule: str, host: str, port: int) -> None:
+def test_no_proxy_rule_does_not_match(rule: str, host: str, port: int) -> None:
     find = proxy_finder(None, {"https": Secret("http://p:1"), "no": Secret(rule)})
-    assert find("https", host, port) == Found("http://p:1")
+    assert find("https", host, port) == Proxy("http://p:1")
 
 
 @pytest.mark.parametrize("value", [" http://p:1\t", '"http://p:1"', "'p:1'", "p:1"])
-def test_a_proxy_of_the_environment_may_stand_in_blanks_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_environment_proxy_may_have_whitespace_and_quotes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("https_proxy", value)
-    assert proxy_finder(None, environment_proxies())("https", HOST, 443) == Found("http://p:1")
+    assert proxy_finder(None, environment_proxies())("https", HOST, 443) == Proxy("http://p:1")
 
 
 @pytest.mark.parametrize(
     "value", ["http://", "//p:1", "http://p:0", "http://p:1\n", "http://u:s3cret@p:99999", "u:s3cret@p:x", "http:p"]
 )
-def test_a_proxy_of_the_environment_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_invalid_environment_proxy_is_rejected_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     monkeypatch.setenv("https_proxy", value)
     with pytest.raises(ConfigurationError, match="the environment's proxy") as caught:
         proxy_finder(None, environment_proxies())("https", HOST, 443)

@@ -1,6 +1,4 @@
-"""Pydantic AI: what an agent can do, plain and streamed, on a model of ours."""
-
-# imported only where the extra is installed
+"""Pydantic AI agents on Friendli models, plain and streamed."""
 
 import asyncio
 import base64
@@ -17,8 +15,7 @@ import pytest
 pytest.importorskip("pydantic_ai", reason="the extra `pydantic-ai` is not installed")
 
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelRetry, NativeOutput, PromptedOutput, RunContext, ToolOutput, UsageLimits
-from pydantic_ai import exceptions as theirs
+from pydantic_ai import Agent, ModelRetry, NativeOutput, PromptedOutput, RunContext, ToolOutput, UsageLimits, exceptions
 from pydantic_ai.direct import model_request
 from pydantic_ai.messages import (
     AudioUrl,
@@ -29,7 +26,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
-    RetryPromptPart,  # pyright: ignore[reportDeprecated]  # what is tested
+    RetryPromptPart,  # pyright: ignore[reportDeprecated]  # the subject of the test
     TextPart,
     ThinkingPart,
     ToolCallPart,
@@ -75,21 +72,21 @@ def model(client: AsyncFriendli) -> FriendliModel:
     return FriendliModel("m", client=client)
 
 
-class Run(BaseModel):
-    """What is looked at of a run, plain or streamed."""
+class RunResult(BaseModel):
+    """The result of a plain or a streamed run."""
 
     output: Any
     usage: Any
     messages: list[Any]
 
 
-async def run(agent: Agent[Any, Any], prompt: Any, streamed: bool, **options: Any) -> Run:
+async def run(agent: Agent[Any, Any], prompt: Any, streamed: bool, **options: Any) -> RunResult:
     if not streamed:
         result = await agent.run(prompt, **options)
-        return Run(output=result.output, usage=result.usage, messages=result.all_messages())
+        return RunResult(output=result.output, usage=result.usage, messages=result.all_messages())
     async with agent.run_stream(prompt, **options) as answer:
         output = await answer.get_output()
-        return Run(output=output, usage=answer.usage, messages=answer.all_messages())
+        return RunResult(output=output, usage=answer.usage, messages=answer.all_messages())
 
 
 class City(BaseModel):
@@ -103,21 +100,21 @@ class City(BaseModel):
 
 
 @BOTH
-async def test_text_with_its_usage(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
-    done_ = await run(Agent(model), "Hi there", streamed)
-    assert done_.output == "You said: Hi there"
-    assert (done_.usage.input_tokens, done_.usage.output_tokens, done_.usage.requests) == (2, 4, 1)
-    answer = done_.messages[-1]
-    told = (answer.model_name, answer.provider_name, answer.provider_response_id, answer.finish_reason)
-    assert told == ("m", "friendli", "chatcmpl-000001", "stop")
+async def test_text_and_usage(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    result = await run(Agent(model), "Hi there", streamed)
+    assert result.output == "You said: Hi there"
+    assert (result.usage.input_tokens, result.usage.output_tokens, result.usage.requests) == (2, 4, 1)
+    answer = result.messages[-1]
+    fields = (answer.model_name, answer.provider_name, answer.provider_response_id, answer.finish_reason)
+    assert fields == ("m", "friendli", "chatcmpl-000001", "stop")
     assert answer.provider_details == {"finish_reason": "stop"}
     assert server.requests[0].json_object.get("stream", False) is streamed
 
 
-async def test_text_comes_in_pieces(server: FriendliServer, model: FriendliModel) -> None:
+async def test_text_is_streamed_in_deltas(server: FriendliServer, model: FriendliModel) -> None:
     async with Agent(model).run_stream("one two") as answer:
-        pieces = [piece async for piece in answer.stream_text(delta=True, debounce_by=None)]
-    assert pieces == ["You ", "said: ", "one ", "two"]
+        deltas = [delta async for delta in answer.stream_text(delta=True, debounce_by=None)]
+    assert deltas == ["You ", "said: ", "one ", "two"]
 
 
 @BOTH
@@ -129,7 +126,7 @@ async def test_text_comes_in_pieces(server: FriendliServer, model: FriendliModel
 async def test_typed_output(server: FriendliServer, model: FriendliModel, streamed: bool, kind: Any, sent: str) -> None:
     if sent == "json":  # the server does not read the schema in the prompt
         server.enqueue(
-            text('{"name": "Paris", ', '"people": 2}') if streamed else plain('{"name": "Paris", "people": 2}')
+            text('{"name": "Paris", ', '"people": 2}') if streamed else plain_reply('{"name": "Paris", "people": 2}')
         )
     result = await run(Agent(model, output_type=kind), "Paris", streamed)
     assert isinstance(result.output, City)
@@ -144,29 +141,29 @@ async def test_typed_output(server: FriendliServer, model: FriendliModel, stream
         assert body["response_format"]["json_schema"]["schema"]["additionalProperties"] is False
 
 
-def plain(said: str) -> Any:
-    choices = [{"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}]
+def plain_reply(content: str) -> Any:
+    choices = [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]
     return json_body({"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
 
 
 @BOTH
-async def test_output_that_does_not_fit_is_asked_for_again(
-    server: FriendliServer, model: FriendliModel, streamed: bool
-) -> None:
+async def test_invalid_output_is_retried(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
     server.enqueue(
         tool_calls(("final_result", {"name": "Paris", "people": "many"})),
         tool_calls(("final_result", {"name": "Paris", "people": 2})),
     )
     agent = Agent(model, output_type=City, retries=1)
-    # `run_stream` asks only once, so the streamed run is one whose events are handled.
-    result = await agent.run("Paris", event_stream_handler=passing if streamed else None)
+    # `run_stream` does not retry, so the streamed case is `run` with an event handler.
+    result = await agent.run("Paris", event_stream_handler=ignore_events if streamed else None)
     assert server.requests[1].json_object.get("stream", False) is streamed
     assert result.output == City(name="Paris", people=2)
     assert "people" in str(server.requests[1].json_object["messages"][-1]["content"])
 
 
 @BOTH
-async def test_reasoning_is_a_part_and_goes_back(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+async def test_reasoning_becomes_a_thinking_part_and_is_sent_back(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
     agent = Agent(model, model_settings={"extra_body": {"parse_reasoning": True, "include_reasoning": True}})
     result = await run(agent, "Hi there", streamed)
     reasoning = "The last message has 2 words. I repeat it."
@@ -181,7 +178,7 @@ async def test_reasoning_is_a_part_and_goes_back(server: FriendliServer, model: 
 
 
 @BOTH
-async def test_details_of_the_usage(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+async def test_usage_details(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
     details = {"prompt_tokens_details": {"cached_tokens": 6}, "completion_tokens_details": {"reasoning_tokens": 2}}
     counts = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, **details}
     if streamed:
@@ -195,15 +192,13 @@ async def test_details_of_the_usage(server: FriendliServer, model: FriendliModel
 
 
 @BOTH
-async def test_usage_that_was_not_told_is_not_none(
-    server: FriendliServer, model: FriendliModel, streamed: bool
-) -> None:
+async def test_missing_usage_counts_as_unmeasured(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
     choices = [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]
     server.enqueue(script(chunk("Hi"), finish(), done()) if streamed else json_body({"choices": choices}))
     assert (await run(Agent(model), "Hi", streamed)).usage.unmeasured_requests == 1
 
 
-async def passing(_: RunContext[None], events: Any) -> None:
+async def ignore_events(_: RunContext[None], events: Any) -> None:
     async for _event in events:
         pass
 
@@ -212,7 +207,7 @@ async def passing(_: RunContext[None], events: Any) -> None:
 
 
 @BOTH
-async def test_tools_are_called_and_their_results_go_back(
+async def test_tools_are_called_and_their_results_sent_back(
     server: FriendliServer, model: FriendliModel, streamed: bool
 ) -> None:
     agent = Agent(model)
@@ -235,7 +230,7 @@ async def test_tools_are_called_and_their_results_go_back(
 
 
 @BOTH
-async def test_a_tool_may_ask_for_another_try(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+async def test_tool_may_request_a_retry(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
     agent = Agent(model)
 
     @agent.tool
@@ -252,8 +247,8 @@ async def test_a_tool_may_ask_for_another_try(server: FriendliServer, model: Fri
 
 
 @BOTH
-@pytest.mark.parametrize("arguments", ['{"word": ', '{"word": 1}', "{}"], ids=["cut", "wrong", "missing"])
-async def test_bad_arguments_are_told_to_the_model(
+@pytest.mark.parametrize("arguments", ['{"word": ', '{"word": 1}', "{}"], ids=["truncated", "wrong type", "missing"])
+async def test_invalid_arguments_are_reported_to_the_model(
     server: FriendliServer, model: FriendliModel, streamed: bool, arguments: str
 ) -> None:
     agent = Agent(model)
@@ -265,12 +260,12 @@ async def test_bad_arguments_are_told_to_the_model(
 
     server.enqueue(tool_calls(("count", arguments)), tool_calls(("count", {"word": "abc"})))
     assert (await run(agent, "Letters?", streamed)).output == "The tool says: 3"
-    told = server.requests[1].json_object["messages"]
-    assert told[-1]["role"] == "tool"
+    messages = server.requests[1].json_object["messages"]
+    assert messages[-1]["role"] == "tool"
 
 
 @BOTH
-async def test_a_file_of_a_tool_goes_into_a_users_message(
+async def test_file_returned_by_a_tool_is_sent_in_a_user_message(
     server: FriendliServer, model: FriendliModel, streamed: bool
 ) -> None:
     agent = Agent(model)
@@ -280,14 +275,14 @@ async def test_a_file_of_a_tool_goes_into_a_users_message(
         """A photo."""
         return BinaryContent(b"\x89PNG\r\n", media_type="image/png")
 
-    server.enqueue(tool_calls(("photo", {})), text("Nice.") if streamed else plain("Nice."))
+    server.enqueue(tool_calls(("photo", {})), text("Nice.") if streamed else plain_reply("Nice."))
     await run(agent, "Show me", streamed)
     *_, tool, user = server.requests[1].json_object["messages"]
     assert (tool["role"], user["role"]) == ("tool", "user")
     assert {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}} in user["content"]
 
 
-def one(name: str) -> dict[str, Any]:
+def function_choice(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
@@ -297,12 +292,12 @@ def one(name: str) -> dict[str, Any]:
         (None, str, ["a", "b"], "auto"),
         ("auto", City, ["a", "b", "final_result"], "required"),
         ("none", str, ["a", "b"], "none"),
-        ("none", City, ["final_result"], one("final_result")),
+        ("none", City, ["final_result"], function_choice("final_result")),
         (["a", "final_result"], City, ["a", "final_result"], "required"),
-        (["final_result"], City, ["final_result"], one("final_result")),
+        (["final_result"], City, ["final_result"], function_choice("final_result")),
         (ToolOrOutput(["b"]), str, ["b"], "auto"),
         (ToolOrOutput(["b"]), City, ["b", "final_result"], "required"),
-        (ToolOrOutput([]), City, ["final_result"], one("final_result")),
+        (ToolOrOutput([]), City, ["final_result"], function_choice("final_result")),
     ],
 )
 async def test_tool_choice(
@@ -328,18 +323,18 @@ def b() -> str:
     return "b"
 
 
-async def test_a_tool_choice_of_an_unknown_tool_is_refused(server: FriendliServer, model: FriendliModel) -> None:
+async def test_tool_choice_of_an_unknown_tool_is_rejected(server: FriendliServer, model: FriendliModel) -> None:
     agent = Agent(model, output_type=City, tools=[a])
-    with pytest.raises(theirs.UserError, match="nope"):
+    with pytest.raises(exceptions.UserError, match="nope"):
         await agent.run("Hi", model_settings={"tool_choice": ToolOrOutput(["nope"])})
     assert server.requests == []
 
 
-# --- what goes in ----------------------------------------------------------------------------------------------------
+# --- inputs ----------------------------------------------------------------------------------------------------------
 
 
 @BOTH
-async def test_media_of_every_kind(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+async def test_media_of_all_types_are_sent(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
     prompt = [
         "What?",
         ImageUrl("https://example.com/a.png"),
@@ -367,15 +362,15 @@ async def test_media_of_every_kind(server: FriendliServer, model: FriendliModel,
 @pytest.mark.parametrize(
     "item", [DocumentUrl("https://example.com/a.pdf"), BinaryContent(b"%PDF", media_type="application/pdf")]
 )
-async def test_documents_are_refused(server: FriendliServer, model: FriendliModel, streamed: bool, item: Any) -> None:
-    with pytest.raises(theirs.UserError, match="pdf"):
+async def test_documents_are_rejected(server: FriendliServer, model: FriendliModel, streamed: bool, item: Any) -> None:
+    with pytest.raises(exceptions.UserError, match="pdf"):
         await run(Agent(model), ["What?", item], streamed)
     assert server.requests == []
 
 
-async def test_retry_prompts_of_a_history_go_out(server: FriendliServer, model: FriendliModel) -> None:
+async def test_retry_prompts_in_the_history_are_sent(server: FriendliServer, model: FriendliModel) -> None:
     with pytest.warns(Warning, match="`RetryPromptPart` is deprecated"):
-        prompts = [RetryPromptPart("shorter"), RetryPromptPart("no such city", tool_name="f", tool_call_id="c")]  # pyright: ignore[reportDeprecated]  # what is tested
+        prompts = [RetryPromptPart("shorter"), RetryPromptPart("no such city", tool_name="f", tool_call_id="c")]  # pyright: ignore[reportDeprecated]  # the subject of the test
     call = ModelResponse([ToolCallPart("f", "{}", tool_call_id="c")])
     history: list[ModelMessage] = [ModelRequest([prompts[0]]), call, ModelRequest([prompts[1]])]
     await model.request(history, None, ModelRequestParameters())
@@ -386,13 +381,13 @@ async def test_retry_prompts_of_a_history_go_out(server: FriendliServer, model: 
     assert result["content"].startswith("no such city")
 
 
-async def test_instructions_stand_behind_the_system_prompts(server: FriendliServer, model: FriendliModel) -> None:
+async def test_instructions_follow_the_system_prompts(server: FriendliServer, model: FriendliModel) -> None:
     await Agent(model, system_prompt="One.", instructions="Two.").run("Hi")
     sent = [(message["role"], message["content"]) for message in server.requests[0].json_object["messages"]]
     assert sent == [("system", "One."), ("system", "Two."), ("user", "Hi")]
 
 
-async def test_settings_are_the_parameters_of_the_api(server: FriendliServer, model: FriendliModel) -> None:
+async def test_settings_map_to_api_parameters(server: FriendliServer, model: FriendliModel) -> None:
     settings = ModelSettings(
         max_tokens=9,
         temperature=0.5,
@@ -443,7 +438,7 @@ async def test_each_deployment_has_its_path(server: FriendliServer, deployment: 
     assert server.requests[-1].path == f"{prefix}/v1/chat/completions"
 
 
-async def test_a_history_of_another_provider_goes_out(server: FriendliServer, model: FriendliModel) -> None:
+async def test_history_of_another_provider_is_sent(server: FriendliServer, model: FriendliModel) -> None:
     history: list[ModelMessage] = [
         ModelRequest([UserPromptPart("Hi")]),
         ModelResponse([ThinkingPart("Hm."), TextPart("So"), ToolCallPart("f", {"x": "ü"}, tool_call_id="1")]),
@@ -451,31 +446,31 @@ async def test_a_history_of_another_provider_goes_out(server: FriendliServer, mo
     ]
     answer = await model_request(model, history)
     assert isinstance(answer.parts[0], TextPart)
-    said, told = server.requests[0].json_object["messages"][1:]
-    assert (said["content"], said["reasoning_content"]) == ("So", "Hm.")
-    assert said["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":"ü"}'}
-    assert told == {"role": "tool", "tool_call_id": "1", "content": '{"y":1}'}
+    assistant, tool = server.requests[0].json_object["messages"][1:]
+    assert (assistant["content"], assistant["reasoning_content"]) == ("So", "Hm.")
+    assert assistant["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":"ü"}'}
+    assert tool == {"role": "tool", "tool_call_id": "1", "content": '{"y":1}'}
 
 
-# --- leaving ---------------------------------------------------------------------------------------------------------
+# --- cancellation ----------------------------------------------------------------------------------------------------
 
 
-async def test_leaving_a_run_stops_the_model(
+async def test_leaving_a_run_closes_the_stream(
     server: FriendliServer, client: AsyncFriendli, model: FriendliModel
 ) -> None:
     server.always(script(chunk("Hi "), chunk("there"), stall()))
     async with Agent(model).run_stream("Hi") as answer:
-        async for piece in answer.stream_text(delta=True, debounce_by=None):
-            assert piece == "Hi "
+        async for delta in answer.stream_text(delta=True, debounce_by=None):
+            assert delta == "Hi "
             break
     assert client.gauges().open_streams == 0
     await server.wait_until(lambda: server.active_requests == 0)
 
 
-async def test_cancelling_the_stream_inside_a_run_ends_it(server: FriendliServer, model: FriendliModel) -> None:
+async def test_cancelling_the_response_closes_the_stream(server: FriendliServer, model: FriendliModel) -> None:
     server.always(script(chunk("Hi "), stall()))
     async with model.request_stream([ModelRequest([UserPromptPart("Hi")])], None, ModelRequestParameters()) as answer:
-        reading = asyncio.ensure_future(gathered(answer))
+        reading = asyncio.ensure_future(collect(answer))
         await server.wait_for_requests()
         await answer.cancel()
         await reading
@@ -483,12 +478,14 @@ async def test_cancelling_the_stream_inside_a_run_ends_it(server: FriendliServer
     await server.wait_until(lambda: server.active_requests == 0)
 
 
-async def gathered(events: Any) -> list[Any]:
+async def collect(events: Any) -> list[Any]:
     return [event async for event in events]
 
 
 @BOTH
-async def test_cancelling_a_run_stops_the_model(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+async def test_cancelling_a_run_aborts_the_request(
+    server: FriendliServer, model: FriendliModel, streamed: bool
+) -> None:
     server.always(script(stall()))
     task = asyncio.ensure_future(run(Agent(model), "Hi", streamed))
     await server.wait_for_requests()
@@ -505,21 +502,21 @@ async def test_cancelling_a_run_stops_the_model(server: FriendliServer, model: F
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        (400, theirs.ModelRequestRejectedError),
-        (401, theirs.ModelAuthenticationError),
-        (404, theirs.ModelNotFoundError),
-        (409, theirs.ModelHTTPError),
-        (422, theirs.ModelRequestRejectedError),
-        (429, theirs.ModelRateLimitError),
-        (500, theirs.ModelServerError),
-        (503, theirs.ModelUnavailableError),
+        (400, exceptions.ModelRequestRejectedError),
+        (401, exceptions.ModelAuthenticationError),
+        (404, exceptions.ModelNotFoundError),
+        (409, exceptions.ModelHTTPError),
+        (422, exceptions.ModelRequestRejectedError),
+        (429, exceptions.ModelRateLimitError),
+        (500, exceptions.ModelServerError),
+        (503, exceptions.ModelUnavailableError),
     ],
 )
-async def test_a_status_is_their_error_of_its_category(
+async def test_error_status_is_mapped_to_the_matching_exception(
     server: FriendliServer, model: FriendliModel, streamed: bool, code: int, kind: type[Exception]
 ) -> None:
     server.always(status(code, headers={"Retry-After": "7"}))
-    with pytest.raises(theirs.ModelHTTPError) as caught:
+    with pytest.raises(exceptions.ModelHTTPError) as caught:
         await run(Agent(model), "Hi", streamed)
     error = caught.value
     assert isinstance(error, kind)
@@ -527,20 +524,20 @@ async def test_a_status_is_their_error_of_its_category(
     assert isinstance(error.__cause__, FriendliError)
 
 
-async def test_an_error_in_the_stream_is_the_same_error(server: FriendliServer, model: FriendliModel) -> None:
+async def test_error_event_is_mapped_to_the_same_exception(server: FriendliServer, model: FriendliModel) -> None:
     server.always(script(chunk("Hi"), error_data({"message": "slow down", "code": "rate_limit_exceeded"})))
-    with pytest.raises(theirs.ModelRateLimitError) as caught:
+    with pytest.raises(exceptions.ModelRateLimitError) as caught:
         await run(Agent(model), "Hi", streamed=True)
-    assert isinstance(caught.value, theirs.ModelHTTPError)
+    assert isinstance(caught.value, exceptions.ModelHTTPError)
     assert (caught.value.status_code, caught.value.in_stream) == (429, True)
     assert isinstance(caught.value.__cause__, RateLimitError)
 
 
-async def test_a_cut_stream_is_a_connection_error_with_what_had_arrived(
+async def test_truncated_stream_raises_connection_error_with_partial(
     server: FriendliServer, model: FriendliModel
 ) -> None:
     server.always(script(chunk("Hel"), reset()))
-    with pytest.raises(theirs.ModelConnectionError) as caught:
+    with pytest.raises(exceptions.ModelConnectionError) as caught:
         await run(Agent(model), "Hi", streamed=True)
     cause = caught.value.__cause__
     assert isinstance(cause, StreamInterruptedError)
@@ -549,36 +546,36 @@ async def test_a_cut_stream_is_a_connection_error_with_what_had_arrived(
 
 
 @BOTH
-async def test_a_time_limit_is_a_timeout_error(server: FriendliServer, client: AsyncFriendli, streamed: bool) -> None:
+async def test_timeout_raises_timeout_error(server: FriendliServer, client: AsyncFriendli, streamed: bool) -> None:
     server.always(script(stall()))
     model = FriendliModel("m", client=client.with_options(timeout=Timeouts(first_event=0.05)))
-    with pytest.raises(theirs.ModelTimeoutError) as caught:
+    with pytest.raises(exceptions.ModelTimeoutError) as caught:
         await run(Agent(model), "Hi", streamed)
     assert caught.value.phase == "read"
 
 
 @BOTH
-async def test_no_connection_is_a_connection_error(streamed: bool) -> None:
+async def test_failed_connection_raises_connection_error(streamed: bool) -> None:
     async with AsyncFriendli("test-token", server_url="http://127.0.0.1:1", retry=None) as client:
-        with pytest.raises(theirs.ModelConnectionError) as caught:
+        with pytest.raises(exceptions.ModelConnectionError) as caught:
             await run(Agent(FriendliModel("m", client=client)), "Hi", streamed)
     assert caught.value.phase == "connect"
 
 
-async def test_an_answer_that_is_none_is_unexpected_behaviour(server: FriendliServer, model: FriendliModel) -> None:
+async def test_invalid_reply_raises_unexpected_model_behavior(server: FriendliServer, model: FriendliModel) -> None:
     server.always(json_body({"hello": 1}))
-    with pytest.raises(theirs.UnexpectedModelBehavior):
+    with pytest.raises(exceptions.UnexpectedModelBehavior):
         await run(Agent(model), "Hi", streamed=False)
 
 
 @contextmanager
-def their_own() -> Iterator[None]:
+def raises_user_error() -> Iterator[None]:
     with pytest.raises(RateLimitError, match="of the user's"):
         yield
 
 
-async def test_an_error_of_the_users_own_code_is_left_alone(server: FriendliServer, model: FriendliModel) -> None:
-    with their_own():
+async def test_error_of_user_code_is_not_mapped(server: FriendliServer, model: FriendliModel) -> None:
+    with raises_user_error():
         async with Agent(model).run_stream("Hi"):
             raise RateLimitError("of the user's", status_code=429)
     await server.wait_until(lambda: server.active_requests == 0)
@@ -586,7 +583,7 @@ async def test_an_error_of_the_users_own_code_is_left_alone(server: FriendliServ
 
 
 @BOTH
-async def test_another_model_answers_where_one_fails(
+async def test_fallback_model_answers_after_a_failure(
     server: FriendliServer, client: AsyncFriendli, streamed: bool
 ) -> None:
     server.enqueue(status(429))
@@ -596,37 +593,37 @@ async def test_another_model_answers_where_one_fails(
 
 
 @BOTH
-async def test_limits_of_usage_hold(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
-    with pytest.raises(theirs.UsageLimitExceeded):
+async def test_usage_limits_are_enforced(server: FriendliServer, model: FriendliModel, streamed: bool) -> None:
+    with pytest.raises(exceptions.UsageLimitExceeded):
         await run(Agent(model), "one two three", streamed, usage_limits=UsageLimits(output_tokens_limit=2))
 
 
-# --- the module ------------------------------------------------------------------------------------------------------
+# --- model objects ---------------------------------------------------------------------------------------------------
 
 
-def test_models_are_known_by_name_and_show_no_token(server: FriendliServer) -> None:
+def test_model_has_names_and_does_not_show_the_token(server: FriendliServer) -> None:
     model = FriendliModel("m", client=AsyncFriendli("flp_secret", server_url=server.url))
     assert (model.model_name, model.system, model.model_id) == ("m", "friendli", "friendli:m")
     assert "flp_secret" not in repr(model)
     assert model != FriendliModel("other", client=model._client)
 
 
-async def test_a_model_makes_its_own_client_and_drops_it(
+async def test_model_creates_and_releases_its_own_client(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
     monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
 
-    circle: list[Any] = [FriendliModel("m")]  # not of an agent: Pydantic AI keeps what an agent ran with for a while
-    assert (await model_request(circle[0], [ModelRequest.user_text_prompt("Hi")])).text == "You said: Hi"
-    circle.append(circle)
-    del circle
-    gc.collect()  # and nothing warns
-    await server.wait_for_connections(0, timeout=10)  # sooner than the pool drops an idle one
+    cycle: list[Any] = [FriendliModel("m")]  # no agent: Pydantic AI keeps an agent's last model alive for a while
+    assert (await model_request(cycle[0], [ModelRequest.user_text_prompt("Hi")])).text == "You said: Hi"
+    cycle.append(cycle)
+    del cycle
+    gc.collect()  # must not emit a warning
+    await server.wait_for_connections(0, timeout=10)  # shorter than the pool's keep-alive timeout
     assert server.open_connections == 0
 
 
-def test_a_missing_extra_says_what_to_install() -> None:
+def test_missing_extra_error_names_the_install_command() -> None:
     code = "import sys; sys.modules['pydantic_ai'] = None; import friendli_async.integrations.pydantic_ai"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'friendli_async[pydantic-ai]'" in ended.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'friendli_async[pydantic-ai]'" in completed.stderr

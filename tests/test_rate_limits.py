@@ -1,4 +1,4 @@
-"""Rate limits in headers, under all the names that are about."""
+"""Rate-limit headers in all known spellings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DATE: Final = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
 NEW_YEAR: Final = 1767225600
 
 
-def told(**headers: str) -> RateLimit | None:
+def parse(**headers: str) -> RateLimit | None:
     return Meta(headers=Headers((name.replace("_", "-"), value) for name, value in headers.items())).rate_limit
 
 
-def filled(limit: RateLimit | None) -> dict[str, Any]:
+def non_null_fields(limit: RateLimit | None) -> dict[str, Any]:
     assert limit is not None
     return {name: value for name, value in msgspec.structs.asdict(limit).items() if value is not None}
 
@@ -76,19 +76,19 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
         {"limit_requests": 5000, "remaining_requests": 0, "reset_requests": 90.0},
     ),
     "epoch in milliseconds": ({**DATE, "x-ratelimit-reset": f"{NEW_YEAR}500"}, {"reset_requests": 0.5}),
-    "a date": ({**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT"}, {"reset_requests": 10.0}),
-    "in milliseconds": ({"x-ratelimit-reset-ms": "1500"}, {"reset_requests": 1.5}),
-    "in milliseconds, as a point in time": (
+    "HTTP date": ({**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT"}, {"reset_requests": 10.0}),
+    "milliseconds": ({"x-ratelimit-reset-ms": "1500"}, {"reset_requests": 1.5}),
+    "milliseconds since the epoch": (
         {**DATE, "x-ratelimit-reset-ms": f"{NEW_YEAR}500"},
         {"reset_requests": 0.5},
     ),
-    "in milliseconds, with another unit": ({"x-ratelimit-reset-ms": "5s"}, {"reset_requests": 5.0}),
-    "quoted, with a parameter": ({"x-ratelimit-reset": '"5";w=60'}, {"reset_requests": 5.0}),
+    "milliseconds with another unit": ({"x-ratelimit-reset-ms": "5s"}, {"reset_requests": 5.0}),
+    "quoted with a parameter": ({"x-ratelimit-reset": '"5";w=60'}, {"reset_requests": 5.0}),
     "two dates": (
         {**DATE, "x-ratelimit-reset": "Thu, 01 Jan 2026 00:00:10 GMT, Thu, 01 Jan 2026 00:00:20 GMT"},
         {"reset_requests": 20.0},
     ),
-    "a date that was sent twice": (
+    "duplicate Date header": (
         {"Date": f"{DATE['Date']}, {DATE['Date']}", "x-ratelimit-reset": "2026-01-01T00:00:09"},
         {"reset_requests": 9.0},
     ),
@@ -115,7 +115,7 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
         },
         {"limit_requests": 1000, "remaining_requests": 1, "limit_tokens": 7},
     ),
-    "input and output": (
+    "input and output tokens": (
         {
             "anthropic-ratelimit-input-tokens-limit": "100",
             "anthropic-ratelimit-input-tokens-remaining": "90",
@@ -124,11 +124,11 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
         },
         {"limit_tokens": 100, "remaining_tokens": 10},
     ),
-    "sent twice": (
+    "duplicate headers": (
         {"x-ratelimit-remaining": "5, 3", "x-ratelimit-reset": "3, 7"},
         {"remaining_requests": 3, "reset_requests": 7.0},
     ),
-    "partly nonsense": (
+    "partly invalid": (
         {"x-ratelimit-limit": "many", "x-ratelimit-remaining": "nan", "x-ratelimit-reset": "2s"},
         {"reset_requests": 2.0},
     ),
@@ -136,8 +136,8 @@ SPELLINGS: Final[dict[str, tuple[dict[str, str], dict[str, float]]]] = {
 
 
 @pytest.mark.parametrize(("headers", "expected"), SPELLINGS.values(), ids=SPELLINGS)
-def test_every_spelling_is_read(headers: dict[str, str], expected: dict[str, float]) -> None:
-    assert filled(told(**headers)) == pytest.approx(expected)
+def test_spelling_is_parsed(headers: dict[str, str], expected: dict[str, float]) -> None:
+    assert non_null_fields(parse(**headers)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_every_spelling_is_read(headers: dict[str, str], expected: dict[str, flo
         ("1e3", 1000.0),
     ],
 )
-def test_resets_are_seconds(text: str, seconds: float) -> None:
-    assert filled(told(x_ratelimit_reset=text)) == {"reset_requests": pytest.approx(seconds)}
+def test_reset_is_converted_to_seconds(text: str, seconds: float) -> None:
+    assert non_null_fields(parse(x_ratelimit_reset=text)) == {"reset_requests": pytest.approx(seconds)}
 
 
 @pytest.mark.parametrize(
@@ -189,14 +189,14 @@ def test_resets_are_seconds(text: str, seconds: float) -> None:
         "1 s 2",
     ],
 )
-def test_nonsense_is_none(text: str) -> None:
-    assert told(x_ratelimit_reset=text, x_ratelimit_limit=text, x_ratelimit_remaining=text) is None
+def test_invalid_values_are_ignored(text: str) -> None:
+    assert parse(x_ratelimit_reset=text, x_ratelimit_limit=text, x_ratelimit_remaining=text) is None
 
 
-def test_headers_of_other_things_are_none() -> None:
-    assert told() is None
+def test_unrelated_headers_are_ignored() -> None:
+    assert parse() is None
     assert (
-        told(**{"content-type": "text/plain", "x-limit": "5", "x-ratelimit": "5", "ratelimit-policy": "w=60"}) is None
+        parse(**{"content-type": "text/plain", "x-limit": "5", "x-ratelimit": "5", "ratelimit-policy": "w=60"}) is None
     )
 
 
@@ -216,8 +216,8 @@ def test_headers_of_other_things_are_none() -> None:
         st.text() | st.from_regex(r"[-0-9.,;=a-z\" :TZ]{0,40}", fullmatch=True),
     )
 )
-def test_no_header_raises_and_every_number_is_finite(headers: dict[str, str]) -> None:
-    for value in filled(limit).values() if (limit := told(**headers)) is not None else ():
+def test_arbitrary_headers_never_raise_and_numbers_are_finite(headers: dict[str, str]) -> None:
+    for value in non_null_fields(limit).values() if (limit := parse(**headers)) is not None else ():
         assert math.isfinite(value)
         assert value >= 0
     wait = retry_delay_of(429, Headers(headers.items()))
@@ -245,19 +245,19 @@ def test_no_header_raises_and_every_number_is_finite(headers: dict[str, str]) ->
     ],
     ids=str,
 )
-def test_a_429_waits_for_what_is_used_up_and_for_nothing_else(headers: dict[str, str], wait: float | None) -> None:
+def test_429_waits_only_for_exhausted_limits(headers: dict[str, str], wait: float | None) -> None:
     error = status_error(429, Headers(headers.items()), b"")
     assert error.retry_after == wait
     assert status_error(503, Headers(headers.items()), b"").retry_after is None
-    inside = error_of_payload({"error": {"code": "rate_limit_exceeded"}}, b"", 200, Headers(headers.items()))
-    assert inside.retry_after == wait
+    in_stream = error_of_payload({"error": {"code": "rate_limit_exceeded"}}, b"", 200, Headers(headers.items()))
+    assert in_stream.retry_after == wait
 
 
-def test_retry_after_goes_before_a_reset() -> None:
+def test_retry_after_takes_precedence_over_reset() -> None:
     headers = Headers([("retry-after", "1"), ("x-ratelimit-reset", "9")])
     assert status_error(429, headers, b"").retry_after == 1.0
 
 
-def test_it_is_plain_data() -> None:
-    limit = told(x_ratelimit_limit="5")
+def test_rate_limit_is_picklable() -> None:
+    limit = parse(x_ratelimit_limit="5")
     assert pickle.loads(pickle.dumps(limit)) == limit
