@@ -1,4 +1,4 @@
-"""Good statuses without an answer: none passes for an empty reply, and none that stands elsewhere is lost."""
+"""Successful responses without an answer are rejected, and answers in unexpected fields are found."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ async def text_complete(client: AsyncFriendli) -> Any:
 
 @pytest.mark.parametrize("call", [complete, text_complete])
 @pytest.mark.parametrize("choice", [{"text": "hi"}, {"message": HI}, {"delta": HI}, {"message": None, "text": "hi"}])
-async def test_an_answer_where_another_api_has_it_is_taken(
+async def test_answer_in_field_of_another_api_is_accepted(
     client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
 ) -> None:
     if call is complete and "message" in choice and choice["message"] is None:
         server.enqueue(json_body({"choices": [choice]}))
-        with pytest.raises(ResponseDecodeError):  # an answer that is null is none
+        with pytest.raises(ResponseDecodeError):  # a null message counts as missing
             await call(client)
         return
     server.enqueue(json_body({"choices": [{"index": 0, **choice}], "created": "1", "usage": {"total_tokens": 3.0}}))
@@ -44,7 +44,7 @@ async def test_an_answer_where_another_api_has_it_is_taken(
         {"logprobs": None, "index": "0"},
     ],
 )
-async def test_a_choice_without_an_answer_is_no_answer(
+async def test_choice_without_content_is_rejected(
     client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
 ) -> None:
     server.enqueue(json_body({"choices": [choice], "usage": {"total_tokens": 3}}))
@@ -55,7 +55,7 @@ async def test_a_choice_without_an_answer_is_no_answer(
 
 @pytest.mark.parametrize("call", [complete, text_complete])
 @pytest.mark.parametrize("choice", [{"text": {}}, {"delta": None, "text": {}}, {"message": {}, "text": {}}])
-async def test_an_empty_object_is_no_answer(
+async def test_empty_object_as_content_is_rejected(
     client: AsyncFriendli, server: FriendliServer, call: Any, choice: dict[str, Any]
 ) -> None:
     server.enqueue(json_body({"choices": [{"index": 0, **choice}]}))
@@ -67,7 +67,7 @@ async def test_an_empty_object_is_no_answer(
     "body",
     [{"text": "x"}, {"id": "x"}, {"response": {"text": "x"}}, {"statusCode": 200, "body": "x"}, {"status": "fine"}],
 )
-async def test_a_listing_with_nothing_of_its_own_is_no_empty_listing(
+async def test_object_without_listing_fields_is_not_an_empty_listing(
     client: AsyncFriendli, server: FriendliServer, body: dict[str, Any]
 ) -> None:
     for _ in range(2):
@@ -84,7 +84,7 @@ async def test_a_listing_with_nothing_of_its_own_is_no_empty_listing(
     ("body", "status"),
     [({"statusCode": 503, "body": "x"}, 503), ({"status": "failed"}, 200), ({"response": {"error": "x"}}, 200)],
 )
-async def test_a_listing_that_only_says_that_it_failed_is_an_error(
+async def test_failure_in_listing_body_is_raised(
     client: AsyncFriendli, server: FriendliServer, body: dict[str, Any], status: int
 ) -> None:
     server.enqueue(json_body(body))
@@ -93,13 +93,13 @@ async def test_a_listing_that_only_says_that_it_failed_is_an_error(
     assert raised.value.status_code == status
 
 
-async def opened(client: AsyncFriendli) -> Any:
+async def open_stream(client: AsyncFriendli) -> Any:
     return await client.serverless.chat.stream(model="m", messages=MESSAGES)
 
 
 OPERATIONS: dict[str, Callable[[AsyncFriendli], Awaitable[Any]]] = {
     "chat": complete,
-    "stream": opened,
+    "stream": open_stream,
     "list": lambda client: client.dedicated.endpoint.list(),
     "status": lambda client: client.dedicated.endpoint.get_status("ep_1"),
     "delete": lambda client: client.dedicated.endpoint.delete("ep_1"),
@@ -107,7 +107,7 @@ OPERATIONS: dict[str, Callable[[AsyncFriendli], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "words"),
+    ("body", "kind", "message"),
     [
         ({"success": False}, APIStatusError, "success"),
         ({"success": False, "code": 429}, RateLimitError, "success"),
@@ -120,10 +120,10 @@ OPERATIONS: dict[str, Callable[[AsyncFriendli], Awaitable[Any]]] = {
     ],
 )
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_what_went_wrong_is_raised_with_its_words_by_whatever_was_called(
-    client: AsyncFriendli, server: FriendliServer, operation: str, body: dict[str, Any], kind: Any, words: str
+async def test_failure_in_body_is_raised_with_its_message_by_every_operation(
+    client: AsyncFriendli, server: FriendliServer, operation: str, body: dict[str, Any], kind: Any, message: str
 ) -> None:
     server.enqueue(json_body(body))
     with pytest.raises(kind) as raised:
         await OPERATIONS[operation](client)
-    assert words in str(raised.value)
+    assert message in str(raised.value)

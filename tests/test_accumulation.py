@@ -1,4 +1,4 @@
-"""How the chunks of a chat stream add up to a completion, also where servers are careless."""
+"""Folding the chunks of a chat stream into a completion, including malformed ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from friendli_async.replies import Headers
 
 
 def collected(*chunks: bytes, n: int = 1) -> ChatCollector:
-    """A collector that has taken these chunks in, one by one; those that say nothing are dropped."""
+    """Returns a collector that was fed these chunks one by one, without those that decode to no event."""
     collector = ChatCollector(n)
     for data in chunks:
         event = decoded(data)
@@ -36,14 +36,14 @@ def delta(index: int = 0, *, finish_reason: str | None = None, **fields: Any) ->
 def call(
     index: int | None = None, id: str | None = None, name: str | None = None, arguments: str | None = None
 ) -> Entry:
-    """A tool call's delta with the keys that are given."""
+    """Returns a tool-call delta with the given keys."""
     function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
-    given_ = {"index": index, "id": id, "type": "function" if id else None, "function": function or None}
-    return {key: value for key, value in given_.items() if value is not None}
+    entry = {"index": index, "id": id, "type": "function" if id else None, "function": function or None}
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def calls_of(*deltas: list[Entry]) -> list[tuple[str | None, str | None, str | None]]:
-    """Id, name and arguments of the calls that these lists of tool-call deltas make, a chunk each."""
+    """Returns id, name and arguments of the calls that these tool-call deltas encode, one list per chunk."""
     collector = collected(*(delta(tool_calls=entries) for entries in deltas))
     found = collector.result().choices[0].message.tool_calls or ()
     assert collector.partial().tool_calls == found
@@ -54,8 +54,8 @@ def calls_of(*deltas: list[Entry]) -> list[tuple[str | None, str | None, str | N
 # --- properties ------------------------------------------------------------------------------------------------------
 
 
-def told(reply: ChatCompletion) -> list[dict[str, Any]]:
-    """What the choices of a completion say, in the terms of ``strategies.chats``."""
+def contents(reply: ChatCompletion) -> list[dict[str, Any]]:
+    """Returns the contents of a completion's choices, in the form that ``strategies.chats`` generates."""
     return [
         {
             "text": choice.message.content or "",
@@ -71,19 +71,19 @@ def told(reply: ChatCompletion) -> list[dict[str, Any]]:
     ]
 
 
-def in_one_spelling(said: dict[str, Any]) -> dict[str, Any]:
-    reasoning = said.get("reasoning_content", said.get("reasoning", ""))
-    return {**{key: value for key, value in said.items() if key != "reasoning_content"}, "reasoning": reasoning}
+def with_normalized_reasoning(choice: dict[str, Any]) -> dict[str, Any]:
+    reasoning = choice.get("reasoning_content", choice.get("reasoning", ""))
+    return {**{key: value for key, value in choice.items() if key != "reasoning_content"}, "reasoning": reasoning}
 
 
 @given(st.data())
 @fewer
-def test_a_chat_adds_up_to_what_was_said_however_it_is_chunked(data: st.DataObject) -> None:
-    said, entries = data.draw(chats())
-    collector = collected(*data.draw(chunkings(entries)), n=len(said))
+def test_chunks_fold_into_the_same_completion_for_any_chunking(data: st.DataObject) -> None:
+    expected, entries = data.draw(chats())
+    collector = collected(*data.draw(chunkings(entries)), n=len(expected))
     reply = collector.result()
-    assert told(reply) == [in_one_spelling(each) for each in said]
-    assert [choice.index for choice in reply.choices] == list(range(len(said)))
+    assert contents(reply) == [with_normalized_reasoning(each) for each in expected]
+    assert [choice.index for choice in reply.choices] == list(range(len(expected)))
     assert all(choice.message.role == "assistant" for choice in reply.choices)
     assert (reply.id, reply.object, reply.created, reply.model) == ("c1", "chat.completion", 1700000000, "m")
     assert collector.may_end
@@ -91,54 +91,55 @@ def test_a_chat_adds_up_to_what_was_said_however_it_is_chunked(data: st.DataObje
 
 @given(st.data())
 @fewer
-def test_any_two_ways_to_chunk_a_chat_and_to_take_it_in_give_equal_results(data: st.DataObject) -> None:
-    said, entries = data.draw(chats())
+def test_results_are_equal_for_any_chunking_and_batching(data: st.DataObject) -> None:
+    expected, entries = data.draw(chats())
     chunks = data.draw(chunkings(entries))
-    one = collected(*(chunk([entry]) for entry in entries), n=len(said))
-    other = collected(*chunks, n=len(said))
-    bulk = ChatCollector(len(said))
+    one = collected(*(chunk([entry]) for entry in entries), n=len(expected))
+    other = collected(*chunks, n=len(expected))
+    bulk = ChatCollector(len(expected))
     bulk.extend([event for each in chunks if (event := decoded(each)) is not None])
     assert one.result() == other.result() == bulk.result()
     assert one.partial() == other.partial() == bulk.partial()
 
 
-def taken_in(collector: ChatCollector, events: list[ChatChunk]) -> int:
-    """Takes events in as a reader does: their texts in the short way, what is more than that by itself."""
-    texts = place = 0
-    while place < len(events):
-        fresh = collector.add_texts(events[place:])
-        texts, place = texts + fresh, place + fresh
-        collector.extend(events[place : place + 1])
-        place += 1
-    return texts
+def feed(collector: ChatCollector, events: list[ChatChunk]) -> int:
+    """Feeds events as the reader does, and returns how many took the fast path; `extend` handles the others."""
+    fast = position = 0
+    while position < len(events):
+        added = collector.add_texts(events[position:])
+        fast, position = fast + added, position + added
+        collector.extend(events[position : position + 1])
+        position += 1
+    return fast
 
 
 @given(st.data())
 @fewer
-def test_the_short_way_for_texts_gives_what_the_whole_way_gives(data: st.DataObject) -> None:
-    said, entries = data.draw(chats())
-    whole, short = ChatCollector(len(said)), ChatCollector(len(said))
+def test_fast_path_and_slow_path_give_equal_results(data: st.DataObject) -> None:
+    expected, entries = data.draw(chats())
+    slow, fast = ChatCollector(len(expected)), ChatCollector(len(expected))
     for each in data.draw(chunkings(entries)):
-        events = [event for event in (decoded(each), decoded(each)) if event is not None]  # twice: `add` changes some
+        # Decoded twice, because folding modifies some events.
+        events = [event for event in (decoded(each), decoded(each)) if event is not None]
         for event in events[:1]:
-            whole.extend([event])
-        taken_in(short, events[1:])
-        assert (short.may_end, short.has_text, short.partial()) == (whole.may_end, whole.has_text, whole.partial())
-    assert short.result() == whole.result()
+            slow.extend([event])
+        feed(fast, events[1:])
+        assert (fast.may_end, fast.has_text, fast.partial()) == (slow.may_end, slow.has_text, slow.partial())
+    assert fast.result() == slow.result()
 
 
-def test_pieces_of_text_and_reasoning_go_the_short_way() -> None:
+def test_text_and_reasoning_deltas_take_the_fast_path() -> None:
     pieces = [delta(reasoning_content="a"), delta(reasoning_content="b"), delta(content="c"), delta(content="d")]
     collector = ChatCollector()
     events = [
         event for data in [delta(role="assistant"), *pieces, delta(finish_reason="stop")] if (event := decoded(data))
     ]
-    assert taken_in(collector, events) == 4, "all but the role and the end"
+    assert feed(collector, events) == 4, "all except the role and the finish reason"
     assert collector.partial() == Partial(text="cd", reasoning="ab")
     assert collector.may_end
 
 
-def test_usage_beside_every_piece_of_text_goes_the_short_way() -> None:
+def test_text_delta_with_usage_takes_the_fast_path() -> None:
     collector = collected(delta(content="a"))
     choices = [{"index": 0, "delta": {"content": "b"}, "finish_reason": None}]
     events = [event for count in (1, 2) if (event := decoded(chunk(choices, usage={"completion_tokens": count})))]
@@ -148,7 +149,7 @@ def test_usage_beside_every_piece_of_text_goes_the_short_way() -> None:
 
 
 @pytest.mark.parametrize(
-    "beside",
+    "extra",
     [
         {"error": {"message": "no"}},
         {"error": ""},
@@ -175,10 +176,10 @@ def test_usage_beside_every_piece_of_text_goes_the_short_way() -> None:
     ],
     ids=str,
 )
-def test_what_is_more_than_a_piece_of_text_is_left_to_be_looked_at(beside: dict[str, Any]) -> None:
+def test_event_with_more_than_a_text_delta_leaves_the_fast_path(extra: dict[str, Any]) -> None:
     collector = collected(delta(content="a"))
     fields: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": "b"}}]}
-    event = msgspec.json.decode(json.dumps(fields | beside), type=ChatChunk)
+    event = msgspec.json.decode(json.dumps(fields | extra), type=ChatChunk)
     plain = msgspec.json.decode(json.dumps(fields), type=ChatChunk)
     assert collector.add_texts([plain, event, plain]) == 1
     assert collector.partial().text == "ab"
@@ -186,9 +187,9 @@ def test_what_is_more_than_a_piece_of_text_is_left_to_be_looked_at(beside: dict[
 
 @given(st.data())
 @fewer
-def test_a_chat_is_complete_when_its_last_finish_reason_has_come_and_not_before(data: st.DataObject) -> None:
-    said, entries = data.draw(chats())
-    collector = ChatCollector(len(said))
+def test_chat_is_complete_exactly_after_its_last_finish_reason(data: st.DataObject) -> None:
+    expected, entries = data.draw(chats())
+    collector = ChatCollector(len(expected))
     finished: set[int] = set()
     for entry in entries:
         assert not collector.may_end
@@ -197,12 +198,12 @@ def test_a_chat_is_complete_when_its_last_finish_reason_has_come_and_not_before(
         collector.extend([event])
         if entry.get("finish_reason"):
             finished.add(entry["index"])
-        assert collector.may_end == (len(finished) == len(said))
+        assert collector.may_end == (len(finished) == len(expected))
 
 
 @given(st.data())
 @fewer
-def test_the_partial_is_at_every_moment_what_choice_0_has_said(data: st.DataObject) -> None:
+def test_partial_always_holds_the_text_of_choice_0(data: st.DataObject) -> None:
     _, entries = data.draw(chats())
     collector = ChatCollector()
     pieces: list[str] = []
@@ -220,13 +221,13 @@ def test_the_partial_is_at_every_moment_what_choice_0_has_said(data: st.DataObje
 
 Calls = list[tuple[str | None, str | None, str | None]]
 
-# What servers have been seen to send, a list of deltas per chunk, and the calls that it means.
+# Deltas observed from servers, one list per chunk, and the tool calls that they encode.
 CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
     "as documented": (
         [[call(0, "a", "f", "")], [call(0, arguments='{"x"')], [call(0, arguments=":1}")], [call(1, "b", "g", "{}")]],
         [("a", "f", '{"x":1}'), ("b", "g", "{}")],
     ),
-    "two calls in turns": (
+    "interleaved calls": (
         [
             [call(0, "a", "f")],
             [call(1, "b", "g")],
@@ -236,12 +237,12 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         ],
         [("a", "f", "13"), ("b", "g", "2")],
     ),
-    "several entries of an index in one chunk": (
+    "several entries with one index in a chunk": (
         [[call(0, "a", "f"), call(0, arguments="{"), call(1, "b", "g", "[]"), call(0, arguments="}")]],
         [("a", "f", "{}"), ("b", "g", "[]")],
     ),
-    "an index that begins at one": ([[call(1, "a", "f", "{")], [call(1, arguments="}")]], [("a", "f", "{}")]),
-    "identity repeated in every chunk": (
+    "index starts at one": ([[call(1, "a", "f", "{")], [call(1, arguments="}")]], [("a", "f", "{}")]),
+    "id and name repeated in every chunk": (
         [[call(0, "a", "f", "{")], [call(0, "a", "f", '"x"')], [call(0, "a", "f", ":1}")]],
         [("a", "f", '{"x":1}')],
     ),
@@ -259,15 +260,15 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         ],
         [("a", "f", "{}")],
     ),
-    "another id in every piece": (
+    "different id in every delta": (
         [[call(0, "a", "f", "{")], [call(0, "b", arguments="x")], [call(0, "c", arguments="}")]],
         [("a", "f", "{x}")],
     ),
-    "an index that is used again": (
+    "reused index": (
         [[call(0, "a", "f", "{}")], [call(0, "b", "g", "[")], [call(0, arguments="]")]],
         [("a", "f", "{}"), ("b", "g", "[]")],
     ),
-    "the id after the name": ([[call(0, name="f")], [call(0, "a", arguments="{}")]], [("a", "f", "{}")]),
+    "id after name": ([[call(0, name="f")], [call(0, "a", arguments="{}")]], [("a", "f", "{}")]),
     "no index, one call": ([[call(id="a", name="f", arguments="{")], [call(arguments="}")]], [("a", "f", "{}")]),
     "no index, two calls": (
         [
@@ -278,7 +279,7 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         ],
         [("a", "f", "{}"), ("b", "g", "[]")],
     ),
-    "no index, two whole calls in one chunk": (
+    "no index, two complete calls in one chunk": (
         [[call(id="a", name="f", arguments="{}"), call(id="b", name="g", arguments="[]")]],
         [("a", "f", "{}"), ("b", "g", "[]")],
     ),
@@ -290,7 +291,7 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         ],
         [("a", "f", "{}"), ("b", "g", "[]")],
     ),
-    "no index, two calls in turns": (
+    "no index, interleaved calls": (
         [
             [call(id="a", name="f", arguments="{")],
             [call(id="b", name="g", arguments="[")],
@@ -303,12 +304,12 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
     "no function": ([[call(0, "a")], [call(0, name="f", arguments="{}")]], [("a", "f", "{}")]),
     "null tool calls": ([[call(0, "a", "f", "{}")], []], [("a", "f", "{}")]),
     "unknown fields": ([[{**call(0, "a", "f", "{}"), "new": {"x": [None]}}]], [("a", "f", "{}")]),
-    "no arguments at all": ([[call(0, "a", "f")]], [("a", "f", "")]),
+    "no arguments": ([[call(0, "a", "f")]], [("a", "f", "")]),
 }
 
 
 @pytest.mark.parametrize("case", CORPUS)
-def test_tool_calls_are_put_together_from_what_servers_send(case: str) -> None:
+def test_tool_calls_are_assembled_from_observed_deltas(case: str) -> None:
     deltas, expected = CORPUS[case]
     assert calls_of(*deltas) == expected
 
@@ -327,68 +328,68 @@ def test_tool_calls_of_several_choices_do_not_mix() -> None:
     ]
 
 
-def test_a_message_of_tool_calls_only_has_no_content() -> None:
+def test_message_with_only_tool_calls_has_no_content() -> None:
     message = collected(delta(tool_calls=[call(0, "a", "f", "{}")])).result().choices[0].message
     assert message.content is None
     assert collected(delta(role="assistant")).result().choices[0].message.content == ""
 
 
-# --- characters that two tokens share --------------------------------------------------------------------------------
+# --- surrogate pairs split between chunks ----------------------------------------------------------------------------
 
-HALVES = ("\ud83d", "\ude00")  # of 😀
+SURROGATES = ("\ud83d", "\ude00")  # of 😀
 
 
 @pytest.mark.parametrize("field", ["content", "reasoning_content", "reasoning"])
-def test_halves_of_a_character_become_one(field: str) -> None:
-    collector = collected(delta(**{field: "a" + HALVES[0]}), delta(**{field: HALVES[1] + "b"}))
+def test_split_surrogate_pair_is_joined(field: str) -> None:
+    collector = collected(delta(**{field: "a" + SURROGATES[0]}), delta(**{field: SURROGATES[1] + "b"}))
     message = collector.result().choices[0].message
     assert getattr(message, field) == "a😀b"
     partial = collector.partial()
     assert (partial.text or partial.reasoning) == "a😀b"
 
 
-def test_halves_of_a_character_become_one_in_the_arguments_of_a_tool_call() -> None:
-    found = calls_of([call(0, "a", "f", '{"x":"' + HALVES[0])], [call(0, arguments=HALVES[1] + '"}')])
+def test_split_surrogate_pair_is_joined_in_tool_call_arguments() -> None:
+    found = calls_of([call(0, "a", "f", '{"x":"' + SURROGATES[0])], [call(0, arguments=SURROGATES[1] + '"}')])
     assert found == [("a", "f", '{"x":"😀"}')]
 
 
-def test_a_half_that_never_finds_its_other_half_is_kept() -> None:
-    assert collected(delta(content="a" + HALVES[0]), delta(content="é")).result().text == "a\ud83dé"
+def test_lone_surrogate_is_kept() -> None:
+    assert collected(delta(content="a" + SURROGATES[0]), delta(content="é")).result().text == "a\ud83dé"
 
 
 # --- finish reasons --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "content_filter", "brand-new"])
-def test_any_finish_reason_completes(reason: str) -> None:
+def test_any_finish_reason_completes_the_chat(reason: str) -> None:
     collector = collected(delta(content="a"), delta(finish_reason=reason))
     assert collector.may_end
     assert collector.result().choices[0].finish_reason == reason
 
 
 @pytest.mark.parametrize("reason", ["null", None, ""])
-def test_what_names_no_reason_does_not_complete(reason: str | None) -> None:
+def test_null_or_empty_finish_reason_does_not_complete(reason: str | None) -> None:
     collector = collected(delta(content="a", finish_reason=reason), delta(finish_reason=reason))
     assert not collector.may_end
     assert collector.result().choices[0].finish_reason is None
 
 
-def test_a_chunk_without_the_key_does_not_complete() -> None:
+def test_missing_finish_reason_does_not_complete() -> None:
     collector = collected(chunk([{"index": 0, "delta": {"content": "a"}}]))
     assert not collector.may_end
 
 
-def test_a_finish_reason_with_the_last_text_counts_both() -> None:
+def test_chunk_with_text_and_finish_reason_keeps_both() -> None:
     collector = collected(delta(content="a"), delta(content="b", finish_reason="stop"))
     assert (collector.result().text, collector.may_end) == ("ab", True)
 
 
-def test_nothing_is_not_complete() -> None:
+def test_empty_stream_is_not_complete() -> None:
     assert not collected().may_end
     assert collected().partial() == Partial()
 
 
-def test_of_two_choices_both_must_finish() -> None:
+def test_all_requested_choices_must_finish() -> None:
     collector = collected(delta(0, content="a", finish_reason="stop"), n=2)
     assert not collector.may_end
     collector.extend([event for data in (delta(1, content="b"),) if (event := decoded(data)) is not None])
@@ -397,13 +398,13 @@ def test_of_two_choices_both_must_finish() -> None:
     assert collector.may_end
 
 
-def test_choices_that_come_out_of_order_are_sorted() -> None:
+def test_out_of_order_choices_are_sorted() -> None:
     reply = collected(delta(2, content="c"), delta(0, content="a"), delta(1, content="b"), n=3).result()
     assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b"), (2, "c")]
     assert reply.text == "a"
 
 
-def test_more_choices_than_asked_for_are_all_kept_and_must_all_finish() -> None:
+def test_extra_choices_are_kept_and_must_finish() -> None:
     collector = collected(delta(0, finish_reason="stop"), delta(1, content="b"))
     assert not collector.may_end
     assert len(collector.result().choices) == 2
@@ -412,7 +413,7 @@ def test_more_choices_than_asked_for_are_all_kept_and_must_all_finish() -> None:
 # --- usage -----------------------------------------------------------------------------------------------------------
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-LAST: dict[str, bytes] = {
+USAGE_CHUNKS: dict[str, bytes] = {
     "in a chunk with no choices": chunk([], usage=USAGE),
     "in a chunk without the key": json.dumps({"id": "c1", "usage": USAGE}).encode(),
     "in a chunk with null choices": json.dumps({"id": "c1", "choices": None, "usage": USAGE}).encode(),
@@ -423,9 +424,9 @@ LAST: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("place", LAST)
-def test_usage_after_the_finish_reason_is_found_and_changes_nothing_else(place: str) -> None:
-    collector = collected(delta(content="a"), delta(finish_reason="stop"), LAST[place])
+@pytest.mark.parametrize("case", USAGE_CHUNKS)
+def test_usage_after_finish_reason_is_recorded_and_changes_nothing_else(case: str) -> None:
+    collector = collected(delta(content="a"), delta(finish_reason="stop"), USAGE_CHUNKS[case])
     reply = collector.result()
     assert collector.may_end
     assert reply.usage is not None
@@ -434,7 +435,7 @@ def test_usage_after_the_finish_reason_is_found_and_changes_nothing_else(place: 
     assert (reply.text, reply.id, reply.model, reply.choices[0].finish_reason) == ("a", "c1", "m", "stop")
 
 
-def test_usage_in_the_finish_chunk_and_usage_that_is_null_in_all_others() -> None:
+def test_usage_in_finish_chunk_and_null_in_others() -> None:
     finish = chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}], usage=USAGE)
     collector = collected(chunk([{"index": 0, "delta": {"content": "a"}}], usage=None), finish)
     assert collector.usage is not None
@@ -442,7 +443,7 @@ def test_usage_in_the_finish_chunk_and_usage_that_is_null_in_all_others() -> Non
     assert collector.may_end
 
 
-def test_of_usages_that_grow_with_every_chunk_the_last_one_counts() -> None:
+def test_last_of_cumulative_usages_wins() -> None:
     growing = [
         chunk([{"index": 0, "delta": {"content": "a"}}], usage={**USAGE, "total_tokens": total}) for total in (4, 5)
     ]
@@ -451,7 +452,7 @@ def test_of_usages_that_grow_with_every_chunk_the_last_one_counts() -> None:
     assert usage.total_tokens == 5
 
 
-def test_usage_alone_is_no_text_and_no_completion() -> None:
+def test_usage_alone_adds_no_text_and_does_not_complete() -> None:
     collector = collected(chunk([], usage=USAGE))
     assert not collector.may_end
     assert collector.partial().text == ""
@@ -459,10 +460,10 @@ def test_usage_alone_is_no_text_and_no_completion() -> None:
     assert collector.result().text == ""
 
 
-# --- roles, reasoning, logprobs, heads -------------------------------------------------------------------------------
+# --- roles, reasoning, logprobs, metadata ----------------------------------------------------------------------------
 
 
-def test_a_role_is_set_once_and_null_is_none() -> None:
+def test_role_is_set_once_and_null_role_is_ignored() -> None:
     roles = [None, "assistant", "", "assistant", "user", None]
     assert collected(*(delta(role=role, content="a") for role in roles)).result().choices[0].message.role == "assistant"
     assert collected(delta(content="a")).result().choices[0].message.role == "assistant"
@@ -470,7 +471,7 @@ def test_a_role_is_set_once_and_null_is_none() -> None:
 
 
 @pytest.mark.parametrize("spelling", ["reasoning_content", "reasoning"])
-def test_reasoning_is_kept_in_its_spelling_and_found_under_both(spelling: str) -> None:
+def test_reasoning_keeps_its_field_name_and_is_exposed_as_reasoning(spelling: str) -> None:
     collector = collected(
         delta(role="assistant", content=None, **{spelling: "be"}),
         delta(content=None, **{spelling: "cause"}),
@@ -481,7 +482,7 @@ def test_reasoning_is_kept_in_its_spelling_and_found_under_both(spelling: str) -
     assert getattr(reply.choices[0].message, spelling) == "because"
 
 
-def test_reasoning_in_one_chunk_with_text_loses_neither() -> None:
+def test_chunk_with_text_and_reasoning_keeps_both() -> None:
     event = decoded(delta(content="Hi", reasoning="because"))
     assert event is not None
     assert (event.text, event.reasoning) == ("Hi", "because")
@@ -489,7 +490,7 @@ def test_reasoning_in_one_chunk_with_text_loses_neither() -> None:
     assert (reply.text, reply.reasoning) == ("Hi", "because")
 
 
-def test_logprobs_add_up_also_in_chunks_with_nothing_else() -> None:
+def test_logprobs_accumulate_even_from_chunks_without_text() -> None:
     def chunk_of(token: str | None, **fields: Any) -> bytes:
         top = [{"token": token, "logprob": -0.1, "bytes": [104]}, {"token": "?", "logprob": None, "bytes": None}]
         content = [{"token": token, "logprob": -0.1, "bytes": [104], "top_logprobs": top}] if token else None
@@ -506,23 +507,23 @@ def test_logprobs_add_up_also_in_chunks_with_nothing_else() -> None:
     assert collected(delta(content="a")).result().choices[0].logprobs is None
 
 
-def test_the_head_is_that_of_the_first_chunk_with_choices() -> None:
+def test_metadata_comes_from_first_chunk_with_choices() -> None:
     first = json.dumps({"id": "", "model": "", "choices": [], "prompt_filter_results": []}).encode()
-    odd = json.dumps(
+    second = json.dumps(
         {"id": "c1", "created": 1700000000123456789, "model": "m", "choices": [{"delta": {"content": "a"}}]}
     )
-    reply = collected(first, odd.encode(), delta(content="b")).result()
+    reply = collected(first, second.encode(), delta(content="b")).result()
     assert (reply.id, reply.created, reply.model, reply.text) == ("c1", 1700000000123456789, "m", "ab")
 
 
 @pytest.mark.parametrize("created", [1700000000, 1700000000.5, 1700000000123456789, None])
-def test_any_number_serves_as_the_time_of_creation(created: object) -> None:
+def test_created_accepts_any_number(created: object) -> None:
     event = decoded(json.dumps({"created": created, "choices": [{"index": 0}]}).encode())
     assert event is not None
     assert event.created == created
 
 
-def test_the_text_of_a_chunk_is_that_of_choice_0_wherever_it_stands() -> None:
+def test_text_of_chunk_is_that_of_choice_0_in_any_position() -> None:
     event = decoded(
         chunk([{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a", "reasoning": "r"}}])
     )
@@ -545,7 +546,7 @@ def test_the_text_of_a_chunk_is_that_of_choice_0_wherever_it_stands() -> None:
         b'{"choices":[{"delta":"a"}]}',
     ],
 )
-def test_what_is_no_chunk_is_a_decode_error(data: bytes) -> None:
+def test_malformed_chunk_raises_decode_error(data: bytes) -> None:
     with pytest.raises(ResponseDecodeError) as caught:
         decoded(data)
     assert caught.value.excerpt == data.decode()
@@ -554,20 +555,20 @@ def test_what_is_no_chunk_is_a_decode_error(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b" ", b"null", b"{}", b"[]", b'""', b" {} ", b": comment", b":", b"ping", b"keep-alive"]
 )
-def test_what_says_nothing_is_a_heartbeat(data: bytes) -> None:
+def test_empty_or_keep_alive_event_is_ignored(data: bytes) -> None:
     assert decode_event(data) == (None, None, False)
 
 
 @pytest.mark.parametrize("data", [b"[DONE]", b"[DONE] ", b" [DONE]", b"\t[DONE]\r", b'"[DONE]"'])
-def test_the_sentinel_is_the_end_whatever_is_around_it(data: bytes) -> None:
+def test_done_sentinel_is_recognized_with_whitespace_or_quotes(data: bytes) -> None:
     assert decode_event(data) == (None, None, True)
 
 
-ODDITIES: dict[str, tuple[Entry, Entry]] = {
+WRONG_TYPES: dict[str, tuple[Entry, Entry]] = {
     "index as text": ({"index": "1"}, {}),
     "index as a float": ({"index": 1.0}, {}),
     "created as text": ({}, {"created": "1700000000"}),
-    "created as nonsense": ({}, {"created": "today"}),
+    "created unparsable": ({}, {"created": "today"}),
     "id as a number": ({}, {"id": 5}),
     "model as a number": ({}, {"model": 5}),
     "object as a number": ({}, {"object": 5}),
@@ -582,21 +583,21 @@ ODDITIES: dict[str, tuple[Entry, Entry]] = {
 }
 
 
-@pytest.mark.parametrize("case", ODDITIES)
-def test_bookkeeping_of_another_type_does_not_cost_the_text(case: str) -> None:
-    of_choice, of_chunk = ODDITIES[case]
-    event = decoded(chunk([{"index": 0, "delta": {"content": "a"}, **of_choice}], **of_chunk))
+@pytest.mark.parametrize("case", WRONG_TYPES)
+def test_metadata_of_wrong_type_does_not_lose_the_text(case: str) -> None:
+    choice_fields, chunk_fields = WRONG_TYPES[case]
+    event = decoded(chunk([{"index": 0, "delta": {"content": "a"}, **choice_fields}], **chunk_fields))
     assert event is not None
     [choice] = event.choices
     assert choice.delta.content == "a"
-    assert choice.index == (1 if "index" in of_choice else 0)
-    assert choice.finish_reason == ("stop" if "finish_reason" in of_choice else None)
-    if of_chunk.get("usage"):
+    assert choice.index == (1 if "index" in choice_fields else 0)
+    assert choice.finish_reason == ("stop" if "finish_reason" in choice_fields else None)
+    if chunk_fields.get("usage"):
         assert event.usage is not None
         assert (event.usage.prompt_tokens, event.usage.total_tokens) == (3, 5)
 
 
-# --- errors among the chunks -----------------------------------------------------------------------------------------
+# --- errors in the stream --------------------------------------------------------------------------------------------
 
 
 def read(*events: bytes) -> EventReader[ChatChunk]:
@@ -606,15 +607,15 @@ def read(*events: bytes) -> EventReader[ChatChunk]:
 
 
 ERROR = {"message": "provider gone", "code": 502}
-BESIDE = chunk([{"index": 0, "delta": {"content": "b"}, "finish_reason": "error"}], error=ERROR)
+ERROR_WITH_CHOICES = chunk([{"index": 0, "delta": {"content": "b"}, "finish_reason": "error"}], error=ERROR)
 
 
 @pytest.mark.parametrize(
     ("data", "delivered"),
-    [(json.dumps({"error": ERROR}).encode(), ["a"]), (BESIDE, ["a", "b"])],
-    ids=["alone", "beside choices"],
+    [(json.dumps({"error": ERROR}).encode(), ["a"]), (ERROR_WITH_CHOICES, ["a", "b"])],
+    ids=["alone", "with choices"],
 )
-def test_an_error_among_the_chunks_is_raised_after_the_good_ones(data: bytes, delivered: list[str]) -> None:
+def test_error_event_is_reported_after_preceding_chunks(data: bytes, delivered: list[str]) -> None:
     reader = read(delta(content="a"), data, delta(content="never"))
     assert [event.text for event in itertools.islice(reader.ready, 1)] == ["a"]
     assert reader.is_last
@@ -624,7 +625,7 @@ def test_an_error_among_the_chunks_is_raised_after_the_good_ones(data: bytes, de
 
 
 @pytest.mark.parametrize("error", ["", {}, [], False, None, 0])
-def test_an_empty_error_beside_the_text_is_none(error: object) -> None:
+def test_empty_error_field_is_ignored(error: object) -> None:
     reader = read(chunk([{"index": 0, "delta": {"content": "a"}}], error=error), delta(content="b"))
     assert reader.failure is None
     assert [event.text for event in reader.ready] == ["a", "b"]
@@ -634,7 +635,7 @@ def test_an_empty_error_beside_the_text_is_none(error: object) -> None:
     "data",
     [b'{"message":"no"}', b'{"detail":"no"}', b'{"code":7,"msg":"no"}', b'"no"', b'[{"error":{"message":"no"}}]'],
 )
-def test_words_without_a_chunk_around_them_are_an_error(data: bytes) -> None:
+def test_bare_error_message_is_an_error(data: bytes) -> None:
     reader = read(delta(content="a"), data, delta(content="never"))
     assert [event.text for event in reader.ready] == ["a"]
     assert isinstance(reader.failure, APIStatusError)
@@ -642,13 +643,13 @@ def test_words_without_a_chunk_around_them_are_an_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("name", "data"), [(None, b'{"id":"c1","tokens_left":5}'), ("citations", b'{"urls":["u"]}')])
-def test_an_event_of_an_unknown_kind_is_a_chunk_without_choices(name: str | None, data: bytes) -> None:
+def test_unknown_event_is_a_chunk_without_choices(name: str | None, data: bytes) -> None:
     payload, error, is_end = decode_event(data, name)
     assert isinstance(payload, ChatChunk)
     assert (payload.choices, error, is_end) == ((), None, False)
 
 
-def test_the_word_error_in_the_text_is_no_error() -> None:
+def test_quoted_error_in_text_is_not_an_error() -> None:
     reader = read(
         delta(content='{"error": {"message": "quoted"}}'), chunk([{"index": 0, "delta": {"content": "b"}}], error=None)
     )

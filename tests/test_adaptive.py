@@ -1,4 +1,4 @@
-"""The limit that finds out what a server takes: simulated servers, and whatever order of events there may be."""
+"""The adaptive concurrency limit: simulated servers, single decisions, and arbitrary sequences of events."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from friendli_async.bulk import Adaptive
 # --- simulated servers -----------------------------------------------------------------------------------------------
 
 SECONDS: Final = 600.0
-TOKENS: Final = 200.0  # of an answer, on average; log-normal
-PREFILL: Final = 10.0  # the prompt's work, in tokens
-FASTEST: Final = 50.0  # tokens per second of one answer
+TOKENS: Final = 200.0  # mean tokens per reply, log-normal
+PREFILL: Final = 10.0  # cost of the prompt, in tokens
+FASTEST: Final = 50.0  # tokens per second of a single reply
 
 
 @dataclass(frozen=True)
 class Server:
-    """Shares its speed among the answers that it writes; refuses beyond a number of them, or of requests a minute."""
+    """Shares its throughput among replies in flight; rejects above a concurrency or a rate of requests per minute."""
 
     speed: Callable[[float], float] = lambda at: 2000.0
-    most: Callable[[float], float] = lambda at: math.inf
+    max_in_flight: Callable[[float], float] = lambda at: math.inf
     per_minute: float | None = None
 
 
 @dataclass
-class Served:
+class Simulation:
     tokens: int = 0
     sent: int = 0
-    refused: int = 0
+    rejected: int = 0
     by_second: list[float] = field(default_factory=lambda: [0.0] * (int(SECONDS) + 1))
     limits: list[int] = field(default_factory=list)
 
     @property
-    def share_refused(self) -> float:
-        return self.refused / self.sent
+    def rejected_share(self) -> float:
+        return self.rejected / self.sent
 
     def rate(self, begin: float = 0.0, end: float = SECONDS) -> float:
         return sum(self.by_second[int(begin) : int(end)]) / (end - begin)
 
 
-def served(server: Server, limit: Adaptive | int, seed: int = 0) -> Served:
-    """Ten minutes with always something to do. The work is counted in tokens per answer: all get the same."""
+def simulate(server: Server, limit: Adaptive | int, seed: int = 0) -> Simulation:
+    """Simulates ten minutes under constant load. Work is in tokens per reply: all replies progress at the same rate."""
     rng = random.Random(seed)
     adaptive = limit if isinstance(limit, Adaptive) else Adaptive(limit, limit, guard=None)
     now = worked = paused = 0.0
-    under_way: list[tuple[float, int, float, int]] = []  # when it is done (work), number, since when, tokens
-    bucket = (server.per_minute or 0.0) / 12  # five seconds' worth
-    result = Served()
+    in_flight: list[tuple[float, int, float, int]] = []  # work at completion, number, start time, tokens
+    bucket = (server.per_minute or 0.0) / 12  # five seconds' worth of requests
+    result = Simulation()
     while now < SECONDS:
         while now >= paused and adaptive.acquire(now):
             result.sent += 1
-            if len(under_way) >= server.most(now) or (server.per_minute and bucket < 1):
-                result.refused += 1
+            if len(in_flight) >= server.max_in_flight(now) or (server.per_minute and bucket < 1):
+                result.rejected += 1
                 if isinstance(limit, Adaptive):
                     adaptive.refused(None, now, now)
                 else:
@@ -70,14 +70,14 @@ def served(server: Server, limit: Adaptive | int, seed: int = 0) -> Served:
                 continue
             bucket -= 1
             tokens = max(5, int(rng.lognormvariate(math.log(TOKENS) - 0.5, 1.0)))
-            heapq.heappush(under_way, (worked + tokens + PREFILL, result.sent, now, tokens))
-        rate = min(FASTEST, server.speed(now) / max(1, len(under_way)))
-        step = min(0.25, (under_way[0][0] - worked) / rate if under_way else 0.25)
+            heapq.heappush(in_flight, (worked + tokens + PREFILL, result.sent, now, tokens))
+        rate = min(FASTEST, server.speed(now) / max(1, len(in_flight)))
+        step = min(0.25, (in_flight[0][0] - worked) / rate if in_flight else 0.25)
         now, worked = now + step, worked + step * rate
         if server.per_minute:
             bucket = min(server.per_minute / 12, bucket + step * server.per_minute / 60)
-        while under_way and under_way[0][0] <= worked + 1e-9:
-            _, _, since, tokens = heapq.heappop(under_way)
+        while in_flight and in_flight[0][0] <= worked + 1e-9:
+            _, _, since, tokens = heapq.heappop(in_flight)
             result.tokens += tokens
             result.by_second[min(int(now), int(SECONDS))] += tokens
             if isinstance(limit, Adaptive):
@@ -89,48 +89,48 @@ def served(server: Server, limit: Adaptive | int, seed: int = 0) -> Served:
 
 
 def dip(high: float, low: float) -> Callable[[float], float]:
-    """A capacity that is low for a third of the time."""
+    """Returns a capacity that is low for the middle third of the time."""
     return lambda at: low if 200 <= at < 400 else high
 
 
 FIXED: Final = (8, 16, 24, 32, 40, 48, 64, 128)
 SEEDS: Final = (0, 1, 2)
 SERVERS: Final = {
-    "refuses above 64": Server(speed=lambda at: 3200.0, most=lambda at: 64),
-    "refuses above 64, then 16, then 64": Server(speed=lambda at: 3200.0, most=dip(64, 16)),
-    "refuses nothing, 2000 tokens a second": Server(),
-    "300 requests a minute": Server(speed=lambda at: 1e6, per_minute=300),
+    "rejects above 64": Server(speed=lambda at: 3200.0, max_in_flight=lambda at: 64),
+    "rejects above 64, then 16, then 64": Server(speed=lambda at: 3200.0, max_in_flight=dip(64, 16)),
+    "never rejects, 2000 tokens per second": Server(),
+    "300 requests per minute": Server(speed=lambda at: 1e6, per_minute=300),
 }
 
 
 @pytest.mark.parametrize("server", SERVERS.values(), ids=SERVERS)
-def test_it_delivers_four_fifths_of_the_best_fixed_limit_and_is_hardly_refused(server: Server) -> None:
-    best = max(served(server, fixed).rate() for fixed in FIXED)  # however much of its work was refused
+def test_throughput_is_near_best_fixed_limit_with_few_rejections(server: Server) -> None:
+    best = max(simulate(server, fixed).rate() for fixed in FIXED)  # regardless of how many requests were rejected
     for seed in SEEDS:
-        found = served(server, Adaptive(), seed)
+        found = simulate(server, Adaptive(), seed)
         assert found.rate() >= 0.8 * best
-        assert found.share_refused < 0.01
+        assert found.rejected_share < 0.01
 
 
 @pytest.mark.parametrize(
     ("server", "full"),
     [
-        (SERVERS["refuses above 64, then 16, then 64"], 2700.0),
+        (SERVERS["rejects above 64, then 16, then 64"], 2700.0),
         (Server(speed=dip(2000.0, 500.0)), 1850.0),
     ],
-    ids=["of refusals", "of speed"],
+    ids=["rejection threshold", "throughput"],
 )
 @pytest.mark.parametrize("seed", SEEDS)
-def test_it_recovers_within_a_minute_of_a_step_of_the_capacity(server: Server, full: float, seed: int) -> None:
-    found = served(server, Adaptive(), seed)
+def test_limit_recovers_within_a_minute_of_a_capacity_change(server: Server, full: float, seed: int) -> None:
+    found = simulate(server, Adaptive(), seed)
     assert found.rate(150, 200) > 0.8 * full
     assert found.rate(300, 400) < 0.4 * full
     assert found.rate(460, 520) > 0.8 * full
 
 
-def test_the_guard_bounds_what_no_refusal_does() -> None:
-    unguarded = served(Server(), Adaptive(max=10_000, guard=None))
-    guarded = served(Server(), Adaptive(max=10_000))
+def test_guard_bounds_the_limit_if_server_never_rejects() -> None:
+    unguarded = simulate(Server(), Adaptive(max=10_000, guard=None))
+    guarded = simulate(Server(), Adaptive(max=10_000))
     assert max(unguarded.limits) > 500
     assert max(guarded.limits[60:]) < 150
     assert guarded.rate() >= unguarded.rate()
@@ -139,29 +139,29 @@ def test_the_guard_bounds_what_no_refusal_does() -> None:
 # --- single decisions ------------------------------------------------------------------------------------------------
 
 
-def busy(adaptive: Adaptive, now: float = 0.0) -> Adaptive:
-    """Takes all permits."""
+def exhaust(adaptive: Adaptive, now: float = 0.0) -> Adaptive:
+    """Acquires all permits."""
     while adaptive.acquire(now):
         pass
     return adaptive
 
 
-def test_it_grows_by_one_a_success_until_the_first_refusal() -> None:
-    adaptive = busy(Adaptive(start=4))
+def test_limit_grows_by_one_per_success_before_first_rejection() -> None:
+    adaptive = exhaust(Adaptive(start=4))
     for expected in (5, 6, 7):
         adaptive.succeeded(None, 1.0, 1.0)
         assert adaptive.limit == expected
 
 
-def test_it_does_not_grow_while_less_than_half_of_it_is_used() -> None:
+def test_limit_does_not_grow_while_less_than_half_is_used() -> None:
     adaptive = Adaptive(start=8)
     assert adaptive.acquire(0.0)
     adaptive.succeeded(None, 1.0, 1.0)
     assert adaptive.limit == 8
 
 
-def test_refusals_of_one_round_trip_cut_once() -> None:
-    adaptive = busy(Adaptive(start=100))
+def test_rejections_within_one_round_trip_reduce_the_limit_once() -> None:
+    adaptive = exhaust(Adaptive(start=100))
     for _ in range(50):
         adaptive.refused(None, 10.0, sent=9.0)
     assert adaptive.limit == 70
@@ -169,15 +169,15 @@ def test_refusals_of_one_round_trip_cut_once() -> None:
     assert adaptive.limit == 49
 
 
-def test_refusals_that_are_told_late_cut_once_where_nobody_says_when_they_were_sent() -> None:
-    adaptive = busy(Adaptive(start=100))
+def test_late_rejections_without_send_time_reduce_the_limit_once() -> None:
+    adaptive = exhaust(Adaptive(start=100))
     adaptive.succeeded(None, 5.0, 9.0)
     for late in range(20):
         adaptive.refused(None, 10.0 + late / 10)
     assert adaptive.limit == 70
 
 
-def test_a_retry_after_pauses_everybody_until_then() -> None:
+def test_retry_after_pauses_all_acquires() -> None:
     adaptive = Adaptive(start=4)
     assert adaptive.acquire(0.0)
     adaptive.refused(7.0, 1.0)
@@ -187,14 +187,14 @@ def test_a_retry_after_pauses_everybody_until_then() -> None:
     assert adaptive.acquire(8.0)
 
 
-def test_a_shorter_retry_after_does_not_end_a_longer_pause() -> None:
+def test_shorter_retry_after_does_not_shorten_pause() -> None:
     adaptive = Adaptive()
     adaptive.refused(7.0, 0.0)
     adaptive.refused(1.0, 1.0)
     assert not adaptive.acquire(6.9)
 
 
-BAD: Final[list[dict[str, Any]]] = [
+INVALID: Final[list[dict[str, Any]]] = [
     {"start": 0},
     {"start": True},
     {"start": 1.5},
@@ -210,13 +210,13 @@ BAD: Final[list[dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD, ids=str)
-def test_arguments_that_make_no_sense_are_refused_by_name(bad: dict[str, Any]) -> None:
+@pytest.mark.parametrize("bad", INVALID, ids=str)
+def test_invalid_argument_is_rejected_by_name(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="|".join(bad)):
         Adaptive(**bad)
 
 
-def test_a_permit_that_is_not_out_cannot_be_given_back() -> None:
+def test_release_without_acquire_raises() -> None:
     with pytest.raises(RuntimeError, match="without a permit"):
         Adaptive().release()
 
@@ -236,7 +236,7 @@ STEPS: Final = st.lists(
 
 
 @given(STEPS, st.integers(1, 20), st.integers(0, 50), st.floats(0.01, 0.99), st.none() | st.floats(1.01, 10))
-def test_the_limit_stays_in_bounds_and_no_permit_is_lost_or_doubled(
+def test_limit_stays_in_bounds_and_permits_balance(
     steps: list[tuple[Any, ...]], start: int, more: int, shrink: float, guard: float | None
 ) -> None:
     adaptive = Adaptive(start, start + more, shrink, guard)
@@ -258,7 +258,7 @@ def test_the_limit_stays_in_bounds_and_no_permit_is_lost_or_doubled(
                 now += values[0]
         assert adaptive.in_flight == out
         assert 1 <= adaptive.limit <= start + more
-    while out:  # whatever has happened: it goes on
+    while out:  # the limiter is still usable after any sequence
         adaptive.release()
         out -= 1
     assert adaptive.acquire(now + 101)

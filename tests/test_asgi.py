@@ -1,4 +1,4 @@
-"""SSEResponse as an ASGI app: what it sends, when, and how it ends, with a receive and send of the tests' own."""
+"""SSEResponse as an ASGI app, called with a fake receive and send."""
 
 import asyncio
 import gc
@@ -52,22 +52,22 @@ class Server:
 
     def __init__(self) -> None:
         self.sent: list[MutableMapping[str, Any]] = []
-        self.left = asyncio.Event()
+        self.disconnected = asyncio.Event()
         self.accepting = asyncio.Event()
         self.accepting.set()
-        self.holds = asyncio.Event()
+        self.send_blocked = asyncio.Event()
         self._news = asyncio.Event()
         self._body = [{"type": "http.request", "body": b"{}", "more_body": False}]
 
     async def receive(self) -> MutableMapping[str, Any]:
         if self._body:
             return self._body.pop()
-        await self.left.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if not self.accepting.is_set():
-            self.holds.set()
+            self.send_blocked.set()
             await self.accepting.wait()
         self.sent.append(message)
         self._news.set()
@@ -80,25 +80,25 @@ class Server:
     def ended(self) -> bool:
         return bool(self.sent) and self.sent[-1].get("more_body") is False
 
-    async def until(self, holds: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while not holds():
+            while not condition():
                 self._news.clear()
                 await self._news.wait()
 
 
-def streamed(client: AsyncFriendli) -> ChatStream:
+def open_stream(client: AsyncFriendli) -> ChatStream:
     return client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
 
 
-async def relayed(client: AsyncFriendli, **options: Any) -> Server:
+async def relay(client: AsyncFriendli, **options: Any) -> Server:
     browser = Server()
-    await SSEResponse(streamed(client), **options)(HTTP, browser.receive, browser.send)
+    await SSEResponse(open_stream(client), **options)(HTTP, browser.receive, browser.send)
     return browser
 
 
 def last_event(body: bytes) -> tuple[bytes, Any]:
-    """What stands before the last event, and its data, which is an error's."""
+    """Returns the body before the last event, which must be an error, and the data of that event."""
     before, _, data = body.rpartition(b"event: error\ndata: ")
     assert data.endswith(b"\n\n")
     return before, json.loads(data)
@@ -107,24 +107,24 @@ def last_event(body: bytes) -> tuple[bytes, Any]:
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
-async def test_bytes_are_relayed_as_they_came(server: FriendliServer, client: AsyncFriendli) -> None:
-    odd = b": a comment\r\n\r\nid: 7\r\ndata:" + json.dumps({"choices": [], "odd": 1}).encode() + b"\r\n\r\n"
-    server.enqueue(script(raw(odd), chunk("Hi", finish_reason="stop"), raw(b"data: [DONE]\n\n")))
-    browser = await relayed(client)
+async def test_bytes_are_relayed_unchanged(server: FriendliServer, client: AsyncFriendli) -> None:
+    body = b": a comment\r\n\r\nid: 7\r\ndata:" + json.dumps({"choices": [], "odd": 1}).encode() + b"\r\n\r\n"
+    server.enqueue(script(raw(body), chunk("Hi", finish_reason="stop"), raw(b"data: [DONE]\n\n")))
+    browser = await relay(client)
     assert browser.sent[0]["status"] == 200
     assert dict(browser.sent[0]["headers"]) == {
         b"content-type": b"text/event-stream",
         b"cache-control": b"no-cache",
         b"x-accel-buffering": b"no",
     }
-    assert browser.body.startswith(odd)
+    assert browser.body.startswith(body)
     assert browser.body.endswith(b"data: [DONE]\n\n")
     assert browser.ended
 
 
-async def test_headers_of_ones_own_win(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_custom_headers_take_precedence(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("Hi"))
-    browser = await relayed(client, headers={"Cache-Control": "no-store", "X-Id": "7"})
+    browser = await relay(client, headers={"Cache-Control": "no-store", "X-Id": "7"})
     headers = browser.sent[0]["headers"]
     assert dict(headers)[b"cache-control"] == b"no-store"
     assert dict(headers)[b"x-id"] == b"7"
@@ -133,25 +133,23 @@ async def test_headers_of_ones_own_win(server: FriendliServer, client: AsyncFrie
 
 async def test_encode_replaces_the_bytes(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a\nb\r\nc"), chunk("x"), chunk("skip"), chunk("z", finish_reason="stop")))
-    made = {"x": b"event: x\ndata: 1\n\n", "skip": None}
-    browser = await relayed(client, encode=lambda event: made.get(event.text, event.text))
+    encoded = {"x": b"event: x\ndata: 1\n\n", "skip": None}
+    browser = await relay(client, encode=lambda event: encoded.get(event.text, event.text))
     assert browser.body == b"data: a\ndata: b\ndata: c\n\nevent: x\ndata: 1\n\ndata: z\n\n"
     assert browser.ended
 
 
 async def test_head_is_answered_without_a_call(server: FriendliServer, client: AsyncFriendli) -> None:
-    browser, stream = Server(), streamed(client)
+    browser, stream = Server(), open_stream(client)
     await SSEResponse(stream)({**HTTP, "method": "HEAD"}, browser.receive, browser.send)
     assert [browser.sent[0]["status"], browser.body, browser.ended] == [200, b"", True]
     assert server.requests == []
     assert stream.outcome == "cancelled"
 
 
-async def test_stream_that_is_open_already_is_relayed_from_its_first_event(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_open_stream_is_relayed_from_its_first_event(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("Hel", "lo"))
-    browser, stream = Server(), await streamed(client)
+    browser, stream = Server(), await open_stream(client)
     await SSEResponse(stream)(HTTP, browser.receive, browser.send)
     assert browser.body.count(b'"Hel"') == browser.body.count(b'"lo"') == 1
     assert stream.outcome == "done"
@@ -160,7 +158,7 @@ async def test_stream_that_is_open_already_is_relayed_from_its_first_event(
 
 async def test_response_answers_one_http_request(server: FriendliServer, client: AsyncFriendli) -> None:
     browser = Server()
-    response = SSEResponse(streamed(client))
+    response = SSEResponse(open_stream(client))
     with pytest.raises(RuntimeError, match="HTTP requests, not websocket"):
         await response({"type": "websocket"}, browser.receive, browser.send)
     await response(HTTP, browser.receive, browser.send)
@@ -170,23 +168,23 @@ async def test_response_answers_one_http_request(server: FriendliServer, client:
 
 
 @pytest.mark.parametrize("heartbeat", [0, -1, float("nan")])
-async def test_heartbeat_that_is_no_time_is_refused(client: AsyncFriendli, heartbeat: float) -> None:
+async def test_invalid_heartbeat_is_rejected(client: AsyncFriendli, heartbeat: float) -> None:
     with pytest.raises(ValueError, match="heartbeat"):
-        SSEResponse(streamed(client), heartbeat=heartbeat)
+        SSEResponse(open_stream(client), heartbeat=heartbeat)
 
 
 # --- heartbeat -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n"])
-async def test_ping_comes_where_nothing_came(
+async def test_ping_is_sent_if_upstream_is_idle(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, end: bytes
 ) -> None:
-    go_on = asyncio.Event()
+    resume = asyncio.Event()
     first = EVENT + end
-    server.enqueue(script(raw(first), gate(go_on), chunk("x", finish_reason="stop")))
+    server.enqueue(script(raw(first), gate(resume), chunk("x", finish_reason="stop")))
     browser = Server()
-    task = asyncio.create_task(SSEResponse(streamed(client), heartbeat=15)(HTTP, browser.receive, browser.send))
+    task = asyncio.create_task(SSEResponse(open_stream(client), heartbeat=15)(HTTP, browser.receive, browser.send))
     await browser.until(lambda: browser.body == first)
     clock.leap(14.9)
     await turns()
@@ -195,112 +193,110 @@ async def test_ping_comes_where_nothing_came(
     await browser.until(lambda: browser.body == first + b": ping\n\n")
     clock.leap(15.1)
     await browser.until(lambda: browser.body == first + b": ping\n\n" * 2)
-    go_on.set()
+    resume.set()
     await asyncio.wait_for(task, 30)
     assert b'"x"' in browser.body
     assert browser.ended
 
 
-@pytest.mark.parametrize("half", [b'data: {"id"', b"data: {}\n", b"data: {}\r\n", b"event: x\n"])
-async def test_of_an_event_that_is_not_whole_nothing_is_sent_yet_and_pings_come_between(
-    server: FriendliServer, client: AsyncFriendli, clock: Clock, half: bytes
+@pytest.mark.parametrize("fragment", [b'data: {"id"', b"data: {}\n", b"data: {}\r\n", b"event: x\n"])
+async def test_partial_event_is_held_back_while_pings_are_sent(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, fragment: bytes
 ) -> None:
     whole = EVENT + b"\n\n"
-    server.enqueue(script(raw(whole + half), stall()))
+    server.enqueue(script(raw(whole + fragment), stall()))
     browser = Server()
-    task = asyncio.create_task(SSEResponse(streamed(client), heartbeat=15)(HTTP, browser.receive, browser.send))
+    task = asyncio.create_task(SSEResponse(open_stream(client), heartbeat=15)(HTTP, browser.receive, browser.send))
     await browser.until(lambda: browser.body == whole)
     for pings in range(1, 4):
         clock.leap(15.1)
         await turns()
         assert browser.body == whole + b": ping\n\n" * pings
-    browser.left.set()
+    browser.disconnected.set()
     await asyncio.wait_for(task, 30)
 
 
-async def test_no_ping_without_heartbeat_and_none_to_a_browser_that_does_not_read(
+async def test_no_ping_without_heartbeat_or_while_browser_is_not_reading(
     server: FriendliServer, client: AsyncFriendli, clock: Clock
 ) -> None:
     for heartbeat in (None, 15.0):
         server.enqueue(script(chunk("once"), stall()))
         browser = Server()
-        response = SSEResponse(streamed(client), heartbeat=heartbeat)
+        response = SSEResponse(open_stream(client), heartbeat=heartbeat)
         task = asyncio.create_task(response(HTTP, browser.receive, browser.send))
         if heartbeat is None:
             await browser.until(lambda browser=browser: b"once" in browser.body)  # type: ignore[misc] # a bound default
         else:
             browser.accepting.clear()
-            await asyncio.wait_for(browser.holds.wait(), 30)
+            await asyncio.wait_for(browser.send_blocked.wait(), 30)
         clock.leap(60)
         await turns()
         assert b"ping" not in browser.body
-        browser.left.set()
+        browser.disconnected.set()
         await asyncio.wait_for(task, 30)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-async def test_error_of_opening_is_raised_before_anything_is_sent(
+async def test_error_while_opening_is_raised_before_anything_is_sent(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(status(429, retry_after=3))
-    browser, stream = Server(), streamed(client)
+    browser, stream = Server(), open_stream(client)
     with pytest.raises(RateLimitError):
         await SSEResponse(stream)(HTTP, browser.receive, browser.send)
     assert browser.sent == []
     assert stream.outcome == "failed"
 
 
-@pytest.mark.parametrize("half", [b"", b'data: {"id"', b"data: {}\n"])
+@pytest.mark.parametrize("fragment", [b"", b'data: {"id"', b"data: {}\n"])
 async def test_broken_stream_ends_with_an_error_event(
-    server: FriendliServer, client: AsyncFriendli, half: bytes
+    server: FriendliServer, client: AsyncFriendli, fragment: bytes
 ) -> None:
-    server.enqueue(script(chunk("Once"), raw(half), cut()) if half else script(chunk("Once"), cut()))
-    browser = await relayed(client)
-    before, said = last_event(browser.body)
+    server.enqueue(script(chunk("Once"), raw(fragment), cut()) if fragment else script(chunk("Once"), cut()))
+    browser = await relay(client)
+    before, data = last_event(browser.body)
     assert b"Once" in before
-    assert before.endswith(b"}\n\n")  # of half an event nothing is sent
-    assert said["error"]["code"] == "stream_interrupted"
-    assert set(said["error"]) == {"message", "type", "param", "code"}
+    assert before.endswith(b"}\n\n")  # the partial event is not sent
+    assert data["error"]["code"] == "stream_interrupted"
+    assert set(data["error"]) == {"message", "type", "param", "code"}
     assert browser.ended
 
 
-async def test_error_that_upstream_tells_in_the_stream_is_told_as_the_last_event(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_upstream_error_event_is_relayed_as_last_event(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("Once"), error_data({"message": "overloaded", "code": 503})))
-    _, said = last_event((await relayed(client)).body)
-    assert said["error"]["message"] == "overloaded"
+    _, data = last_event((await relay(client)).body)
+    assert data["error"]["message"] == "overloaded"
 
 
 @pytest.mark.parametrize(
-    ("said", "sent"),
+    ("returned", "sent"),
     [
         (b"event: sorry\ndata: x\n\n", b"event: sorry\ndata: x\n\n"),
         ({"why": "broken"}, b'event: error\ndata: {"why":"broken"}\n\n'),
         (None, b""),
     ],
 )
-async def test_on_error_says_what_is_said(
-    server: FriendliServer, client: AsyncFriendli, said: bytes | dict[str, Any] | None, sent: bytes
+async def test_on_error_replaces_the_error_event(
+    server: FriendliServer, client: AsyncFriendli, returned: bytes | dict[str, Any] | None, sent: bytes
 ) -> None:
-    told: list[FriendliError] = []
+    errors: list[FriendliError] = []
 
     def on_error(error: FriendliError) -> bytes | dict[str, Any] | None:
-        told.append(error)
-        return said
+        errors.append(error)
+        return returned
 
     server.enqueue(script(chunk("Once"), cut()))
-    browser = await relayed(client, on_error=on_error)
-    assert [type(error) for error in told] == [StreamInterruptedError]
-    assert told[0].partial is not None
-    assert told[0].partial.text == "Once"
+    browser = await relay(client, on_error=on_error)
+    assert [type(error) for error in errors] == [StreamInterruptedError]
+    assert errors[0].partial is not None
+    assert errors[0].partial.text == "Once"
     assert browser.body.partition(b"}\n\n")[2] == sent
     assert browser.ended
 
 
-async def test_error_of_on_error_or_encode_reaches_the_server_and_stops_the_model(
+async def test_exception_in_on_error_or_encode_propagates_and_closes_upstream(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     def fails(_: object) -> bytes:
@@ -312,46 +308,46 @@ async def test_error_of_on_error_or_encode_reaches_the_server_and_stops_the_mode
     ):
         server.enqueue(answer)
         with pytest.raises(ZeroDivisionError):
-            await relayed(client, **options)
+            await relay(client, **options)
     assert await server.requests[1].disconnected()
 
 
-# --- leaving ---------------------------------------------------------------------------------------------------------
+# --- disconnects -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("begun", [False, True], ids=["opening", "open"])
-async def test_browser_that_leaves_stops_the_model(server: FriendliServer, client: AsyncFriendli, begun: bool) -> None:
-    server.enqueue(script(chunk("once") if begun else head(), stall()))
-    browser, stream = Server(), streamed(client)
+@pytest.mark.parametrize("opened", [False, True], ids=["opening", "open"])
+async def test_browser_disconnect_closes_upstream(server: FriendliServer, client: AsyncFriendli, opened: bool) -> None:
+    server.enqueue(script(chunk("once") if opened else head(), stall()))
+    browser, stream = Server(), open_stream(client)
     task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
     call = await server.wait_for_requests(1)
-    if begun:
+    if opened:
         await browser.until(lambda: b"once" in browser.body)
-    browser.left.set()
+    browser.disconnected.set()
     await asyncio.wait_for(task, 30)
     assert await call.disconnected()
     assert stream.outcome == "cancelled"
     assert b"error" not in browser.body
 
 
-async def test_browser_that_does_not_read_holds_upstream_back(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_slow_browser_applies_backpressure_to_upstream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(burst(10**9, text="x" * 4096)))
-    browser, stream = Server(), streamed(client)
+    browser, stream = Server(), open_stream(client)
     task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
     await browser.until(lambda: len(browser.sent) > 3)
     browser.accepting.clear()
-    await asyncio.wait_for(browser.holds.wait(), 30)
+    await asyncio.wait_for(browser.send_blocked.wait(), 30)
     read = stream.timing.bytes
     await turns()
-    assert stream.timing.bytes == read  # nothing more is taken from the socket
-    browser.left.set()
+    assert stream.timing.bytes == read  # nothing more is read from the socket
+    browser.disconnected.set()
     await asyncio.wait_for(task, 30)
     assert await server.requests[0].disconnected()
 
 
-async def test_cancelled_server_task_stops_the_model(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_cancelling_the_server_task_closes_upstream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("once"), stall()))
-    browser, stream = Server(), streamed(client)
+    browser, stream = Server(), open_stream(client)
     task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
     await browser.until(lambda: b"once" in browser.body)
     task.cancel()
@@ -361,7 +357,7 @@ async def test_cancelled_server_task_stops_the_model(server: FriendliServer, cli
     assert not browser.ended
 
 
-async def test_server_that_cannot_send_stops_the_model(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_send_failure_closes_upstream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("once"), stall()))
     browser = Server()
 
@@ -369,17 +365,17 @@ async def test_server_that_cannot_send_stops_the_model(server: FriendliServer, c
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        await SSEResponse(streamed(client))(HTTP, browser.receive, send)
+        await SSEResponse(open_stream(client))(HTTP, browser.receive, send)
     assert await server.requests[0].disconnected()
 
 
-def ours() -> int:
-    """How many tasks there are, without those of the embedded server's connections."""
+def task_count() -> int:
+    """Returns the number of tasks, without those of the embedded server's connections."""
     return sum("RequestHandler" not in repr(task) for task in asyncio.all_tasks())
 
 
-async def test_thousand_browsers_that_leave_leave_nothing_behind(server: FriendliServer, client: AsyncFriendli) -> None:
-    tasks = ours()
+async def test_thousand_browser_disconnects_leak_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
+    tasks = task_count()
     server.always(script(chunk("once"), stall()))
     gc.collect()
     gc.disable()
@@ -387,42 +383,42 @@ async def test_thousand_browsers_that_leave_leave_nothing_behind(server: Friendl
         for _ in range(20):
             browsers = [Server() for _ in range(50)]
             running = [
-                asyncio.create_task(SSEResponse(streamed(client))(HTTP, browser.receive, browser.send))
+                asyncio.create_task(SSEResponse(open_stream(client))(HTTP, browser.receive, browser.send))
                 for browser in browsers
             ]
             for browser in browsers:
                 await browser.until(lambda browser=browser: b"once" in browser.body)  # type: ignore[misc] # a bound default
-                browser.left.set()
+                browser.disconnected.set()
             await asyncio.wait_for(asyncio.gather(*running), 60)
             del running
-        kept = [each for each in gc.get_objects() if isinstance(each, SSEResponse | ChatStream)]
+        leaked = [each for each in gc.get_objects() if isinstance(each, SSEResponse | ChatStream)]
     finally:
         gc.enable()
-    assert kept == []
+    assert leaked == []
     assert len(server.requests) == 1000
     assert client.gauges().open_streams == client.gauges().in_use == 0
     await server.wait_for_connections(0)
     await server.idle()
-    assert ours() == tasks
+    assert task_count() == tasks
 
 
-async def test_errors_leave_no_circle_behind(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: AsyncFriendli) -> None:
     gc.collect()
     gc.disable()
     try:
         for answer in (status(429), script(chunk("x"), cut())) * 5:
             server.enqueue(answer)
             try:
-                await relayed(client)
+                await relay(client)
             except RateLimitError:
                 continue
-        kept = [each for each in gc.get_objects() if isinstance(each, SSEResponse | ChatStream)]
+        leaked = [each for each in gc.get_objects() if isinstance(each, SSEResponse | ChatStream)]
     finally:
         gc.enable()
-    assert kept == []
+    assert leaked == []
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- error status and message ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -443,37 +439,37 @@ async def test_errors_leave_no_circle_behind(server: FriendliServer, client: Asy
         (FriendliError("flp_secret"), 502),
     ],
 )
-def test_errors_have_a_status_and_words_that_tell_nothing_private(error: FriendliError, code: int) -> None:
+def test_errors_map_to_status_and_message_without_secrets(error: FriendliError, code: int) -> None:
     assert error_status(error) == code
-    said = error_body(error)["error"]
-    assert said["message"]
-    assert "flp_secret" not in json.dumps(said)
+    body = error_body(error)["error"]
+    assert body["message"]
+    assert "flp_secret" not in json.dumps(body)
 
 
-async def test_real_drain_is_told_as_such(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_draining_client_is_reported_as_503(server: FriendliServer, client: AsyncFriendli) -> None:
     await client.drain(0)
     browser = Server()
     with pytest.raises(ConfigurationError) as caught:
-        await SSEResponse(streamed(client))(HTTP, browser.receive, browser.send)
+        await SSEResponse(open_stream(client))(HTTP, browser.receive, browser.send)
     assert error_status(caught.value) == 503
 
 
-# --- where bytes are cut ---------------------------------------------------------------------------------------------
+# --- splitting into events -------------------------------------------------------------------------------------------
 
 LINE_ENDS: Final = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES: Final = st.lists(st.sampled_from([b"data: x", b": c", b"id: 1", b""]), max_size=8)
 
 
 async def whole_events(pieces: list[bytes]) -> list[bytes]:
-    async def come() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         for piece in pieces:
             yield piece
 
-    return [events async for events in _whole_events(come())]
+    return [events async for events in _whole_events(chunks())]
 
 
 @given(st.lists(st.tuples(LINES, LINE_ENDS), max_size=6), st.lists(st.integers(0, 80), max_size=8))
-def test_cutting_changes_no_byte_and_cuts_at_blank_lines_only(
+def test_splitting_preserves_bytes_and_splits_at_blank_lines_only(
     blocks: list[tuple[list[bytes], bytes]], places: list[int]
 ) -> None:
     body = b"".join(line + end for lines, end in blocks for line in lines)
@@ -483,12 +479,12 @@ def test_cutting_changes_no_byte_and_cuts_at_blank_lines_only(
     assert b"".join(pieces).removeprefix(body) in {b"", b"\n", b"\n\n"}
 
 
-async def test_cutting_a_large_event_looks_at_each_byte_once() -> None:
+async def test_large_event_is_scanned_in_linear_time() -> None:
     [event] = await whole_events([*[b"x" * 1024] * 8192, b"\n\n"])
     assert len(event) == 8192 * 1024 + 2
 
 
-async def test_the_last_event_gets_the_blank_line_that_it_lacks(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_missing_blank_line_after_last_event_is_added(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("Once"), finish("stop"), raw(b"data: [DONE]\n")))
-    browser = await relayed(client)
+    browser = await relay(client)
     assert browser.body.endswith(b"data: [DONE]\n\n")

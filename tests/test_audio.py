@@ -1,4 +1,4 @@
-"""Transcriptions: replies, streams and how they end, and what is refused."""
+"""Transcriptions: replies, streams and how they end, and rejected arguments."""
 
 import json
 from typing import Any, Final
@@ -49,14 +49,14 @@ USAGE: Final = {
     "type": "tokens",
     "input_token_details": {"audio_tokens": 4, "text_tokens": 0},
 }
-SOUND: Final = b"RIFF\0\0\0\0WAVEfmt "
+AUDIO: Final = b"RIFF\0\0\0\0WAVEfmt "
 
 
 def delta(text: str) -> Step:
     return event({"type": "transcript.text.delta", "delta": text})
 
 
-def finished(text: str | None = "Hello there", **more: object) -> Step:
+def transcript_done(text: str | None = "Hello there", **more: object) -> Step:
     return event({"type": "transcript.text.done", "text": text, "usage": USAGE, **more})
 
 
@@ -65,12 +65,12 @@ def client_options() -> dict[str, Any]:
     return {"retry": QUICK}
 
 
-# --- whole -----------------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
 async def test_reply_has_text_usage_and_meta(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(json_body({"text": "Hello", "usage": USAGE, "new": {"field": 1}}))
-    reply = await client.serverless.audio.transcribe(model="m", file=SOUND)
+    reply = await client.serverless.audio.transcribe(model="m", file=AUDIO)
     assert reply.text == "Hello"
     assert reply.usage == TranscriptionUsage(4, 2, 6, 1500, 1400, "tokens", reply.usage.input_token_details)
     assert reply.usage.input_token_details is not None
@@ -78,21 +78,23 @@ async def test_reply_has_text_usage_and_meta(server: FriendliServer, client: Asy
     assert reply.meta.request_id == "req-000001"
 
 
-@pytest.mark.parametrize("body", [{}, {"text": 5}, []], ids=["nothing", "number", "list"])
-async def test_reply_without_a_text_is_an_error(server: FriendliServer, client: AsyncFriendli, body: object) -> None:
+@pytest.mark.parametrize("body", [{}, {"text": 5}, []], ids=["empty", "number", "list"])
+async def test_reply_without_text_raises_decode_error(
+    server: FriendliServer, client: AsyncFriendli, body: object
+) -> None:
     server.enqueue(json_body(body))
     with pytest.raises(ResponseDecodeError):
-        await client.container.audio.transcribe(file=SOUND)
+        await client.container.audio.transcribe(file=AUDIO)
 
 
 async def test_embedded_server_answers_on_every_deployment(server: FriendliServer, client: AsyncFriendli) -> None:
     calls = [
-        client.serverless.audio.transcribe(model="m", file=SOUND, language="en"),
-        client.dedicated.audio.transcribe(model="m", file=SOUND, chunking_strategy="auto"),
-        client.container.audio.transcribe(file=SOUND, temperature=1),
+        client.serverless.audio.transcribe(model="m", file=AUDIO, language="en"),
+        client.dedicated.audio.transcribe(model="m", file=AUDIO, chunking_strategy="auto"),
+        client.container.audio.transcribe(file=AUDIO, temperature=1),
     ]
     texts = {(await call).text for call in calls}
-    assert texts == {f"This is audio.wav, {len(SOUND)} bytes long."}
+    assert texts == {f"This is audio.wav, {len(AUDIO)} bytes long."}
     assert [request.path for request in server.requests] == [
         "/serverless/v1/audio/transcriptions",
         "/dedicated/v1/audio/transcriptions",
@@ -100,12 +102,12 @@ async def test_embedded_server_answers_on_every_deployment(server: FriendliServe
     ]
 
 
-async def test_extra_parts_go_into_the_form_and_extra_query_into_the_query(
+async def test_extra_body_is_sent_as_form_fields_and_extra_query_in_the_url(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     extra = {"text": "a", "flag": True, "number": 2, "half": 0.5, "object": {"a": [1]}, "nothing": None}
     server.enqueue(json_body({"text": ""}))
-    await client.container.audio.transcribe(file=SOUND, extra_body=extra, extra_query={"q": "1"})
+    await client.container.audio.transcribe(file=AUDIO, extra_body=extra, extra_query={"q": "1"})
     [request] = server.requests
     parts = {part.name: (part.text, part.content_type) for part in request.form if part.filename is None}
     assert parts == {
@@ -135,22 +137,22 @@ async def test_extra_parts_go_into_the_form_and_extra_query_into_the_query(
     ],
     ids=lambda value: str(value) if isinstance(value, dict) and "extra_body" not in value else None,
 )
-async def test_bad_argument_is_refused_before_anything_is_sent(
+async def test_invalid_argument_is_rejected_before_sending(
     server: FriendliServer, client: AsyncFriendli, options: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        await client.container.audio.transcribe(file=SOUND, **options)
+        await client.container.audio.transcribe(file=AUDIO, **options)
     with pytest.raises(error, match=message):
-        client.container.audio.stream(file=SOUND, **options)
+        client.container.audio.stream(file=AUDIO, **options)
     assert server.connections == 0
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-async def test_stream_gives_typed_events_and_the_whole(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(delta("Hello "), delta("there"), finished(), done()))
-    async with client.serverless.audio.stream(model="m", file=SOUND) as stream:
+async def test_stream_yields_typed_events_and_a_result(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(delta("Hello "), delta("there"), transcript_done(), done()))
+    async with client.serverless.audio.stream(model="m", file=AUDIO) as stream:
         events = [event async for event in stream]
     assert [type(event) for event in events] == [TranscriptDelta, TranscriptDelta, TranscriptDone]
     assert stream.outcome == "done"
@@ -163,49 +165,49 @@ async def test_stream_gives_typed_events_and_the_whole(server: FriendliServer, c
     await nothing_left(client, server, connections=1)
 
 
-async def test_text_view_gives_the_pieces_or_the_whole_where_there_are_none(
+async def test_text_view_yields_deltas_or_full_text_without_deltas(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     audio = client.container.audio
-    server.enqueue(script(delta("Hello "), delta(""), delta("there"), finished()), script(finished()))
-    assert [text async for text in audio.stream(file=SOUND).text()] == ["Hello ", "there"]
-    assert [text async for text in audio.stream(file=SOUND).text()] == ["Hello there"]
+    server.enqueue(script(delta("Hello "), delta(""), delta("there"), transcript_done()), script(transcript_done()))
+    assert [text async for text in audio.stream(file=AUDIO).text()] == ["Hello ", "there"]
+    assert [text async for text in audio.stream(file=AUDIO).text()] == ["Hello there"]
 
 
 @pytest.mark.parametrize(
     "steps",
     [
-        [delta("a"), finished("a"), done()],
-        [delta("a"), finished("a")],
+        [delta("a"), transcript_done("a"), done()],
+        [delta("a"), transcript_done("a")],
         [delta("a"), done()],
-        [delta("a"), finished(None), done()],
-        [delta("a"), event({"type": "ping"}), finished("a"), done()],
-        [event({"delta": "a"}, name="transcript.text.delta"), finished("a"), done()],
+        [delta("a"), transcript_done(None), done()],
+        [delta("a"), event({"type": "ping"}), transcript_done("a"), done()],
+        [event({"delta": "a"}, name="transcript.text.delta"), transcript_done("a"), done()],
         [event({"type": "transcript.text.delta", "delta": "a"}, name="message"), done()],
     ],
     ids=["all", "no sentinel", "sentinel only", "done without text", "ping", "type by name", "named message"],
 )
-async def test_stream_of_every_dialect_ends_well(
+async def test_stream_completes_in_every_dialect(
     server: FriendliServer, client: AsyncFriendli, steps: list[Step]
 ) -> None:
     server.enqueue(script(*steps))
-    stream = client.container.audio.stream(file=SOUND)
+    stream = client.container.audio.stream(file=AUDIO)
     assert (await within(stream.result())).text == "a"
     assert stream.outcome == "done"
 
 
-async def test_event_of_a_new_kind_is_passed_on(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_unknown_event_is_passed_through(server: FriendliServer, client: AsyncFriendli) -> None:
     new = {"type": "transcript.speaker", "speaker": {"id": 1}}
     named = event({"x": 1}, name="later")
-    server.enqueue(script(event(new), named, delta("a"), finished("a")))
-    events = [event async for event in client.container.audio.stream(file=SOUND)]
+    server.enqueue(script(event(new), named, delta("a"), transcript_done("a")))
+    events = [event async for event in client.container.audio.stream(file=AUDIO)]
     assert events[:2] == [UnknownEvent("transcript.speaker", new), UnknownEvent("later", {"x": 1})]
 
 
-async def test_stream_that_breaks_off_says_so_with_what_had_come(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_interrupted_stream_raises_with_partial_text(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(delta("Hello "), cut()), script(delta("Hello ")))
     for _ in range(2):
-        stream = client.container.audio.stream(file=SOUND)
+        stream = client.container.audio.stream(file=AUDIO)
         with pytest.raises(StreamInterruptedError) as caught:
             await within(stream.result())
         assert caught.value.partial is not None
@@ -222,13 +224,13 @@ async def test_stream_that_breaks_off_says_so_with_what_had_come(server: Friendl
         (raw(b"data: {not json\n\n"), ResponseDecodeError),
         (event({"type": "transcript.text.delta", "delta": 5}), ResponseDecodeError),
     ],
-    ids=["error event", "error key", "error type", "no JSON", "wrong type"],
+    ids=["error event", "error key", "error type", "invalid JSON", "wrong type"],
 )
-async def test_error_in_the_stream_raises_its_class_with_what_had_come(
+async def test_error_event_raises_its_class_with_partial_text(
     server: FriendliServer, client: AsyncFriendli, step: Step, error: type[FriendliError]
 ) -> None:
     server.enqueue(script(delta("Hello "), step, stall()))
-    stream = client.container.audio.stream(file=SOUND)
+    stream = client.container.audio.stream(file=AUDIO)
     with pytest.raises(error) as caught:
         await within(stream.result())
     assert caught.value.partial is not None
@@ -237,27 +239,25 @@ async def test_error_in_the_stream_raises_its_class_with_what_had_come(
     await nothing_left(client, server)
 
 
-async def test_error_behind_the_whole_text_tells_what_it_was_billed_for(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    end = finished("Hello", usage={"input_tokens": 7, "output_tokens": 2})
+async def test_error_after_done_event_carries_usage_in_partial(server: FriendliServer, client: AsyncFriendli) -> None:
+    end = transcript_done("Hello", usage={"input_tokens": 7, "output_tokens": 2})
     server.enqueue(script(delta("Hello"), end, error_event({"message": "slow down", "code": 429}), stall()))
     with pytest.raises(RateLimitError) as caught:
-        await within(client.container.audio.stream(file=SOUND).result())
+        await within(client.container.audio.stream(file=AUDIO).result())
     billed = Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)
     assert caught.value.partial == Partial(text="Hello", usage=billed)
 
 
-async def test_opening_is_retried_with_the_whole_file(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(status(503), script(delta("a"), finished("a")))
-    stream = client.container.audio.stream(file=SOUND)
+async def test_retry_of_opening_resends_the_whole_file(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(status(503), script(delta("a"), transcript_done("a")))
+    stream = client.container.audio.stream(file=AUDIO)
     assert (await stream.result()).text == "a"
-    assert [request.form[-1].data for request in server.requests] == [SOUND, SOUND]
+    assert [request.form[-1].data for request in server.requests] == [AUDIO, AUDIO]
 
 
-async def test_leaving_a_stream_closes_the_connection(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_leaving_a_stream_early_closes_the_connection(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(delta("a"), stall()))
-    async with client.container.audio.stream(file=SOUND) as stream:
+    async with client.container.audio.stream(file=AUDIO) as stream:
         async for _ in stream:
             break
     assert stream.outcome == "cancelled"
@@ -265,11 +265,11 @@ async def test_leaving_a_stream_closes_the_connection(server: FriendliServer, cl
 
 
 @given(st.lists(st.text(max_size=5), max_size=6))
-def test_pieces_add_up_however_they_are_cut(pieces: list[str]) -> None:
+def test_deltas_are_concatenated(deltas: list[str]) -> None:
     collector = TranscriptCollector()
-    payloads = [json.dumps({"type": "transcript.text.delta", "delta": piece}).encode() for piece in pieces]
+    payloads = [json.dumps({"type": "transcript.text.delta", "delta": delta}).encode() for delta in deltas]
     for payload in payloads:
         collector.extend([collector.dialect.decode_payload(payload)])
-    assert collector.result() == Transcription(text="".join(pieces))
-    assert collector.partial().text == "".join(pieces)
+    assert collector.result() == Transcription(text="".join(deltas))
+    assert collector.partial().text == "".join(deltas)
     assert not collector.may_end

@@ -1,4 +1,4 @@
-"""Cost and usage: what is asked for, and what the answers are made into."""
+"""Cost and usage: query parameters, pagination, and decoding of pages."""
 
 import re
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -54,7 +54,7 @@ USAGE: Final[dict[str, Any]] = {
 }
 
 
-async def test_costs_are_buckets_of_exact_amounts(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_costs_are_decoded_with_exact_amounts(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body(COSTS))
     page = await client.cost.get(start_time=START, end_time=END)
     first, second = page.data
@@ -66,7 +66,7 @@ async def test_costs_are_buckets_of_exact_amounts(client: AsyncFriendli, server:
     assert page.meta.status == 200
 
 
-async def test_usage_is_buckets_of_counts(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_usage_is_decoded_into_buckets_of_counts(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body(USAGE))
     [bucket] = [bucket async for bucket in client.usage.get(start_time=START, end_time=END)]
     counted, empty = bucket.results
@@ -75,14 +75,14 @@ async def test_usage_is_buckets_of_counts(client: AsyncFriendli, server: Friendl
 
 
 @pytest.mark.parametrize(("page", "sample"), [(CostPage, COSTS), (UsagePage, USAGE)], ids=["cost", "usage"])
-def test_a_page_says_the_same_when_it_is_encoded_again(page: type[CostPage | UsagePage], sample: Any) -> None:
+def test_page_survives_reencoding(page: type[CostPage | UsagePage], sample: Any) -> None:
     decoded = msgspec.convert(sample, page)
     again = msgspec.json.decode(msgspec.json.encode(decoded), type=page)
     assert again == decoded
     assert set(msgspec.to_builtins(again)) >= {"data", "has_more"}
 
 
-async def test_new_fields_and_new_kinds_break_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_unknown_fields_and_product_types_are_accepted(client: AsyncFriendli, server: FriendliServer) -> None:
     bucket = {**USAGE["data"][0], "results": [{"product_type": "agents", "robots": 3}], "new": {}}
     server.enqueue(json_body({"data": [bucket], "has_more": False, "new": 1}))
     page = await client.usage.get(start_time=START, end_time=END)
@@ -90,14 +90,14 @@ async def test_new_fields_and_new_kinds_break_nothing(client: AsyncFriendli, ser
 
 
 @pytest.mark.parametrize("reply", [{}, {"data": [{}]}, {"data": "x"}, []], ids=str)
-async def test_what_is_no_page_is_a_decode_error(client: AsyncFriendli, server: FriendliServer, reply: object) -> None:
+async def test_malformed_page_raises_decode_error(client: AsyncFriendli, server: FriendliServer, reply: object) -> None:
     server.always(json_body(reply))
     for listed in (client.cost, client.usage):
         with pytest.raises(ResponseDecodeError):
             await listed.get(start_time=START, end_time=END)
 
 
-async def test_a_refusal_is_the_error_of_its_status(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_error_status_raises_its_error_class(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(status(403, message="not for you"))
     with pytest.raises(PermissionDeniedError, match="not for you"):
         await client.cost.get(start_time=START, end_time=END)
@@ -109,11 +109,11 @@ async def test_a_refusal_is_the_error_of_its_status(client: AsyncFriendli, serve
         (datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00Z"),
         (datetime(2026, 1, 1, 2, 3, 4, 500, tzinfo=UTC), "2026-01-01T02:03:04.000500Z"),
         (datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=9))), "2026-01-01T00:00:00+09:00"),
-        (datetime(2026, 1, 1), "2026-01-01T00:00:00"),  # noqa: DTZ001  # what is tested
+        (datetime(2026, 1, 1), "2026-01-01T00:00:00"),  # noqa: DTZ001  # naive on purpose
     ],
     ids=["UTC", "microseconds", "offset", "naive"],
 )
-async def test_times_are_sent_as_they_are_with_utc_as_z(
+async def test_times_are_sent_in_iso_format_with_z_for_utc(
     client: AsyncFriendli, server: FriendliServer, moment: datetime, sent: str
 ) -> None:
     server.always(json_body({"data": []}))
@@ -122,7 +122,7 @@ async def test_times_are_sent_as_they_are_with_utc_as_z(
 
 
 @pytest.mark.parametrize(
-    ("options", "place"),
+    ("options", "path"),
     [
         ({"start_time": "yesterday"}, "start_time"),
         ({"end_time": None}, "end_time"),
@@ -133,15 +133,15 @@ async def test_times_are_sent_as_they_are_with_utc_as_z(
     ],
     ids=str,
 )
-async def test_a_bad_value_is_refused_with_its_place(
-    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], place: str
+async def test_invalid_value_is_rejected_with_its_path(
+    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], path: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(place)}: "):
+    with pytest.raises(ValueError, match=f"^{re.escape(path)}: "):
         client.usage.get(**{"start_time": START, "end_time": END, **options})
     assert server.requests == []
 
 
-async def test_cost_and_usage_stand_at_the_root_with_token_and_team(server: FriendliServer) -> None:
+async def test_cost_and_usage_requests_use_root_path_token_and_team(server: FriendliServer) -> None:
     server.always(json_body({"data": []}))
     async with AsyncFriendli("test-token", team="team_1", server_url=f"{server.url}/prefix") as client:
         await client.cost.get(start_time=START, end_time=END)
@@ -151,24 +151,24 @@ async def test_cost_and_usage_stand_at_the_root_with_token_and_team(server: Frie
     assert {request.headers["authorization"] for request in server.requests} == {"Bearer test-token"}
 
 
-async def test_without_a_token_nothing_is_sent(server: FriendliServer) -> None:
+async def test_missing_token_is_rejected_before_sending(server: FriendliServer) -> None:
     async with AsyncFriendli(server_url=server.url) as client:
         with pytest.raises(ConfigurationError, match="token"):
             await client.cost.get(start_time=START, end_time=END)
     assert server.requests == []
 
 
-async def test_a_lost_reply_is_asked_for_again(server: FriendliServer) -> None:
+async def test_server_error_is_retried(server: FriendliServer) -> None:
     server.enqueue(status(500, retry_after_ms=0), json_body(COSTS))
     async with AsyncFriendli("test-token", server_url=server.url) as client:
         page = await client.cost.get(start_time=START, end_time=END)
     assert [attempt.status for attempt in page.meta.attempts] == [500, 200]
 
 
-# --- at the embedded server ------------------------------------------------------------------------------------------
+# --- embedded server -------------------------------------------------------------------------------------------------
 
 
-async def test_all_days_are_there_once_over_all_pages(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_pagination_yields_each_day_once(client: AsyncFriendli, server: FriendliServer) -> None:
     end = START + timedelta(days=20)
     buckets = [
         bucket async for bucket in client.cost.get(start_time=START, end_time=end, group_by="line_item", limit=7)
@@ -178,7 +178,7 @@ async def test_all_days_are_there_once_over_all_pages(client: AsyncFriendli, ser
     assert len(server.requests) == 3
 
 
-async def test_usage_is_split_by_what_was_asked_for(client: AsyncFriendli) -> None:
+async def test_usage_is_grouped_as_requested(client: AsyncFriendli) -> None:
     hours = client.usage.get(
         start_time=START,
         end_time=START + timedelta(hours=10),
@@ -192,7 +192,7 @@ async def test_usage_is_split_by_what_was_asked_for(client: AsyncFriendli) -> No
     assert {result.model for bucket in buckets for result in bucket.results} == {"friendli-testing"}
 
 
-async def test_a_page_longer_than_there_are_is_refused_by_the_server(client: AsyncFriendli) -> None:
+async def test_limit_above_maximum_is_rejected_by_server(client: AsyncFriendli) -> None:
     with pytest.raises(UnprocessableEntityError, match="limit"):
         await client.cost.get(start_time=START, end_time=END, limit=36)
 
@@ -217,7 +217,7 @@ async def test_a_page_longer_than_there_are_is_refused_by_the_server(client: Asy
     ],
     ids=str,
 )
-def test_amounts_are_text_whatever_the_server_writes(written: object, amount: str) -> None:
+def test_amounts_are_strings_regardless_of_wire_type(written: object, amount: str) -> None:
     bucket = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T00:00:00Z"}
     results = [{"total": written, "quantity": written, "unit_price": None}]
     page = msgspec.convert({"data": [{**bucket, "results": results}]}, CostPage)
@@ -232,36 +232,36 @@ def cost_page(result: str, **more: str) -> bytes:
 
 
 @pytest.mark.parametrize("total", ["null", "1e400", "{}", '{"currency":"USD"}', '{"amount":null}'])
-async def test_an_amount_that_is_none_is_an_error_and_no_row_is_dropped(total: str) -> None:
+async def test_invalid_total_raises_instead_of_dropping_the_row(total: str) -> None:
     page = cost_page(f'{{"total":"1"}},{{"total":{total},"quantity":"2"}}')
     async with saying(reply(page)) as server, client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError, match=r"total|amount|range"):
             await client.cost.get(start_time=START, end_time=END)
 
 
-async def test_a_row_without_its_total_is_an_error() -> None:
+async def test_missing_total_raises_decode_error() -> None:
     async with saying(reply(cost_page('{"quantity":"2"}'))) as server, client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError, match="total"):
             await client.cost.get(start_time=START, end_time=END)
 
 
-@pytest.mark.parametrize(("told", "more"), [('"true"', True), ('"false"', False), ("1", True), ("0", False)])
-async def test_whether_there_is_more_is_read_however_it_is_written(told: str, more: bool) -> None:
-    page = cost_page('{"total":1}', has_more=told, next_page='"p2"')
+@pytest.mark.parametrize(("written", "expected"), [('"true"', True), ('"false"', False), ("1", True), ("0", False)])
+async def test_has_more_accepts_strings_and_integers(written: str, expected: bool) -> None:
+    page = cost_page('{"total":1}', has_more=written, next_page='"p2"')
     async with saying(reply(page)) as server, client_of(server.url) as client:
         found = await client.cost.get(start_time=START, end_time=END)
-    assert (found.has_more, found.next_page) == (more, "p2")
+    assert (found.has_more, found.next_page) == (expected, "p2")
 
 
 @pytest.mark.parametrize("written", ["1767225600", "1767225600000", '"2026-01-01T00:00:00Z"', "1767225600.0"])
-async def test_times_are_read_however_they_are_written(written: str) -> None:
+async def test_times_accept_timestamps_and_iso_strings(written: str) -> None:
     page = cost_page('{"total":1}').replace(b'"2026-01-01T00:00:00Z"', written.encode())
     async with saying(reply(page)) as server, client_of(server.url) as client:
         found = await client.cost.get(start_time=START, end_time=END)
     assert found.data[0].start_time == datetime(2026, 1, 1, tzinfo=UTC)
 
 
-async def test_parts_of_a_gpus_time_are_kept() -> None:
+async def test_fractional_gpu_usage_is_kept() -> None:
     usage = '{"gpu_usage":{"H100":1.5},"reserved_gpu_usage":{"H100":2}}'
     async with saying(reply(cost_page(usage))) as server, client_of(server.url) as client:
         found = await client.usage.get(start_time=START, end_time=END)

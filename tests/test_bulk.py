@@ -1,4 +1,4 @@
-"""Many calls: what a run takes, gives, bounds and leaves behind."""
+"""Bulk runs: rows and outcomes, bounds, ending a run, and progress."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ from friendli_async.testing import FriendliServer, status, text
 
 LIMIT = 4
 WINDOW = 4 * LIMIT
-"""Rows that are taken and not given out yet, at most."""
+"""Maximum number of rows taken whose outcomes have not been yielded."""
 
 
 async def double(row: int) -> int:
@@ -26,19 +26,19 @@ async def double(row: int) -> int:
 
 
 async def read_into(seen: list[Outcome[Any, Any]], run: Run[Any, Any]) -> None:
-    """Keeps what comes before an error, too."""
+    """Appends outcomes to `seen`, which keeps those that precede an error."""
     async with asyncio.timeout(30):
         async for outcome in run:
-            seen.append(outcome)  # noqa: PERF401  # a list would be lost
+            seen.append(outcome)  # noqa: PERF401  # a comprehension would lose its list on an error
 
 
-async def all_of(run: Run[Any, Any]) -> list[Outcome[Any, Any]]:
+async def collect(run: Run[Any, Any]) -> list[Outcome[Any, Any]]:
     async with asyncio.timeout(30):
         return [outcome async for outcome in run]
 
 
 class Rows:
-    """Counts what is taken of it."""
+    """Rows that count how many of them were taken."""
 
     def __init__(self, count: int) -> None:
         self.taken = 0
@@ -50,35 +50,35 @@ class Rows:
             yield number
 
 
-class Held:
-    """Calls that end when they are told to."""
+class GatedCalls:
+    """Calls that block until their gate is set."""
 
     def __init__(self) -> None:
-        self.begun: list[int] = []
+        self.started: list[int] = []
         self.cancelled: list[int] = []
-        self.ends: dict[int, asyncio.Event] = {}
+        self.gates: dict[int, asyncio.Event] = {}
         self._changed = asyncio.Condition()
 
     async def __call__(self, row: int) -> int:
-        self.ends[row] = asyncio.Event()
-        self.begun.append(row)
+        self.gates[row] = asyncio.Event()
+        self.started.append(row)
         async with self._changed:
             self._changed.notify_all()
         try:
-            await self.ends[row].wait()
+            await self.gates[row].wait()
         except asyncio.CancelledError:
-            await asyncio.sleep(0)  # a call takes its time to leave, as a connection that is closed does
+            await asyncio.sleep(0)  # a cancelled call takes a turn to unwind, as closing a connection does
             self.cancelled.append(row)
             raise
         return row
 
-    async def begin(self, count: int) -> None:
+    async def wait_started(self, count: int) -> None:
         async with asyncio.timeout(30), self._changed:
-            await self._changed.wait_for(lambda: len(self.begun) >= count)
+            await self._changed.wait_for(lambda: len(self.started) >= count)
 
 
-async def settled() -> None:
-    """Lets everything happen that can happen without anybody's doing."""
+async def settle() -> None:
+    """Runs enough turns of the event loop for all tasks to get as far as they can."""
     for _ in range(200):
         await asyncio.sleep(0)
 
@@ -97,7 +97,7 @@ async def numbers(count: int) -> AsyncIterator[int]:
     "rows", [lambda: range(50), lambda: iter(range(50)), lambda: numbers(50)], ids=["range", "iterator", "async"]
 )
 async def test_every_row_has_one_outcome(rows: Any, ordered: bool) -> None:
-    outcomes = await all_of(run_all(rows(), double, concurrency=LIMIT, ordered=ordered))
+    outcomes = await collect(run_all(rows(), double, concurrency=LIMIT, ordered=ordered))
     assert sorted((outcome.key, outcome.row, outcome.reply) for outcome in outcomes) == [
         (n, n, 2 * n) for n in range(50)
     ]
@@ -105,18 +105,18 @@ async def test_every_row_has_one_outcome(rows: Any, ordered: bool) -> None:
     assert tasks_of_the_library() == []
 
 
-async def test_rows_of_a_file_are_its_json_lines(tmp_path: Path) -> None:
+async def test_rows_are_read_from_jsonl_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"n": 1}\n\n"two"\r\n3')
 
     async def same(row: Any) -> Any:
         return row
 
-    outcomes = await all_of(run_all(path, same, concurrency=LIMIT, ordered=True))
+    outcomes = await collect(run_all(path, same, concurrency=LIMIT, ordered=True))
     assert [outcome.reply for outcome in outcomes] == [{"n": 1}, "two", 3]
 
 
-async def test_a_bad_line_of_a_file_ends_the_run_after_what_stood_before(tmp_path: Path) -> None:
+async def test_invalid_line_ends_run_after_preceding_outcomes(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"1\n2\n\n{bad\n5\n")
     seen: list[Outcome[Any, Any]] = []
@@ -126,27 +126,27 @@ async def test_a_bad_line_of_a_file_ends_the_run_after_what_stood_before(tmp_pat
 
 
 @pytest.mark.parametrize("rows", ["rows.jsonl", b"rows", 7, None])
-def test_what_is_no_rows_is_refused(rows: Any) -> None:
+def test_invalid_rows_are_rejected(rows: Any) -> None:
     with pytest.raises(TypeError, match="rows must be"):
         run_all(rows, double)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, True, 1.5, "8"])
-def test_what_is_no_concurrency_is_refused(concurrency: Any) -> None:
+def test_invalid_concurrency_is_rejected(concurrency: Any) -> None:
     with pytest.raises(ValueError, match="concurrency"):
         run_all([1], double, concurrency=concurrency)
 
 
-def test_what_cannot_be_called_is_refused() -> None:
+def test_call_that_is_not_callable_is_rejected() -> None:
     with pytest.raises(TypeError, match="call must be a coroutine function"):
-        run_all([1], None)  # type: ignore[call-overload]  # that is the test
+        run_all([1], None)  # type: ignore[call-overload]  # wrong type on purpose
 
 
-async def test_the_error_of_a_row_is_its_outcome() -> None:
+async def test_exception_of_a_call_is_its_outcome() -> None:
     async def divide(row: int) -> float:
         return 1 / row
 
-    outcomes = await all_of(run_all([1, 0, 2], divide, concurrency=1))
+    outcomes = await collect(run_all([1, 0, 2], divide, concurrency=1))
     assert [outcome.reply for outcome in outcomes] == [1.0, None, 0.5]
     assert isinstance(outcomes[1].error, ZeroDivisionError)
     assert outcomes[0].result() == 1.0
@@ -154,7 +154,7 @@ async def test_the_error_of_a_row_is_its_outcome() -> None:
         outcomes[1].result()
 
 
-async def test_the_error_of_a_row_is_in_no_reference_cycle() -> None:
+async def test_exception_of_a_call_is_not_in_a_reference_cycle() -> None:
     class TroubleError(Exception):
         alive = 0
 
@@ -172,26 +172,26 @@ async def test_the_error_of_a_row_is_in_no_reference_cycle() -> None:
         async for outcome in run_all(range(20), fail, concurrency=2):
             assert isinstance(outcome.error, TroubleError)
             del outcome
-        await settled()
+        await settle()
         assert TroubleError.alive == 0
     finally:
         gc.enable()
 
 
-async def test_no_rows_give_no_outcomes() -> None:
-    assert await all_of(run_all([], double)) == []
+async def test_no_rows_yield_no_outcomes() -> None:
+    assert await collect(run_all([], double)) == []
 
 
 async def test_concurrency_is_reached_and_never_exceeded() -> None:
-    held, most = Held(), 0
-    run = run_all(range(20), held, concurrency=LIMIT)
-    reading = asyncio.create_task(all_of(run))
+    gated, most = GatedCalls(), 0
+    run = run_all(range(20), gated, concurrency=LIMIT)
+    reading = asyncio.create_task(collect(run))
     for count in range(LIMIT, 21):
-        await held.begin(count)
+        await gated.wait_started(count)
         most = max(most, run.progress.in_flight)
-        held.ends[held.begun[count - LIMIT]].set()
-    for end in held.ends.values():
-        end.set()
+        gated.gates[gated.started[count - LIMIT]].set()
+    for gate in gated.gates.values():
+        gate.set()
     assert len(await reading) == 20
     assert most == LIMIT
 
@@ -200,18 +200,18 @@ async def test_concurrency_is_reached_and_never_exceeded() -> None:
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_rows_are_taken_only_as_far_as_outcomes_are_taken(ordered: bool) -> None:
+async def test_rows_are_consumed_only_as_outcomes_are_consumed(ordered: bool) -> None:
     rows = Rows(1000)
     async with run_all(rows, double, concurrency=LIMIT, ordered=ordered) as outcomes:
         await anext(outcomes)
-        await settled()
+        await settle()
         assert rows.taken == WINDOW + 1
         await anext(outcomes)
-        await settled()
+        await settle()
         assert rows.taken == WINDOW + 2
 
 
-async def test_a_slow_row_holds_ordered_outcomes_up_and_bounds_what_waits() -> None:
+async def test_slow_row_delays_ordered_outcomes_and_rows_are_bounded() -> None:
     rows, first = Rows(1000), asyncio.Event()
 
     async def slow_first(row: int) -> int:
@@ -221,7 +221,7 @@ async def test_a_slow_row_holds_ordered_outcomes_up_and_bounds_what_waits() -> N
 
     async with run_all(rows, slow_first, concurrency=LIMIT, ordered=True) as outcomes:
         waiting = asyncio.ensure_future(anext(outcomes))
-        await settled()
+        await settle()
         assert (rows.taken, waiting.done()) == (WINDOW, False)
         first.set()
         assert (await within(waiting)).key == 0
@@ -229,7 +229,7 @@ async def test_a_slow_row_holds_ordered_outcomes_up_and_bounds_what_waits() -> N
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_memory_does_not_grow_with_the_rows(ordered: bool) -> None:
+async def test_memory_does_not_grow_with_row_count(ordered: bool) -> None:
     class Row:
         alive = most = 0
 
@@ -250,54 +250,54 @@ async def test_memory_does_not_grow_with_the_rows(ordered: bool) -> None:
     assert Row.most <= WINDOW + LIMIT
 
 
-# --- the end ---------------------------------------------------------------------------------------------------------
+# --- ending a run ----------------------------------------------------------------------------------------------------
 
 
-async def test_leaving_cancels_what_is_under_way_and_waits_for_it() -> None:
-    held = Held()
-    async with run_all(range(100), held, concurrency=LIMIT) as outcomes:
+async def test_leaving_cancels_calls_in_flight_and_waits_for_them() -> None:
+    gated = GatedCalls()
+    async with run_all(range(100), gated, concurrency=LIMIT) as outcomes:
         reading = asyncio.ensure_future(anext(outcomes))
-        await held.begin(LIMIT)
-        held.ends[2].set()
+        await gated.wait_started(LIMIT)
+        gated.gates[2].set()
         assert (await within(reading)).key == 2
-        await held.begin(LIMIT + 1)
-    assert sorted(held.cancelled) == [0, 1, 3, 4]
+        await gated.wait_started(LIMIT + 1)
+    assert sorted(gated.cancelled) == [0, 1, 3, 4]
     assert tasks_of_the_library() == []
-    assert await all_of(outcomes) == []
+    assert await collect(outcomes) == []
 
 
-async def test_a_loop_that_is_left_ends_the_run_without_the_garbage_collector() -> None:
-    held = Held()
+async def test_breaking_out_of_the_loop_ends_the_run_without_gc() -> None:
+    gated = GatedCalls()
     gc.disable()
     try:
 
         async def first() -> None:
-            async for _ in run_all(range(100), held, concurrency=LIMIT):
+            async for _ in run_all(range(100), gated, concurrency=LIMIT):
                 break
 
         reading = asyncio.create_task(first())
-        await held.begin(LIMIT)
-        held.ends[0].set()
+        await gated.wait_started(LIMIT)
+        gated.gates[0].set()
         await within(reading)
-        await settled()
-        assert len(held.cancelled) == len(held.begun) - 1
+        await settle()
+        assert len(gated.cancelled) == len(gated.started) - 1
         assert [name for name in tasks_of_the_library() if "first" not in name] == []
     finally:
         gc.enable()
 
 
 async def test_closing_from_another_task_ends_the_iteration() -> None:
-    held = Held()
-    run = run_all(range(100), held, concurrency=LIMIT)
-    reading = asyncio.create_task(all_of(run))
-    await held.begin(LIMIT)
+    gated = GatedCalls()
+    run = run_all(range(100), gated, concurrency=LIMIT)
+    reading = asyncio.create_task(collect(run))
+    await gated.wait_started(LIMIT)
     await within(run.aclose())
     assert await within(reading) == []
-    assert sorted(held.cancelled) == [0, 1, 2, 3]
+    assert sorted(gated.cancelled) == [0, 1, 2, 3]
     await within(run.aclose())
 
 
-async def test_cancelling_twice_still_waits_for_what_is_under_way() -> None:
+async def test_cancelling_twice_still_waits_for_calls_in_flight() -> None:
     leaving, left = asyncio.Event(), asyncio.Event()
 
     async def stubborn(row: int) -> None:
@@ -308,8 +308,8 @@ async def test_cancelling_twice_still_waits_for_what_is_under_way() -> None:
             await asyncio.sleep(0.01)
             left.set()
 
-    reading = asyncio.create_task(all_of(run_all([1], stubborn)))
-    await settled()
+    reading = asyncio.create_task(collect(run_all([1], stubborn)))
+    await settle()
     reading.cancel()
     await within(leaving.wait())
     reading.cancel()
@@ -319,20 +319,20 @@ async def test_cancelling_twice_still_waits_for_what_is_under_way() -> None:
     assert tasks_of_the_library() == []
 
 
-async def test_stop_lets_what_is_under_way_finish_and_takes_no_more() -> None:
-    held, rows = Held(), Rows(100)
-    run = run_all(rows, held, concurrency=LIMIT)
-    reading = asyncio.create_task(all_of(run))
-    await held.begin(LIMIT)
+async def test_stop_finishes_calls_in_flight_and_takes_no_more_rows() -> None:
+    gated, rows = GatedCalls(), Rows(100)
+    run = run_all(rows, gated, concurrency=LIMIT)
+    reading = asyncio.create_task(collect(run))
+    await gated.wait_started(LIMIT)
     run.stop()
-    for end in held.ends.values():
-        end.set()
+    for gate in gated.gates.values():
+        gate.set()
     assert sorted(outcome.key for outcome in await within(reading)) == [0, 1, 2, 3]
     assert rows.taken == LIMIT
-    assert held.cancelled == []
+    assert gated.cancelled == []
 
 
-async def test_stop_does_not_wait_for_rows_that_do_not_come() -> None:
+async def test_stop_does_not_wait_for_pending_rows() -> None:
     async def silent() -> AsyncIterator[int]:
         yield 1
         await asyncio.Event().wait()
@@ -340,19 +340,19 @@ async def test_stop_does_not_wait_for_rows_that_do_not_come() -> None:
     async with run_all(silent(), double) as run:
         assert (await within(anext(run))).reply == 2
         run.stop()
-        assert await all_of(run) == []
+        assert await collect(run) == []
 
 
-async def test_a_run_that_is_stopped_or_closed_before_it_begins_does_nothing() -> None:
+async def test_run_stopped_or_closed_before_start_does_nothing() -> None:
     rows = Rows(10)
     stopped, closed = run_all(rows, double), run_all(rows, double)
     stopped.stop()
     await closed.aclose()
-    assert await all_of(stopped) == await all_of(closed) == []
+    assert await collect(stopped) == await collect(closed) == []
     assert rows.taken == 0
 
 
-async def test_what_rows_raise_comes_after_the_outcomes_of_those_before() -> None:
+async def test_exception_from_rows_is_raised_after_preceding_outcomes() -> None:
     def rows() -> Iterator[int]:
         yield from range(10)
         raise LookupError("the database has gone")
@@ -364,7 +364,7 @@ async def test_what_rows_raise_comes_after_the_outcomes_of_those_before() -> Non
     assert tasks_of_the_library() == []
 
 
-async def test_a_cancellation_out_of_a_call_is_not_an_outcome() -> None:
+async def test_cancellation_raised_by_a_call_is_not_an_outcome() -> None:
     async def cancelled(row: int) -> int:
         if row == 3:
             raise asyncio.CancelledError
@@ -378,7 +378,7 @@ async def test_a_cancellation_out_of_a_call_is_not_an_outcome() -> None:
     assert tasks_of_the_library() == []
 
 
-async def test_a_cancellation_out_of_the_rows_is_not_their_end() -> None:
+async def test_cancellation_raised_by_rows_propagates() -> None:
     async def rows() -> AsyncIterator[int]:
         yield 1
         raise asyncio.CancelledError
@@ -392,13 +392,13 @@ async def test_a_cancellation_out_of_the_rows_is_not_their_end() -> None:
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
-async def test_progress_is_told_after_every_row_and_what_it_raises_changes_nothing(
+async def test_progress_is_reported_per_row_and_callback_errors_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told: list[Progress] = []
+    reports: list[Progress] = []
 
     def on_progress(progress: Progress) -> None:
-        told.append(progress)
+        reports.append(progress)
         if progress.done == 2:
             raise RuntimeError("no terminal")
 
@@ -408,16 +408,16 @@ async def test_progress_is_told_after_every_row_and_what_it_raises_changes_nothi
         return row
 
     with caplog.at_level(logging.ERROR, "friendli_async"):
-        await all_of(run_all(range(6), fail_odd, concurrency=2, on_progress=on_progress))
-    assert [progress.done for progress in told] == [1, 2, 3, 4, 5, 6]
-    assert (told[-1].failed, told[-1].resumed, told[-1].in_flight <= 2, told[-1].limit) == (3, 0, True, 2)
+        await collect(run_all(range(6), fail_odd, concurrency=2, on_progress=on_progress))
+    assert [progress.done for progress in reports] == [1, 2, 3, 4, 5, 6]
+    assert (reports[-1].failed, reports[-1].resumed, reports[-1].in_flight <= 2, reports[-1].limit) == (3, 0, True, 2)
     assert "on_progress" in caplog.text
 
 
-async def test_tokens_attempts_and_refusals_come_from_the_replies(server: FriendliServer) -> None:
-    refusal = status(429, retry_after=0)
+async def test_tokens_attempts_and_rejections_are_counted(server: FriendliServer) -> None:
+    limited = status(429, retry_after=0)
     server.enqueue(
-        refusal, status(503, retry_after=0), text("Hel", "lo"), status(400), text("one"), refusal, refusal, refusal
+        limited, status(503, retry_after=0), text("Hel", "lo"), status(400), text("one"), limited, limited, limited
     )
     async with client_of(server.url, retry=QUICK) as client:
 
@@ -425,7 +425,7 @@ async def test_tokens_attempts_and_refusals_come_from_the_replies(server: Friend
             return await complete(client)
 
         run = run_all(range(4), call, concurrency=1)
-        outcomes = await all_of(run)
+        outcomes = await collect(run)
     assert [outcome.attempts for outcome in outcomes] == [3, 1, 1, 3]
     assert [type(outcome.error).__name__ for outcome in outcomes] == [
         "NoneType",
@@ -436,7 +436,7 @@ async def test_tokens_attempts_and_refusals_come_from_the_replies(server: Friend
     assert (run.progress.refused, run.progress.tokens, run.progress.failed) == (5, 3, 2)
 
 
-async def test_a_thousand_calls_go_through_one_client(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_thousand_calls_share_one_client(server: FriendliServer, client: AsyncFriendli) -> None:
     async def call(row: int) -> ChatCompletion:
         messages = [{"role": "user", "content": f"row {row}"}]
         return await client.serverless.chat.complete(model="m", messages=messages)
@@ -448,30 +448,32 @@ async def test_a_thousand_calls_go_through_one_client(server: FriendliServer, cl
     assert len({json.dumps(request.json_object) for request in server.requests}) == 1000
 
 
-async def test_successes_raise_the_limit_of_an_adaptive_run_and_a_refusal_lowers_it() -> None:
+async def test_adaptive_limit_grows_on_success_and_shrinks_on_rejection() -> None:
     limits: list[int] = []
 
-    async def refuse_one(row: int) -> int:
+    async def reject_one(row: int) -> int:
         if row == 40:
             raise RateLimitError("slow down", status_code=429, retry_after=0.0)
         return await double(row)
 
-    run = run_all(range(80), refuse_one, concurrency=Adaptive(), on_progress=lambda told: limits.append(told.limit))
-    outcomes = await all_of(run)
-    refused = [outcome.key for outcome in outcomes].index(40)
-    assert max(limits[:refused]) > 20
-    assert limits[refused] < 0.8 * limits[refused - 1]
+    run = run_all(
+        range(80), reject_one, concurrency=Adaptive(), on_progress=lambda progress: limits.append(progress.limit)
+    )
+    outcomes = await collect(run)
+    rejected = [outcome.key for outcome in outcomes].index(40)
+    assert max(limits[:rejected]) > 20
+    assert limits[rejected] < 0.8 * limits[rejected - 1]
     assert (run.progress.refused, run.progress.failed, run.progress.done) == (1, 1, 80)
 
 
-async def test_an_adaptive_serves_one_run_at_a_time() -> None:
-    adaptive, held = Adaptive(start=1, max=1), Held()
-    first = run_all([1, 2], held, concurrency=adaptive)
-    reading = asyncio.create_task(all_of(first))
-    await held.begin(1)
+async def test_adaptive_limit_serves_one_run_at_a_time() -> None:
+    adaptive, gated = Adaptive(start=1, max=1), GatedCalls()
+    first = run_all([1, 2], gated, concurrency=adaptive)
+    reading = asyncio.create_task(collect(first))
+    await gated.wait_started(1)
     with pytest.raises(ConfigurationError, match="in use by another run"):
-        await all_of(run_all([1], double, concurrency=adaptive))
-    held.ends[1].set()
-    await held.begin(2)
-    held.ends[2].set()
+        await collect(run_all([1], double, concurrency=adaptive))
+    gated.gates[1].set()
+    await gated.wait_started(2)
+    gated.gates[2].set()
     assert len(await reading) == 2

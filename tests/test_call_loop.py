@@ -1,4 +1,4 @@
-"""The call loop, by itself: a network that is a script, and time that passes at once."""
+"""The call loop, over a scripted network and in virtual time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from friendli_async._core.settings import Settings
 
 pytestmark = pytest.mark.compatibility
 
-AT_ONCE: Final = RetryPolicy(initial=0.0, max_wait=0.0)
+NO_BACKOFF: Final = RetryPolicy(initial=0.0, max_wait=0.0)
 GOOD: Final = b'{"good": true}'
 REFUSED: Final = APIConnectionError("could not connect", sent=False)
 LOST: Final = APIConnectionError("reset", sent=True)
@@ -65,7 +65,7 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 
 class Loop:
-    """An engine over a scripted network, and one operation."""
+    """An engine over a scripted network, with one operation."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Loop:
         repeatable: bool = True,
         billed: bool = True,
         recover: Recovery | None = None,
-        retry: RetryPolicy | None = AT_ONCE,
+        retry: RetryPolicy | None = NO_BACKOFF,
         **settings: Any,
     ) -> None:
         self.transport = FakeTransport(*answers)
@@ -88,7 +88,7 @@ class Loop:
         return await self.engine.call(self.operation, Arguments(b"{}"))
 
     async def fails(self, kind: type[FriendliError]) -> Any:
-        """Makes a call that fails, and returns its error."""
+        """Makes a call that must fail, and returns its error."""
         with pytest.raises(kind) as raised:
             await self.call()
         return raised.value
@@ -108,11 +108,11 @@ def statuses(error: FriendliError) -> list[int | None]:
     return [attempt.status for attempt in error.meta.attempts]
 
 
-# --- good ------------------------------------------------------------------------------------------------------------
+# --- success ---------------------------------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_a_good_reply_ends_the_call() -> None:
+async def test_successful_reply_ends_the_call() -> None:
     loop = Loop(replying(GOOD, after=2.0))
     assert await loop.call() == {"good": True}
     assert loop.sent_at == [0.0]
@@ -122,17 +122,17 @@ async def test_a_good_reply_ends_the_call() -> None:
 
 # --- statuses --------------------------------------------------------------------------------------------------------
 
-ALWAYS: Final = (408, 429, 503)
-WHERE_REPEATABLE: Final = (500, 502, 504)
-NEVER: Final = (301, 304, 307, 400, 401, 403, 404, 405, 409, 410, 413, 422, 425, 499, 501, 505, 520, 599)
+RETRIED: Final = (408, 429, 503)
+RETRIED_IF_REPEATABLE: Final = (500, 502, 504)
+NOT_RETRIED: Final = (301, 304, 307, 400, 401, 403, 404, 405, 409, 410, 413, 422, 425, 499, 501, 505, 520, 599)
 
 
 @pytest.mark.parametrize("repeatable", [True, False])
-@pytest.mark.parametrize("status", [*ALWAYS, *WHERE_REPEATABLE, *NEVER])
+@pytest.mark.parametrize("status", [*RETRIED, *RETRIED_IF_REPEATABLE, *NOT_RETRIED])
 @in_virtual_time
-async def test_what_statuses_are_retried(status: int, repeatable: bool) -> None:
+async def test_only_retryable_statuses_are_retried(status: int, repeatable: bool) -> None:
     loop = Loop(replying(status=status), replying(GOOD), repeatable=repeatable)
-    if status in ALWAYS or (status in WHERE_REPEATABLE and repeatable):
+    if status in RETRIED or (status in RETRIED_IF_REPEATABLE and repeatable):
         assert await loop.call() == {"good": True}
         assert len(loop.sent_at) == 2
     else:
@@ -144,7 +144,7 @@ async def test_what_statuses_are_retried(status: int, repeatable: bool) -> None:
 
 
 @in_virtual_time
-async def test_there_are_as_many_attempts_as_the_policy_says() -> None:
+async def test_attempts_are_limited_by_policy() -> None:
     loop = Loop(*(replying(status=503) for _ in range(9)), retry=RetryPolicy(max_attempts=5, initial=0.0))
     assert statuses(await loop.fails(APIStatusError)) == [503] * 5
     loop = Loop(replying(status=503), retry=None)
@@ -152,7 +152,7 @@ async def test_there_are_as_many_attempts_as_the_policy_says() -> None:
 
 
 @in_virtual_time
-async def test_waits_grow_within_the_bounds_of_the_policy_and_are_noted() -> None:
+async def test_backoff_stays_within_policy_bounds_and_is_recorded() -> None:
     policy = RetryPolicy(max_attempts=6, initial=1.0, multiplier=3.0, max_wait=5.0)
     loop = Loop(*(replying(status=503) for _ in range(6)), retry=policy)
     error = await loop.fails(APIStatusError)
@@ -167,38 +167,38 @@ async def test_waits_grow_within_the_bounds_of_the_policy_and_are_noted() -> Non
 
 
 @in_virtual_time
-async def test_retry_after_is_obeyed_to_the_second() -> None:
+async def test_retry_after_is_honored_exactly() -> None:
     loop = Loop(replying(status=429, retry_after="7"), replying(status=503, retry_after="60"), replying(GOOD))
     await loop.call()
     assert loop.sent_at == [0.0, 7.0, 67.0]
 
 
 @in_virtual_time
-async def test_retry_after_is_never_undercut_and_not_exceeded_by_much() -> None:
+async def test_retry_after_is_a_lower_bound_with_limited_jitter() -> None:
     loop = Loop(replying(status=429, retry_after="7"), replying(GOOD), retry=RetryPolicy(initial=0.5))
     await loop.call()
     assert 7.0 <= loop.sent_at[1] <= 7.5
 
 
 @in_virtual_time
-async def test_a_retry_after_that_is_too_long_raises_at_once() -> None:
+async def test_too_long_retry_after_raises_immediately() -> None:
     loop = Loop(replying(status=429, retry_after="61"))
     error = await loop.fails(RateLimitError)
     assert (error.retry_after, now(), statuses(error)) == (61.0, 0.0, [429])
 
 
 @in_virtual_time
-async def test_a_wait_that_the_total_does_not_allow_is_not_begun() -> None:
+async def test_retry_after_beyond_total_timeout_raises_immediately() -> None:
     loop = Loop(replying(status=429, retry_after="7"), timeout=5)
     error = await loop.fails(RateLimitError)
     assert (error.retry_after, now(), statuses(error)) == (7.0, 0.0, [429])
 
 
-# --- total -----------------------------------------------------------------------------------------------------------
+# --- total timeout ---------------------------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_the_total_spans_attempts_and_waits() -> None:
+async def test_total_timeout_spans_attempts_and_waits() -> None:
     loop = Loop(replying(status=503, retry_after="1", after=4.0), hanging(), timeout=10)
     error = await loop.fails(APITimeoutError)
     assert (error.limit, error.seconds, error.sent, now()) == ("total", 10, True, 10.0)
@@ -208,7 +208,7 @@ async def test_the_total_spans_attempts_and_waits() -> None:
 
 
 @in_virtual_time
-async def test_the_total_ends_the_wait_for_what_recovers() -> None:
+async def test_total_timeout_interrupts_recovery() -> None:
     async def recover(arguments: Arguments, error: APIStatusError) -> bool:
         await asyncio.sleep(FOREVER)
         return True
@@ -223,7 +223,7 @@ async def test_the_total_ends_the_wait_for_what_recovers() -> None:
 
 @pytest.mark.parametrize("repeatable", [True, False])
 @in_virtual_time
-async def test_what_was_never_sent_is_always_repeated(repeatable: bool) -> None:
+async def test_unsent_request_is_always_retried(repeatable: bool) -> None:
     loop = Loop(failing(REFUSED), failing(REFUSED), replying(GOOD), repeatable=repeatable)
     assert await loop.call() == {"good": True}
     loop = Loop(*(failing(REFUSED) for _ in range(3)), repeatable=repeatable)
@@ -232,7 +232,7 @@ async def test_what_was_never_sent_is_always_repeated(repeatable: bool) -> None:
 
 
 @in_virtual_time
-async def test_what_may_have_been_accepted_is_repeated_where_that_does_no_harm() -> None:
+async def test_possibly_accepted_request_is_retried_only_if_repeatable() -> None:
     loop = Loop(failing(LOST), replying(GOOD), repeatable=True)
     assert await loop.call() == {"good": True}
     loop = Loop(failing(LOST), repeatable=False)
@@ -241,7 +241,7 @@ async def test_what_may_have_been_accepted_is_repeated_where_that_does_no_harm()
 
 
 @in_virtual_time
-async def test_an_error_says_sent_where_an_earlier_attempt_may_have_been_accepted() -> None:
+async def test_error_is_marked_sent_if_any_attempt_may_have_been_accepted() -> None:
     loop = Loop(failing(LOST), failing(REFUSED), failing(REFUSED))
     assert (await loop.fails(APIConnectionError)).sent is True
     loop = Loop(replying(status=500), failing(REFUSED), failing(REFUSED))
@@ -252,7 +252,7 @@ async def test_an_error_says_sent_where_an_earlier_attempt_may_have_been_accepte
 
 @pytest.mark.parametrize(("repeatable", "billed"), [(True, True), (True, False), (False, False)])
 @in_virtual_time
-async def test_a_read_timeout_is_repeated_only_where_nobody_pays(repeatable: bool, billed: bool) -> None:
+async def test_read_timeout_is_retried_only_if_repeatable_and_not_billed(repeatable: bool, billed: bool) -> None:
     loop = Loop(hanging(), replying(GOOD), repeatable=repeatable, billed=billed, timeout=Timeouts(first_event=5))
     if repeatable and not billed:
         assert await loop.call() == {"good": True}
@@ -264,7 +264,7 @@ async def test_a_read_timeout_is_repeated_only_where_nobody_pays(repeatable: boo
 
 @pytest.mark.parametrize("repeatable", [True, False])
 @in_virtual_time
-async def test_a_connect_timeout_is_always_repeated_and_a_pool_timeout_never(repeatable: bool) -> None:
+async def test_connect_timeout_is_always_retried_and_pool_timeout_never(repeatable: bool) -> None:
     limits = Timeouts(connect=5, pool=3)
     loop = Loop(hanging("connect"), replying(GOOD), repeatable=repeatable, timeout=limits)
     assert await loop.call() == {"good": True}
@@ -274,24 +274,24 @@ async def test_a_connect_timeout_is_always_repeated_and_a_pool_timeout_never(rep
     assert (error.limit, error.sent, now(), len(loop.sent_at)) == ("pool", False, 8.0, 1)
 
 
-@pytest.mark.parametrize(("repeatable", "billed", "again"), [(True, True, 0), (True, False, 1), (False, False, 0)])
+@pytest.mark.parametrize(("repeatable", "billed", "retried"), [(True, True, 0), (True, False, 1), (False, False, 0)])
 @in_virtual_time
-async def test_a_plain_reply_that_began_and_broke_off_is_repeated_only_where_nobody_pays(
-    repeatable: bool, billed: bool, again: bool
+async def test_truncated_reply_is_retried_only_if_repeatable_and_not_billed(
+    repeatable: bool, billed: bool, retried: bool
 ) -> None:
     loop = Loop(replying(GOOD[:5], 1.0, LOST), replying(GOOD), repeatable=repeatable, billed=billed)
-    if again:
+    if retried:
         assert await loop.call() == {"good": True}
     else:
         assert statuses(await loop.fails(APIConnectionError)) == [200]
     assert loop.transport.exchanges[0].ends == ["abort"]
 
 
-# --- limits under a blocked loop -------------------------------------------------------------------------------------
+# --- timeouts while the event loop is blocked ------------------------------------------------------------------------
 
 
 def block(seconds: float, reply: asyncio.Future[None], turns: int) -> None:
-    """The program blocks the loop; afterwards the reply takes some turns from the socket to the call."""
+    """Blocks the event loop; the reply then takes some turns of it to get from the socket to the call."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.now += seconds
@@ -307,7 +307,7 @@ def block(seconds: float, reply: asyncio.Future[None], turns: int) -> None:
 
 @pytest.mark.parametrize("limits", [Timeouts(first_event=5), Timeouts(total=5)])
 @in_virtual_time
-async def test_a_limit_that_fires_while_the_reply_lies_there_looks_again(limits: Timeouts) -> None:
+async def test_expired_timeout_rechecks_for_a_reply_already_received(limits: Timeouts) -> None:
     async def answer(dial: DialContext) -> FakeExchange:
         connected(dial)
         reply = asyncio.get_running_loop().create_future()
@@ -321,7 +321,7 @@ async def test_a_limit_that_fires_while_the_reply_lies_there_looks_again(limits:
 
 
 @in_virtual_time
-async def test_a_limit_that_looked_again_in_vain_fires() -> None:
+async def test_timeout_fires_if_recheck_finds_no_reply() -> None:
     async def answer(dial: DialContext) -> FakeExchange:
         connected(dial)
         never = asyncio.get_running_loop().create_future()
@@ -334,7 +334,7 @@ async def test_a_limit_that_looked_again_in_vain_fires() -> None:
 
 
 @in_virtual_time
-async def test_an_idle_stream_looks_again_too() -> None:
+async def test_expired_idle_timeout_rechecks_for_data_already_received() -> None:
     loop = Loop(replying(delta("a"), 4.0, delta("b", "stop")), timeout=Timeouts(idle=5))
     stream = await ask(loop.client())
     running = asyncio.get_running_loop()
@@ -344,7 +344,7 @@ async def test_an_idle_stream_looks_again_too() -> None:
 
 
 @in_virtual_time
-async def test_an_idle_stream_fails_by_its_limit() -> None:
+async def test_idle_stream_raises_idle_timeout() -> None:
     loop = Loop(replying(delta("a"), 5.5, delta("b", "stop")), timeout=Timeouts(idle=5))
     stream = await ask(loop.client())
     await anext(stream)
@@ -357,7 +357,7 @@ async def test_an_idle_stream_fails_by_its_limit() -> None:
 
 
 @in_virtual_time
-async def test_a_stream_is_retried_until_its_first_event_and_never_after() -> None:
+async def test_stream_is_retried_only_before_its_first_event() -> None:
     good = replying(delta("a", "stop"))
     overloaded = b'data: {"error": {"message": "overloaded", "code": 503}}\n\n'
     for bad in (replying(status=503), replying(LOST), replying(overloaded), replying(b""), failing(REFUSED)):
@@ -372,19 +372,19 @@ async def test_a_stream_is_retried_until_its_first_event_and_never_after() -> No
     assert len(loop.sent_at) == 1
 
 
-# --- ends from outside -----------------------------------------------------------------------------------------------
+# --- close, drain, interrupt, cancel ---------------------------------------------------------------------------------
 
 
-async def later(loop: Loop, seconds: float) -> asyncio.Task[Any]:
+async def start_call(loop: Loop, seconds: float) -> asyncio.Task[Any]:
     task = asyncio.ensure_future(loop.call())
     await asyncio.sleep(seconds)
     return task
 
 
 @in_virtual_time
-async def test_a_client_that_is_closed_while_a_call_waits_ends_the_call() -> None:
+async def test_closing_the_client_ends_a_call_during_backoff() -> None:
     loop = Loop(replying(status=429, retry_after="30"), replying(GOOD))
-    task = await later(loop, 3.0)
+    task = await start_call(loop, 3.0)
     await loop.runtime.close()
     with pytest.raises(APIConnectionError, match="the client was closed") as raised:
         await task
@@ -395,9 +395,9 @@ async def test_a_client_that_is_closed_while_a_call_waits_ends_the_call() -> Non
 
 
 @in_virtual_time
-async def test_a_client_that_is_closed_in_an_attempt_ends_the_call_without_another() -> None:
+async def test_closing_the_client_ends_an_attempt_without_retry() -> None:
     loop = Loop(hanging(), replying(GOOD))
-    task = await later(loop, 3.0)
+    task = await start_call(loop, 3.0)
     await loop.runtime.close()
     with pytest.raises(APIConnectionError, match="the client was closed") as raised:
         await task
@@ -405,9 +405,9 @@ async def test_a_client_that_is_closed_in_an_attempt_ends_the_call_without_anoth
 
 
 @in_virtual_time
-async def test_a_call_goes_on_between_its_attempts_while_the_client_is_drained() -> None:
+async def test_drain_lets_a_call_in_backoff_complete() -> None:
     loop = Loop(replying(status=429, retry_after="30"), replying(GOOD, after=1.0))
-    task = await later(loop, 3.0)
+    task = await start_call(loop, 3.0)
     drain = asyncio.ensure_future(loop.runtime.drain(None))
     await asyncio.sleep(0)
     with pytest.raises(ConfigurationError, match="draining"):
@@ -418,9 +418,9 @@ async def test_a_call_goes_on_between_its_attempts_while_the_client_is_drained()
 
 
 @in_virtual_time
-async def test_a_drain_whose_time_is_over_cuts_the_calls_that_wait() -> None:
+async def test_expired_drain_aborts_calls_in_backoff() -> None:
     loop = Loop(replying(status=429, retry_after="30"))
-    task = await later(loop, 3.0)
+    task = await start_call(loop, 3.0)
     assert await loop.runtime.drain(5.0) == 1
     with pytest.raises(APIConnectionError, match="drained"):
         await task
@@ -428,9 +428,9 @@ async def test_a_drain_whose_time_is_over_cuts_the_calls_that_wait() -> None:
 
 
 @in_virtual_time
-async def test_two_drains_at_once_both_end() -> None:
+async def test_concurrent_drains_both_finish() -> None:
     loop = Loop(replying(GOOD, after=4.0))
-    task = await later(loop, 1.0)
+    task = await start_call(loop, 1.0)
     assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None), loop.runtime.drain(1.0)) == [
         0,
         0,
@@ -439,13 +439,13 @@ async def test_two_drains_at_once_both_end() -> None:
     with pytest.raises(APIConnectionError):
         await task
     loop = Loop(replying(GOOD, after=4.0))
-    task = await later(loop, 1.0)
+    task = await start_call(loop, 1.0)
     assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None)) == [0, 0]
     assert await task == {"good": True}
 
 
 @in_virtual_time
-async def test_an_interrupt_before_the_call_lets_nothing_be_sent() -> None:
+async def test_interrupt_before_the_call_sends_nothing() -> None:
     loop = Loop(replying(GOOD))
     call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
     call.interrupt(StreamInterruptedError("stop"))
@@ -457,7 +457,7 @@ async def test_an_interrupt_before_the_call_lets_nothing_be_sent() -> None:
 
 @pytest.mark.parametrize("answer", [hanging(), replying(status=503, retry_after="30"), replying(b"{", FOREVER)])
 @in_virtual_time
-async def test_an_interrupt_ends_an_attempt_or_a_wait_at_once(answer: Answer) -> None:
+async def test_interrupt_ends_attempt_or_backoff_immediately(answer: Answer) -> None:
     loop = Loop(answer, replying(GOOD))
     call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
     task = asyncio.ensure_future(call.run(call.read_reply))
@@ -472,9 +472,9 @@ async def test_an_interrupt_ends_an_attempt_or_a_wait_at_once(answer: Answer) ->
 
 @pytest.mark.parametrize("answer", [hanging(), replying(status=503, retry_after="30"), replying(b"{", FOREVER)])
 @in_virtual_time
-async def test_a_cancellation_goes_through_and_leaves_nothing(answer: Answer) -> None:
+async def test_cancellation_propagates_and_cleans_up(answer: Answer) -> None:
     loop = Loop(answer, replying(GOOD))
-    task = await later(loop, 2.0)
+    task = await start_call(loop, 2.0)
     task.cancel("mine")
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -483,7 +483,7 @@ async def test_a_cancellation_goes_through_and_leaves_nothing(answer: Answer) ->
 
 
 @in_virtual_time
-async def test_a_deadline_of_the_callers_is_the_callers() -> None:
+async def test_timeout_of_the_caller_raises_plain_timeout_error() -> None:
     loop = Loop(hanging(), timeout=Timeouts(first_event=5))
     with pytest.raises(TimeoutError) as raised:
         async with asyncio.timeout(2.0):
@@ -492,83 +492,83 @@ async def test_a_deadline_of_the_callers_is_the_callers() -> None:
     assert now() == 2.0
 
 
-# --- mending ---------------------------------------------------------------------------------------------------------
+# --- recovery --------------------------------------------------------------------------------------------------------
 
 
-class Mender:
-    """A `recover` that answers from a list, and takes its time."""
+class FakeRecovery:
+    """A `recover` callback with scripted results, each after a delay."""
 
     def __init__(self, *answers: bool, seconds: float = 0.0) -> None:
-        self.asked: list[int | None] = []
+        self.seen: list[int | None] = []
         self._answers = list(answers)
         self._seconds = seconds
 
     async def __call__(self, arguments: Arguments, error: APIStatusError) -> bool:
-        self.asked.append(error.status_code)
+        self.seen.append(error.status_code)
         await asyncio.sleep(self._seconds)
         return self._answers.pop(0)
 
 
-@pytest.mark.parametrize("retry", [None, AT_ONCE])
+@pytest.mark.parametrize("retry", [None, NO_BACKOFF])
 @in_virtual_time
-async def test_what_was_mended_is_tried_again_whatever_the_policy(retry: RetryPolicy | None) -> None:
-    mender = Mender(True, seconds=3.0)
-    loop = Loop(replying(status=404), replying(GOOD), recover=mender, retry=retry)
+async def test_recovered_call_is_retried_regardless_of_policy(retry: RetryPolicy | None) -> None:
+    recovery = FakeRecovery(True, seconds=3.0)
+    loop = Loop(replying(status=404), replying(GOOD), recover=recovery, retry=retry)
     assert await loop.call() == {"good": True}
-    assert (mender.asked, loop.sent_at) == ([404], [0.0, 3.0])
+    assert (recovery.seen, loop.sent_at) == ([404], [0.0, 3.0])
 
 
 @in_virtual_time
-async def test_mending_is_tried_after_a_later_attempt_too() -> None:
-    mender = Mender(False, True)
-    loop = Loop(replying(status=429), replying(status=404), replying(GOOD), recover=mender)
+async def test_recovery_is_also_tried_after_a_later_attempt() -> None:
+    recovery = FakeRecovery(False, True)
+    loop = Loop(replying(status=429), replying(status=404), replying(GOOD), recover=recovery)
     assert await loop.call() == {"good": True}
-    assert mender.asked == [429, 404]
+    assert recovery.seen == [429, 404]
 
 
 @in_virtual_time
-async def test_a_call_is_mended_once() -> None:
-    mender = Mender(True)
-    loop = Loop(replying(status=404), replying(status=404), recover=mender)
+async def test_call_is_recovered_only_once() -> None:
+    recovery = FakeRecovery(True)
+    loop = Loop(replying(status=404), replying(status=404), recover=recovery)
     error = await loop.fails(APIStatusError)
-    assert (mender.asked, statuses(error)) == ([404], [404, 404])
+    assert (recovery.seen, statuses(error)) == ([404], [404, 404])
 
 
 @in_virtual_time
-async def test_mending_costs_no_attempt_of_the_policy_and_its_time_is_noted() -> None:
-    mender = Mender(True, seconds=2.0)
-    loop = Loop(*(replying(status=503) for _ in range(4)), recover=mender)
+async def test_recovery_uses_no_attempt_and_its_duration_is_recorded() -> None:
+    recovery = FakeRecovery(True, seconds=2.0)
+    loop = Loop(*(replying(status=503) for _ in range(4)), recover=recovery)
     error = await loop.fails(APIStatusError)
     assert statuses(error) == [503] * 4
     assert error.meta.attempts[0].wait == 2.0
 
 
 @in_virtual_time
-async def test_what_never_got_a_status_is_not_mended() -> None:
-    mender = Mender()
-    loop = Loop(failing(REFUSED), failing(LOST), replying(GOOD), recover=mender)
+async def test_recovery_is_not_tried_without_a_status() -> None:
+    recovery = FakeRecovery()
+    loop = Loop(failing(REFUSED), failing(LOST), replying(GOOD), recover=recovery)
     assert await loop.call() == {"good": True}
-    assert mender.asked == []
+    assert recovery.seen == []
 
 
 # --- on_retry --------------------------------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_on_retry_is_told_each_wait_before_it() -> None:
-    told: list[tuple[float, Attempt]] = []
-    policy = RetryPolicy(initial=0.0, on_retry=lambda attempt: told.append((now(), attempt)))
+async def test_on_retry_is_called_before_each_wait() -> None:
+    calls: list[tuple[float, Attempt]] = []
+    policy = RetryPolicy(initial=0.0, on_retry=lambda attempt: calls.append((now(), attempt)))
     loop = Loop(replying(status=429, retry_after="7"), failing(REFUSED, after=1.0), replying(GOOD), retry=policy)
     await loop.call()
-    assert [moment for moment, _ in told] == [0.0, 8.0]
-    assert [(attempt.number, attempt.status, attempt.error, attempt.wait) for _, attempt in told] == [
+    assert [moment for moment, _ in calls] == [0.0, 8.0]
+    assert [(attempt.number, attempt.status, attempt.error, attempt.wait) for _, attempt in calls] == [
         (1, 429, "RateLimitError", 7.0),
         (2, None, "APIConnectionError", 0.0),
     ]
-    assert told[1][1].elapsed == 1.0
+    assert calls[1][1].elapsed == 1.0
 
 
-def test_an_on_retry_that_raises_is_logged_and_the_retry_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_in_on_retry_is_logged_and_retry_continues(caplog: pytest.LogCaptureFixture) -> None:
     def fail(attempt: Attempt) -> None:
         raise LookupError("no good callback")
 
@@ -581,27 +581,27 @@ def test_an_on_retry_that_raises_is_logged_and_the_retry_goes_on(caplog: pytest.
     assert "no good callback" in caplog.text
 
 
-# --- the way to aiohttp ----------------------------------------------------------------------------------------------
+# --- call depth ------------------------------------------------------------------------------------------------------
 
-OURS: Final = str(Path(friendli_async.__file__).parent)
+PACKAGE: Final = str(Path(friendli_async.__file__).parent)
 
 
-@pytest.mark.parametrize("past_the_session", [True, False])
+@pytest.mark.parametrize("at_connector", [True, False])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_at_most_nine_frames_of_ours_lead_to_aiohttp(
-    streamed: bool, past_the_session: bool, monkeypatch: pytest.MonkeyPatch
+async def test_at_most_nine_library_frames_precede_aiohttp(
+    streamed: bool, at_connector: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[str] = []
 
     async def reached(*args: Any, **kwargs: Any) -> None:
         frame = sys._getframe()
-        while (behind := frame.f_back) is not None:
-            frame = behind
-            if frame.f_code.co_filename.startswith(OURS):
+        while (caller := frame.f_back) is not None:
+            frame = caller
+            if frame.f_code.co_filename.startswith(PACKAGE):
                 found.append(frame.f_code.co_qualname)
         raise aiohttp.ClientConnectionError
 
-    if past_the_session:
+    if at_connector:
         monkeypatch.setattr(aiohttp.TCPConnector, "connect", reached)
     else:
         monkeypatch.setattr(aiohttp.ClientSession, "_request", reached)

@@ -1,4 +1,4 @@
-"""The checkpoint of a run: what is in it, what is sent again, and what a kill, a full disk or a second run do to it."""
+"""The checkpoint of a run: what is stored, what is sent again, and how it survives kills and full disks."""
 
 import asyncio
 import dataclasses
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Caller:
-    """A call that remembers for which rows it was made, and gives or raises what it is told to."""
+    """A call that records its rows, and returns or raises a scripted reply."""
 
     def __init__(self, reply: Callable[[Any], Any] = lambda row: {"of": row}) -> None:
         self.rows: list[Any] = []
@@ -68,12 +68,12 @@ class Caller:
 async def run(
     rows: Any, call: Any, path: Path, seen: list[Outcome[Any, Any]] | None = None, **options: Any
 ) -> list[Outcome[Any, Any]]:
-    """Runs to the end; `seen` has what comes before an error."""
+    """Runs to the end; `seen` also receives the outcomes that precede an error."""
     options = {"concurrency": 3, "key": lambda row: row["id"], "ordered": True, **options}
     seen = [] if seen is None else seen
     async with asyncio.timeout(30), run_all(rows, call, checkpoint=path, **options) as outcomes:
         async for outcome in outcomes:
-            seen.append(outcome)  # a list would be lost
+            seen.append(outcome)  # a comprehension would lose its list on an error
     return seen
 
 
@@ -89,10 +89,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-# --- what is done ----------------------------------------------------------------------------------------------------
+# --- resuming --------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_done_is_given_from_the_file_and_not_sent_again(path: Path) -> None:
+async def test_completed_rows_are_resumed_from_the_file(path: Path) -> None:
     first = await run(ROWS[:5], Caller(), path)
     caller = Caller()
     second = await run(ROWS, caller, path)
@@ -102,15 +102,13 @@ async def test_what_is_done_is_given_from_the_file_and_not_sent_again(path: Path
     assert [line["key"] for line in lines(path)] == [row["id"] for row in ROWS]
 
 
-async def test_an_outcome_is_in_the_file_before_it_is_given_out(path: Path) -> None:
+async def test_outcome_is_written_before_it_is_yielded(path: Path) -> None:
     async with run_all(ROWS, Caller(), checkpoint=path, concurrency=1, key=lambda row: str(row["id"])) as outcomes:
         async for outcome in outcomes:
             assert outcome.key in {line["key"] for line in lines(path)}
 
 
-async def test_a_reply_of_this_library_comes_back_as_what_it_was(
-    path: Path, server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_reply_of_this_library_is_restored(path: Path, server: FriendliServer, client: AsyncFriendli) -> None:
     async def call(row: Any) -> ChatCompletion:
         return await complete(client)
 
@@ -124,7 +122,7 @@ async def test_a_reply_of_this_library_comes_back_as_what_it_was(
 
 
 @pytest.mark.parametrize("reply", [None, True, 7, 1.5, "text", ["a", 1], {"a": [None]}, "half a pair: \ud83d"])
-async def test_json_comes_back_as_what_it_was(path: Path, reply: Any) -> None:
+async def test_json_reply_is_restored(path: Path, reply: Any) -> None:
     for resumed in (False, True):
         [outcome] = await run(ROWS[:1], Caller(lambda row: reply), path)
         assert (outcome.reply, type(outcome.reply), outcome.resumed) == (reply, type(reply), resumed)
@@ -135,13 +133,13 @@ class Invoice(msgspec.Struct):
     total: float = 0.0
 
 
-async def test_a_type_of_the_users_own_comes_back_with_reply_type(path: Path) -> None:
+async def test_custom_type_is_restored_with_reply_type(path: Path) -> None:
     for resumed in (False, True):
         [outcome] = await run(ROWS[:1], Caller(lambda row: Invoice(row["id"], 2.5)), path, reply_type=Invoice)
         assert (outcome.reply, outcome.resumed) == (Invoice("row 0", 2.5), resumed)
 
 
-async def test_a_type_that_could_not_come_back_is_refused_and_its_reply_given_out(path: Path) -> None:
+async def test_reply_of_unrestorable_type_is_yielded_before_the_error(path: Path) -> None:
     seen: list[Outcome[Any, Any]] = []
     with pytest.raises(CheckpointError, match="give reply_type=Invoice"):
         await run(ROWS, Caller(lambda row: Invoice("1")), path, concurrency=1, seen=seen)
@@ -149,15 +147,15 @@ async def test_a_type_that_could_not_come_back_is_refused_and_its_reply_given_ou
     assert path.read_bytes() == b""
 
 
-def test_a_reply_type_that_nothing_can_be_decoded_into_is_refused(path: Path) -> None:
+def test_undecodable_reply_type_is_rejected(path: Path) -> None:
     with pytest.raises(TypeError):
         run_all(ROWS, Caller(), checkpoint=path, reply_type=AsyncFriendli)
     assert not path.exists()
 
 
-# --- what is sent again ----------------------------------------------------------------------------------------------
+# --- rows sent again -------------------------------------------------------------------------------------------------
 
-PASSING: Final = [
+TRANSIENT: Final = [
     RateLimitError("slow down", status_code=429),
     InternalServerError("oops", status_code=500),
     APIConnectionError("gone"),
@@ -167,8 +165,8 @@ PASSING: Final = [
 ]
 
 
-@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
-async def test_a_row_that_failed_by_what_may_pass_is_sent_again(path: Path, error: Exception) -> None:
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
+async def test_row_that_failed_transiently_is_sent_again(path: Path, error: Exception) -> None:
     [failed] = await run(ROWS[:1], Caller(lambda row: error), path)
     assert failed.error is error
     [again] = await run(ROWS[:1], Caller(), path)
@@ -178,7 +176,7 @@ async def test_a_row_that_failed_by_what_may_pass_is_sent_again(path: Path, erro
     assert lines(path)[0]["error"]["type"] == type(error).__name__
 
 
-async def test_a_row_that_was_refused_for_good_is_not_sent_again(path: Path, server: FriendliServer) -> None:
+async def test_permanently_rejected_row_is_not_sent_again(path: Path, server: FriendliServer) -> None:
     server.enqueue(status(422, message="no such parameter"))
     async with client_of(server.url) as client:
 
@@ -195,7 +193,7 @@ async def test_a_row_that_was_refused_for_good_is_not_sent_again(path: Path, ser
     assert len(server.requests) == 1
 
 
-async def test_a_row_that_has_changed_is_named_and_sent_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_changed_row_is_logged_and_sent_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await run(ROWS[:3], Caller(), path)
     caller = Caller()
     changed = [ROWS[0], {**ROWS[1], "text": "another"}, dict(reversed(ROWS[2].items()))]
@@ -207,7 +205,7 @@ async def test_a_row_that_has_changed_is_named_and_sent_again(path: Path, caplog
     assert [outcome.resumed for outcome in await run(changed, Caller(), path)] == [True, True, True]
 
 
-async def test_without_a_key_a_row_is_known_by_its_place_and_content(path: Path) -> None:
+async def test_row_without_key_is_identified_by_index_and_content(path: Path) -> None:
     await run(["a", "b", "c"], Caller(), path, key=None)
     caller = Caller()
     outcomes = await run(["a", "new", "b", "c"], caller, path, key=None)
@@ -231,35 +229,35 @@ class Model(BaseModel):
     [Question("a", ("x",)), Model(id="a"), Invoice("a"), ("a", 1), {"id": "\ud83d"}],
     ids=lambda row: type(row).__name__,
 )
-async def test_rows_of_many_types_are_known_again(path: Path, row: Any) -> None:
+async def test_rows_of_many_types_are_resumed(path: Path, row: Any) -> None:
     for resumed in (False, True):
         [outcome] = await run([row], Caller(lambda row: "done"), path, key=None)
         assert outcome.resumed is resumed
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- rejected input --------------------------------------------------------------------------------------------------
 
 
-async def test_two_rows_with_one_key_are_refused(path: Path) -> None:
+async def test_duplicate_key_is_rejected(path: Path) -> None:
     caller = Caller()
     with pytest.raises(DuplicateKeyError, match="'row 1'"):
         await run([*ROWS[:3], ROWS[1]], caller, path)
     assert caller.rows == ROWS[:3]
     assert len(lines(path)) == 3
-    with pytest.raises(DuplicateKeyError, match="'row 0'"):  # of rows that are done, too
+    with pytest.raises(DuplicateKeyError, match="'row 0'"):  # also among resumed rows
         await run([ROWS[0], ROWS[0]], caller, path)
     assert len(caller.rows) == 3
 
 
 @pytest.mark.parametrize("key", [1.5, True, None, b"a", ("a",), 1 << 64, "\ud83d"])
-async def test_what_is_no_key_is_refused_before_anything_is_sent(path: Path, key: Any) -> None:
+async def test_invalid_key_is_rejected_before_sending(path: Path, key: Any) -> None:
     caller = Caller()
     with pytest.raises(RowsError, match="key"):
         await run(ROWS, caller, path, key=lambda row: key)
     assert caller.rows == []
 
 
-async def test_text_and_numbers_are_different_keys(path: Path) -> None:
+async def test_string_and_integer_keys_are_distinct(path: Path) -> None:
     for resumed in (False, True):
         outcomes = await run([1, "1", -1], Caller(repr), path, key=lambda row: row)
         assert [(outcome.reply, outcome.resumed) for outcome in outcomes] == [
@@ -269,7 +267,7 @@ async def test_text_and_numbers_are_different_keys(path: Path) -> None:
         ]
 
 
-async def test_a_row_that_cannot_be_written_is_refused_before_it_is_sent(path: Path) -> None:
+async def test_unserializable_row_is_rejected_before_sending(path: Path) -> None:
     caller = Caller()
     with pytest.raises(RowsError, match="the row 1 cannot be compared"):
         await run(["fine", object()], caller, path, key=None)
@@ -277,7 +275,7 @@ async def test_a_row_that_cannot_be_written_is_refused_before_it_is_sent(path: P
 
 
 @pytest.mark.parametrize("content", [b"a novel\n", b"a novel", b'{"id": 1}\n', b"\n", b'{"key":"a"}\n', b"\xff\xfe\n"])
-async def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+async def test_file_that_is_not_a_checkpoint_is_rejected_and_unchanged(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     caller = Caller()
     with pytest.raises(CheckpointError, match="nothing was changed"):
@@ -286,14 +284,14 @@ async def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(path: Path
     assert caller.rows == []
 
 
-async def test_a_place_where_no_file_can_be_is_refused(tmp_path: Path) -> None:
+async def test_path_that_cannot_be_a_file_is_rejected(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for bad in (tmp_path, tmp_path / "pipe", tmp_path / "none" / "done.jsonl"):
         with pytest.raises(CheckpointError, match=bad.name):
             await run(ROWS, Caller(), bad)
 
 
-async def test_a_checkpoint_serves_one_run_at_a_time(path: Path) -> None:
+async def test_checkpoint_is_locked_by_its_run(path: Path) -> None:
     async with run_all(ROWS, Caller(), checkpoint=path, concurrency=1) as outcomes:
         await anext(outcomes)
         with pytest.raises(CheckpointInUseError, match="in use by another run"):
@@ -302,15 +300,15 @@ async def test_a_checkpoint_serves_one_run_at_a_time(path: Path) -> None:
             import sys; from pathlib import Path; from friendli_async.bulk.journal import Journal
             Journal(Path(sys.argv[1]), b"").open(None)"""
         other = await asyncio.create_subprocess_exec(sys.executable, "-c", script, path, stderr=subprocess.PIPE)
-        _, said = await other.communicate()
-        assert b"CheckpointInUseError" in said
+        _, stderr = await other.communicate()
+        assert b"CheckpointInUseError" in stderr
     assert len(await run(ROWS, Caller(), path, key=None)) == len(ROWS)
 
 
-# --- what may befall the file ----------------------------------------------------------------------------------------
+# --- damaged files and disk errors -----------------------------------------------------------------------------------
 
 
-async def test_a_file_that_is_cut_anywhere_loses_the_cut_line_and_nothing_else(path: Path) -> None:
+async def test_file_truncated_anywhere_loses_only_the_partial_line(path: Path) -> None:
     await run(ROWS[:3], Caller(), path)
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -323,7 +321,7 @@ async def test_a_file_that_is_cut_anywhere_loses_the_cut_line_and_nothing_else(p
         assert path.read_bytes() == whole
 
 
-async def test_blocks_that_were_never_written_are_cut(path: Path) -> None:
+async def test_unwritten_blocks_at_the_end_are_removed(path: Path) -> None:
     await run(ROWS[:2], Caller(), path)
     whole = path.read_bytes()
     for rest in (b"\0" * 4096, whole[:20] + b"\0" * 100):
@@ -333,7 +331,7 @@ async def test_blocks_that_were_never_written_are_cut(path: Path) -> None:
 
 
 class Disk:
-    """Stands in for `os.write`: takes so many bytes, a few at a time, and then is full."""
+    """Replaces `os.write`: accepts `space` bytes, at most `at_once` per call, and is then full."""
 
     def __init__(self, space: int, at_once: int = 1 << 20) -> None:
         self.space = space
@@ -348,14 +346,14 @@ class Disk:
         return self._write(file, bytes(data[:size]))
 
 
-async def test_a_short_write_is_completed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_short_write_is_completed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal.os, "write", Disk(1 << 30, at_once=7))
     await run(ROWS, Caller(), path)
     monkeypatch.undo()
     assert [line["key"] for line in lines(path)] == [row["id"] for row in ROWS]
 
 
-async def test_a_full_disk_ends_the_run_with_every_paid_outcome_given_out(
+async def test_full_disk_ends_run_after_yielding_every_paid_outcome(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal.os, "write", Disk(250))
@@ -366,7 +364,7 @@ async def test_a_full_disk_ends_the_run_with_every_paid_outcome_given_out(
     monkeypatch.undo()
     assert sorted(outcome.key for outcome in seen) == sorted(row["id"] for row in caller.rows)
     assert len(caller.rows) < len(ROWS)
-    written = len(lines(path))  # and no half of a line
+    written = len(lines(path))  # fails on a partial line
     assert 0 < written < len(caller.rows)
     assert sum(outcome.resumed for outcome in await run(ROWS, Caller(), path)) == written
 
@@ -388,9 +386,9 @@ except CheckpointError as error:
 """
 
 
-def test_a_write_that_the_kernel_cuts_leaves_no_half_line(path: Path) -> None:
+def test_write_limited_by_the_kernel_leaves_no_partial_line(path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", SMALL_FILES, str(path)]
-    # What is measured there could not be written, either.
+    # Coverage could not write its data under that limit, either.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -399,41 +397,39 @@ def test_a_write_that_the_kernel_cuts_leaves_no_half_line(path: Path) -> None:
     assert 3 < len(lines(path)) < 10
 
 
-@pytest.mark.parametrize("fate", ["removed", "replaced"])
-async def test_a_file_that_is_taken_away_during_a_run_is_noticed(path: Path, fate: str) -> None:
-    def take_away(row: Any) -> str:
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+async def test_file_removed_or_replaced_during_run_is_detected(path: Path, change: str) -> None:
+    def remove_file(row: Any) -> str:
         if row is ROWS[2]:
             path.unlink()
-            if fate == "replaced":
+            if change == "replaced":
                 path.touch()
         return "done"
 
-    with pytest.raises(CheckpointError, match=fate):
-        await run(ROWS, Caller(take_away), path)
+    with pytest.raises(CheckpointError, match=change):
+        await run(ROWS, Caller(remove_file), path)
 
 
-async def test_what_is_written_is_made_durable_at_the_close_and_in_between(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_file_is_synced_periodically_and_on_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    between = asyncio.Event()
+    first_sync = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def sync(file: int) -> None:
         synced.append(os.fstat(file).st_size)
-        loop.call_soon_threadsafe(between.set)
+        loop.call_soon_threadsafe(first_sync.set)
 
     monkeypatch.setattr(journal, "_sync", sync)
     monkeypatch.setattr(journal, "_SYNC_SECONDS", 0.001)
     async with asyncio.timeout(30):
         async for outcome in run_all(ROWS, Caller(), checkpoint=path, concurrency=1):
             if outcome.key == 2:
-                await between.wait()
+                await first_sync.wait()
     assert synced[-1] == path.stat().st_size
     assert len(synced) >= 2
 
 
-async def test_a_disk_that_fails_to_sync_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sync_failure_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(file: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -442,7 +438,7 @@ async def test_a_disk_that_fails_to_sync_is_told(path: Path, monkeypatch: pytest
         await run(ROWS, Caller(), path)
 
 
-async def test_leaving_a_run_leaves_what_is_done_in_the_file(path: Path) -> None:
+async def test_leaving_a_run_keeps_completed_rows_in_the_file(path: Path) -> None:
     async with run_all(ROWS, Caller(), checkpoint=path, concurrency=2, key=lambda row: str(row["id"])) as outcomes:
         await anext(outcomes)
     done = len(lines(path))
@@ -453,7 +449,7 @@ async def test_leaving_a_run_leaves_what_is_done_in_the_file(path: Path) -> None
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
 
-NURSERY: Final = """
+FORK_SERVER: Final = """
 import asyncio, os, sys
 from friendli_async import AsyncFriendli
 from friendli_async.bulk import run_all
@@ -470,8 +466,8 @@ async def job(url, path, rows, concurrency):
             seen.add(outcome.key)
         assert len(seen) == rows
 
-AsyncFriendli("test-token")  # loads the machine, which each would else load anew
-for line in sys.stdin:  # each time a process of its own, without waiting for its imports
+AsyncFriendli("test-token")  # imports the core before forking
+for line in sys.stdin:  # one process per line, forked to skip the imports
     pid = os.fork()
     if not pid:
         asyncio.run(job(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
@@ -483,31 +479,31 @@ KILLS: Final = 50
 CONCURRENCY: Final = 8
 
 
-async def test_fifty_kills_lose_no_row_finish_none_twice_and_send_again_only_what_was_under_way(
+async def test_fifty_kills_complete_each_row_once_and_resend_only_rows_in_flight(
     path: Path, remote: FriendliServer
 ) -> None:
-    chance, rows = random.Random(10), 1200
-    nursery = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-c", NURSERY, remote.url, str(path), str(rows), str(CONCURRENCY),
+    rng, rows = random.Random(10), 1200
+    fork_server = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", FORK_SERVER, remote.url, str(path), str(rows), str(CONCURRENCY),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
-    assert nursery.stdin is not None
-    assert nursery.stdout is not None
+    assert fork_server.stdin is not None
+    assert fork_server.stdout is not None
     endings = []
     try:
         async with asyncio.timeout(300):
             for kill in range(KILLS + 1):
                 before = len(remote.requests)
-                nursery.stdin.write(b"\n")
-                pid = int(await nursery.stdout.readline())
+                fork_server.stdin.write(b"\n")
+                pid = int(await fork_server.stdout.readline())
                 if kill < KILLS:
-                    await remote.wait_for_requests(before + chance.randrange(1, 25))
-                    await asyncio.sleep(chance.random() * 0.003)  # into whatever it is doing
+                    await remote.wait_for_requests(before + rng.randrange(1, 25))
+                    await asyncio.sleep(rng.random() * 0.003)  # at a random point of its work
                     os.kill(pid, signal.SIGKILL)
-                endings.append(int(await nursery.stdout.readline()))
+                endings.append(int(await fork_server.stdout.readline()))
     finally:
-        nursery.kill()
-        await nursery.wait()
+        fork_server.kill()
+        await fork_server.wait()
     assert endings == [-signal.SIGKILL] * KILLS + [0]
     assert sorted(int(line["key"]) for line in lines(path)) == list(range(rows))
     sent = Counter(request.json_object["messages"][0]["content"] for request in remote.requests)

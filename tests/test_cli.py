@@ -1,4 +1,4 @@
-"""The command line: what goes in, what comes out, and how it ends. Of `batch`: test_cli_batch."""
+"""The command line: input, output and exit status. See test_cli_batch for `batch`."""
 
 import asyncio
 import io
@@ -56,7 +56,7 @@ def command(*arguments: str) -> list[str]:
 
 
 class Done(NamedTuple):
-    """How a command ended, and what it said."""
+    """The exit status and the output of a command."""
 
     returncode: int
     stdout: str
@@ -68,7 +68,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def run(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process, which takes a tenth of the time; signals and pipes want one of its own."""
+    """Runs a command in this process, ten times faster; tests of signals and pipes need a subprocess."""
 
     def running(*arguments: str, stdin: str = "", **changes: str) -> Done:
         for name, value in {**environment, **changes}.items():
@@ -78,35 +78,35 @@ def run(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: py
             code = main(arguments)
         except SystemExit as error:
             code = int(error.code or 0)
-        said = capsys.readouterr()
-        assert TOKEN not in said.out + said.err
-        return Done(code, said.out, said.err)
+        captured = capsys.readouterr()
+        assert TOKEN not in captured.out + captured.err
+        return Done(code, captured.out, captured.err)
 
     return running
 
 
-def asked(server: FriendliServer) -> list[dict[str, Any]]:
+def request_bodies(server: FriendliServer) -> list[dict[str, Any]]:
     return [request.json_object for request in server.requests]
 
 
-# --- which command ---------------------------------------------------------------------------------------------------
+# --- commands --------------------------------------------------------------------------------------------------------
 
 
-def test_help_names_every_command_and_each_has_its_own(run: Run) -> None:
+def test_help_lists_every_command_and_each_has_its_own_help(run: Run) -> None:
     overview = run("--help")
     assert overview.returncode == 0
     assert all(f"  {name} " in overview.stdout for name in COMMANDS)
     for name in COMMANDS:
-        told = run(name, "--help")
-        assert (told.returncode, told.stderr) == (0, "")
-        assert told.stdout.startswith(f"usage: friendli-async {name} ")
+        done = run(name, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: friendli-async {name} ")
 
 
-def test_version_is_said(run: Run) -> None:
+def test_version_is_printed(run: Run) -> None:
     assert run("--version").stdout == f"friendli-async {friendli_async.__version__}\n"
 
 
-def test_starting_loads_no_command_that_was_not_asked_for(environment: dict[str, str], run: Run) -> None:
+def test_startup_does_not_import_other_commands(environment: dict[str, str], run: Run) -> None:
     script = (
         "import sys; from friendli_async.cli.__main__ import main; main(['--version']);"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in {'friendli_async', 'aiohttp', 'asyncio'}))"
@@ -118,7 +118,7 @@ def test_starting_loads_no_command_that_was_not_asked_for(environment: dict[str,
     assert "'aiohttp'" not in loaded
 
 
-def test_an_unknown_option_is_said_with_the_usage(run: Run) -> None:
+def test_unknown_option_prints_usage(run: Run) -> None:
     done = run("models", "--nonsense")
     assert done.returncode == 2
     assert "usage: friendli-async models" in done.stderr
@@ -127,20 +127,20 @@ def test_an_unknown_option_is_said_with_the_usage(run: Run) -> None:
 # --- chat, through pipes ---------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_alone_is_answered(server: FriendliServer, run: Run) -> None:
+def test_prompt_alone_is_answered(server: FriendliServer, run: Run) -> None:
     server.enqueue(text("Be", "cause."))
     done = run("-m", "m", "Why", "is", "that?")
     assert (done.returncode, done.stdout, done.stderr) == (0, "Because.\n", "")
-    [body] = asked(server)
+    [body] = request_bodies(server)
     assert body["messages"] == [{"role": "user", "content": "Why is that?"}]
     assert body["stream"] is True
 
 
-def test_standard_input_comes_behind_the_prompt(server: FriendliServer, run: Run) -> None:
+def test_stdin_is_appended_to_the_prompt(server: FriendliServer, run: Run) -> None:
     server.enqueue(text("Fine"))
     done = run("chat", "-s", "Be brief.", "Summarise:", stdin="a long text\n", FRIENDLI_MODEL="m")
     assert done.stdout == "Fine\n"
-    [body] = asked(server)
+    [body] = request_bodies(server)
     assert body["model"] == "m"
     assert body["messages"] == [
         {"role": "system", "content": "Be brief."},
@@ -148,30 +148,30 @@ def test_standard_input_comes_behind_the_prompt(server: FriendliServer, run: Run
     ]
 
 
-def test_options_are_parameters_of_the_call(server: FriendliServer, run: Run) -> None:
+def test_options_become_call_parameters(server: FriendliServer, run: Run) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     options = ["-o", "temperature", "0.2", "-o", "stop", '["."]', "-o", "reasoning_effort", "low", "--no-stream"]
     server.enqueue(text('{"a": 1}'))
     done = run("-m", "m", *options, "--schema", json.dumps(schema), "Hi")
     assert done.stdout == '{"a": 1}\n'
-    [body] = asked(server)
+    [body] = request_bodies(server)
     assert (body["temperature"], body["stop"], body["reasoning_effort"]) == (0.2, ["."], "low")
     assert body["response_format"]["json_schema"]["schema"] == schema
 
 
-def test_files_go_along_by_their_kind(server: FriendliServer, run: Run, tmp_path: Path) -> None:
+def test_attachments_are_sent_by_media_type(server: FriendliServer, run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("milk", encoding="utf-8")
     (tmp_path / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     server.enqueue(text("Fine"))
     files = ["-a", str(tmp_path / "notes.txt"), "-a", str(tmp_path / "dot.png"), "-a", "https://x/y.jpg"]
     assert run("-m", "m", *files, "What?").returncode == 0
-    [body] = asked(server)
+    [body] = request_bodies(server)
     assert [part["type"] for part in body["messages"][0]["content"]] == ["text", "image_url", "image_url", "text"]
     assert "milk" in body["messages"][0]["content"][0]["text"]
     assert body["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-def test_sound_video_and_pictures_without_a_known_name_are_recognised(
+def test_audio_video_and_images_without_extension_are_recognized(
     server: FriendliServer, run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "hello.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt ")
@@ -179,14 +179,14 @@ def test_sound_video_and_pictures_without_a_known_name_are_recognised(
     server.enqueue(text("Fine"))
     files = ["-a", str(tmp_path / "hello.wav"), "-a", "https://x/y.mp4", "-a", str(tmp_path / "picture")]
     assert run("-m", "m", *files).returncode == 0
-    [body] = asked(server)
+    [body] = request_bodies(server)
     [sound, video, picture] = body["messages"][0]["content"]
     assert sound["audio_url"]["url"].startswith("data:audio/")
     assert video == {"type": "video_url", "video_url": {"url": "https://x/y.mp4"}}
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-def test_a_file_of_no_known_kind_is_refused(server: FriendliServer, run: Run, tmp_path: Path) -> None:
+def test_attachment_of_unknown_type_is_rejected(server: FriendliServer, run: Run, tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"\xff\xfe\xfd")
     done = run("-m", "m", "-a", str(tmp_path / "data"), "What?")
     assert done.returncode == 2
@@ -194,21 +194,21 @@ def test_a_file_of_no_known_kind_is_refused(server: FriendliServer, run: Run, tm
     assert server.requests == []
 
 
-def test_an_interrupted_reply_is_an_error(server: FriendliServer, run: Run) -> None:
+def test_interrupted_reply_is_an_error(server: FriendliServer, run: Run) -> None:
     server.enqueue(script(chunk("Be"), cut()))
     done = run("-m", "m", "--no-stream", "Why?")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("friendli-async chat: ")
 
 
-def test_what_the_model_thinks_goes_to_standard_error(server: FriendliServer, run: Run) -> None:
+def test_reasoning_is_printed_to_stderr(server: FriendliServer, run: Run) -> None:
     server.enqueue(text("Fine", reasoning=["Hm, ", "well"]))
     done = run("-m", "m", "Hi")
     assert (done.stdout, done.stderr) == ("Fine\n", "Hm, well\n\n")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["Hi"], "which model?"),
         (["-m", "m"], "nothing to ask"),
@@ -218,38 +218,38 @@ def test_what_the_model_thinks_goes_to_standard_error(server: FriendliServer, ru
         (["-m", "m", "--schema", "{", "Hi"], "--schema is no JSON"),
     ],
 )
-def test_bad_input_is_said_in_a_line_and_nothing_is_sent(
-    server: FriendliServer, run: Run, arguments: list[str], said: str
+def test_invalid_input_prints_one_line_and_sends_nothing(
+    server: FriendliServer, run: Run, arguments: list[str], message: str
 ) -> None:
     done = run("chat", *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert server.requests == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "said", "shown"),
+    ("answer", "message", "shown"),
     [
         (status(401, message="no such token"), "no such token", ""),
         (script(chunk("Once"), cut()), "the connection broke", "Once"),
     ],
 )
-def test_a_failed_call_is_said_in_a_line(server: FriendliServer, run: Run, answer: Any, said: str, shown: str) -> None:
+def test_failed_call_prints_one_line(server: FriendliServer, run: Run, answer: Any, message: str, shown: str) -> None:
     server.enqueue(answer)
     done = run("-m", "m", "Hi")
     assert (done.returncode, done.stdout.strip()) == (1, shown)
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_no_token_is_said(run: Run) -> None:
+def test_missing_token_is_reported(run: Run) -> None:
     done = run("-m", "m", "Hi", FRIENDLI_TOKEN="")
     assert done.returncode == 2
     assert "FRIENDLI_TOKEN" in done.stderr
 
 
-def test_who_reads_may_leave_and_the_model_stops(server: FriendliServer, environment: dict[str, str]) -> None:
+def test_closed_stdout_ends_the_command_as_by_sigpipe(server: FriendliServer, environment: dict[str, str]) -> None:
     server.enqueue(script(endless(delta("word\n"))))
     with subprocess.Popen(
         command("-m", "m", "Hi"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -262,7 +262,7 @@ def test_who_reads_may_leave_and_the_model_stops(server: FriendliServer, environ
         assert process.stderr.read() == ""
 
 
-def test_ctrl_c_keeps_what_has_come(server: FriendliServer, environment: dict[str, str]) -> None:
+def test_ctrl_c_keeps_text_already_printed(server: FriendliServer, environment: dict[str, str]) -> None:
     server.enqueue(script(chunk("Once"), stall()))
     with subprocess.Popen(
         command("-m", "m", "Hi"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -278,7 +278,7 @@ def test_ctrl_c_keeps_what_has_come(server: FriendliServer, environment: dict[st
 # --- chat, on a terminal ---------------------------------------------------------------------------------------------
 
 
-def test_a_conversation_remembers(server: FriendliServer, environment: dict[str, str]) -> None:
+def test_conversation_keeps_its_history(server: FriendliServer, environment: dict[str, str]) -> None:
     server.enqueue(text("Blue."), text("Red."))
     code, shown = run_on_terminal(
         command("-m", "m", "-s", "Be brief."),
@@ -287,7 +287,7 @@ def test_a_conversation_remembers(server: FriendliServer, environment: dict[str,
     )
     assert code == 0
     assert "Traceback" not in shown
-    assert [message["content"] for message in asked(server)[1]["messages"]] == [
+    assert [message["content"] for message in request_bodies(server)[1]["messages"]] == [
         "Be brief.",
         "Why?",
         "Blue.",
@@ -295,7 +295,7 @@ def test_a_conversation_remembers(server: FriendliServer, environment: dict[str,
     ]
 
 
-def test_ctrl_c_in_a_conversation_stops_the_answer_and_it_goes_on_from_there(
+def test_ctrl_c_in_a_conversation_interrupts_only_the_reply(
     server: FriendliServer, environment: dict[str, str]
 ) -> None:
     server.enqueue(script(chunk("Once upon"), stall()), text("a time"))
@@ -307,10 +307,10 @@ def test_ctrl_c_in_a_conversation_stops_the_answer_and_it_goes_on_from_there(
     )
     assert code == 0
     assert "Traceback" not in shown
-    assert [message["content"] for message in asked(server)[1]["messages"]] == ["Tell", "Once upon", "Go on"]
+    assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Tell", "Once upon", "Go on"]
 
 
-def test_a_failed_call_does_not_end_a_conversation(server: FriendliServer, environment: dict[str, str]) -> None:
+def test_failed_call_does_not_end_a_conversation(server: FriendliServer, environment: dict[str, str]) -> None:
     server.enqueue(status(400, message="too long"), text("Fine"))
     code, shown = run_on_terminal(
         command("-m", "m"),
@@ -319,10 +319,10 @@ def test_a_failed_call_does_not_end_a_conversation(server: FriendliServer, envir
     )
     assert code == 0
     assert "too long" in shown
-    assert [message["content"] for message in asked(server)[1]["messages"]] == ["Second"]
+    assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Second"]
 
 
-def test_an_attachment_outlives_a_failed_call(
+def test_attachment_is_kept_after_a_failed_call(
     server: FriendliServer, environment: dict[str, str], tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes.txt"
@@ -339,13 +339,13 @@ def test_an_attachment_outlives_a_failed_call(
         },
     )
     assert code == 0
-    [attached, question] = asked(server)[1]["messages"][0]["content"]
+    [attached, question] = request_bodies(server)[1]["messages"][0]["content"]
     assert "the notes" in attached["text"]
     assert question["text"] == "Second"
-    assert asked(server)[2]["messages"][-1]["content"] == "Third"
+    assert request_bodies(server)[2]["messages"][-1]["content"] == "Third"
 
 
-def test_thoughts_are_dimmed_on_a_terminal(server: FriendliServer, environment: dict[str, str]) -> None:
+def test_reasoning_is_dimmed_on_a_terminal(server: FriendliServer, environment: dict[str, str]) -> None:
     server.enqueue(script(chunk(reasoning="Hm"), chunk("Fine"), finish("stop")))
     _, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "TERM": "xterm"})
     assert "\x1b[2mHm\x1b[0m" in shown
@@ -354,7 +354,7 @@ def test_thoughts_are_dimmed_on_a_terminal(server: FriendliServer, environment: 
 # --- models, doctor, serve -------------------------------------------------------------------------------------------
 
 
-def test_models_lists_the_catalogue_and_as_json(run: Run) -> None:
+def test_models_lists_the_catalogue_as_text_or_json(run: Run) -> None:
     listed = run("models")
     assert listed.returncode == 0
     assert "meta-llama-3.1-8b-instruct" in listed.stdout
@@ -372,16 +372,16 @@ def test_models_lists_the_endpoints(server: FriendliServer, run: Run) -> None:
     assert (json.loads(line)["id"], json.loads(line)["status"]) == ("ep_2", "SLEEPING")
 
 
-def test_doctor_finds_nothing_wrong_with_a_good_server(run: Run) -> None:
+def test_doctor_passes_with_a_healthy_server(run: Run) -> None:
     done = run("doctor", "-m", "m", "--json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["good"]) == (0, True)
-    names = [finding["name"] for finding in told["findings"]]
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["good"]) == (0, True)
+    names = [finding["name"] for finding in report["findings"]]
     assert names == ["versions", "token", "proxy", "name", "connection", "TLS", "stream"]
-    assert "first event after" in told["findings"][-1]["words"]
+    assert "first event after" in report["findings"][-1]["words"]
 
 
-def test_doctor_says_what_is_wrong(run: Run) -> None:
+def test_doctor_reports_failed_checks(run: Run) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -399,15 +399,15 @@ def test_doctor_says_what_is_wrong(run: Run) -> None:
     }
 
 
-def test_doctor_tells_a_wrong_token(server: FriendliServer, run: Run) -> None:
+def test_doctor_reports_an_unknown_token(server: FriendliServer, run: Run) -> None:
     done = run("doctor", "-m", "m", FRIENDLI_TOKEN="another")
     assert done.returncode == 1
     assert "the token is not known there" in done.stdout
     assert "another" not in done.stdout.replace("of another account", "")
 
 
-def found(done: Done) -> dict[str, str]:
-    """The lines of the doctor without their times, by the name of the check."""
+def checks(done: Done) -> dict[str, str]:
+    """Returns the lines of the doctor without their times, by the name of the check."""
     lines = (re.fullmatch(r"(ok|FAIL) +(\S+) +(.*?)( \(\d+ ms\))?", line) for line in done.stdout.splitlines())
     return {line[2]: f"{line[1]}: {line[3]}" for line in lines if line is not None}
 
@@ -422,42 +422,42 @@ def found(done: Done) -> dict[str, str]:
 )
 def test_doctor_gives_advice_on_an_error_status(server: FriendliServer, run: Run, answer: Script, advice: str) -> None:
     server.enqueue(answer)
-    stream = found(run("doctor", "-m", "m"))["stream"]
+    stream = checks(run("doctor", "-m", "m"))["stream"]
     assert stream.startswith("FAIL")
     assert advice in stream
 
 
-def test_doctor_takes_a_model_of_the_catalogue(server: FriendliServer, run: Run) -> None:
-    assert found(run("doctor"))["stream"].startswith("ok: ")
+def test_doctor_defaults_to_a_model_of_the_catalogue(server: FriendliServer, run: Run) -> None:
+    assert checks(run("doctor"))["stream"].startswith("ok: ")
     assert server.requests[-1].json_object["model"] == "meta-llama-3.1-8b-instruct"
-    assert "the token is not known there" in found(run("doctor", FRIENDLI_TOKEN="another"))["stream"]
+    assert "the token is not known there" in checks(run("doctor", FRIENDLI_TOKEN="another"))["stream"]
     server.enqueue(json_body({"data": []}))
-    assert found(run("doctor"))["stream"] == "FAIL: the catalogue is empty"
+    assert checks(run("doctor"))["stream"] == "FAIL: the catalogue is empty"
 
 
-def test_doctor_asks_which_endpoint(run: Run) -> None:
-    assert found(run("doctor", "--deployment", "dedicated"))["stream"] == "FAIL: which endpoint? pass -m ENDPOINT_ID"
+def test_doctor_asks_for_the_endpoint_id(run: Run) -> None:
+    assert checks(run("doctor", "--deployment", "dedicated"))["stream"] == "FAIL: which endpoint? pass -m ENDPOINT_ID"
 
 
-def test_doctor_knows_that_a_container_needs_no_token(run: Run) -> None:
+def test_doctor_accepts_a_container_without_token(run: Run) -> None:
     with FriendliServer(None) as container:
         done = run("doctor", "--deployment", "container", FRIENDLI_CONTAINER_URL=container.url, FRIENDLI_TOKEN="")
-    assert found(done)["token"] == "ok: none; a container needs none"
-    assert found(done)["stream"].startswith("ok: the model answered")
+    assert checks(done)["token"] == "ok: none; a container needs none"
+    assert checks(done)["stream"].startswith("ok: the model answered")
     assert done.returncode == 0
 
 
 def test_doctor_names_the_team(run: Run) -> None:
     done = run("doctor", "-m", "m", FRIENDLI_TEAM="team-1")
-    assert found(done)["token"] == f"ok: FRIENDLI_TOKEN, {len(TOKEN)} characters, team team-1"
+    assert checks(done)["token"] == f"ok: FRIENDLI_TOKEN, {len(TOKEN)} characters, team team-1"
 
 
-def test_doctor_goes_through_the_proxy(run: Run) -> None:
+def test_doctor_connects_through_the_proxy(run: Run) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         proxy = f"127.0.0.1:{closed.getsockname()[1]}"
         done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL="https://friendli.invalid", HTTPS_PROXY=f"http://{proxy}")
-    lines = found(done)
+    lines = checks(done)
     assert done.returncode == 1
     assert lines["proxy"] == f"ok: {proxy}, from the environment"
     assert lines["name"] == "ok: 127.0.0.1 is 127.0.0.1"
@@ -466,12 +466,12 @@ def test_doctor_goes_through_the_proxy(run: Run) -> None:
     assert lines["stream"].startswith("FAIL")
 
 
-def test_doctor_says_that_a_name_is_unknown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_an_unresolvable_host(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*args: object, **options: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    lines = found(run("doctor", "-m", "m", FRIENDLI_SERVER_URL="http://friendli.invalid"))
+    lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL="http://friendli.invalid"))
     assert lines["name"] == "FAIL: friendli.invalid cannot be resolved: Name or service not known"
     assert lines["TLS"] == "ok: none: FRIENDLI_SERVER_URL is an http URL"
 
@@ -482,17 +482,17 @@ async def test_doctor_verifies_the_certificate(run: Run, tmp_path: Path) -> None
     async with TalkativeTLSServer(authority.server(*authority.issue())) as secure:
         untrusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url)
         trusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url, **trust)
-    assert re.match(r"FAIL: refused: .*; SSL_CERT_FILE names further authorities", found(untrusted)["TLS"])
-    assert found(untrusted)["stream"].startswith("FAIL")
-    assert re.match(r"ok: TLSv1\.[23], certificate until \w{3} .* GMT", found(trusted)["TLS"])
-    assert "by tls" in found(trusted)["stream"]  # the server's reply, which is not a stream
+    assert re.match(r"FAIL: refused: .*; SSL_CERT_FILE names further authorities", checks(untrusted)["TLS"])
+    assert checks(untrusted)["stream"].startswith("FAIL")
+    assert re.match(r"ok: TLSv1\.[23], certificate until \w{3} .* GMT", checks(trusted)["TLS"])
+    assert "by tls" in checks(trusted)["stream"]  # the server's reply, which is not a stream
 
 
-def test_doctor_gives_up_on_a_check_that_hangs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_times_out_a_hanging_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
-        lines = found(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url))
+        lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url))
     assert lines["TLS"] == "FAIL: nothing within 0.2 s"
     assert lines["stream"].startswith("FAIL")
 

@@ -1,4 +1,4 @@
-"""`friendli-async batch`, run as a user runs it: files, pipes, a terminal, Ctrl-C, a second run."""
+"""`friendli-async batch`, run as a user runs it: files, pipes, a terminal, Ctrl-C, and resuming."""
 
 import asyncio
 import errno
@@ -24,7 +24,7 @@ from friendli_async.testing.received import ReceivedRequest
 PROGRAM: Final = [sys.executable, "-W", "error", "-m", "friendli_async.cli.__main__"]
 TOKEN: Final = "flp_secret_of_the_tests"
 GOOD: Final = json_body({"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]})
-LATE: Final = Script((delay(0.3), *GOOD.steps), GOOD.status, GOOD.headers)
+SLOW: Final = Script((delay(0.3), *GOOD.steps), GOOD.status, GOOD.headers)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FriendliServer]:
 
 
 class Files:
-    """The files of a job, and its runs."""
+    """The input and output files of a job, and ways to run it."""
 
     def __init__(self, folder: Path, server: FriendliServer, capsys: pytest.CaptureFixture[str]) -> None:
         self.source = folder / "in.jsonl"
@@ -56,15 +56,15 @@ class Files:
         return [*PROGRAM, *self.options(*options)]
 
     def run(self, *options: str, **more: Any) -> tuple[int, str]:
-        """A run in this process: its exit status, and what it told on stderr; stdout is empty."""
+        """Runs in this process. Returns the exit status and stderr; stdout must be empty."""
         code = main(self.options(*options, **more))
         captured = self._capsys.readouterr()
         assert captured.out == ""
         assert TOKEN not in captured.err
         return code, captured.err
 
-    def run_again(self) -> tuple[int, str]:
-        """The same in a process of its own: where this one's main thread is busy."""
+    def run_in_subprocess(self) -> tuple[int, str]:
+        """Runs in a subprocess, for tests whose event loop occupies the main thread."""
         done = subprocess.run(self.command(), capture_output=True, encoding="utf-8", timeout=60, check=False)
         assert done.stdout == ""
         return done.returncode, done.stderr
@@ -101,11 +101,11 @@ def request(custom_id: str, content: str = "Hi", **body: Any) -> dict[str, Any]:
 # --- in and out ------------------------------------------------------------------------------------------------------
 
 
-def test_batch_lines_are_sent_and_answered_in_the_form_of_openai(files: Files) -> None:
+def test_batch_uses_the_request_and_response_format_of_openai(files: Files) -> None:
     files.write(request("a", "one two", temperature=0.5, user="someone"), request("b"))
-    code, said = files.run("--max-tokens", "9")
+    code, stderr = files.run("--max-tokens", "9")
     assert code == 0
-    assert "2 of 2 rows are good" in said
+    assert "2 of 2 rows are good" in stderr
     answer = files.by_id()["a"]
     assert list(answer) == ["id", "custom_id", "response", "error"]
     assert answer["id"].startswith("batch_req_")
@@ -118,7 +118,7 @@ def test_batch_lines_are_sent_and_answered_in_the_form_of_openai(files: Files) -
     assert (sent["model"], sent["max_tokens"], sent["temperature"], sent["user"]) == ("m", 9, 0.5, "someone")
 
 
-def test_prompts_and_lines_without_method_and_url_are_sent_too(files: Files) -> None:
+def test_prompts_and_lines_without_method_or_url_are_accepted(files: Files) -> None:
     files.write(
         "a string",
         {"prompt": "an object", "max_tokens": 3},
@@ -138,24 +138,24 @@ def test_prompts_and_lines_without_method_and_url_are_sent_too(files: Files) -> 
     assert chats[1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-def test_embeddings_go_to_dedicated_endpoints(files: Files) -> None:
+def test_embeddings_require_dedicated_endpoints(files: Files) -> None:
     files.write({"custom_id": "e", "url": "/v1/embeddings", "body": {"model": "x", "input": "text"}})
-    code, said = files.run()
-    assert (code, "line 1: /v1/embeddings is served by dedicated endpoints only" in said) == (2, True)
+    code, stderr = files.run()
+    assert (code, "line 1: /v1/embeddings is served by dedicated endpoints only" in stderr) == (2, True)
     code, _ = files.run("--deployment", "dedicated")
     assert code == 0
     assert files.server.requests[0].path == "/dedicated/v1/embeddings"
     assert files.by_id()["e"]["response"]["body"]["data"][0]["embedding"]
 
 
-def test_a_container_needs_no_model_and_no_token(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_needs_no_model_or_token(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FRIENDLI_TOKEN")
     files.write("Hi")
     assert files.run("--deployment", "container", model=())[0] == 0
     assert "model" not in files.sent()[0]
 
 
-def test_a_reply_over_several_lines_is_one_line_in_the_file(files: Files) -> None:
+def test_multiline_reply_is_written_as_one_line(files: Files) -> None:
     reply = {"choices": [{"index": 0, "message": {"content": "half \ud83d"}, "finish_reason": "stop"}], "new": 1}
     pretty = json_body(reply)
     files.server.enqueue(pretty)
@@ -170,7 +170,7 @@ def test_a_reply_over_several_lines_is_one_line_in_the_file(files: Files) -> Non
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{bad", "line 3 is not JSON"),
         ("7", "line 3: neither a request nor a prompt"),
@@ -188,96 +188,96 @@ def test_a_reply_over_several_lines_is_one_line_in_the_file(files: Files) -> Non
         ('{"custom_id": "x", "body": {"messages": [], "stream": true}}', "line 3: a batch cannot stream"),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_is_sent(files: Files, line: str, said: str) -> None:
+def test_invalid_line_is_reported_and_nothing_is_sent(files: Files, line: str, message: str) -> None:
     files.source.write_text('{"custom_id": "a", "prompt": "Hi"}\n\n' + line + '\n{"prompt": "Ho"}\n')
-    code, told = files.run()
+    code, stderr = files.run()
     assert code == 2
-    assert re.search(said, told)
-    assert "in.jsonl line 3" in told
+    assert re.search(message, stderr)
+    assert "in.jsonl line 3" in stderr
     assert files.server.requests == []
     assert not files.target.exists()
 
 
-def test_a_row_without_a_model_is_named_where_no_model_is_given(files: Files) -> None:
+def test_row_without_model_is_reported_if_no_model_is_given(files: Files) -> None:
     files.write(request("a"), "Hi")
-    code, said = files.run(model=())
-    assert (code, "line 2: no model" in said) == (2, True)
+    code, stderr = files.run(model=())
+    assert (code, "line 2: no model" in stderr) == (2, True)
 
 
 @pytest.mark.parametrize("options", [["--concurrency", "0"], ["--concurrency", "many"], ["--deployment", "x"], ["-o"]])
-def test_a_bad_command_line_is_refused(files: Files, capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+def test_invalid_option_is_rejected(files: Files, capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         files.run(*options)
     assert ended.value.code == 2
     assert "usage: friendli-async batch" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_twice_is_refused(files: Files) -> None:
+def test_unusable_input_file_is_rejected(files: Files) -> None:
     os.mkfifo(files.source)
     assert files.run()[0] == 2
     files.source.unlink()
-    code, said = files.run()
-    assert (code, "No such file" in said) == (2, True)
+    code, stderr = files.run()
+    assert (code, "No such file" in stderr) == (2, True)
     files.write("Hi")
     files.target = files.source
     before = files.source.read_bytes()
-    code, said = files.run()
-    assert (code, "cannot be both" in said) == (2, True)
+    code, stderr = files.run()
+    assert (code, "cannot be both" in stderr) == (2, True)
     assert files.source.read_bytes() == before
 
 
-def test_no_token_is_said_before_anything_is_done(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_token_is_reported_before_anything_is_written(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FRIENDLI_TOKEN")
     files.write("Hi")
-    code, said = files.run()
-    assert (code, "FRIENDLI_TOKEN" in said) == (2, True)
+    code, stderr = files.run()
+    assert (code, "FRIENDLI_TOKEN" in stderr) == (2, True)
     assert not files.target.exists()
 
 
-# --- what failed -----------------------------------------------------------------------------------------------------
+# --- failed rows -----------------------------------------------------------------------------------------------------
 
 
-def answering(**refusals: Script) -> Callable[[ReceivedRequest], Script]:
-    """Refuses messages with these words; answers all others."""
+def answer_by_content(**errors: Script) -> Callable[[ReceivedRequest], Script]:
+    """Answers messages that equal a keyword with its script, and all others with `GOOD`."""
 
     def answer(received: ReceivedRequest) -> Script:
         content = received.json_object["messages"][0]["content"]
-        return refusals.get(content) or GOOD
+        return errors.get(content) or GOOD
 
     return answer
 
 
-def test_failed_rows_are_named_and_sent_again_when_asked_to_but_not_those_refused_for_good(files: Files) -> None:
+def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Files) -> None:
     files.write(request("good"), request("r", "refused"), request("b", "broken"))
     refused, broken = status(422, message="no such parameter"), status(401, message="expired")
-    files.server.always(answering(refused=refused, broken=broken))
-    code, said = files.run()
+    files.server.always(answer_by_content(refused=refused, broken=broken))
+    code, stderr = files.run()
     assert code == 1
-    assert "r: UnprocessableEntityError: 422 no such parameter" in said
-    assert "1 of 3 rows are good, 2 failed" in said
+    assert "r: UnprocessableEntityError: 422 no such parameter" in stderr
+    assert "1 of 3 rows are good, 2 failed" in stderr
     line = files.by_id()["r"]
     assert line["response"]["status_code"] == 422
     assert line["response"]["body"]["error"]["message"] == "no such parameter"
     assert line["error"]["code"] == "UnprocessableEntityError"
     assert files.by_id()["b"]["response"]["status_code"] == 401
 
-    code, said = files.run()
+    code, stderr = files.run()
     assert (code, len(files.server.requests)) == (1, 3)
-    assert "--retry-failed" in said
-    for _ in range(2):  # the second time the last of its lines says that it is good
-        files.server.always(answering())
-        code, said = files.run("--retry-failed")
+    assert "--retry-failed" in stderr
+    for _ in range(2):  # in the second run the last line of that row is a success
+        files.server.always(answer_by_content())
+        code, stderr = files.run("--retry-failed")
         assert (code, len(files.server.requests)) == (1, 4)
-        assert "2 of 3 rows are good, 1 failed" in said
+        assert "2 of 3 rows are good, 1 failed" in stderr
     assert files.by_id()["b"]["response"]["status_code"] == 200
 
 
-def test_a_connection_that_fails_is_an_error_without_a_response(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_failure_is_an_error_without_response(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write(request("a"))
     with monkeypatch.context() as patch:
         patch.setenv("FRIENDLI_SERVER_URL", "http://127.0.0.1:1")
-        code, said = files.run()
-    assert (code, "a: APIConnectionError" in said) == (1, True)
+        code, stderr = files.run()
+    assert (code, "a: APIConnectionError" in stderr) == (1, True)
     assert files.by_id()["a"]["response"] is None
     assert files.by_id()["a"]["error"]["code"] == "APIConnectionError"
     assert files.run("--retry-failed")[0] == 0
@@ -286,59 +286,59 @@ def test_a_connection_that_fails_is_an_error_without_a_response(files: Files, mo
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 
-def test_rows_that_have_changed_are_named_and_sent_again(files: Files) -> None:
+def test_changed_rows_are_reported_and_sent_again(files: Files) -> None:
     files.write(request("a"), request("b"))
     assert files.run()[0] == 0
     files.write(request("a"), request("b", "another"), request("c"))
-    code, said = files.run()
+    code, stderr = files.run()
     assert code == 0
-    assert "b: has changed since it was done, and is sent again" in said
-    assert "a: has changed" not in said
+    assert "b: has changed since it was done, and is sent again" in stderr
+    assert "a: has changed" not in stderr
     assert len(files.server.requests) == 4
     assert [line["custom_id"] for line in files.lines()][2:] in (["b", "c"], ["c", "b"])
     assert files.run()[1].startswith("3 of 3 rows are good, 3 were done before")
 
 
 @pytest.mark.parametrize("content", ["not ours\n", '{"id":"batch_req_123","custom_id":"a","response":null}\n'])
-def test_a_file_of_somebody_elses_is_not_written_to(files: Files, content: str) -> None:
+def test_foreign_output_file_is_not_overwritten(files: Files, content: str) -> None:
     files.write("Hi")
     files.target.write_text(content)
-    code, said = files.run()
-    assert (code, "out.jsonl line 1" in said) == (3, True)
+    code, stderr = files.run()
+    assert (code, "out.jsonl line 1" in stderr) == (3, True)
     assert files.target.read_text() == content
     assert files.server.requests == []
 
 
-def test_a_place_that_cannot_be_written_is_said(files: Files, tmp_path: Path) -> None:
+def test_unwritable_output_path_is_reported(files: Files, tmp_path: Path) -> None:
     files.write("Hi")
     for target in (tmp_path, tmp_path / "none" / "out.jsonl", Path("/dev/full")):
         files.target = target
-        code, said = files.run()
-        assert (code, str(target) in said) == (3, True)
+        code, stderr = files.run()
+        assert (code, str(target) in stderr) == (3, True)
     assert files.server.requests == []
 
 
-async def test_a_second_run_on_the_same_file_is_refused(files: Files) -> None:
+async def test_second_run_on_the_same_file_is_rejected(files: Files) -> None:
     files.write(*(request(f"r{n}") for n in range(4)))
     files.server.always(script(stall()))
     first = await files.start()
     try:
         await files.server.wait_for_requests(4)
-        code, said = await to_thread.run_sync(files.run_again)
-        assert (code, "in use by another run" in said) == (3, True)
+        code, stderr = await to_thread.run_sync(files.run_in_subprocess)
+        assert (code, "in use by another run" in stderr) == (3, True)
         assert len(files.server.requests) == 4
     finally:
         first.kill()
         await first.communicate()
 
 
-async def test_a_killed_run_goes_on_where_it_ended(files: Files) -> None:
+async def test_killed_run_is_resumed(files: Files) -> None:
     files.write(*(request(f"r{n}", f"row {n}") for n in range(300)))
     process = await files.start()
     await files.server.wait_for_requests(60)
     process.kill()
     await process.communicate()
-    code, _ = await to_thread.run_sync(files.run_again)
+    code, _ = await to_thread.run_sync(files.run_in_subprocess)
     assert code == 0
     assert sorted(line["custom_id"] for line in files.lines()) == sorted(f"r{n}" for n in range(300))
     assert len(files.server.requests) <= 300 + 4
@@ -347,26 +347,26 @@ async def test_a_killed_run_goes_on_where_it_ended(files: Files) -> None:
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-async def told(process: asyncio.subprocess.Process, words: bytes) -> bytes:
-    """What was told up to the line with these words."""
+async def read_stderr_until(process: asyncio.subprocess.Process, text: bytes) -> bytes:
+    """Returns the output on stderr up to the line with this text."""
     assert process.stderr is not None
-    said = b""
+    stderr = b""
     async with asyncio.timeout(60):
-        while words not in said:
+        while text not in stderr:
             line = await process.stderr.readline()
-            assert line, said
-            said += line
-    return said
+            assert line, stderr
+            stderr += line
+    return stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_one_interruption_lets_what_is_under_way_finish_and_be_written(files: Files, number: int) -> None:
+async def test_first_signal_lets_requests_finish_and_second_aborts_them(files: Files, number: int) -> None:
     files.write(*(request(f"r{n}") for n in range(50)))
     files.server.always(script(stall()))
     process = await files.start()
     await files.server.wait_for_requests(4)
     process.send_signal(number)
-    await told(process, b"stopping: 4 requests under way may finish")
+    await read_stderr_until(process, b"stopping: 4 requests under way may finish")
     assert process.returncode is None
     process.send_signal(number)
     _, errors = await process.communicate()
@@ -376,9 +376,9 @@ async def test_one_interruption_lets_what_is_under_way_finish_and_be_written(fil
     assert len(files.server.requests) == 4
 
 
-async def test_what_was_under_way_at_one_interruption_is_in_the_file(files: Files) -> None:
+async def test_requests_in_flight_at_interrupt_are_written_to_the_file(files: Files) -> None:
     files.write(*(request(f"r{n}") for n in range(50)))
-    files.server.always(LATE)
+    files.server.always(SLOW)
     process = await files.start()
     await files.server.wait_for_requests(4)
     process.send_signal(signal.SIGINT)
@@ -389,25 +389,25 @@ async def test_what_was_under_way_at_one_interruption_is_in_the_file(files: File
     assert f"{50 - done} are left".encode() in errors
     assert {line["response"]["status_code"] for line in files.lines()} == {200}
     files.server.always(None)
-    assert (await to_thread.run_sync(files.run_again))[0] == 0
+    assert (await to_thread.run_sync(files.run_in_subprocess))[0] == 0
     assert len(files.lines()) == 50
 
 
-def test_ctrl_c_twice_on_a_terminal_ends_at_once(files: Files) -> None:
+def test_second_ctrl_c_on_a_terminal_aborts(files: Files) -> None:
     files.write(*(request(f"r{n}") for n in range(5)))
     files.server.always(script(stall()))
-    moments = ["0/5 rows", "stopping: 4 requests under way may finish"]
-    code, shown = run_on_terminal(files.command(), os.environ, interrupt_at=moments)
+    interrupt_at = ["0/5 rows", "stopping: 4 requests under way may finish"]
+    code, shown = run_on_terminal(files.command(), os.environ, interrupt_at=interrupt_at)
     assert code == 130
     assert "0 of 5 rows are good, 5 are left" in shown
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_terminal_shows_one_line_that_changes(files: Files) -> None:
+def test_terminal_shows_one_updating_progress_line(files: Files) -> None:
     files.write(*(request(f"r{n}") for n in range(16)))
-    files.server.always(LATE)
+    files.server.always(SLOW)
     code, shown = run_on_terminal(files.command(), os.environ, columns=60)
     assert code == 0
     assert re.search(r"\r\x1b\[K[\d,]+/16 rows \| [\d,]+ tokens/s \| 0 refused \| limit 4 ", shown)
@@ -416,13 +416,13 @@ def test_a_terminal_shows_one_line_that_changes(files: Files) -> None:
     assert max(len(piece) for piece in re.findall(r"\r\x1b\[K([^\r\n\x1b]*\|[^\r\n\x1b]*)", shown)) <= 60
 
 
-def test_a_dumb_terminal_gets_plain_lines(files: Files) -> None:
+def test_dumb_terminal_gets_plain_lines(files: Files) -> None:
     files.write("Hi")
     code, shown = run_on_terminal(files.command(), {**os.environ, "TERM": "dumb"})
     assert (code, "\x1b" in shown) == (0, False)
 
 
-async def test_a_reader_of_stderr_that_goes_away_does_not_end_the_job(files: Files) -> None:
+async def test_broken_stderr_pipe_does_not_end_the_job(files: Files) -> None:
     files.write(*(request(f"r{n}") for n in range(20)))
     files.server.always(lambda received: status(400))
     read, write = os.pipe()
@@ -433,40 +433,38 @@ async def test_a_reader_of_stderr_that_goes_away_does_not_end_the_job(files: Fil
     assert len(files.lines()) == 20
 
 
-def test_a_closed_stderr_does_not_end_the_job(files: Files) -> None:
+def test_closed_stderr_does_not_end_the_job(files: Files) -> None:
     files.write(request("a"))
     done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *files.command()], timeout=60, check=False)
     assert done.returncode == 0
     assert len(files.lines()) == 1
 
 
-def test_what_a_server_says_does_not_command_the_terminal(files: Files) -> None:
+def test_control_characters_in_server_messages_are_removed(files: Files) -> None:
     files.write(request("a"))
     files.server.always(status(400, message="\x1b[2J\x1b]0;mine\x07gone\nTwo lines"))
-    _, said = files.run()
-    assert "\x1b" not in said
-    assert "\x07" not in said
-    assert "gone Two lines" in said
+    _, stderr = files.run()
+    assert "\x1b" not in stderr
+    assert "\x07" not in stderr
+    assert "gone Two lines" in stderr
 
 
-def test_a_disk_that_is_full_is_said_with_how_many_answers_are_lost(
-    files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_reported_with_number_of_lost_answers(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     files.write(*(request(f"r{n}") for n in range(30)))
     with monkeypatch.context() as patch:
         patch.setattr(journal.os, "write", full)
-        code, said = files.run()
+        code, stderr = files.run()
     assert code == 3
-    assert "out.jsonl cannot be written: No space left on device" in said
-    assert f"{len(files.server.requests)} answers could not be written: their rows will be sent again" in said
+    assert "out.jsonl cannot be written: No space left on device" in stderr
+    assert f"{len(files.server.requests)} answers could not be written: their rows will be sent again" in stderr
     assert files.run()[0] == 0
     assert len(files.lines()) == 30
 
 
-def test_help_says_what_there_is() -> None:
+def test_help_documents_options_and_exit_status() -> None:
     done = subprocess.run([*PROGRAM, "batch", "--help"], capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode == 0
     for word in ("--retry-failed", "--concurrency auto|N", "Exit status: 0", "130 interrupted", "--deployment"):

@@ -1,4 +1,4 @@
-"""A stream that is closed while it is being opened ends the same way, whatever the moment."""
+"""A stream that is closed while it is being opened ends the same way in every phase."""
 
 from __future__ import annotations
 
@@ -33,21 +33,23 @@ CLOSERS: Final[dict[str, Closer]] = {
     "the client": lambda client, stream: client.aclose(),
     "drained": lambda client, stream: client.drain(0.01),
 }
-by_each = pytest.mark.parametrize("closer", CLOSERS.values(), ids=CLOSERS)
+each_closer = pytest.mark.parametrize("closer", CLOSERS.values(), ids=CLOSERS)
 
 
-def end_of(seen: Recorder) -> tuple[str, str]:
-    ends = [event for event in seen.events if isinstance(event, CallEnded)]
+def outcome_of(recorder: Recorder) -> tuple[str, str]:
+    ends = [event for event in recorder.events if isinstance(event, CallEnded)]
     assert len(ends) == 1
     return ends[0].outcome, str(ends[0].error)
 
 
-async def ends_as_defined(opening: asyncio.Task[Any], stream: ChatStream, seen: Recorder) -> StreamInterruptedError:
+async def assert_cancelled(
+    opening: asyncio.Task[Any], stream: ChatStream, recorder: Recorder
+) -> StreamInterruptedError:
     with pytest.raises(StreamInterruptedError) as raised:
         await within(opening)
     assert type(raised.value) is StreamInterruptedError
     assert stream.outcome == "cancelled"
-    assert end_of(seen) == ("cancelled", "StreamInterruptedError")
+    assert outcome_of(recorder) == ("cancelled", "StreamInterruptedError")
     assert raised.value.meta is not None
     with pytest.raises(StreamInterruptedError):
         await stream.result()
@@ -57,8 +59,8 @@ async def ends_as_defined(opening: asyncio.Task[Any], stream: ChatStream, seen: 
 
 # --- without sockets -------------------------------------------------------------------------------------------------
 
-MOMENTS: Final[dict[str, tuple[Answer, bool]]] = {
-    "in line": (hanging("pool"), False),
+PHASES: Final[dict[str, tuple[Answer, bool]]] = {
+    "queued": (hanging("pool"), False),
     "dialing": (hanging("connect"), False),
     "sent": (hanging(), True),
     "status": (replying(FOREVER), True),
@@ -67,23 +69,23 @@ MOMENTS: Final[dict[str, tuple[Answer, bool]]] = {
 }
 
 
-@by_each
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_without_a_socket_closing_is_cancelled_at_each_moment(moment: str, closer: Closer) -> None:
-    answer, sent = MOMENTS[moment]
-    seen = Recorder()
+@each_closer
+@pytest.mark.parametrize("phase", PHASES)
+def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, closer: Closer) -> None:
+    answer, sent = PHASES[phase]
+    recorder = Recorder()
 
     async def main() -> tuple[ChatStream, StreamInterruptedError]:
         transport = FakeTransport(answer)
         runtime = Runtime(transport, ChangeSignal(), 10)
         client = client_of("http://nowhere")
-        settings = Settings.from_options({"token": "t", "observers": [seen], "retry": RetryPolicy()})
+        settings = Settings.from_options({"token": "t", "observers": [recorder], "retry": RetryPolicy()})
         client._build(runtime, settings, owner=True)
         stream = ask(client)
         opening = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(2.0)
         await closer(client, stream)
-        error = await ends_as_defined(opening, stream, seen)
+        error = await assert_cancelled(opening, stream, recorder)
         assert all(exchange.ends for exchange in transport.exchanges)
         return stream, error
 
@@ -93,7 +95,7 @@ def test_without_a_socket_closing_is_cancelled_at_each_moment(moment: str, close
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_client_that_its_token_callable_closes_ends_the_call_as_any_that_is_closed(streamed: bool) -> None:
+async def test_client_closed_by_its_token_callable_ends_the_call(streamed: bool) -> None:
     async def token() -> str:
         await client.aclose()
         return "t"
@@ -108,7 +110,7 @@ async def test_a_client_that_its_token_callable_closes_ends_the_call_as_any_that
 
 # --- with sockets ----------------------------------------------------------------------------------------------------
 
-Begun = tuple[AsyncFriendli, FriendliServer | None]
+ClientAndServer = tuple[AsyncFriendli, FriendliServer | None]
 
 
 async def turns(number: int = 20) -> None:
@@ -117,42 +119,42 @@ async def turns(number: int = 20) -> None:
 
 
 @asynccontextmanager
-async def served(seen: Recorder, answer: Step, **options: Any) -> AsyncIterator[Begun]:
-    async with FriendliServer() as server, client_of(server.url, observers=[seen], **options) as client:
+async def served(recorder: Recorder, answer: Step, **options: Any) -> AsyncIterator[ClientAndServer]:
+    async with FriendliServer() as server, client_of(server.url, observers=[recorder], **options) as client:
         server.enqueue(answer)
         yield client, server
 
 
 @asynccontextmanager
-async def in_line(seen: Recorder) -> AsyncIterator[Begun]:
+async def queued(recorder: Recorder) -> AsyncIterator[ClientAndServer]:
     async with (
-        served(seen, script(chunk("a"), stall()), max_connections=1) as (client, _),
+        served(recorder, script(chunk("a"), stall()), max_connections=1) as (client, _),
         ask(client.with_options(observers=[])),
     ):
         yield client, None
 
 
 @asynccontextmanager
-async def dialing(seen: Recorder) -> AsyncIterator[Begun]:
+async def dialing(recorder: Recorder) -> AsyncIterator[ClientAndServer]:
     with deaf_port() as port:
-        options: dict[str, Any] = {"timeout": Timeouts(connect=None), "observers": [seen]}
+        options: dict[str, Any] = {"timeout": Timeouts(connect=None), "observers": [recorder]}
         async with client_of(f"http://127.0.0.1:{port}", **options) as client:
             yield client, None
 
 
-REAL: Final[dict[str, Callable[[Recorder], Any]]] = {
-    "in line": in_line,
+SOCKET_PHASES: Final[dict[str, Callable[[Recorder], Any]]] = {
+    "queued": queued,
     "dialing": dialing,
-    "sent": lambda seen: served(seen, stall()),
-    "status": lambda seen: served(seen, script(head(), stall())),
-    "first bytes": lambda seen: served(seen, script(head(), raw(b'data: {"cho'), stall())),
-    "an error's body": lambda seen: served(seen, script(head(), stall(), status=500)),
-    "before the next attempt": lambda seen: served(seen, status(503, retry_after=30), retry=RetryPolicy()),
+    "sent": lambda recorder: served(recorder, stall()),
+    "status": lambda recorder: served(recorder, script(head(), stall())),
+    "first bytes": lambda recorder: served(recorder, script(head(), raw(b'data: {"cho'), stall())),
+    "an error's body": lambda recorder: served(recorder, script(head(), stall(), status=500)),
+    "before the next attempt": lambda recorder: served(recorder, status(503, retry_after=30), retry=RetryPolicy()),
 }
 
 
 @pytest.mark.parametrize("turns_before", range(30))
-async def test_a_call_under_way_is_told_at_any_turn_of_the_loop_that_its_client_was_closed(turns_before: int) -> None:
+async def test_closing_the_client_at_any_loop_turn_ends_calls_in_flight(turns_before: int) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.always(script(head(), stall()))
         stream = ask(client)
@@ -165,40 +167,40 @@ async def test_a_call_under_way_is_told_at_any_turn_of_the_loop_that_its_client_
         assert stream.outcome == "cancelled"
 
 
-@by_each
-@pytest.mark.parametrize("moment", REAL)
-async def test_over_sockets_closing_is_cancelled_at_each_moment(moment: str, closer: Closer) -> None:
-    seen = Recorder()
+@each_closer
+@pytest.mark.parametrize("phase", SOCKET_PHASES)
+async def test_close_in_any_phase_cancels_the_stream_over_sockets(phase: str, closer: Closer) -> None:
+    recorder = Recorder()
     async with AsyncExitStack() as stack:
-        client, server = await stack.enter_async_context(REAL[moment](seen))
+        client, server = await stack.enter_async_context(SOCKET_PHASES[phase](recorder))
         stream = ask(client)
         opening = asyncio.ensure_future(anext(stream))
         if server is not None:
             await server.wait_for_requests()
-        if "attempt" in moment:
+        if "attempt" in phase:
             await server.idle()
         await turns(50)
         assert not opening.done()
         await closer(client, stream)
-        await ends_as_defined(opening, stream, seen)
+        await assert_cancelled(opening, stream, recorder)
         if server is not None:
             await nothing_left(client, server, connections=None)
 
 
-@pytest.mark.parametrize("moment", REAL)
-async def test_a_plain_call_whose_client_is_closed_raises_one_class_at_each_moment(moment: str) -> None:
-    seen = Recorder()
+@pytest.mark.parametrize("phase", SOCKET_PHASES)
+async def test_closing_the_client_in_any_phase_ends_plain_calls(phase: str) -> None:
+    recorder = Recorder()
     async with AsyncExitStack() as stack:
-        client, server = await stack.enter_async_context(REAL[moment](seen))
+        client, server = await stack.enter_async_context(SOCKET_PHASES[phase](recorder))
         call = asyncio.ensure_future(complete(client))
         if server is not None:
             await server.wait_for_requests()
-        if "attempt" in moment:
+        if "attempt" in phase:
             await server.idle()
         await turns(50)
         await client.aclose()
         with pytest.raises(APIConnectionError, match="the client was closed") as raised:
             await within(call)
     assert type(raised.value) is APIConnectionError
-    assert raised.value.sent == (moment not in {"in line", "dialing", "before the next attempt"})
-    assert end_of(seen) == ("failed", "APIConnectionError")
+    assert raised.value.sent == (phase not in {"queued", "dialing", "before the next attempt"})
+    assert outcome_of(recorder) == ("failed", "APIConnectionError")

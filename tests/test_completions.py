@@ -1,4 +1,4 @@
-"""Completions: inputs, replies, streams and their dialects, and what a real engine makes of them."""
+"""Completions: inputs, replies, streams and their dialects, and the replies of a real engine."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -39,8 +39,8 @@ from friendli_async.testing import (
     status,
 )
 
-PLACES: Final = ["serverless", "dedicated", "container"]
-each_place: Final = pytest.mark.parametrize("place", PLACES)
+DEPLOYMENTS: Final = ["serverless", "dedicated", "container"]
+each_deployment: Final = pytest.mark.parametrize("deployment", DEPLOYMENTS)
 
 HEAD: Final = {"id": "c1", "object": "text_completion", "created": 1700000000, "model": "m"}
 COUNTS: Final = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
@@ -66,7 +66,7 @@ REPLY: Final[dict[str, Any]] = {
 
 
 def chunk(text: str | None = None, **choice: Any) -> Any:
-    """One event with one choice."""
+    """Returns an event with one choice."""
     given = {} if text is None else {"text": text}
     return event({**HEAD, "choices": [{"index": 0, **given, **choice}]})
 
@@ -80,12 +80,12 @@ def client_options() -> dict[str, Any]:
     return {"retry": RetryPolicy(max_attempts=2, initial=0.0)}
 
 
-def resource(client: AsyncFriendli, place: str = "serverless") -> Any:
-    return getattr(client, place).completions
+def resource(client: AsyncFriendli, deployment: str = "serverless") -> Any:
+    return getattr(client, deployment).completions
 
 
-def both(client: AsyncFriendli, **options: Any) -> Iterator[Callable[[], Awaitable[Any]]]:
-    """The two methods, each made to run."""
+def both_methods(client: AsyncFriendli, **options: Any) -> Iterator[Callable[[], Awaitable[Any]]]:
+    """Yields a call of each of the two methods."""
     yield lambda: resource(client).complete(**{"model": "m", **options})
     yield lambda: resource(client).stream(**{"model": "m", **options}).result()
 
@@ -93,9 +93,9 @@ def both(client: AsyncFriendli, **options: Any) -> Iterator[Callable[[], Awaitab
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-async def test_exactly_one_of_prompt_and_tokens_is_needed(client: AsyncFriendli, server: FriendliServer) -> None:
-    for place in PLACES:
-        completions = resource(client, place)
+async def test_exactly_one_of_prompt_and_tokens_is_required(client: AsyncFriendli, server: FriendliServer) -> None:
+    for deployment in DEPLOYMENTS:
+        completions = resource(client, deployment)
         for method in ("complete", "stream"):
             with pytest.raises(TypeError, match=rf"^{method}\(\) needs 'prompt' or 'tokens'$"):
                 await getattr(completions, method)(model="m")
@@ -106,19 +106,19 @@ async def test_exactly_one_of_prompt_and_tokens_is_needed(client: AsyncFriendli,
     assert server.requests == []
 
 
-async def test_prompt_can_be_passed_through_in_a_form_of_its_own(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_prompt_in_extra_body_is_passed_through(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(json_body(REPLY))
     await client.container.completions.complete(extra_body={"prompt": [[1, 2], "Hi"]})
     assert server.requests[0].json == {"prompt": [[1, 2], "Hi"]}
 
 
-async def test_model_is_required_but_of_a_container(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_model_is_required_except_for_containers(client: AsyncFriendli, server: FriendliServer) -> None:
     server.always(json_body(REPLY))
-    for place in ("serverless", "dedicated"):
+    for deployment in ("serverless", "dedicated"):
         with pytest.raises(TypeError, match="model"):
-            await resource(client, place).complete(prompt="Hi")
+            await resource(client, deployment).complete(prompt="Hi")
         with pytest.raises(TypeError, match="model"):
-            resource(client, place).stream(prompt="Hi")
+            resource(client, deployment).stream(prompt="Hi")
     assert server.requests == []
     await client.container.completions.complete(prompt="Hi")
     await client.container.completions.complete(model=None, tokens=(1, 2))
@@ -130,7 +130,7 @@ async def test_model_is_required_but_of_a_container(client: AsyncFriendli, serve
     ]
 
 
-BAD: Final[list[tuple[dict[str, Any], str]]] = [
+INVALID: Final[list[tuple[dict[str, Any], str]]] = [
     ({"model": 5}, r"^model: Expected `str`"),
     ({"prompt": 5}, r"^prompt: "),
     ({"prompt": ["a", 5]}, r"^prompt\[1\]: "),
@@ -153,21 +153,21 @@ BAD: Final[list[tuple[dict[str, Any], str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), BAD, ids=[f"{i}-{next(reversed(e[0]))}" for i, e in enumerate(BAD)])
-async def test_bad_value_is_refused_with_its_path_before_anything_is_sent(
+@pytest.mark.parametrize(
+    ("options", "message"), INVALID, ids=[f"{i}-{next(reversed(e[0]))}" for i, e in enumerate(INVALID)]
+)
+async def test_invalid_value_is_rejected_with_its_path_before_sending(
     client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], message: str
 ) -> None:
-    for run in both(client, **{"prompt": "Hi", **options}):
+    for run in both_methods(client, **{"prompt": "Hi", **options}):
         with pytest.raises(ValueError, match=message):
             await run()
     assert server.requests == []
 
 
-async def test_unknown_keyword_is_a_type_error_with_the_nearest_one(
-    client: AsyncFriendli, server: FriendliServer
-) -> None:
+async def test_unknown_keyword_raises_type_error_with_suggestion(client: AsyncFriendli, server: FriendliServer) -> None:
     for keyword, hint in (("max_token", "'max_tokens'"), ("bad_word", "'bad_words'"), ("retry", "with_options")):
-        for run in both(client, prompt="Hi", **{keyword: 1}):
+        for run in both_methods(client, prompt="Hi", **{keyword: 1}):
             with pytest.raises(TypeError, match=keyword) as raised:
                 await run()
             assert hint in str(raised.value)
@@ -177,7 +177,9 @@ async def test_unknown_keyword_is_a_type_error_with_the_nearest_one(
     assert server.requests == []
 
 
-async def test_unknown_keys_inside_survive_and_none_is_null(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_unknown_nested_keys_are_sent_and_none_becomes_null(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     server.enqueue(json_body(REPLY))
     sent = {"stop_tokens": [{"tokens": None, "later": 1}], "response_format": {"type": "text", "later": 1}, "n": None}
     await resource(client).complete(model="m", prompt="Hi", **sent)
@@ -192,9 +194,9 @@ async def test_unknown_keys_inside_survive_and_none_is_null(client: AsyncFriendl
         ({"stream_options": {"include_usage": False}}, {"include_usage": False}),
         ({"extra_body": {"stream_options": {"later": 1}}}, {"later": 1}),
     ],
-    ids=["left out", "null", "false", "passed through"],
+    ids=["omitted", "null", "false", "extra body"],
 )
-async def test_stream_asks_for_its_usage_unless_told_otherwise(
+async def test_stream_requests_usage_by_default(
     client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], sent: object
 ) -> None:
     server.enqueue(script(chunk("a"), FINISH, done()))
@@ -206,10 +208,10 @@ async def test_stream_asks_for_its_usage_unless_told_otherwise(
 # --- plain replies ---------------------------------------------------------------------------------------------------
 
 
-@each_place
-async def test_reply_is_read_whole(client: AsyncFriendli, server: FriendliServer, place: str) -> None:
+@each_deployment
+async def test_reply_is_decoded_completely(client: AsyncFriendli, server: FriendliServer, deployment: str) -> None:
     server.enqueue(json_body({**REPLY, "added later": 1}))
-    reply = await resource(client, place).complete(model="m", prompt="Hi")
+    reply = await resource(client, deployment).complete(model="m", prompt="Hi")
     assert type(reply) is TextCompletion
     assert reply.text == " such as"
     assert reply.usage == Usage(1, 2, 3)
@@ -219,29 +221,31 @@ async def test_reply_is_read_whole(client: AsyncFriendli, server: FriendliServer
     assert msgspec.json.decode(msgspec.json.encode(reply)) == REPLY
     assert reply.meta.status == 200
     [received] = server.requests
-    prefix = "" if place == "container" else f"/{place}"
+    prefix = "" if deployment == "container" else f"/{deployment}"
     assert (received.method, received.path) == ("POST", f"{prefix}/v1/completions")
 
 
-async def test_least_reply_and_new_words_are_read(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_minimal_reply_and_unknown_finish_reason_are_decoded(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     server.enqueue(json_body({"choices": [{"text": None, "finish_reason": "later"}]}))
-    odd = await resource(client).complete(model="m", prompt="Hi")
-    assert odd.choices == (TextCompletionChoice(0, "", "later"),)
-    assert msgspec.json.encode(odd) == b'{"choices":[{"index":0,"text":"","finish_reason":"later"}]}'
+    reply = await resource(client).complete(model="m", prompt="Hi")
+    assert reply.choices == (TextCompletionChoice(0, "", "later"),)
+    assert msgspec.json.encode(reply) == b'{"choices":[{"index":0,"text":"","finish_reason":"later"}]}'
 
 
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"null", b"", b'{"choices": {}}'])
-async def test_reply_that_is_none_is_a_decode_error(client: AsyncFriendli, server: FriendliServer, data: bytes) -> None:
+async def test_malformed_reply_raises_decode_error(client: AsyncFriendli, server: FriendliServer, data: bytes) -> None:
     server.enqueue(body(data, content_type="application/json"))
     with pytest.raises(ResponseDecodeError):
         await resource(client).complete(model="m", prompt="Hi")
 
 
-async def test_call_and_stream_are_repeated_when_they_may_have_been_accepted(
+async def test_call_and_stream_are_retried_even_if_possibly_accepted(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(status(502), json_body(REPLY), reset(), json_body(REPLY), status(500), script(chunk("a"), FINISH))
-    for run in both(client, prompt="Hi"):
+    for run in both_methods(client, prompt="Hi"):
         assert len((await run()).meta.attempts) == 2
         if len(server.requests) == 2:
             assert (await run()).text == " such as"
@@ -251,7 +255,7 @@ async def test_call_and_stream_are_repeated_when_they_may_have_been_accepted(
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-async def test_stream_gives_chunks_and_adds_up_to_a_completion(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_stream_yields_chunks_and_a_completion(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(comment(), chunk(" such", token=1778), chunk(" as", token=439), FINISH, USAGE, done()))
     async with client.serverless.completions.stream(model="m", prompt="Hi") as stream:
         chunks = [chunk async for chunk in stream]
@@ -275,13 +279,15 @@ async def test_stream_gives_chunks_and_adds_up_to_a_completion(client: AsyncFrie
     assert await stream.result() is result
 
 
-async def test_stream_of_every_byte_by_itself_is_the_same(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_stream_split_into_single_bytes_gives_the_same_result(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     server.enqueue(script(split(chunk("Grüße")), split(chunk(" 👋")), split(FINISH), split(USAGE), split(done())))
     result = await client.serverless.completions.stream(model="m", prompt="Hi").result()
     assert (result.text, result.usage) == ("Grüße 👋", Usage(1, 2, 3))
 
 
-async def test_text_of_a_stream_is_a_view_without_empty_pieces(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_text_view_skips_empty_deltas(client: AsyncFriendli, server: FriendliServer) -> None:
     pair = raw(b'data: {"choices":[{"text":"\\ud83d"}]}\n\ndata: {"choices":[{"text":"\\udc4b"}]}\n\n')
     server.enqueue(script(chunk(""), chunk("a"), chunk("b", index=1), pair, FINISH, USAGE, done()))
     stream = client.serverless.completions.stream(model="m", prompt="Hi")
@@ -291,7 +297,7 @@ async def test_text_of_a_stream_is_a_view_without_empty_pieces(client: AsyncFrie
     assert [choice.text for choice in result.choices] == ["a👋", "b"]
 
 
-async def test_logprobs_of_a_stream_are_joined(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_streamed_logprobs_are_joined(client: AsyncFriendli, server: FriendliServer) -> None:
     def one(token: str, logprob: float | None, offset: int) -> dict[str, object]:
         top = None if logprob is None else {token: logprob}
         return {"tokens": [token], "token_logprobs": [logprob], "top_logprobs": [top], "text_offset": [offset]}
@@ -305,7 +311,7 @@ async def test_logprobs_of_a_stream_are_joined(client: AsyncFriendli, server: Fr
 
 
 @pytest.mark.parametrize(
-    ("options", "ends", "whole"),
+    ("options", "finish_reasons", "complete"),
     [
         ({"prompt": "Hi"}, ["stop"], True),
         ({"prompt": "Hi"}, ["later"], True),
@@ -321,14 +327,18 @@ async def test_logprobs_of_a_stream_are_joined(client: AsyncFriendli, server: Fr
     ],
     ids=str,
 )
-async def test_stream_without_the_sentinel_is_whole_when_every_choice_has_ended(
-    client: AsyncFriendli, server: FriendliServer, options: dict[str, Any], ends: list[str | None], whole: bool
+async def test_stream_without_sentinel_is_complete_if_every_choice_finished(
+    client: AsyncFriendli,
+    server: FriendliServer,
+    options: dict[str, Any],
+    finish_reasons: list[str | None],
+    complete: bool,
 ) -> None:
-    server.enqueue(script(chunk("a"), *(chunk("", index=i, finish_reason=end) for i, end in enumerate(ends))))
+    server.enqueue(script(chunk("a"), *(chunk("", index=i, finish_reason=end) for i, end in enumerate(finish_reasons))))
     stream = resource(client).stream(model="m", **options)
-    if whole:
+    if complete:
         result = await stream.result()
-        assert [choice.finish_reason for choice in result.choices] == ends
+        assert [choice.finish_reason for choice in result.choices] == finish_reasons
         assert stream.outcome == "done"
         return
     with pytest.raises(StreamInterruptedError) as raised:
@@ -338,7 +348,7 @@ async def test_stream_without_the_sentinel_is_whole_when_every_choice_has_ended(
     assert raised.value.partial.text == "a"
 
 
-async def test_stream_that_breaks_raises_with_what_had_arrived(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_interrupted_stream_raises_with_partial(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("b", index=1), USAGE, chunk("a"), reset()))
     stream = client.serverless.completions.stream(model="m", prompt="Hi")
     with pytest.raises(StreamInterruptedError) as raised:
@@ -360,28 +370,26 @@ async def test_stream_that_breaks_raises_with_what_had_arrived(client: AsyncFrie
         event({"error": {"message": "broken", "code": 500}}, name="error"),
         event({"choices": [{"text": "x"}], "error": {"message": "broken", "status": 500}}),
     ],
-    ids=["data", "named", "beside choices"],
+    ids=["data", "named", "with choices"],
 )
-async def test_error_in_a_stream_raises_the_class_that_it_names(
-    client: AsyncFriendli, server: FriendliServer, error: Any
-) -> None:
+async def test_error_event_raises_its_error_class(client: AsyncFriendli, server: FriendliServer, error: Any) -> None:
     server.enqueue(script(chunk("a"), error, chunk("b")))
     stream = client.serverless.completions.stream(model="m", prompt="Hi")
     with pytest.raises(InternalServerError, match="broken") as raised:
         await stream.result()
     assert stream.outcome == "failed"
     assert raised.value.partial is not None
-    beside = b"choices" in getattr(error, "data", b"")  # content that stands beside an error is delivered first
-    assert raised.value.partial.text == ("ax" if beside else "a")
+    has_choices = b"choices" in getattr(error, "data", b"")  # content in the same event is delivered before the error
+    assert raised.value.partial.text == ("ax" if has_choices else "a")
     assert stream.meta.status == 200
 
 
-async def test_event_that_is_no_chunk_is_passed_by_or_a_decode_error(
+async def test_unrelated_event_is_skipped_and_malformed_chunk_raises(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
-    passing = [event("null"), event({"type": "ping"}, name="ping"), event({}), event({"later": 1})]
+    unrelated = [event("null"), event({"type": "ping"}, name="ping"), event({}), event({"later": 1})]
     named = event({"choices": [{"text": "b"}]}, name="later")
-    server.enqueue(script(*passing, chunk("a"), *passing, named, FINISH, done()))
+    server.enqueue(script(*unrelated, chunk("a"), *unrelated, named, FINISH, done()))
     assert (await client.serverless.completions.stream(model="m", prompt="Hi").result()).text == "ab"
     server.enqueue(script(chunk("a"), event({"choices": 5})))
     with pytest.raises(ResponseDecodeError) as raised:
@@ -390,7 +398,7 @@ async def test_event_that_is_no_chunk_is_passed_by_or_a_decode_error(
     assert raised.value.partial.text == "a"
 
 
-async def test_leaving_a_stream_stops_it(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_leaving_a_stream_cancels_it(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), raw(b": \n" * 10), event("null"), chunk("b"), reset()))
     async with client.serverless.completions.stream(model="m", prompt="Hi") as stream:
         async for each in stream:
@@ -403,7 +411,7 @@ async def test_leaving_a_stream_stops_it(client: AsyncFriendli, server: Friendli
     assert raised.value.partial.text.startswith("a")
 
 
-# --- the frames of 2024 ----------------------------------------------------------------------------------------------
+# --- legacy frames of 2024 -------------------------------------------------------------------------------------------
 
 SAMPLED: Final = [{"index": 0, "text": " such", "token": 1778}, {"index": 0, "text": " as", "token": 439}]
 WHOLE: Final = {"choices": [{"index": 0, "seed": 7, "text": " such as", "tokens": [1778, 439]}], "usage": COUNTS}
@@ -411,7 +419,7 @@ WHOLE: Final = {"choices": [{"index": 0, "seed": 7, "text": " such as", "tokens"
 
 @pytest.mark.parametrize("sentinel", [True, False])
 @pytest.mark.parametrize("where", ["data", "event line", "both"])
-async def test_old_frames_add_up_to_the_same_completion(
+async def test_legacy_frames_fold_into_the_same_completion(
     client: AsyncFriendli, server: FriendliServer, where: str, sentinel: bool
 ) -> None:
     def frame(kind: str, data: dict[str, Any]) -> Any:
@@ -428,7 +436,7 @@ async def test_old_frames_add_up_to_the_same_completion(
     assert result.usage == Usage(1, 2, 3)
 
 
-async def test_old_frames_without_their_end_are_truncated(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_legacy_stream_without_complete_frame_is_truncated(client: AsyncFriendli, server: FriendliServer) -> None:
     frames = [event({"event": "token_sampled", **data}) for data in SAMPLED]
     server.enqueue(script(*frames))
     with pytest.raises(StreamInterruptedError) as raised:
@@ -437,10 +445,12 @@ async def test_old_frames_without_their_end_are_truncated(client: AsyncFriendli,
     assert raised.value.partial.text == " such as"
 
 
-async def test_key_of_old_frames_does_not_harm_new_ones(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_event_key_of_legacy_frames_is_ignored_in_current_chunks(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
     choice = {"index": 0, "text": '"event"', "logprobs": {"tokens": ["event"]}}
-    odd = event({**HEAD, "event": "token_sampled", "choices": [{"index": 0, "text": "b"}]})
-    server.enqueue(script(event({**HEAD, "choices": [choice]}), odd, chunk("c"), FINISH, done()))
+    with_event_key = event({**HEAD, "event": "token_sampled", "choices": [{"index": 0, "text": "b"}]})
+    server.enqueue(script(event({**HEAD, "choices": [choice]}), with_event_key, chunk("c"), FINISH, done()))
     result = await client.dedicated.completions.stream(model="m", prompt="Hi").result()
     assert result.text == '"event"bc'
     server.enqueue(script(chunk("a"), event({"event": "complete", "choices": 5})))
@@ -451,12 +461,12 @@ async def test_key_of_old_frames_does_not_harm_new_ones(client: AsyncFriendli, s
 # --- the embedded server ---------------------------------------------------------------------------------------------
 
 
-@each_place
-async def test_embedded_server_gives_the_same_plain_and_streamed(client: AsyncFriendli, place: str) -> None:
+@each_deployment
+async def test_embedded_server_replies_equally_plain_and_streamed(client: AsyncFriendli, deployment: str) -> None:
     for options in ({"prompt": "Hello there"}, {"prompt": ["a b c", "d"], "n": 2}, {"tokens": [72, 105]}):
-        asked = {"model": "m", "logprobs": 2, **options}
-        plain = await resource(client, place).complete(**asked)
-        streamed = await resource(client, place).stream(**asked).result()
+        arguments = {"model": "m", "logprobs": 2, **options}
+        plain = await resource(client, deployment).complete(**arguments)
+        streamed = await resource(client, deployment).stream(**arguments).result()
         assert plain.text
         assert plain.usage == streamed.usage is not None
         assert [(each.text, each.finish_reason, each.logprobs) for each in streamed.choices] == [
@@ -464,7 +474,7 @@ async def test_embedded_server_gives_the_same_plain_and_streamed(client: AsyncFr
         ]
 
 
-async def test_embedded_server_refuses_what_the_schema_does_not_allow(client: AsyncFriendli) -> None:
+async def test_embedded_server_rejects_schema_violations(client: AsyncFriendli) -> None:
     with pytest.raises(UnprocessableEntityError, match="max_tokens"):
         await client.serverless.completions.complete(model="m", prompt="Hi", extra_body={"max_tokens": "x"})
 
@@ -479,10 +489,10 @@ async def local(engine: LocalEngine) -> AsyncIterator[AsyncFriendli]:
 
 
 @pytest.mark.engine
-async def test_engine_continues_a_prompt_plain_and_streamed_alike(local: AsyncFriendli) -> None:
-    asked: dict[str, Any] = {"prompt": "The sea is", "max_tokens": 20, "temperature": 0.0}
-    plain = await local.container.completions.complete(**asked, extra_body={"ignore_eos": True})
-    async with local.container.completions.stream(**asked, extra_body={"ignore_eos": True}) as stream:
+async def test_engine_completes_a_prompt_equally_plain_and_streamed(local: AsyncFriendli) -> None:
+    arguments: dict[str, Any] = {"prompt": "The sea is", "max_tokens": 20, "temperature": 0.0}
+    plain = await local.container.completions.complete(**arguments, extra_body={"ignore_eos": True})
+    async with local.container.completions.stream(**arguments, extra_body={"ignore_eos": True}) as stream:
         pieces = [chunk.text async for chunk in stream]
     result = await stream.result()
     assert stream.outcome == "done"
@@ -495,16 +505,16 @@ async def test_engine_continues_a_prompt_plain_and_streamed_alike(local: AsyncFr
 
 
 @pytest.mark.engine
-async def test_engine_continues_several_prompts_in_one_stream(local: AsyncFriendli) -> None:
-    asked: dict[str, Any] = {"prompt": ["The sea is", "Once"], "max_tokens": 6, "temperature": 0.0}
-    plain = await local.container.completions.complete(**asked)
-    result = await local.container.completions.stream(**asked).result()
+async def test_engine_completes_several_prompts_in_one_stream(local: AsyncFriendli) -> None:
+    arguments: dict[str, Any] = {"prompt": ["The sea is", "Once"], "max_tokens": 6, "temperature": 0.0}
+    plain = await local.container.completions.complete(**arguments)
+    result = await local.container.completions.stream(**arguments).result()
     assert len(plain.choices) == 2
     assert [choice.text for choice in result.choices] == [choice.text for choice in plain.choices]
 
 
 @pytest.mark.engine
-async def test_engine_gives_log_probabilities_its_own_way(local: AsyncFriendli) -> None:
+async def test_logprobs_in_the_dialect_of_the_engine_are_decoded(local: AsyncFriendli) -> None:
     result = await local.container.completions.stream(prompt="The sea", max_tokens=4, logprobs=2).result()
     logprobs = result.choices[0].logprobs
     assert logprobs is not None

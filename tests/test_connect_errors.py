@@ -1,4 +1,4 @@
-"""What a connection that could not be made is told in: where to, and why not, and nothing of aiohttp's insides."""
+"""Messages of connection errors name the target and the reason, and expose no internals of aiohttp."""
 
 from __future__ import annotations
 
@@ -40,82 +40,84 @@ from friendli_async.testing import FriendliServer
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-async def words_of(url: str, **options: Any) -> str:
+async def connect_error(url: str, **options: Any) -> str:
     async with client_of(url, **options) as client:
         with pytest.raises(APIConnectionError) as raised:
             await complete(client)
     assert raised.value.sent is False
-    words = str(raised.value)
-    assert "object at 0x" not in words
-    assert "ssl:" not in words
-    return words
+    message = str(raised.value)
+    assert "object at 0x" not in message
+    assert "ssl:" not in message
+    return message
 
 
 @pytest.mark.compatibility
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_port_where_nobody_listens_is_refused(unused_tcp_port: int, scheme: str) -> None:
-    words = await words_of(f"{scheme}://127.0.0.1:{unused_tcp_port}")
-    assert words == f"could not connect: 127.0.0.1:{unused_tcp_port} [Connection refused]"
+async def test_refused_connection_names_host_and_port(unused_tcp_port: int, scheme: str) -> None:
+    message = await connect_error(f"{scheme}://127.0.0.1:{unused_tcp_port}")
+    assert message == f"could not connect: 127.0.0.1:{unused_tcp_port} [Connection refused]"
 
 
 @pytest.mark.compatibility
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_that_is_not_there_is_named(unused_tcp_port: int, scheme: str) -> None:
-    words = await words_of(f"{scheme}://api.example", proxy=f"http://127.0.0.1:{unused_tcp_port}")
-    assert words == f"could not connect: the proxy 127.0.0.1:{unused_tcp_port} [Connection refused]"
+async def test_unreachable_proxy_is_named(unused_tcp_port: int, scheme: str) -> None:
+    message = await connect_error(f"{scheme}://api.example", proxy=f"http://127.0.0.1:{unused_tcp_port}")
+    assert message == f"could not connect: the proxy 127.0.0.1:{unused_tcp_port} [Connection refused]"
 
 
 @pytest.mark.compatibility
-async def test_a_session_of_the_users_tells_it_in_the_same_words(unused_tcp_port: int) -> None:
+async def test_error_message_is_the_same_with_user_session(unused_tcp_port: int) -> None:
     async with aiohttp.ClientSession() as session:
-        words = await words_of(f"https://127.0.0.1:{unused_tcp_port}", session=session)
-    assert words == f"could not connect: 127.0.0.1:{unused_tcp_port} [Connection refused]"
+        message = await connect_error(f"https://127.0.0.1:{unused_tcp_port}", session=session)
+    assert message == f"could not connect: 127.0.0.1:{unused_tcp_port} [Connection refused]"
 
 
-async def test_a_name_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unresolvable_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async def getaddrinfo(*_: Any, **__: Any) -> Any:
         raise NO_NAME
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    words = await words_of("https://nowhere.example")
-    assert words == (
+    message = await connect_error("https://nowhere.example")
+    assert message == (
         "could not connect: nowhere.example:443 [the name could not be resolved: Name or service not known]"
     )
 
 
 @pytest.mark.parametrize("number", [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH])
-async def test_what_the_system_says_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+async def test_os_error_is_reported_by_its_strerror(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     async def sock_connect(sock: socket.socket, address: Any) -> None:
         raise OSError(number, f"Connect call failed {address}")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
-    assert await words_of("http://127.0.0.1:7") == f"could not connect: 127.0.0.1:7 [{os.strerror(number)}]"
+    assert await connect_error("http://127.0.0.1:7") == f"could not connect: 127.0.0.1:7 [{os.strerror(number)}]"
 
 
-async def test_an_address_of_version_6_is_bracketed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ipv6_address_is_bracketed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sock_connect(sock: socket.socket, address: Any) -> None:
         raise OSError(ENETUNREACH, "Connect call failed")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
-    assert await words_of("http://[::1]:7") == "could not connect: [::1]:7 [Network is unreachable]"
+    assert await connect_error("http://[::1]:7") == "could not connect: [::1]:7 [Network is unreachable]"
 
 
 @pytest.mark.compatibility
-async def test_a_server_that_speaks_no_tls_is_told(server: FriendliServer) -> None:
-    words = await words_of(server.url.replace("http:", "https:"))
+async def test_server_without_tls_is_reported(server: FriendliServer) -> None:
+    message = await connect_error(server.url.replace("http:", "https:"))
     where = server.url.removeprefix("http://")
-    assert words.lower() == f"could not connect: {where} [tls: wrong version number; does the server speak tls there?]"
+    assert (
+        message.lower() == f"could not connect: {where} [tls: wrong version number; does the server speak tls there?]"
+    )
 
 
 @pytest.mark.compatibility
-async def test_a_server_that_hangs_up_in_the_handshake_is_told() -> None:
+async def test_disconnect_during_handshake_is_reported() -> None:
     def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as hanging_up:
-        port = hanging_up.sockets[0].getsockname()[1]
-        words = await words_of(f"https://127.0.0.1:{port}")
-    assert words.startswith(f"could not connect: 127.0.0.1:{port} [")
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        message = await connect_error(f"https://127.0.0.1:{port}")
+    assert message.startswith(f"could not connect: 127.0.0.1:{port} [")
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
@@ -131,15 +133,15 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls") / "theirs", "stranger")
 
 
-PAST: Final = {"begin": "20200101000000Z", "end": "20200201000000Z"}
-FUTURE: Final = {"begin": "20990101000000Z", "end": "20990201000000Z"}
+EXPIRED: Final = {"begin": "20200101000000Z", "end": "20200201000000Z"}
+NOT_YET_VALID: Final = {"begin": "20990101000000Z", "end": "20990201000000Z"}
 
 
-async def refused(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, foreign: bool, streamed: bool) -> str:
-    """The words of a connection that is refused at once, and not tried again."""
+async def tls_error(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, user_session: bool, streamed: bool) -> str:
+    """Returns the reason of a TLS error, which must be permanent and not retried."""
     async with TalkativeTLSServer(context) as server, AsyncExitStack() as stack:
         options: dict[str, Any] = {"ssl": client_tls}
-        if foreign:
+        if user_session:
             connector = aiohttp.TCPConnector(ssl=client_tls)
             options = {"session": await stack.enter_async_context(aiohttp.ClientSession(connector=connector))}
         async with client_of(server.url, retry=QUICK, **options) as client:
@@ -155,79 +157,84 @@ async def refused(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, foreig
         return str(error).removeprefix(f"could not connect: {where} ")
 
 
-@pytest.mark.parametrize(("foreign", "streamed"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize(("user_session", "streamed"), [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize(
-    ("made", "words"),
+    ("certificate", "message"),
     [
-        (PAST, "certificate has expired"),
-        (FUTURE, "certificate is not yet valid"),
+        (EXPIRED, "certificate has expired"),
+        (NOT_YET_VALID, "certificate is not yet valid"),
         ({"name": "elsewhere.example"}, "Hostname mismatch, certificate is not valid for 'localhost'"),
         ({"purpose": "clientAuth"}, "certificate purpose"),
     ],
 )
-async def test_a_certificate_is_refused_in_words(
-    authority: Authority, made: dict[str, str], words: str, foreign: bool, streamed: bool
+async def test_rejection_of_server_certificate_is_explained(
+    authority: Authority, certificate: dict[str, str], message: str, user_session: bool, streamed: bool
 ) -> None:
-    server_tls = authority.server(*authority.issue(**made))
-    said = await refused(server_tls, authority.client(), foreign=foreign, streamed=streamed)
-    assert said.startswith("[the server's certificate is refused: ")
-    assert words in said
+    server_tls = authority.server(*authority.issue(**certificate))
+    reason = await tls_error(server_tls, authority.client(), user_session=user_session, streamed=streamed)
+    assert reason.startswith("[the server's certificate is refused: ")
+    assert message in reason
 
 
 @pytest.mark.parametrize("trusted", ["theirs", "the system's"])
-async def test_a_certificate_of_an_authority_that_is_not_trusted_says_how_to_trust_one(
+async def test_error_of_untrusted_authority_says_how_to_trust_it(
     authority: Authority, stranger: Authority, trusted: str
 ) -> None:
     tls = stranger.client() if trusted == "theirs" else ssl.create_default_context()
-    said = await refused(authority.server(*authority.issue()), tls, foreign=False, streamed=False)
-    assert "local issuer certificate; ssl= or SSL_CERT_FILE name further authorities to trust]" in said
+    reason = await tls_error(authority.server(*authority.issue()), tls, user_session=False, streamed=False)
+    assert "local issuer certificate; ssl= or SSL_CERT_FILE name further authorities to trust]" in reason
 
 
-@pytest.mark.parametrize(("foreign", "streamed"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("user_session", "streamed"), [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("shown", ["none", "a stranger's"])
-async def test_a_server_that_refuses_the_clients_certificate_is_told(
-    authority: Authority, stranger: Authority, shown: str, version: ssl.TLSVersion, foreign: bool, streamed: bool
+@pytest.mark.parametrize("presented", ["none", "a stranger's"])
+async def test_rejection_of_client_certificate_is_reported(
+    authority: Authority,
+    stranger: Authority,
+    presented: str,
+    version: ssl.TLSVersion,
+    user_session: bool,
+    streamed: bool,
 ) -> None:
     context = authority.server(*authority.issue(), clients=True)
     context.maximum_version = version
-    client_tls = authority.client(*(stranger.issue("me") if shown != "none" else ()))
-    assert "client certificate" in await refused(context, client_tls, foreign=foreign, streamed=streamed)
+    client_tls = authority.client(*(stranger.issue("me") if presented != "none" else ()))
+    assert "client certificate" in await tls_error(context, client_tls, user_session=user_session, streamed=streamed)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_versions_and_ciphers_that_do_not_meet_are_told(authority: Authority, streamed: bool) -> None:
+async def test_tls_version_or_cipher_mismatch_is_reported(authority: Authority, streamed: bool) -> None:
     context, client_tls = authority.server(*authority.issue()), authority.client()
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    assert "no TLS version in common" in await refused(context, client_tls, foreign=False, streamed=streamed)
+    assert "no TLS version in common" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
     context, client_tls = authority.server(*authority.issue()), authority.client()
     client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
     client_tls.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    assert "no cipher in common" in await refused(context, client_tls, foreign=False, streamed=streamed)
+    assert "no cipher in common" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
 
 
-async def test_a_trusted_certificate_serves_with_and_without_the_clients(authority: Authority) -> None:
-    for context, shown in (
+async def test_trusted_certificate_works_with_and_without_client_certificate(authority: Authority) -> None:
+    for context, presented in (
         (authority.server(*authority.issue()), ()),
         (authority.server(*authority.issue(), clients=True), authority.issue("me")),
     ):
         async with (
             TalkativeTLSServer(context) as server,
-            client_of(server.url, ssl=authority.client(*shown)) as client,
+            client_of(server.url, ssl=authority.client(*presented)) as client,
         ):
             assert (await within(complete(client))).text == "by tls"
 
 
-async def test_a_server_that_speaks_tls_to_plain_http_is_told() -> None:
+async def test_tls_server_behind_http_url_is_reported() -> None:
     async with saying(bytes.fromhex("15030100020246")) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError, match="no reply: it speaks TLS: https"):
             await within(complete(client))
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("data", "message"),
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number; does the server speak TLS there?"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number; does the server speak TLS there?"),
@@ -236,17 +243,17 @@ async def test_a_server_that_speaks_tls_to_plain_http_is_told() -> None:
         (bytes.fromhex("15030300020246"), "no TLS version in common"),
     ],
 )
-async def test_what_ends_a_handshake_is_told_after_one_attempt(said: bytes, words: str) -> None:
+async def test_failed_handshake_is_explained_and_not_retried(data: bytes, message: str) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation._reader.read(100)
-        await conversation.send(said)
+        await conversation.send(data)
         await conversation.gone()
 
     async with RawServer(talk) as server:
         async with client_of(server.url.replace("http:", "https:"), retry=QUICK) as client:
             with pytest.raises(APIConnectionError) as raised:
                 await within(complete(client))
-        assert words.lower() in str(raised.value).lower()
+        assert message.lower() in str(raised.value).lower()
         assert server.connections == 1
 
 
@@ -255,7 +262,7 @@ async def test_what_ends_a_handshake_is_told_after_one_attempt(said: bytes, word
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
-    ("status", "attempts", "words"),
+    ("status", "attempts", "message"),
     [
         ("407 Proxy Authentication Required", 1, "407 Proxy Authentication Required"),
         ("407", 1, "407 Proxy Authentication Required"),
@@ -268,8 +275,8 @@ async def test_what_ends_a_handshake_is_told_after_one_attempt(said: bytes, word
         ("504 Gateway Timeout", 3, "504 Gateway Timeout"),
     ],
 )
-async def test_a_proxy_that_refuses_a_tunnel_is_named_and_asked_again_where_that_may_help(
-    status: str, attempts: int, words: str, streamed: bool
+async def test_rejected_tunnel_names_the_proxy_and_is_retried_if_transient(
+    status: str, attempts: int, message: str, streamed: bool
 ) -> None:
     answer = reply(b"<html>", status=status, kind="text/html", headers="Proxy-Authenticate: Basic\r\n")
     async with saying(answer) as proxy:
@@ -278,31 +285,31 @@ async def test_a_proxy_that_refuses_a_tunnel_is_named_and_asked_again_where_that
         async with client_of("https://api.invalid", **options) as client:
             with pytest.raises(APIConnectionError) as raised:
                 await within(read(ask(client)) if streamed else complete(client))
-        assert str(raised.value) == f"the proxy {where} refused: {words}"
+        assert str(raised.value) == f"the proxy {where} refused: {message}"
         assert not raised.value.sent
         assert proxy.connections == attempts
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("data", "message"),
     [
         (b"\x00\x01\r\n\r\n", "what came is no HTTP: Bad status line"),
         (b"HTTP/1.1 200 Conn", "it closed the connection"),
         (bytes.fromhex("15030100020246"), "it speaks TLS: https?"),
     ],
 )
-async def test_what_is_no_answer_of_a_proxy_is_told_with_its_name(said: bytes, words: str) -> None:
-    async with saying(said) as proxy, client_of("https://api.invalid", proxy=proxy.url) as client:
+async def test_invalid_proxy_response_names_the_proxy(data: bytes, message: str) -> None:
+    async with saying(data) as proxy, client_of("https://api.invalid", proxy=proxy.url) as client:
         where = proxy.url.removeprefix("http://")
         with pytest.raises(APIConnectionError) as raised:
             await within(complete(client))
-    assert str(raised.value).startswith(f"could not connect: the proxy {where} [{words}")
+    assert str(raised.value).startswith(f"could not connect: the proxy {where} [{message}")
     assert not raised.value.sent
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("status", "kind"), [(407, APIStatusError), (403, PermissionDeniedError), (511, None)])
-async def test_a_refusal_of_a_proxy_of_plain_http_is_not_asked_for_again(
+async def test_error_response_of_plain_http_proxy_is_not_retried(
     status: int, kind: type[APIStatusError] | None, streamed: bool
 ) -> None:
     page = b"<html><title>ERROR: access denied by policy</title></html>"
@@ -313,23 +320,23 @@ async def test_a_refusal_of_a_proxy_of_plain_http_is_not_asked_for_again(
         assert proxy.connections == 1
 
 
-# --- connectors of the user's ----------------------------------------------------------------------------------------
+# --- user-supplied connectors ----------------------------------------------------------------------------------------
 
 
 class SocksError(Exception):
-    """As python-socks has it."""
+    """Mimics the class of python-socks."""
 
 
 class SocksTimeoutError(TimeoutError):
-    """As python-socks has it."""
+    """Mimics the class of python-socks."""
 
 
 class SocksConnectionError(OSError):
-    """As python-socks has it."""
+    """Mimics the class of python-socks."""
 
 
 class Failing(aiohttp.TCPConnector):
-    """Opens the connection, as one for SOCKS to its proxy, and then fails in its own way."""
+    """Raises its own error while connecting, as a SOCKS connector does after reaching its proxy."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -340,7 +347,7 @@ class Failing(aiohttp.TCPConnector):
         raise self._error
 
 
-FOREIGN: Final = [
+CONNECTOR_ERRORS: Final = [
     (SocksError("Connection refused by destination host"), "SocksError: Connection refused by destination host", 3),
     (SocksError("Username and password authentication failure"), "SocksError: Username and password", 1),
     (SocksError("No acceptable authentication methods were offered"), "SocksError: No acceptable authentication", 1),
@@ -359,12 +366,14 @@ FOREIGN: Final = [
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(("raised_by_it", "words", "attempts"), FOREIGN, ids=[repr(row[0]) for row in FOREIGN])
-async def test_whatever_a_foreign_connector_raises_was_not_sent(
-    raised_by_it: Exception, words: str, attempts: int, streamed: bool
+@pytest.mark.parametrize(
+    ("connector_error", "message", "attempts"), CONNECTOR_ERRORS, ids=[repr(row[0]) for row in CONNECTOR_ERRORS]
+)
+async def test_any_error_of_user_connector_is_marked_not_sent(
+    connector_error: Exception, message: str, attempts: int, streamed: bool
 ) -> None:
     async with (
-        aiohttp.ClientSession(connector=Failing(raised_by_it)) as session,
+        aiohttp.ClientSession(connector=Failing(connector_error)) as session,
         client_of("http://api.invalid", session=session, retry=QUICK) as client,
     ):
         with pytest.raises(APIConnectionError) as raised:
@@ -372,7 +381,7 @@ async def test_whatever_a_foreign_connector_raises_was_not_sent(
         assert places_in_use(client) == 0
     error = raised.value
     assert error.sent is False
-    assert words in str(error)
+    assert message in str(error)
     assert "secret" not in str(error)
     assert error.meta is not None
     assert len(error.meta.attempts) == attempts
@@ -381,7 +390,7 @@ async def test_whatever_a_foreign_connector_raises_was_not_sent(
 
 
 @pytest.mark.parametrize("owned", [False, True])
-async def test_what_breaks_after_the_connection_was_made_may_have_been_accepted(owned: bool) -> None:
+async def test_reset_after_connecting_is_marked_sent(owned: bool) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         conversation.reset()
@@ -396,7 +405,7 @@ async def test_what_breaks_after_the_connection_was_made_may_have_been_accepted(
 
 
 @pytest.mark.parametrize("limit", ["connect", "total"])
-async def test_a_foreign_connector_that_takes_too_long_has_sent_nothing(limit: str) -> None:
+async def test_timeout_in_user_connector_is_marked_not_sent(limit: str) -> None:
     class Hanging(aiohttp.TCPConnector):
         async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
             await asyncio.Event().wait()

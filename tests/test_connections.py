@@ -1,4 +1,4 @@
-"""Connections: kept, replaced, redirected; and what of a request goes over them."""
+"""Connections: reuse, replacement of dead ones, redirects, cookies and keepalive."""
 
 import asyncio
 import gc
@@ -75,14 +75,14 @@ async def _turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-# --- after a normal end ----------------------------------------------------------------------------------------------
+# --- reuse -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bare", [True, False])
 async def test_ten_streams_in_a_row_use_one_connection(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, bare: bool
 ) -> None:
-    """The clock stands: how long a stream waits for the end of the one before is not what decides."""
+    """The clock is stopped, so the result does not depend on how long a stream waits for the previous one to end."""
     for _ in range(10):
         server.enqueue(script(chunk("a"), finish(), done()))
         if bare:
@@ -94,9 +94,7 @@ async def test_ten_streams_in_a_row_use_one_connection(
     await nothing_left(client, server, connections=1)
 
 
-async def test_ten_streams_in_a_row_use_one_connection_with_places_to_spare(
-    server: FriendliServer, clock: Clock
-) -> None:
+async def test_ten_streams_in_a_row_use_one_connection_despite_free_slots(server: FriendliServer, clock: Clock) -> None:
     async with client_of(server.url) as client:
         for _ in range(10):
             server.enqueue(script(chunk("a"), finish(), done()))
@@ -104,7 +102,7 @@ async def test_ten_streams_in_a_row_use_one_connection_with_places_to_spare(
         assert server.connections == 1
 
 
-async def test_a_large_stream_gives_its_connection_back(
+async def test_large_stream_returns_its_connection_to_the_pool(
     server: FriendliServer, client: AsyncFriendli, clock: Clock
 ) -> None:
     for _ in range(3):
@@ -114,9 +112,7 @@ async def test_a_large_stream_gives_its_connection_back(
     assert server.connections == 1
 
 
-async def test_a_mixture_of_calls_uses_one_connection(
-    server: FriendliServer, client: AsyncFriendli, clock: Clock
-) -> None:
+async def test_mixed_calls_share_one_connection(server: FriendliServer, client: AsyncFriendli, clock: Clock) -> None:
     server.enqueue(text("a"), text("b"), status(400), text("c"))
     assert (await complete(client)).text == "a"
     assert await read(ask(client)) == "b"
@@ -126,13 +122,13 @@ async def test_a_mixture_of_calls_uses_one_connection(
     assert server.connections == 1
 
 
-async def test_a_server_that_talks_on_after_the_sentinel_is_not_waited_for(
+async def test_server_that_keeps_sending_after_the_sentinel_is_disconnected(
     server: FriendliServer, client: AsyncFriendli, clock: Clock
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), endless(b": still here\n\n" * 1000)), text("next"))
     async with ask(client) as stream:
         assert await read(stream) == "a"
-        assert server.requests[0].outcome == "open", "the stream was over before its connection was"
+        assert server.requests[0].outcome == "open", "the stream ended before its connection"
     assert stream.outcome == "done"
     clock.leap(1)
     assert await server.requests[0].disconnected()
@@ -140,18 +136,18 @@ async def test_a_server_that_talks_on_after_the_sentinel_is_not_waited_for(
     await nothing_left(client, server, connections=1)
 
 
-async def test_a_server_that_is_silent_after_the_sentinel_is_hung_up_on(
+async def test_server_that_stalls_after_the_sentinel_is_disconnected(
     server: FriendliServer, client: AsyncFriendli, clock: Clock
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), stall()))
     assert await read(ask(client)) == "a"
-    assert server.requests[0].outcome == "open", "the stream was over before its connection was"
+    assert server.requests[0].outcome == "open", "the stream ended before its connection"
     clock.leap(1)
     assert await server.requests[0].disconnected()
     await nothing_left(client, server)
 
 
-async def test_the_end_of_the_body_may_come_a_little_after_the_sentinel(clock: Clock) -> None:
+async def test_body_may_end_shortly_after_the_sentinel(clock: Clock) -> None:
     go = asyncio.Event()
 
     async def talk(conversation: Conversation) -> None:
@@ -169,7 +165,7 @@ async def test_the_end_of_the_body_may_come_a_little_after_the_sentinel(clock: C
         assert server.connections == 1
 
 
-async def test_a_comment_between_the_sentinel_and_the_end_of_the_body_costs_no_connection(clock: Clock) -> None:
+async def test_comment_after_the_sentinel_keeps_the_connection(clock: Clock) -> None:
     go, end = asyncio.Event(), asyncio.Event()
 
     async def talk(conversation: Conversation) -> None:
@@ -187,15 +183,15 @@ async def test_a_comment_between_the_sentinel_and_the_end_of_the_body_costs_no_c
         second = asyncio.ensure_future(read(ask(client)))
         await _turns(50)  # it waits for the connection
         go.set()
-        await _turns(50)  # the comment has come, and changes nothing
+        await _turns(50)  # the comment has arrived, without effect
         end.set()
         assert await within(second) == "a"
         assert server.connections == 1
 
 
-def test_a_place_whose_waiter_has_lost_its_loop_is_handed_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    complaints: list[str] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda found: complaints.append(repr(found.exc_value)))
+def test_slot_granted_to_a_waiter_of_a_closed_loop_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(repr(found.exc_value)))
     loop = asyncio.new_event_loop()
     waiting: list[asyncio.Task[None]] = []
 
@@ -204,7 +200,7 @@ def test_a_place_whose_waiter_has_lost_its_loop_is_handed_to_nobody(monkeypatch:
         assert slots.take()
         waiting.extend(asyncio.ensure_future(slots.acquire()) for _ in range(3))
         await asyncio.sleep(0)
-        slots.release()  # to the first, who never hears of it
+        slots.release()  # grants the slot to the first, whose loop stops before it resumes
         loop.stop()
 
     waiting.append(loop.create_task(wait_in_line()))
@@ -215,10 +211,10 @@ def test_a_place_whose_waiter_has_lost_its_loop_is_handed_to_nobody(monkeypatch:
     del task
     waiting.clear()
     gc.collect()
-    assert complaints == []
+    assert unraisable == []
 
 
-async def test_a_finished_stream_is_not_hurt_by_the_end_of_its_client(server: FriendliServer) -> None:
+async def test_completed_stream_survives_closing_the_client(server: FriendliServer) -> None:
     async with client_of(server.url) as client:
         stream = ask(client)
         streamed = await read(stream)
@@ -226,11 +222,11 @@ async def test_a_finished_stream_is_not_hurt_by_the_end_of_its_client(server: Fr
     assert (await stream.result()).text == streamed
 
 
-# --- many at once ----------------------------------------------------------------------------------------------------
+# --- concurrency -----------------------------------------------------------------------------------------------------
 
 
-async def test_two_hundred_streams_cancelled_anywhere_leave_nothing(server: FriendliServer) -> None:
-    """Each is cancelled after another number of turns of the loop: in line, connecting, waiting, reading."""
+async def test_two_hundred_streams_cancelled_at_any_point_leak_nothing(server: FriendliServer) -> None:
+    """Each is cancelled after a random number of loop turns: queued, connecting, waiting or reading."""
     server.always(script(*[chunk(str(number)) for number in range(20)], stall()))
     turns = random.Random(7)
     async with client_of(server.url, max_connections=40, timeout=Timeouts(pool=None)) as client:
@@ -250,7 +246,7 @@ async def test_two_hundred_streams_cancelled_anywhere_leave_nothing(server: Frie
         await nothing_left(client, server)
 
 
-async def test_two_hundred_plain_calls_cancelled_anywhere_leave_nothing(server: FriendliServer) -> None:
+async def test_two_hundred_plain_calls_cancelled_at_any_point_leak_nothing(server: FriendliServer) -> None:
     turns = random.Random(9)
     async with client_of(server.url, max_connections=40, retry=QUICK) as client:
         server.enqueue(*[[text("ok"), status(503), drop(), stall()][number % 4] for number in range(200)])
@@ -271,7 +267,7 @@ async def test_two_hundred_plain_calls_cancelled_anywhere_leave_nothing(server: 
         await nothing_left(client, server)
 
 
-async def test_two_hundred_streams_closed_anywhere_leave_nothing(server: FriendliServer) -> None:
+async def test_two_hundred_streams_closed_at_any_point_leak_nothing(server: FriendliServer) -> None:
     server.always(script(*[chunk(str(number)) for number in range(20)], stall()))
     turns = random.Random(8)
     async with client_of(server.url, max_connections=40, timeout=Timeouts(pool=None)) as client:
@@ -290,7 +286,7 @@ async def test_two_hundred_streams_closed_anywhere_leave_nothing(server: Friendl
         await nothing_left(client, server)
 
 
-async def test_a_limit_that_expires_leaves_nothing_either(server: FriendliServer) -> None:
+async def test_expired_timeout_leaks_nothing(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, timeout=Timeouts(idle=0.05)) as client:
         stream = ask(client)
@@ -300,7 +296,7 @@ async def test_a_limit_that_expires_leaves_nothing_either(server: FriendliServer
         await nothing_left(client, server)
 
 
-async def test_a_closed_client_makes_no_stream(server: FriendliServer) -> None:
+async def test_closed_client_rejects_new_streams(server: FriendliServer) -> None:
     client = client_of(server.url)
     await client.aclose()
     with pytest.raises(ConfigurationError):
@@ -308,7 +304,7 @@ async def test_a_closed_client_makes_no_stream(server: FriendliServer) -> None:
     assert server.connections == 0
 
 
-async def test_a_thousand_streams_at_once_all_complete(server: FriendliServer) -> None:
+async def test_thousand_concurrent_streams_all_complete(server: FriendliServer) -> None:
     arrived = 0
 
     def answer(request: Any) -> Any:
@@ -325,7 +321,7 @@ async def test_a_thousand_streams_at_once_all_complete(server: FriendliServer) -
         await nothing_left(client, server)
 
 
-# --- a pooled connection that died -----------------------------------------------------------------------------------
+# --- dead pooled connections -----------------------------------------------------------------------------------------
 
 
 async def _warm(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -337,7 +333,7 @@ async def _warm(client: AsyncFriendli, server: FriendliServer) -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_dead_pooled_connection_is_replaced_unseen_with_retries_off(
+async def test_dead_pooled_connection_is_replaced_transparently_without_retries(
     server: FriendliServer, client: AsyncFriendli, streamed: bool
 ) -> None:
     await _warm(client, server)
@@ -348,7 +344,7 @@ async def test_a_dead_pooled_connection_is_replaced_unseen_with_retries_off(
     assert [request.connection for request in server.requests] == [1, 1, 2]
 
 
-async def test_a_pooled_connection_that_is_reset_is_replaced_too() -> None:
+async def test_reset_pooled_connection_is_replaced() -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(reply(completion()))
@@ -362,7 +358,7 @@ async def test_a_pooled_connection_that_is_reset_is_replaced_too() -> None:
         assert server.connections == 2
 
 
-async def test_it_is_replaced_once_only(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_dead_pooled_connection_is_replaced_only_once(server: FriendliServer, client: AsyncFriendli) -> None:
     await _warm(client, server)
     server.enqueue(drop(), drop(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
@@ -374,7 +370,7 @@ async def test_it_is_replaced_once_only(server: FriendliServer, client: AsyncFri
     assert places_in_use(client) == 0
 
 
-async def test_a_fresh_connection_that_dies_is_not_replaced(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_dead_fresh_connection_is_not_replaced(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(drop(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
         await within(complete(client))
@@ -382,8 +378,8 @@ async def test_a_fresh_connection_that_dies_is_not_replaced(server: FriendliServ
     assert len(server.requests) == 1
 
 
-async def test_many_dead_pooled_connections_do_not_use_the_one_replacement_up(server: FriendliServer) -> None:
-    """Ten connections in the pool, all about to die: the replacement is a fresh one, not the next of them."""
+async def test_replacement_is_a_fresh_connection_not_a_pooled_one(server: FriendliServer) -> None:
+    """All ten connections in the pool may be dead, so the replacement must not be the next of them."""
     async with client_of(server.url) as client:
         await asyncio.gather(*[complete(client) for _ in range(10)])
         assert server.connections == 10
@@ -394,7 +390,7 @@ async def test_many_dead_pooled_connections_do_not_use_the_one_replacement_up(se
         assert server.connections == 11
 
 
-async def test_it_is_not_replaced_where_the_operation_may_not_be_repeated(
+async def test_dead_pooled_connection_is_not_replaced_if_not_repeatable(
     server: FriendliServer, client: AsyncFriendli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import msgspec
@@ -409,9 +405,7 @@ async def test_it_is_not_replaced_where_the_operation_may_not_be_repeated(
     assert len(server.requests) == 2
 
 
-async def test_a_connection_that_dies_in_the_reply_is_not_replaced(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
+async def test_connection_lost_during_the_reply_is_not_replaced(server: FriendliServer, client: AsyncFriendli) -> None:
     await _warm(client, server)
     server.enqueue(script(chunk("a"), close_after()), text("never"))
     with pytest.raises(StreamInterruptedError):
@@ -419,7 +413,7 @@ async def test_a_connection_that_dies_in_the_reply_is_not_replaced(
     assert len(server.requests) == 2
 
 
-async def test_a_connection_of_the_users_session_is_not_replaced(server: FriendliServer) -> None:
+async def test_connection_of_user_session_is_not_replaced(server: FriendliServer) -> None:
     async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
         await _warm(client, server)
         server.enqueue(drop(), text("never"))
@@ -427,8 +421,8 @@ async def test_a_connection_of_the_users_session_is_not_replaced(server: Friendl
             await within(complete(client))
 
 
-async def test_a_server_that_closes_after_every_stream_costs_no_call(server: FriendliServer) -> None:
-    """What llama.cpp does: it advertises keep-alive and hangs up all the same."""
+async def test_server_that_closes_after_every_stream_fails_no_call(server: FriendliServer) -> None:
+    """llama.cpp advertises keep-alive, and closes the connection nevertheless."""
     server.always(script(chunk("a"), finish(), done(), close_after()))
     async with client_of(server.url) as client:
         for _ in range(150):
@@ -437,7 +431,7 @@ async def test_a_server_that_closes_after_every_stream_costs_no_call(server: Fri
             assert len(stream.meta.attempts) == 1
 
 
-async def test_a_dead_host_is_named_and_not_sent_to(server: FriendliServer) -> None:
+async def test_refused_connection_is_marked_not_sent(server: FriendliServer) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -449,12 +443,12 @@ async def test_a_dead_host_is_named_and_not_sent_to(server: FriendliServer) -> N
 
 
 @pytest.mark.parametrize(
-    "said", [b"\x00\x01\x02garbage\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nA" * 9999]
+    "data", [b"\x00\x01\x02garbage\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nA" * 9999]
 )
-async def test_what_is_not_http_is_a_connection_error(said: bytes) -> None:
+async def test_non_http_response_raises_connection_error(data: bytes) -> None:
     async def talk(conversation: Conversation) -> None:
         await conversation.request()
-        await conversation.send(said)
+        await conversation.send(data)
 
     async with RawServer(talk) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError) as caught:
@@ -468,7 +462,7 @@ async def test_what_is_not_http_is_a_connection_error(said: bytes) -> None:
 
 @pytest.mark.parametrize("code", [307, 308])
 @pytest.mark.parametrize("location", ["{url}/elsewhere?x=1", "/elsewhere?x=1", "../../../elsewhere?x=1"])
-async def test_a_redirect_to_the_same_origin_keeps_method_body_and_token(
+async def test_redirect_to_same_origin_keeps_method_body_and_token(
     server: FriendliServer, client: AsyncFriendli, code: int, location: str
 ) -> None:
     server.enqueue(status(code, headers={"Location": location.format(url=server.url)}), text("ok"))
@@ -487,7 +481,7 @@ async def test_five_redirects_are_followed(server: FriendliServer, client: Async
     await nothing_left(client, server, connections=server.open_connections)
 
 
-async def test_a_sixth_redirect_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_sixth_redirect_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.always(status(308, headers={"Location": "/round"}))
     with pytest.raises(APIStatusError) as caught:
         await within(complete(client))
@@ -497,7 +491,7 @@ async def test_a_sixth_redirect_is_an_error(server: FriendliServer, client: Asyn
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 300, 304, 305])
-async def test_other_redirects_are_errors(server: FriendliServer, client: AsyncFriendli, code: int) -> None:
+async def test_other_redirect_statuses_are_errors(server: FriendliServer, client: AsyncFriendli, code: int) -> None:
     server.enqueue(status(code, headers={"Location": "/elsewhere"}))
     with pytest.raises(APIStatusError) as caught:
         await within(complete(client))
@@ -506,7 +500,7 @@ async def test_other_redirects_are_errors(server: FriendliServer, client: AsyncF
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_redirect_to_another_origin_is_an_error_and_nothing_goes_there(
+async def test_redirect_to_another_origin_is_an_error_and_not_followed(
     server: FriendliServer, client: AsyncFriendli, streamed: bool
 ) -> None:
     async with FriendliServer() as other:
@@ -520,7 +514,9 @@ async def test_a_redirect_to_another_origin_is_an_error_and_nothing_goes_there(
 
 
 @pytest.mark.parametrize("location", ["http://[broken", "javascript:alert(1)", "file:///etc/passwd", "http://:bad"])
-async def test_a_redirect_to_nowhere_is_an_error(server: FriendliServer, client: AsyncFriendli, location: str) -> None:
+async def test_redirect_to_invalid_url_is_an_error(
+    server: FriendliServer, client: AsyncFriendli, location: str
+) -> None:
     server.enqueue(status(307, headers={"Location": location}))
     with pytest.raises(FriendliError):
         await within(complete(client))
@@ -528,7 +524,7 @@ async def test_a_redirect_to_nowhere_is_an_error(server: FriendliServer, client:
     assert places_in_use(client) == 0
 
 
-async def test_a_redirect_without_a_location_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_redirect_without_location_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(307))
     with pytest.raises(APIStatusError):
         await within(complete(client))
@@ -537,7 +533,7 @@ async def test_a_redirect_without_a_location_is_an_error(server: FriendliServer,
 # --- cookies, keepalive ----------------------------------------------------------------------------------------------
 
 
-async def test_cookies_are_not_kept(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_cookies_are_not_stored(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(body(completion(), headers={"Set-Cookie": "a=b; Path=/"}, content_type="application/json"))
     await complete(client)
     server.enqueue(text("x"))
@@ -545,10 +541,10 @@ async def test_cookies_are_not_kept(server: FriendliServer, client: AsyncFriendl
     assert "Cookie" not in server.requests[1].headers
 
 
-async def test_sockets_notice_a_peer_that_vanished(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_tcp_keepalive_is_enabled(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with ask(client):
-        found = [one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for one in client_sockets(server.url)]
-        waits = [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) for one in client_sockets(server.url)]
-    assert found == [1]
-    assert waits[0] <= 120
+        enabled = [each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for each in client_sockets(server.url)]
+        seconds = [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) for each in client_sockets(server.url)]
+    assert enabled == [1]
+    assert seconds[0] <= 120

@@ -1,4 +1,4 @@
-"""Conversations in the ways that people write them: what type checkers let pass (`typing/`) is sent, and answered."""
+"""Conversations in all forms that type checkers accept (`typing/conversations.py`) are sent and answered."""
 
 import importlib.util
 import inspect
@@ -16,37 +16,37 @@ from friendli_async.testing import FriendliServer
 
 SOURCE: Final = Path(__file__).parent / "typing" / "conversations.py"
 
-Way = Callable[[AsyncFriendli], Awaitable[None]]
+Example = Callable[[AsyncFriendli], Awaitable[None]]
 
 
-def ways() -> dict[str, Way]:
+def load_examples() -> dict[str, Example]:
     spec = importlib.util.spec_from_file_location("conversations", SOURCE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return {
-        name: way
-        for name, way in vars(module).items()
-        if inspect.iscoroutinefunction(way) and [*inspect.signature(way).parameters] == ["client"]
+        name: example
+        for name, example in vars(module).items()
+        if inspect.iscoroutinefunction(example) and [*inspect.signature(example).parameters] == ["client"]
     }
 
 
-WAYS: Final = ways()
+EXAMPLES: Final = load_examples()
 
 
-def test_all_ways_are_seen() -> None:
-    assert len(WAYS) == SOURCE.read_text().count("(client: AsyncFriendli) -> None:")
+def test_all_examples_are_loaded() -> None:
+    assert len(EXAMPLES) == SOURCE.read_text().count("(client: AsyncFriendli) -> None:")
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_conversation_is_answered(server: FriendliServer, client: AsyncFriendli, way: str) -> None:
-    await WAYS[way](client)
+@pytest.mark.parametrize("example", EXAMPLES)
+async def test_conversation_is_answered(server: FriendliServer, client: AsyncFriendli, example: str) -> None:
+    await EXAMPLES[example](client)
     assert all(request.status == 200 for request in server.requests)
 
 
 @pytest.mark.parametrize(
-    ("conversation", "words"),
+    ("conversation", "message"),
     [
         ([UserMessage([{"type": "smell"}])], "messages[0].content[0].type: Invalid value 'smell'"),
         ([AssistantMessage(tool_calls=[{"id": "1"}])], "messages[0].tool_calls[0]: Object missing required field"),
@@ -54,20 +54,20 @@ async def test_conversation_is_answered(server: FriendliServer, client: AsyncFri
         ([ChatCompletion(choices=())], "messages[0]: Expected `object`, got `ChatCompletion`"),
     ],
 )
-async def test_struct_is_checked_as_a_dict_is(
-    server: FriendliServer, client: AsyncFriendli, conversation: Messages, words: str
+async def test_struct_is_validated_like_a_dict(
+    server: FriendliServer, client: AsyncFriendli, conversation: Messages, message: str
 ) -> None:
     with pytest.raises(ArgumentError) as caught:
         await client.serverless.chat.complete(model="m", messages=conversation)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert server.requests == []
 
 
-async def test_parts_of_replies_serve_inside_dicts(server: FriendliServer, client: AsyncFriendli) -> None:
+async def test_parts_of_replies_can_be_nested_in_dicts(server: FriendliServer, client: AsyncFriendli) -> None:
     call = ToolCall("1", "function", FunctionCall("f", "{}"))
-    said = {"role": "assistant", "tool_calls": (call,)}
+    assistant = {"role": "assistant", "tool_calls": (call,)}
     result = {"role": "tool", "tool_call_id": "1", "content": "5"}
-    await client.serverless.chat.complete(model="m", messages=[said, result])
+    await client.serverless.chat.complete(model="m", messages=[assistant, result])
     item = {"role": "assistant", "content": [ContentPart(text="Hi")]}
     await client.serverless.responses.create(model="m", input=[item, {"role": "user", "content": "Hi"}])
     sent = [request.json for request in server.requests]

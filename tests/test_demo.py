@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it: a process of its own, piped and on a terminal."""
+"""The demo, run as a user runs it: in a subprocess, on a pipe or a terminal."""
 
 import io
 import os
@@ -17,11 +17,11 @@ from friendli_async.demo.page import Page
 from friendli_async.testing import FriendliServer, status, text
 
 DEMO = [sys.executable, "-W", "error", "-m", "friendli_async.demo.__main__"]
-HASTY = "import sys; from friendli_async.demo import __main__ as demo; demo._PACE = 0.0; sys.exit(demo.main())"
-HASTY_DEMO = [sys.executable, "-W", "error", "-c", HASTY]
-"""The same without its pauses between words, which are for the eye."""
+FAST_MAIN = "import sys; from friendli_async.demo import __main__ as demo; demo._PACE = 0.0; sys.exit(demo.main())"
+FAST_DEMO = [sys.executable, "-W", "error", "-c", FAST_MAIN]
+"""The demo without its pauses between words."""
 
-LIMIT = 60.0  # seconds for a whole run; it needs about three
+LIMIT = 60.0  # seconds for a run, which takes about three
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def piped(
-    arguments: Sequence[str], env: Mapping[str, str] | None = None, *, program: Sequence[str] = HASTY_DEMO
+    arguments: Sequence[str], env: Mapping[str, str] | None = None, *, program: Sequence[str] = FAST_DEMO
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*program, *arguments],
@@ -45,7 +45,7 @@ def piped(
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    """What a pipe gets from the demo on the embedded server, run as a user runs it."""
+    """The output of the demo with the embedded server, to a pipe and at its normal pace."""
     run = piped(["--embedded"], program=DEMO)
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
@@ -58,12 +58,12 @@ def test_piped_page_is_plain(page: str) -> None:
     assert not any(line.endswith(" ") for line in page.splitlines())
 
 
-def test_page_shows_answers_with_their_figures(page: str) -> None:
+def test_page_shows_replies_with_their_timing(page: str) -> None:
     assert re.search(r"you +What is the capital of France\?\n +echo +\S", page)
     assert re.search(r"\d+ ms to first token · [\d.]+ tokens/s · \d+ tokens out · \d+ tokens in", page)
 
 
-def test_page_shows_the_tool_statuses_of_the_seed_operation_in_order(page: str) -> None:
+def test_page_shows_tool_statuses_in_order(page: str) -> None:
     assert "client.serverless.tool_assisted_chat_completion(" in page
     statuses = re.findall(r"(math:calculator|web:url) +(STARTED|UPDATING|ENDED|ERRORED)", page)
     assert statuses == [
@@ -76,7 +76,7 @@ def test_page_shows_the_tool_statuses_of_the_seed_operation_in_order(page: str) 
     assert '{"result":"(17 + 25) * 3=126"}' in page
 
 
-def test_page_shows_the_fields_of_a_struct_one_after_the_other(page: str) -> None:
+def test_page_shows_struct_fields_in_order(page: str) -> None:
     assert "client.container.chat.parse_stream(Place, ...)" in page
     scene = page.partition("3 Structured output")[2]
     assert re.findall(r"✓ (\w+) +(.)", scene) == [
@@ -98,7 +98,7 @@ def test_real_engine_answers_on_the_page(tiny_model: Path) -> None:
     assert "Place checked" in scene or "OutputCutOffError" in scene
 
 
-def test_missing_engine_is_said_and_replaced_by_the_embedded_server(tmp_path: Path) -> None:
+def test_missing_engine_is_reported_and_replaced_by_embedded_server(tmp_path: Path) -> None:
     run = piped(["--gguf", str(tmp_path / "none.gguf"), "--question", "Hello there"])
     assert (run.returncode, run.stderr) == (0, "")
     assert "The engine is not here: there is no model file at" in run.stdout
@@ -106,32 +106,30 @@ def test_missing_engine_is_said_and_replaced_by_the_embedded_server(tmp_path: Pa
     assert re.search(r"you +Hello there\n +echo +\S", run.stdout)
 
 
-def test_terminal_gets_colours_that_are_all_switched_off_again() -> None:
-    code, shown = run_on_terminal([*HASTY_DEMO, "--embedded", "--question", "Hi"], environment(), limit=LIMIT)
+def test_terminal_colors_are_all_reset() -> None:
+    code, shown = run_on_terminal([*FAST_DEMO, "--embedded", "--question", "Hi"], environment(), limit=LIMIT)
     assert code == 0
     assert "\x1b[1;36mfriendli_async" in shown
     assert shown.count("\x1b[0m") == len(re.findall(r"\x1b\[[1-9][\d;]*m", shown))
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_terminal_without_colours_gets_none(variables: dict[str, str]) -> None:
-    code, shown = run_on_terminal(
-        [*HASTY_DEMO, "--embedded", "--question", "Hi"], environment(**variables), limit=LIMIT
-    )
+def test_terminal_without_color_support_gets_no_colors(variables: dict[str, str]) -> None:
+    code, shown = run_on_terminal([*FAST_DEMO, "--embedded", "--question", "Hi"], environment(**variables), limit=LIMIT)
     assert code == 0
     assert not re.search(r"\x1b\[[\d;]*m", shown)
     assert "math:calculator" in shown
 
 
-def test_narrow_terminal_is_not_overrun() -> None:
-    code, shown = run_on_terminal([*HASTY_DEMO, "--embedded"], environment(NO_COLOR="1"), columns=50, limit=LIMIT)
+def test_output_is_wrapped_to_a_narrow_terminal() -> None:
+    code, shown = run_on_terminal([*FAST_DEMO, "--embedded"], environment(NO_COLOR="1"), columns=50, limit=LIMIT)
     assert code == 0
     lines = [line for line in shown.replace("\r", "").split("\n") if "│" not in line]  # code is never wrapped
     assert max(len(line) for line in lines) <= 50
 
 
-def test_interrupt_ends_cleanly_and_leaves_no_engine_behind(tiny_model: Path) -> None:
-    arguments = [*HASTY_DEMO, "--gguf", str(tiny_model), "--max-tokens", "50000"]
+def test_interrupt_exits_cleanly_and_stops_the_engine(tiny_model: Path) -> None:
+    arguments = [*FAST_DEMO, "--gguf", str(tiny_model), "--max-tokens", "50000"]
     code, shown = run_on_terminal(arguments, environment(), interrupt_at="you", limit=LIMIT)
     assert code == 130
     assert "Stopped." in shown
@@ -142,9 +140,9 @@ def test_interrupt_ends_cleanly_and_leaves_no_engine_behind(tiny_model: Path) ->
         os.kill(int(found[1]), 0)
 
 
-def test_reader_that_goes_away_is_no_error() -> None:
+def test_closed_stdout_is_not_an_error() -> None:
     process = subprocess.Popen(
-        [*HASTY_DEMO, "--embedded"],
+        [*FAST_DEMO, "--embedded"],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -159,7 +157,7 @@ def test_reader_that_goes_away_is_no_error() -> None:
         assert process.wait(LIMIT) == 0
 
 
-# --- the real API, played by the embedded server ---------------------------------------------------------------------
+# --- the real API, simulated by the embedded server ------------------------------------------------------------------
 
 
 async def real_demo(server: FriendliServer, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -176,7 +174,7 @@ async def test_token_alone_sends_nothing_to_the_real_api() -> None:
     assert "flp_secret" not in run.stdout
 
 
-async def test_real_calls_the_api_of_the_environment_once() -> None:
+async def test_real_option_calls_the_configured_api_once() -> None:
     async with FriendliServer("flp_secret") as server:
         server.enqueue(text("Bon", "jour"))
         run = await real_demo(server, "--real", "--model", "some-model")
@@ -186,7 +184,7 @@ async def test_real_calls_the_api_of_the_environment_once() -> None:
     assert "flp_secret" not in run.stdout
 
 
-async def test_error_of_the_real_api_is_one_line_and_an_exit_status() -> None:
+async def test_error_of_the_real_api_is_printed_and_sets_the_exit_status() -> None:
     async with FriendliServer("flp_secret") as server:
         server.enqueue(status(403))
         run = await real_demo(server, "--real")
@@ -196,12 +194,12 @@ async def test_error_of_the_real_api_is_one_line_and_an_exit_status() -> None:
 
 
 @pytest.mark.parametrize(("answer", "calls"), [("n\n", 0), ("\n", 0), ("y\n", 1)])
-async def test_terminal_is_asked_before_the_real_api_is_called(answer: str, calls: int) -> None:
+async def test_terminal_asks_for_confirmation_before_calling_the_real_api(answer: str, calls: int) -> None:
     async with FriendliServer("flp_secret") as server:
         env = environment(FRIENDLI_TOKEN="flp_secret", FRIENDLI_SERVER_URL=server.url)
         code, shown = await to_thread.run_sync(
             lambda: run_on_terminal(
-                [*HASTY_DEMO, "--embedded", "--question", "Hi"], env, answers={"[y/N]": answer}, limit=LIMIT
+                [*FAST_DEMO, "--embedded", "--question", "Hi"], env, answers={"[y/N]": answer}, limit=LIMIT
             )
         )
         assert code == 0
@@ -212,7 +210,7 @@ async def test_terminal_is_asked_before_the_real_api_is_called(answer: str, call
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def written(encoding: str, *pieces: str) -> str:
+def render(encoding: str, *pieces: str) -> str:
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     page = Page(out)
     page.speaker("model", "cyan")
@@ -228,27 +226,27 @@ def written(encoding: str, *pieces: str) -> str:
 
 
 def test_control_characters_of_a_model_never_reach_the_terminal() -> None:
-    shown = written("utf-8", "a\x1b[2J\x07b\u202ec\x9b")
+    shown = render("utf-8", "a\x1b[2J\x07b\u202ec\x9b")
     assert "a[2Jbc" in shown
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
 
 
-def test_output_that_lacks_symbols_gets_plain_ones() -> None:
-    shown = written("ascii", "caf\u00e9 ok")
+def test_ascii_output_falls_back_to_plain_symbols() -> None:
+    shown = render("ascii", "caf\u00e9 ok")
     assert "caf? ok" in shown
     assert "+ tool" in shown
     assert "######## gaps" in shown
 
 
 def test_long_words_and_wide_characters_are_wrapped() -> None:
-    shown = written("utf-8", "x" * 300, " ", "\u6f22" * 100)
+    shown = render("utf-8", "x" * 300, " ", "\u6f22" * 100)
     lines = shown.split("\n")
     assert max(len(line.encode("utf-16-le")) // 2 + line.count("\u6f22") for line in lines) <= 80 + 2
     assert shown.count("x") == 300
     assert shown.count("\u6f22") == 100
 
 
-def test_signal_number_of_the_exit_status_is_the_shells() -> None:
+def test_exit_status_of_interrupt_follows_the_shell_convention() -> None:
     from friendli_async.demo import __main__ as demo
 
     assert demo._INTERRUPTED == 128 + signal.SIGINT

@@ -1,12 +1,12 @@
-"""The Python blocks of the README and of docs/ do what they say: each passes mypy --strict, and runs.
+"""The Python blocks in the README and in docs/ pass mypy --strict and run.
 
 A block is run against the embedded server, with an open ``client`` and a token in the environment; every request that
-it makes has to succeed. A block that is a whole program (it calls ``asyncio.run``), or an app (``FastAPI(``), is run as
-a module. What a comment right before a block changes:
+it sends must succeed. A block that is a whole program (it calls ``asyncio.run``) or an app (``FastAPI(``) is run as a
+module. A comment right before a block changes this:
 
-- ``<!-- continues -->``: the block goes on from the one before it.
-- ``<!-- not run: REASON -->``: it is type-checked only.
-- ``<!-- not checked: REASON -->``: it is neither type-checked nor run.
+- ``<!-- continues -->``: the block continues the previous one.
+- ``<!-- not run: REASON -->``: the block is only type-checked.
+- ``<!-- not checked: REASON -->``: the block is neither type-checked nor run.
 """
 
 import ast
@@ -37,18 +37,18 @@ FENCED: Final = re.compile(r"(?:<!-- (?P<note>[^\n]*?) -->\n)?```python\n(?P<cod
 CONTINUES: Final = "continues"
 NOT_RUN: Final = "not run: "
 NOT_CHECKED: Final = "not checked: "
-FRAME: Final = """\
+WRAPPER: Final = """\
 from friendli_async import AsyncFriendli
 
 
 async def snippet(client: AsyncFriendli) -> None:
 """
-"""A block that is no module is a part of a program that has a client."""
+"""Precedes a block that is not a module, to give it a client."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A Python block of a page, behind those that it continues."""
+    """A Python block of a page, including the blocks that it continues."""
 
     page: Path
     number: int
@@ -61,8 +61,8 @@ class Block:
 
     @property
     def is_module(self) -> bool:
-        whole = "asyncio.run(" in self.code or "FastAPI(" in self.code
-        return whole or ast.get_docstring(ast.parse(self.code)) is not None
+        is_program = "asyncio.run(" in self.code or "FastAPI(" in self.code
+        return is_program or ast.get_docstring(ast.parse(self.code)) is not None
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -84,43 +84,43 @@ def server(remote: FriendliServer) -> FriendliServer:
     return remote
 
 
-def test_every_python_block_is_seen() -> None:
+def test_every_python_block_is_found() -> None:
     fences = {page: page.read_text(encoding="utf-8").count("```python") for page in PAGES}
     seen = {page: len(FENCED.findall(page.read_text(encoding="utf-8"))) for page in PAGES}
     assert seen == fences
     assert len([block for block in BLOCKS if block.page == README and not block.note]) >= 8
 
 
-def test_what_is_not_run_or_not_checked_has_its_reason() -> None:
+def test_skipped_blocks_state_a_reason() -> None:
     notes = [block.note for block in BLOCKS if block.note]
     assert [note for note in notes if not re.match(rf"({NOT_RUN}|{NOT_CHECKED}).{{15}}", note)] == []
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
-def test_block_compiles_and_fits_the_line(block: Block) -> None:
+def test_block_compiles_within_the_line_length(block: Block) -> None:
     compile(block.code, block.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     shown = block.page.parent == ROOT / "docs" and block.page.stem != "design"
     assert max(map(len, block.code.splitlines())) <= (88 if shown else 120)  # see docs/.ruff.toml
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.page == README], ids=lambda block: block.name)
-def test_programs_of_the_readme_are_short(block: Block) -> None:
+def test_blocks_of_the_readme_are_short(block: Block) -> None:
     assert len(block.code.splitlines()) < 20
 
 
 def test_every_block_passes_mypy() -> None:
     pytest.importorskip("mypy")
-    # Always at the same place: of a block that has not changed mypy knows the result.
-    written = ROOT / "build" / "documented"
-    shutil.rmtree(written, ignore_errors=True)
-    written.mkdir(parents=True)
+    # A fixed directory, so that mypy's cache serves unchanged blocks.
+    directory = ROOT / "build" / "documented"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     checked = [block for block in BLOCKS if not block.note.startswith(NOT_CHECKED)]
     for block in checked:
-        code = block.code if block.is_module else FRAME + textwrap.indent(block.code, "    ")
-        (written / re.sub(r"\W", "_", block.name)).with_suffix(".py").write_text(code, encoding="utf-8")
-    # With the options of `make lint`, whose cache is then of use.
+        code = block.code if block.is_module else WRAPPER + textwrap.indent(block.code, "    ")
+        (directory / re.sub(r"\W", "_", block.name)).with_suffix(".py").write_text(code, encoding="utf-8")
+    # The options of `make lint`, to share its cache.
     options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
-    files = sorted(written.glob("*.py"))
+    files = sorted(directory.glob("*.py"))
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *options, *map(str, files)],
         cwd=ROOT,
@@ -135,7 +135,7 @@ def test_every_block_passes_mypy() -> None:
 
 @pytest.fixture
 def namespace(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of a module that can be found, as type hints of the classes in a block have to be."""
+    """The namespace of a registered module, in which the type hints of a block's classes can be resolved."""
     module = ModuleType("documented")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return vars(module)
@@ -145,7 +145,7 @@ def namespace(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 async def test_block_runs(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch, namespace: dict[str, Any], tmp_path: Path, block: Block
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # some write files
+    monkeypatch.chdir(tmp_path)  # some blocks write files
     monkeypatch.setenv("FRIENDLI_TOKEN", "test-token")
     monkeypatch.setenv("FRIENDLI_SERVER_URL", server.url)
     monkeypatch.setenv("FRIENDLI_CONTAINER_URL", server.url)
@@ -164,18 +164,18 @@ async def test_block_runs(
     assert all(request.status == 200 for request in server.requests)
 
 
-# --- the pages as a whole --------------------------------------------------------------------------------------------
+# --- whole pages -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    written = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", written):
+def test_relative_links_resolve(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", text):
         path, _, anchor = target.partition("#")
-        there = page if not path else (page.parent / path)
-        assert there.exists(), target
+        linked = page if not path else (page.parent / path)
+        assert linked.exists(), target
         if anchor:
-            assert anchor in anchors(there), target
+            assert anchor in anchors(linked), target
 
 
 def anchors(page: Path) -> set[str]:
@@ -188,27 +188,27 @@ def test_every_page_is_in_the_navigation() -> None:
     assert named == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page != README}
 
 
-def test_the_reference_has_every_public_name() -> None:
+def test_reference_documents_every_public_name() -> None:
     pages = (ROOT / "docs" / "reference").glob("*.md")
     shown = {name for page in pages for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.M)}
-    told = {name.rpartition(".")[2] for name in shown}
-    told.update(*(getattr(pkgutil.resolve_name(name), "__all__", ()) for name in shown))
+    documented = {name.rpartition(".")[2] for name in shown}
+    documented.update(*(getattr(pkgutil.resolve_name(name), "__all__", ()) for name in shown))
     for module in public_modules():
         names = set(getattr(importlib.import_module(module), "__all__", ()))
-        assert names - told - {"__version__"} == set(), module
+        assert names - documented - {"__version__"} == set(), module
 
 
 def public_modules() -> list[str]:
-    """Those that users import from: not the machine, and not what serves a program of ours."""
-    inner = {"_core", "_help", "_hints", "_pydantic", "_version", "demo", "cli", "__main__"}
-    found = [info.name for info in pkgutil.iter_modules(friendli_async.__path__) if info.name not in inner]
+    """Returns the modules that users import from, without the core and the command-line programs."""
+    internal = {"_core", "_help", "_hints", "_pydantic", "_version", "demo", "cli", "__main__"}
+    found = [info.name for info in pkgutil.iter_modules(friendli_async.__path__) if info.name not in internal]
     return ["friendli_async", *(f"friendli_async.{name}" for name in found)]
 
 
-def test_tables_show_the_defaults() -> None:
+def test_tables_state_the_defaults() -> None:
     timeouts, limits, retry = friendli_async.Timeouts(), friendli_async.Limits(), friendli_async.RetryPolicy()
-    written = (ROOT / "docs" / "timeouts-and-retries.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", written, re.MULTILINE))
+    text = (ROOT / "docs" / "timeouts-and-retries.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", text, re.MULTILINE))
     assert rows["connect"] == f"{timeouts.connect:g} s"
     assert (rows["pool"], timeouts.pool) == ("none", None)
     assert rows["first_event"] == f"{timeouts.first_event:g} s"
@@ -220,19 +220,19 @@ def test_tables_show_the_defaults() -> None:
     assert rows["max_attempts"] == str(retry.max_attempts)
     assert rows["max_retry_after"] == f"{retry.max_retry_after:g} s"
     assert rows["statuses"] == ", ".join(map(str, sorted(retry.statuses)))
-    assert f"{retry.initial:g} s, {retry.multiplier}, {retry.max_wait:g} s" in written
+    assert f"{retry.initial:g} s, {retry.multiplier}, {retry.max_wait:g} s" in text
 
 
-def test_page_of_errors_names_each_of_them() -> None:
-    written = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+def test_errors_page_names_every_error() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     names = [name for name in errors.__all__ if name.endswith("Error")]
     assert len(names) > 15
-    assert [name for name in names if not re.search(rf"\b{name}\b", written)] == []
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_every_example_is_in_the_table() -> None:
-    written = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"^\| `([\w.]+)/?` \|", written, re.MULTILINE))
+    text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w.]+)/?` \|", text, re.MULTILINE))
     assert listed == {path.name for path in (ROOT / "examples").iterdir() if not path.name.startswith("__")}
 
 

@@ -1,4 +1,4 @@
-"""What goes out twice, and what an error says of it: the requests are counted at the socket."""
+"""Repeated requests, counted at the socket, and whether errors report them as sent."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ QUICK = RetryPolicy(initial=0.0, max_attempts=3)
 
 
 class Counting(RawServer):
-    """Answers what `answers` holds, one by one; None closes the connection without a byte."""
+    """Records requests and sends `answers` one by one; None closes the connection without a byte."""
 
     def __init__(self, *answers: bytes | None, closing: bool = False) -> None:
         self.answers = list(answers)
@@ -42,9 +42,7 @@ class Counting(RawServer):
 
 @pytest.mark.parametrize("policy", [QUICK, None], ids=["retries", "no retries"])
 @pytest.mark.parametrize("warm", [True, False], ids=["pooled", "fresh"])
-async def test_an_accepted_request_stays_sent_however_the_later_attempts_fail(
-    policy: RetryPolicy | None, warm: bool
-) -> None:
+async def test_accepted_request_stays_sent_regardless_of_later_failures(policy: RetryPolicy | None, warm: bool) -> None:
     async with (
         Counting(*([reply(completion())] if warm else []), closing=True) as server,
         client_of(server.url, retry=policy) as client,
@@ -57,7 +55,7 @@ async def test_an_accepted_request_stays_sent_however_the_later_attempts_fail(
         assert caught.value.sent is True
 
 
-async def test_closing_the_client_after_an_accepted_attempt_does_not_claim_that_nothing_was_sent() -> None:
+async def test_closing_the_client_after_an_accepted_attempt_stays_sent() -> None:
     async with Counting(reply(b"{}", status="500 Internal Server Error")) as server:
         closed: list[asyncio.Task[None]] = []
         policy = RetryPolicy(initial=0.0, on_retry=lambda _: closed.append(asyncio.ensure_future(client.aclose())))
@@ -70,16 +68,16 @@ async def test_closing_the_client_after_an_accepted_attempt_does_not_claim_that_
 
 
 @pytest.mark.parametrize(
-    "bytes_of_a_reply",
+    "reply_start",
     [b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"],
-    ids=["half a head", "early hints", "continue"],
+    ids=["partial head", "early hints", "continue"],
 )
-async def test_a_pooled_connection_that_began_to_answer_is_not_replaced(bytes_of_a_reply: bytes) -> None:
+async def test_pooled_connection_that_started_a_reply_is_not_replaced(reply_start: bytes) -> None:
     async def talk(conversation: Conversation) -> None:
         server.requests.append(await conversation.request())
         await conversation.send(reply(completion()))
         server.requests.append(await conversation.request())
-        await conversation.send(bytes_of_a_reply)
+        await conversation.send(reply_start)
 
     async with RawServer(talk) as server, client_of(server.url, retry=None) as client:
         await complete(client)
@@ -89,7 +87,7 @@ async def test_a_pooled_connection_that_began_to_answer_is_not_replaced(bytes_of
         assert caught.value.sent is True
 
 
-async def test_one_replacement_is_for_the_whole_call_and_what_follows_uses_fresh_connections() -> None:
+async def test_call_gets_one_replacement_and_then_fresh_connections() -> None:
     whole = reply(completion())
     async with Counting() as server, client_of(server.url, retry=QUICK) as client:
         server.answers = [whole] * 4
@@ -104,7 +102,7 @@ async def test_one_replacement_is_for_the_whole_call_and_what_follows_uses_fresh
         assert server.connections == idle + 3
 
 
-async def test_a_plain_reply_that_began_and_broke_off_is_not_asked_for_again() -> None:
+async def test_truncated_plain_reply_is_not_retried() -> None:
     async def talk(conversation: Conversation) -> None:
         server.requests.append(await conversation.request())
         await conversation.send(reply(completion())[:-10])
@@ -115,7 +113,7 @@ async def test_a_plain_reply_that_began_and_broke_off_is_not_asked_for_again() -
         assert len(server.requests) == 1
 
 
-async def test_failing_calls_leave_no_cycles_that_hold_their_requests(server: FriendliServer) -> None:
+async def test_failed_calls_leave_no_reference_cycles(server: FriendliServer) -> None:
     server.always(status(400))
     async with client_of(server.url, retry=None) as client:
 
@@ -124,7 +122,7 @@ async def test_failing_calls_leave_no_cycles_that_hold_their_requests(server: Fr
                 await complete(client)
 
         def calls_and_errors() -> set[int]:
-            return {id(thing) for thing in gc.get_objects() if type(thing).__name__ in {"Call", "BadRequestError"}}
+            return {id(each) for each in gc.get_objects() if type(each).__name__ in {"Call", "BadRequestError"}}
 
         await failing()
         gc.collect()
@@ -133,13 +131,13 @@ async def test_failing_calls_leave_no_cycles_that_hold_their_requests(server: Fr
             before = calls_and_errors()
             for _ in range(5):
                 await failing()
-            left = calls_and_errors() - before
+            leaked = calls_and_errors() - before
         finally:
             gc.enable()
-    assert left == set()
+    assert leaked == set()
 
 
-async def test_a_stream_of_another_loop_is_refused_before_anything_happens(
+async def test_stream_of_another_event_loop_is_rejected_unchanged(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     async with ask(client) as stream:
@@ -163,7 +161,7 @@ async def _await(awaitable: object) -> None:
     await awaitable  # type: ignore[misc]  # a coroutine of either method
 
 
-async def test_awaiting_the_plain_form_of_the_seed_operation_twice_is_refused(
+async def test_awaiting_a_plain_tool_assisted_completion_twice_is_rejected(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     call = client.serverless.tool_assisted_chat_completion(
@@ -180,25 +178,25 @@ async def test_awaiting_the_plain_form_of_the_seed_operation_twice_is_refused(
 
 
 @pytest.mark.parametrize("url", ["http://a..b", "http://" + "x" * 64 + ".example", "http://xn--"], ids=str)
-async def test_a_host_name_that_is_none_is_a_configuration_error(url: str) -> None:
+async def test_invalid_host_name_raises_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError):
         async with client_of(url, retry=None) as client:
             await within(complete(client))
 
 
-async def test_a_host_name_beyond_ascii_goes_out_as_it_is_on_the_wire() -> None:
+async def test_non_ascii_host_name_is_idna_encoded() -> None:
     client = client_of("http://bücher.invalid/v")
     assert "http://xn--bcher-kva.invalid/v" in repr(client)
     await client.aclose()
 
 
 @pytest.mark.parametrize("proxy", ["http://", "http://x y", "ftp://h", "http://h:0"], ids=str)
-def test_a_proxy_that_is_none_is_a_configuration_error(proxy: str) -> None:
+def test_invalid_proxy_raises_configuration_error(proxy: str) -> None:
     with pytest.raises(ConfigurationError):
         AsyncFriendli("t", proxy=proxy)
 
 
-async def test_headers_that_are_no_text_can_be_printed() -> None:
+async def test_error_with_non_utf8_headers_can_be_printed() -> None:
     answer = reply(b"{}", status="400 Bad Request").replace(b"\r\n\r\n", b"\r\nx-request-id: \xff\xe9\r\n\r\n", 1)
     async with Counting(answer) as server, client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
@@ -207,15 +205,13 @@ async def test_headers_that_are_no_text_can_be_printed() -> None:
 
 
 @pytest.mark.parametrize("ending", [reset(), cut(), end()], ids=["reset", "cut", "end"])
-async def test_a_stream_cut_before_its_first_event_is_truncated_and_is_tried_again_where_that_is_on(
-    server: FriendliServer, ending: Step
-) -> None:
+async def test_stream_cut_before_its_first_event_is_truncated_or_retried(server: FriendliServer, ending: Step) -> None:
     broken = script(comment("ping"), ending)
-    async with client_of(server.url) as once, client_of(server.url, retry=QUICK) as again:
+    async with client_of(server.url) as without_retry, client_of(server.url, retry=QUICK) as with_retry:
         server.enqueue(broken, broken, text("whole"))
-        stream = ask(once)
+        stream = ask(without_retry)
         with pytest.raises(StreamInterruptedError) as caught:
             await within(stream)
         assert (stream.outcome, caught.value.sent) == ("truncated", True)
-        assert (await within(ask(again).result())).text == "whole"
+        assert (await within(ask(with_retry).result())).text == "whole"
     assert len(server.requests) == 3
