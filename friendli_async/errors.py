@@ -1,7 +1,7 @@
 """The exception hierarchy.
 
-    FriendliError                     root; ``.meta`` (None before any attempt), ``.partial`` (of an open stream)
-    ├── ConfigurationError            also a ValueError: nothing was sent
+    FriendliError                     root; ``.meta`` (the attempts), ``.partial`` (what had arrived); may be None
+    ├── ConfigurationError            also a ValueError: the server processed nothing
     ├── APIConnectionError            no usable reply; ``.sent``: whether the request can have been accepted
     │   ├── APITimeoutError           also a TimeoutError; ``.limit`` names the limit, ``.seconds`` is its length
     │   └── StreamInterruptedError    the stream ended early
@@ -50,8 +50,9 @@ class FriendliError(Exception):
     """Root of the errors that this library raises for a call.
 
     Attributes:
-        meta: Status, headers, request id and attempts of the call; None if no attempt had started.
-        partial: What an open stream had received before it failed; None for all other calls.
+        meta: Status, headers, request id and attempts of the call; None if it failed before it could wait or send.
+            Its ``attempts`` are empty if a rate-limit hold rejected the call.
+        partial: What a stream had received, or what a plain reply holds besides the error; otherwise None.
     """
 
     # All attributes except the message have defaults, and are set after construction or by keyword. The default
@@ -66,7 +67,7 @@ class FriendliError(Exception):
 
 
 class ConfigurationError(FriendliError, ValueError):
-    """The client cannot be used: no token, an invalid setting, a closed client. Nothing was sent."""
+    """The client cannot be used: no token, an invalid setting, a closed client. The server processed nothing."""
 
 
 class APIConnectionError(FriendliError):
@@ -132,7 +133,8 @@ class APIStatusError(FriendliError):
         code: The server's error code, if any.
         type: The server's error type, if any.
         message: The server's error message, truncated to 2,000 characters; ``HTTP 502 Bad Gateway`` if it has none.
-        body: The error body as text, truncated to ``Limits.error``.
+        body: The error body as text, truncated to ``Limits.error``. For an error inside a stream or a 2XX reply, the
+            first 200 bytes of that event or reply; "" if a rate-limit hold rejected the call.
         request_id: The server's ``x-request-id``.
         retry_after: Seconds that the server asks to wait before a retry, or None. For a 429 without ``Retry-After``,
             the time until its exhausted limits are reset.

@@ -14,12 +14,22 @@ where                             look at
 a byte becomes an event           ``events.reader.EventReader.feed``; bytes are split in ``events.sse.SSEDecoder``, and
                                   events decoded in ``events.decoding.Dialect``
 a status becomes an error         ``status_errors.status_error``
-an aiohttp error becomes ours     ``net.failures.translate``; while a body is read, ``net.exchange.AiohttpExchange``
-a retry is decided                ``retry.is_retryable`` (whether), ``retry.Retries.wait_after`` (when),
-                                  ``pacing.Pace.may_retry`` (the retry budget); all called from ``call.Call``
-a stream stops                    ``events.stream.OpenStream``: ``stop`` on request, ``settle`` at its end, ``fill`` and
-                                  ``read`` on an error; the connection: ``Exchange.finish`` and ``abort``
-a timeout expires                 ``net.clock.CallClock`` up to the first event, then ``net.clock.ReadClock``
+an aiohttp error becomes ours     ``net.failures.translate``
+an aiohttp error while reading    ``net.exchange.AiohttpExchange``: ``take``, ``_read_raw``
+a retry is decided                ``call.Call._wait_after``, which makes all checks in order: ``retry.is_retryable``
+                                  (whether), ``retry.Retries.wait_after`` (when), ``pacing.Pace.take_retry`` (the retry
+                                  budget). Before it, ``_try_recovery`` may repair the cause
+a dead connection is replaced     ``net.transport.AiohttpTransport._is_stale``: the request is sent again, which is not
+                                  an attempt
+a stream's outcome is set         ``events.stream.OpenStream._end``; called by ``stop`` (on request), ``settle`` (at its
+                                  end), ``_break`` (on an error), ``drop`` (last reference gone, loop closed). The
+                                  connection: ``Exchange.finish`` and ``abort``. Before it is open: ``EventStream``
+a timeout fires                   ``net.clock``: ``_Deadline._check``, then ``_expire`` of ``CallClock`` (up to the
+                                  first event or whole reply) or ``ReadClock`` (an open stream). Besides,
+                                  ``Exchange.read_some`` gives an error body 5 s, and aiohttp enforces ``connect`` with
+                                  ``session=``
+a connection slot                 taken in ``AiohttpTransport._acquire_slot``; given back in
+                                  ``AiohttpExchange._detach``, or in ``send`` if that fails
 ================================  ======================================================================================
 
 
@@ -114,12 +124,12 @@ copy of the first error. Every error of an open stream has ``partial`` and ``met
 ``cancelled``  a read was cancelled                    CancelledError; the next read    closed
                                                        raises StreamInterruptedError,
                                                        once; then iteration has ended
-``cancelled``  the client was closed or drained        StreamInterruptedError at the    closed
-                                                       next read; then as above
+``cancelled``  the client was closed or drained;       StreamInterruptedError at the    closed
+               ``done`` instead if ``may_end`` holds   next read; then as above
 =============  ======================================  ===============================  ================================
 
-A timeout while ``may_end`` holds ends the stream normally: nothing of the answer is missing, only the sentinel or the
-usage, and an error would make the caller pay for the answer again.
+A timeout, or closing the client, while ``may_end`` holds ends the stream normally: nothing of the answer is missing,
+only the sentinel or the usage, and an error would make the caller pay for the answer again.
 
 Events that precede an error in the same read are delivered first: the outcome changes when the last of them has been
 taken, so it does not depend on how the bytes were split into reads. Errors of an opening are raised there, after the
@@ -175,7 +185,7 @@ error's traceback, and the traceback leads through ``f_back`` to frames that hol
 remedies, which all code in here uses:
 
 - ``Held`` holds a caught error until it is raised: ``raise held.take()``.
-- ``forget`` clears the tracebacks of an error that something else keeps: aiohttp keeps one on the broken connection.
+- ``clear_tracebacks`` is for an error that something else keeps: aiohttp keeps one on the broken connection.
 
 An error that is raised more than once (``OpenStream.error``, ``Exchange.abort_with``, ``CallClock.interrupt``) is
 stored without a traceback and raised as a copy. tenacity never gets the error itself. A test that shows the absence of

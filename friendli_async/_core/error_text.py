@@ -14,7 +14,7 @@ from friendli_async._core.error_json import is_success, loads
 __all__ = ["decode_text", "is_message", "parse_body", "sanitize"]
 
 _MAX_MESSAGE: Final = 2000
-"""Characters of an error's message: ``APIStatusError.body`` is not truncated."""
+"""Characters of an error's message. ``APIStatusError.body`` has a limit of its own, ``Limits.error``."""
 _MAX_LINE: Final = 200
 _MAX_SCANNED: Final = 16384
 _MAX_VALUES: Final = 50

@@ -34,8 +34,8 @@ early, by anyone, or that a read of it was cancelled."""
 class OpenStream(Generic[E, R_co, U_co]):
     """The resources of an open stream: its connection, reader, limits and outcome.
 
-    It holds no reference to the ``EventStream`` that wraps it: that is collected with the user's last reference, and
-    then ends this stream. Its timer refers to it, while one runs.
+    It does not reference the ``EventStream`` that wraps it: that is freed with the user's last reference, and then ends
+    this stream. Nor does its timer reference it, only the exchange.
 
     Attributes:
         head: The bytes of the reads up to the one that completed the first event, until an event is consumed; then
