@@ -84,7 +84,7 @@ _FIELDS: Final = {
     "idle=... and first_event=...": "read sock_read read_timeout",
     "Timeouts(total=...)": "write timeout max_elapsed_time max_elapsed deadline",
     "connect=...": "sock_connect connect_timeout",
-    "max_attempts=..., the first one counted": "max_retries retries attempts total",
+    "max_attempts=..., which includes the first attempt": "max_retries retries attempts total",
     "initial=...": "backoff backoff_factor initial_interval initial_delay min_wait",
     "multiplier=...": "exponent exponential_base factor",
     "max_wait=...": "max_interval max_delay backoff_max",
@@ -133,14 +133,14 @@ _GROUPS: Final = {
 }
 # Features found elsewhere or nowhere in this library, and shortcuts that other clients have on the client itself.
 _HINTS: Final = {
-    "here it is friendli_async.bulk.run_all, or the command friendli-async batch": "batch batches",
-    "here it is serverless.token.tokenize": "count_tokens",
-    "there are no datasets here, as in Friendli's SDK since 0.15.1": "dataset datasets",
+    "use friendli_async.bulk.run_all, or the command friendli-async batch": "batch batches",
+    "use serverless.token.tokenize": "count_tokens",
+    "datasets are not supported (Friendli's SDK dropped them in 0.15.1)": "dataset datasets",
 }
 _CLIENT_HINTS: Final = {
-    "here it is serverless.chat.complete, and so for dedicated and container": "acompletion chat_completion"
+    "use serverless.chat.complete (or dedicated, container)": "acompletion chat_completion"
     " chat_complete complete completion generate",
-    "here it is serverless.token.tokenize": "tokenizer",
+    "use serverless.token.tokenize": "tokenizer",
 }
 
 
@@ -175,7 +175,7 @@ def _attribute_hint(owner: object, name: str) -> str:
     plain = name.lower().removesuffix("_async")
     candidates = [plain, *(_lookup(plain, _ATTRIBUTES) or "").split()]
     if known := [candidate for candidate in candidates if candidate in names]:
-        return f"; here it is {' or '.join(known[:2])}"
+        return f"; use {' or '.join(known[:2])}"
     is_client = "with_options" in names
     groups: dict[str, list[str]] = {}
     if is_client:
@@ -184,34 +184,34 @@ def _attribute_hint(owner: object, name: str) -> str:
         groups = {deployment: members.split() for deployment, members in _GROUPS.items()}
     for candidate in candidates:
         if paths := [f"{deployment}.{candidate}" for deployment, members in groups.items() if candidate in members]:
-            return f"; here it is {' or '.join(paths)}"
+            return f"; use {' or '.join(paths)}"
     if hint := _lookup(plain, _HINTS, _CLIENT_HINTS if is_client else {}):
         return f"; {hint}"
     if is_client and _lookup(plain, _SETTINGS):
-        return "; settings cannot be read; with_options(...) returns a copy with other ones"
+        return "; settings cannot be read back; with_options(...) returns a copy with different ones"
     return _suggest_nearest(plain, names) or f"; it has {', '.join(names)}"
 
 
 def field_hint(name: str, known: Collection[str]) -> str:
     """Returns a hint for an unknown field of an option value, to append to an error message."""
     if ours := _lookup(name, _FIELDS):
-        return f"; here it is {ours}"
+        return f"; use {ours}"
     return _suggest_nearest(name, known) or f"; it takes {', '.join(known)}"
 
 
 def setting_hint(name: str) -> str | None:
     """Returns how and where to set a client setting that was passed to a method; None if it is not a setting."""
     if ours := _lookup(name, _SETTINGS):
-        return f"it is a setting, use client.with_options({ours})"
+        return f"it is a client setting; use client.with_options({ours})"
     ours = _lookup(name, _POOL_SETTINGS)
-    return ours and f"it is a setting of the client: AsyncFriendli({ours})"
+    return ours and f"it is a client setting; use AsyncFriendli({ours})"
 
 
 def option_hint(name: str, known: Collection[str]) -> str:
     """Returns a hint for an unknown keyword of a client or ``with_options``, to append to an error message."""
     ours = _lookup(name, _CLIENT_SETTINGS, _SETTINGS, _POOL_SETTINGS if "session" in known else {})
     if ours:
-        return f"; here it is {ours}"
+        return f"; use {ours}"
     if setting := setting_hint(name):
         return f"; {setting}"
     return _suggest_nearest(name, known) or f"; it takes {', '.join(known)}"
@@ -228,10 +228,10 @@ def parameter_hint(name: str, known: Collection[str]) -> str:
     ours = _lookup(plain, _PARAMETERS)
     candidates = [plain, *(ours or "").split()]
     if accepted := [candidate for candidate in candidates if candidate in known]:
-        return f"; here it is {accepted[0]!r}"
+        return f"; use {accepted[0]!r}"
     if "system" in candidates and "messages" in known:
-        return "; here it is a message with the role 'system'"
+        return "; use a message with the role 'system'"
     if ours is None and (near := _suggest_nearest(plain, known)):
         return near
     extra = next((other for other in ("extra_body", "extra_query") if other in known), None)
-    return f"; what is not listed goes into {extra}={{...}}" if extra is not None else ""
+    return f"; pass other parameters in {extra}={{...}}" if extra is not None else ""

@@ -82,7 +82,7 @@ class SSEResponse:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         if heartbeat is not None and not heartbeat > 0:
-            raise ValueError("heartbeat: seconds, more than 0, or None")
+            raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, not {heartbeat!r}")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""
         self._stream: EventStream[Any] = stream
@@ -310,7 +310,7 @@ def error_status(error: FriendliError) -> int:
     if isinstance(error, APITimeoutError):
         return 504
     if isinstance(error, ConfigurationError):
-        return 503 if _is_draining(error) else 500
+        return 503 if error.draining else 500
     return 502
 
 
@@ -335,29 +335,25 @@ def _error_fields(error: FriendliError) -> tuple[str, str, str | None]:
         case APIStatusError() if error.status_code in _PASSED_THROUGH:
             return error.message, error.type or _error_type(error.status_code), error.code
         case APIStatusError(status_code=401 | 403):
-            return "the model's server refused this service", "upstream_error", None
+            return "this service is not authorized to use the model", "upstream_error", None
         case APIStatusError():
             return "the model's server failed", "upstream_error", None
         case APITimeoutError():
             return "the model took too long", "timeout_error", f"{error.limit}_timeout"
         case StreamInterruptedError():
-            return "the answer broke off before it was complete", "upstream_error", "stream_interrupted"
+            return "the answer was interrupted before it was complete", "upstream_error", "stream_interrupted"
         case APIConnectionError():
             return "the model's server could not be reached", "upstream_error", "connection_error"
+        case ConfigurationError(draining=True):
+            return "the service is being shut down; try again", "service_unavailable", "draining"
         case ConfigurationError():
-            if _is_draining(error):
-                return "the service is being shut down; try again", "service_unavailable", "draining"
-            return "the service is not set up rightly", "server_error", None
+            return "the service is misconfigured", "server_error", None
         case _:
-            return "the model's server gave an answer that cannot be read", "upstream_error", None
+            return "the model's server sent an invalid response", "upstream_error", None
 
 
 def _error_type(status: int) -> str:
     return {429: "rate_limit_error", 503: "service_unavailable"}.get(status, "invalid_request_error")
-
-
-def _is_draining(error: ConfigurationError) -> bool:
-    return str(error).startswith("draining")
 
 
 def retry_headers(error: FriendliError) -> Iterable[tuple[str, str]]:

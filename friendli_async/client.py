@@ -293,7 +293,7 @@ class AsyncFriendli(Hinted):
             ConfigurationError: The session is the user's own, or ``n`` exceeds ``max_connections``.
         """
         if deployment not in self._engines:
-            raise ConfigurationError(f"there is no deployment {deployment!r}; it is one of {', '.join(self._engines)}")
+            raise ConfigurationError(f"unknown deployment {deployment!r}; expected one of {', '.join(self._engines)}")
         await self._engines[deployment].warm_up(n)
 
     def __repr__(self) -> str:
@@ -319,7 +319,7 @@ def _create_runtime(
 
     check_count("max_connections", max_connections)
     if session is not None and (proxy is not None or ssl is not None):
-        raise ConfigurationError("proxy= and ssl= cannot be combined with session=: a session is used as it is")
+        raise ConfigurationError("proxy= and ssl= cannot be combined with session=: configure them on the session")
     if ssl is None and session is None:
         ssl = default_tls()
     changes = ChangeSignal()

@@ -67,7 +67,13 @@ class FriendliError(Exception):
 
 
 class ConfigurationError(FriendliError, ValueError):
-    """The client cannot be used: no token, an invalid setting, a closed client. The server processed nothing."""
+    """The client cannot be used: no token, an invalid setting, a closed client. The server processed nothing.
+
+    Attributes:
+        draining: Whether the call was rejected because the client is being drained.
+    """
+
+    draining: bool = False
 
 
 class APIConnectionError(FriendliError):

@@ -170,10 +170,12 @@ class _FileSink:
             APIConnectionError: Size or digest differs.
         """
         if info.size is not None and info.size != self._written:
-            raise APIConnectionError(f"the download was cut: {self._written} of {info.size} bytes came", sent=True)
+            raise APIConnectionError(
+                f"the download was truncated: {self._written} of {info.size} bytes received", sent=True
+            )
         digest = f"sha256:{self._digest.hexdigest()}"
         if info.digest is not None and info.digest.startswith("sha256:") and info.digest.lower() != digest:
-            raise APIConnectionError("the download is not what was uploaded: its digest is another", sent=True)
+            raise APIConnectionError("the downloaded content does not match the digest of the uploaded file", sent=True)
 
     def _report(self) -> None:
         if self._progress is not None:
@@ -254,7 +256,7 @@ class Files(Resource):
         name = name or digest
         announced = await self.init_upload(name=name, size=size, digest=digest, project_id=project_id)
         if announced is None:
-            raise ResponseDecodeError("the server took the announcement without saying where the content goes")
+            raise ResponseDecodeError("the server accepted the upload but returned no file id or upload URL")
         if announced.upload_url is not None:
             fields = {key: value for key, value in (announced.aws or {}).items() if value is not None}
             parts = [Part.text(key, str(value)) for key, value in fields.items()]

@@ -70,13 +70,13 @@ class ContainerImage(Reply, frozen=True, kw_only=True):
 
 def _decode_image(text: str | None) -> bytes:
     if text is None:
-        raise ResponseDecodeError("the reply holds no image, only its URL")
+        raise ResponseDecodeError("the reply contains no image, only its URL")
     from base64 import b64decode
 
     try:
         return b64decode(text, validate=True)
     except ValueError:
-        raise ResponseDecodeError("the image in the reply is not base64", excerpt=text[:200]) from None
+        raise ResponseDecodeError("the image in the reply is not valid base64", excerpt=text[:200]) from None
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------

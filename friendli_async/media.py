@@ -116,4 +116,6 @@ def _content_type(name: str | None, data: bytes, family: str) -> str:
         kind = content_types.by_name(candidate) if candidate else ""
         if kind.startswith(f"{family}/"):
             return kind
-    raise ArgumentError(f"{family}: neither its name nor its beginning says what it is; pass content_type=")
+    raise ArgumentError(
+        f"{family}: unknown content type: neither the file name nor the first bytes identify it; pass content_type="
+    )

@@ -172,7 +172,7 @@ class Reply(
         """The call's metadata. Raises AttributeError on a reply that did not come from a call."""
         meta: Meta | None = self.__dict__.get("_meta")
         if meta is None:
-            raise AttributeError(f"this {type(self).__name__} did not come from a call, so it has no meta")
+            raise AttributeError(f"this {type(self).__name__} was not returned by a call, so it has no meta")
         return meta
 
     @property
@@ -183,7 +183,7 @@ class Reply(
         """
         data: bytes | None = self.__dict__.get("_raw")
         if data is None:
-            raise AttributeError(f"this {type(self).__name__} did not come in one piece, so there is no JSON of it")
+            raise AttributeError(f"this {type(self).__name__} was not received as one reply, so it has no raw JSON")
         import json  # unlike msgspec, it accepts NaN and lone surrogates
 
         return json.loads(data)

@@ -72,9 +72,9 @@ async def test_object_without_listing_fields_is_not_an_empty_listing(
 ) -> None:
     for _ in range(2):
         server.enqueue(json_body(body))
-    with pytest.raises(ResponseDecodeError, match="no field of this API"):
+    with pytest.raises(ResponseDecodeError, match="none of the fields of this API"):
         await client.dedicated.endpoint.list()
-    with pytest.raises(ResponseDecodeError, match="no field of this API"):
+    with pytest.raises(ResponseDecodeError, match="none of the fields of this API"):
         await client.dedicated.endpoint.get_version_history("ep_1")
     server.enqueue(json_body({"data": {}}))
     assert (await client.dedicated.endpoint.list()).data == {}

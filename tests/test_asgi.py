@@ -418,6 +418,12 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
     assert leaked == []
 
 
+def draining() -> ConfigurationError:
+    error = ConfigurationError("any text")
+    error.draining = True
+    return error
+
+
 # --- error status and message ----------------------------------------------------------------------------------------
 
 
@@ -434,7 +440,8 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
         (APIConnectionError("could not connect to flp_secret"), 502),
         (StreamInterruptedError("flp_secret"), 502),
         (ResponseDecodeError("flp_secret"), 502),
-        (ConfigurationError("draining: the client is being shut down"), 503),
+        (draining(), 503),
+        (ConfigurationError("draining flp_secret, in the text only"), 500),
         (ConfigurationError("no token flp_secret"), 500),
         (FriendliError("flp_secret"), 502),
     ],

@@ -132,7 +132,7 @@ async def test_extra_body_is_sent_as_form_fields_and_extra_query_in_the_url(
         ({"chunking_strategy": {"type": "silence"}}, ValueError, r"chunking_strategy\.type"),
         ({"chunking_strategy": {"type": "server_vad", "threshold": "x"}}, ValueError, r"chunking_strategy\.threshold"),
         ({"language": "\ud800"}, ValueError, "language: lone surrogates"),
-        ({"extra_body": {"x": object()}}, ValueError, "x: object is not JSON"),
+        ({"extra_body": {"x": object()}}, ValueError, "x: object is not JSON serializable"),
         ({"extra_body": {"stream": True}}, ValueError, "extra_body.stream"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) and "extra_body" not in value else None,

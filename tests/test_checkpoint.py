@@ -117,7 +117,7 @@ async def test_reply_of_this_library_is_restored(path: Path, server: FriendliSer
     assert type(again.reply) is ChatCompletion
     assert again.reply == first.reply
     assert len(server.requests) == 1
-    with pytest.raises(AttributeError, match="did not come from a call"):
+    with pytest.raises(AttributeError, match="was not returned by a call"):
         _ = again.reply.meta
 
 
@@ -141,7 +141,7 @@ async def test_custom_type_is_restored_with_reply_type(path: Path) -> None:
 
 async def test_reply_of_unrestorable_type_is_yielded_before_the_error(path: Path) -> None:
     seen: list[Outcome[Any, Any]] = []
-    with pytest.raises(CheckpointError, match="give reply_type=Invoice"):
+    with pytest.raises(CheckpointError, match="pass reply_type=Invoice"):
         await run(ROWS, Caller(lambda row: Invoice("1")), path, concurrency=1, seen=seen)
     assert [outcome.reply for outcome in seen] == [Invoice("1")]
     assert path.read_bytes() == b""
@@ -269,7 +269,7 @@ async def test_string_and_integer_keys_are_distinct(path: Path) -> None:
 
 async def test_unserializable_row_is_rejected_before_sending(path: Path) -> None:
     caller = Caller()
-    with pytest.raises(RowsError, match="the row 1 cannot be compared"):
+    with pytest.raises(RowsError, match="row 1 cannot be compared"):
         await run(["fine", object()], caller, path, key=None)
     assert caller.rows == ["fine"]
 

@@ -210,12 +210,12 @@ def test_reasoning_is_printed_to_stderr(server: FriendliServer, run: Run) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["Hi"], "which model?"),
-        (["-m", "m"], "nothing to ask"),
+        (["Hi"], "no model: pass -m MODEL"),
+        (["-m", "m"], "no prompt: pass one"),
         (["-m", "m", "-o", "temprature", "1", "Hi"], "did you mean 'temperature'"),
         (["-m", "m", "-o", "temperature", "hot", "Hi"], "temperature"),
         (["-m", "m", "-a", "/nowhere/x.png", "Hi"], "/nowhere/x.png"),
-        (["-m", "m", "--schema", "{", "Hi"], "--schema is no JSON"),
+        (["-m", "m", "--schema", "{", "Hi"], "--schema is not valid JSON"),
     ],
 )
 def test_invalid_input_prints_one_line_and_sends_nothing(
@@ -232,7 +232,7 @@ def test_invalid_input_prints_one_line_and_sends_nothing(
     ("answer", "message", "shown"),
     [
         (status(401, message="no such token"), "no such token", ""),
-        (script(chunk("Once"), cut()), "the connection broke", "Once"),
+        (script(chunk("Once"), cut()), "the server closed the connection before the end of the body", "Once"),
     ],
 )
 def test_failed_call_prints_one_line(server: FriendliServer, run: Run, answer: Any, message: str, shown: str) -> None:
@@ -322,6 +322,17 @@ def test_failed_call_does_not_end_a_conversation(server: FriendliServer, environ
     assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Second"]
 
 
+@pytest.mark.parametrize("piece", [{"reasoning": "Once"}, {"text": "Once"}])
+def test_error_of_interrupted_stream_starts_on_new_line_of_terminal(
+    server: FriendliServer, environment: dict[str, str], piece: dict[str, str]
+) -> None:
+    server.enqueue(script(chunk(**piece), cut()))
+    code, shown = run_on_terminal(command("-m", "m", "Hi"), {**environment, "NO_COLOR": "1"})
+    assert code == 1
+    assert [line for line in shown.splitlines() if line.startswith("friendli-async chat: ")]
+    assert shown.startswith("Once\r\n")
+
+
 def test_attachment_is_kept_after_a_failed_call(
     server: FriendliServer, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -361,7 +372,7 @@ def test_models_lists_the_catalogue_as_text_or_json(run: Run) -> None:
     [line] = run("models", "--json", "llama").stdout.splitlines()
     assert json.loads(line)["id"] == "meta-llama-3.1-8b-instruct"
     nothing = run("models", "no such thing")
-    assert (nothing.stdout, nothing.stderr) == ("", "friendli-async models: there is none\n")
+    assert (nothing.stdout, nothing.stderr) == ("", "friendli-async models: no matches\n")
 
 
 def test_models_lists_the_endpoints(server: FriendliServer, run: Run) -> None:
@@ -402,8 +413,8 @@ def test_doctor_reports_failed_checks(run: Run) -> None:
 def test_doctor_reports_an_unknown_token(server: FriendliServer, run: Run) -> None:
     done = run("doctor", "-m", "m", FRIENDLI_TOKEN="another")
     assert done.returncode == 1
-    assert "the token is not known there" in done.stdout
-    assert "another" not in done.stdout.replace("of another account", "")
+    assert "the token was rejected" in done.stdout
+    assert "another" not in done.stdout.replace("to another account", "")
 
 
 def checks(done: Done) -> dict[str, str]:
@@ -415,8 +426,8 @@ def checks(done: Done) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("answer", "advice"),
     [
-        (status(403), "is FRIENDLI_TEAM right?"),
-        (status(404), "no such model, or a base URL with a path too much"),
+        (status(403), "the token lacks permission; check FRIENDLI_TEAM"),
+        (status(404), "no such model, or the base URL has an extra path"),
         (status(400, message="too long"), "too long"),
     ],
 )
@@ -430,19 +441,19 @@ def test_doctor_gives_advice_on_an_error_status(server: FriendliServer, run: Run
 def test_doctor_defaults_to_a_model_of_the_catalogue(server: FriendliServer, run: Run) -> None:
     assert checks(run("doctor"))["stream"].startswith("ok: ")
     assert server.requests[-1].json_object["model"] == "meta-llama-3.1-8b-instruct"
-    assert "the token is not known there" in checks(run("doctor", FRIENDLI_TOKEN="another"))["stream"]
+    assert "the token was rejected" in checks(run("doctor", FRIENDLI_TOKEN="another"))["stream"]
     server.enqueue(json_body({"data": []}))
     assert checks(run("doctor"))["stream"] == "FAIL: the catalogue is empty"
 
 
 def test_doctor_asks_for_the_endpoint_id(run: Run) -> None:
-    assert checks(run("doctor", "--deployment", "dedicated"))["stream"] == "FAIL: which endpoint? pass -m ENDPOINT_ID"
+    assert checks(run("doctor", "--deployment", "dedicated"))["stream"] == "FAIL: no endpoint: pass -m ENDPOINT_ID"
 
 
 def test_doctor_accepts_a_container_without_token(run: Run) -> None:
     with FriendliServer(None) as container:
         done = run("doctor", "--deployment", "container", FRIENDLI_CONTAINER_URL=container.url, FRIENDLI_TOKEN="")
-    assert checks(done)["token"] == "ok: none; a container needs none"
+    assert checks(done)["token"] == "ok: not set; a container does not require one"
     assert checks(done)["stream"].startswith("ok: the model answered")
     assert done.returncode == 0
 
@@ -460,10 +471,34 @@ def test_doctor_connects_through_the_proxy(run: Run) -> None:
     lines = checks(done)
     assert done.returncode == 1
     assert lines["proxy"] == f"ok: {proxy}, from the environment"
-    assert lines["name"] == "ok: 127.0.0.1 is 127.0.0.1"
-    assert lines["connection"].startswith(f"FAIL: {proxy} does not answer")
-    assert lines["TLS"] == "ok: through the proxy: the stream will tell"
+    assert lines["name"] == "ok: 127.0.0.1 resolves to 127.0.0.1"
+    assert lines["connection"].startswith(f"FAIL: could not connect to {proxy}")
+    assert lines["TLS"] == "ok: not checked separately: the connection goes through the proxy"
     assert lines["stream"].startswith("FAIL")
+
+
+@pytest.mark.parametrize(
+    ("variables", "check", "source"),
+    [
+        ({"FRIENDLI_SERVER_URL": "http://localhost:port"}, "connection", "FRIENDLI_SERVER_URL"),
+        ({"FRIENDLI_SERVER_URL": "http://localhost:65536"}, "connection", "FRIENDLI_SERVER_URL"),
+        ({"FRIENDLI_SERVER_URL": "http://[::1"}, "connection", "FRIENDLI_SERVER_URL"),
+        ({"FRIENDLI_SERVER_URL": "localhost:8000"}, "TLS", "FRIENDLI_SERVER_URL"),
+        (
+            {"HTTP_PROXY": "http://user:secret@proxy:port"},
+            "proxy",
+            "the proxy URL from the environment",
+        ),
+    ],
+)
+def test_doctor_reports_invalid_url_as_failed_check(
+    run: Run, variables: dict[str, str], check: str, source: str
+) -> None:
+    done = run("doctor", "-m", "m", **{"FRIENDLI_SERVER_URL": "http://friendli.invalid", **variables})
+    assert (done.returncode, done.stderr) == (1, "")
+    assert found(done)[check] == f"FAIL: {source} is not a valid http or https URL"
+    assert found(done)["stream"].startswith("FAIL: ")
+    assert "secret" not in done.stdout
 
 
 def test_doctor_reports_an_unresolvable_host(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,7 +508,7 @@ def test_doctor_reports_an_unresolvable_host(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL="http://friendli.invalid"))
     assert lines["name"] == "FAIL: friendli.invalid cannot be resolved: Name or service not known"
-    assert lines["TLS"] == "ok: none: FRIENDLI_SERVER_URL is an http URL"
+    assert lines["TLS"] == "ok: not used: the URL is http"
 
 
 async def test_doctor_verifies_the_certificate(run: Run, tmp_path: Path) -> None:
@@ -482,9 +517,9 @@ async def test_doctor_verifies_the_certificate(run: Run, tmp_path: Path) -> None
     async with TalkativeTLSServer(authority.server(*authority.issue())) as secure:
         untrusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url)
         trusted = await asyncio.to_thread(run, "doctor", "-m", "m", FRIENDLI_SERVER_URL=secure.url, **trust)
-    assert re.match(r"FAIL: refused: .*; SSL_CERT_FILE names further authorities", checks(untrusted)["TLS"])
+    assert re.match(r"FAIL: handshake failed: .*; to trust another CA, set SSL_CERT_FILE", checks(untrusted)["TLS"])
     assert checks(untrusted)["stream"].startswith("FAIL")
-    assert re.match(r"ok: TLSv1\.[23], certificate until \w{3} .* GMT", checks(trusted)["TLS"])
+    assert re.match(r"ok: TLSv1\.[23], certificate valid until \w{3} .* GMT", checks(trusted)["TLS"])
     assert "by tls" in checks(trusted)["stream"]  # the server's reply, which is not a stream
 
 
@@ -493,7 +528,7 @@ def test_doctor_times_out_a_hanging_check(run: Run, monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url))
-    assert lines["TLS"] == "FAIL: nothing within 0.2 s"
+    assert lines["TLS"] == "FAIL: timed out after 0.2 s"
     assert lines["stream"].startswith("FAIL")
 
 

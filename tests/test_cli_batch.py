@@ -105,7 +105,7 @@ def test_batch_uses_the_request_and_response_format_of_openai(files: Files) -> N
     files.write(request("a", "one two", temperature=0.5, user="someone"), request("b"))
     code, stderr = files.run("--max-tokens", "9")
     assert code == 0
-    assert "2 of 2 rows are good" in stderr
+    assert "2 of 2 rows succeeded" in stderr
     answer = files.by_id()["a"]
     assert list(answer) == ["id", "custom_id", "response", "error"]
     assert answer["id"].startswith("batch_req_")
@@ -162,7 +162,7 @@ def test_multiline_reply_is_written_as_one_line(files: Files) -> None:
     files.write(request("a"))
     assert files.run()[0] == 0
     assert files.by_id()["a"]["response"]["body"] == reply
-    assert files.run()[1].startswith("1 of 1 rows are good, 1 were done before")
+    assert files.run()[1].startswith("1 of 1 rows succeeded, 1 from an earlier run")
     assert len(files.server.requests) == 1
 
 
@@ -173,18 +173,18 @@ def test_multiline_reply_is_written_as_one_line(files: Files) -> None:
     ("line", "message"),
     [
         ("{bad", "line 3 is not JSON"),
-        ("7", "line 3: neither a request nor a prompt"),
-        ('{"custom_id": "x"}', "line 3: neither a request"),
-        ('{"custom_id": 7, "prompt": "Hi"}', "line 3: custom_id must be text, not 7"),
-        ('{"custom_id": "a", "prompt": "Hi"}', "line 3: custom_id 'a' is line 1's, too"),
-        ('{"custom_id": "x", "url": "/v1/completions", "prompt": "Hi"}', "line 3: no body"),
+        ("7", "line 3: expected a request object or a prompt string"),
+        ('{"custom_id": "x"}', "line 3: expected a request with a body"),
+        ('{"custom_id": 7, "prompt": "Hi"}', "line 3: custom_id must be a non-empty string, not 7"),
+        ('{"custom_id": "a", "prompt": "Hi"}', "line 3: custom_id 'a' is already used in line 1"),
+        ('{"custom_id": "x", "url": "/v1/completions", "prompt": "Hi"}', "line 3: body is missing"),
         ('{"custom_id": "x", "body": 7}', "line 3: body must be an object"),
         ('{"custom_id": "x", "method": "GET", "body": {}}', "line 3: method must be POST, not 'GET'"),
         ('{"custom_id": "x", "url": "/v1/images", "body": {}}', "line 3: url must be one of"),
         ('{"custom_id": "x", "body": {"messages": [{"role": "robot"}]}}', r"line 3: messages\[0\]"),
         ('{"custom_id": "x", "body": {"messages": [], "temperature": "hot"}}', "line 3: temperature: Expected `float"),
         ('{"custom_id": "x", "url": "/v1/completions", "body": {}}', "line 3: complete.. needs 'prompt' or 'tokens'"),
-        ('{"custom_id": "x", "url": "/v1/chat/completions", "body": {}}', "line 3: no messages"),
+        ('{"custom_id": "x", "url": "/v1/chat/completions", "body": {}}', "line 3: messages is missing"),
         ('{"custom_id": "x", "body": {"messages": [], "stream": true}}', "line 3: a batch cannot stream"),
     ],
 )
@@ -254,7 +254,7 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
     code, stderr = files.run()
     assert code == 1
     assert "r: UnprocessableEntityError: 422 no such parameter" in stderr
-    assert "1 of 3 rows are good, 2 failed" in stderr
+    assert "1 of 3 rows succeeded, 2 failed" in stderr
     line = files.by_id()["r"]
     assert line["response"]["status_code"] == 422
     assert line["response"]["body"]["error"]["message"] == "no such parameter"
@@ -268,7 +268,7 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
         files.server.always(answer_by_content())
         code, stderr = files.run("--retry-failed")
         assert (code, len(files.server.requests)) == (1, 4)
-        assert "2 of 3 rows are good, 1 failed" in stderr
+        assert "2 of 3 rows succeeded, 1 failed" in stderr
     assert files.by_id()["b"]["response"]["status_code"] == 200
 
 
@@ -292,11 +292,11 @@ def test_changed_rows_are_reported_and_sent_again(files: Files) -> None:
     files.write(request("a"), request("b", "another"), request("c"))
     code, stderr = files.run()
     assert code == 0
-    assert "b: has changed since it was done, and is sent again" in stderr
+    assert "b: has changed since it completed; sending it again" in stderr
     assert "a: has changed" not in stderr
     assert len(files.server.requests) == 4
     assert [line["custom_id"] for line in files.lines()][2:] in (["b", "c"], ["c", "b"])
-    assert files.run()[1].startswith("3 of 3 rows are good, 3 were done before")
+    assert files.run()[1].startswith("3 of 3 rows succeeded, 3 from an earlier run")
 
 
 @pytest.mark.parametrize("content", ["not ours\n", '{"id":"batch_req_123","custom_id":"a","response":null}\n'])
@@ -366,12 +366,12 @@ async def test_first_signal_lets_requests_finish_and_second_aborts_them(files: F
     process = await files.start()
     await files.server.wait_for_requests(4)
     process.send_signal(number)
-    await read_stderr_until(process, b"stopping: 4 requests under way may finish")
+    await read_stderr_until(process, b"stopping: 4 requests in flight may finish")
     assert process.returncode is None
     process.send_signal(number)
     _, errors = await process.communicate()
     assert process.returncode == 128 + number
-    assert b"50 are left" in errors
+    assert b"50 remaining" in errors
     assert b"Traceback" not in errors
     assert len(files.server.requests) == 4
 
@@ -386,7 +386,7 @@ async def test_requests_in_flight_at_interrupt_are_written_to_the_file(files: Fi
     assert process.returncode == 130
     done = len(files.lines())
     assert done == len(files.server.requests) >= 4
-    assert f"{50 - done} are left".encode() in errors
+    assert f"{50 - done} remaining".encode() in errors
     assert {line["response"]["status_code"] for line in files.lines()} == {200}
     files.server.always(None)
     assert (await to_thread.run_sync(files.run_in_subprocess))[0] == 0
@@ -396,10 +396,10 @@ async def test_requests_in_flight_at_interrupt_are_written_to_the_file(files: Fi
 def test_second_ctrl_c_on_a_terminal_aborts(files: Files) -> None:
     files.write(*(request(f"r{n}") for n in range(5)))
     files.server.always(script(stall()))
-    interrupt_at = ["0/5 rows", "stopping: 4 requests under way may finish"]
+    interrupt_at = ["0/5 rows", "stopping: 4 requests in flight may finish"]
     code, shown = run_on_terminal(files.command(), os.environ, interrupt_at=interrupt_at)
     assert code == 130
-    assert "0 of 5 rows are good, 5 are left" in shown
+    assert "0 of 5 rows succeeded, 5 remaining" in shown
 
 
 # --- output ----------------------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_terminal_shows_one_updating_progress_line(files: Files) -> None:
     code, shown = run_on_terminal(files.command(), os.environ, columns=60)
     assert code == 0
     assert re.search(r"\r\x1b\[K[\d,]+/16 rows \| [\d,]+ tokens/s \| 0 refused \| limit 4 ", shown)
-    assert shown.rstrip().rpartition("\x1b[K")[2].startswith("16 of 16 rows are good")
+    assert shown.rstrip().rpartition("\x1b[K")[2].startswith("16 of 16 rows succeeded")
     assert TOKEN not in shown
     assert max(len(piece) for piece in re.findall(r"\r\x1b\[K([^\r\n\x1b]*\|[^\r\n\x1b]*)", shown)) <= 60
 

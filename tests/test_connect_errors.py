@@ -105,7 +105,8 @@ async def test_server_without_tls_is_reported(server: FriendliServer) -> None:
     message = await connect_error(server.url.replace("http:", "https:"))
     where = server.url.removeprefix("http://")
     assert (
-        message.lower() == f"could not connect: {where} [tls: wrong version number; does the server speak tls there?]"
+        message.lower()
+        == f"could not connect: {where} [tls: wrong version number; does the server use tls on this port?]"
     )
 
 
@@ -172,7 +173,7 @@ async def test_rejection_of_server_certificate_is_explained(
 ) -> None:
     server_tls = authority.server(*authority.issue(**certificate))
     reason = await tls_error(server_tls, authority.client(), user_session=user_session, streamed=streamed)
-    assert reason.startswith("[the server's certificate is refused: ")
+    assert reason.startswith("[the server's certificate was rejected: ")
     assert message in reason
 
 
@@ -182,7 +183,7 @@ async def test_error_of_untrusted_authority_says_how_to_trust_it(
 ) -> None:
     tls = stranger.client() if trusted == "theirs" else ssl.create_default_context()
     reason = await tls_error(authority.server(*authority.issue()), tls, user_session=False, streamed=False)
-    assert "local issuer certificate; ssl= or SSL_CERT_FILE name further authorities to trust]" in reason
+    assert "local issuer certificate; to trust another CA, pass ssl= or set SSL_CERT_FILE]" in reason
 
 
 @pytest.mark.parametrize(("user_session", "streamed"), [(False, False), (False, True), (True, True)])
@@ -207,12 +208,12 @@ async def test_tls_version_or_cipher_mismatch_is_reported(authority: Authority, 
     context, client_tls = authority.server(*authority.issue()), authority.client()
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    assert "no TLS version in common" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
+    assert "no common TLS version" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
     context, client_tls = authority.server(*authority.issue()), authority.client()
     client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
     client_tls.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    assert "no cipher in common" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
+    assert "no common cipher" in await tls_error(context, client_tls, user_session=False, streamed=streamed)
 
 
 async def test_trusted_certificate_works_with_and_without_client_certificate(authority: Authority) -> None:
@@ -229,18 +230,18 @@ async def test_trusted_certificate_works_with_and_without_client_certificate(aut
 
 async def test_tls_server_behind_http_url_is_reported() -> None:
     async with saying(bytes.fromhex("15030100020246")) as server, client_of(server.url) as client:
-        with pytest.raises(APIConnectionError, match="no reply: it speaks TLS: https"):
+        with pytest.raises(APIConnectionError, match="no reply: the server replied with TLS; is the URL https"):
             await within(complete(client))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number; does the server speak TLS there?"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number; does the server speak TLS there?"),
-        (bytes.fromhex("15030300020228"), "no cipher in common, or it wants a client certificate"),
-        (bytes.fromhex("15030300020270"), "does not know that name"),
-        (bytes.fromhex("15030300020246"), "no TLS version in common"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number; does the server use TLS on this port?"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number; does the server use TLS on this port?"),
+        (bytes.fromhex("15030300020228"), "no common cipher, or client certificate required"),
+        (bytes.fromhex("15030300020270"), "does not recognize the host name"),
+        (bytes.fromhex("15030300020246"), "no common TLS version"),
     ],
 )
 async def test_failed_handshake_is_explained_and_not_retried(data: bytes, message: str) -> None:
@@ -285,7 +286,7 @@ async def test_rejected_tunnel_names_the_proxy_and_is_retried_if_transient(
         async with client_of("https://api.invalid", **options) as client:
             with pytest.raises(APIConnectionError) as raised:
                 await within(read(ask(client)) if streamed else complete(client))
-        assert str(raised.value) == f"the proxy {where} refused: {message}"
+        assert str(raised.value) == f"the proxy {where} rejected the CONNECT request: {message}"
         assert not raised.value.sent
         assert proxy.connections == attempts
 
@@ -293,9 +294,9 @@ async def test_rejected_tunnel_names_the_proxy_and_is_retried_if_transient(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x00\x01\r\n\r\n", "what came is no HTTP: Bad status line"),
+        (b"\x00\x01\r\n\r\n", "invalid HTTP response: Bad status line"),
         (b"HTTP/1.1 200 Conn", "it closed the connection"),
-        (bytes.fromhex("15030100020246"), "it speaks TLS: https?"),
+        (bytes.fromhex("15030100020246"), "it replied with TLS; is the URL https?"),
     ],
 )
 async def test_invalid_proxy_response_names_the_proxy(data: bytes, message: str) -> None:

@@ -101,8 +101,8 @@ def test_real_engine_answers_on_the_page(tiny_model: Path) -> None:
 def test_missing_engine_is_reported_and_replaced_by_embedded_server(tmp_path: Path) -> None:
     run = piped(["--gguf", str(tmp_path / "none.gguf"), "--question", "Hello there"])
     assert (run.returncode, run.stderr) == (0, "")
-    assert "The engine is not here: there is no model file at" in run.stdout
-    assert "The embedded server stands in for it" in run.stdout
+    assert "The engine is not available: there is no model file at" in run.stdout
+    assert "Using the embedded server instead" in run.stdout
     assert re.search(r"you +Hello there\n +echo +\S", run.stdout)
 
 

@@ -129,7 +129,7 @@ async def test_stream_with_two_content_types_is_read() -> None:
 async def test_invalid_http_error_is_one_line_without_quoted_bytes(reply: bytes, detail: str, streamed: bool) -> None:
     error = await error_for(reply, streamed=streamed, kind=APIConnectionError)
     message = str(error)
-    assert message.startswith("no reply: what came is no HTTP: ")
+    assert message.startswith("no reply: invalid HTTP response: ")
     assert detail in message
     assert "\n" not in message
     assert "b'" not in message

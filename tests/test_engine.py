@@ -324,7 +324,7 @@ def test_engine_runs_within_its_context(tiny_model: Path) -> None:
         pid = engine.pid
         assert alive(pid)
         assert engine.url.startswith("http://127.0.0.1:")
-        with pytest.raises(RuntimeError, match="running already"):
+        with pytest.raises(RuntimeError, match="already running"):
             engine.start()
         assert engine.pid == pid
     assert not alive(pid)
@@ -451,7 +451,7 @@ def test_weights_are_stored_in_sys_prefix_without_writable_home(
 
 @pytest.mark.usefixtures("package")
 def test_unwritable_weights_folder_is_an_error() -> None:
-    with pytest.raises(EngineUnavailable, match="no place to write the Gemma weights to"):
+    with pytest.raises(EngineUnavailable, match="no writable folder for the Gemma weights"):
         gemma_weights("/dev/null/cache")
 
 

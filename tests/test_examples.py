@@ -73,7 +73,7 @@ def test_structured_output_prints_lines_as_they_complete_and_the_invoice(server:
     server.enqueue(text(*(answer[at : at + 5] for at in range(0, len(answer), 5))), text('{"number": "17"'))
     assert run(server, "structured_output.py", "Two chairs") == "2 x chair at 40.00\ninvoice 17: 80.00\n"
     assert "Two chairs" in server.requests[0].json_object["messages"][0]["content"]
-    assert run(server, "structured_output.py").startswith("no invoice: the answer is no Invoice: it is not JSON")
+    assert run(server, "structured_output.py").startswith("no invoice: the answer is not a valid Invoice: invalid JSON")
     assert run(server, "structured_output.py").count("x You said") == 1
 
 

@@ -207,7 +207,7 @@ async def test_empty_202_response_is_none_and_fails_an_upload(server: FriendliSe
     accepted = body(b"", status=202, content_type="text/plain")
     server.enqueue(accepted, accepted)
     assert await client.file.init_upload(name="n", size=1, digest=DIGEST, project_id="p") is None
-    with pytest.raises(ResponseDecodeError, match="without saying where"):
+    with pytest.raises(ResponseDecodeError, match="returned no file id or upload URL"):
         await client.file.upload(b"x", project_id="p")
 
 

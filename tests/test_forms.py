@@ -261,7 +261,7 @@ async def test_iterator_of_non_bytes_is_an_error() -> None:
         yield "text"
 
     async with FriendliServer() as server, client_of(server.url) as client:
-        with pytest.raises(ValueError, match="gave str, not bytes"):
+        with pytest.raises(ValueError, match="yielded str, not bytes"):
             await send(client, texts())
         await nothing_left(client, server)
 
@@ -285,7 +285,7 @@ async def test_open_file_that_shrinks_is_an_error(path: Path) -> None:
             return super().read(size) if self.tell() < 500_000 else b""
 
     async with FriendliServer() as server, client_of(server.url) as client:
-        with pytest.raises(ValueError, match="shorter"):
+        with pytest.raises(ValueError, match="truncated"):
             await send(client, Shrinking(DATA))
         await nothing_left(client, server)
 

@@ -27,63 +27,63 @@ def get_attribute(path: str) -> Any:
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("chat", "here it is serverless.chat or dedicated.chat or container.chat"),
-        ("completions", "here it is serverless.completions or dedicated.completions or container.completions"),
-        ("responses", "here it is serverless.responses or dedicated.responses or container.responses"),
-        ("models", "here it is serverless.model"),
-        ("images", "here it is dedicated.image or container.image"),
-        ("embeddings", "here it is dedicated.embeddings"),
-        ("endpoints", "here it is dedicated.endpoint"),
-        ("beta", "here it is serverless.chat or dedicated.chat or container.chat"),
-        ("files", "here it is file"),
-        ("close", "here it is aclose"),
+        ("chat", "use serverless.chat or dedicated.chat or container.chat"),
+        ("completions", "use serverless.completions or dedicated.completions or container.completions"),
+        ("responses", "use serverless.responses or dedicated.responses or container.responses"),
+        ("models", "use serverless.model"),
+        ("images", "use dedicated.image or container.image"),
+        ("embeddings", "use dedicated.embeddings"),
+        ("endpoints", "use dedicated.endpoint"),
+        ("beta", "use serverless.chat or dedicated.chat or container.chat"),
+        ("files", "use file"),
+        ("close", "use aclose"),
         ("servrless", "did you mean 'serverless'?"),
         ("zzz", "it has aclose, "),
-        ("serverless.models", "here it is model"),
-        ("serverless.tokens", "here it is token"),
-        ("serverless.embeddings", "here it is dedicated.embeddings"),
-        ("serverless.chat.completions", "here it is complete or stream"),
-        ("serverless.chat.create", "here it is complete or stream"),
+        ("serverless.models", "use model"),
+        ("serverless.tokens", "use token"),
+        ("serverless.embeddings", "use dedicated.embeddings"),
+        ("serverless.chat.completions", "use complete or stream"),
+        ("serverless.chat.create", "use complete or stream"),
         ("serverless.chat.completee", "did you mean 'complete'?"),
-        ("serverless.completions.create", "here it is complete or stream"),
-        ("serverless.audio.transcriptions", "here it is transcribe or stream"),
-        ("dedicated.image.generations", "here it is generate"),
-        ("dedicated.endpoint.retrieve", "here it is get_spec"),
-        ("container.endpoint", "here it is dedicated.endpoint"),
-        ("container.embeddings", "here it is dedicated.embeddings"),
-        ("container.models", "here it is serverless.model"),
-        ("serverless.images", "here it is dedicated.image or container.image"),
-        ("dedicated.models", "here it is serverless.model"),
-        ("serverless.batches", "here it is friendli_async.bulk.run_all"),
-        ("dedicated.endpoint.get", "here it is get_spec or list"),
-        ("dedicated.endpoint.start", "here it is wake"),
-        ("dedicated.endpoint.resume", "here it is wake"),
-        ("dedicated.endpoint.stop", "here it is sleep or terminate"),
-        ("dedicated.endpoint.pause", "here it is sleep or terminate"),
-        ("file.create", "here it is upload"),
-        ("file.content", "here it is download"),
+        ("serverless.completions.create", "use complete or stream"),
+        ("serverless.audio.transcriptions", "use transcribe or stream"),
+        ("dedicated.image.generations", "use generate"),
+        ("dedicated.endpoint.retrieve", "use get_spec"),
+        ("container.endpoint", "use dedicated.endpoint"),
+        ("container.embeddings", "use dedicated.embeddings"),
+        ("container.models", "use serverless.model"),
+        ("serverless.images", "use dedicated.image or container.image"),
+        ("dedicated.models", "use serverless.model"),
+        ("serverless.batches", "use friendli_async.bulk.run_all"),
+        ("dedicated.endpoint.get", "use get_spec or list"),
+        ("dedicated.endpoint.start", "use wake"),
+        ("dedicated.endpoint.resume", "use wake"),
+        ("dedicated.endpoint.stop", "use sleep or terminate"),
+        ("dedicated.endpoint.pause", "use sleep or terminate"),
+        ("file.create", "use upload"),
+        ("file.content", "use download"),
         ("file.list", "it has "),
-        ("cost.list", "here it is get"),
-        ("serverless.chat.astream", "here it is stream"),
-        ("serverless.chat.stream_async", "here it is stream"),
+        ("cost.list", "use get"),
+        ("serverless.chat.astream", "use stream"),
+        ("serverless.chat.stream_async", "use stream"),
         ("serverless.chat.acomplete", "did you mean 'complete'?"),
-        ("serverless.messages.count_tokens", "here it is serverless.token.tokenize"),
-        ("serverless.completions.generate", "here it is complete"),
-        ("Serverless", "here it is serverless"),
-        ("acompletion", "here it is serverless.chat.complete, "),
-        ("complete", "here it is serverless.chat.complete, "),
-        ("api_key", "settings cannot be read; with_options(...) returns a copy"),
-        ("copy", "here it is with_options"),
-        ("with_streaming_response", "here it is with_options"),
-        ("batches", "here it is friendli_async.bulk.run_all"),
-        ("serverless.chat.batch", "here it is friendli_async.bulk.run_all"),
-        ("serverless.token.tokenizer", "here it is tokenize"),
-        ("tokenizer", "here it is serverless.token.tokenize"),
+        ("serverless.messages.count_tokens", "use serverless.token.tokenize"),
+        ("serverless.completions.generate", "use complete"),
+        ("Serverless", "use serverless"),
+        ("acompletion", "use serverless.chat.complete (or dedicated, container)"),
+        ("complete", "use serverless.chat.complete (or dedicated, container)"),
+        ("api_key", "settings cannot be read back; with_options(...) returns a copy"),
+        ("copy", "use with_options"),
+        ("with_streaming_response", "use with_options"),
+        ("batches", "use friendli_async.bulk.run_all"),
+        ("serverless.chat.batch", "use friendli_async.bulk.run_all"),
+        ("serverless.token.tokenizer", "use tokenize"),
+        ("tokenizer", "use serverless.token.tokenize"),
         ("dedicated.tokenizer", "did you mean 'token'?"),
-        ("organization", "settings cannot be read; with_options(...) returns a copy"),
-        ("container_url", "settings cannot be read; with_options(...) returns a copy"),
-        ("datasets", "there are no datasets here, "),
-        ("billing", "here it is cost or usage"),
+        ("organization", "settings cannot be read back; with_options(...) returns a copy"),
+        ("container_url", "settings cannot be read back; with_options(...) returns a copy"),
+        ("datasets", "datasets are not supported"),
+        ("billing", "use cost or usage"),
         ("moderations", "it has aclose, "),
     ],
 )
@@ -103,7 +103,7 @@ def test_suggested_deployments_have_the_group() -> None:
             with pytest.raises(AttributeError) as raised:
                 get_attribute(f"{deployment}.{group}")
             suggested = " or ".join(f"{other}.{group}" for other in supporting)
-            assert str(raised.value).endswith(f"; here it is {suggested}")
+            assert str(raised.value).endswith(f"; use {suggested}")
 
 
 PARAMETERS = {
@@ -132,7 +132,7 @@ async def test_parameter_of_other_clients_error_suggests_a_name(name: str, sugge
     for method in ("complete", "stream"):
         with pytest.raises(TypeError) as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
-        assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; here it is {suggestion}")
+        assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; use {suggestion}")
 
 
 async def test_suggestion_is_a_parameter_of_the_method() -> None:
@@ -147,9 +147,9 @@ async def test_suggestion_is_a_parameter_of_the_method() -> None:
         (response, "system", "instructions"),
         (response, "response_format", "text"),
     ):
-        with pytest.raises(TypeError, match=f"{name}'; here it is '{hint}'"):
+        with pytest.raises(TypeError, match=f"{name}'; use '{hint}'"):
             await call(**{name: "x"})
-    with pytest.raises(TypeError, match="system'; what is not listed goes into extra_body="):
+    with pytest.raises(TypeError, match="system'; pass other parameters in extra_body="):
         await serverless.completions.complete(model="m", prompt="x", system="x")
 
 
@@ -195,15 +195,15 @@ def test_existing_attributes_are_not_looked_up_in_hints(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("kind", "name", "hint"),
     [
-        (Timeouts, "read", "here it is idle=... and first_event=..."),
-        (Timeouts, "timeout", "here it is Timeouts(total=...)"),
+        (Timeouts, "read", "use idle=... and first_event=..."),
+        (Timeouts, "timeout", "use Timeouts(total=...)"),
         (Timeouts, "totl", "did you mean 'total'?"),
         (Timeouts, "zzz", "it takes connect, pool, first_event, idle, total"),
-        (RetryPolicy, "max_retries", "here it is max_attempts=..., the first one counted"),
-        (RetryPolicy, "status_forcelist", "here it is statuses={...}"),
-        (RetryPolicy, "backoff_factor", "here it is initial=..."),
+        (RetryPolicy, "max_retries", "use max_attempts=..., which includes the first attempt"),
+        (RetryPolicy, "status_forcelist", "use statuses={...}"),
+        (RetryPolicy, "backoff_factor", "use initial=..."),
         (RetryPolicy, "max_attempt", "did you mean 'max_attempts'?"),
-        (Limits, "max_connections", "here it is AsyncFriendli(max_connections=...)"),
+        (Limits, "max_connections", "use AsyncFriendli(max_connections=...)"),
         (Limits, "events", "did you mean 'event'?"),
     ],
 )
@@ -232,6 +232,6 @@ def test_invalid_setting_that_is_not_secret_is_quoted(name: str) -> None:
 )
 async def test_unsupported_openai_parameter_error_suggests_extra_body(name: str) -> None:
     for method in ("complete", "stream"):
-        with pytest.raises(TypeError, match=f"{name}'; what is not listed goes into extra_body=") as raised:
+        with pytest.raises(TypeError, match=f"{name}'; pass other parameters in extra_body=") as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
         assert "did you mean" not in str(raised.value)

@@ -151,5 +151,5 @@ async def test_unknown_and_missing_response_fields_are_accepted(server: Friendli
 
 
 def test_invalid_base64_is_a_decode_error() -> None:
-    with pytest.raises(ResponseDecodeError, match="not base64"):
+    with pytest.raises(ResponseDecodeError, match="not valid base64"):
         GeneratedImage(b64_json="~~~").content()

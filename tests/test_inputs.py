@@ -333,7 +333,7 @@ async def test_messages_accept_any_sequence_of_mappings_and_structs(
 async def test_sequence_in_place_of_a_mapping_is_rejected(
     client: f.AsyncFriendli, server: FriendliServer, option: str, value: object
 ) -> None:
-    with pytest.raises(ValueError, match=rf"{option}: |arguments: ndarray is not JSON; pass a list of it"):
+    with pytest.raises(ValueError, match=rf"{option}: |arguments: ndarray is not JSON serializable; pass list\(...\)"):
         await send(client, **{option: value})
     assert server.requests == []
 
@@ -619,21 +619,21 @@ class Named(NamedTuple):
 
 ADVICE: Final[list[tuple[dict[str, Any], str]]] = [
     ({"messages": [Pydantic()]}, r"messages\[0\]: .*; pass its model_dump\(\)"),
-    ({"messages": [Plain()]}, r"messages\[0\]: .*; pass dataclasses.asdict\(\) of it"),
+    ({"messages": [Plain()]}, r"messages\[0\]: .*; pass dataclasses.asdict\(...\)"),
     ({"messages": [Named()]}, r"messages\[0\]: .*; pass its _asdict\(\)"),
-    ({"messages": (message for message in MESSAGES)}, "messages: .*generator`; pass a list of it"),
-    ({"messages": map(dict, MESSAGES)}, "messages: .*map`; pass a list of it"),
-    ({"messages": {"a": MESSAGES[0]}.values()}, "messages: .*dict_values`; pass a list of it"),
-    ({"stop": {"a"}}, "stop: set is not JSON; pass a list of it"),
-    ({"seed": np.array([1, 2])}, "seed: .*ndarray`; pass a list of it"),
-    ({"extra_body": {"x": Pydantic()}}, r"x: Pydantic is not JSON; pass its model_dump\(\)"),
-    ({"extra_body": {"x": Plain()}}, r"x: Plain is not JSON; pass dataclasses.asdict\(\) of it"),
-    ({"extra_body": {"x": decimal.Decimal("0.1")}}, "x: Decimal is not JSON$"),
-    ({"extra_body": {"x": np.longdouble(1)}}, "x: longdouble is not JSON$"),
-    ({"extra_body": {"x": np.datetime64("2026-01-01")}}, "x: datetime64 is not JSON$"),
-    ({"extra_body": {"x": np.float32("nan")}}, "x: nan is not JSON$"),
+    ({"messages": (message for message in MESSAGES)}, r"messages: .*generator`; pass list\(...\)"),
+    ({"messages": map(dict, MESSAGES)}, r"messages: .*map`; pass list\(...\)"),
+    ({"messages": {"a": MESSAGES[0]}.values()}, r"messages: .*dict_values`; pass list\(...\)"),
+    ({"stop": {"a"}}, r"stop: set is not JSON serializable; pass list\(...\)"),
+    ({"seed": np.array([1, 2])}, r"seed: .*ndarray`; pass list\(...\)"),
+    ({"extra_body": {"x": Pydantic()}}, r"x: Pydantic is not JSON serializable; pass its model_dump\(\)"),
+    ({"extra_body": {"x": Plain()}}, r"x: Plain is not JSON serializable; pass dataclasses.asdict\(...\)"),
+    ({"extra_body": {"x": decimal.Decimal("0.1")}}, "x: Decimal is not JSON serializable$"),
+    ({"extra_body": {"x": np.longdouble(1)}}, "x: longdouble is not JSON serializable$"),
+    ({"extra_body": {"x": np.datetime64("2026-01-01")}}, "x: datetime64 is not JSON serializable$"),
+    ({"extra_body": {"x": np.float32("nan")}}, "x: nan is not valid JSON$"),
     ({"model": pathlib.Path("m")}, "model: Expected `str`, got `PosixPath`$"),
-    ({"temperature": decimal.Decimal("0.5")}, "temperature: Decimal is not JSON$"),
+    ({"temperature": decimal.Decimal("0.5")}, "temperature: Decimal is not JSON serializable$"),
     ({"response_format": Pydantic}, "response_format: Expected `object | null`, got `ModelMetaclass`$"),
 ]
 

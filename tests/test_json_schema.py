@@ -265,13 +265,13 @@ class Unreadable(pydantic.BaseModel):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (complex, "complex cannot be read from JSON"),
-        (dict[str, list[complex]], "complex has no JSON form"),
+        (complex, "complex cannot be decoded from JSON"),
+        (dict[str, list[complex]], "complex has no JSON representation"),
         (object, "object"),
         (Inner | Tree, "must be tagged"),
-        (Unknown, "Unknown cannot be read from JSON: NameError: name 'Nowhere'"),
-        (Mixed, "Mixed cannot be read from JSON: PartA has no JSON form"),
-        (1, "1 cannot be read from JSON"),
+        (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere'"),
+        (Mixed, "Mixed cannot be decoded from JSON: PartA has no JSON representation"),
+        (1, "1 cannot be decoded from JSON"),
         ("Inner", "'Inner'"),
     ],
     ids=str,

@@ -82,7 +82,7 @@ async def test_invalid_image_is_rejected(source: Any, message: str) -> None:
 async def test_source_over_max_bytes_is_rejected_without_further_reads(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(bytes(11))
-    with pytest.raises(ValueError, match="11 bytes are more than the limit of 10"):
+    with pytest.raises(ValueError, match="11 bytes exceed the limit of 10 bytes"):
         await media.image(path, max_bytes=10)
     chunks_read = 0
 
@@ -92,7 +92,7 @@ async def test_source_over_max_bytes_is_rejected_without_further_reads(tmp_path:
             chunks_read += 1
             yield bytes(4)
 
-    with pytest.raises(ValueError, match="more than 10 bytes"):
+    with pytest.raises(ValueError, match="the limit of 10 bytes"):
         await media.image(endless(), max_bytes=10)
     assert chunks_read == 3
 

@@ -170,7 +170,7 @@ async def test_raw_contains_fields_without_attribute(server: FriendliServer, cli
     server.enqueue(json_body(whole))
     reply = await complete(client)
     assert reply.raw == whole
-    with pytest.raises(AttributeError, match="in one piece"):
+    with pytest.raises(AttributeError, match="as one reply"):
         _ = (await ask(client).result()).raw
 
 

@@ -12,12 +12,15 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
 
+import msgspec
 import pytest
 import support.messages
 import support.responses
 from support.sockets import MESSAGES, QUICK, ask, client_of, complete, read, within
 
 from friendli_async import AsyncFriendli, ChatStream, FriendliError, Timeouts
+from friendli_async.embeddings import Embedding, EmbeddingList
+from friendli_async.images import ContainerImage, GeneratedImage, GeneratedImages
 from friendli_async.testing import (
     FriendliServer,
     chunk,
@@ -481,6 +484,20 @@ async def test_reply_without_messages_has_no_output_messages(server: FriendliSer
         {"role": "user", "parts": [{"type": "text", "content": "a cat"}]}
     ]
     assert "gen_ai.output.messages" not in recorded
+
+
+def test_vectors_and_images_are_not_converted_to_json_for_telemetry() -> None:
+    from friendli_async.integrations._genai_messages import output_messages
+
+    unconvertible: Any = object()
+    with pytest.raises(TypeError):
+        msgspec.to_builtins(Embedding(embedding=unconvertible))
+    for reply in (
+        EmbeddingList(data=(Embedding(embedding=unconvertible),)),
+        GeneratedImages(data=(GeneratedImage(b64_json=unconvertible),)),
+        ContainerImage(image=unconvertible),
+    ):
+        assert output_messages(reply, ()) == []
 
 
 async def test_truncated_stream_records_reasoning_and_tool_calls(server: FriendliServer) -> None:

@@ -399,7 +399,7 @@ async def test_exhausted_budget_stops_retries_and_is_reported() -> None:
         causes.append((len(error.meta.attempts), error.meta.attempts[-1].cause))
     assert [attempts for attempts, _ in causes] == [3, 2, 1]
     assert "retry budget" not in causes[0][1]
-    assert all(cause.endswith("; the retry budget is used up") for _, cause in causes[1:])
+    assert all(cause.endswith("; the retry budget is exhausted") for _, cause in causes[1:])
 
 
 @in_virtual_time

@@ -167,11 +167,11 @@ def test_non_string_key_is_rejected_with_its_path(key: object) -> None:
 def test_circular_reference_is_rejected_with_its_path() -> None:
     loop: dict[str, Any] = {}
     loop["again"] = [loop]
-    with pytest.raises(ValueError, match=r"^v\.again\[0\]: contains itself"):
+    with pytest.raises(ValueError, match=r"^v\.again\[0\]: contains a circular reference"):
         encode_json({"v": loop})
     row: list[object] = []
     row.append(row)
-    with pytest.raises(ValueError, match=r"^v\[0\]: contains itself"):
+    with pytest.raises(ValueError, match=r"^v\[0\]: contains a circular reference"):
         encode_json({"v": row})
 
 
@@ -323,11 +323,11 @@ def test_client_option_as_keyword_error_names_with_options(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "known", "hint"),
     [
-        ("max_completion_tokens", {"max_tokens", "min_tokens"}, "here it is 'max_tokens'"),
-        ("max_completion_tokens", {"max_output_tokens"}, "here it is 'max_output_tokens'"),
-        ("max_tokens", {"max_output_tokens", "top_p"}, "here it is 'max_output_tokens'"),
-        ("functions", {"tools"}, "here it is 'tools'"),
-        ("stop", {"stop_sequences", "top_p"}, "here it is 'stop_sequences'"),
+        ("max_completion_tokens", {"max_tokens", "min_tokens"}, "use 'max_tokens'"),
+        ("max_completion_tokens", {"max_output_tokens"}, "use 'max_output_tokens'"),
+        ("max_tokens", {"max_output_tokens", "top_p"}, "use 'max_output_tokens'"),
+        ("functions", {"tools"}, "use 'tools'"),
+        ("stop", {"stop_sequences", "top_p"}, "use 'stop_sequences'"),
         ("max_retries", {"max_tokens"}, "use client.with_options(retry=RetryPolicy(max_attempts=...))"),
         ("retries", {"max_tokens"}, "use client.with_options(retry=RetryPolicy(...))"),
         ("extra_headers", {"extra_query", "extra_body"}, "use client.with_options(headers={...})"),

@@ -217,7 +217,7 @@ def test_invalid_environment_proxy_is_rejected_without_the_password(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("https_proxy", value)
-    with pytest.raises(ConfigurationError, match="the environment's proxy") as caught:
+    with pytest.raises(ConfigurationError, match="the proxy from the environment") as caught:
         proxy_finder(None, environment_proxies())("https", HOST, 443)
     error = caught.value.with_traceback(caught.tb.tb_next)  # without this test's own frame
     shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()

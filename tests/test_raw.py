@@ -339,17 +339,17 @@ async def test_events_cannot_be_read_once_raw_is_in_use(server: FriendliServer, 
 async def test_raw_is_rejected_after_events_were_read(client: AsyncFriendli) -> None:
     async with ask(client) as stream:
         await anext(stream)
-        with pytest.raises(RuntimeError, match="have been taken"):
+        with pytest.raises(RuntimeError, match="have already been read"):
             stream.raw()
         assert await read(stream)
-    with pytest.raises(RuntimeError, match="have been taken"):
+    with pytest.raises(RuntimeError, match="have already been read"):
         stream.raw()
 
 
 async def test_raw_is_rejected_after_result(client: AsyncFriendli) -> None:
     stream = ask(client)
     await within(stream.result())
-    with pytest.raises(RuntimeError, match="have been taken"):
+    with pytest.raises(RuntimeError, match="have already been read"):
         stream.raw()
 
 

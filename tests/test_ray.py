@@ -113,13 +113,13 @@ async def test_concurrency_limit_is_shared_by_all_batches_of_an_actor(server: Fr
 
 async def test_missing_key_column_and_unusable_checkpoint_are_rejected(server: FriendliServer, tmp_path: Path) -> None:
     stage = stage_of(server, checkpoint=tmp_path / "done", key="number")
-    with pytest.raises(RowsError, match="no column 'number'; there are 'id', 'prompt'"):
+    with pytest.raises(RowsError, match="no column 'number'; available: 'id', 'prompt'"):
         await rows_of(stage, batch_of(1))
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be used"):
         stage_of(server, checkpoint=tmp_path / "file")
     (tmp_path / "done" / "notes.jsonl").write_text("mine\n")
-    with pytest.raises(CheckpointError, match=r"notes\.jsonl has a line"):
+    with pytest.raises(CheckpointError, match=r"notes\.jsonl: the line at byte 0"):
         stage_of(server, checkpoint=tmp_path / "done")
     assert server.requests == []
 

@@ -94,7 +94,7 @@ def test_meta_is_not_a_field_of_the_reply() -> None:
 
 
 def test_reply_that_no_call_returned_has_no_meta() -> None:
-    with pytest.raises(AttributeError, match="ChatCompletion did not come from a call"):
+    with pytest.raises(AttributeError, match="ChatCompletion was not returned by a call"):
         _ = reply().meta
 
 

@@ -130,7 +130,7 @@ BAD: Final[list[tuple[str, dict[str, Any], str]]] = [
     ("schema", {"text": {"format": {"type": "json_schema", "name": "n"}}}, r"text.format: .*`schema`"),
     ("effort", {"reasoning": {"effort": 3}}, r"reasoning.effort"),
     ("temperature", {"temperature": "hot"}, r"temperature: Expected"),
-    ("nan", {"temperature": float("nan")}, r"temperature: nan is not JSON"),
+    ("nan", {"temperature": float("nan")}, r"temperature: nan is not valid JSON"),
 ]
 
 

@@ -243,13 +243,16 @@ async def test_the_first_request_offers_the_tools(client: AsyncFriendli, server:
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}, "auto"])
+@pytest.mark.parametrize("in_extra_body", [False, True])
 async def test_forcing_tool_choice_applies_to_the_first_turn_only(
-    client: AsyncFriendli, server: FriendliServer, choice: Any
+    client: AsyncFriendli, server: FriendliServer, choice: Any, in_extra_body: bool
 ) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Rome"})))
-    await start_run(client, weather, tool_choice=choice).result()
+    given: Any = {"tool_choice": choice}
+    await start_run(client, weather, **({"extra_body": given} if in_extra_body else given)).result()
     first, second = (request.json_object.get("tool_choice") for request in server.requests)
     assert (first, second) == (choice, "auto" if choice == "auto" else None)
+    assert given == {"tool_choice": choice}
 
 
 async def test_all_deployments_run_tools(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -401,7 +404,7 @@ async def test_results_are_sent_in_call_order(client: AsyncFriendli, server: Fri
     slow_may_finish.set()
     await events_of(run)
     assert [content for _, content in tool_results(server)][:2] == ["slow", "quick"]
-    assert tool_results(server)[2][1].startswith("Error: there is no tool 'nothing'")
+    assert tool_results(server)[2][1].startswith("Error: unknown tool 'nothing'")
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
@@ -485,12 +488,12 @@ async def leaks() -> str:
 
 
 TOOL_ERRORS = [
-    ("nothing", {}, "unknown", "Error: there is no tool 'nothing'; there are: weather, now"),
-    ("weather", {"town": "Rome"}, "arguments", "Error: the arguments do not fit: Object "),
-    ("weather", '{"city":', "arguments", "Error: the arguments are not JSON: "),
+    ("nothing", {}, "unknown", "Error: unknown tool 'nothing'; available: weather, now"),
+    ("weather", {"town": "Rome"}, "arguments", "Error: invalid arguments: Object "),
+    ("weather", '{"city":', "arguments", "Error: the arguments are not valid JSON: "),
     ("fail", {}, "failed", "Error: ValueError: no such city"),
-    ("returns_unserializable_object", {}, "result", "Error: the tool's result is not JSON: "),
-    ("never_ends", {}, "timeout", "Error: the tool gave no result within 0.05 s"),
+    ("returns_unserializable_object", {}, "result", "Error: the tool's result cannot be serialized: "),
+    ("never_ends", {}, "timeout", "Error: the tool did not finish within 0.05 s"),
     ("cancels_itself", {}, "failed", "Error: the tool was cancelled"),
     ("times_out", {}, "failed", "Error: TimeoutError: the database did not answer"),
     ("raises_tool_error", {}, "failed", "Error: there are two cities of that name"),
@@ -590,7 +593,7 @@ async def test_arguments_truncated_by_the_token_limit_are_rejected(
     )
     result = await start_run(client, weather).result()
     [(_, content)] = tool_results(server)
-    assert content.startswith("Error: the arguments are not JSON")
+    assert content.startswith("Error: the arguments are not valid JSON")
     call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict
     assert json.loads(call["function"]["arguments"]) == {"invalid_json": '{"city":"Ro'}
 
@@ -762,12 +765,12 @@ async def test_base_exception_in_a_tool_ends_the_run(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"tools": [weather, weather]}, ValueError, r"tools\[1\]: there is a tool 'weather' already"),
+        ({"tools": [weather, weather]}, ValueError, r"tools\[1\]: duplicate tool name 'weather'"),
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, TypeError, r"tools\[0\]: a dict is not a"),
         ({"tools": [len]}, TypeError, "is not a runnable tool"),
         ({"tools": {"weather": weather}}, ValueError, "tools: Expected a list"),
-        ({"n": 2}, ValueError, "n: a run follows one answer"),
-        ({"extra_body": {"n": 2}}, ValueError, "n: a run follows one answer"),
+        ({"n": 2}, ValueError, "n: a run supports only one choice"),
+        ({"extra_body": {"n": 2}}, ValueError, "n: a run supports only one choice"),
         ({"max_turns": 0}, ValueError, "max_turns"),
         ({"concurrency": True}, ValueError, "concurrency"),
         ({"tool_timeout": 0}, ValueError, "tool_timeout"),
@@ -775,7 +778,7 @@ async def test_base_exception_in_a_tool_ends_the_run(
         ({"on_tool_error": "ignore"}, ValueError, "on_tool_error"),
         ({"before_tool": True}, ValueError, "before_tool"),
         ({"max_turn": 3}, TypeError, r"unexpected keyword argument 'max_turn'; did you mean 'max_turns'"),
-        ({"stream": True}, TypeError, r"run\(\) takes no 'stream'"),
+        ({"stream": True}, TypeError, r"run\(\) does not accept 'stream'"),
         ({"temperature": "hot"}, ValueError, "temperature: "),
         ({"messages": [{"role": "owl"}]}, ValueError, r"messages\[0\]"),
         ({"messages": "Hi"}, ValueError, "messages: "),
@@ -856,7 +859,7 @@ async def test_closing_cancels_stream_and_tools_and_waits_for_the_tools(
     await within(leaving)
     assert waiter.log == ["w started", "w cancelled"]
     assert [found async for found in run] == []
-    with pytest.raises(StreamInterruptedError, match="closed before it was over") as caught:
+    with pytest.raises(StreamInterruptedError, match="closed before it was complete") as caught:
         await run.result()
     assert caught.value.partial is not None
     await run.aclose()
@@ -983,7 +986,7 @@ async def test_closing_wakes_a_reader_that_waits_for_tools(
     await read_until(run, ToolStarted)
     reading = asyncio.create_task(events_of(run))
     await server.idle(timeout=30)
-    with pytest.raises(RuntimeError, match="another task is waiting"):
+    with pytest.raises(RuntimeError, match="another task is already waiting"):
         await anext(run)
     await within(run.aclose())
     with pytest.raises(StreamInterruptedError, match="closed"):

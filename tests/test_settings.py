@@ -392,16 +392,16 @@ FOREIGN_POOL_SETTINGS: Final = {
     "max_keepalive_connections": "max_connections=...",
 }
 CLIENT_HINTS: Final = {
-    "key": "here it is token=...",
-    "credentials": "here it is token=...",
-    "security": "here it is token=...",
-    "host": "here it is server_url=... or container_url=...",
-    "server": "here it is server_url=... or container_url=...",
-    "azure_endpoint": "here it is server_url=... or container_url=...",
-    "default_query": "here it is extra_query={...} of a method",
-    "event_hooks": "here it is observers=[...]",
-    "debug_logger": 'here it is logging.getLogger("friendli_async")',
-    "rate_limit": "here it is pacing=Pacing(...)",
+    "key": "use token=...",
+    "credentials": "use token=...",
+    "security": "use token=...",
+    "host": "use server_url=... or container_url=...",
+    "server": "use server_url=... or container_url=...",
+    "azure_endpoint": "use server_url=... or container_url=...",
+    "default_query": "use extra_query={...} of a method",
+    "event_hooks": "use observers=[...]",
+    "debug_logger": 'use logging.getLogger("friendli_async")',
+    "rate_limit": "use pacing=Pacing(...)",
     "teem": "did you mean 'team'?",
     "server_urll": "did you mean 'server_url'?",
 }
@@ -412,13 +412,15 @@ async def test_setting_name_of_another_client_gets_a_hint(server: FriendliServer
     unknown: dict[str, Any] = {name: "x"}
     with pytest.raises(
         TypeError,
-        match=re.escape(f"AsyncFriendli() got an unexpected keyword argument {name!r}; here it is {equivalent}"),
+        match=re.escape(f"AsyncFriendli() got an unexpected keyword argument {name!r}; use {equivalent}"),
     ):
         f.AsyncFriendli("token", **unknown)
     async with make_client(server) as client:
-        with pytest.raises(TypeError, match=re.escape(f"here it is {equivalent}")):
+        with pytest.raises(TypeError, match=re.escape(f"use {equivalent}")):
             client.with_options(**unknown)
-        with pytest.raises(TypeError, match=re.escape(f"it is a setting, use client.with_options({equivalent})")):
+        with pytest.raises(
+            TypeError, match=re.escape(f"it is a client setting; use client.with_options({equivalent})")
+        ):
             client.serverless.chat.stream(model="m", messages=[], **unknown)
 
 
@@ -427,9 +429,9 @@ async def test_pool_setting_of_another_client_gets_a_hint_for_the_constructor(
     server: FriendliServer, name: str, equivalent: str
 ) -> None:
     unknown: dict[str, Any] = {name: "x"}
-    with pytest.raises(TypeError, match=re.escape(f"here it is {equivalent}")):
+    with pytest.raises(TypeError, match=re.escape(f"use {equivalent}")):
         f.AsyncFriendli("token", **unknown)
-    hint = re.escape(f"it is a setting of the client: AsyncFriendli({equivalent})")
+    hint = re.escape(f"it is a client setting; use AsyncFriendli({equivalent})")
     async with make_client(server) as client:
         with pytest.raises(TypeError, match=hint):
             client.with_options(**unknown)
@@ -462,7 +464,7 @@ def test_unknown_keyword_error_lists_the_valid_keywords() -> None:
 
 def test_wake_hint_points_to_with_options() -> None:
     unknown: dict[str, Any] = {"wake": True}
-    with pytest.raises(TypeError, match=re.escape("here it is client.with_options(wake=True)")):
+    with pytest.raises(TypeError, match=re.escape("use client.with_options(wake=True)")):
         f.AsyncFriendli("token", **unknown)
 
 

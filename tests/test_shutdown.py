@@ -1,6 +1,7 @@
 """Gauges of a client, graceful shutdown, and warming up connections."""
 
 import asyncio
+import copy
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -200,8 +201,9 @@ async def test_drain_lets_open_streams_finish_and_rejects_new_calls(server: Frie
         drain = asyncio.ensure_future(client.drain())
         await turns()
         for rejected in (complete(client), complete(client.with_options(timeout=5)), ask(client).result()):
-            with pytest.raises(ConfigurationError, match=r"^draining"):
+            with pytest.raises(ConfigurationError, match=r"^draining") as caught:
                 await rejected
+            assert copy.copy(caught.value).draining
         with pytest.raises(ConfigurationError, match=r"^draining"):
             await client.warm_up(1)
         assert not drain.done()

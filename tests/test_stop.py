@@ -416,7 +416,7 @@ async def test_invalid_predicate_is_rejected(
 async def test_stop_when_is_rejected_once_an_event_was_read(client: AsyncFriendli) -> None:
     async with ask(client) as stream:
         await anext(stream)
-        with pytest.raises(RuntimeError, match="read from already"):
+        with pytest.raises(RuntimeError, match="already been read from"):
             stream.stop_when(bool)
 
 

@@ -317,7 +317,7 @@ async def test_stream_without_events_raises_on_open(
 async def test_stream_with_only_the_sentinel_is_truncated(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(done()))
     stream = ask(client)
-    with pytest.raises(StreamInterruptedError, match="before it began"):
+    with pytest.raises(StreamInterruptedError, match="before its first event"):
         await stream
     assert stream.outcome == "truncated"
 

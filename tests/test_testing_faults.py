@@ -103,28 +103,28 @@ async def test_scripts_take_precedence_over_faults() -> None:
 
 
 INVALID: Final = {
-    "": "column 1: something is missing",
-    "status=429,,then=ok": "column 12: something is missing",
-    "status=42": "column 1: status: a whole number from 400 to 599, not '42'",
-    "ok,status=x": "column 4: status: a whole number",
-    "status=429; wait=1": "column 13: there is no 'wait'",
-    "status=429;retry_after=": "column 12: retry_after needs a value, as retry_after=1",
+    "": "column 1: empty item or setting",
+    "status=429,,then=ok": "column 12: empty item or setting",
+    "status=42": "column 1: status: must be a whole number from 400 to 599, not '42'",
+    "ok,status=x": "column 4: status: must be a whole number",
+    "status=429; wait=1": "column 13: unknown setting 'wait'",
+    "status=429;retry_after=": "column 12: retry_after needs a value, such as retry_after=1",
     "retry_after=1": "column 1: retry_after and message need a status",
-    "then=ok": "there is no fault before then=",
-    "then=ok,status=503": "column 1: then= stands last",
-    "status=503,then=never": "column 12: then= is ok or repeat, not 'never'",
-    "cut=1;stall=2": "column 7: one item breaks one way",
-    "status=429;status=503": "column 12: status stands twice",
-    "ok;status=503": "column 1: ok goes with delay, times and path",
+    "then=ok": "no fault before then=",
+    "then=ok,status=503": "column 1: then= must be the last item",
+    "status=503,then=never": "column 12: then= must be ok or repeat, not 'never'",
+    "cut=1;stall=2": "column 7: an item can have only one of cut, reset and stall",
+    "status=429;status=503": "column 12: status appears twice",
+    "ok;status=503": "column 1: ok can be combined only with delay, times and path",
     "ok=1": "column 1: ok takes no value",
-    "delay=nan": "column 1: delay: a number of seconds",
-    "delay=-1": "column 1: delay: a number of seconds",
-    "times=0": "column 1: times: a whole number from 1",
-    "path=v1": "column 1: path: a path that begins with /",
-    "cut=-1": "column 1: cut: a whole number",
-    "cut=" + "9" * 5000: "column 1: cut: a whole number",
-    "cut=٣": "column 1: cut: a whole number",
-    "status=503;retry_after=1\r\nx: y": "column 12: retry_after: text in one line",
+    "delay=nan": "column 1: delay: must be a number of seconds",
+    "delay=-1": "column 1: delay: must be a number of seconds",
+    "times=0": "column 1: times: must be a whole number from 1",
+    "path=v1": "column 1: path: must be a path that starts with /",
+    "cut=-1": "column 1: cut: must be a whole number",
+    "cut=" + "9" * 5000: "column 1: cut: must be a whole number",
+    "cut=٣": "column 1: cut: must be a whole number",
+    "status=503;retry_after=1\r\nx: y": "column 12: retry_after: must be a single line of text",
 }
 
 
@@ -156,7 +156,7 @@ def test_pace_is_parsed_as_seconds_milliseconds_or_rate(text: str, seconds: floa
 
 @pytest.mark.parametrize("text", ["", "fast", "-1", "0/s", "nan", "/s", "ms", "1 min", "1e-320/s"])
 def test_invalid_pace_is_rejected(text: str) -> None:
-    with pytest.raises(FaultError, match="a pace is"):
+    with pytest.raises(FaultError, match="expected a pace"):
         parse_pace(text)
 
 
@@ -215,7 +215,7 @@ def test_invalid_command_line_option_is_named(argument: str, capsys: pytest.Capt
     assert raised.value.code == 2
     stderr = capsys.readouterr().err
     assert argument.partition("=")[0] in stderr
-    assert "column 1: status" in stderr or "a pace is" in stderr or "at least 1" in stderr
+    assert "column 1: status" in stderr or "expected a pace" in stderr or "at least 1" in stderr
 
 
 def test_command_line_help_explains_faults() -> None:

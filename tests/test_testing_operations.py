@@ -241,6 +241,11 @@ async def test_messages_call_the_named_tool_and_echo_its_result(client: Client) 
     result = user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "42"}]}])
     second = await client.good("POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice))
     assert second["content"] == [{"type": "text", "text": "The tool says: 42"}]
+    form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    typed = await client.good(
+        "POST", "/v1/messages", told(messages=[result], **tools, tool_choice=choice, output_config=form)
+    )
+    assert [block["type"] for block in typed["content"]] == ["text"]
 
 
 async def test_messages_errors_have_the_messages_format(client: Client) -> None:

@@ -25,7 +25,7 @@ async def test_server_that_is_not_running_has_no_url() -> None:
 
 
 async def test_running_server_cannot_be_started_again(server: FriendliServer) -> None:
-    with pytest.raises(RuntimeError, match="running already"):
+    with pytest.raises(RuntimeError, match="already running"):
         await server.__aenter__()
     assert server.url.startswith("http://127.0.0.1:")
 

@@ -177,7 +177,7 @@ INVALID: Final[list[tuple[str, dict[str, Any], str]]] = [
     ("dedicated.embeddings.create", {"encoding_format": 5}, r"^encoding_format: "),
     ("dedicated.text_classification.classify", {"input": {"a": 1}}, r"^input: "),
     ("container.text_classification.classify", {"tokens": 5}, r"^tokens: "),
-    ("container.text_classification.classify", {"extra_body": {"a": float("nan")}}, r"^a: nan is not JSON"),
+    ("container.text_classification.classify", {"extra_body": {"a": float("nan")}}, r"^a: nan is not valid JSON"),
     ("serverless.model.list", {"extra_query": [1]}, r"^extra_query: "),
     ("serverless.model.list", {"extra_query": {"a": b"x"}}, r"^extra_query\['a'\]: "),
 ]

@@ -258,10 +258,10 @@ async def async_generator() -> AsyncIterator[int]:
         (sync_generator, "generator"),
         (async_generator, "generator"),
         (lambda: 1, "'<lambda>' cannot be a tool's name"),
-        (classmethod(len_of), "from outside"),
-        (staticmethod(len_of), "from outside"),
-        ("weather", "cannot be called"),
-        (dict, "it does not say what it takes"),
+        (classmethod(len_of), "outside the class"),
+        (staticmethod(len_of), "outside the class"),
+        ("weather", "is not callable"),
+        (dict, "its signature cannot be determined"),
     ],
 )
 def test_invalid_function_is_rejected_when_decorated(fn: Any, reason: str) -> None:
@@ -272,9 +272,9 @@ def test_invalid_function_is_rejected_when_decorated(fn: Any, reason: str) -> No
 @pytest.mark.parametrize(
     ("fn", "reason"),
     [
-        (unannotated, "'word' has no type"),
+        (unannotated, "'word' has no type annotation"),
         (undefined_annotation, "'Nowhere' is not defined"),
-        (unsupported_type, "JSON has no form for Thread"),
+        (unsupported_type, "Thread has no JSON representation"),
     ],
 )
 def test_invalid_parameter_type_is_rejected_when_schema_is_built(fn: Any, reason: str) -> None:
@@ -343,16 +343,16 @@ async def test_strings_are_coerced_to_annotated_types() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ('{"city":', "not JSON"),
-        ("Paris", "not JSON"),
-        ('{"city":"Paris"} and more', "not JSON"),
+        ('{"city":', "not valid JSON"),
+        ("Paris", "not valid JSON"),
+        ('{"city":"Paris"} and more', "not valid JSON"),
         ('["Paris"]', "Expected `object`"),
         ("{}", "missing required field `city`"),
         ('{"city":1}', "Expected `str`, got `int`"),
         ('{"city":"Paris","unit":"K"}', "Invalid enum value 'K'"),
         ('{"city":"Paris","country":"France"}', "unknown field `country`"),
         ('{"city":' + "[" * 100_000, "Expected `str`, got `array`"),
-        ('{"city":"\ud800"}', "not JSON"),
+        ('{"city":"\ud800"}', "not valid JSON"),
     ],
 )
 async def test_invalid_arguments_are_reported_with_reason(arguments: str, reason: str) -> None:
@@ -519,7 +519,7 @@ async def test_result_that_is_not_json_is_an_error() -> None:
 
         error = await run_error(tool(functools.partial(give, result=result)), "")
         assert error.kind == "result"
-        assert "not JSON" in str(error)
+        assert "cannot be serialized" in str(error)
 
 
 def test_errors_can_be_pickled_and_copied() -> None:

@@ -135,5 +135,5 @@ async def test_queue_timeout_of_dedicated_endpoint_is_a_rate_limit_error() -> No
 def test_deprecated_and_unsupported_apis_are_documented() -> None:
     assert "deprecated since 2026-07-06" in (ToolAssistedChat.__doc__ or "")
     assert "``reasoning_budget=0``" in (ChatOptions.__doc__ or "")
-    with pytest.raises(AttributeError, match="no datasets here"):
+    with pytest.raises(AttributeError, match="datasets are not supported"):
         _ = AsyncFriendli("t").datasets  # type: ignore[attr-defined]  # under test

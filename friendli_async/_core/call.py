@@ -434,7 +434,7 @@ class Call(Generic[T]):
         if wait is None or pace.take_retry(settings.pacing):
             return wait
         last = self._attempts[-1]
-        self._attempts[-1] = msgspec.structs.replace(last, cause=f"{last.cause}; the retry budget is used up")
+        self._attempts[-1] = msgspec.structs.replace(last, cause=f"{last.cause}; the retry budget is exhausted")
         failed.error.meta = self.meta()
         return None
 
@@ -493,7 +493,7 @@ class Call(Generic[T]):
             try:
                 on_retry(attempt)
             except Exception:
-                _logger.exception("RetryPolicy.on_retry failed; the retry goes on")
+                _logger.exception("RetryPolicy.on_retry raised an exception; retrying anyway")
 
     async def _sleep(self, seconds: float) -> None:
         try:

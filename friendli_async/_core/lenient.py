@@ -89,7 +89,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return cast("T", convert(loads(data), decoder.type))
     except (ValueError, RecursionError):  # the errors of msgspec, json and Unicode are ValueErrors
         pass
-    raise ResponseDecodeError(f"the server's reply could not be read: {reason}", excerpt=excerpt(data))
+    raise ResponseDecodeError(f"the server's reply could not be decoded: {reason}", excerpt=excerpt(data))
 
 
 def convert(value: object, kind: Any) -> Any:

@@ -189,7 +189,7 @@ class Observers:
                 if index not in self._failed:
                     self._failed.add(index)
                     logging.getLogger("friendli_async").exception(
-                        "an observer failed in %s; it goes on being called", method
+                        "an observer raised an exception in %s; it stays registered", method
                     )
 
 

@@ -42,9 +42,9 @@ class Hold(NamedTuple):
 
     def to_error(self, remaining: float, bound: str) -> APIStatusError:
         """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call."""
-        reason = f"the server told an earlier call to wait ({self.message})"
         return status_class(self.status)(
-            f"not sent: {reason}, for {remaining:.3g} s more: beyond {bound}",
+            f"not sent: paused by a rate limit for {remaining:.3g} s more, longer than {bound} allows "
+            f"(response to an earlier call: {self.message})",
             status_code=self.status,
             retry_after=remaining,
         )

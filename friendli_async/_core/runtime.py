@@ -94,7 +94,9 @@ class Runtime:
         if self.transport.closed:
             raise ConfigurationError("the client is closed")
         if self._draining:
-            raise ConfigurationError("draining: the client is being shut down and makes no new calls")
+            error = ConfigurationError("draining: the client is being shut down and makes no new calls")
+            error.draining = True
+            raise error
 
     def end(self, call: InFlightCall) -> None:
         """Removes a call that has ended, or has become an open stream."""

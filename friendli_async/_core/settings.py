@@ -142,7 +142,7 @@ def base_url(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a URL, not {type(value).__name__}")
     if "@" in value or "?" in value or "#" in value:  # the value is omitted: it may hold a secret
-        raise ConfigurationError(f"{name} must have neither credentials (pass token=) nor query nor fragment")
+        raise ConfigurationError(f"{name} must not contain credentials (pass token=), a query or a fragment")
     host = _hostname(value)
     if not host.isascii():  # IDNA-encoded, as on the wire
         punycode = host.encode("idna").decode()
@@ -184,7 +184,7 @@ def check_token(token: object) -> Secret:
     if not re.fullmatch(r"[\x20-\x7e]+", token):
         raise ConfigurationError("the token contains control or non-ASCII characters, so it cannot be sent")
     if token.lower() == "bearer":
-        raise ConfigurationError('the token is empty behind its "Bearer"')
+        raise ConfigurationError('the token is empty after "Bearer"')
     return token if token[:7].lower() == "bearer " else Secret(f"Bearer {token}")
 
 
@@ -201,7 +201,7 @@ def check_header(name: object, value: object, what: str) -> None:
     if not isinstance(value, str):
         raise ConfigurationError(f"{what}: the value of {name} must be a string, not {type(value).__name__}")
     if re.search(_INVALID_IN_VALUE, value):
-        raise ConfigurationError(f"{what}: the value of {name} contains characters that cannot go into a header")
+        raise ConfigurationError(f"{what}: the value of {name} contains characters that are not allowed in a header")
 
 
 def check_proxy(proxy: object) -> str | None:
@@ -286,10 +286,12 @@ def _convert_observers(observers: Any) -> Observers | None:
     members: tuple[Any, ...] = tuple(cast("Any", observers))
     for member in members:
         if isinstance(member, type):
-            raise ConfigurationError(f"observers must hold observers, not classes: {member.__name__}")
+            raise ConfigurationError(f"observers must be instances, not classes: {member.__name__}")
         for name in METHODS:
             if inspect.iscoroutinefunction(getattr(member, name, None)):
-                raise ConfigurationError(f"{type(member).__name__}.{name} must be a plain method: nobody awaits it")
+                raise ConfigurationError(
+                    f"{type(member).__name__}.{name} must be a plain method, not a coroutine function"
+                )
     return Observers(members) if members else None
 
 

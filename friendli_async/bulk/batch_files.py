@@ -129,7 +129,7 @@ class BatchInput:
             first = lines.setdefault(row.custom_id, number)
             if first != number:
                 raise DuplicateKeyError(
-                    f"{self.path} line {number}: custom_id {row.custom_id!r} is line {first}'s, too"
+                    f"{self.path} line {number}: custom_id {row.custom_id!r} is already used in line {first}"
                 )
             try:
                 self._check_row(row)
@@ -158,11 +158,11 @@ class BatchInput:
         if isinstance(value, str):
             value = {"prompt": value}
         if not isinstance(value, dict):
-            raise RowsError("neither a request nor a prompt")
+            raise RowsError("expected a request object or a prompt string")
         line = cast("dict[str, Any]", value)
         custom_id = line.get("custom_id", f"line-{number}")
         if not isinstance(custom_id, str) or not custom_id:
-            raise RowsError(f"custom_id must be text, not {custom_id!r}")
+            raise RowsError(f"custom_id must be a non-empty string, not {custom_id!r}")
         check_key(custom_id)
         if "body" in line:
             if str(line.get("method", "POST")).upper() != "POST":
@@ -171,7 +171,7 @@ class BatchInput:
                 raise RowsError("body must be an object")
             body = dict(cast("dict[str, Any]", line["body"]))
         elif "method" in line or "url" in line:
-            raise RowsError("no body")
+            raise RowsError("body is missing")
         else:
             body = self._prompt_body({name: value for name, value in line.items() if name != "custom_id"})
         url = _url_of(line.get("url"), body)
@@ -183,14 +183,14 @@ class BatchInput:
             return line
         prompt = line.pop("prompt", None)
         if not isinstance(prompt, str):
-            raise RowsError("neither a request (with a body), nor a prompt, nor messages")
+            raise RowsError("expected a request with a body, a prompt or messages")
         system = [] if self._system is None else [{"role": "system", "content": self._system}]
         return {"messages": [*system, {"role": "user", "content": prompt}], **line}
 
     def _apply_settings(self, body: dict[str, Any], url: str) -> None:
         """Applies the model and options of the whole batch to one body."""
         if body.pop("stream", None):
-            raise RowsError("a batch cannot stream: take `stream` out of the body")
+            raise RowsError("a batch cannot stream: remove `stream` from the body")
         if self._model is not None:
             body["model"] = self._model
         if url != _EMBEDDINGS:
@@ -198,7 +198,7 @@ class BatchInput:
         elif self._deployment != "dedicated":
             raise RowsError(f"{_EMBEDDINGS} is served by dedicated endpoints only (--deployment dedicated)")
         if "model" not in body and self._deployment != "container":
-            raise RowsError("no model: the body names none, and neither does -m")
+            raise RowsError("no model: set it in the body, or pass -m MODEL")
 
     def _check_row(self, row: BatchRow) -> None:
         """Raises what the client method would raise before sending."""
@@ -207,7 +207,7 @@ class BatchInput:
         options = {name: value for name, value in given.items() if name not in required}
         if row.url == _CHAT:
             if "messages" not in required:
-                raise RowsError("no messages")
+                raise RowsError("messages is missing")
             CHAT_PARAMETERS.encode("complete", required, options)
         elif row.url == _COMPLETIONS:
             completions_arguments("complete", required, options)

@@ -113,7 +113,7 @@ class Lines(Generic[Row, R]):
         if isinstance(reply, Reply) and _is_library_type(type(reply)):
             return name
         raise CheckpointError(
-            f"a reply of type {name} cannot be read again as what it was: give reply_type={name}, or let `call` "
+            f"a reply of type {name} cannot be restored from a checkpoint: pass reply_type={name}, or let `call` "
             "return JSON or a reply of this library"
         )
 
@@ -148,14 +148,14 @@ class Lines(Generic[Row, R]):
                 value = json.loads(text)
                 return cast("R", msgspec.convert(value["reply"], self._reply_type_named(key, value.get("type"))))
         except msgspec.ValidationError as error:
-            raise CheckpointError(f"the reply of row {key!r} cannot be read again: {error}") from error
+            raise CheckpointError(f"the stored reply of row {key!r} cannot be decoded: {error}") from error
 
     def _reply_type_named(self, key: str | int, name: str | None) -> Any:
         if name is None or self._reply_type is not Any:
             return self._reply_type
         reply_types = {kind.__name__: kind for kind in _library_reply_types(Reply)}
         if name not in reply_types:
-            raise CheckpointError(f"the reply of row {key!r} is a {name}, which is not known here: give reply_type=")
+            raise CheckpointError(f"the stored reply of row {key!r} is of unknown type {name}: pass reply_type=")
         return reply_types[name]
 
 
@@ -203,7 +203,7 @@ class Checkpoint(Generic[Row, R]):
             done = self._lines.outcome(self._journal.line_at(offset), row, digest)
             if done is not None:
                 return done
-            _log.warning("the row %r has changed since it was done, and is sent again", key)
+            _log.warning("row %r has changed since it completed; sending it again", key)
         self._hashes[key] = digest
         return None
 
@@ -232,7 +232,7 @@ def check_key(key: object) -> None:
         if key.isascii() or not any("\ud800" <= character <= "\udfff" for character in key):
             return
         raise RowsError(f"the key {key!r} has lone surrogates, which cannot be written")
-    raise RowsError(f"a key must be a str or an int of 64 bits, not {key!r}")
+    raise RowsError(f"a key must be a str or a 64-bit int, not {key!r}")
 
 
 def row_hash(key: str | int, row: object) -> str:
@@ -247,7 +247,7 @@ def row_hash(key: str | int, row: object) -> str:
         except UnicodeEncodeError:  # lone surrogates
             data = json.dumps(msgspec.to_builtins(row, enc_hook=_convert_model), sort_keys=True).encode("ascii")
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise RowsError(f"the row {key!r} cannot be compared with what was done before: {error}") from error
+        raise RowsError(f"row {key!r} cannot be compared with the checkpoint: {error}") from error
     return blake2b(data, digest_size=16).hexdigest()
 
 
@@ -256,7 +256,7 @@ def _convert_model(value: Any) -> object:
     dump: Any = getattr(value, "model_dump", None)
     if callable(dump):
         return dump(mode="json")
-    raise TypeError(f"a {type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _encode_reply(key: str | int, reply: object) -> bytes:
@@ -266,7 +266,7 @@ def _encode_reply(key: str | int, reply: object) -> bytes:
         except UnicodeEncodeError:  # lone surrogates, which a model's tokens may have
             return json.dumps(msgspec.to_builtins(reply), separators=(",", ":")).encode("ascii")
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise CheckpointError(f"the reply of row {key!r} cannot be written: {error}") from error
+        raise CheckpointError(f"the reply of row {key!r} cannot be serialized: {error}") from error
 
 
 def _error_record(error: Exception) -> _Error:

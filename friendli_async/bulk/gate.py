@@ -116,5 +116,5 @@ class Gate:
         elif self._waiters and not self._admitted:  # no caller of this gate will release a permit
             while self._waiters:
                 self._waiters.popleft().set_exception(
-                    ConfigurationError("this Adaptive is in use by another run: give each its own")
+                    ConfigurationError("this Adaptive is in use by another run: create one for each run")
                 )

@@ -88,7 +88,7 @@ class Journal:
         existed = self.path.exists()
         self._file = os.open(self.path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            raise CheckpointError(f"{self.path} is no regular file: it is read again to resume")
+            raise CheckpointError(f"{self.path} is not a regular file, so no run could resume from it")
         _lock(self._file, self.path)
         if not existed:
             _sync_folder(self.path.parent)
@@ -102,8 +102,8 @@ class Journal:
                 break
             if not load_line(offset, line):
                 raise CheckpointError(
-                    f"{self.path} line {number} is not a line of this format; nothing was changed. Give another file, "
-                    "or remove the line: its row is sent again"
+                    f"{self.path} line {number} is not in the expected format; nothing was changed. Use another file, "
+                    "or remove the line: its row will be sent again"
                 )
             self._size = offset + len(line)
         if tail:
@@ -120,12 +120,14 @@ class Journal:
         """Completes a last line that only lacks its newline, and truncates any other partial line."""
         written = tail.rstrip(b"\0")  # zeros were allocated, but not written before a power failure
         if written[: len(self._start)] != self._start[: len(written)]:
-            raise CheckpointError(f"{self.path} ends with a line of another format; nothing was changed")
+            raise CheckpointError(
+                f"{self.path} ends with a line that is not in the expected format; nothing was changed"
+            )
         if written == tail and _is_json(tail) and load_line(self._size, tail):
             self._size += len(tail)
             self.append(b"\n")
         else:
-            _log.info("%s: its last line was not written to its end, and is cut off", self.path)
+            _log.info("%s: the last line is incomplete and is removed", self.path)
             os.ftruncate(self._file, self._size)
 
     # --- writing and reading ---
@@ -235,7 +237,7 @@ def _lock(file: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in _LOCKING_UNSUPPORTED:
             raise CheckpointInUseError(f"{path} is in use by another run") from error
-        _log.warning("%s is on a file system without locks: nothing keeps another run from writing to it", path)
+        _log.warning("%s is on a file system without file locks; make sure that no other run writes to it", path)
 
 
 if sys.platform == "win32":

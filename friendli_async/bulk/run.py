@@ -373,7 +373,7 @@ class Job(Generic[Row, R]):
             try:
                 self._on_progress(self.progress())
             except Exception:
-                _log.exception("on_progress has raised")
+                _log.exception("on_progress raised an exception")
 
     # --- ending ---
 

@@ -152,7 +152,7 @@ class JSONReader:
             self._end_number(0)
         if self._state is not JSONReader._at_end:
             begun = self.changes or self._token
-            self.fail("it is incomplete" if begun else "it is empty", 0, JSONIncompleteError)
+            self.fail("unexpected end of input" if begun else "empty input", 0, JSONIncompleteError)
         return self._root
 
     def closed_items(self, items: list[Any]) -> int:
@@ -181,7 +181,7 @@ class JSONReader:
         try:
             return self._decoder.decode(piece, final)
         except UnicodeDecodeError:
-            self._error = JSONError("the bytes are not UTF-8", self._offset)
+            self._error = JSONError("invalid UTF-8", self._offset)
         raise JSONError(self._error.reason, self._offset)
 
     def _put(self, value: Any) -> None:
@@ -212,7 +212,7 @@ class JSONReader:
 
     def _enter(self, container: Any, at: int) -> None:
         if len(self._open) >= self._max_depth:
-            self.fail(f"it is nested more than {self._max_depth} deep", at, JSONDepthError)
+            self.fail(f"nested more than {self._max_depth} levels deep", at, JSONDepthError)
         self._put(container)
         self._open.append(container)
         self._container = container
@@ -259,10 +259,10 @@ class JSONReader:
         token, self._token = self._token, ""
         found = _NUMBER.fullmatch(token)
         if found is None:
-            self.fail(f"{token[:20]!r} is no number", at)
+            self.fail(f"invalid number {token[:20]!r}", at)
         value = int(token) if found[1] is None and found[2] is None else float(token)
         if isinstance(value, float) and math.isinf(value):
-            self.fail(f"the number {token[:20]} is too large", at)
+            self.fail(f"number too large: {token[:20]}", at)
         self._put(value)
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
@@ -321,17 +321,17 @@ class JSONReader:
             self._leave()
         else:
             return self._skip_whitespace(
-                text, at, "a comma or the end of the list" if in_list else "a comma or the object's end"
+                text, at, "a comma or the end of the list" if in_list else "a comma or the end of the object"
             )
         return at + 1
 
     def _at_end(self, text: str, at: int) -> int:
-        return self._skip_whitespace(text, at, "nothing more")
+        return self._skip_whitespace(text, at, "the end of input")
 
     def _skip_whitespace(self, text: str, at: int, expected: str) -> int:
         end = _whitespace(text, at).end()
         if end == at:
-            self.fail(f"there is {text[at]!r} in place of {expected}", at)
+            self.fail(f"expected {expected}, found {text[at]!r}", at)
         return end
 
     def _in_string(self, text: str, at: int) -> int:
@@ -348,7 +348,7 @@ class JSONReader:
         elif character == "\\":
             self._state = JSONReader._in_escape
         else:
-            self.fail(f"the control character {character!r} stands in a string", end)
+            self.fail(f"unescaped control character {character!r} in a string", end)
         return end + 1
 
     def _in_escape(self, text: str, at: int) -> int:
@@ -357,7 +357,7 @@ class JSONReader:
             self._state = JSONReader._in_unicode_escape
             return at + 1
         if character not in _ESCAPES:
-            self.fail(f"{character!r} cannot be escaped", at)
+            self.fail(f"invalid escape character {character!r}", at)
         if self._escaped_surrogate:
             self._flush_surrogate()
         self._add(_ESCAPES[character])
@@ -369,7 +369,7 @@ class JSONReader:
         self._escape += text[at:end]
         if len(self._escape) < 4:
             if end < len(text):
-                self.fail(f"there is {text[end]!r} in place of a hexadecimal digit", end)
+                self.fail(f"expected a hexadecimal digit, found {text[end]!r}", end)
             return end
         character, self._escape = chr(int(self._escape, 16)), ""
         if self._escaped_surrogate and "\udc00" <= character <= "\udfff":
@@ -390,7 +390,7 @@ class JSONReader:
         end = _number_characters(text, at).end()
         self._token += text[at:end]
         if len(self._token) > _MAX_NUMBER_LENGTH:
-            self.fail(f"a number has more than {_MAX_NUMBER_LENGTH} characters", at)
+            self.fail(f"number longer than {_MAX_NUMBER_LENGTH} characters", at)
         if end < len(text):
             self._end_number(end)
         return end
@@ -403,7 +403,7 @@ class JSONReader:
             self._token = ""
             self._state = JSONReader._after_value if self._open else JSONReader._at_end
         elif end < len(text) or not any(word.startswith(self._token) for word in _LITERALS):
-            self.fail(f"{self._token!r} is no JSON", at)
+            self.fail(f"invalid literal {self._token!r}", at)
         return end
 
 

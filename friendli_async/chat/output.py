@@ -115,11 +115,11 @@ class Output(Generic[T]):
         if answer.instead:
             message = answer.instead
         elif answer.cut:
-            kind, message = OutputCutOffError, f"the answer is cut off: {answer.cut}"
+            kind, message = OutputCutOffError, f"the answer was truncated: {answer.cut}"
         elif not answer.text.strip():
-            message = "the model answered nothing"
+            message = "the model returned an empty answer"
         else:
-            message = f"the answer is no {self.name}: {reason}" + (f" (at {path})" if path else "")
+            message = f"the answer is not a valid {self.name}: {reason}" + (f" (at {path})" if path else "")
         meta = cast("Meta | None", answer.reply.__dict__.get("_meta"))
         raise kind(message, reply=answer.reply, path=path, text=answer.text, meta=meta)
 
@@ -141,7 +141,7 @@ class Output(Generic[T]):
         try:
             value = read_json(text)
         except JSONError as error:
-            fault = f"it is not JSON, {error}", ""
+            fault = f"invalid JSON: {error}", ""
         else:
             return self.convert(value[_ROOT] if self.is_wrapped else value)
         raise _MismatchError(*fault)
@@ -177,11 +177,11 @@ class Output(Generic[T]):
             if name not in node.get("properties", {}):
                 names = ", ".join(map(repr, node.get("properties", {}))) or "none"
                 raise ArgumentError(
-                    f"items({path!r}): there is no {name!r} in {self.name}; its fields there are {names}"
+                    f"items({path!r}): no field {name!r} in {self.name}; the fields at this level: {names}"
                 )
             node = node["properties"][name]
         if _resolve_ref(node, definitions).get("type", "array") != "array":
-            raise ArgumentError(f"items({path!r}): that is no list in {self.name}")
+            raise ArgumentError(f"items({path!r}): not a list in {self.name}")
 
 
 def _wrap_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def reject_format_option(method: str, name: str, options: Mapping[str, object]) 
         TypeError: The option is given, as a keyword or in ``extra_body``.
     """
     if name in options or name in cast("Mapping[str, object]", options.get("extra_body") or {}):
-        raise TypeError(f"{method}() takes no {name!r}: it is made from the type")
+        raise TypeError(f"{method}() does not accept {name!r}: it is derived from the type")
 
 
 async def ask(
@@ -403,7 +403,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             self._reader.feed(piece)
             return
         except JSONError as error:
-            message = f"the answer is not JSON, {error}"
+            message = f"the answer is not valid JSON: {error}"
         assert self._open is not None
         partial = self._open.collector.partial()
         raise OutputInvalidError(message, text=partial.text, meta=self.meta, partial=partial)
@@ -416,7 +416,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         reply = None if self._open is None else self._open.collector.result()
         if reply is not None and error.meta is not None:
             attach_meta(reply, error.meta)
-        message = f"the answer is cut off: {error}"
+        message = f"the answer was truncated: {error}"
         return OutputCutOffError(message, reply=reply, text=partial.text, meta=error.meta, partial=partial)
 
     async def result(self) -> R:
@@ -511,5 +511,5 @@ class ItemView(_AnswerView[V]):
         except _MismatchError as mismatch:
             reason, within = mismatch.args
         path = f"{self._path}[{index}]" + (f".{within}" if within else "")
-        message = f"the answer does not fit: {reason} (at {path})"
+        message = f"an item of the answer is invalid: {reason} (at {path})"
         raise OutputInvalidError(message, path=path, text=self._answer.text_so_far, meta=self._answer.meta)

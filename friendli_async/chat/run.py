@@ -75,11 +75,7 @@ class _Turns:
                 usage=self.usage,
                 turns=self.count,
             )
-        options = self._options
-        if options.get("tool_choice") not in (None, "auto", "none"):
-            # The required call has been made. If it were required again, the model would never answer.
-            options = {name: value for name, value in options.items() if name != "tool_choice"}
-        return self._open(self.messages, options)
+        return self._open(self.messages, _without_required_call(self._options))
 
     def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], results: Sequence[ToolFinished]) -> None:
         """Adds a finished turn."""
@@ -173,7 +169,7 @@ class Run:
         """
         if self._state == "open":
             self._state = "closed"
-            self._error = StreamInterruptedError("the run was closed before it was over", partial=self._partial())
+            self._error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
         self._is_cancelled = False
         self._events.clear()
         await self._release()
@@ -234,7 +230,7 @@ class Run:
     async def _exclusively(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Awaits ``wait`` in one task at a time; any error closes the run."""
         if self._is_waiting:
-            raise RuntimeError("another task is waiting for this run's events already")
+            raise RuntimeError("another task is already waiting for this run's events")
         self._is_waiting = True
         try:
             await wait()
@@ -343,6 +339,19 @@ async def _read_one(stream: ChatStream) -> ChatChunk | None:
 # --- input of the next turn ------------------------------------------------------------------------------------------
 
 
+def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
+    """Removes a ``tool_choice`` that requires a call, also from ``extra_body``.
+
+    The required call has been made. If it were required again, the model would never answer.
+    """
+    kept = dict(options)
+    if kept.get("tool_choice") not in (None, "auto", "none"):
+        del kept["tool_choice"]
+    if isinstance(extra := kept.get("extra_body"), Mapping):
+        kept["extra_body"] = _without_required_call(cast("Mapping[str, object]", extra))
+    return kept
+
+
 def _as_input(call: ToolCall) -> dict[str, object]:
     """Returns a call in its request form. Servers parse the arguments and reject anything but a JSON object."""
     arguments = call.function.arguments
@@ -389,7 +398,7 @@ def create_run(
     if settings.before_tool is not None and not callable(settings.before_tool):
         raise ValueError(f"before_tool: Expected a function, got {type(settings.before_tool).__name__}")
     if requested_choices(options) != 1:
-        raise ValueError("n: a run follows one answer, so there is one choice a turn")
+        raise ValueError("n: a run supports only one choice per turn")
     by_name = _index_by_name(tools)
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [_tool_definition(tool) for tool in tools]
@@ -417,7 +426,7 @@ def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
                 "friendli_async.tools.tool. For tools that you run yourself, use chat.stream"
             )
         if tool.name in found:
-            raise ValueError(f"tools[{number}]: there is a tool {tool.name!r} already; tool(fn, name=...) renames one")
+            raise ValueError(f"tools[{number}]: duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)")
         found[tool.name] = tool
     return found
 

@@ -80,9 +80,11 @@ def _check_type(kind: Any) -> None:
         msgspec.json.Decoder(kind)
     except (TypeError, NameError, ValueError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, NameError) else str(error)
-        raise TypeError(f"{_type_name(kind)} cannot be read from JSON: {reason}") from None
+        raise TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}") from None
     for custom in _custom_types(infos, set()):
-        raise TypeError(f"{_type_name(kind)} cannot be read from JSON: {_type_name(custom)} has no JSON form")
+        raise TypeError(
+            f"{_type_name(kind)} cannot be decoded from JSON: {_type_name(custom)} has no JSON representation"
+        )
 
 
 def _custom_types(info: object, seen: set[int]) -> Iterator[Any]:
@@ -115,7 +117,7 @@ def pydantic_adapter(kind: Any) -> Any:
         reason = str(error).partition("\n")[0]
     else:
         return adapter
-    raise TypeError(f"{_type_name(kind)} cannot be read from JSON: {reason}")
+    raise TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}")
 
 
 def _has_pydantic(kind: Any) -> bool:

@@ -41,7 +41,7 @@ class ParsedCompletion(ChatCompletion, Generic[T], frozen=True, kw_only=True):
 
 def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
     if reply.choices and reply.choices[0].finish_reason == "length":
-        cut = "it reached its limit of tokens"
+        cut = "the token limit was reached"
     calls = ", ".join(call.function.name for call in reply.message.tool_calls or ())
     instead = f"the model called tools instead of answering: {calls}" if calls and not cut else ""
     if reply.message.refusal and not cut:
@@ -114,7 +114,7 @@ def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Out
     output = output_of(kind, sent.pop("strict", True))
     reject_format_option(method, "response_format", sent)
     if requested_choices(sent) != 1:
-        raise ArgumentError(f"n: {method}() reads one answer; call it several times, or use complete()")
+        raise ArgumentError(f"n: {method}() supports only one choice; call it several times, or use complete()")
     declared = output.declared()
     response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
     return output, {**sent, "response_format": response_format}

@@ -68,7 +68,7 @@ class _AnyTool(msgspec.Struct):
             import logging
 
             logger = logging.getLogger("friendli_async")
-            logger.debug("a tool of a type that is not known here is sent as it is: %s", self.type)
+            logger.debug("unknown tool type %r is sent unchanged", self.type)
 
 
 _BUILT_IN: Final = frozenset(get_args(BuiltInToolName))
@@ -275,7 +275,7 @@ class ToolAssistedCall:
         if self._stream is not None:
             return self._stream.__await__()
         if self._awaited:
-            raise RuntimeError("this call has been awaited already: another one would be another request")
+            raise RuntimeError("this call has already been awaited; make a new call to send another request")
         self._awaited = True
         return self._engine.call(_COMPLETE, self._arguments).__await__()
 
@@ -290,5 +290,5 @@ class ToolAssistedCall:
 
     def _require_stream(self) -> ToolAssistedStream:
         if self._stream is None:
-            raise TypeError("the body says stream: False, so there are no events: await the call")
+            raise TypeError("the body has stream: False, so there are no events; await the call")
         return self._stream

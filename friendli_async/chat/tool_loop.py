@@ -221,7 +221,7 @@ class ToolCalls:
         tool = self._tools.get(call.function.name)
         if tool is None:
             names = ", ".join(self._tools) or "none"
-            raise ToolError(f"there is no tool {call.function.name!r}; there are: {names}", kind="unknown")
+            raise ToolError(f"unknown tool {call.function.name!r}; available: {names}", kind="unknown")
         if self._before is not None:
             async with self._approval_lock:  # one approval at a time, in the order of the calls
                 await _approve(self._before, call)
@@ -242,7 +242,7 @@ class ToolCalls:
             raise ToolError("the tool was cancelled") from None
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():
-                raise ToolError(f"the tool gave no result within {self._timeout:g} s", kind="timeout") from error
+                raise ToolError(f"the tool did not finish within {self._timeout:g} s", kind="timeout") from error
             raise ToolError(_error_message(error)) from error
 
     def _emit(self, event: RunEvent) -> None:

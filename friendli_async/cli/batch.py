@@ -45,7 +45,7 @@ _MAX_NAMED: Final = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("input", metavar="IN.jsonl", type=Path, help="the requests (read twice, so a file)")
+    parser.add_argument("input", metavar="IN.jsonl", type=Path, help="file of requests (read twice, so not a pipe)")
     parser.add_argument(
         "-o",
         "--output",
@@ -99,7 +99,9 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
     source: Path = arguments.input
     target: Path = arguments.output
     if source.exists() and not source.is_file():
-        raise RowsError(f"{source} is no regular file: it is read twice, to check it before anything is sent")
+        raise RowsError(
+            f"{source} is not a regular file: it is read twice, so that it is checked before anything is sent"
+        )
     if target.exists() and target.samefile(source):
         raise RowsError(f"{source} cannot be both the input and the output")
     given = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
@@ -167,7 +169,7 @@ def _interruptible(outcomes: Run[BatchRow, Reply], reporter: _Reporter) -> Gener
         if len(received) == 1:
             outcomes.stop()
             reporter.write_line(
-                f"stopping: {outcomes.progress.in_flight} requests under way may finish; again to cut them"
+                f"stopping: {outcomes.progress.in_flight} requests in flight may finish; interrupt again to abort them"
             )
         else:
             task.cancel()
@@ -212,7 +214,7 @@ class _Reporter:
 
     def report_changed(self, custom_id: str) -> None:
         """Reports a finished row whose request has changed."""
-        self._report_row("changed", f"{custom_id}: has changed since it was done, and is sent again")
+        self._report_row("changed", f"{custom_id}: has changed since it completed; sending it again")
 
     def report_failed(self, outcome: Outcome[BatchRow, Reply]) -> None:
         """Reports a row if it has failed in this run."""
@@ -224,21 +226,21 @@ class _Reporter:
         if count <= _MAX_NAMED:  # sanitized: a server's message may contain terminal escape sequences
             self.write_line("".join(char if char.isprintable() else " " for char in line[:500]))
         elif count == _MAX_NAMED + 1:
-            self.write_line(f"... further rows that have {kind} are not named here")
+            self.write_line(f"... further rows that have {kind} are not listed")
 
     def summary(self, progress: Progress) -> None:
         """Writes the result of the run."""
         good = progress.done - progress.failed
-        parts = [f"{good:,} of {self.total:,} rows are good"]
+        parts = [f"{good:,} of {self.total:,} rows succeeded"]
         if progress.failed:
             parts.append(f"{progress.failed:,} failed")
         if progress.done < self.total:
-            parts.append(f"{self.total - progress.done:,} are left")
+            parts.append(f"{self.total - progress.done:,} remaining")
         if progress.resumed:
-            parts.append(f"{progress.resumed:,} were done before")
+            parts.append(f"{progress.resumed:,} from an earlier run")
         self.write_line(f"{', '.join(parts)}; {progress.tokens:,} tokens in {_time(progress.seconds)}")
         if progress.failed:
-            self.write_line("To send failed rows again: the same command with --retry-failed")
+            self.write_line("to send failed rows again, run the same command with --retry-failed")
 
     # --- progress ---
 

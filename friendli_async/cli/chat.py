@@ -69,9 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _chat(arguments: argparse.Namespace) -> int:
     if arguments.model is None and arguments.deployment != "container":
-        raise ConfigurationError(
-            "which model? pass -m MODEL, or set FRIENDLI_MODEL; `friendli-async models` lists them"
-        )
+        raise ConfigurationError("no model: pass -m MODEL, or set FRIENDLI_MODEL (`friendli-async models` lists them)")
     options = _options(arguments)
     messages: Conversation = []
     if arguments.system is not None:
@@ -87,7 +85,7 @@ async def _chat(arguments: argparse.Namespace) -> int:
             texts.append(await asyncio.to_thread(sys.stdin.read))
         prompt = "\n\n".join(text for text in texts if text.strip())
         if not prompt and not arguments.attach:
-            raise ConfigurationError("nothing to ask: pass a prompt, or write to standard input")
+            raise ConfigurationError("no prompt: pass one, or write it to standard input")
         messages.append({"role": "user", "content": await _content(prompt, arguments.attach)})
         return await session.answer()
 
@@ -146,8 +144,10 @@ class _Session:
             stopping.cancel()
             if not reading.done():
                 await stream.stop()
-            await reading
-        output.end_line()
+            try:
+                await reading
+            finally:
+                output.end_line()  # also before an error message
         if text:
             self.messages.append({"role": "assistant", "content": "".join(text)})
         return connection.INTERRUPTED if interrupted.is_set() else 0
@@ -219,7 +219,10 @@ class _Output:
         self._last = text[-1]
 
     def end_line(self) -> None:
-        """Prints a newline unless the text ends with one."""
+        """Ends the line of reasoning or text that was printed last."""
+        if self._thinking:
+            with suppress(OSError):
+                print(file=sys.stderr, flush=True)
         if self._last != "\n":
             print(flush=True)
 
@@ -246,7 +249,7 @@ def _schema(argument: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigurationError(f"--schema is no JSON: {error}") from None
+        raise ConfigurationError(f"--schema is not valid JSON: {error}") from None
 
 
 async def _content(prompt: str, attached: list[str]) -> Any:
@@ -275,4 +278,4 @@ async def _part(name: str) -> Any:
     try:
         return await media.image(source)  # detects the format by its first bytes
     except ArgumentError as error:
-        raise ConfigurationError(f"{name} is not text in UTF-8, nor can it be sent as an image: {error}") from None
+        raise ConfigurationError(f"{name} is neither UTF-8 text nor a supported image: {error}") from None

@@ -29,7 +29,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         default=os.environ.get("FRIENDLI_MODEL"),
-        help="model, or endpoint id; by default FRIENDLI_MODEL",
+        help="model, or endpoint id (default: FRIENDLI_MODEL)",
     )
 
 
@@ -61,5 +61,5 @@ def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 def _message(error: FriendliError) -> str:
     if isinstance(error, APIStatusError) and error.status_code in {401, 403}:
-        return f"{error} (is FRIENDLI_TOKEN right? `friendli-async doctor` tells)"
+        return f"{error} (check FRIENDLI_TOKEN, or run `friendli-async doctor`)"
     return str(error)

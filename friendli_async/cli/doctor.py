@@ -38,6 +38,7 @@ _URLS: Final = {
     "container": ("FRIENDLI_CONTAINER_URL", "http://localhost:8000"),
     "server": ("FRIENDLI_SERVER_URL", "https://api.friendli.ai"),
 }
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class _Finding(msgspec.Struct, frozen=True):
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     connection.add_model(parser)
     connection.add_deployment(parser)
-    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -96,7 +97,7 @@ async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> _Finding
         async with asyncio.timeout(limit):
             text = await check()
     except TimeoutError:
-        return _Finding(name, False, f"nothing within {limit:g} s")
+        return _Finding(name, False, f"timed out after {limit:g} s")
     except (_CheckFailedError, OSError, FriendliError) as error:
         return _Finding(name, False, str(error) or type(error).__name__)
     is_timed = name in {"name", "connection", "TLS"}
@@ -109,10 +110,7 @@ class _Server:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._variable, default = _URLS["container" if arguments.deployment == "container" else "server"]
-        self._url = urlsplit(os.environ.get(self._variable) or default)
-        self._secure = self._url.scheme == "https"
-        self._host = self._url.hostname or ""
-        self._port = self._url.port or (443 if self._secure else 80)
+        self._url = os.environ.get(self._variable) or default
 
     async def versions(self) -> str:
         """Returns the versions of this library, Python, the platform and the dependencies."""
@@ -125,8 +123,8 @@ class _Server:
         token = os.environ.get("FRIENDLI_TOKEN", "")
         if not token:
             if self._arguments.deployment == "container":
-                return "none; a container needs none"
-            raise _CheckFailedError("none: set FRIENDLI_TOKEN")
+                return "not set; a container does not require one"
+            raise _CheckFailedError("FRIENDLI_TOKEN is not set")
         async with AsyncFriendli():  # validates the settings
             team = os.environ.get("FRIENDLI_TEAM")
             return f"FRIENDLI_TOKEN, {len(token)} characters" + (f", team {team}" if team else "")
@@ -137,15 +135,18 @@ class _Server:
         return "none" if found is None else f"{found[0]}:{found[1]}, from the environment"
 
     def _proxy(self) -> tuple[str, int] | None:
+        scheme, host, _ = self._target()
         proxies = getproxies()
-        url = proxies.get(self._url.scheme) or proxies.get("all")
-        if not url or proxy_bypass(self._host):
+        url = proxies.get(scheme) or proxies.get("all")
+        if not url or proxy_bypass(host):
             return None
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        return (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        return _parse_url(url if "//" in url else f"http://{url}", "the proxy URL from the environment")[1:]
+
+    def _target(self) -> tuple[str, str, int]:
+        return _parse_url(self._url, self._variable)
 
     def _peer(self) -> tuple[str, int]:
-        return self._proxy() or (self._host, self._port)
+        return self._proxy() or self._target()[1:]
 
     async def name(self) -> str:
         """Resolves the name of the server, or of the proxy."""
@@ -154,7 +155,7 @@ class _Server:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise _CheckFailedError(f"{host} cannot be resolved: {error.strerror or error}") from None
-        return f"{host} is {', '.join(dict.fromkeys(str(address[4][0]) for address in found))}"
+        return f"{host} resolves to {', '.join(dict.fromkeys(str(address[4][0]) for address in found))}"
 
     async def connection(self) -> str:
         """Opens a TCP connection to the server, or to the proxy."""
@@ -162,26 +163,27 @@ class _Server:
         try:
             _, writer = await asyncio.open_connection(host, port)
         except OSError as error:
-            raise _CheckFailedError(f"{host}:{port} does not answer: {error.strerror or error}") from None
+            raise _CheckFailedError(f"could not connect to {host}:{port}: {error.strerror or error}") from None
         writer.close()
         return f"{host}:{port}"
 
     async def tls(self) -> str:
         """Verifies the certificate; returns the TLS version and the expiry date."""
-        if not self._secure:
-            return f"none: {self._variable} is an http URL"
+        scheme, host, port = self._target()
+        if scheme != "https":
+            return "not used: the URL is http"
         if self._proxy() is not None:
-            return "through the proxy: the stream will tell"
+            return "not checked separately: the connection goes through the proxy"
         try:
-            _, writer = await asyncio.open_connection(self._host, self._port, ssl=ssl.create_default_context())
+            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
         except ssl.SSLError as error:
             raise _CheckFailedError(
-                f"refused: {error.reason or error}; SSL_CERT_FILE names further authorities"
+                f"handshake failed: {error.reason or error}; to trust another CA, set SSL_CERT_FILE"
             ) from None
         certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
         protocol = writer.get_extra_info("ssl_object").version()
         writer.transport.abort()
-        return f"{protocol}, certificate until {certificate.get('notAfter', '?')}"
+        return f"{protocol}, certificate valid until {certificate.get('notAfter', '?')}"
 
     async def stream(self) -> str:
         """Streams an answer of one token, through all layers."""
@@ -198,25 +200,38 @@ class _Server:
             first = (timing.first_event or 0.0) * 1000
             return (
                 f"{model or 'the model'} answered {reply.text!r}: connected after {timing.connecting * 1000:.0f} ms, "
-                f"first event after {first:.0f} ms, all after {timing.total * 1000:.0f} ms"
+                f"first event after {first:.0f} ms, complete after {timing.total * 1000:.0f} ms"
             )
 
     async def _model(self, client: AsyncFriendli) -> str | None:
         if self._arguments.model or self._arguments.deployment == "container":
             return str(self._arguments.model) if self._arguments.model else None
         if self._arguments.deployment == "dedicated":
-            raise ConfigurationError("which endpoint? pass -m ENDPOINT_ID")
+            raise ConfigurationError("no endpoint: pass -m ENDPOINT_ID")
         catalogue = (await client.serverless.model.list()).data
         if not catalogue:
             raise _CheckFailedError("the catalogue is empty")
         return catalogue[0].id
 
 
+def _parse_url(url: str, source: str) -> tuple[str, str, int]:
+    """Returns scheme, host and port of a URL. The error does not quote it: it may contain a password."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        pass
+    else:
+        if host and parts.scheme in _DEFAULT_PORTS:
+            return parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]
+    raise _CheckFailedError(f"{source} is not a valid http or https URL")
+
+
 def _with_advice(error: APIStatusError) -> str:
     if error.status_code == 401:
-        return f"{error}: the token is not known there; is it of another account, or expired?"
+        return f"{error}: the token was rejected; has it expired, or does it belong to another account?"
     if error.status_code == 403:
-        return f"{error}: the token may not do that; is FRIENDLI_TEAM right?"
+        return f"{error}: the token lacks permission; check FRIENDLI_TEAM"
     if error.status_code == 404:
-        return f"{error}: no such model, or a base URL with a path too much"
+        return f"{error}: no such model, or the base URL has an extra path"
     return str(error)

@@ -48,5 +48,5 @@ async def _models(arguments: argparse.Namespace) -> int:
     for row, _ in matches:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     if not matches:
-        print("friendli-async models: there is none", file=sys.stderr)
+        print("friendli-async models: no matches", file=sys.stderr)
     return 0

@@ -96,7 +96,7 @@ class Stage:
     async def set(cls, page: Page, options: argparse.Namespace, server: FriendliServer, exits: AsyncExitStack) -> Self:
         """Start the engine and describe it, or explain why the embedded server is used instead."""
         if options.embedded:
-            page.line("Asked for with --embedded: the embedded server, which repeats what it is asked.", "yellow")
+            page.line("Using the embedded server (--embedded), which repeats the prompt.", "yellow")
             return cls(server.url, "echo", (), _MODEL)
         page.waiting("loading the model into llama.cpp")
         began = time.perf_counter()
@@ -104,8 +104,8 @@ class Stage:
             engine = await exits.enter_async_context(LocalEngine(options.gguf))
         except EngineUnavailable as error:
             page.waited()
-            page.line(f"The engine is not here: {error}.", "yellow")
-            page.line("The embedded server stands in for it; it only repeats what it is asked.", "yellow")
+            page.line(f"The engine is not available: {error}.", "yellow")
+            page.line("Using the embedded server instead, which only repeats the prompt.", "yellow")
             return cls(server.url, "echo", (), _MODEL)
         page.waited()
         ready = f"llama.cpp at {engine.url}, ready in {time.perf_counter() - began:.1f} s, process {engine.pid}"

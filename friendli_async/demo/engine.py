@@ -181,7 +181,7 @@ class LocalEngine:
 
     def _spawn(self, model_path: Path) -> None:
         if self._process is not None:
-            raise RuntimeError("the engine is running already")
+            raise RuntimeError("the engine is already running")
         settings = json.dumps({**self._settings, "model_path": str(model_path)})
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in stop()
         self._process = subprocess.Popen(
@@ -213,5 +213,5 @@ class LocalEngine:
         status = process.wait()
         log.seek(0)
         lines = log.read()[-4096:].decode(errors="replace").split("\n")
-        text = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        text = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return f"{text} (exit status {status})"

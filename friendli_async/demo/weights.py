@@ -95,7 +95,7 @@ def gemma_weights(directory: str | os.PathLike[str] | None = None) -> Path:
             problems.append(str(error))
         else:
             return target
-    raise EngineUnavailable(f"no place to write the Gemma weights to: {'; '.join(problems)}")
+    raise EngineUnavailable(f"no writable folder for the Gemma weights: {'; '.join(problems)}")
 
 
 def _cache_directories() -> Iterator[Path]:

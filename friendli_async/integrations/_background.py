@@ -60,7 +60,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         background = _background = _background or _Background()
     if threading.current_thread() is background.thread:
         work.close()
-        raise RuntimeError("a blocking call in the loop that serves blocking calls: await the async method instead")
+        raise RuntimeError("blocking call in the event loop that runs blocking calls: await the async method instead")
     future = asyncio.run_coroutine_threadsafe(work, background.loop)
     try:
         return future.result()

@@ -35,15 +35,21 @@ def output_messages(reply: object, finish_reasons: Sequence[str]) -> list[_Json]
     """Returns the messages of a complete or partial reply."""
     if isinstance(reply, Partial):
         return [_assistant_message(_partial_parts(reply), _finish_reason(finish_reasons, 0))]
-    body: _Json = msgspec.to_builtins(reply)
-    choices: list[_Json] = body.get("choices") or []
-    if choices:
+    if choices := _builtins_of(reply, "choices"):
         return [
             _assistant_message(_choice_parts(choice), _finish_reason(finish_reasons, index))
             for index, choice in enumerate(choices)
         ]
-    parts = [part for item in body.get("content") or body.get("output") or () for part in _item_parts(item)]
+    items = _builtins_of(reply, "content") or _builtins_of(reply, "output")
+    parts = [part for item in items for part in _item_parts(item)]
     return [_assistant_message(parts, _finish_reason(finish_reasons, 0))] if parts else []
+
+
+def _builtins_of(reply: object, name: str) -> list[_Json]:
+    """Returns a field of a reply as JSON. Other fields, such as vectors and images, are not converted."""
+    if name not in getattr(type(reply), "__struct_fields__", ()):  # `content` is a method of some replies
+        return []
+    return cast("list[_Json]", msgspec.to_builtins(getattr(reply, name) or ()))
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -95,7 +95,7 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
 
 def _text(part: Mapping[str, Any], path: str) -> str:
     if part["type"] != "text":
-        raise ArgumentError(f"{path}: a part of type {part['type']!r} cannot be sent here; only text can")
+        raise ArgumentError(f"{path}: a part of type {part['type']!r} is not supported here; only text is")
     return cast("str", part["text"])
 
 
@@ -109,7 +109,8 @@ def _user_part(part: dict[str, Any], path: str) -> dict[str, Any]:
             return {"type": kind, kind: {"url": given} if isinstance(given, str) else given}
         case _:
             raise ArgumentError(
-                f"{path}: a part of type {part.get('type')!r} cannot be sent: the API takes text, images, audio, video"
+                f"{path}: a part of type {part.get('type')!r} is not supported: "
+                "the API takes text, images, audio and video"
             )
 
 

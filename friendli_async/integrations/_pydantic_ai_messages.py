@@ -96,7 +96,7 @@ async def _request_part(part: ModelRequestPart, files: list[UserContent]) -> _Wi
             return {"role": "tool", "tool_call_id": part.tool_call_id, "content": part.model_response()}
         case _:
             raise UserError(
-                f"a part of kind {part.part_kind!r} has to be prepared: "
+                f"a part of kind {part.part_kind!r} must be prepared first: "
                 "run the model in an Agent, or by pydantic_ai.direct"
             )
 

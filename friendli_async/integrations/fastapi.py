@@ -117,7 +117,7 @@ class ClientDisconnected(HTTPException, ClientDisconnect):
     """The browser has disconnected. Ends the request without a response or a traceback in the log."""
 
     def __init__(self) -> None:
-        super().__init__(499, "the browser has gone")
+        super().__init__(499, "the client disconnected")
 
 
 async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[T]) -> T:
@@ -269,7 +269,7 @@ def client_of(connection: HTTPConnection) -> AsyncFriendli:
     client: object = state.get(_STATE) or getattr(connection.app.state, _STATE, None)
     if not isinstance(client, AsyncFriendli):
         raise RuntimeError(
-            "the app has no client: make it with lifespan=friendli_async.integrations.fastapi.lifespan()"
+            "the app has no client: create the app with lifespan=friendli_async.integrations.fastapi.lifespan()"
         )
     return client
 

@@ -81,7 +81,7 @@ class MCPTool:
         try:
             given: object = msgspec.json.decode(arguments.strip() or "{}")
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ToolError(f"the arguments are not JSON: {error}", kind="arguments") from None
+            raise ToolError(f"the arguments are not valid JSON: {error}", kind="arguments") from None
         if not isinstance(given, dict):
             raise ToolError("the arguments are not a JSON object", kind="arguments")
         result = await self._session.call_tool(self._server_name, cast("dict[str, Any]", given))
@@ -121,10 +121,12 @@ async def mcp_tools(session: MCPSession, *, prefix: str = "") -> list[MCPTool]:
         if not cursor:
             return found
         if cursor in seen:
-            raise ValueError(f"the MCP server gives the same page of tools again and again (cursor {cursor!r})")
+            raise ValueError(f"the MCP server returned the same page of tools repeatedly (cursor {cursor!r})")
         seen.add(cursor)
         if max(len(found), len(seen)) > _MAX_TOOLS:
-            raise ValueError(f"the MCP server lists for ever: {len(found)} tools, {len(seen)} pages, and there is more")
+            raise ValueError(
+                f"the MCP server's list of tools does not end: {len(found)} tools in {len(seen)} pages so far"
+            )
 
 
 def _free_name(wanted: str, taken: Collection[str]) -> str:

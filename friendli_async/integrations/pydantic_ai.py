@@ -197,7 +197,9 @@ class FriendliModel(Model[AsyncFriendli]):
         if "timeout" in settings:
             timeout = settings["timeout"]
             if not isinstance(timeout, int | float):
-                raise theirs.UserError("timeout: a number of seconds; finer limits are the client's, as Timeouts")
+                raise theirs.UserError(
+                    "timeout: must be a number of seconds; for finer limits, pass timeout=Timeouts(...) to the client"
+                )
             changes["timeout"] = timeout
         if "max_retries" in settings:
             changes["retry"] = RetryPolicy(max_attempts=settings["max_retries"] + 1)
@@ -282,7 +284,7 @@ def _allowed(settings: ModelSettings, parameters: ModelRequestParameters) -> tup
 
 def _known(names: set[str], parameters: ModelRequestParameters) -> set[str]:
     if not names & parameters.declared_tool_defs.keys() and names:
-        raise theirs.UserError(f"tool_choice: there is no tool {', '.join(sorted(names))}")
+        raise theirs.UserError(f"tool_choice: unknown tool {', '.join(sorted(names))}")
     return names
 
 

@@ -103,7 +103,7 @@ class CompleteStage:
         columns = {name: batch[name] for name in batch}
         for name in (self._prompt, *((self._key,) if self._checkpoint is not None else ())):
             if name not in columns:
-                raise RowsError(f"there is no column {name!r}; there are {', '.join(map(repr, columns))}")
+                raise RowsError(f"no column {name!r}; available: {', '.join(map(repr, columns))}")
         requests = [self._request(prompt) for prompt in columns[self._prompt]]
         keys = (
             [_plain(key) for key in columns[self._key]] if self._checkpoint is not None else list(range(len(requests)))
@@ -211,7 +211,7 @@ class _Checkpoint:
                         break  # still being written, or torn: not finished
                     head = self.lines.head(line)
                     if head is None:
-                        raise CheckpointError(f"{path} has a line at byte {offset} that is none of a checkpoint")
+                        raise CheckpointError(f"{path}: the line at byte {offset} is not in the checkpoint format")
                     if not head.may_pass:
                         self._done[head.hash] = (path, offset)
                     offset += len(line)

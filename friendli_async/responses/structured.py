@@ -32,7 +32,7 @@ def _answer_of(reply: Response, cut: str = "") -> Answer:
     if reply.status == "incomplete":
         reason = None if reply.incomplete_details is None else reply.incomplete_details.reason
         limit = reason is None or reason == "max_output_tokens"
-        cut = "it reached its limit of tokens" if limit else f"it is incomplete, {reason}"
+        cut = "the token limit was reached" if limit else f"the response is incomplete ({reason})"
     parts = [part for item in reply.output for part in item.content or ()]
     refusals = " ".join(part.refusal or part.text for part in parts if part.type == "refusal")
     calls = ", ".join(call.function.name for call in reply.tool_calls)

@@ -23,7 +23,7 @@ def check_predicate(predicate: F | None) -> F:
     if predicate is None or not callable(predicate):
         raise TypeError(f"stop_when() takes a function, not {type(predicate).__name__}")
     if inspect.iscoroutinefunction(predicate) or inspect.iscoroutinefunction(getattr(predicate, "__call__", None)):  # noqa: B004  # no callability test
-        raise TypeError("stop_when() takes a plain function: it is called between two events and cannot wait")
+        raise TypeError("stop_when() takes a plain function, not a coroutine function")
     return predicate
 
 

@@ -119,7 +119,7 @@ class EventStream(Generic[E]):
         return await self._ensure_open()
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._stop("the stream was left before it was complete")
+        self._stop("the stream was closed before it was complete")
 
     async def aclose(self) -> None:
         """Closes the connection at once and ends iteration. A task waiting for an event gets StreamInterruptedError.
@@ -198,7 +198,7 @@ class EventStream(Generic[E]):
         if opened is not None and opened.clock.running_loop() is not opened.loop:
             self._raise_wrong_loop()
         if self._waiting:
-            raise RuntimeError("another task is waiting for this stream's events already")
+            raise RuntimeError("another task is already waiting for this stream's events")
         self._waiting = True
 
     # --- iterating -------------------------------------------------------------------------------------------------
@@ -254,9 +254,9 @@ class EventStream(Generic[E]):
         if self._read_mode is None:
             self._read_mode = mode
         elif self._read_mode == "events":
-            raise RuntimeError(f"events of the stream have been taken already: call {mode} before that")
+            raise RuntimeError(f"events have already been read from the stream: call {mode} before reading")
         else:
-            raise RuntimeError(f"the stream is read by {self._read_mode} already")
+            raise RuntimeError(f"the stream is already being read by {self._read_mode}")
 
     def _begin_consuming(self, opened: OpenStream[E, Any, Any]) -> None:
         """Prepares for the first event: applies stop conditions to what opening read, and releases its bytes."""
@@ -278,7 +278,7 @@ class EventStream(Generic[E]):
             RuntimeError: The stream is already being read, or received too much before its first event.
         """
         if self._open is not None and self._open.head is None:
-            raise RuntimeError("too much came before the first event to be kept (Limits.event)")
+            raise RuntimeError("the data before the first event is larger than the limit (Limits.event)")
         self._set_read_mode("raw()")
         return RawView(self, self._read_bytes)
 
@@ -399,9 +399,11 @@ class EventStream(Generic[E]):
             RuntimeError: Events or bytes have been read already.
         """
         if (predicate is None) == (event is None):
-            raise TypeError("stop_when() takes one function: of the text so far, or, as event=, of an event")
+            raise TypeError(
+                "stop_when() takes one function: either predicate (of the text so far) or event= (of an event)"
+            )
         if self._open is not None and self._open.head == b"":
-            raise RuntimeError("the stream has been read from already: call stop_when() before that, or stop()")
+            raise RuntimeError("the stream has already been read from: call stop_when() before reading, or use stop()")
         condition = (
             event if predicate is None else predicate_on_text(check_predicate(predicate), self._text_extractor())
         )
@@ -430,7 +432,7 @@ class EventStream(Generic[E]):
             FriendliError: The stream failed or was closed early; raised again on every call.
         """
         if self._read_mode == "tee()" and self.outcome == "open":
-            raise RuntimeError("the stream is read by the branches of tee(): its result is there when they are through")
+            raise RuntimeError("the stream is read by the branches of tee(): call result() after they have finished")
         self._begin_waiting()
         self._read_mode = self._read_mode or "events"
         try:

@@ -266,7 +266,7 @@ class Branch(Generic[E]):
 
         buffer = self._buffer
         if buffer.task is not None:
-            raise RuntimeError("another task is waiting for this branch's events already")
+            raise RuntimeError("another task is already waiting for this branch's events")
         task = asyncio.current_task()
         assert task is not None, "a coroutine of asyncio runs in a task"
         cancelling = task.cancelling()

@@ -201,7 +201,7 @@ def _versions(endpoint: StoredEndpoint, request: ReceivedRequest) -> Script:
 
 def _update(endpoint: StoredEndpoint, request: ReceivedRequest) -> Script:
     if endpoint.status in _FINAL_STATES:
-        return _conflict(endpoint, "updated")
+        return _conflict(endpoint, "be updated")
     endpoint.versions.append({**endpoint.versions[-1], **_settings(request.json_object)})
     if endpoint.status == "RUNNING":
         endpoint.states = deque([("UPDATING", None), ("RUNNING", None)])
@@ -212,7 +212,7 @@ def _update(endpoint: StoredEndpoint, request: ReceivedRequest) -> Script:
 def _transition(verb: str) -> Callable[[StoredEndpoint, ReceivedRequest], Script]:
     def change(endpoint: StoredEndpoint, request: ReceivedRequest) -> Script:
         if endpoint.status in _FINAL_STATES and verb != "terminate":
-            return _conflict(endpoint, f"told to {verb}")
+            return _conflict(endpoint, verb)
         steps = _TRANSITIONS[verb]
         if endpoint.states[-1] != steps[-1] or verb == "restart":  # else it is in that state, or in transition to it
             endpoint.states = deque(steps)
@@ -223,7 +223,7 @@ def _transition(verb: str) -> Callable[[StoredEndpoint, ReceivedRequest], Script
 
 
 def _conflict(endpoint: StoredEndpoint, what: str) -> Script:
-    message = f"{endpoint.id} is {endpoint.status}, so it cannot be {what}"
+    message = f"{endpoint.id} is {endpoint.status}, so it cannot {what}"
     return json_body(error_body(message, kind="conflict_error"), status=409)
 
 

@@ -158,14 +158,14 @@ def parse(text: str) -> Faults:
         name, _, value = item.partition("=")
         if name.strip() == "then":
             if number < len(items) - 1:
-                raise _error("then= stands last", column)
+                raise _error("then= must be the last item", column)
             if value.strip() not in _THEN:
-                raise _error(f"then= is ok or repeat, not {value.strip()!r}", column)
+                raise _error(f"then= must be ok or repeat, not {value.strip()!r}", column)
             repeat = value.strip() == "repeat"
         else:
             faults.append(_parse_item(item, column))
     if not faults:
-        raise _error("there is no fault before then=", 0)
+        raise _error("no fault before then=", 0)
     return Faults(faults, repeat)
 
 
@@ -175,23 +175,23 @@ def _parse_item(item: str, column: int) -> Fault:
     for setting, start in _split(item, ";", column):
         name, equals, value = (part.strip() for part in setting.partition("="))
         if name in seen:
-            raise _error(f"{name} stands twice in one item", start)
+            raise _error(f"{name} appears twice in one item", start)
         seen.add(name)
         if name == "ok":
             if equals:
                 raise _error("ok takes no value", start)
             continue
         if name not in _SETTINGS:
-            raise _error(f"there is no {name!r}; there are ok, {', '.join(_SETTINGS)}", start)
+            raise _error(f"unknown setting {name!r}; expected ok, {', '.join(_SETTINGS)}", start)
         if not value:
-            raise _error(f"{name} needs a value, as {name}={_SETTINGS[name][1]}", start)
+            raise _error(f"{name} needs a value, such as {name}={_SETTINGS[name][1]}", start)
         try:
             parsed = _SETTINGS[name][0](value)
         except ValueError as error:
-            raise _error(f"{name}: {error}, not {value!r}", start) from None
+            raise _error(f"{name}: must be {error}, not {value!r}", start) from None
         if name in _BREAKS:
             if "breaks" in fields:
-                raise _error("one item breaks one way", start)
+                raise _error("an item can have only one of cut, reset and stall", start)
             fields["breaks"] = drop if name == "cut" and not parsed else _BREAKS[name]
             fields["after"] = parsed
         else:
@@ -202,18 +202,18 @@ def _parse_item(item: str, column: int) -> Fault:
 
 def _check(fields: dict[str, Any], seen: set[str], column: int) -> None:
     if "ok" in seen and seen & {"status", "retry_after", "message", *_BREAKS}:
-        raise _error("ok goes with delay, times and path", column)
+        raise _error("ok can be combined only with delay, times and path", column)
     if "status" not in seen and seen & {"retry_after", "message"}:
         raise _error("retry_after and message need a status", column)
     if not fields and "ok" not in seen:
-        raise _error("an item is empty", column)
+        raise _error("empty item", column)
 
 
 def _split(text: str, separator: str, column: int) -> Iterator[tuple[str, int]]:
     """Yield the parts with the column at which each starts."""
     for part in text.split(separator):
         if not part.strip():
-            raise _error("something is missing here", column)
+            raise _error("empty item or setting", column)
         yield part, column + len(part) - len(part.lstrip())
         column += len(part) + 1
 
@@ -243,13 +243,13 @@ def _seconds(text: str) -> float:
 
 def _path(text: str) -> str:
     if not text.startswith("/"):
-        raise ValueError("a path that begins with /")
+        raise ValueError("a path that starts with /")
     return text
 
 
 def _one_line(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("text in one line")
+        raise ValueError("a single line of text")
     return text
 
 
@@ -286,4 +286,4 @@ def parse_pace(text: str) -> float:
             return _seconds(stripped[:-2]) / 1000
         return _seconds(stripped.removesuffix("s"))
     except (ValueError, ZeroDivisionError):
-        raise FaultError(f"a pace is 0.02 (seconds), 20ms or 50/s, not {text!r}") from None
+        raise FaultError(f"expected a pace such as 0.02 (seconds), 20ms or 50/s, not {text!r}") from None

@@ -112,15 +112,15 @@ class FileStore:
         if content is None or list(parts)[-1] != "file":
             return _bad_request("the form does not end with the file")
         if len(content) != file.size:
-            return _bad_request(f"{file.size} bytes were announced, {len(content)} came")
+            return _bad_request(f"expected {file.size} bytes, received {len(content)}")
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != file.digest:
-            return _bad_request("the content does not have the digest that was announced")
+            return _bad_request("the content does not match the declared digest")
         self._contents[file.digest] = content
         return body(b"", status=204, content_type="text/plain")
 
     def _complete(self, file: StoredFile, _: ReceivedRequest) -> Script:
         if file.digest not in self._contents:
-            return json_body(error_body("the content has not arrived", kind="conflict_error"), status=409)
+            return json_body(error_body("the content has not been uploaded", kind="conflict_error"), status=409)
         file.status = "UPLOADED"
         return json_body(None)
 

@@ -88,9 +88,7 @@ def _blocks(request: ReceivedRequest) -> tuple[list[Block], Block]:
 def _answer(body: Body) -> str:
     schema: Body | None = section(section(body, "output_config"), "format").get("schema")
     last: object = body["messages"][-1]["content"] if body["messages"] else ""
-    blocks = cast("list[Block]", last) if isinstance(last, list) else []
-    results = [block for block in blocks if block["type"] == "tool_result"]
-    if results:
+    if results := _tool_results(last):
         text = f"The tool says: {_text(results[-1].get('content'))}"
     else:
         prompt = next((_text(each["content"]) for each in reversed(body["messages"]) if each["role"] == "user"), "")
@@ -98,8 +96,15 @@ def _answer(body: Body) -> str:
     return json.dumps(sample(schema, text)) if schema is not None else text
 
 
+def _tool_results(content: object) -> list[Block]:
+    blocks = cast("list[Block]", content) if isinstance(content, list) else []
+    return [block for block in blocks if block["type"] == "tool_result"]
+
+
 def _tool_uses(request: ReceivedRequest, text: str) -> list[Block]:
     body = request.json_object
+    if body["messages"] and _tool_results(body["messages"][-1]["content"]):
+        return []
     choice = section(body, "tool_choice")
     tools: list[Block] = list(body.get("tools") or ())
     if choice.get("type") == "tool":
@@ -108,8 +113,6 @@ def _tool_uses(request: ReceivedRequest, text: str) -> list[Block]:
         return []
     elif choice.get("disable_parallel_tool_use"):
         tools = tools[:1]
-    if text.startswith("The tool says: "):
-        return []
     return [
         {
             "type": "tool_use",

@@ -122,7 +122,7 @@ class ReplyWriter:
     def _transport(self) -> asyncio.Transport:
         transport = self._request.transport
         if transport is None:
-            raise ConnectionResetError("the client has gone")
+            raise ConnectionResetError("the client disconnected")
         return transport
 
 

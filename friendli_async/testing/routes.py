@@ -73,11 +73,11 @@ class Router:
         """
         methods = self._find(request)
         if methods is None:
-            return status(404, message=f"there is nothing at {request.path}")
+            return status(404, message=f"no route for {request.path}")
         route = methods.get(request.method)
         if route is None:
             allowed = {"Allow": ", ".join(methods)}
-            return status(405, message=f"{request.path} does not answer {request.method}", headers=allowed)
+            return status(405, message=f"{request.method} is not allowed for {request.path}", headers=allowed)
         if route.needs_token and not _authorized(request, token):
             return status(401, message="the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
         return _validation_error(request, route) or route.answer(request)

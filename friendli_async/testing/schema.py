@@ -169,7 +169,9 @@ def _check_alternatives(alternatives: list[Schema], value: object, loc: Location
     if deeper:
         yield from min(deeper, key=len)
     else:
-        yield _error(loc, "Input fits none of the forms: " + "; ".join(str(e[0]["msg"]) for e in attempts), "union")
+        yield _error(
+            loc, "Input matches none of the variants: " + "; ".join(str(e[0]["msg"]) for e in attempts), "union"
+        )
 
 
 def _error(loc: Location, message: str, kind: str) -> Error:

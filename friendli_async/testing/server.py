@@ -112,7 +112,7 @@ class FriendliServer:
             OSError: The port is in use.
         """
         if self._runner is not None:
-            raise RuntimeError("this server is running already")
+            raise RuntimeError("this server is already running")
         listener = _Listener(self._handle, self._connected, self._disconnected)
         self._closing = False
         self._runner = runner = web.ServerRunner(listener, shutdown_timeout=1.0)

@@ -167,9 +167,9 @@ class FunctionTool(Generic[P, R_co]):
                 try:
                     decoded = self._parameters.lax.decode(text)
                 except msgspec.ValidationError:
-                    raise ToolError(f"the arguments do not fit: {message}", kind="arguments") from None
+                    raise ToolError(f"invalid arguments: {message}", kind="arguments") from None
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ToolError(f"the arguments are not JSON: {error}", kind="arguments") from None
+            raise ToolError(f"the arguments are not valid JSON: {error}", kind="arguments") from None
         values = ((name, getattr(decoded, name)) for name in decoded.__struct_fields__)
         return {name: value for name, value in values if value is not msgspec.UNSET}
 
@@ -248,9 +248,11 @@ def _dunder_call(callable_object: object) -> object:
 
 def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
     if isinstance(fn, classmethod | staticmethod):
-        raise ToolDefinitionError("a class or static method is wrapped from outside the class: tool(Desk.count)")
+        raise ToolDefinitionError(
+            "a class or static method must be wrapped outside the class, such as tool(Desk.count)"
+        )
     if not callable(fn):
-        raise ToolDefinitionError(f"{type(fn).__name__} cannot be a tool: it cannot be called")
+        raise ToolDefinitionError(f"{type(fn).__name__} cannot be a tool: it is not callable")
     inner = fn.func if isinstance(fn, functools.partial) else fn
     found = name if name is not None else getattr(inner, "__name__", type(inner).__name__)
     if not isinstance(found, str) or _NAME.fullmatch(found) is None:
@@ -274,16 +276,16 @@ def _keyword_parameters(name: str, fn: Callable[..., Any], *, skip_first: bool =
     """
     inner = _unwrap(fn)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise ToolDefinitionError(f"{name}() cannot be a tool: it is a generator, so it has no one result")
+        raise ToolDefinitionError(f"{name}() cannot be a tool: it is a generator, and a tool returns one result")
     try:
         parameters = list(inspect.signature(fn).parameters.values())[skip_first:]
     except (ValueError, TypeError):
-        raise ToolDefinitionError(f"{name}() cannot be a tool: it does not say what it takes") from None
+        raise ToolDefinitionError(f"{name}() cannot be a tool: its signature cannot be determined") from None
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise ToolDefinitionError(
                 f"{name}() cannot be a tool: its parameter {str(parameter).partition(':')[0]!r} is "
-                f"{parameter.kind.description}, and a model gives arguments by name"
+                f"{parameter.kind.description}, but a model passes arguments by name"
             )
     bound = fn.keywords if isinstance(fn, functools.partial) else {}
     return [parameter for parameter in parameters if parameter.name not in bound]
@@ -314,7 +316,8 @@ def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.P
     for parameter in parameters:
         if parameter.annotation is parameter.empty:
             raise ToolDefinitionError(
-                f"{name}() cannot be a tool: its parameter {parameter.name!r} has no type (Any takes any JSON)"
+                f"{name}() cannot be a tool: its parameter {parameter.name!r} has no type annotation "
+                "(Any accepts any JSON)"
             )
     inner = _unwrap(fn)
     annotated = types.SimpleNamespace(__annotations__={each.name: each.annotation for each in parameters})
@@ -323,8 +326,8 @@ def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.P
         return get_type_hints(annotated, getattr(inner, "__globals__", {}), names, include_extras=True)
     except NameError as error:
         raise ToolDefinitionError(
-            f"{name}() cannot be a tool: {error}; the types of its parameters must be there at run time, at the top "
-            "level of its module"
+            f"{name}() cannot be a tool: {error}; the types of its parameters must be available at run time, at the "
+            "top level of its module"
         ) from None
 
 
@@ -375,19 +378,19 @@ def _make_portable(schema: Any, definitions: dict[str, Any]) -> None:
 def _pydantic_schema(kind: Any) -> dict[str, Any]:
     if hasattr(kind, "model_json_schema"):
         return cast("dict[str, Any]", kind.model_json_schema())
-    raise TypeError(f"JSON has no form for {getattr(kind, '__name__', kind)}")
+    raise TypeError(f"{getattr(kind, '__name__', kind)} has no JSON representation")
 
 
 def _decode_pydantic(kind: Any, value: object) -> Any:
     if hasattr(kind, "model_validate"):
         return kind.model_validate(value)  # its ValidationError is a ValueError, which msgspec re-raises as its own
-    raise NotImplementedError(f"JSON has no form for {getattr(kind, '__name__', kind)}")
+    raise NotImplementedError(f"{getattr(kind, '__name__', kind)} has no JSON representation")
 
 
 def _encode_pydantic(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
-    raise NotImplementedError(f"{type(value).__name__} is not JSON")
+    raise NotImplementedError(f"{type(value).__name__} is not JSON serializable")
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -402,4 +405,4 @@ def _encode_result(result: object) -> str:
         except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode, is escaped
             return json.dumps(msgspec.to_builtins(result, enc_hook=_encode_pydantic), separators=(",", ":"))
     except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
-        raise ToolError(f"the tool's result is not JSON: {error}", kind="result") from None
+        raise ToolError(f"the tool's result cannot be serialized: {error}", kind="result") from None

@@ -59,7 +59,7 @@ def path_parameters(**parameters: str) -> dict[str, str]:
         if not isinstance(value, str):
             raise ArgumentError(f"{name}: Expected `str`, got `{type(value).__name__}`")
         if value in {"", ".", ".."}:
-            raise ArgumentError(f"{name}: {value!r} identifies nothing")
+            raise ArgumentError(f"{name}: {value!r} is not a valid identifier")
     from urllib.parse import quote
 
     return {name: quote(value, safe="") for name, value in parameters.items()}
@@ -96,7 +96,7 @@ def _query_value(name: str, value: object) -> str:
         return plain.isoformat().replace("+00:00", "Z")
     if isinstance(plain, str) and not any("\ud800" <= character <= "\udfff" for character in plain):
         return plain
-    raise ArgumentError(f"{name}: {value!r} cannot be sent in a query")
+    raise ArgumentError(f"{name}: {value!r} cannot be sent in a query string")
 
 
 def without_none(**parameters: object) -> dict[str, object]:
@@ -218,7 +218,7 @@ class Parameters:
         query: Any = given.pop("extra_query", None)
         extra: Any = given.pop("extra_body", None) or {}
         if "stream" in extra:
-            raise ArgumentError("extra_body.stream: stream() is a method of its own, so it cannot be set here")
+            raise ArgumentError("extra_body.stream: cannot be set here; call stream() to stream a reply")
         return given, extra, encode_query(query or {})
 
 
@@ -240,10 +240,10 @@ def check_keywords(
         if name in known:
             continue
         if name == "stream":
-            advice = "leave it out" if method == "stream" else "call stream() instead"
-            raise TypeError(f"{method}() takes no 'stream': {advice}, it is a method of its own")
+            advice = "leave it out, the reply is always streamed" if method == "stream" else "call stream() instead"
+            raise TypeError(f"{method}() does not accept 'stream': {advice}")
         if (setting := setting_hint(name)) is not None:
-            raise TypeError(f"{method}() takes no {name!r}: {setting}")
+            raise TypeError(f"{method}() does not accept {name!r}: {setting}")
         hint = parameter_hint(name, {*known, *required})
         raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
 
@@ -263,16 +263,16 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
             msgspec.convert(_to_builtins(values), expected)
     except AttributeError as error:
         raise ArgumentError(
-            f"{prefix or 'arguments'}: {type(error.obj).__name__} is not JSON{_conversion_hint(error.obj)}"
+            f"{prefix or 'arguments'}: {type(error.obj).__name__} is not JSON serializable{_conversion_hint(error.obj)}"
         ) from None
     except msgspec.ValidationError as error:
         found = re.fullmatch(_ERROR_PATH, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
         advice = "" if of_key else _conversion_hint(_value_at(values, path))
-        raise ArgumentError(f"{where}: {'a key is bad: ' if of_key else ''}{reason}{advice}") from None
+        raise ArgumentError(f"{where}: {'invalid key: ' if of_key else ''}{reason}{advice}") from None
     except RecursionError:
-        raise ArgumentError("the arguments are nested too deeply, or contain themselves") from None
+        raise ArgumentError("the arguments are nested too deeply, or contain a circular reference") from None
 
 
 def _value_at(values: Any, path: str) -> object:
@@ -291,15 +291,15 @@ def _conversion_hint(value: object) -> str:
         return ""
     how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
     if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
-        how = "a list of it"
+        how = "list(...)"
     return f"; pass {how}" if how else ""
 
 
 # The attribute that identifies a kind of class, and how to convert its instances to JSON.
 _CONVERSIONS: Final = {
     "model_dump": "its model_dump()",
-    "__dataclass_fields__": "dataclasses.asdict() of it",
-    "__attrs_attrs__": "attrs.asdict() of it",
+    "__dataclass_fields__": "dataclasses.asdict(...)",
+    "__attrs_attrs__": "attrs.asdict(...)",
     "_asdict": "its _asdict()",
 }
 # "Expected `int`, got `str` - at `$.messages[2].role`", or "... - at `key` in `$.logit_bias`"
@@ -335,9 +335,9 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
         return
     where = path or "value"
     if isinstance(plain, float):
-        raise ArgumentError(f"{where}: {plain} is not JSON")
+        raise ArgumentError(f"{where}: {plain} is not valid JSON")
     if id(value) in above:
-        raise ArgumentError(f"{where}: contains itself")
+        raise ArgumentError(f"{where}: contains a circular reference")
     above = (*above, id(value))
     if isinstance(plain, dict):
         for key, item in cast("dict[object, object]", plain).items():
@@ -350,7 +350,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
             if type(item) not in _SCALARS:
                 check_json(item, f"{path}[{index}]", above)
     else:
-        raise ArgumentError(f"{where}: {type(value).__name__} is not JSON{_conversion_hint(value)}")
+        raise ArgumentError(f"{where}: {type(value).__name__} is not JSON serializable{_conversion_hint(value)}")
 
 
 def _is_list(value: object) -> bool:

@@ -29,7 +29,7 @@ class Part(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.content_type is not None and not (self.content_type.isascii() and self.content_type.isprintable()):
-            raise ArgumentError(f"content_type: {self.content_type!r} cannot be sent")
+            raise ArgumentError(f"content_type: {self.content_type!r} is not a valid header value")
 
     @classmethod
     def text(cls, name: str, value: str, content_type: str | None = None) -> Part:

@@ -188,7 +188,7 @@ class OpenFileSource:
             if not piece and size is None:
                 return
             if not piece:
-                raise ArgumentError(f"{self._label}: the open file has become shorter while it was being read")
+                raise ArgumentError(f"{self._label}: the open file was truncated while it was being read")
             position += len(piece)
             yield piece
 
@@ -204,14 +204,14 @@ class OpenFileSource:
             self._file.seek(self._start + position)
         piece = cast("object", self._file.read(most))
         if not isinstance(piece, bytes):
-            raise ArgumentError(f"{self._label}: the open file gave {type(piece).__name__}, not bytes")
+            raise ArgumentError(f"{self._label}: the open file returned {type(piece).__name__}, not bytes")
         return piece
 
 
 def _check_empty(file: BinaryIO | io.RawIOBase, label: str) -> None:
     """Rejects a file that only looks empty, such as those in /proc, and /dev/zero."""
     if file.read(1):
-        raise ArgumentError(f"{label}: the file says that it is empty, and is not; pass what is in it as bytes")
+        raise ArgumentError(f"{label}: the file reports a size of 0 but is not empty; read it and pass the bytes")
 
 
 class IteratorSource:
@@ -232,7 +232,7 @@ class IteratorSource:
         """Passes the pieces on."""
         async for piece in self._pieces:
             if not isinstance(cast("object", piece), bytes | bytearray | memoryview):
-                raise ArgumentError(f"{self._label}: the iterator gave {type(piece).__name__}, not bytes")
+                raise ArgumentError(f"{self._label}: the iterator yielded {type(piece).__name__}, not bytes")
             yield bytes(piece)
 
 
@@ -264,7 +264,7 @@ def source_of(content: object, label: str) -> Source:
 
             return PathSource(Path(path), label)
     if isinstance(content, io.TextIOBase):
-        raise ArgumentError(f"{label}: the file is open for text; open it in binary mode")
+        raise ArgumentError(f"{label}: the file is open in text mode; open it in binary mode")
     given = cast("Any", content)
     if callable(getattr(given, "read", None)) and callable(getattr(given, "seekable", None)):
         return OpenFileSource(given, label)
@@ -291,10 +291,10 @@ async def read_whole(source: Source, limit: int, label: str) -> bytes:
     """
     size = await source.size()
     if size is not None and size > limit:
-        raise ArgumentError(f"{label}: {size} bytes are more than the limit of {limit}")
+        raise ArgumentError(f"{label}: {size} bytes exceed the limit of {limit} bytes")
     whole = bytearray()
     async for piece in source.pieces():
         whole += piece
         if len(whole) > limit:
-            raise ArgumentError(f"{label}: there are more than {limit} bytes, which is the limit")
+            raise ArgumentError(f"{label}: the content exceeds the limit of {limit} bytes")
     return bytes(whole)

@@ -154,7 +154,7 @@ class Dialect(Generic[E]):
             error = error_of_payload(value, data, status, headers)
             return Decoded(self._content_with_error(name, fields), error)
         if is_own_name:
-            raise ResponseDecodeError("an event of the stream is no JSON object", excerpt=excerpt(data))
+            raise ResponseDecodeError("an event of the stream is not a JSON object", excerpt=excerpt(data))
         text: str = value if isinstance(value, str) else data.decode("utf-8", "replace")
         return Decoded(self._build_unknown(name, {"data": text}) if " " in text else None)
 
@@ -193,7 +193,7 @@ class Dialect(Generic[E]):
                 return Decoded(self._build_payload(name, fields))
             except NOT_DECODED as error:
                 reason = str(error)
-            raise ResponseDecodeError(f"an event of the stream could not be read: {reason}", excerpt=excerpt(data))
+            raise ResponseDecodeError(f"an event of the stream could not be decoded: {reason}", excerpt=excerpt(data))
         if has_message(fields) and self._is_own_name(name):
             return Decoded(error=error_of_payload(fields, data, status, headers))
         return Decoded(self._build_unknown(name, fields))
@@ -476,10 +476,10 @@ def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str
         ResponseDecodeError: It lacks either.
     """
     if own and fields and not fields.keys() & own:
-        raise ResponseDecodeError("the server's reply has no field of this API", excerpt=excerpt(data))
+        raise ResponseDecodeError("the server's reply has none of the fields of this API", excerpt=excerpt(data))
     if not _is_answered(reply):
         wanted = " and no ".join(getattr(reply, "answered_by", ()))
-        raise ResponseDecodeError(f"the server's reply has no answer: it has no {wanted}", excerpt=excerpt(data))
+        raise ResponseDecodeError(f"the server's reply contains no answer: it has no {wanted}", excerpt=excerpt(data))
 
 
 def _has_certain_answer(reply: object) -> bool:
@@ -539,7 +539,7 @@ def _move_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     lacking = [choice for choice in choices if _lacks(choice, wanted)]
     moved = [choice for choice in lacking if _move_answer(choice, wanted)]
     if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
-        raise ResponseDecodeError("a choice of the server's reply has no answer", excerpt=excerpt(data))
+        raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
     return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
 
 

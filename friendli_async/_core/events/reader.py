@@ -298,9 +298,7 @@ class EventReader(Generic[E]):
         if error is not None:
             self._fail(error)
         elif not (collector.begun and explicit):
-            reason = (
-                "the stream ended before it was complete" if collector.begun else "the stream ended before it began"
-            )
+            reason = f"the stream ended before {'it was complete' if collector.begun else 'its first event'}"
             self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason))
 
     def _fail(self, error: FriendliError) -> None:

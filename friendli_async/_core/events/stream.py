@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, TypeVar
 
 from friendli_async._core.held import Held, reject_stop_iteration
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from friendli_async._core.timing import Stopwatch
 
 __all__ = ["OpenStream", "Opening", "Outcome", "running_loop"]
+
+_DROPPED: Final = "the last reference to the stream was dropped"
 
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
@@ -196,7 +198,9 @@ class OpenStream(Generic[E, R_co, U_co]):
 
     def _whole_head(self) -> bytes:
         if self.head is None:
-            self._break(Held(ResponseDecodeError("too much came before the first event to be kept (Limits.event)")))
+            self._break(
+                Held(ResponseDecodeError("the data before the first event is larger than the limit (Limits.event)"))
+            )
         return bytes(self.head or b"")
 
     def settle(self) -> None:
@@ -324,12 +328,12 @@ class OpenStream(Generic[E, R_co, U_co]):
         except (RuntimeError, ImportError):  # the latter while Python shuts down
             here = False
         if here:
-            self.stop("the stream was dropped")
+            self.stop(_DROPPED)
             return
         try:
-            self.loop.call_soon_threadsafe(self.stop, "the stream was dropped")
+            self.loop.call_soon_threadsafe(self.stop, _DROPPED)
         except RuntimeError:  # the loop is closed, and so are its connections
-            self._end("cancelled", StreamInterruptedError("the stream was dropped"))
+            self._end("cancelled", StreamInterruptedError(_DROPPED))
 
 
 def running_loop() -> asyncio.AbstractEventLoop:

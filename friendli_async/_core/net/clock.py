@@ -19,7 +19,7 @@ _MESSAGES: dict[TimeoutLimit, str] = {
     "connect": "no connection",
     "first_event": "no reply",
     "idle": "no event",
-    "total": "the call was not done",
+    "total": "the call did not finish",
 }
 
 _GRACE_TURNS: Final = 8
@@ -158,7 +158,7 @@ class CallClock(_Deadline):
             raise copy.copy(self._interruption)  # a traceback would form a cycle with this clock
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("a call needs a task")
+            raise RuntimeError("a call must run in an asyncio task")
         self._task = task
         self._cancelling = task.cancelling()
         self._expired = False

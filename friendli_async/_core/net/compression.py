@@ -96,7 +96,7 @@ class Inflater:
             if self._since_output <= _STEP:
                 return plain
             reason = f"{self._since_output} bytes decompress to nothing"
-        raise ResponseDecodeError(f"the reply's compression is broken: {reason} ({self._named})")
+        raise ResponseDecodeError(f"the compressed reply is corrupt: {reason} ({self._named})")
 
     def _is_mislabelled(self, data: bytes) -> bool:
         """Whether the first bytes are text, so that the body is not compressed."""
@@ -119,7 +119,7 @@ class Inflater:
             self._inflate = self._new_decompressor(data)
             return data
         if data or self._since_output > _STEP:
-            raise ResponseDecodeError("the reply's compression is broken: there are bytes behind its end")
+            raise ResponseDecodeError("the compressed reply is corrupt: unexpected data after its end")
         return b""
 
     def _new_decompressor(self, data: bytes) -> _Decompress:
@@ -128,4 +128,4 @@ class Inflater:
         if self._encoding == "deflate":
             # RFC 9110 8.4.1.2: "deflate" means the zlib format, but some servers send raw deflate.
             return zlib.decompressobj(zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS)
-        raise ResponseDecodeError(f"the reply is compressed with {self._named!r}, which was not asked for")
+        raise ResponseDecodeError(f"the reply is compressed with {self._named!r}, which was not requested")

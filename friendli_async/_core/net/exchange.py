@@ -253,7 +253,7 @@ class AiohttpExchange:
                 await asyncio.sleep(0)  # little input may expand to much: let other tasks and timers run
             elif not (data := await self._read_raw()):
                 if not inflate.finished:
-                    raise APIConnectionError("the compressed reply was cut off", sent=True)
+                    raise APIConnectionError("the compressed reply was truncated", sent=True)
                 self._pending = b""
                 return
             if plain := inflate.step(data):

@@ -35,23 +35,24 @@ _NOISE: Final = (
 )
 # The message of the error that a payload error wraps.
 _WRAPPED: Final = r"completed: <\w+: [\"'](.+)[\"']\)?>"
+_TRUNCATED: Final = "Not enough data to satisfy "  # "... transfer length header.", "... content length header."
 _MAX_LENGTH: Final = 300
 # Statuses of a proxy that may differ on the next attempt.
 _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
 
 # OpenSSL's reason codes, as patterns of the end of the name, and what they mean to whoever configured the two sides.
 _TLS_HINTS: Final = {
-    "WRONG_VERSION_NUMBER": "does the server speak TLS there?",
-    "HTTP_REQUEST": "the server speaks no TLS there",
-    "ALERT_HANDSHAKE_FAILURE": "the server refuses: no cipher in common, or it wants a client certificate",
-    "ALERT_PROTOCOL_VERSION": "the server refuses: no TLS version in common",
-    "UNSUPPORTED_PROTOCOL": "no TLS version in common",
-    "ALERT_CERTIFICATE_REQUIRED": "the server wants a client certificate",
+    "WRONG_VERSION_NUMBER": "does the server use TLS on this port?",
+    "HTTP_REQUEST": "the server does not use TLS on this port",
+    "ALERT_HANDSHAKE_FAILURE": "the server rejected the handshake: no common cipher, or client certificate required",
+    "ALERT_PROTOCOL_VERSION": "the server rejected the handshake: no common TLS version",
+    "UNSUPPORTED_PROTOCOL": "no common TLS version",
+    "ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate",
     "ALERT_UNKNOWN_CA": "the server does not trust the client certificate",
     r"ALERT_(?:BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(?:EXPIRED|REVOKED|UNKNOWN)|ACCESS_DENIED)": (
-        "the server refuses the client certificate"
+        "the server rejected the client certificate"
     ),
-    "UNRECOGNIZED_NAME": "the server does not know that name",
+    "UNRECOGNIZED_NAME": "the server does not recognize the host name",
 }
 _TLS_ERROR: Final = r"\[SSL: (\w+)\] ([^(]*)"
 # Codes of an untrusted authority, X509_V_ERR_...: SELF_SIGNED_CERT, UNABLE_TO_GET_ISSUER, UNABLE_TO_VERIFY.
@@ -125,14 +126,14 @@ def _connect_error(message: str, sent: bool, *, permanent: bool) -> APIConnectio
 def _certificate_reason(error: Exception) -> str | None:
     """Returns why a certificate was rejected, such as ``certificate has expired``; None if none was."""
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
-        return "the server's certificate is refused: its fingerprint is another"
+        return "the server's certificate was rejected: its fingerprint does not match"
     if not isinstance(error, ssl.CertificateError | aiohttp.ClientConnectorCertificateError):
         return None
     cause: object = getattr(error, "certificate_error", error)
     message = str(getattr(cause, "verify_message", "") or describe(error)).rstrip(".")
     trust = getattr(cause, "verify_code", 0) in _UNTRUSTED_CODES
-    more = "; ssl= or SSL_CERT_FILE name further authorities to trust" if trust else ""
-    return f"the server's certificate is refused: {message}{more}{_ca_path_hint()}"
+    more = "; to trust another CA, pass ssl= or set SSL_CERT_FILE" if trust else ""
+    return f"the server's certificate was rejected: {message}{more}{_ca_path_hint()}"
 
 
 def _ca_path_hint() -> str:
@@ -158,7 +159,7 @@ def _proxy_reason(error: aiohttp.ClientHttpProxyError) -> str:
     url, message = error.request_info.real_url, error.message
     if not message and error.status in HTTPStatus._value2member_map_:
         message = HTTPStatus(error.status).phrase
-    return f"the proxy {url.host}:{url.port} refused: {error.status} {message}".rstrip()
+    return f"the proxy {url.host}:{url.port} rejected the CONNECT request: {error.status} {message}".rstrip()
 
 
 def _dial_reason(error: aiohttp.ClientConnectorError) -> str:
@@ -175,7 +176,7 @@ def _dial_reason(error: aiohttp.ClientConnectorError) -> str:
     if (path := getattr(error, "path", None)) is not None:  # a Unix socket
         return f"{path} [{why}]"
     if isinstance(cause, ConnectionResetError) and not cause.errno:  # raised by asyncio during the handshake
-        why += "] in the TLS handshake [does the server want a client certificate, or another version of TLS?"
+        why += "] in the TLS handshake [does the server require a client certificate, or another TLS version?"
     proxy = "the proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
     return f"{proxy}{_bracketed(error.host)}:{error.port} [{why}]"
 
@@ -184,7 +185,7 @@ def _other_reason(error: Exception, dial: DialContext, *, owned: bool) -> str:
     """Returns why there is no connection if aiohttp raised no connector error."""
     if not owned or dial.proxy is None:
         return describe(error)
-    return f"the proxy {dial.proxy} [{describe(error).replace('the server closed', 'it closed')}]"
+    return f"the proxy {dial.proxy} [{describe(error, 'it')}]"
 
 
 def _tls_message(reason: str, message: str) -> str:
@@ -204,17 +205,21 @@ def _tls_alert(error: Exception) -> str | None:
     return _tls_message(found[1], found[2]) if found is not None and "_ALERT_" in found[1] else None
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, peer: str = "the server") -> str:
     """Describes an aiohttp error without its request (``ClientResponseError`` quotes it) and without noise."""
     if isinstance(error, aiohttp.ClientResponseError):  # from the parser: further lines quote the bytes, with a pointer
         lines = [line.strip().rstrip(":") for line in error.message.splitlines() if line.strip()]
         shown = [line for line in lines if not line.startswith(("b'", 'b"', "^"))]
         is_tls = r"b'\x15\x03" in error.message
-        return "it speaks TLS: https?" if is_tls else f"what came is no HTTP: {', '.join(shown)}"[:_MAX_LENGTH]
+        if is_tls:
+            return f"{peer} replied with TLS; is the URL https?"
+        return f"invalid HTTP response: {', '.join(shown)}"[:_MAX_LENGTH]
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server closed the connection"
+        return f"{peer} closed the connection"
     text = re.sub(_NOISE, "", str(error)).strip()
     if isinstance(error, aiohttp.ClientPayloadError) and (inner := re.search(_WRAPPED, text)) is not None:
+        if inner[1].startswith(_TRUNCATED):
+            return f"{peer} closed the connection before the end of the body"
         return inner[1].rstrip(".")[:_MAX_LENGTH]
     if isinstance(error, aiohttp.ClientOSError | ConnectionError) and error.errno and error.errno > 1:
         return text[:_MAX_LENGTH] or os.strerror(error.errno)

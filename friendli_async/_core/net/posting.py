@@ -151,7 +151,7 @@ def _head(method: str, url: URL, headers: Mapping[str, str], size: int) -> bytes
         ValueError: A header contains a line break or NUL.
     """
     if _breaks("".join(headers.values())):
-        raise ValueError("a header has a line end in it")
+        raise ValueError("a header contains a line break")
     return "".join(
         [
             f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n",

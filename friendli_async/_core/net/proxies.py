@@ -53,7 +53,7 @@ def proxy_finder(proxy: Secret | None, environment: Mapping[str, Secret]) -> Cal
             check_proxy(found)
         except ConfigurationError:
             raise ConfigurationError(
-                "the environment's proxy is not an http or https URL; pass proxy=, or unset it"
+                "the proxy from the environment is not an http or https URL; pass proxy=, or unset the variable"
             ) from None
         return _split_credentials(found)
 

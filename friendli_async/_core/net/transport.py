@@ -154,7 +154,7 @@ class AiohttpTransport:
     async def warm(self, url: str, dial: DialContext) -> None:
         """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
         if self._session is not None:
-            raise ConfigurationError("the session is not the client's, so its connections are not the client's to open")
+            raise ConfigurationError("warm_up() cannot open connections of a session that was passed in")
         with suppress(WarmedUp):
             await self.send(Request(method="GET", url=url, path="", headers={}), dial)
 
