@@ -496,8 +496,8 @@ def test_doctor_reports_invalid_url_as_failed_check(
 ) -> None:
     done = run("doctor", "-m", "m", **{"FRIENDLI_SERVER_URL": "http://friendli.invalid", **variables})
     assert (done.returncode, done.stderr) == (1, "")
-    assert found(done)[check] == f"FAIL: {source} is not a valid http or https URL"
-    assert found(done)["stream"].startswith("FAIL: ")
+    assert checks(done)[check] == f"FAIL: {source} is not a valid http or https URL"
+    assert checks(done)["stream"].startswith("FAIL: ")
     assert "secret" not in done.stdout
 
 

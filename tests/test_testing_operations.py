@@ -243,7 +243,7 @@ async def test_messages_call_the_named_tool_and_echo_its_result(client: Client) 
     assert second["content"] == [{"type": "text", "text": "The tool says: 42"}]
     form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
     typed = await client.good(
-        "POST", "/v1/messages", told(messages=[result], **tools, tool_choice=choice, output_config=form)
+        "POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice, output_config=form)
     )
     assert [block["type"] for block in typed["content"]] == ["text"]
 
