@@ -31,13 +31,18 @@ def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
 
 
+def is_count(value: object) -> bool:
+    """Whether a value is an integer, at least 1. True is not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def check_count(name: str, value: object) -> None:
     """Checks that a setting is an integer, at least 1.
 
     Raises:
         ConfigurationError: It is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_count(value):
         raise ConfigurationError(f"{name} must be a whole number, at least 1, not {value!r}")
 
 

@@ -618,7 +618,7 @@ ERROR_WITH_CHOICES = chunk([{"index": 0, "delta": {"content": "b"}, "finish_reas
 def test_error_event_is_reported_after_preceding_chunks(data: bytes, delivered: list[str]) -> None:
     reader = read(delta(content="a"), data, delta(content="never"))
     assert [event.text for event in itertools.islice(reader.ready, 1)] == ["a"]
-    assert reader.is_last
+    assert reader.has_ended
     assert isinstance(reader.failure, APIStatusError)
     assert (reader.failure.status_code, reader.failure.message) == (502, "provider gone")
     assert [event.text for event in reader.ready] == delivered

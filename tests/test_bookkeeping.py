@@ -63,7 +63,7 @@ def read_streamed(stream: Streamed, changes: dict[int, Any]) -> object:
     for position, (name, value, _) in enumerate(stream.events):
         head = "" if name is None else f"event: {name}\n"
         reader.feed(f"{head}data: {json.dumps(changes.get(position, value))}\n\n".encode())
-    if not reader.is_last:
+    if not reader.has_ended:
         reader.feed(b"data: [DONE]\n\n")
     assert reader.failure is None
     assert all(map(repr, reader.ready))

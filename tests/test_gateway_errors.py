@@ -304,7 +304,7 @@ def test_heartbeats_do_not_affect_stream_content(kind: str, line_end: str) -> No
         reader = EventReader(collector, 1 << 20, 200, Headers())
         text = f"{ignored}\n\n".join(["\ufeff", *wire, "data: [DONE]\n\n"])
         reader.feed(text.replace("\n", line_end).encode())
-        assert (reader.failure, len(reader.ready), reader.is_last) == (None, events, True), ignored
+        assert (reader.failure, len(reader.ready), reader.has_ended) == (None, events, True), ignored
         assert "paid" in repr(collector.result()), ignored
 
 
@@ -325,4 +325,4 @@ SENTINELS: Final = [
 def test_sentinel_variants_end_the_stream(sentinel: str) -> None:
     unfinished = b'data: {"choices":[{"index":0,"delta":{"content":"paid"}}]}\n\n'
     reader = feed_reader("chat", unfinished, f"{sentinel}\n\n".encode(), with_content=False)
-    assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1)
+    assert (reader.has_ended, reader.failure, len(reader.ready)) == (True, None, 1)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import gzip
 import socket
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
@@ -30,7 +31,7 @@ from support.sockets import (
     within,
 )
 
-from friendli_async import AsyncFriendli, RetryPolicy
+from friendli_async import AsyncFriendli, FriendliError, RetryPolicy
 from friendli_async._core.observers import Observer
 from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ParsedChatStream
@@ -434,6 +435,35 @@ async def test_ended_iterable_is_released(name: str, history: str, leave: Any) -
         if kept is None or not kept.cancelled():
             await turns(20)
             assert live_objects() - before == Counter()
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+FAILED = reply(b'{"error": {"message": "overloaded"}}')
+"""An error with a good status, in place of a reply or of a stream."""
+
+FAILING: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
+    "a plain call": complete,
+    "a stream that does not begin": lambda client: ask(client).__aenter__(),
+    "a warm-up": lambda client: client.warm_up(2),
+}
+
+
+@pytest.mark.parametrize("failing", FAILING)
+async def test_an_error_that_was_handled_is_gone(failing: str, unused_tcp_port: int) -> None:
+    async def handle(client: AsyncFriendli) -> weakref.ref[FriendliError]:
+        try:
+            await FAILING[failing](client)
+        except FriendliError as error:
+            return weakref.ref(error)
+        raise AssertionError("no error")
+
+    async with Scripted(FAILED) as server:
+        url = f"http://127.0.0.1:{unused_tcp_port}" if failing == "a warm-up" else server.url
+        async with client_of(url) as client:
+            error = await within(handle(client))
+            await turns(20)
+            assert error() is None
 
 
 # --- relayed streams -------------------------------------------------------------------------------------------------

@@ -234,6 +234,14 @@ async def test_delayed_calls_are_spread_by_jitter() -> None:
 
 
 @in_virtual_time
+async def test_after_a_hold_no_call_waits_longer_than_max_wait() -> None:
+    client = Client(retry=RetryPolicy(initial=5.0, max_wait=0.5))
+    await client.refused(10.0)
+    await asyncio.gather(*(client.call() for _ in range(50)))
+    assert all(10.0 <= at <= 10.5 for at in client.sent_at)
+
+
+@in_virtual_time
 async def test_hold_is_capped_by_the_retry_policy() -> None:
     client = PacedClient()
     await client.make_rejected_call(3600.0)
@@ -423,6 +431,17 @@ async def test_successes_do_not_fill_the_budget_beyond_its_size() -> None:
     client.transport._answers.extend(replying(status=503) for _ in range(3))
     error = await client.call_expecting(InternalServerError)
     assert len(error.meta.attempts) == 2
+
+
+@pytest.mark.parametrize("pacing", [None, Pacing(None)], ids=["None", "Pacing(None)"])
+@in_virtual_time
+async def test_successes_without_pacing_give_nothing_back(pacing: Pacing | None) -> None:
+    client = Client(replying(status=503), pacing=Pacing(retry_budget=1))
+    await client.call()  # a retry, and a success: 0.1
+    for _ in range(20):
+        await client.call(pacing=pacing)
+    client.transport._answers.append(replying(status=503))
+    assert len((await client.fails(InternalServerError)).meta.attempts) == 1
 
 
 @pytest.mark.parametrize("pacing", [None, Pacing(retry_budget=None)], ids=["off", "no budget"])

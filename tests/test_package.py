@@ -49,6 +49,7 @@ CORE_LAYERS: Final = (
         "error_text",
         "held",
         "lenient",
+        "loops",
         "observers",
         "pacing",
         "secret",

@@ -427,9 +427,9 @@ def test_work_count_detects_quadratic_buffering() -> None:
 def read(chunks: Iterable[bytes], *, end: bool = True) -> EventReader[ChatChunk]:
     reader = EventReader[ChatChunk](ChatCollector(), 1 << 20, 200, Headers())
     for chunk in filter(None, chunks):
-        if not reader.is_last:
+        if not reader.has_ended:
             reader.feed(chunk)
-    if end and not reader.is_last:
+    if end and not reader.has_ended:
         reader.feed(b"")
     return reader
 
@@ -446,7 +446,7 @@ def test_done_ends_the_stream_before_its_blank_line(before: bytes, sentinel: byt
     stream = (BOM + CONTENT if before == BOM else CONTENT + before) + sentinel + line_end
     for position in range(len(stream) + 1):
         reader = read(cut(stream, [position]), end=False)
-        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), position
+        assert (reader.has_ended, reader.failure, len(reader.ready)) == (True, None, 1), position
 
 
 @pytest.mark.parametrize("before", BEFORE)
@@ -456,7 +456,9 @@ def test_done_before_any_content_is_an_interruption(before: bytes, sentinel: byt
     stream = before + sentinel + line_end
     for position in range(len(stream) + 1):
         reader = read(cut(stream, [position]), end=False)
-        assert (reader.is_last, type(reader.failure), len(reader.ready)) == (True, StreamInterruptedError, 0), position
+        assert (reader.has_ended, type(reader.failure), len(reader.ready)) == (True, StreamInterruptedError, 0), (
+            position
+        )
 
 
 @pytest.mark.parametrize(
@@ -465,7 +467,7 @@ def test_done_before_any_content_is_an_interruption(before: bytes, sentinel: byt
 def test_unterminated_done_line_at_the_end_of_the_body_ends_the_stream(sentinel: bytes) -> None:
     for chunks in ([CONTENT + sentinel], split_into_bytes(CONTENT + sentinel)):
         reader = read(chunks)
-        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1)
+        assert (reader.has_ended, reader.failure, len(reader.ready)) == (True, None, 1)
 
 
 @pytest.mark.parametrize("sentinel", [b"data: [DONE] ", b"data:  [DONE]", b"data: [DONE]\t", b'data: "[DONE]"'])
@@ -473,7 +475,7 @@ def test_padded_or_quoted_done_ends_the_stream_at_its_blank_line(sentinel: bytes
     stream = CONTENT + sentinel + b"\n\n"
     for position in range(len(stream) + 1):
         reader = read(cut(stream, [position]), end=False)
-        assert (reader.is_last, reader.failure, len(reader.ready)) == (True, None, 1), position
+        assert (reader.has_ended, reader.failure, len(reader.ready)) == (True, None, 1), position
 
 
 @pytest.mark.parametrize("before", [b"", CONTENT])
@@ -490,7 +492,7 @@ def test_padded_or_quoted_done_ends_the_stream_at_its_blank_line(sentinel: bytes
 )
 def test_missing_or_malformed_done_is_an_interruption(before: bytes, stream: bytes) -> None:
     reader = read([before + stream])
-    assert reader.is_last
+    assert reader.has_ended
     assert isinstance(reader.failure, StreamInterruptedError)
 
 

@@ -259,7 +259,7 @@ def test_no_split_passes_bytes_after_the_matching_event(blank: bytes) -> None:
         reader = EventReader(ChatCollector(), 1 << 20, 200, Headers(), [lambda event: event.text == "b"])
         passed = b""
         for piece in (body[:cut], body[cut:]):
-            if not reader.is_last:
+            if not reader.has_ended:
                 reader.feed(piece)
                 passed += piece[: len(piece) - reader.excess]
         assert reader.stopped

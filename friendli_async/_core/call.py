@@ -44,6 +44,7 @@ from friendli_async.errors import (
     ResponseDecodeError,
     StreamInterruptedError,
 )
+from friendli_async.options import is_count
 from friendli_async.replies import Attempt, Headers, Meta, attach_meta, keep_raw, usage_of
 
 __all__ = ["Call", "Engine", "Recovery", "Sink", "StreamOpening"]
@@ -109,7 +110,7 @@ class Engine:
         """Makes a plain call and returns the decoded reply.
 
         Raises:
-            FriendliError: See the error tree.
+            FriendliError: See ``friendli_async.errors``.
         """
         call = Call(self, operation, arguments, "json")
         reply = await call.run(call.read_reply)
@@ -131,7 +132,7 @@ class Engine:
             sink: Receives the response body; None discards it.
 
         Raises:
-            FriendliError: See the error tree.
+            FriendliError: See ``friendli_async.errors``.
         """
         call = Call(self, operation, arguments, "bytes")
         await call.run(lambda exchange: call.read_into(exchange, sink))
@@ -139,13 +140,14 @@ class Engine:
     async def warm_up(self, connections: int) -> None:
         """Opens connections and leaves them in the pool; see ``AsyncFriendli.warm_up``."""
         most = self.runtime.max_connections
-        given: object = connections
-        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
+        if not is_count(connections) or connections > most:
             raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
-        opened = await asyncio.gather(*(self._open_connection() for _ in range(connections)), return_exceptions=True)
-        for failure in opened:
-            if failure is not None:
-                raise failure
+        opening = (self._open_connection() for _ in range(connections))
+        outcomes = await asyncio.gather(*opening, return_exceptions=True)
+        failures = [Held(outcome) for outcome in outcomes if outcome is not None]
+        del outcomes  # it holds the error that is raised below
+        if failures:
+            raise failures[0].take()
 
     async def _open_connection(self) -> None:
         self.runtime.check()
@@ -188,7 +190,7 @@ class Call(Generic[T]):
         self._status: int | None = None
         self._headers = _NO_HEADERS
         self._elapsed = 0.0
-        self._accepted = False  # an attempt may have been accepted; becomes ``sent`` of the last error
+        self._accepted = False  # whether the server may have accepted an attempt: ``sent`` of the last error
         self._reply_started = False  # the body of a plain reply is being read
         self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
         self._recovered = False
@@ -199,7 +201,7 @@ class Call(Generic[T]):
         """Sends requests until ``read`` has read a successful response, or no retry is left.
 
         Args:
-            read: Reads the response of an attempt with a 2XX status.
+            read: Reads the response of an attempt with a 2XX status. If it raises, the exchange is aborted.
 
         Returns:
             What ``read`` returned.
@@ -210,7 +212,7 @@ class Call(Generic[T]):
         """
         self._start()
         runtime, retries = self._engine.runtime, None
-        read_from: Exchange | None = None
+        exchange: Exchange | None = None
         try:
             if runtime.pace.holds:
                 await self._wait_for_hold()
@@ -224,10 +226,12 @@ class Call(Generic[T]):
                             if not 200 <= exchange.status < 300:
                                 raise await self._error_response(exchange)
                             result = await read(exchange)
-                            read_from = exchange
                     finally:
                         self._record_connection(dial)
                 except FriendliError as error:
+                    if exchange is not None:
+                        exchange.abort()
+                        exchange = None
                     failed = Held(self._record_failure(error, began))
                 else:
                     self._record_attempt(began, None)
@@ -246,16 +250,17 @@ class Call(Generic[T]):
                 del failed  # its traceback would keep the caller's frames alive
                 await self._sleep(wait)
         except BaseException as error:
-            if read_from is not None:  # an observer may raise KeyboardInterrupt after a success
-                read_from.abort()
+            if exchange is not None:  # also after a success: an observer may raise KeyboardInterrupt
+                exchange.abort()
             self._finish_failed(error)
             raise
         finally:
             runtime.end(self)
 
     def interrupt(self, error: FriendliError, outcome: Outcome | None = None) -> None:
-        """Makes the call raise this error at the loop's next turn. The first interruption wins over later errors.
+        """Makes the call raise this error at the loop's next turn.
 
+        The first interruption takes precedence over later ones, and over the errors that it causes.
         A stream that is being opened ends like an open one when its client closes: cancelled, StreamInterruptedError.
 
         Args:
@@ -358,22 +363,18 @@ class Call(Generic[T]):
 
     async def _error_response(self, exchange: Exchange) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
-        try:
-            body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
-        except BaseException:
-            exchange.abort()
-            raise
+        body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
         return status_error(exchange.status, exchange.headers, body)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
         """Records a failed attempt, and returns its completed error."""
-        error.__context__ = None  # aiohttp's CancelledError, whose frames hold the headers
+        error.__context__ = None  # a CancelledError inside aiohttp, whose frames hold the headers
         if self._interruption is not None:  # which error it causes depends on timing, so report the interruption itself
             error = copy.copy(self._interruption)
             if isinstance(error, APIConnectionError):
                 error.sent = self.clock.sent
         if isinstance(error, ConfigurationError):
-            if not self._accepted:  # this attempt sent nothing
+            if not self._accepted:  # nothing can have been accepted
                 error.meta = self.meta() if self._attempts else None
                 return error
             error = APIConnectionError(str(error), sent=True)
@@ -401,6 +402,11 @@ class Call(Generic[T]):
             outcome = self._status if error is None else f"{self._status or 'no reply'}, {type(error).__name__}"
             _logger.debug("%s: %s in %.3f s", self._label, outcome, elapsed)
 
+    def _amend_attempt(self, **changes: object) -> Attempt:
+        """Changes fields of the last recorded attempt."""
+        attempt = self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], **changes)
+        return attempt
+
     def _report_attempt_ended(self, wait: float | None, error: BaseException | None = None) -> None:
         """Reports the end of the attempt to observers, at most once, whatever the outcome."""
         reporter = self.reporter
@@ -414,16 +420,17 @@ class Call(Generic[T]):
     def _label(self) -> str:
         return f"{self._operation.method} {self._engine.deployment.prefix}{self._operation.path}"
 
-    def _can_resend(self) -> bool:
+    def _can_go_on(self) -> bool:
+        """Whether another attempt is possible, whatever the error was."""
         body = self._arguments.body
         sendable = not isinstance(body, Form) or body.sendable
-        # The server has generated a reply that broke off midway, and bills it.
+        # The server has answered with a reply that it bills, even if it broke off or was an error.
         billed = self._reply_started and self._operation.billed
-        return not self.clock.interrupted and not self._engine.runtime.transport.closed and sendable and not billed
+        return not self.interrupted and not self._engine.runtime.transport.closed and sendable and not billed
 
     def _can_retry(self, failed: Held[FriendliError]) -> bool:
         policy = self._engine.settings.retry
-        return policy.max_attempts > 1 and self._can_resend() and is_retryable(failed.error, self._operation, policy)
+        return policy.max_attempts > 1 and self._can_go_on() and is_retryable(failed.error, self._operation, policy)
 
     def _wait_after(self, failed: Held[FriendliError], retries: Retries) -> float | None:
         """Returns the seconds until the next attempt, or None if there is none."""
@@ -433,8 +440,7 @@ class Call(Generic[T]):
         wait = retries.wait_after(failed.error) if self._can_retry(failed) else None
         if wait is None or pace.take_retry(settings.pacing):
             return wait
-        last = self._attempts[-1]
-        self._attempts[-1] = msgspec.structs.replace(last, cause=f"{last.cause}; the retry budget is exhausted")
+        self._amend_attempt(cause=f"{self._attempts[-1].cause}; the retry budget is exhausted")
         failed.error.meta = self.meta()
         return None
 
@@ -447,9 +453,10 @@ class Call(Generic[T]):
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
             began = self.clock.now()
             remaining, left = hold.remaining(began), self.clock.time_left()
-            if (left is not None and remaining >= left) or remaining + self.stopwatch.queued > longest:
-                bound = "total" if remaining + self.stopwatch.queued <= longest else "max_retry_after"
-                held = Held[FriendliError](hold.to_error(remaining, bound))
+            too_long = remaining + self.stopwatch.queued > longest
+            too_late = left is not None and remaining >= left
+            if too_long or too_late:
+                held = Held[FriendliError](hold.to_error(remaining, "max_retry_after" if too_long else "total"))
                 held.error.meta = self.meta()
                 raise held.take()
             extra = jitter(settings.retry)
@@ -464,9 +471,9 @@ class Call(Generic[T]):
         return LimitScope(builder.base, self._arguments.model, builder.account)
 
     async def _try_recovery(self, failed: Held[FriendliError]) -> bool:
-        """Whether the deployment's recovery, if any, fixed what caused an error response: at most once per call."""
+        """Lets the recovery fix the cause of an error response, until it has succeeded once; returns whether it did."""
         recover = self._engine.recover
-        if recover is None or self._recovered or not self._can_resend() or not isinstance(failed.error, APIStatusError):
+        if recover is None or self._recovered or not self._can_go_on() or not isinstance(failed.error, APIStatusError):
             return False
         began = self.clock.now()
         try:
@@ -479,13 +486,13 @@ class Call(Generic[T]):
             raise
         finally:
             waited = self.clock.now() - began
-            self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], wait=waited)
+            self._amend_attempt(wait=waited)
         if self._recovered:
             self._report_attempt_ended(0.0)
         return self._recovered
 
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
-        attempt = self._attempts[-1] = msgspec.structs.replace(self._attempts[-1], wait=seconds)
+        attempt = self._amend_attempt(wait=seconds)
         reason = attempt.status if isinstance(failed.error, APIStatusError) else attempt.error
         _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, reason)
         on_retry = self._engine.settings.retry.on_retry
@@ -522,8 +529,9 @@ class Call(Generic[T]):
         return "truncated" if isinstance(error, StreamInterruptedError) else "failed"
 
     def _finish_succeeded(self, reply: object) -> None:
-        if self._engine.runtime.pace.spent:
-            self._engine.runtime.pace.record_success()
+        pace = self._engine.runtime.pace
+        if pace.spent and self._engine.settings.pacing.obey is not None:
+            pace.record_success()
         if self._stream:
             return  # the call ends with its stream
         self.stopwatch.stop()
@@ -537,32 +545,27 @@ class Call(Generic[T]):
     async def read_reply(self, exchange: Exchange) -> T:
         """Reads and decodes a plain reply."""
         self._reply_started = True
-        try:
-            data = await exchange.read_all(self._engine.settings.limits.reply)
-        except BaseException:
-            exchange.abort()
-            raise
+        data = await exchange.read_all(self._engine.settings.limits.reply)
         self.stopwatch.read(len(data), 1)
         reply = decode_reply(data, self._operation.decoder, exchange.status, exchange.headers)
         keep_raw(reply, data)
         return reply
 
     async def read_into(self, exchange: Exchange, sink: Sink | None) -> None:
-        """Passes a response body to a sink as it arrives; from then on the ``idle`` timeout applies."""
-        try:
-            if sink is None:
-                await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
-                return
-            length = exchange.headers.get("content-length", "")
-            await sink.begin(int(length) if length.isdecimal() else None)
+        """Passes a response body to a sink as it arrives; from then on the ``idle`` timeout applies.
+
+        None reads and discards at most ``Limits.error`` bytes.
+        """
+        if sink is None:
+            await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
+            return
+        length = exchange.headers.get("content-length", "")
+        await sink.begin(int(length) if length.isdecimal() else None)
+        self.clock.phase("idle")
+        while data := await exchange.read():
+            self.stopwatch.read(len(data), 0)
+            await sink.write(data)
             self.clock.phase("idle")
-            while data := await exchange.read():
-                self.stopwatch.read(len(data), 0)
-                await sink.write(data)
-                self.clock.phase("idle")
-        except BaseException:
-            exchange.abort()
-            raise
         exchange.finish()
 
     async def read_first_event(
@@ -576,7 +579,7 @@ class Call(Generic[T]):
             reader = EventReader(collector, limit, exchange.status, exchange.headers)
             reader.feed(data)
             self.stopwatch.read(len(data), len(reader.ready))
-            while not reader.ready and not reader.is_last:
+            while not reader.ready and not reader.has_ended:
                 data = await exchange.read()
                 head = _append_bounded(head, data, limit)
                 reader.feed(data)
@@ -590,13 +593,9 @@ class Call(Generic[T]):
             if self.reporter is not None and reader.ready:
                 self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
         except APIConnectionError as error:
-            exchange.abort()
-            if type(error) is not APIConnectionError:
+            if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
             raise StreamInterruptedError(str(error)) from None
-        except BaseException:
-            exchange.abort()
-            raise
         return exchange, reader, collector, head
 
     async def _read_first_bytes(self, exchange: Exchange) -> bytes:
@@ -615,7 +614,8 @@ class Call(Generic[T]):
         body = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
         error, text = parse_unframed(body, exchange.status, exchange.headers)
         if error is not None:
-            raise error
+            failure, error = Held(error), None
+            raise failure.take()
         message = f"the server answered with {content_type} instead of an event stream"
         raise ResponseDecodeError(f"{message}: {text!r}" if text else message, excerpt=excerpt(body))
 

@@ -23,14 +23,14 @@ __all__ = [
     "describes_error",
     "find_message",
     "first_value",
-    "has_message",
     "has_value",
     "is_error_name",
     "is_object",
-    "is_success",
+    "is_success_word",
     "json_or_none",
     "loads",
     "normalize_name",
+    "shows_error",
     "wraps_error",
 ]
 
@@ -98,7 +98,7 @@ _MESSAGE_FIELDS: Final = (
     "cause",
     "explanation",
 )
-# Further such names.
+# Patterns of further names that hold a message.
 _MESSAGE_PATTERN: Final = (
     r"^err(?!.*code$)|^fail|(message|msg|description|exception|error|fault|failure|blockreason)s?$"
 )
@@ -118,7 +118,7 @@ _FLAG_FIELDS: Final = frozenset(
 )
 _FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", "critical", "ko", "rejected"})
 _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
-# The fields in which a gateway may wrap an upstream reply; a message alone in it may be part of a good one.
+# The fields in which a gateway may wrap an upstream reply; a message alone in it may belong to a successful reply.
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
 
 
@@ -135,7 +135,7 @@ def is_error_name(name: object) -> bool:
     return "error" in word or word.endswith("exception") or word in _FAILURE_WORDS
 
 
-def is_success(value: object) -> bool:
+def is_success_word(value: object) -> bool:
     """Whether a value in place of a message is a word for success, such as ``ok``."""
     return isinstance(value, str) and value.strip().lower() in _SUCCESS_WORDS
 
@@ -170,7 +170,7 @@ def declares_error(value: object, own: Collection[str] = ()) -> bool:
     fields = as_object(_first_item(value))
     if (error := fields.get("error")) and not ("error" in own and isinstance(error, dict)):
         return True
-    if any(_is_failure_flag(name, each) for name, each in fields.items() if name != "status" or name not in own):
+    if any(_is_failure_flag(name, each) for name, each in fields.items() if not (name == "status" and name in own)):
         return True
     return any(map(_is_failed_choice, as_list(fields.get("choices"))))
 
@@ -203,7 +203,7 @@ def _is_failed_choice(choice: object) -> bool:
     return any(as_object(part).get("error") for part in (fields, fields.get("delta"), fields.get("message")))
 
 
-def has_message(fields: Fields) -> bool:
+def shows_error(fields: Fields) -> bool:
     """Whether a JSON object has an error message, failure flag, error status or ``"error": {}``, or wraps an error."""
     for name, value in fields.items():
         if _is_message_field(name, value) or _is_failure_flag(name, value):
@@ -219,7 +219,7 @@ def _is_message_field(name: str, value: object) -> bool:
     return (
         bool(value)
         and (plain in _MESSAGE_FIELDS or re.search(_MESSAGE_PATTERN, plain) is not None)
-        and not is_success(value)
+        and not is_success_word(value)
     )
 
 
@@ -237,7 +237,7 @@ def _is_wrapped_error(fields: Fields) -> bool:
     if fields.get("error") or any(_is_failure_flag(name, each) for name, each in fields.items()):
         return True
     codes = [each for name, each in fields.items() if normalize_name(name) in _NUMERIC_FIELDS]
-    has_error_code = any(code and code != 200 and not is_success(code) for code in codes)
+    has_error_code = any(code and code != 200 and not is_success_word(code) for code in codes)
     return has_error_code and any(_is_message_field(name, each) for name, each in fields.items())
 
 
@@ -248,9 +248,9 @@ def describes_error(value: object) -> bool:
     """
     value = _first_item(value)
     if isinstance(value, str):
-        return bool(value.strip()) and not is_success(value)
+        return bool(value.strip()) and not is_success_word(value)
     fields = as_object(value)
-    return declares_error(fields) or has_message(fields) or bool(_sentence_in(fields))
+    return declares_error(fields) or shows_error(fields) or bool(_sentence_in(fields))
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -264,31 +264,32 @@ def find_message(value: object) -> tuple[str, list[Fields]]:
 
     Also returns the objects that contain it, the innermost first, with their field names normalized.
     """
-    message, objects = _find_nested(value)
+    message, objects = _find_anywhere(value)
     return message or _join_fields(value) or _sentence_in(as_object(value)), objects
 
 
-def _find_nested(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
+def _find_anywhere(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
     """Returns the message of a value; if its usual fields have none, that of an object in any other field."""
-    message, objects = _find(value)
+    message, objects = _find_in_usual_fields(value)
     if message or depth > _MAX_DEPTH:
         return message, objects
     for item in as_object(value).values():
         embedded = _embedded_error(item) if isinstance(item, str) else item
-        found = next((fields for each in (*as_list(embedded), embedded) if (fields := as_object(each))), None)
-        message, inner = _find_nested(found, depth + 1)
+        candidates = map(as_object, (*as_list(embedded), embedded))
+        found = next((fields for fields in candidates if fields), None)
+        message, inner = _find_anywhere(found, depth + 1)
         if message:
             return message, [*inner, *objects]
     return "", objects
 
 
-def _find(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
+def _find_in_usual_fields(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
     """Returns the message in the usual fields, and the objects that contain it."""
     if depth > _MAX_DEPTH:
         return "", []
     if isinstance(value, str):
         embedded = _embedded_error(value)
-        return (value, []) if embedded is None else _find(embedded, depth + 1)
+        return (value, []) if embedded is None else _find_in_usual_fields(embedded, depth + 1)
     if items := as_list(value):
         return _find_in_list(items, depth)
     fields: Fields = {}
@@ -300,7 +301,8 @@ def _find(value: object, depth: int = 0) -> tuple[str, list[Fields]]:
     objects: list[Fields] = []
     for name in dict.fromkeys((*nested, *_MESSAGE_FIELDS)):
         item = fields.get(name)
-        message, inner = (str(item), []) if item and type(item) in {int, float} else _find(item, depth + 1)
+        is_number = bool(item) and type(item) in {int, float}
+        message, inner = (str(item), []) if is_number else _find_in_usual_fields(item, depth + 1)
         if not message and name == "errors":  # {"errors": {"model": ["This field is required."]}}
             message = _join_fields(item)
         if message or name in nested:
@@ -324,7 +326,7 @@ def _find_in_list(items: list[object], depth: int) -> tuple[str, list[Fields]]:
     lines: list[str] = []
     objects: list[Fields] = []
     for item in items[:_MAX_ITEMS]:
-        message, inner = _find(item, depth + 1)
+        message, inner = _find_in_usual_fields(item, depth + 1)
         parameter = _parameter_of(as_object(item))
         if message:
             lines.append(f"{parameter}: {message}" if parameter else message)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from friendli_async._core.error_json import is_success, loads
+from friendli_async._core.error_json import is_success_word, loads
 
 __all__ = ["decode_text", "is_message", "parse_body", "sanitize"]
 
@@ -100,7 +100,7 @@ def is_message(data: bytes) -> bool:
     if re.match(_JSON_START, text) and not re.match(_MALFORMED_ERROR, text):
         return False
     visible = _visible_text(re.sub(_INVISIBLE, " ", text))
-    return any(map(str.isalpha, visible)) and not is_success(visible)
+    return any(map(str.isalpha, visible)) and not is_success_word(visible)
 
 
 def parse_body(body: bytes, content_type: str = "") -> list[object]:

@@ -25,7 +25,7 @@ __all__ = ["convert", "decode"]
 T = TypeVar("T")
 
 _SCALARS: Final = frozenset({"bool", "int", "float", "NoneType"})
-_NONE_TYPES: Final[tuple[object, ...]] = (None, type(None), Any)
+_EMPTY_BODY_TYPES: Final[tuple[object, ...]] = (None, type(None), Any)
 # The fields that hold the content, by their names on the wire, of all APIs.
 _CONTENT: Final = frozenset(
     {
@@ -55,16 +55,17 @@ _CONTENT: Final = frozenset(
 )
 # Of these, text that the model writes as JSON, and that some servers send parsed.
 _MODEL_JSON: Final = frozenset({"arguments", "partial_json"})
-# Of these, the fields that accompany the answer.
-_ACCOMPANYING: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_calls"})
+# Of these, the fields that may be dropped if they hold no text.
+_DROPPABLE_WITHOUT_TEXT: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_calls"})
+# Fields that hold a list; an object in its place becomes its only item.
 _LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
-# Of these, the fields of text.
+# Of the content fields, those of text.
 _TEXT_FIELDS: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
 # The fields that hold a list of parts, and the type of a text part.
 _PART_TYPES: Final = {"content": "text", "reasoning_details": "reasoning.text"}
 _FINISH_REASONS: Final = frozenset({"finish_reason", "stop_reason"})
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
-_MILLISECONDS: Final = 1e11  # in seconds it would be the year 5138
+_MAX_SECONDS: Final = 1e11  # larger timestamps are in milliseconds
 # Required fields that a reply may lack: names, and copies of values from the request.
 _OPTIONAL: Final = frozenset(
     {"id", "item_id", "model", "name", "object", "role", "status", "tool_call_id", "type", "value"}
@@ -77,7 +78,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     Raises:
         ResponseDecodeError: The data is not JSON, or cannot be coerced to the type.
     """
-    if not data and (decoder.type in _NONE_TYPES or type(None) in get_args(decoder.type)):
+    if not data and (decoder.type in _EMPTY_BODY_TYPES or type(None) in get_args(decoder.type)):
         return cast("T", None)
     if not data:
         raise ResponseDecodeError("the server's reply is empty")
@@ -132,7 +133,7 @@ def _repair(value: Any, kind: Any, *, root: bool = False) -> Any:
 
 def _repair_items(holder: Any, item: Any) -> Any:
     """Repairs the items of a list, or the values of a mapping."""
-    for key, value in as_object(holder).items() or enumerate(as_list(holder)):
+    for key, value in as_object(holder).items() if is_object(holder) else enumerate(as_list(holder)):
         if not _fits(value, item):
             if isinstance(key, int):
                 _repair_index(as_object(value), item, key)
@@ -184,7 +185,7 @@ def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
 def _is_droppable(holder: Fields, name: str, kind: Any, *, required: bool) -> bool:
     """Whether a field that cannot be decoded may be dropped."""
     value, types = holder[name], _json_types_of(kind)
-    if name not in _CONTENT or types <= _SCALARS or (name in _ACCOMPANYING and not _has_text(value)):
+    if name not in _CONTENT or types <= _SCALARS or (name in _DROPPABLE_WITHOUT_TEXT and not _has_text(value)):
         return True
     if name == "message":
         return "object" not in types  # a tool's progress message
@@ -207,7 +208,7 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _struct_of(kind: Any, value: Fields) -> Any:
-    """Returns the struct of a type, or of its union, that an object is tagged as, or None."""
+    """Returns the struct of a type or union whose tag the object has, or that has no tag; else None."""
     structs = [member for member in _members(kind) if _is_struct(member)]
     for struct in structs:
         config = struct.__struct_config__
@@ -254,13 +255,10 @@ def _json_type_of(kind: Any) -> str:
 
 def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     """Converts a value to one of the expected JSON types; returns None if that is impossible."""
-    if name in _FINISH_REASONS and (not value or not isinstance(value, dict)):
+    if name in _FINISH_REASONS and not (isinstance(value, dict) and value):
         return None  # neither a text nor an object that may have one: no finish reason
     if "str" in types:
-        is_scalar = not isinstance(value, dict | list)
-        if (is_scalar and name in _CONTENT - _MODEL_JSON) or name == "type" or (not is_scalar and name == "status"):
-            return None
-        return None if name in _TEXT_FIELDS and value == {} else _to_text(holder, name, value)
+        return _coerce_to_text(holder, name, value)
     if isinstance(value, str) and (types & {"object", "array"}):
         parsed: object = json_or_none(value)
         if isinstance(parsed, dict if "object" in types else list):
@@ -276,12 +274,23 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     return _to_datetime(value) if "datetime" in types else None
 
 
+def _coerce_to_text(holder: Any, name: str, value: Any) -> str | None:
+    if name == "type":
+        return None
+    if isinstance(value, dict | list):
+        if name == "status" or (name in _TEXT_FIELDS and value == {}):
+            return None
+    elif name in _CONTENT - _MODEL_JSON:
+        return None
+    return _to_text(holder, name, value)
+
+
 def _to_datetime(value: Any) -> datetime | None:
     """Converts seconds or milliseconds since 1970, or an ISO 8601 date with or without a time."""
     try:
         if isinstance(value, str):
             return datetime.fromisoformat(value)
-        return datetime.fromtimestamp(value / 1000 if value > _MILLISECONDS else value, UTC)
+        return datetime.fromtimestamp(value / 1000 if value > _MAX_SECONDS else value, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
 

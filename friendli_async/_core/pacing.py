@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from random import random
 from typing import Final, NamedTuple
 
@@ -105,6 +105,11 @@ class Pace:
         self.spent = max(0, self.spent - 1)
 
 
-def jitter(policy: RetryPolicy) -> float:
-    """Returns a random delay, so that calls paused by the same hold do not all resume at once."""
-    return policy.initial * random()
+def jitter(policy: RetryPolicy, rand: Callable[[], float] = random) -> float:
+    """Returns a random delay to add to a Retry-After, so that the calls that wait for it do not all resume at once.
+
+    Args:
+        policy: Its ``initial`` bounds the delay, and so does its ``max_wait``.
+        rand: Returns a random number in [0, 1).
+    """
+    return min(policy.max_wait, policy.initial) * rand()

@@ -9,6 +9,7 @@ from typing import Any, Final
 from tenacity import DoSleep as _Sleep
 from tenacity import RetryCallState, Retrying
 
+from friendli_async._core.pacing import jitter
 from friendli_async._core.protocol import Operation
 from friendli_async.errors import APIConnectionError, APIStatusError, APITimeoutError, FriendliError
 from friendli_async.options import RetryPolicy
@@ -44,8 +45,8 @@ def delay(
         retry_after: The server's Retry-After in seconds, or None.
         rand: Returns a random number in [0, 1).
     """
-    if retry_after is not None:  # jitter spreads clients that got the same Retry-After, and never undercuts it
-        return retry_after + min(policy.max_wait, policy.initial) * rand()
+    if retry_after is not None:
+        return retry_after + jitter(policy, rand)
     try:
         upper = min(policy.max_wait, policy.initial * policy.multiplier ** (failures - 1))
     except OverflowError:

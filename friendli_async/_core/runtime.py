@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
+from friendli_async._core.loops import call_in_loop, wake
 from friendli_async._core.pacing import Pace
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
 from friendli_async.replies import Gauges, LoopGauges
@@ -132,7 +133,7 @@ class Runtime:
         def on_change() -> None:
             if not self._work_in_flight():
                 with suppress(RuntimeError):  # this loop is closed
-                    loop.call_soon_threadsafe(_release, idle)
+                    loop.call_soon_threadsafe(wake, idle)
 
         self.changed.listeners.add(on_change)  # before the first check, or a call that ends in between goes unnoticed
         try:
@@ -155,19 +156,9 @@ class Runtime:
         await self.transport.close()
 
     def _interrupt(self, reason: str) -> None:
-        here = asyncio.get_running_loop()
         for call in tuple(self.calls):
-            error = APIConnectionError(reason)
-            if call.loop is here:  # at once: if its turn is next, it would otherwise fail on the closing transport
-                call.interrupt(error)
-            else:
-                with suppress(RuntimeError):  # its loop is closed
-                    call.loop.call_soon_threadsafe(call.interrupt, error)
-
-
-def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+            # In this loop at once: a call whose turn is next would otherwise fail on the closing transport.
+            call_in_loop(call.loop, call.interrupt, APIConnectionError(reason))
 
 
 _runtimes: Final[WeakSet[Runtime]] = WeakSet()

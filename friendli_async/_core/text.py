@@ -37,10 +37,10 @@ def split_surrogate(held: str, text: str) -> tuple[str, str]:
     return text.removesuffix(held), held
 
 
-def missing_suffix(split_surrogate: str | None, pieces: Iterable[str]) -> str:
+def missing_suffix(complete: str | None, pieces: Iterable[str]) -> str:
     """Returns the rest of a complete text (which some streams send at their end) after the deltas received so far.
 
     Returns "" if the text does not start with the deltas: they have been delivered already.
     """
     given = join_text(pieces)
-    return split_surrogate.removeprefix(given) if split_surrogate and split_surrogate.startswith(given) else ""
+    return complete.removeprefix(given) if complete and complete.startswith(given) else ""

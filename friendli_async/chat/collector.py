@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from friendli_async._core.error_json import has_message
+from friendli_async._core.error_json import shows_error
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.chat.replies import (
@@ -71,6 +71,7 @@ CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
 
 def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
     """Whether every chunk has choices or usage, and neither an error nor a message."""
+    # One chunk, or only chunks with choices, are the common cases: checked first, for speed.
     if len(chunks) == 1 and chunks[0].choices and not chunks[0].error and chunks[0].message is None:
         return True
     if all([chunk.choices and not chunk.error and chunk.message is None for chunk in chunks]):  # noqa: C419  # a list is faster
@@ -81,7 +82,7 @@ def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
 def _is_ordinary(chunk: Any, payload: bytes) -> bool:
     if chunk.error or chunk.message is not None or not (chunk.choices or chunk.usage is not None):
         return False
-    return bool(chunk.choices) or not has_message(msgspec.json.decode(payload))
+    return bool(chunk.choices) or not shows_error(msgspec.json.decode(payload))
 
 
 class ChoicesCollector(Generic[C, P]):
@@ -243,7 +244,7 @@ class _ChoiceParts(ChoiceParts):
             self.finish_reason = choice.finish_reason
             self.may_end = True
         elif self.may_end and (delta.content or delta.tool_calls or reasoning_of(delta)):
-            self.may_end = False  # the choice continues: the answer follows a tool turn
+            self.may_end = False  # the choice continues, e.g. with the answer after a tool ran on the server
 
     def _move_into_delta(self, choice: ChunkChoice) -> None:
         """Moves a complete message or text into the delta, without the part that has already been streamed."""
@@ -267,9 +268,10 @@ class _ChoiceParts(ChoiceParts):
         msgspec.structs.force_setattr(choice, "text", None)
 
     def add_call(self, delta: ToolCallDelta) -> _CallParts:
-        calls, key = self.calls, delta.id or None if delta.index is None else delta.index
+        calls = self.calls
+        key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
-        if call is None and calls and not delta.id and not (delta.index is not None and calls[-1].has_index):
+        if call is None and calls and not delta.id and (delta.index is None or not calls[-1].has_index):
             call = calls[-1]  # a continuation of the last call, whose index may have been unreadable
         if call is None or call.starts_new_call(delta):
             call = _CallParts()
@@ -324,7 +326,6 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
         n: Number of choices requested.
     """
 
-    usage: Usage | None
     dialect: Dialect[ChatChunk] = ChunkDialect(ChatChunk, content=CHUNK_CONTENT, ordinary=are_ordinary)
 
     def __init__(self, n: int = 1) -> None:

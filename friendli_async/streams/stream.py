@@ -31,8 +31,8 @@ class EventStream(Generic[E]):
     """A stream of events: ``async with stream:``, bare ``async for event in stream:``, or ``await stream``.
 
     It is opened on first use, and it is open once its first event has arrived; failures before that are retried
-    by the client's retry policy. Leaving ``async with``, ``aclose()``, cancellation, or dropping the last reference
-    closes the connection at once. A stream ends in exactly one way, and ``outcome`` reports which.
+    according to the client's retry policy. Leaving ``async with``, ``aclose()``, cancellation, or dropping the last
+    reference closes the connection at once. A stream ends in exactly one way, and ``outcome`` reports which.
 
     A stream is read in one way: by iteration (and its text views), by ``raw()``, or by the branches of ``tee()``.
 
@@ -79,7 +79,11 @@ class EventStream(Generic[E]):
 
     @property
     def meta(self) -> Meta:
-        """Status, headers, request id and attempts. Final once the stream is open; raises RuntimeError before."""
+        """Status, headers, request id, attempts and timing.
+
+        These are final once the stream is open, its timing at the end. Raises RuntimeError before, unless opening
+        failed.
+        """
         if self._open is not None:
             return self._open.meta
         if self._error is not None and self._error.meta is not None:
@@ -259,7 +263,7 @@ class EventStream(Generic[E]):
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
 
     def _begin_consuming(self, opened: OpenStream[E, Any, Any]) -> None:
-        """Prepares for the first event: applies stop conditions to what opening read, and releases its bytes."""
+        """Prepares for the first event: applies stop conditions to what was read while opening, and releases it."""
         if opened.outcome == "open" and self._stop_conditions:
             opened.apply_stop_conditions(self._stop_conditions, self._opening.collector())
         if self._read_mode != "raw()":
@@ -352,7 +356,7 @@ class EventStream(Generic[E]):
         assert opened is not None, "the branches open it first"
         self._begin_waiting()
         try:
-            if opened.reader.is_last:
+            if opened.reader.has_ended:
                 opened.settle()
             else:
                 await opened.fill(shared=True)
@@ -473,7 +477,7 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
         self._result: R | None = None
 
     def text(self) -> TextView:
-        """Returns the text (of choice 0 if there may be several), piece by piece, never ""."""
+        """Returns a view of the text (of choice 0, if there may be several), in non-empty pieces."""
         return self._text(self)
 
     @property

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, NoReturn, Self, TypeVar, get_args
 
-from friendli_async._core.events.stream import running_loop
 from friendli_async._core.held import Held
+from friendli_async._core.loops import call_in_loop, running_loop, wake
 from friendli_async.errors import FriendliError, StreamInterruptedError
+from friendli_async.options import is_count
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class _Buffer(Generic[E]):
 
     def wake(self) -> None:
         waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        wake(waiter)
 
 
 class Fanout(Generic[E]):
@@ -158,9 +157,8 @@ def make_fanout(n: int, limit: int, slow: Slow) -> Fanout[Any]:
         ValueError: An argument is invalid.
     """
     for name, value in (("n", n), ("buffer", limit)):
-        given: object = value
-        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-            raise ValueError(f"{name}: Expected `int` >= 1, got {given!r}")
+        if not is_count(value):
+            raise ValueError(f"{name}: Expected `int` >= 1, got {value!r}")
     if slow not in get_args(Slow):
         raise ValueError(f"slow: Expected 'wait', 'drop' or 'fail', got {slow!r}")
     return Fanout(n, limit, slow)
@@ -398,12 +396,4 @@ def _drop_branch(trunk: Trunk[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -
         if not fanout.buffers:
             trunk.drop()
         return
-    try:
-        here = running_loop() is loop
-    except (RuntimeError, ImportError):  # ImportError: Python is shutting down
-        here = False
-    if here:
-        _close_branch(trunk, fanout, buffer)
-    else:
-        with suppress(RuntimeError):  # the loop is closed, and so is everything that was open in it
-            loop.call_soon_threadsafe(_close_branch, trunk, fanout, buffer)
+    call_in_loop(loop, _close_branch, trunk, fanout, buffer)  # a closed loop has nothing open any more

@@ -36,17 +36,18 @@ from friendli_async._core.error_json import (
     as_object,
     declares_error,
     describes_error,
-    has_message,
     has_value,
     is_error_name,
     is_object,
-    is_success,
+    is_success_word,
     json_or_none,
     loads,
     normalize_name,
+    shows_error,
     wraps_error,
 )
 from friendli_async._core.error_text import is_message
+from friendli_async._core.held import Held
 from friendli_async._core.lenient import convert, decode
 from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async.errors import APIStatusError, ResponseDecodeError
@@ -168,7 +169,7 @@ class Dialect(Generic[E]):
         value: object = json_or_none(data)
         fields = as_object(value)
         if isinstance(kind := fields.get("type"), str) and _is_kind_name(kind):
-            return has_message(fields)
+            return shows_error(fields)
         return _has_error_message(value, data)
 
     def _decode_fast(self, data: bytes) -> E | None:
@@ -194,7 +195,7 @@ class Dialect(Generic[E]):
             except NOT_DECODED as error:
                 reason = str(error)
             raise ResponseDecodeError(f"an event of the stream could not be decoded: {reason}", excerpt=excerpt(data))
-        if has_message(fields) and self._is_own_name(name):
+        if shows_error(fields) and self._is_own_name(name):
             return Decoded(error=error_of_payload(fields, data, status, headers))
         return Decoded(self._build_unknown(name, fields))
 
@@ -275,7 +276,7 @@ class ChunkDialect(Dialect[E]):
         if kind is self._type:
             # A chunk has no message: a message means an error, as in the vendor's own client.
             message = fields.get("message")
-            return declares_error(fields) or (name is None and bool(message) and not is_success(message))
+            return declares_error(fields) or (name is None and bool(message) and not is_success_word(message))
         # A tool's status may have an error of its own while the reply continues.
         known = kind.__struct_encode_fields__
         return declares_error(fields, known) and not self._is_nonfatal_error(name, fields, known)
@@ -299,7 +300,7 @@ class ChunkDialect(Dialect[E]):
     def _is_recognized(self, name: str | None, fields: Fields) -> bool:
         if self._has_content(name, fields) or self._kind(name, fields) is not self._type:
             return True
-        return has_value(fields, self._content) and not has_message(fields)
+        return has_value(fields, self._content) and not shows_error(fields)
 
     def _has_content(self, name: str | None, fields: Fields) -> bool:
         return has_value(fields, self._content - {"usage"})
@@ -443,9 +444,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         value: object = json_or_none(data)
         fields = as_object(value)
         if declares_error(value, own) or wraps_error(fields):
-            error = error_of_payload(value, data, status, headers)
-            error.partial = _partial_of(fields, decoder)
-            raise error
+            failure = Held(error_of_payload(value, data, status, headers))
+            failure.error.partial = _partial_of(fields, decoder)
+            raise failure.take()
     try:
         reply = decode(data, decoder)
     except ResponseDecodeError:

@@ -20,8 +20,8 @@ E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
 U_co = TypeVar("U_co", covariant=True)
 
-# A line end after another one, or at the start of a read, as the other may have ended the previous read: after each of
-# these an event may be complete, whichever line ends are used and wherever they are split.
+# A blank line: a line end after another one, or at the start of a read (the other may have ended the previous read).
+# After each, an event may be complete.
 _BLANK_LINE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))(?:\r\n|\n|\r)")
 
 
@@ -103,7 +103,7 @@ class EventReader(Generic[E]):
 
     Attributes:
         ready: Decoded events that have not been consumed. Bytes are fed only while it is empty.
-        is_last: Whether no event follows those in ``ready``: the end of the stream or an error has been read.
+        has_ended: Whether no event follows those in ``ready``: the end of the stream or an error has been read.
         failure: The error that follows the events in ``ready``, or None.
         stopped: Whether a stop condition ended the stream.
         excess: The number of bytes fed that follow the event at which it stopped.
@@ -116,13 +116,13 @@ class EventReader(Generic[E]):
         "_dialect",
         "_headers",
         "_limit",
-        "_possible_error",
+        "_possible_error_data",
         "_sse",
         "_status",
         "_stop_conditions",
         "excess",
         "failure",
-        "is_last",
+        "has_ended",
         "ready",
         "stopped",
     )
@@ -136,13 +136,13 @@ class EventReader(Generic[E]):
         stop_conditions: Sequence[Callable[[E], object]] = (),
     ) -> None:
         self.ready: deque[E] = deque()
-        self.is_last = False
+        self.has_ended = False
         self.failure: FriendliError | None = None
         self.stopped = False
         self.excess = 0
         self._stop_conditions = stop_conditions
         self._limit = limit
-        self._possible_error = b""  # the data of the last event of an unknown kind that has an error message
+        self._possible_error_data = b""  # the data of the last event of an unknown kind that has an error message
         self._collector = collector
         self._add_texts = None if stop_conditions else collector.add_texts
         self._dialect = collector.dialect
@@ -187,7 +187,7 @@ class EventReader(Generic[E]):
             begin = blank.end()
             if self.stopped:
                 self.excess = len(data) - begin
-            if self.is_last:
+            if self.has_ended:
                 return
         if begin < len(data) or not data:
             self._feed(data[begin:])
@@ -199,7 +199,7 @@ class EventReader(Generic[E]):
             self._decode_plain(payloads)
             return
         self._decode_each(sse.feed(data))
-        if self.is_last:
+        if self.has_ended:
             return
         if sse.error is not None:
             self._fail(sse.error)
@@ -227,7 +227,7 @@ class EventReader(Generic[E]):
                 self._take(rest)
             else:
                 self._decode_each([ServerSentEvent(payload) for payload in rest_payloads])
-        if is_end and not self.is_last:
+        if is_end and not self.has_ended:
             self._end(explicit=True)
 
     def _decode_each(self, events: list[ServerSentEvent]) -> None:
@@ -241,10 +241,10 @@ class EventReader(Generic[E]):
                 payload, error = None, problem
             if payload is not None:
                 if self._dialect.is_possible_error(payload, event.data):
-                    self._possible_error = event.data
+                    self._possible_error_data = event.data
                 if (failure := self._dialect.failure_of(payload)) is not None:
                     self._take(decoded)
-                    if self.is_last:
+                    if self.has_ended:
                         return
                     self._collector.extend((payload,))
                     self._fail(failure)  # raised instead of delivered
@@ -253,7 +253,7 @@ class EventReader(Generic[E]):
             if error is not None or is_end:
                 break
         self._take(decoded)
-        if self.is_last:  # anything after the final event of the API is ignored
+        if self.has_ended:  # anything after the final event of the API is ignored
             return
         if error is not None:
             self._fail(error)
@@ -268,15 +268,18 @@ class EventReader(Generic[E]):
             collector.extend(events)
             self.ready.extend(events)
         if collector.is_last:
-            self.is_last = True
+            self.has_ended = True
 
     def _take_each(self, events: Sequence[E]) -> None:
         collector = self._collector
         for event in events:
             collector.extend((event,))
             self.ready.append(event)
-            if not collector.is_last and any([condition(event) for condition in self._stop_conditions]):  # noqa: C419  # every condition must see every event: some keep state
-                self.is_last = self.stopped = True
+            if collector.is_last:
+                continue
+            verdicts = [condition(event) for condition in self._stop_conditions]  # all of them: some keep state
+            if any(verdicts):
+                self.has_ended = self.stopped = True
                 return
 
     def _end_of_body(self) -> None:
@@ -285,24 +288,25 @@ class EventReader(Generic[E]):
 
     def _end(self, *, explicit: bool) -> None:
         """Ends the stream: the server sent a sentinel (``explicit``), or just ended the body."""
-        collector = self._collector
-        self.is_last = True
-        data = self._possible_error
+        self.has_ended = True
+        collector, stray, possible_error = self._collector, self._sse.stray, self._possible_error_data
         if collector.begun and collector.may_end:
             return
-        if data and not self._sse.stray:
-            self._fail(error_of_payload(json_or_none(data), data, self._status, self._headers))
+        if possible_error and not stray:
+            payload = json_or_none(possible_error)
+            self._fail(error_of_payload(payload, possible_error, self._status, self._headers))
             return
-        stray = self._sse.stray
         error, message = parse_unframed(stray, self._status, self._headers) if stray else (None, "")
         if error is not None:
             self._fail(error)
-        elif not (collector.begun and explicit):
-            reason = f"the stream ended before {'it was complete' if collector.begun else 'its first event'}"
-            self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason))
+            return
+        if collector.begun and explicit:
+            return  # the sentinel vouches for an answer without a finish reason
+        reason = f"the stream ended before {'it was complete' if collector.begun else 'its first event'}"
+        self._fail(StreamInterruptedError(f"{reason}: {message!r}" if message else reason))
 
     def _fail(self, error: FriendliError) -> None:
         if isinstance(error, APIStatusError) and error.request_id is None:
             error.request_id = request_id_of(self._headers)
         self.failure = error
-        self.is_last = True
+        self.has_ended = True

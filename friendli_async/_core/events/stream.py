@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, TypeVar
 
 from friendli_async._core.held import Held, reject_stop_iteration
+from friendli_async._core.loops import call_in_loop
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, usage_of
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from friendli_async._core.observers import CallReporter
     from friendli_async._core.timing import Stopwatch
 
-__all__ = ["OpenStream", "Opening", "Outcome", "running_loop"]
+__all__ = ["OpenStream", "Opening", "Outcome"]
 
 _DROPPED: Final = "the last reference to the stream was dropped"
 
@@ -43,9 +44,10 @@ class OpenStream(Generic[E, R_co, U_co]):
         head: The bytes of the reads up to the one that completed the first event, until an event is consumed; then
             b"". None if they were too many to keep.
         outcome: Its state.
-        error: The error that ended it, without a traceback; None while it is open, or if it ended well.
-        was_interrupted: Whether a cancelled read, or one in which foreign code raised, ended it, and no caller has been
-            notified yet.
+        error: The error that ended it, without a traceback; None while it is open, or if it ended
+            as ``done`` or ``stopped``.
+        was_interrupted: Whether a cancelled read, or one in which the user's code raised an exception, ended it, and no
+            caller has been notified yet.
     """
 
     __slots__ = (
@@ -105,19 +107,19 @@ class OpenStream(Generic[E, R_co, U_co]):
         exchange, reader, clock = self.exchange, self.reader, self.clock
         ready = reader.ready
         problem: Held[FriendliError] | None = None
-        waits = False
+        waiting = False
         data: bytes | None = None
         try:
-            while not ready and not reader.is_last:
+            while not ready and not reader.has_ended:
                 while (data := exchange.take()) is None:
-                    if not waits:  # the time limit applies between events, not between reads
-                        waits = True
+                    if not waiting:  # the time limit applies between events, not between reads
+                        waiting = True
                         clock.begin_wait()
                     await exchange.wait_readable()
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(ready))
                 if once:
-                    clock.carry_over(rest=not ready, waited=waits)
+                    clock.carry_over(rest=not ready, waited=waiting)
                     break
         except FriendliError as error:
             problem = Held(error)
@@ -126,15 +128,15 @@ class OpenStream(Generic[E, R_co, U_co]):
                 self._fail_read(error)
             raise
         finally:
-            if waits:
+            if waiting:
                 clock.end_wait()
+        if self.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
+            ready.clear()
+            problem = Held(StreamInterruptedError("the stream was closed"))
         if problem is not None:
             self._break(problem)
-        elif self.outcome != "open":  # bytes arrived in the same loop iteration as aclose()
-            ready.clear()
-            self._break(Held(StreamInterruptedError("the stream was closed")))
-            data = b""
-        elif reader.is_last and not once:
+            data = b""  # it is complete, or was stopped
+        elif reader.has_ended and not once:
             self.settle()
         if self.stopwatch.text_missing and self.collector.has_text:
             self.stopwatch.record_first_text()
@@ -164,12 +166,12 @@ class OpenStream(Generic[E, R_co, U_co]):
         data = b""
         if self.head != b"":
             data, self.head = self._whole_head(), b""
-        if not data and not reader.is_last:
+        if not data and not reader.has_ended:
             data = await self.fill(once=True)
         reader.ready.clear()
         if not data:
             self.settle()
-        elif reader.is_last:
+        elif reader.has_ended:
             self._release()
         return data[: len(data) - reader.excess] if reader.excess else data
 
@@ -194,7 +196,8 @@ class OpenStream(Generic[E, R_co, U_co]):
             self._fail_read(error)
             raise
         self.reader, self.collector = reader, collector
-        self._release()
+        if reader.has_ended:
+            self._release()
 
     def _whole_head(self) -> bytes:
         if self.head is None:
@@ -212,7 +215,7 @@ class OpenStream(Generic[E, R_co, U_co]):
             FriendliError: The stream failed.
         """
         reader = self.reader
-        if not reader.is_last:
+        if not reader.has_ended:
             return
         self._release()
         if reader.ready:
@@ -223,10 +226,8 @@ class OpenStream(Generic[E, R_co, U_co]):
         self._end("stopped" if reader.stopped else "done")
 
     def _release(self) -> None:
-        """Releases the connection if the reader has finished."""
+        """Releases the connection after the reader has finished."""
         reader = self.reader
-        if not reader.is_last:
-            return
         self.clock.stop()
         if reader.failure is None and not reader.stopped:
             self.exchange.finish()
@@ -234,26 +235,21 @@ class OpenStream(Generic[E, R_co, U_co]):
             self.exchange.abort()
 
     def _break(self, problem: Held[FriendliError]) -> None:
-        """Ends the stream after a limit, a broken connection or ``aclose``. Raises unless it is complete or stopped."""
+        """Ends the stream after a timeout, a lost connection or ``aclose``. Raises unless it is complete or stopped."""
         self.clock.stop()
         self.exchange.abort()
         if self.outcome == "stopped":
-            problem.take()  # breaks the cycle of the error, its traceback and this frame, as wherever it is not raised
+            problem.take()  # not raised, so released: it would form a cycle with its traceback and this frame
             return
-        error = problem.error
-        is_connection_error = isinstance(error, APIConnectionError)
-        is_closed = isinstance(error, StreamInterruptedError)
-        is_lost = type(error) is APIConnectionError
-        message = str(error)
-        del error  # it is raised below, with this frame in its traceback
-        if self.outcome == "open" and is_connection_error and self.collector.begun and self.collector.may_end:
+        kind, message, collector = type(problem.error), str(problem.error), self.collector
+        if self.outcome == "open" and issubclass(kind, APIConnectionError) and collector.begun and collector.may_end:
             problem.take()
             self._end("done")  # the reply was complete
-        elif is_lost:
+        elif kind is APIConnectionError:
             problem.take()
             self._fail(Held(StreamInterruptedError(message)), "truncated")
         else:
-            self._fail(problem, "cancelled" if is_closed else "failed")
+            self._fail(problem, "cancelled" if issubclass(kind, StreamInterruptedError) else "failed")
 
     def _fail(self, problem: Held[FriendliError], outcome: Outcome | None = None) -> NoReturn:
         interrupted = isinstance(problem.error, StreamInterruptedError)
@@ -279,7 +275,7 @@ class OpenStream(Generic[E, R_co, U_co]):
         self._end(outcome, None if outcome == "stopped" else error)
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
-        """Records the outcome, of which the first counts, and adds ``meta`` and ``partial`` to an error in any case."""
+        """Records the outcome unless there is one, and adds ``meta`` and ``partial`` to the error in either case."""
         first = self.outcome == "open"
         if first:
             self.outcome = outcome
@@ -310,7 +306,10 @@ class OpenStream(Generic[E, R_co, U_co]):
 
     @property
     def meta(self) -> Meta:
-        """The metadata of the reply; its timing ends at the first event while the stream is open, and is final then."""
+        """The metadata of the reply; while the stream is open, its timing ends at the first event.
+
+        It is final once the stream has ended.
+        """
         if self.outcome != "open" and not self._meta_is_final:
             self._meta_is_final = True
             self._meta = self._meta.with_timing(self.timing())
@@ -323,23 +322,8 @@ class OpenStream(Generic[E, R_co, U_co]):
 
     def drop(self) -> None:
         """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
-        try:
-            here = running_loop() is self.loop
-        except (RuntimeError, ImportError):  # the latter while Python shuts down
-            here = False
-        if here:
-            self.stop(_DROPPED)
-            return
-        try:
-            self.loop.call_soon_threadsafe(self.stop, _DROPPED)
-        except RuntimeError:  # the loop is closed, and so are its connections
+        if not call_in_loop(self.loop, self.stop, _DROPPED):  # the loop is closed, and so are its connections
             self._end("cancelled", StreamInterruptedError(_DROPPED))
-
-
-def running_loop() -> asyncio.AbstractEventLoop:
-    import asyncio  # already loaded if a stream is open; importing the library alone does not need it
-
-    return asyncio.get_running_loop()
 
 
 class Opening(Protocol[E, R_co, U_co]):

@@ -124,11 +124,6 @@ class CallClock(_Deadline):
         self._cancelling = 0
         self._expired = False
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether the call has been interrupted."""
-        return self._interruption is not None
-
     def time_left(self) -> float | None:
         """Returns the seconds until the total limit, or None if there is none."""
         return None if self.total_at is None else self.total_at - self.now()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import aiohttp
 
 from friendli_async._core.held import clear_tracebacks
+from friendli_async._core.loops import wake
 from friendli_async._core.net.compression import inflater
 from friendli_async._core.net.dialing import PooledProtocol
 from friendli_async._core.net.failures import BROKEN, describe
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AiohttpExchange", "Exchange"]
 
-# Grace for a body to end after its last event: worth it to reuse the connection, but not to hold its slot longer.
+# How long a finished body may take to end, so that its connection can be reused.
 _DRAIN_SECONDS: Final = 0.5
 # How long the next call waits for that: less than it takes to open a new connection.
 _REUSE_SECONDS: Final = 0.02
@@ -212,13 +213,14 @@ class AiohttpExchange:
             if self._protocol is not None and not self._protocol.connected:
                 self.abort()  # the awaited end of the body will not come
         elif self._waiter is not None:
-            _wake(self._waiter)
+            wake(self._waiter)
             self._waiter = None
 
     def take_chunks(self, data: bytes) -> bool:
-        """Takes a read past aiohttp's parser, which is between chunks, if it is whole chunks and a reader waits for it.
+        """Takes a read without aiohttp's parser, if it consists of whole chunks and a reader is waiting.
 
-        Returns whether it did. At most one such read is pending; later data goes to aiohttp's buffer and flow control.
+        Returns whether it did. The parser must be between chunks. At most one such read is pending; later data goes to
+        aiohttp's buffer and flow control.
         """
         waiter = self._waiter
         if waiter is None or self._drain_timer is not None or (body := whole_chunks(data)) is None:
@@ -346,7 +348,7 @@ class AiohttpExchange:
     def finish(self) -> None:
         """Returns the connection to the pool as soon as the body has ended, or closes it after 0.5 s.
 
-        Nobody waits for that: what the server still sends is ignored.
+        The caller does not wait for that: what the server still sends is ignored.
         """
         if self._pool is None or self._drain_timer is not None:
             return
@@ -362,23 +364,24 @@ class AiohttpExchange:
             self._pool.draining.append(self)
 
     async def wait_drained(self) -> None:
-        """Waits briefly for the end of a body that was finished just now."""
+        """Waits briefly for the body of an exchange that was finished just now to end."""
         if self._pool is None or self._drain_timer is None:
             return
         left = self._drain_timer.when() - _DRAIN_SECONDS + _REUSE_SECONDS - self.loop.time()
         if left > 0:
             self._waiter = self.loop.create_future()
-            timer = self.loop.call_later(left, _wake, self._waiter)
+            timer = self.loop.call_later(left, wake, self._waiter)
             try:
                 await self._waiter
             finally:
                 timer.cancel()
 
     def _detach(self) -> None:
+        """Gives the slot back and leaves the pool. Every exchange ends here, once."""
         pool, self._pool = self._pool, None
         if self._drain_timer is not None:
             self._drain_timer.cancel()
-            _wake(self._waiter)
+            wake(self._waiter)
         if self._closed is not None:
             self._closed.remove_done_callback(self._connection_closed)
         if self._protocol is not None and self._protocol.exchange is self:
@@ -394,11 +397,6 @@ class AiohttpExchange:
         content = self.content
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError(_CLOSED))
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
 
 
 def _retrieve_exception(closed: asyncio.Future[None]) -> None:

@@ -73,6 +73,11 @@ class Pool:
             open_streams=sum(exchange.streaming for exchange in tuple(self.exchanges)),
         )
 
+    async def wait_for_reusable(self) -> None:
+        """Waits briefly for the last stream's connection if none is idle: that costs less than opening another."""
+        if not any(protocol.idle for protocol in self.alive):
+            await self.draining.pop().wait_drained()
+
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight."""
         for exchange in tuple(self.exchanges):

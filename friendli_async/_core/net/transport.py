@@ -16,6 +16,7 @@ from yarl import URL
 
 from friendli_async._core.body.forms import Form, FormUpload, as_payload
 from friendli_async._core.held import Held, clear_tracebacks
+from friendli_async._core.loops import call_in_loop
 from friendli_async._core.net.dialing import DialContext, WarmedUp, current_dial
 from friendli_async._core.net.exchange import AiohttpExchange, Exchange
 from friendli_async._core.net.failures import BROKEN, failed_connecting, translate
@@ -34,7 +35,7 @@ Session: TypeAlias = aiohttp.ClientSession
 """A session that users may pass in."""
 
 _MAX_REDIRECTS: Final = 5
-_NO_BODY_TYPE: Final = ("Content-Type",)
+_SKIPPED_WITHOUT_BODY: Final = ("Content-Type",)
 
 _Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[Pool, Guard]]
 
@@ -126,7 +127,7 @@ class AiohttpTransport:
         try:
             url, hops = _parse_url(request.url), 0
             while True:
-                problem: Held[Exception] | None = None
+                failure: Held[Exception] | None = None
                 response: aiohttp.ClientResponse | None = None
                 try:
                     response = await self._send_once(pool, request, url, dial)
@@ -134,11 +135,11 @@ class AiohttpTransport:
                     if pool.owned and not isinstance(error, (*BROKEN, ValueError)):
                         raise  # a foreign connector may raise anything
                     if not self._is_stale(error, request, dial):
-                        problem = Held(translate(error, dial, owned=pool.owned, closed=pool.session.closed))
+                        failure = Held(translate(error, dial, owned=pool.owned, closed=pool.session.closed))
                     clear_tracebacks(error)
-                if problem is not None:
-                    raise problem.take()  # outside the except block: aiohttp's error holds the request's headers
-                if response is None:
+                if failure is not None:
+                    raise failure.take()  # outside the except block: aiohttp's error holds the request's headers
+                if response is None:  # the pooled connection was dead
                     dial.force_new = True
                     continue
                 target = _redirect_target(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
@@ -160,11 +161,12 @@ class AiohttpTransport:
 
     async def _acquire_slot(self, dial: DialContext) -> Pool:
         """Returns the running loop's pool, with a connection slot taken."""
+        if self.closed:
+            raise ConfigurationError("the client is closed")
         entry = self._pools.get(asyncio.get_running_loop())
-        pool = entry[0] if entry is not None and not self.closed else self._new_pool()
-        if pool.draining and not any(protocol.idle for protocol in pool.alive):
-            # Waiting briefly for the last stream's connection costs less than opening another.
-            await pool.draining.pop().wait_drained()
+        pool = self._new_pool() if entry is None else entry[0]
+        if pool.draining:
+            await pool.wait_for_reusable()
         if not pool.slots.take():
             slots, clock = pool.slots, dial.clock
             clock.phase("pool", lambda: f"{slots.in_use} of {slots.limit} connections in use")
@@ -226,7 +228,7 @@ class AiohttpTransport:
             allow_redirects=False,
             raise_for_status=False,
             auto_decompress=False,
-            skip_auto_headers=_NO_BODY_TYPE if body is None else None,
+            skip_auto_headers=_SKIPPED_WITHOUT_BODY if body is None else None,
             timeout=timeout,
             proxy=proxy.url,
             proxy_headers=proxy.headers if tunnelled and proxy.headers else None,
@@ -236,7 +238,7 @@ class AiohttpTransport:
     def _new_pool(self) -> Pool:
         """Creates the running loop's pool."""
         with self._lock:
-            if self.closed:
+            if self.closed:  # meanwhile, by another thread
                 raise ConfigurationError("the client is closed")
             for loop in [loop for loop in self._pools if loop.is_closed()]:
                 self._pools.pop(loop)[0].discard()
@@ -264,11 +266,7 @@ class AiohttpTransport:
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight, in all loops."""
         for pool, _ in tuple(self._pools.values()):
-            if pool.loop is asyncio.get_running_loop():
-                pool.abort(reason)
-            else:
-                with suppress(RuntimeError):  # that loop has closed
-                    pool.loop.call_soon_threadsafe(pool.abort, reason)
+            call_in_loop(pool.loop, pool.abort, reason)
 
     async def close(self) -> None:
         """Closes every loop's pool: this loop's before it returns, the others in their own loops."""
@@ -287,7 +285,7 @@ def _close_all(pools: _Pools) -> None:
     for pool, guard in pools.values():
         try:
             pool.loop.call_soon_threadsafe(close_soon, partial(pool.close, "the client was closed"), guard)
-        except RuntimeError:  # that loop has closed, and so has its pool unless the loop was not shut down
+        except RuntimeError:  # the loop is closed; its guard has closed the pool, unless the loop was never shut down
             pool.discard()
 
 
@@ -298,7 +296,7 @@ def _parse_url(text: str) -> URL:
 
 
 def _redirect_target(response: aiohttp.ClientResponse, url: URL) -> URL | None:
-    """Returns where a reply redirects the same request to; None if nowhere, or to another origin."""
+    """Returns the URL to which a 307 or 308 redirects; None if there is none, or it has another origin."""
     location = response.headers.get("Location") if response.status in {307, 308} else None
     if location is None:
         return None

@@ -1,0 +1,43 @@
+"""What code needs of event loops that may run in any thread, or not at all. Importing it does not load asyncio."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+__all__ = ["call_in_loop", "running_loop", "wake"]
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Returns the running loop. Raises RuntimeError if there is none."""
+    import asyncio  # already loaded if a stream is open; importing the library alone does not need it
+
+    return asyncio.get_running_loop()
+
+
+def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> bool:
+    """Calls a function in a loop: now if the loop is running here, else soon, in its thread.
+
+    Returns False if it will not be called, because the loop is closed.
+    """
+    try:
+        here = running_loop() is loop
+    except (RuntimeError, ImportError):  # ImportError: Python is shutting down
+        here = False
+    if here:
+        function(*arguments)
+        return True
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+def wake(waiter: asyncio.Future[None] | None) -> None:
+    """Completes a future, unless it is None or done."""
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
