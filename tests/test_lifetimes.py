@@ -444,13 +444,13 @@ FAILED = reply(b'{"error": {"message": "overloaded"}}')
 
 FAILING: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
     "a plain call": complete,
-    "a stream that does not begin": lambda client: ask(client).__aenter__(),
+    "a stream that fails to open": lambda client: ask(client).__aenter__(),
     "a warm-up": lambda client: client.warm_up(2),
 }
 
 
 @pytest.mark.parametrize("failing", FAILING)
-async def test_an_error_that_was_handled_is_gone(failing: str, unused_tcp_port: int) -> None:
+async def test_handled_error_is_freed(failing: str, unused_tcp_port: int) -> None:
     async def handle(client: AsyncFriendli) -> weakref.ref[FriendliError]:
         try:
             await FAILING[failing](client)
@@ -458,7 +458,7 @@ async def test_an_error_that_was_handled_is_gone(failing: str, unused_tcp_port: 
             return weakref.ref(error)
         raise AssertionError("no error")
 
-    async with Scripted(FAILED) as server:
+    async with ScriptedServer(FAILED) as server:
         url = f"http://127.0.0.1:{unused_tcp_port}" if failing == "a warm-up" else server.url
         async with client_of(url) as client:
             error = await within(handle(client))

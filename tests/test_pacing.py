@@ -234,9 +234,9 @@ async def test_delayed_calls_are_spread_by_jitter() -> None:
 
 
 @in_virtual_time
-async def test_after_a_hold_no_call_waits_longer_than_max_wait() -> None:
-    client = Client(retry=RetryPolicy(initial=5.0, max_wait=0.5))
-    await client.refused(10.0)
+async def test_jitter_after_a_hold_is_capped_by_max_wait() -> None:
+    client = PacedClient(retry=RetryPolicy(initial=5.0, max_wait=0.5))
+    await client.make_rejected_call(10.0)
     await asyncio.gather(*(client.call() for _ in range(50)))
     assert all(10.0 <= at <= 10.5 for at in client.sent_at)
 
@@ -435,13 +435,13 @@ async def test_successes_do_not_fill_the_budget_beyond_its_size() -> None:
 
 @pytest.mark.parametrize("pacing", [None, Pacing(None)], ids=["None", "Pacing(None)"])
 @in_virtual_time
-async def test_successes_without_pacing_give_nothing_back(pacing: Pacing | None) -> None:
-    client = Client(replying(status=503), pacing=Pacing(retry_budget=1))
+async def test_successes_without_pacing_do_not_refund_the_budget(pacing: Pacing | None) -> None:
+    client = PacedClient(replying(status=503), pacing=Pacing(retry_budget=1))
     await client.call()  # a retry, and a success: 0.1
     for _ in range(20):
         await client.call(pacing=pacing)
     client.transport._answers.append(replying(status=503))
-    assert len((await client.fails(InternalServerError)).meta.attempts) == 1
+    assert len((await client.call_expecting(InternalServerError)).meta.attempts) == 1
 
 
 @pytest.mark.parametrize("pacing", [None, Pacing(retry_budget=None)], ids=["off", "no budget"])

@@ -456,9 +456,8 @@ def test_done_before_any_content_is_an_interruption(before: bytes, sentinel: byt
     stream = before + sentinel + line_end
     for position in range(len(stream) + 1):
         reader = read(cut(stream, [position]), end=False)
-        assert (reader.has_ended, type(reader.failure), len(reader.ready)) == (True, StreamInterruptedError, 0), (
-            position
-        )
+        state = (reader.has_ended, type(reader.failure), len(reader.ready))
+        assert state == (True, StreamInterruptedError, 0), position
 
 
 @pytest.mark.parametrize(
