@@ -156,17 +156,17 @@ class AsyncFriendli(Hinted):
         pacing: Rate-limit holds and retry budget, shared by the client's calls; None disables both.
         limits: Size limits.
         max_connections: Maximum number of connections per event loop; further calls wait in a queue.
-        headers: Headers for every request; they override the client's own.
+        headers: Headers for every request; they override the client's own, and ``Authorization`` the token.
         observers: Observers that receive the events of the calls; see ``Observer``.
         proxy: Proxy URL. Default: taken from the environment now (``HTTPS_PROXY``, ``NO_PROXY``...).
         ssl: TLS context; False disables verification.
-        session: An aiohttp session to use as it is (its pool, proxy and TLS); the client never closes it. It cannot be
-            combined with ``proxy`` and ``ssl``.
+        session: An ``aiohttp.ClientSession`` to use as it is (its pool, proxy and TLS); the client never closes it. It
+            cannot be combined with ``proxy`` and ``ssl``.
         others: None exist; an unknown keyword raises a TypeError that suggests the right name.
 
     Raises:
         TypeError: An unknown keyword.
-        ConfigurationError: An invalid value.
+        ConfigurationError: An invalid value. "" is one: None is what stands for a default.
     """
 
     serverless: Serverless
@@ -195,9 +195,8 @@ class AsyncFriendli(Hinted):
         session: Session | None = None,
         **others: Unpack[NoOptions],
     ) -> None:
-        token, proxy = masked(token), masked(proxy)
-        server_url, container_url = masked(server_url) or None, masked(container_url) or None
-        headers = masked(headers)
+        token, proxy, headers = masked(token), masked(proxy), masked(headers)
+        server_url, container_url = masked(server_url), masked(container_url)
         unknowns, others = list(others), NoOptions()  # the values may be secrets: keep them out of tracebacks
         for name in unknowns:
             raise unknown_option("AsyncFriendli", name, ["token", *(AsyncFriendli.__init__.__kwdefaults__ or ())])

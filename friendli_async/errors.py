@@ -177,7 +177,8 @@ class APIStatusError(FriendliError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        is_named = not self.status_code or self.message.startswith(f"HTTP {self.status_code}")
+        # An error in a good reply has no status of its own: "200 model overloaded" would read like a success.
+        is_named = self.status_code < 300 or self.message.startswith(f"HTTP {self.status_code}")
         named = self.message if is_named else f"{self.status_code} {self.message}"
         return f"{named} (request id {self.request_id})" if self.request_id else named
 

@@ -225,6 +225,12 @@ def test_status_error_str_has_status_and_request_id() -> None:
     assert RateLimitError("slow down").message == "slow down"
 
 
+@pytest.mark.parametrize("status", [0, 200, 201, 299])
+def test_status_error_str_omits_a_status_of_success(status: int) -> None:
+    assert str(APIStatusError("overloaded", status_code=status, request_id="r1")) == "overloaded (request id r1)"
+    assert str(APIStatusError("overloaded", status_code=status)) == "overloaded"
+
+
 def test_timeout_error_is_a_builtin_timeout_error_without_errno() -> None:
     error = APITimeoutError("no event for 1.5 s", limit="idle", seconds=1.5, sent=True)
     with pytest.raises(TimeoutError, match="no event") as caught:

@@ -7,10 +7,12 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from support.sockets import DONE, ask, complete, delta
 from support.whole_replies import STREAMED, WHOLE
 
 from friendli_async import (
     APIStatusError,
+    AsyncFriendli,
     AuthenticationError,
     InternalServerError,
     NotFoundError,
@@ -20,6 +22,8 @@ from friendli_async import (
 from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.replies import Headers
+from friendli_async.testing import FriendliServer
+from friendli_async.testing import body as reply_of
 
 MSG: Final = "quota exceeded"
 
@@ -85,9 +89,11 @@ PAYLOADS: Final[list[Any]] = [
     *([{"message": MSG}], [{"detail": MSG}], [MSG], [[{"error": MSG}]], MSG),
 ]
 TEXTS: Final = [
-    *(MSG, f"Error: {MSG}", f"429 {MSG}", f"[ERROR] {MSG}", f"<html><title>{MSG}</title></html>", f"<p>{MSG}"),
+    *(MSG, f"Error: {MSG}", f"429 {MSG}", f"[ERROR] {MSG}"),
     *(f'{{"error": "{MSG}', f"{{'error': '{MSG}'}}", f'{{"detail":"{MSG}"'),
+    *(f')]}}\'\n{{"error": "{MSG}"}}', f'callback({{"error": "{MSG}"}});', f'{{"error": "{MSG}"}}\n{{}}'),
 ]
+PAGES: Final = [f"<html><title>{MSG}</title></html>", f"<p>{MSG}", f"<Error><Message>{MSG}</Message></Error>"]
 BODIES: Final = [*(json.dumps(payload) for payload in PAYLOADS), *TEXTS]
 
 
@@ -108,8 +114,9 @@ def feed_reader(kind: str, *events: bytes, with_content: bool = True) -> EventRe
 @pytest.mark.parametrize("name", ["", "event: error\n"])
 @pytest.mark.parametrize("with_content", [False, True])
 def test_every_stream_raises_error_at_start_and_after_content(kind: str, name: str, with_content: bool) -> None:
-    for body in BODIES:
-        reader = feed_reader(kind, f"{name}data: {body}\n\n".encode(), b"data: [DONE]\n\n", with_content=with_content)
+    for body in (*BODIES, *PAGES):
+        data = body.replace("\n", "\ndata: ")
+        reader = feed_reader(kind, f"{name}data: {data}\n\n".encode(), b"data: [DONE]\n\n", with_content=with_content)
         assert isinstance(reader.failure, APIStatusError), body
         assert MSG in str(reader.failure), body
         assert reader.failure.request_id == "r"
@@ -124,6 +131,60 @@ def test_every_call_raises_error_in_successful_response(kind: str) -> None:
         with pytest.raises(APIStatusError) as caught:
             decode_reply(body.encode(), decoder, 200, Headers())
         assert MSG in str(caught.value), body
+
+
+EVENTS: Final = f'event: x\ndata: {{"error": {{"message": "{MSG}", "code": 429}}}}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_every_call_raises_error_in_events(kind: str) -> None:
+    with pytest.raises(RateLimitError, match=MSG):
+        decode_reply(EVENTS.encode(), msgspec.json.Decoder(WHOLE[kind].kind), 200, Headers())
+
+
+OTHER_FORMATS: Final = [
+    *(("text/html", page, f"text/html instead of {{}}: '{MSG}'") for page in PAGES),
+    ("text/html; charset=utf-8", PAGES[0], f"text/html; charset=utf-8 instead of {{}}: '{MSG}'"),
+    ("text/css", "ok", "text/css instead of {}: 'ok'"),
+    ("image/png", "\x89PNG\r\n", "image/png instead of {}"),
+]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("content_type", "page", "message"), OTHER_FORMATS)
+async def test_other_format_is_the_same_decode_error_for_calls_and_streams(
+    server: FriendliServer, client: AsyncFriendli, streamed: bool, content_type: str, page: str, message: str
+) -> None:
+    server.enqueue(reply_of(page.encode("latin-1"), content_type=content_type))
+    with pytest.raises(ResponseDecodeError) as caught:
+        await (ask(client).result() if streamed else complete(client))
+    expected = f"the server answered with {message.format('an event stream' if streamed else 'JSON')}"
+    assert str(caught.value).startswith(expected)
+    assert caught.value.excerpt[1:] == page[1:]
+    assert caught.value.meta is not None
+    assert len(caught.value.meta.attempts) == 1
+
+
+async def test_plain_call_answered_by_a_stream_is_a_decode_error(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(reply_of(delta("a", "stop") + DONE, content_type="text/event-stream"))
+    with pytest.raises(ResponseDecodeError, match="answered with text/event-stream instead of JSON: 'data: "):
+        await complete(client)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/problem+json", ""])
+async def test_page_labelled_as_json_is_reported_as_not_json(
+    server: FriendliServer, client: AsyncFriendli, content_type: str
+) -> None:
+    server.enqueue(reply_of(PAGES[0].encode(), content_type=content_type))
+    with pytest.raises(ResponseDecodeError, match=f"the server's reply is not JSON: '{MSG}'"):
+        await complete(client)
+
+
+@pytest.mark.parametrize("data", [b'{"choices": [{"message": {"content": "a', b"[1, 2", b"null", b'"a', b"   "])
+async def test_malformed_reply_is_reported_as_such(server: FriendliServer, client: AsyncFriendli, data: bytes) -> None:
+    server.enqueue(reply_of(data, content_type="application/json"))
+    with pytest.raises(ResponseDecodeError, match="the server's reply could not be decoded"):
+        await complete(client)
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,20 @@ async def test_hold_counts_as_queued_time() -> None:
     assert error.meta.timing.total == pytest.approx(10.0)
 
 
+@in_virtual_time
+async def test_unusable_token_after_a_hold_has_meta_of_the_wait() -> None:
+    client = PacedClient(token=lambda: next(tokens))
+    tokens = iter(["t", "", ""])
+    await client.make_rejected_call(10.0)
+    error = await client.call_expecting(ConfigurationError)
+    assert error.meta is not None
+    assert error.meta.attempts == ()
+    assert error.meta.timing.queued == pytest.approx(10.0)
+    error = await client.call_expecting(ConfigurationError)
+    assert error.meta is None, "it did not wait"
+    assert client.sent_at == []
+
+
 # --- calls that cannot wait ------------------------------------------------------------------------------------------
 
 

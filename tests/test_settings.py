@@ -191,6 +191,8 @@ async def test_control_characters_in_team_and_headers_are_rejected(server: Frien
         {"server_url": "http://host/\r\nX: 1"},
         {"server_url": "http://ho st"},
         {"server_url": 5},
+        {"server_url": ""},
+        {"container_url": ""},
         {"container_url": "localhost:8000"},
         {"timeout": "5"},
         {"timeout": -1},
@@ -219,12 +221,45 @@ async def test_invalid_setting_raises_configuration_error_immediately(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_connections": 0}, {"max_connections": True}, {"max_connections": 1.5}, {"proxy": "nowhere"}, {"proxy": 5}],
+    [
+        *({"max_connections": 0}, {"max_connections": True}, {"max_connections": 1.5}),
+        *({"proxy": "nowhere"}, {"proxy": 5}, {"proxy": ""}),
+        *({"ssl": "no"}, {"ssl": 0}, {"ssl": ""}),
+        *({"session": 3}, {"session": ""}, {"session": aiohttp.ClientSession}),
+    ],
     ids=str,
 )
 async def test_invalid_constructor_setting_raises_configuration_error(settings: dict[str, Any]) -> None:
-    with pytest.raises(f.ConfigurationError):
+    with pytest.raises(f.ConfigurationError, match=next(iter(settings))):
         f.AsyncFriendli("t", **settings)
+
+
+@pytest.mark.parametrize("name", ["token", "team", "server_url", "container_url", "proxy"])
+def test_empty_setting_does_not_mean_the_default(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable in ("FRIENDLI_TOKEN", "FRIENDLI_TEAM", "FRIENDLI_SERVER_URL", "FRIENDLI_CONTAINER_URL", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    empty: dict[str, Any] = {name: ""}
+    with pytest.raises(f.ConfigurationError, match=name):
+        f.AsyncFriendli(**empty)
+
+
+async def test_session_of_a_subclass_and_a_fingerprint_are_accepted(server: FriendliServer) -> None:
+    with pytest.warns(DeprecationWarning, match="Inheritance"):
+
+        class Session(aiohttp.ClientSession):
+            pass
+
+    async with Session() as session, make_client(server, session=session) as client:
+        await send(client)
+    assert len(server.requests) == 1
+    f.AsyncFriendli("t", ssl=aiohttp.Fingerprint(bytes(32)))  # type: ignore[arg-type]  # aiohttp's type is not ours
+
+
+async def test_authorization_header_overrides_the_token(server: FriendliServer) -> None:
+    async with make_client(server, headers={"authorization": "Bearer other"}) as client:
+        await send(client)
+        await send(client.with_options(headers={"Authorization": None}))
+    assert [request.headers["Authorization"] for request in server.requests] == ["Bearer other", "Bearer test-token"]
 
 
 async def test_proxy_and_ssl_cannot_be_combined_with_a_session() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import pickle
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -50,6 +50,7 @@ from friendli_async.testing import (
     stall,
     status,
     text,
+    tool_calls,
     usage,
 )
 
@@ -303,7 +304,7 @@ async def test_every_requested_choice_must_finish(server: FriendliServer, client
 
 
 @pytest.mark.parametrize("bad", [event("{nope"), error_data("m"), raw(b'data: {"choices": 1}\n\n')])
-async def test_events_before_bad_event_in_same_read_are_delivered(
+async def test_events_before_bad_eachin_same_read_are_delivered(
     client: AsyncFriendli, server: FriendliServer, bad: Any
 ) -> None:
     identity = (await _send_request(server, client)).identity
@@ -324,7 +325,7 @@ async def _send_request(server: FriendliServer, client: AsyncFriendli) -> Any:
     return server.requests[-1]
 
 
-async def test_events_before_oversized_event_in_same_read_are_delivered(server: FriendliServer) -> None:
+async def test_events_before_oversized_eachin_same_read_are_delivered(server: FriendliServer) -> None:
     server.enqueue(script(raw(delta("a") + delta("x" * 3000)), stall()))
     async with client_of(server.url, limits=Limits(event=2000)) as client:
         seen: list[str] = []
@@ -373,3 +374,96 @@ async def test_result_reraises_stream_error(server: FriendliServer, client: Asyn
             await stream.result()
         assert str(again.value) == str(first.value)
         assert again.value.partial == first.value.partial
+
+
+# --- reading after result() ------------------------------------------------------------------------------------------
+
+READINGS: dict[str, Callable[[ChatStream], AsyncIterator[Any]]] = {
+    "events": aiter,
+    "text": lambda stream: aiter(stream.text()),
+    "reasoning": lambda stream: aiter(stream.reasoning()),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+@pytest.mark.parametrize("opened", [False, True])
+async def test_iterating_after_result_has_read_all_events_raises(
+    server: FriendliServer, client: AsyncFriendli, reading: Callable[[ChatStream], AsyncIterator[Any]], opened: bool
+) -> None:
+    stream = ask(client)
+    if opened:
+        await stream
+    reply = await within(stream.result())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"result\(\) has already read all events"):
+            await anext(reading(stream))
+    assert await stream.result() is reply
+    assert stream.outcome == "done"
+
+
+async def test_iterating_after_result_of_a_stream_stopped_by_condition_raises(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    stream = ask(client).stop_when(bool)
+    await within(stream.result())
+    assert stream.outcome == "stopped"
+    with pytest.raises(RuntimeError, match="result"):
+        await anext(stream)
+
+
+async def test_loop_in_progress_ends_after_result(server: FriendliServer, client: AsyncFriendli) -> None:
+    stream = ask(client)
+    seen: list[str] = []
+    async for each in stream:
+        seen.append(each.text)
+        reply = await within(stream.result())
+    assert len(seen) == 1
+    assert len(reply.text) > len(seen[0])
+    assert [chunk async for chunk in stream] == []
+    assert [piece async for piece in stream.text()] == []
+
+
+async def test_second_iteration_of_an_exhausted_stream_ends_at_once(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    stream = ask(client)
+    assert (await within(read(stream))) == (await stream.result()).text != ""
+    assert [piece async for piece in stream.text()] == [chunk async for chunk in stream] == []
+
+
+@pytest.mark.parametrize("stop", ["stop", "aclose"])
+@pytest.mark.parametrize("opened", [False, True])
+async def test_iteration_after_result_of_a_stream_that_was_ended_before_just_ends(
+    server: FriendliServer, client: AsyncFriendli, stop: str, opened: bool
+) -> None:
+    stream = ask(client)
+    if opened:
+        await stream
+    await getattr(stream, stop)()
+    if opened and stop == "stop":
+        await stream.result()
+    else:
+        with pytest.raises(StreamInterruptedError):
+            await stream.result()
+    assert [chunk async for chunk in stream] == []
+
+
+async def test_cancelled_result_is_reported_by_the_next_read(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = ask(client)
+    await stream
+    task = asyncio.create_task(stream.result())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(StreamInterruptedError, match="cancelled"):
+        await anext(stream)
+    assert [chunk async for chunk in stream] == []
+
+
+async def test_tool_calls_are_available_after_result(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(tool_calls(("f", {})))
+    stream = ask(client)
+    await within(stream.result())
+    assert [call.function.name async for call in stream.tool_calls()] == ["f"]

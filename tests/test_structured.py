@@ -25,7 +25,7 @@ from friendli_async import (
     OutputInvalidError,
     StreamInterruptedError,
 )
-from friendli_async.chat import ChatChunk, ParsedCompletion
+from friendli_async.chat import ChatChunk, ParsedCompletion, json_schema
 from friendli_async.testing import (
     FriendliServer,
     chunk,
@@ -36,6 +36,7 @@ from friendli_async.testing import (
     gate,
     json_body,
     script,
+    stall,
     status,
     text,
     usage,
@@ -381,6 +382,15 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
     for count in (-1, True, "1", 1.0):
         with pytest.raises(ValueError, match="reask"):
             await chat.parse(Invoice, model="m", messages=ASK, reask=count)
+    for strict in ("no", 1, None, []):
+        for parsing in (chat, client.serverless.responses):
+            asked = {"messages": ASK} if parsing is chat else {"input": "x"}
+            with pytest.raises(ValueError, match="strict: Expected `bool`"):
+                await parsing.parse(Invoice, model="m", strict=strict, **asked)
+            with pytest.raises(ValueError, match="strict: Expected `bool`"):
+                parsing.parse_stream(Invoice, model="m", strict=strict, **asked)
+        with pytest.raises(ValueError, match="strict: Expected `bool`"):
+            json_schema(Invoice, strict)
     with pytest.raises(TypeError, match="reask"):
         chat.parse_stream(Invoice, model="m", messages=ASK, reask=1)
     with pytest.raises(TypeError, match="does not accept 'text'"):
@@ -492,6 +502,40 @@ async def test_view_raises_error_of_invalid_answer(client: AsyncFriendli, server
     with pytest.raises(OutputInvalidError, match="not valid JSON: expected a colon, found '1'") as caught:
         await read()
     assert caught.value.partial is not None
+
+
+@pytest.mark.parametrize("view", ["snapshots", "items"])
+async def test_view_closes_stream_of_an_answer_that_is_not_json(
+    client: AsyncFriendli, server: FriendliServer, view: str
+) -> None:
+    server.enqueue(script(chunk("{"), chunk("sorry"), stall()))
+    stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+    with pytest.raises(OutputInvalidError, match="not valid JSON") as caught:
+        async for _ in stream.snapshots() if view == "snapshots" else stream.items("lines"):
+            pass
+    assert stream.outcome == "failed"
+    await server.wait_for_connections(0, timeout=30)
+    assert client.gauges().open_streams == 0
+    assert caught.value.text == "{sorry"
+    assert caught.value.meta is not None
+    assert caught.value.partial is not None
+    with pytest.raises(OutputInvalidError) as again:
+        await stream.result()
+    assert str(again.value) == str(caught.value)
+    assert [event async for event in stream] == []
+
+
+async def test_invalid_text_of_a_closed_stream_leaves_its_error(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(chunk("sorry"), stall()))
+    stream = client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK)
+    await anext(stream)
+    await stream.aclose()
+    with pytest.raises(OutputInvalidError) as caught:
+        await anext(stream.snapshots())
+    assert caught.value.meta is not None
+    assert stream.outcome == "cancelled"
+    with pytest.raises(StreamInterruptedError, match="closed"):
+        await stream.result()
 
 
 @pytest.mark.parametrize("way", ["snapshots", "items", "result"])

@@ -261,6 +261,10 @@ async def test_fail_raises_in_slow_branch_after_buffered_events(server: Friendli
         await texts_into(late, lagging)
     assert late == ["0", "1", "2", "3"]
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), BranchOverrunError)
+    assert caught.value.meta is not None
+    assert caught.value.meta.status == 200
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "012345678901"
     assert await events_of(lagging) == []
     assert stream.outcome == "done"
 

@@ -22,8 +22,9 @@ a retry is decided                ``call.Call._wait_after``, which makes all che
 a dead connection is replaced     ``net.transport.AiohttpTransport._is_stale``: the request is sent again, which is not
                                   an attempt
 a stream's outcome is set         ``events.stream.OpenStream._end``; called by ``stop`` (on request), ``settle`` (at its
-                                  end), ``_break`` (on an error), ``drop`` (last reference gone, loop closed). The
-                                  connection: ``Exchange.finish`` and ``abort``. Before it is open: ``EventStream``
+                                  end), ``_break`` (on an error), ``reject`` (an unusable answer), ``drop`` (last
+                                  reference gone, loop closed). The connection: ``Exchange.finish`` and ``abort``.
+                                  Before it is open: ``EventStream``
 a timeout fires                   ``net.clock``: ``_Deadline._check``, then ``_expire`` of ``CallClock`` (up to the
                                   first event or whole reply) or ``ReadClock`` (an open stream). Besides,
                                   ``Exchange.read_some`` gives an error body 5 s, and aiohttp enforces ``connect`` with
@@ -115,8 +116,8 @@ copy of the first error. Every error of an open stream has ``partial`` and ``met
                part of an answer                       ``result()`` raises again
 ``failed``     a timeout, a size limit, an error in    APITimeoutError,                 closed
                the stream, an event that cannot be     APIStatusError,
-               decoded; opening failed                 ResponseDecodeError; then as
-                                                       for ``truncated``
+               decoded, an answer that is not JSON     ResponseDecodeError; then as
+               (``reject``); opening failed            for ``truncated``
 ``cancelled``  ``async with`` exited, ``aclose()``,    iteration has ended;             closed before the call that
                the last reference dropped              ``result()`` raises              closed it returns; in the loop's
                                                        StreamInterruptedError, which    next turn if the last reference
@@ -213,20 +214,21 @@ this list before raising the upper bound in ``pyproject.toml``.
     ends there. ``TraceConfig`` does not expose connections.
 ``TCPConnector._factory`` (set)
     The protocol class. The connector takes a socket factory, but no protocol factory.
-``ClientRequest`` and ``ClientResponse`` (created; their constructors are not documented), ``ClientResponse.start``,
-``TCPConnector.connect`` and ``ResponseHandler.set_response_params`` (called), all in ``net.posting``
-    A session checks for redirects, cookies, credentials, traces and middlewares that our requests never have, and its
-    request rebuilds the headers and, below Python 3.12, starts a task that writes the body: half the cost of a plain
-    call. So JSON of up to 64 KiB is written directly. The classes' parameters are checked on import
-    (``posting.can_post``): if they differ, everything goes through the session. So does everything that is observed
-    there: by a ``TraceConfig``, or by a function that replaces ``ClientSession._request`` (read). The session's public
-    parameters that disable features save almost nothing of that cost.
-``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``), with ``data_received``, ``connection_made``,
-``connection_lost``, ``pause_reading``, ``resume_reading``, ``exception``, ``should_close``, ``connected``,
-``transport``
-    ``data_received`` wakes the reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's
-    between the socket and the stream. It also closes a connection that receives data while idle in the pool, which
-    aiohttp would treat as the reply to the next request.
+``ClientRequest`` and ``ClientResponse`` (created in ``net.posting``; their constructors are not documented)
+    ``net.posting`` also calls ``ClientResponse.start``, ``TCPConnector.connect`` and
+    ``ResponseHandler.set_response_params``. A session checks for redirects, cookies, credentials, traces and
+    middlewares that our requests never have, and its request rebuilds the headers and, below Python 3.12, starts a task
+    that writes the body: half the cost of a plain call. So JSON of up to 64 KiB is written directly. The classes'
+    parameters are checked on import (``posting.can_post``): if they differ, everything goes through the session. So
+    does everything that is observed there: by a ``TraceConfig``, or by a function that replaces
+    ``ClientSession._request`` (read). The session's public parameters that disable features save almost nothing of that
+    cost.
+``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
+    With ``data_received``, ``connection_made``, ``connection_lost``, ``pause_reading``, ``resume_reading``,
+    ``exception``, ``should_close``, ``connected`` and ``transport``. ``data_received`` wakes the reader;
+    ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and the stream. It
+    also closes a connection that receives data while idle in the pool, which aiohttp would treat as the reply to the
+    next request.
     aiohttp calls ``resume_reading`` after each read; from 3.14 on that runs the parser on empty input, so it is skipped
     until reading has been paused.
 ``StreamReader._http_chunk_splits`` and ``total_bytes``, ``http_parser.HttpResponseParserC`` (read in ``net.framing``)

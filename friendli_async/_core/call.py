@@ -34,14 +34,13 @@ from friendli_async._core.protocol import Accept, Deployment, Operation, Request
 from friendli_async._core.retry import UNPROCESSED_STATUSES, Retries, is_retryable
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async._core.status_errors import excerpt, parse_unframed, status_error
+from friendli_async._core.status_errors import status_error, unexpected_content
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
     ConfigurationError,
     FriendliError,
-    ResponseDecodeError,
     StreamInterruptedError,
 )
 from friendli_async.options import is_count
@@ -375,7 +374,7 @@ class Call(Generic[T]):
                 error.sent = self.clock.sent
         if isinstance(error, ConfigurationError):
             if not self._accepted:  # nothing can have been accepted
-                error.meta = self.meta() if self._attempts else None
+                error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
                 return error
             error = APIConnectionError(str(error), sent=True)
         self._accepted = self._accepted or _may_have_been_accepted(error)
@@ -612,12 +611,7 @@ class Call(Generic[T]):
         if data.lstrip(_BOM_AND_NEWLINES).startswith(_STREAM_PREFIXES):
             return data
         body = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
-        error, text = parse_unframed(body, exchange.status, exchange.headers)
-        if error is not None:
-            failure, error = Held(error), None
-            raise failure.take()
-        message = f"the server answered with {content_type} instead of an event stream"
-        raise ResponseDecodeError(f"{message}: {text!r}" if text else message, excerpt=excerpt(body))
+        raise unexpected_content(body, exchange.status, exchange.headers, "an event stream")
 
 
 def _needs_more_bytes(data: bytes) -> bool:
@@ -653,7 +647,9 @@ def _may_have_been_accepted(error: FriendliError) -> bool:
 
 def _cause(error: FriendliError) -> str:
     """Returns ``ErrorClass: message``, without the request id, which would make every cause unique."""
-    message = f"{error.status_code} {error.message}" if isinstance(error, APIStatusError) else str(error)
+    message = str(error)
+    if isinstance(error, APIStatusError):
+        message = message.removesuffix(f" (request id {error.request_id})")
     return f"{type(error).__name__}: {message}"
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from friendli_async._core.error_json import is_success_word, loads
 
-__all__ = ["decode_text", "is_message", "parse_body", "sanitize"]
+__all__ = ["decode_text", "is_message", "is_other_format", "parse_body", "sanitize"]
 
 _MAX_MESSAGE: Final = 2000
 """Characters of an error's message. ``APIStatusError.body`` has a limit of its own, ``Limits.error``."""
@@ -97,10 +97,21 @@ def is_message(data: bytes) -> bool:
         text = data[:_MAX_SCANNED].decode("utf-8", "strict" if len(data) <= _MAX_SCANNED else "ignore")
     except UnicodeDecodeError:
         return False
-    if re.match(_JSON_START, text) and not re.match(_MALFORMED_ERROR, text):
+    if _is_malformed_reply(text):
         return False
     visible = _visible_text(re.sub(_INVISIBLE, " ", text))
     return any(map(str.isalpha, visible)) and not is_success_word(visible)
+
+
+def is_other_format(data: bytes) -> bool:
+    """Whether data that cannot be parsed as JSON was not meant to be a JSON reply: a page, events, a text, an image."""
+    text = data[:_MAX_SCANNED].decode("utf-8", "replace")
+    return bool(text.strip()) and not _is_malformed_reply(text)
+
+
+def _is_malformed_reply(text: str) -> bool:
+    """Whether a text that is not JSON begins like it, and not like an error in JSON."""
+    return re.match(_JSON_START, text) is not None and re.match(_MALFORMED_ERROR, text) is None
 
 
 def parse_body(body: bytes, content_type: str = "") -> list[object]:

@@ -49,7 +49,7 @@ class ClientOptions(TypedDict, total=False):
     limits: Limits
     """Size limits."""
     headers: Mapping[str, str | None]
-    """Headers for every request, merged with the client's; None removes one."""
+    """Headers for every request, merged with the client's; None removes one. ``Authorization`` overrides the token."""
     observers: Sequence[Observer]
     """Observers that receive the events of the calls."""
     wake: bool

@@ -26,11 +26,11 @@ from friendli_async._core.error_json import (
     normalize_name,
 )
 from friendli_async._core.error_text import decode_text, is_message, parse_body, sanitize
-from friendli_async.errors import APIStatusError, status_class
+from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError, status_class
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, request_id_of
 
-__all__ = ["error_of_payload", "excerpt", "parse_unframed", "status_error"]
+__all__ = ["error_of_payload", "excerpt", "parse_unframed", "status_error", "unexpected_content"]
 
 
 def excerpt(data: bytes) -> str:
@@ -76,6 +76,29 @@ def parse_unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatu
     if describes_error(value) and is_text and data.lstrip()[:1] != b"<":
         return error_of_payload(value, data, status, headers), message
     return None, message[:EXCERPT_LENGTH] or sanitize(excerpt(data))
+
+
+def unexpected_content(data: bytes, status: int, headers: Headers, expected: str) -> FriendliError:
+    """Builds the error of a reply with a good status that is not in the format of the API.
+
+    It is an ``APIStatusError`` if the data is an error, in JSON or as plain text. Markup is not: most likely another
+    server sent it, such as the login page of a gateway.
+
+    Args:
+        data: The data.
+        status: The HTTP status of the reply.
+        headers: The reply's headers.
+        expected: The format of the API, such as ``JSON``.
+    """
+    error, text = parse_unframed(data, status, headers)
+    if error is not None:
+        return error
+    actual = headers.get("content-type", "")
+    if actual and expected.lower() not in actual.lower():
+        message = f"the server answered with {actual} instead of {expected}"
+    else:
+        message = f"the server's reply is not {expected}"
+    return ResponseDecodeError(f"{message}: {text!r}" if text else message, excerpt=excerpt(data))
 
 
 def _build(message: str, parsed: _Parsed, status: int, body: str, headers: Headers) -> APIStatusError:

@@ -12,7 +12,7 @@ import msgspec
 
 from friendli_async._core.held import Held
 from friendli_async.chat.incremental_json import JSONError, JSONReader, read_json
-from friendli_async.chat.schema import description_of, json_schema, pydantic_adapter, schema_name
+from friendli_async.chat.schema import check_strict, description_of, json_schema, pydantic_adapter, schema_name
 from friendli_async.errors import (
     ArgumentError,
     FriendliError,
@@ -223,7 +223,9 @@ def output_of(kind: Any, strict: bool = True) -> Output[Any]:
 
     Raises:
         TypeError: The type has no JSON form.
+        ArgumentError: ``strict`` is not a bool.
     """
+    check_strict(strict)  # the cache would take 1 for True
     try:
         hash(kind)
     except TypeError:
@@ -308,7 +310,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     Raises:
         OutputCutOffError: From ``snapshots()``, ``items()`` and ``result()``: the answer was truncated at its token
             limit or because the stream was interrupted.
-        OutputInvalidError: From the same: the answer is not JSON or does not match the type.
+        OutputInvalidError: From the same: the answer is not JSON or does not match the type. Text that cannot become
+            valid JSON any more closes the stream, with the outcome ``failed``.
     """
 
     __slots__ = ("_output", "_pick", "_pieces", "_reader")
@@ -404,9 +407,11 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             return
         except JSONError as error:
             message = f"the answer is not valid JSON: {error}"
-        assert self._open is not None
-        partial = self._open.collector.partial()
-        raise OutputInvalidError(message, text=partial.text, meta=self.meta, partial=partial)
+        opened = self._open
+        assert opened is not None
+        problem = Held(OutputInvalidError(message, text=opened.collector.partial().text))
+        opened.reject(problem.error)
+        raise problem.take()
 
     def _as_cut_off(self, error: FriendliError) -> FriendliError:
         """Returns an interruption as an OutputCutOffError, or unchanged if the stream was not truncated."""

@@ -17,6 +17,8 @@ from typing import Any, Final, cast, get_args
 
 import msgspec
 
+from friendli_async.errors import ArgumentError
+
 __all__ = ["json_schema"]
 
 _Schema = dict[str, Any]
@@ -45,6 +47,12 @@ _NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxPrope
 """Keywords that the strict form does not support; the client validates them anyway."""
 
 
+def check_strict(strict: object) -> None:
+    """Raises ArgumentError if ``strict`` is not a bool."""
+    if not isinstance(strict, bool):
+        raise ArgumentError(f"strict: Expected `bool`, got {strict!r}")
+
+
 def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
     """Returns the JSON schema of a type, as ``chat.parse`` sends it.
 
@@ -61,7 +69,9 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
 
     Raises:
         TypeError: Not a type, or a type without a JSON form; the message names it.
+        ArgumentError: ``strict`` is not a bool.
     """
+    check_strict(strict)
     adapter = pydantic_adapter(type)
     if adapter is not None:
         return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite()

@@ -83,14 +83,17 @@ class ToolCallView(View[ToolCall]):
     async def __anext__(self) -> ToolCall:
         ready = self._ready
         while not ready and not self._has_ended:
-            try:
-                event = await self._stream.__anext__()
-            except StopAsyncIteration:
+            if self._is_complete():  # maybe result() has read the events
                 self._has_ended = True
-                if self._completion.outcome == "done":
-                    ready.extend(self._whole_calls.rest(self._completion.partial.tool_calls))
-            else:
-                ready.extend(self._whole_calls.after(event))
+                ready.extend(self._whole_calls.rest(self._completion.partial.tool_calls))
+                break
+            try:
+                ready.extend(self._whole_calls.after(await self._stream.__anext__()))
+            except StopAsyncIteration:
+                self._has_ended = not self._is_complete()
         if ready:
             return ready.popleft()
         raise StopAsyncIteration
+
+    def _is_complete(self) -> bool:
+        return self._completion.outcome == "done"

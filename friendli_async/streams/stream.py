@@ -23,7 +23,7 @@ E = TypeVar("E")
 R = TypeVar("R")
 U = TypeVar("U")
 
-_ReadMode = Literal["events", "raw()", "tee()"]
+_ReadMode = Literal["events", "result()", "raw()", "tee()"]
 _SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
 
 
@@ -34,7 +34,8 @@ class EventStream(Generic[E]):
     according to the client's retry policy. Leaving ``async with``, ``aclose()``, cancellation, or dropping the last
     reference closes the connection at once. A stream ends in exactly one way, and ``outcome`` reports which.
 
-    A stream is read in one way: by iteration (and its text views), by ``raw()``, or by the branches of ``tee()``.
+    A stream is read in one way: by iteration (and its text views), by ``raw()``, or by the branches of ``tee()``. Each
+    event is delivered once: ``result()`` reads those that are left, and a second iteration ends at once.
 
     Cancelling a read, for instance by ``asyncio.wait_for``, closes the stream: the next read raises
     StreamInterruptedError, with what had arrived in ``partial``, so that truncated text never looks complete.
@@ -43,7 +44,8 @@ class EventStream(Generic[E]):
         FriendliError: While opening, whatever a plain call raises; afterwards StreamInterruptedError,
             APITimeoutError ("idle", "total"), APIStatusError (an error in the stream) or ResponseDecodeError, each with
             ``partial``.
-        RuntimeError: Two tasks wait for its events at the same time, or it is read in two ways.
+        RuntimeError: Two tasks wait for its events at the same time, it is read in two ways, or it is iterated for the
+            first time after ``result()`` has read it.
     """
 
     __slots__ = (
@@ -231,7 +233,10 @@ class EventStream(Generic[E]):
 
     async def _begin_iterating(self) -> deque[E] | None:
         """Opens the stream if needed. Returns the queue of its events, or None if there will be none."""
-        if self._read_mode != "events":
+        if self._read_mode == "result()":
+            if self.outcome in _SUCCESSFUL_OUTCOMES:
+                raise RuntimeError("result() has already read all events: iterate over the stream before calling it")
+        elif self._read_mode != "events":
             self._set_read_mode("events")
         self._begin_waiting()
         try:
@@ -257,7 +262,7 @@ class EventStream(Generic[E]):
         """Sets the read mode, once: events that were read in one mode are missing in another."""
         if self._read_mode is None:
             self._read_mode = mode
-        elif self._read_mode == "events":
+        elif self._read_mode in {"events", "result()"}:
             raise RuntimeError(f"events have already been read from the stream: call {mode} before reading")
         else:
             raise RuntimeError(f"the stream is already being read by {self._read_mode}")
@@ -373,9 +378,8 @@ class EventStream(Generic[E]):
             opened.exchange.on_abort = None if self._fanout is None else self._fanout.interrupt
         return opened.reader.ready
 
-    def _branch_error(self, reason: str) -> StreamInterruptedError:
-        """Returns the error of a branch that ended before its stream, with what had arrived."""
-        error = StreamInterruptedError(reason)
+    def _branch_error(self, error: FriendliError) -> FriendliError:
+        """Completes the error of a branch that ended before its stream, with what the stream had received."""
         if self._open is not None:
             error.meta, error.partial = self._open.meta, self._open.collector.partial()
         return error
@@ -438,7 +442,8 @@ class EventStream(Generic[E]):
         if self._read_mode == "tee()" and self.outcome == "open":
             raise RuntimeError("the stream is read by the branches of tee(): call result() after they have finished")
         self._begin_waiting()
-        self._read_mode = self._read_mode or "events"
+        if self._read_mode is None:  # if it has ended, there are no events to skip
+            self._read_mode = "result()" if self.outcome == "open" else "events"
         try:
             opened = self._open
             if opened is None and self._outcome == "open":
@@ -487,6 +492,9 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
 
     async def result(self) -> R:
         """Reads the rest and returns the complete reply, with ``meta``; for a stopped stream, what had arrived.
+
+        The events that it reads are not delivered any more. Iteration in progress ends; one that begins later raises
+        RuntimeError.
 
         Raises:
             FriendliError: The stream failed or was closed early; ``partial`` is what had arrived.

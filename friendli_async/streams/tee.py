@@ -36,7 +36,10 @@ _CLOSED: Final = "the branch was closed"
 
 
 class BranchOverrunError(FriendliError):
-    """A branch of ``tee(slow="fail")`` lagged too far behind. The other branches and the stream continue without it."""
+    """A branch of ``tee(slow="fail")`` lagged too far behind. The other branches and the stream continue without it.
+
+    ``partial`` is what the stream had received when it was raised, which is more than the branch delivered.
+    """
 
 
 class _Buffer(Generic[E]):
@@ -179,8 +182,8 @@ class Trunk(NamedTuple, Generic[E]):
     """Closes the stream, from any thread."""
     final_error: Callable[[], FriendliError]
     """Returns the error that ended the stream."""
-    branch_error: Callable[[str], StreamInterruptedError]
-    """Returns the error of a branch that ended before its stream, for a reason."""
+    branch_error: Callable[[FriendliError], FriendliError]
+    """Adds ``meta`` and ``partial`` to the error of a branch that ended before its stream, and returns it."""
     text: Callable[[Branch[E]], TextView]
 
 
@@ -280,8 +283,8 @@ class Branch(Generic[E]):
             raise
         except asyncio.CancelledError:
             if buffer.closed and task.uncancel() <= cancelling:  # _close() cancelled this task
-                raise self._trunk.branch_error(_CLOSED) from None
-            self._error = self._trunk.branch_error(_CANCELLED)
+                raise self._trunk.branch_error(StreamInterruptedError(_CLOSED)) from None
+            self._error = self._trunk.branch_error(StreamInterruptedError(_CANCELLED))
             buffer.task = None
             self._close()
             raise
@@ -306,7 +309,7 @@ class Branch(Generic[E]):
             failure, fanout.failure = Held(fanout.failure), None
             raise failure.take()
         if self._buffer.overrun:
-            raise BranchOverrunError(f"the branch was more than {fanout.limit} events behind")
+            raise self._trunk.branch_error(BranchOverrunError(f"the branch was more than {fanout.limit} events behind"))
         if stream.outcome != "open" and not self._trunk.events():
             if stream.outcome in {"done", "stopped"}:
                 raise StopAsyncIteration

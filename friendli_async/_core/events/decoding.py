@@ -46,10 +46,10 @@ from friendli_async._core.error_json import (
     shows_error,
     wraps_error,
 )
-from friendli_async._core.error_text import is_message
+from friendli_async._core.error_text import is_message, is_other_format
 from friendli_async._core.held import Held
 from friendli_async._core.lenient import convert, decode
-from friendli_async._core.status_errors import error_of_payload, excerpt
+from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import Headers, Partial, UnknownEvent, usage_of
 
@@ -435,8 +435,8 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     """Decodes a plain reply with a good status.
 
     Raises:
-        APIStatusError: The body is an error.
-        ResponseDecodeError: The body is not a reply of this API, or has no answer.
+        APIStatusError: The body is an error, in JSON or as plain text.
+        ResponseDecodeError: The body is not JSON (markup, events), not a reply of this API, or has no answer.
     """
     kind: Any = decoder.type
     own = _own_fields(kind)
@@ -451,7 +451,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         reply = decode(data, decoder)
     except ResponseDecodeError:
         value = json_or_none(data)
-        if not (is_message(data) if value is None else _is_error_reply(value, own)):
+        if value is None and is_other_format(data):
+            raise unexpected_content(data, status, headers, "JSON") from None
+        if not _is_error_reply(value, own):
             raise
     else:
         if own and _has_certain_answer(reply):

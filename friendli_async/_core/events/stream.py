@@ -274,6 +274,19 @@ class OpenStream(Generic[E, R_co, U_co]):
             self.exchange.abort()
         self._end(outcome, None if outcome == "stopped" else error)
 
+    def reject(self, error: FriendliError) -> None:
+        """Ends the stream, if it is open, because its content is unusable; adds ``meta`` and ``partial`` to the error.
+
+        Events that were received but not delivered are discarded.
+        """
+        if self.outcome != "open":
+            error.meta, error.partial = self.meta, self.collector.partial()
+            return
+        self.clock.stop()
+        self.exchange.abort()
+        self.reader.ready.clear()
+        self._end("failed", error)
+
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
         """Records the outcome unless there is one, and adds ``meta`` and ``partial`` to the error in either case."""
         first = self.outcome == "open"

@@ -40,6 +40,11 @@ _SKIPPED_WITHOUT_BODY: Final = ("Content-Type",)
 _Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[Pool, Guard]]
 
 
+def _is_instance(value: object, *kinds: type) -> bool:
+    """``isinstance`` for a value whose annotation excludes that it is anything else."""
+    return isinstance(value, kinds)
+
+
 class Transport(Protocol):
     """What the call loop needs from the network. ``AiohttpTransport`` implements it; a test may substitute its own."""
 
@@ -89,6 +94,9 @@ class AiohttpTransport:
         ssl: TLS context, or False for no verification; None uses aiohttp's own verification.
         session: A session to use as it is, instead of one of our own. It is never closed.
         changed: Called when an exchange has ended, in its loop.
+
+    Raises:
+        ConfigurationError: ``ssl`` or ``session`` is something else.
     """
 
     def __init__(
@@ -100,6 +108,10 @@ class AiohttpTransport:
         session: aiohttp.ClientSession | None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
+        if session is not None and not _is_instance(session, aiohttp.ClientSession):
+            raise ConfigurationError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
+        if ssl is not None and not _is_instance(ssl, ssl_module.SSLContext, bool, aiohttp.Fingerprint):
+            raise ConfigurationError(f"ssl must be an ssl.SSLContext or False, not {ssl!r}")
         self.closed = False
         self._max_connections = max_connections
         self._ssl = True if ssl is None else ssl
