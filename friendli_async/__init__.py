@@ -12,6 +12,7 @@ from friendli_async._core.observers import (
     CallContent,
     CallEnded,
     CallEvent,
+    CallHeld,
     CallStarted,
     Connected,
     FirstEvent,
@@ -55,9 +56,10 @@ from friendli_async.streams.tee import BranchOverrunError
 
 __all__ = ["APIConnectionError", "APIStatusError", "APITimeoutError", "ArgumentError", "AsyncFriendli", "Attempt"]
 __all__ += ["AttemptEnded", "AttemptStarted", "AuthenticationError", "BadRequestError", "BranchOverrunError"]
-__all__ += ["CallContent", "CallEnded", "CallEvent", "CallStarted", "ChatChunk", "ChatCompletion", "ChatMessage"]
-__all__ += ["ChatStream", "ConfigurationError", "ConflictError", "Connected", "EventStream", "FirstEvent"]
-__all__ += ["FriendliError", "Gauges", "InternalServerError", "Limits", "LoopGauges", "Meta", "NotFoundError"]
+__all__ += ["CallContent", "CallEnded", "CallEvent", "CallHeld", "CallStarted", "ChatChunk", "ChatCompletion"]
+__all__ += ["ChatMessage", "ChatStream", "ConfigurationError", "ConflictError", "Connected", "EventStream"]
+__all__ += ["FirstEvent", "FriendliError", "Gauges", "InternalServerError", "Limits", "LoopGauges", "Meta"]
+__all__ += ["NotFoundError"]
 __all__ += ["Observer", "OutputCutOffError", "OutputError", "OutputInvalidError", "Pacing", "Pages", "Partial"]
 __all__ += ["PermissionDeniedError", "RateLimit", "RateLimitError"]
 __all__ += ["ResponseDecodeError", "RetryPolicy", "SDKError", "StreamInterruptedError", "Timeouts", "Timing"]

@@ -348,6 +348,8 @@ class Gauges(LoopGauges, frozen=True, kw_only=True):
 
     calls_in_flight: int = 0
     """Calls in flight, including those that wait for their next attempt, but without open streams."""
+    held: int = 0
+    """Calls in flight that a rate-limit hold pauses."""
     max_connections: int = 0
     """Connection slots per event loop."""
     loops: tuple[LoopGauges, ...] = ()

@@ -18,7 +18,7 @@ import support.messages
 import support.responses
 from support.sockets import MESSAGES, QUICK, ask, client_of, complete, read, within
 
-from friendli_async import AsyncFriendli, ChatStream, FriendliError, Timeouts
+from friendli_async import AsyncFriendli, ChatStream, FriendliError, RateLimitError, Timeouts
 from friendli_async.embeddings import Embedding, EmbeddingList
 from friendli_async.images import ContainerImage, GeneratedImage, GeneratedImages
 from friendli_async.testing import (
@@ -205,6 +205,18 @@ async def test_stream_is_one_span_for_every_outcome(
     assert (recorded["friendli.outcome"], status_name, recorded.get("error.type"), reasons) == expected
     assert ("gen_ai.response.time_to_first_chunk" in recorded) is (name != "failed before the first event")
     assert seen.telemetry._calls == {}
+
+
+async def test_hold_is_a_span_event(client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry) -> None:
+    server.enqueue(status(429, retry_after=0.2), text("a"))
+    with pytest.raises(RateLimitError):
+        await complete(client.with_options(retry=None, observers=[]))
+    await complete(client)
+    (hold,) = seen.span.events
+    recorded = dict(hold.attributes or {})
+    assert (hold.name, recorded["http.response.status_code"]) == ("friendli.hold", 429)
+    assert 0 < recorded["friendli.wait"] <= 0.7
+    assert set(recorded) == {"http.response.status_code", "friendli.wait"}
 
 
 async def test_retries_are_span_events(client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry) -> None:

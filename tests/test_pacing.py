@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import until
+from support.recorder import Recorder
 from support.virtual import Answer, FakeTransport, now, replying, virtually
 
 from friendli_async import (
@@ -242,11 +244,73 @@ async def test_jitter_after_a_hold_is_capped_by_max_wait() -> None:
 
 
 @in_virtual_time
-async def test_hold_is_capped_by_the_retry_policy() -> None:
+async def test_calls_fail_at_once_while_the_server_names_a_wait_beyond_max_retry_after() -> None:
     client = PacedClient()
     await client.make_rejected_call(3600.0)
+    for at in (0.0, 10.0, 59.0):
+        await asyncio.sleep(at - now())
+        error = await client.call_expecting(RateLimitError)
+        assert (error.retry_after, now(), error.meta.attempts) == (3600.0 - at, at, ())
+        assert str(error).startswith(f"429 not sent: paused by a rate limit for {3600 - at:.1f} s more")
+    assert client.sent_at == []
+
+
+@in_virtual_time
+async def test_server_is_asked_again_after_max_retry_after() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(3600.0)
+    await asyncio.sleep(60.0)
+    await client.make_rejected_call(1800.0)
+    assert (await client.call_expecting(RateLimitError)).retry_after == 1800.0
+    await asyncio.sleep(60.0)
+    await asyncio.gather(client.call(), client.call())
+    assert client.sent_at == [120.0, 120.0]
+
+
+@in_virtual_time
+async def test_call_waits_once_the_rest_of_a_long_retry_after_fits_and_then_for_all_of_it() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(70.0)
+    assert (await client.call_expecting(RateLimitError)).retry_after == 70.0
+    await asyncio.sleep(15.0)
     await client.call()
-    assert client.sent_at == [60.0]
+    assert client.sent_at == [70.0]
+
+
+@in_virtual_time
+async def test_call_waits_as_long_as_its_own_max_retry_after() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(100.0)
+    await client.call(retry=RetryPolicy(initial=0.0, max_retry_after=100))
+    assert client.sent_at == [100.0]
+
+
+@given(st.floats(0.1, 300), st.lists(st.floats(0, 400), min_size=1, max_size=20), st.floats(0.1, 100))
+def test_no_call_waits_longer_than_max_retry_after(seconds: float, starts: list[float], longest: float) -> None:
+    async def main() -> None:
+        client = PacedClient(retry=RetryPolicy(initial=0.0, max_retry_after=longest))
+        client.transport._answers.append(replying(status=429, retry_after=str(seconds)))
+        once = RetryPolicy(max_attempts=1, max_retry_after=longest)
+        await client.call_expecting(RateLimitError, retry=once)
+        loop = asyncio.get_running_loop()
+
+        async def call(at: float) -> tuple[float, float, RateLimitError | None]:
+            await asyncio.sleep(at)
+            began, error = loop.time(), None
+            try:
+                await client.call()
+            except RateLimitError as failure:
+                error = failure
+            return began, loop.time() - began, error
+
+        for began, waited, error in await asyncio.gather(*map(call, starts)):
+            if error is None:
+                assert waited <= longest + 1e-6
+            else:
+                assert (waited, began < longest) == (0.0, True)
+                assert error.retry_after == pytest.approx(seconds - began)
+
+    virtually(main())
 
 
 @in_virtual_time
@@ -272,6 +336,60 @@ async def test_unusable_token_after_a_hold_has_meta_of_the_wait() -> None:
     error = await client.call_expecting(ConfigurationError)
     assert error.meta is None, "it did not wait"
     assert client.sent_at == []
+
+
+# --- what shows of a hold --------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_gauge_counts_the_calls_that_a_hold_pauses() -> None:
+    client = PacedClient()
+    await client.make_rejected_call(10.0)
+    client.transport._answers.extend(replying(GOOD, after=5.0) for _ in range(4))
+    calls = [asyncio.create_task(client.call()) for _ in range(3)]
+    other = asyncio.create_task(client.call(model="n"))
+    await asyncio.sleep(1.0)
+    assert (client.runtime.gauges().held, client.runtime.gauges().calls_in_flight) == (3, 4)
+    calls[0].cancel()
+    await asyncio.wait(calls[:1])
+    assert client.runtime.gauges().held == 2
+    await asyncio.sleep(10.0)
+    assert (client.runtime.gauges().held, client.runtime.gauges().calls_in_flight) == (0, 2)
+    await asyncio.gather(other, *calls[1:])
+
+
+@in_virtual_time
+async def test_observers_learn_of_a_hold_when_it_starts() -> None:
+    client, seen = PacedClient(), Recorder()
+    await client.make_rejected_call(10.0, 503)
+    task = asyncio.create_task(client.call(observers=[seen]))
+    await asyncio.sleep(1.0)
+    assert seen.told == ["call", "held 10 s, 503"]
+    await task
+    assert seen.told == ["call", "held 10 s, 503", "attempt 1", "200 good", "done"]
+
+
+@in_virtual_time
+async def test_call_that_cannot_wait_is_not_reported_as_held() -> None:
+    client, seen = PacedClient(), Recorder()
+    await client.make_rejected_call(3600.0)
+    await client.call_expecting(RateLimitError, observers=[seen])
+    assert seen.told == ["call", "failed RateLimitError"]
+
+
+@in_virtual_time
+async def test_hold_is_logged_once_per_call(caplog: pytest.LogCaptureFixture) -> None:
+    client = PacedClient(token="flp_secret")
+    await client.make_rejected_call(10.0)
+    (scope,) = client.runtime.pace.holds
+    with caplog.at_level(logging.INFO, "friendli_async"):
+        task = asyncio.create_task(client.call())
+        await asyncio.sleep(9.0)
+        client.runtime.pace.holds[scope] = Hold(now() + 10.0, 10.0, 10.0, 429, "busy")
+        await task
+    assert client.sent_at == [19.0]
+    held = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert held == ["POST /serverless/x: rate limit: waiting 10.00 s after another call's 429"]
 
 
 # --- calls that cannot wait ------------------------------------------------------------------------------------------
@@ -304,7 +422,7 @@ async def test_successive_holds_are_capped_by_max_retry_after() -> None:
 
     async def refresh() -> None:
         while True:
-            client.runtime.pace.holds[scope] = Hold(now() + 10.0, 10.0, 429, "busy")
+            client.runtime.pace.holds[scope] = Hold(now() + 10.0, 10.0, 10.0, 429, "busy")
             await asyncio.sleep(9.0)
 
     refreshing = asyncio.create_task(refresh())

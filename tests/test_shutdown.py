@@ -171,6 +171,7 @@ class PendingCall:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.held = False
 
     def interrupt(self, error: FriendliError) -> None:
         raise AssertionError("the event loop is closed")

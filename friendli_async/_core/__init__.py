@@ -43,7 +43,7 @@ The path of a request
 2. ``call.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
    ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
 3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside
-   ``net.clock.CallClock``. Before the first one, the call waits while ``pacing.Pace`` has a rate-limit hold.
+   ``net.clock.CallClock``. Before the first one, the call waits for a rate-limit hold of ``pacing.Pace``, or fails.
 
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
    b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,

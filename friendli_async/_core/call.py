@@ -23,13 +23,15 @@ from friendli_async._core.net.exchange import Exchange
 from friendli_async._core.observers import (
     AttemptEnded,
     AttemptStarted,
+    CallHeld,
     CallReporter,
     CallStarted,
     Connected,
     FirstEvent,
+    finish_reasons_of,
     parameters_of,
 )
-from friendli_async._core.pacing import LimitScope, jitter
+from friendli_async._core.pacing import Hold, LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.retry import UNPROCESSED_STATUSES, Retries, is_retryable
 from friendli_async._core.runtime import Runtime
@@ -177,6 +179,7 @@ class Call(Generic[T]):
         self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept, *, stream: bool = False
     ) -> None:
         self.reporter: CallReporter | None = None
+        self.held = False
         self._engine = engine
         self._operation = operation
         self._arguments = arguments
@@ -448,21 +451,28 @@ class Call(Generic[T]):
         settings, pace = self._engine.settings, self._engine.runtime.pace
         if settings.pacing.obey is None:
             return
-        longest = settings.retry.max_retry_after
         while (hold := pace.active_hold(self._limit_scope, self.clock.now())) is not None:
-            began = self.clock.now()
-            remaining, left = hold.remaining(began), self.clock.time_left()
-            too_long = remaining + self.stopwatch.queued > longest
-            too_late = left is not None and remaining >= left
-            if too_long or too_late:
-                held = Held[FriendliError](hold.to_error(remaining, "max_retry_after" if too_long else "total"))
-                held.error.meta = self.meta()
-                raise held.take()
+            began, left = self.clock.now(), self.clock.time_left()
+            wait = hold.wait(began)
+            if wait + self.stopwatch.queued > settings.retry.max_retry_after:
+                raise hold.to_error(wait, "max_retry_after", self.meta())
+            if left is not None and wait >= left:
+                raise hold.to_error(wait, "total", self.meta())
             extra = jitter(settings.retry)
+            wait += extra if left is None else min(extra, (left - wait) / 2)
+            self._report_hold(hold, wait)
+            self.held = True
             try:
-                await self._sleep(remaining + (extra if left is None else min(extra, (left - remaining) / 2)))
+                await self._sleep(wait)
             finally:
+                self.held = False
                 self.stopwatch.queued += self.clock.now() - began
+
+    def _report_hold(self, hold: Hold, seconds: float) -> None:
+        if not self.stopwatch.queued:  # logged once per call, even if the server extends the hold
+            _logger.info("%s: rate limit: waiting %.2f s after another call's %d", self._label, seconds, hold.status)
+        if self.reporter is not None:
+            self.reporter.report("call_held", CallHeld, seconds=seconds, status=hold.status)
 
     @property
     def _limit_scope(self) -> LimitScope:
@@ -535,7 +545,7 @@ class Call(Generic[T]):
             return  # the call ends with its stream
         self.stopwatch.stop()
         if self.reporter is not None:
-            reasons = _finish_reasons(reply) if self._operation.billed else ()
+            reasons = finish_reasons_of(reply) if self._operation.billed else ()
             timing = self.stopwatch.timing(None)
             self.reporter.end("done", timing, usage_of(reply), reasons, status=self._status, head=reply, reply=reply)
 
@@ -628,15 +638,6 @@ def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> 
         head = bytearray(head)
     head += data
     return head
-
-
-def _finish_reasons(reply: object) -> tuple[str, ...]:
-    """Returns the finish reasons of a reply's choices, a message's stop reason, or a response's status."""
-    choices: Any = getattr(reply, "choices", None)
-    owners = [reply] if choices is None else choices
-    names = ("stop_reason", "status") if choices is None else ("finish_reason",)
-    found = [getattr(owner, name, None) for owner in owners for name in names]
-    return tuple(reason for reason in found if isinstance(reason, str))
 
 
 def _may_have_been_accepted(error: FriendliError) -> bool:

@@ -11,8 +11,8 @@ import msgspec
 from friendli_async._help import document_fields
 from friendli_async.replies import Timing, Usage
 
-__all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallStarted"]
-__all__ += ["Connected", "FirstEvent", "Observer", "Observers"]
+__all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallHeld"]
+__all__ += ["CallStarted", "Connected", "FirstEvent", "Observer", "Observers"]
 __all__ += ["CallReporter"]
 
 _call_ids: Final = itertools.count(1)
@@ -50,6 +50,16 @@ class CallStarted(CallEvent, frozen=True, kw_only=True):
     parameters: Mapping[str, Parameter] = {}
     """The call's generation parameters by their wire names: ``temperature``, ``max_tokens``, ``stop``... Numbers, flags
     and names only, no content."""
+
+
+@document_fields
+class CallHeld(CallEvent, frozen=True, kw_only=True):
+    """A rate-limit hold pauses the call before its first attempt. Reported again if the server extends the hold."""
+
+    seconds: float = 0.0
+    """Seconds that the call will wait, unless it is cancelled."""
+    status: int = 0
+    """HTTP status of the response that started the hold, to another call: 429 or 503."""
 
 
 @document_fields
@@ -140,6 +150,9 @@ class Observer:
     def call_started(self, event: CallStarted) -> None:
         """A call has started."""
 
+    def call_held(self, event: CallHeld) -> None:
+        """A rate-limit hold pauses the call."""
+
     def attempt_started(self, event: AttemptStarted) -> None:
         """An attempt starts."""
 
@@ -219,6 +232,15 @@ def parameters_of(body: object) -> dict[str, Parameter]:
         elif isinstance(value, bool | int | float | str):
             found[name] = value
     return found
+
+
+def finish_reasons_of(reply: object) -> tuple[str, ...]:
+    """Returns the finish reasons of a reply's choices, a message's stop reason, or a response's status."""
+    choices: Any = getattr(reply, "choices", None)
+    owners = [reply] if choices is None else choices
+    names = ("stop_reason", "status") if choices is None else ("finish_reason",)
+    found = [getattr(owner, name, None) for owner in owners for name in names]
+    return tuple(reason for reason in found if isinstance(reason, str))
 
 
 class CallReporter:

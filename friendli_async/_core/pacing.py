@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from friendli_async.errors import APIStatusError, status_class
 from friendli_async.options import Pacing, RetryPolicy
+from friendli_async.replies import Meta
 
 __all__ = ["Hold", "LimitScope", "Pace", "jitter"]
 
@@ -27,12 +28,14 @@ class LimitScope(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """A rate-limit hold: pauses new calls of a scope."""
+    """A rate-limit hold: pauses new calls of a scope, or fails them if they cannot wait for so long."""
 
     until: float
     """Loop time of its end. Loops of asyncio share one clock, the system's monotonic clock."""
     seconds: float
     """Its whole length, which bounds ``remaining`` should a loop have another clock."""
+    retry_after: float
+    """The server's ``Retry-After``: longer than ``seconds`` if ``max_retry_after`` ends the hold earlier."""
     status: int
     message: str
 
@@ -40,14 +43,20 @@ class Hold(NamedTuple):
         """Returns the seconds left; 0 once it is over."""
         return max(0.0, min(self.until - now, self.seconds))
 
-    def to_error(self, remaining: float, bound: str) -> APIStatusError:
+    def wait(self, now: float) -> float:
+        """Returns what is left of the ``Retry-After``: a call that waits at all waits for so long."""
+        return self.remaining(now) + self.retry_after - self.seconds
+
+    def to_error(self, wait: float, bound: str, meta: Meta) -> APIStatusError:
         """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call."""
-        return status_class(self.status)(
-            f"not sent: paused by a rate limit for {remaining:.3g} s more, longer than {bound} allows "
+        error = status_class(self.status)(
+            f"not sent: paused by a rate limit for {wait:.1f} s more, longer than {bound} allows "
             f"(response to an earlier call: {self.message})",
             status_code=self.status,
-            retry_after=remaining,
+            retry_after=wait,
         )
+        error.meta = meta
+        return error
 
 
 class Pace:
@@ -73,7 +82,7 @@ class Pace:
         Args:
             scope: The scope of the call.
             error: The error response.
-            policy: Its ``max_retry_after`` bounds the hold.
+            policy: Its ``max_retry_after`` bounds the hold, so that the server is asked again after a longer wait.
             now: The time of the call's loop.
         """
         if error.status_code not in _HOLD_STATUSES or not error.retry_after:
@@ -84,7 +93,7 @@ class Pace:
         seconds = min(error.retry_after, policy.max_retry_after)
         present = self.holds.get(scope)
         if present is None or present.until < now + seconds:
-            self.holds[scope] = Hold(now + seconds, seconds, error.status_code, error.message)
+            self.holds[scope] = Hold(now + seconds, seconds, error.retry_after, error.status_code, error.message)
 
     def active_hold(self, scope: LimitScope, now: float) -> Hold | None:
         """Returns the hold that pauses new calls of a scope, or None."""

@@ -28,6 +28,8 @@ class InFlightCall(Protocol):
     """A call in flight, as far as its client needs to know it."""
 
     loop: asyncio.AbstractEventLoop
+    held: bool
+    """Whether a rate-limit hold pauses it."""
 
     def interrupt(self, error: FriendliError) -> None:
         """Makes the call raise the error at its loop's next turn."""
@@ -119,7 +121,11 @@ class Runtime:
         loops = tuple(self.transport.gauges())
         sums = {name: sum(getattr(loop, name) for loop in loops) for name in LoopGauges.__struct_fields__}
         return Gauges(
-            **sums, calls_in_flight=self._calls_in_flight(), max_connections=self.max_connections, loops=loops
+            **sums,
+            calls_in_flight=self._calls_in_flight(),
+            held=sum(call.held for call in tuple(self.calls)),
+            max_connections=self.max_connections,
+            loops=loops,
         )
 
     # --- shutdown ------------------------------------------------------------------------------------------------

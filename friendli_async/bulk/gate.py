@@ -91,9 +91,13 @@ class Gate:
         """
         now = asyncio.get_running_loop().time()
         if self._is_fixed and retry_after is not None:
-            self._limit.hold(retry_after, now)
+            self.hold(retry_after)
         elif not self._is_fixed:
             self._limit.refused(retry_after, now, None if ago is None else now - ago)
+
+    def hold(self, seconds: float | None) -> None:
+        """Admits nobody for so many seconds, and keeps the limit; see ``Adaptive.hold``."""
+        self._limit.hold(seconds, asyncio.get_running_loop().time())
 
     def _admit(self) -> None:
         """Admits waiters while there are permits, and schedules itself for the end of a pause."""

@@ -31,6 +31,9 @@ R = TypeVar("R")
 
 _log: Final = logging.getLogger("friendli_async")
 _OVERLOAD_STATUSES: Final = frozenset({429, 503})
+_MAX_RESENDS: Final = 5
+_MAX_RESEND_WAIT: Final = 3600.0
+"""How often a row is sent again after a ``Retry-After``, and how many seconds it waits for that in all."""
 _WINDOW_FACTOR: Final = 4
 """Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
 the consumer or, in ordered runs, for an earlier row."""
@@ -84,7 +87,8 @@ def run_all(
         rows: The rows: an iterable (its ``next`` is called in the event loop), an async iterable, or the Path of a
             JSON Lines file. Its exceptions end the run, once the rows in flight have finished and been delivered.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
-            the row.
+            the row. After a 429 or 503 with a ``Retry-After``, the run pauses for so long and then calls it again with
+            the same row: up to five times, and unless the row's waits exceed an hour in all.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
@@ -134,7 +138,10 @@ class Run(Generic[Row, R]):
         return self._job.progress()
 
     def stop(self) -> None:
-        """Takes no more rows: rows in flight finish and are delivered, then the iteration ends."""
+        """Takes no more rows: rows in flight finish and are delivered, then the iteration ends.
+
+        A row that waits to be sent again after a ``Retry-After`` is delivered with its error.
+        """
         self._job.stop()
 
     def __aiter__(self) -> Self:
@@ -198,6 +205,7 @@ class Job(Generic[Row, R]):
         self._rows_taken = self._outcomes_taken = 0
         self._row_taker: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
+        self._resending: set[asyncio.Task[None]] = set()  # those of the calls that wait to be made again
         self._shutdown: asyncio.Task[None] | None = None
         self._closed = False
         self._stopped = False
@@ -299,12 +307,7 @@ class Job(Generic[Row, R]):
         error: Exception | None = None
         outcome: Outcome[Row, R] | None = None
         try:
-            try:
-                reply, error = await self._make_call(row)
-            finally:
-                self._gate.release()
-            meta = _meta_of(reply if error is None else error)
-            attempts = max(1, len(meta.attempts)) if meta is not None else 1
+            reply, error, attempts = await self._send(row)
             outcome = Outcome(key=key, row=row, reply=reply, error=error, attempts=attempts)
             try:
                 if self._ledger is not None:
@@ -325,8 +328,47 @@ class Job(Generic[Row, R]):
             self._calls.discard(task)
             self._changed.set()
 
+    async def _send(self, row: Row) -> tuple[R | None, Exception | None, int]:
+        """Makes the call for one row, again after each ``Retry-After``. Also returns the number of requests."""
+        attempts, resends, waited = 0, 0, 0.0
+        reply: R | None = None
+        error: Exception | None = None
+        try:
+            while True:
+                try:
+                    reply, error = await self._make_call(row)
+                finally:
+                    self._gate.release()
+                meta = _meta_of(reply if error is None else error)
+                attempts += 1 if meta is None else len(meta.attempts)
+                wait = _retry_after_of(error)
+                if wait is None or resends == _MAX_RESENDS or waited + wait > _MAX_RESEND_WAIT:
+                    break
+                resends, waited = resends + 1, waited + wait
+                _log.info("run_all: a rate limit rejected a row, which is sent again in %.1f s", wait)
+                if self._stopped or not await self._wait_to_resend():
+                    break
+            return reply, error, max(1, attempts)
+        finally:
+            reply = error = None  # see _process
+
+    async def _wait_to_resend(self) -> bool:
+        """Waits for a permit, which the gate gives after the ``Retry-After``. Returns False if the run is stopped."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._resending.add(task)
+        try:
+            await self._gate.acquire()
+        except CancelledError:
+            if self._closed or not self._stopped:
+                raise
+            return False
+        finally:
+            self._resending.discard(task)
+        return True
+
     async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
-        """Makes the call. Apart from ``_process``, whose frame would be in the error's traceback and hold the error."""
+        """Makes the call. Apart from ``_send``, whose frame would be in the error's traceback and hold the error."""
         started_at = asyncio.get_running_loop().time()
         try:
             reply = await self._call(row)
@@ -347,8 +389,11 @@ class Job(Generic[Row, R]):
         attempts = () if meta is None else meta.attempts
         retry_after = error.retry_after if isinstance(error, APIStatusError) else None
         if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
-            self._refused += 1  # raised inside a stream, or by the user's own function
-            self._gate.refused(retry_after)
+            if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
+                self._gate.hold(retry_after)
+            else:  # raised inside a stream, or by the user's own function
+                self._refused += 1
+                self._gate.refused(retry_after)
         ago = 0.0
         for position, attempt in enumerate(reversed(attempts)):
             ago += attempt.elapsed + attempt.wait
@@ -383,8 +428,10 @@ class Job(Generic[Row, R]):
         self.stop()
 
     def stop(self) -> None:
-        """Takes no more rows."""
+        """Takes no more rows, and sends none again."""
         self._stopped = True
+        for task in self._resending:
+            task.cancel()
         if self._row_taker is not None:
             self._row_taker.cancel()
 
@@ -431,6 +478,13 @@ def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {limit!r}")
     return limit
+
+
+def _retry_after_of(error: Exception | None) -> float | None:
+    """Returns the ``Retry-After`` of a call that the server rejected because of its load, and that brought nothing."""
+    if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
+        return error.retry_after or None
+    return None
 
 
 def _meta_of(result: object) -> Meta | None:

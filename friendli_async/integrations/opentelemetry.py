@@ -18,7 +18,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from friendli_async._core.observers import AttemptEnded, CallContent, CallEnded, CallStarted, FirstEvent, Observer
+from friendli_async._core.observers import (
+    AttemptEnded,
+    CallContent,
+    CallEnded,
+    CallHeld,
+    CallStarted,
+    FirstEvent,
+    Observer,
+)
 from friendli_async._version import __version__
 from friendli_async.integrations._genai_messages import input_messages, output_messages, system_instructions
 from friendli_async.replies import Usage
@@ -153,6 +161,13 @@ class Telemetry(Observer):
         choices = event.parameters.get("n", 1)
         count = choices if type(choices) is int else 1
         self._calls[event.call_id] = _Call(span, attributes, streamed, count, operation is not None)
+
+    def call_held(self, event: CallHeld) -> None:
+        """Adds an event to the span of a call that a rate-limit hold pauses."""
+        call = self._calls.get(event.call_id)
+        if call is not None:
+            held: _Attributes = {"http.response.status_code": event.status, "friendli.wait": event.seconds}
+            call.span.add_event("friendli.hold", held)
 
     def attempt_ended(self, event: AttemptEnded) -> None:
         """Adds an event to the span if the attempt will be retried."""

@@ -5,6 +5,7 @@ from friendli_async import (
     AttemptStarted,
     CallEnded,
     CallEvent,
+    CallHeld,
     CallStarted,
     Connected,
     FirstEvent,
@@ -21,6 +22,9 @@ class Recorder(Observer):
 
     def call_started(self, event: CallStarted) -> None:
         self._keep("call_started", event)
+
+    def call_held(self, event: CallHeld) -> None:
+        self._keep("call_held", event)
 
     def attempt_started(self, event: AttemptStarted) -> None:
         self._keep("attempt_started", event)
@@ -59,6 +63,8 @@ def _short(event: CallEvent) -> str:
     match event:
         case CallStarted():
             return "call"
+        case CallHeld():
+            return f"held {event.seconds:g} s, {event.status}"
         case AttemptStarted():
             return f"attempt {event.attempt}"
         case Connected():

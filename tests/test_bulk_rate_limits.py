@@ -1,0 +1,190 @@
+"""Bulk runs under a rate limit: rows that a Retry-After rejects are sent again, and the run pauses until then."""
+
+import asyncio
+import gc
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any
+
+import pytest
+from support.sockets import client_of, complete
+from support.virtual import now, virtually
+
+from friendli_async import InternalServerError, Meta, Partial, RateLimitError, RetryPolicy
+from friendli_async.bulk import Adaptive, Outcome, Run, run_all
+from friendli_async.replies import Headers, Timing
+from friendli_async.testing import FriendliServer, status, text
+
+NOT_SENT = Meta(status=None, headers=Headers(), attempts=(), elapsed=0.0, timing=Timing())
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        virtually(test(*args, **kwargs))
+
+    return run
+
+
+def limited(seconds: float | None, **options: Any) -> RateLimitError:
+    return RateLimitError("slow down", status_code=429, retry_after=seconds, **options)
+
+
+class Calls:
+    """Calls that take a second, and raise the errors of their row first."""
+
+    def __init__(self, **errors: list[Exception]) -> None:
+        self.started_at: dict[int, list[float]] = {}
+        self._errors = {int(row.lstrip("_")): list(given) for row, given in errors.items()}
+
+    async def __call__(self, row: int) -> int:
+        self.started_at.setdefault(row, []).append(now())
+        await asyncio.sleep(1.0)
+        if errors := self._errors.get(row):
+            raise errors.pop(0)
+        return row
+
+
+async def collect(run: Run[int, Any]) -> dict[str | int, Outcome[int, Any]]:
+    return {outcome.key: outcome async for outcome in run}
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("kind", [RateLimitError, InternalServerError])
+@in_virtual_time
+async def test_row_is_sent_again_after_the_retry_after_and_no_row_starts_before(kind: Any, adaptive: bool) -> None:
+    code = 429 if kind is RateLimitError else 503
+    call = Calls(_0=[kind("busy", status_code=code, retry_after=61.0)])
+    outcomes = await collect(run_all(range(20), call, concurrency=Adaptive(start=2, max=2) if adaptive else 2))
+    assert all(outcome.reply == outcome.row for outcome in outcomes.values())
+    assert outcomes[0].attempts == 2
+    first, *again = call.started_at[0]
+    assert (first, len(again), again[0] >= 62.0) == (0.0, 1, True)
+    others = sorted(started for row, starts in call.started_at.items() for started in starts if row)
+    assert others[0] == 0.0  # at the same time as row 0
+    assert others[1] >= 62.0
+
+
+@in_virtual_time
+async def test_row_that_a_hold_kept_from_being_sent_waits_too_and_does_not_shrink_the_limit() -> None:
+    call = Calls(_0=[limited(30.0, meta=NOT_SENT)])
+    run = run_all(range(4), call, concurrency=Adaptive(start=4))
+    outcomes = await collect(run)
+    assert call.started_at[0] == [0.0, 31.0]
+    assert (outcomes[0].reply, outcomes[0].attempts) == (0, 1)
+    assert (run.progress.refused, run.progress.failed) == (0, 0)
+    assert run.progress.limit >= 4
+
+
+@in_virtual_time
+async def test_row_is_sent_again_five_times() -> None:
+    call = Calls(_0=[limited(10.0) for _ in range(7)])
+    outcomes = await collect(run_all([0], call))
+    assert isinstance(outcomes[0].error, RateLimitError)
+    assert (outcomes[0].attempts, len(call.started_at[0])) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("waits", "sends"), [([3600.0], 2), ([3601.0], 1), ([1800.0, 1800.0], 3), ([1800.0, 1801.0], 2)]
+)
+@in_virtual_time
+async def test_waits_of_a_row_are_limited_to_an_hour(waits: list[float], sends: int) -> None:
+    call = Calls(_0=[limited(wait) for wait in waits])
+    outcomes = await collect(run_all([0], call))
+    assert len(call.started_at[0]) == sends
+    assert (outcomes[0].error is None) is (sends == len(waits) + 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [limited(None), limited(0.0), limited(5.0, partial=Partial(text="half")), LookupError("mine")],
+    ids=["no Retry-After", "zero", "after content", "another error"],
+)
+@in_virtual_time
+async def test_other_errors_fail_the_row_at_once(error: Exception) -> None:
+    call = Calls(_0=[error])
+    outcomes = await collect(run_all([0], call))
+    assert outcomes[0].error is error
+    assert call.started_at[0] == [0.0]
+
+
+@in_virtual_time
+async def test_stop_delivers_waiting_rows_with_their_error() -> None:
+    call = Calls(_0=[limited(600.0)], _1=[limited(600.0)])
+    run = run_all(range(10), call, concurrency=2)
+    reading = asyncio.create_task(collect(run))
+    await asyncio.sleep(5.0)
+    assert run.progress.in_flight == 2
+    run.stop()
+    outcomes = await reading
+    assert now() == 5.0
+    assert [type(outcome.error) for outcome in outcomes.values()] == [RateLimitError, RateLimitError]
+
+
+@in_virtual_time
+async def test_row_rejected_after_stop_is_not_sent_again() -> None:
+    call = Calls(_0=[limited(600.0)])
+    run = run_all(range(10), call, concurrency=1)
+    reading = asyncio.create_task(collect(run))
+    await asyncio.sleep(0.5)
+    run.stop()
+    outcomes = await reading
+    assert (now(), list(outcomes), call.started_at) == (1.0, [0], {0: [0.0]})
+
+
+@in_virtual_time
+async def test_closing_the_run_ends_waiting_rows() -> None:
+    call = Calls(_0=[limited(600.0)])
+    run = run_all(range(10), call, concurrency=1)
+    reading = asyncio.create_task(collect(run))
+    await asyncio.sleep(5.0)
+    await run.aclose()
+    assert (now(), await reading, call.started_at) == (5.0, {}, {0: [0.0]})
+
+
+@in_virtual_time
+async def test_waiting_rows_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "friendli_async"):
+        await collect(run_all([0], Calls(_0=[limited(61.0)])))
+    assert caplog.messages == ["run_all: a rate limit rejected a row, which is sent again in 61.0 s"]
+
+
+@in_virtual_time
+async def test_error_of_a_row_is_released_without_gc() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+
+        class Marked:
+            pass
+
+        refs: list[weakref.ref[Marked]] = []
+
+        async def call(row: int) -> int:
+            marked = Marked()
+            refs.append(weakref.ref(marked))
+            raise limited(2000.0)  # two waits would exceed an hour
+
+        outcomes = await collect(run_all([0], call))
+        assert len(refs) == 2
+        outcomes.clear()
+        assert [ref() for ref in refs] == [None, None]
+    finally:
+        gc.enable()
+
+
+async def test_no_row_is_lost_when_the_server_names_a_wait_beyond_max_retry_after() -> None:
+    retry = RetryPolicy(initial=0.0, max_retry_after=0.05)
+    async with FriendliServer() as server, client_of(server.url, retry=retry) as client:
+        server.enqueue(status(429, retry_after=0.3), *(text("good") for _ in range(20)))
+
+        async def call(row: int) -> str:
+            return (await complete(client)).text
+
+        async with asyncio.timeout(30):
+            outcomes = [outcome async for outcome in run_all(range(20), call, concurrency=4)]
+        assert Counter(outcome.reply for outcome in outcomes) == {"good": 20}
+        assert len(server.requests) == 21
