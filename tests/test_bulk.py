@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from support.sockets import QUICK, client_of, complete, tasks_of_the_library, within
 
-from friendli_async import AsyncFriendli, ChatCompletion, ConfigurationError, RateLimitError
-from friendli_async.bulk import Adaptive, Outcome, Progress, RowsError, Run, run_all
+from friendli_async import APIStatusError, AsyncFriendli, ChatCompletion, ConfigurationError, RateLimitError
+from friendli_async.bulk import Adaptive, Outcome, Progress, RejectedError, RowsError, Run, run_all
 from friendli_async.testing import FriendliServer, status, text
 
 LIMIT = 4
@@ -477,3 +477,53 @@ async def test_adaptive_limit_serves_one_run_at_a_time() -> None:
     await gated.wait_started(2)
     gated.gates[2].set()
     assert len(await reading) == 2
+
+
+# --- rejections ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [401, 402, 403, 404, 407])
+async def test_ten_rejections_in_a_row_end_the_run(server: FriendliServer, client: AsyncFriendli, code: int) -> None:
+    server.always(status(code, message="not for you"))
+    seen: list[Outcome[Any, Any]] = []
+    with pytest.raises(
+        RejectedError, match=rf"10 calls in a row were rejected, the last with \w+: {code} not"
+    ) as caught:
+        await read_into(seen, run_all(range(500), lambda row: complete(client), concurrency=4))
+    assert 10 <= len(seen) <= 13  # calls in flight finish, and are delivered
+    assert len(server.requests) == len(seen)
+    assert caught.value.__cause__ in [outcome.error for outcome in seen]
+
+
+async def test_missing_configuration_ends_the_run() -> None:
+    async def call(row: int) -> None:
+        raise ConfigurationError("no token")
+
+    with pytest.raises(RejectedError, match="no token"):
+        await collect(run_all(range(500), call))
+
+
+@pytest.mark.parametrize("other", [None, ValueError("mine"), APIStatusError("bad row", status_code=400)])
+async def test_rejections_that_are_not_in_a_row_do_not_end_the_run(other: Exception | None) -> None:
+    async def call(row: int) -> int:
+        error = other if row % 10 == 9 else APIStatusError("no such model", status_code=404)
+        if error is not None:
+            raise error
+        return row
+
+    assert len(await collect(run_all(range(100), call, concurrency=1))) == 100
+    with pytest.raises(RejectedError, match="9 calls in a row"):
+        await collect(run_all(range(100), call, concurrency=1, max_rejections=9))
+
+
+async def test_rejections_never_end_a_run_without_a_limit() -> None:
+    async def call(row: int) -> None:
+        raise APIStatusError("expired", status_code=401)
+
+    assert len(await collect(run_all(range(50), call, max_rejections=None))) == 50
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "3"])
+def test_invalid_limit_of_rejections_is_rejected(limit: Any) -> None:
+    with pytest.raises(ValueError, match="max_rejections"):
+        run_all([], double, max_rejections=limit)

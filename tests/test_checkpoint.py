@@ -1,23 +1,28 @@
 """The checkpoint of a run: what is stored, what is sent again, and how it survives kills and full disks."""
 
 import asyncio
+import contextlib
 import dataclasses
+import datetime as dt
 import errno
+import functools
+import gc
 import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 from support.sockets import client_of, complete
 
 from friendli_async import (
@@ -39,7 +44,10 @@ from friendli_async.bulk import (
     journal,
     run_all,
 )
-from friendli_async.testing import FriendliServer, status
+from friendli_async.bulk import run as bulk_run
+from friendli_async.chat import ParsedCompletion
+from friendli_async.responses import ParsedResponse
+from friendli_async.testing import FriendliServer, json_body, status, text
 
 ROWS: Final = [{"id": f"row {number}", "text": "x" * number} for number in range(8)]
 
@@ -139,18 +147,277 @@ async def test_custom_type_is_restored_with_reply_type(path: Path) -> None:
         assert (outcome.reply, outcome.resumed) == (Invoice("row 0", 2.5), resumed)
 
 
-async def test_reply_of_unrestorable_type_is_yielded_before_the_error(path: Path) -> None:
+async def test_reply_of_unknown_type_is_kept_and_ends_the_run_before_more_is_sent(path: Path) -> None:
     seen: list[Outcome[Any, Any]] = []
-    with pytest.raises(CheckpointError, match="pass reply_type=Invoice"):
-        await run(ROWS, Caller(lambda row: Invoice("1")), path, concurrency=1, seen=seen)
-    assert [outcome.reply for outcome in seen] == [Invoice("1")]
-    assert path.read_bytes() == b""
+    caller = Caller(lambda row: Invoice("1"))
+    for _ in range(2):  # in the second run the stored reply is reached before anything is sent
+        with pytest.raises(CheckpointError, match="pass reply_type=Invoice, or annotate"):
+            await run(ROWS, caller, path, concurrency=64, seen=seen)
+        assert [outcome.reply for outcome in seen] == [Invoice("1")]
+        assert caller.rows == ROWS[:1]
+    again = await run(ROWS, caller, path, reply_type=Invoice)
+    assert [outcome.resumed for outcome in again] == [True] + [False] * 7
+    assert again[0].reply == Invoice("1")
 
 
 def test_undecodable_reply_type_is_rejected(path: Path) -> None:
     with pytest.raises(TypeError):
         run_all(ROWS, Caller(), checkpoint=path, reply_type=AsyncFriendli)
     assert not path.exists()
+
+
+class City(msgspec.Struct):
+    name: str
+
+
+class ModelOfCity(BaseModel):
+    model_config = ConfigDict(title="City")
+    name: str = Field(alias="cityName")
+    secret: str = Field(default="kept", exclude=True)
+
+    @field_validator("name")
+    @classmethod
+    def exclaim(cls, name: str) -> str:
+        return f"{name}!"  # not idempotent
+
+
+@dataclasses.dataclass
+class Place:
+    city: str
+
+
+PARSED: Final[list[tuple[Any, str]]] = [
+    (City, '{"name": "Rome"}'),
+    (ModelOfCity, '{"cityName": "Rome", "secret": "s"}'),
+    (Place, '{"city": "Rome"}'),
+    (list[City], '{"value": [{"name": "Rome"}, {"name": "Oslo"}]}'),
+    (list[ModelOfCity], '{"value": [{"cityName": "Rome"}]}'),
+    (dict[str, City], '{"a": {"name": "Rome"}}'),
+    (City | None, '{"value": {"name": "Rome"}}'),
+    (frozenset[str], '{"value": ["Rome"]}'),
+    (dict[str, int], '{"Rome": 1}'),
+    (str, '{"value": "Rome"}'),
+]
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize("known_by", ["annotation", "reply_type"])
+@pytest.mark.parametrize(("kind", "answer"), PARSED, ids=[str(kind) for kind, _ in PARSED])
+async def test_parsed_reply_is_restored_with_its_type(
+    path: Path,
+    server: FriendliServer,
+    client: AsyncFriendli,
+    kind: Any,
+    answer: str,
+    known_by: str,
+    api: str,
+) -> None:
+    content = {"type": "output_text", "text": answer, "annotations": []}
+    message = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": [content]}
+    response = {"id": "r", "object": "response", "status": "completed", "output": [message]}
+    server.always(text(answer) if api == "chat" else json_body(response))
+
+    async def call(row: Any) -> Any:
+        if api == "chat":
+            return await client.serverless.chat.parse(kind, model="m", messages=[{"role": "user", "content": "Hi"}])
+        return await client.serverless.responses.parse(kind, model="m", input="Hi")
+
+    reply_type = ParsedCompletion[kind] if api == "chat" else ParsedResponse[kind]
+    call.__annotations__["return"] = reply_type if known_by == "annotation" else Any
+    options = {"reply_type": reply_type} if known_by == "reply_type" else {}
+    first = await run(ROWS[:2], call, path, **options)
+    again = await run(ROWS[:2], call, path, **options)
+    assert len(server.requests) == 2
+    assert [outcome.resumed for outcome in again] == [True, True]
+    for before, after in zip(first, again, strict=True):
+        assert type(after.reply) is type(before.reply)
+        assert type(after.result().value) is type(before.result().value)
+        assert after.result().value == before.result().value
+        assert after.reply == before.reply
+
+
+@pytest.mark.parametrize(("annotation", "sent"), [(Any, 1), (ChatCompletion, len(ROWS))])
+@pytest.mark.parametrize("kind", [City, ModelOfCity, list[City], list[ModelOfCity]], ids=str)
+async def test_parsed_reply_of_unknown_type_is_kept_and_the_error_names_the_type(
+    path: Path, server: FriendliServer, client: AsyncFriendli, kind: Any, annotation: Any, sent: int
+) -> None:
+    server.always(text(dict(PARSED_BY_NAME)[str(kind)]))
+
+    async def call(row: Any) -> Any:
+        return await client.serverless.chat.parse(kind, model="m", messages=[{"role": "user", "content": "Hi"}])
+
+    call.__annotations__["return"] = annotation
+    seen: list[Outcome[Any, Any]] = []
+    name = re.sub(r"tests\.test_checkpoint\.|<class '|'>", "", str(kind))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=re.escape(f"pass reply_type=ParsedCompletion[{name}], or")):
+            await run(ROWS, call, path, seen=seen, concurrency=64)
+    assert (len(seen), len(server.requests), len(lines(path))) == (sent, sent, sent)
+    again = await run(ROWS, call, path, reply_type=ParsedCompletion[kind])
+    assert sum(outcome.resumed for outcome in again) == sent
+    assert again[0].result().value == seen[0].result().value
+
+
+PARSED_BY_NAME: Final = [(str(kind), answer) for kind, answer in PARSED]
+
+
+async def test_value_that_cannot_be_written_is_restored_from_the_text(
+    path: Path, server: FriendliServer, client: AsyncFriendli
+) -> None:
+    class Unwritable(BaseModel):
+        name: str
+
+        @field_serializer("name")
+        def fail(self, name: str) -> str:
+            raise ValueError("not serializable")
+
+    server.always(text('{"name": "Rome"}'))
+
+    async def call(row: Any) -> ParsedCompletion[Unwritable]:
+        return await client.serverless.chat.parse(Unwritable, model="m", messages=[{"role": "user", "content": "Hi"}])
+
+    for resumed in (False, True):
+        [outcome] = await run(ROWS[:1], call, path)
+        assert (outcome.result().value, outcome.resumed) == (Unwritable(name="Rome"), resumed)
+
+
+class Answer(BaseModel):
+    text: str
+    at: dt.date = dt.date(2026, 1, 2)
+
+
+ANNOTATED: Final[list[tuple[Any, Any]]] = [
+    (Invoice, Invoice("7")),
+    ("Invoice", Invoice("7")),
+    (Invoice | None, None),
+    (Invoice | None, Invoice("7")),
+    (Answer, Answer(text="a")),
+    (dict[str, Answer], {"a": Answer(text="a")}),
+    (tuple[str, Invoice], ("a", Invoice("7"))),
+    (dict[int, str], {1: "a"}),
+    (Place, Place("Rome")),
+    (set[str], {"a", "b"}),
+    (set[str | int | None], {"a", "b", 1, 2, None}),
+    (float, float("inf")),
+]
+
+
+@pytest.mark.parametrize(("kind", "reply"), ANNOTATED)
+async def test_reply_of_the_annotated_type_is_restored(path: Path, kind: Any, reply: Any) -> None:
+    async def call(row: Any) -> Any:
+        return reply
+
+    def returns_awaitable(row: Any) -> Any:
+        return call(row)
+
+    call.__annotations__["return"] = kind
+    returns_awaitable.__annotations__["return"] = Awaitable[kind]
+    for function in (call, functools.partial(call), returns_awaitable):
+        [outcome] = await run(ROWS[:1], function, path)
+        expected = None if outcome.resumed and isinstance(reply, float) else reply
+        assert (outcome.reply, type(outcome.reply)) == (expected, type(expected))
+
+
+async def test_annotation_of_a_method_and_of_local_types_is_read(path: Path) -> None:
+    class Local(msgspec.Struct):
+        a: int
+
+    class Asker:
+        async def __call__(self, row: Any) -> "Local":
+            return Local(1)
+
+        async def ask(self, row: Any) -> "Local":
+            return Local(1)
+
+    for call in (Asker(), Asker().ask):
+        [outcome] = await run(ROWS[:1], call, path)
+        assert outcome.reply == Local(1)
+    assert outcome.resumed
+
+
+@pytest.mark.parametrize("annotation", [dict, Any, object, ChatCompletion, "Missing", list[City], AsyncFriendli])
+async def test_wrong_or_vague_annotation_is_ignored_for_json_and_rejected_otherwise(
+    path: Path, annotation: Any
+) -> None:
+    async def call(row: Any) -> Any:
+        return {"a": 1} if row["id"] == "row 0" else Invoice("7")
+
+    call.__annotations__["return"] = annotation
+    for _ in range(2):
+        [outcome] = await run(ROWS[:1], call, path)
+        assert outcome.reply == {"a": 1}
+    with pytest.raises(CheckpointError, match="pass reply_type=Invoice"):
+        await run(ROWS[:2], call, path)
+
+
+async def test_reply_type_that_does_not_fit_is_reported_at_the_first_reply(path: Path) -> None:
+    caller = Caller(lambda row: {"other": 1})
+    with pytest.raises(CheckpointError, match=r"is not a valid Invoice: .*`number`"):
+        await run(ROWS, caller, path, reply_type=Invoice, concurrency=1)
+    assert (len(caller.rows), len(lines(path))) == (1, 1)
+
+
+async def test_any_as_reply_type_restores_json(path: Path) -> None:
+    for resumed in (False, True):
+        [outcome] = await run(ROWS[:1], Caller(lambda row: [Invoice("7")]), path, reply_type=Any)
+        assert outcome.reply == ([{"number": "7", "total": 0.0}] if resumed else [Invoice("7")])
+
+
+async def test_json_with_typed_parts_is_not_restored_as_plain_json(path: Path) -> None:
+    call = Caller(lambda row: {"of": [1, Invoice("7")]})
+    with pytest.raises(CheckpointError, match=re.escape("reply_type=dict[str, list[int | Invoice]]")):
+        await run(ROWS, call, path)
+    for _ in range(2):
+        [outcome] = await run(ROWS[:1], call, path, reply_type=dict[str, list[int | Invoice]])
+        assert outcome.reply == {"of": [1, Invoice("7")]}
+    assert len(call.rows) == 1
+
+
+async def test_unwritable_reply_ends_the_run_at_the_first_one(path: Path) -> None:
+    caller, seen = Caller(lambda row: object()), list[Outcome[Any, Any]]()
+    with pytest.raises(CheckpointError, match=r"cannot be written: .*Let `call` return JSON"):
+        await run(ROWS, caller, path, seen=seen, concurrency=64)
+    assert (len(caller.rows), len(seen)) == (1, 1)
+
+
+async def test_failing_first_rows_do_not_keep_the_run_serial(path: Path) -> None:
+    running = most = 0
+    everyone = asyncio.Event()
+
+    async def call(row: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if row["id"] > "row 2":
+            if running == 5:
+                everyone.set()
+            await everyone.wait()
+        running -= 1
+        raise ValueError(row["id"])
+
+    outcomes = await run(ROWS, call, path, concurrency=5)
+    assert (len(outcomes), most) == (8, 5)
+
+
+async def test_parsed_json_is_restored_in_a_process_that_has_not_parsed(
+    path: Path, server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.always(text('{"a": 1}'))
+
+    async def call(row: Any) -> Any:
+        return await client.serverless.chat.parse(dict, model="m", messages=[{"role": "user", "content": "Hi"}])
+
+    await run(["a"], call, path, key=None)
+    script = """if True:
+        import asyncio, sys
+        from friendli_async.bulk import run_all
+        async def call(row): raise AssertionError
+        async def main():
+            async for outcome in run_all(["a"], call, checkpoint=sys.argv[1]):
+                print(type(outcome.result()).__name__, outcome.result().value)
+        asyncio.run(main())"""
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", script, path, stdout=subprocess.PIPE)
+    assert (await other.communicate())[0].split(None, 1) == [b"ParsedCompletion", b"{'a': 1}\n"]
 
 
 # --- rows sent again -------------------------------------------------------------------------------------------------
@@ -303,6 +570,74 @@ async def test_checkpoint_is_locked_by_its_run(path: Path) -> None:
         _, stderr = await other.communicate()
         assert b"CheckpointInUseError" in stderr
     assert len(await run(ROWS, Caller(), path, key=None)) == len(ROWS)
+
+
+async def test_dropped_run_releases_its_checkpoint_to_the_next_one(path: Path) -> None:
+    cancelled: list[Any] = []
+
+    async def call(row: Any) -> Any:
+        if row["id"] != "row 0":
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)  # takes its time
+                cancelled.append(row["id"])
+                raise
+        return row
+
+    async def leave_at_once() -> None:
+        async for _ in run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]), reply_type=dict):
+            raise ValueError("mine")
+
+    gc.disable()
+    try:
+        for _ in range(3):
+            with pytest.raises(ValueError, match="mine"):
+                await leave_at_once()
+        first, *_ = await run(ROWS, Caller(), path)
+    finally:
+        gc.enable()
+    assert first.resumed
+    assert cancelled
+    assert not bulk_run._ending
+
+
+async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_one(path: Path) -> None:
+    started = asyncio.Event()
+
+    async def call(row: Any) -> Any:
+        started.set()
+        await asyncio.Event().wait()
+
+    outcomes = run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]))
+    reading = asyncio.ensure_future(anext(outcomes))
+    await started.wait()
+    closing = asyncio.create_task(outcomes.aclose())
+    await asyncio.sleep(0)
+    assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+    await closing
+    with pytest.raises(StopAsyncIteration):
+        await reading
+
+
+def test_run_of_a_closed_loop_releases_its_checkpoint_to_the_next_one(path: Path) -> None:
+    async def begin() -> Any:
+        outcomes = run_all(ROWS, Caller(), checkpoint=path, concurrency=1, key=lambda row: str(row["id"]))
+        await anext(outcomes)
+        return outcomes
+
+    loop = asyncio.new_event_loop()
+    outcomes = loop.run_until_complete(begin())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+    loop.close()
+    with pytest.raises(CheckpointInUseError):
+        asyncio.run(run(ROWS, Caller(), path))
+    del outcomes
+    again = asyncio.run(run(ROWS, Caller(), path))
+    assert (len(again), again[0].resumed) == (len(ROWS), True)
 
 
 # --- damaged files and disk errors -----------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def answer_by_content(**errors: Script) -> Callable[[ReceivedRequest], Script]:
 
 def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Files) -> None:
     files.write(request("good"), request("r", "refused"), request("b", "broken"))
-    refused, broken = status(422, message="no such parameter"), status(401, message="expired")
+    refused, broken = status(422, message="no such parameter"), status(409, message="expired")
     files.server.always(answer_by_content(refused=refused, broken=broken))
     code, stderr = files.run()
     assert code == 1
@@ -259,7 +259,7 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
     assert line["response"]["status_code"] == 422
     assert line["response"]["body"]["error"]["message"] == "no such parameter"
     assert line["error"]["code"] == "UnprocessableEntityError"
-    assert files.by_id()["b"]["response"]["status_code"] == 401
+    assert files.by_id()["b"]["response"]["status_code"] == 409
 
     code, stderr = files.run()
     assert (code, len(files.server.requests)) == (1, 3)
@@ -270,6 +270,33 @@ def test_retry_failed_resends_failed_rows_unless_permanently_rejected(files: Fil
         assert (code, len(files.server.requests)) == (1, 4)
         assert "2 of 3 rows succeeded, 1 failed" in stderr
     assert files.by_id()["b"]["response"]["status_code"] == 200
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_rejected_rows_end_the_run_and_are_sent_again_by_the_same_command(files: Files, code: int) -> None:
+    files.write(*[request(f"{number}") for number in range(100)])
+    files.server.always(status(code, message="no"))
+    status_of_run, stderr = files.run()
+    sent = len(files.server.requests)
+    assert (status_of_run, 10 <= sent <= 13, len(files.lines())) == (1, True, sent)
+    assert "stopped after 10 rejections in a row" in stderr
+    assert "--keep-going" in stderr
+    assert f"0 of 100 rows succeeded, {sent} failed, {100 - sent} remaining" in stderr
+    assert f"the same command sends the {sent} rows again" in stderr
+    assert "--retry-failed" not in stderr
+
+    files.server.always(GOOD)
+    status_of_run, stderr = files.run()
+    assert (status_of_run, len(files.server.requests)) == (0, sent + 100)
+    assert "100 of 100 rows succeeded" in stderr
+
+
+def test_keep_going_sends_every_row_whatever_is_rejected(files: Files) -> None:
+    files.write(*[request(f"{number}") for number in range(30)])
+    files.server.always(status(404, message="no such model"))
+    code, stderr = files.run("--keep-going")
+    assert (code, len(files.server.requests)) == (1, 30)
+    assert "the same command sends the 30 rows again" in stderr
 
 
 def test_connection_failure_is_an_error_without_response(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,15 @@
 """
 
 from friendli_async.bulk.adaptive import Adaptive
-from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError, DuplicateKeyError, RowsError
+from friendli_async.bulk.errors import (
+    CheckpointError,
+    CheckpointInUseError,
+    DuplicateKeyError,
+    RejectedError,
+    RowsError,
+)
 from friendli_async.bulk.outcomes import Outcome, Progress
 from friendli_async.bulk.run import Run, run_all
 
 __all__ = ["Adaptive", "CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "Outcome", "Progress"]
-__all__ += ["RowsError", "Run", "run_all"]
+__all__ += ["RejectedError", "RowsError", "Run", "run_all"]

@@ -20,7 +20,13 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async.bulk.checkpoint import check_key
-from friendli_async.bulk.errors import CheckpointError, DuplicateKeyError, RowsError, is_final_status
+from friendli_async.bulk.errors import (
+    CheckpointError,
+    DuplicateKeyError,
+    RowsError,
+    is_final_status,
+    is_rejection_status,
+)
 from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.rows import decode_row, read_lines
@@ -268,10 +274,13 @@ class _ReadLine(msgspec.Struct):
         status = self.response.status_code if self.response is not None else 0
         if 200 <= status < 300 and self.error is None:
             return _DONE
-        return _REJECTED if is_final_status(status) else _FAILED
+        if is_final_status(status):
+            return _INVALID
+        return _REJECTED if is_rejection_status(status) else _FAILED
 
 
 _DONE: Final = b"d"
+_INVALID: Final = b"i"
 _REJECTED: Final = b"r"
 _FAILED: Final = b"f"
 _SEEN: Final = b""
@@ -284,7 +293,8 @@ class BatchOutput:
 
     Args:
         path: The file.
-        retry_failed: Whether to send requests again that failed with a retryable error.
+        retry_failed: Whether to send requests again that failed with a retryable error. Those that were rejected for a
+            reason unrelated to the row, such as an invalid token, are always sent again.
         changed: Called with the ``custom_id`` of each finished request whose content has changed.
     """
 
@@ -329,7 +339,7 @@ class BatchOutput:
             return None
         if state == _DONE:
             return Outcome(key=key, row=row, resumed=True)
-        if state == _FAILED and self._retry_failed:
+        if state == _REJECTED or (state == _FAILED and self._retry_failed):
             return None
         return Outcome(key=key, row=row, error=FailedBeforeError("failed in an earlier run"), resumed=True)
 

@@ -1,28 +1,27 @@
 """The checkpoint of ``run_all``: a file that records finished rows.
 
 A line is ``{"key": ..., "hash": ..., "attempts": ..., "type": ..., "reply": ...}``, or has an ``error`` instead of the
-last two. Of several lines with one key, the last counts. ``hash`` is a digest of the row: if the content has changed,
-the row is sent again. A retryable error (see ``errors.is_final``) is recorded for information only; the next run sends
-its row again. Memory holds the key and offset of each line; a reply is read from the file when its row is reached.
+last two (for ``type`` see ``reply_codec``). Of several lines with one key, the last counts. ``hash`` is a digest of the
+row: if the content has changed, the row is sent again. A retryable error (see ``errors.is_final``) is recorded for
+information only; the next run sends its row again. Memory holds the key and offset of each line; a reply is read from
+the file when its row is reached.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-import msgspec.inspect
 
-from friendli_async.bulk.errors import CheckpointError, DuplicateKeyError, RowsError, is_final
+from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
 from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
+from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.errors import APIStatusError, status_class
-from friendli_async.replies import Reply
 
 __all__: list[str] = []
 
@@ -32,7 +31,6 @@ R = TypeVar("R")
 _log: Final = logging.getLogger("friendli_async")
 _SEEN: Final = -1
 """The offset of a row that was taken in this run: another row with its key is a duplicate."""
-_JSON_TYPES: Final = frozenset({dict, list, str, int, float, bool, type(None)})
 _INTEGER_KEYS: Final = range(-(1 << 63), 1 << 64)  # what msgspec encodes as an integer
 
 
@@ -77,45 +75,37 @@ class Lines(Generic[Row, R]):
     """Encodes outcomes as lines, and decodes them.
 
     Args:
-        reply_type: The type that replies are decoded into. Any: their original type, for JSON values and for replies
-            of this library; replies of other types are rejected, since they could not be restored.
-
-    Raises:
-        TypeError: msgspec cannot decode this type.
+        codec: Encodes and restores the replies.
     """
 
     start: Final = b'{"key":'
     """The bytes that every line starts with."""
 
-    def __init__(self, reply_type: Any = Any) -> None:
-        if isinstance(msgspec.inspect.type_info(reply_type), msgspec.inspect.CustomType):
-            raise TypeError(f"reply_type must be a type that msgspec decodes, not {reply_type!r}")
-        self._reply_type = reply_type
+    def __init__(self, codec: ReplyCodec[R] | None = None) -> None:
+        self._codec: ReplyCodec[R] = ReplyCodec() if codec is None else codec
 
     def write(self, outcome: Outcome[Row, R], digest: str) -> bytes:
         """Encodes an outcome as a line.
 
         Raises:
-            CheckpointError: The reply cannot be encoded, or could not be restored.
+            CheckpointError: The reply cannot be encoded.
         """
         line = _Line(key=outcome.key, hash=digest, attempts=outcome.attempts)
         if outcome.error is not None:
             line.error = _error_record(outcome.error)
         else:
-            line.type = self._type_name(outcome.reply)
-            line.reply = msgspec.Raw(_encode_reply(outcome.key, outcome.reply))
+            line.type, data = self._codec.encode(outcome.key, outcome.reply)
+            line.reply = msgspec.Raw(data)
         return _encoder.encode(line) + b"\n"
 
-    def _type_name(self, reply: object) -> str | None:
-        if self._reply_type is not Any or type(reply) in _JSON_TYPES:
-            return None
-        name = type(reply).__name__
-        if isinstance(reply, Reply) and _is_library_type(type(reply)):
-            return name
-        raise CheckpointError(
-            f"a reply of type {name} cannot be restored from a checkpoint: pass reply_type={name}, or let `call` "
-            "return JSON or a reply of this library"
-        )
+    def check(self, outcome: Outcome[Row, R], line: bytes) -> None:
+        """Checks that the reply of a written line can be restored.
+
+        Raises:
+            CheckpointError: It cannot.
+        """
+        if outcome.error is None:
+            self._codec.check(outcome.reply, lambda: self._decode_reply(outcome.key, line))
 
     def head(self, line: bytes) -> _Head | None:
         """Decodes the head of a line. Returns None if the line is invalid."""
@@ -139,24 +129,12 @@ class Lines(Generic[Row, R]):
 
     def _decode_reply(self, key: str | int, text: bytes) -> R:
         try:
-            try:
-                line = _line_decoder.decode(text)
-                return cast("R", msgspec.json.decode(line.reply, type=self._reply_type_named(key, line.type)))
-            except msgspec.ValidationError:
-                raise
-            except msgspec.DecodeError:  # lone surrogates, as in `decode_line`
-                value = json.loads(text)
-                return cast("R", msgspec.convert(value["reply"], self._reply_type_named(key, value.get("type"))))
-        except msgspec.ValidationError as error:
-            raise CheckpointError(f"the stored reply of row {key!r} cannot be decoded: {error}") from error
-
-    def _reply_type_named(self, key: str | int, name: str | None) -> Any:
-        if name is None or self._reply_type is not Any:
-            return self._reply_type
-        reply_types = {kind.__name__: kind for kind in _library_reply_types(Reply)}
-        if name not in reply_types:
-            raise CheckpointError(f"the stored reply of row {key!r} is of unknown type {name}: pass reply_type=")
-        return reply_types[name]
+            line = _line_decoder.decode(text)
+            name, data = line.type, bytes(line.reply)
+        except msgspec.DecodeError:  # lone surrogates, as in `decode_line`
+            value = json.loads(text)
+            name, data = value.get("type"), json.dumps(value["reply"]).encode("ascii")
+        return self._codec.decode(key, name, data)
 
 
 class Checkpoint(Generic[Row, R]):
@@ -164,11 +142,11 @@ class Checkpoint(Generic[Row, R]):
 
     Args:
         path: The file.
-        reply_type: See ``Lines``.
+        codec: Encodes and restores the replies.
     """
 
-    def __init__(self, path: Path, reply_type: Any = Any) -> None:
-        self._lines = Lines[Row, R](reply_type)
+    def __init__(self, path: Path, codec: ReplyCodec[R]) -> None:
+        self._lines = Lines[Row, R](codec)
         self._journal = Journal(path, Lines.start)
         self._offsets: dict[str | int, int] = {}
         self._hashes: dict[str | int, str] = {}  # hashes of the rows in flight, as of when they were taken
@@ -211,9 +189,11 @@ class Checkpoint(Generic[Row, R]):
         """Writes an outcome.
 
         Raises:
-            CheckpointError: The outcome was not written.
+            CheckpointError: The outcome was not written, or its reply cannot be restored.
         """
-        self._journal.append(self._lines.write(outcome, self._hashes.pop(outcome.key)))
+        line = self._lines.write(outcome, self._hashes.pop(outcome.key))
+        self._journal.append(line)
+        self._lines.check(outcome, line)
 
     def close(self) -> None:
         """Makes written outcomes durable; see ``Journal.close``."""
@@ -259,16 +239,6 @@ def _convert_model(value: Any) -> object:
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
-def _encode_reply(key: str | int, reply: object) -> bytes:
-    try:
-        try:
-            return msgspec.json.encode(reply)
-        except UnicodeEncodeError:  # lone surrogates, which a model's tokens may have
-            return json.dumps(msgspec.to_builtins(reply), separators=(",", ":")).encode("ascii")
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise CheckpointError(f"the reply of row {key!r} cannot be serialized: {error}") from error
-
-
 def _error_record(error: Exception) -> _Error:
     record = _Error(type=type(error).__name__, message=_sanitize(str(error)), final=is_final(error))
     if isinstance(error, APIStatusError):
@@ -294,14 +264,3 @@ def _restore_error(record: _Error) -> Exception:
         body=record.body or "",
         request_id=record.request_id,
     )
-
-
-def _is_library_type(kind: type) -> bool:
-    return kind.__module__.startswith("friendli_async.")
-
-
-def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
-    for inner in kind.__subclasses__():
-        if _is_library_type(inner):
-            yield inner
-        yield from _library_reply_types(inner)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from friendli_async.errors import APIStatusError, FriendliError
+from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
 
-__all__ = ["CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "RowsError"]
+__all__ = ["CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "RejectedError", "RowsError"]
 
 
 class CheckpointError(FriendliError):
@@ -25,7 +25,17 @@ class DuplicateKeyError(RowsError):
     """Two rows have the same key, so a checkpoint cannot distinguish them."""
 
 
-_NON_FINAL_STATUSES: Final = frozenset({401, 402, 403, 404, 407, 408, 409, 423, 425, 429})
+class RejectedError(FriendliError):
+    """Several calls in a row were rejected for a reason that no row can change, such as an invalid token.
+
+    ``__cause__`` is the error of the last of them. See ``max_rejections`` of ``run_all``.
+    """
+
+
+_REJECTION_STATUSES: Final = frozenset({401, 402, 403, 404, 407})
+"""Statuses caused by the token, the account, the endpoint, the model or a proxy."""
+
+_NON_FINAL_STATUSES: Final = _REJECTION_STATUSES | {408, 409, 423, 425, 429}
 """4xx statuses that the same request may not get again: with another token, later, or once the endpoint is up."""
 
 
@@ -37,3 +47,15 @@ def is_final_status(status: int) -> bool:
 def is_final(error: BaseException) -> bool:
     """Whether the same row would always fail in the same way."""
     return isinstance(error, APIStatusError) and is_final_status(error.status_code)
+
+
+def is_rejection_status(status: int) -> bool:
+    """Whether a request was rejected for a reason unrelated to its row."""
+    return status in _REJECTION_STATUSES
+
+
+def is_rejection(error: BaseException | None) -> bool:
+    """Whether a call failed for a reason unrelated to its row that lasts until somebody removes it."""
+    if isinstance(error, APIStatusError):
+        return is_rejection_status(error.status_code)
+    return isinstance(error, ConfigurationError)

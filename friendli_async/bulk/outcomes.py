@@ -82,7 +82,7 @@ class Ledger(Protocol[Row, R]):
         """Records an outcome: it is written when this returns.
 
         Raises:
-            CheckpointError: It could not be written.
+            CheckpointError: It could not be written, or is written but could not be restored.
         """
 
     def close(self) -> None:

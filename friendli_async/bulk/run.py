@@ -18,8 +18,10 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
+from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_rejection
 from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
+from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
 from friendli_async.errors import APIStatusError, FriendliError
 from friendli_async.replies import Meta, Reply, usage_of
@@ -37,6 +39,10 @@ _MAX_RESEND_WAIT: Final = 3600.0
 _WINDOW_FACTOR: Final = 4
 """Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
 the consumer or, in ordered runs, for an earlier row."""
+_PROBES: Final = 3
+"""Up to this many first rows are sent one at a time, until a reply shows that replies can be kept in the checkpoint."""
+_ending: Final[set[Job[Any, Any]]] = set()
+"""Runs that use their checkpoint although nobody iterates them: they were dropped, or are closing."""
 
 
 @overload
@@ -50,6 +56,7 @@ def run_all(
     ordered: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
     reply_type: type[R] | None = None,
+    max_rejections: int | None = 10,
 ) -> Run[Any, R]: ...
 
 
@@ -64,6 +71,7 @@ def run_all(
     ordered: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
     reply_type: type[R] | None = None,
+    max_rejections: int | None = 10,
 ) -> Run[Row, R]: ...
 
 
@@ -77,6 +85,7 @@ def run_all(
     ordered: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
     reply_type: type[R] | None = None,
+    max_rejections: int | None = 10,
 ) -> Run[Row, R]:
     """Calls a coroutine function with every row, many at a time, and yields each outcome as soon as it is available.
 
@@ -98,22 +107,39 @@ def run_all(
         ordered: Whether to deliver outcomes in the order of the rows. A slow row then blocks the run once four times
             the limit of rows wait for it.
         on_progress: Called with the progress after every row. Its exceptions are logged and otherwise ignored.
-        reply_type: With a checkpoint, the type that recorded replies are decoded into. Needed unless replies are JSON
-            values or replies of this library (which are restored automatically, without ``meta``).
+        reply_type: With a checkpoint, the type that recorded replies are restored to. Needed unless replies are JSON
+            values, replies of this library (restored without ``meta``), or of the type that ``call`` is annotated to
+            return. A parsed reply needs its whole type: ``ParsedCompletion[City]``.
+        max_rejections: End the run when this many calls in a row failed for a reason that no row can change: with 401,
+            402, 403, 404 or 407, or a ``ConfigurationError``. None: never.
 
     Returns:
         The run, which starts when it is first iterated: use ``async for``, best inside ``async with``.
 
     Raises:
-        TypeError: ``rows`` is not iterable, ``call`` is not callable, or msgspec cannot decode ``reply_type``.
-        ValueError: ``concurrency`` is not a positive integer or an ``Adaptive``.
+        TypeError: ``rows`` is not iterable, ``call`` is not callable, or ``reply_type`` cannot be decoded from JSON.
+        ValueError: ``concurrency`` is not a positive integer or an ``Adaptive``, or ``max_rejections`` is below 1.
     """
     if not callable(call):
         raise TypeError(f"call must be a coroutine function, not {type(call).__name__}")
-    ledger = None
+    ledger, probes = None, 0
     if checkpoint is not None:
-        ledger = Checkpoint[Row, R](Path(checkpoint), Any if reply_type is None else reply_type)
-    return Run(Job(rows, call, concurrency, ledger, key=key, ordered=ordered, on_progress=on_progress))
+        codec: ReplyCodec[R] = ReplyCodec(reply_type, call)
+        ledger = Checkpoint[Row, R](Path(checkpoint), codec)
+        probes = 0 if codec.is_type_known else _PROBES
+    return Run(
+        Job(
+            rows,
+            call,
+            concurrency,
+            ledger,
+            key=key,
+            ordered=ordered,
+            on_progress=on_progress,
+            max_rejections=max_rejections,
+            probes=probes,
+        )
+    )
 
 
 class Run(Generic[Row, R]):
@@ -123,8 +149,10 @@ class Run(Generic[Row, R]):
     for them; the checkpoint keeps what was written. A run belongs to the event loop in which it is first iterated.
 
     Raises:
-        CheckpointError: During iteration: the checkpoint cannot be used, or cannot be written any more. Rows in flight
-            have finished, and their outcomes were delivered, though not all of them are in the file.
+        CheckpointError: During iteration: the checkpoint cannot be used or written any more, or a reply could not be
+            restored from it. Rows in flight have finished, and their outcomes were delivered, though not all of them
+            are in the file.
+        RejectedError: During iteration: see ``max_rejections``. Rows in flight have finished, and were delivered.
         RowsError: During iteration: a row or its key is invalid; ``DuplicateKeyError`` if an earlier row has its key.
     """
 
@@ -149,6 +177,9 @@ class Run(Generic[Row, R]):
 
     def __anext__(self) -> Awaitable[Outcome[Row, R]]:
         return self._outcomes.__anext__()
+
+    def __del__(self) -> None:
+        self._job.abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -178,7 +209,13 @@ async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
 
 
 class Job(Generic[Row, R]):
-    """The tasks behind a run. For its arguments see ``run_all``; it takes a ledger instead of a checkpoint."""
+    """The tasks behind a run.
+
+    Args:
+        ledger: The record of finished rows, instead of a checkpoint.
+        probes: Number of rows to send one at a time at first, until one has a reply.
+        others: See ``run_all``.
+    """
 
     def __init__(
         self,
@@ -190,11 +227,16 @@ class Job(Generic[Row, R]):
         key: Callable[[Row], str | int] | None = None,
         ordered: bool = False,
         on_progress: Callable[[Progress], object] | None = None,
+        max_rejections: int | None = None,
+        probes: int = 0,
     ) -> None:
         self.ready: deque[Outcome[Row, R]] = deque()
         self.failure: BaseException | None = None
         self._gate = Gate(_check_concurrency(concurrency))
         self._rows: AsyncIterator[Row] = rows_of(rows)
+        self._max_rejections = _check_max_rejections(max_rejections)
+        self._rejections = 0  # calls in a row
+        self._probes = probes
         self._owns_rows = self._rows is not rows  # an iterator of the caller stays open, since it may be read further
         self._call = call
         self._ledger = ledger
@@ -207,10 +249,11 @@ class Job(Generic[Row, R]):
         self._calls: set[asyncio.Task[None]] = set()
         self._resending: set[asyncio.Task[None]] = set()  # those of the calls that wait to be made again
         self._shutdown: asyncio.Task[None] | None = None
-        self._closed = False
+        self._closed = self._is_shut_down = False
         self._stopped = False
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._started_at: float | None = None
         self._seconds = 0.0
         self._done = self._failed = self._resumed = self._refused = self._tokens = 0
@@ -221,7 +264,8 @@ class Job(Generic[Row, R]):
         """Starts taking rows."""
         if self._closed or self._stopped:
             return
-        self._started_at = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
         self._row_taker = asyncio.create_task(self._take_rows())
 
     def is_finished(self) -> bool:
@@ -261,7 +305,7 @@ class Job(Generic[Row, R]):
     async def _take_rows(self) -> None:
         try:
             if self._ledger is not None:
-                await asyncio.to_thread(self._ledger.open)
+                await self._open_ledger(self._ledger)
             await self._start_calls()
         except CancelledError as error:
             if not (self._stopped or self._closed):  # cancelled by the rows, or by code that cancels all tasks
@@ -272,9 +316,21 @@ class Job(Generic[Row, R]):
         finally:
             self._changed.set()
 
+    async def _open_ledger(self, ledger: Ledger[Row, R]) -> None:
+        try:
+            await asyncio.to_thread(ledger.open)
+        except CheckpointInUseError:
+            if not _ending:
+                raise
+        else:
+            return
+        for job in [*_ending]:  # one of them may be using the file, and is about to release it
+            await job.finish_ending()
+        await asyncio.to_thread(ledger.open)
+
     async def _start_calls(self) -> None:
         while True:
-            while self._rows_taken - self._outcomes_taken >= _WINDOW_FACTOR * self._gate.limit:
+            while self._is_full():
                 self._has_room.clear()
                 await self._has_room.wait()
             await self._gate.acquire()
@@ -299,6 +355,12 @@ class Job(Generic[Row, R]):
             if done is not None:
                 self._deliver(index, done)
 
+    def _is_full(self) -> bool:
+        """Whether the next row is not to be taken yet."""
+        if self._probes and self._calls:
+            return True
+        return self._rows_taken - self._outcomes_taken >= _WINDOW_FACTOR * self._gate.limit
+
     # --- calling ---
 
     async def _process(self, index: int, key: str | int, row: Row) -> None:
@@ -314,6 +376,7 @@ class Job(Generic[Row, R]):
                     self._ledger.keep(outcome)
             except FriendliError as failure:
                 self._fail(failure)  # the outcome is still delivered: the call was paid for
+            self._judge(error)
             self._deliver(index, outcome)
         except CancelledError as failure:
             if not self._closed:  # cancelled by `call`, or by code that cancels all tasks: no outcome
@@ -402,6 +465,19 @@ class Job(Generic[Row, R]):
                 # The Retry-After of an earlier attempt has passed already.
                 self._gate.refused(0.0 if position else retry_after, ago=ago)
 
+    def _judge(self, error: Exception | None) -> None:
+        """Ends the run after too many rejections in a row, and the probing after a reply."""
+        self._probes = 0 if error is None else max(0, self._probes - 1)
+        self._has_room.set()
+        self._rejections = self._rejections + 1 if is_rejection(error) else 0
+        if self._rejections == self._max_rejections:
+            failure = RejectedError(
+                f"{self._rejections} calls in a row were rejected, the last with {type(error).__name__}: {error}. "
+                "Another run sends their rows again; max_rejections=None never ends a run for this reason"
+            )
+            failure.__cause__ = error
+            self._fail(failure)
+
     def _deliver(self, index: int, outcome: Outcome[Row, R]) -> None:
         self._done += 1
         self._failed += outcome.error is not None
@@ -435,16 +511,24 @@ class Job(Generic[Row, R]):
         if self._row_taker is not None:
             self._row_taker.cancel()
 
+    def abandon(self) -> None:
+        """Notes that the run will be closed soon, so that another run with its checkpoint waits for it."""
+        if self._ledger is not None and self._loop is not None and not self._is_shut_down:
+            _ending.add(self)
+
+    async def finish_ending(self) -> None:
+        """Closes an abandoned run and waits for it, unless it belongs to another loop that is running."""
+        if self._loop is asyncio.get_running_loop():
+            shutdown = self._start_shutdown()
+            if shutdown is not None:
+                await asyncio.wait((shutdown,))
+        elif self._loop is not None and self._loop.is_closed() and self._ledger is not None:
+            _ending.discard(self)
+            await asyncio.to_thread(self._ledger.close)  # its tasks will never run again
+
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
-        if not self._closed:
-            self.progress()
-            self._closed = True
-            if self._started_at is None:
-                return
-            self._changed.set()
-            self._shutdown = asyncio.create_task(self._shut_down())
-        shutdown, cancelled = self._shutdown, False
+        shutdown, cancelled = self._start_shutdown(), False
         while shutdown is not None and not shutdown.done():
             try:
                 await asyncio.wait((shutdown,))
@@ -454,6 +538,17 @@ class Job(Generic[Row, R]):
             raise CancelledError
         if shutdown is not None:
             shutdown.result()
+
+    def _start_shutdown(self) -> asyncio.Task[None] | None:
+        """Returns the task that closes the run; None if it was never started."""
+        if not self._closed:
+            self.progress()
+            self._closed = True
+            if self._started_at is not None:
+                self._changed.set()
+                self.abandon()
+                self._shutdown = asyncio.create_task(self._shut_down())
+        return self._shutdown
 
     async def _shut_down(self) -> None:
         tasks = [*self._calls]
@@ -467,8 +562,19 @@ class Job(Generic[Row, R]):
             aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
             if aclose is not None:
                 await aclose()
-        if self._ledger is not None:
-            await asyncio.to_thread(self._ledger.close)
+        try:
+            if self._ledger is not None:
+                await asyncio.to_thread(self._ledger.close)
+        finally:
+            self._is_shut_down = True
+            _ending.discard(self)
+
+
+def _check_max_rejections(number: int | None) -> int | None:
+    given: object = number
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise ValueError(f"max_rejections must be a whole number above 0, or None, not {given!r}")
+    return number
 
 
 def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:

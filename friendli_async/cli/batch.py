@@ -2,7 +2,8 @@
 
 IN has one request per line: a line of OpenAI's batch format, or a prompt, as a JSON string or
 {"prompt": "..."}. OUT gets a line for each answer as it arrives, and doubles as the checkpoint: after
-any interruption, the same command resumes. Requests that have changed since are sent again.
+any interruption, the same command resumes. Requests that have changed since are sent again, as are
+those rejected because of the token, account, model or endpoint; ten of these in a row end the run.
 
 Ctrl-C lets requests in flight finish; a second Ctrl-C cancels them.
 
@@ -25,11 +26,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from friendli_async.bulk import CheckpointError, Outcome, Progress, RowsError, Run
+from friendli_async.bulk import CheckpointError, Outcome, Progress, RejectedError, RowsError, Run
 from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError
+from friendli_async.bulk.errors import is_rejection
 from friendli_async.bulk.run import Job
 from friendli_async.cli import connection
-from friendli_async.client import AsyncFriendli, DeploymentName
+from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import Reply
 
@@ -39,6 +41,7 @@ _BAD_OUTPUT: Final = 3
 _CONNECTIONS: Final = 1000
 _LARGE_FILE: Final = 1 << 25
 """Bytes; checking a file of this size takes a second."""
+_MAX_REJECTIONS: Final = 10
 _MAX_NAMED: Final = 10
 """Rows listed by name, for each kind of message."""
 
@@ -68,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message for lines that are prompts")
     parser.add_argument(
         "--retry-failed", action="store_true", help="send failed rows again, except those with a permanent error"
+    )
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help=f"continue after {_MAX_REJECTIONS} rejections in a row (401, 402, 403, 404, 407), instead of stopping",
     )
 
 
@@ -121,21 +129,17 @@ def _checked(arguments: argparse.Namespace, reporter: _Reporter) -> int:
     client = AsyncFriendli(max_connections=max(concurrency or 0, _CONNECTIONS))
     output = BatchOutput(target, retry_failed=arguments.retry_failed, changed=reporter.report_changed)
     reporter.total = total
-    return asyncio.run(_send(rows, client, arguments.deployment, concurrency, output, reporter))
+    max_rejections = None if arguments.keep_going else _MAX_REJECTIONS
 
-
-async def _send(
-    rows: BatchInput,
-    client: AsyncFriendli,
-    deployment: DeploymentName,
-    concurrency: int | None,
-    output: BatchOutput,
-    reporter: _Reporter,
-) -> int:
     async def call(row: BatchRow) -> Reply:
-        return await row.send(client, deployment)
+        return await row.send(client, arguments.deployment)
 
-    outcomes = Run(Job(rows, call, concurrency, output, key=lambda row: row.custom_id))
+    job = Job(rows, call, concurrency, output, key=lambda row: row.custom_id, max_rejections=max_rejections)
+    return asyncio.run(_send(job, client, output, reporter))
+
+
+async def _send(job: Job[BatchRow, Reply], client: AsyncFriendli, output: BatchOutput, reporter: _Reporter) -> int:
+    outcomes = Run(job)
     async with client, outcomes:
         with _interruptible(outcomes, reporter) as interrupted, reporter.showing_progress(outcomes):
             try:
@@ -144,6 +148,11 @@ async def _send(
             except asyncio.CancelledError:
                 if not interrupted:
                     raise
+            except RejectedError as error:
+                reporter.write_line(
+                    f"stopped after {_MAX_REJECTIONS} rejections in a row ({type(error.__cause__).__name__}); "
+                    "to continue regardless, pass --keep-going"
+                )
             except CheckpointError:
                 if output.unwritten:
                     reporter.write_line(
@@ -199,6 +208,7 @@ class _Reporter:
 
     def __init__(self) -> None:
         self.total = 0
+        self._rejected = 0
         self._stream: TextIO | None = sys.stderr  # None if the shell has closed it
         self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._has_live_line = False
@@ -218,6 +228,7 @@ class _Reporter:
 
     def report_failed(self, outcome: Outcome[BatchRow, Reply]) -> None:
         """Reports a row if it has failed in this run."""
+        self._rejected += is_rejection(outcome.error)
         if outcome.error is not None and not isinstance(outcome.error, FailedBeforeError):
             self._report_row("failed", f"{outcome.key}: {type(outcome.error).__name__}: {outcome.error}")
 
@@ -239,7 +250,12 @@ class _Reporter:
         if progress.resumed:
             parts.append(f"{progress.resumed:,} from an earlier run")
         self.write_line(f"{', '.join(parts)}; {progress.tokens:,} tokens in {_time(progress.seconds)}")
-        if progress.failed:
+        if self._rejected:
+            self.write_line(
+                f"the same command sends the {self._rejected:,} rows again that were rejected because of the token, "
+                "account, model or endpoint (401, 402, 403, 404, 407)"
+            )
+        if progress.failed > self._rejected:
             self.write_line("to send failed rows again, run the same command with --retry-failed")
 
     # --- progress ---

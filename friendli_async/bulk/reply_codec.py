@@ -1,0 +1,280 @@
+"""Replies in a checkpoint: how they are encoded, and restored with their type.
+
+A line has the JSON of a reply and the name of its type. The name alone restores replies of this library. A value of the
+user's own type, also inside a parsed reply, needs the type itself: from ``reply_type``, or from the return annotation
+of ``call``. A name in a file is never imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, Final, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+import msgspec.inspect
+
+from friendli_async.bulk.errors import CheckpointError
+from friendli_async.chat.output import output_of
+from friendli_async.chat.schema import pydantic_adapter
+from friendli_async.replies import Reply
+
+__all__: list[str] = []
+
+R = TypeVar("R")
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_VAGUE: Final = (Any, object, dict, list, tuple, set, frozenset)
+"""Types whose values may be of any type."""
+_Decode = Callable[[bytes], Any]
+
+
+class ReplyCodec(Generic[R]):
+    """Encodes replies and restores them.
+
+    Args:
+        reply_type: The type that replies are restored to. None: JSON values and replies of this library have their own
+            type, and others that of the return annotation of ``call``.
+        call: The function that returns the replies.
+
+    Attributes:
+        is_type_known: Whether replies have a known type, so that it is certain that they can be restored.
+
+    Raises:
+        TypeError: ``reply_type`` cannot be decoded from JSON.
+    """
+
+    def __init__(self, reply_type: Any = None, call: object = None) -> None:
+        self._is_declared = reply_type is not None
+        self._decode: _Decode | None = None
+        kind = reply_type if self._is_declared else _return_type(call)
+        try:
+            if self._is_declared or kind is not Any:
+                self._decode = _decoder(kind)
+        except TypeError:
+            if self._is_declared:
+                raise
+        self.is_type_known = self._is_declared or (self._decode is not None and _is_definite(kind))
+        self._type = kind
+        self._own_types: dict[str | None, _Decode | None] = {None: _decoder(Any)}
+        self._restored: set[str | None] = set()
+
+    def encode(self, key: str | int, reply: object) -> tuple[str | None, bytes]:
+        """Returns the name of a reply's type, None for JSON values, and its JSON.
+
+        Raises:
+            CheckpointError: The reply has no JSON form.
+        """
+        try:
+            return _type_name(reply), _encode(reply)
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            if _is_parsed(type(reply)):  # its value is restored from its text
+                fields: dict[str, object] = msgspec.structs.asdict(cast("Reply", reply))
+                return _type_name(reply), _encode({**fields, "value": None})
+            raise CheckpointError(
+                f"the reply of row {key!r} cannot be written: {error}. Let `call` return JSON, a reply of this "
+                "library, or a struct, dataclass or pydantic model of JSON values"
+            ) from error
+
+    def decode(self, key: str | int, name: str | None, data: bytes) -> R:
+        """Restores a reply.
+
+        Raises:
+            CheckpointError: Its type is not known, or its JSON does not match the type.
+        """
+        decode = self._decode
+        if not self._is_declared:
+            if name not in self._own_types:
+                self._own_types[name] = _library_decoder(cast("str", name))
+            decode = self._own_types[name] or decode
+        try:
+            if decode is not None:
+                reply = decode(data)
+                if self._is_declared or _type_name(reply) == name:
+                    return cast("R", reply)
+        except (ValueError, RecursionError) as error:
+            reason = error.args[0] if error.args else error
+            kind = _spelled(self._type) if decode is self._decode else name
+            hint = _hint(name) if name not in (None, kind) else ""
+            raise CheckpointError(f"the stored reply of row {key!r} is not a valid {kind}: {reason}{hint}") from error
+        raise CheckpointError(f"the type of the stored reply of row {key!r} is not known{_hint(name)}")
+
+    def check(self, reply: object, restore: Callable[[], object]) -> None:
+        """Checks, for the first reply of each type, that a written reply can be restored.
+
+        Raises:
+            CheckpointError: It cannot; see ``decode``.
+        """
+        name = _type_name(reply)
+        if name not in self._restored:
+            restore()
+            self._restored.add(name)
+
+
+# --- encoding --------------------------------------------------------------------------------------------------------
+
+
+def _encode(reply: object) -> bytes:
+    try:
+        return msgspec.json.encode(reply, enc_hook=_dump_model)
+    except UnicodeEncodeError:  # lone surrogates, which a model's tokens may have
+        return json.dumps(msgspec.to_builtins(reply, enc_hook=_dump_model), separators=(",", ":")).encode("ascii")
+
+
+def _dump_model(value: Any) -> object:
+    """Converts pydantic models, which msgspec does not support, without importing pydantic."""
+    dump: Any = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump(mode="json", by_alias=True, round_trip=True)
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
+
+
+def _type_name(reply: object) -> str | None:
+    """Returns a reply's type as it is written in code; None if its JSON is restored as it is."""
+    if _is_json(reply):
+        return None
+    name = type(reply).__name__
+    if _is_parsed(type(reply)):
+        value = _type_name(cast("Any", reply).value)
+        return name if value is None else f"{name}[{value}]"
+    items: Any = reply
+    if isinstance(reply, dict) and reply:
+        return f"{name}[{type(next(iter(items))).__name__}, {_union(items.values())}]"
+    if isinstance(reply, list | set | frozenset) and reply:
+        return f"{name}[{_union(items)}]"
+    if type(items) is tuple and items:
+        return f"tuple[{', '.join(_type_name(item) or type(item).__name__ for item in items)}]"
+    return name
+
+
+def _union(values: Collection[object]) -> str:
+    names = {_type_name(value) or type(value).__name__ for value in values}
+    ordered = sorted(names, key=str.lower)  # a restored set has another order
+    return " | ".join("None" if name == "NoneType" else name for name in ordered)
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value has the types that its JSON is decoded to."""
+    kind = type(value)
+    if kind is dict:
+        items = cast("dict[object, object]", value)
+        if not {*map(type, items)} <= {str}:
+            return False
+        inner: Collection[object] = items.values()
+    elif kind is list:
+        inner = cast("list[object]", value)
+    else:
+        return kind in _SCALARS
+    return {*map(type, inner)} <= _SCALARS or all(map(_is_json, inner))
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+def _decoder(kind: Any) -> _Decode:
+    """Returns the decoder of a type.
+
+    Raises:
+        TypeError: The type cannot be decoded from JSON.
+    """
+    members = [member for member in (kind, *get_args(kind)) if _is_parsed(get_origin(member))]
+    if members:
+        return _parsed_decoder(members[0])
+    adapter = pydantic_adapter(kind)
+    if adapter is not None:
+        return cast("_Decode", adapter.validate_json)
+    if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
+        raise TypeError(f"reply_type must be a type that msgspec or pydantic decodes, not {kind!r}")
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+
+    def decode(data: bytes) -> Any:
+        try:
+            return decoder.decode(data)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # lone surrogates, which msgspec rejects
+            return msgspec.convert(json.loads(data), kind)
+
+    return decode
+
+
+def _parsed_decoder(kind: Any) -> _Decode:
+    """Returns the decoder of a parsed reply, whose value is parsed again from the text of the reply."""
+    origin: Any = get_origin(kind)
+    [value_type] = get_args(kind)
+    decode = _decoder(origin)
+    if value_type is Any or isinstance(value_type, TypeVar):
+        return decode
+    output = output_of(value_type)
+
+    def decode_parsed(data: bytes) -> Any:
+        reply = decode(data)
+        return None if reply is None else msgspec.structs.replace(reply, value=output.decode(reply.text))
+
+    return decode_parsed
+
+
+def _library_decoder(name: str) -> _Decode | None:
+    """Returns the decoder of a reply type of this library; None if its name is another's, or has a type argument."""
+    kinds = {kind.__name__: kind for kind in _library_reply_types(Reply)}
+    if name.startswith("Parsed"):  # these are imported on first use, which may not have happened in this process
+        from friendli_async.chat.structured import ParsedCompletion
+        from friendli_async.responses.structured import ParsedResponse
+
+        kinds |= {"ParsedCompletion": ParsedCompletion, "ParsedResponse": ParsedResponse}
+    return _decoder(kinds[name]) if name in kinds else None
+
+
+def _library_reply_types(kind: type[Reply]) -> Iterator[type[Reply]]:
+    for inner in kind.__subclasses__():
+        if inner.__module__.startswith("friendli_async."):
+            yield inner
+        yield from _library_reply_types(inner)
+
+
+def _is_parsed(kind: object) -> bool:
+    """Whether a type is one of the parsed replies, the library's only generic ones."""
+    return isinstance(kind, type) and issubclass(kind, Reply) and bool(getattr(kind, "__parameters__", ()))
+
+
+def _spelled(kind: Any) -> str:
+    """Returns a type as it is written in code."""
+    if isinstance(kind, type) and not get_args(kind):
+        return kind.__name__
+    return re.sub(r"[\w.<>]+\.(?=\w)", "", repr(kind))
+
+
+def _hint(name: str | None) -> str:
+    return f": pass reply_type={name}, or annotate `call` with this return type"
+
+
+# --- annotations -----------------------------------------------------------------------------------------------------
+
+
+def _return_type(call: object) -> Any:
+    """Returns the type that a coroutine function is annotated to return, or Any if it is not known."""
+    while isinstance(call, functools.partial):
+        call = cast("functools.partial[object]", call).func
+    try:
+        function: Any = call if inspect.isroutine(call) else type(cast("Any", call)).__call__
+        function = inspect.unwrap(getattr(function, "__func__", function))
+        annotations: Mapping[str, object] = {"return": function.__annotations__["return"]}
+        names = inspect.getclosurevars(function).nonlocals
+        hints = get_type_hints(SimpleNamespace(__annotations__=annotations), function.__globals__, names)
+    except Exception:  # no annotation, or one with a name that exists for type checkers only
+        return Any
+    kind = hints["return"]
+    if not inspect.iscoroutinefunction(function) and get_origin(kind) in (Awaitable, Coroutine):
+        kind = get_args(kind)[-1]
+    return kind
+
+
+def _is_definite(kind: Any) -> bool:
+    """Whether a type determines the types of all values inside of it."""
+    if isinstance(kind, TypeVar) or any(kind is vague for vague in _VAGUE) or _is_parsed(kind):
+        return False
+    return all(_is_definite(argument) for argument in get_args(kind) if argument is not ...)
