@@ -23,6 +23,7 @@ this tree: they are bugs in the calling code, or in its data.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, Literal
 
 from friendli_async.replies import Meta, Partial, Reply, ToolCall, Usage
@@ -177,9 +178,11 @@ class APIStatusError(FriendliError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        # An error in a good reply has no status of its own: "200 model overloaded" would read like a success.
-        is_named = self.status_code < 300 or self.message.startswith(f"HTTP {self.status_code}")
-        named = self.message if is_named else f"{self.status_code} {self.message}"
+        # An error in a good reply has no status of its own: "200 model overloaded" would read like a success. Servers
+        # send "500 Internal Server Error" as a message; "400 tokens are too many" does not name the status.
+        code = self.status_code
+        is_named = code < 300 or re.match(rf"HTTP {code}|{code}(?=: | [A-Z]|$)", self.message)
+        named = self.message if is_named else f"{code} {self.message}"
         return f"{named} (request id {self.request_id})" if self.request_id else named
 
 

@@ -231,6 +231,23 @@ def test_status_error_str_omits_a_status_of_success(status: int) -> None:
     assert str(APIStatusError("overloaded", status_code=status)) == "overloaded"
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("500 Internal Server Error", "500 Internal Server Error"),
+        ("500: out of memory", "500: out of memory"),
+        ("500", "500"),
+        ("HTTP 500 Internal Server Error", "HTTP 500 Internal Server Error"),
+        ("500 tokens are too many", "500 500 tokens are too many"),
+        ("5000 Euro", "500 5000 Euro"),
+    ],
+)
+def test_status_error_str_does_not_repeat_a_status_in_the_message(message: str, text: str) -> None:
+    error = InternalServerError(message, status_code=500)
+    assert str(error) == text
+    assert error.message == message
+
+
 def test_timeout_error_is_a_builtin_timeout_error_without_errno() -> None:
     error = APITimeoutError("no event for 1.5 s", limit="idle", seconds=1.5, sent=True)
     with pytest.raises(TimeoutError, match="no event") as caught:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -10,7 +11,7 @@ import pytest
 from support.embedded_server import AUTH, BODY, CHAT, RawClient, post
 from support.sockets import MESSAGES
 
-from friendli_async import AsyncFriendli, BadRequestError, testing
+from friendli_async import AsyncFriendli, BadRequestError, InternalServerError, testing
 from friendli_async.testing import FriendliServer, ReceivedRequest, Script, script
 from friendli_async.testing.steps import Payload, Step
 
@@ -67,15 +68,157 @@ async def test_script_function_can_return_a_step_or_another_function(
         await client.serverless.chat.complete(model="other", messages=MESSAGES)
 
 
-async def test_exception_in_script_function_is_a_500(
-    server: FriendliServer, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+async def test_exception_in_script_function_is_logged_and_named_in_a_500(
+    server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(request: ReceivedRequest) -> Script:
-        raise LookupError(request.path)
+        raise LookupError(f"no {request.method}")
 
-    server.enqueue(fail)
-    assert (await post(session))[0] == 500
-    assert "LookupError" in caplog.text
+    def fail_the_test(request: ReceivedRequest) -> Script:
+        pytest.fail("wrong request")
+
+    server.enqueue(fail, fail_the_test)
+    messages: list[str] = []
+    for _ in range(2):
+        with pytest.raises(InternalServerError) as caught:
+            await client.serverless.chat.complete(model="m", messages=MESSAGES)
+        messages.append(caught.value.message)
+    assert messages[0].startswith("LookupError: no POST (raised by function ")
+    assert "<locals>.fail)" in messages[0]
+    assert messages[1].startswith("Failed: wrong request (raised by function ")
+    assert server.reply_errors == messages
+    assert [record.getMessage() for record in caplog.records] == messages
+    assert "in fail\n" in caplog.text
+
+
+@pytest.mark.parametrize("returned", [None, "Hello", [testing.text("a")]])
+async def test_script_function_that_returns_no_reply_is_a_500(
+    server: FriendliServer, client: AsyncFriendli, returned: Any
+) -> None:
+    server.always(lambda _: returned)
+    with pytest.raises(InternalServerError, match="TypeError: the return value of a reply function must be a reply"):
+        await client.serverless.chat.complete(model="m", messages=MESSAGES)
+
+
+async def wait_and_answer(request: ReceivedRequest) -> Script:
+    return testing.status(503)
+
+
+NO_ANSWERS: list[tuple[Any, str]] = [
+    ("Hello", r"not 'Hello' \(str\); text\(...\) makes a reply of it"),
+    (b"Hello", r"\(bytes\); body\(...\) makes a reply of it"),
+    ({"a": 1}, r"\(dict\); json_body\(...\) makes a reply of it"),
+    ([testing.text("a")], r"\(list\); pass several replies as separate arguments"),
+    (None, "not None$"),
+    (503, r"not 503 \(int\)$"),
+    (Script, r"\(type\)$"),
+    (testing.stall, "stall cannot be called with one argument, the request"),
+    (wait_and_answer, "must not be a coroutine function: wait_and_answer"),
+]
+
+
+@pytest.mark.parametrize(("answer", "message"), NO_ANSWERS)
+def test_enqueueing_anything_but_a_reply_is_a_type_error(answer: Any, message: str) -> None:
+    server = FriendliServer()
+    with pytest.raises(TypeError, match=message):
+        server.enqueue(testing.text("a"), answer)
+    assert server.enqueued == 0
+    if answer is not None:
+        with pytest.raises(TypeError, match=message):
+            server.always(answer)
+
+
+@pytest.mark.parametrize("path", ["v1/models", "http://localhost/v1/models", "/v1/models?limit=1"])
+def test_path_that_no_request_can_have_is_rejected(path: str) -> None:
+    with pytest.raises(ValueError, match="path must start with / and have no query"):
+        FriendliServer().enqueue(testing.status(503), path=path)
+
+
+WRONG_TYPES: list[Callable[..., object]] = [
+    lambda: script("a"),  # type: ignore[arg-type]  # all of these are wrong on purpose
+    lambda: script(testing.text("a")),  # type: ignore[arg-type]
+    lambda: script(status="200"),  # type: ignore[arg-type]
+    lambda: script(headers=[("a", "b")]),  # type: ignore[arg-type]
+    lambda: script(headers={"a": 1}),  # type: ignore[dict-item]
+    lambda: testing.status("503"),  # type: ignore[arg-type]
+    lambda: testing.status(True),
+    lambda: testing.status(503, retry_after=[1]),  # type: ignore[arg-type]
+    lambda: testing.text(None),  # type: ignore[arg-type]
+    lambda: testing.text("a", reasoning="Hm."),
+    lambda: testing.text("a", finish_reason=None),  # type: ignore[arg-type]
+    lambda: testing.body("text"),  # type: ignore[arg-type]
+    lambda: testing.json_body(testing.text("a")),
+    lambda: testing.pace(testing.text("a"), 1.0),  # type: ignore[arg-type]
+    lambda: testing.tool_calls("weather"),  # type: ignore[arg-type]
+    lambda: testing.tool_calls(("weather", None)),  # type: ignore[arg-type]
+    lambda: testing.chunk(1),  # type: ignore[arg-type]
+    lambda: testing.chunk(tool_calls={"index": 0}),  # type: ignore[arg-type]
+    lambda: testing.chunk(index="0"),  # type: ignore[arg-type]
+    lambda: testing.finish(1),  # type: ignore[arg-type]
+    lambda: testing.usage("1", 2),  # type: ignore[arg-type]
+    lambda: testing.event(b"data"),
+    lambda: testing.event(testing.chunk("a")),
+    lambda: testing.event("a", name=1),  # type: ignore[arg-type]
+    lambda: testing.comment(None),  # type: ignore[arg-type]
+    lambda: testing.raw("text"),  # type: ignore[arg-type]
+    lambda: testing.garbage("text"),  # type: ignore[arg-type]
+    lambda: testing.endless("text"),  # type: ignore[arg-type]
+    lambda: testing.burst(1.5),  # type: ignore[arg-type]
+    lambda: testing.split(testing.cut()),  # type: ignore[arg-type]
+    lambda: testing.delay("1"),  # type: ignore[arg-type]
+    lambda: testing.slow_headers(None),  # type: ignore[arg-type]
+    lambda: testing.gate(True),  # type: ignore[arg-type]
+    lambda: testing.tool_status(None),  # type: ignore[arg-type]
+    lambda: FriendliServer(faults="status=503"),  # type: ignore[arg-type]
+    lambda: FriendliServer(b"token"),  # type: ignore[arg-type]
+    lambda: FriendliServer(pace="fast"),  # type: ignore[arg-type]
+    lambda: FriendliServer(rate_limit="60"),  # type: ignore[arg-type]
+]
+WRONG_VALUES: list[Callable[..., object]] = [
+    lambda: testing.status(999),
+    lambda: testing.status(99),
+    lambda: script(status=0),
+    lambda: testing.status(503, headers={"a": "b\r\nc"}),
+    lambda: testing.delay(-1),
+    lambda: testing.delay(float("nan")),
+    lambda: testing.burst(-1),
+    lambda: FriendliServer(pace=-1),
+]
+
+
+@pytest.mark.parametrize("make", WRONG_TYPES)
+def test_argument_of_wrong_type_raises_type_error_that_names_it(make: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match=r" must be .*, not |gate\(\) takes an asyncio.Event .*, not True"):
+        make()
+
+
+@pytest.mark.parametrize("make", WRONG_VALUES)
+def test_argument_out_of_range_raises_value_error(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"must (be from 100 to 599|be a finite|be at least|not contain)"):
+        make()
+
+
+async def test_unused_replies_are_described_with_path_and_origin(
+    server: FriendliServer, session: aiohttp.ClientSession
+) -> None:
+    def answer(request: ReceivedRequest) -> Script:
+        return testing.status(503)
+
+    server.enqueue(testing.status(429), testing.text("Hel", "lo"), path="/v1/a")
+    server.enqueue(testing.status(503), script(testing.chunk("a"), testing.cut()), testing.raw(b"x"), testing.drop())
+    server.enqueue(answer, path=CHAT)
+    await post(session)
+    replies = [reply.partition(" (enqueued at test_testing_script.py:")[0] for reply in server.unused_replies]
+    assert replies == [
+        "status 429, 1 step for /v1/a",
+        "text 'Hello' for /v1/a",
+        "status 200, 2 steps",
+        "step raw",
+        "step drop",
+        f"function {answer.__qualname__} for {CHAT}",
+    ]
+    server.clear_replies()
+    assert (server.unused_replies, server.enqueued) == ([], 0)
 
 
 async def test_step_after_end_is_logged_as_an_error(
@@ -85,6 +228,7 @@ async def test_step_after_end_is_logged_as_an_error(
     raw_client.send()
     assert b"late" not in await raw_client.reader.read()
     assert "Cannot call write() after write_eof()" in caplog.text
+    assert server.reply_errors == ["RuntimeError: Cannot call write() after write_eof() (raised by a step)"]
 
 
 async def test_status_has_json_error_body_and_given_headers(

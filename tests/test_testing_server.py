@@ -1,9 +1,11 @@
 """The embedded server: lifecycle, request validation, recorded requests, and its pytest plugin."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,6 +129,28 @@ async def _run_command() -> tuple[bytes, int | None, bytes]:
     ]
     assert status == 200
     return body[-14:], process.returncode, errors
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("friendli_async.testing",), "python -m friendli_async.testing"),
+        (("friendli_async.cli", "serve"), "friendli-async serve"),
+    ],
+)
+def test_command_reports_port_in_use_in_one_line(command: tuple[str, ...], name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", *command, "--port", str(port)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    reason = os.strerror(errno.EADDRINUSE)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{name}: cannot listen on 127.0.0.1:{port}: {reason}\n"
 
 
 # --- request validation ----------------------------------------------------------------------------------------------
@@ -403,6 +427,46 @@ def test_pytest_plugin_works_without_pytest_asyncio(tmp_path: Path, test: str) -
     hide_plugin = 'import sys\nsys.modules["pytest_asyncio"] = None\n'
     run = run_with_plugin(tmp_path, test, "-p", "anyio", conftest=hide_plugin)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+LEFTOVER_TEST = """
+import urllib.error, urllib.request
+
+from friendli_async.testing import status, text
+
+
+def test_passes(friendli_server):
+    friendli_server.enqueue(text("never used"), status(503))
+
+
+def test_raises(friendli_server):
+    friendli_server.enqueue(lambda request: {}["missing"])
+    try:
+        urllib.request.urlopen(friendli_server.url)
+    except urllib.error.HTTPError as error:
+        error.close()
+
+
+def test_clears(friendli_server):
+    friendli_server.enqueue(text("never used"))
+    friendli_server.clear_replies()
+"""
+
+
+def test_pytest_plugin_reports_unused_and_failed_replies(tmp_path: Path) -> None:
+    hide_plugin = 'import sys\nsys.modules["pytest_asyncio"] = None\n'
+    run = run_with_plugin(tmp_path, LEFTOVER_TEST, conftest=hide_plugin)
+    assert "3 passed, 2 errors" in run.stdout, run.stdout + run.stderr
+    assert "enqueued replies that were not used: 2 (requests received: 0):" in run.stdout
+    assert "  text 'never used' (enqueued at test_plugin.py:8)\n  status 503, 1 step (enqueued at" in run.stdout
+    assert "  KeyError: 'missing' (raised by function test_raises.<locals>.<lambda>)" in run.stdout
+    assert "friendli_check_replies = false" in run.stdout
+
+
+def test_pytest_plugin_check_of_replies_can_be_disabled(tmp_path: Path) -> None:
+    hide_plugin = 'import sys\nsys.modules["pytest_asyncio"] = None\n'
+    run = run_with_plugin(tmp_path, LEFTOVER_TEST, "-o", "friendli_check_replies=false", conftest=hide_plugin)
+    assert (run.returncode, "3 passed" in run.stdout) == (0, True), run.stdout + run.stderr
 
 
 def test_public_names_are_sorted_and_exist() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ T = TypeVar("T")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command-line options."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", default=0, type=int, help="port to listen on (default: a free one)")
+    parser.add_argument("--port", default=0, type=_argument_type(_port), help="port to listen on (default: a free one)")
     parser.add_argument("--token", default="test-token", help="token that requests must carry (default: %(default)s)")
     parser.add_argument(
         "--pace",
@@ -58,6 +59,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"must be a port number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
 def access_line(request: ReceivedRequest, seconds: float) -> str:
     """Returns the access log line of a request: without its headers, query and body."""
     return f"{request.method} {request.raw_path} {request.status} {request.outcome} {seconds:.3f} s"
@@ -67,8 +74,16 @@ def _log(request: ReceivedRequest, seconds: float) -> None:
     print(access_line(request, seconds), file=sys.stderr, flush=True)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Serves until interrupted; returns the exit status."""
+def run(options: argparse.Namespace, program: str = "python -m friendli_async.testing") -> int:
+    """Serves until interrupted.
+
+    Args:
+        options: The parsed command line.
+        program: The name of the command, for error messages.
+
+    Returns:
+        The exit status: 2 if it cannot listen on the address.
+    """
     server = FriendliServer(
         options.token,
         host=options.host,
@@ -78,8 +93,13 @@ def run(options: argparse.Namespace) -> int:
         rate_limit=options.rate_limit,
         access_log=_log if options.access_log else None,
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(server))
+    try:
+        asyncio.run(_serve(server, options.host, options.port))
+    except KeyboardInterrupt:
+        pass
+    except _ListenError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -99,12 +119,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(parser.parse_args(arguments))
 
 
-async def _serve(server: FriendliServer) -> None:
+class _ListenError(Exception):
+    """The server cannot listen on its address."""
+
+
+async def _serve(server: FriendliServer, host: str, port: int) -> None:
     stopped = asyncio.Event()
     with contextlib.suppress(NotImplementedError):  # on Windows, KeyboardInterrupt ends it
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stopped.set)
-    async with server:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(server)
+        except OSError as error:
+            # The code of a failed name lookup is negative; asyncio adds the address to the text of a failed bind.
+            reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+            raise _ListenError(f"cannot listen on {host}:{port}: {reason}") from error
         print(f"Listening on {server.url}. To point the client at it:")
         print(f"  export FRIENDLI_SERVER_URL={server.url}")
         print(f"  export FRIENDLI_CONTAINER_URL={server.url}")

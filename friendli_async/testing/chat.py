@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile, zip_longest
 from typing import Any, Final, cast
 
+from friendli_async.testing.arguments import describe
 from friendli_async.testing.frames import error_body, token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import deployed
@@ -190,12 +191,26 @@ def tool_calls(*calls: tuple[str, Mapping[str, object] | str]) -> Callable[[Rece
 
     Returns:
         The answer, to be enqueued.
+
+    Raises:
+        TypeError: A call is not a pair of a name and its arguments, or the arguments cannot be encoded as JSON.
     """
+    for call in calls:
+        if not _is_call(call):
+            raise TypeError(f'a call must be a pair such as ("weather", {{"city": "Oslo"}}), not {describe(call)}')
     built = tuple(
         FunctionCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments))
         for name, arguments in calls
     )
     return lambda request: speak(request, Turn((), calls=built))
+
+
+def _is_call(call: object) -> bool:
+    match call:
+        case (str(), str() | Mapping()):
+            return True
+        case _:
+            return False
 
 
 def _text(body: Body) -> str:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Final
 
+from friendli_async.testing.arguments import check_integer
 from friendli_async.testing.script import Script, status
 
 __all__ = ["Limiter", "rate_limit_headers"]
@@ -44,8 +45,7 @@ class Limiter:
     """
 
     def __init__(self, requests: int) -> None:
-        if requests < 1:
-            raise ValueError(f"rate_limit must be at least 1, not {requests}")
+        check_integer("rate_limit", requests, least=1)
         self._requests = requests
         self._remaining = 0
         self._resets_at = -math.inf

@@ -9,12 +9,21 @@ Every write is followed by two iterations of the event loop: a client in the sam
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, cast
 
 from multidict import CIMultiDict
 
+from friendli_async.testing.arguments import (
+    check_headers,
+    check_integer,
+    check_seconds,
+    check_text,
+    check_type,
+    describe,
+)
 from friendli_async.testing.frames import Identity, error_body, to_json, token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
@@ -27,6 +36,8 @@ __all__ = [
     "Script",
     "TextReply",
     "body",
+    "check_answer",
+    "describe_answer",
     "json_body",
     "pace",
     "resolve",
@@ -61,11 +72,20 @@ class Script:
         steps: The steps, in order.
         status: HTTP status.
         headers: Headers of the reply, including `Content-Type`.
+
+    Raises:
+        TypeError: A step is not a step, or the status is not an int.
+        ValueError: The status is not from 100 to 599.
     """
 
     steps: tuple[Step, ...] = ()
     status: int = 200
     headers: tuple[tuple[str, str], ...] = field(default=(("Content-Type", EVENT_STREAM),))
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            check_type(step, Step, "a step of a script", 'made by a function such as chunk("Hello"), cut() or done()')
+        check_integer("status", self.status, least=100, most=599)
 
     async def play(self, reply: ReplyWriter) -> None:
         """Play all steps, then end the body if none of them did.
@@ -92,12 +112,73 @@ def resolve(answer: Answer, request: ReceivedRequest) -> Script:
 
     Returns:
         The script to play.
+
+    Raises:
+        TypeError: The function returned something that is not an answer.
+        Exception: Whatever the function raised.
     """
     if isinstance(answer, Script):
         return answer
     if isinstance(answer, Step):
         return script(answer)
-    return resolve(answer(request), request)
+    returned: object = answer(request)
+    check_answer(returned, "the return value of a reply function")
+    return resolve(cast("Answer", returned), request)
+
+
+_ACCEPTED: Final = 'a reply such as text("Hello") or status(503), a step such as drop(), or a function of the request'
+_HINTS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (str, "; text(...) makes a reply of it"),
+    (bytes, "; body(...) makes a reply of it"),
+    (dict, "; json_body(...) makes a reply of it"),
+    ((list, tuple), "; pass several replies as separate arguments"),
+)
+
+
+def check_answer(answer: object, name: str) -> None:
+    """Check that a value is an answer, as far as that can be known before a request arrives.
+
+    Args:
+        answer: The value.
+        name: What it is, for the error message.
+
+    Raises:
+        TypeError: It is not; the message says what is accepted.
+    """
+    if isinstance(answer, Script | Step):
+        return
+    if not callable(answer) or isinstance(answer, type):
+        hint = next((hint for kind, hint in _HINTS if issubclass(type(answer), kind)), "")
+        raise TypeError(f"{name} must be {_ACCEPTED}, not {describe(answer)}{hint}")
+    if inspect.iscoroutinefunction(answer) or inspect.iscoroutinefunction(type(answer).__call__):
+        raise TypeError(f"{name} must not be a coroutine function: {_function_name(answer)}; delay() and gate() wait")
+    try:
+        inspect.signature(answer).bind(None)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be {_ACCEPTED}; {_function_name(answer)} cannot be called with one argument, the request"
+        ) from None
+    except ValueError:  # some builtins have no signature
+        return
+
+
+def describe_answer(answer: Answer) -> str:
+    """Describe an answer in a few words, for messages about it.
+
+    Args:
+        answer: A valid answer.
+    """
+    if isinstance(answer, Script):
+        return f"status {answer.status}, {len(answer.steps)} step{'s' * (len(answer.steps) != 1)}"
+    if isinstance(answer, TextReply):
+        return f"text {describe(''.join(answer.pieces)).removesuffix(' (str)')}"
+    if isinstance(answer, Step):
+        return f"step {getattr(answer, 'name', type(answer).__name__.strip('_').lower())}"
+    return f"function {_function_name(answer)}"
+
+
+def _function_name(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
 def pace(answer: Script, seconds: float) -> Script:
@@ -109,7 +190,13 @@ def pace(answer: Script, seconds: float) -> Script:
 
     Returns:
         The slower script.
+
+    Raises:
+        TypeError: The answer is not a script, or the pause not a number.
+        ValueError: The pause is negative.
     """
+    check_type(answer, Script, "the first argument of pace()", "a script(...)")
+    check_seconds("seconds", seconds)
     if not seconds or ("Content-Type", EVENT_STREAM) not in answer.headers:
         return answer
     return replace(answer, steps=tuple(paced for step in answer.steps for paced in (delay(seconds), step)))
@@ -131,7 +218,13 @@ def script(
 
     Returns:
         The script.
+
+    Raises:
+        TypeError: An argument has the wrong type, for example text instead of a step.
+        ValueError: The status or a header is invalid.
     """
+    check_text("content_type", content_type)
+    check_headers(headers)
     merged = CIMultiDict({"Content-Type": content_type})
     merged.update(headers or {})
     return Script(steps, status, tuple(merged.items()))
@@ -151,6 +244,8 @@ def body(
     Returns:
         The script.
     """
+    check_type(data, bytes, "the data of body()", "bytes")
+    check_headers(headers)
     merged = CIMultiDict({"Content-Length": str(len(data))})
     merged.update(headers or {})
     return script(raw(data), status=status, headers=merged, content_type=content_type)
@@ -166,7 +261,12 @@ def json_body(value: object, *, status: int = 200, headers: Mapping[str, str] | 
 
     Returns:
         The script.
+
+    Raises:
+        TypeError: The value cannot be encoded, or is itself a reply or a step.
     """
+    if isinstance(value, Script | Step | TextReply):
+        raise TypeError(f"the value of json_body() must be a JSON value, not {describe(value)}")
     return body(to_json(value), status=status, headers=headers, content_type=JSON)
 
 
@@ -189,7 +289,18 @@ def status(
 
     Returns:
         The script.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: The status is not from 100 to 599, or a header is invalid.
     """
+    check_integer("status", code, least=100, most=599)
+    check_text("message", message)
+    check_headers(headers)
+    if retry_after is not None:
+        check_type(retry_after, (int, float, str), "retry_after", "a number of seconds or text")
+    if retry_after_ms is not None:
+        check_type(retry_after_ms, (int, float), "retry_after_ms", "a number of milliseconds")
     extra = dict(headers or {})
     if retry_after is not None:
         extra["Retry-After"] = str(retry_after)
@@ -257,7 +368,18 @@ def text(*pieces: str, reasoning: Sequence[str] = (), finish_reason: str = "stop
 
     Returns:
         The answer, to be enqueued.
+
+    Raises:
+        TypeError: A piece is not text.
     """
+    for piece in pieces:
+        check_type(piece, str, "a piece of text()", "text")
+    if isinstance(reasoning, str):
+        raise TypeError(f"reasoning must be a list of texts, not {describe(reasoning)}")
+    for piece in reasoning:
+        check_type(piece, str, "a piece of reasoning", "text")
+    check_type(finish_reason, str, "finish_reason", "text")
+    check_integer("prompt_tokens", prompt_tokens)
     return TextReply(pieces, tuple(reasoning), finish_reason, prompt_tokens)
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
 from multidict import CIMultiDict
 
+from friendli_async.testing.arguments import check_seconds, check_text, check_type
 from friendli_async.testing.background import BackgroundLoop
 from friendli_async.testing.faults import Faults
 from friendli_async.testing.limiter import Limiter
 from friendli_async.testing.received import Outcome, ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.routes import Router
-from friendli_async.testing.script import Answer, Script, pace, resolve
+from friendli_async.testing.script import Answer, Script, check_answer, describe_answer, pace, resolve, status
 from friendli_async.testing.waiting import Signal
 
 __all__ = ["FriendliServer"]
@@ -26,6 +31,23 @@ __all__ = ["FriendliServer"]
 _MAX_BODY: Final = 256 * 1024 * 1024
 _BACKLOG: Final = 4096  # a thousand streams may be opened at once
 _MAX_ITERATIONS: Final = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Enqueued:
+    """An enqueued answer."""
+
+    answer: Answer
+    path: str | None
+    """The path of the requests that it answers; None for any."""
+    origin: str
+    """File name and line of the call of `enqueue`."""
+
+    def __str__(self) -> str:
+        path = "" if self.path is None else f" for {self.path}"
+        return f"{describe_answer(self.answer)}{path} (enqueued at {self.origin})"
 
 
 class FriendliServer:
@@ -48,6 +70,10 @@ class FriendliServer:
         rate_limit: Unscripted requests answered per minute; the others get a 429. All their replies have
             `x-ratelimit-*` headers.
         access_log: Called with each request and its duration in seconds, when its reply is complete or broken.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: `pace` is negative, or `rate_limit` is below 1.
     """
 
     def __init__(
@@ -61,6 +87,11 @@ class FriendliServer:
         rate_limit: int | None = None,
         access_log: Callable[[ReceivedRequest, float], object] | None = None,
     ) -> None:
+        if not isinstance(token, str | None):
+            raise TypeError(f"token must be text or None, not {type(token).__name__}")
+        check_seconds("pace", pace)
+        if faults is not None:
+            check_type(faults, Faults, "faults", "made by friendli_async.testing.faults.parse(...)")
         self.token = token
         self.requests: list[ReceivedRequest] = []
         """The requests received so far, including their bodies, in order of arrival."""
@@ -77,7 +108,8 @@ class FriendliServer:
         self._runner: web.ServerRunner | None = None
         self._thread: BackgroundLoop | None = None
         self._open: dict[web.RequestHandler, tuple[int, asyncio.Transport]] = {}
-        self._queue: deque[tuple[Answer, str | None]] = deque()
+        self._queue: deque[_Enqueued] = deque()
+        self._reply_errors: list[str] = []
         self._always: Answer | None = None
         self._received = 0
         self._active = 0
@@ -169,21 +201,55 @@ class FriendliServer:
         Args:
             answers: Scripts, single steps (a script of one), or functions from the request to a script.
             path: Answer only requests to this path; by default any.
+
+        Raises:
+            TypeError: An answer is none of these, or a function that does not take one argument. Nothing is enqueued.
+            ValueError: The path does not start with `/`, or contains a query.
         """
-        self._queue.extend((answer, path) for answer in answers)
+        for answer in answers:
+            check_answer(answer, "an enqueued reply")
+        check_text("path", path)
+        if path is not None and (not path.startswith("/") or "?" in path):
+            raise ValueError(f"path must start with / and have no query, as in /v1/chat/completions, not {path!r}")
+        caller = traceback.extract_stack(limit=2)[0]
+        origin = f"{Path(caller.filename).name}:{caller.lineno}"
+        self._queue.extend(_Enqueued(answer, path, origin) for answer in answers)
 
     def always(self, answer: Answer | None) -> None:
         """Answer every request for which no script is enqueued with one script.
 
         Args:
             answer: The script; `None` restores the replies of the API.
+
+        Raises:
+            TypeError: It is not an answer.
         """
+        if answer is not None:
+            check_answer(answer, "the reply")
         self._always = answer
 
     @property
     def enqueued(self) -> int:
         """The number of enqueued scripts that have not been used."""
         return len(self._queue)
+
+    @property
+    def unused_replies(self) -> list[str]:
+        """A description of each enqueued script that has not been used, with the file and line that enqueued it."""
+        return [str(enqueued) for enqueued in self._queue]
+
+    @property
+    def reply_errors(self) -> list[str]:
+        """The exceptions raised by reply functions or steps, as text.
+
+        If a function raised, the reply was a 500 with this text as its error message, which a client may have retried.
+        """
+        return list(self._reply_errors)
+
+    def clear_replies(self) -> None:
+        """Forget the scripts that have not been used, and `reply_errors`."""
+        self._queue.clear()
+        self._reply_errors.clear()
 
     # --- state ---
 
@@ -270,7 +336,7 @@ class FriendliServer:
             if body is None:
                 return web.Response(status=413)
             received = self._record(request, body)
-            return await self._reply(request, received, resolve(self._answer_for(received), received))
+            return await self._reply(request, received, self._script_for(received))
         finally:
             self._active -= 1
             self._signal.notify()
@@ -296,11 +362,28 @@ class FriendliServer:
         self._signal.notify()
         return received
 
+    def _script_for(self, request: ReceivedRequest) -> Script:
+        answer: Answer | None = None
+        try:
+            answer = self._answer_for(request)
+            return resolve(answer, request)
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # pytest.fail() raises one that is not an Exception
+            message = self._record_error(error, "the server" if answer is None else describe_answer(answer))
+            _logger.error("%s", message, exc_info=error)
+            return status(500, message=message)
+
+    def _record_error(self, error: BaseException, source: str) -> str:
+        message = f"{type(error).__name__}: {error} (raised by {source})"
+        self._reply_errors.append(message)
+        return message
+
     def _answer_for(self, request: ReceivedRequest) -> Answer:
-        for position, (answer, path) in enumerate(self._queue):
-            if path is None or path == request.path:
+        for position, enqueued in enumerate(self._queue):
+            if enqueued.path is None or enqueued.path == request.path:
                 del self._queue[position]
-                return answer
+                return enqueued.answer
         if self._always is not None:
             return self._always
         now = asyncio.get_running_loop().time()
@@ -328,6 +411,9 @@ class FriendliServer:
             outcome = "broken" if reply.hung_up or self._closing else "disconnected"
             if isinstance(error, asyncio.CancelledError):
                 raise
+        except Exception as error:
+            self._record_error(error, "a step")
+            raise
         finally:
             received.settle("completed" if reply.ended else outcome)
             if self._access_log is not None:

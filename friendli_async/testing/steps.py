@@ -8,12 +8,14 @@ piece separately.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from friendli_async.testing.arguments import check_integer, check_seconds, check_text, check_type, describe
 from friendli_async.testing.frames import DONE, Identity, sse_event, to_json, token_counts
 from friendli_async.testing.reply import ReplyWriter
 
@@ -106,7 +108,11 @@ def raw(data: bytes) -> Payload:
 
     Args:
         data: The exact bytes.
+
+    Raises:
+        TypeError: The data is not bytes.
     """
+    check_type(data, bytes, "the data of raw()", "bytes")
     return _Raw(data)
 
 
@@ -130,7 +136,19 @@ def chunk(
         finish_reason: Why the choice ended.
         logprobs: The log probabilities of the choice.
         index: Index of the choice.
+
+    Raises:
+        TypeError: An argument has the wrong type.
     """
+    check_text("text", text)
+    check_text("role", role)
+    check_text("reasoning", reasoning)
+    check_text("finish_reason", finish_reason)
+    if tool_calls is not None:
+        check_type(tool_calls, (list, tuple), "tool_calls", "a list of dicts")
+    if logprobs is not None:
+        check_type(logprobs, Mapping, "logprobs", "a dict")
+    check_integer("index", index)
     values = {"role": role, "content": text, "reasoning_content": reasoning, "tool_calls": tool_calls}
     delta = {name: value for name, value in values.items() if value is not None}
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
@@ -153,7 +171,12 @@ def usage(prompt: int, completion: int) -> Payload:
     Args:
         prompt: Tokens of the request.
         completion: Tokens of the reply.
+
+    Raises:
+        TypeError: A number is not an int.
     """
+    check_integer("prompt", prompt)
+    check_integer("completion", completion)
     return _Chunk(b"[]", to_json(token_counts(prompt, completion)))
 
 
@@ -167,7 +190,11 @@ def comment(text: str = "ping") -> Payload:
 
     Args:
         text: One line.
+
+    Raises:
+        TypeError: It is not text.
     """
+    check_type(text, str, "the text of comment()", "text")
     return _Raw(b": " + text.encode() + b"\n\n")
 
 
@@ -177,7 +204,13 @@ def event(data: object, *, name: str | None = None) -> Payload:
     Args:
         data: Text unchanged (each line becomes a `data:` line), anything else as JSON.
         name: The `event:` field; omitted if `None`.
+
+    Raises:
+        TypeError: The data cannot be encoded, or is bytes or a step; or the name is not text.
     """
+    if isinstance(data, bytes | Step):
+        raise TypeError(f"the data of an event must be text or a JSON value, not {describe(data)}; raw() writes bytes")
+    check_text("name", name)
     return _Raw(sse_event(data.encode() if isinstance(data, str) else to_json(data), name))
 
 
@@ -223,7 +256,16 @@ def tool_status(
         message: Its progress message.
         error: Why it failed: `type` and `msg`.
         timestamp: Unix time in seconds.
+
+    Raises:
+        TypeError: An argument has the wrong type.
     """
+    check_type(status, str, "status", "text")
+    check_text("result", result)
+    check_text("message", message)
+    for label, value in (("parameters", parameters), ("error", error)):
+        if value is not None:
+            check_type(value, Mapping, label, "a dict")
     data = {
         "tool_call_id": tool_call_id,
         "name": name,
@@ -258,9 +300,12 @@ def split(payload: Payload, size: int = 1) -> Step:
         size: Bytes of each piece.
 
     Raises:
+        TypeError: The step does not write, or the size is not an int.
         ValueError: The size is not positive.
     """
-    return _Split(payload, _check_positive(size, "size"))
+    check_type(payload, Payload, "the first argument of split()", "a step that writes, such as chunk(...) or raw(...)")
+    check_integer("size", size, least=1)
+    return _Split(payload, size)
 
 
 @dataclass(frozen=True)
@@ -284,10 +329,14 @@ def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> S
         events_per_write: Chunks per write.
 
     Raises:
-        ValueError: `events_per_write` is not positive.
+        TypeError: An argument has the wrong type.
+        ValueError: `count` is negative, or `events_per_write` is not positive.
     """
+    check_integer("count", count, least=0)
+    check_type(text, str, "text", "text")
+    check_integer("events_per_write", events_per_write, least=1)
     delta = {"index": 0, "delta": {"content": text}, "finish_reason": None, "logprobs": None}
-    return _Burst(count, to_json([delta]), _check_positive(events_per_write, "events_per_write"))
+    return _Burst(count, to_json([delta]), events_per_write)
 
 
 @dataclass(frozen=True)
@@ -307,16 +356,12 @@ def endless(data: bytes = b"x" * 65536) -> Step:
         data: The bytes of one write.
 
     Raises:
+        TypeError: `data` is not bytes.
         ValueError: `data` is empty.
     """
-    _check_positive(len(data), "length of data")
+    check_type(data, bytes, "the data of endless()", "bytes")
+    check_integer("length of data", len(data), least=1)
     return _Endless(data)
-
-
-def _check_positive(number: int, name: str) -> int:
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
-    return number
 
 
 # --- steps that wait -------------------------------------------------------------------------------------------------
@@ -371,7 +416,12 @@ def delay(seconds: float) -> Step:
 
     Args:
         seconds: How long.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative, infinite or NaN.
     """
+    check_seconds("seconds", seconds)
     return _Delay(seconds)
 
 
@@ -380,7 +430,12 @@ def gate(event: asyncio.Event | threading.Event) -> Step:
 
     Args:
         event: The event: of asyncio if the test is a coroutine, of threading if it is not.
+
+    Raises:
+        TypeError: It is not an event.
     """
+    if not isinstance(event, threading.Event) and not inspect.iscoroutinefunction(getattr(event, "wait", None)):
+        raise TypeError(f"gate() takes an asyncio.Event or a threading.Event, not {describe(event)}")
     return _Gate(event, _running_loop())
 
 
@@ -406,7 +461,12 @@ def slow_headers(seconds: float) -> Step:
 
     Args:
         seconds: How long.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative, infinite or NaN.
     """
+    check_seconds("seconds", seconds)
     return _SlowHeaders(seconds)
 
 
@@ -458,5 +518,9 @@ def garbage(data: bytes = b"zz\r\nno chunk\r\n") -> Step:
 
     Args:
         data: The bytes.
+
+    Raises:
+        TypeError: The data is not bytes.
     """
+    check_type(data, bytes, "the data of garbage()", "bytes")
     return _Garbage(data)

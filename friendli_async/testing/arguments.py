@@ -1,0 +1,110 @@
+"""Checks of the arguments that tests pass to the server and to scripts, so that a mistake raises where it is made."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+__all__ = ["check_headers", "check_integer", "check_seconds", "check_text", "check_type", "describe"]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def describe(value: object) -> str:
+    """Return a short representation of a value with the name of its type, for an error message.
+
+    Args:
+        value: The value.
+    """
+    return "None" if value is None else f"{_SHORT.repr(value)} ({type(value).__name__})"
+
+
+def check_type(value: object, expected: type | tuple[type, ...], name: str, accepted: str) -> None:
+    """Check the type of an argument.
+
+    Args:
+        value: The argument.
+        expected: The accepted types. A bool is not accepted as an int.
+        name: The name of the argument, for the error message.
+        accepted: What is accepted, for the error message.
+
+    Raises:
+        TypeError: The argument has another type.
+    """
+    if isinstance(value, bool) or not isinstance(value, expected):
+        raise TypeError(f"{name} must be {accepted}, not {describe(value)}")
+
+
+def check_text(name: str, *values: object) -> None:
+    """Check that arguments are text or None.
+
+    Args:
+        name: The name of the argument, for the error message.
+        values: The arguments.
+
+    Raises:
+        TypeError: One of them is something else.
+    """
+    for value in values:
+        if value is not None:
+            check_type(value, str, name, "text")
+
+
+def check_integer(name: str, value: object, *, least: int | None = None, most: int | None = None) -> None:
+    """Check an integer.
+
+    Args:
+        name: The name of the argument, for the error message.
+        value: The argument.
+        least: The smallest accepted value.
+        most: The largest accepted value.
+
+    Raises:
+        TypeError: It is not an int.
+        ValueError: It is out of range.
+    """
+    check_type(value, int, name, "an int")
+    number = cast("int", value)
+    if most is not None and not (least or 0) <= number <= most:
+        raise ValueError(f"{name} must be from {least or 0} to {most}, not {number}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Check a duration.
+
+    Args:
+        name: The name of the argument, for the error message.
+        value: The argument.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative, infinite or NaN.
+    """
+    check_type(value, (int, float), name, "a number of seconds")
+    if not 0 <= cast("float", value) < math.inf:
+        raise ValueError(f"{name} must be a finite number of seconds, at least 0, not {value}")
+
+
+def check_headers(headers: Any) -> None:
+    """Check the headers of a reply.
+
+    Args:
+        headers: A mapping, or None.
+
+    Raises:
+        TypeError: It is not a mapping, or a name or value is not text.
+        ValueError: A name or value contains a line break.
+    """
+    if headers is None:
+        return
+    check_type(headers, Mapping, "headers", "a mapping of text to text")
+    for item in cast("Mapping[object, object]", headers).items():
+        for text in item:
+            check_type(text, str, f"header {item[0]!r}", "text")
+            if not set("\r\n\0").isdisjoint(cast("str", text)):
+                raise ValueError(f"header {item[0]!r} must not contain a line break or a null character")
