@@ -79,6 +79,12 @@ _PARAMETERS: Final = {
     "instructions": "system",
     "system instructions": "system_prompt",
 }
+# Keywords of single methods.
+_OF_METHODS: Final = {
+    "only parse() can ask again; after a stream, send OutputError.feedback yourself": "reask",
+    "it is a parameter of parse() and parse_stream()": "strict",
+    "it is a parameter of chat.run()": "before_tool concurrency max_turns on_tool_error tool_timeout",
+}
 # Fields of Timeouts, RetryPolicy and Limits.
 _FIELDS: Final = {
     "idle=... and first_event=...": "read sock_read read_timeout",
@@ -231,6 +237,8 @@ def parameter_hint(name: str, known: Collection[str]) -> str:
         return f"; use {accepted[0]!r}"
     if "system" in candidates and "messages" in known:
         return "; use a message with the role 'system'"
+    if hint := _lookup(plain, _OF_METHODS):
+        return f"; {hint}"
     if ours is None and (near := _suggest_nearest(plain, known)):
         return near
     extra = next((other for other in ("extra_body", "extra_query") if other in known), None)

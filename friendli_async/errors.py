@@ -307,11 +307,16 @@ class OutputError(ResponseDecodeError):
             if a stream was found not to be JSON before its end.
         path: Path of the invalid value, such as ``lines[0].total``; "" for the whole output.
         text: The output's text.
+        asked: Number of answers, more than one if ``parse`` has asked again; ``partial.usage`` is their sum.
+        feedback: The message that ``parse`` would send to ask for another answer, after ``text`` as the assistant's
+            message. "" if asking again is no use: the output was truncated or empty, a refusal or a tool call.
     """
 
     reply: Reply | None = None
     path: str = ""
     text: str = ""
+    asked: int = 1
+    feedback: str = ""
 
     def __init__(
         self,
@@ -320,6 +325,7 @@ class OutputError(ResponseDecodeError):
         reply: Reply | None = None,
         path: str = "",
         text: str = "",
+        feedback: str = "",
         excerpt: str = "",
         meta: Meta | None = None,
         partial: Partial | None = None,
@@ -328,6 +334,7 @@ class OutputError(ResponseDecodeError):
         self.reply = reply
         self.path = path
         self.text = text
+        self.feedback = feedback
 
 
 class OutputCutOffError(OutputError):

@@ -224,6 +224,25 @@ def test_invalid_setting_that_is_not_secret_is_quoted(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("reask", r"only parse\(\) can ask again; after a stream, send OutputError.feedback yourself"),
+        ("max_turns", r"it is a parameter of chat.run\(\)"),
+    ],
+)
+async def test_parameter_of_another_method_is_not_suggested_for_extra_body(name: str, hint: str) -> None:
+    serverless: Any = CLIENT.serverless
+    calls = [
+        partial(serverless.chat.complete, model="m", messages=[]),
+        partial(serverless.chat.parse_stream, int, model="m", messages=[]),
+        partial(serverless.responses.parse_stream, int, model="m", input="x"),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'; {hint}$"):
+            await call(**{name: 1})
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("store", "metadata", "user", "service_tier", "prompt_cache_key", "prompt_cache_retention", "mcp_servers"),

@@ -8,11 +8,12 @@ import decimal
 import enum
 import json
 import math
+import re
 import types
 import uuid
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import numpy as np
@@ -263,6 +264,42 @@ def test_check_values_prepends_the_prefix_to_the_path() -> None:
     with pytest.raises(ValueError, match=r"^body\.pets\[0\]\.lives: "):
         check_values({"pets": [{"kind": "cat", "lives": "9"}]}, Expected, "body")
     check_values({"pets": [], "unknown": object()}, Expected)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Point(TypedDict):
+    axis: Literal["x", "y"]
+
+
+class Choices(msgspec.Struct, kw_only=True):
+    colour: Annotated[Colour, msgspec.Meta(description="A colour.")] | int | None = None
+    points: list[Point] = []
+    by_name: dict[str, Literal["q"]] = {}
+    pair: tuple[Literal["a"], Literal["b"]] = ("a", "b")
+    many: Literal[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] = 0
+    pets: list[Cat | Dog] = []
+    keys: dict[Literal["k"], int] = {}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"colour": "green"}, "colour: Invalid enum value 'green'; must be one of 'red', 'blue'"),
+        ({"points": [{"axis": "x"}, {"axis": "z"}]}, "points[1].axis: Invalid enum value 'z'; must be one of 'x', 'y'"),
+        ({"by_name": {"n": "p"}}, "by_name[...]: Invalid enum value 'p'; must be 'q'"),
+        ({"many": 99}, "many: Invalid enum value 99; must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ..."),
+        ({"pets": [{"kind": "cow"}]}, "pets[0].kind: Invalid value 'cow'; must be one of 'cat', 'dog'"),
+        ({"keys": {"x": 1}}, "keys: invalid key: Invalid enum value 'x'"),
+        ({"colour": 1.5}, "colour: Expected `int | str | null`, got `float`"),
+    ],
+)
+def test_invalid_choice_error_lists_the_choices(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_values(value, Choices)
 
 
 @pytest.mark.parametrize("stop", [["a"], ("a",), collections.UserList(["a"]), collections.deque(["a"])])

@@ -5,10 +5,12 @@ import contextvars
 import copy
 import gc
 import json
+import logging
 import pickle
 import subprocess
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -558,6 +560,157 @@ async def test_tool_error_ends_the_run_if_on_tool_error_is_raise(
         await run.result()
     assert pickle.loads(pickle.dumps(error)).call == error.call
     await assert_idle(client, server)
+
+
+async def test_exception_of_a_tool_is_kept_by_its_event_and_logged(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tool
+    async def look_up(name: str) -> str:
+        entries: dict[str, str] = {}
+        return entries[name]
+
+    server.enqueue(tool_calls(("look_up", {"name": "nope"})))
+    with caplog.at_level(logging.WARNING, "friendli_async"):
+        events = await events_of(start_run(client, look_up))
+    [finished] = [event for event in events if isinstance(event, ToolFinished)]
+    exception = finished.exception
+    assert isinstance(exception, KeyError)
+    assert traceback.extract_tb(exception.__traceback__)[0].name == "look_up"
+    assert msgspec.json.decode(msgspec.json.encode(finished), type=ToolFinished) == finished
+    assert pickle.loads(pickle.dumps(finished)) == finished
+    [record] = [record for record in caplog.records if record.name == "friendli_async"]
+    assert record.getMessage() == "the tool 'look_up' raised KeyError"
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is not None
+    assert record.exc_info[1] is exception
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("name", "arguments", "kind"),
+    [
+        ("nothing", {}, type(None)),
+        ("now", {}, type(None)),
+        ("fail", {}, ValueError),
+        ("never_ends", {}, TimeoutError),
+        ("raises_tool_error", {}, ToolError),
+        ("weather", {"town": "Rome"}, ToolError),
+        ("fails_in_a_group", {}, ExceptionGroup),
+    ],
+)
+async def test_event_has_the_exception_that_the_tool_raised(
+    client: AsyncFriendli, server: FriendliServer, name: str, arguments: dict[str, str], kind: type
+) -> None:
+    server.enqueue(tool_calls((name, arguments)))
+    run = start_run(client, *ALL_TOOLS, tool_timeout=0.05 if name == "never_ends" else 30)
+    [finished] = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
+    assert type(finished.exception) is kind
+
+
+async def test_failure_chosen_by_the_tool_is_not_logged(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(tool_calls(("raises_tool_error", {}), ("weather", {"town": "Rome"})))
+    with caplog.at_level(logging.WARNING, "friendli_async"):
+        await events_of(start_run(client, *ALL_TOOLS))
+    assert [record for record in caplog.records if record.name == "friendli_async"] == []
+
+
+class Witness:
+    """A local variable of a tool, by which a test sees how long the tool's frame lives."""
+
+
+@pytest.mark.parametrize("way", ["raises", "in_thread", "tool_error", "cancels_itself", "never_ends"])
+async def test_exception_of_a_tool_makes_no_reference_cycle(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    caplog.set_level(logging.CRITICAL, "friendli_async")  # a captured record would keep the exception
+    witnesses: list[weakref.ref[Witness]] = []
+
+    def body() -> None:
+        witness = Witness()
+        witnesses.append(weakref.ref(witness))
+        if way in ("raises", "in_thread", "tool_error"):
+            raise ToolError("no") if way == "tool_error" else LookupError
+
+    @tool
+    def in_thread() -> None:
+        body()
+
+    @tool
+    async def in_loop() -> None:
+        witness = Witness()
+        witnesses.append(weakref.ref(witness))
+        body()
+        if way == "cancels_itself":
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    used = in_thread if way == "in_thread" else in_loop
+    server.enqueue(tool_calls((used.name, {})))
+    gc.disable()
+    try:
+        run = start_run(client, used, tool_timeout=0.01 if way == "never_ends" else 30)
+        finished = await read_until(run, ToolFinished)
+        assert finished.error is not None
+        calls = weakref.ref(run._calls)
+        await run.aclose()
+        del finished, run
+        await asyncio.sleep(0)
+        assert [witness() for witness in witnesses] == [None] * len(witnesses)
+        assert calls() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("error", [SystemExit(4), GeneratorExit(), BaseExceptionGroup("both", [SystemExit(4)])])
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_exit_raised_by_a_tool_is_a_failure_of_the_tool(
+    client: AsyncFriendli, server: FriendliServer, error: BaseException, in_thread: bool
+) -> None:
+    def leave() -> str:
+        raise error
+
+    async def leave_async() -> str:
+        raise error
+
+    server.enqueue(tool_calls(("leave", {})), text("Sorry"))
+    run = start_run(client, tool(leave) if in_thread else tool(leave_async, name="leave"))
+    [finished] = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
+    assert finished.error == "failed"
+    assert type(finished.exception) is type(error)
+    assert finished.content in ("Error: SystemExit: 4", "Error: GeneratorExit")
+    assert (await run.result()).reply.text == "Sorry"
+
+
+@pytest.mark.parametrize("in_thread", ["", "in_thread"])
+def test_keyboard_interrupt_of_a_tool_ends_the_process(in_thread: str) -> None:
+    code = """
+import asyncio, sys
+from friendli_async import AsyncFriendli
+from friendli_async.testing import FriendliServer, tool_calls
+from friendli_async.tools import tool
+
+def interrupt() -> str:
+    raise KeyboardInterrupt
+
+async def interrupt_async() -> str:
+    raise KeyboardInterrupt
+
+async def main():
+    async with FriendliServer() as server, AsyncFriendli("token", server_url=server.url) as client:
+        server.enqueue(tool_calls(("interrupt", {})))
+        made = tool(interrupt) if sys.argv[1] else tool(interrupt_async, name="interrupt")
+        messages = [{"role": "user", "content": "Hi"}]
+        await client.serverless.chat.run(model="m", messages=messages, tools=[made]).result()
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", code, in_thread]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 async def test_exception_with_a_failing_str_is_reported_by_its_class_name(

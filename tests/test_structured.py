@@ -24,6 +24,7 @@ from friendli_async import (
     OutputError,
     OutputInvalidError,
     StreamInterruptedError,
+    Usage,
 )
 from friendli_async.chat import ChatChunk, ParsedCompletion, json_schema
 from friendli_async.testing import (
@@ -297,6 +298,10 @@ async def test_exhausted_reasks_report_total_usage(client: AsyncFriendli, server
         await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=2)
     failed_reply: Any = caught.value.reply
     assert (failed_reply.usage.total_tokens, failed_reply.usage.prompt_tokens_details.cached_tokens) == (39, 12)
+    assert caught.value.asked == 3
+    assert caught.value.partial is not None
+    assert caught.value.partial.usage == failed_reply.usage
+    assert pickle.loads(pickle.dumps(caught.value)).asked == 3
     server.enqueue(completion("no"), status(500))
     impatient = client.with_options(retry=None)
     with pytest.raises(InternalServerError) as failed:
@@ -320,6 +325,96 @@ async def test_responses_are_reasked(client: AsyncFriendli, server: FriendliServ
     assert reply.usage.total_tokens == 26
     assert [item.get("role") for item in last_body(server)["input"]] == ["user", "assistant", "user"]
     assert last_body(server)["text"]["format"]["name"] == "Invoice"
+
+
+async def test_usage_of_answers_before_a_failure_is_added_to_that_of_its_partial_reply(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    counts = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+    message = {"role": "assistant", "content": "no"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    failed = {"choices": [choice], "usage": counts, "error": {"message": "out of memory", "code": 500}}
+    server.enqueue(json_body({"choices": [choice], "usage": counts}), json_body(failed))
+    with pytest.raises(InternalServerError) as caught:
+        await client.with_options(retry=None).serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1)
+    assert caught.value.partial is not None
+    assert (caught.value.partial.text, caught.value.partial.usage) == ("no", Usage(20, 6, 26))
+
+
+class Form(pydantic.BaseModel):
+    name: str
+    age: int
+    sizes: list[int]
+
+
+async def test_all_faults_that_pydantic_finds_are_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
+    right = '{"name": "x", "age": 1, "sizes": []}'
+    server.enqueue(text('{"age": "old", "sizes": [1, "y"]}'), text(right))
+    reply = await client.serverless.chat.parse(Form, model="m", messages=ASK, reask=1)
+    assert (reply.asked, reply.value.name) == (2, "x")
+    feedback = last_body(server)["messages"][-1]["content"]
+    for path, reason in (("name", "Field required"), ("age", "valid integer"), ("sizes[1]", "valid integer")):
+        assert f"(at {path})" in feedback
+        assert reason in feedback
+    server.enqueue(text('{"name": "x", "age": 1, "sizes": ["y"' + ', "y"' * 29 + "]}"))
+    with pytest.raises(OutputInvalidError, match=r"\(at sizes\[9\]\); and 20 more$") as caught:
+        await client.serverless.chat.parse(Form, model="m", messages=ASK)
+    assert caught.value.path == "sizes[0]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "value"),
+    [
+        (int, "42", 42),
+        (str, '"a"', "a"),
+        (str | None, "null", None),
+        (list[Line], '[{"sku": "a", "quantity": 1}]', [Line("a", 1)]),
+        (list[Model], '[{"name": "a", "sizes": [1]}]', [Model(name="a", sizes=[1])]),
+        (list[str], '["\\ud83d"]', ["\ud83d"]),
+        (Cat | Dog, '{"type": "cat", "lives": 9}', Cat(9)),
+    ],
+    ids=str,
+)
+async def test_value_without_its_wrapper_is_accepted(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, answer: str, value: Any
+) -> None:
+    server.enqueue(text(answer), scripted(answer, 1))
+    chat = client.serverless.chat
+    assert (await chat.parse(kind, model="m", messages=ASK)).value == value
+    stream = chat.parse_stream(kind, model="m", messages=ASK)
+    snapshots = [copy.deepcopy(snapshot) async for snapshot in stream.snapshots()]
+    assert (await stream.result()).value == value
+    assert not isinstance(value, list) or snapshots[-1] == json.loads(answer)
+
+
+@pytest.mark.parametrize("answer", ['"many"', "[1]", "true", '{"value": "many"}', '{"count": 1}', "many"])
+async def test_error_and_feedback_describe_the_wrapper(
+    client: AsyncFriendli, server: FriendliServer, answer: str
+) -> None:
+    server.enqueue(text(answer), text('{"value": 3}'))
+    reply = await client.serverless.chat.parse(int, model="m", messages=ASK, reask=1)
+    assert (reply.asked, reply.value) == (2, 3)
+    feedback = last_body(server)["messages"][-1]["content"]
+    assert feedback.endswith('Answer again, with nothing but JSON that fits the schema: {"value": ...}.')
+    assert "`object`" not in feedback
+
+
+async def test_items_of_a_list_without_its_wrapper_are_yielded(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(scripted('[{"sku": "a", "quantity": 1}, {"sku": "b", "quantity": 2}]', 2))
+    stream = client.serverless.chat.parse_stream(list[Line], model="m", messages=ASK)
+    assert [item async for item in stream.items("", of=Line)] == [Line("a", 1), Line("b", 2)]
+
+
+@pytest.mark.parametrize("bad", ["nope", '{"number": 1, "lines": [], "total": 1}'])
+async def test_feedback_of_a_stream_error_is_what_parse_would_send(
+    client: AsyncFriendli, server: FriendliServer, bad: str
+) -> None:
+    server.enqueue(scripted(bad), text(bad), text(INVOICE))
+    with pytest.raises(OutputInvalidError) as caught:
+        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+    await client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1)
+    by_hand = [{"role": "assistant", "content": caught.value.text}, {"role": "user", "content": caught.value.feedback}]
+    assert last_body(server)["messages"][1:] == by_hand
 
 
 async def test_chat_refusal_is_reported_and_not_reasked(client: AsyncFriendli, server: FriendliServer) -> None:

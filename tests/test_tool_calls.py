@@ -27,6 +27,24 @@ from friendli_async.testing import (
     tool_calls,
     tool_status,
 )
+from friendli_async.tools import ToolDefinitionError, tool
+
+
+@tool
+async def look_up(word: str) -> str:
+    """Looks up a word."""
+    return f"meaning of {word}"
+
+
+@tool(description="")
+def untyped(word) -> str:  # type: ignore[no-untyped-def]  # what the test is about
+    return word
+
+
+CHAT_TOOL = {
+    "type": "function",
+    "function": {"name": "look_up", "description": "Looks up a word.", "parameters": look_up.parameters},
+}
 
 
 def piece(index: int, arguments: str = "", **fields: Any) -> Any:
@@ -199,3 +217,51 @@ async def test_work_is_linear_in_number_of_calls(
     async with ask(client) as stream:
         assert [call.id async for call in stream.tool_calls()] == [str(i) for i in range(100)]
     assert joins <= 300
+
+
+# --- local tools in calls that do not run them -----------------------------------------------------------------------
+
+
+async def test_local_tool_is_offered_and_its_calls_are_left_to_the_caller(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(tool_calls(("look_up", {"word": "owl"})), tool_calls(("look_up", {"word": "owl"})))
+    chat = client.serverless.chat
+    reply = await chat.complete(model="m", messages=MESSAGES, tools=[look_up])
+    async with chat.stream(model="m", messages=MESSAGES, tools=(look_up, CHAT_TOOL)) as stream:
+        calls = [call async for call in stream.tool_calls()]
+    assert [request.json_object["tools"] for request in server.requests] == [[CHAT_TOOL], [CHAT_TOOL, CHAT_TOOL]]
+    assert reply.message.tool_calls is not None
+    for call in (*reply.message.tool_calls, *calls):
+        assert await look_up.run(call.function.arguments) == "meaning of owl"
+
+
+async def test_local_tool_is_offered_by_every_api_in_its_own_form(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    serverless = client.serverless
+    function = CHAT_TOOL["function"]
+    assert isinstance(function, dict)
+    schema = function["parameters"]
+    await serverless.chat.parse(Any, model="m", messages=MESSAGES, tools=[look_up])
+    await serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, tools=[look_up])
+    await serverless.chat_render.render(model="m", messages=MESSAGES, tools=[look_up])
+    await serverless.responses.create(model="m", input="Hi", tools=[look_up])
+    await serverless.messages.create(model="m", max_tokens=9, messages=MESSAGES, tools=[look_up])
+    assert [request.json_object["tools"] for request in server.requests] == [
+        [CHAT_TOOL],
+        [CHAT_TOOL],
+        [CHAT_TOOL],
+        [{"type": "function", **function}],
+        [{"name": "look_up", "description": "Looks up a word.", "input_schema": schema}],
+    ]
+
+
+async def test_local_tool_without_parameter_types_is_rejected_before_sending(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    with pytest.raises(ToolDefinitionError, match="'word' has no type annotation"):
+        await client.serverless.chat.complete(model="m", messages=MESSAGES, tools=[untyped])
+    with pytest.raises(ValueError, match=r"^tools\[0\]: Expected `object`, got `builtin_function_or_method`"):
+        await client.serverless.chat.complete(model="m", messages=MESSAGES, tools=[len])  # type: ignore[list-item]  # invalid
+    assert server.requests == []

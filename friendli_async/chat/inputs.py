@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
 import msgspec
 
@@ -15,7 +15,6 @@ from friendli_async.chat.replies import AnyMessage, ChatCompletion, ChatMessage
 if TYPE_CHECKING:
     from friendli_async.chat.tool_loop import BeforeTool
     from friendli_async.replies import ToolCall
-
 __all__: list[str] = ["AudioContent", "ImageContent", "Media", "SystemMessage", "TextContent", "UserMessage"]
 __all__ += ["AnyContent"]
 __all__ += ["AssistantMessage", "Conversation", "Function", "Message", "Messages", "Tool", "VideoContent"]
@@ -133,6 +132,39 @@ class Tool(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
     function: Function
 
 
+class LocalTool(Protocol):
+    """A tool that ``chat.run`` can call: a function decorated with ``tool``, an MCP server's tool or your own class."""
+
+    @property
+    def name(self) -> str:
+        """The name that the model sees: letters, digits, ``_`` and ``-``, at most 64."""
+        ...
+
+    @property
+    def description(self) -> str | None:
+        """The description that the model sees."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The JSON schema of the arguments, an object."""
+        ...
+
+    async def run(self, arguments: str) -> str:
+        """Calls the tool.
+
+        Args:
+            arguments: The JSON text that the model wrote, possibly invalid; "" if it wrote none.
+
+        Returns:
+            The text to send to the model.
+
+        Raises:
+            ToolError: The model gets its message. Of any other exception it gets class and message.
+        """
+        ...
+
+
 class _NoTool(msgspec.Struct, tag_field="type", tag=""):
     """Makes the checked type a union, because msgspec requires a tag only in unions."""
 
@@ -244,16 +276,18 @@ class ChatOptions(GenerationOptions, total=False):
     response_format: Mapping[str, object] | None
     """``{"type": "text" | "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema": ...}}`` or
     ``{"type": "regex", "schema": ...}``."""
-    tools: Sequence[Tool | Mapping[str, object]] | None
-    """Functions that the model may call."""
+    tools: Sequence[Tool | Mapping[str, object] | LocalTool] | None
+    """Functions that the model may call: definitions, or local tools (``@tool``), whose definitions are sent. The calls
+    are yours to run; ``chat.run`` runs them."""
 
 
 @document_fields
 class ParseStreamOptions(GenerationOptions, total=False):
     """Optional parameters of a chat with structured output. ``n`` must be 1."""
 
-    tools: Sequence[Tool | Mapping[str, object]] | None
-    """Functions that the model may call. Calls instead of a value raise OutputInvalidError, which carries them."""
+    tools: Sequence[Tool | Mapping[str, object] | LocalTool] | None
+    """Functions that the model may call: definitions, or local tools (``@tool``), whose definitions are sent. Calls
+    instead of a value raise OutputInvalidError, which carries them."""
     strict: bool
     """Whether the schema has the strict form (the default); see ``json_schema``."""
 
@@ -298,7 +332,27 @@ def _to_request_message(message: object) -> object:
     return struct_to_dict(message) if isinstance(message, AnyMessage) else message
 
 
-CONVERTERS: Final = {"messages": map_items(_to_request_message)}
+def local_function(tool: object, schema: str = "parameters") -> dict[str, object] | None:
+    """Returns the definition of a local tool (see ``LocalTool``), or None if it is not one.
+
+    Args:
+        tool: Anything.
+        schema: The name of the field for the JSON schema of the arguments.
+    """
+    if not callable(getattr(tool, "run", None)) or not isinstance(getattr(tool, "name", None), str):
+        return None
+    found = cast("LocalTool", tool)
+    definition: dict[str, object] = {"name": found.name, schema: found.parameters}
+    return {**definition, "description": found.description} if found.description else definition
+
+
+def to_request_tool(tool: object) -> object:
+    """Converts a local tool to its request form. Anything else is returned unchanged and validated later."""
+    function = local_function(tool)
+    return tool if function is None else {"type": "function", "function": function}
+
+
+CONVERTERS: Final = {"messages": map_items(_to_request_message), "tools": map_items(to_request_tool)}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
 COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)

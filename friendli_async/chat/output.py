@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast, overload
 
 import msgspec
 
+from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.held import Held
 from friendli_async.chat.incremental_json import JSONError, JSONReader, read_json
 from friendli_async.chat.schema import check_strict, description_of, json_schema, pydantic_adapter, schema_name
@@ -21,7 +23,16 @@ from friendli_async.errors import (
     OutputInvalidError,
     StreamInterruptedError,
 )
-from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, attach_meta, convert_reply
+from friendli_async.replies import (
+    Meta,
+    Partial,
+    Reply,
+    add_usage,
+    as_chat_usage,
+    attach_meta,
+    convert_reply,
+    partial_of,
+)
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import View
 
@@ -40,8 +51,19 @@ _ROOT: Final = "value"
 """Key of the wrapper object. Servers with a strict form require an object at the root, so other values are wrapped."""
 
 
+_MAX_FAULTS: Final = 10
+_MAX_REASON: Final = 300  # characters
+
+_Faults = Sequence[tuple[str, str]]
+"""What is wrong with an answer: reasons and paths, at least one."""
+
+
 class _MismatchError(ValueError):
-    """A text does not match a type. Its two ``args`` are the reason and the path."""
+    """A text does not match a type."""
+
+    def __init__(self, faults: _Faults) -> None:
+        super().__init__(faults)
+        self.faults = faults
 
 
 class _Wrapper(msgspec.Struct):
@@ -105,13 +127,14 @@ class Output(Generic[T]):
         try:
             value = self.decode(answer.text)
         except _MismatchError as mismatch:
-            reason, path = mismatch.args
+            faults = mismatch.faults
         else:
             # A truncated number still looks complete.
             if not answer.cut or isinstance(value, bool) or not isinstance(value, int | float):
                 return value
-            reason = path = ""
+            faults = [("", "")]
         kind: type[OutputError] = OutputInvalidError
+        feedback = ""
         if answer.instead:
             message = answer.instead
         elif answer.cut:
@@ -119,32 +142,55 @@ class Output(Generic[T]):
         elif not answer.text.strip():
             message = "the model returned an empty answer"
         else:
-            message = f"the answer is not a valid {self.name}: {reason}" + (f" (at {path})" if path else "")
-        meta = cast("Meta | None", answer.reply.__dict__.get("_meta"))
-        raise kind(message, reply=answer.reply, path=path, text=answer.text, meta=meta)
+            message = f"the answer is not a valid {self.name}: {_describe(faults)}"
+            feedback = self.feedback(message)
+        raise kind(
+            message,
+            reply=answer.reply,
+            path=faults[0][1],
+            text=answer.text,
+            feedback=feedback,
+            meta=cast("Meta | None", answer.reply.__dict__.get("_meta")),
+            partial=partial_of(answer.reply),
+        )
+
+    def feedback(self, message: str) -> str:
+        """Returns the message that asks the model for another answer after an error."""
+        shape = f': {{"{_ROOT}": ...}}' if self.is_wrapped else ""
+        return f"This cannot be used: {message}. Answer again, with nothing but JSON that fits the schema{shape}."
 
     def decode(self, text: str) -> T:
-        """Returns the value of a text.
+        """Returns the value of a text. A value without its wrapper is accepted: not every server enforces the schema.
 
         Raises:
             _MismatchError: The text does not match the type.
         """
         try:
-            if not self.is_wrapped:
-                return self._decode(text)
-            return self._decode(bytes(msgspec.json.decode(text, type=_Wrapper).value))
+            return self._decode(bytes(msgspec.json.decode(text, type=_Wrapper).value) if self.is_wrapped else text)
         except (ValueError, RecursionError) as error:
-            fault = _validation_fault(error)
-        if fault is not None:
-            raise _MismatchError(*fault)
+            faults = self._faults(error)
+        if faults and self.is_wrapped:
+            with suppress(ValueError):
+                return self.convert(read_json(text))
+            reason, path = faults[0]
+            if not path:  # the wrapper itself is missing
+                faults = [(reason.replace("`object`", f'`{{"{_ROOT}": ...}}`'), "")]
+        if faults:
+            raise _MismatchError(faults)
         # The incremental parser gives a more precise error, or reads a lone surrogate, which msgspec rejects.
         try:
             value = read_json(text)
         except JSONError as error:
-            fault = f"invalid JSON: {error}", ""
+            faults = [(f"invalid JSON: {error}", "")]
         else:
-            return self.convert(value[_ROOT] if self.is_wrapped else value)
-        raise _MismatchError(*fault)
+            return self.convert(self.unwrap(value, value))
+        raise _MismatchError(faults)
+
+    def unwrap(self, value: Any, default: Any) -> Any:
+        """Returns the value inside parsed JSON, with or without its wrapper, or ``default`` if there is none yet."""
+        if not self.is_wrapped or not isinstance(value, dict):
+            return value
+        return cast("dict[str, Any]", value).get(_ROOT, default)
 
     def convert(self, value: Any) -> T:
         """Converts parsed JSON to a value of the type.
@@ -157,8 +203,23 @@ class Output(Generic[T]):
                 return cast("T", msgspec.convert(value, self._kind, str_keys=True))
             return cast("T", self._adapter.validate_json(msgspec.json.encode(value)))
         except (ValueError, RecursionError) as error:
-            fault = _validation_fault(error) or (str(error), "")
-        raise _MismatchError(*fault)
+            faults = self._faults(error) or [(str(error), "")]
+        raise _MismatchError(faults)
+
+    def _faults(self, error: Exception) -> _Faults:
+        """Returns the faults that a validation error reports: msgspec's one, or all of pydantic's; else none."""
+        if isinstance(error, msgspec.ValidationError):
+            message = str(error)
+            found = _ERROR_PATH.fullmatch(message)
+            reason, path = (message, "") if found is None else (found[1], found[2].lstrip("."))
+            return [(reason + choices_hint(self._kind, message), path)]
+        errors = getattr(error, "errors", None)  # pydantic's
+        if not callable(errors):
+            return []
+        faults = cast("list[dict[str, Any]]", errors(include_url=False, include_input=False))
+        if faults[0]["type"] == "json_invalid":
+            return []
+        return [(fault["msg"], _path_of(fault["loc"])) for fault in faults]
 
     def check_path(self, path: str) -> None:
         """Checks that a path can lead to a list.
@@ -203,19 +264,16 @@ def _resolve_ref(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Map
 _ERROR_PATH: Final = re.compile(r"(?s)(.*) - at (?:`key` in )?`\$([^`]*)`")
 
 
-def _validation_fault(error: Exception) -> tuple[str, str] | None:
-    """Returns the reason and path of a validation error, or None if the error is not from validation."""
-    if isinstance(error, msgspec.ValidationError):
-        found = _ERROR_PATH.fullmatch(str(error))
-        return (str(error), "") if found is None else (found[1], found[2].lstrip("."))
-    errors = getattr(error, "errors", None)  # pydantic's
-    if not callable(errors):
-        return None
-    fault = cast("list[dict[str, Any]]", errors(include_url=False, include_input=False))[0]
-    if fault["type"] == "json_invalid":
-        return None
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
-    return fault["msg"], path.lstrip(".")
+def _path_of(steps: Sequence[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+
+
+def _describe(faults: _Faults) -> str:
+    """Returns what is wrong, with paths, in one line of limited length."""
+    lines = [reason[:_MAX_REASON] + (f" (at {path})" if path else "") for reason, path in faults[:_MAX_FAULTS]]
+    if (more := len(faults) - _MAX_FAULTS) > 0:
+        lines.append(f"and {more} more")
+    return "; ".join(lines)
 
 
 def output_of(kind: Any, strict: bool = True) -> Output[Any]:
@@ -284,16 +342,20 @@ async def ask(
         try:
             reply = await call(required)
         except FriendliError as error:
-            error.partial = error.partial or (None if billed is None else Partial(usage=as_chat_usage(billed)))
+            if billed is not None:
+                partial = error.partial or Partial()
+                usage = add_usage(as_chat_usage(billed), partial.usage)
+                error.partial = msgspec.structs.replace(partial, usage=usage)
             raise
         billed = add_usage(billed, getattr(reply, "usage", None))
         answer = answer_of(convert_reply(type(reply), reply, usage=billed))
         try:
             return convert_reply(parsed, answer.reply, value=output.read(answer), asked=asked)
-        except OutputInvalidError as error:
-            if asked > reask or not answer.text.strip() or answer.instead:
+        except OutputError as error:
+            error.asked = asked
+            if asked > reask or not error.feedback:
                 raise
-            feedback = f"This cannot be used: {error}. Answer again, with nothing but JSON that fits the schema."
+            feedback = error.feedback
         required = again(required, reply, feedback)
         asked += 1
 
@@ -361,7 +423,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             ArgumentError: There is no list at that path.
         """
         self._output.check_path(path)
-        return ItemView(self, self._advance, self._current_value, self._reader.closed_items, output_of(of), path)
+        closed_items, feedback = self._reader.closed_items, self._output.feedback
+        return ItemView(self, self._advance, self._current_value, closed_items, output_of(of), feedback, path)
 
     @property
     def text_so_far(self) -> str:
@@ -375,10 +438,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
     def _current_value(self) -> Any:
         """Returns the value so far, or UNSET before it has begun."""
-        value = self._reader.value
-        if self._output.is_wrapped:
-            return cast("dict[str, Any]", value).get(_ROOT, msgspec.UNSET) if isinstance(value, dict) else msgspec.UNSET
-        return value if self._reader.begun else msgspec.UNSET
+        return self._output.unwrap(self._reader.value, msgspec.UNSET) if self._reader.begun else msgspec.UNSET
 
     async def _advance(self) -> bool:
         """Reads until the value has changed; returns False once the stream has ended and its value is validated."""
@@ -409,7 +469,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             message = f"the answer is not valid JSON: {error}"
         opened = self._open
         assert opened is not None
-        problem = Held(OutputInvalidError(message, text=opened.collector.partial().text))
+        text, feedback = opened.collector.partial().text, self._output.feedback(message)
+        problem = Held(OutputInvalidError(message, text=text, feedback=feedback))
         opened.reject(problem.error)
         raise problem.take()
 
@@ -478,11 +539,13 @@ class ItemView(_AnswerView[V]):
         current_value: Callable[[], Any],
         closed_items: Callable[[list[Any]], int],
         output: Output[V],
+        feedback: Callable[[str], str],
         path: str,
     ) -> None:
         super().__init__(stream, advance, current_value)
         self._closed_items = closed_items
         self._output = output
+        self._feedback = feedback
         self._path = path
         self._names = path.split(".") if path else []
         self._list: list[Any] | None = None
@@ -514,7 +577,16 @@ class ItemView(_AnswerView[V]):
         try:
             return self._output.convert(items[index])
         except _MismatchError as mismatch:
-            reason, within = mismatch.args
-        path = f"{self._path}[{index}]" + (f".{within}" if within else "")
-        message = f"an item of the answer is invalid: {reason} (at {path})"
-        raise OutputInvalidError(message, path=path, text=self._answer.text_so_far, meta=self._answer.meta)
+            item = f"{self._path}[{index}]"
+            faults = [
+                (reason, f"{item}.{path}" if path and not path.startswith("[") else item + path)
+                for reason, path in mismatch.faults
+            ]
+        message = f"an item of the answer is invalid: {_describe(faults)}"
+        raise OutputInvalidError(
+            message,
+            path=faults[0][1],
+            text=self._answer.text_so_far,
+            feedback=self._feedback(message),
+            meta=self._answer.meta,
+        )

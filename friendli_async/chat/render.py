@@ -11,7 +11,7 @@ from typing import Final, Unpack
 from friendli_async._core.body.arguments import ExtraOptions, Parameters
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
-from friendli_async.chat.inputs import CONVERTERS, REQUIRED, TOOLS, Messages, Tool
+from friendli_async.chat.inputs import CONVERTERS, REQUIRED, TOOLS, LocalTool, Messages, Tool
 from friendli_async.replies import Reply
 
 __all__ = ["ChatRender", "ChatRenderOptions", "RenderedChat"]
@@ -23,8 +23,8 @@ class ChatRenderOptions(ExtraOptions, total=False):
 
     chat_template_kwargs: Mapping[str, object] | None
     """Variables for the model's chat template."""
-    tools: Sequence[Tool | Mapping[str, object]] | None
-    """Functions to include in the prompt."""
+    tools: Sequence[Tool | Mapping[str, object] | LocalTool] | None
+    """Functions to include in the prompt: definitions, or local tools (``@tool``)."""
 
 
 class RenderedChat(Reply, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from friendli_async.chat.inputs import (
     COMPLETE,
     PARAMETERS,
     ChatOptions,
+    LocalTool,
     Messages,
     RunOptions,
     requested_choices,
@@ -29,7 +30,6 @@ from friendli_async.streams.views import TextView
 if TYPE_CHECKING:
     from friendli_async.chat.run import Run
     from friendli_async.chat.tool_calls import ToolCallView
-    from friendli_async.tools.function import LocalTool
 
 __all__ = ["Chat", "ChatStream", "CompletionStream", "ContainerChat"]
 

@@ -15,7 +15,7 @@ import msgspec
 from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._help import document_fields
-from friendli_async.chat.inputs import Conversation, Messages, RunOptions, requested_choices
+from friendli_async.chat.inputs import Conversation, LocalTool, Messages, RunOptions, requested_choices, to_request_tool
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolCalls, ToolFinished, TurnEnded
@@ -24,7 +24,6 @@ from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
     from friendli_async.chat.resource import ChatStream
-    from friendli_async.tools.function import LocalTool
 
 __all__ = ["Run", "RunResult"]
 
@@ -401,7 +400,7 @@ def create_run(
         raise ValueError("n: a run supports only one choice per turn")
     by_name = _index_by_name(tools)
     sent = {name: value for name, value in options.items() if name not in given}
-    sent["tools"] = [_tool_definition(tool) for tool in tools]
+    sent["tools"] = [to_request_tool(tool) for tool in tools]
     events: deque[RunEvent] = deque()
     calls = ToolCalls(
         by_name,
@@ -429,11 +428,3 @@ def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
             raise ValueError(f"tools[{number}]: duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)")
         found[tool.name] = tool
     return found
-
-
-def _tool_definition(tool: LocalTool) -> dict[str, object]:
-    """Returns the definition of a tool that is sent to the model."""
-    function: dict[str, object] = {"name": tool.name, "parameters": tool.parameters}
-    if tool.description:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}

@@ -24,10 +24,12 @@ from friendli_async.chat.inputs import (
     REQUIRED,
     Function,
     GenerationOptions,
+    LocalTool,
     Messages,
     Tool,
     requested_choices,
     stream_fields,
+    to_request_tool,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.resource import CompletionStream
@@ -121,17 +123,21 @@ class ToolAssistedChatOptions(GenerationOptions, total=False):
 
     resume_generation: bool | None
     """Whether to continue generating after a tool failed. Friendli documents that it gives up after 8 failures."""
-    tools: Sequence[Tool | Mapping[str, object]] | None
+    tools: Sequence[Tool | Mapping[str, object] | LocalTool] | None
     """Built-in tools, as ``{"type": "math:calculator"}`` (see ``BuiltInToolName``) or ``{"type": "file:text", "files":
-    [file_id]}``, and functions."""
+    [file_id]}``, and functions: definitions, or local tools, whose calls are yours to run."""
+
+
+def _to_request_tool(tool: object) -> object:
+    # Validation expects tools as plain objects.
+    return msgspec.to_builtins(tool) if isinstance(tool, Tool) else to_request_tool(tool)
 
 
 _PARAMETERS: Final = Parameters(
     ToolAssistedChatOptions,
     REQUIRED,
     {**CHECKS, "tools": list[_AnyTool] | None},
-    # Validation expects tools as plain objects.
-    {**CONVERTERS, "tools": map_items(lambda tool: msgspec.to_builtins(tool) if isinstance(tool, Tool) else tool)},
+    {**CONVERTERS, "tools": map_items(_to_request_tool)},
 )
 _COMPLETE: Final = operation(
     "tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion, repeatable=True, billed=True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,13 +25,15 @@ from friendli_async.errors import ToolError, ToolProblem
 from friendli_async.replies import ToolCall
 
 if TYPE_CHECKING:
-    from friendli_async.tools.function import LocalTool
+    from friendli_async.chat.inputs import LocalTool
 
 __all__ = ["BeforeTool", "RunEvent", "ToolFinished", "ToolStarted", "TurnEnded"]
 
 BeforeTool = Callable[[ToolCall], bool | Awaitable[bool]]
 """Approves a tool call by returning True; called before each one."""
 
+_log: Final = logging.getLogger("friendli_async")
+_LIBRARIES: Final = frozenset({"friendli_async", "anyio", "asyncio"})
 _MAX_MESSAGE: Final = 2000  # characters
 # Secrets that exception messages are known to contain: credentials in a URL, an Authorization header.
 _SECRETS: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?<=Bearer )\S+|(?<=Basic )\S+|\b(?:flp_|sk-)\w[\w-]{8,}")
@@ -45,8 +48,11 @@ class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @document_fields
-class ToolFinished(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool call has finished. Every call of the model ends with this event, even if it never started."""
+class ToolFinished(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """A tool call has finished. Every call of the model ends with this event, even if it never started.
+
+    ``exception`` is not a field of the struct: comparing, encoding, printing, copying and pickling ignore it.
+    """
 
     call: ToolCall
     """The model's tool call."""
@@ -56,6 +62,16 @@ class ToolFinished(msgspec.Struct, frozen=True, kw_only=True):
     """The kind of failure; None on success."""
     elapsed: float = 0.0
     """Seconds since the arguments were complete, including the wait for approval and for a free slot."""
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the tool raised, with the traceback from the tool on; None on success, or if no tool was called.
+
+        For a ToolError with a ``__cause__``, it is the cause. The traceback keeps the local variables of the tool's
+        functions alive for as long as the event is kept.
+        """
+        exception: BaseException | None = self.__dict__.get("_exception")
+        return exception
 
 
 @document_fields
@@ -195,12 +211,13 @@ class ToolCalls:
 
     async def _run_call(self, call: ToolCall) -> None:
         began = monotonic()
-        kind = None
+        kind = exception = None
         try:
             content = await self._execute(call)
         except ToolError as error:
             kind = error.kind
             content = f"Error: {error}"
+            exception = _exception_of_tool(error)
             if self._on_error == "raise" and kind != "refused":
                 failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=kind, call=call)
                 failure.__cause__ = error.__cause__ or error
@@ -214,6 +231,8 @@ class ToolCalls:
                 raise  # these stop the event loop
             return
         finished = ToolFinished(call=call, content=content, error=kind, elapsed=monotonic() - began)
+        if exception is not None:
+            msgspec.structs.force_setattr(finished, "_exception", exception)
         self._finished[call.id] = finished
         self._emit(finished)
 
@@ -231,6 +250,7 @@ class ToolCalls:
 
     async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:
         limit = asyncio.timeout(self._timeout)
+        task = asyncio.current_task()
         try:
             async with limit:
                 return await tool.run(arguments)
@@ -240,9 +260,14 @@ class ToolCalls:
             if _is_being_cancelled():
                 raise
             raise ToolError("the tool was cancelled") from None
-        except Exception as error:
+        except BaseException as error:
+            if not _is_failure(error, task):
+                raise
             if isinstance(error, TimeoutError) and limit.expired():
                 raise ToolError(f"the tool did not finish within {self._timeout:g} s", kind="timeout") from error
+            _strip_library_frames(error)
+            # The arguments are not logged: they may be confidential.
+            _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)
             raise ToolError(_error_message(error)) from error
 
     def _emit(self, event: RunEvent) -> None:
@@ -265,6 +290,41 @@ def _retrieve_exception(task: asyncio.Task[Any]) -> None:
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Whether an exception is a failure of the tool that runs in ``task``, and must not end the run or the process."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(_is_failure(inner, task) for inner in group.exceptions)
+    if isinstance(error, GeneratorExit):
+        try:
+            return asyncio.current_task() is task
+        except RuntimeError:  # not raised by the tool: its coroutine is closed after the event loop has ended
+            return False
+    return isinstance(error, Exception | SystemExit)
+
+
+def _exception_of_tool(error: ToolError) -> BaseException | None:
+    """Returns the exception for ``ToolFinished``: what the tool raised, or None if no tool was called."""
+    if error.kind in ("unknown", "refused"):
+        return None
+    exception = error.__cause__ or error
+    _strip_library_frames(exception)
+    if exception.__context__ is not None:  # the cancellation behind a timeout
+        _strip_library_frames(exception.__context__)
+    return exception
+
+
+def _strip_library_frames(error: BaseException) -> None:
+    """Removes the frames above the tool's own from a traceback.
+
+    They would be reference cycles: ours refer to the run and its events, and anyio's to the future of the exception.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        traceback = traceback.tb_next
+    error.__traceback__ = traceback
 
 
 async def _approve(before: BeforeTool, call: ToolCall) -> None:

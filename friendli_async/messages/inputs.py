@@ -9,6 +9,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items
 from friendli_async._help import document_fields
+from friendli_async.chat.inputs import LocalTool, local_function
 from friendli_async.messages.replies import AnyBlock, AnyMessage, KnownBlock, Message, TextBlock, as_input
 
 __all__: list[str] = ["Base64Source", "ImageBlock", "InputMessage", "InputMessages", "Tool", "ToolResultBlock"]
@@ -161,8 +162,9 @@ class MessagesOptions(ExtraOptions, total=False):
     tool_choice: Mapping[str, object] | None
     """``{"type": "auto" | "any" | "none"}`` or ``{"type": "tool", "name": ...}``, and ``"disable_parallel_tool_use":
     bool``."""
-    tools: Sequence[Tool | Mapping[str, object]] | None
-    """Tools that the model may call."""
+    tools: Sequence[Tool | Mapping[str, object] | LocalTool] | None
+    """Tools that the model may call; or local tools (``@tool``), whose definitions are sent, and whose calls are yours
+    to run."""
     top_k: int | None
     """Sample only from the k most likely tokens."""
     top_p: float | None
@@ -182,6 +184,12 @@ def _encode_message(message: object) -> object:
     return message  # pyright: ignore[reportUnknownVariableType]  # any value, returned as is
 
 
+def _encode_tool(tool: object) -> object:
+    """Converts a local tool to its wire form. Any other value is returned as is, for validation to reject."""
+    definition = local_function(tool, schema="input_schema")
+    return tool if definition is None else definition
+
+
 PARAMETERS: Final = Parameters(
     MessagesOptions,
     {"model": str, "messages": list[_CheckedMessage]},
@@ -192,5 +200,5 @@ PARAMETERS: Final = Parameters(
         "tool_choice": _ToolChoice | None,
         "tools": list[Tool] | None,
     },
-    {"messages": map_items(_encode_message), "system": _encode_blocks},
+    {"messages": map_items(_encode_message), "system": _encode_blocks, "tools": map_items(_encode_tool)},
 )

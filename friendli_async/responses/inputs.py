@@ -10,6 +10,7 @@ import msgspec
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
 from friendli_async._core.resource import operation
 from friendli_async._help import document_fields
+from friendli_async.chat.inputs import LocalTool, local_function
 from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
@@ -196,9 +197,10 @@ class GenerationOptions(ExtraOptions, total=False):
     """Sampling temperature; lower is more deterministic."""
     tool_choice: Literal["none", "auto", "required"] | str | Mapping[str, object] | None  # open
     """"none", "auto", "required", or ``{"type": "function" | "custom", "name": ...}``."""
-    tools: Sequence[AnyTool | Mapping[str, object]] | None
+    tools: Sequence[AnyTool | Mapping[str, object] | LocalTool] | None
     """Tools that the model may call: ``{"type": "function", "name": ..., "parameters": ...}`` or ``{"type":
-    "custom", "name": ...}``."""
+    "custom", "name": ...}``; or local tools (``@tool``), whose definitions are sent, and whose calls are yours to
+    run."""
     top_p: float | None
     """Nucleus sampling: sample only from the most likely tokens with this cumulative probability."""
 
@@ -242,6 +244,12 @@ def _encode_item(item: object) -> object:
     return {**fields, "type": "message"} if "role" in fields and fields.get("type") is None else fields
 
 
+def _encode_tool(tool: object) -> object:
+    """Converts a local tool to its wire form. Any other value is returned as is, for validation to reject."""
+    function = local_function(tool)
+    return tool if function is None else {"type": "function", **function}
+
+
 CREATE: Final = operation("responses.create", "POST /v1/responses", Response, repeatable=True, billed=True)
 PARAMETERS: Final = Parameters(
     ResponsesOptions,
@@ -252,5 +260,5 @@ PARAMETERS: Final = Parameters(
         "tool_choice": str | _NamedFunction | _NamedCustomTool | None,
         "tools": list[FunctionTool | CustomTool] | None,
     },
-    {"input": map_items(_encode_item)},
+    {"input": map_items(_encode_item), "tools": map_items(_encode_tool)},
 )

@@ -8,10 +8,12 @@ import json
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, get_type_hints, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 import msgspec
 
+from friendli_async._core.body.choices import choices_hint
+from friendli_async.chat.inputs import LocalTool
 from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
 
@@ -24,39 +26,6 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-
-
-class LocalTool(Protocol):
-    """A tool that ``chat.run`` can call: a function decorated with ``tool``, an MCP server's tool or your own class."""
-
-    @property
-    def name(self) -> str:
-        """The name that the model sees: letters, digits, ``_`` and ``-``, at most 64."""
-        ...
-
-    @property
-    def description(self) -> str | None:
-        """The description that the model sees."""
-        ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """The JSON schema of the arguments, an object."""
-        ...
-
-    async def run(self, arguments: str) -> str:
-        """Calls the tool.
-
-        Args:
-            arguments: The JSON text that the model wrote, possibly invalid; "" if it wrote none.
-
-        Returns:
-            The text to send to the model.
-
-        Raises:
-            ToolError: The model gets its message. Of any other exception it gets class and message.
-        """
-        ...
 
 
 class ToolDefinitionError(TypeError):
@@ -163,7 +132,7 @@ class FunctionTool(Generic[P, R_co]):
             try:
                 decoded = self._parameters.decoder.decode(text)
             except msgspec.ValidationError as error:
-                message = str(error)
+                message = f"{error}{choices_hint(self._parameters.decoder.type, str(error))}"
                 try:
                     decoded = self._parameters.lax.decode(text)
                 except msgspec.ValidationError:

@@ -14,6 +14,7 @@ from typing import Any, Final, TypedDict, cast, get_type_hints
 
 import msgspec
 
+from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.forms import Form
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
@@ -270,6 +271,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
         advice = "" if of_key else _conversion_hint(_value_at(values, path))
+        advice += choices_hint(expected, str(error))
         raise ArgumentError(f"{where}: {'invalid key: ' if of_key else ''}{reason}{advice}") from None
     except RecursionError:
         raise ArgumentError("the arguments are nested too deeply, or contain a circular reference") from None

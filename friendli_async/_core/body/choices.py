@@ -1,0 +1,73 @@
+"""The allowed values, for msgspec's errors about an enum, a literal or a tag, which name only the invalid one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from msgspec import inspect
+
+__all__ = ["choices_hint"]
+
+_PATH: Final = re.compile(r" - at (`key` in )?`\$([^`]*)`\Z")
+_STEP: Final = re.compile(r"\.(\w+)|\[(?:\.\.\.|\d+)\]")
+_MAX_CHOICES: Final = 12
+
+
+def choices_hint(expected: Any, message: str) -> str:
+    """Returns the allowed values, as the end of an error message; "" if the error is not about a choice.
+
+    Args:
+        expected: The type that was checked.
+        message: The message of msgspec's ValidationError.
+    """
+    found = _PATH.search(message)
+    if not message.startswith(("Invalid enum value", "Invalid value")) or (found is not None and found[1]):
+        return ""
+    choices = list(dict.fromkeys(map(repr, _choices_at(expected, "" if found is None else found[2]))))
+    if not choices:
+        return ""
+    more = ", ..." if len(choices) > _MAX_CHOICES else ""
+    one_of = "one of " if len(choices) > 1 else ""
+    return f"; must be {one_of}{', '.join(choices[:_MAX_CHOICES])}{more}"
+
+
+def _choices_at(expected: Any, path: str) -> Iterator[object]:
+    owners: list[inspect.Type] = []
+    kinds = list(_alternatives([inspect.type_info(expected)]))
+    name = ""
+    for step in _STEP.finditer(path):
+        name = step[1] or ""
+        owners, kinds = kinds, [inner for kind in kinds for inner in _alternatives(_inside(kind, name))]
+    for owner in owners:
+        if isinstance(owner, inspect.StructType) and owner.tag_field == name and owner.tag != "":
+            yield owner.tag
+    for kind in kinds:
+        if isinstance(kind, inspect.LiteralType):
+            yield from kind.values
+        elif isinstance(kind, inspect.EnumType):
+            yield from (member.value for member in kind.cls)
+
+
+def _alternatives(kinds: Iterable[inspect.Type]) -> Iterator[inspect.Type]:
+    """Yields types, with unions split into their members."""
+    for kind in kinds:
+        if isinstance(kind, inspect.UnionType):
+            yield from _alternatives(kind.types)
+        elif isinstance(kind, inspect.Metadata):
+            yield from _alternatives([kind.type])
+        else:
+            yield kind
+
+
+def _inside(kind: inspect.Type, name: str) -> Iterator[inspect.Type]:
+    """Yields the possible types of a field, or of the items of a container if ``name`` is ""."""
+    if isinstance(kind, inspect.DictType):
+        yield kind.value_type
+    elif isinstance(kind, inspect.CollectionType):
+        yield kind.item_type
+    elif isinstance(kind, inspect.TupleType):
+        yield from kind.item_types
+    elif isinstance(kind, inspect.StructType | inspect.DataclassType | inspect.TypedDictType | inspect.NamedTupleType):
+        yield from (field.type for field in kind.fields if field.encode_name == name)
