@@ -621,9 +621,10 @@ class Witness:
     """A local variable of a tool, by which a test sees how long the tool's frame lives."""
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
 @pytest.mark.parametrize("way", ["raises", "in_thread", "tool_error", "cancels_itself", "never_ends"])
 async def test_exception_of_a_tool_makes_no_reference_cycle(
-    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture, way: str
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture, way: str, is_closed: bool
 ) -> None:
     caplog.set_level(logging.CRITICAL, "friendli_async")  # a captured record would keep the exception
     witnesses: list[weakref.ref[Witness]] = []
@@ -648,15 +649,17 @@ async def test_exception_of_a_tool_makes_no_reference_cycle(
         await asyncio.Event().wait()
 
     used = in_thread if way == "in_thread" else in_loop
-    server.enqueue(tool_calls((used.name, {})))
+    server.enqueue(tool_calls((used.name, {}), (used.name, {})))  # the second event is not read
     gc.disable()
     try:
         run = start_run(client, used, tool_timeout=0.01 if way == "never_ends" else 30)
         finished = await read_until(run, ToolFinished)
         assert finished.error is not None
         calls = weakref.ref(run._calls)
-        await run.aclose()
+        if is_closed:
+            await run.aclose()
         del finished, run
+        await assert_idle(client, server)
         await asyncio.sleep(0)
         assert [witness() for witness in witnesses] == [None] * len(witnesses)
         assert calls() is None

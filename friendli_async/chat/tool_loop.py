@@ -190,6 +190,7 @@ class ToolCalls:
 
     def drop(self) -> None:
         """Cancels all tasks without waiting for them. Thread-safe, because the run may be dropped in any thread."""
+        self._events.clear()  # an exception in an unread event refers back to this object: a reference cycle
         if not self._tasks or self._loop is None or self._loop.is_closed():
             return
         try:
@@ -231,10 +232,9 @@ class ToolCalls:
                 raise  # these stop the event loop
             return
         finished = ToolFinished(call=call, content=content, error=kind, elapsed=monotonic() - began)
-        if exception is not None:
-            msgspec.structs.force_setattr(finished, "_exception", exception)
         self._finished[call.id] = finished
-        self._emit(finished)
+        self._emit(finished if exception is None else _with_exception(finished, exception))
+        del exception  # avoid a reference cycle: its traceback's frames refer to the frame that called them, this one
 
     async def _execute(self, call: ToolCall) -> str:
         tool = self._tools.get(call.function.name)
@@ -303,6 +303,12 @@ def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
         except RuntimeError:  # not raised by the tool: its coroutine is closed after the event loop has ended
             return False
     return isinstance(error, Exception | SystemExit)
+
+
+def _with_exception(finished: ToolFinished, exception: BaseException) -> ToolFinished:
+    event = msgspec.structs.replace(finished)
+    msgspec.structs.force_setattr(event, "_exception", exception)
+    return event
 
 
 def _exception_of_tool(error: ToolError) -> BaseException | None:
