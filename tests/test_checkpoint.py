@@ -620,6 +620,27 @@ async def test_run_closed_by_another_task_releases_its_checkpoint_to_the_next_on
         await reading
 
 
+async def test_run_does_not_wait_forever_for_an_abandoned_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = asyncio.Event()
+
+    async def call(row: Any) -> Any:
+        if row["id"] == "row 0":
+            return row
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+
+    with contextlib.suppress(ValueError):
+        async for _ in run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]), reply_type=dict):
+            raise ValueError
+    with monkeypatch.context() as patch, pytest.raises(CheckpointInUseError):
+        patch.setattr(bulk_run, "_ENDING_SECONDS", 0.01)
+        await run(ROWS, Caller(), path)
+    may_end.set()
+    assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+
+
 def test_run_of_a_closed_loop_releases_its_checkpoint_to_the_next_one(path: Path) -> None:
     async def begin() -> Any:
         outcomes = run_all(ROWS, Caller(), checkpoint=path, concurrency=1, key=lambda row: str(row["id"]))

@@ -137,16 +137,17 @@ def _type_name(reply: object) -> str | None:
     """Returns a reply's type as it is written in code; None if its JSON is restored as it is."""
     if _is_json(reply):
         return None
-    name = type(reply).__name__
-    if _is_parsed(type(reply)):
-        value = _type_name(cast("Any", reply).value)
-        return name if value is None else f"{name}[{value}]"
+    kind = type(reply)
+    name = kind.__name__
     items: Any = reply
-    if isinstance(reply, dict) and reply:
-        return f"{name}[{type(next(iter(items))).__name__}, {_union(items.values())}]"
-    if isinstance(reply, list | set | frozenset) and reply:
+    if _is_parsed(kind):
+        value = _type_name(items.value)
+        return name if value is None else f"{name}[{value}]"
+    if issubclass(kind, dict) and items:
+        return f"{name}[{_union(items)}, {_union(items.values())}]"
+    if issubclass(kind, list | set | frozenset) and items:
         return f"{name}[{_union(items)}]"
-    if type(items) is tuple and items:
+    if kind is tuple and items:
         return f"tuple[{', '.join(_type_name(item) or type(item).__name__ for item in items)}]"
     return name
 

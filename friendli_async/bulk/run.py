@@ -41,6 +41,8 @@ _WINDOW_FACTOR: Final = 4
 the consumer or, in ordered runs, for an earlier row."""
 _PROBES: Final = 3
 """Up to this many first rows are sent one at a time, until a reply shows that replies can be kept in the checkpoint."""
+_ENDING_SECONDS: Final = 5.0
+"""How long a run waits for abandoned runs before it reports its checkpoint as in use."""
 _ending: Final[set[Job[Any, Any]]] = set()
 """Runs that use their checkpoint although nobody iterates them: they were dropped, or are closing."""
 
@@ -324,8 +326,8 @@ class Job(Generic[Row, R]):
                 raise
         else:
             return
-        for job in [*_ending]:  # one of them may be using the file, and is about to release it
-            await job.finish_ending()
+        # One of them may be using the file, and is about to release it.
+        await asyncio.gather(*(job.finish_ending() for job in [*_ending]))
         await asyncio.to_thread(ledger.open)
 
     async def _start_calls(self) -> None:
@@ -517,11 +519,14 @@ class Job(Generic[Row, R]):
             _ending.add(self)
 
     async def finish_ending(self) -> None:
-        """Closes an abandoned run and waits for it, unless it belongs to another loop that is running."""
+        """Closes an abandoned run and waits for it, unless it belongs to another loop that is running.
+
+        The wait is limited: a call of that run may ignore its cancellation, or be what is waiting here.
+        """
         if self._loop is asyncio.get_running_loop():
             shutdown = self._start_shutdown()
             if shutdown is not None:
-                await asyncio.wait((shutdown,))
+                await asyncio.wait((shutdown,), timeout=_ENDING_SECONDS)
         elif self._loop is not None and self._loop.is_closed() and self._ledger is not None:
             _ending.discard(self)
             await asyncio.to_thread(self._ledger.close)  # its tasks will never run again
