@@ -46,6 +46,7 @@ from friendli_async.errors import (
     StreamInterruptedError,
     ToolError,
     TurnLimitError,
+    UnknownArgumentError,
     UnprocessableEntityError,
 )
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
@@ -63,5 +64,5 @@ __all__ += ["NotFoundError"]
 __all__ += ["Observer", "OutputCutOffError", "OutputError", "OutputInvalidError", "Pacing", "Pages", "Partial"]
 __all__ += ["PermissionDeniedError", "RateLimit", "RateLimitError"]
 __all__ += ["ResponseDecodeError", "RetryPolicy", "SDKError", "StreamInterruptedError", "Timeouts", "Timing"]
-__all__ += ["ToolAssistedStream", "ToolCall", "ToolError", "ToolStatus", "TurnLimitError", "UnknownEvent"]
-__all__ += ["UnprocessableEntityError", "Usage", "__version__"]
+__all__ += ["ToolAssistedStream", "ToolCall", "ToolError", "ToolStatus", "TurnLimitError", "UnknownArgumentError"]
+__all__ += ["UnknownEvent", "UnprocessableEntityError", "Usage", "__version__"]

@@ -1,4 +1,6 @@
-"""A stream as the response of any ASGI app: Starlette, FastAPI, Litestar, Quart, or none. It needs no framework.
+"""A stream or a run as the response of any ASGI app: Starlette, FastAPI, Litestar, Quart, or none.
+
+It needs no framework. In a FastAPI or Starlette route, return ``integrations.fastapi.FriendliResponse``.
 
     async def app(scope, receive, send):
         stream = client.serverless.chat.stream(model="m", messages=[...])
@@ -13,12 +15,16 @@ not. A browser that reads slowly applies backpressure upstream: the next piece i
 from __future__ import annotations
 
 import asyncio
+import inspect
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import aclosing, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
+from urllib.parse import quote
 
 import msgspec
 
+from friendli_async.chat.run import Run
 from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
@@ -26,12 +32,22 @@ from friendli_async.errors import (
     ConfigurationError,
     FriendliError,
     StreamInterruptedError,
+    ToolError,
+    TurnLimitError,
 )
 from friendli_async.streams import EventStream
+from friendli_async.streams.views import View
 
-__all__ = ["SSEResponse", "error_body", "error_status"]
+__all__ = ["Encoded", "SSEResponse", "Servable", "error_body", "error_status"]
 
 E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+
+Encoded = str | bytes | dict[str, Any] | None
+"""What to send for an event: a str as the data of an SSE event (it may have several lines), a dict as JSON data, bytes
+unchanged (whole SSE events of your own), None for nothing."""
+
+_logger: Final = logging.getLogger("friendli_async")
 
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -40,57 +56,99 @@ _PING: Final = b": ping\n\n"
 _EVENT_STREAM: Final = "text/event-stream"
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _OVERLAP: Final = 2  # bytes of a blank line that may end one piece while the rest begins the next
+_FAILED: Final = (
+    b'event: error\ndata: {"error":{"message":"the service failed","type":"server_error","param":null,"code":null}}\n\n'
+)
 _CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's status for a client that disconnected before the response: only logs and middleware see it."""
 _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
 """Statuses that mean the same to the browser as to this service."""
 
 
+class Servable(Protocol[E_co]):
+    """What a response can serve: a stream (``EventStream``) or a run (``chat.run``). Only these two are accepted."""
+
+    async def __anext__(self) -> E_co: ...
+
+    async def aclose(self) -> None:
+        """Stops the model."""
+        ...
+
+
 class SSEResponse:
-    """Relays a stream to a browser: an ASGI app for one request.
+    """Relays a stream or a run to a browser: an ASGI app for one request.
 
     The stream is opened before the response starts, so an error while opening is raised, for the framework to map to
     a status. After that the status is 200, and an error becomes the last event of the response, ``event: error``,
     with ``error_body`` as its data; a truncated event before it is dropped. If upstream reported the error in an event
-    of its own, that event is relayed as well.
+    of its own, that event is relayed as well. The error is logged as a warning (logger ``friendli_async``). An
+    exception that your own code raises, in ``encode``, ``on_error`` or a tool, also ends the response with an error
+    event, and is then raised, for the server to log.
 
-    The stream is closed when the browser disconnects, when the task is cancelled, and when an error is raised. A HEAD
-    request is answered without opening it. Nothing else may receive from the request meanwhile.
+    The stream is closed when the browser disconnects, when the task is cancelled, and when an error is raised; a run
+    also cancels its tools. A HEAD request is answered without opening it. Nothing else may receive from the request
+    meanwhile.
 
     Args:
-        stream: The stream, open or not. The response owns it and closes it.
+        stream: A stream (``chat.stream(...)``) or a run (``chat.run(...)``), open or not. The response owns it and
+            closes it.
         heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent between two events,
             so that proxies keep the connection open. None disables it.
-        on_error: Called with the error that ended the stream, to log it or to replace the error event. Bytes are sent
-            unchanged (an event of your own), a dict is the JSON data of ``event: error``, and None sends nothing: the
-            response just ends.
-        encode: Called with each event; the result is sent instead of upstream's bytes. Bytes are sent unchanged, a
-            str becomes the data of an event (it may have several lines), and None sends nothing.
+        on_error: Called with the error that ended the stream, to replace the error event. Bytes are sent unchanged (an
+            event of your own), a dict is the JSON data of ``event: error``, and None sends nothing: the response just
+            ends.
+        encode: Called with each event; what it returns is sent instead of upstream's bytes, see ``Encoded``. Required
+            for a run: you choose which parts of the tool calls a browser sees.
+        end: Sent after the last event of a stream that did not fail, see ``Encoded``: how a browser tells its end from
+            a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat).
         headers: Further headers; they override the default ones.
 
     Raises:
+        TypeError: Not a stream or a run; a run without ``encode``; or ``end`` cannot be sent.
         ValueError: The heartbeat is not a positive number.
     """
 
+    # Without a __dict__: FastAPI serializes whatever it does not know, by its attributes.
+    __slots__ = (
+        "__weakref__",
+        "_encode",
+        "_end",
+        "_heartbeat",
+        "_on_error",
+        "_started",
+        "_stream",
+        "_used",
+        "raw_headers",
+    )
+
     def __init__(
         self,
-        stream: EventStream[E],
+        stream: Servable[E],
         *,
         heartbeat: float | None = 15.0,
         on_error: Callable[[FriendliError], bytes | dict[str, Any] | None] | None = None,
-        encode: Callable[[E], str | bytes | None] | None = None,
+        encode: Callable[[E], Encoded] | None = None,
+        end: Encoded = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        _check_source(stream, encode)
         if heartbeat is not None and not heartbeat > 0:
             raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, not {heartbeat!r}")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""
-        self._stream: EventStream[Any] = stream
+        self._stream = cast("EventStream[Any] | Run", stream)
         self._heartbeat = heartbeat
         self._on_error = on_error
-        self._encode: Callable[[Any], str | bytes | None] | None = encode
+        self._encode: Callable[[Any], Encoded] | None = encode
+        self._end = _sse_bytes(end, "end must be")
         self._used = False
         self._started = False
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "an SSEResponse cannot be serialized: it is an ASGI app, which a FastAPI route cannot return; return a "
+            "friendli_async.integrations.fastapi.FriendliResponse, which takes the same arguments"
+        )
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
         """Sends the response.
@@ -113,27 +171,52 @@ class SSEResponse:
             if scope["method"] == "HEAD":
                 await self._start(send, _EVENT_STREAM)
                 await send(_body(b""))
-            elif not await run_until_disconnect(_wait_for_disconnect(receive), self._relay(send)) and not self._started:
+                return
+            completed = await run_until_disconnect(_wait_for_disconnect(receive), self._relay(scope, send))
+            if not completed and not self._started:
                 await _send_closed_request(send)
         finally:
             await self._stream.aclose()
 
-    async def _relay(self, send: _Send) -> None:
-        stream = await self._stream
-        content_type = stream.meta.headers.get("content-type", _EVENT_STREAM) if self._encode is None else _EVENT_STREAM
+    async def _relay(self, scope: MutableMapping[str, Any], send: _Send) -> None:
+        content_type, pieces = await self._open()
         await self._start(send, content_type)
         sender = _EventSender(send, self._heartbeat)
         try:
-            pieces = _whole_events(stream.raw()) if self._encode is None else _encoded_events(stream, self._encode)
-            async with aclosing(pieces):
-                async for data in pieces:
-                    await sender.put(data)
-        except FriendliError as error:
-            if payload := self._error_event(error):
-                await sender.put(payload)
+            await self._send_events(scope, sender, pieces)
+        except Exception:  # raised by the user's code, or by the server because the connection is broken
+            with suppress(Exception):
+                await sender.put(_FAILED)
+                await sender.close()
+                await send(_body(b""))
+            raise
         finally:
             await sender.close()
         await send(_body(b""))
+
+    async def _send_events(
+        self, scope: MutableMapping[str, Any], sender: _EventSender, pieces: AsyncGenerator[bytes]
+    ) -> None:
+        try:
+            async with aclosing(pieces):
+                async for data in pieces:
+                    await sender.put(data)
+            if self._end:
+                await sender.put(self._end)
+        except FriendliError as error:
+            path = quote(str(scope.get("path", "")))
+            # As text: log handlers keep their arguments, and the error's traceback holds the stream.
+            _logger.warning("%s: after the first byte, %s: %s", path, type(error).__name__, str(error))
+            if payload := self._error_event(error):
+                await sender.put(payload)
+
+    async def _open(self) -> tuple[str, AsyncGenerator[bytes]]:
+        """Opens the stream; returns its content type and what to send."""
+        stream = await self._stream.__aenter__()
+        if self._encode is not None:
+            return _EVENT_STREAM, _encoded_events(stream, self._encode)
+        assert isinstance(stream, EventStream), "a run has encode"
+        return stream.meta.headers.get("content-type", _EVENT_STREAM), _whole_events(stream.raw())
 
     async def _start(self, send: _Send, content_type: str) -> None:
         headers = _raw_headers({"content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no"})
@@ -147,6 +230,21 @@ class SSEResponse:
         if payload is None or isinstance(payload, bytes):
             return payload or b""
         return b"event: error\ndata: " + msgspec.json.encode(payload) + b"\n\n"
+
+
+def _check_source(stream: object, encode: object) -> None:
+    """Raises TypeError for anything but a stream or a run, and for a run without ``encode``."""
+    if isinstance(stream, Run) and encode is None:
+        raise TypeError("encode is required for a run: it chooses what a browser sees of each event, such as the text")
+    if isinstance(stream, EventStream | Run):
+        return
+    given, advice = type(stream).__name__, ""
+    if inspect.iscoroutine(stream):
+        given = f"the coroutine {stream.__qualname__}()"
+        advice = ": await it, or call stream() instead if it is complete()"
+    elif isinstance(stream, View):
+        advice = ": pass the stream itself, with encode=lambda chunk: chunk.text or None"
+    raise TypeError(f"a response takes a stream, chat.stream(...), or a run, chat.run(...), not {given}{advice}")
 
 
 class _EventSender:
@@ -267,13 +365,25 @@ def _end_of_events(data: bytes) -> int:
     return max((start + len(line) for line in _BLANK_LINES if (start := data.rfind(line)) >= 0), default=-1)
 
 
-async def _encoded_events(stream: EventStream[E], encode: Callable[[E], str | bytes | None]) -> AsyncGenerator[bytes]:
+async def _encoded_events(stream: AsyncIterator[E], encode: Callable[[E], Encoded]) -> AsyncGenerator[bytes]:
     async for event in stream:
-        payload = encode(event)
-        if isinstance(payload, str):
-            yield b"".join(b"data: %b\n" % line.encode() for line in _split_lines(payload)) + b"\n"
-        elif payload:
-            yield payload
+        if data := _sse_bytes(encode(event), "encode must return"):
+            yield data
+
+
+def _sse_bytes(payload: object, rule: str) -> bytes:
+    """Returns what to send for a payload; see ``Encoded``.
+
+    Raises:
+        TypeError: It cannot be sent. ``rule`` begins the message.
+    """
+    if isinstance(payload, str):
+        return b"".join(b"data: %b\n" % line.encode() for line in _split_lines(payload)) + b"\n"
+    if payload is None or isinstance(payload, bytes):
+        return payload or b""
+    if isinstance(payload, dict):
+        return b"data: %b\n\n" % msgspec.json.encode(payload)
+    raise TypeError(f"{rule} str, bytes, dict or None, not {type(payload).__name__}")
 
 
 def _split_lines(text: str) -> list[str]:
@@ -300,18 +410,22 @@ def error_status(error: FriendliError) -> int:
 
     Returns:
         Upstream's status if it is 400, 404, 409, 413, 422, 429 or 503; 504 for a timeout and for upstream's 408 and
-        504; 503 while the client is being drained; 500 if the client is misconfigured; 502 for anything else,
-        including a token that upstream rejected (401, 403).
+        504; 503 if the client was drained or closed; 500 if the client is misconfigured, and for a failed tool and
+        the turn limit of a run; 502 for anything else, including a token that upstream rejected (401, 403).
     """
+    if _is_draining(error):
+        return 503
     if isinstance(error, APIStatusError):
         if error.status_code in _PASSED_THROUGH:
             return error.status_code
         return 504 if error.status_code in {408, 504} else 502
     if isinstance(error, APITimeoutError):
         return 504
-    if isinstance(error, ConfigurationError):
-        return 503 if error.draining else 500
-    return 502
+    return 500 if isinstance(error, ConfigurationError | ToolError | TurnLimitError) else 502
+
+
+def _is_draining(error: FriendliError) -> bool:
+    return isinstance(error, ConfigurationError | APIConnectionError) and error.draining
 
 
 def error_body(error: FriendliError) -> dict[str, Any]:
@@ -340,14 +454,20 @@ def _error_fields(error: FriendliError) -> tuple[str, str, str | None]:
             return "the model's server failed", "upstream_error", None
         case APITimeoutError():
             return "the model took too long", "timeout_error", f"{error.limit}_timeout"
+        case ConfigurationError(draining=True) | APIConnectionError(draining=True):
+            return "the service is shutting down; try again", "service_unavailable", "shutting_down"
         case StreamInterruptedError():
             return "the answer was interrupted before it was complete", "upstream_error", "stream_interrupted"
+        case APIConnectionError() if error.meta is not None and error.meta.status is not None:
+            return "the reply broke off before it was complete", "upstream_error", "reply_interrupted"
         case APIConnectionError():
             return "the model's server could not be reached", "upstream_error", "connection_error"
-        case ConfigurationError(draining=True):
-            return "the service is being shut down; try again", "service_unavailable", "draining"
         case ConfigurationError():
             return "the service is misconfigured", "server_error", None
+        case ToolError():
+            return "a tool failed", "server_error", "tool_error"
+        case TurnLimitError():
+            return "the model called tools too often", "server_error", "turn_limit"
         case _:
             return "the model's server sent an invalid response", "upstream_error", None
 

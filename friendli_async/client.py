@@ -253,7 +253,7 @@ class AsyncFriendli(Hinted):
 
     async def __aenter__(self) -> Self:
         if self._runtime.transport.closed:
-            raise ConfigurationError("the client is closed")
+            raise ConfigurationError("the client is closed", draining=True)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -17,8 +17,8 @@
     └── TurnLimitError                a run with tools was not finished after ``max_turns``
 
 Errors hold plain data only: they can be pickled and copied, and never hold the token or a request header. Invalid
-arguments raise ``TypeError`` (unknown keyword) or ``ArgumentError`` (invalid value, a ``ValueError``), which are not in
-this tree: they are bugs in the calling code, or in its data.
+arguments raise ``UnknownArgumentError`` (a ``TypeError``) or ``ArgumentError`` (an invalid value, a ``ValueError``),
+which are not in this tree: they are bugs in the calling code, or in its data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ __all__ += ["AuthenticationError", "BadRequestError"]
 __all__ += ["ConfigurationError", "ConflictError", "FriendliError", "InternalServerError", "NotFoundError"]
 __all__ += ["OutputCutOffError", "OutputError", "OutputInvalidError"]
 __all__ += ["PermissionDeniedError", "RateLimitError", "ResponseDecodeError", "SDKError", "StreamInterruptedError"]
-__all__ += ["TimeoutLimit", "ToolError", "ToolProblem", "TurnLimitError", "UnprocessableEntityError"]
+__all__ += ["TimeoutLimit", "ToolError", "ToolProblem", "TurnLimitError", "UnknownArgumentError"]
+__all__ += ["UnprocessableEntityError"]
 
 TimeoutLimit = Literal["connect", "pool", "first_event", "idle", "total"]
 """Names of the timeouts, as in ``Timeouts``."""
@@ -44,7 +45,38 @@ longer than ``tool_timeout``; it raised an exception; its result cannot be seria
 
 
 class ArgumentError(ValueError):
-    """An invalid value in the arguments of a call, with its path. Nothing was sent."""
+    """An invalid value in the arguments of a call, with its path. Nothing was sent.
+
+    Attributes:
+        path: Where the value is, such as ``messages[2].role``; "" if unknown. The message starts with it.
+    """
+
+    path: str = ""
+
+    def __init__(self, reason: str = "", path: str = "") -> None:
+        super().__init__(reason, path)
+        self.path = path
+
+    def __str__(self) -> str:
+        reason = str(self.args[0])
+        return f"{self.path}: {reason}" if self.path else reason
+
+
+class UnknownArgumentError(TypeError):
+    """A keyword that the called method does not have. Nothing was sent.
+
+    Attributes:
+        name: The keyword.
+    """
+
+    name: str = ""
+
+    def __init__(self, message: str = "", name: str = "") -> None:
+        super().__init__(message, name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class FriendliError(Exception):
@@ -71,10 +103,16 @@ class ConfigurationError(FriendliError, ValueError):
     """The client cannot be used: no token, an invalid setting, a closed client. The server processed nothing.
 
     Attributes:
-        draining: Whether the call was rejected because the client is being drained.
+        draining: Whether the call was rejected because its client was being drained, or had been closed.
     """
 
     draining: bool = False
+
+    def __init__(
+        self, message: str = "", *, draining: bool = False, meta: Meta | None = None, partial: Partial | None = None
+    ) -> None:
+        super().__init__(message, meta=meta, partial=partial)
+        self.draining = draining
 
 
 class APIConnectionError(FriendliError):
@@ -82,18 +120,27 @@ class APIConnectionError(FriendliError):
 
     Attributes:
         sent: Whether the request may have been accepted (and billed). False if it was never sent.
+        draining: Whether the call was interrupted because its client was drained or closed.
         permanent: Whether a retry would fail in the same way (an invalid certificate, no common TLS version, a request
             rejected by the proxy), and is therefore not made.
     """
 
     sent: bool = False
+    draining: bool = False
     permanent: bool = False
 
     def __init__(
-        self, message: str = "", *, sent: bool = False, meta: Meta | None = None, partial: Partial | None = None
+        self,
+        message: str = "",
+        *,
+        sent: bool = False,
+        draining: bool = False,
+        meta: Meta | None = None,
+        partial: Partial | None = None,
     ) -> None:
         super().__init__(message, meta=meta, partial=partial)
         self.sent = sent
+        self.draining = draining
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -126,9 +173,15 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before it was complete; ``partial`` holds what had been received."""
 
     def __init__(
-        self, message: str = "", *, sent: bool = True, meta: Meta | None = None, partial: Partial | None = None
+        self,
+        message: str = "",
+        *,
+        sent: bool = True,
+        draining: bool = False,
+        meta: Meta | None = None,
+        partial: Partial | None = None,
     ) -> None:
-        super().__init__(message, sent=sent, meta=meta, partial=partial)
+        super().__init__(message, sent=sent, draining=draining, meta=meta, partial=partial)
 
 
 class APIStatusError(FriendliError):

@@ -103,7 +103,7 @@ async def _to_url(given: str | Content, family: str, content_type: str | None, m
         if given.lower().startswith(("http://", "https://", "data:")):
             return given
         raise ArgumentError(
-            f"{family}: {given[:80]!r} is not an http, https or data URL; for a path pass pathlib.Path(...)"
+            f"{given[:80]!r} is not an http, https or data URL; for a path pass pathlib.Path(...)", family
         )
     source = source_of(given, family)
     data = await read_whole(source, max_bytes, family)
@@ -117,5 +117,5 @@ def _content_type(name: str | None, data: bytes, family: str) -> str:
         if kind.startswith(f"{family}/"):
             return kind
     raise ArgumentError(
-        f"{family}: unknown content type: neither the file name nor the first bytes identify it; pass content_type="
+        "unknown content type: neither the file name nor the first bytes identify it; pass content_type=", family
     )

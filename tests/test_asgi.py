@@ -4,6 +4,8 @@ import asyncio
 import gc
 import itertools
 import json
+import logging
+import pickle
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from friendli_async import (
     APITimeoutError,
     AsyncFriendli,
     AuthenticationError,
+    ChatChunk,
     ChatStream,
     ConfigurationError,
     FriendliError,
@@ -25,6 +28,8 @@ from friendli_async import (
     RateLimitError,
     ResponseDecodeError,
     StreamInterruptedError,
+    ToolError,
+    TurnLimitError,
 )
 from friendli_async.asgi import SSEResponse, _whole_events, error_body, error_status
 from friendli_async.testing import (
@@ -41,7 +46,9 @@ from friendli_async.testing import (
     stall,
     status,
     text,
+    tool_calls,
 )
+from friendli_async.tools import Run, RunEvent, ToolStarted, tool
 
 EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}'
 HTTP: dict[str, Any] = {"type": "http", "method": "GET", "path": "/"}
@@ -296,7 +303,7 @@ async def test_on_error_replaces_the_error_event(
     assert browser.ended
 
 
-async def test_exception_in_on_error_or_encode_propagates_and_closes_upstream(
+async def test_exception_in_on_error_or_encode_ends_the_response_and_propagates(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     def fails(_: object) -> bytes:
@@ -307,9 +314,191 @@ async def test_exception_in_on_error_or_encode_propagates_and_closes_upstream(
         (script(chunk("Once"), stall()), {"encode": fails}),
     ):
         server.enqueue(answer)
+        browser = Server()
         with pytest.raises(ZeroDivisionError):
-            await relay(client, **options)
+            await SSEResponse(open_stream(client), **options)(HTTP, browser.receive, browser.send)
+        assert last_event(browser.body)[1]["error"]["message"] == "the service failed"
+        assert browser.ended
     assert await server.requests[1].disconnected()
+
+
+async def test_encode_that_returns_another_type_is_a_type_error(server: FriendliServer, client: AsyncFriendli) -> None:
+    browser = Server()
+    with pytest.raises(TypeError, match="encode must return str, bytes, dict or None, not int"):
+        await SSEResponse(open_stream(client), encode=lambda _: 7)(HTTP, browser.receive, browser.send)  # type: ignore[arg-type, return-value] # what is tested
+    assert last_event(browser.body)[1]["error"]["type"] == "server_error"
+    assert browser.ended
+
+
+@pytest.mark.parametrize("on_error", [None, lambda _: None], ids=["default", "on_error"])
+async def test_error_after_the_first_byte_is_logged(
+    server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture, on_error: Any
+) -> None:
+    server.enqueue(script(chunk("a secret"), cut()))
+    browser = Server()
+    response = SSEResponse(open_stream(client), on_error=on_error)
+    await response({**HTTP, "path": "/chat\nforged"}, browser.receive, browser.send)
+    [record] = [record for record in caplog.records if record.name == "friendli_async"]
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("/chat%0Aforged: after the first byte, StreamInterruptedError: the conn")
+    assert "secret" not in record.getMessage()
+
+
+async def test_complete_stream_and_disconnected_browser_are_not_logged(
+    server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.enqueue(text("Hi"), script(chunk("once"), stall()))
+    await relay(client)
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(open_stream(client))(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: b"once" in browser.body)
+    browser.disconnected.set()
+    await asyncio.wait_for(task, 30)
+    assert [record for record in caplog.records if record.name == "friendli_async"] == []
+
+
+# --- what is accepted ------------------------------------------------------------------------------------------------
+
+
+async def test_other_objects_are_rejected_by_the_constructor(client: AsyncFriendli) -> None:
+    given: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    forgotten = client.serverless.chat.complete(**given)
+    for wrong, reason in (
+        (client.serverless.chat.stream(**given).text(), r"not TextView: pass the stream itself, with encode="),
+        (forgotten, r"not the coroutine .*complete\(\): await it"),
+        ("text", r"takes a stream, chat\.stream\(\.\.\.\), or a run, chat\.run\(\.\.\.\), not str"),
+        (client.serverless.chat.run(tools=[], **given), "encode is required for a run"),
+    ):
+        with pytest.raises(TypeError, match=reason):
+            SSEResponse(wrong)
+    forgotten.close()
+    with pytest.raises(TypeError, match="end must be str, bytes, dict or None, not list"):
+        SSEResponse(open_stream(client), end=[])  # type: ignore[arg-type] # what is tested
+
+
+@pytest.mark.parametrize(
+    ("end", "sent"),
+    [
+        ("[DONE]", b"data: [DONE]\n\n"),
+        ({"done": True}, b'data: {"done":true}\n\n'),
+        (b"event: end\n\n", b"event: end\n\n"),
+    ],
+)
+async def test_end_is_sent_after_a_complete_stream_only(
+    server: FriendliServer, client: AsyncFriendli, end: Any, sent: bytes
+) -> None:
+    server.enqueue(text("Hi"), script(chunk("Once"), cut()))
+    complete = await relay(client, encode=lambda chunk: chunk.text or None, end=end)
+    broken = await relay(client, encode=lambda chunk: chunk.text or None, end=end)
+    assert complete.body == b"data: Hi\n\n" + sent
+    assert sent not in broken.body
+    assert last_event(broken.body)[0] == b"data: Once\n\n"
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def shown(event: RunEvent) -> dict[str, Any] | None:
+    match event:
+        case ChatChunk(text=str(part)) if part:
+            return {"text": part}
+        case ToolStarted():
+            return {"tool": event.call.function.name}
+        case _:
+            return None
+
+
+def open_run(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
+    messages = [{"role": "user", "content": "Hi"}]
+    return client.serverless.chat.run(model="m", messages=messages, tools=tools, **options)
+
+
+async def test_run_is_served_with_its_tools(server: FriendliServer, client: AsyncFriendli) -> None:
+    @tool
+    async def weather(city: str) -> str:
+        """Returns the weather."""
+        return f"internal data on {city}"
+
+    server.enqueue(tool_calls(("weather", {"city": "Rome"})), text("Sun", "ny"))
+    browser = Server()
+    await SSEResponse(open_run(client, weather), encode=shown, end="[DONE]")(HTTP, browser.receive, browser.send)
+    assert browser.body == (
+        b'data: {"tool":"weather"}\n\ndata: {"text":"Sun"}\n\ndata: {"text":"ny"}\n\ndata: [DONE]\n\n'
+    )
+    assert browser.ended
+
+
+async def test_disconnect_cancels_the_tools_of_a_run(server: FriendliServer, client: AsyncFriendli) -> None:
+    steps: list[str] = []
+    started = asyncio.Event()
+
+    @tool
+    async def endless() -> str:
+        """Never returns."""
+        try:
+            steps.append("started")
+            started.set()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            steps.append("ended")
+        return ""
+
+    server.enqueue(tool_calls(("endless", {})))
+    browser, run = Server(), open_run(client, endless)
+    task = asyncio.create_task(SSEResponse(run, encode=shown)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: b"endless" in browser.body)
+    await asyncio.wait_for(started.wait(), 30)
+    browser.disconnected.set()
+    await asyncio.wait_for(task, 30)
+    assert steps == ["started", "ended"]
+    assert "closed" in repr(run)
+    assert b"error" not in browser.body
+
+
+async def test_ping_is_sent_while_a_tool_runs(server: FriendliServer, client: AsyncFriendli, clock: Clock) -> None:
+    release = asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        """Waits."""
+        await release.wait()
+        return ""
+
+    server.enqueue(tool_calls(("slow", {})), text("Hi"))
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(open_run(client, slow), encode=shown)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: b"slow" in browser.body)
+    clock.leap(15.1)
+    await browser.until(lambda: browser.body.endswith(b": ping\n\n"))
+    release.set()
+    await asyncio.wait_for(task, 30)
+    assert browser.body.endswith(b'data: {"text":"Hi"}\n\n')
+
+
+async def test_run_that_cannot_be_opened_raises_before_anything_is_sent(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(status(429))
+    browser = Server()
+    with pytest.raises(RateLimitError):
+        await SSEResponse(open_run(client), encode=shown)(HTTP, browser.receive, browser.send)
+    assert browser.sent == []
+
+
+async def test_error_of_a_run_is_the_last_event(server: FriendliServer, client: AsyncFriendli) -> None:
+    @tool
+    async def ask() -> str:
+        """Returns nothing."""
+        return ""
+
+    server.always(tool_calls(("ask", {})))
+    errors: list[FriendliError] = []
+    browser = Server()
+    run = open_run(client, ask, max_turns=1)
+    await SSEResponse(run, encode=shown, on_error=errors.append)(HTTP, browser.receive, browser.send)  # type: ignore[func-returns-value, arg-type] # None: no event
+    assert [type(error) for error in errors] == [TurnLimitError]
+    assert browser.ended
 
 
 # --- disconnects -----------------------------------------------------------------------------------------------------
@@ -418,12 +607,6 @@ async def test_errors_leave_no_reference_cycle(server: FriendliServer, client: A
     assert leaked == []
 
 
-def draining() -> ConfigurationError:
-    error = ConfigurationError("any text")
-    error.draining = True
-    return error
-
-
 # --- error status and message ----------------------------------------------------------------------------------------
 
 
@@ -440,7 +623,11 @@ def draining() -> ConfigurationError:
         (APIConnectionError("could not connect to flp_secret"), 502),
         (StreamInterruptedError("flp_secret"), 502),
         (ResponseDecodeError("flp_secret"), 502),
-        (draining(), 503),
+        (ConfigurationError("flp_secret", draining=True), 503),
+        (APIConnectionError("flp_secret", draining=True), 503),
+        (StreamInterruptedError("flp_secret", draining=True), 503),
+        (ToolError("flp_secret"), 500),
+        (TurnLimitError("flp_secret"), 500),
         (ConfigurationError("draining flp_secret, in the text only"), 500),
         (ConfigurationError("no token flp_secret"), 500),
         (FriendliError("flp_secret"), 502),
@@ -459,6 +646,59 @@ async def test_draining_client_is_reported_as_503(server: FriendliServer, client
     with pytest.raises(ConfigurationError) as caught:
         await SSEResponse(open_stream(client))(HTTP, browser.receive, browser.send)
     assert error_status(caught.value) == 503
+    assert error_body(caught.value)["error"]["code"] == "shutting_down"
+
+
+async def shut_down(client: AsyncFriendli, how: str) -> None:
+    if how == "drain":
+        await client.drain(0)
+    else:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("how", ["drain", "close"])
+@pytest.mark.parametrize("opened", [False, True], ids=["opening", "open"])
+async def test_stream_interrupted_by_shutdown_says_so(
+    server: FriendliServer, client: AsyncFriendli, how: str, opened: bool
+) -> None:
+    server.enqueue(script(chunk("once"), stall()) if opened else script(head(), stall()))
+    browser = Server()
+    task = asyncio.create_task(SSEResponse(open_stream(client))(HTTP, browser.receive, browser.send))
+    await server.wait_for_requests(1)
+    if opened:
+        await browser.until(lambda: b"once" in browser.body)
+    await shut_down(client, how)
+    if opened:
+        await asyncio.wait_for(task, 30)
+        assert last_event(browser.body)[1]["error"]["code"] == "shutting_down"
+        return
+    with pytest.raises(StreamInterruptedError) as caught:
+        await asyncio.wait_for(task, 30)
+    assert (error_status(caught.value), error_body(caught.value)["error"]["code"]) == (503, "shutting_down")
+
+
+@pytest.mark.parametrize("how", ["drain", "close"])
+@pytest.mark.parametrize("started", [False, True], ids=["waiting", "reading"])
+async def test_plain_call_interrupted_by_shutdown_says_so(
+    server: FriendliServer, client: AsyncFriendli, how: str, started: bool
+) -> None:
+    server.enqueue(script(head(), raw(b'{"choices"'), stall()) if started else script(stall()))
+    call = client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
+    task = asyncio.create_task(call)
+    await server.wait_for_requests(1)
+    await turns()
+    await shut_down(client, how)
+    with pytest.raises(APIConnectionError) as caught:
+        await asyncio.wait_for(task, 30)
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert [copied.draining, error_status(copied), error_body(copied)["error"]["code"]] == [True, 503, "shutting_down"]
+
+
+async def test_closed_client_is_reported_as_503(client: AsyncFriendli) -> None:
+    await client.aclose()
+    with pytest.raises(ConfigurationError) as caught:
+        await open_stream(client)
+    assert (error_status(caught.value), error_body(caught.value)["error"]["code"]) == (503, "shutting_down")
 
 
 # --- splitting into events -------------------------------------------------------------------------------------------

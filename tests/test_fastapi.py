@@ -21,6 +21,7 @@ from support.clock import turns
 
 import friendli_async
 from friendli_async import AsyncFriendli, ChatCompletion, EventStream
+from friendli_async.asgi import SSEResponse
 from friendli_async.integrations.fastapi import (
     ClientDisconnected,
     FriendliResponse,
@@ -31,7 +32,7 @@ from friendli_async.integrations.fastapi import (
     while_connected,
 )
 from friendli_async.replies import Reply
-from friendli_async.testing import FriendliServer, json_body, script, stall, status, text
+from friendli_async.testing import FriendliServer, cut, head, json_body, raw, script, stall, status, text
 
 Client = Annotated[AsyncFriendli, Depends(client_of)]
 MESSAGES: Final = [{"role": "user", "content": "Hi"}]
@@ -277,16 +278,79 @@ def test_upstream_errors_are_logged_without_traceback(
     assert record.exc_info is None
 
 
-def test_invalid_value_is_422_and_nothing_is_sent(browser: TestClient, remote: FriendliServer) -> None:
-    response = browser.get("/bad")
+@pytest.mark.parametrize(("query", "param"), [("", "temperature"), ("?unknown=1", "temprature")])
+def test_invalid_argument_is_422_and_nothing_is_sent(
+    browser: TestClient, remote: FriendliServer, query: str, param: str
+) -> None:
+    response = browser.get("/bad" + query)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["type"]) == (422, param, "invalid_request_error")
+    assert "temperature" in error["message"]
+    assert remote.requests == []
+
+
+def test_param_of_a_422_is_the_path_of_the_value(app: FastAPI, remote: FriendliServer) -> None:
+    @app.post("/ask")
+    async def ask(client: Client, body: dict[str, Any]) -> ChatCompletion:
+        return await client.serverless.chat.complete(**body)
+
+    with TestClient(app) as browser:
+        response = browser.post("/ask", json={"model": "m", "messages": [{"role": "user", "content": 7}]})
     assert response.status_code == 422
-    assert "temperature" in response.json()["error"]["message"]
+    assert response.json()["error"]["param"].startswith("messages[0].content")
     assert remote.requests == []
 
 
-def test_unknown_keyword_is_an_internal_server_error(browser: TestClient, remote: FriendliServer) -> None:
-    assert browser.get("/bad?unknown=1").status_code == 500
+def test_broken_off_reply_is_not_reported_as_unreachable(browser: TestClient, remote: FriendliServer) -> None:
+    remote.enqueue(script(head(), raw(b'{"choices": ['), cut()))
+    error = browser.get("/chat").json()["error"]
+    assert (error["message"], error["code"]) == ("the reply broke off before it was complete", "reply_interrupted")
+
+
+# --- what a route can return -----------------------------------------------------------------------------------------
+
+
+def test_returning_an_sse_response_is_an_error_that_names_friendli_response(
+    app: FastAPI, remote: FriendliServer
+) -> None:
+    @app.get("/wrong", response_model=None)
+    async def wrong(client: Client) -> SSEResponse:
+        return SSEResponse(client.serverless.chat.stream(model="m", messages=MESSAGES))
+
+    with TestClient(app) as browser, pytest.raises(ValueError, match=r"integrations\.fastapi\.FriendliResponse"):
+        browser.get("/wrong")
     assert remote.requests == []
+
+
+@pytest.mark.parametrize("method", ["stream", "parse_stream", "run", "text"])
+def test_stream_or_run_is_not_serialized_by_its_attributes(app: FastAPI, method: str) -> None:
+    @app.get("/wrong", response_model=None)
+    async def wrong(client: Client) -> object:
+        chat = client.serverless.chat
+        given: dict[str, Any] = {"model": "m", "messages": MESSAGES}
+        if method == "parse_stream":
+            return chat.parse_stream(dict[str, int], **given)
+        if method == "run":
+            return chat.run(tools=[], **given)
+        return chat.stream(**given).text() if method == "text" else chat.stream(**given)
+
+    with TestClient(app) as browser, pytest.raises(ValueError, match="not iterable"):
+        browser.get("/wrong")
+
+
+def test_response_passes_encode_and_end_on(app: FastAPI, remote: FriendliServer) -> None:
+    @app.get("/encoded")
+    async def encoded(client: Client) -> FriendliResponse:
+        stream = client.serverless.chat.stream(model="m", messages=MESSAGES)
+        return FriendliResponse(stream, encode=lambda chunk: {"text": chunk.text} if chunk.text else None, end="[DONE]")
+
+    remote.enqueue(text("Hel", "lo"))
+    with TestClient(app) as browser:
+        response = browser.get("/encoded")
+    assert response.text == 'data: {"text":"Hel"}\n\ndata: {"text":"lo"}\n\ndata: [DONE]\n\n'
+
+
+# --- errors of the app -----------------------------------------------------------------------------------------------
 
 
 def test_value_errors_of_the_app_are_not_handled(app: FastAPI, browser: TestClient) -> None:

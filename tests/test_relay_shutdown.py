@@ -1,4 +1,4 @@
-"""SIGTERM to uvicorn with open streams: each client gets a final event, and the process exits without logging."""
+"""SIGTERM to uvicorn with open streams: each client gets a final event, and nothing but a warning is logged."""
 
 import asyncio
 from pathlib import Path
@@ -19,11 +19,26 @@ async def test_sigterm_ends_every_open_stream_with_an_error_event(server: Friend
         log = app.said
     for browser in browsers:
         browser.go_away()
-    assert sum(b"event: error\ndata: " in body and b"stream_interrupted" in body for body in rest) == 50
+    assert sum(b"event: error\ndata: " in body and b"shutting_down" in body for body in rest) == 50
     assert sum(body.endswith(b"0\r\n\r\n") for body in rest) == 50  # the last chunk: no body was truncated
     assert code in {0, -15}  # uvicorn re-raises the signal after its shutdown
-    assert log == ""
+    lines = log.splitlines()
+    assert len(lines) == 50
+    assert {line.partition("StreamInterruptedError")[0] for line in lines} == {"/relay: after the first byte, "}
     await server.wait_for_connections(0)
+
+
+async def test_waiting_requests_are_503_after_sigterm(server: FriendliServer, tmp_path: Path) -> None:
+    server.always(script(stall()))
+    async with serving("uvicorn", server.url, tmp_path / "log") as app:
+        browsers = [await Browser.asking(app.port, "/relay"), await Browser.asking(app.port, "/plain", b'{"q": "Hi"}')]
+        await server.wait_for_requests(2)
+        await app.terminated()
+        answers = [await asyncio.wait_for(browser.reader.read(), 60) for browser in browsers]
+    for browser, answer in zip(browsers, answers, strict=True):
+        browser.go_away()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"shutting_down"' in answer
 
 
 async def test_stream_that_ends_within_the_grace_period_is_complete_after_sigterm(

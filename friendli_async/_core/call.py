@@ -272,7 +272,8 @@ class Call(Generic[T]):
         if self._interruption is not None:
             return
         if self._stream and outcome is None:
-            error, outcome = StreamInterruptedError(str(error)), "cancelled"
+            draining = isinstance(error, APIConnectionError) and error.draining
+            error, outcome = StreamInterruptedError(str(error), draining=draining), "cancelled"
         self._interruption = error
         self._interrupted_outcome = outcome
         if self._started:  # otherwise ``_start`` passes it to the clock
@@ -379,7 +380,7 @@ class Call(Generic[T]):
             if not self._accepted:  # nothing can have been accepted
                 error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
                 return error
-            error = APIConnectionError(str(error), sent=True)
+            error = APIConnectionError(str(error), sent=True, draining=error.draining)
         self._accepted = self._accepted or _may_have_been_accepted(error)
         if isinstance(error, APIConnectionError):
             error.sent = self._accepted

@@ -95,11 +95,9 @@ class Runtime:
     def check(self) -> None:
         """Raises ConfigurationError if no new call may start."""
         if self.transport.closed:
-            raise ConfigurationError("the client is closed")
+            raise ConfigurationError("the client is closed", draining=True)
         if self._draining:
-            error = ConfigurationError("draining: the client is being shut down and makes no new calls")
-            error.draining = True
-            raise error
+            raise ConfigurationError("draining: the client is being shut down and makes no new calls", draining=True)
 
     def end(self, call: InFlightCall) -> None:
         """Removes a call that has ended, or has become an open stream."""
@@ -164,7 +162,7 @@ class Runtime:
     def _interrupt(self, reason: str) -> None:
         for call in tuple(self.calls):
             # In this loop at once: a call whose turn is next would otherwise fail on the closing transport.
-            call_in_loop(call.loop, call.interrupt, APIConnectionError(reason))
+            call_in_loop(call.loop, call.interrupt, APIConnectionError(reason, draining=True))
 
 
 _runtimes: Final[WeakSet[Runtime]] = WeakSet()

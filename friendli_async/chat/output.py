@@ -335,7 +335,7 @@ async def ask(
         OutputError: The last answer is invalid.
     """
     if not isinstance(reask, int) or isinstance(reask, bool) or reask < 0:
-        raise ArgumentError(f"reask: Expected a non-negative integer, got {reask!r}")
+        raise ArgumentError(f"Expected a non-negative integer, got {reask!r}", "reask")
     billed: Any = None
     asked = 1
     while True:

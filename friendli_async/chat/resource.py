@@ -42,6 +42,8 @@ E = TypeVar("E")
 class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     """A stream whose events are assembled into a ChatCompletion."""
 
+    __slots__ = ()
+
     @staticmethod
     def _text_of(event: Any) -> str:
         return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
@@ -69,6 +71,8 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
 
 class ChatStream(CompletionStream[ChatChunk]):
     """A chat stream of ``ChatChunk`` events."""
+
+    __slots__ = ()
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

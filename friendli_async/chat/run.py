@@ -109,6 +109,22 @@ class Run:
         RuntimeError: Two tasks wait for events at the same time.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_calls",
+        "_error",
+        "_events",
+        "_is_cancelled",
+        "_is_waiting",
+        "_read_task",
+        "_reply",
+        "_result",
+        "_state",
+        "_stream",
+        "_turns",
+        "_whole_calls",
+    )
+
     def __init__(self, turns: _Turns, calls: ToolCalls, events: deque[RunEvent]) -> None:
         self._turns = turns
         self._calls = calls

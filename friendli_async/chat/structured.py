@@ -114,7 +114,7 @@ def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Out
     output = output_of(kind, sent.pop("strict", True))
     reject_format_option(method, "response_format", sent)
     if requested_choices(sent) != 1:
-        raise ArgumentError(f"n: {method}() supports only one choice; call it several times, or use complete()")
+        raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
     declared = output.declared()
     response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", "json_schema": declared}
     return output, {**sent, "response_format": response_format}

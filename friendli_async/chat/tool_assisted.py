@@ -199,6 +199,8 @@ class ToolAssistedCollector(ChatCollector):
 class ToolAssistedStream(CompletionStream[ToolAssistedEvent]):
     """The stream of a tool-assisted chat: ``ChatChunk`` and ``ToolStatus`` events; ``text()`` skips the latter."""
 
+    __slots__ = ()
+
 
 class ToolAssistedChat(Resource):
     """Chat with built-in tools: ``client.serverless.tool_assisted_chat``.
@@ -261,13 +263,13 @@ class ToolAssistedCall:
 
     def __init__(self, engine: Engine, body: Mapping[str, object]) -> None:
         if not isinstance(body, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # user input
-            raise ArgumentError(f"{_BODY}: Expected `object`, got `{type(body).__name__}`")
+            raise ArgumentError(f"Expected `object`, got `{type(body).__name__}`", _BODY)
         for name in REQUIRED:
             if name not in body:
-                raise ArgumentError(f"{_BODY}: Object missing required field `{name}`")
+                raise ArgumentError(f"Object missing required field `{name}`", _BODY)
         streams = body.get("stream", True)
         if streams is not None and not isinstance(streams, bool):
-            raise ArgumentError(f"{_BODY}.stream: Expected `bool | null`, got `{type(streams).__name__}`")
+            raise ArgumentError(f"Expected `bool | null`, got `{type(streams).__name__}`", f"{_BODY}.stream")
         sent = _PARAMETERS.prepared(body)
         # The original form accepted null for these; the latest one omits them.
         _PARAMETERS.check({key: value for key, value in sent.items() if value is not None}, _BODY)

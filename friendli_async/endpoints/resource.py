@@ -331,9 +331,9 @@ def _endpoint_arguments(endpoint_id: str) -> Arguments:
 
 def _check_seconds(timeout: object, interval: object) -> None:
     if timeout is not None and not (_is_seconds(timeout) and timeout):
-        raise ArgumentError(f"timeout: must be a number of seconds greater than 0, not {timeout!r}")
+        raise ArgumentError(f"must be a number of seconds greater than 0, not {timeout!r}", "timeout")
     if not _is_seconds(interval):
-        raise ArgumentError(f"interval: must be a number of seconds, at least 0, not {interval!r}")
+        raise ArgumentError(f"must be a number of seconds, at least 0, not {interval!r}", "interval")
 
 
 def _is_seconds(value: object) -> bool:

@@ -95,7 +95,7 @@ def _complete_assistant(sent: dict[str, Any], message: AIMessage, parts: Sequenc
 
 def _text(part: Mapping[str, Any], path: str) -> str:
     if part["type"] != "text":
-        raise ArgumentError(f"{path}: a part of type {part['type']!r} is not supported here; only text is")
+        raise ArgumentError(f"a part of type {part['type']!r} is not supported here; only text is", path)
     return cast("str", part["text"])
 
 

@@ -27,9 +27,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
-from friendli_async.asgi import SSEResponse, error_body, error_status, retry_headers, run_until_disconnect
-from friendli_async.errors import ArgumentError, FriendliError
-from friendli_async.streams import EventStream
+from friendli_async.asgi import (
+    Encoded,
+    Servable,
+    SSEResponse,
+    error_body,
+    error_status,
+    retry_headers,
+    run_until_disconnect,
+)
+from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentError
 
 try:
     from starlette.background import BackgroundTask
@@ -66,33 +73,41 @@ _logger: Final = logging.getLogger("friendli_async")
 
 
 class FriendliResponse(Response):
-    """A stream as a response: ``friendli_async.asgi.SSEResponse`` with Starlette's headers, cookies, background.
+    """A stream or a run as a response: ``friendli_async.asgi.SSEResponse`` with Starlette's cookies and background.
 
     The background task runs once the response is over, even if the browser has disconnected, but not if the stream
-    could not be opened.
+    could not be opened, or code of your own raised an exception.
 
     Args:
-        stream: The stream, already open or not. The response owns it and closes it.
+        stream: A stream or a run, already open or not. The response owns it and closes it.
         heartbeat: See ``SSEResponse``.
         on_error: See ``SSEResponse``.
         encode: See ``SSEResponse``.
+        end: See ``SSEResponse``.
         headers: Additional response headers.
         background: The background task.
+
+    Raises:
+        TypeError: See ``SSEResponse``.
+        ValueError: See ``SSEResponse``.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        stream: EventStream[E],
+        stream: Servable[E],
         *,
         heartbeat: float | None = 15.0,
         on_error: Callable[[FriendliError], bytes | dict[str, Any] | None] | None = None,
-        encode: Callable[[E], str | bytes | None] | None = None,
+        encode: Callable[[E], Encoded] | None = None,
+        end: Encoded = None,
         headers: Mapping[str, str] | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
-        self._relay = SSEResponse(stream, heartbeat=heartbeat, on_error=on_error, encode=encode, headers=headers)
+        self._relay = SSEResponse(
+            stream, heartbeat=heartbeat, on_error=on_error, encode=encode, end=end, headers=headers
+        )
         self.status_code = 200
         self.background = background
         self.raw_headers: list[tuple[bytes, bytes]] = self._relay.raw_headers
@@ -321,7 +336,8 @@ def install_error_handlers(app: Starlette) -> None:
     """Maps errors of this library, which would be 500 otherwise, to error responses in the format of OpenAI's API.
 
     Statuses and messages are those of ``asgi.error_status`` and ``asgi.error_body``; 429 and 503 pass on upstream's
-    ``Retry-After``. An ``ArgumentError``, a value rejected before anything was sent, is 422. An open websocket is
+    ``Retry-After``. A value or keyword rejected before anything was sent (``ArgumentError``, ``UnknownArgumentError``)
+    is 422, with its path or name as ``param``. An open websocket is
     closed with code 1011. ``WebSocketDisconnect``, which servers log with a traceback, ends the handler silently.
     Statuses of 500 and above are logged as warnings (logger ``friendli_async``), because servers do not log them.
 
@@ -332,6 +348,7 @@ def install_error_handlers(app: Starlette) -> None:
     app.add_exception_handler(FriendliError, cast("Any", _handle_error))
     app.exception_handlers.setdefault(WebSocketDisconnect, cast("Any", _ignore))
     app.add_exception_handler(ArgumentError, cast("Any", _handle_argument_error))
+    app.add_exception_handler(UnknownArgumentError, cast("Any", _handle_argument_error))
 
 
 async def _ignore(connection: HTTPConnection, error: Exception) -> None:
@@ -342,7 +359,7 @@ async def _handle_error(connection: HTTPConnection, error: Exception) -> Respons
     assert isinstance(error, FriendliError)
     status = error_status(error)
     if status >= 500:
-        _logger.warning("%s: %d, %s: %s", connection.url.path, status, type(error).__name__, error)
+        _logger.warning("%s: %d, %s: %s", connection.url.path, status, type(error).__name__, str(error))
     return await _respond(connection, status, error_body(error), dict(retry_headers(error)))
 
 
@@ -358,5 +375,7 @@ async def _respond(
 
 
 async def _handle_argument_error(connection: HTTPConnection, error: Exception) -> Response | None:
-    body = {"message": str(error), "type": "invalid_request_error", "param": None, "code": None}
+    assert isinstance(error, ArgumentError | UnknownArgumentError)
+    param = error.path if isinstance(error, ArgumentError) else error.name
+    body = {"message": str(error), "type": "invalid_request_error", "param": param or None, "code": None}
     return await _respond(connection, 422, {"error": body})

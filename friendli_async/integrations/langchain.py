@@ -152,7 +152,7 @@ class ChatFriendli(BaseChatModel):
     def _open(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> ChatStream:
         arguments = self._arguments(messages, stop, kwargs)
         if arguments.get("n") not in (None, 1):
-            raise ArgumentError("n: a LangChain stream supports only one choice; use generate() without streaming")
+            raise ArgumentError("a LangChain stream supports only one choice; use generate() without streaming", "n")
         return self._chat().stream(**arguments)
 
     async def _agenerate(
@@ -273,7 +273,7 @@ class ChatFriendli(BaseChatModel):
         model: Runnable[LanguageModelInput, AIMessage]
         asked: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         if schema is None and method != "json_mode":
-            raise ArgumentError(f"schema: required for method {method!r}")
+            raise ArgumentError(f"required for method {method!r}", "schema")
         if method == "json_mode":
             model = self.bind(response_format={"type": "json_object"}, ls_structured_output_format=asked, **kwargs)
             parser = _parser(schema)
@@ -291,7 +291,7 @@ class ChatFriendli(BaseChatModel):
             )
             parser = _call_parser(cast("_Schema", schema), name)
         else:
-            raise ArgumentError(f"method: must be 'json_schema', 'function_calling' or 'json_mode', not {method!r}")
+            raise ArgumentError(f"must be 'json_schema', 'function_calling' or 'json_mode', not {method!r}", "method")
         return _with_raw(model, parser) if include_raw else model | parser
 
     # --- closing -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.forms import Form
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
-from friendli_async.errors import ArgumentError
+from friendli_async.errors import ArgumentError, UnknownArgumentError
 from friendli_async.replies import Reply
 
 
@@ -58,9 +58,9 @@ def path_parameters(**parameters: str) -> dict[str, str]:
     """
     for name, value in parameters.items():
         if not isinstance(value, str):
-            raise ArgumentError(f"{name}: Expected `str`, got `{type(value).__name__}`")
+            raise ArgumentError(f"Expected `str`, got `{type(value).__name__}`", name)
         if value in {"", ".", ".."}:
-            raise ArgumentError(f"{name}: {value!r} is not a valid identifier")
+            raise ArgumentError(f"{value!r} is not a valid identifier", name)
     from urllib.parse import quote
 
     return {name: quote(value, safe="") for name, value in parameters.items()}
@@ -97,7 +97,7 @@ def _query_value(name: str, value: object) -> str:
         return plain.isoformat().replace("+00:00", "Z")
     if isinstance(plain, str) and not any("\ud800" <= character <= "\udfff" for character in plain):
         return plain
-    raise ArgumentError(f"{name}: {value!r} cannot be sent in a query string")
+    raise ArgumentError(f"{value!r} cannot be sent in a query string", name)
 
 
 def without_none(**parameters: object) -> dict[str, object]:
@@ -219,7 +219,7 @@ class Parameters:
         query: Any = given.pop("extra_query", None)
         extra: Any = given.pop("extra_body", None) or {}
         if "stream" in extra:
-            raise ArgumentError("extra_body.stream: cannot be set here; call stream() to stream a reply")
+            raise ArgumentError("cannot be set here; call stream() to stream a reply", "extra_body.stream")
         return given, extra, encode_query(query or {})
 
 
@@ -235,18 +235,18 @@ def check_keywords(
         required: The parameters in its signature.
 
     Raises:
-        TypeError: Names the unknown keyword, and what it is called here or where such a setting belongs.
+        UnknownArgumentError: Names the unknown keyword, and what it is called here or where such a setting belongs.
     """
     for name in given:
         if name in known:
             continue
         if name == "stream":
             advice = "leave it out, the reply is always streamed" if method == "stream" else "call stream() instead"
-            raise TypeError(f"{method}() does not accept 'stream': {advice}")
+            raise UnknownArgumentError(f"{method}() does not accept 'stream': {advice}", name)
         if (setting := setting_hint(name)) is not None:
-            raise TypeError(f"{method}() does not accept {name!r}: {setting}")
+            raise UnknownArgumentError(f"{method}() does not accept {name!r}: {setting}", name)
         hint = parameter_hint(name, {*known, *required})
-        raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
+        raise UnknownArgumentError(f"{method}() got an unexpected keyword argument {name!r}{hint}", name)
 
 
 def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
@@ -263,16 +263,15 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
             # from an object that has items but is neither list nor mapping: msgspec asks it for its keys.
             msgspec.convert(_to_builtins(values), expected)
     except AttributeError as error:
-        raise ArgumentError(
-            f"{prefix or 'arguments'}: {type(error.obj).__name__} is not JSON serializable{_conversion_hint(error.obj)}"
-        ) from None
+        kind, advice = type(error.obj).__name__, _conversion_hint(error.obj)
+        raise ArgumentError(f"{kind} is not JSON serializable{advice}", prefix or "arguments") from None
     except msgspec.ValidationError as error:
         found = re.fullmatch(_ERROR_PATH, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
         advice = "" if of_key else _conversion_hint(_value_at(values, path))
         advice += choices_hint(expected, str(error))
-        raise ArgumentError(f"{where}: {'invalid key: ' if of_key else ''}{reason}{advice}") from None
+        raise ArgumentError(f"{'invalid key: ' if of_key else ''}{reason}{advice}", where) from None
     except RecursionError:
         raise ArgumentError("the arguments are nested too deeply, or contain a circular reference") from None
 
@@ -337,14 +336,14 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
         return
     where = path or "value"
     if isinstance(plain, float):
-        raise ArgumentError(f"{where}: {plain} is not valid JSON")
+        raise ArgumentError(f"{plain} is not valid JSON", where)
     if id(value) in above:
-        raise ArgumentError(f"{where}: contains a circular reference")
+        raise ArgumentError("contains a circular reference", where)
     above = (*above, id(value))
     if isinstance(plain, dict):
         for key, item in cast("dict[object, object]", plain).items():
             if type(key) is not str:
-                raise ArgumentError(f"{where}: the key {key!r} is not a string")
+                raise ArgumentError(f"the key {key!r} is not a string", where)
             if type(item) not in _SCALARS:
                 check_json(item, f"{path}.{key}" if path else key, above)
     elif isinstance(plain, list):
@@ -352,7 +351,7 @@ def check_json(value: object, path: str = "", above: tuple[int, ...] = ()) -> No
             if type(item) not in _SCALARS:
                 check_json(item, f"{path}[{index}]", above)
     else:
-        raise ArgumentError(f"{where}: {type(value).__name__} is not JSON serializable{_conversion_hint(value)}")
+        raise ArgumentError(f"{type(value).__name__} is not JSON serializable{_conversion_hint(value)}", where)
 
 
 def _is_list(value: object) -> bool:

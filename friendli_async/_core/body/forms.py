@@ -29,7 +29,7 @@ class Part(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.content_type is not None and not (self.content_type.isascii() and self.content_type.isprintable()):
-            raise ArgumentError(f"content_type: {self.content_type!r} is not a valid header value")
+            raise ArgumentError(f"{self.content_type!r} is not a valid header value", "content_type")
 
     @classmethod
     def text(cls, name: str, value: str, content_type: str | None = None) -> Part:
@@ -41,7 +41,7 @@ class Part(msgspec.Struct, frozen=True):
         try:
             return cls(name, BytesSource(value.encode()), None, content_type)
         except UnicodeEncodeError:
-            raise ArgumentError(f"{name}: lone surrogates cannot be sent in a form") from None
+            raise ArgumentError("lone surrogates cannot be sent in a form", name) from None
 
 
 class Form:

@@ -146,17 +146,17 @@ class PathSource:
             file.seek(position)
             piece = file.read(PIECE)
         if not piece:
-            raise ArgumentError(f"{self._label}: {self._path} has changed while it was being read")
+            raise ArgumentError(f"{self._path} has changed while it was being read", self._label)
         return piece
 
     def _check_unchanged(self, found: os.stat_result) -> int:
         if not stat.S_ISREG(found.st_mode):
-            raise ArgumentError(f"{self._label}: {self._path} is not a regular file")
+            raise ArgumentError(f"{self._path} is not a regular file", self._label)
         identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         if self._seen is None:
             self._seen = identity
         if identity != self._seen:
-            raise ArgumentError(f"{self._label}: {self._path} has changed while it was being read")
+            raise ArgumentError(f"{self._path} has changed while it was being read", self._label)
         return found.st_size
 
 
@@ -188,7 +188,7 @@ class OpenFileSource:
             if not piece and size is None:
                 return
             if not piece:
-                raise ArgumentError(f"{self._label}: the open file was truncated while it was being read")
+                raise ArgumentError("the open file was truncated while it was being read", self._label)
             position += len(piece)
             yield piece
 
@@ -204,14 +204,14 @@ class OpenFileSource:
             self._file.seek(self._start + position)
         piece = cast("object", self._file.read(most))
         if not isinstance(piece, bytes):
-            raise ArgumentError(f"{self._label}: the open file returned {type(piece).__name__}, not bytes")
+            raise ArgumentError(f"the open file returned {type(piece).__name__}, not bytes", self._label)
         return piece
 
 
 def _check_empty(file: BinaryIO | io.RawIOBase, label: str) -> None:
     """Rejects a file that only looks empty, such as those in /proc, and /dev/zero."""
     if file.read(1):
-        raise ArgumentError(f"{label}: the file reports a size of 0 but is not empty; read it and pass the bytes")
+        raise ArgumentError("the file reports a size of 0 but is not empty; read it and pass the bytes", label)
 
 
 class IteratorSource:
@@ -232,7 +232,7 @@ class IteratorSource:
         """Passes the pieces on."""
         async for piece in self._pieces:
             if not isinstance(cast("object", piece), bytes | bytearray | memoryview):
-                raise ArgumentError(f"{self._label}: the iterator yielded {type(piece).__name__}, not bytes")
+                raise ArgumentError(f"the iterator yielded {type(piece).__name__}, not bytes", self._label)
             yield bytes(piece)
 
 
@@ -264,7 +264,7 @@ def source_of(content: object, label: str) -> Source:
 
             return PathSource(Path(path), label)
     if isinstance(content, io.TextIOBase):
-        raise ArgumentError(f"{label}: the file is open in text mode; open it in binary mode")
+        raise ArgumentError("the file is open in text mode; open it in binary mode", label)
     given = cast("Any", content)
     if callable(getattr(given, "read", None)) and callable(getattr(given, "seekable", None)):
         return OpenFileSource(given, label)
@@ -272,9 +272,7 @@ def source_of(content: object, label: str) -> Source:
         return IteratorSource(cast("AsyncIterable[bytes]", given), label)
     hint = "; for a path pass pathlib.Path(...)" if isinstance(given, str) else ""
     kind = type(given).__name__
-    raise ArgumentError(
-        f"{label}: Expected bytes, a path, an open binary file or an async iterator, got `{kind}`{hint}"
-    )
+    raise ArgumentError(f"Expected bytes, a path, an open binary file or an async iterator, got `{kind}`{hint}", label)
 
 
 async def read_whole(source: Source, limit: int, label: str) -> bytes:
@@ -291,10 +289,10 @@ async def read_whole(source: Source, limit: int, label: str) -> bytes:
     """
     size = await source.size()
     if size is not None and size > limit:
-        raise ArgumentError(f"{label}: {size} bytes exceed the limit of {limit} bytes")
+        raise ArgumentError(f"{size} bytes exceed the limit of {limit} bytes", label)
     whole = bytearray()
     async for piece in source.pieces():
         whole += piece
         if len(whole) > limit:
-            raise ArgumentError(f"{label}: the content exceeds the limit of {limit} bytes")
+            raise ArgumentError(f"the content exceeds the limit of {limit} bytes", label)
     return bytes(whole)

@@ -78,7 +78,8 @@ def translate(error: Exception, dial: DialContext, *, owned: bool, closed: bool)
     if isinstance(error, aiohttp.InvalidURL):
         return ConfigurationError("the URL is not valid")
     if isinstance(error, RuntimeError) and closed:
-        return ConfigurationError("the client is closed" if owned else "the session passed in is closed")
+        reason = "the client is closed" if owned else "the session passed in is closed"
+        return ConfigurationError(reason, draining=owned)
     if (refused := _certificate_reason(error)) is not None:
         return _connect_error(f"could not connect: {_address(error, dial)} [{refused}]", sent, permanent=True)
     if isinstance(error, aiohttp.ClientHttpProxyError):

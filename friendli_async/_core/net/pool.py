@@ -79,9 +79,9 @@ class Pool:
             await self.draining.pop().wait_drained()
 
     def abort(self, reason: str) -> None:
-        """Ends every exchange in flight."""
+        """Ends every exchange in flight, because the client is drained or closed."""
         for exchange in tuple(self.exchanges):
-            exchange.abort_with(StreamInterruptedError(reason))
+            exchange.abort_with(StreamInterruptedError(reason, draining=True))
 
     async def close(self, reason: str) -> None:
         """Ends everything in flight, wakes all waiters, and closes the session if it is ours. Idempotent."""

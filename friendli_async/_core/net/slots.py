@@ -43,7 +43,7 @@ class Slots:
             ConfigurationError: The client is closed, or was closed meanwhile.
         """
         if self._closed:
-            raise ConfigurationError("the client is closed")
+            raise ConfigurationError("the client is closed", draining=True)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[waiter] = None
         try:
@@ -69,4 +69,6 @@ class Slots:
         while self._waiting:
             waiter, _ = self._waiting.popitem(last=False)
             if not waiter.done():
-                waiter.set_exception(ConfigurationError("the client was closed while the call waited for a connection"))
+                waiter.set_exception(
+                    ConfigurationError("the client was closed while the call waited for a connection", draining=True)
+                )

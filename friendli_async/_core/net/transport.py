@@ -251,7 +251,7 @@ class AiohttpTransport:
         """Creates the running loop's pool."""
         with self._lock:
             if self.closed:  # meanwhile, by another thread
-                raise ConfigurationError("the client is closed")
+                raise ConfigurationError("the client is closed", draining=True)
             for loop in [loop for loop in self._pools if loop.is_closed()]:
                 self._pools.pop(loop)[0].discard()
             pool = Pool(self._session, self._ssl, self._max_connections, self._changed)
