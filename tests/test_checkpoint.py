@@ -634,9 +634,10 @@ async def test_run_does_not_wait_forever_for_an_abandoned_one(path: Path, monkey
     with contextlib.suppress(ValueError):
         async for _ in run_all(ROWS, call, checkpoint=path, key=lambda row: str(row["id"]), reply_type=dict):
             raise ValueError
-    with monkeypatch.context() as patch, pytest.raises(CheckpointInUseError):
+    with monkeypatch.context() as patch:
         patch.setattr(bulk_run, "_ENDING_SECONDS", 0.01)
-        await run(ROWS, Caller(), path)
+        with pytest.raises(CheckpointInUseError):
+            await run(ROWS, Caller(), path)
     may_end.set()
     assert len(await run(ROWS, Caller(), path)) == len(ROWS)
 
