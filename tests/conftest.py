@@ -65,7 +65,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def what_is_loaded_stays() -> None:
+def freeze_loaded_objects() -> None:
     """Freeze what is loaded: `gc.collect()` and searches of all objects then take milliseconds instead of 200.
 
     Once per test module, because earlier ones have loaded more.
@@ -138,7 +138,7 @@ async def raw_client(server: FriendliServer) -> AsyncIterator[RawClient]:
 
 
 @pytest.fixture
-def garbage_is_collected() -> Iterator[None]:
+def collect_garbage() -> Iterator[None]:
     """Collect garbage after the test, so that its ResourceWarnings are attributed to it."""
     yield
     gc.collect()

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.clock import Clock, turns
+from support.clock import Clock, run_loop_iterations
 
 from friendli_async import (
     APIConnectionError,
@@ -193,12 +193,12 @@ async def test_ping_is_sent_if_upstream_is_idle(
     browser = Server()
     task = asyncio.create_task(SSEResponse(open_stream(client), heartbeat=15)(HTTP, browser.receive, browser.send))
     await browser.until(lambda: browser.body == first)
-    clock.leap(14.9)
-    await turns()
+    clock.advance(14.9)
+    await run_loop_iterations()
     assert browser.body == first
-    clock.leap(0.2)
+    clock.advance(0.2)
     await browser.until(lambda: browser.body == first + b": ping\n\n")
-    clock.leap(15.1)
+    clock.advance(15.1)
     await browser.until(lambda: browser.body == first + b": ping\n\n" * 2)
     resume.set()
     await asyncio.wait_for(task, 30)
@@ -216,8 +216,8 @@ async def test_partial_event_is_held_back_while_pings_are_sent(
     task = asyncio.create_task(SSEResponse(open_stream(client), heartbeat=15)(HTTP, browser.receive, browser.send))
     await browser.until(lambda: browser.body == whole)
     for pings in range(1, 4):
-        clock.leap(15.1)
-        await turns()
+        clock.advance(15.1)
+        await run_loop_iterations()
         assert browser.body == whole + b": ping\n\n" * pings
     browser.disconnected.set()
     await asyncio.wait_for(task, 30)
@@ -236,8 +236,8 @@ async def test_no_ping_without_heartbeat_or_while_browser_is_not_reading(
         else:
             browser.accepting.clear()
             await asyncio.wait_for(browser.send_blocked.wait(), 30)
-        clock.leap(60)
-        await turns()
+        clock.advance(60)
+        await run_loop_iterations()
         assert b"ping" not in browser.body
         browser.disconnected.set()
         await asyncio.wait_for(task, 30)
@@ -469,7 +469,7 @@ async def test_ping_is_sent_while_a_tool_runs(server: FriendliServer, client: As
     browser = Server()
     task = asyncio.create_task(SSEResponse(open_run(client, slow), encode=shown)(HTTP, browser.receive, browser.send))
     await browser.until(lambda: b"slow" in browser.body)
-    clock.leap(15.1)
+    clock.advance(15.1)
     await browser.until(lambda: browser.body.endswith(b": ping\n\n"))
     release.set()
     await asyncio.wait_for(task, 30)
@@ -527,7 +527,7 @@ async def test_slow_browser_applies_backpressure_to_upstream(server: FriendliSer
     browser.accepting.clear()
     await asyncio.wait_for(browser.send_blocked.wait(), 30)
     read = stream.timing.bytes
-    await turns()
+    await run_loop_iterations()
     assert stream.timing.bytes == read  # nothing more is read from the socket
     browser.disconnected.set()
     await asyncio.wait_for(task, 30)
@@ -686,7 +686,7 @@ async def test_plain_call_interrupted_by_shutdown_says_so(
     call = client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "Hi"}])
     task = asyncio.create_task(call)
     await server.wait_for_requests(1)
-    await turns()
+    await run_loop_iterations()
     await shut_down(client, how)
     with pytest.raises(APIConnectionError) as caught:
         await asyncio.wait_for(task, 30)

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.sockets import QUICK, nothing_left, within
+from support.sockets import FAST_RETRY, assert_no_leaks, with_timeout
 
 from friendli_async import (
     APIStatusError,
@@ -62,7 +62,7 @@ def transcript_done(text: str | None = "Hello there", **more: object) -> Step:
 
 @pytest.fixture
 def client_options() -> dict[str, Any]:
-    return {"retry": QUICK}
+    return {"retry": FAST_RETRY}
 
 
 # --- replies ---------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ async def test_stream_yields_typed_events_and_a_result(server: FriendliServer, c
     assert result.usage == stream.usage
     assert result.meta.status == 200
     assert server.requests[0].form[1].text == "true"
-    await nothing_left(client, server, connections=1)
+    await assert_no_leaks(client, server, connections=1)
 
 
 async def test_text_view_yields_deltas_or_full_text_without_deltas(
@@ -192,7 +192,7 @@ async def test_stream_completes_in_every_dialect(
 ) -> None:
     server.enqueue(script(*steps))
     stream = client.container.audio.stream(file=AUDIO)
-    assert (await within(stream.result())).text == "a"
+    assert (await with_timeout(stream.result())).text == "a"
     assert stream.outcome == "done"
 
 
@@ -209,7 +209,7 @@ async def test_interrupted_stream_raises_with_partial_text(server: FriendliServe
     for _ in range(2):
         stream = client.container.audio.stream(file=AUDIO)
         with pytest.raises(StreamInterruptedError) as caught:
-            await within(stream.result())
+            await with_timeout(stream.result())
         assert caught.value.partial is not None
         assert caught.value.partial.text == "Hello "
         assert stream.outcome == "truncated"
@@ -232,18 +232,18 @@ async def test_error_event_raises_its_class_with_partial_text(
     server.enqueue(script(delta("Hello "), step, stall()))
     stream = client.container.audio.stream(file=AUDIO)
     with pytest.raises(error) as caught:
-        await within(stream.result())
+        await with_timeout(stream.result())
     assert caught.value.partial is not None
     assert caught.value.partial.text == "Hello "
     assert stream.outcome == "failed"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_error_after_done_event_carries_usage_in_partial(server: FriendliServer, client: AsyncFriendli) -> None:
     end = transcript_done("Hello", usage={"input_tokens": 7, "output_tokens": 2})
     server.enqueue(script(delta("Hello"), end, error_event({"message": "slow down", "code": 429}), stall()))
     with pytest.raises(RateLimitError) as caught:
-        await within(client.container.audio.stream(file=AUDIO).result())
+        await with_timeout(client.container.audio.stream(file=AUDIO).result())
     billed = Usage(prompt_tokens=7, completion_tokens=2, total_tokens=9)
     assert caught.value.partial == Partial(text="Hello", usage=billed)
 
@@ -261,7 +261,7 @@ async def test_leaving_a_stream_early_closes_the_connection(server: FriendliServ
         async for _ in stream:
             break
     assert stream.outcome == "cancelled"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 @given(st.lists(st.text(max_size=5), max_size=6))

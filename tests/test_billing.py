@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.sockets import client_of, reply, saying
+from support.sockets import client_of, reply, serve_bytes
 
 from friendli_async import (
     AsyncFriendli,
@@ -234,13 +234,13 @@ def cost_page(result: str, **more: str) -> bytes:
 @pytest.mark.parametrize("total", ["null", "1e400", "{}", '{"currency":"USD"}', '{"amount":null}'])
 async def test_invalid_total_raises_instead_of_dropping_the_row(total: str) -> None:
     page = cost_page(f'{{"total":"1"}},{{"total":{total},"quantity":"2"}}')
-    async with saying(reply(page)) as server, client_of(server.url) as client:
+    async with serve_bytes(reply(page)) as server, client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError, match=r"total|amount|range"):
             await client.cost.get(start_time=START, end_time=END)
 
 
 async def test_missing_total_raises_decode_error() -> None:
-    async with saying(reply(cost_page('{"quantity":"2"}'))) as server, client_of(server.url) as client:
+    async with serve_bytes(reply(cost_page('{"quantity":"2"}'))) as server, client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError, match="total"):
             await client.cost.get(start_time=START, end_time=END)
 
@@ -248,7 +248,7 @@ async def test_missing_total_raises_decode_error() -> None:
 @pytest.mark.parametrize(("written", "expected"), [('"true"', True), ('"false"', False), ("1", True), ("0", False)])
 async def test_has_more_accepts_strings_and_integers(written: str, expected: bool) -> None:
     page = cost_page('{"total":1}', has_more=written, next_page='"p2"')
-    async with saying(reply(page)) as server, client_of(server.url) as client:
+    async with serve_bytes(reply(page)) as server, client_of(server.url) as client:
         found = await client.cost.get(start_time=START, end_time=END)
     assert (found.has_more, found.next_page) == (expected, "p2")
 
@@ -256,14 +256,14 @@ async def test_has_more_accepts_strings_and_integers(written: str, expected: boo
 @pytest.mark.parametrize("written", ["1767225600", "1767225600000", '"2026-01-01T00:00:00Z"', "1767225600.0"])
 async def test_times_accept_timestamps_and_iso_strings(written: str) -> None:
     page = cost_page('{"total":1}').replace(b'"2026-01-01T00:00:00Z"', written.encode())
-    async with saying(reply(page)) as server, client_of(server.url) as client:
+    async with serve_bytes(reply(page)) as server, client_of(server.url) as client:
         found = await client.cost.get(start_time=START, end_time=END)
     assert found.data[0].start_time == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def test_fractional_gpu_usage_is_kept() -> None:
     usage = '{"gpu_usage":{"H100":1.5},"reserved_gpu_usage":{"H100":2}}'
-    async with saying(reply(cost_page(usage))) as server, client_of(server.url) as client:
+    async with serve_bytes(reply(cost_page(usage))) as server, client_of(server.url) as client:
         found = await client.usage.get(start_time=START, end_time=END)
     result: Any = found.data[0].results[0]
     assert (result.gpu_usage, result.reserved_gpu_usage) == ({"H100": 1.5}, {"H100": 2})

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.whole_replies import DROPPED, STREAMED, WHOLE, Path, Streamed, Whole, bookkeeping, changed
+from support.whole_replies import MISSING, REPLIES, STREAMS, Path, Streamed, Whole, metadata_paths, with_value
 
 from friendli_async import ResponseDecodeError
 from friendli_async._core.events.decoding import decode_reply
@@ -16,7 +16,7 @@ from friendli_async.replies import Headers
 
 WRONG_VALUES: Final[list[Any]] = [
     *(None, True, False, 0, -1, 5, 1.5, 1e30, 10**30, float("nan"), "", "x", "5", "1.5", "null", "true", "2026-13-99"),
-    *([], [1], ["x"], [None], [{}], [[]], [{"text": "q"}], {}, {"x": 1}, {"text": "x"}, DROPPED),
+    *([], [1], ["x"], [None], [{}], [[]], [{"text": "q"}], {}, {"x": 1}, {"text": "x"}, MISSING),
 ]
 
 
@@ -26,35 +26,35 @@ def read_whole(whole: Whole, value: object) -> object:
     return whole.content(reply)
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("kind", REPLIES)
 def test_wrong_type_in_reply_metadata_does_not_lose_content(kind: str) -> None:
-    whole = WHOLE[kind]
+    whole = REPLIES[kind]
     expected = read_whole(whole, whole.value)
-    paths = bookkeeping(whole.value, whole.paid)
-    assert paths or len(whole.value) == len(whole.paid)
+    paths = metadata_paths(whole.value, whole.content_paths)
+    assert paths or len(whole.value) == len(whole.content_paths)
     for path in paths:
         for wrong in WRONG_VALUES:
             if _is_another_kind(path, wrong):
                 continue
-            assert read_whole(whole, changed(whole.value, path, wrong)) == expected, (path, wrong)
+            assert read_whole(whole, with_value(whole.value, path, wrong)) == expected, (path, wrong)
 
 
 def _is_another_kind(path: Path, wrong: object) -> bool:
     """Whether the value names another kind of block, item or part, which is delivered as that kind."""
-    return path[-1] == "type" and (isinstance(wrong, str) or (wrong is DROPPED and path[0] == "output"))
+    return path[-1] == "type" and (isinstance(wrong, str) or (wrong is MISSING and path[0] == "output"))
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("kind", REPLIES)
 def test_missing_content_raises_decode_error(kind: str) -> None:
-    whole = WHOLE[kind]
-    for field in {path[0] for path in whole.paid}:
-        for absent in (None, DROPPED):
+    whole = REPLIES[kind]
+    for field in {path[0] for path in whole.content_paths}:
+        for absent in (None, MISSING):
             if kind == "endpoints" and field == "data":
                 continue  # a team without endpoints
             if absent is None and kind in {"spec", "file"}:
                 continue  # null names are decoded as ""
             with pytest.raises(ResponseDecodeError):
-                read_whole(whole, changed(whole.value, (field,), absent))
+                read_whole(whole, with_value(whole.value, (field,), absent))
 
 
 def read_streamed(stream: Streamed, changes: dict[int, Any]) -> object:
@@ -70,16 +70,16 @@ def read_streamed(stream: Streamed, changes: dict[int, Any]) -> object:
     return stream.content(collector.result())
 
 
-@pytest.mark.parametrize("kind", STREAMED)
+@pytest.mark.parametrize("kind", STREAMS)
 def test_wrong_type_in_event_metadata_does_not_lose_content(kind: str) -> None:
-    stream = STREAMED[kind]
+    stream = STREAMS[kind]
     expected = read_streamed(stream, {})
     for position, (_, value, paid) in enumerate(stream.events):
-        for path in bookkeeping(value, paid):
+        for path in metadata_paths(value, paid):
             for wrong in WRONG_VALUES:
                 if _has_another_meaning(path, wrong):
                     continue
-                result = read_streamed(stream, {position: changed(value, path, wrong)})
+                result = read_streamed(stream, {position: with_value(value, path, wrong)})
                 assert result == expected, (position, path, wrong)
 
 
@@ -88,34 +88,34 @@ def _has_another_meaning(path: Path, wrong: object) -> bool:
     if path[-1] == "type" and len(path) > 1:
         return isinstance(wrong, str)  # another kind of block or delta
     if path == ("index",):  # another block
-        return wrong is DROPPED or (isinstance(wrong, str | int | float) and str(wrong).isdecimal())
+        return wrong is MISSING or (isinstance(wrong, str | int | float) and str(wrong).isdecimal())
     return path == ("response", "output", 0, "content", 0, "type")
 
 
 @pytest.mark.parametrize("kind", ["chat", "tool-assisted", "completions"])
 @pytest.mark.parametrize("wrong", [None, "abc", "", [], {}, [1], {"x": 1}, True, float("nan")])
 def test_invalid_index_falls_back_to_position(kind: str, wrong: Any) -> None:
-    stream = STREAMED[kind]
+    stream = STREAMS[kind]
     expected = read_streamed(stream, {})
     for position, (_, value, paid) in enumerate(stream.events):
         for path in (each for each in paid if each[-1] == "index"):
-            assert read_streamed(stream, {position: changed(value, path, wrong)}) == expected, (position, path)
+            assert read_streamed(stream, {position: with_value(value, path, wrong)}) == expected, (position, path)
     changes: dict[int, Any] = {}
     for position, (_, value, paid) in enumerate(stream.events):
         for path in (each for each in paid if each[-1] == "index"):
-            changes[position] = changed(changes.get(position, value), path, wrong)
+            changes[position] = with_value(changes.get(position, value), path, wrong)
     assert read_streamed(stream, changes) == expected
 
 
 @pytest.mark.parametrize("wrong", [None, "abc", [], {}, {"x": 1}])
 def test_choices_and_vectors_with_invalid_indexes_keep_their_order(wrong: Any) -> None:
-    whole = WHOLE["chat"]
+    whole = REPLIES["chat"]
     choices = [{"index": wrong, "message": {"content": text}} for text in ("a", "b", "c")]
     body = json.dumps({**whole.value, "choices": choices}).encode()
     reply: Any = decode_reply(body, msgspec.json.Decoder(whole.kind), 200, Headers())
     assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b"), (2, "c")]
     data = [{"index": wrong, "embedding": [float(position)]} for position in range(3)]
-    decoder = msgspec.json.Decoder(WHOLE["embeddings"].kind)
+    decoder = msgspec.json.Decoder(REPLIES["embeddings"].kind)
     vectors: Any = decode_reply(json.dumps({"data": data}).encode(), decoder, 200, Headers())
     assert [(each.index, each.embedding) for each in vectors.data] == [(0, (0.0,)), (1, (1.0,)), (2, (2.0,))]
 
@@ -136,8 +136,11 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
         ("completion", ("choices", 0, "text")),
         ("transcription", ("text",)),
     ):
-        whole = WHOLE[kind]
+        whole = REPLIES[kind]
         reply: Any = decode_reply(
-            json.dumps(changed(whole.value, path, content)).encode(), msgspec.json.Decoder(whole.kind), 200, Headers()
+            json.dumps(with_value(whole.value, path, content)).encode(),
+            msgspec.json.Decoder(whole.kind),
+            200,
+            Headers(),
         )
         assert reply.text == text, kind

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sockets import QUICK, client_of, complete, tasks_of_the_library, within
+from support.sockets import FAST_RETRY, client_of, complete, library_tasks, with_timeout
 
 from friendli_async import APIStatusError, AsyncFriendli, ChatCompletion, ConfigurationError, RateLimitError
 from friendli_async.bulk import Adaptive, Outcome, Progress, RejectedError, RowsError, Run, run_all
@@ -102,7 +102,7 @@ async def test_every_row_has_one_outcome(rows: Any, ordered: bool) -> None:
         (n, n, 2 * n) for n in range(50)
     ]
     assert all((outcome.error, outcome.attempts, outcome.resumed) == (None, 1, False) for outcome in outcomes)
-    assert tasks_of_the_library() == []
+    assert library_tasks() == []
 
 
 async def test_rows_are_read_from_jsonl_file(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ async def test_slow_row_delays_ordered_outcomes_and_rows_are_bounded() -> None:
         await settle()
         assert (rows.taken, waiting.done()) == (WINDOW, False)
         first.set()
-        assert (await within(waiting)).key == 0
+        assert (await with_timeout(waiting)).key == 0
         assert [outcome.key async for outcome in outcomes] == list(range(1, 1000))
 
 
@@ -259,10 +259,10 @@ async def test_leaving_cancels_calls_in_flight_and_waits_for_them() -> None:
         reading = asyncio.ensure_future(anext(outcomes))
         await gated.wait_started(LIMIT)
         gated.gates[2].set()
-        assert (await within(reading)).key == 2
+        assert (await with_timeout(reading)).key == 2
         await gated.wait_started(LIMIT + 1)
     assert sorted(gated.cancelled) == [0, 1, 3, 4]
-    assert tasks_of_the_library() == []
+    assert library_tasks() == []
     assert await collect(outcomes) == []
 
 
@@ -278,10 +278,10 @@ async def test_breaking_out_of_the_loop_ends_the_run_without_gc() -> None:
         reading = asyncio.create_task(first())
         await gated.wait_started(LIMIT)
         gated.gates[0].set()
-        await within(reading)
+        await with_timeout(reading)
         await settle()
         assert len(gated.cancelled) == len(gated.started) - 1
-        assert [name for name in tasks_of_the_library() if "first" not in name] == []
+        assert [name for name in library_tasks() if "first" not in name] == []
     finally:
         gc.enable()
 
@@ -291,10 +291,10 @@ async def test_closing_from_another_task_ends_the_iteration() -> None:
     run = run_all(range(100), gated, concurrency=LIMIT)
     reading = asyncio.create_task(collect(run))
     await gated.wait_started(LIMIT)
-    await within(run.aclose())
-    assert await within(reading) == []
+    await with_timeout(run.aclose())
+    assert await with_timeout(reading) == []
     assert sorted(gated.cancelled) == [0, 1, 2, 3]
-    await within(run.aclose())
+    await with_timeout(run.aclose())
 
 
 async def test_cancelling_twice_still_waits_for_calls_in_flight() -> None:
@@ -311,12 +311,12 @@ async def test_cancelling_twice_still_waits_for_calls_in_flight() -> None:
     reading = asyncio.create_task(collect(run_all([1], stubborn)))
     await settle()
     reading.cancel()
-    await within(leaving.wait())
+    await with_timeout(leaving.wait())
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await within(reading)
+        await with_timeout(reading)
     assert left.is_set()
-    assert tasks_of_the_library() == []
+    assert library_tasks() == []
 
 
 async def test_stop_finishes_calls_in_flight_and_takes_no_more_rows() -> None:
@@ -327,7 +327,7 @@ async def test_stop_finishes_calls_in_flight_and_takes_no_more_rows() -> None:
     run.stop()
     for gate in gated.gates.values():
         gate.set()
-    assert sorted(outcome.key for outcome in await within(reading)) == [0, 1, 2, 3]
+    assert sorted(outcome.key for outcome in await with_timeout(reading)) == [0, 1, 2, 3]
     assert rows.taken == LIMIT
     assert gated.cancelled == []
 
@@ -338,7 +338,7 @@ async def test_stop_does_not_wait_for_pending_rows() -> None:
         await asyncio.Event().wait()
 
     async with run_all(silent(), double) as run:
-        assert (await within(anext(run))).reply == 2
+        assert (await with_timeout(anext(run))).reply == 2
         run.stop()
         assert await collect(run) == []
 
@@ -361,7 +361,7 @@ async def test_exception_from_rows_is_raised_after_preceding_outcomes() -> None:
     with pytest.raises(LookupError, match="the database has gone"):
         await read_into(seen, run_all(rows(), double, concurrency=LIMIT))
     assert sorted(outcome.reply for outcome in seen) == [2 * n for n in range(10)]
-    assert tasks_of_the_library() == []
+    assert library_tasks() == []
 
 
 async def test_cancellation_raised_by_a_call_is_not_an_outcome() -> None:
@@ -375,7 +375,7 @@ async def test_cancellation_raised_by_a_call_is_not_an_outcome() -> None:
         await read_into(seen, run_all(range(100), cancelled, concurrency=2))
     assert 3 not in {outcome.key for outcome in seen}
     assert len(seen) < 10
-    assert tasks_of_the_library() == []
+    assert library_tasks() == []
 
 
 async def test_cancellation_raised_by_rows_propagates() -> None:
@@ -419,7 +419,7 @@ async def test_tokens_attempts_and_rejections_are_counted(server: FriendliServer
     server.enqueue(
         limited, status(503, retry_after=0), text("Hel", "lo"), status(400), text("one"), limited, limited, limited
     )
-    async with client_of(server.url, retry=QUICK) as client:
+    async with client_of(server.url, retry=FAST_RETRY) as client:
 
         async def call(row: int) -> ChatCompletion:
             return await complete(client)

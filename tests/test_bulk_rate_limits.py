@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.sockets import client_of, complete
-from support.virtual import now, virtually
+from support.virtual import now, run_in_virtual_time
 
 from friendli_async import InternalServerError, Meta, Partial, RateLimitError, RetryPolicy
 from friendli_async.bulk import Adaptive, Outcome, Run, run_all
@@ -24,7 +24,7 @@ NOT_SENT = Meta(status=None, headers=Headers(), attempts=(), elapsed=0.0, timing
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        virtually(test(*args, **kwargs))
+        run_in_virtual_time(test(*args, **kwargs))
 
     return run
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
-from support.sockets import ask, client_of, complete, delta
+from support.sockets import client_of, complete, delta, open_stream
 from support.virtual import (
-    FOREVER,
+    NEVER_ENDS,
     Answer,
     FakeExchange,
     FakeTransport,
@@ -23,8 +23,8 @@ from support.virtual import (
     failing,
     hanging,
     now,
-    replying,
-    virtually,
+    response,
+    run_in_virtual_time,
 )
 
 import friendli_async
@@ -59,7 +59,7 @@ LOST: Final = APIConnectionError("reset", sent=True)
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        virtually(test(*args, **kwargs))
+        run_in_virtual_time(test(*args, **kwargs))
 
     return run
 
@@ -113,7 +113,7 @@ def statuses(error: FriendliError) -> list[int | None]:
 
 @in_virtual_time
 async def test_successful_reply_ends_the_call() -> None:
-    loop = Loop(replying(GOOD, after=2.0))
+    loop = Loop(response(GOOD, after=2.0))
     assert await loop.call() == {"good": True}
     assert loop.sent_at == [0.0]
     assert loop.transport.exchanges[0].ends == ["finish"]
@@ -131,7 +131,7 @@ NOT_RETRIED: Final = (301, 304, 307, 400, 401, 403, 404, 405, 409, 410, 413, 422
 @pytest.mark.parametrize("status", [*RETRIED, *RETRIED_IF_REPEATABLE, *NOT_RETRIED])
 @in_virtual_time
 async def test_only_retryable_statuses_are_retried(status: int, repeatable: bool) -> None:
-    loop = Loop(replying(status=status), replying(GOOD), repeatable=repeatable)
+    loop = Loop(response(status=status), response(GOOD), repeatable=repeatable)
     if status in RETRIED or (status in RETRIED_IF_REPEATABLE and repeatable):
         assert await loop.call() == {"good": True}
         assert len(loop.sent_at) == 2
@@ -145,16 +145,16 @@ async def test_only_retryable_statuses_are_retried(status: int, repeatable: bool
 
 @in_virtual_time
 async def test_attempts_are_limited_by_policy() -> None:
-    loop = Loop(*(replying(status=503) for _ in range(9)), retry=RetryPolicy(max_attempts=5, initial=0.0))
+    loop = Loop(*(response(status=503) for _ in range(9)), retry=RetryPolicy(max_attempts=5, initial=0.0))
     assert statuses(await loop.fails(APIStatusError)) == [503] * 5
-    loop = Loop(replying(status=503), retry=None)
+    loop = Loop(response(status=503), retry=None)
     assert statuses(await loop.fails(APIStatusError)) == [503]
 
 
 @in_virtual_time
 async def test_backoff_stays_within_policy_bounds_and_is_recorded() -> None:
     policy = RetryPolicy(max_attempts=6, initial=1.0, multiplier=3.0, max_wait=5.0)
-    loop = Loop(*(replying(status=503) for _ in range(6)), retry=policy)
+    loop = Loop(*(response(status=503) for _ in range(6)), retry=policy)
     error = await loop.fails(APIStatusError)
     waits = [later - earlier for earlier, later in zip(loop.sent_at, loop.sent_at[1:], strict=False)]
     for wait, bound in zip(waits, (1.0, 3.0, 5.0, 5.0, 5.0), strict=True):
@@ -168,28 +168,28 @@ async def test_backoff_stays_within_policy_bounds_and_is_recorded() -> None:
 
 @in_virtual_time
 async def test_retry_after_is_honored_exactly() -> None:
-    loop = Loop(replying(status=429, retry_after="7"), replying(status=503, retry_after="60"), replying(GOOD))
+    loop = Loop(response(status=429, retry_after="7"), response(status=503, retry_after="60"), response(GOOD))
     await loop.call()
     assert loop.sent_at == [0.0, 7.0, 67.0]
 
 
 @in_virtual_time
 async def test_retry_after_is_a_lower_bound_with_limited_jitter() -> None:
-    loop = Loop(replying(status=429, retry_after="7"), replying(GOOD), retry=RetryPolicy(initial=0.5))
+    loop = Loop(response(status=429, retry_after="7"), response(GOOD), retry=RetryPolicy(initial=0.5))
     await loop.call()
     assert 7.0 <= loop.sent_at[1] <= 7.5
 
 
 @in_virtual_time
 async def test_too_long_retry_after_raises_immediately() -> None:
-    loop = Loop(replying(status=429, retry_after="61"))
+    loop = Loop(response(status=429, retry_after="61"))
     error = await loop.fails(RateLimitError)
     assert (error.retry_after, now(), statuses(error)) == (61.0, 0.0, [429])
 
 
 @in_virtual_time
 async def test_retry_after_beyond_total_timeout_raises_immediately() -> None:
-    loop = Loop(replying(status=429, retry_after="7"), timeout=5)
+    loop = Loop(response(status=429, retry_after="7"), timeout=5)
     error = await loop.fails(RateLimitError)
     assert (error.retry_after, now(), statuses(error)) == (7.0, 0.0, [429])
 
@@ -199,7 +199,7 @@ async def test_retry_after_beyond_total_timeout_raises_immediately() -> None:
 
 @in_virtual_time
 async def test_total_timeout_spans_attempts_and_waits() -> None:
-    loop = Loop(replying(status=503, retry_after="1", after=4.0), hanging(), timeout=10)
+    loop = Loop(response(status=503, retry_after="1", after=4.0), hanging(), timeout=10)
     error = await loop.fails(APITimeoutError)
     assert (error.limit, error.seconds, error.sent, now()) == ("total", 10, True, 10.0)
     assert loop.sent_at == [0.0, 5.0]
@@ -210,10 +210,10 @@ async def test_total_timeout_spans_attempts_and_waits() -> None:
 @in_virtual_time
 async def test_total_timeout_interrupts_recovery() -> None:
     async def recover(arguments: Arguments, error: APIStatusError) -> bool:
-        await asyncio.sleep(FOREVER)
+        await asyncio.sleep(NEVER_ENDS)
         return True
 
-    loop = Loop(replying(status=404), recover=recover, timeout=10)
+    loop = Loop(response(status=404), recover=recover, timeout=10)
     error = await loop.fails(APITimeoutError)
     assert (error.limit, now(), statuses(error)) == ("total", 10.0, [404])
 
@@ -224,7 +224,7 @@ async def test_total_timeout_interrupts_recovery() -> None:
 @pytest.mark.parametrize("repeatable", [True, False])
 @in_virtual_time
 async def test_unsent_request_is_always_retried(repeatable: bool) -> None:
-    loop = Loop(failing(REFUSED), failing(REFUSED), replying(GOOD), repeatable=repeatable)
+    loop = Loop(failing(REFUSED), failing(REFUSED), response(GOOD), repeatable=repeatable)
     assert await loop.call() == {"good": True}
     loop = Loop(*(failing(REFUSED) for _ in range(3)), repeatable=repeatable)
     error = await loop.fails(APIConnectionError)
@@ -233,7 +233,7 @@ async def test_unsent_request_is_always_retried(repeatable: bool) -> None:
 
 @in_virtual_time
 async def test_possibly_accepted_request_is_retried_only_if_repeatable() -> None:
-    loop = Loop(failing(LOST), replying(GOOD), repeatable=True)
+    loop = Loop(failing(LOST), response(GOOD), repeatable=True)
     assert await loop.call() == {"good": True}
     loop = Loop(failing(LOST), repeatable=False)
     error = await loop.fails(APIConnectionError)
@@ -244,16 +244,16 @@ async def test_possibly_accepted_request_is_retried_only_if_repeatable() -> None
 async def test_error_is_marked_sent_if_any_attempt_may_have_been_accepted() -> None:
     loop = Loop(failing(LOST), failing(REFUSED), failing(REFUSED))
     assert (await loop.fails(APIConnectionError)).sent is True
-    loop = Loop(replying(status=500), failing(REFUSED), failing(REFUSED))
+    loop = Loop(response(status=500), failing(REFUSED), failing(REFUSED))
     assert (await loop.fails(APIConnectionError)).sent is True
-    loop = Loop(replying(status=429), failing(REFUSED), failing(REFUSED))
+    loop = Loop(response(status=429), failing(REFUSED), failing(REFUSED))
     assert (await loop.fails(APIConnectionError)).sent is False
 
 
 @pytest.mark.parametrize(("repeatable", "billed"), [(True, True), (True, False), (False, False)])
 @in_virtual_time
 async def test_read_timeout_is_retried_only_if_repeatable_and_not_billed(repeatable: bool, billed: bool) -> None:
-    loop = Loop(hanging(), replying(GOOD), repeatable=repeatable, billed=billed, timeout=Timeouts(first_event=5))
+    loop = Loop(hanging(), response(GOOD), repeatable=repeatable, billed=billed, timeout=Timeouts(first_event=5))
     if repeatable and not billed:
         assert await loop.call() == {"good": True}
         assert loop.sent_at == [0.0, 5.0]
@@ -266,7 +266,7 @@ async def test_read_timeout_is_retried_only_if_repeatable_and_not_billed(repeata
 @in_virtual_time
 async def test_connect_timeout_is_always_retried_and_pool_timeout_never(repeatable: bool) -> None:
     limits = Timeouts(connect=5, pool=3)
-    loop = Loop(hanging("connect"), replying(GOOD), repeatable=repeatable, timeout=limits)
+    loop = Loop(hanging("connect"), response(GOOD), repeatable=repeatable, timeout=limits)
     assert await loop.call() == {"good": True}
     assert loop.sent_at == [0.0, 5.0]
     loop = Loop(hanging("pool"), repeatable=repeatable, timeout=limits)
@@ -279,7 +279,7 @@ async def test_connect_timeout_is_always_retried_and_pool_timeout_never(repeatab
 async def test_truncated_reply_is_retried_only_if_repeatable_and_not_billed(
     repeatable: bool, billed: bool, retried: bool
 ) -> None:
-    loop = Loop(replying(GOOD[:5], 1.0, LOST), replying(GOOD), repeatable=repeatable, billed=billed)
+    loop = Loop(response(GOOD[:5], 1.0, LOST), response(GOOD), repeatable=repeatable, billed=billed)
     if retried:
         assert await loop.call() == {"good": True}
     else:
@@ -335,8 +335,8 @@ async def test_timeout_fires_if_recheck_finds_no_reply() -> None:
 
 @in_virtual_time
 async def test_expired_idle_timeout_rechecks_for_data_already_received() -> None:
-    loop = Loop(replying(delta("a"), 4.0, delta("b", "stop")), timeout=Timeouts(idle=5))
-    stream = await ask(loop.client())
+    loop = Loop(response(delta("a"), 4.0, delta("b", "stop")), timeout=Timeouts(idle=5))
+    stream = await open_stream(loop.client())
     running = asyncio.get_running_loop()
     running.call_later(1.0, block, 100.0, running.create_future(), 0)
     assert [chunk.text async for chunk in stream] == ["a", "b"]
@@ -345,8 +345,8 @@ async def test_expired_idle_timeout_rechecks_for_data_already_received() -> None
 
 @in_virtual_time
 async def test_idle_stream_raises_idle_timeout() -> None:
-    loop = Loop(replying(delta("a"), 5.5, delta("b", "stop")), timeout=Timeouts(idle=5))
-    stream = await ask(loop.client())
+    loop = Loop(response(delta("a"), 5.5, delta("b", "stop")), timeout=Timeouts(idle=5))
+    stream = await open_stream(loop.client())
     await anext(stream)
     with pytest.raises(APITimeoutError) as raised:
         await anext(stream)
@@ -358,14 +358,14 @@ async def test_idle_stream_raises_idle_timeout() -> None:
 
 @in_virtual_time
 async def test_stream_is_retried_only_before_its_first_event() -> None:
-    good = replying(delta("a", "stop"))
+    good = response(delta("a", "stop"))
     overloaded = b'data: {"error": {"message": "overloaded", "code": 503}}\n\n'
-    for bad in (replying(status=503), replying(LOST), replying(overloaded), replying(b""), failing(REFUSED)):
+    for bad in (response(status=503), response(LOST), response(overloaded), response(b""), failing(REFUSED)):
         loop = Loop(bad, good)
-        assert [chunk.text async for chunk in ask(loop.client())] == ["a"]
+        assert [chunk.text async for chunk in open_stream(loop.client())] == ["a"]
         assert len(loop.sent_at) == 2
-    loop = Loop(replying(delta("a"), LOST), good)
-    stream = await ask(loop.client())
+    loop = Loop(response(delta("a"), LOST), good)
+    stream = await open_stream(loop.client())
     assert (await anext(stream)).text == "a"
     with pytest.raises(StreamInterruptedError):
         await anext(stream)
@@ -383,7 +383,7 @@ async def start_call(loop: Loop, seconds: float) -> asyncio.Task[Any]:
 
 @in_virtual_time
 async def test_closing_the_client_ends_a_call_during_backoff() -> None:
-    loop = Loop(replying(status=429, retry_after="30"), replying(GOOD))
+    loop = Loop(response(status=429, retry_after="30"), response(GOOD))
     task = await start_call(loop, 3.0)
     await loop.runtime.close()
     with pytest.raises(APIConnectionError, match="the client was closed") as raised:
@@ -396,7 +396,7 @@ async def test_closing_the_client_ends_a_call_during_backoff() -> None:
 
 @in_virtual_time
 async def test_closing_the_client_ends_an_attempt_without_retry() -> None:
-    loop = Loop(hanging(), replying(GOOD))
+    loop = Loop(hanging(), response(GOOD))
     task = await start_call(loop, 3.0)
     await loop.runtime.close()
     with pytest.raises(APIConnectionError, match="the client was closed") as raised:
@@ -406,7 +406,7 @@ async def test_closing_the_client_ends_an_attempt_without_retry() -> None:
 
 @in_virtual_time
 async def test_drain_lets_a_call_in_backoff_complete() -> None:
-    loop = Loop(replying(status=429, retry_after="30"), replying(GOOD, after=1.0))
+    loop = Loop(response(status=429, retry_after="30"), response(GOOD, after=1.0))
     task = await start_call(loop, 3.0)
     drain = asyncio.ensure_future(loop.runtime.drain(None))
     await asyncio.sleep(0)
@@ -419,7 +419,7 @@ async def test_drain_lets_a_call_in_backoff_complete() -> None:
 
 @in_virtual_time
 async def test_expired_drain_aborts_calls_in_backoff() -> None:
-    loop = Loop(replying(status=429, retry_after="30"))
+    loop = Loop(response(status=429, retry_after="30"))
     task = await start_call(loop, 3.0)
     assert await loop.runtime.drain(5.0) == 1
     with pytest.raises(APIConnectionError, match="drained"):
@@ -429,7 +429,7 @@ async def test_expired_drain_aborts_calls_in_backoff() -> None:
 
 @in_virtual_time
 async def test_concurrent_drains_both_finish() -> None:
-    loop = Loop(replying(GOOD, after=4.0))
+    loop = Loop(response(GOOD, after=4.0))
     task = await start_call(loop, 1.0)
     assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None), loop.runtime.drain(1.0)) == [
         0,
@@ -438,7 +438,7 @@ async def test_concurrent_drains_both_finish() -> None:
     ]
     with pytest.raises(APIConnectionError):
         await task
-    loop = Loop(replying(GOOD, after=4.0))
+    loop = Loop(response(GOOD, after=4.0))
     task = await start_call(loop, 1.0)
     assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None)) == [0, 0]
     assert await task == {"good": True}
@@ -446,7 +446,7 @@ async def test_concurrent_drains_both_finish() -> None:
 
 @in_virtual_time
 async def test_interrupt_before_the_call_sends_nothing() -> None:
-    loop = Loop(replying(GOOD))
+    loop = Loop(response(GOOD))
     call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
     call.interrupt(StreamInterruptedError("stop"))
     with pytest.raises(StreamInterruptedError, match="stop"):
@@ -455,10 +455,10 @@ async def test_interrupt_before_the_call_sends_nothing() -> None:
     assert loop.runtime.calls == set()
 
 
-@pytest.mark.parametrize("answer", [hanging(), replying(status=503, retry_after="30"), replying(b"{", FOREVER)])
+@pytest.mark.parametrize("answer", [hanging(), response(status=503, retry_after="30"), response(b"{", NEVER_ENDS)])
 @in_virtual_time
 async def test_interrupt_ends_attempt_or_backoff_immediately(answer: Answer) -> None:
-    loop = Loop(answer, replying(GOOD))
+    loop = Loop(answer, response(GOOD))
     call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
     task = asyncio.ensure_future(call.run(call.read_reply))
     await asyncio.sleep(2.0)
@@ -470,10 +470,10 @@ async def test_interrupt_ends_attempt_or_backoff_immediately(answer: Answer) -> 
     assert all(exchange.ends for exchange in loop.transport.exchanges)
 
 
-@pytest.mark.parametrize("answer", [hanging(), replying(status=503, retry_after="30"), replying(b"{", FOREVER)])
+@pytest.mark.parametrize("answer", [hanging(), response(status=503, retry_after="30"), response(b"{", NEVER_ENDS)])
 @in_virtual_time
 async def test_cancellation_propagates_and_cleans_up(answer: Answer) -> None:
-    loop = Loop(answer, replying(GOOD))
+    loop = Loop(answer, response(GOOD))
     task = await start_call(loop, 2.0)
     task.cancel("mine")
     with pytest.raises(asyncio.CancelledError):
@@ -513,7 +513,7 @@ class FakeRecovery:
 @in_virtual_time
 async def test_recovered_call_is_retried_regardless_of_policy(retry: RetryPolicy | None) -> None:
     recovery = FakeRecovery(True, seconds=3.0)
-    loop = Loop(replying(status=404), replying(GOOD), recover=recovery, retry=retry)
+    loop = Loop(response(status=404), response(GOOD), recover=recovery, retry=retry)
     assert await loop.call() == {"good": True}
     assert (recovery.seen, loop.sent_at) == ([404], [0.0, 3.0])
 
@@ -521,7 +521,7 @@ async def test_recovered_call_is_retried_regardless_of_policy(retry: RetryPolicy
 @in_virtual_time
 async def test_recovery_is_also_tried_after_a_later_attempt() -> None:
     recovery = FakeRecovery(False, True)
-    loop = Loop(replying(status=429), replying(status=404), replying(GOOD), recover=recovery)
+    loop = Loop(response(status=429), response(status=404), response(GOOD), recover=recovery)
     assert await loop.call() == {"good": True}
     assert recovery.seen == [429, 404]
 
@@ -529,7 +529,7 @@ async def test_recovery_is_also_tried_after_a_later_attempt() -> None:
 @in_virtual_time
 async def test_call_is_recovered_only_once() -> None:
     recovery = FakeRecovery(True)
-    loop = Loop(replying(status=404), replying(status=404), recover=recovery)
+    loop = Loop(response(status=404), response(status=404), recover=recovery)
     error = await loop.fails(APIStatusError)
     assert (recovery.seen, statuses(error)) == ([404], [404, 404])
 
@@ -537,7 +537,7 @@ async def test_call_is_recovered_only_once() -> None:
 @in_virtual_time
 async def test_recovery_uses_no_attempt_and_its_duration_is_recorded() -> None:
     recovery = FakeRecovery(True, seconds=2.0)
-    loop = Loop(*(replying(status=503) for _ in range(4)), recover=recovery)
+    loop = Loop(*(response(status=503) for _ in range(4)), recover=recovery)
     error = await loop.fails(APIStatusError)
     assert statuses(error) == [503] * 4
     assert error.meta.attempts[0].wait == 2.0
@@ -546,7 +546,7 @@ async def test_recovery_uses_no_attempt_and_its_duration_is_recorded() -> None:
 @in_virtual_time
 async def test_recovery_is_not_tried_without_a_status() -> None:
     recovery = FakeRecovery()
-    loop = Loop(failing(REFUSED), failing(LOST), replying(GOOD), recover=recovery)
+    loop = Loop(failing(REFUSED), failing(LOST), response(GOOD), recover=recovery)
     assert await loop.call() == {"good": True}
     assert recovery.seen == []
 
@@ -558,7 +558,7 @@ async def test_recovery_is_not_tried_without_a_status() -> None:
 async def test_on_retry_is_called_before_each_wait() -> None:
     calls: list[tuple[float, Attempt]] = []
     policy = RetryPolicy(initial=0.0, on_retry=lambda attempt: calls.append((now(), attempt)))
-    loop = Loop(replying(status=429, retry_after="7"), failing(REFUSED, after=1.0), replying(GOOD), retry=policy)
+    loop = Loop(response(status=429, retry_after="7"), failing(REFUSED, after=1.0), response(GOOD), retry=policy)
     await loop.call()
     assert [moment for moment, _ in calls] == [0.0, 8.0]
     assert [(attempt.number, attempt.status, attempt.error, attempt.wait) for _, attempt in calls] == [
@@ -573,11 +573,11 @@ def test_exception_in_on_retry_is_logged_and_retry_continues(caplog: pytest.LogC
         raise LookupError("no good callback")
 
     async def main() -> None:
-        loop = Loop(replying(status=503), replying(GOOD), retry=RetryPolicy(initial=0.0, on_retry=fail))
+        loop = Loop(response(status=503), response(GOOD), retry=RetryPolicy(initial=0.0, on_retry=fail))
         assert await loop.call() == {"good": True}
 
     with caplog.at_level(logging.ERROR, logger="friendli_async"):
-        virtually(main())
+        run_in_virtual_time(main())
     assert "no good callback" in caplog.text
 
 
@@ -607,6 +607,6 @@ async def test_at_most_nine_library_frames_precede_aiohttp(
         monkeypatch.setattr(aiohttp.ClientSession, "_request", reached)
     async with client_of("http://nowhere") as client:
         with pytest.raises(APIConnectionError):
-            await (ask(client).__aenter__() if streamed else complete(client))
+            await (open_stream(client).__aenter__() if streamed else complete(client))
     assert 1 <= len(found) <= 9, found
     assert found[-1] == ("EventStream.__aenter__" if streamed else "Chat.complete")

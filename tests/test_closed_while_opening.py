@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pytest
 from support.recorder import Recorder
-from support.sockets import ask, client_of, complete, deaf_port, nothing_left, within
-from support.virtual import FOREVER, Answer, FakeTransport, hanging, replying, virtually
+from support.sockets import assert_no_leaks, client_of, complete, open_stream, unresponsive_port, with_timeout
+from support.virtual import NEVER_ENDS, Answer, FakeTransport, hanging, response, run_in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
@@ -46,7 +46,7 @@ async def assert_cancelled(
     opening: asyncio.Task[Any], stream: ChatStream, recorder: Recorder
 ) -> StreamInterruptedError:
     with pytest.raises(StreamInterruptedError) as raised:
-        await within(opening)
+        await with_timeout(opening)
     assert type(raised.value) is StreamInterruptedError
     assert stream.outcome == "cancelled"
     assert outcome_of(recorder) == ("cancelled", "StreamInterruptedError")
@@ -63,9 +63,9 @@ PHASES: Final[dict[str, tuple[Answer, bool]]] = {
     "queued": (hanging("pool"), False),
     "dialing": (hanging("connect"), False),
     "sent": (hanging(), True),
-    "status": (replying(FOREVER), True),
-    "first bytes": (replying(b'data: {"cho', FOREVER), True),
-    "before the next attempt": (replying(status=429, retry_after="30"), False),
+    "status": (response(NEVER_ENDS), True),
+    "first bytes": (response(b'data: {"cho', NEVER_ENDS), True),
+    "before the next attempt": (response(status=429, retry_after="30"), False),
 }
 
 
@@ -81,7 +81,7 @@ def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, close
         client = client_of("http://nowhere")
         settings = Settings.from_options({"token": "t", "observers": [recorder], "retry": RetryPolicy()})
         client._build(runtime, settings, owner=True)
-        stream = ask(client)
+        stream = open_stream(client)
         opening = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(2.0)
         await closer(client, stream)
@@ -89,7 +89,7 @@ def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, close
         assert all(exchange.ends for exchange in transport.exchanges)
         return stream, error
 
-    stream, error = virtually(main())
+    stream, error = run_in_virtual_time(main())
     assert error.sent == sent
     assert stream.outcome == "cancelled"
 
@@ -101,7 +101,7 @@ async def test_client_closed_by_its_token_callable_ends_the_call(streamed: bool)
         return "t"
 
     client = AsyncFriendli(token, server_url="http://127.0.0.1:1", retry=None)
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(APIConnectionError, match="the client was closed") as raised:
         await (stream if streamed else complete(client))
     assert type(raised.value) is (StreamInterruptedError if streamed else APIConnectionError)
@@ -129,14 +129,14 @@ async def served(recorder: Recorder, answer: Step, **options: Any) -> AsyncItera
 async def queued(recorder: Recorder) -> AsyncIterator[ClientAndServer]:
     async with (
         served(recorder, script(chunk("a"), stall()), max_connections=1) as (client, _),
-        ask(client.with_options(observers=[])),
+        open_stream(client.with_options(observers=[])),
     ):
         yield client, None
 
 
 @asynccontextmanager
 async def dialing(recorder: Recorder) -> AsyncIterator[ClientAndServer]:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         options: dict[str, Any] = {"timeout": Timeouts(connect=None), "observers": [recorder]}
         async with client_of(f"http://127.0.0.1:{port}", **options) as client:
             yield client, None
@@ -157,13 +157,13 @@ SOCKET_PHASES: Final[dict[str, Callable[[Recorder], Any]]] = {
 async def test_closing_the_client_at_any_loop_turn_ends_calls_in_flight(turns_before: int) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         server.always(script(head(), stall()))
-        stream = ask(client)
+        stream = open_stream(client)
         calls = [asyncio.ensure_future(complete(client)), asyncio.ensure_future(anext(stream))]
         await turns(turns_before + 1)
         await client.aclose()
         for call in calls:
             with pytest.raises(APIConnectionError, match="the client was closed"):
-                await within(call)
+                await with_timeout(call)
         assert stream.outcome == "cancelled"
 
 
@@ -173,7 +173,7 @@ async def test_close_in_any_phase_cancels_the_stream_over_sockets(phase: str, cl
     recorder = Recorder()
     async with AsyncExitStack() as stack:
         client, server = await stack.enter_async_context(SOCKET_PHASES[phase](recorder))
-        stream = ask(client)
+        stream = open_stream(client)
         opening = asyncio.ensure_future(anext(stream))
         if server is not None:
             await server.wait_for_requests()
@@ -184,7 +184,7 @@ async def test_close_in_any_phase_cancels_the_stream_over_sockets(phase: str, cl
         await closer(client, stream)
         await assert_cancelled(opening, stream, recorder)
         if server is not None:
-            await nothing_left(client, server, connections=None)
+            await assert_no_leaks(client, server, connections=None)
 
 
 @pytest.mark.parametrize("phase", SOCKET_PHASES)
@@ -200,7 +200,7 @@ async def test_closing_the_client_in_any_phase_ends_plain_calls(phase: str) -> N
         await turns(50)
         await client.aclose()
         with pytest.raises(APIConnectionError, match="the client was closed") as raised:
-            await within(call)
+            await with_timeout(call)
     assert type(raised.value) is APIConnectionError
     assert raised.value.sent == (phase not in {"queued", "dialing", "before the next attempt"})
     assert outcome_of(recorder) == ("failed", "APIConnectionError")

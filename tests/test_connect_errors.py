@@ -13,17 +13,17 @@ from typing import Any, Final
 import aiohttp
 import pytest
 from support.sockets import (
-    QUICK,
+    FAST_RETRY,
     Conversation,
     RawServer,
-    ask,
     client_of,
     complete,
-    places_in_use,
+    open_stream,
     read,
     reply,
-    saying,
-    within,
+    serve_bytes,
+    slots_in_use,
+    with_timeout,
 )
 from support.tls import Authority, TalkativeTLSServer
 
@@ -145,10 +145,10 @@ async def tls_error(context: ssl.SSLContext, client_tls: ssl.SSLContext, *, user
         if user_session:
             connector = aiohttp.TCPConnector(ssl=client_tls)
             options = {"session": await stack.enter_async_context(aiohttp.ClientSession(connector=connector))}
-        async with client_of(server.url, retry=QUICK, **options) as client:
+        async with client_of(server.url, retry=FAST_RETRY, **options) as client:
             with pytest.raises(APIConnectionError) as raised:
-                await within(read(ask(client)) if streamed else complete(client))
-            assert places_in_use(client) == 0
+                await with_timeout(read(open_stream(client)) if streamed else complete(client))
+            assert slots_in_use(client) == 0
         error = raised.value
         assert (error.sent, error.permanent) == (False, True)
         assert error.meta is not None
@@ -225,13 +225,13 @@ async def test_trusted_certificate_works_with_and_without_client_certificate(aut
             TalkativeTLSServer(context) as server,
             client_of(server.url, ssl=authority.client(*presented)) as client,
         ):
-            assert (await within(complete(client))).text == "by tls"
+            assert (await with_timeout(complete(client))).text == "by tls"
 
 
 async def test_tls_server_behind_http_url_is_reported() -> None:
-    async with saying(bytes.fromhex("15030100020246")) as server, client_of(server.url) as client:
+    async with serve_bytes(bytes.fromhex("15030100020246")) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError, match="no reply: the server replied with TLS; is the URL https"):
-            await within(complete(client))
+            await with_timeout(complete(client))
 
 
 @pytest.mark.parametrize(
@@ -248,12 +248,12 @@ async def test_failed_handshake_is_explained_and_not_retried(data: bytes, messag
     async def talk(conversation: Conversation) -> None:
         await conversation._reader.read(100)
         await conversation.send(data)
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     async with RawServer(talk) as server:
-        async with client_of(server.url.replace("http:", "https:"), retry=QUICK) as client:
+        async with client_of(server.url.replace("http:", "https:"), retry=FAST_RETRY) as client:
             with pytest.raises(APIConnectionError) as raised:
-                await within(complete(client))
+                await with_timeout(complete(client))
         assert message.lower() in str(raised.value).lower()
         assert server.connections == 1
 
@@ -280,12 +280,12 @@ async def test_rejected_tunnel_names_the_proxy_and_is_retried_if_transient(
     status: str, attempts: int, message: str, streamed: bool
 ) -> None:
     answer = reply(b"<html>", status=status, kind="text/html", headers="Proxy-Authenticate: Basic\r\n")
-    async with saying(answer) as proxy:
+    async with serve_bytes(answer) as proxy:
         where = proxy.url.removeprefix("http://")
-        options: Any = {"proxy": f"http://me:secret@{where}", "retry": QUICK}
+        options: Any = {"proxy": f"http://me:secret@{where}", "retry": FAST_RETRY}
         async with client_of("https://api.invalid", **options) as client:
             with pytest.raises(APIConnectionError) as raised:
-                await within(read(ask(client)) if streamed else complete(client))
+                await with_timeout(read(open_stream(client)) if streamed else complete(client))
         assert str(raised.value) == f"the proxy {where} rejected the CONNECT request: {message}"
         assert not raised.value.sent
         assert proxy.connections == attempts
@@ -300,10 +300,10 @@ async def test_rejected_tunnel_names_the_proxy_and_is_retried_if_transient(
     ],
 )
 async def test_invalid_proxy_response_names_the_proxy(data: bytes, message: str) -> None:
-    async with saying(data) as proxy, client_of("https://api.invalid", proxy=proxy.url) as client:
+    async with serve_bytes(data) as proxy, client_of("https://api.invalid", proxy=proxy.url) as client:
         where = proxy.url.removeprefix("http://")
         with pytest.raises(APIConnectionError) as raised:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert str(raised.value).startswith(f"could not connect: the proxy {where} [{message}")
     assert not raised.value.sent
 
@@ -314,10 +314,10 @@ async def test_error_response_of_plain_http_proxy_is_not_retried(
     status: int, kind: type[APIStatusError] | None, streamed: bool
 ) -> None:
     page = b"<html><title>ERROR: access denied by policy</title></html>"
-    async with saying(reply(page, status=f"{status} X", kind="text/html")) as proxy:
-        async with client_of("http://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+    async with serve_bytes(reply(page, status=f"{status} X", kind="text/html")) as proxy:
+        async with client_of("http://api.invalid", proxy=proxy.url, retry=FAST_RETRY) as client:
             with pytest.raises(kind or InternalServerError, match=f"{status} ERROR: access denied by policy"):
-                await within(read(ask(client)) if streamed else complete(client))
+                await with_timeout(read(open_stream(client)) if streamed else complete(client))
         assert proxy.connections == 1
 
 
@@ -375,11 +375,11 @@ async def test_any_error_of_user_connector_is_marked_not_sent(
 ) -> None:
     async with (
         aiohttp.ClientSession(connector=Failing(connector_error)) as session,
-        client_of("http://api.invalid", session=session, retry=QUICK) as client,
+        client_of("http://api.invalid", session=session, retry=FAST_RETRY) as client,
     ):
         with pytest.raises(APIConnectionError) as raised:
-            await within(read(ask(client)) if streamed else complete(client))
-        assert places_in_use(client) == 0
+            await with_timeout(read(open_stream(client)) if streamed else complete(client))
+        assert slots_in_use(client) == 0
     error = raised.value
     assert error.sent is False
     assert message in str(error)
@@ -400,7 +400,7 @@ async def test_reset_after_connecting_is_marked_sent(owned: bool) -> None:
         session = None if owned else await stack.enter_async_context(aiohttp.ClientSession())
         async with client_of(server.url, session=session) as client:
             with pytest.raises(APIConnectionError) as raised:
-                await within(complete(client, extra_query={"key": "secret"}))
+                await with_timeout(complete(client, extra_query={"key": "secret"}))
     assert raised.value.sent
     assert str(raised.value) in {"no reply: Connection reset by peer", "no reply: the server closed the connection"}
 
@@ -417,5 +417,5 @@ async def test_timeout_in_user_connector_is_marked_not_sent(limit: str) -> None:
         client_of("http://api.invalid", session=session, timeout=Timeouts(**limits)) as client,
     ):
         with pytest.raises(APITimeoutError) as raised:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert (raised.value.limit, raised.value.sent) == (limit, False)

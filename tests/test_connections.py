@@ -12,24 +12,24 @@ import pytest
 from support.clock import Clock
 from support.sockets import (
     DONE,
+    FAST_RETRY,
     LAST_CHUNK,
-    QUICK,
     STREAM_HEAD,
     TOKEN,
     Conversation,
     RawServer,
-    ask,
+    assert_no_leaks,
     chunked,
     client_of,
     client_sockets,
     complete,
     completion,
     delta,
-    nothing_left,
-    places_in_use,
+    open_stream,
     read,
     reply,
-    within,
+    slots_in_use,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -86,19 +86,19 @@ async def test_ten_streams_in_a_row_use_one_connection(
     for _ in range(10):
         server.enqueue(script(chunk("a"), finish(), done()))
         if bare:
-            assert await read(ask(client)) == "a"
+            assert await read(open_stream(client)) == "a"
         else:
-            async with ask(client) as stream:
+            async with open_stream(client) as stream:
                 assert await read(stream) == "a"
     assert server.connections == 1
-    await nothing_left(client, server, connections=1)
+    await assert_no_leaks(client, server, connections=1)
 
 
 async def test_ten_streams_in_a_row_use_one_connection_despite_free_slots(server: FriendliServer, clock: Clock) -> None:
     async with client_of(server.url) as client:
         for _ in range(10):
             server.enqueue(script(chunk("a"), finish(), done()))
-            assert await read(ask(client)) == "a"
+            assert await read(open_stream(client)) == "a"
         assert server.connections == 1
 
 
@@ -107,7 +107,7 @@ async def test_large_stream_returns_its_connection_to_the_pool(
 ) -> None:
     for _ in range(3):
         server.enqueue(script(burst(5000), finish(), done()))
-        async with ask(client) as stream:
+        async with open_stream(client) as stream:
             assert len(await read(stream)) == 5000 * len("token ")
     assert server.connections == 1
 
@@ -115,10 +115,10 @@ async def test_large_stream_returns_its_connection_to_the_pool(
 async def test_mixed_calls_share_one_connection(server: FriendliServer, client: AsyncFriendli, clock: Clock) -> None:
     server.enqueue(text("a"), text("b"), status(400), text("c"))
     assert (await complete(client)).text == "a"
-    assert await read(ask(client)) == "b"
+    assert await read(open_stream(client)) == "b"
     with pytest.raises(FriendliError):
         await complete(client)
-    assert await read(ask(client)) == "c"
+    assert await read(open_stream(client)) == "c"
     assert server.connections == 1
 
 
@@ -126,25 +126,25 @@ async def test_server_that_keeps_sending_after_the_sentinel_is_disconnected(
     server: FriendliServer, client: AsyncFriendli, clock: Clock
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), endless(b": still here\n\n" * 1000)), text("next"))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         assert await read(stream) == "a"
         assert server.requests[0].outcome == "open", "the stream ended before its connection"
     assert stream.outcome == "done"
-    clock.leap(1)
+    clock.advance(1)
     assert await server.requests[0].disconnected()
-    assert (await within(complete(client))).text == "next"
-    await nothing_left(client, server, connections=1)
+    assert (await with_timeout(complete(client))).text == "next"
+    await assert_no_leaks(client, server, connections=1)
 
 
 async def test_server_that_stalls_after_the_sentinel_is_disconnected(
     server: FriendliServer, client: AsyncFriendli, clock: Clock
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), stall()))
-    assert await read(ask(client)) == "a"
+    assert await read(open_stream(client)) == "a"
     assert server.requests[0].outcome == "open", "the stream ended before its connection"
-    clock.leap(1)
+    clock.advance(1)
     assert await server.requests[0].disconnected()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_body_may_end_shortly_after_the_sentinel(clock: Clock) -> None:
@@ -157,11 +157,11 @@ async def test_body_may_end_shortly_after_the_sentinel(clock: Clock) -> None:
             await conversation.send(LAST_CHUNK)
 
     async with RawServer(talk) as server, client_of(server.url, max_connections=1) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         assert await read(stream) == "a"
         assert stream.outcome == "done"
         go.set()
-        assert await read(ask(client)) == "a"
+        assert await read(open_stream(client)) == "a"
         assert server.connections == 1
 
 
@@ -179,13 +179,13 @@ async def test_comment_after_the_sentinel_keeps_the_connection(clock: Clock) -> 
             await conversation.send(LAST_CHUNK)
 
     async with RawServer(talk) as server, client_of(server.url) as client:
-        assert await read(ask(client)) == "a"
-        second = asyncio.ensure_future(read(ask(client)))
+        assert await read(open_stream(client)) == "a"
+        second = asyncio.ensure_future(read(open_stream(client)))
         await _turns(50)  # it waits for the connection
         go.set()
         await _turns(50)  # the comment has arrived, without effect
         end.set()
-        assert await within(second) == "a"
+        assert await with_timeout(second) == "a"
         assert server.connections == 1
 
 
@@ -216,7 +216,7 @@ def test_slot_granted_to_a_waiter_of_a_closed_loop_is_not_passed_on(monkeypatch:
 
 async def test_completed_stream_survives_closing_the_client(server: FriendliServer) -> None:
     async with client_of(server.url) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         streamed = await read(stream)
     assert stream.outcome == "done"
     assert (await stream.result()).text == streamed
@@ -232,7 +232,7 @@ async def test_two_hundred_streams_cancelled_at_any_point_leak_nothing(server: F
     async with client_of(server.url, max_connections=40, timeout=Timeouts(pool=None)) as client:
 
         async def consume() -> None:
-            async with ask(client) as stream:
+            async with open_stream(client) as stream:
                 await read(stream)
 
         async def cancel_later(task: asyncio.Task[None], count: int) -> None:
@@ -241,14 +241,14 @@ async def test_two_hundred_streams_cancelled_at_any_point_leak_nothing(server: F
 
         tasks = [asyncio.create_task(consume()) for _ in range(200)]
         await asyncio.gather(*[cancel_later(task, turns.randrange(400)) for task in tasks])
-        results = await within(asyncio.gather(*tasks, return_exceptions=True), 60)
+        results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True), 60)
         assert {type(result) for result in results} == {asyncio.CancelledError}
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_two_hundred_plain_calls_cancelled_at_any_point_leak_nothing(server: FriendliServer) -> None:
     turns = random.Random(9)
-    async with client_of(server.url, max_connections=40, retry=QUICK) as client:
+    async with client_of(server.url, max_connections=40, retry=FAST_RETRY) as client:
         server.enqueue(*[[text("ok"), status(503), drop(), stall()][number % 4] for number in range(200)])
         tasks = [asyncio.create_task(complete(client)) for _ in range(200)]
 
@@ -257,14 +257,14 @@ async def test_two_hundred_plain_calls_cancelled_at_any_point_leak_nothing(serve
             task.cancel()
 
         await asyncio.gather(*[cancel_later(task) for task in tasks])
-        results = await within(asyncio.gather(*tasks, return_exceptions=True), 60)
+        results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True), 60)
         assert {type(result) for result in results} <= {asyncio.CancelledError, ChatCompletion, APIConnectionError}
         await server.idle()
         await _turns(20)
-        assert places_in_use(client) == 0
-        assert (await within(complete(client))).text
+        assert slots_in_use(client) == 0
+        assert (await with_timeout(complete(client))).text
         await client.aclose()
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_two_hundred_streams_closed_at_any_point_leak_nothing(server: FriendliServer) -> None:
@@ -276,31 +276,31 @@ async def test_two_hundred_streams_closed_at_any_point_leak_nothing(server: Frie
             await _turns(count)
             await stream.aclose()
 
-        streams = [ask(client) for _ in range(200)]
+        streams = [open_stream(client) for _ in range(200)]
         readers = [asyncio.create_task(read(stream)) for stream in streams]
         await asyncio.gather(*[close_later(stream, turns.randrange(400)) for stream in streams])
-        results = await within(asyncio.gather(*readers, return_exceptions=True), 60)
+        results = await with_timeout(asyncio.gather(*readers, return_exceptions=True), 60)
         assert {type(result) for result in results} <= {StreamInterruptedError, str}
         assert StreamInterruptedError in {type(result) for result in results}
         assert {stream.outcome for stream in streams} == {"cancelled"}
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_expired_timeout_leaks_nothing(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, timeout=Timeouts(idle=0.05)) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         with pytest.raises(APITimeoutError):
             await read(stream)
         assert await server.requests[0].disconnected()
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_closed_client_rejects_new_streams(server: FriendliServer) -> None:
     client = client_of(server.url)
     await client.aclose()
     with pytest.raises(ConfigurationError):
-        await ask(client)
+        await open_stream(client)
     assert server.connections == 0
 
 
@@ -314,11 +314,11 @@ async def test_thousand_concurrent_streams_all_complete(server: FriendliServer) 
 
     server.always(answer)
     async with client_of(server.url) as client:
-        texts = await within(asyncio.gather(*[read(ask(client), 90) for _ in range(1000)]), 90)
+        texts = await with_timeout(asyncio.gather(*[read(open_stream(client), 90) for _ in range(1000)]), 90)
         assert sorted(texts) == sorted(f"{number}!" for number in range(1, 1001))
         assert len(server.requests) == 1000
-        await within(client.aclose())
-        await nothing_left(client, server)
+        await with_timeout(client.aclose())
+        await assert_no_leaks(client, server)
 
 
 # --- dead pooled connections -----------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ async def test_dead_pooled_connection_is_replaced_transparently_without_retries(
 ) -> None:
     await _warm(client, server)
     server.enqueue(drop(), text("ok"))
-    result = await within(ask(client).result() if streamed else complete(client))
+    result = await with_timeout(open_stream(client).result() if streamed else complete(client))
     assert result.text == "ok"
     assert len(result.meta.attempts) == 1
     assert [request.connection for request in server.requests] == [1, 1, 2]
@@ -353,8 +353,8 @@ async def test_reset_pooled_connection_is_replaced() -> None:
             conversation.reset()
 
     async with RawServer(talk) as server, client_of(server.url) as client:
-        assert (await within(complete(client))).text == "whole"
-        assert (await within(complete(client))).text == "whole"
+        assert (await with_timeout(complete(client))).text == "whole"
+        assert (await with_timeout(complete(client))).text == "whole"
         assert server.connections == 2
 
 
@@ -362,18 +362,18 @@ async def test_dead_pooled_connection_is_replaced_only_once(server: FriendliServ
     await _warm(client, server)
     server.enqueue(drop(), drop(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
-        await within(complete(client))
+        await with_timeout(complete(client))
     assert caught.value.sent
     assert caught.value.meta is not None
     assert len(caught.value.meta.attempts) == 1
     assert len(server.requests) == 3
-    assert places_in_use(client) == 0
+    assert slots_in_use(client) == 0
 
 
 async def test_dead_fresh_connection_is_not_replaced(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(drop(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
-        await within(complete(client))
+        await with_timeout(complete(client))
     assert caught.value.sent
     assert len(server.requests) == 1
 
@@ -386,7 +386,7 @@ async def test_replacement_is_a_fresh_connection_not_a_pooled_one(server: Friend
         await server.idle()
         await _turns(5)
         server.enqueue(drop(), text("ok"))
-        assert (await within(complete(client))).text == "ok"
+        assert (await with_timeout(complete(client))).text == "ok"
         assert server.connections == 11
 
 
@@ -400,7 +400,7 @@ async def test_dead_pooled_connection_is_not_replaced_if_not_repeatable(
     monkeypatch.setattr(chat_module, "COMPLETE", once)
     server.enqueue(drop(), text("never"))
     with pytest.raises(APIConnectionError) as caught:
-        await within(complete(client))
+        await with_timeout(complete(client))
     assert caught.value.sent
     assert len(server.requests) == 2
 
@@ -409,7 +409,7 @@ async def test_connection_lost_during_the_reply_is_not_replaced(server: Friendli
     await _warm(client, server)
     server.enqueue(script(chunk("a"), close_after()), text("never"))
     with pytest.raises(StreamInterruptedError):
-        await within(read(ask(client)))
+        await with_timeout(read(open_stream(client)))
     assert len(server.requests) == 2
 
 
@@ -418,7 +418,7 @@ async def test_connection_of_user_session_is_not_replaced(server: FriendliServer
         await _warm(client, server)
         server.enqueue(drop(), text("never"))
         with pytest.raises(APIConnectionError):
-            await within(complete(client))
+            await with_timeout(complete(client))
 
 
 async def test_server_that_closes_after_every_stream_fails_no_call(server: FriendliServer) -> None:
@@ -426,7 +426,7 @@ async def test_server_that_closes_after_every_stream_fails_no_call(server: Frien
     server.always(script(chunk("a"), finish(), done(), close_after()))
     async with client_of(server.url) as client:
         for _ in range(150):
-            stream = ask(client)
+            stream = open_stream(client)
             assert await read(stream) == "a"
             assert len(stream.meta.attempts) == 1
 
@@ -439,7 +439,7 @@ async def test_refused_connection_is_marked_not_sent(server: FriendliServer) -> 
             with pytest.raises(APIConnectionError) as caught:
                 await complete(client)
             assert not caught.value.sent
-            assert places_in_use(client) == 0
+            assert slots_in_use(client) == 0
 
 
 @pytest.mark.parametrize(
@@ -452,9 +452,9 @@ async def test_non_http_response_raises_connection_error(data: bytes) -> None:
 
     async with RawServer(talk) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert TOKEN not in str(caught.value)
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
 
 
 # --- redirects -------------------------------------------------------------------------------------------------------
@@ -467,7 +467,7 @@ async def test_redirect_to_same_origin_keeps_method_body_and_token(
 ) -> None:
     server.enqueue(status(code, headers={"Location": location.format(url=server.url)}), text("ok"))
     async with client.with_options(team="t") as copy:
-        assert await within(read(ask(copy))) == "ok"
+        assert await with_timeout(read(open_stream(copy))) == "ok"
     first, second = server.requests
     assert (second.method, second.path, second.query) == ("POST", "/elsewhere", {"x": ["1"]})
     assert second.body == first.body != b""
@@ -477,24 +477,24 @@ async def test_redirect_to_same_origin_keeps_method_body_and_token(
 
 async def test_five_redirects_are_followed(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(*[status(307, headers={"Location": f"/{number}"}) for number in range(5)], text("ok"))
-    assert (await within(complete(client))).text == "ok"
-    await nothing_left(client, server, connections=server.open_connections)
+    assert (await with_timeout(complete(client))).text == "ok"
+    await assert_no_leaks(client, server, connections=server.open_connections)
 
 
 async def test_sixth_redirect_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.always(status(308, headers={"Location": "/round"}))
     with pytest.raises(APIStatusError) as caught:
-        await within(complete(client))
+        await with_timeout(complete(client))
     assert caught.value.status_code == 308
     assert len(server.requests) == 6
-    assert places_in_use(client) == 0
+    assert slots_in_use(client) == 0
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 300, 304, 305])
 async def test_other_redirect_statuses_are_errors(server: FriendliServer, client: AsyncFriendli, code: int) -> None:
     server.enqueue(status(code, headers={"Location": "/elsewhere"}))
     with pytest.raises(APIStatusError) as caught:
-        await within(complete(client))
+        await with_timeout(complete(client))
     assert caught.value.status_code == code
     assert len(server.requests) == 1
 
@@ -507,7 +507,7 @@ async def test_redirect_to_another_origin_is_an_error_and_not_followed(
         for target in (other.url, other.url.replace("http:", ""), server.url.replace("127.0.0.1", "localhost")):
             server.enqueue(status(307, headers={"Location": f"{target}/elsewhere"}))
             with pytest.raises(APIStatusError) as caught:
-                await within(ask(client).result() if streamed else complete(client))
+                await with_timeout(open_stream(client).result() if streamed else complete(client))
             assert caught.value.status_code == 307
         assert other.connections == 0
         assert len(server.requests) == 3
@@ -519,15 +519,15 @@ async def test_redirect_to_invalid_url_is_an_error(
 ) -> None:
     server.enqueue(status(307, headers={"Location": location}))
     with pytest.raises(FriendliError):
-        await within(complete(client))
+        await with_timeout(complete(client))
     assert len(server.requests) == 1
-    assert places_in_use(client) == 0
+    assert slots_in_use(client) == 0
 
 
 async def test_redirect_without_location_is_an_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(307))
     with pytest.raises(APIStatusError):
-        await within(complete(client))
+        await with_timeout(complete(client))
 
 
 # --- cookies, keepalive ----------------------------------------------------------------------------------------------
@@ -543,7 +543,7 @@ async def test_cookies_are_not_stored(server: FriendliServer, client: AsyncFrien
 
 async def test_tcp_keepalive_is_enabled(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with ask(client):
+    async with open_stream(client):
         enabled = [each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for each in client_sockets(server.url)]
         seconds = [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) for each in client_sockets(server.url)]
     assert enabled == [1]

@@ -4,7 +4,7 @@ import asyncio
 import gc
 
 import pytest
-from support.sockets import Conversation, RawServer, ask, client_of, complete, completion, reply, within
+from support.sockets import Conversation, RawServer, client_of, complete, completion, open_stream, reply, with_timeout
 
 from friendli_async import (
     APIConnectionError,
@@ -50,7 +50,7 @@ async def test_accepted_request_stays_sent_regardless_of_later_failures(policy: 
         if warm:
             await complete(client)
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert len(server.requests) == 1 + warm
         assert caught.value.sent is True
 
@@ -61,7 +61,7 @@ async def test_closing_the_client_after_an_accepted_attempt_stays_sent() -> None
         policy = RetryPolicy(initial=0.0, on_retry=lambda _: closed.append(asyncio.ensure_future(client.aclose())))
         client = client_of(server.url, retry=policy)
         with pytest.raises((APIConnectionError, APIStatusError)) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         await asyncio.gather(*closed)
         assert not isinstance(caught.value, ConfigurationError)
         assert getattr(caught.value, "sent", True) is True
@@ -82,7 +82,7 @@ async def test_pooled_connection_that_started_a_reply_is_not_replaced(reply_star
     async with RawServer(talk) as server, client_of(server.url, retry=None) as client:
         await complete(client)
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert (len(server.requests), server.connections) == (2, 1)
         assert caught.value.sent is True
 
@@ -95,7 +95,7 @@ async def test_call_gets_one_replacement_and_then_fresh_connections() -> None:
         idle = server.connections
         assert idle == 4
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert caught.value.meta is not None
         assert len(caught.value.meta.attempts) == 3
         assert len(server.requests) == 4 + 3 + 1  # three attempts, and the one replacement
@@ -109,7 +109,7 @@ async def test_truncated_plain_reply_is_not_retried() -> None:
 
     async with RawServer(talk) as server, client_of(server.url, retry=QUICK) as client:
         with pytest.raises(APIConnectionError):
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert len(server.requests) == 1
 
 
@@ -140,7 +140,7 @@ async def test_failed_calls_leave_no_reference_cycles(server: FriendliServer) ->
 async def test_stream_of_another_event_loop_is_rejected_unchanged(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         caught: list[str] = []
 
         def elsewhere() -> None:
@@ -181,7 +181,7 @@ async def test_awaiting_a_plain_tool_assisted_completion_twice_is_rejected(
 async def test_invalid_host_name_raises_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError):
         async with client_of(url, retry=None) as client:
-            await within(complete(client))
+            await with_timeout(complete(client))
 
 
 async def test_non_ascii_host_name_is_idna_encoded() -> None:
@@ -200,7 +200,7 @@ async def test_error_with_non_utf8_headers_can_be_printed() -> None:
     answer = reply(b"{}", status="400 Bad Request").replace(b"\r\n\r\n", b"\r\nx-request-id: \xff\xe9\r\n\r\n", 1)
     async with Counting(answer) as server, client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert str(caught.value).encode()
 
 
@@ -209,9 +209,9 @@ async def test_stream_cut_before_its_first_event_is_truncated_or_retried(server:
     broken = script(comment("ping"), ending)
     async with client_of(server.url) as without_retry, client_of(server.url, retry=QUICK) as with_retry:
         server.enqueue(broken, broken, text("whole"))
-        stream = ask(without_retry)
+        stream = open_stream(without_retry)
         with pytest.raises(StreamInterruptedError) as caught:
-            await within(stream)
+            await with_timeout(stream)
         assert (stream.outcome, caught.value.sent) == ("truncated", True)
-        assert (await within(ask(with_retry).result())).text == "whole"
+        assert (await with_timeout(open_stream(with_retry).result())).text == "whole"
     assert len(server.requests) == 3

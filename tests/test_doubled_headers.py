@@ -10,15 +10,15 @@ import pytest
 from support.sockets import (
     DONE,
     LAST_CHUNK,
-    ask,
     chunked,
     client_of,
     complete,
     completion,
     delta,
+    open_stream,
     read,
-    saying,
-    within,
+    serve_bytes,
+    with_timeout,
 )
 
 from friendli_async import APIConnectionError, APIStatusError, RateLimitError, ResponseDecodeError
@@ -34,9 +34,9 @@ def http(body: bytes, *headers: str, status: str = TOO_MANY) -> bytes:
 
 
 async def error_for(reply: bytes, *, streamed: bool = False, kind: type[Any] = RateLimitError) -> Any:
-    async with saying(reply) as server, client_of(server.url) as client:
+    async with serve_bytes(reply) as server, client_of(server.url) as client:
         with pytest.raises(kind) as caught:
-            await within(read(ask(client)) if streamed else complete(client))
+            await with_timeout(read(open_stream(client)) if streamed else complete(client))
     return caught.value
 
 
@@ -99,20 +99,20 @@ async def test_first_nonempty_request_id_wins(headers: tuple[str, ...], request_
 @pytest.mark.parametrize("headers", [("Content-Encoding: gzip", "Content-Encoding: gzip"), ("Content-Encoding: GZIP",)])
 async def test_successful_response_is_decompressed_once(headers: tuple[str, ...]) -> None:
     async with (
-        saying(http(gzip.compress(completion()), JSON, JSON, *headers, status="200 OK")) as server,
+        serve_bytes(http(gzip.compress(completion()), JSON, JSON, *headers, status="200 OK")) as server,
         client_of(server.url) as client,
     ):
-        assert (await within(complete(client))).text == "whole"
+        assert (await with_timeout(complete(client))).text == "whole"
 
 
 async def test_stream_with_two_content_types_is_read() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Type: text/event-stream\r\n"
     head += b"Content-Encoding: none\r\nContent-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with (
-        saying(head, chunked(delta("a", "stop") + DONE) + LAST_CHUNK) as server,
+        serve_bytes(head, chunked(delta("a", "stop") + DONE) + LAST_CHUNK) as server,
         client_of(server.url) as client,
     ):
-        assert await read(ask(client)) == "a"
+        assert await read(open_stream(client)) == "a"
 
 
 @pytest.mark.parametrize("streamed", [False, True])

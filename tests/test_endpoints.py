@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.clock import Clock, turns
+from support.clock import Clock, run_loop_iterations
 
 from friendli_async import (
     APIStatusError,
@@ -362,8 +362,8 @@ async def test_wait_timeout_reports_last_status(client: AsyncFriendli, server: F
     waiting = asyncio.create_task(client.dedicated.endpoint.wait("ep_1", timeout=20, interval=3600))
     await server.wait_for_requests(1)
     await server.idle()
-    await turns(20)
-    clock.leap(20)
+    await run_loop_iterations(20)
+    clock.advance(20)
     with pytest.raises(
         APITimeoutError, match=r"not RUNNING within 20 s: it is INITIALIZING, DOWNLOADING_MODEL"
     ) as raised:

@@ -17,7 +17,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket, WebSo
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.background import BackgroundTask
-from support.clock import turns
+from support.clock import run_loop_iterations
 
 import friendli_async
 from friendli_async import AsyncFriendli, ChatCompletion, EventStream
@@ -460,7 +460,7 @@ async def test_websocket_messages_are_buffered_for_the_next_receive() -> None:
     messages = [{"type": "websocket.receive", "text": str(number)} for number in range(100)]
     connection = Connection(*messages)
     websocket = await connection.websocket()
-    assert await while_connected(websocket, turns(100)) is None
+    assert await while_connected(websocket, run_loop_iterations(100)) is None
     assert len(connection.messages) == 36  # 64 are buffered: memory is bounded
     assert await while_connected(websocket, asyncio.sleep(0, "second")) == "second"
     assert [await websocket.receive_text() for _ in range(100)] == [str(number) for number in range(100)]

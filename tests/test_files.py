@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Final, cast
 
 import anyio
 import pytest
-from support.clock import turns, until
-from support.sockets import QUICK, TOKEN, Conversation, RawServer, client_of, nothing_left, within
+from support.clock import run_loop_iterations, wait_until
+from support.sockets import FAST_RETRY, TOKEN, Conversation, RawServer, assert_no_leaks, client_of, with_timeout
 from support.sockets import reply as http_reply
 
 import friendli_async
@@ -54,7 +54,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def client_options() -> dict[str, Any]:
-    return {"retry": QUICK, "team": "team", "headers": {"X-Mine": "secret"}}
+    return {"retry": FAST_RETRY, "team": "team", "headers": {"X-Mine": "secret"}}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_upload_follows_the_whole_protocol(
             "iterator": iterate(),
             "pipe": pipe,
         }
-        uploaded = await within(client.file.upload(given[kind], project_id="proj", name="mine.txt"))
+        uploaded = await with_timeout(client.file.upload(given[kind], project_id="proj", name="mine.txt"))
     size, digest = len(DATA), DIGEST
     if kind == "pipe":
         size, digest = 1000, f"sha256:{hashlib.sha256(DATA[:1000]).hexdigest()}"
@@ -143,8 +143,8 @@ async def test_progress_callback_error_stops_the_upload(server: FriendliServer, 
         raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        await within(client.file.upload(DATA, project_id="proj", progress=stop))
-    await nothing_left(client, server, connections=server.open_connections)
+        await with_timeout(client.file.upload(DATA, project_id="proj", progress=stop))
+    await assert_no_leaks(client, server, connections=server.open_connections)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ async def test_download_returns_uploaded_content_and_reports_progress(
     seen: list[tuple[int, int | None]] = []
     target = tmp_path / "here.bin"
     target.write_bytes(b"old")
-    path = await within(client.file.download(uploaded.id, str(target), progress=lambda *now: seen.append(now)))
+    path = await with_timeout(client.file.download(uploaded.id, str(target), progress=lambda *now: seen.append(now)))
     assert path == target
     assert target.read_bytes() == DATA
     assert list_folder(tmp_path) == [target]
@@ -303,7 +303,7 @@ async def test_interrupted_download_is_restarted(server: FriendliServer, client:
     uploaded = await client.file.upload(DATA, project_id="proj")
     length = {"Content-Length": str(len(DATA))}
     server.enqueue(script(raw(b"x" * 100_000), cut(), headers=length), path=f"/downloads/{uploaded.id}")
-    await within(client.file.download(uploaded.id, tmp_path / "here"))
+    await with_timeout(client.file.download(uploaded.id, tmp_path / "here"))
     assert (tmp_path / "here").read_bytes() == DATA
 
 
@@ -324,7 +324,7 @@ async def test_failed_download_leaves_existing_file_unchanged(
     server.enqueue(*{"break": [broken] * 3, "status": [status(404)], "progress": [body(DATA)]}[failure])
     error = {"break": APIConnectionError, "status": NotFoundError, "progress": RuntimeError}[failure]
     with pytest.raises(error):
-        await within(client.file.download("f", target, progress=progress))
+        await with_timeout(client.file.download("f", target, progress=progress))
     assert list_folder(tmp_path) == [target]
     assert target.read_bytes() == b"old"
 
@@ -397,8 +397,8 @@ async def test_memory_of_upload_and_download_is_bounded(tmp_path: Path) -> None:
     async with RawServer(talk) as server, client_of(server.url) as client:
         tracemalloc.start()
         try:
-            await within(client.file.upload(large, project_id="p"), 60)
-            await within(client.file.download("f", tmp_path / "back"), 60)
+            await with_timeout(client.file.upload(large, project_id="p"), 60)
+            await with_timeout(client.file.download("f", tmp_path / "back"), 60)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -418,7 +418,7 @@ async def test_cancelled_download_leaves_no_file_and_closes_handles(
         warnings.simplefilter("error", ResourceWarning)
         for turn in range(60):
             task = asyncio.create_task(client.file.download(uploaded.id, target))
-            await turns(turn)
+            await run_loop_iterations(turn)
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled() or task.exception() is None
@@ -440,9 +440,9 @@ async def test_cancelled_download_leaves_no_file_and_closes_handles(
         open_task.cancel()
         await asyncio.wait([open_task])
         resume.set()
-        await within(until(lambda: not opening.is_set()))
+        await with_timeout(wait_until(lambda: not opening.is_set()))
         gc.collect()
-    await until(lambda: set(list_folder(tmp_path)) <= {target})
+    await wait_until(lambda: set(list_folder(tmp_path)) <= {target})
 
 
 async def test_truncated_download_without_content_length_is_detected(tmp_path: Path) -> None:
@@ -466,9 +466,9 @@ async def test_truncated_download_without_content_length_is_detected(tmp_path: P
     async with RawServer(talk) as origin, client_of(origin.url) as client:
         for name, message in (("cut", "9 of 17 bytes"), ("changed", "digest")):
             with pytest.raises(APIConnectionError, match=message):
-                await within(client.file.download(name, tmp_path / "place"))
+                await with_timeout(client.file.download(name, tmp_path / "place"))
             assert list_folder(tmp_path) == []
-        assert (await within(client.file.download("whole", tmp_path / "place"))).read_bytes() == whole
+        assert (await with_timeout(client.file.download("whole", tmp_path / "place"))).read_bytes() == whole
 
 
 @pytest.mark.parametrize("path", ["/proc/self/status", "/dev/zero"])
@@ -476,7 +476,7 @@ async def test_truncated_download_without_content_length_is_detected(tmp_path: P
 async def test_file_reporting_size_zero_is_rejected(client: AsyncFriendli, path: str, is_open: bool) -> None:
     rejected = pytest.raises((ValueError, OSError), match=r"empty|regular|Invalid")
     with await asyncio.to_thread(open, path, "rb", buffering=0) as file, rejected:
-        await within(client.file.upload(cast("Any", file) if is_open else Path(path), project_id="p"))
+        await with_timeout(client.file.upload(cast("Any", file) if is_open else Path(path), project_id="p"))
 
 
 @pytest.mark.parametrize("how", ["total", "scope", "cancel"])
@@ -488,17 +488,17 @@ async def test_silent_pipe_ends_with_timeout_scope_or_cancellation(server: Frien
                 upload = client.file.upload(cast("Any", pipe), project_id="p")
                 if how == "total":
                     with pytest.raises(APITimeoutError) as caught:
-                        await within(upload)
+                        await with_timeout(upload)
                     assert (caught.value.limit, caught.value.sent) == ("total", False)
                 elif how == "scope":
                     with anyio.move_on_after(0.01) as scope:
-                        await within(upload)
+                        await with_timeout(upload)
                     assert scope.cancelled_caught
                 else:
                     task = asyncio.create_task(upload)
-                    await turns()
+                    await run_loop_iterations()
                     task.cancel()
-                    await within(asyncio.wait([task]))
+                    await with_timeout(asyncio.wait([task]))
                     assert task.cancelled()
     finally:
         os.close(writing)

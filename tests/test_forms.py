@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.clock import Clock, turns
-from support.sockets import QUICK, Conversation, RawServer, client_of, nothing_left, places_in_use, within
+from support.clock import Clock, run_loop_iterations
+from support.sockets import FAST_RETRY, Conversation, RawServer, assert_no_leaks, client_of, slots_in_use, with_timeout
 from support.sockets import reply as http_reply
 
 from friendli_async import (
@@ -39,7 +39,7 @@ async def iterate(data: bytes = DATA, size: int = 100_000) -> AsyncIterator[byte
 
 
 async def send(client: AsyncFriendli, file: Any, **options: Any) -> str:
-    return (await within(client.container.audio.transcribe(file=file, **options))).text
+    return (await with_timeout(client.container.audio.transcribe(file=file, **options))).text
 
 
 def sent(server: FriendliServer, index: int = -1) -> bytes:
@@ -88,7 +88,7 @@ async def test_bytes_are_copied_when_the_call_is_made(kind: Any) -> None:
         content = bytearray(b"OggS" + DATA)
         stream = client.container.audio.stream(file=kind(content))
         content[:] = b"0" * len(content)
-        assert (await within(stream.result())).text == "ok"
+        assert (await with_timeout(stream.result())).text == "ok"
         assert sent(server) == b"OggS" + DATA
         assert server.requests[0].form[-1].filename == "audio.ogg"
 
@@ -171,7 +171,7 @@ async def test_invalid_content_type_is_rejected(content_type: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "open file"])
 async def test_rereadable_source_is_resent_completely(path: Path, kind: str) -> None:
-    async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
+    async with FriendliServer() as server, client_of(server.url, retry=FAST_RETRY) as client:
         server.enqueue(status(503), script(reset()), ok())
         with path.open("rb") as file:
             assert await send(client, {"bytes": DATA, "path": path, "open file": file}[kind]) == "ok"
@@ -180,7 +180,7 @@ async def test_rereadable_source_is_resent_completely(path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("source", [iterate, lambda: Pipe(DATA)], ids=["iterator", "pipe"])
 async def test_single_use_source_is_sent_once(source: Any) -> None:
-    async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
+    async with FriendliServer() as server, client_of(server.url, retry=FAST_RETRY) as client:
         server.enqueue(status(429), ok())
         with pytest.raises(RateLimitError) as caught:
             await send(client, source())
@@ -226,12 +226,12 @@ async def test_stale_connection_is_replaced_for_rereadable_source() -> None:
 
 
 async def test_missing_file_raises_file_not_found_and_nothing_is_sent(tmp_path: Path) -> None:
-    async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
+    async with FriendliServer() as server, client_of(server.url, retry=FAST_RETRY) as client:
         with pytest.raises(FileNotFoundError):
             await send(client, tmp_path / "no.wav")
         stream = client.container.audio.stream(file=tmp_path / "no.wav")
         with pytest.raises(FileNotFoundError):
-            await within(stream.result())
+            await with_timeout(stream.result())
         assert stream.outcome == "failed"
         assert server.connections == 0
         with pytest.raises(ValueError, match="not a regular file"):
@@ -247,11 +247,11 @@ async def failing(error: Exception) -> AsyncIterator[bytes]:
     "error", [ValueError("mine"), OSError(5, "mine"), RuntimeError("mine"), TimeoutError("mine")], ids=repr
 )
 async def test_source_error_propagates_unchanged_and_leaks_nothing(error: Exception) -> None:
-    async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
+    async with FriendliServer() as server, client_of(server.url, retry=FAST_RETRY) as client:
         with pytest.raises(type(error)) as caught:
             await send(client, failing(error))
         assert caught.value is error
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
         server.enqueue(ok())
         assert await send(client, b"x") == "ok"
 
@@ -263,7 +263,7 @@ async def test_iterator_of_non_bytes_is_an_error() -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match="yielded str, not bytes"):
             await send(client, texts())
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_file_changed_between_attempts_is_an_error(path: Path) -> None:
@@ -287,7 +287,7 @@ async def test_open_file_that_shrinks_is_an_error(path: Path) -> None:
     async with FriendliServer() as server, client_of(server.url) as client:
         with pytest.raises(ValueError, match="truncated"):
             await send(client, Shrinking(DATA))
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_early_response_is_returned_and_sending_stops() -> None:
@@ -304,13 +304,13 @@ async def test_early_response_is_returned_and_sending_stops() -> None:
         await conversation.request()  # the headers only: there is no Content-Length
         head_seen.set()
         await conversation.send(http_reply(b'{"message": "too large"}', status="413 Too Large"))
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     async with RawServer(talk) as server, client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
             await send(client, endless())
         assert caught.value.status_code == 413
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
         assert head_seen.is_set()
         before = produced
         for _ in range(50):
@@ -331,12 +331,12 @@ async def test_cancelled_call_stops_sending_and_closes_the_source() -> None:
 
     async with FriendliServer() as server, client_of(server.url) as client:
         call = asyncio.ensure_future(client.container.audio.transcribe(file=slow()))
-        await within(started.wait())
+        await with_timeout(started.wait())
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await within(closed.wait())
-        await nothing_left(client, server)
+        await with_timeout(closed.wait())
+        await assert_no_leaks(client, server)
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ async def test_memory_is_bounded_for_large_files(tmp_path: Path) -> None:
 async def assert_bounded_memory(client: AsyncFriendli, path: Path) -> None:
     tracemalloc.start()
     try:
-        assert (await within(client.container.audio.transcribe(file=path), 60)).text == "ok"
+        assert (await with_timeout(client.container.audio.transcribe(file=path), 60)).text == "ok"
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -387,8 +387,8 @@ async def assert_bounded_memory(client: AsyncFriendli, path: Path) -> None:
 async def test_first_event_timeout_starts_after_the_last_sent_chunk(server: FriendliServer, clock: Clock) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(4):
-            clock.leap(30)
-            await turns()
+            clock.advance(30)
+            await run_loop_iterations()
             yield b"x"
 
     stalling = asyncio.Event()
@@ -404,8 +404,8 @@ async def test_first_event_timeout_starts_after_the_last_sent_chunk(server: Frie
 
         sending = asyncio.create_task(client.container.audio.transcribe(file=stalled()))
         await stalling.wait()
-        await turns()
-        clock.leap(100)
+        await run_loop_iterations()
+        clock.advance(100)
         with pytest.raises(APITimeoutError) as caught:
             await sending
         assert caught.value.limit == "first_event"
@@ -413,8 +413,8 @@ async def test_first_event_timeout_starts_after_the_last_sent_chunk(server: Frie
 
 async def test_large_json_body_is_sent_without_warning_and_retried() -> None:
     text = "x" * 3_000_000
-    async with FriendliServer() as server, client_of(server.url, retry=QUICK) as client:
+    async with FriendliServer() as server, client_of(server.url, retry=FAST_RETRY) as client:
         server.enqueue(status(500), json_body({"image": ""}))
-        reply = await within(client.container.image.edit(image={"image": text}, prompt="p"))
+        reply = await with_timeout(client.container.image.edit(image={"image": text}, prompt="p"))
         assert reply.meta.attempts[0].status == 500
         assert [len(request.body) > 3_000_000 for request in server.requests] == [True, True]

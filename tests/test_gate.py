@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.virtual import now, virtually
+from support.virtual import now, run_in_virtual_time
 
 from friendli_async import ConfigurationError
 from friendli_async.bulk import Adaptive
 from friendli_async.bulk.gate import Gate
 
 
-def run_in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        virtually(test(*args, **kwargs))
+        run_in_virtual_time(test(*args, **kwargs))
 
     return run
 
@@ -36,14 +36,14 @@ async def call(gate: Gate, seconds: float, started: list[float] | None = None) -
         gate.release()
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_waiters_are_admitted_in_order() -> None:
     gate, started = Gate(2), list[float]()
     await asyncio.gather(*(call(gate, 1.0, started) for _ in range(5)))
     assert started == [0.0, 0.0, 1.0, 1.0, 2.0]
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_new_caller_does_not_overtake_waiters() -> None:
     gate, order = Gate(1), list[str]()
 
@@ -61,7 +61,7 @@ async def test_new_caller_does_not_overtake_waiters() -> None:
     assert order == ["first", "second"]
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_cancelled_waiter_leaves_the_queue() -> None:
     gate = Gate(1)
     await gate.acquire()
@@ -78,7 +78,7 @@ async def test_cancelled_waiter_leaves_the_queue() -> None:
     await gate.acquire()
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_permit_of_a_waiter_cancelled_at_release_goes_to_the_next() -> None:
     gate = Gate(1)
     await gate.acquire()
@@ -92,7 +92,7 @@ async def test_permit_of_a_waiter_cancelled_at_release_goes_to_the_next() -> Non
 
 
 @pytest.mark.parametrize("limit", [3, Adaptive(start=3)], ids=["fixed", "adaptive"])
-@run_in_virtual_time
+@in_virtual_time
 async def test_retry_after_pauses_all_callers(limit: int | Adaptive) -> None:
     gate, started = Gate(limit), list[float]()
     await gate.acquire()
@@ -103,7 +103,7 @@ async def test_retry_after_pauses_all_callers(limit: int | Adaptive) -> None:
     assert started == [5.0] * 6
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_waiter_can_be_cancelled_during_a_pause() -> None:
     gate = Gate(1)
     gate.refused(5.0)
@@ -115,7 +115,7 @@ async def test_waiter_can_be_cancelled_during_a_pause() -> None:
     assert now() == 5.0
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_fixed_limit_does_not_change() -> None:
     gate = Gate(7)
     for _ in range(50):
@@ -124,7 +124,7 @@ async def test_fixed_limit_does_not_change() -> None:
     assert gate.limit == 7
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_raised_limit_admits_waiters_at_once() -> None:
     gate, started = Gate(Adaptive(start=1)), list[float]()
     await gate.acquire()
@@ -135,7 +135,7 @@ async def test_raised_limit_admits_waiters_at_once() -> None:
     assert started == [1.0]
 
 
-@run_in_virtual_time
+@in_virtual_time
 async def test_adaptive_limit_of_another_gate_is_an_error() -> None:
     adaptive = Adaptive(start=1)
     await Gate(adaptive).acquire()
@@ -177,5 +177,5 @@ def test_no_permit_is_lost_or_duplicated_by_cancellation(limit: int, seed: int, 
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(gate.acquire(), 0.1)
 
-    virtually(main())
+    run_in_virtual_time(main())
     assert inside == 0

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.sockets import DONE, ask, complete, delta
-from support.whole_replies import STREAMED, WHOLE
+from support.sockets import DONE, complete, delta, open_stream
+from support.whole_replies import REPLIES, STREAMS
 
 from friendli_async import (
     APIStatusError,
@@ -99,7 +99,7 @@ BODIES: Final = [*(json.dumps(payload) for payload in PAYLOADS), *TEXTS]
 
 def feed_reader(kind: str, *events: bytes, with_content: bool = True) -> EventReader[Any]:
     """Returns a reader that was fed content of a valid stream, if `with_content`, and then these events."""
-    stream = STREAMED[kind]
+    stream = STREAMS[kind]
     reader = EventReader(stream.collector(), 1 << 20, 200, Headers([("x-request-id", "r")]))
     for name, value, paid in stream.events if with_content else ():
         if paid and kind != "audio" and not {"content_block", "message", "response"} & {path[0] for path in paid}:
@@ -110,7 +110,7 @@ def feed_reader(kind: str, *events: bytes, with_content: bool = True) -> EventRe
     return reader
 
 
-@pytest.mark.parametrize("kind", STREAMED)
+@pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("name", ["", "event: error\n"])
 @pytest.mark.parametrize("with_content", [False, True])
 def test_every_stream_raises_error_at_start_and_after_content(kind: str, name: str, with_content: bool) -> None:
@@ -122,9 +122,9 @@ def test_every_stream_raises_error_at_start_and_after_content(kind: str, name: s
         assert reader.failure.request_id == "r"
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("kind", REPLIES)
 def test_every_call_raises_error_in_successful_response(kind: str) -> None:
-    decoder = msgspec.json.Decoder(WHOLE[kind].kind)
+    decoder = msgspec.json.Decoder(REPLIES[kind].kind)
     for body in BODIES:
         if kind in {"text", "transcription"} and '"text"' in body:
             continue  # a valid response of these APIs
@@ -136,10 +136,10 @@ def test_every_call_raises_error_in_successful_response(kind: str) -> None:
 EVENTS: Final = f'event: x\ndata: {{"error": {{"message": "{MSG}", "code": 429}}}}\n\ndata: [DONE]\n\n'
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("kind", REPLIES)
 def test_every_call_raises_error_in_events(kind: str) -> None:
     with pytest.raises(RateLimitError, match=MSG):
-        decode_reply(EVENTS.encode(), msgspec.json.Decoder(WHOLE[kind].kind), 200, Headers())
+        decode_reply(EVENTS.encode(), msgspec.json.Decoder(REPLIES[kind].kind), 200, Headers())
 
 
 OTHER_FORMATS: Final = [
@@ -157,7 +157,7 @@ async def test_other_format_is_the_same_decode_error_for_calls_and_streams(
 ) -> None:
     server.enqueue(reply_of(page.encode("latin-1"), content_type=content_type))
     with pytest.raises(ResponseDecodeError) as caught:
-        await (ask(client).result() if streamed else complete(client))
+        await (open_stream(client).result() if streamed else complete(client))
     expected = f"the server answered with {message.format('an event stream' if streamed else 'JSON')}"
     assert str(caught.value).startswith(expected)
     assert caught.value.excerpt[1:] == page[1:]
@@ -210,13 +210,13 @@ async def test_malformed_reply_is_reported_as_such(server: FriendliServer, clien
 def test_error_class_is_derived_from_payload(payload: Any, status: int, kind: type[APIStatusError]) -> None:
     reader = feed_reader("chat", f"data: {json.dumps(payload)}\n\n".encode(), with_content=False)
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(WHOLE["chat"].kind), 200, Headers())
+        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(REPLIES["chat"].kind), 200, Headers())
     for error in (reader.failure, caught.value):
         assert isinstance(error, kind)
         assert error.status_code == status
 
 
-@pytest.mark.parametrize("kind", STREAMED)
+@pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("payload", [{"note": MSG}, {"text": MSG}, {"answer": MSG}, {"type": "quota", "message": MSG}])
 def test_unknown_event_is_the_error_of_an_unfinished_stream(kind: str, payload: Any) -> None:
     event = f"data: {json.dumps(payload)}\n\n".encode()
@@ -226,9 +226,9 @@ def test_unknown_event_is_the_error_of_an_unfinished_stream(kind: str, payload: 
         assert MSG in str(reader.failure)
 
 
-@pytest.mark.parametrize("kind", STREAMED)
+@pytest.mark.parametrize("kind", STREAMS)
 def test_unknown_events_are_delivered_if_the_stream_completes(kind: str) -> None:
-    stream = STREAMED[kind]
+    stream = STREAMS[kind]
     reader = EventReader(stream.collector(), 1 << 20, 200, Headers())
     reader.feed(b'event: note\ndata: {"note": "almost full"}\n\nevent: note\ndata: almost full\n\n')
     for name, value, _ in stream.events:
@@ -287,7 +287,7 @@ def test_untyped_call_raises_error_payloads(body: str) -> None:
 )
 def test_missing_content_is_a_decode_error(kind: str, reply: Any) -> None:
     with pytest.raises(ResponseDecodeError):
-        decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(WHOLE[kind].kind), 200, Headers())
+        decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(REPLIES[kind].kind), 200, Headers())
 
 
 @pytest.mark.parametrize(
@@ -304,22 +304,22 @@ def test_missing_content_is_a_decode_error(kind: str, reply: Any) -> None:
     ],
 )
 def test_empty_content_is_accepted(kind: str, reply: Any) -> None:
-    read: Any = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(WHOLE[kind].kind), 200, Headers())
+    read: Any = decode_reply(json.dumps(reply).encode(), msgspec.json.Decoder(REPLIES[kind].kind), 200, Headers())
     assert not (read.text if hasattr(read, "text") else read.data)
 
 
 def test_response_fields_beside_an_error_become_its_partial() -> None:
-    payload = {**WHOLE["chat"].value, "error": {"message": MSG}}
+    payload = {**REPLIES["chat"].value, "error": {"message": MSG}}
     with pytest.raises(APIStatusError) as caught:
-        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(WHOLE["chat"].kind), 200, Headers())
+        decode_reply(json.dumps(payload).encode(), msgspec.json.Decoder(REPLIES["chat"].kind), 200, Headers())
     partial = caught.value.partial
     assert partial is not None
     assert (partial.text, partial.reasoning, partial.usage and partial.usage.total_tokens) == ("paid", "why", 3)
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("kind", REPLIES)
 def test_error_beside_response_fields_is_raised(kind: str) -> None:
-    whole = WHOLE[kind]
+    whole = REPLIES[kind]
     with pytest.raises(APIStatusError) as caught:
         decode_reply(
             json.dumps({**whole.value, "error": MSG}).encode(), msgspec.json.Decoder(whole.kind), 200, Headers()
@@ -328,7 +328,7 @@ def test_error_beside_response_fields_is_raised(kind: str) -> None:
     assert "usage" not in whole.value or caught.value.partial is not None
 
 
-@pytest.mark.parametrize("kind", STREAMED)
+@pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize(
     "head",
     [
@@ -354,10 +354,10 @@ IGNORED_EVENTS: Final = [
 ]
 
 
-@pytest.mark.parametrize("kind", STREAMED)
+@pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("line_end", ["\n", "\r", "\r\n"])
 def test_heartbeats_do_not_affect_stream_content(kind: str, line_end: str) -> None:
-    stream = STREAMED[kind]
+    stream = STREAMS[kind]
     wire = [f"event: {name or ''}\ndata: {json.dumps(value)}\n\n" for name, value, _ in stream.events]
     events = len(wire)
     for ignored in IGNORED_EVENTS:

@@ -15,26 +15,26 @@ from typing import Any, Self
 
 import aiohttp
 import pytest
-from support.clock import Clock, turns, until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
+    FAST_RETRY,
     LAST_CHUNK,
-    QUICK,
     STREAM_HEAD,
     Conversation,
     RawServer,
-    ask,
     chunked,
     client_of,
     complete,
     completion,
     delta,
-    places_in_use,
+    open_stream,
     read,
     read_into,
     reply,
-    saying,
-    within,
+    serve_bytes,
+    slots_in_use,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -76,20 +76,20 @@ async def test_data_on_an_idle_connection_closes_it_and_is_discarded(streamed: b
             if not stray:
                 return  # closes the connection
             await conversation.send(stray)
-            await conversation.gone()
+            await conversation.wait_disconnected()
             return
         await conversation.send(reply(completion("second")))
         await conversation.request()
         await conversation.send(reply(completion("third")))
 
     async with RawServer(talk) as server, client_of(server.url) as client:
-        first = await read(ask(client)) if streamed else (await within(complete(client))).text
+        first = await read(open_stream(client)) if streamed else (await with_timeout(complete(client))).text
         assert first == ("streamed" if streamed else "first")
-        await until(lambda: _idle_connections(client) == 1)
+        await wait_until(lambda: _idle_connections(client) == 1)
         send_stray.set()
-        await until(lambda: _idle_connections(client) == 0)
-        assert (await within(complete(client))).text == "second"
-        assert (await within(complete(client))).text == "third"
+        await wait_until(lambda: _idle_connections(client) == 0)
+        assert (await with_timeout(complete(client))).text == "second"
+        assert (await with_timeout(complete(client))).text == "third"
         assert server.connections == 2
 
 
@@ -118,16 +118,16 @@ async def test_data_received_while_the_loop_is_blocked_is_discarded(stray: bytes
         serving = threading.Thread(target=serve)
         serving.start()
         async with client_of(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-            assert (await within(complete(client))).text == "first"
+            assert (await with_timeout(complete(client))).text == "first"
             send_stray.set()
             assert stray_sent.wait(5)  # blocks the loop
             if cancelled:
                 call = asyncio.ensure_future(complete(client))
-                await turns(1)
+                await run_loop_iterations(1)
                 call.cancel()
                 await asyncio.wait([call])
-                assert places_in_use(client) == 0
-            assert (await within(complete(client))).text == "second"
+                assert slots_in_use(client) == 0
+            assert (await with_timeout(complete(client))).text == "second"
         serving.join(5)
     assert late_requests == []
 
@@ -138,15 +138,15 @@ async def test_second_response_in_the_same_segment_is_discarded(streamed: bool) 
         await conversation.request()
         if conversation.number == 1:
             await conversation.send((WHOLE_STREAM if streamed else reply(completion("first"))) + STRAY)
-            await conversation.gone()
+            await conversation.wait_disconnected()
             return
         await conversation.send(reply(completion("second")))
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     async with RawServer(talk) as server, client_of(server.url) as client:
-        first = await read(ask(client)) if streamed else (await within(complete(client))).text
+        first = await read(open_stream(client)) if streamed else (await with_timeout(complete(client))).text
         assert first == ("streamed" if streamed else "first")
-        assert (await within(complete(client))).text == "second"
+        assert (await with_timeout(complete(client))).text == "second"
         assert server.connections == 2
 
 
@@ -157,7 +157,7 @@ async def _error_and_peak_memory(call: Awaitable[object]) -> tuple[FriendliError
     tracemalloc.start()
     try:
         with pytest.raises(FriendliError) as caught:
-            await within(call, 60)
+            await with_timeout(call, 60)
         return caught.value, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -177,10 +177,10 @@ async def test_endless_headers_are_an_error_within_bounded_memory(streamed: bool
         RawServer(lambda conversation: _send_endlessly(conversation, b"HTTP/1.1 200 OK\r\n", headers)) as server,
         client_of(server.url) as client,
     ):
-        error, peak = await _error_and_peak_memory(read(ask(client)) if streamed else complete(client))
+        error, peak = await _error_and_peak_memory(read(open_stream(client)) if streamed else complete(client))
         assert isinstance(error, APIConnectionError)
         assert peak < 16 * 1024 * 1024
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
 
 
 def _compressed_head(encoding: str) -> bytes:
@@ -215,7 +215,7 @@ async def test_endless_data_after_compressed_body_is_an_error_within_bounded_mem
         assert isinstance(error, ResponseDecodeError)
         assert "compressed reply is corrupt" in str(error)
         assert peak < 24 * 1024 * 1024
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
 
 
 @pytest.mark.parametrize("size", [1, 7, 40, 1_000_000])
@@ -223,8 +223,8 @@ async def test_gzip_members_are_concatenated_at_any_split(size: int) -> None:
     text = completion("two members")
     body = gzip.compress(text[:20]) + gzip.compress(b"") + gzip.compress(text[20:]) + b"\0" * 512
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
-    async with saying(_compressed_head("gzip"), *pieces) as server, client_of(server.url) as client:
-        assert (await within(complete(client))).text == "two members"
+    async with serve_bytes(_compressed_head("gzip"), *pieces) as server, client_of(server.url) as client:
+        assert (await with_timeout(complete(client))).text == "two members"
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------
@@ -278,9 +278,9 @@ async def test_invalid_certificate_is_a_connection_error_and_is_not_retried(
 ) -> None:
     server_tls = _expired(tmp_path) if days == "-1" else _certificate(tmp_path, name=name, days=days)
     tls = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem") if trusted else None)
-    async with TLSServer(server_tls) as server, client_of(server.url, retry=QUICK, ssl=tls) as client:
+    async with TLSServer(server_tls) as server, client_of(server.url, retry=FAST_RETRY, ssl=tls) as client:
         with pytest.raises(APIConnectionError) as caught:
-            await within(read(ask(client)) if streamed else complete(client))
+            await with_timeout(read(open_stream(client)) if streamed else complete(client))
     error = caught.value
     assert not error.sent
     assert reason in str(error)
@@ -300,7 +300,7 @@ async def test_unreadable_ca_path_is_named_in_the_certificate_error(
         client_of(server.url) as client,
     ):
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert f"({variable} names {tmp_path / file_name}, which cannot be read)" in str(caught.value)
 
 
@@ -354,11 +354,11 @@ def _expired(folder: Path) -> ssl.SSLContext:
 async def test_non_event_data_becomes_the_error_message(data: bytes, message: str, started: bool) -> None:
     content = [chunked(delta("a"))] if started else []
     async with (
-        saying(STREAM_HEAD, *content, chunked(data) + LAST_CHUNK) as server,
+        serve_bytes(STREAM_HEAD, *content, chunked(data) + LAST_CHUNK) as server,
         client_of(server.url) as client,
     ):
         with pytest.raises(FriendliError) as caught:
-            await read(ask(client))
+            await read(open_stream(client))
     assert message in str(caught.value)
 
 
@@ -366,16 +366,16 @@ async def test_error_event_fails_an_unfinished_stream() -> None:
     error_event = b'{"error": {"message": "no credits left", "code": 402}}\n\n'
     for end in (DONE, b""):
         body = chunked(delta("a") + error_event + end) + LAST_CHUNK
-        async with saying(STREAM_HEAD, body) as server, client_of(server.url) as client:
+        async with serve_bytes(STREAM_HEAD, body) as server, client_of(server.url) as client:
             seen: list[str] = []
             with pytest.raises(APIStatusError, match="402 no credits left") as caught:
-                await read_into(seen, ask(client))
+                await read_into(seen, open_stream(client))
             assert seen == ["a"]
             assert caught.value.partial is not None
             assert caught.value.partial.text == "a"
     body = chunked(delta("a", "stop") + error_event + DONE) + LAST_CHUNK
-    async with saying(STREAM_HEAD, body) as server, client_of(server.url) as client:
-        assert await read(ask(client)) == "a", "the finish reason came before the error"
+    async with serve_bytes(STREAM_HEAD, body) as server, client_of(server.url) as client:
+        assert await read(open_stream(client)) == "a", "the finish reason came before the error"
 
 
 @pytest.mark.parametrize(
@@ -388,17 +388,17 @@ async def test_error_event_fails_an_unfinished_stream() -> None:
     ],
 )
 async def test_other_content_type_than_event_stream_is_reported(kind: str, body: bytes, message: str) -> None:
-    async with saying(reply(body, kind=kind)) as server, client_of(server.url) as client:
+    async with serve_bytes(reply(body, kind=kind)) as server, client_of(server.url) as client:
         with pytest.raises(FriendliError) as caught:
-            await read(ask(client))
+            await read(open_stream(client))
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("broken", [b"zz\r\nnonsense\r\n", b"", b"5\r\nab", b"5\r\nabcdefgh\r\n"])
 async def test_framing_error_message_has_no_status(broken: bytes) -> None:
-    async with saying(STREAM_HEAD, chunked(delta("a")), broken) as server, client_of(server.url) as client:
+    async with serve_bytes(STREAM_HEAD, chunked(delta("a")), broken) as server, client_of(server.url) as client:
         with pytest.raises(StreamInterruptedError) as caught:
-            await read(ask(client))
+            await read(open_stream(client))
     assert "400" not in str(caught.value)
     assert "TransferEncodingError" not in str(caught.value)
 
@@ -409,9 +409,9 @@ async def test_framing_error_message_has_no_status(broken: bytes) -> None:
 async def test_duplicate_headers_use_longest_delay_and_first_id() -> None:
     headers = "Retry-After: 3\r\nRetry-After: 5\r\nX-Request-Id: one\r\nX-Request-Id: two\r\n"
     response = reply(b"{}", status="429 Too Many Requests", headers=headers)
-    async with saying(response) as server, client_of(server.url) as client:
+    async with serve_bytes(response) as server, client_of(server.url) as client:
         with pytest.raises(APIStatusError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert caught.value.retry_after == 5, "the longer delay wins"
     assert caught.value.request_id == "one"
     assert caught.value.meta is not None
@@ -439,17 +439,17 @@ async def test_error_of_a_custom_connector_is_a_connection_error(streamed: bool)
         client_of("http://api.invalid", session=session) as client,
     ):
         with pytest.raises(APIConnectionError, match="the socks server says no"):
-            await within(read(ask(client)) if streamed else complete(client))
-        assert places_in_use(client) == 0
+            await with_timeout(read(open_stream(client)) if streamed else complete(client))
+        assert slots_in_use(client) == 0
 
 
 # --- slots, proxies, a blocked loop ----------------------------------------------------------------------------------
 
 
 async def test_cancelled_or_timed_out_calls_leave_the_pool_queue(server: FriendliServer) -> None:
-    async with client_of(server.url, max_connections=1) as client, ask(client):
+    async with client_of(server.url, max_connections=1) as client, open_stream(client):
         waiting = [asyncio.create_task(complete(client)) for _ in range(100)]
-        await turns(5)
+        await run_loop_iterations(5)
         assert client.gauges().waiting == 100
         for task in waiting:
             task.cancel()
@@ -457,16 +457,19 @@ async def test_cancelled_or_timed_out_calls_leave_the_pool_queue(server: Friendl
         assert client.gauges().waiting == 0
         impatient = client.with_options(timeout=Timeouts(pool=0.001))
         with pytest.raises(APITimeoutError):
-            await within(complete(impatient))
+            await with_timeout(complete(impatient))
         assert client.gauges().waiting == 0
 
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden", "405 Method Not Allowed"])
 async def test_permanent_tunnel_failure_is_not_retried_and_names_the_proxy(status: str) -> None:
     response = reply(b"no", status=status, kind="text/plain")
-    async with saying(response) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+    async with (
+        serve_bytes(response) as proxy,
+        client_of("https://api.invalid", proxy=proxy.url, retry=FAST_RETRY) as client,
+    ):
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert proxy.url.removeprefix("http://") in str(caught.value)
     assert status in str(caught.value)
     assert not caught.value.sent
@@ -475,9 +478,12 @@ async def test_permanent_tunnel_failure_is_not_retried_and_names_the_proxy(statu
 
 async def test_temporary_tunnel_failure_is_retried() -> None:
     response = reply(b"no", status="503 Service Unavailable", kind="text/plain")
-    async with saying(response) as proxy, client_of("https://api.invalid", proxy=proxy.url, retry=QUICK) as client:
+    async with (
+        serve_bytes(response) as proxy,
+        client_of("https://api.invalid", proxy=proxy.url, retry=FAST_RETRY) as client,
+    ):
         with pytest.raises(APIConnectionError):
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert proxy.connections == 3
 
 
@@ -488,12 +494,12 @@ async def test_buffered_response_is_read_after_loop_was_blocked_past_timeout(
 ) -> None:
     limits: dict[str, float] = {limit: 10}
     async with client_of(remote.url, timeout=Timeouts(**limits)) as client:
-        call = asyncio.create_task(read(ask(client)) if streamed else complete(client))
-        await until(lambda: bool(remote.requests))
+        call = asyncio.create_task(read(open_stream(client)) if streamed else complete(client))
+        await wait_until(lambda: bool(remote.requests))
         while remote.requests[0].outcome == "open":
             time.sleep(0.001)  # noqa: ASYNC251  # blocks the loop on purpose
-        clock.leap(20)
-        assert await within(call)
+        clock.advance(20)
+        assert await with_timeout(call)
 
 
 async def test_buffered_event_is_read_after_loop_was_blocked_past_idle_timeout(clock: Clock) -> None:
@@ -504,31 +510,31 @@ async def test_buffered_event_is_read_after_loop_was_blocked_past_idle_timeout(c
         await conversation.send(STREAM_HEAD + chunked(delta("a")))
         await go.wait()
         await conversation.send(chunked(delta("b", "stop") + DONE) + LAST_CHUNK)
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     async with (
         RawServer(talk) as server,
         client_of(server.url, timeout=Timeouts(idle=10)) as client,
-        ask(client) as stream,
+        open_stream(client) as stream,
     ):
         assert (await anext(stream)).text == "a"
         reading = asyncio.create_task(anext(stream))
-        await turns(3)
+        await run_loop_iterations(3)
         go.set()
-        await turns(2)
-        clock.leap(20)  # as if the loop had been blocked for 20 s
-        assert (await within(reading)).text == "b"
+        await run_loop_iterations(2)
+        clock.advance(20)  # as if the loop had been blocked for 20 s
+        assert (await with_timeout(reading)).text == "b"
 
 
 async def test_calls_wait_for_a_connection_without_limit_by_default(server: FriendliServer, clock: Clock) -> None:
     async with client_of(server.url, max_connections=1) as client:
-        async with ask(client):
+        async with open_stream(client):
             waiting = [asyncio.create_task(complete(client)) for _ in range(20)]
-            await turns(5)
-            clock.leap(3600)
-            await turns(20)
+            await run_loop_iterations(5)
+            clock.advance(3600)
+            await run_loop_iterations(20)
             assert client.gauges().waiting == 20
-        assert all(reply.text for reply in await within(asyncio.gather(*waiting)))
+        assert all(reply.text for reply in await with_timeout(asyncio.gather(*waiting)))
 
 
 class ResettingConnector(aiohttp.TCPConnector):
@@ -544,5 +550,5 @@ async def test_connection_error_without_message_names_its_class() -> None:
         client_of("https://api.invalid", session=session) as client,
     ):
         with pytest.raises(APIConnectionError, match=r"could not connect: .*\[ConnectionResetError\]") as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert "None" not in str(caught.value)

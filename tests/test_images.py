@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.sockets import QUICK
+from support.sockets import FAST_RETRY
 
 from friendli_async import AsyncFriendli, ResponseDecodeError
 from friendli_async.images import GeneratedImage, ImageInput
@@ -24,7 +24,7 @@ async def iterate() -> AsyncIterator[bytes]:
 
 @pytest.fixture
 def client_options() -> dict[str, Any]:
-    return {"retry": QUICK}
+    return {"retry": FAST_RETRY}
 
 
 async def test_dedicated_returns_urls_or_images(server: FriendliServer, client: AsyncFriendli) -> None:

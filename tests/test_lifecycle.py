@@ -16,21 +16,21 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.clock import turns, until
+from support.clock import run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
+    FAST_RETRY,
     MESSAGES,
-    QUICK,
     TOKEN,
-    ask,
+    assert_no_leaks,
     client_of,
     client_sockets,
     complete,
-    deaf_port,
-    nothing_left,
-    places_in_use,
+    open_stream,
     read,
-    within,
+    slots_in_use,
+    unresponsive_port,
+    with_timeout,
 )
 
 import friendli_async
@@ -47,7 +47,7 @@ from friendli_async._core.net import pool as pool_module
 from friendli_async._core.observers import Observer
 from friendli_async.testing import FriendliServer, chunk, head, script, stall, status, text
 
-pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
+pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
 
 # --- event loops and threads -----------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def test_client_works_across_asyncio_runs(remote: FriendliServer) -> None:
     client = client_of(remote.url)
 
     async def main() -> str:
-        assert await read(ask(client))
+        assert await read(open_stream(client))
         return (await complete(client)).text
 
     assert len({asyncio.run(main()) for _ in range(3)}) == 1
@@ -72,7 +72,7 @@ def test_client_works_in_concurrent_event_loops(remote: FriendliServer) -> None:
     async def main() -> None:
         for _ in range(5):
             barrier.wait()
-            texts.append(await read(ask(client)))
+            texts.append(await read(open_stream(client)))
 
     threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(4)]
     for thread in threads:
@@ -90,7 +90,7 @@ def test_connection_limit_is_per_event_loop(remote: FriendliServer) -> None:
     opened, finished = threading.Event(), threading.Event()
 
     async def hold() -> None:
-        async with ask(client):
+        async with open_stream(client):
             opened.set()
             await asyncio.to_thread(finished.wait, 60)
 
@@ -109,11 +109,11 @@ def test_aclose_interrupts_streams_of_other_event_loops(remote: FriendliServer) 
     caught: list[BaseException] = []
 
     async def main() -> None:
-        async with ask(client) as stream:
+        async with open_stream(client) as stream:
             await anext(stream)
             reading.set()
             try:
-                await within(anext(stream))
+                await with_timeout(anext(stream))
             except BaseException as error:
                 caught.append(error)
 
@@ -131,11 +131,11 @@ def test_cancelled_aclose_still_interrupts_streams_of_other_event_loops(remote: 
     reading, interrupted = threading.Event(), threading.Event()
 
     async def elsewhere() -> None:
-        async with ask(client) as stream:
+        async with open_stream(client) as stream:
             await anext(stream)
             reading.set()
             with pytest.raises(StreamInterruptedError):
-                await within(anext(stream))
+                await with_timeout(anext(stream))
             interrupted.set()
 
     async def main() -> None:
@@ -167,7 +167,7 @@ def test_call_is_cancelled_if_its_event_loop_is_closed(
 
     async def main(client: AsyncFriendli) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(complete(client))
-        await until(lambda: bool(remote.requests))
+        await wait_until(lambda: bool(remote.requests))
         return task
 
     loop = asyncio.new_event_loop()
@@ -176,7 +176,7 @@ def test_call_is_cancelled_if_its_event_loop_is_closed(
     asyncio.run(client.aclose())
     del task, loop, client
     gc.collect()
-    assert recorder.told[-2:] == ["None GeneratorExit", "cancelled GeneratorExit"]
+    assert recorder.reported[-2:] == ["None GeneratorExit", "cancelled GeneratorExit"]
 
 
 def test_client_is_usable_after_a_stream_outlives_its_event_loop(remote: FriendliServer) -> None:
@@ -184,7 +184,7 @@ def test_client_is_usable_after_a_stream_outlives_its_event_loop(remote: Friendl
     remote.enqueue(script(chunk("a"), stall()))
 
     async def main() -> Any:
-        return await ask(client)
+        return await open_stream(client)
 
     stream = asyncio.run(main())
     del stream
@@ -589,7 +589,7 @@ async def test_client_in_a_reference_cycle_is_closed_silently(
     await asyncio.gather(*(complete(owner.client) for _ in range(4 if how == "several" else 1)))
     if how == "open stream":
         server.enqueue(script(chunk("a"), stall()))
-        stream = ask(owner.client)
+        stream = open_stream(owner.client)
         assert (await anext(stream)).text == "a"
         vars(owner)["stream"] = stream
         del stream
@@ -630,14 +630,14 @@ async def test_unclosed_client_is_silent_without_asyncgen_hooks(
 async def test_stream_keeps_its_client_alive(server: FriendliServer) -> None:
     server.enqueue(text("a", "b"))
     client = client_of(server.url)
-    stream = await ask(client)
+    stream = await open_stream(client)
     del client
     gc.collect()
     assert await read(stream) == "ab"
 
 
 async def test_call_keeps_its_client_alive(server: FriendliServer) -> None:
-    assert (await within(complete(client_of(server.url)))).text
+    assert (await with_timeout(complete(client_of(server.url)))).text
     await server.wait_for_connections(0)
 
 
@@ -649,11 +649,11 @@ async def test_aclose_is_idempotent_and_closed_client_rejects_calls(server: Frie
     await complete(client)
     await client.aclose()
     await client.aclose()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
     with pytest.raises(ConfigurationError, match="closed"):
         await complete(client)
     with pytest.raises(ConfigurationError, match="closed"):
-        await ask(client)
+        await open_stream(client)
     with pytest.raises(ConfigurationError, match="closed"):
         await client.__aenter__()
     with pytest.raises(ConfigurationError, match="closed"):
@@ -665,34 +665,34 @@ async def test_aclose_is_idempotent_and_closed_client_rejects_calls(server: Frie
 async def test_aclose_may_be_called_concurrently(server: FriendliServer) -> None:
     client = client_of(server.url)
     await complete(client)
-    assert await within(asyncio.gather(client.aclose(), client.aclose(), client.aclose())) == [None] * 3
-    await nothing_left(client, server)
+    assert await with_timeout(asyncio.gather(client.aclose(), client.aclose(), client.aclose())) == [None] * 3
+    await assert_no_leaks(client, server)
 
 
 async def test_aclose_interrupts_a_waiting_reader(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     client = client_of(server.url)
-    stream = await ask(client)
+    stream = await open_stream(client)
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
-    await turns(3)
+    await run_loop_iterations(3)
     await client.aclose()
     with pytest.raises(StreamInterruptedError) as caught:
-        await within(waiting)
+        await with_timeout(waiting)
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
     assert stream.outcome not in {"open", "done"}
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_aclose_ends_a_stream_that_is_not_being_read(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     client = client_of(server.url)
-    stream = await ask(client)
+    stream = await open_stream(client)
     await client.aclose()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
     with pytest.raises(StreamInterruptedError):
-        await within(stream.result())
+        await with_timeout(stream.result())
     assert stream.outcome not in {"open", "done"}
 
 
@@ -700,7 +700,7 @@ WAITS: dict[str, tuple[Any, dict[str, Any]]] = {
     "response head": (stall(), {}),
     "first event": (script(head(), stall()), {}),
     "error body": (script(head(), stall(), status=500), {}),
-    "next attempt": (status(503, retry_after=30), {"retry": QUICK}),
+    "next attempt": (status(503, retry_after=30), {"retry": FAST_RETRY}),
 }
 
 
@@ -710,41 +710,41 @@ async def test_aclose_aborts_a_waiting_call(server: FriendliServer, name: str, s
     answer, options = WAITS[name]
     server.always(answer)
     client = client_of(server.url, **options)
-    task = asyncio.create_task(ask(client).result() if streamed else complete(client))
+    task = asyncio.create_task(open_stream(client).result() if streamed else complete(client))
     await server.wait_for_requests(1)
     if name == "next attempt":
         await server.idle()
-    await turns(10)
+    await run_loop_iterations(10)
     assert not task.done()
     await client.aclose()
     with pytest.raises(FriendliError):
-        await within(task)
-    await nothing_left(client, server)
+        await with_timeout(task)
+    await assert_no_leaks(client, server)
     assert len(server.requests) == 1
 
 
 async def test_aclose_aborts_a_connecting_call() -> None:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         client = client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=None))
         task = asyncio.create_task(complete(client))
-        await turns(20)
+        await run_loop_iterations(20)
         await client.aclose()
         with pytest.raises(FriendliError):
-            await within(task)
-        assert places_in_use(client) == 0
+            await with_timeout(task)
+        assert slots_in_use(client) == 0
 
 
 async def test_aclose_aborts_a_call_queued_for_a_connection(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    client = client_of(server.url, max_connections=1, retry=QUICK)
-    async with ask(client):
+    client = client_of(server.url, max_connections=1, retry=FAST_RETRY)
+    async with open_stream(client):
         task = asyncio.create_task(complete(client))
-        await turns(5)
+        await run_loop_iterations(5)
         await client.aclose()
         with pytest.raises(APIConnectionError) as raised:
-            await within(task)
+            await with_timeout(task)
     assert not raised.value.sent
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
     assert len(server.requests) == 1
 
 
@@ -754,9 +754,9 @@ async def test_aclose_in_on_retry_stops_retries(server: FriendliServer) -> None:
     client = client_of(server.url, retry=policy)
     server.always(status(503))
     with pytest.raises(FriendliError):
-        await within(complete(client))
-    await within(asyncio.gather(*closing))
-    await nothing_left(client, server)
+        await with_timeout(complete(client))
+    await with_timeout(asyncio.gather(*closing))
+    await assert_no_leaks(client, server)
 
 
 # --- copies, sessions, pickling --------------------------------------------------------------------------------------
@@ -782,27 +782,27 @@ async def test_copy_outlives_the_original_client(server: FriendliServer) -> None
     copied = client_of(server.url).with_options(timeout=60)
     gc.collect()
     assert (await complete(copied)).text
-    assert await read(ask(copied))
+    assert await read(open_stream(copied))
 
 
 async def test_user_session_is_used_unchanged_and_never_closed(server: FriendliServer) -> None:
     async with aiohttp.ClientSession(headers={"X-Session": "yes"}) as session:
         client = client_of(server.url, session=session)
         assert (await complete(client)).text
-        async with ask(client) as stream:
+        async with open_stream(client) as stream:
             assert await read(stream)
         server.enqueue(script(chunk("a"), stall()))
-        stream = await ask(client)
+        stream = await open_stream(client)
         await client.aclose()
         assert not session.closed
         with pytest.raises(StreamInterruptedError):
-            await within(stream.result())
+            await with_timeout(stream.result())
         assert server.requests[0].headers["X-Session"] == "yes"
         async with session.post(server.url + "/serverless/v1/chat/completions", json={}) as again:
             assert again.status in {401, 422}
         del client
         gc.collect()
-        await turns(3)
+        await run_loop_iterations(3)
         assert not session.closed
 
 
@@ -833,12 +833,12 @@ PARTS: dict[str, Callable[[AsyncFriendli], object]] = {
     "call": lambda client: client.serverless.tool_assisted_chat_completion(
         tool_assisted_completion_request_body={"model": "m", "messages": MESSAGES}
     ),
-    "stream": ask,
-    "text": lambda client: ask(client).text(),
-    "reasoning": lambda client: ask(client).reasoning(),
-    "tool calls": lambda client: ask(client).tool_calls(),
-    "bytes": lambda client: ask(client).raw(),
-    "branch": lambda client: ask(client).tee(2)[0],
+    "stream": open_stream,
+    "text": lambda client: open_stream(client).text(),
+    "reasoning": lambda client: open_stream(client).reasoning(),
+    "tool calls": lambda client: open_stream(client).tool_calls(),
+    "bytes": lambda client: open_stream(client).raw(),
+    "branch": lambda client: open_stream(client).tee(2)[0],
     "run": lambda client: client.serverless.chat.run(model="m", messages=MESSAGES, tools=[]),
     "value stream": lambda client: client.serverless.chat.parse_stream(dict[str, int], model="m", messages=MESSAGES),
     "snapshots": lambda client: client.serverless.chat.parse_stream(

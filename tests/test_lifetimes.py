@@ -12,23 +12,23 @@ from typing import Any, Self
 
 import msgspec
 import pytest
-from support.clock import turns, until
+from support.clock import run_loop_iterations, wait_until
 from support.sockets import (
     LAST_CHUNK,
     MESSAGES,
     STREAM_HEAD,
     Conversation,
     RawServer,
-    ask,
     chunked,
     client_of,
     complete,
     completion,
     delta,
-    places_in_use,
+    open_stream,
     reply,
+    slots_in_use,
     sse,
-    within,
+    with_timeout,
 )
 
 from friendli_async import AsyncFriendli, FriendliError, RetryPolicy
@@ -118,7 +118,7 @@ class ScriptedServer(RawServer):
                 await conversation.send(response)
                 if b"event-stream" not in response or response.endswith(LAST_CHUNK):
                     continue
-            await conversation.gone()
+            await conversation.wait_disconnected()
             self.ended += 1
             return
 
@@ -157,28 +157,28 @@ Ending = Callable[[AsyncFriendli], Awaitable[object]]
 
 
 async def break_out_of_loop(client: AsyncFriendli) -> None:
-    async for _ in ask(client):
+    async for _ in open_stream(client):
         break
 
 
 async def break_out_of_text_view(client: AsyncFriendli) -> None:
-    async for _ in ask(client).text():
+    async for _ in open_stream(client).text():
         break
 
 
 async def delete_stream(client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     await anext(stream)
     del stream
 
 
 async def await_stream_and_drop_it(client: AsyncFriendli) -> None:
-    await ask(client)
+    await open_stream(client)
 
 
 async def finish_task(client: AsyncFriendli) -> object:
     async def once() -> str:
-        stream = ask(client)
+        stream = open_stream(client)
         return (await anext(stream)).text
 
     task = asyncio.create_task(once())
@@ -199,7 +199,7 @@ async def cancel_reading_task(client: AsyncFriendli) -> object:
     reached = asyncio.Event()
 
     async def read() -> None:
-        stream = ask(client)
+        stream = open_stream(client)
         async for _ in stream:
             reached.set()
 
@@ -210,7 +210,7 @@ async def cancel_task_in_loop_body(client: AsyncFriendli) -> object:
     reached = asyncio.Event()
 
     async def work() -> None:
-        async for _ in ask(client):
+        async for _ in open_stream(client):
             reached.set()
             await asyncio.Event().wait()
 
@@ -221,7 +221,7 @@ async def cancel_task_in_async_with(client: AsyncFriendli) -> object:
     reached = asyncio.Event()
 
     async def work() -> None:
-        async with ask(client) as stream:
+        async with open_stream(client) as stream:
             async for _ in stream:
                 reached.set()
                 await asyncio.Event().wait()
@@ -230,7 +230,7 @@ async def cancel_task_in_async_with(client: AsyncFriendli) -> object:
 
 
 async def close_stream(client: AsyncFriendli) -> object:
-    stream = ask(client)
+    stream = open_stream(client)
     await anext(stream)
     await stream.aclose()
     return None
@@ -239,7 +239,7 @@ async def close_stream(client: AsyncFriendli) -> object:
 async def raise_in_loop_body(client: AsyncFriendli) -> object:
     kept: list[object] = []
     try:
-        async for _ in ask(client):
+        async for _ in open_stream(client):
             raise ValueError("the user's own")
     except ValueError as error:
         kept.append(error)
@@ -249,7 +249,7 @@ async def raise_in_loop_body(client: AsyncFriendli) -> object:
 async def raise_in_async_with(client: AsyncFriendli) -> object:
     kept: list[object] = []
     try:
-        async with ask(client):
+        async with open_stream(client):
             raise ValueError("the user's own")
     except ValueError as error:
         kept.append(error)
@@ -287,13 +287,13 @@ async def test_ended_stream_is_released_after_any_attempts(
         retry = RetryPolicy(initial=0.0, max_wait=0.0, on_retry=server.start_listening)
     async with server, client_of(server.url, retry=retry, max_connections=1, observers=observers) as client:
         if history == "dead pooled connection":
-            assert (await within(complete(client))).text == "first"
-        kept = await within(ending(client))
-        assert places_in_use(client) == 0
-        await until(lambda: server.ended == 1)
-        assert (await within(complete(client))).text == "next"
+            assert (await with_timeout(complete(client))).text == "first"
+        kept = await with_timeout(ending(client))
+        assert slots_in_use(client) == 0
+        await wait_until(lambda: server.ended == 1)
+        assert (await with_timeout(complete(client))).text == "next"
         if kept is None or (isinstance(kept, asyncio.Task) and not kept.cancelled()):
-            await turns(20)
+            await run_loop_iterations(20)
             assert live_objects() - before == Counter()
 
 
@@ -352,14 +352,14 @@ Opener = Callable[[AsyncFriendli], Any]
 """Makes the object to iterate over."""
 
 ITERABLES: dict[str, tuple[bytes, Opener]] = {
-    "text": (TEXT, lambda client: ask(client).text()),
-    "reasoning": (REASONING, lambda client: ask(client).reasoning()),
-    "tool calls": (TOOL_CALLS, lambda client: ask(client).tool_calls()),
-    "bytes": (TEXT, lambda client: ask(client).raw()),
-    "stop_when": (TEXT, lambda client: ask(client).stop_when(lambda text: "never" in text)),
-    "text with stop_when": (TEXT, lambda client: ask(client).stop_when(event=lambda event: False).text()),
-    "branch": (TEXT, lambda client: ask(client).tee(2)[0]),
-    "branch text": (TEXT, lambda client: ask(client).tee(2)[1].text()),
+    "text": (TEXT, lambda client: open_stream(client).text()),
+    "reasoning": (REASONING, lambda client: open_stream(client).reasoning()),
+    "tool calls": (TOOL_CALLS, lambda client: open_stream(client).tool_calls()),
+    "bytes": (TEXT, lambda client: open_stream(client).raw()),
+    "stop_when": (TEXT, lambda client: open_stream(client).stop_when(lambda text: "never" in text)),
+    "text with stop_when": (TEXT, lambda client: open_stream(client).stop_when(event=lambda event: False).text()),
+    "branch": (TEXT, lambda client: open_stream(client).tee(2)[0]),
+    "branch text": (TEXT, lambda client: open_stream(client).tee(2)[1].text()),
     "parse_stream": (ITEMS, parsed),
     "parse_stream snapshots": (ITEMS, lambda client: parsed(client).snapshots()),
     "parse_stream items": (ITEMS, lambda client: parsed(client).items("rows", of=list[int])),
@@ -427,13 +427,13 @@ async def test_ended_iterable_is_released(name: str, history: str, leave: Any) -
     server = ScriptedServer(*HISTORIES[history], stream, reply(completion("next")))
     retry = RetryPolicy(max_attempts=4, initial=0.0, max_wait=0.0)
     async with server, client_of(server.url, retry=retry, max_connections=1) as client:
-        kept = await within(leave(opener, client))
-        await turns(3)  # a run's task ends in the next iterations of the event loop
-        assert places_in_use(client) == 0
-        await until(lambda: server.ended == 1)
-        assert (await within(complete(client))).text == "next"
+        kept = await with_timeout(leave(opener, client))
+        await run_loop_iterations(3)  # a run's task ends in the next iterations of the event loop
+        assert slots_in_use(client) == 0
+        await wait_until(lambda: server.ended == 1)
+        assert (await with_timeout(complete(client))).text == "next"
         if kept is None or not kept.cancelled():
-            await turns(20)
+            await run_loop_iterations(20)
             assert live_objects() - before == Counter()
 
 
@@ -444,7 +444,7 @@ FAILED = reply(b'{"error": {"message": "overloaded"}}')
 
 FAILING: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
     "a plain call": complete,
-    "a stream that fails to open": lambda client: ask(client).__aenter__(),
+    "a stream that fails to open": lambda client: open_stream(client).__aenter__(),
     "a warm-up": lambda client: client.warm_up(2),
 }
 
@@ -461,17 +461,17 @@ async def test_handled_error_is_freed(failing: str, unused_tcp_port: int) -> Non
     async with ScriptedServer(FAILED) as server:
         url = f"http://127.0.0.1:{unused_tcp_port}" if failing == "a warm-up" else server.url
         async with client_of(url) as client:
-            error = await within(handle(client))
-            await turns(20)
+            error = await with_timeout(handle(client))
+            await run_loop_iterations(20)
             assert error() is None
 
 
 # --- relayed streams -------------------------------------------------------------------------------------------------
 
 RESPONSES: dict[str, Callable[[AsyncFriendli], SSEResponse]] = {
-    "bytes": lambda client: SSEResponse(ask(client)),
-    "encoded": lambda client: SSEResponse(ask(client), encode=lambda chunk: chunk.text),
-    "pings": lambda client: SSEResponse(ask(client), heartbeat=0.001),
+    "bytes": lambda client: SSEResponse(open_stream(client)),
+    "encoded": lambda client: SSEResponse(open_stream(client), encode=lambda chunk: chunk.text),
+    "pings": lambda client: SSEResponse(open_stream(client), heartbeat=0.001),
     "messages": lambda client: SSEResponse(client.serverless.messages.stream(model="m", messages=MESSAGES)),
 }
 
@@ -532,9 +532,9 @@ async def test_relayed_response_is_released(name: str, history: str, end: Any) -
     server = ScriptedServer(*HISTORIES[history], stream, reply(completion("next")))
     retry = RetryPolicy(max_attempts=4, initial=0.0, max_wait=0.0)
     async with server, client_of(server.url, retry=retry, max_connections=1) as client:
-        await within(end(RESPONSES[name](client)))
-        assert places_in_use(client) == 0
-        await until(lambda: server.ended == 1)
-        assert (await within(complete(client))).text == "next"
-        await turns(20)
+        await with_timeout(end(RESPONSES[name](client)))
+        assert slots_in_use(client) == 0
+        await wait_until(lambda: server.ended == 1)
+        assert (await with_timeout(complete(client))).text == "next"
+        await run_loop_iterations(20)
         assert live_objects() - before == Counter()

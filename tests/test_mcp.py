@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.sockets import within
+from support.sockets import with_timeout
 
 from friendli_async import AsyncFriendli
 from friendli_async.integrations.mcp import MCPTool, mcp_tools
@@ -76,7 +76,7 @@ async def test_tools_of_all_pages_are_listed(session: type[OldSession]) -> None:
 
 async def test_repeated_page_is_rejected() -> None:
     with pytest.raises(ValueError, match="the same page of tools repeatedly"):
-        await within(mcp_tools(OldSession(["add"], ["sub"], repeat_last_page=True)))
+        await with_timeout(mcp_tools(OldSession(["add"], ["sub"], repeat_last_page=True)))
 
 
 @pytest.mark.parametrize("names", [["add"], []], ids=["tools", "empty pages"])
@@ -87,7 +87,7 @@ async def test_endless_pages_are_rejected(names: list[str]) -> None:
             return SimpleNamespace(tools=page.tools, nextCursor=str(len(self.cursors)))
 
     with pytest.raises(ValueError, match="does not end"):
-        await within(mcp_tools(Endless(names)))
+        await with_timeout(mcp_tools(Endless(names)))
 
 
 async def test_colliding_tool_names_are_made_unique(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -213,7 +213,7 @@ async def test_model_calls_tools_of_real_server(client: AsyncFriendli, server: F
 
         good = [("add", {"a": 1, "b": 2}), ("add", {"a": 30, "b": 4})]
         server.enqueue(tool_calls(*good, ("boom", {}), ("add", {"a": "x"})))
-        result = await within(client.serverless.chat.run(model="m", messages=HELLO, tools=tools).result())
+        result = await with_timeout(client.serverless.chat.run(model="m", messages=HELLO, tools=tools).result())
         messages: Any = result.messages
         contents = [message["content"] for message in messages if message["role"] == "tool"]
         assert contents[:2] == ["3", "34"]
@@ -221,7 +221,7 @@ async def test_model_calls_tools_of_real_server(client: AsyncFriendli, server: F
         assert result.reply.text.startswith("The tool says: 3, 34, Error: ")
 
         await _leave_run_during_tool_call(client, server, tools)
-        assert await within(tools[0].run('{"a": 5, "b": 2}')) == "7"  # the session still works
+        assert await with_timeout(tools[0].run('{"a": 5, "b": 2}')) == "7"  # the session still works
 
 
 async def _leave_run_during_tool_call(client: AsyncFriendli, server: FriendliServer, tools: list[MCPTool]) -> None:

@@ -15,19 +15,19 @@ from support.messages import (
     STREAMED,
     TEXT,
     WHOLE,
-    adds,
-    ask,
-    begins,
-    ends,
+    block_delta,
+    block_start,
+    block_stop,
+    json_delta,
+    message_delta,
     named,
+    open_stream,
     read,
-    says,
     start,
-    stops,
+    text_delta,
     unnamed,
-    writes,
 )
-from support.sockets import nothing_left, within
+from support.sockets import assert_no_leaks, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -146,7 +146,7 @@ async def test_streamed_events_accumulate_to_the_non_streamed_reply(
     server: FriendliServer, client: AsyncFriendli, form: Any
 ) -> None:
     server.enqueue(script(*form(STREAMED)), json_body(WHOLE))
-    stream = ask(client)
+    stream = open_stream(client)
     events = await read(stream)
     assert [type(each) for each in events[:3]] == [MessageStart, ContentBlockStart, ContentBlockDelta]
     assert events[4] == ContentBlockDelta(index=0, delta=SignatureDelta("sig"))
@@ -169,34 +169,46 @@ async def test_streamed_events_accumulate_to_the_non_streamed_reply(
 
 async def test_result_reads_the_whole_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT)))
-    stream = ask(client)
-    assert (await within(stream.result())).text == "Hello"
+    stream = open_stream(client)
+    assert (await with_timeout(stream.result())).text == "Hello"
     assert stream.outcome == "done"
-    await nothing_left(client, server, connections=1)
+    await assert_no_leaks(client, server, connections=1)
 
 
 async def test_text_and_reasoning_views_yield_only_their_deltas(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(STREAMED)), script(*named(STREAMED)))
-    assert [text async for text in ask(client).text()] == ["Let me ", "see."]
-    assert [text async for text in ask(client).reasoning()] == ["H", "mm"]
+    assert [text async for text in open_stream(client).text()] == ["Let me ", "see."]
+    assert [text async for text in open_stream(client).reasoning()] == ["H", "mm"]
 
 
 async def test_text_in_content_block_start_is_included(server: FriendliServer, client: AsyncFriendli) -> None:
-    thinking = begins({"type": "thinking", "thinking": "Hm"})
-    events = [start(), thinking, begins({"type": "text", "text": "He"}, 1), says("llo", 1), ends(), STOP]
+    thinking = block_start({"type": "thinking", "thinking": "Hm"})
+    events = [
+        start(),
+        thinking,
+        block_start({"type": "text", "text": "He"}, 1),
+        text_delta("llo", 1),
+        message_delta(),
+        STOP,
+    ]
     server.enqueue(*[script(*named(events)) for _ in range(3)])
-    result = await ask(client).result()
+    result = await open_stream(client).result()
     assert (result.text, result.reasoning) == ("Hello", "Hm")
-    assert "".join([text async for text in ask(client).text()]) == "Hello"
-    assert "".join([text async for text in ask(client).reasoning()]) == "Hm"
+    assert "".join([text async for text in open_stream(client).text()]) == "Hello"
+    assert "".join([text async for text in open_stream(client).reasoning()]) == "Hm"
 
 
 async def test_usage_is_updated_by_events_and_null_counts_are_ignored(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    events = [*SHORT[:-2], ends(output_tokens=3, input_tokens=None), ends(output_tokens=8, input_tokens=6), STOP]
+    events = [
+        *SHORT[:-2],
+        message_delta(output_tokens=3, input_tokens=None),
+        message_delta(output_tokens=8, input_tokens=6),
+        STOP,
+    ]
     server.enqueue(script(*named(events)))
-    stream = ask(client)
+    stream = open_stream(client)
     seen = [stream.usage]
     async with stream:
         seen.append(stream.usage)
@@ -214,17 +226,35 @@ DIALECTS: Final[dict[str, list[Payload]]] = {
     "wrong event name": [event(each, name="message") for each in SHORT],
     "[DONE] sentinel": [*named(SHORT), done()],
     "[DONE] without message_stop": [*unnamed(SHORT[:-1]), done()],
-    "no content_block_start": named([start(), says("Hel"), says("lo"), ends(), STOP]),
+    "no content_block_start": named([start(), text_delta("Hel"), text_delta("lo"), message_delta(), STOP]),
     "reused index": named(
-        [start(), begins(TEXT), says("Hel"), stops(), begins(TEXT), says("lo"), stops(), ends(), STOP]
+        [
+            start(),
+            block_start(TEXT),
+            text_delta("Hel"),
+            block_stop(),
+            block_start(TEXT),
+            text_delta("lo"),
+            block_stop(),
+            message_delta(),
+            STOP,
+        ]
     ),
     "index as string": [event(each | {"index": "0"} if "index" in each else each) for each in SHORT],
     "no index": [event({k: v for k, v in each.items() if k != "index"}) for each in SHORT],
-    "content in message_start": named([start(content=[{"type": "text", "text": "Hello"}]), ends(), STOP]),
-    "nulls": named([start(), begins({"type": "text", "text": None}), says("Hello"), {**ends(), "usage": None}, STOP]),
+    "content in message_start": named([start(content=[{"type": "text", "text": "Hello"}]), message_delta(), STOP]),
+    "nulls": named(
+        [
+            start(),
+            block_start({"type": "text", "text": None}),
+            text_delta("Hello"),
+            {**message_delta(), "usage": None},
+            STOP,
+        ]
+    ),
     "extra fields": named([{**each, "new": {"x": [1]}} for each in SHORT]),
     "CRLF": [raw("".join(f"event: {x['type']}\r\ndata: {json.dumps(x)}\r\n\r\n" for x in SHORT).encode())],
-    "events after message_stop": [*named(SHORT), *named([says("!"), {"type": "later"}]), event("{nope")],
+    "events after message_stop": [*named(SHORT), *named([text_delta("!"), {"type": "later"}]), event("{nope")],
     "error after message_stop": [raw("".join(f"data: {json.dumps(x)}\n\n" for x in [*SHORT, {"error": "x"}]).encode())],
 }
 
@@ -236,25 +266,25 @@ async def test_dialects_yield_the_same_text(
 ) -> None:
     steps = DIALECTS[name]
     server.enqueue(script(*[step if size is None else split(step, size) for step in steps]))
-    stream = ask(client)
-    result = await within(stream.result())
+    stream = open_stream(client)
+    result = await with_timeout(stream.result())
     assert (result.text, stream.outcome) == ("Hello", "done")
     assert result.stop_reason == "end_turn"
 
 
 async def test_surrogate_pair_split_across_deltas_is_joined(server: FriendliServer, client: AsyncFriendli) -> None:
-    events = [start(), begins(TEXT), says("\ud83d"), says("\ude00"), ends(), STOP]
+    events = [start(), block_start(TEXT), text_delta("\ud83d"), text_delta("\ude00"), message_delta(), STOP]
     server.enqueue(script(*named(events)), script(*named(events)))
-    assert (await ask(client).result()).text == "\U0001f600"
-    assert [text async for text in ask(client).text()] == ["\U0001f600"]
+    assert (await open_stream(client).result()).text == "\U0001f600"
+    assert [text async for text in open_stream(client).text()] == ["\U0001f600"]
 
 
 # --- unknown types ---------------------------------------------------------------------------------------------------
 
 UNKNOWN: Final[dict[str, JSON]] = {
     "event": {"type": "content_block_rated", "stars": 5},
-    "delta": adds({"type": "citations_delta", "citation": {"title": "x"}}),
-    "block": begins({"type": "hologram", "data": "x"}, 1),
+    "delta": block_delta({"type": "citations_delta", "citation": {"title": "x"}}),
+    "block": block_start({"type": "hologram", "data": "x"}, 1),
 }
 
 
@@ -264,7 +294,7 @@ async def test_unknown_types_become_unknown_events_and_the_stream_continues(
     server: FriendliServer, client: AsyncFriendli, name: str, form: Any
 ) -> None:
     server.enqueue(script(*form([*SHORT[:4], UNKNOWN[name], *SHORT[4:]])))
-    stream = ask(client)
+    stream = open_stream(client)
     events = await read(stream)
     assert events[4] == UnknownEvent(UNKNOWN[name]["type"], UNKNOWN[name])
     assert len(events) == len(SHORT) + 1
@@ -275,14 +305,22 @@ async def test_unknown_event_without_type_is_identified_by_its_name(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(*named(SHORT[:3]), event({"stars": 5}, name="rated"), *named(SHORT[3:])))
-    assert (await read(ask(client)))[3] == UnknownEvent("rated", {"stars": 5})
+    assert (await read(open_stream(client)))[3] == UnknownEvent("rated", {"stars": 5})
 
 
 async def test_unknown_block_type_is_accumulated_in_order(server: FriendliServer, client: AsyncFriendli) -> None:
     block = {"type": "server_tool_use", "id": "x", "name": "search", "input": {}}
-    events = [start(), begins(block), writes('{"q": 1}'), begins(TEXT, 1), says("Hello", 1), ends(), STOP]
+    events = [
+        start(),
+        block_start(block),
+        json_delta('{"q": 1}'),
+        block_start(TEXT, 1),
+        text_delta("Hello", 1),
+        message_delta(),
+        STOP,
+    ]
     server.enqueue(script(*named(events)))
-    result = await ask(client).result()
+    result = await open_stream(client).result()
     assert result.content == ({**block, "input": {"q": 1}}, TextBlock("Hello"))
 
 
@@ -291,15 +329,24 @@ async def test_unknown_block_with_any_index_type_is_kept_apart_from_text(
     server: FriendliServer, client: AsyncFriendli, index: Any
 ) -> None:
     block = {"type": "hologram", "data": "x"}
-    events = [start(), begins(TEXT), says("Hel"), begins(block, index), says("!", index), says("lo"), ends(), STOP]
+    events = [
+        start(),
+        block_start(TEXT),
+        text_delta("Hel"),
+        block_start(block, index),
+        text_delta("!", index),
+        text_delta("lo"),
+        message_delta(),
+        STOP,
+    ]
     server.enqueue(script(*named(events)))
-    result = await ask(client).result()
+    result = await open_stream(client).result()
     assert result.content == (TextBlock("Hello"), {**block, "text": "!"})
 
 
 async def test_unknown_stop_reason_is_kept(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(*named([*SHORT[:-2], ends("pause_turn"), STOP])))
-    assert (await ask(client).result()).stop_reason == "pause_turn"
+    server.enqueue(script(*named([*SHORT[:-2], message_delta("pause_turn"), STOP])))
+    assert (await open_stream(client).result()).stop_reason == "pause_turn"
 
 
 # --- tool arguments --------------------------------------------------------------------------------------------------
@@ -321,15 +368,21 @@ async def test_unknown_stop_reason_is_kept(server: FriendliServer, client: Async
 async def test_arguments_are_parsed_or_kept_as_raw_text(
     server: FriendliServer, client: AsyncFriendli, initial: JSON, deltas: list[str], expected: object
 ) -> None:
-    events = [start(), begins({**CALL, "input": initial}), *map(writes, deltas), ends("max_tokens"), STOP]
+    events = [
+        start(),
+        block_start({**CALL, "input": initial}),
+        *map(json_delta, deltas),
+        message_delta("max_tokens"),
+        STOP,
+    ]
     server.enqueue(script(*named(events)))
-    [block] = (await ask(client).result()).content
+    [block] = (await open_stream(client).result()).content
     assert block == ToolUseBlock(id="tu_1", name="weather", input=expected)
 
 
 async def test_tool_use_and_thinking_without_block_start_are_kept(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    thinking = adds({"type": "thinking_delta", "thinking": "Hm"}, 1)
-    server.enqueue(script(*named([start(), writes('{"a": 1}'), thinking, ends(), STOP])))
-    assert (await ask(client).result()).content == (ToolUseBlock(input={"a": 1}), ThinkingBlock("Hm"))
+    thinking = block_delta({"type": "thinking_delta", "thinking": "Hm"}, 1)
+    server.enqueue(script(*named([start(), json_delta('{"a": 1}'), thinking, message_delta(), STOP])))
+    assert (await open_stream(client).result()).content == (ToolUseBlock(input={"a": 1}), ThinkingBlock("Hm"))

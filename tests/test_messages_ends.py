@@ -5,8 +5,21 @@ from typing import Final
 import pytest
 from aioresponses import aioresponses
 from support.engine import LONG, MODEL
-from support.messages import CALL, HI, JSON, SHORT, STREAMED, WHOLE, ask, begins, failure, named, read, unnamed
-from support.sockets import QUICK, client_of, places_in_use, within
+from support.messages import (
+    CALL,
+    HI,
+    JSON,
+    SHORT,
+    STREAMED,
+    WHOLE,
+    block_start,
+    failure,
+    named,
+    open_stream,
+    read,
+    unnamed,
+)
+from support.sockets import FAST_RETRY, client_of, slots_in_use, with_timeout
 
 from friendli_async import (
     APIStatusError,
@@ -49,17 +62,17 @@ async def test_message_stop_ends_the_stream_while_the_connection_stays_open(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(*named(SHORT), stall()), script(*named(SHORT), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     assert len(await read(stream)) == len(SHORT)
     assert stream.outcome == "done"
-    assert (await within(ask(client).result())).text == "Hello"
+    assert (await with_timeout(open_stream(client).result())).text == "Hello"
 
 
 async def test_missing_message_stop_raises_interrupted_with_partial(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(*named(STREAMED[:13])))
-    stream = ask(client)
+    stream = open_stream(client)
     error = await failure(stream, StreamInterruptedError)
     assert stream.outcome == "truncated"
     partial: Partial = error.partial
@@ -74,26 +87,28 @@ async def test_missing_message_stop_raises_interrupted_with_partial(
 
 
 async def test_partial_has_tool_arguments_of_content_block_start(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(*named([begins({**CALL, "input": {"city": "Rome"}})])), script(*named([begins(CALL)])))
-    error = await failure(ask(client), StreamInterruptedError)
+    server.enqueue(
+        script(*named([block_start({**CALL, "input": {"city": "Rome"}})])), script(*named([block_start(CALL)]))
+    )
+    error = await failure(open_stream(client), StreamInterruptedError)
     assert error.partial.tool_calls[0].function.arguments == '{"city": "Rome"}'
-    error = await failure(ask(client), StreamInterruptedError)
+    error = await failure(open_stream(client), StreamInterruptedError)
     assert error.partial.tool_calls[0].function.arguments == ""
     assert error.partial.usage is None
 
 
 async def test_stop_reason_alone_does_not_end_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT[:-1])))
-    error = await failure(ask(client), StreamInterruptedError)
+    error = await failure(open_stream(client), StreamInterruptedError)
     assert error.partial.text == "Hello"
 
 
 async def test_reset_interrupts_only_before_message_stop(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT[:3]), reset()), script(*named(SHORT), reset()))
-    error = await failure(ask(client), StreamInterruptedError)
+    error = await failure(open_stream(client), StreamInterruptedError)
     assert error.partial.text == "Hel"
     assert error.partial.usage.prompt_tokens == 5
-    assert (await ask(client).result()).text == "Hello"
+    assert (await open_stream(client).result()).text == "Hello"
 
 
 OVERLOADED: Final[JSON] = {"type": "error", "error": {"type": "overloaded_error", "message": "too busy"}}
@@ -104,7 +119,7 @@ async def test_error_event_raises_the_class_of_its_type(
     server: FriendliServer, client: AsyncFriendli, name: str | None
 ) -> None:
     server.enqueue(script(*named(SHORT[:3]), event(OVERLOADED, name=name), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     error = await failure(stream, InternalServerError)
     assert (error.status_code, error.type, error.message) == (503, "overloaded_error", "too busy")
     assert error.meta.status == 200
@@ -120,14 +135,14 @@ async def test_error_event_of_unknown_type_raises_status_error(
     server: FriendliServer, client: AsyncFriendli, data: JSON
 ) -> None:
     server.enqueue(script(*unnamed(SHORT[:3]), event(data)))
-    error = await failure(ask(client), APIStatusError)
+    error = await failure(open_stream(client), APIStatusError)
     assert error.message == "oh"
 
 
 async def test_overload_in_first_event_is_retried(server: FriendliServer) -> None:
     server.enqueue(script(error_event(OVERLOADED)), script(*named(SHORT)))
-    async with client_of(server.url, retry=QUICK) as client:
-        stream = ask(client)
+    async with client_of(server.url, retry=FAST_RETRY) as client:
+        stream = open_stream(client)
         assert (await stream.result()).text == "Hello"
         assert len(stream.meta.attempts) == 2
 
@@ -140,7 +155,7 @@ async def test_422_error_has_type_message_and_request_id(mock_http: aioresponses
         with pytest.raises(UnprocessableEntityError) as plain:
             await client.serverless.messages.create(model="m", messages=HI)
         with pytest.raises(UnprocessableEntityError) as streamed:
-            await ask(client).result()
+            await open_stream(client).result()
     for error in (plain.value, streamed.value):
         assert (error.type, error.message) == ("invalid_request_error", "max_tokens: too large")
         assert error.request_id == "r9"
@@ -163,7 +178,7 @@ async def test_malformed_event_raises_decode_error_after_valid_events(
     server: FriendliServer, client: AsyncFriendli, data: object, name: str | None
 ) -> None:
     server.enqueue(script(*named(SHORT[:3]), event(data, name=name), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     error = await failure(stream, ResponseDecodeError)
     assert error.partial.text == "Hel"
     assert error.excerpt
@@ -173,18 +188,18 @@ async def test_malformed_event_raises_decode_error_after_valid_events(
 async def test_events_without_known_content_are_skipped(server: FriendliServer, client: AsyncFriendli) -> None:
     skipped = [event({}), event("text", name="rated"), event({"type": None}), event({"type": 5})]
     server.enqueue(script(*named(SHORT[:3]), *skipped, *named(SHORT[3:])))
-    assert len(await read(ask(client))) == len(SHORT)
+    assert len(await read(open_stream(client))) == len(SHORT)
 
 
 async def test_leaving_the_context_closes_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(SHORT[:3]), stall()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         async for each in stream:
             if isinstance(each, ContentBlockDelta):
                 break
     assert stream.outcome == "cancelled"
-    assert await within(server.requests[0].disconnected())
-    assert places_in_use(client) == 0
+    assert await with_timeout(server.requests[0].disconnected())
+    assert slots_in_use(client) == 0
     with pytest.raises(StreamInterruptedError) as raised:
         await stream.result()
     assert raised.value.partial is not None
@@ -193,7 +208,7 @@ async def test_leaving_the_context_closes_the_stream(server: FriendliServer, cli
 
 async def test_non_streamed_call_is_retried_after_503(server: FriendliServer) -> None:
     server.enqueue(status(503), json_body(WHOLE))
-    async with client_of(server.url, retry=QUICK) as client:
+    async with client_of(server.url, retry=FAST_RETRY) as client:
         assert (await client.serverless.messages.create(model="m", messages=HI)).text
 
 
@@ -237,7 +252,7 @@ async def test_replies_structs_and_dicts_are_accepted_as_input(server: FriendliS
 
 async def test_streamed_result_is_accepted_as_input(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*named(STREAMED)), json_body(WHOLE))
-    first = await ask(client).result()
+    first = await open_stream(client).result()
     await client.serverless.messages.create(model="m", messages=[*HI, first])
     assert server.requests[1].json_object["messages"][1]["content"] == WHOLE["content"]
 
@@ -326,7 +341,7 @@ async def test_container_omits_model_if_none(server: FriendliServer, client: Asy
 
 async def test_embedded_server_answers_plain_and_streamed(client: AsyncFriendli) -> None:
     plain = await client.serverless.messages.create(model="m", messages=HI, max_tokens=20)
-    stream = ask(client, max_tokens=20)
+    stream = open_stream(client, max_tokens=20)
     events = await read(stream)
     result = await stream.result()
     assert plain.text

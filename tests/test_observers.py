@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from support.clock import Clock, turns, until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.recorder import Recorder
-from support.sockets import MESSAGES, QUICK, ask, client_of, complete, nothing_left, read, within
+from support.sockets import FAST_RETRY, MESSAGES, assert_no_leaks, client_of, complete, open_stream, read, with_timeout
 
 from friendli_async import (
     APIConnectionError,
@@ -52,9 +52,9 @@ from friendli_async.testing import (
 )
 from friendli_async.testing import drop as connection_drop
 
-pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
+pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
-OPENED: Final = ["call", "attempt 1", "connected", "first event", "200 good"]
+OPENED: Final = ["call", "attempt 1", "connected", "first event", "200 ok"]
 OVERLOADED: Final = {"message": "overloaded", "type": "overloaded_error", "code": 503}
 
 
@@ -65,7 +65,7 @@ def seen() -> Recorder:
 
 @pytest.fixture
 def client_options(seen: Recorder) -> dict[str, Any]:
-    return {"observers": [seen], "retry": QUICK}
+    return {"observers": [seen], "retry": FAST_RETRY}
 
 
 # --- non-streamed calls ----------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def client_options(seen: Recorder) -> dict[str, Any]:
 async def test_successful_call(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(text("hello"))
     await complete(client)
-    assert seen.told == ["call", "attempt 1", "connected", "200 good", "done"]
+    assert seen.reported == ["call", "attempt 1", "connected", "200 ok", "done"]
 
 
 async def test_call_that_succeeds_after_retries(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
@@ -82,7 +82,7 @@ async def test_call_that_succeeds_after_retries(client: AsyncFriendli, server: F
     await complete(client)
     first = ["attempt 1", "connected", "503 InternalServerError, wait 0"]
     second = ["attempt 2", "connected", "429 RateLimitError, wait 0"]
-    assert seen.told == ["call", *first, *second, "attempt 3", "connected", "200 good", "done"]
+    assert seen.reported == ["call", *first, *second, "attempt 3", "connected", "200 ok", "done"]
     assert [event.attempt for event in seen.events] == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
     reused = [event.reused for event in seen.events if isinstance(event, Connected)]
     assert reused == [False, True, True]
@@ -94,7 +94,7 @@ async def test_dead_pooled_connection_is_replaced_within_the_attempt(
     server.enqueue(text("one"), connection_drop(), text("two"))
     await complete(client.with_options(observers=[]))
     assert (await complete(client)).text == "two"
-    assert seen.told == ["call", "attempt 1", "connected", "connected", "200 good", "done"]
+    assert seen.reported == ["call", "attempt 1", "connected", "connected", "200 ok", "done"]
     assert [event.reused for event in seen.events if isinstance(event, Connected)] == [True, False]
 
 
@@ -103,7 +103,7 @@ async def test_call_that_fails_in_every_attempt(client: AsyncFriendli, server: F
     with pytest.raises(InternalServerError):
         await complete(client)
     waited = "503 InternalServerError, wait 0"
-    assert seen.told == [
+    assert seen.reported == [
         *("call", "attempt 1", "connected", waited, "attempt 2", "connected", waited),
         *("attempt 3", "connected", "503 InternalServerError", "failed InternalServerError"),
     ]
@@ -113,14 +113,14 @@ async def test_call_with_non_retryable_status(client: AsyncFriendli, server: Fri
     server.enqueue(status(400))
     with pytest.raises(BadRequestError):
         await complete(client)
-    assert seen.told == ["call", "attempt 1", "connected", "400 BadRequestError", "failed BadRequestError"]
+    assert seen.reported == ["call", "attempt 1", "connected", "400 BadRequestError", "failed BadRequestError"]
 
 
 async def test_call_with_refused_connection(seen: Recorder, unused_tcp_port: int) -> None:
     async with client_of(f"http://127.0.0.1:{unused_tcp_port}", observers=[seen]) as client:
         with pytest.raises(APIConnectionError):
             await complete(client)
-    assert seen.told == ["call", "attempt 1", "None APIConnectionError", "failed APIConnectionError"]
+    assert seen.reported == ["call", "attempt 1", "None APIConnectionError", "failed APIConnectionError"]
 
 
 async def test_calls_that_fail_before_sending(seen: Recorder, server: FriendliServer) -> None:
@@ -134,7 +134,7 @@ async def test_calls_that_fail_before_sending(seen: Recorder, server: FriendliSe
             await complete(client.with_options(token=token))
     with pytest.raises(ConfigurationError, match="closed"):
         await complete(client)
-    assert seen.told == [
+    assert seen.reported == [
         *("call", "attempt 1", "None ConfigurationError", "failed ConfigurationError"),
         *("call", "attempt 1", "None LookupError", "failed LookupError"),
         *("call", "failed ConfigurationError"),
@@ -149,7 +149,7 @@ async def test_attempt_failing_before_send_does_not_repeat_previous_attempt_ende
     server.enqueue(status(429))
     with pytest.raises(ConfigurationError):
         await complete(client.with_options(token=lambda: next(tokens, "bad\n")))
-    assert seen.told == [
+    assert seen.reported == [
         *("call", "attempt 1", "connected", "429 RateLimitError, wait 0"),
         *("attempt 2", "None ConfigurationError", "failed ConfigurationError"),
     ]
@@ -164,34 +164,34 @@ async def test_call_cancelled_while_waiting_for_reply(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert seen.told == ["call", "attempt 1", "connected", "None CancelledError", "cancelled CancelledError"]
+    assert seen.reported == ["call", "attempt 1", "connected", "None CancelledError", "cancelled CancelledError"]
 
 
 async def test_call_cancelled_between_attempts(server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(status(429, retry_after=30))
     async with client_of(server.url, observers=[seen], retry=RetryPolicy(initial=0)) as client:
         task = asyncio.ensure_future(complete(client))
-        await until(lambda: "attempt_ended" in seen.methods)
+        await wait_until(lambda: "attempt_ended" in seen.methods)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert seen.told == [
+    assert seen.reported == [
         *("call", "attempt 1", "connected", "429 RateLimitError, wait 30", "cancelled CancelledError"),
     ]
 
 
 async def test_call_cancelled_while_queued_for_a_connection(server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with client_of(server.url, max_connections=1) as client, ask(client):
+    async with client_of(server.url, max_connections=1) as client, open_stream(client):
         task = asyncio.ensure_future(complete(client.with_options(observers=[seen])))
-        await until(lambda: client.gauges().waiting == 1)
+        await wait_until(lambda: client.gauges().waiting == 1)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await until(lambda: loop.time() > began)  # uvloop's clock has a resolution of 1 ms
+        await wait_until(lambda: loop.time() > began)  # uvloop's clock has a resolution of 1 ms
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert seen.told == ["call", "attempt 1", "None CancelledError", "cancelled CancelledError"]
+    assert seen.reported == ["call", "attempt 1", "None CancelledError", "cancelled CancelledError"]
     assert seen.end.timing.queued > 0
 
 
@@ -201,8 +201,8 @@ async def test_call_whose_client_is_closed(client: AsyncFriendli, server: Friend
     await server.wait_for_requests()
     await client.aclose()
     with pytest.raises(APIConnectionError):
-        await within(task)
-    assert seen.told == ["call", "attempt 1", "connected", "None APIConnectionError", "failed APIConnectionError"]
+        await with_timeout(task)
+    assert seen.reported == ["call", "attempt 1", "connected", "None APIConnectionError", "failed APIConnectionError"]
 
 
 async def test_wait_is_the_delay_before_the_next_attempt(server: FriendliServer, seen: Recorder) -> None:
@@ -239,13 +239,13 @@ async def test_failed_wake_reports_end_of_the_preceding_attempt(
 
 async def test_stream_read_to_its_end(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(chunk("hel"), chunk("lo"), finish("stop"), usage(3, 2), done()))
-    stream = ask(client)
-    assert seen.told == []  # the call starts with the first use
+    stream = open_stream(client)
+    assert seen.reported == []  # the call starts with the first use
     async with stream:
-        assert seen.told == OPENED
+        assert seen.reported == OPENED
         assert await read(stream) == "hello"
-        assert seen.told == [*OPENED, "done"]
-    assert seen.told == [*OPENED, "done"]
+        assert seen.reported == [*OPENED, "done"]
+    assert seen.reported == [*OPENED, "done"]
     assert seen.end.usage == stream.usage
     assert seen.end.usage is not None
     assert seen.end.usage.completion_tokens == 2
@@ -257,11 +257,11 @@ async def test_stream_read_to_its_end(client: AsyncFriendli, server: FriendliSer
 
 async def test_stream_with_several_attempts(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(status(503), script(error_data(OVERLOADED)), script(chunk("a"), finish(), done()))
-    assert await read(ask(client)) == "a"
-    assert seen.told == [
+    assert await read(open_stream(client)) == "a"
+    assert seen.reported == [
         *("call", "attempt 1", "connected", "503 InternalServerError, wait 0"),
         *("attempt 2", "connected", "200 InternalServerError, wait 0"),
-        *("attempt 3", "connected", "first event", "200 good", "done"),
+        *("attempt 3", "connected", "first event", "200 ok", "done"),
     ]
 
 
@@ -283,7 +283,7 @@ async def close(stream: ChatStream) -> None:
 async def cancel_read(stream: ChatStream) -> None:
     await anext(stream)
     task = asyncio.ensure_future(anext(stream))
-    await until(lambda: stream._waiting)
+    await wait_until(lambda: stream._waiting)
     task.cancel()
     await asyncio.wait([task])
 
@@ -291,7 +291,7 @@ async def cancel_read(stream: ChatStream) -> None:
 async def close_during_read(stream: ChatStream) -> None:
     await anext(stream)
     task = asyncio.ensure_future(anext(stream))
-    await until(lambda: stream._waiting)
+    await wait_until(lambda: stream._waiting)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError):
         await task
@@ -319,58 +319,58 @@ async def test_opened_stream_ends_exactly_once(
     answer, use, options, expected = ENDS[name]
     server.enqueue(answer)
     with suppress(FriendliError):
-        await within(use(ask(client.with_options(**options))))  # type: ignore[arg-type]  # one table of options for all cases
+        await with_timeout(use(open_stream(client.with_options(**options))))  # type: ignore[arg-type]  # one table of options for all cases
     gc.collect()
-    assert seen.told == [*OPENED, expected]
+    assert seen.reported == [*OPENED, expected]
     assert seen.end.timing.events == 1
-    await nothing_left(client, server, connections=None)
-    assert seen.told == [*OPENED, expected]
+    await assert_no_leaks(client, server, connections=None)
+    assert seen.reported == [*OPENED, expected]
 
 
 async def test_stream_ended_by_total_timeout(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, clock: Clock
 ) -> None:
     server.enqueue(STALLED)
-    stream = await ask(client.with_options(timeout=Timeouts(total=5)))
-    clock.leap(5.0)
+    stream = await open_stream(client.with_options(timeout=Timeouts(total=5)))
+    clock.advance(5.0)
     with pytest.raises(FriendliError):
         await read(stream)
-    assert seen.told == [*OPENED, "failed APITimeoutError"]
+    assert seen.reported == [*OPENED, "failed APITimeoutError"]
 
 
 async def test_error_does_not_end_a_stream_twice(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(chunk("a"), cut()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         for _ in range(3):
             with pytest.raises(StreamInterruptedError):
                 await stream.result()
         await stream.aclose()
-    assert seen.told == [*OPENED, "truncated StreamInterruptedError"]
+    assert seen.reported == [*OPENED, "truncated StreamInterruptedError"]
 
 
 async def test_stream_cancelled_while_opening(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     server.enqueue(script(head(), stall()))
-    task = asyncio.ensure_future(anext(ask(client)))
+    task = asyncio.ensure_future(anext(open_stream(client)))
     await server.wait_for_requests()
-    await until(lambda: client.gauges().in_use == 1)
-    await turns(50)
+    await wait_until(lambda: client.gauges().in_use == 1)
+    await run_loop_iterations(50)
     task.cancel()
     await asyncio.wait([task])
-    assert seen.told == ["call", "attempt 1", "connected", "200 CancelledError", "cancelled CancelledError"]
+    assert seen.reported == ["call", "attempt 1", "connected", "200 CancelledError", "cancelled CancelledError"]
 
 
 async def test_stream_closed_while_opening_has_outcome_cancelled(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(stall())
-    stream = ask(client)
+    stream = open_stream(client)
     task = asyncio.ensure_future(anext(stream))
     await server.wait_for_requests()
     await stream.aclose()
     await asyncio.wait([task])
     assert stream.outcome == "cancelled"
     assert seen.end.outcome == "cancelled"
-    assert seen.told[:3] == ["call", "attempt 1", "connected"]
+    assert seen.reported[:3] == ["call", "attempt 1", "connected"]
 
 
 async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: FriendliServer) -> None:
@@ -379,7 +379,7 @@ async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: Friendl
     remote.enqueue(script(chunk("a"), stall()))
 
     async def main() -> ChatStream:
-        return await ask(client)
+        return await open_stream(client)
 
     def run_in_own_loop() -> None:
         stream = asyncio.run(main())
@@ -387,13 +387,13 @@ async def test_stream_outliving_its_event_loop_ends_when_dropped(remote: Friendl
         gc.collect()
 
     await asyncio.to_thread(run_in_own_loop)
-    assert seen.told == [*OPENED, "cancelled StreamInterruptedError"]
+    assert seen.reported == [*OPENED, "cancelled StreamInterruptedError"]
 
 
 async def test_unused_stream_emits_no_events(client: AsyncFriendli, seen: Recorder) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     await stream.aclose()
-    assert seen.told == []
+    assert seen.reported == []
 
 
 # --- event fields ----------------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ async def test_events_of_one_call_share_a_unique_call_id(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder
 ) -> None:
     server.enqueue(status(503), status(429))
-    await asyncio.gather(*(complete(client) for _ in range(5)), *(read(ask(client)) for _ in range(5)))
+    await asyncio.gather(*(complete(client) for _ in range(5)), *(read(open_stream(client)) for _ in range(5)))
     by_call: dict[int, list[CallEvent]] = {}
     for event in seen.events:
         by_call.setdefault(event.call_id, []).append(event)
@@ -497,7 +497,7 @@ async def test_events_contain_no_token_header_or_body(server: FriendliServer, se
         server_url=server.url,
         headers={"X-Own": "hush-header"},
         observers=[seen],
-        retry=QUICK,
+        retry=FAST_RETRY,
     ) as client:
         messages = [{"role": "user", "content": "hush-prompt"}]
         query = {"q": "hush-query"}
@@ -533,12 +533,12 @@ async def test_failing_observer_is_logged_once_and_still_called(
 ) -> None:
     failing = FailingObserver(error)
     server.enqueue(status(503), text("hello"))
-    async with client_of(server.url, observers=[failing, seen], retry=QUICK) as client:
+    async with client_of(server.url, observers=[failing, seen], retry=FAST_RETRY) as client:
         with caplog.at_level(logging.ERROR, logger="friendli_async"):
             assert (await complete(client)).text == "hello"
-            assert await read(ask(client))
-    assert failing.told == seen.told
-    assert len(failing.told) > 10
+            assert await read(open_stream(client))
+    assert failing.reported == seen.reported
+    assert len(failing.reported) > 10
     assert len(caplog.records) == 1
     assert "no good observer" in caplog.text
 
@@ -568,17 +568,17 @@ def test_base_exception_in_observer_leaves_nothing_open(
     observer: Any = type("Observer", (), {method: staticmethod(end)})()
     remote.always(script(chunk("a"), stall()) if method in {"first_event", "attempt_ended"} and streamed else text("a"))
     with asyncio.Runner() as runner:
-        client = client_of(remote.url, max_connections=1, retry=QUICK)
+        client = client_of(remote.url, max_connections=1, retry=FAST_RETRY)
         observed = client.with_options(observers=[observer])
         if streamed or method != "first_event":
             with pytest.raises(kind):
-                runner.run(within(read(ask(observed)) if streamed else complete(observed)))
+                runner.run(with_timeout(read(open_stream(observed)) if streamed else complete(observed)))
         remote.always(text("next"))
 
         async def call_again() -> None:
             # A complete stream releases its connection at the end of the response body.
-            await until(lambda: client.gauges().in_use == client.gauges().calls_in_flight == 0)
-            assert (await within(complete(client))).text == "next"
+            await wait_until(lambda: client.gauges().in_use == client.gauges().calls_in_flight == 0)
+            assert (await with_timeout(complete(client))).text == "next"
             await client.aclose()
 
         runner.run(call_again())
@@ -595,7 +595,7 @@ async def test_observer_may_define_any_subset_of_methods(server: FriendliServer)
     ends, silent = OnlyEnds(), object()
     async with client_of(server.url, observers=[ends, silent]) as client:
         await complete(client)
-        await read(ask(client))
+        await read(open_stream(client))
     assert ends.outcomes == ["done", "done"]
 
 
@@ -611,9 +611,9 @@ async def test_nothing_is_reported_without_observers(server: FriendliServer, mon
     monkeypatch.setattr(observers.Observers, "notify", lambda *args, **kwargs: called.append(args))
     monkeypatch.setattr(call, "CallReporter", lambda *args, **kwargs: called.append(args))
     server.enqueue(status(503))
-    async with client_of(server.url, retry=QUICK) as client:
+    async with client_of(server.url, retry=FAST_RETRY) as client:
         await complete(client)
-        await read(ask(client))
+        await read(open_stream(client))
         await complete(client.with_options(observers=[]))
     assert called == []
 
@@ -621,13 +621,13 @@ async def test_nothing_is_reported_without_observers(server: FriendliServer, mon
 async def test_with_options_replaces_observers(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
     other = Recorder()
     await complete(client.with_options(observers=[other]))
-    assert (seen.told, len(other.told)) == ([], 5)
+    assert (seen.reported, len(other.reported)) == ([], 5)
     await complete(client.with_options(observers=[]))
     await complete(client.with_options(timeout=30))
-    assert (len(seen.told), len(other.told)) == (5, 5)
+    assert (len(seen.reported), len(other.reported)) == (5, 5)
     both = client.with_options(observers=[seen, other])
     await complete(both)
-    assert (len(seen.told), len(other.told)) == (10, 10)
+    assert (len(seen.reported), len(other.reported)) == (10, 10)
 
 
 class AsyncObserver:
@@ -670,7 +670,7 @@ async def test_call_ended_has_response_id_model_and_status(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, streamed: bool
 ) -> None:
     server.enqueue(text("hello"))
-    reply = await (ask(client).result() if streamed else complete(client))
+    reply = await (open_stream(client).result() if streamed else complete(client))
     assert (seen.end.status, seen.end.response_id, seen.end.response_model) == (200, reply.id, reply.model)
 
 
@@ -679,7 +679,7 @@ async def test_call_ended_has_status_of_error_event(
 ) -> None:
     server.enqueue(script(chunk("a"), error_data(OVERLOADED)))
     with pytest.raises(InternalServerError):
-        await read(ask(client))
+        await read(open_stream(client))
     assert (seen.end.status, seen.end.error) == (503, "InternalServerError")
 
 
@@ -690,9 +690,9 @@ async def test_content_is_sent_only_to_observers_with_call_content(
     server.enqueue(text("hello"), text("hello"), script(chunk("hel"), cut()), status(400))
     watched = client.with_options(observers=[seen, content_recorder])
     await complete(watched)
-    await read(ask(watched))
+    await read(open_stream(watched))
     with pytest.raises(StreamInterruptedError):
-        await read(ask(watched))
+        await read(open_stream(watched))
     with pytest.raises(BadRequestError):
         await complete(watched)
     contents = [event for event in content_recorder.events if isinstance(event, CallContent)]

@@ -10,15 +10,15 @@ import pytest
 from support.sockets import (
     DONE,
     STREAM_HEAD,
-    ask,
     chunked,
     client_of,
     complete,
     completion,
     delta,
+    open_stream,
     read,
-    saying,
-    within,
+    serve_bytes,
+    with_timeout,
 )
 
 from friendli_async import AsyncFriendli, StreamInterruptedError
@@ -67,9 +67,9 @@ async def test_non_string_finish_reason_does_not_end_the_stream(
 ) -> None:
     choice = {"index": 0, "delta": {"content": "a"}, "finish_reason": reason}
     server.enqueue(script(event({"choices": [choice]})))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(StreamInterruptedError) as caught:
-        await within(stream.result())
+        await with_timeout(stream.result())
     assert stream.outcome == "truncated"
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
@@ -78,7 +78,7 @@ async def test_non_string_finish_reason_does_not_end_the_stream(
 async def test_choices_with_invalid_indexes_are_not_merged(server: FriendliServer, client: AsyncFriendli) -> None:
     choices = [{"index": name, "delta": {"content": name}} for name in ("a", "b")]
     server.enqueue(script(event({"choices": choices}), done()))
-    reply = await within(ask(client, n=2).result())
+    reply = await with_timeout(open_stream(client, n=2).result())
     assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b")]
 
 
@@ -97,8 +97,8 @@ async def test_mislabelled_stream_is_detected_with_split_first_bytes() -> None:
     head = STREAM_HEAD.replace(b"text/event-stream", b"application/json")
     whole = delta("a", "stop") + b"data: [DONE]\n\n"
     chunks = [chunked(whole[:2]), chunked(whole[2:9]), chunked(whole[9:]), b"0\r\n\r\n"]
-    async with saying(head, *chunks) as server, client_of(server.url) as client:
-        assert await read(ask(client)) == "a"
+    async with serve_bytes(head, *chunks) as server, client_of(server.url) as client:
+        assert await read(open_stream(client)) == "a"
 
 
 CONTENT_TYPES = [
@@ -114,7 +114,7 @@ async def test_stream_is_detected_regardless_of_content_type(
     server: FriendliServer, client: AsyncFriendli, kind: str, before: bytes
 ) -> None:
     server.enqueue(body(before + delta("a", "stop") + DONE, content_type=kind))
-    assert await read(ask(client)) == "a"
+    assert await read(open_stream(client)) == "a"
 
 
 @pytest.mark.parametrize("name", UNCOMPRESSED)
@@ -125,19 +125,19 @@ async def test_content_encodings_that_mean_uncompressed_are_accepted(
     server.enqueue(body(completion(), content_type="application/json", headers=labelled))
     server.enqueue(body(delta("a", "stop") + DONE, content_type="text/event-stream", headers=labelled))
     assert (await complete(client)).text == "whole"
-    assert await read(ask(client)) == "a"
+    assert await read(open_stream(client)) == "a"
 
 
 async def test_read_after_a_cancelled_read_raises_interrupted_with_partial(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(event({"choices": [{"index": 0, "delta": {"content": "a"}}]}), stall()))
-    stream = ask(client)
-    assert (await within(anext(stream))).text == "a"
+    stream = open_stream(client)
+    assert (await with_timeout(anext(stream))).text == "a"
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(anext(stream), 0.01)
     with pytest.raises(StreamInterruptedError) as caught:
-        await within(anext(stream))
+        await with_timeout(anext(stream))
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
     assert stream.outcome == "cancelled"
@@ -150,7 +150,7 @@ async def test_reasoning_after_finish_reason_means_the_choice_is_unfinished(
     reasoning = {"index": 0, "delta": {"reasoning_content": "hm"}}
     server.enqueue(script(event({"choices": [finished]}), event({"choices": [reasoning]})))
     with pytest.raises(StreamInterruptedError):
-        await within(ask(client).result())
+        await with_timeout(open_stream(client).result())
 
 
 async def test_call_ended_has_usage_of_non_streamed_call(server: FriendliServer, client: AsyncFriendli) -> None:
@@ -171,7 +171,7 @@ async def test_raw_contains_fields_without_attribute(server: FriendliServer, cli
     reply = await complete(client)
     assert reply.raw == whole
     with pytest.raises(AttributeError, match="as one reply"):
-        _ = (await ask(client).result()).raw
+        _ = (await open_stream(client).result()).raw
 
 
 DETAILS = [
@@ -185,7 +185,7 @@ MERGED_DETAILS = ({"type": "reasoning.text", "index": 0, "text": "Let me think."
 async def test_reasoning_details_accumulate_and_are_sent_back(server: FriendliServer, client: AsyncFriendli) -> None:
     events = [event({"choices": [{"index": 0, "delta": {"reasoning_details": [detail]}}]}) for detail in DETAILS]
     server.enqueue(script(*events, event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}), done()))
-    stream = ask(client)
+    stream = open_stream(client)
     assert [text async for text in stream.reasoning()] == ["Let me ", "think."]
     reply = await stream.result()
     assert reply.reasoning == "Let me think."

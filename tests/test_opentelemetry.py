@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import support.messages
 import support.responses
-from support.sockets import MESSAGES, QUICK, ask, client_of, complete, read, within
+from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, open_stream, read, with_timeout
 
 from friendli_async import AsyncFriendli, ChatStream, FriendliError, RateLimitError, Timeouts
 from friendli_async.embeddings import Embedding, EmbeddingList
@@ -105,7 +105,7 @@ def seen() -> Iterator[InMemoryTelemetry]:
 
 @pytest.fixture
 def client_options(seen: InMemoryTelemetry) -> dict[str, Any]:
-    return {"observers": [seen.telemetry], "retry": QUICK}
+    return {"observers": [seen.telemetry], "retry": FAST_RETRY}
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -195,7 +195,7 @@ async def test_stream_is_one_span_for_every_outcome(
     answer, use, options, expected = ENDS[name]
     server.enqueue(answer)
     with suppress(FriendliError):
-        await within(use(ask(client.with_options(**options))))
+        await with_timeout(use(open_stream(client.with_options(**options))))
     gc.collect()
     assert_chat_span(seen.span, request_model="m")
     recorded = attributes(seen.span)
@@ -267,7 +267,7 @@ async def test_concurrent_calls_have_separate_parent_spans(client: AsyncFriendli
             if number % 2:
                 await complete(client)
             else:
-                await read(ask(client))
+                await read(open_stream(client))
 
     await asyncio.gather(*(one(number) for number in range(20)))
     callers = {span.context.span_id: span for span in seen.spans if span.name.startswith("caller")}
@@ -297,7 +297,7 @@ async def test_call_in_another_thread_has_that_threads_span_as_parent(
 
 async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFriendli, seen: InMemoryTelemetry) -> None:
     tracer = seen.tracers.get_tracer("test")
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         async for _ in stream:
             with tracer.start_as_current_span("between"):
                 pass
@@ -347,7 +347,7 @@ async def test_metrics_follow_the_conventions(
     client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
 ) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), finish("stop"), usage(11, 2)), status(400))
-    await read(ask(client))
+    await read(open_stream(client))
     with pytest.raises(FriendliError):
         await complete(client)
     metrics = seen.metrics()
@@ -372,7 +372,7 @@ async def test_metrics_follow_the_conventions(
 async def test_metrics_use_old_names_on_request(server: FriendliServer) -> None:
     seen = InMemoryTelemetry(names="old")
     async with client_of(server.url, observers=[seen.telemetry]) as client:
-        await read(ask(client))
+        await read(open_stream(client))
     metrics = seen.metrics()
     assert sorted(metrics) == [
         "gen_ai.client.operation.duration",
@@ -433,7 +433,7 @@ async def test_truncated_stream_records_partial_content(server: FriendliServer) 
     server.enqueue(script(chunk("Fi"), cut()))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         with pytest.raises(FriendliError):
-            await read(ask(client))
+            await read(open_stream(client))
     [message] = json.loads(attributes(seen.span)["gen_ai.output.messages"])
     assert message == {"role": "assistant", "parts": [{"type": "text", "content": "Fi"}], "finish_reason": "error"}
 
@@ -518,7 +518,7 @@ async def test_truncated_stream_records_reasoning_and_tool_calls(server: Friendl
     server.enqueue(script(chunk(reasoning="Hm"), chunk(tool_calls=[call]), cut()))
     async with client_of(server.url, observers=[seen.telemetry]) as client:
         with pytest.raises(FriendliError):
-            await read(ask(client))
+            await read(open_stream(client))
     [message] = json.loads(attributes(seen.span)["gen_ai.output.messages"])
     assert message["parts"] == [
         {"type": "reasoning", "content": "Hm"},
@@ -730,7 +730,7 @@ async def test_spans_are_exported_over_otlp(server: FriendliServer) -> None:
         tracers = TracerProvider()
         tracers.add_span_processor(BatchSpanProcessor(exporters.OTLPSpanExporter(f"{collector.url}/v1/traces")))
         async with client_of(server.url, observers=[Telemetry(tracers)]) as client:
-            await read(ask(client))
+            await read(open_stream(client))
         await asyncio.to_thread(tracers.shutdown)
     [(path, body)] = collector.bodies
     [resource] = ExportTraceServiceRequest.FromString(body).resource_spans

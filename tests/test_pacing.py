@@ -15,9 +15,9 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.clock import until
+from support.clock import wait_until
 from support.recorder import Recorder
-from support.virtual import Answer, FakeTransport, now, replying, virtually
+from support.virtual import Answer, FakeTransport, now, response, run_in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
@@ -50,7 +50,7 @@ OPERATION: Final[Operation[Any]] = Operation(name="x.y", method="POST", path="/x
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        virtually(test(*args, **kwargs))
+        run_in_virtual_time(test(*args, **kwargs))
 
     return run
 
@@ -60,7 +60,7 @@ class ScriptedTransport(FakeTransport):
 
     async def send(self, request: Any, dial: DialContext) -> Any:
         if not self._answers:
-            self._answers.append(replying(GOOD))
+            self._answers.append(response(GOOD))
         return await super().send(request, dial)
 
 
@@ -83,7 +83,7 @@ class PacedClient:
 
     async def make_rejected_call(self, seconds: float = 10.0, code: int = 429, **options: Any) -> None:
         """Makes one call that the server rejects, without retries."""
-        self.transport._answers.insert(0, replying(status=code, retry_after=str(seconds)))
+        self.transport._answers.insert(0, response(status=code, retry_after=str(seconds)))
         await self.call_expecting(APIStatusError, retry=RetryPolicy(max_attempts=1), **options)
         self.transport.sent_at.clear()
 
@@ -289,7 +289,7 @@ async def test_call_waits_as_long_as_its_own_max_retry_after() -> None:
 def test_no_call_waits_longer_than_max_retry_after(seconds: float, starts: list[float], longest: float) -> None:
     async def main() -> None:
         client = PacedClient(retry=RetryPolicy(initial=0.0, max_retry_after=longest))
-        client.transport._answers.append(replying(status=429, retry_after=str(seconds)))
+        client.transport._answers.append(response(status=429, retry_after=str(seconds)))
         once = RetryPolicy(max_attempts=1, max_retry_after=longest)
         await client.call_expecting(RateLimitError, retry=once)
         loop = asyncio.get_running_loop()
@@ -310,14 +310,14 @@ def test_no_call_waits_longer_than_max_retry_after(seconds: float, starts: list[
                 assert (waited, began < longest) == (0.0, True)
                 assert error.retry_after == pytest.approx(seconds - began)
 
-    virtually(main())
+    run_in_virtual_time(main())
 
 
 @in_virtual_time
 async def test_hold_counts_as_queued_time() -> None:
-    client = PacedClient(replying(status=400))
+    client = PacedClient(response(status=400))
     await client.make_rejected_call(10.0)
-    client.transport._answers.append(replying(status=400))
+    client.transport._answers.append(response(status=400))
     error = await client.call_expecting(APIStatusError)
     assert error.status_code == 400
     assert error.meta.timing.queued == pytest.approx(10.0)
@@ -345,7 +345,7 @@ async def test_unusable_token_after_a_hold_has_meta_of_the_wait() -> None:
 async def test_gauge_counts_the_calls_that_a_hold_pauses() -> None:
     client = PacedClient()
     await client.make_rejected_call(10.0)
-    client.transport._answers.extend(replying(GOOD, after=5.0) for _ in range(4))
+    client.transport._answers.extend(response(GOOD, after=5.0) for _ in range(4))
     calls = [asyncio.create_task(client.call()) for _ in range(3)]
     other = asyncio.create_task(client.call(model="n"))
     await asyncio.sleep(1.0)
@@ -364,9 +364,9 @@ async def test_observers_learn_of_a_hold_when_it_starts() -> None:
     await client.make_rejected_call(10.0, 503)
     task = asyncio.create_task(client.call(observers=[seen]))
     await asyncio.sleep(1.0)
-    assert seen.told == ["call", "held 10 s, 503"]
+    assert seen.reported == ["call", "held 10 s, 503"]
     await task
-    assert seen.told == ["call", "held 10 s, 503", "attempt 1", "200 good", "done"]
+    assert seen.reported == ["call", "held 10 s, 503", "attempt 1", "200 ok", "done"]
 
 
 @in_virtual_time
@@ -374,7 +374,7 @@ async def test_call_that_cannot_wait_is_not_reported_as_held() -> None:
     client, seen = PacedClient(), Recorder()
     await client.make_rejected_call(3600.0)
     await client.call_expecting(RateLimitError, observers=[seen])
-    assert seen.told == ["call", "failed RateLimitError"]
+    assert seen.reported == ["call", "failed RateLimitError"]
 
 
 @in_virtual_time
@@ -438,7 +438,7 @@ async def test_successive_holds_are_capped_by_max_retry_after() -> None:
 async def test_total_timeout_includes_the_hold() -> None:
     client = PacedClient()
     await client.make_rejected_call(10.0)
-    client.transport._answers.append(replying(GOOD, after=100.0))
+    client.transport._answers.append(response(GOOD, after=100.0))
     error = await client.call_expecting(APITimeoutError, timeout=12)
     assert (error.limit, now(), client.sent_at) == ("total", 12.0, [10.0])
 
@@ -498,7 +498,7 @@ def test_no_new_call_is_sent_before_the_hold_ends(seconds: float, starts: list[f
         await asyncio.gather(*map(call, starts))
         return client.sent_at
 
-    sent_at = virtually(main())
+    sent_at = run_in_virtual_time(main())
     assert len(sent_at) == len(starts)
     assert min(sent_at) >= round(seconds, 6)
 
@@ -531,7 +531,7 @@ def test_shorter_retry_after_does_not_shorten_a_longer_hold() -> None:
 
 @in_virtual_time
 async def test_exhausted_budget_stops_retries_and_is_reported() -> None:
-    failing = [replying(status=503) for _ in range(20)]
+    failing = [response(status=503) for _ in range(20)]
     client = PacedClient(*failing, pacing=Pacing(retry_budget=3))
     causes = []
     for _ in range(3):
@@ -544,14 +544,14 @@ async def test_exhausted_budget_stops_retries_and_is_reported() -> None:
 
 @in_virtual_time
 async def test_ten_successes_restore_one_retry() -> None:
-    client = PacedClient(replying(status=503), pacing=Pacing(retry_budget=1))
+    client = PacedClient(response(status=503), pacing=Pacing(retry_budget=1))
     await client.call()  # one retry and one success: the budget is 0.1
     for number in range(9):
-        client.transport._answers.append(replying(status=503))
+        client.transport._answers.append(response(status=503))
         error = await client.call_expecting(InternalServerError)
         assert len(error.meta.attempts) == 1, number
         await client.call()
-    client.transport._answers.append(replying(status=503))
+    client.transport._answers.append(response(status=503))
     assert await client.call() == {"good": True}
 
 
@@ -560,7 +560,7 @@ async def test_successes_do_not_fill_the_budget_beyond_its_size() -> None:
     client = PacedClient(pacing=Pacing(retry_budget=1))
     for _ in range(100):
         await client.call()
-    client.transport._answers.extend(replying(status=503) for _ in range(3))
+    client.transport._answers.extend(response(status=503) for _ in range(3))
     error = await client.call_expecting(InternalServerError)
     assert len(error.meta.attempts) == 2
 
@@ -568,18 +568,18 @@ async def test_successes_do_not_fill_the_budget_beyond_its_size() -> None:
 @pytest.mark.parametrize("pacing", [None, Pacing(None)], ids=["None", "Pacing(None)"])
 @in_virtual_time
 async def test_successes_without_pacing_do_not_refund_the_budget(pacing: Pacing | None) -> None:
-    client = PacedClient(replying(status=503), pacing=Pacing(retry_budget=1))
+    client = PacedClient(response(status=503), pacing=Pacing(retry_budget=1))
     await client.call()  # a retry, and a success: 0.1
     for _ in range(20):
         await client.call(pacing=pacing)
-    client.transport._answers.append(replying(status=503))
+    client.transport._answers.append(response(status=503))
     assert len((await client.call_expecting(InternalServerError)).meta.attempts) == 1
 
 
 @pytest.mark.parametrize("pacing", [None, Pacing(retry_budget=None)], ids=["off", "no budget"])
 @in_virtual_time
 async def test_every_call_retries_without_a_budget(pacing: Pacing | None) -> None:
-    client = PacedClient(*(replying(status=503) for _ in range(600)), pacing=pacing)
+    client = PacedClient(*(response(status=503) for _ in range(600)), pacing=pacing)
     for _ in range(200):
         assert len((await client.call_expecting(InternalServerError)).meta.attempts) == 3
 
@@ -600,17 +600,17 @@ def test_invalid_pacing_is_rejected_by_name() -> None:
 async def test_429_without_retry_after_waits_for_reset_of_exhausted_limit() -> None:
     headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "7s"}
     headers |= {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "50s"}
-    client = PacedClient(replying(status=429, **headers))
+    client = PacedClient(response(status=429, **headers))
     await client.call()
     assert client.sent_at == [0.0, 7.0]
 
 
 @in_virtual_time
 async def test_reset_is_bounded_and_retry_after_takes_precedence() -> None:
-    client = PacedClient(replying(status=429, **{"x-ratelimit-reset": "3600"}))
+    client = PacedClient(response(status=429, **{"x-ratelimit-reset": "3600"}))
     error = await client.call_expecting(RateLimitError)
     assert (error.retry_after, now(), error.meta.rate_limit.reset_requests) == (3600.0, 0.0, 3600.0)
-    client = PacedClient(replying(status=429, retry_after="2", **{"x-ratelimit-reset": "9"}))
+    client = PacedClient(response(status=429, retry_after="2", **{"x-ratelimit-reset": "9"}))
     await client.call()
     assert client.sent_at == [0.0, 2.0]
 
@@ -618,14 +618,14 @@ async def test_reset_is_bounded_and_retry_after_takes_precedence() -> None:
 @in_virtual_time
 async def test_reset_of_a_limit_that_is_not_exhausted_is_ignored() -> None:
     headers = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "50s"}
-    client = PacedClient(replying(status=429, **headers))
+    client = PacedClient(response(status=429, **headers))
     await client.call()
     assert client.sent_at == [0.0, 0.0]
 
 
 @in_virtual_time
 async def test_reset_with_another_status_is_ignored() -> None:
-    client = PacedClient(replying(status=503, **{"x-ratelimit-reset": "50"}))
+    client = PacedClient(response(status=503, **{"x-ratelimit-reset": "50"}))
     await client.call()
     assert client.sent_at == [0.0, 0.0]
 
@@ -688,7 +688,7 @@ async def test_calls_wait_for_the_retry_after_of_another_call() -> None:
         messages: Any = [{"role": "user", "content": "hi"}]
         first = asyncio.create_task(chat.complete(model="m", messages=messages))
         await server.wait_for_requests(1)
-        await until(lambda: bool(client._runtime.pace.holds))
+        await wait_until(lambda: bool(client._runtime.pace.holds))
         others = [asyncio.create_task(chat.complete(model="m", messages=messages)) for _ in range(2)]
         replies = await asyncio.gather(first, *others)
         assert {reply.text for reply in replies} == {"first", "second", "third"}

@@ -9,23 +9,23 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 from support.sockets import (
     DONE,
+    FAST_RETRY,
     LAST_CHUNK,
     MESSAGES,
-    QUICK,
     STREAM_HEAD,
     Conversation,
     RawServer,
-    ask,
     chunked,
     client_of,
     complete,
     completion,
     delta,
-    places_in_use,
+    open_stream,
     read,
     reply,
-    saying,
-    within,
+    serve_bytes,
+    slots_in_use,
+    with_timeout,
 )
 from yarl import URL
 
@@ -87,15 +87,15 @@ async def test_sent_bytes_equal_those_of_the_session(
         async with client_of(f"{server.url}/prefix").with_options(**options) as client:
             await complete(client, extra_query={"a": "x y", "b": ["ä", "&"]})
             await complete(client, extra_body={"text": "é 大 \ud800"})
-            assert await read(ask(client)) == "Hi"
+            assert await read(open_stream(client)) == "Hi"
             await client.container.chat.complete(messages=MESSAGES)
             await client._runtime.close()
 
     async with recording_server() as server:
-        await within(requests())
+        await with_timeout(requests())
         assert len(posted) == 4
         monkeypatch.setattr(Poster, "can_send", lambda self, body: False)
-        await within(requests())
+        await with_timeout(requests())
         assert len(posted) == 4
     first, second = server.requests[:4], server.requests[4:]
     assert first == second
@@ -175,7 +175,7 @@ async def test_all_requests_use_the_session_without_the_fast_path(
 ) -> None:
     monkeypatch.setattr(pool, "CAN_POST", False)
     async with recording_server() as server, client_of(server.url) as client:
-        text = await read(ask(client)) if stream else (await complete(client)).text
+        text = await read(open_stream(client)) if stream else (await complete(client)).text
     assert text == ("Hi" if stream else "whole")
     assert posted == []
 
@@ -259,7 +259,7 @@ async def test_pooled_connection_that_closes_before_the_write_is_replaced(
         close = True
         assert (await complete(client)).text == "whole"
         assert server.connections == 2
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
 
 
 @needs_posting
@@ -276,31 +276,31 @@ async def test_fresh_connection_that_closes_before_the_write_raises(monkeypatch:
         with pytest.raises(APIConnectionError, match="closing"):
             await complete(client)
         assert server.requests == []
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
 
 
 @needs_posting
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"nonsense\r\n\r\n"])
 async def test_missing_response_head_leaves_nothing_open(answer: bytes) -> None:
-    async with saying(answer) as server, client_of(server.url) as client:
+    async with serve_bytes(answer) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert caught.value.sent
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
         pool = next(iter(client._runtime.transport._pools.values()))[0]
         assert not pool.session.connector._acquired
 
 
 @needs_posting
 async def test_cancelling_the_wait_for_a_reply_closes_the_connection() -> None:
-    async with saying(hang=True) as server, client_of(server.url) as client:
+    async with serve_bytes(hang=True) as server, client_of(server.url) as client:
         call = asyncio.create_task(complete(client))
         while not server.requests:  # noqa: ASYNC110  # the server has no event to wait for
             await asyncio.sleep(0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
         pool = next(iter(client._runtime.transport._pools.values()))[0]
         assert not pool.session.connector._acquired
         assert not pool.alive or all(one.transport is None or one.transport.is_closing() for one in pool.alive)
@@ -314,8 +314,8 @@ async def test_error_status_is_retried_over_the_same_connection(posted: list[URL
         await conversation.request()
         await conversation.send(reply(completion()))
 
-    async with RawServer(talk) as server, AsyncFriendli("t", server_url=server.url, retry=QUICK) as client:
-        answer = await within(complete(client))
+    async with RawServer(talk) as server, AsyncFriendli("t", server_url=server.url, retry=FAST_RETRY) as client:
+        answer = await with_timeout(complete(client))
     assert [attempt.status for attempt in answer.meta.attempts] == [503, 200]
     assert len(posted) == 2
     assert server.connections == 1

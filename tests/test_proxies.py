@@ -15,7 +15,7 @@ from support.sockets import (
     complete,
     completion,
     reply,
-    within,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -53,8 +53,8 @@ async def proxy() -> AsyncIterator[ProxyServer]:
 
 async def test_proxy_receives_the_absolute_url(proxy: ProxyServer) -> None:
     async with client_of("http://api.invalid/base", proxy=proxy.url) as client:
-        assert (await within(complete(client))).text == "by proxy"
-        assert (await within(complete(client))).text == "by proxy"
+        assert (await with_timeout(complete(client))).text == "by proxy"
+        assert (await with_timeout(complete(client))).text == "by proxy"
     assert proxy.requests[0].startswith(b"POST http://api.invalid/base/serverless/v1/chat/completions HTTP/1.1\r\n")
     assert proxy.connections == 1
 
@@ -64,13 +64,13 @@ async def test_environment_proxy_is_used(proxy: ProxyServer, monkeypatch: pytest
     monkeypatch.setenv(name, proxy.url)
     async with client_of("http://api.invalid") as client:
         monkeypatch.delenv(name)  # it is read once, at construction
-        assert (await within(complete(client))).text == "by proxy"
+        assert (await with_timeout(complete(client))).text == "by proxy"
 
 
 async def test_environment_proxy_may_omit_the_scheme(proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
     async with client_of("http://api.invalid") as client:
-        assert (await within(complete(client))).text == "by proxy"
+        assert (await with_timeout(complete(client))).text == "by proxy"
 
 
 async def test_https_proxy_receives_connect(proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ async def test_https_proxy_receives_connect(proxy: ProxyServer, monkeypatch: pyt
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with client_of("https://api.invalid") as client:
         with pytest.raises(FriendliError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert proxy.requests[0].startswith(b"CONNECT api.invalid:443 HTTP/1.1\r\n")
     assert TOKEN.encode() not in proxy.requests[0]
     assert isinstance(caught.value, APIConnectionError)
@@ -94,7 +94,7 @@ async def test_no_proxy_is_respected(
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", rule)
     async with client_of(server.url) as client:
-        assert (await within(complete(client))).text != "by proxy"
+        assert (await with_timeout(complete(client))).text != "by proxy"
     assert proxy.connections == 0
 
 
@@ -104,13 +104,13 @@ async def test_client_proxy_takes_precedence_over_the_environment(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "api.invalid")
     async with client_of("http://api.invalid", proxy=proxy.url) as client:
-        assert (await within(complete(client))).text == "by proxy"
+        assert (await with_timeout(complete(client))).text == "by proxy"
 
 
 async def test_proxy_credentials_are_sent_only_to_the_proxy(proxy: ProxyServer) -> None:
     url = proxy.url.replace("http://", "http://user:s3cret@")
     async with client_of("http://api.invalid", proxy=url) as client:
-        await within(complete(client))
+        await with_timeout(complete(client))
         assert "s3cret" not in repr(client)
     head = proxy.requests[0].lower()
     assert b"proxy-authorization: basic " in head
@@ -123,7 +123,7 @@ async def test_dead_proxy_raises_connection_error_without_the_password() -> None
         url = f"http://user:s3cret@127.0.0.1:{unused.getsockname()[1]}"
         async with client_of("http://api.invalid", proxy=url) as client:
             with pytest.raises(APIConnectionError) as caught:
-                await within(complete(client))
+                await with_timeout(complete(client))
     assert not caught.value.sent
     assert "s3cret" not in str(caught.value)
 
@@ -137,7 +137,7 @@ async def test_unusable_environment_proxy_raises_without_the_password(
     monkeypatch.setenv("all_proxy", url)
     with pytest.raises((ConfigurationError, APIConnectionError)) as caught:
         async with client_of("http://api.invalid") as client:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert "s3cret" not in str(caught.value)
 
 
@@ -148,8 +148,8 @@ async def test_netrc_is_not_read(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     async with client_of(server.url) as client:
-        await within(client.container.chat.complete(messages=[{"role": "user", "content": "Hi"}]))
-        await within(complete(client))
+        await with_timeout(client.container.chat.complete(messages=[{"role": "user", "content": "Hi"}]))
+        await with_timeout(complete(client))
     assert server.requests[1].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
@@ -159,13 +159,13 @@ async def test_other_networks_in_no_proxy_do_not_match(
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "10.0.0.0/8,::1/128")
     async with client_of(server.url) as client:
-        assert (await within(complete(client))).text == "by proxy"
+        assert (await with_timeout(complete(client))).text == "by proxy"
 
 
 async def test_proxy_credentials_are_percent_decoded(proxy: ProxyServer) -> None:
     url = proxy.url.replace("http://", "http://us%40er:p%3As%2Fs@")
     async with client_of("http://api.invalid", proxy=url) as client:
-        await within(complete(client))
+        await with_timeout(complete(client))
     assert b"proxy-authorization: basic " + base64.b64encode(b"us@er:p:s/s").lower() in proxy.requests[0].lower()
 
 

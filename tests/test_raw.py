@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.clock import turns
+from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
     STREAM_HEAD,
-    ask,
+    assert_no_leaks,
     chunked,
     client_of,
     delta,
-    nothing_left,
+    open_stream,
     read,
-    saying,
-    within,
+    serve_bytes,
+    with_timeout,
 )
 from support.streams import KINDS, Kind
-from support.virtual import FakeExchange, now, virtually
+from support.virtual import FakeExchange, now, run_in_virtual_time
 
 from friendli_async import (
     APIStatusError,
@@ -88,10 +88,10 @@ async def read_bytes_into(seen: list[bytes], view: RawView) -> None:
 async def test_raw_yields_the_body_of_every_stream_kind_and_keeps_the_result(
     server: FriendliServer, client: AsyncFriendli, kind: Kind
 ) -> None:
-    pieces = [*kind.begun, *kind.rest]
+    pieces = [*kind.first_events, *kind.remaining_events]
     server.enqueue(script(*map(raw, pieces)), script(*map(raw, pieces)))
     plain, relayed = kind.open(client), kind.open(client)
-    result = await within(plain.result())
+    result = await with_timeout(plain.result())
     assert await read_all(relayed.raw()) == kind.body
     assert relayed.outcome == "done"
     assert await relayed.result() == result
@@ -110,7 +110,7 @@ async def test_data_that_the_event_parser_skips_is_relayed_unchanged(
         script(*(raw(until_the_end[i : i + 1]) for i in range(len(until_the_end))), stall()),
     )
     for sent in (UNUSUAL, until_the_end):
-        stream = ask(client)
+        stream = open_stream(client)
         assert await read_all(stream.raw()) == sent
         assert (await stream.result()).text == "abc"
 
@@ -121,19 +121,19 @@ def test_chunk_boundaries_do_not_affect_bytes_or_result(cuts: list[int]) -> None
     pieces = [UNUSUAL[a:b] for a, b in pairwise(edges) if a < b]
 
     async def relay() -> tuple[bytes, str]:
-        opened = open_stream(FakeExchange(*pieces))
+        opened = stream_of(FakeExchange(*pieces))
         got = b""
         while data := await opened.read():
             got += data
         return got, opened.collector.result().text
 
-    got, text = virtually(relay())
+    got, text = run_in_virtual_time(relay())
     assert text == "abc"
     assert UNUSUAL.startswith(got)
     assert len(got) >= UNUSUAL.index(DONE) + len(DONE) - 1
 
 
-def open_stream(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
+def stream_of(exchange: Any, timeouts: Timeouts = DEFAULT) -> OpenStream[Any, Any, Any]:
     collector = ChatCollector()
     reader = EventReader(collector, 1 << 20, 200, Headers())
     clock = ReadClock(timeouts, None, exchange.loop, exchange.abort_with)
@@ -144,16 +144,16 @@ async def test_compressed_body_is_decompressed() -> None:
     body = gzip.compress(delta("a") + FINISH + DONE)
     head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
     async with (
-        saying(head + chunked(body[:20]), chunked(body[20:]), hang=True) as server,
+        serve_bytes(head + chunked(body[:20]), chunked(body[20:]), hang=True) as server,
         client_of(server.url) as client,
     ):
-        assert await read_all(ask(client).raw()) == delta("a") + FINISH + DONE
+        assert await read_all(open_stream(client).raw()) == delta("a") + FINISH + DONE
 
 
 async def test_data_received_while_opening_is_included(server: FriendliServer, client: AsyncFriendli) -> None:
     first, rest = b": hello\n\n: again\n\n", delta("a") + FINISH + DONE
     server.enqueue(script(raw(first), raw(b": more\n\n"), raw(rest)))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         assert await read_all(stream.raw()) == first + b": more\n\n" + rest
 
 
@@ -161,18 +161,18 @@ async def test_exceeding_the_event_limit_before_the_first_event_fails_only_raw(s
     flood = [raw(b": " + b"x" * 400 + b"\n\n")] * 4
     server.enqueue(*[script(*flood, raw(delta("a") + FINISH + DONE))] * 3)
     async with client_of(server.url, limits=Limits(event=1000)) as client:
-        assert await read(ask(client)) == "a"
-        async with ask(client) as stream:
+        assert await read(open_stream(client)) == "a"
+        async with open_stream(client) as stream:
             with pytest.raises(RuntimeError, match=r"Limits\.event"):
                 stream.raw()
             assert await read(stream) == "a"
         with pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
-            await read_all(ask(client).raw())
+            await read_all(open_stream(client).raw())
 
 
 async def test_relayed_data_is_not_buffered(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*[raw(delta("a"))] * 50, raw(FINISH + DONE)))
-    stream = ask(client)
+    stream = open_stream(client)
     kept = []
     async for data in stream.raw():
         assert data
@@ -184,10 +184,10 @@ async def test_relayed_data_is_not_buffered(server: FriendliServer, client: Asyn
 
 async def test_result_consumes_the_rest_of_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a")), raw(delta("b")), raw(FINISH), raw(DONE)))
-    stream = ask(client)
+    stream = open_stream(client)
     view = stream.raw()
     assert await anext(view) == delta("a")
-    assert (await within(stream.result())).text == "ab"
+    assert (await with_timeout(stream.result())).text == "ab"
     assert await read_all(view) == b""
     assert stream.outcome == "done"
 
@@ -196,14 +196,14 @@ async def test_raw_view_is_a_context_manager_that_opens_and_closes_the_stream(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(raw(delta("a")), stall()), status(401))
-    stream = ask(client)
+    stream = open_stream(client)
     async with stream.raw() as view:
         assert stream.meta.status == 200
         assert await anext(view) == delta("a")
     assert stream.outcome == "cancelled"
     with pytest.raises(AuthenticationError):
-        await ask(client).raw().__aenter__()
-    await nothing_left(client, server, connections=None)
+        await open_stream(client).raw().__aenter__()
+    await assert_no_leaks(client, server, connections=None)
 
 
 # --- errors and cancellation -----------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ async def test_error_is_raised_after_all_bytes(
     last = bad[0].data if bad and hasattr(bad[0], "data") else b""
     steps = [raw(good + last), *bad[1:]] if together and last else [raw(delta("a")), raw(delta("b")), *bad]
     server.enqueue(script(*steps))
-    stream = ask(client)
+    stream = open_stream(client)
     view = stream.raw()
     seen: list[bytes] = []
     with pytest.raises(error) as caught:
@@ -245,12 +245,12 @@ async def test_error_is_raised_after_all_bytes(
     assert await read_all(view) == b""
     with pytest.raises(error):
         await stream.result()
-    await nothing_left(client, server, connections=None)
+    await assert_no_leaks(client, server, connections=None)
 
 
 async def test_first_read_raises_errors_from_opening(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(401))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(AuthenticationError):
         await read_all(stream.raw())
     assert stream.outcome == "failed"
@@ -261,7 +261,7 @@ async def test_oversized_event_is_partially_relayed_before_raising(server: Frien
     async with client_of(server.url, limits=Limits(event=5000)) as client:
         seen: list[bytes] = []
         with pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
-            await read_bytes_into(seen, ask(client).raw())
+            await read_bytes_into(seen, open_stream(client).raw())
         assert b"".join(seen).startswith(delta("a") + b"data: xxxx")
 
 
@@ -279,7 +279,7 @@ async def _close(view: RawView) -> None:
 async def _cancel(view: RawView) -> None:
     assert await anext(view)
     reading = asyncio.ensure_future(view.__anext__())
-    await turns(3)
+    await run_loop_iterations(3)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -296,8 +296,8 @@ async def test_leaving_the_raw_view_cancels_the_request(
     gc.collect()
     gc.disable()
     try:
-        await within(leave(ask(client).raw()))
-        await nothing_left(client, server, connections=None)
+        await with_timeout(leave(open_stream(client).raw()))
+        await assert_no_leaks(client, server, connections=None)
         assert client.gauges().in_use == 0
     finally:
         gc.enable()
@@ -305,16 +305,16 @@ async def test_leaving_the_raw_view_cancels_the_request(
 
 async def test_closing_the_stream_raises_in_a_waiting_reader(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a")), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     view = stream.raw()
     await anext(view)
     reading = asyncio.ensure_future(view.__anext__())
-    await turns(3)
+    await run_loop_iterations(3)
     with pytest.raises(RuntimeError):
         await anext(view)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError):
-        await within(reading)
+        await with_timeout(reading)
     assert await read_all(view) == b""
 
 
@@ -322,7 +322,7 @@ async def test_closing_the_stream_raises_in_a_waiting_reader(server: FriendliSer
 
 
 async def test_events_cannot_be_read_once_raw_is_in_use(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     view = stream.raw()
     for other in (stream, stream.text()):
         with pytest.raises(RuntimeError, match="raw"):
@@ -337,7 +337,7 @@ async def test_events_cannot_be_read_once_raw_is_in_use(server: FriendliServer, 
 
 
 async def test_raw_is_rejected_after_events_were_read(client: AsyncFriendli) -> None:
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         await anext(stream)
         with pytest.raises(RuntimeError, match="have already been read"):
             stream.raw()
@@ -347,14 +347,14 @@ async def test_raw_is_rejected_after_events_were_read(client: AsyncFriendli) -> 
 
 
 async def test_raw_is_rejected_after_result(client: AsyncFriendli) -> None:
-    stream = ask(client)
-    await within(stream.result())
+    stream = open_stream(client)
+    await with_timeout(stream.result())
     with pytest.raises(RuntimeError, match="have already been read"):
         stream.raw()
 
 
 async def test_raw_view_of_a_closed_stream_is_empty(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     await stream.aclose()
     assert await read_all(stream.raw()) == b""
     assert server.requests == []
@@ -366,7 +366,7 @@ async def test_raw_view_of_a_closed_stream_is_empty(server: FriendliServer, clie
 def test_idle_timeout_ignores_comments_and_time_between_reads() -> None:
     async def relay() -> tuple[float, bytes]:
         exchange = FakeExchange(delta("a"), 6.0, b": ping\n\n", 3.0, b": ping\n\n", 100.0)
-        opened = open_stream(exchange, Timeouts(idle=10))
+        opened = stream_of(exchange, Timeouts(idle=10))
         got = b""
         for _ in range(3):
             got += await opened.read()
@@ -377,7 +377,7 @@ def test_idle_timeout_ignores_comments_and_time_between_reads() -> None:
         assert caught.value.limit == "idle"
         return now() - began, got
 
-    waited, got = virtually(relay())
+    waited, got = run_in_virtual_time(relay())
     assert waited == pytest.approx(1.0)
     assert got == delta("a") + b": ping\n\n" * 2
 
@@ -385,10 +385,10 @@ def test_idle_timeout_ignores_comments_and_time_between_reads() -> None:
 def test_each_event_resets_the_idle_timeout() -> None:
     async def relay() -> bytes:
         pieces = [piece for _ in range(5) for piece in (9.0, b": ping\n\n", delta("a"), 9.0, delta("b"))]
-        opened = open_stream(FakeExchange(*pieces, FINISH + DONE), Timeouts(idle=10))
+        opened = stream_of(FakeExchange(*pieces, FINISH + DONE), Timeouts(idle=10))
         got = b""
         while data := await opened.read():
             got += data
         return got
 
-    assert virtually(relay()) == (b": ping\n\n" + delta("a") + delta("b")) * 5 + FINISH + DONE
+    assert run_in_virtual_time(relay()) == (b": ping\n\n" + delta("a") + delta("b")) * 5 + FINISH + DONE

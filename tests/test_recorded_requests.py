@@ -21,7 +21,7 @@ from support.recorded import (
     assert_sent,
     label,
     make,
-    refusal,
+    rejection,
     streams,
 )
 
@@ -32,7 +32,7 @@ DEPLOYMENTS: Final = ("serverless", "dedicated", "container")
 METHODS: Final = ("complete", "stream")
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if refusal(line) is None], ids=label)
+@pytest.mark.parametrize("line", [line for line in LINES if rejection(line) is None], ids=label)
 async def test_requests_match_the_official_sdk_except_for_listed_differences(
     server: FriendliServer, client: AsyncFriendli, line: Recorded
 ) -> None:
@@ -42,11 +42,11 @@ async def test_requests_match_the_official_sdk_except_for_listed_differences(
     assert_sent(received, adapted(line))
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if refusal(line) is not None], ids=label)
+@pytest.mark.parametrize("line", [line for line in LINES if rejection(line) is not None], ids=label)
 async def test_calls_that_the_official_sdk_completes_or_sends_empty_are_rejected(
     server: FriendliServer, client: AsyncFriendli, line: Recorded
 ) -> None:
-    difference = refusal(line)
+    difference = rejection(line)
     assert difference is not None
     assert difference.error is not None
     with pytest.raises(difference.error, match=difference.message):
@@ -97,7 +97,7 @@ def test_every_listed_difference_applies_to_a_recording(difference: Difference) 
             return bool(difference.adapt(line))
         changed = copy.deepcopy(line)
         difference.adapt(changed)
-        return refusal(line) is None and json.dumps(changed) != json.dumps(line)  # as text, since 1 == 1.0
+        return rejection(line) is None and json.dumps(changed) != json.dumps(line)  # as text, since 1 == 1.0
 
     assert any(changes(line) for line in LINES), "stale entry: no recorded request has this difference"
 

@@ -42,7 +42,7 @@ async def test_openai_package_works_with_the_proxy(proxy: AppProcess, server: Fr
         assert server.requests[0].json_object["temperature"] == 0.5
         assert server.requests[1].json_object["seed"] == 7
         await assert_errors_are_mapped(openai_client, server)
-    assert "Traceback" not in proxy.said
+    assert "Traceback" not in proxy.log
 
 
 async def assert_errors_are_mapped(openai_client: openai.AsyncOpenAI, server: FriendliServer) -> None:
@@ -67,11 +67,11 @@ async def test_fastapi_example_serves_all_routes(server: FriendliServer, tmp_pat
     server.enqueue(*[text("Hel", "lo")] * 3)
     async with serving("uvicorn", server.url, tmp_path / "log", "fastapi_app:app", EXAMPLES) as app:
         for path in ("/stream?q=Hi", "/plain?q=Hi"):
-            browser = await Browser.asking(app.port, path)
+            browser = await Browser.request(app.port, path)
             head, body = await browser.page()
             assert head.split()[1] == "200"
             assert b"lo" in body
-            browser.go_away()
+            browser.disconnect()
         async with ClientSession() as session, session.ws_connect(f"{app.url}/socket?q=Hi") as socket:
             assert [await socket.receive_str(), await socket.receive_str()] == ["Hel", "lo"]
     assert [request.json_object["messages"][0]["content"] for request in server.requests] == ["Hi"] * 3
@@ -167,5 +167,5 @@ async def test_browser_page_displays_the_stream_and_its_stop_button_cancels_it(
         assert await page.run("document.getElementById('answer').textContent") == "All of it."
         await page.run("document.getElementById('ask').click()")
         await page.shows("state", "no such model")
-        log = app.said
+        log = app.log
     assert "Traceback" not in log

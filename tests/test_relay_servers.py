@@ -83,7 +83,7 @@ async def app(
     log: Path = tmp_path_factory.mktemp(request.param) / "log"
     async with serving(request.param, upstream.url, log) as running:
         yield running
-    assert "Traceback" not in running.said, running.said
+    assert "Traceback" not in running.log, running.log
 
 
 async def record_disconnect(
@@ -96,14 +96,14 @@ async def record_disconnect(
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay", "/bare/"])
 async def test_stream_is_relayed_unchanged(app: AppProcess, upstream: FriendliServer, path: str) -> None:
     upstream.enqueue(text("Hel", "lo"))
-    browser = await Browser.asking(app.port, path)
+    browser = await Browser.request(app.port, path)
     headers, body = await browser.page()
     assert headers.split()[1] == "200"
     assert "content-type: text/event-stream" in headers.lower()
     assert "x-accel-buffering: no" in headers.lower()
     assert "content-length" not in headers.lower()
     assert body.count(b"Hel") == body.count(b"[DONE]") == 1
-    browser.go_away()
+    browser.disconnect()
 
 
 @pytest.mark.parametrize("path", ["/relay", "/wrapped/relay", "/bare/"])
@@ -111,10 +111,10 @@ async def test_slow_stream_is_cancelled_when_the_browser_disconnects(
     app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float], path: str
 ) -> None:
     upstream.enqueue(script(chunk("once"), stall()))
-    browser = await Browser.asking(app.port, path)
+    browser = await Browser.request(app.port, path)
     await asyncio.wait_for(browser.reader.readuntil(b"once"), 60)
     call, left_at = upstream.requests[-1], time.perf_counter()
-    browser.go_away()
+    browser.disconnect()
     await record_disconnect(app, f"slow {path}", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
@@ -124,10 +124,10 @@ async def test_stream_without_any_event_yet_is_cancelled_when_the_browser_discon
 ) -> None:
     upstream.enqueue(script(head(), stall()))
     before = len(upstream.requests)
-    browser = await Browser.asking(app.port, "/relay")
+    browser = await Browser.request(app.port, "/relay")
     call = await upstream.wait_for_requests(before + 1)
     left_at = time.perf_counter()
-    browser.go_away()
+    browser.disconnect()
     await record_disconnect(app, "before the first event", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
@@ -136,11 +136,11 @@ async def test_fast_stream_is_cancelled_when_the_browser_disconnects(
     app: AppProcess, upstream: FriendliServer, latencies: dict[tuple[str, str], float]
 ) -> None:
     upstream.enqueue(FLOOD)
-    browser = await Browser.asking(app.port, "/relay")
+    browser = await Browser.request(app.port, "/relay")
     for _ in range(100):
         await asyncio.wait_for(browser.reader.readuntil(b"xxxx"), 60)
     call, left_at = upstream.requests[-1], time.perf_counter()
-    browser.go_away()
+    browser.disconnect()
     await record_disconnect(app, "flood", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
@@ -150,11 +150,11 @@ async def test_backpressure_reaches_upstream_and_disconnecting_cancels_the_strea
 ) -> None:
     flood = CountedFlood()
     upstream.enqueue(flood)
-    browser = await Browser.asking(app.port, "/relay")
+    browser = await Browser.request(app.port, "/relay")
     await asyncio.wait_for(browser.reader.readuntil(b"xxxx"), 60)
     assert await flood.wait_until_stalled() < 2_000  # 80 MB: more than socket buffers hold
     call, left_at = upstream.requests[-1], time.perf_counter()
-    browser.go_away()
+    browser.disconnect()
     await record_disconnect(app, "not reading", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
@@ -165,10 +165,10 @@ async def test_plain_call_is_cancelled_when_the_browser_disconnects(
 ) -> None:
     upstream.enqueue(script(stall()))
     before = len(upstream.requests)
-    browser = await Browser.asking(app.port, path, b'{"q": "Hi"}')
+    browser = await Browser.request(app.port, path, b'{"q": "Hi"}')
     call = await upstream.wait_for_requests(before + 1)
     left_at = time.perf_counter()
-    browser.go_away()
+    browser.disconnect()
     await record_disconnect(app, f"post {path}", left_at, call, latencies)
     assert call.outcome == "disconnected"
 
@@ -193,9 +193,9 @@ async def test_error_from_opening_sets_the_response_status(
     app: AppProcess, upstream: FriendliServer, path: str
 ) -> None:
     upstream.enqueue(status(429, retry_after=1))
-    browser = await Browser.asking(app.port, path)
+    browser = await Browser.request(app.port, path)
     headers, body = await browser.page()
     assert headers.split()[1] == "429"
     assert "retry-after: 1" in headers.lower()
     assert body.startswith(b'{"error":')
-    browser.go_away()
+    browser.disconnect()

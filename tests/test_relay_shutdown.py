@@ -11,14 +11,14 @@ from friendli_async.testing import FriendliServer, chunk, gate, script, stall
 async def test_sigterm_ends_every_open_stream_with_an_error_event(server: FriendliServer, tmp_path: Path) -> None:
     server.always(script(chunk("once"), stall()))
     async with serving("uvicorn", server.url, tmp_path / "log") as app:
-        browsers = [await Browser.asking(app.port, "/relay") for _ in range(50)]
+        browsers = [await Browser.request(app.port, "/relay") for _ in range(50)]
         for browser in browsers:
             await asyncio.wait_for(browser.reader.readuntil(b"once"), 60)
-        code = await app.terminated()
+        code = await app.terminate()
         rest = [await asyncio.wait_for(browser.reader.read(), 60) for browser in browsers]
-        log = app.said
+        log = app.log
     for browser in browsers:
-        browser.go_away()
+        browser.disconnect()
     assert sum(b"event: error\ndata: " in body and b"shutting_down" in body for body in rest) == 50
     assert sum(body.endswith(b"0\r\n\r\n") for body in rest) == 50  # the last chunk: no body was truncated
     assert code in {0, -15}  # uvicorn re-raises the signal after its shutdown
@@ -31,12 +31,15 @@ async def test_sigterm_ends_every_open_stream_with_an_error_event(server: Friend
 async def test_waiting_requests_are_503_after_sigterm(server: FriendliServer, tmp_path: Path) -> None:
     server.always(script(stall()))
     async with serving("uvicorn", server.url, tmp_path / "log") as app:
-        browsers = [await Browser.asking(app.port, "/relay"), await Browser.asking(app.port, "/plain", b'{"q": "Hi"}')]
+        browsers = [
+            await Browser.request(app.port, "/relay"),
+            await Browser.request(app.port, "/plain", b'{"q": "Hi"}'),
+        ]
         await server.wait_for_requests(2)
-        await app.terminated()
+        await app.terminate()
         answers = [await asyncio.wait_for(browser.reader.read(), 60) for browser in browsers]
     for browser, answer in zip(browsers, answers, strict=True):
-        browser.go_away()
+        browser.disconnect()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b'"code":"shutting_down"' in answer
 
@@ -47,15 +50,15 @@ async def test_stream_that_ends_within_the_grace_period_is_complete_after_sigter
     resume = asyncio.Event()
     server.enqueue(script(chunk("once"), gate(resume), chunk("more", finish_reason="stop")))
     async with serving("uvicorn", server.url, tmp_path / "log", "support.patient_app:app") as app:
-        browser = await Browser.asking(app.port, "/relay")
+        browser = await Browser.request(app.port, "/relay")
         await asyncio.wait_for(browser.reader.readuntil(b"once"), 60)
-        ending = asyncio.create_task(app.terminated())
+        ending = asyncio.create_task(app.terminate())
         await wait_until_refused(app.port)
         resume.set()
         body = await asyncio.wait_for(browser.reader.read(), 60)
         await ending
-        log = app.said
-    browser.go_away()
+        log = app.log
+    browser.disconnect()
     assert b"more" in body
     assert b"event: error" not in body
     assert log == ""

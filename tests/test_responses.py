@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from support.engine import CALLS_A_TOOL
-from support.responses import CALLED, SAID, THOUGHT, WHOLE
+from support.responses import CALL_ITEM, MESSAGE_ITEM, REASONING_ITEM, WHOLE
 
 from friendli_async import (
     AsyncFriendli,
@@ -73,7 +73,7 @@ async def test_unknown_item_types_part_types_and_statuses_are_kept(
 
 
 async def test_reasoning_falls_back_to_the_summary(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(json_body({**WHOLE, "output": [{**THOUGHT, "content": None}]}))
+    server.enqueue(json_body({**WHOLE, "output": [{**REASONING_ITEM, "content": None}]}))
     assert (await client.serverless.responses.create(model="m", input="hi")).reasoning == "short"
 
 
@@ -154,7 +154,7 @@ async def test_unknown_keyword_is_rejected_with_a_suggestion(client: AsyncFriend
 
 async def test_reply_output_can_be_sent_back_with_tool_results(client: AsyncFriendli, server: FriendliServer) -> None:
     custom = {"type": "custom_tool_call", "call_id": "call_2", "name": "shell", "input": "ls"}
-    server.enqueue(json_body({**WHOLE, "output": [THOUGHT, SAID, CALLED, custom]}), json_body(WHOLE))
+    server.enqueue(json_body({**WHOLE, "output": [REASONING_ITEM, MESSAGE_ITEM, CALL_ITEM, custom]}), json_body(WHOLE))
     create = client.serverless.responses.create
     reply = await create(model="m", input="hi")
     assert reply.tool_calls[1] == ToolCall("call_2", "custom", FunctionCall("shell", "ls"))
@@ -163,9 +163,9 @@ async def test_reply_output_can_be_sent_back_with_tool_results(client: AsyncFrie
     await create(model="m", input=[*reply.output, *outputs, *messages])
     sent = server.requests[1].json_object["input"]
     assert sent == [
-        THOUGHT,
-        {"type": "message", "role": "assistant", "content": SAID["content"]},
-        CALLED,
+        REASONING_ITEM,
+        {"type": "message", "role": "assistant", "content": MESSAGE_ITEM["content"]},
+        CALL_ITEM,
         custom,
         {"type": "function_call_output", "call_id": "call_1", "output": "4"},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "and now?"}]},

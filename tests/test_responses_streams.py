@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.responses import CALLED, DATA, KINDS, WHOLE, ending, named
+from support.responses import CALL_ITEM, DATA, KINDS, WHOLE, ending, named
 
 from friendli_async import (
     APIStatusError,
@@ -219,7 +219,7 @@ async def test_unannounced_items_are_built_from_their_deltas(client: AsyncFriend
 
 
 async def test_interleaved_deltas_are_kept_apart(client: AsyncFriendli, server: FriendliServer) -> None:
-    calls = [{**CALLED, "id": f"fc_{n}", "call_id": f"call_{n}", "arguments": ""} for n in (0, 1)]
+    calls = [{**CALL_ITEM, "id": f"fc_{n}", "call_id": f"call_{n}", "arguments": ""} for n in (0, 1)]
     added = [{"type": "response.output_item.added", "output_index": n, "item": calls[n]} for n in (0, 1)]
     kind = "response.function_call_arguments.delta"
     deltas = [

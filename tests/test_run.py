@@ -18,8 +18,8 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from support.clock import Clock, turns
-from support.sockets import client_of, places_in_use, tasks_of_the_library, within
+from support.clock import Clock, run_loop_iterations
+from support.sockets import client_of, library_tasks, slots_in_use, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -128,7 +128,7 @@ def turn(*steps: Step) -> Any:
 
 
 async def events_of(run: Run) -> list[Any]:
-    return await within(_events_of(run))
+    return await with_timeout(_events_of(run))
 
 
 async def _events_of(run: Run) -> list[Any]:
@@ -177,11 +177,11 @@ async def assert_idle(client: AsyncFriendli, server: FriendliServer) -> None:
     """Asserts that no request, connection slot or task is left; pooled connections may stay open."""
     await server.idle(timeout=30)
     for _ in range(20):
-        if not places_in_use(client) and not tasks_of_the_library():
+        if not slots_in_use(client) and not library_tasks():
             break
         await asyncio.sleep(0)
-    assert places_in_use(client) == 0
-    assert tasks_of_the_library() == []
+    assert slots_in_use(client) == 0
+    assert library_tasks() == []
 
 
 # --- successful runs -------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ async def test_results_are_sent_in_call_order(client: AsyncFriendli, server: Fri
     server.enqueue(tool_calls(("slow", {}), ("quick", {}), ("nothing", {})))
     run = start_run(client, slow, quick)
     assert (await read_until(run, ToolFinished)).call.function.name != "slow"
-    await within(quick_started.wait())
+    await with_timeout(quick_started.wait())
     slow_may_finish.set()
     await events_of(run)
     assert [content for _, content in tool_results(server)][:2] == ["slow", "quick"]
@@ -453,8 +453,8 @@ async def returns_unserializable_object() -> object:
 async def never_ends() -> str:
     clock = asyncio.get_running_loop().time
     if isinstance(clock, Clock):
-        await turns(20)  # lets the other tool of the turn finish
-        clock.leap(0.05)
+        await run_loop_iterations(20)  # lets the other tool of the turn finish
+        clock.advance(0.05)
     await asyncio.Event().wait()
     return "never"
 
@@ -993,7 +993,7 @@ async def busy_run(client: AsyncFriendli, server: FriendliServer, waiter: Waiter
     server.enqueue(script(call_delta(0, "wait", arguments="{}"), call_delta(1, "now"), stall()))
     run = start_run(client, waiter.wait, now)
     await read_until(run, ToolStarted)
-    await within(waiter.started.wait())
+    await with_timeout(waiter.started.wait())
     return run
 
 
@@ -1012,7 +1012,7 @@ async def test_closing_cancels_stream_and_tools_and_waits_for_the_tools(
     await server.wait_for_connections(0, timeout=30)
     assert not leaving.done()
     waiter.may_clean_up.set()
-    await within(leaving)
+    await with_timeout(leaving)
     assert waiter.log == ["w started", "w cancelled"]
     assert [found async for found in run] == []
     with pytest.raises(StreamInterruptedError, match="closed before it was complete") as caught:
@@ -1064,7 +1064,7 @@ async def test_cancelling_at_any_point_leaves_no_tasks(client: AsyncFriendli, se
         with pytest.raises(asyncio.CancelledError):
             await task
         assert waiter.running == 0, moment
-        assert [name for name in tasks_of_the_library() if any(part in name for part in ours)] == [], moment
+        assert [name for name in library_tasks() if any(part in name for part in ours)] == [], moment
         with pytest.raises(StreamInterruptedError):
             await run.result()
     await assert_idle(client, server)
@@ -1096,10 +1096,10 @@ async def test_result_of_a_tool_that_suppresses_cancellation_is_discarded(
     server.enqueue(tool_calls(("stubborn", {})))
     run = start_run(client, stubborn)
     reader = asyncio.create_task(events_of(run))
-    await within(waiter.started.wait())
-    await turns(5)  # now the reader waits for the tool
+    await with_timeout(waiter.started.wait())
+    await run_loop_iterations(5)  # now the reader waits for the tool
     if way == "closed":
-        await within(run.aclose())
+        await with_timeout(run.aclose())
     else:
         reader.cancel()
     with pytest.raises((StreamInterruptedError, asyncio.CancelledError)):
@@ -1144,9 +1144,9 @@ async def test_closing_wakes_a_reader_that_waits_for_tools(
     await server.idle(timeout=30)
     with pytest.raises(RuntimeError, match="another task is already waiting"):
         await anext(run)
-    await within(run.aclose())
+    await with_timeout(run.aclose())
     with pytest.raises(StreamInterruptedError, match="closed"):
-        await within(reading)
+        await with_timeout(reading)
     assert waiter.log == ["w started", "w cancelled"]
     await assert_idle(client, server)
 
@@ -1180,7 +1180,7 @@ async def test_worker_thread_is_not_waited_for(client: AsyncFriendli, server: Fr
     run = start_run(client, block)
     await read_until(run, ToolStarted)
     await anyio.to_thread.run_sync(started.wait, 30)
-    await within(run.aclose())
+    await with_timeout(run.aclose())
     assert not ended.is_set()
     may_finish.set()
     assert await anyio.to_thread.run_sync(ended.wait, 30)

@@ -15,23 +15,23 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.clock import Clock, turns
+from support.clock import Clock, run_loop_iterations
 from support.recorder import Recorder
 from support.sockets import (
+    FAST_RETRY,
     MESSAGES,
-    QUICK,
     STREAM_HEAD,
     Conversation,
     RawServer,
-    ask,
     chunked,
     client_of,
     complete,
-    deaf_port,
     delta,
+    open_stream,
     read,
     reply,
-    within,
+    unresponsive_port,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -67,7 +67,7 @@ FAILURES: dict[str, Any] = {
 async def _failure(call: Awaitable[object]) -> FriendliError:
     """Returns the error of a call; its traceback begins here, in a frame without secrets."""
     try:
-        await within(call, 60)
+        await with_timeout(call, 60)
     except FriendliError as error:
         return error
     raise AssertionError("the call did not fail")
@@ -99,7 +99,7 @@ async def test_token_never_appears_in_errors_logs_or_reprs(
     server.always(FAILURES[name])
     options: dict[str, Any] = {
         "headers": {"X-Public": "public"},
-        "retry": QUICK,
+        "retry": FAST_RETRY,
         "timeout": Timeouts(first_event=20, idle=10),
     }
     token: Any = SECRET
@@ -112,12 +112,12 @@ async def test_token_never_appears_in_errors_logs_or_reprs(
         token = None
         options["headers"] = {**options["headers"], "Authorization": f"Bearer {SECRET}"}
     async with AsyncFriendli(token, server_url=server.url, **options) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         failing = asyncio.create_task(_failure(stream.result()))
         if stall() in getattr(FAILURES[name], "steps", [FAILURES[name]]):
             await server.wait_for_requests(1)
-            await turns(20)
-            clock.leap(20)
+            await run_loop_iterations(20)
+            clock.advance(20)
         error = await failing
         assert server.requests[0].headers["Authorization"] == f"Bearer {SECRET}"
         shown = [_texts_of(error), repr(client), str(client), repr(vars(client)), repr(stream)]
@@ -131,8 +131,8 @@ async def test_token_never_appears_in_errors_logs_or_reprs(
 
 async def test_connect_timeout_does_not_reveal_the_token(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with deaf_port() as port:
-        options: dict[str, Any] = {"timeout": Timeouts(connect=0.05), "retry": QUICK}
+    with unresponsive_port() as port:
+        options: dict[str, Any] = {"timeout": Timeouts(connect=0.05), "retry": FAST_RETRY}
         async with AsyncFriendli(SECRET, server_url=f"http://127.0.0.1:{port}", **options) as client:
             error = await _failure(complete(client))
     assert SECRET not in _texts_of(error)
@@ -160,7 +160,7 @@ async def test_log_covers_attempts_and_retries_without_private_data(
 ) -> None:
     caplog.set_level(logging.DEBUG, "friendli_async")
     server.enqueue(status(503, message="private words"), text("ok"))
-    async with client_of(server.url, retry=QUICK, headers={"X-Private": "h-private"}) as client:
+    async with client_of(server.url, retry=FAST_RETRY, headers={"X-Private": "h-private"}) as client:
         await client.serverless.chat.complete(
             model="m", messages=[{"role": "user", "content": "b-private"}], extra_query={"q": "q-private"}
         )
@@ -251,19 +251,19 @@ class StallingHandlers:
     async def no_head(self, conversation: Conversation) -> None:
         await conversation.request()
         self.reached.set()
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     async def mid_body(self, conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(STREAM_HEAD + chunked(delta("a")))
         self.reached.set()
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     async def mid_reply(self, conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{")
         self.reached.set()
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     async def unavailable(self, conversation: Conversation) -> None:
         while await conversation.request():
@@ -273,8 +273,8 @@ class StallingHandlers:
 async def _interrupt(call: Awaitable[object], how: str, reached: asyncio.Event) -> BaseException:
     """Cancels or times out a call once it is blocked, and returns what it raised."""
     task = asyncio.ensure_future(call)
-    await within(reached.wait())
-    await turns(20)
+    await with_timeout(reached.wait())
+    await run_loop_iterations(20)
 
     async def limited() -> object:
         async with asyncio.timeout(0.001):
@@ -304,7 +304,7 @@ async def test_frames_of_caller_timeouts_and_cancellation_hold_no_secret(
     token: Any = SECRET if kind == "token" else lambda: SECRET
     handler = getattr(handlers, stage.partition(" ")[0], handlers.no_head)
     policy = RetryPolicy(initial=1000, max_wait=1000, on_retry=lambda _: handlers.reached.set())
-    with deaf_port() as deaf:
+    with unresponsive_port() as deaf:
         async with RawServer(handler) as server:
             url = f"http://127.0.0.1:{deaf}" if stage == "connecting" else server.url
             options: dict[str, Any] = {"headers": {"X-Private": HEADER}, "retry": policy}
@@ -313,7 +313,7 @@ async def test_frames_of_caller_timeouts_and_cancellation_hold_no_secret(
             if stage == "connecting":
                 handlers.reached.set()
             async with AsyncFriendli(token, server_url=url, **options) as client:
-                call = complete(client) if stage in {"mid_reply", "unavailable"} else read(ask(client))
+                call = complete(client) if stage in {"mid_reply", "unavailable"} else read(open_stream(client))
                 error = await _interrupt(call, how, handlers.reached)
     assert secrets_in_frames(error) == []
 
@@ -345,15 +345,15 @@ async def test_frames_of_proxy_failures_hold_no_password_but_the_proxy_receives_
 @pytest.mark.parametrize("name", FAILURES)
 async def test_frames_of_request_failures_hold_no_secret(server: FriendliServer, clock: Clock, name: str) -> None:
     server.always(FAILURES[name])
-    options: dict[str, Any] = {"timeout": Timeouts(first_event=20, idle=10), "retry": QUICK}
+    options: dict[str, Any] = {"timeout": Timeouts(first_event=20, idle=10), "retry": FAST_RETRY}
     async with AsyncFriendli(
         SECRET, server_url=server.url, headers={"X-Private": HEADER, "X-Public": "public"}, **options
     ) as client:
-        failing = asyncio.create_task(_failure(ask(client).result()))
+        failing = asyncio.create_task(_failure(open_stream(client).result()))
         if stall() in getattr(FAILURES[name], "steps", [FAILURES[name]]):
             await server.wait_for_requests(1)
-            await turns(20)
-            clock.leap(20)
+            await run_loop_iterations(20)
+            clock.advance(20)
         error = await failing
     assert secrets_in_frames(error) == []
 
@@ -377,13 +377,13 @@ async def _drain(stream: AsyncIterable[object]) -> None:
 
 
 async def _tee(client: AsyncFriendli) -> None:
-    await asyncio.gather(*map(_drain, ask(client).tee(2)))
+    await asyncio.gather(*map(_drain, open_stream(client).tee(2)))
 
 
 async def _task_group(client: AsyncFriendli) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(complete(client))
-        tasks.create_task(_drain(ask(client)))
+        tasks.create_task(_drain(open_stream(client)))
 
 
 async def _download(client: AsyncFriendli) -> None:
@@ -418,10 +418,10 @@ async def _bulk(client: AsyncFriendli) -> None:
 
 CALLS: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
     "complete": complete,
-    "text": lambda client: _drain(ask(client).text()),
-    "tool calls": lambda client: _drain(ask(client).tool_calls()),
-    "raw": lambda client: _drain(ask(client).raw()),
-    "stop_when": lambda client: _drain(ask(client).stop_when(lambda text: False)),
+    "text": lambda client: _drain(open_stream(client).text()),
+    "tool calls": lambda client: _drain(open_stream(client).tool_calls()),
+    "raw": lambda client: _drain(open_stream(client).raw()),
+    "stop_when": lambda client: _drain(open_stream(client).stop_when(lambda text: False)),
     "tee": _tee,
     "task group": _task_group,
     "run": lambda client: client.serverless.chat.run(model="m", messages=MESSAGES, tools=[idle]).result(),

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
-from support.sockets import client_of, completion, saying
+from support.sockets import client_of, completion, serve_bytes
 from support.sockets import reply as http_reply
 
 import friendli_async as f
@@ -560,7 +560,7 @@ async def test_whitespace_around_the_token_is_stripped(
     ("prefix", "path"), [("//", ""), ("/a///", "/a"), ("/prüfung", "/pr%C3%BCfung"), ("/a%20b", "/a%20b")]
 )
 async def test_url_path_is_normalized_and_percent_encoded(prefix: str, path: str) -> None:
-    async with saying(http_reply(completion())) as raw, client_of(raw.url + prefix) as client:
+    async with serve_bytes(http_reply(completion())) as raw, client_of(raw.url + prefix) as client:
         await send(client)
     assert raw.requests[0].startswith(f"POST {path}/serverless/v1/chat/completions HTTP".encode())
 

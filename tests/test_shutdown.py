@@ -8,22 +8,22 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.clock import turns, until
+from support.clock import run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
     Conversation,
     RawServer,
-    ask,
+    assert_no_leaks,
     client_of,
     complete,
     completion,
-    deaf_port,
-    nothing_left,
+    open_stream,
     read,
     reply,
-    within,
+    unresponsive_port,
+    with_timeout,
 )
-from support.virtual import FakeTransport, now, virtually
+from support.virtual import FakeTransport, now, run_in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
@@ -41,7 +41,7 @@ from friendli_async import (
 from friendli_async._core.runtime import ChangeSignal, Runtime
 from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, script, stall, status, text
 
-pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
+pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
 
 def counts(gauges: LoopGauges) -> tuple[int, int, int, int]:
@@ -65,18 +65,18 @@ async def test_gauges_track_streams_and_calls(server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(released), finish(), done()), text("hello"))
     async with client_of(server.url, max_connections=1) as client:
-        stream = await ask(client)
+        stream = await open_stream(client)
         opened = client.gauges()
         assert (counts(opened), opened.calls_in_flight, opened.max_connections) == ((1, 0, 0, 1), 0, 1)
         task = asyncio.ensure_future(complete(client))
-        await until(lambda: client.gauges().waiting == 1)
+        await wait_until(lambda: client.gauges().waiting == 1)
         waiting = client.gauges()
         assert (counts(waiting), waiting.calls_in_flight) == ((1, 0, 1, 1), 1)
         assert client.with_options(timeout=5).gauges() == waiting
         released.set()
         assert await read(stream) == "a"
-        await within(task)
-        await until(lambda: client.gauges().in_use == 0)
+        await with_timeout(task)
+        await wait_until(lambda: client.gauges().in_use == 0)
         after = client.gauges()
         assert (counts(after), after.calls_in_flight) == ((0, 1, 0, 0), 0)
     assert client.gauges() == Gauges(max_connections=1)
@@ -87,7 +87,7 @@ async def test_call_waiting_for_a_retry_is_in_flight_without_a_connection(server
     async with client_of(server.url, retry=RetryPolicy(initial=0)) as client:
         task = asyncio.ensure_future(complete(client))
         await server.wait_for_requests()
-        await until(lambda: client.gauges().in_use == 0)
+        await wait_until(lambda: client.gauges().in_use == 0)
         gauges = client.gauges()
         assert (counts(gauges), gauges.calls_in_flight) == ((0, 1, 0, 0), 1)
         await cancel_all(task)
@@ -97,10 +97,10 @@ async def test_call_waiting_for_a_retry_is_in_flight_without_a_connection(server
 async def test_gauges_do_not_count_idle_connections_of_a_user_session(server: FriendliServer) -> None:
     async with aiohttp.ClientSession() as session, client_of(server.url, session=session) as client:
         server.enqueue(script(chunk("a"), stall()))
-        async with ask(client):
+        async with open_stream(client):
             assert counts(client.gauges()) == (1, 0, 0, 1)
         await complete(client)
-        await until(lambda: client.gauges().in_use == 0)
+        await wait_until(lambda: client.gauges().in_use == 0)
         assert counts(client.gauges()) == (0, 0, 0, 0)
 
 
@@ -119,7 +119,7 @@ class StreamInThread:
 
     async def _main(self) -> None:
         try:
-            async with ask(self._client) as stream:
+            async with open_stream(self._client) as stream:
                 self.opened.set()
                 await self._use(stream)
                 await asyncio.to_thread(self.leave.wait, 60)
@@ -140,7 +140,7 @@ def test_gauges_cover_each_event_loop_and_their_total(remote: FriendliServer) ->
     client = client_of(remote.url)
 
     async def check_gauges() -> None:
-        async with ask(client):
+        async with open_stream(client):
             gauges = client.gauges()
             assert sorted(map(counts, gauges.loops)) == [(1, 0, 0, 1)] * 3
             assert counts(gauges) == (3, 0, 0, 3)
@@ -191,17 +191,17 @@ def test_drain_does_not_wait_for_calls_of_a_closed_event_loop(seconds: float) ->
         assert runtime.gauges().calls_in_flight == 0
         return now()
 
-    assert seconds <= virtually(main()) <= seconds + 1.0
+    assert seconds <= run_in_virtual_time(main()) <= seconds + 1.0
 
 
 async def test_drain_lets_open_streams_finish_and_rejects_new_calls(server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(released), chunk("b"), finish(), done()))
     async with client_of(server.url) as client:
-        stream = await ask(client)
+        stream = await open_stream(client)
         drain = asyncio.ensure_future(client.drain())
-        await turns()
-        for rejected in (complete(client), complete(client.with_options(timeout=5)), ask(client).result()):
+        await run_loop_iterations()
+        for rejected in (complete(client), complete(client.with_options(timeout=5)), open_stream(client).result()):
             with pytest.raises(ConfigurationError, match=r"^draining") as caught:
                 await rejected
             assert copy.copy(caught.value).draining
@@ -210,25 +210,25 @@ async def test_drain_lets_open_streams_finish_and_rejects_new_calls(server: Frie
         assert not drain.done()
         released.set()
         assert await read(stream) == "ab"
-        assert await within(drain) == 0
+        assert await with_timeout(drain) == 0
         assert stream.outcome == "done"
         assert len(server.requests) == 1
         assert not client._runtime.transport.closed  # closing is up to the caller
-        await nothing_left(client, server, connections=1)
+        await assert_no_leaks(client, server, connections=1)
 
 
 async def test_drain_waits_for_active_and_queued_calls(server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(gate(released), chunk("a"), finish(), done()), text("second"))
     async with client_of(server.url, max_connections=1) as client:
-        first = asyncio.ensure_future(read(ask(client)))
+        first = asyncio.ensure_future(read(open_stream(client)))
         await server.wait_for_requests()
         second = asyncio.ensure_future(complete(client))
-        await until(lambda: client.gauges().waiting == 1)
+        await wait_until(lambda: client.gauges().waiting == 1)
         drain = asyncio.ensure_future(client.drain())
-        await turns()
+        await run_loop_iterations()
         released.set()
-        assert await within(drain) == 0
+        assert await with_timeout(drain) == 0
         assert await first == "a"
         assert (await second).text == "second"
 
@@ -236,38 +236,38 @@ async def test_drain_waits_for_active_and_queued_calls(server: FriendliServer) -
 async def test_drain_timeout_aborts_open_calls_and_returns_their_number(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()), script(chunk("a"), stall()), stall(), script(head(), stall()))
     async with client_of(server.url) as client:
-        reading, parked = await ask(client), await ask(client)
+        reading, parked = await open_stream(client), await open_stream(client)
         assert (await anext(reading)).text == "a"
         tasks = [asyncio.ensure_future(anext(reading)), asyncio.ensure_future(complete(client))]
         await server.wait_for_requests(3)
-        tasks.append(asyncio.ensure_future(ask(client).result()))
+        tasks.append(asyncio.ensure_future(open_stream(client).result()))
         await server.wait_for_requests(4)
-        await turns(50)
+        await run_loop_iterations(50)
         gauges = client.gauges()
         assert (gauges.in_use, gauges.open_streams, gauges.calls_in_flight) == (4, 2, 2)
-        assert await within(client.drain(0.01)) == 4  # a stream that is being opened counts once
+        assert await with_timeout(client.drain(0.01)) == 4  # a stream that is being opened counts once
         caught = [(await asyncio.wait({task}), task.exception())[1] for task in tasks]
         assert [type(error) for error in caught] == [StreamInterruptedError, APIConnectionError, StreamInterruptedError]
         assert all("drained" in str(error) for error in caught)
         assert (await anext(parked)).text == "a"  # already received
         with pytest.raises(StreamInterruptedError, match="drained"):
             await anext(parked)
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_finished_stream_is_not_open_even_if_its_body_continues(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), stall()))
-    assert await read(ask(client)) == "a"
+    assert await read(open_stream(client)) == "a"
     assert counts(client.gauges()) == (1, 0, 0, 0)
-    assert await within(client.drain(0.001)) == 0
+    assert await with_timeout(client.drain(0.001)) == 0
 
 
 async def test_draining_a_copy_drains_the_original_client(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    stream = await ask(client)
-    assert await within(client.with_options(timeout=5).drain(0.01)) == 1
+    stream = await open_stream(client)
+    assert await with_timeout(client.with_options(timeout=5).drain(0.01)) == 1
     with pytest.raises(StreamInterruptedError):
         await read(stream)
     with pytest.raises(ConfigurationError, match="draining"):
@@ -277,22 +277,22 @@ async def test_draining_a_copy_drains_the_original_client(client: AsyncFriendli,
 async def test_cancelled_drain_aborts_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
     released = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(released), finish(), done()))
-    stream = await ask(client)
+    stream = await open_stream(client)
     drain = asyncio.ensure_future(client.drain())
-    await turns()
+    await run_loop_iterations()
     await cancel_all(drain)
     released.set()
     assert await read(stream) == "a"
-    assert await within(client.drain()) == 0
+    assert await with_timeout(client.drain()) == 0
 
 
 async def test_drain_returns_when_the_last_stream_is_closed(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with ask(client):
+    async with open_stream(client):
         drain = asyncio.ensure_future(client.drain())
-        await turns()
+        await run_loop_iterations()
         assert not drain.done()
-    assert await within(drain) == 0
+    assert await with_timeout(drain) == 0
 
 
 def test_drain_waits_for_streams_of_other_event_loops(remote: FriendliServer) -> None:
@@ -303,10 +303,10 @@ def test_drain_waits_for_streams_of_other_event_loops(remote: FriendliServer) ->
 
     async def drain() -> int:
         waiting = asyncio.ensure_future(client.drain())
-        await turns()
+        await run_loop_iterations()
         assert not waiting.done()
         released.set()
-        return await within(waiting)
+        return await with_timeout(waiting)
 
     try:
         assert asyncio.run(drain()) == 0
@@ -321,7 +321,7 @@ def test_drain_timeout_aborts_streams_of_other_event_loops(remote: FriendliServe
     client = client_of(remote.url)
     threads = [StreamInThread(client, read) for _ in range(2)]
     try:
-        assert asyncio.run(within(client.drain(0.01))) == 2
+        assert asyncio.run(with_timeout(client.drain(0.01))) == 2
     finally:
         thread_errors = [thread.join() for thread in threads]
     assert [type(error) for errors in thread_errors for error in errors] == [StreamInterruptedError] * 2
@@ -340,15 +340,15 @@ async def test_warm_up_sends_nothing_and_later_calls_use_its_connections() -> No
 
     async with RawServer(handler) as server, client_of(server.url) as client:
         await client.warm_up(3)
-        await until(lambda: server.connections == 3)
+        await wait_until(lambda: server.connections == 3)
         assert counts(client.gauges()) == (0, 3, 0, 0)
-        await turns(50)
+        await run_loop_iterations(50)
         assert requests == []
         await asyncio.gather(*(complete(client) for _ in range(3)))
         assert server.connections == 3
         assert len(requests) == 3
         await client.warm_up(2)  # in addition to the existing ones
-        await until(lambda: server.connections == 5)
+        await wait_until(lambda: server.connections == 5)
         assert client.gauges().idle == 5
         assert (await complete(client)).meta.timing.connecting < 1
 
@@ -357,7 +357,7 @@ async def test_warm_connection_is_reported_as_reused(server: FriendliServer) -> 
     seen = Recorder()
     async with client_of(server.url, observers=[seen]) as client:
         await client.warm_up(1)
-        assert seen.told == []  # a warm-up is not a call
+        assert seen.reported == []  # a warm-up is not a call
         await complete(client)
     assert [event.reused for event in seen.events if hasattr(event, "reused")] == [True]
 
@@ -394,10 +394,10 @@ async def test_warm_up_of_an_unreachable_server_raises_and_leaks_nothing(unused_
 
 
 async def test_warm_up_obeys_the_connect_timeout() -> None:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.05)) as client:
             with pytest.raises(APITimeoutError) as raised:
-                await within(client.warm_up(2))
+                await with_timeout(client.warm_up(2))
             assert (raised.value.limit, raised.value.sent) == ("connect", False)
             assert counts(client.gauges()) == (0, 0, 0, 0)
 
@@ -425,10 +425,10 @@ async def test_warm_up_is_rejected_once_the_client_is_closed(server: FriendliSer
 
 
 async def test_drain_waits_for_a_concurrent_warm_up() -> None:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.05)) as client:
             warming = asyncio.ensure_future(client.warm_up(1))
-            await until(lambda: client.gauges().in_use == 1)
-            assert await within(client.drain()) == 0
+            await wait_until(lambda: client.gauges().in_use == 1)
+            assert await with_timeout(client.drain()) == 0
             with pytest.raises(APITimeoutError):
                 await warming

@@ -7,18 +7,18 @@ import zlib
 import pytest
 from support.sockets import (
     DONE,
-    QUICK,
-    ask,
+    FAST_RETRY,
+    assert_no_leaks,
     client_of,
     complete,
     completion,
     delta,
-    nothing_left,
-    places_in_use,
+    open_stream,
     read,
     reply,
-    saying,
-    within,
+    serve_bytes,
+    slots_in_use,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -54,11 +54,11 @@ MIB = 1024 * 1024
 async def test_endless_event_is_aborted_at_the_limit(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), raw(b"data: "), endless()))
     async with client_of(server.url, limits=Limits(event=MIB)) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         tracemalloc.start()
         try:
             with pytest.raises(ResponseDecodeError, match=r"Limits\.event") as caught:
-                await within(read(stream))
+                await with_timeout(read(stream))
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -67,20 +67,20 @@ async def test_endless_event_is_aborted_at_the_limit(server: FriendliServer) -> 
         assert stream.outcome == "failed"
         assert caught.value.partial is not None
         assert caught.value.partial.text == "a"
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_event_of_8_mib_is_read_completely(server: FriendliServer) -> None:
     server.enqueue(script(chunk("x" * 8 * MIB), finish(), done()))
     async with client_of(server.url) as client:
-        assert len(await within(read(ask(client)))) == 8 * MIB
+        assert len(await with_timeout(read(open_stream(client)))) == 8 * MIB
 
 
 async def test_oversized_first_event_raises_without_a_retry(server: FriendliServer) -> None:
     server.enqueue(script(endless(b"data: x\n" * 1000)))
-    async with client_of(server.url, limits=Limits(event=MIB), retry=QUICK) as client:
+    async with client_of(server.url, limits=Limits(event=MIB), retry=FAST_RETRY) as client:
         with pytest.raises(ResponseDecodeError):
-            await within(ask(client).__aenter__())
+            await with_timeout(open_stream(client).__aenter__())
     assert len(server.requests) == 1
 
 
@@ -88,7 +88,7 @@ async def test_endless_comments_time_out(server: FriendliServer) -> None:
     server.enqueue(script(endless(b": " + b"x" * 65536 + b"\n\n")))
     async with client_of(server.url, limits=Limits(event=MIB), timeout=Timeouts(first_event=0.3)) as client:
         with pytest.raises(APITimeoutError):
-            await within(ask(client).__aenter__())
+            await with_timeout(open_stream(client).__aenter__())
 
 
 async def test_endless_reply_is_aborted_at_the_limit(server: FriendliServer) -> None:
@@ -97,12 +97,12 @@ async def test_endless_reply_is_aborted_at_the_limit(server: FriendliServer) -> 
         tracemalloc.start()
         try:
             with pytest.raises(ResponseDecodeError, match=r"Limits\.reply"):
-                await within(complete(client))
+                await with_timeout(complete(client))
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
         assert peak < 6 * MIB
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -110,19 +110,19 @@ async def test_endless_error_body_is_truncated_and_keeps_its_status(server: Frie
     server.enqueue(script(endless(b"oops " * 1000), status=500, content_type="text/plain"))
     async with client_of(server.url, limits=Limits(error=4096)) as client:
         with pytest.raises(InternalServerError) as caught:
-            await within(ask(client).result() if streamed else complete(client))
+            await with_timeout(open_stream(client).result() if streamed else complete(client))
         assert caught.value.status_code == 500
         assert len(caught.value.body) <= 4096
         assert caught.value.body.startswith("oops")
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_stalled_error_body_does_not_hang_the_call(server: FriendliServer) -> None:
     server.enqueue(script(raw(b'{"error": {"message": "bad'), stall(), status=400))
     async with client_of(server.url, timeout=Timeouts(first_event=0.2)) as client:
         with pytest.raises((BadRequestError, APITimeoutError)):
-            await within(complete(client))
-        await nothing_left(client, server)
+            await with_timeout(complete(client))
+        await assert_no_leaks(client, server)
 
 
 def bomb(size: int) -> bytes:
@@ -146,13 +146,13 @@ async def test_decompression_bomb_uses_bounded_memory(server: FriendliServer, wh
         tracemalloc.start()
         try:
             with pytest.raises((ResponseDecodeError, BadRequestError)) as caught:
-                await within(ask(client).result() if where == "stream" else complete(client))
+                await with_timeout(open_stream(client).result() if where == "stream" else complete(client))
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
         assert type(caught.value) is (BadRequestError if where == "error" else ResponseDecodeError)
         assert peak < 16 * MIB
-        await nothing_left(client, server, connections=None)
+        await assert_no_leaks(client, server, connections=None)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "GZIP"])
@@ -160,7 +160,7 @@ async def test_compressed_reply_is_decoded(server: FriendliServer, encoding: str
     data = zlib.compress(completion()) if encoding == "deflate" else gzip.compress(completion())
     server.enqueue(script(split(raw(data), 7), headers={"Content-Encoding": encoding}, content_type="application/json"))
     async with client_of(server.url) as client:
-        assert (await within(complete(client))).text == "whole"
+        assert (await with_timeout(complete(client))).text == "whole"
 
 
 async def test_compressed_error_is_decoded(server: FriendliServer) -> None:
@@ -176,7 +176,7 @@ async def test_compressed_stream_is_decoded_although_not_requested(server: Frien
     compressed = gzip.compress(delta("Hel") + delta("lo") + delta(finish="stop") + DONE)
     server.enqueue(script(split(raw(compressed), size), headers=GZIP))
     async with client_of(server.url) as client:
-        assert await read(ask(client)) == "Hello"
+        assert await read(open_stream(client)) == "Hello"
         assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
@@ -189,8 +189,8 @@ async def test_unsupported_content_encoding_is_named_in_the_error(
     server.enqueue(body(b"\x8b\x03\x80", headers={"Content-Encoding": encoding}, content_type=kind))
     async with client_of(server.url) as client:
         with pytest.raises(ResponseDecodeError, match=encoding):
-            await within(ask(client).result() if streamed else complete(client))
-        assert places_in_use(client) == 0
+            await with_timeout(open_stream(client).result() if streamed else complete(client))
+        assert slots_in_use(client) == 0
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ async def test_corrupt_compressed_body_raises(server: FriendliServer, data: byte
     server.enqueue(body(data, headers=GZIP, content_type="application/json"))
     async with client_of(server.url) as client:
         with pytest.raises((ResponseDecodeError, APIConnectionError)):
-            await within(complete(client))
+            await with_timeout(complete(client))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip"])
@@ -214,7 +214,7 @@ async def test_error_message_in_a_body_mislabelled_as_compressed_is_read(
     server.enqueue(body(data, status=status, headers={"Content-Encoding": encoding}))
     async with client_of(server.url) as client:
         with pytest.raises(APIStatusError, match="quota exceeded") as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
     assert caught.value.status_code == status
 
 
@@ -224,7 +224,7 @@ async def test_error_message_in_a_mislabelled_body_respects_the_charset(server: 
     server.enqueue(body(message, status=503, headers=headers, content_type="text/plain; charset=iso-8859-1"))
     async with client_of(server.url) as client:
         with pytest.raises(APIStatusError, match="Kontingent \u00fcberschritten"):
-            await within(complete(client))
+            await with_timeout(complete(client))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
@@ -234,8 +234,8 @@ async def test_replies_mislabelled_as_compressed_are_read(server: FriendliServer
     server.enqueue(body(completion(), headers=headers, content_type="application/json"))
     server.enqueue(body(stream, headers=headers, content_type="text/event-stream"))
     async with client_of(server.url) as client:
-        assert (await within(complete(client))).text == "whole"
-        assert (await within(ask(client).result())).text == "whole"
+        assert (await with_timeout(complete(client))).text == "whole"
+        assert (await with_timeout(open_stream(client).result())).text == "whole"
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 8, 20])
@@ -273,9 +273,9 @@ async def test_error_with_an_unsupported_content_encoding_keeps_its_status(serve
 
 async def test_truncated_plain_reply_raises_connection_error() -> None:
     whole = reply(completion())
-    async with saying(whole[:-5]) as server, client_of(server.url) as client:
+    async with serve_bytes(whole[:-5]) as server, client_of(server.url) as client:
         with pytest.raises(APIConnectionError) as caught:
-            await within(complete(client))
+            await with_timeout(complete(client))
         assert caught.value.sent
 
 
@@ -285,4 +285,4 @@ STEPS: list[Step] = [chunk("a"), comment(), event({"choices": []})]
 async def test_event_limit_does_not_apply_to_the_whole_stream(server: FriendliServer) -> None:
     server.enqueue(script(*STEPS * 500, finish(), done()))
     async with client_of(server.url, limits=Limits(event=1000)) as client:
-        assert await read(ask(client)) == "a" * 500
+        assert await read(open_stream(client)) == "a" * 500

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.clock import turns
-from support.sockets import TOKEN, ask, client_of, delta, nothing_left, places_in_use, read, within
+from support.clock import run_loop_iterations
+from support.sockets import TOKEN, assert_no_leaks, client_of, delta, open_stream, read, slots_in_use, with_timeout
 from support.streams import KINDS, AnyStream, Kind
 
 from friendli_async import AsyncFriendli, ChatStream, StreamInterruptedError
@@ -41,28 +41,28 @@ class EndRecorder(Observer):
 
 
 async def test_stop_leaves_a_partial_result_for_every_stream_kind(server: FriendliServer, kind: Kind) -> None:
-    server.enqueue(script(*map(raw, kind.begun), stall()))
+    server.enqueue(script(*map(raw, kind.first_events), stall()))
     ends = EndRecorder()
     async with client_of(server.url, observers=[ends]) as client:
         async with kind.open(client) as stream:
-            for _ in kind.begun:
-                await within(anext(stream))
+            for _ in kind.first_events:
+                await with_timeout(anext(stream))
             await stream.stop()
             assert stream.outcome == "stopped"
             assert [event async for event in stream] == []
-        result = await within(stream.result())
+        result = await with_timeout(stream.result())
         assert result.text == "Hello "
-        assert kind.finish(result) == kind.unfinished
+        assert kind.finish_reason(result) == kind.incomplete_reason
         assert result.meta == stream.meta
         assert await stream.result() is result
         assert stream.outcome == "stopped"
         assert [(end.outcome, end.error) for end in ends.seen] == [("stopped", None)]
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_stopped_stream_has_the_usage_received_so_far(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), usage(1, 2), chunk("b"), stall()), script(chunk("a"), stall()))
-    with_usage, without_usage = ask(client), ask(client)
+    with_usage, without_usage = open_stream(client), open_stream(client)
     for _ in range(3):
         await anext(with_usage)
     await anext(without_usage)
@@ -76,11 +76,11 @@ async def test_stopped_stream_has_the_usage_received_so_far(server: FriendliServ
 
 async def test_stop_aborts_the_connection_without_suspending(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         stopping = stream.stop()
         with pytest.raises(StopIteration):
             stopping.send(None)
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
     await server.wait_for_connections(0)
 
 
@@ -113,22 +113,22 @@ async def test_stop_ends_a_waiting_reader_without_an_error(
     server: FriendliServer, client: AsyncFriendli, reads: Callable[[ChatStream], Awaitable[list[Any]]]
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     reading = asyncio.ensure_future(reads(stream))
     await server.wait_for_requests(1)
     while stream._open is None:
-        await turns(1)
-    await turns(5)
+        await run_loop_iterations(1)
+    await run_loop_iterations(5)
     await stream.stop()
-    assert len(await within(reading)) == 1
+    assert len(await with_timeout(reading)) == 1
     assert stream.outcome == "stopped"
     assert (await stream.result()).text == "a"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_unread_events_appear_only_in_the_result(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     assert (await anext(stream)).text == "a"
     await stream.stop()
     assert await read(stream) == ""
@@ -136,7 +136,7 @@ async def test_unread_events_appear_only_in_the_result(server: FriendliServer, c
 
 
 async def test_stream_stopped_before_use_sends_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     await stream.stop()
     assert stream.outcome == "stopped"
     assert await read(stream) == ""
@@ -155,26 +155,26 @@ async def test_stop_while_opening_ends_the_reader(
     server.enqueue(script(comment(), stall()))
     ends = EndRecorder()
     async with client_of(server.url, observers=[ends]) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         reading = asyncio.ensure_future(reads(stream))
         await server.wait_for_requests(1)
         await stream.stop()
-        assert await within(reading) == []
+        assert await with_timeout(reading) == []
         assert stream.outcome == "stopped"
         with pytest.raises(StreamInterruptedError):
             await stream.result()
         assert [(end.outcome, end.error) for end in ends.seen] == [("stopped", None)]
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_stop_while_entering_raises(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(stall())
-    stream = ask(client)
+    stream = open_stream(client)
     entering = asyncio.ensure_future(stream.__aenter__())
     await server.wait_for_requests(1)
     await stream.stop()
     with pytest.raises(StreamInterruptedError, match="stopped"):
-        await within(entering)
+        await with_timeout(entering)
     assert stream.outcome == "stopped"
 
 
@@ -183,7 +183,7 @@ async def test_stop_does_not_change_the_outcome_of_an_ended_stream(
     server: FriendliServer, client: AsyncFriendli, ends: list[str]
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         if ends[0] == "done":
             await read(stream)
         elif ends[0] == "cancelled":
@@ -208,9 +208,9 @@ def _contains_lo(text: str) -> bool:
 async def test_stop_when_ends_every_stream_kind_with_the_matching_event(
     server: FriendliServer, kind: Kind, together: bool, entered: bool
 ) -> None:
-    pieces = [*kind.begun, *kind.rest]
+    pieces = [*kind.first_events, *kind.remaining_events]
     steps = [raw(kind.body)] if together else [*map(raw, pieces)]
-    server.enqueue(*[script(*steps[: None if together else len(kind.begun)], stall())] * 2)
+    server.enqueue(*[script(*steps[: None if together else len(kind.first_events)], stall())] * 2)
     ends = EndRecorder()
     async with client_of(server.url, observers=[ends]) as client:
         stream = kind.open(client)
@@ -218,16 +218,16 @@ async def test_stop_when_ends_every_stream_kind_with_the_matching_event(
             await stream
         assert stream.stop_when(_contains_lo) is stream
         events = [event async for event in stream]
-        assert len(events) == len(kind.begun)
+        assert len(events) == len(kind.first_events)
         assert stream.outcome == "stopped"
         result = await stream.result()
         assert result.text == "Hello "
-        assert kind.finish(result) == kind.unfinished
+        assert kind.finish_reason(result) == kind.incomplete_reason
         relayed = kind.open(client).stop_when(_contains_lo)
-        assert b"".join([data async for data in relayed.raw()]) == b"".join(kind.begun)
+        assert b"".join([data async for data in relayed.raw()]) == b"".join(kind.first_events)
         assert await relayed.result() == result
         assert [(end.outcome, end.error) for end in ends.seen] == [("stopped", None)] * 2
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
@@ -240,15 +240,15 @@ async def test_no_reader_receives_data_after_the_matching_event(
 ) -> None:
     body = (b": hi\n\n" + delta("a") + delta("b") + delta("c")).replace(b"\n", newline)
     server.enqueue(script(raw(body), stall()))
-    stream = ask(client).stop_when(lambda text: text.endswith("b"))
-    received = await within(reads(stream))
+    stream = open_stream(client).stop_when(lambda text: text.endswith("b"))
+    received = await with_timeout(reads(stream))
     if reads is _raw:
         assert received == [body[: body.index(b'"c"')].rpartition(b"data")[0]]
     else:
         assert len(received) == (1 if reads is _result else 2)
     assert stream.outcome == "stopped"
     assert (await stream.result()).text == "ab"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("blank", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\n\n"])
@@ -270,14 +270,14 @@ def test_no_split_passes_bytes_after_the_matching_event(blank: bytes) -> None:
 
 async def test_all_tee_branches_receive_the_matching_event(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
-    branches = ask(client).stop_when(lambda text: "b" in text).tee(3)
-    received = await within(asyncio.gather(*map(_iterate, branches)))
+    branches = open_stream(client).stop_when(lambda text: "b" in text).tee(3)
+    received = await with_timeout(asyncio.gather(*map(_iterate, branches)))
     assert [[event.text for event in events] for events in received] == [["a", "b"]] * 3
 
 
 async def test_predicate_may_inspect_events(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), chunk(reasoning="hm"), chunk("b"), stall()))
-    stream = ask(client).stop_when(event=lambda event: bool(event.reasoning))
+    stream = open_stream(client).stop_when(event=lambda event: bool(event.reasoning))
     assert [event.reasoning async for event in stream] == ["", "hm"]
     assert (await stream.result()).reasoning == "hm"
 
@@ -285,7 +285,7 @@ async def test_predicate_may_inspect_events(server: FriendliServer, client: Asyn
 async def test_any_of_several_predicates_stops_the_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(*[script(*map(chunk, "abcd"), stall())] * 2)
     for first, second in (("b", "d"), ("d", "b")):
-        stream = ask(client).stop_when(lambda text, end=first: end in text)
+        stream = open_stream(client).stop_when(lambda text, end=first: end in text)
         stream.stop_when(event=lambda event, end=second: event.text == end)
         assert await read(stream) == "ab"
 
@@ -298,7 +298,7 @@ async def test_text_predicate_is_called_once_per_change_of_the_text(
         b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"b\\ud83d", b"\\ude00")
     )
     server.enqueue(script(chunk("a"), chunk(reasoning="x"), raw(halves), finish(), done()))
-    stream = ask(client).stop_when(texts.append)
+    stream = open_stream(client).stop_when(texts.append)
     assert await read(stream)
     assert texts == ["a", "ab", "ab😀"]
     assert stream.outcome == "done"
@@ -334,7 +334,7 @@ def stream_failing_at(text: str, client: AsyncFriendli, server: FriendliServer) 
         return False
 
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
-    return ask(client).stop_when(fail)
+    return open_stream(client).stop_when(fail)
 
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)
@@ -344,11 +344,11 @@ async def test_exception_in_a_predicate_reaches_the_reader_and_closes_the_stream
 ) -> None:
     stream = stream_failing_at(at, client, server)
     with pytest.raises(LookupError):
-        await within(reads(stream))
+        await with_timeout(reads(stream))
     assert stream.outcome == "failed"
     with pytest.raises(StreamInterruptedError, match="LookupError"):
         await stream.result()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
@@ -357,9 +357,9 @@ async def test_stream_ended_by_a_failing_predicate_does_not_look_complete(
 ) -> None:
     stream = stream_failing_at(at, client, server)
     with pytest.raises(LookupError):
-        await within(_iterate(stream))
+        await with_timeout(_iterate(stream))
     with pytest.raises(StreamInterruptedError, match="LookupError"):
-        await within(anext(stream))
+        await with_timeout(anext(stream))
     assert [event async for event in stream] == [], "the error is raised only once"
 
 
@@ -380,17 +380,17 @@ async def test_stop_async_iteration_from_user_code_is_not_taken_for_the_stream_e
 
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
     async with AsyncFriendli(token, server_url=server.url) as client:
-        stream = ask(client).stop_when(ends)
+        stream = open_stream(client).stop_when(ends)
         with pytest.raises(RuntimeError, match="StopAsyncIteration"):
-            await within(reads(stream))
+            await with_timeout(reads(stream))
         assert stream.outcome == "failed"
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_failing_predicate_ends_every_tee_branch(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    branches = ask(client).stop_when(lambda text: text.nope).tee(2)  # type: ignore[attr-defined]  # the error under test
-    ends = await within(asyncio.gather(*map(_iterate, branches), return_exceptions=True))
+    branches = open_stream(client).stop_when(lambda text: text.nope).tee(2)  # type: ignore[attr-defined]  # the error under test
+    ends = await with_timeout(asyncio.gather(*map(_iterate, branches), return_exceptions=True))
     assert sorted(type(end).__name__ for end in ends) == ["AttributeError", "StreamInterruptedError"]
 
 
@@ -407,14 +407,14 @@ async def test_failing_predicate_ends_every_tee_branch(server: FriendliServer, c
 async def test_invalid_predicate_is_rejected(
     client: AsyncFriendli, arguments: list[dict[str, Any]], message: str
 ) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(TypeError, match=message):
         stream.stop_when(**arguments[0])
     assert await read(stream)
 
 
 async def test_stop_when_is_rejected_once_an_event_was_read(client: AsyncFriendli) -> None:
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         await anext(stream)
         with pytest.raises(RuntimeError, match="already been read from"):
             stream.stop_when(bool)
@@ -427,9 +427,9 @@ async def test_dropping_a_stream_with_a_predicate_cancels_the_request(
     gc.collect()
     gc.disable()
     try:
-        async for _ in ask(client).stop_when(lambda text: "b" in text):
+        async for _ in open_stream(client).stop_when(lambda text: "b" in text):
             break
         assert await server.requests[0].disconnected()
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
     finally:
         gc.enable()

@@ -10,19 +10,19 @@ from typing import Any
 
 import anyio
 import pytest
-from support.clock import turns
+from support.clock import run_loop_iterations
 from support.sockets import (
     DONE,
+    FAST_RETRY,
     MESSAGES,
-    QUICK,
-    ask,
+    assert_no_leaks,
     client_of,
     complete,
     delta,
-    nothing_left,
-    places_in_use,
+    open_stream,
     read,
-    within,
+    slots_in_use,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -48,7 +48,7 @@ from friendli_async.testing import (
     text,
 )
 
-pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("garbage_is_collected")]
+pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
 
 @pytest.fixture
@@ -65,20 +65,20 @@ class _UserError(Exception):
 
 
 async def _break_in_block(client: AsyncFriendli) -> None:
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         async for _ in stream:
             break
     assert stream.outcome == "cancelled"
 
 
 async def _leave_block_at_once(client: AsyncFriendli) -> None:
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         pass
     assert stream.outcome == "cancelled"
 
 
 async def _exception_in_block(client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     with contextlib.suppress(_UserError):
         async with stream:
             await anext(stream)
@@ -87,13 +87,13 @@ async def _exception_in_block(client: AsyncFriendli) -> None:
 
 
 async def _break_in_bare_loop(client: AsyncFriendli) -> None:
-    async for _ in ask(client):
+    async for _ in open_stream(client):
         break
 
 
 async def _exception_in_bare_loop(client: AsyncFriendli) -> None:
     async def loop() -> None:
-        async for _ in ask(client):
+        async for _ in open_stream(client):
             raise _UserError
 
     with contextlib.suppress(_UserError):
@@ -101,12 +101,12 @@ async def _exception_in_bare_loop(client: AsyncFriendli) -> None:
 
 
 async def _break_in_view(client: AsyncFriendli) -> None:
-    async for _ in ask(client).text():
+    async for _ in open_stream(client).text():
         break
 
 
 async def _leave_view(client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     async with stream.text() as view:
         async for _ in view:
             break
@@ -114,7 +114,7 @@ async def _leave_view(client: AsyncFriendli) -> None:
 
 
 async def _close_view(client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     view = stream.text()
     await anext(view)
     await view.aclose()
@@ -122,11 +122,11 @@ async def _close_view(client: AsyncFriendli) -> None:
 
 
 async def _drop_opened(client: AsyncFriendli) -> None:
-    await ask(client)
+    await open_stream(client)
 
 
 async def _close_here(client: AsyncFriendli) -> None:
-    stream = await ask(client)
+    stream = await open_stream(client)
     await stream.aclose()
     assert stream.outcome == "cancelled"
     await stream.aclose()
@@ -134,7 +134,7 @@ async def _close_here(client: AsyncFriendli) -> None:
 
 
 async def _close_from_another_task(client: AsyncFriendli) -> None:
-    stream = await ask(client)
+    stream = await open_stream(client)
     await asyncio.create_task(stream.aclose())
     assert stream.outcome == "cancelled"
 
@@ -146,10 +146,10 @@ async def _cancel_the_reader(client: AsyncFriendli) -> None:
         async for _ in stream:
             reading.set()
 
-    stream = ask(client)
+    stream = open_stream(client)
     task = asyncio.create_task(consume())
-    await within(reading.wait())
-    await turns(5)
+    await with_timeout(reading.wait())
+    await run_loop_iterations(5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -157,24 +157,24 @@ async def _cancel_the_reader(client: AsyncFriendli) -> None:
 
 
 async def _time_out_the_reader(client: AsyncFriendli) -> None:
-    stream = await ask(client)
+    stream = await open_stream(client)
     with pytest.raises(TimeoutError):
-        await within(read(stream), 0.05)
+        await with_timeout(read(stream), 0.05)
     assert stream.outcome == "cancelled"
 
 
 async def _anyio_scope(client: AsyncFriendli) -> None:
     with anyio.CancelScope() as scope:
-        async with ask(client) as stream:
+        async with open_stream(client) as stream:
             async for _ in stream:
                 scope.deadline = anyio.current_time()
     assert scope.cancelled_caught
 
 
 async def _cancel_result(client: AsyncFriendli) -> None:
-    stream = await ask(client)
+    stream = await open_stream(client)
     task = asyncio.create_task(stream.result())
-    await turns(5)
+    await run_loop_iterations(5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -183,7 +183,7 @@ async def _cancel_result(client: AsyncFriendli) -> None:
 
 async def _user_generator(client: AsyncFriendli) -> None:
     async def relay() -> AsyncIterator[str]:
-        async with ask(client) as stream:
+        async with open_stream(client) as stream:
             async for event in stream:
                 yield event.text
 
@@ -206,10 +206,10 @@ async def test_stopping_disconnects_and_releases_the_connection_slot(
 ) -> None:
     server.enqueue(script(chunk("a"), stall()), text("next"))
     await stop(client)
-    assert places_in_use(client) == 0
+    assert slots_in_use(client) == 0
     assert await server.requests[0].disconnected()
-    await nothing_left(client, server)
-    assert (await within(complete(client))).text == "next"
+    await assert_no_leaks(client, server)
+    assert (await with_timeout(complete(client))).text == "next"
 
 
 @pytest.mark.parametrize("stop", STOPPERS)
@@ -222,48 +222,48 @@ async def test_stopping_works_while_the_server_sends_endlessly(
         server.enqueue(script(endless(delta("a") * 500)))
     await stop(client)
     assert await server.requests[0].disconnected()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_aclose_releases_the_connection_slot_without_suspending(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    stream = await ask(client)
+    stream = await open_stream(client)
     with pytest.raises(StopIteration):
         stream.aclose().send(None)
-    assert places_in_use(client) == 0
+    assert slots_in_use(client) == 0
     assert stream.outcome == "cancelled"
 
 
 async def test_last_reference_may_be_dropped_in_another_thread(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()), text("next"))
-    held = [await ask(client)]
+    held = [await open_stream(client)]
     gone = weakref.ref(held[0])
     thread = threading.Thread(target=held.clear)
     thread.start()
     await asyncio.to_thread(thread.join)
     assert gone() is None
     assert await server.requests[0].disconnected()
-    await nothing_left(client, server)
-    assert (await within(complete(client))).text == "next"
+    await assert_no_leaks(client, server)
+    assert (await with_timeout(complete(client))).text == "next"
 
 
 async def test_failed_stream_is_not_kept_alive_by_its_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), raw(b"data: {nope\n\n"), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(FriendliError):
         await read(stream)
     gone = weakref.ref(stream)
-    assert places_in_use(client) == 0
+    assert slots_in_use(client) == 0
     del stream
     gc.collect()
     assert gone() is None
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_unused_stream_leaks_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     gone = weakref.ref(stream)
     del stream
     assert gone() is None
@@ -274,11 +274,11 @@ async def test_dropping_a_view_keeps_a_stream_with_another_owner_open(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(text("a", "b"))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         async for _ in stream.text():
             break
         assert stream.outcome in {"open", "done"}
-        assert (await within(stream.result())).text == "ab"
+        assert (await with_timeout(stream.result())).text == "ab"
 
 
 # --- stopping while opening ------------------------------------------------------------------------------------------
@@ -295,47 +295,47 @@ STALLS: dict[str, Step | Script] = {
 @pytest.mark.parametrize("name", STALLS)
 async def test_cancelling_while_opening_disconnects(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
     server.enqueue(STALLS[name], text("next"))
-    stream = ask(client)
+    stream = open_stream(client)
     task = asyncio.create_task(stream.__aenter__())
     await server.wait_for_requests(1)
-    await turns(10)
+    await run_loop_iterations(10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert stream.outcome == "cancelled"
-    await nothing_left(client, server)
-    assert (await within(complete(client))).text == "next"
+    await assert_no_leaks(client, server)
+    assert (await with_timeout(complete(client))).text == "next"
 
 
 @pytest.mark.parametrize("name", STALLS)
 async def test_closing_while_opening_interrupts_it(server: FriendliServer, client: AsyncFriendli, name: str) -> None:
     server.enqueue(STALLS[name], text("next"))
-    stream = ask(client)
+    stream = open_stream(client)
     task = asyncio.create_task(stream.__aenter__())
     await server.wait_for_requests(1)
-    await turns(10)
+    await run_loop_iterations(10)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError):
-        await within(task)
+        await with_timeout(task)
     assert stream.outcome == "cancelled"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
-    assert (await within(complete(client))).text == "next"
+    assert (await with_timeout(complete(client))).text == "next"
 
 
 async def test_closing_while_waiting_for_a_retry_interrupts_opening(server: FriendliServer) -> None:
     server.enqueue(status(503, retry_after=30))
-    async with client_of(server.url, retry=QUICK) as client:
-        stream = ask(client)
+    async with client_of(server.url, retry=FAST_RETRY) as client:
+        stream = open_stream(client)
         task = asyncio.create_task(stream.__aenter__())
         await server.wait_for_requests(1)
         await server.idle()
-        await turns(10)
+        await run_loop_iterations(10)
         assert not task.done()
         await stream.aclose()
         with pytest.raises(StreamInterruptedError):
-            await within(task)
+            await with_timeout(task)
         assert stream.outcome == "cancelled"
     assert len(server.requests) == 1
 
@@ -344,15 +344,15 @@ async def test_closing_while_waiting_for_a_connection_slot_interrupts_opening(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with ask(client):
-        waiting = ask(client)
+    async with open_stream(client):
+        waiting = open_stream(client)
         task = asyncio.create_task(waiting.__aenter__())
-        await turns(3)
+        await run_loop_iterations(3)
         await waiting.aclose()
         with pytest.raises(StreamInterruptedError):
-            await within(task)
+            await with_timeout(task)
     assert len(server.requests) == 1
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_cancelling_a_plain_call_disconnects(server: FriendliServer, client: AsyncFriendli) -> None:
@@ -363,7 +363,7 @@ async def test_cancelling_a_plain_call_disconnects(server: FriendliServer, clien
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await server.requests[0].disconnected()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 # --- closing while a reader waits ------------------------------------------------------------------------------------
@@ -371,13 +371,13 @@ async def test_cancelling_a_plain_call_disconnects(server: FriendliServer, clien
 
 async def test_closing_interrupts_a_waiting_reader(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    stream = await ask(client)
+    stream = await open_stream(client)
     assert (await anext(stream)).text == "a"
     waiting = asyncio.ensure_future(anext(stream))
-    await turns(3)
+    await run_loop_iterations(3)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError) as caught:
-        await within(waiting)
+        await with_timeout(waiting)
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
     assert caught.value.meta == stream.meta
@@ -388,17 +388,17 @@ async def test_closing_interrupts_a_waiting_reader(server: FriendliServer, clien
         await stream.result()
     assert again.value.partial is not None
     assert again.value.partial.text == "a"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_closing_interrupts_a_waiting_result(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    stream = await ask(client)
+    stream = await open_stream(client)
     waiting = asyncio.create_task(stream.result())
-    await turns(3)
+    await run_loop_iterations(3)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError) as caught:
-        await within(waiting)
+        await with_timeout(waiting)
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
 
@@ -408,17 +408,17 @@ async def test_closing_as_an_event_arrives_gives_the_event_or_an_interruption(
 ) -> None:
     resume = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(resume), chunk("b"), stall()))
-    stream = await ask(client)
+    stream = await open_stream(client)
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
-    await turns(3)
+    await run_loop_iterations(3)
     resume.set()
-    await turns(2)
+    await run_loop_iterations(2)
     await stream.aclose()
-    (result,) = await within(asyncio.gather(waiting, return_exceptions=True))
+    (result,) = await with_timeout(asyncio.gather(waiting, return_exceptions=True))
     assert isinstance(result, ChatChunk | StreamInterruptedError)
     assert stream.outcome == "cancelled"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("stop", [_break_in_block, _close_here])
@@ -427,7 +427,7 @@ async def test_result_after_closing_raises_with_the_partial_result(
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
     streams: list[ChatStream] = []
-    monkeypatch.setitem(globals(), "ask", lambda client: streams[0])
+    monkeypatch.setitem(globals(), "open_stream", lambda client: streams[0])
     streams.append(client.serverless.chat.stream(model="m", messages=MESSAGES))
     await stop(client)
     with pytest.raises(StreamInterruptedError) as caught:
@@ -440,7 +440,7 @@ async def test_result_after_closing_raises_with_the_partial_result(
 
 async def test_buffered_events_are_discarded_on_close(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         assert (await anext(stream)).text == "a"
         await stream.aclose()
         assert [event async for event in stream] == []
@@ -453,7 +453,7 @@ async def test_breaking_out_is_a_cancellation_regardless_of_buffered_events(
     pieces = [delta("a"), delta("b"), delta(finish="stop"), DONE]
     steps = [raw(b"".join(pieces))] if reads == "in one read" else [raw(piece) for piece in pieces]
     server.enqueue(script(*steps))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         async for _ in stream:
             break
     assert stream.outcome == "cancelled"

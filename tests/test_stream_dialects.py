@@ -6,19 +6,19 @@ import pytest
 from aiohttp import http_parser
 from support.sockets import (
     DONE,
+    FAST_RETRY,
     LAST_CHUNK,
     MESSAGES,
-    QUICK,
     STREAM_HEAD,
     UNFRAMED_HEAD,
-    ask,
     chunked,
     client_of,
     delta,
+    open_stream,
     read,
-    saying,
+    serve_bytes,
     sse,
-    within,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -106,7 +106,7 @@ DIALECTS = {
 @pytest.mark.parametrize("name", DIALECTS)
 async def test_known_dialects_are_accepted(server: FriendliServer, client: AsyncFriendli, name: str, size: int) -> None:
     server.enqueue(script(split(raw(DIALECTS[name]), size)))
-    stream = ask(client)
+    stream = open_stream(client)
     assert await read(stream) == "Hi"
     assert stream.outcome == "done"
     result = await stream.result()
@@ -120,15 +120,15 @@ async def test_sentinel_ends_stream_even_if_connection_stays_open(
     server: FriendliServer, client: AsyncFriendli, ending: bytes
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), raw(ending), stall()))
-    stream = ask(client)
-    assert await within(read(stream)) == "a"
+    stream = open_stream(client)
+    assert await with_timeout(read(stream)) == "a"
     assert stream.outcome == "done"
 
 
 async def test_error_or_sentinel_lookalikes_in_content_are_text(server: FriendliServer, client: AsyncFriendli) -> None:
     pieces = ['{"error": {"code": 500}}', "data: [DONE]\n\n", '"error"', "[DONE]", "\u2028"]
     server.enqueue(script(*[chunk(piece) for piece in pieces], finish(), done()))
-    assert await read(ask(client)) == "".join(pieces)
+    assert await read(open_stream(client)) == "".join(pieces)
 
 
 @pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "Text/Event-Stream", "text/plain"])
@@ -136,19 +136,22 @@ async def test_stream_content_type_variants_are_accepted(
     server: FriendliServer, client: AsyncFriendli, kind: str
 ) -> None:
     server.enqueue(script(chunk("a"), finish(), done(), content_type=kind))
-    assert await read(ask(client)) == "a"
+    assert await read(open_stream(client)) == "a"
 
 
 async def test_close_delimited_body_is_accepted() -> None:
-    async with saying(UNFRAMED_HEAD, delta("a"), delta(finish="stop"), DONE) as server, client_of(server.url) as client:
-        stream = ask(client)
+    async with (
+        serve_bytes(UNFRAMED_HEAD, delta("a"), delta(finish="stop"), DONE) as server,
+        client_of(server.url) as client,
+    ):
+        stream = open_stream(client)
         assert await read(stream) == "a"
         assert stream.outcome == "done"
 
 
 async def test_close_delimited_body_without_terminal_event_is_truncated() -> None:
-    async with saying(UNFRAMED_HEAD, delta("a"), delta("b")) as server, client_of(server.url) as client:
-        stream = ask(client)
+    async with serve_bytes(UNFRAMED_HEAD, delta("a"), delta("b")) as server, client_of(server.url) as client:
+        stream = open_stream(client)
         with pytest.raises(StreamInterruptedError) as caught:
             await read(stream)
         assert stream.outcome == "truncated"
@@ -174,12 +177,12 @@ c_parser_only = pytest.mark.skipif(
 )
 async def test_malformed_chunked_framing_does_not_hang_reader(junk: bytes) -> None:
     async with (
-        saying(STREAM_HEAD, chunked(delta("a")), junk, hang=True) as server,
+        serve_bytes(STREAM_HEAD, chunked(delta("a")), junk, hang=True) as server,
         client_of(server.url, timeout=Timeouts(idle=None)) as client,
     ):
-        stream = ask(client)
+        stream = open_stream(client)
         with pytest.raises(StreamInterruptedError) as caught:
-            await within(read(stream))
+            await with_timeout(read(stream))
         assert stream.outcome == "truncated"
         assert caught.value.partial is not None
         assert caught.value.partial.text == "a"
@@ -187,10 +190,10 @@ async def test_malformed_chunked_framing_does_not_hang_reader(junk: bytes) -> No
 
 async def test_chunked_body_without_terminal_event_is_truncated() -> None:
     async with (
-        saying(STREAM_HEAD, chunked(delta("a")), LAST_CHUNK, hang=True) as server,
+        serve_bytes(STREAM_HEAD, chunked(delta("a")), LAST_CHUNK, hang=True) as server,
         client_of(server.url) as client,
     ):
-        stream = ask(client)
+        stream = open_stream(client)
         with pytest.raises(StreamInterruptedError):
             await read(stream)
         assert stream.outcome == "truncated"
@@ -217,7 +220,7 @@ async def test_in_stream_error_raises_matching_class(
 ) -> None:
     data, expected, code = EMBEDDED[name]
     server.enqueue(script(chunk("a"), event(data, name=event_name), chunk("never"), done()))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(APIStatusError) as caught:
         await read(stream)
     assert isinstance(caught.value, expected)
@@ -234,7 +237,7 @@ async def test_in_stream_error_raises_matching_class(
 async def test_plain_text_error_event_raises(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), event("it broke", name="error"), done()))
     with pytest.raises(APIStatusError, match="it broke"):
-        await read(ask(client))
+        await read(open_stream(client))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ async def test_plain_text_error_event_raises(server: FriendliServer, client: Asy
 )
 async def test_overload_error_as_first_event_is_retried_transparently(server: FriendliServer, first: Step) -> None:
     server.enqueue(script(first), text("ok"))
-    async with client_of(server.url, retry=QUICK) as client, ask(client) as stream:
+    async with client_of(server.url, retry=FAST_RETRY) as client, open_stream(client) as stream:
         assert await read(stream) == "ok"
         assert len(stream.meta.attempts) == 2
         assert stream.meta.attempts[0].cause is not None
@@ -256,25 +259,25 @@ async def test_overload_error_as_first_event_is_retried_transparently(server: Fr
 
 async def test_overload_error_after_first_event_is_not_retried(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), error_data({"message": "m", "code": 503})), text("never"))
-    async with client_of(server.url, retry=QUICK) as client:
+    async with client_of(server.url, retry=FAST_RETRY) as client:
         with pytest.raises(InternalServerError):
-            await read(ask(client))
+            await read(open_stream(client))
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("steps", [[cut()], [reset()], [garbage()], [end()]])
 async def test_stream_interrupted_after_first_event_is_not_retried(server: FriendliServer, steps: list[Step]) -> None:
     server.enqueue(script(chunk("a"), *steps), text("never"))
-    async with client_of(server.url, retry=QUICK) as client:
+    async with client_of(server.url, retry=FAST_RETRY) as client:
         with pytest.raises(StreamInterruptedError):
-            await read(ask(client))
+            await read(open_stream(client))
     assert len(server.requests) == 1
 
 
 async def test_client_error_as_first_event_is_raised_on_open(server: FriendliServer) -> None:
     server.enqueue(script(error_data({"message": "m", "code": 400})), text("never"))
-    async with client_of(server.url, retry=QUICK) as client:
-        stream = ask(client)
+    async with client_of(server.url, retry=FAST_RETRY) as client:
+        stream = open_stream(client)
         with pytest.raises(BadRequestError) as caught:
             await stream
         assert stream.outcome == "failed"
@@ -286,7 +289,7 @@ async def test_client_error_as_first_event_is_raised_on_open(server: FriendliSer
 async def test_html_page_instead_of_stream_raises_decode_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(body(b"<html><title>Sign in</title></html>"))
     with pytest.raises(ResponseDecodeError) as caught:
-        await ask(client)
+        await open_stream(client)
     assert "<html>" in caught.value.excerpt
     assert "text/html" in str(caught.value)
 
@@ -294,13 +297,13 @@ async def test_html_page_instead_of_stream_raises_decode_error(server: FriendliS
 async def test_json_body_instead_of_stream_raises_decode_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(json_body({"choices": []}))
     with pytest.raises(ResponseDecodeError):
-        await ask(client)
+        await open_stream(client)
 
 
 async def test_json_error_body_with_status_200_raises_that_error(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(json_body({"error": {"message": "slow down", "code": 429}}))
     with pytest.raises(RateLimitError, match="slow down"):
-        await ask(client)
+        await open_stream(client)
 
 
 @pytest.mark.parametrize("steps", [[end()], [comment(), end()], [head(), cut()], [head(), reset()]])
@@ -308,7 +311,7 @@ async def test_stream_without_events_raises_on_open(
     server: FriendliServer, client: AsyncFriendli, steps: list[Step]
 ) -> None:
     server.enqueue(script(*steps))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(FriendliError):
         await stream
     assert stream.outcome in {"failed", "truncated"}
@@ -316,7 +319,7 @@ async def test_stream_without_events_raises_on_open(
 
 async def test_stream_with_only_the_sentinel_is_truncated(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(done()))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(StreamInterruptedError, match="before its first event"):
         await stream
     assert stream.outcome == "truncated"

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import AsyncIterable
 from operator import itemgetter
 
-from support.clock import until
-from support.sockets import ask, delta, places_in_use, tasks_of_the_library
+from support.clock import wait_until
+from support.sockets import delta, library_tasks, open_stream, slots_in_use
 
 from friendli_async import AsyncFriendli, FriendliError
 from friendli_async.testing import FriendliServer, cut, raw, script, stall
@@ -37,22 +37,22 @@ async def count(source: AsyncIterable[object]) -> int:
 
 async def relay_streams(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(*GOOD), script(*ENDLESS), script(*BROKEN))
-    await count(ask(client).raw())
-    async for _ in ask(client).raw():
+    await count(open_stream(client).raw())
+    async for _ in open_stream(client).raw():
         break
-    await asyncio.gather(count(ask(client).raw()), return_exceptions=True)
+    await asyncio.gather(count(open_stream(client).raw()), return_exceptions=True)
 
 
 async def stop_streams(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(*[script(*ENDLESS)] * 3)
-    stream = ask(client)
+    stream = open_stream(client)
     await anext(stream)
     await stream.stop()
     assert (await stream.result()).text == "a"
-    assert (await ask(client).stop_when(lambda text: "b" in text).result()).text == "ab"
-    waited_for = ask(client)
+    assert (await open_stream(client).stop_when(lambda text: "b" in text).result()).text == "ab"
+    waited_for = open_stream(client)
     reading = asyncio.ensure_future(count(waited_for))
-    await until(lambda: waited_for._open is not None)
+    await wait_until(lambda: waited_for._open is not None)
     await waited_for.stop()
     await reading
 
@@ -60,11 +60,11 @@ async def stop_streams(client: AsyncFriendli, server: FriendliServer) -> None:
 async def tee_streams(client: AsyncFriendli, server: FriendliServer) -> None:
     # The broken one comes first: asyncio keeps the exceptions of the last gather alive for a while.
     server.enqueue(script(*BROKEN), script(*GOOD), script(*ENDLESS), script(*ENDLESS))
-    ends = await asyncio.gather(*map(count, ask(client).tee(2)), return_exceptions=True)
+    ends = await asyncio.gather(*map(count, open_stream(client).tee(2)), return_exceptions=True)
     assert all(isinstance(end, FriendliError) for end in ends)
     del ends
-    await asyncio.gather(*map(count, ask(client).tee(3)))
-    one, other = ask(client).tee(2)
+    await asyncio.gather(*map(count, open_stream(client).tee(3)))
+    one, other = open_stream(client).tee(2)
     await anext(one)
     waiting = [asyncio.ensure_future(count(branch)) for branch in (one, other)]
     await asyncio.sleep(0)
@@ -72,7 +72,7 @@ async def tee_streams(client: AsyncFriendli, server: FriendliServer) -> None:
     await asyncio.wait(waiting[:1])
     waiting[1].cancel()
     await asyncio.wait(waiting)
-    for branch in ask(client).tee(2):
+    for branch in open_stream(client).tee(2):
         await anext(branch)
     del branch, one, other
 
@@ -90,7 +90,7 @@ async def test_many_streams_leave_no_objects_and_no_memory_growth(
                 await kind(client, server)
             server.requests.clear()
         await server.idle(timeout=30)
-        await until(lambda: places_in_use(client) == 0)
+        await wait_until(lambda: slots_in_use(client) == 0)
         gc.collect()
         return len(os.listdir("/proc/self/fd")), tracemalloc.get_traced_memory()[0]
 
@@ -105,7 +105,7 @@ async def test_many_streams_leave_no_objects_and_no_memory_growth(
         files_after, after = min([await run_rounds(1) for _ in range(3)], key=itemgetter(1))
     finally:
         tracemalloc.stop()
-    assert tasks_of_the_library() == []
+    assert library_tasks() == []
     assert live_objects() - others == {}
     assert files_after <= files + 8  # the number of pooled connections varies slightly
     assert after - before < 10 * _ROUNDS * 100  # 100 bytes per stream: less than any object of one

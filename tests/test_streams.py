@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from support.sockets import (
     STREAM_HEAD,
-    ask,
     chunked,
     client_of,
     delta,
+    open_stream,
     read,
     read_into,
-    saying,
-    within,
+    serve_bytes,
+    with_timeout,
 )
 
 from friendli_async import (
@@ -82,7 +82,7 @@ Use = Callable[[ChatStream], Awaitable[str]]
 @USES
 async def test_every_way_of_opening_yields_all_events(server: FriendliServer, client: AsyncFriendli, use: Use) -> None:
     server.enqueue(text("Hel", "lo"))
-    stream = ask(client)
+    stream = open_stream(client)
     assert stream.outcome == "open"
     assert await use(stream) == "Hello"
     assert stream.outcome == "done"
@@ -94,7 +94,7 @@ async def test_every_way_of_opening_raises_the_open_error(
     server: FriendliServer, client: AsyncFriendli, use: Use
 ) -> None:
     server.enqueue(status(401))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(AuthenticationError) as caught:
         await use(stream)
     assert stream.outcome == "failed"
@@ -103,7 +103,7 @@ async def test_every_way_of_opening_raises_the_open_error(
 
 
 async def test_nothing_is_sent_before_first_use(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(RuntimeError):
         _ = stream.meta
     await stream.aclose()
@@ -114,20 +114,20 @@ async def test_nothing_is_sent_before_first_use(server: FriendliServer, client: 
 async def test_opening_waits_for_first_event(server: FriendliServer, client: AsyncFriendli) -> None:
     go = asyncio.Event()
     server.enqueue(script(head(), comment(), gate(go), chunk("a"), stall()))
-    opening = asyncio.ensure_future(ask(client).__aenter__())
+    opening = asyncio.ensure_future(open_stream(client).__aenter__())
     await server.wait_for_requests(1)
     assert not opening.done()
     go.set()
-    stream = await within(opening)
+    stream = await with_timeout(opening)
     assert stream.meta.status == 200
     assert stream.meta.request_id == server.requests[0].request_id
     assert len(stream.meta.attempts) == 1
-    assert (await within(anext(stream))).text == "a"
+    assert (await with_timeout(anext(stream))).text == "a"
     await stream.aclose()
 
 
 async def test_reentering_open_stream_sends_no_request(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream = await ask(client)
+    stream = await open_stream(client)
     async with stream:
         assert await read(stream)
     assert await stream is stream
@@ -136,7 +136,7 @@ async def test_reentering_open_stream_sends_no_request(server: FriendliServer, c
 
 async def test_stream_that_failed_to_open_is_not_reopened(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(400))
-    stream = ask(client)
+    stream = open_stream(client)
     for _ in range(2):
         with pytest.raises(BadRequestError):
             await stream
@@ -147,9 +147,9 @@ async def test_stream_that_failed_to_open_is_not_reopened(server: FriendliServer
 
 async def test_result_is_complete(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("Hel", "lo", reasoning=["hm"], finish_reason="length"))
-    stream = ask(client)
+    stream = open_stream(client)
     assert stream.usage is None
-    result = await within(stream.result())
+    result = await with_timeout(stream.result())
     assert (result.text, result.reasoning, result.choices[0].finish_reason) == ("Hello", "hm", "length")
     assert result.usage is not None
     assert result.usage == stream.usage
@@ -160,16 +160,16 @@ async def test_result_is_complete(server: FriendliServer, client: AsyncFriendli)
 
 async def test_result_after_partial_iteration_is_complete(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("a", "b", "c"))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         first = [(await anext(stream)).text for _ in range(2)]
-        result = await within(stream.result())
+        result = await with_timeout(stream.result())
     assert first == ["", "a"]
     assert result.text == "abc"
     assert [event async for event in stream] == []
 
 
 async def test_result_after_context_exit_is_complete(client: AsyncFriendli) -> None:
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         streamed = await read(stream)
     assert (await stream.result()).text == streamed
 
@@ -179,7 +179,7 @@ async def test_view_yields_only_its_nonempty_pieces(
     server: FriendliServer, client: AsyncFriendli, view: str, pieces: list[str]
 ) -> None:
     server.enqueue(text("Hel", "lo", reasoning=["h", "m"]))
-    stream = ask(client)
+    stream = open_stream(client)
     assert [piece async for piece in getattr(stream, view)()] == pieces
     assert stream.outcome == "done"
 
@@ -188,7 +188,7 @@ async def test_view_of_several_choices_yields_choice_0(server: FriendliServer, c
     server.enqueue(
         script(chunk("b", index=1), chunk("a"), chunk("B", index=1), chunk("A"), finish(), finish(index=1), done())
     )
-    stream = ask(client, n=2)
+    stream = open_stream(client, n=2)
     assert [piece async for piece in stream.text()] == ["a", "A"]
     result = await stream.result()
     assert [choice.message.content for choice in result.choices] == ["aA", "bB"]
@@ -198,7 +198,7 @@ async def test_view_raises_stream_error(server: FriendliServer, client: AsyncFri
     server.enqueue(script(chunk("a"), cut()))
     seen: list[str] = []
     with pytest.raises(StreamInterruptedError) as caught:
-        await read_into(seen, ask(client).text())
+        await read_into(seen, open_stream(client).text())
     assert seen == ["a"]
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
@@ -209,7 +209,7 @@ async def test_surrogate_pair_split_over_two_chunks_is_joined(server: FriendliSe
         b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"a\\ud83d", b"\\ude00b")
     )
     server.enqueue(script(raw(halves), finish(), done()))
-    stream = ask(client)
+    stream = open_stream(client)
     assert "".join([piece async for piece in stream.text()]) == "a😀b"
     assert (await stream.result()).text == "a😀b"
 
@@ -217,7 +217,7 @@ async def test_surrogate_pair_split_over_two_chunks_is_joined(server: FriendliSe
 async def test_second_task_cannot_read_stream_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:
     go = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         await anext(stream)
         waiting = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
@@ -226,21 +226,21 @@ async def test_second_task_cannot_read_stream_concurrently(server: FriendliServe
         with pytest.raises(RuntimeError):
             await stream.result()
         go.set()
-        assert (await within(waiting)).text == "b"
+        assert (await with_timeout(waiting)).text == "b"
         assert await read(stream) == ""
     assert stream.outcome == "done"
 
 
 async def test_second_task_cannot_open_stream_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(stall())
-    stream = ask(client)
+    stream = open_stream(client)
     opening = asyncio.ensure_future(stream.__aenter__())
     await server.wait_for_requests(1)
     with pytest.raises(RuntimeError):
         await anext(stream)
     await stream.aclose()
     with pytest.raises(StreamInterruptedError):
-        await within(opening)
+        await with_timeout(opening)
 
 
 # --- outcomes --------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ async def test_stream_has_exactly_one_outcome(server: FriendliServer, name: str)
     steps, outcome, error = ENDINGS[name]
     server.enqueue(script(*steps))
     async with client_of(server.url, limits=Limits(event=8192)) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         seen: list[str] = []
         try:
             await read_into(seen, stream)
@@ -297,7 +297,7 @@ async def test_stream_has_exactly_one_outcome(server: FriendliServer, name: str)
 
 async def test_every_requested_choice_must_finish(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), finish(), end()))
-    stream = ask(client, n=2)
+    stream = open_stream(client, n=2)
     with pytest.raises(StreamInterruptedError):
         await read(stream)
     assert stream.outcome == "truncated"
@@ -310,7 +310,7 @@ async def test_events_before_bad_eachin_same_read_are_delivered(
     identity = (await _send_request(server, client)).identity
     good = [chunk("a"), chunk("b")]
     server.enqueue(script(raw(b"".join(step.encode(identity) for step in [*good, bad, chunk("never")])), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     seen: list[str] = []
     with pytest.raises(FriendliError) as caught:
         await read_into(seen, stream)
@@ -321,7 +321,7 @@ async def test_events_before_bad_eachin_same_read_are_delivered(
 
 
 async def _send_request(server: FriendliServer, client: AsyncFriendli) -> Any:
-    await read(ask(client))
+    await read(open_stream(client))
     return server.requests[-1]
 
 
@@ -330,18 +330,18 @@ async def test_events_before_oversized_eachin_same_read_are_delivered(server: Fr
     async with client_of(server.url, limits=Limits(event=2000)) as client:
         seen: list[str] = []
         with pytest.raises(ResponseDecodeError):
-            await read_into(seen, ask(client))
+            await read_into(seen, open_stream(client))
         assert seen == ["a"]
 
 
 async def test_events_received_before_reset_are_delivered() -> None:
     async with (
-        saying(STREAM_HEAD + chunked(delta("a")) + chunked(delta("b"))) as server,
+        serve_bytes(STREAM_HEAD + chunked(delta("a")) + chunked(delta("b"))) as server,
         client_of(server.url) as client,
     ):
         seen: list[str] = []
         with pytest.raises(StreamInterruptedError):
-            await read_into(seen, ask(client))
+            await read_into(seen, open_stream(client))
         assert seen == ["a", "b"]
 
 
@@ -354,7 +354,7 @@ async def test_partial_has_text_reasoning_tool_calls_and_usage(server: FriendliS
         )
     )
     with pytest.raises(StreamInterruptedError) as caught:
-        await within(ask(client).result())
+        await with_timeout(open_stream(client).result())
     partial = pickle.loads(pickle.dumps(caught.value)).partial
     assert (partial.text, partial.reasoning) == ("a", "hm")
     assert [(call.id, call.function.name, call.function.arguments) for call in partial.tool_calls] == [
@@ -366,7 +366,7 @@ async def test_partial_has_text_reasoning_tool_calls_and_usage(server: FriendliS
 @pytest.mark.parametrize("steps", [[A, cut()], [A, error_data("m")], [A, end()]])
 async def test_result_reraises_stream_error(server: FriendliServer, client: AsyncFriendli, steps: list[Step]) -> None:
     server.enqueue(script(*steps))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(FriendliError) as first:
         await read(stream)
     for _ in range(2):
@@ -390,10 +390,10 @@ READINGS: dict[str, Callable[[ChatStream], AsyncIterator[Any]]] = {
 async def test_iterating_after_result_has_read_all_events_raises(
     server: FriendliServer, client: AsyncFriendli, reading: Callable[[ChatStream], AsyncIterator[Any]], opened: bool
 ) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     if opened:
         await stream
-    reply = await within(stream.result())
+    reply = await with_timeout(stream.result())
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"result\(\) has already read all events"):
             await anext(reading(stream))
@@ -404,19 +404,19 @@ async def test_iterating_after_result_has_read_all_events_raises(
 async def test_iterating_after_result_of_a_stream_stopped_by_condition_raises(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    stream = ask(client).stop_when(bool)
-    await within(stream.result())
+    stream = open_stream(client).stop_when(bool)
+    await with_timeout(stream.result())
     assert stream.outcome == "stopped"
     with pytest.raises(RuntimeError, match="result"):
         await anext(stream)
 
 
 async def test_loop_in_progress_ends_after_result(server: FriendliServer, client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     seen: list[str] = []
     async for each in stream:
         seen.append(each.text)
-        reply = await within(stream.result())
+        reply = await with_timeout(stream.result())
     assert len(seen) == 1
     assert len(reply.text) > len(seen[0])
     assert [chunk async for chunk in stream] == []
@@ -426,8 +426,8 @@ async def test_loop_in_progress_ends_after_result(server: FriendliServer, client
 async def test_second_iteration_of_an_exhausted_stream_ends_at_once(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
-    stream = ask(client)
-    assert (await within(read(stream))) == (await stream.result()).text != ""
+    stream = open_stream(client)
+    assert (await with_timeout(read(stream))) == (await stream.result()).text != ""
     assert [piece async for piece in stream.text()] == [chunk async for chunk in stream] == []
 
 
@@ -436,7 +436,7 @@ async def test_second_iteration_of_an_exhausted_stream_ends_at_once(
 async def test_iteration_after_result_of_a_stream_that_was_ended_before_just_ends(
     server: FriendliServer, client: AsyncFriendli, stop: str, opened: bool
 ) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     if opened:
         await stream
     await getattr(stream, stop)()
@@ -450,7 +450,7 @@ async def test_iteration_after_result_of_a_stream_that_was_ended_before_just_end
 
 async def test_cancelled_result_is_reported_by_the_next_read(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     await stream
     task = asyncio.create_task(stream.result())
     await asyncio.sleep(0)
@@ -464,6 +464,6 @@ async def test_cancelled_result_is_reported_by_the_next_read(server: FriendliSer
 
 async def test_tool_calls_are_available_after_result(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(tool_calls(("f", {})))
-    stream = ask(client)
-    await within(stream.result())
+    stream = open_stream(client)
+    await with_timeout(stream.result())
     assert [call.function.name async for call in stream.tool_calls()] == ["f"]

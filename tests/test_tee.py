@@ -11,18 +11,18 @@ from collections.abc import AsyncIterable, Iterator
 from typing import Any
 
 import pytest
-from support.clock import Clock, turns, until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
     STREAM_HEAD,
-    ask,
+    assert_no_leaks,
     chunked,
     client_of,
     delta,
-    nothing_left,
-    places_in_use,
-    saying,
-    within,
+    open_stream,
+    serve_bytes,
+    slots_in_use,
+    with_timeout,
 )
 from support.streams import KINDS, Kind
 
@@ -98,16 +98,16 @@ def text_steps(*texts: str) -> list[Any]:
 async def test_every_kind_of_stream_yields_all_events_to_each_branch(
     server: FriendliServer, client: AsyncFriendli, kind: Kind
 ) -> None:
-    pieces = [raw(piece) for piece in (*kind.begun, *kind.rest)]
+    pieces = [raw(piece) for piece in (*kind.first_events, *kind.remaining_events)]
     server.enqueue(script(*pieces), script(*pieces))
     plain, teed = kind.open(client), kind.open(client)
     whole = await events_of(plain)
-    assert await within(asyncio.gather(*map(events_of, teed.tee(3)))) == [whole] * 3
+    assert await with_timeout(asyncio.gather(*map(events_of, teed.tee(3)))) == [whole] * 3
     assert teed.outcome == "done"
     assert await teed.result() == await plain.result()
     assert teed.usage == plain.usage
     assert len(server.requests) == 2
-    await nothing_left(client, server, connections=len({request.connection for request in server.requests}))
+    await assert_no_leaks(client, server, connections=len({request.connection for request in server.requests}))
 
 
 @pytest.mark.parametrize("n", [1, 2, 8])
@@ -118,8 +118,8 @@ async def test_any_number_of_branches_receives_all_events(
 ) -> None:
     pieces = [delta(str(number)) for number in range(600)]
     server.enqueue(script(*([raw(b"".join(pieces))] if together else map(raw, pieces[:100])), *text_steps()))
-    branches = ask(client).tee(n, buffer=16, slow=slow)
-    got = await within(asyncio.gather(*map(text_of, branches)))
+    branches = open_stream(client).tee(n, buffer=16, slow=slow)
+    got = await with_timeout(asyncio.gather(*map(text_of, branches)))
     assert got == ["".join(str(number) for number in range(600 if together else 100))] * n
     assert {branch.dropped for branch in branches} == {0}
 
@@ -129,32 +129,32 @@ async def test_branch_text_joins_split_surrogate_pairs(server: FriendliServer, c
         b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % half for half in (b"a\\ud83d", b"\\ude00b")
     )
     server.enqueue(script(raw(halves), *text_steps("c")))
-    first, second = ask(client).tee(2)
-    got = await within(asyncio.gather(events_of(first.text()), text_of(second)))
+    first, second = open_stream(client).tee(2)
+    got = await with_timeout(asyncio.gather(events_of(first.text()), text_of(second)))
     assert "".join(got[0]) == "a😀bc"
 
 
 async def test_branch_text_of_unsegmented_transcription(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(raw(b'data: {"type": "transcript.text.done", "text": "Hi"}\n\n'), done()))
     first, second = client.container.audio.stream(file=b"RIFF").tee(2)
-    assert await within(asyncio.gather(events_of(first.text()), events_of(second.text()))) == [["Hi"], ["Hi"]]
+    assert await with_timeout(asyncio.gather(events_of(first.text()), events_of(second.text()))) == [["Hi"], ["Hi"]]
 
 
 async def test_branches_can_be_read_sequentially_within_buffer(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*text_steps(*"abcdef")))
-    first, second = ask(client).tee(2, buffer=20)
+    first, second = open_stream(client).tee(2, buffer=20)
     assert await text_of(first) == await text_of(second) == "abcdef"
 
 
 async def test_open_stream_is_teed_from_first_event(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(*text_steps("a", "b")))
-    async with ask(client) as stream:
-        assert await within(asyncio.gather(*map(text_of, stream.tee(2)))) == ["ab", "ab"]
+    async with open_stream(client) as stream:
+        assert await with_timeout(asyncio.gather(*map(text_of, stream.tee(2)))) == ["ab", "ab"]
     assert stream.outcome == "done"
 
 
 async def test_teed_stream_cannot_be_read_another_way(client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     (branch,) = stream.tee(1)
     for read in (stream.raw, lambda: stream.tee(1)):
         with pytest.raises(RuntimeError, match="tee"):
@@ -164,7 +164,7 @@ async def test_teed_stream_cannot_be_read_another_way(client: AsyncFriendli) -> 
             await awaitable
     assert await text_of(branch)
     assert (await stream.result()).text
-    started = ask(client)
+    started = open_stream(client)
     await anext(started)
     with pytest.raises(RuntimeError, match="have already been read"):
         started.tee(2)
@@ -185,7 +185,7 @@ async def test_teed_stream_cannot_be_read_another_way(client: AsyncFriendli) -> 
 async def test_invalid_arguments_are_rejected_and_stream_stays_usable(
     client: AsyncFriendli, arguments: dict[str, Any], message: str
 ) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(ValueError, match=f"^{message}"):
         stream.tee(**arguments)
     assert [event async for event in stream]
@@ -193,14 +193,14 @@ async def test_invalid_arguments_are_rejected_and_stream_stays_usable(
 
 async def test_second_task_cannot_read_branch_concurrently(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(stall()))
-    (branch,) = ask(client).tee(1)
+    (branch,) = open_stream(client).tee(1)
     waiting = asyncio.ensure_future(branch.__anext__())
-    await turns(3)
+    await run_loop_iterations(3)
     with pytest.raises(RuntimeError, match="another task"):
         await anext(branch)
     await branch.aclose()
     with pytest.raises(StreamInterruptedError):
-        await within(waiting)
+        await with_timeout(waiting)
 
 
 # --- a slow branch ---------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ async def test_second_task_cannot_read_branch_concurrently(server: FriendliServe
 async def start_tee(server: FriendliServer, client: AsyncFriendli, count: int, slow: Slow, buffer: int = 4) -> Any:
     """Returns the stream, the task and the texts of a fast branch, and a slow branch that has read nothing."""
     server.enqueue(script(*text_steps(*(str(number % 10) for number in range(count)))))
-    stream = ask(client)
+    stream = open_stream(client)
     fast, lagging = stream.tee(2, buffer=buffer, slow=slow)
     seen: list[str] = []
     return stream, asyncio.ensure_future(texts_into(seen, fast)), seen, lagging
@@ -217,15 +217,15 @@ async def start_tee(server: FriendliServer, client: AsyncFriendli, count: int, s
 
 async def test_wait_applies_backpressure_and_loses_nothing(server: FriendliServer, client: AsyncFriendli) -> None:
     _, reading, seen, lagging = await start_tee(server, client, 12, "wait")
-    await until(lambda: len(seen) == 4)
-    await turns(50)
+    await wait_until(lambda: len(seen) == 4)
+    await run_loop_iterations(50)
     assert len(seen) == 4
     assert (await anext(lagging)).text == "0"
-    await until(lambda: len(seen) == 5)
-    await turns(20)
+    await wait_until(lambda: len(seen) == 5)
+    await run_loop_iterations(20)
     assert len(seen) == 5
     assert await text_of(lagging) == "12345678901"
-    await within(reading)
+    await with_timeout(reading)
     assert "".join(seen) == "012345678901"
     assert lagging.dropped == 0
 
@@ -235,17 +235,17 @@ async def test_closed_or_dropped_slow_branch_does_not_block_others(
 ) -> None:
     for close in (True, False):
         _, reading, seen, lagging = await start_tee(server, client, 12, "wait")
-        await until(lambda seen=seen: len(seen) == 4)
+        await wait_until(lambda seen=seen: len(seen) == 4)
         if close:
             await lagging.aclose()
         del lagging
-        await within(reading)
+        await with_timeout(reading)
         assert "".join(seen) == "012345678901"
 
 
 async def test_drop_discards_oldest_events_and_counts_them(server: FriendliServer, client: AsyncFriendli) -> None:
     stream, reading, seen, lagging = await start_tee(server, client, 12, "drop")
-    await within(reading)
+    await with_timeout(reading)
     assert "".join(seen) == "012345678901"
     assert await text_of(lagging) == "901"  # and the event with the finish reason
     assert lagging.dropped == 9
@@ -254,7 +254,7 @@ async def test_drop_discards_oldest_events_and_counts_them(server: FriendliServe
 
 async def test_fail_raises_in_slow_branch_after_buffered_events(server: FriendliServer, client: AsyncFriendli) -> None:
     stream, reading, seen, lagging = await start_tee(server, client, 12, "fail")
-    await within(reading)
+    await with_timeout(reading)
     assert "".join(seen) == "012345678901"
     late: list[str] = []
     with pytest.raises(BranchOverrunError, match="4 events") as caught:
@@ -274,7 +274,7 @@ async def test_branch_that_yields_to_loop_keeps_up_with_burst(
     server: FriendliServer, client: AsyncFriendli, slow: Slow
 ) -> None:
     server.enqueue(script(raw(b"".join([delta("a")] * 500)), *text_steps()))
-    fast, second = ask(client).tee(2, buffer=4, slow=slow)
+    fast, second = open_stream(client).tee(2, buffer=4, slow=slow)
 
     async def count_events() -> int:
         count = 0
@@ -283,26 +283,26 @@ async def test_branch_that_yields_to_loop_keeps_up_with_burst(
             count += 1
         return count
 
-    assert await within(asyncio.gather(text_of(fast), count_events())) == ["a" * 500, 501]
+    assert await with_timeout(asyncio.gather(text_of(fast), count_events())) == ["a" * 500, 501]
 
 
 async def test_timeout_is_raised_in_blocked_branches(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(*map(raw, [delta("a")] * 8), stall()))
     async with client_of(server.url, timeout=Timeouts(total=5)) as client:
-        fast, lagging = ask(client).tee(2, buffer=2)
+        fast, lagging = open_stream(client).tee(2, buffer=2)
         seen: list[str] = []
         reading = asyncio.ensure_future(texts_into(seen, fast))
-        await until(lambda: len(seen) == 2)
-        await turns(30)
-        clock.leap(6)
+        await wait_until(lambda: len(seen) == 2)
+        await run_loop_iterations(30)
+        clock.advance(6)
         with pytest.raises(APITimeoutError) as caught:
-            await within(reading)
+            await with_timeout(reading)
         assert caught.value.limit == "total"
         late: list[str] = []
         with pytest.raises(APITimeoutError):
             await texts_into(late, lagging)
         assert seen == late
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 # --- outcomes --------------------------------------------------------------------------------------------------------
@@ -322,10 +322,10 @@ async def test_each_branch_raises_the_error_after_its_last_event(
     server: FriendliServer, client: AsyncFriendli, bad: list[Any], error: type[FriendliError], outcome: str, slow: Slow
 ) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), *bad))
-    stream = ask(client)
+    stream = open_stream(client)
     branches = stream.tee(3, slow=slow)
     seen: list[list[str]] = [[], [], []]
-    results = await within(
+    results = await with_timeout(
         asyncio.gather(
             *(texts_into(texts, branch) for texts, branch in zip(seen, branches, strict=True)), return_exceptions=True
         )
@@ -341,13 +341,13 @@ async def test_each_branch_raises_the_error_after_its_last_event(
     assert [await events_of(branch) for branch in branches] == [[]] * 3
     with pytest.raises(error):
         await stream.result()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_open_error_is_raised_in_every_branch(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(status(401))
-    branches = ask(client).tee(3)
-    results = await within(asyncio.gather(*map(events_of, branches), return_exceptions=True))
+    branches = open_stream(client).tee(3)
+    results = await with_timeout(asyncio.gather(*map(events_of, branches), return_exceptions=True))
     assert [type(result) for result in results] == [AuthenticationError] * 3
     assert len(server.requests) == 1
 
@@ -358,7 +358,7 @@ async def test_token_callable_exception_is_raised_in_one_branch_and_ends_the_res
 
     async with client_of(server.url) as client:
         stream = client.with_options(token=token).serverless.chat.stream(model="m", messages=[])
-        results = await within(asyncio.gather(*map(events_of, stream.tee(2)), return_exceptions=True))
+        results = await with_timeout(asyncio.gather(*map(events_of, stream.tee(2)), return_exceptions=True))
     assert sorted(type(result).__name__ for result in results) == ["LookupError", "StreamInterruptedError"]
     assert "LookupError" in str(results)
 
@@ -375,7 +375,7 @@ async def test_token_callable_exception_is_raised_with_eager_tasks(server: Frien
     async with client_of(server.url) as client:
         [branch] = client.with_options(token=token).serverless.chat.stream(model="m", messages=[]).tee(1)
         with pytest.raises(LookupError, match="no vault"):
-            await within(events_of(branch))
+            await with_timeout(events_of(branch))
 
 
 async def test_token_callable_exception_is_not_kept_for_dropped_branches(server: FriendliServer) -> None:
@@ -391,7 +391,7 @@ async def test_token_callable_exception_is_not_kept_for_dropped_branches(server:
         branches = stream.tee(2)
         del stream
         reader = asyncio.create_task(events_of(branches[0]))
-        await turns()
+        await run_loop_iterations()
         del branches
         gc.disable()
         try:
@@ -400,7 +400,7 @@ async def test_token_callable_exception_is_not_kept_for_dropped_branches(server:
             with pytest.raises(asyncio.CancelledError):
                 await reader
             del reader
-            await turns()
+            await run_loop_iterations()
             assert gone() is None
         finally:
             gc.enable()
@@ -410,46 +410,46 @@ async def test_stopping_stream_ends_every_branch_and_discards_buffers(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     guard, waiting, lagging = stream.tee(3)
     seen: list[str] = []
     reading = asyncio.ensure_future(texts_into(seen, waiting))
     assert [(await anext(guard)).text, (await anext(guard)).text] == ["a", "b"]
-    await until(lambda: len(seen) == 2)
-    await turns(5)
+    await wait_until(lambda: len(seen) == 2)
+    await run_loop_iterations(5)
     await stream.stop()
-    await within(reading)
+    await with_timeout(reading)
     assert [await events_of(guard), await events_of(lagging)] == [[], []]
     assert stream.outcome == "stopped"
     assert (await stream.result()).text == "ab"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_closing_stream_raises_in_every_branch_once(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         first, second, idle = stream.tee(3)
         await anext(first)
         waiting = [asyncio.ensure_future(texts_into([], branch)) for branch in (first, second)]
-        await turns(10)
+        await run_loop_iterations(10)
     for task in waiting:
         with pytest.raises(StreamInterruptedError):
-            await within(task)
+            await with_timeout(task)
     with pytest.raises(StreamInterruptedError):
         await anext(idle)
     assert [await events_of(branch) for branch in (first, second, idle)] == [[]] * 3
     assert stream.outcome == "cancelled"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 async def test_closing_client_raises_in_every_branch(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url) as client:
-        branches = ask(client).tee(2)
+        branches = open_stream(client).tee(2)
         tasks = [asyncio.ensure_future(events_of(branch)) for branch in branches]
         await server.wait_for_requests(1)
-        await turns(20)
-    results = await within(asyncio.gather(*tasks, return_exceptions=True))
+        await run_loop_iterations(20)
+    results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True))
     assert [isinstance(result, FriendliError) for result in results] == [True, True]
 
 
@@ -458,7 +458,7 @@ async def test_closing_client_raises_in_every_branch(server: FriendliServer) -> 
 
 async def test_stream_is_cancelled_once_every_branch_is_closed(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     first, second = stream.tee(2)
     async with first:
         assert (await anext(first)).text == "a"
@@ -467,8 +467,8 @@ async def test_stream_is_cancelled_once_every_branch_is_closed(server: FriendliS
     assert stream.outcome == "open"
     await second.aclose()
     assert stream.outcome == "cancelled"
-    assert places_in_use(client) == 0
-    await nothing_left(client, server)
+    assert slots_in_use(client) == 0
+    await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("reader", [0, 1], ids=["reading branch", "waiting branch"])
@@ -479,14 +479,14 @@ async def test_another_branch_takes_over_reading(reader: int, how: str, compress
     head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") if compressed else STREAM_HEAD
     encode = _compress if compressed else list
     first, rest = encode([delta("a"), delta("b") + FINISH + DONE])
-    async with saying(head + chunked(first), hang=True) as server, client_of(server.url) as client:
+    async with serve_bytes(head + chunked(first), hang=True) as server, client_of(server.url) as client:
         server._talk = _send_rest_after(go, head + chunked(first), chunked(rest))  # type: ignore[assignment]  # only here
-        stream = ask(client)
+        stream = open_stream(client)
         branches = stream.tee(2)
         for branch in branches:
-            assert (await within(anext(branch))).text == "a"
+            assert (await with_timeout(anext(branch))).text == "a"
         tasks = [asyncio.ensure_future(text_of(branch)) for branch in branches]
-        await turns(10)
+        await run_loop_iterations(10)
         if how == "cancelled":
             tasks[reader].cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -498,11 +498,11 @@ async def test_another_branch_takes_over_reading(reader: int, how: str, compress
         else:
             await branches[reader].aclose()
             with pytest.raises(StreamInterruptedError, match="closed"):
-                await within(tasks[reader])
+                await with_timeout(tasks[reader])
         assert await events_of(branches[reader]) == []
         assert stream.outcome == "open"
         go.set()
-        assert await within(tasks[1 - reader]) == "b"
+        assert await with_timeout(tasks[1 - reader]) == "b"
         assert stream.outcome == "done"
 
 
@@ -520,7 +520,7 @@ def _send_rest_after(go: asyncio.Event, first: bytes, rest: bytes) -> Any:
         await conversation.send(first)
         await go.wait()
         await conversation.send(rest)
-        await conversation.gone()
+        await conversation.wait_disconnected()
 
     return talk
 
@@ -528,13 +528,13 @@ def _send_rest_after(go: asyncio.Event, first: bytes, rest: bytes) -> Any:
 async def test_cancelling_a_reader_during_open_keeps_the_others(server: FriendliServer, client: AsyncFriendli) -> None:
     go = asyncio.Event()
     server.enqueue(script(gate(go), *text_steps("a")))
-    branches = ask(client).tee(2)
+    branches = open_stream(client).tee(2)
     tasks = [asyncio.ensure_future(text_of(branch)) for branch in branches]
     await server.wait_for_requests(1)
     tasks[0].cancel()
     await asyncio.wait({tasks[0]})
     go.set()
-    assert await within(tasks[1]) == "a"
+    assert await with_timeout(tasks[1]) == "a"
     assert len(server.requests) == 1
 
 
@@ -543,16 +543,16 @@ async def test_cancelling_all_readers_cancels_stream(
     server: FriendliServer, client: AsyncFriendli, opened: bool, gc_disabled: None
 ) -> None:
     server.enqueue(script(*([chunk("a")] if opened else []), stall()))
-    stream = ask(client)
+    stream = open_stream(client)
     branches = stream.tee(3)
     tasks = [asyncio.ensure_future(text_of(branch)) for branch in branches]
     await server.wait_for_requests(1)
-    await turns(20)
+    await run_loop_iterations(20)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     assert stream.outcome == "cancelled"
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("parent", ["kept", "dropped"])
@@ -561,7 +561,7 @@ async def test_dropping_last_branch_cancels_stream(
     server: FriendliServer, client: AsyncFriendli, read: int, parent: str, gc_disabled: None
 ) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    stream: ChatStream | None = await ask(client)
+    stream: ChatStream | None = await open_stream(client)
     assert stream is not None
     branches = list(stream.tee(2))
     if parent == "dropped":
@@ -569,30 +569,30 @@ async def test_dropping_last_branch_cancels_stream(
     for branch in branches[:read]:
         await anext(branch)
         waiting = asyncio.ensure_future(branch.__anext__())
-        await turns(3)
+        await run_loop_iterations(3)
         waiting.cancel()  # while it waits for an event
         await asyncio.wait({waiting})
         del waiting
     branch = None
     branches.clear()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
     if stream is not None:
         assert stream.outcome == "cancelled"
 
 
 async def test_closing_branch_from_another_loop_is_rejected(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    left, right = ask(client).tee(2)
+    left, right = open_stream(client).tee(2)
     assert (await anext(left)).text == "a"
     reader = asyncio.create_task(events_of(right))
-    await turns()
+    await run_loop_iterations()
     with pytest.raises(RuntimeError, match="another event loop"):
         await asyncio.to_thread(asyncio.run, right.aclose())
     assert not reader.done()
     await left.aclose()
     await right.aclose()
     with pytest.raises(StreamInterruptedError):
-        await within(reader)
+        await with_timeout(reader)
 
 
 async def test_dropping_last_branch_in_another_thread_cancels_stream(
@@ -600,14 +600,14 @@ async def test_dropping_last_branch_in_another_thread_cancels_stream(
 ) -> None:
     for read in (False, True):
         server.enqueue(script(chunk("a"), stall()))
-        branches = list((await ask(client)).tee(2))
+        branches = list((await open_stream(client)).tee(2))
         if read:
             await anext(branches[0])
         thread = threading.Thread(target=branches.clear)
         thread.start()
         thread.join()
         await server.wait_for_connections(0)
-        await until(lambda: places_in_use(client) == 0)
+        await wait_until(lambda: slots_in_use(client) == 0)
         assert await server.requests[-1].disconnected()
 
 
@@ -618,18 +618,18 @@ async def _count_events(branch: Branch[ChatChunk]) -> int:
 async def test_tee_leaves_no_reference_cycles(server: FriendliServer, client: AsyncFriendli, gc_disabled: None) -> None:
     server.enqueue(script(*text_steps("a", "b")), script(chunk("a"), cut()))
     for _ in range(2):
-        stream = ask(client)
+        stream = open_stream(client)
         branches = stream.tee(2)
         # Not `events_of`: asyncio's timeout references the task, and the task's exception the frame with the timeout.
-        await within(asyncio.gather(*map(_count_events, branches), return_exceptions=True))
+        await with_timeout(asyncio.gather(*map(_count_events, branches), return_exceptions=True))
         alive = [weakref.ref(stream), *map(weakref.ref, branches)]
         del stream, branches
-        await turns(2)
+        await run_loop_iterations(2)
         assert [ref() for ref in alive] == [None] * 3
 
 
 async def test_branches_cannot_be_copied(client: AsyncFriendli) -> None:
-    (branch,) = ask(client).tee(1)
+    (branch,) = open_stream(client).tee(1)
     for way in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError):
             way(branch)
@@ -646,19 +646,19 @@ async def test_randomly_cancelled_and_closed_readers_do_not_affect_others(
     for _ in range(30):
         pieces = [delta(str(number % 10)) for number in range(40)]
         server.enqueue(script(*map(raw, pieces), *text_steps()))
-        branches = ask(client).tee(5, buffer=3)
+        branches = open_stream(client).tee(5, buffer=3)
         tasks = [asyncio.ensure_future(text_of(branch)) for branch in branches]
         await server.wait_for_requests(1)
         for victim in rng.sample(range(5), 3):
-            await turns(rng.randrange(40))
+            await run_loop_iterations(rng.randrange(40))
             if rng.random() < 0.5:
                 tasks[victim].cancel()
             else:
                 await branches[victim].aclose()
-        results = await within(asyncio.gather(*tasks, return_exceptions=True))
+        results = await with_timeout(asyncio.gather(*tasks, return_exceptions=True))
         whole = "".join(str(number % 10) for number in range(40))
         survivors = [result for result in results if isinstance(result, str) and result == whole]
         assert len(survivors) >= 2
         assert all(isinstance(result, str | StreamInterruptedError | asyncio.CancelledError) for result in results)
     await server.idle(timeout=30)
-    assert places_in_use(client) == 0
+    assert slots_in_use(client) == 0

@@ -52,7 +52,7 @@ async def test_every_operation_replies_according_to_its_schema(client: Client, r
     body = request_body(route.body)
     if route.path == "/beta/file":
         body["digest"] = "sha256:" + "0" * 64
-    assert validate(route.reply, await client.good(route.method, route.path, body)) == []
+    assert validate(route.reply, await client.call_ok(route.method, route.path, body)) == []
     if route.events:
         for name, data in await client.events(route.path, body):
             if data != "[DONE]":
@@ -92,9 +92,9 @@ async def test_body_of_wrong_type_is_rejected(client: Client, route: Route) -> N
 @pytest.mark.parametrize("prefix", ["/serverless", "/dedicated", ""])
 async def test_tokenize_and_detokenize_round_trip(client: Client, prefix: str) -> None:
     text = "Héllo\n 🙂 \x00 wörld"
-    tokens = (await client.good("POST", f"{prefix}/v1/tokenize", {"model": "m", "prompt": text}))["tokens"]
+    tokens = (await client.call_ok("POST", f"{prefix}/v1/tokenize", {"model": "m", "prompt": text}))["tokens"]
     assert len(tokens) == len(text)
-    assert await client.good("POST", f"{prefix}/v1/detokenize", {"model": "m", "tokens": tokens}) == {"text": text}
+    assert await client.call_ok("POST", f"{prefix}/v1/detokenize", {"model": "m", "tokens": tokens}) == {"text": text}
 
 
 @pytest.mark.parametrize("path", ["/v1/detokenize", "/v1/completions", "/classify"])
@@ -105,13 +105,13 @@ async def test_out_of_range_tokens_are_rejected(client: Client, path: str) -> No
 
 async def test_rendered_chat_has_roles_text_and_tools(client: Client) -> None:
     body = {"model": "m", "messages": [user("Hi")], "tools": [{"type": "function", "function": WEATHER}]}
-    rendered = (await client.good("POST", "/dedicated/v1/chat/render", body))["text"]
+    rendered = (await client.call_ok("POST", "/dedicated/v1/chat/render", body))["text"]
     assert rendered == "<|tool|>\nweather\n<|user|>\nHi\n<|assistant|>\n"
 
 
 async def test_embeddings_depend_only_on_the_text(client: Client) -> None:
     async def vectors(**body: object) -> list[Any]:
-        reply = await client.good("POST", "/dedicated/v1/embeddings", {"model": "m", **body})
+        reply = await client.call_ok("POST", "/dedicated/v1/embeddings", {"model": "m", **body})
         return [item["embedding"] for item in reply["data"]]
 
     first, second, again = await vectors(input=["a", "b", "a"])
@@ -123,12 +123,12 @@ async def test_embeddings_depend_only_on_the_text(client: Client) -> None:
 
 
 async def test_class_probabilities_sum_to_one(client: Client) -> None:
-    reply = await client.good("POST", "/classify", {"input": ["good", "bad"]})
+    reply = await client.call_ok("POST", "/classify", {"input": ["good", "bad"]})
     assert [item["index"] for item in reply["data"]] == [0, 1]
     for item in reply["data"]:
         assert sum(item["probs"]) == pytest.approx(1, abs=1e-4)
         assert item["num_classes"] == len(item["probs"]) == 3
-    assert (await client.good("POST", "/classify", {"tokens": [103, 111, 111, 100]}))["data"][0] == reply["data"][0]
+    assert (await client.call_ok("POST", "/classify", {"tokens": [103, 111, 111, 100]}))["data"][0] == reply["data"][0]
 
 
 @pytest.mark.parametrize("path", ["/classify", "/dedicated/v1/embeddings"])
@@ -138,7 +138,7 @@ async def test_missing_input_and_tokens_is_rejected(client: Client, path: str) -
 
 
 async def test_model_list_has_models(client: Client) -> None:
-    reply = await client.good("GET", "/serverless/v1/models")
+    reply = await client.call_ok("GET", "/serverless/v1/models")
     assert validate("ServerlessModelListSuccess", reply) == []
     assert [model["reasoning"] for model in reply["data"]] == [False, True]
 
@@ -148,7 +148,7 @@ async def test_model_list_has_models(client: Client) -> None:
 
 async def test_completion_echoes_each_prompt_n_times(client: Client) -> None:
     body = {"prompt": ["one two", "three"], "n": 2, "seed": [7, 8], "logprobs": 2, "max_tokens": 1}
-    reply = await client.good("POST", "/v1/completions", body)
+    reply = await client.call_ok("POST", "/v1/completions", body)
     choices = reply["choices"]
     assert [choice["text"] for choice in choices] == ["one ", "(2) ", "three", "(2) "]
     assert [choice["finish_reason"] for choice in choices] == ["length", "length", "stop", "length"]
@@ -160,7 +160,7 @@ async def test_completion_echoes_each_prompt_n_times(client: Client) -> None:
 
 async def test_streamed_completion_matches_plain_one(client: Client) -> None:
     body = {"prompt": "one two STOP three", "stop": ["", "STOP"], "seed": 3, "logprobs": 1}
-    whole = await client.good("POST", "/v1/completions", body)
+    whole = await client.call_ok("POST", "/v1/completions", body)
     *chunks, (_, last) = await client.events("/v1/completions", {**body, "stream_options": {"include_usage": True}})
     assert last == "[DONE]"
     choices = [choice for _, chunk in chunks for choice in chunk["choices"]]
@@ -171,7 +171,7 @@ async def test_streamed_completion_matches_plain_one(client: Client) -> None:
 
 
 async def test_completion_takes_either_prompt_or_tokens(client: Client) -> None:
-    reply = await client.good("POST", "/v1/completions", {"tokens": list(map(ord, "hi"))})
+    reply = await client.call_ok("POST", "/v1/completions", {"tokens": list(map(ord, "hi"))})
     assert reply["choices"][0]["text"] == "hi"
     assert (await client.call("POST", "/v1/completions", {"tokens": [1], "prompt": "x"}))[0] == 422
     assert (await client.call("POST", "/v1/completions", {"prompt": "x", "n": 1000}))[0] == 400
@@ -188,7 +188,7 @@ def message_body(**options: object) -> dict[str, Any]:
 async def test_streamed_messages_send_six_event_types_in_order(client: Client) -> None:
     tools = [{"name": "f", "input_schema": WEATHER["parameters"]}, {"name": "g"}]
     body = message_body(thinking={"type": "enabled", "budget_tokens": 9}, tools=tools, tool_choice={"type": "any"})
-    whole = await client.good("POST", "/v1/messages", body)
+    whole = await client.call_ok("POST", "/v1/messages", body)
     assert [block["type"] for block in whole["content"]] == ["thinking", "tool_use", "tool_use"]
     events = await client.events("/v1/messages", body)
     assert all(name == data["type"] for name, data in events)
@@ -225,7 +225,7 @@ async def test_streamed_messages_send_six_event_types_in_order(client: Client) -
 async def test_messages_answer_the_last_user_message(
     client: Client, options: dict[str, Any], text: str, stop: str
 ) -> None:
-    whole = await client.good("POST", "/v1/messages", message_body(**options))
+    whole = await client.call_ok("POST", "/v1/messages", message_body(**options))
     assert (whole["content"][0]["text"], whole["stop_reason"]) == (text, stop)
     streamed = await client.events("/v1/messages", message_body(**options))
     assert "".join(data["delta"].get("text", "") for _, data in streamed if "delta" in data) == text
@@ -233,16 +233,18 @@ async def test_messages_answer_the_last_user_message(
 
 async def test_messages_call_the_named_tool_and_echo_its_result(client: Client) -> None:
     tools = {"tools": [{"name": "f"}, {"name": "g"}]}
-    named = await client.good("POST", "/v1/messages", message_body(**tools, tool_choice={"type": "tool", "name": "g"}))
+    named = await client.call_ok(
+        "POST", "/v1/messages", message_body(**tools, tool_choice={"type": "tool", "name": "g"})
+    )
     assert [block["name"] for block in named["content"]] == ["g"]
     choice = {"type": "any", "disable_parallel_tool_use": True}
-    first = await client.good("POST", "/v1/messages", message_body(**tools, tool_choice=choice))
+    first = await client.call_ok("POST", "/v1/messages", message_body(**tools, tool_choice=choice))
     assert [block["name"] for block in first["content"]] == ["f"]
     result = user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "42"}]}])
-    second = await client.good("POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice))
+    second = await client.call_ok("POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice))
     assert second["content"] == [{"type": "text", "text": "The tool says: 42"}]
     form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
-    typed = await client.good(
+    typed = await client.call_ok(
         "POST", "/v1/messages", message_body(messages=[result], **tools, tool_choice=choice, output_config=form)
     )
     assert [block["type"] for block in typed["content"]] == ["text"]
@@ -265,7 +267,7 @@ async def test_streamed_responses_are_numbered_and_cover_every_item(client: Clie
         "tools": [{"type": "function", **WEATHER}, {"type": "custom", "name": "c"}],
         "tool_choice": {"type": "function", "name": "weather"},
     }
-    whole = await client.good("POST", "/v1/responses", body)
+    whole = await client.call_ok("POST", "/v1/responses", body)
     assert [item["type"] for item in whole["output"]] == ["reasoning", "function_call"]
     assert json.loads(whole["output"][1]["arguments"]) == {"city": "Oslo"}
     events = await client.events("/v1/responses", body)
@@ -307,7 +309,7 @@ async def test_streamed_responses_are_numbered_and_cover_every_item(client: Clie
 )
 async def test_responses_answer_the_last_user_message(client: Client, options: dict[str, Any], text: str) -> None:
     body = {"input": "one two", **options}
-    whole = await client.good("POST", "/v1/responses", body)
+    whole = await client.call_ok("POST", "/v1/responses", body)
     assert whole["output"][0]["content"] == [{"type": "output_text", "text": text}]
     deltas = [data["delta"] for name, data in await client.events("/v1/responses", body) if "delta" in str(name)]
     assert "".join(deltas) == text
@@ -315,7 +317,7 @@ async def test_responses_answer_the_last_user_message(client: Client, options: d
 
 async def test_truncated_response_is_incomplete(client: Client) -> None:
     body = {"input": "one two", "max_output_tokens": 2}
-    whole = await client.good("POST", "/v1/responses", body)
+    whole = await client.call_ok("POST", "/v1/responses", body)
     assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     *_, (name, data) = await client.events("/v1/responses", body)
     assert (name, data["response"]["output"][0]["status"]) == ("response.incomplete", "incomplete")
@@ -325,9 +327,9 @@ async def test_truncated_response_is_incomplete(client: Client) -> None:
 async def test_several_functions_are_called_only_if_parallel(client: Client, parallel: bool, count: int) -> None:
     tools = [{"type": "function", **WEATHER}, {"type": "function", **WEATHER}]
     body = {"input": "x", "tools": tools, "tool_choice": "required", "parallel_tool_calls": parallel}
-    assert len((await client.good("POST", "/v1/responses", body))["output"]) == count
+    assert len((await client.call_ok("POST", "/v1/responses", body))["output"]) == count
     after = {**body, "input": [{"type": "function_call_output", "call_id": "c", "output": "42"}]}
-    assert (await client.good("POST", "/v1/responses", after))["output"][0]["type"] == "message"
+    assert (await client.call_ok("POST", "/v1/responses", after))["output"][0]["type"] == "message"
 
 
 # --- schemas and examples --------------------------------------------------------------------------------------------

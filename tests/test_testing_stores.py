@@ -107,14 +107,16 @@ def test_form_parts_keep_bytes_names_and_types() -> None:
 async def test_images_are_pngs_by_url_or_base64(client: Client, verb: str) -> None:
     body = {"model": "m", "prompt": "red", "num_inference_steps": 4, "seed": 7}
     body |= {"image": {"image": "aGk="}} if verb == "edits" else {}
-    [by_url] = (await client.good("POST", f"/dedicated/v1/images/{verb}", body))["data"]
+    [by_url] = (await client.call_ok("POST", f"/dedicated/v1/images/{verb}", body))["data"]
     assert (by_url["seed"], by_url["response_format"]) == (7, "url")
     async with client.session.get(by_url["url"]) as response:
         image = await response.read()
         assert response.content_type == "image/png"
     assert image.startswith(b"\x89PNG\r\n\x1a\n")
-    [inline] = (await client.good("POST", f"/dedicated/v1/images/{verb}", {**body, "response_format": "png"}))["data"]
-    in_container = await client.good("POST", f"/v1/images/{verb}", body)
+    [inline] = (await client.call_ok("POST", f"/dedicated/v1/images/{verb}", {**body, "response_format": "png"}))[
+        "data"
+    ]
+    in_container = await client.call_ok("POST", f"/v1/images/{verb}", body)
     assert base64.b64decode(inline["b64_json"]) == base64.b64decode(in_container["image"]) == image
 
 
@@ -127,59 +129,59 @@ async def test_unknown_image_is_not_found(client: Client, name: str) -> None:
 
 
 async def poll_statuses(client: Client, name: str, count: int) -> list[str]:
-    return [(await client.good("GET", f"{ENDPOINT}/{name}/status"))["status"] for _ in range(count)]
+    return [(await client.call_ok("GET", f"{ENDPOINT}/{name}/status"))["status"] for _ in range(count)]
 
 
 async def test_endpoint_lifecycle(client: Client) -> None:
-    created = await client.good("POST", ENDPOINT, SPEC)
+    created = await client.call_ok("POST", ENDPOINT, SPEC)
     assert (created["status"], created["phase"]) == ("INITIALIZING", "REQUESTING_VIRTUAL_MACHINE")
-    [name] = (await client.good("GET", ENDPOINT))["data"]
+    [name] = (await client.call_ok("GET", ENDPOINT))["data"]
     endpoint_path = f"{ENDPOINT}/{name}"
     assert await poll_statuses(client, name, 4) == ["INITIALIZING", "INITIALIZING", "RUNNING", "RUNNING"]
-    assert (await client.good("PUT", f"{endpoint_path}/sleep"))["status"] == "SLEEPING"
+    assert (await client.call_ok("PUT", f"{endpoint_path}/sleep"))["status"] == "SLEEPING"
     assert await poll_statuses(client, name, 1) == ["SLEEPING"]
-    assert (await client.good("PUT", f"{endpoint_path}/wake"))["status"] == "AWAKING"
-    assert (await client.good("PUT", f"{endpoint_path}/wake"))["status"] == "AWAKING"
+    assert (await client.call_ok("PUT", f"{endpoint_path}/wake"))["status"] == "AWAKING"
+    assert (await client.call_ok("PUT", f"{endpoint_path}/wake"))["status"] == "AWAKING"
     assert await poll_statuses(client, name, 1) == ["RUNNING"]
-    assert (await client.good("PUT", f"{endpoint_path}/wake"))["status"] == "RUNNING"
-    restarted = await client.good("PUT", f"{endpoint_path}/restart")
+    assert (await client.call_ok("PUT", f"{endpoint_path}/wake"))["status"] == "RUNNING"
+    restarted = await client.call_ok("PUT", f"{endpoint_path}/restart")
     assert (restarted["status"], restarted["updatedAt"] is None) == ("INITIALIZING", False)
     assert await poll_statuses(client, name, 3) == ["INITIALIZING", "INITIALIZING", "RUNNING"]
-    assert (await client.good("PUT", f"{endpoint_path}/terminate"))["status"] == "TERMINATING"
+    assert (await client.call_ok("PUT", f"{endpoint_path}/terminate"))["status"] == "TERMINATING"
     assert await poll_statuses(client, name, 1) == ["TERMINATED"]
     assert (await client.call("PUT", f"{endpoint_path}/wake"))[0] == 409
     assert (await client.call("PUT", endpoint_path, {"name": "x"}))[0] == 409
-    assert await client.good("DELETE", endpoint_path) is None
+    assert await client.call_ok("DELETE", endpoint_path) is None
     for method, path in (("DELETE", endpoint_path), ("GET", endpoint_path), ("GET", f"{endpoint_path}/status")):
         assert (await client.call(method, path))[0] == 404
 
 
 async def test_update_creates_a_version(client: Client) -> None:
-    await client.good("POST", ENDPOINT, {**SPEC, "autoscalingPolicy": {"maxReplica": 3}})
+    await client.call_ok("POST", ENDPOINT, {**SPEC, "autoscalingPolicy": {"maxReplica": 3}})
     endpoint_path = f"{ENDPOINT}/endpoint-1"
-    spec = await client.good("GET", endpoint_path)
+    spec = await client.call_ok("GET", endpoint_path)
     assert validate("DedicatedEndpointSpec", spec) == []
     assert (spec["name"], spec["autoscalingMax"], spec["tokenizerAddSpecialTokens"]) == ("mine", 3, False)
-    assert (await client.good("PUT", endpoint_path, {"name": "early"}))["name"] == "early"
+    assert (await client.call_ok("PUT", endpoint_path, {"name": "early"}))["name"] == "early"
     assert await poll_statuses(client, "endpoint-1", 3) == ["INITIALIZING", "INITIALIZING", "RUNNING"]
-    changed = await client.good("PUT", endpoint_path, {"name": "other", "simplescale": {"replicas": 2}})
+    changed = await client.call_ok("PUT", endpoint_path, {"name": "other", "simplescale": {"replicas": 2}})
     assert (changed["name"], changed["desiredReplicaCnt"]) == ("other", 2)
     assert await poll_statuses(client, "endpoint-1", 1) == ["RUNNING"]
-    history = await client.good("GET", f"{endpoint_path}/version", limit=2)
+    history = await client.call_ok("GET", f"{endpoint_path}/version", limit=2)
     assert {version: item["name"] for version, item in history["data"].items()} == {"3": "other", "2": "early"}
-    rest = await client.good("GET", f"{endpoint_path}/version", cursor=history["nextCursor"])
+    rest = await client.call_ok("GET", f"{endpoint_path}/version", cursor=history["nextCursor"])
     assert ([*rest["data"]], rest["nextCursor"]) == (["1"], None)
 
 
 async def test_endpoint_list_is_filtered_by_project_and_paginated(client: Client) -> None:
     for number in range(5):
-        await client.good("POST", ENDPOINT, {**SPEC, "projectId": f"p{number % 2}"})
-    first = await client.good("GET", ENDPOINT, limit=2, project_id="p0")
+        await client.call_ok("POST", ENDPOINT, {**SPEC, "projectId": f"p{number % 2}"})
+    first = await client.call_ok("GET", ENDPOINT, limit=2, project_id="p0")
     assert validate("DedicatedEndpointListResponse", first) == []
-    last = await client.good("GET", ENDPOINT, limit=2, project_id="p0", cursor=first["nextCursor"])
+    last = await client.call_ok("GET", ENDPOINT, limit=2, project_id="p0", cursor=first["nextCursor"])
     assert [*first["data"], *last["data"]] == ["endpoint-1", "endpoint-3", "endpoint-5"]
     assert last["nextCursor"] is None
-    assert len((await client.good("GET", ENDPOINT, project_id=""))["data"]) == 5
+    assert len((await client.call_ok("GET", ENDPOINT, project_id=""))["data"]) == 5
 
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"limit": "x"}, {"cursor": "nonsense"}])
@@ -191,8 +193,8 @@ async def test_invalid_page_parameters_are_rejected(client: Client, query: dict[
 async def test_endpoint_is_created_from_wandb_artifact(client: Client) -> None:
     path = "/dedicated/endpoint/wandb-artifact-create"
     body = {"wandbArtifactVersionName": "art:v1", "accelerator": {"type": "H100", "count": 2}}
-    created = await client.good("POST", path, body)
-    spec = await client.good("GET", f"{ENDPOINT}/{created['endpointId']}")
+    created = await client.call_ok("POST", path, body)
+    spec = await client.call_ok("GET", f"{ENDPOINT}/{created['endpointId']}")
     assert (spec["name"], spec["gpuType"], spec["numGpu"], spec["projectId"]) == ("art:v1", "H100", 2, "project-1")
 
 
@@ -209,10 +211,10 @@ JANUARY: Final = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-11T
 
 
 async def test_cost_is_paginated_by_day(client: Client) -> None:
-    first = await client.good("GET", "/v1/team/cost", **JANUARY)
+    first = await client.call_ok("GET", "/v1/team/cost", **JANUARY)
     assert validate("CostResponse", first) == []
     assert (len(first["data"]), first["has_more"]) == (7, True)
-    last = await client.good("GET", "/v1/team/cost", page=first["next_page"], group_by="line_item", **JANUARY)
+    last = await client.call_ok("GET", "/v1/team/cost", page=first["next_page"], group_by="line_item", **JANUARY)
     assert (len(last["data"]), last["has_more"], last["next_page"]) == (4, False, None)
     assert last["data"][-1]["start_time"] == "2026-01-11T00:00:00Z"
     assert last["data"][-1]["end_time"] == "2026-01-11T12:00:00Z"
@@ -251,7 +253,7 @@ async def test_invalid_query_is_rejected(client: Client, changes: dict[str, str]
 
 async def test_cost_query_near_year_9999_works(client: Client) -> None:
     query = {"start_time": "9999-12-30T12:00:00Z", "end_time": "9999-12-31T23:00:00Z"}
-    assert len((await client.good("GET", "/v1/team/cost", **query))["data"]) == 2
+    assert len((await client.call_ok("GET", "/v1/team/cost", **query))["data"]) == 2
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -272,32 +274,32 @@ async def upload(url: str, fields: dict[str, str], content: bytes | None) -> int
 
 async def test_file_upload_and_download(client: Client) -> None:
     content = b"one\r\n\x00\xff" * 1000
-    created = await client.good("POST", "/beta/file", file_metadata(content))
+    created = await client.call_ok("POST", "/beta/file", file_metadata(content))
     file_path = f"/beta/file/{created['fileId']}"
-    assert (await client.good("GET", file_path))["status"] == "UPLOADING"
+    assert (await client.call_ok("GET", file_path))["status"] == "UPLOADING"
     assert (await client.call("PATCH", file_path))[0] == 409
     assert (await client.call("GET", f"{file_path}/download_url"))[0] == 409
     assert (await client.call("GET", f"/downloads/{created['fileId']}"))[0] == 404
     assert await upload(created["uploadUrl"], created["aws"], content) == 204
-    assert await client.good("PATCH", file_path) is None
-    info = await client.good("GET", file_path)
+    assert await client.call_ok("PATCH", file_path) is None
+    info = await client.call_ok("GET", file_path)
     assert validate("FileInfo", info) == []
     assert info["status"] == "UPLOADED"
-    download = await client.good("GET", f"{file_path}/download_url")
+    download = await client.call_ok("GET", f"{file_path}/download_url")
     async with aiohttp.ClientSession() as session, session.get(download["downloadUrl"]) as response:
         assert await response.read() == content
 
 
 async def test_known_content_need_not_be_uploaded_again(client: Client) -> None:
-    first = await client.good("POST", "/beta/file", file_metadata(b"x"))
+    first = await client.call_ok("POST", "/beta/file", file_metadata(b"x"))
     assert await upload(first["uploadUrl"], first["aws"], b"x") == 204
-    second = await client.good("POST", "/beta/file", file_metadata(b"x", name="b.txt"))
+    second = await client.call_ok("POST", "/beta/file", file_metadata(b"x", name="b.txt"))
     assert second == {"fileId": "file-2", "uploadUrl": None, "aws": None}
-    assert await client.good("PATCH", "/beta/file/file-2") is None
+    assert await client.call_ok("PATCH", "/beta/file/file-2") is None
 
 
 async def test_upload_that_differs_from_its_metadata_is_rejected(client: Client) -> None:
-    created = await client.good("POST", "/beta/file", file_metadata(b"abc"))
+    created = await client.call_ok("POST", "/beta/file", file_metadata(b"abc"))
     url, fields = created["uploadUrl"], created["aws"]
     assert await upload(url, {}, b"abc") == 403
     assert await upload(url, {**fields, "key": "files/other"}, b"abc") == 403

@@ -6,26 +6,26 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.clock import Clock, turns, until
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
-    QUICK,
+    FAST_RETRY,
     STREAM_HEAD,
     Conversation,
     RawServer,
-    ask,
+    assert_no_leaks,
     chunked,
     client_of,
     complete,
-    deaf_port,
     delta,
-    nothing_left,
-    places_in_use,
+    open_stream,
     read,
     reply,
-    within,
+    slots_in_use,
+    unresponsive_port,
+    with_timeout,
 )
-from support.virtual import FOREVER, FakeTransport, now, replying, virtually
+from support.virtual import NEVER_ENDS, FakeTransport, now, response, run_in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
@@ -68,31 +68,31 @@ def limits_of(error: APITimeoutError) -> tuple[str, float, bool]:
 
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_connect_timeout(streamed: bool) -> None:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.1)) as client:
             with pytest.raises(APITimeoutError) as caught:
-                await within(ask(client).result() if streamed else complete(client))
+                await with_timeout(open_stream(client).result() if streamed else complete(client))
             assert limits_of(caught.value) == ("connect", 0.1, False)
-            assert places_in_use(client) == 0
+            assert slots_in_use(client) == 0
 
 
 async def test_connect_timeout_applies_to_user_session() -> None:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         async with (
             aiohttp.ClientSession() as session,
             client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=0.1), session=session) as client,
         ):
             with pytest.raises(APITimeoutError) as caught:
-                await within(complete(client))
+                await with_timeout(complete(client))
             assert (caught.value.limit, caught.value.seconds) == ("connect", 0.1)
 
 
 async def test_connect_timeout_is_retried(server: FriendliServer) -> None:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         url = f"http://127.0.0.1:{port}"
-        async with client_of(url, timeout=Timeouts(connect=0.05), retry=QUICK) as client:
+        async with client_of(url, timeout=Timeouts(connect=0.05), retry=FAST_RETRY) as client:
             with pytest.raises(APITimeoutError) as caught:
-                await within(complete(client))
+                await with_timeout(complete(client))
             assert caught.value.meta is not None
             assert len(caught.value.meta.attempts) == 3
 
@@ -109,9 +109,9 @@ def test_timeout_after_every_finish_reason_ends_stream_as_done(limit: str, finis
         client = client_of("http://nowhere")
         timeouts = Timeouts(**{"idle": None, limit: 7.0})
         settings = Settings.from_options({"token": "t", "timeout": timeouts, "retry": None})
-        transport = FakeTransport(replying(event, FOREVER))
+        transport = FakeTransport(response(event, NEVER_ENDS))
         client._build(Runtime(transport, ChangeSignal(), 10), settings, owner=True)
-        stream = ask(client)
+        stream = open_stream(client)
         try:
             assert [chunk.text async for chunk in stream] == ["a"]
         except APITimeoutError as error:
@@ -120,7 +120,7 @@ def test_timeout_after_every_finish_reason_ends_stream_as_done(limit: str, finis
         assert transport.exchanges[0].ends[:1] == ["abort"]
         return stream.outcome, None, now()
 
-    assert virtually(main()) == (("done", None, 7.0) if finished else ("failed", limit, 7.0))
+    assert run_in_virtual_time(main()) == (("done", None, 7.0) if finished else ("failed", limit, 7.0))
 
 
 # --- first_event -----------------------------------------------------------------------------------------------------
@@ -133,17 +133,17 @@ async def test_first_event_timeout_regardless_of_headers_and_partial_data(
 ) -> None:
     server.enqueue(silence)
     async with client_of(server.url, timeout=Timeouts(first_event=20, idle=2)) as client:
-        call = asyncio.create_task(_open(ask(client)) if streamed else complete(client))
+        call = asyncio.create_task(_open(open_stream(client)) if streamed else complete(client))
         await server.wait_for_requests(1)
-        await turns()
-        clock.leap(19)
-        await turns()
+        await run_loop_iterations()
+        clock.advance(19)
+        await run_loop_iterations()
         assert not call.done()
-        clock.leap(1)
+        clock.advance(1)
         with pytest.raises(APITimeoutError) as caught:
             await call
         assert limits_of(caught.value) == ("first_event", 20, True)
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_comments_and_pings_do_not_count_as_first_event(clock: Clock) -> None:
@@ -152,12 +152,12 @@ async def test_comments_and_pings_do_not_count_as_first_event(clock: Clock) -> N
         await conversation.send(STREAM_HEAD)
         while True:
             await conversation.send(chunked(b": ping\n\nevent: ping\ndata: {}\n\n"))
-            await turns()
-            clock.leap(2)
+            await run_loop_iterations()
+            clock.advance(2)
 
     async with RawServer(ping) as pinging, client_of(pinging.url, timeout=Timeouts(first_event=15)) as client:
         with pytest.raises(APITimeoutError) as caught:
-            await ask(client).__aenter__()
+            await open_stream(client).__aenter__()
         assert limits_of(caught.value) == ("first_event", 15, True)
 
 
@@ -167,8 +167,8 @@ async def test_first_event_timeout_covers_whole_plain_reply(clock: Clock) -> Non
         await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
         while True:
             await conversation.send(b" ")
-            await turns()
-            clock.leap(2)
+            await run_loop_iterations()
+            clock.advance(2)
 
     async with RawServer(trickle) as trickling, client_of(trickling.url, timeout=Timeouts(first_event=15)) as client:
         with pytest.raises(APITimeoutError) as caught:
@@ -178,11 +178,11 @@ async def test_first_event_timeout_covers_whole_plain_reply(clock: Clock) -> Non
 
 async def test_first_event_timeout_of_billed_call_is_not_retried(server: FriendliServer, clock: Clock) -> None:
     server.always(stall())
-    async with client_of(server.url, timeout=Timeouts(first_event=20), retry=QUICK) as client:
-        for number, call in enumerate((complete(client), ask(client).result()), 1):
+    async with client_of(server.url, timeout=Timeouts(first_event=20), retry=FAST_RETRY) as client:
+        for number, call in enumerate((complete(client), open_stream(client).result()), 1):
             calling = asyncio.create_task(call)
             await server.wait_for_requests(number)
-            clock.leap(20)
+            clock.advance(20)
             with pytest.raises(APITimeoutError):
                 await calling
     assert len(server.requests) == 2
@@ -192,12 +192,12 @@ async def test_first_event_timeout_is_per_attempt(server: FriendliServer, clock:
     """The first two attempts each use up most of the limit; the third succeeds."""
     gates = [asyncio.Event(), asyncio.Event()]
     server.enqueue(*[script(gate(opened), raw(b"{}"), status=503) for opened in gates], text("ok"))
-    async with client_of(server.url, timeout=Timeouts(first_event=40), retry=QUICK) as client:
-        reading = asyncio.create_task(_text(ask(client)))
+    async with client_of(server.url, timeout=Timeouts(first_event=40), retry=FAST_RETRY) as client:
+        reading = asyncio.create_task(_text(open_stream(client)))
         for number, opened in enumerate(gates, 1):
             await server.wait_for_requests(number)
-            clock.leap(30)
-            await turns()
+            clock.advance(30)
+            await run_loop_iterations()
             opened.set()
         assert await reading == "ok"
     assert len(server.requests) == 3
@@ -208,12 +208,12 @@ async def test_first_event_timeout_excludes_wait_for_connection_slot(server: Fri
     server.enqueue(script(chunk("a"), gate(release), finish(), done()), text("b"))
     timeout = Timeouts(first_event=30, pool=None, idle=None)
     async with client_of(server.url, max_connections=1, timeout=timeout) as client:
-        async with ask(client) as first:
+        async with open_stream(client) as first:
             await anext(first)
-            second = asyncio.create_task(_text(ask(client)))
-            await turns()
-            clock.leap(45)
-            await turns()
+            second = asyncio.create_task(_text(open_stream(client)))
+            await run_loop_iterations()
+            clock.advance(45)
+            await run_loop_iterations()
             release.set()
             assert await _text(first) == ""
         assert await second == "b"
@@ -234,14 +234,14 @@ async def _open(stream: ChatStream) -> ChatStream:
 async def test_idle_timeout_between_events(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
     async with client_of(server.url, timeout=Timeouts(first_event=5, idle=20)) as client:
-        stream = ask(client)
+        stream = open_stream(client)
         assert [(await anext(stream)).text, (await anext(stream)).text] == ["a", "b"]
         result = asyncio.create_task(stream.result())
-        await turns()
-        clock.leap(19)
-        await turns()
+        await run_loop_iterations()
+        clock.advance(19)
+        await run_loop_iterations()
         assert not result.done()
-        clock.leap(1)
+        clock.advance(1)
         with pytest.raises(APITimeoutError) as caught:
             await result
         assert limits_of(caught.value) == ("idle", 20, True)
@@ -249,7 +249,7 @@ async def test_idle_timeout_between_events(server: FriendliServer, clock: Clock)
         assert caught.value.partial is not None
         assert caught.value.partial.text == "ab"
         assert caught.value.meta == stream.meta
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 @pytest.mark.parametrize("noise", [b": ping\n\n", b"event: ping\ndata: {}\n\n", b"\n\n", b"id: 1\n\n", b"data: {"])
@@ -259,13 +259,13 @@ async def test_data_without_events_does_not_extend_idle_timeout(clock: Clock, no
         await conversation.send(STREAM_HEAD + chunked(delta("a")))
         while True:
             await conversation.send(chunked(noise))
-            await turns()
-            clock.leap(2)
+            await run_loop_iterations()
+            clock.advance(2)
 
     async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
         started = clock()
         with pytest.raises(APITimeoutError) as caught:
-            await _text(ask(client))
+            await _text(open_stream(client))
         assert limits_of(caught.value) == ("idle", 15, True)
         assert clock() - started < 20
 
@@ -276,14 +276,14 @@ async def test_events_reset_idle_timeout(clock: Clock) -> None:
         await conversation.send(STREAM_HEAD)
         for number in range(10):
             await conversation.send(chunked(delta("a")))
-            await until(lambda number=number: len(seen) > number)
-            await turns()
-            clock.leap(4)
+            await wait_until(lambda number=number: len(seen) > number)
+            await run_loop_iterations()
+            clock.advance(4)
         await conversation.send(chunked(DONE))
 
     seen: list[str] = []
     async with RawServer(talk) as server, client_of(server.url, timeout=Timeouts(idle=15)) as client:
-        async for event in ask(client):
+        async for event in open_stream(client):
             seen.append(event.text)  # noqa: PERF401  # the server reads its length meanwhile
     assert seen == ["a"] * 10
 
@@ -291,12 +291,12 @@ async def test_events_reset_idle_timeout(clock: Clock) -> None:
 async def test_slow_consumer_does_not_cause_idle_timeout(server: FriendliServer, clock: Clock) -> None:
     go = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(go), chunk("b"), finish(), done()))
-    async with client_of(server.url, timeout=Timeouts(idle=25)) as client, ask(client) as stream:
+    async with client_of(server.url, timeout=Timeouts(idle=25)) as client, open_stream(client) as stream:
         seen: list[str] = []
         async for piece in stream.text():
             seen.append(piece)
-            clock.leap(35)
-            await turns()
+            clock.advance(35)
+            await run_loop_iterations()
             go.set()
         assert seen == ["a", "b"]
     assert stream.outcome == "done"
@@ -305,13 +305,13 @@ async def test_slow_consumer_does_not_cause_idle_timeout(server: FriendliServer,
 async def test_idle_timeout_restarts_with_each_wait(server: FriendliServer, clock: Clock) -> None:
     gates = [asyncio.Event(), asyncio.Event()]
     server.enqueue(script(chunk("a"), gate(gates[0]), chunk("b"), gate(gates[1]), chunk("c"), finish(), done()))
-    async with client_of(server.url, timeout=Timeouts(idle=50)) as client, ask(client) as stream:
+    async with client_of(server.url, timeout=Timeouts(idle=50)) as client, open_stream(client) as stream:
         assert (await anext(stream)).text == "a"
         for opened, expected in zip(gates, ("b", "c"), strict=True):
             waiting = asyncio.ensure_future(anext(stream))
-            await turns()
-            clock.leap(30)
-            await turns()
+            await run_loop_iterations()
+            clock.advance(30)
+            await run_loop_iterations()
             opened.set()
             assert (await waiting).text == expected
         assert await read(stream) == ""
@@ -327,35 +327,35 @@ async def test_total_timeout_fires_at_every_stage(
 ) -> None:
     server.enqueue(answer)
     async with client_of(server.url, timeout=timeout) as client:
-        result = asyncio.create_task(ask(client).result())
+        result = asyncio.create_task(open_stream(client).result())
         await server.wait_for_requests(1)
-        await turns()
-        clock.leap(24)
-        await turns()
+        await run_loop_iterations()
+        clock.advance(24)
+        await run_loop_iterations()
         assert not result.done()
-        clock.leap(1)
+        clock.advance(1)
         with pytest.raises(APITimeoutError) as caught:
             await result
         assert limits_of(caught.value) == ("total", 25, True)
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
 
 
 async def test_total_timeout_fires_while_connecting() -> None:
-    with deaf_port() as port:
-        async with client_of(f"http://127.0.0.1:{port}", timeout=0.1, retry=QUICK) as client:
+    with unresponsive_port() as port:
+        async with client_of(f"http://127.0.0.1:{port}", timeout=0.1, retry=FAST_RETRY) as client:
             with pytest.raises(APITimeoutError) as caught:
-                await within(complete(client))
+                await with_timeout(complete(client))
             assert limits_of(caught.value) == ("total", 0.1, False)
 
 
 async def test_total_timeout_fires_on_endless_stream(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(endless(delta("a"))))
     async with client_of(server.url, timeout=20) as client:
-        stream = await ask(client)
+        stream = await open_stream(client)
 
         async def consume() -> None:
             async for _ in stream:
-                clock.leap(0.5)
+                clock.advance(0.5)
 
         with pytest.raises(APITimeoutError) as caught:
             await consume()
@@ -368,10 +368,10 @@ async def test_total_timeout_fires_on_endless_stream(server: FriendliServer, clo
 async def test_total_timeout_disconnects_unread_stream(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), stall()))
     async with client_of(server.url, timeout=30) as client:
-        stream = await ask(client)
-        clock.leap(30)
+        stream = await open_stream(client)
+        clock.advance(30)
         assert await server.requests[0].disconnected()
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
         with pytest.raises(APITimeoutError) as caught:
             await read(stream)
         assert caught.value.limit == "total"
@@ -382,8 +382,8 @@ async def test_total_timeout_spans_attempts(clock: Clock) -> None:
 
     async def reply_busy(conversation: Conversation) -> None:
         while await conversation.request():
-            clock.leap(5)
-            await turns()
+            clock.advance(5)
+            await run_loop_iterations()
             await conversation.send(reply(b"{}", status="503 Busy"))
 
     policy = RetryPolicy(max_attempts=1000, initial=0.0)
@@ -399,7 +399,7 @@ async def test_total_timeout_spans_attempts(clock: Clock) -> None:
 
 async def test_retry_wait_beyond_total_timeout_is_not_started(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(status(503, retry_after=50))
-    async with client_of(server.url, timeout=40, retry=QUICK) as client:
+    async with client_of(server.url, timeout=40, retry=FAST_RETRY) as client:
         started = clock()
         with pytest.raises(InternalServerError) as caught:
             await complete(client)
@@ -409,9 +409,9 @@ async def test_retry_wait_beyond_total_timeout_is_not_started(server: FriendliSe
 
 async def test_total_timeout_covers_wait_for_connection_slot(server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with client_of(server.url, max_connections=1) as client, ask(client):
+    async with client_of(server.url, max_connections=1) as client, open_stream(client):
         with pytest.raises(APITimeoutError) as caught:
-            await within(complete(client.with_options(timeout=0.1)))
+            await with_timeout(complete(client.with_options(timeout=0.1)))
         assert limits_of(caught.value) == ("total", 0.1, False)
 
 
@@ -419,10 +419,10 @@ async def test_timeout_none_disables_every_timeout(server: FriendliServer) -> No
     go = asyncio.Event()
     server.enqueue(script(gate(go), chunk("a"), finish(), done()))
     async with client_of(server.url, timeout=None) as client:
-        task = asyncio.create_task(read(ask(client)))
+        task = asyncio.create_task(read(open_stream(client)))
         await server.wait_for_requests(1)
         go.set()
-        assert await within(task) == "a"
+        assert await with_timeout(task) == "a"
         session = next(iter(client._runtime.transport._pools.values()))[0].session
         assert session.timeout.total is None
         assert session.timeout.sock_read is None
@@ -433,15 +433,15 @@ async def test_timeout_none_disables_every_timeout(server: FriendliServer) -> No
 
 async def test_pool_timeout_reports_pool_usage(server: FriendliServer) -> None:
     server.always(script(chunk("a"), stall()))
-    async with client_of(server.url, max_connections=2, timeout=Timeouts(pool=0.1), retry=QUICK) as client:
-        async with ask(client), ask(client):
+    async with client_of(server.url, max_connections=2, timeout=Timeouts(pool=0.1), retry=FAST_RETRY) as client:
+        async with open_stream(client), open_stream(client):
             with pytest.raises(APITimeoutError) as caught:
-                await within(ask(client).result())
+                await with_timeout(open_stream(client).result())
             assert limits_of(caught.value) == ("pool", 0.1, False)
             assert "2 of 2" in str(caught.value)
             assert caught.value.meta is not None
             assert len(caught.value.meta.attempts) == 1, "a pool timeout is never retried"
-        await nothing_left(client, server)
+        await assert_no_leaks(client, server)
     assert len(server.requests) == 2
 
 
@@ -454,11 +454,11 @@ async def test_connection_slots_are_granted_in_fifo_order(server: FriendliServer
             await complete(client)
             order.append(number)
 
-        async with ask(client):
+        async with open_stream(client):
             tasks = [asyncio.create_task(call(number)) for number in range(10)]
             await asyncio.sleep(0)
             tasks[3].cancel()
-        await within(asyncio.gather(*tasks, return_exceptions=True))
+        await with_timeout(asyncio.gather(*tasks, return_exceptions=True))
         assert order == [0, 1, 2, 4, 5, 6, 7, 8, 9]
         assert [request.outcome for request in server.requests[1:]] == ["completed"] * 9
 
@@ -472,10 +472,10 @@ async def test_new_call_does_not_overtake_waiting_calls(server: FriendliServer) 
             await complete(client)
             order.append(name)
 
-        stream = await ask(client)
+        stream = await open_stream(client)
         early = asyncio.create_task(call("early"))
         await asyncio.sleep(0)
         await stream.aclose()
         await call("late")
-        await within(early)
+        await with_timeout(early)
         assert order == ["early", "late"]

@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import deterministic
-from support.clock import Clock, turns, until
-from support.sockets import QUICK, ask, client_of, complete, completion, deaf_port, read, within
+from support.clock import Clock, run_loop_iterations, wait_until
+from support.sockets import (
+    FAST_RETRY,
+    client_of,
+    complete,
+    completion,
+    open_stream,
+    read,
+    unresponsive_port,
+    with_timeout,
+)
 
 from friendli_async import (
     APIConnectionError,
@@ -160,11 +169,11 @@ async def test_stream_timing_updates_while_open_and_is_final_afterwards(
             *(gate(gates[2]), chunk("b"), finish(), usage(3, 8), done()),
         )
     )
-    stream = ask(client)
-    opening = asyncio.ensure_future(within(stream))
+    stream = open_stream(client)
+    opening = asyncio.ensure_future(with_timeout(stream))
     await server.wait_for_requests()
-    await turns(50)
-    clock.leap(1.0)
+    await run_loop_iterations(50)
+    clock.advance(1.0)
     gates[0].set()
     await opening
     opened = stream.timing
@@ -173,23 +182,23 @@ async def test_stream_timing_updates_while_open_and_is_final_afterwards(
     assert opened.bytes > 0
     assert stream.meta.timing.first_event == 1.0
     await anext(stream)
-    clock.leap(2.0)
+    clock.advance(2.0)
     assert stream.timing.total == 3.0
     gates[1].set()
-    await within(anext(stream))
+    await with_timeout(anext(stream))
     middle = stream.timing
     assert (middle.first_event, middle.first_text, middle.last_event, middle.total) == (1.0, 3.0, 3.0, 3.0)
     assert (middle.events, middle.gap_max, middle.tokens_per_second) == (2, 2.0, None)
     assert middle.gap_p50 == pytest.approx(2.0, rel=0.02)
     assert middle.bytes > opened.bytes
-    clock.leap(4.0)
+    clock.advance(4.0)
     gates[2].set()
-    result = await within(stream.result())
+    result = await with_timeout(stream.result())
     final = stream.timing
     assert (final.first_text, final.last_event, final.total, final.gap_max) == (3.0, 7.0, 7.0, 4.0)
     assert final.events >= 4
     assert final.tokens_per_second == pytest.approx(8 / 6.0)
-    clock.leap(100.0)
+    clock.advance(100.0)
     assert stream.timing == final
     assert stream.meta.timing == final
     assert result.meta == stream.meta
@@ -198,7 +207,7 @@ async def test_stream_timing_updates_while_open_and_is_final_afterwards(
 
 async def test_first_text_equals_first_event_if_they_coincide(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), finish(), done()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         assert stream.timing.first_text == stream.timing.first_event
         assert stream.timing.first_text is not None
     assert stream.timing.first_text == stream.timing.first_event
@@ -206,7 +215,7 @@ async def test_first_text_equals_first_event_if_they_coincide(client: AsyncFrien
 
 async def test_stream_without_text_has_no_first_text(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk(role="assistant"), finish(), done()))
-    stream = ask(client)
+    stream = open_stream(client)
     await stream.result()
     assert stream.timing.first_text is None
 
@@ -214,14 +223,14 @@ async def test_stream_without_text_has_no_first_text(client: AsyncFriendli, serv
 async def test_bytes_is_the_body_size(client: AsyncFriendli, server: FriendliServer) -> None:
     payload = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
     server.enqueue(body(payload, content_type="text/event-stream"))
-    stream = ask(client)
+    stream = open_stream(client)
     assert await read(stream) == "a"
     assert stream.timing.bytes == len(payload)
     assert stream.timing.events == 1
 
 
 async def test_timing_of_unopened_stream_raises(client: AsyncFriendli, server: FriendliServer) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(RuntimeError, match="not open"):
         _ = stream.timing
     server.enqueue(status(400))
@@ -245,11 +254,11 @@ async def test_timing_of_plain_reply(server: FriendliServer, clock: Clock) -> No
     async with client_of(server.url, retry=policy) as client:
         task = asyncio.ensure_future(complete(client))
         await server.wait_for_requests(2)
-        await turns(50)
-        clock.leap(2.0)
+        await run_loop_iterations(50)
+        clock.advance(2.0)
         released.set()
-        reply = await within(task)
-        clock.leap(5.0)
+        reply = await with_timeout(task)
+        clock.advance(5.0)
     timing = reply.meta.timing
     assert (timing.first_event, timing.last_event, timing.total) == (2.0, 2.0, 2.0)
     assert (timing.events, timing.bytes) == (1, len(payload))
@@ -261,13 +270,13 @@ async def test_wait_for_connection_slot_is_reported_as_queued(server: FriendliSe
     opened = asyncio.Event()
     server.enqueue(script(chunk("a"), gate(opened), finish(), done()), text("hello"))
     async with client_of(server.url, max_connections=1) as client:
-        stream = await ask(client)
+        stream = await open_stream(client)
         task = asyncio.ensure_future(complete(client))
-        await until(lambda: client.gauges().waiting == 1)
-        clock.leap(3.0)
+        await wait_until(lambda: client.gauges().waiting == 1)
+        clock.advance(3.0)
         opened.set()
         assert await read(stream) == "a"
-        reply = await within(task)
+        reply = await with_timeout(task)
     assert reply.meta.timing.queued == 3.0
     assert reply.meta.timing.connecting == 0.0  # the connection was reused
     assert stream.timing.queued == 0.0
@@ -278,12 +287,12 @@ async def test_wait_for_connection_slot_is_reported_as_queued(server: FriendliSe
 
 async def test_pool_timeout_error_has_queued_time(server: FriendliServer, clock: Clock) -> None:
     server.enqueue(script(chunk("a"), stall()))
-    async with client_of(server.url, max_connections=1, timeout=Timeouts(pool=3)) as client, ask(client):
+    async with client_of(server.url, max_connections=1, timeout=Timeouts(pool=3)) as client, open_stream(client):
         task = asyncio.ensure_future(complete(client))
-        await until(lambda: client.gauges().waiting == 1)
-        clock.leap(3.0)
+        await wait_until(lambda: client.gauges().waiting == 1)
+        clock.advance(3.0)
         with pytest.raises(APITimeoutError) as raised:
-            await within(task)
+            await with_timeout(task)
     assert raised.value.limit == "pool"
     assert raised.value.meta is not None
     assert raised.value.meta.timing.queued == 3.0
@@ -291,14 +300,14 @@ async def test_pool_timeout_error_has_queued_time(server: FriendliServer, clock:
 
 
 async def test_connect_timeout_error_has_connecting_time(clock: Clock) -> None:
-    with deaf_port() as port:
+    with unresponsive_port() as port:
         async with client_of(f"http://127.0.0.1:{port}", timeout=Timeouts(connect=4)) as client:
             task = asyncio.ensure_future(complete(client))
-            await until(lambda: client.gauges().in_use == 1)
-            await turns(50)
-            clock.leap(4.0)
+            await wait_until(lambda: client.gauges().in_use == 1)
+            await run_loop_iterations(50)
+            clock.advance(4.0)
             with pytest.raises(APITimeoutError) as raised:
-                await within(task)
+                await with_timeout(task)
     assert raised.value.limit == "connect"
     assert raised.value.meta is not None
     assert raised.value.meta.timing.connecting == 4.0
@@ -308,7 +317,7 @@ async def test_error_response_has_total_time(client: AsyncFriendli, server: Frie
     server.enqueue(status(503))
     task = asyncio.ensure_future(complete(client))
     with pytest.raises(InternalServerError) as raised:
-        await within(task)
+        await with_timeout(task)
     meta = raised.value.meta
     assert meta is not None
     assert (meta.timing.first_event, meta.timing.events) == (None, 0)
@@ -317,7 +326,7 @@ async def test_error_response_has_total_time(client: AsyncFriendli, server: Frie
 
 async def test_interrupted_stream_error_has_timing(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("a"), chunk("b"), cut()))
-    stream = ask(client)
+    stream = open_stream(client)
     with pytest.raises(StreamInterruptedError) as raised:
         await read(stream)
     assert raised.value.meta is not None
@@ -331,7 +340,7 @@ async def test_interrupted_stream_error_has_timing(client: AsyncFriendli, server
 
 async def test_attempts_are_numbered_and_name_their_errors(server: FriendliServer) -> None:
     server.enqueue(status(503), status(429), text("hello"))
-    async with client_of(server.url, retry=QUICK) as client:
+    async with client_of(server.url, retry=FAST_RETRY) as client:
         reply = await complete(client)
     assert [(attempt.number, attempt.status, attempt.error) for attempt in reply.meta.attempts] == [
         *((1, 503, "InternalServerError"), (2, 429, "RateLimitError"), (3, 200, None)),
@@ -357,7 +366,7 @@ async def test_attempt_cause_has_no_request_id(server: FriendliServer, streamed:
     policy = RetryPolicy(initial=0.0, max_wait=0.0, max_attempts=4, on_retry=retried.append)
     async with client_of(server.url, retry=policy) as client:
         with pytest.raises(APIStatusError) as raised:
-            await (ask(client).result() if streamed else complete(client))
+            await (open_stream(client).result() if streamed else complete(client))
     assert raised.value.request_id == "req-3"
     assert "req-3" in str(raised.value)
     assert raised.value.meta is not None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import fewer
-from support.sockets import MESSAGES, ask, nothing_left, places_in_use, within
+from support.sockets import MESSAGES, assert_no_leaks, open_stream, slots_in_use, with_timeout
 
 from friendli_async import AsyncFriendli, StreamInterruptedError, ToolCall
 from friendli_async.chat import collector
@@ -54,7 +54,7 @@ def piece(index: int, arguments: str = "", **fields: Any) -> Any:
 
 async def test_calls_are_yielded_complete_and_in_order(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(tool_calls(("weather", {"city": "Paris"}), ("now", "")))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         calls = [call async for call in stream.tool_calls()]
     assert [(call.function.name, call.function.arguments) for call in calls] == [
         ("weather", '{"city": "Paris"}'),
@@ -68,23 +68,23 @@ async def test_call_is_yielded_when_next_one_starts(client: AsyncFriendli, serve
     release = asyncio.Event()
     steps = [piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), piece(1, name="y", id="2"), gate(release)]
     server.enqueue(script(*steps, piece(1, "{}"), finish("tool_calls"), done()))
-    calls = ask(client).tool_calls()
-    assert await within(anext(calls)) == ToolCall("1", "function", FunctionCall("x", '{"a":1}'))
+    calls = open_stream(client).tool_calls()
+    assert await with_timeout(anext(calls)) == ToolCall("1", "function", FunctionCall("x", '{"a":1}'))
     release.set()
-    assert await within(anext(calls)) == ToolCall("2", "function", FunctionCall("y", "{}"))
+    assert await with_timeout(anext(calls)) == ToolCall("2", "function", FunctionCall("y", "{}"))
     with pytest.raises(StopAsyncIteration):
         await anext(calls)
 
 
 async def test_missing_call_fields_have_string_defaults(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk(tool_calls=[{"function": {"name": None}}]), finish("tool_calls"), done()))
-    [call] = [call async for call in ask(client).tool_calls()]
+    [call] = [call async for call in open_stream(client).tool_calls()]
     assert call == ToolCall("", "function", FunctionCall("", ""))
 
 
 async def test_calls_started_before_view_creation_are_complete(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(piece(0, '{"a":', name="x", id="1"), piece(0, "1}"), finish("tool_calls"), done()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         await anext(stream)
         assert stream.partial.tool_calls[0].function.arguments.startswith('{"a":')
         calls = [call async for call in stream.tool_calls()]
@@ -92,7 +92,7 @@ async def test_calls_started_before_view_creation_are_complete(client: AsyncFrie
 
 
 async def test_stream_without_calls_yields_none(client: AsyncFriendli) -> None:
-    stream = ask(client)
+    stream = open_stream(client)
     assert stream.partial.text == ""
     assert [call async for call in stream.tool_calls()] == []
     assert stream.partial.text == "You said: Hi"
@@ -103,7 +103,7 @@ async def test_calls_of_other_choices_are_ignored(client: AsyncFriendli, server:
     call = [{"index": 0, "id": "1", "function": {"name": "x", "arguments": "{}"}}]
     steps = [chunk(tool_calls=call, index=1), finish("tool_calls", index=1), chunk("no"), finish()]
     server.enqueue(script(*steps, done()))
-    assert [call async for call in ask(client, n=2).tool_calls()] == []
+    assert [call async for call in open_stream(client, n=2).tool_calls()] == []
 
 
 async def test_tool_assisted_streams_have_the_view(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -117,7 +117,7 @@ async def test_interrupted_stream_raises_and_yields_no_truncated_call(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     server.enqueue(script(piece(0, "{}", name="x", id="1"), piece(1, '{"a":', name="y", id="2"), cut()))
-    calls = ask(client).tool_calls()
+    calls = open_stream(client).tool_calls()
     assert (await anext(calls)).function.name == "x"
     with pytest.raises(StreamInterruptedError) as caught:
         await anext(calls)
@@ -130,7 +130,7 @@ async def test_interrupted_stream_raises_and_yields_no_truncated_call(
 @pytest.mark.parametrize("how", ["leave", "close", "drop"])
 async def test_leaving_view_cancels_stream(client: AsyncFriendli, server: FriendliServer, how: str) -> None:
     server.enqueue(script(piece(0, "{}", name="x", id="1"), piece(1, name="y", id="2"), stall()))
-    calls = ask(client).tool_calls()
+    calls = open_stream(client).tool_calls()
     gc.disable()
     try:
         if how == "leave":
@@ -142,10 +142,10 @@ async def test_leaving_view_cancels_stream(client: AsyncFriendli, server: Friend
             await calls.aclose()
         if how == "drop":
             del calls
-        assert places_in_use(client) == 0
+        assert slots_in_use(client) == 0
     finally:
         gc.enable()
-    await nothing_left(client, server)
+    await assert_no_leaks(client, server)
 
 
 JSON = st.recursive(
@@ -175,7 +175,7 @@ async def test_calls_survive_any_chunking(
     else:
         steps = [step for row in pieces for step in row]
     server.enqueue(script(chunk("x"), *steps, finish("tool_calls"), done()))
-    calls = [call async for call in ask(client).tool_calls()]
+    calls = [call async for call in open_stream(client).tool_calls()]
     assert [(call.id, call.function.arguments) for call in calls] == [
         (f"id{number}", text) for number, text in enumerate(arguments)
     ]
@@ -214,7 +214,7 @@ async def test_work_is_linear_in_number_of_calls(
     monkeypatch.setattr(collector._CallParts, "result", counting_result)
     steps = [step for i in range(100) for step in (piece(i, '{"a":', name="x", id=str(i)), piece(i, f"{i}}}"))]
     server.enqueue(script(*steps, finish("tool_calls"), done()))
-    async with ask(client) as stream:
+    async with open_stream(client) as stream:
         assert [call.id async for call in stream.tool_calls()] == [str(i) for i in range(100)]
     assert joins <= 300
 

@@ -11,16 +11,16 @@ from support.sockets import (
     LAST_CHUNK,
     MESSAGES,
     STREAM_HEAD,
-    ask,
     chunked,
     client_of,
     complete,
     completion,
     delta,
+    open_stream,
     reply,
-    saying,
+    serve_bytes,
     sse,
-    within,
+    with_timeout,
 )
 
 from friendli_async import APIStatusError, AsyncFriendli, RateLimitError
@@ -66,7 +66,7 @@ async def test_unusual_tool_status_does_not_break_the_stream(
 ) -> None:
     event = (b"event: tool_status\n" if named else b"") + sse({**STATUS, **fields})
     body = chunked(event + delta("4", "stop") + DONE) + LAST_CHUNK
-    async with saying(STREAM_HEAD + body) as server, client_of(server.url) as client:
+    async with serve_bytes(STREAM_HEAD + body) as server, client_of(server.url) as client:
         stream = client.serverless.tool_assisted_chat.stream(model="m", messages=MESSAGES)
         status, chunk = [event async for event in stream]
     assert isinstance(status, ToolStatus)
@@ -82,16 +82,16 @@ async def test_error_in_200_reply_needs_only_a_message(error: dict[str, Any], st
     answer = reply(json.dumps(error).encode())
     if streamed:
         answer = STREAM_HEAD + chunked(sse(error) + DONE) + LAST_CHUNK
-    async with saying(answer) as server, client_of(server.url) as client:
+    async with serve_bytes(answer) as server, client_of(server.url) as client:
         with pytest.raises(APIStatusError, match="quota exceeded"):
-            await within(ask(client).result() if streamed else complete(client))
+            await with_timeout(open_stream(client).result() if streamed else complete(client))
 
 
 async def test_delta_tool_calls_may_be_a_single_object() -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     piece = sse({"choices": [{"index": 0, "delta": {"tool_calls": call}, "finish_reason": "tool_calls"}]})
-    async with saying(STREAM_HEAD + chunked(piece + DONE) + LAST_CHUNK) as server, client_of(server.url) as client:
-        whole = await within(ask(client).result())
+    async with serve_bytes(STREAM_HEAD + chunked(piece + DONE) + LAST_CHUNK) as server, client_of(server.url) as client:
+        whole = await with_timeout(open_stream(client).result())
     assert [(found.id, found.function.name) for found in whole.message.tool_calls or ()] == [("c1", "f")]
 
 
@@ -99,8 +99,8 @@ async def test_usage_has_completion_tokens_details() -> None:
     details = {"reasoning_tokens": 1, "accepted_prediction_tokens": 2, "rejected_prediction_tokens": 3}
     usage = {"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7, "completion_tokens_details": details}
     body = {**json.loads(completion()), "usage": usage}
-    async with saying(reply(json.dumps(body).encode())) as server, client_of(server.url) as client:
-        parsed_usage = (await within(complete(client))).usage
+    async with serve_bytes(reply(json.dumps(body).encode())) as server, client_of(server.url) as client:
+        parsed_usage = (await with_timeout(complete(client))).usage
     assert parsed_usage is not None
     assert parsed_usage.completion_tokens_details is not None
     for name, count in details.items():
@@ -116,8 +116,8 @@ async def test_model_has_license_origin_discount_and_built_in_tool_support() -> 
         "discount_to_user": 0.5,
         "functionality": {"builtin_tool": True, "tool_call": True},
     }
-    async with saying(reply(json.dumps({"data": [entry]}).encode())) as server, client_of(server.url) as client:
-        (model,) = (await within(client.serverless.model.list())).data
+    async with serve_bytes(reply(json.dumps({"data": [entry]}).encode())) as server, client_of(server.url) as client:
+        (model,) = (await with_timeout(client.serverless.model.list())).data
     metadata = (model.license, model.hugging_face_id, model.hugging_face_url, model.discount_to_user)
     assert metadata == ("MIT", "o/m", "https://huggingface.co/o/m", 0.5)
     assert model.functionality is not None
@@ -126,9 +126,9 @@ async def test_model_has_license_origin_discount_and_built_in_tool_support() -> 
 
 async def test_queue_timeout_of_dedicated_endpoint_is_a_rate_limit_error() -> None:
     queue_timeout = reply(b'{"message": "queue timeout"}', status="429 Too Many Requests")
-    async with saying(queue_timeout) as server, client_of(server.url) as client:
+    async with serve_bytes(queue_timeout) as server, client_of(server.url) as client:
         with pytest.raises(RateLimitError, match="queue timeout"):
-            await within(client.dedicated.chat.complete(model="ep", messages=MESSAGES))
+            await with_timeout(client.dedicated.chat.complete(model="ep", messages=MESSAGES))
     assert "queue" in (RateLimitError.__doc__ or "")
 
 

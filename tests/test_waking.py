@@ -3,8 +3,8 @@
 from typing import Any, Final
 
 import pytest
-from support.sockets import QUICK, client_of
-from support.virtual import Answer, FakeTransport, now, replying, virtually
+from support.sockets import FAST_RETRY, client_of
+from support.virtual import Answer, FakeTransport, now, response, run_in_virtual_time
 
 from friendli_async import (
     APIStatusError,
@@ -69,7 +69,7 @@ def call_sleeping_endpoint(*answers: Answer) -> tuple[type[BaseException], str, 
     """Calls a sleeping endpoint without a timeout, in virtual time: the error, its message, and the seconds passed."""
 
     async def main() -> tuple[type[BaseException], str, float]:
-        runtime = Runtime(FakeTransport(replying(status=503), replying(SLEEPING), *answers), ChangeSignal(), 10)
+        runtime = Runtime(FakeTransport(response(status=503), response(SLEEPING), *answers), ChangeSignal(), 10)
         client = client_of("http://nowhere")
         client._build(runtime, Settings.from_options({"token": "t", "timeout": None, "wake": True}), owner=True)
         with pytest.raises(FriendliError) as raised:
@@ -77,7 +77,7 @@ def call_sleeping_endpoint(*answers: Answer) -> tuple[type[BaseException], str, 
         assert raised.value.meta is not None
         return type(raised.value), str(raised.value), now()
 
-    return virtually(main())
+    return run_in_virtual_time(main())
 
 
 SLEEPING: Final = b'{"status": "SLEEPING"}'
@@ -85,15 +85,15 @@ AWAKING: Final = b'{"status": "AWAKING"}'
 
 
 def test_wait_gives_up_if_endpoint_falls_asleep_again() -> None:
-    kind, message, seconds = call_sleeping_endpoint(*(replying(body) for body in (AWAKING, AWAKING, SLEEPING)))
+    kind, message, seconds = call_sleeping_endpoint(*(response(body) for body in (AWAKING, AWAKING, SLEEPING)))
     assert (kind, seconds) == (APIStatusError, 5.0)
     assert "ep_1 is SLEEPING and will not be RUNNING" in message
 
 
 @pytest.mark.parametrize("state", ["UNKNOWN", "DREAMING", "SLEEPING", "AWAKING"])
 def test_wait_gives_up_after_half_an_hour(state: str) -> None:
-    polls = (replying(b'{"status": "%s"}' % state.encode()) for _ in range(400))
-    kind, message, seconds = call_sleeping_endpoint(replying(AWAKING), *polls)
+    polls = (response(b'{"status": "%s"}' % state.encode()) for _ in range(400))
+    kind, message, seconds = call_sleeping_endpoint(response(AWAKING), *polls)
     assert (kind, seconds) == (APITimeoutError, 1800.0)
     assert "ep_1 was not RUNNING within 1800 s" in message
 
@@ -166,7 +166,7 @@ async def test_call_is_not_retried_before_retry_after_of_running_endpoint(
 
 
 async def test_endpoint_is_checked_after_later_attempts(client: AsyncFriendli, server: FriendliServer) -> None:
-    chat = client.with_options(wake=True, retry=QUICK).dedicated.chat
+    chat = client.with_options(wake=True, retry=FAST_RETRY).dedicated.chat
     server.enqueue(status(429), status(404), state("SLEEPING"), state("AWAKING"), state("RUNNING"), text("hello"))
     reply = await chat.complete(**REQUEST)
     assert [attempt.status for attempt in reply.meta.attempts] == [429, 404, 200]

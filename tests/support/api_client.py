@@ -18,7 +18,7 @@ class Client:
             data = await response.read()
         return response.status, json.loads(data) if data else None
 
-    async def good(self, method: str, path: str, body: object = ..., **query: Any) -> Any:
+    async def call_ok(self, method: str, path: str, body: object = ..., **query: Any) -> Any:
         status, reply = await self.call(method, path, body, **query)
         assert status == 200, reply
         return reply

@@ -23,17 +23,17 @@ class AppProcess:
     """A running server with an app."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
-        self.name, self.process, self.port, self.log = name, process, port, log
+        self.name, self.process, self.port, self._log_path = name, process, port, log
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def said(self) -> str:
-        return self.log.read_text()
+    def log(self) -> str:
+        return self._log_path.read_text()
 
-    async def terminated(self) -> int:
+    async def terminate(self) -> int:
         """Sends SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), 60)
@@ -63,7 +63,7 @@ async def serving(
     try:
         async with asyncio.timeout(60):
             while not await _answers(port):
-                assert process.returncode is None, running.said
+                assert process.returncode is None, running.log
                 await asyncio.sleep(0.05)  # there is no event for a process that starts to listen
         yield running
     finally:
@@ -93,7 +93,7 @@ class Browser:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def asking(cls, port: int, path: str, body: bytes | None = None) -> "Browser":
+    async def request(cls, port: int, path: str, body: bytes | None = None) -> "Browser":
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         method = "GET" if body is None else "POST"
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -107,5 +107,5 @@ class Browser:
         head, _, body = (await asyncio.wait_for(self.reader.read(), 60)).partition(b"\r\n\r\n")
         return head.decode(), body
 
-    def go_away(self) -> None:
+    def disconnect(self) -> None:
         self.writer.transport.abort()

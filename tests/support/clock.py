@@ -9,7 +9,7 @@ _HELD_SECONDS: Final = 60.0
 
 
 class Clock:
-    """A replacement for a loop's `time`, which advances only by `leap`.
+    """A replacement for a loop's `time`, which advances only by `advance`.
 
     Every timeout and delay of the library, aiohttp and the embedded server is a timer of the loop.
     """
@@ -22,19 +22,19 @@ class Clock:
     def __call__(self) -> float:
         return self._shown + max(0.0, self._real() - self._runs_from)
 
-    def leap(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Advances the clock: timers that are due fire in the next iteration of the loop."""
         self._shown += seconds
 
 
-async def turns(count: int = 10) -> None:
+async def run_loop_iterations(count: int = 10) -> None:
     """Runs iterations of the loop without advancing the clock."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     """Runs the loop until the condition holds."""
     async with asyncio.timeout(30):
         while not condition():
-            await turns(1)
+            await run_loop_iterations(1)

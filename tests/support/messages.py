@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import pytest
-from support.sockets import within
+from support.sockets import with_timeout
 
 from friendli_async import AsyncFriendli
 from friendli_async.messages import MessageEvent, MessageStream
@@ -33,27 +33,27 @@ def start(**fields: object) -> JSON:
     return {"type": "message_start", "message": {**message, "stop_reason": None, **fields}}
 
 
-def begins(block: JSON, index: int = 0) -> JSON:
+def block_start(block: JSON, index: int = 0) -> JSON:
     return {"type": "content_block_start", "index": index, "content_block": block}
 
 
-def adds(delta: JSON, index: int = 0) -> JSON:
+def block_delta(delta: JSON, index: int = 0) -> JSON:
     return {"type": "content_block_delta", "index": index, "delta": delta}
 
 
-def says(text: str, index: int = 0) -> JSON:
-    return adds({"type": "text_delta", "text": text}, index)
+def text_delta(text: str, index: int = 0) -> JSON:
+    return block_delta({"type": "text_delta", "text": text}, index)
 
 
-def writes(text: str, index: int = 0) -> JSON:
-    return adds({"type": "input_json_delta", "partial_json": text}, index)
+def json_delta(text: str, index: int = 0) -> JSON:
+    return block_delta({"type": "input_json_delta", "partial_json": text}, index)
 
 
-def stops(index: int = 0) -> JSON:
+def block_stop(index: int = 0) -> JSON:
     return {"type": "content_block_stop", "index": index}
 
 
-def ends(reason: str = "end_turn", **usage: object) -> JSON:
+def message_delta(reason: str = "end_turn", **usage: object) -> JSON:
     delta = {"stop_reason": reason, "stop_sequence": None}
     return {"type": "message_delta", "delta": delta, "usage": usage or {"output_tokens": 7}}
 
@@ -63,24 +63,32 @@ TEXT: Final[JSON] = {"type": "text", "text": ""}
 CALL: Final[JSON] = {"type": "tool_use", "id": "tu_1", "name": "weather", "input": {}}
 STREAMED: Final[list[JSON]] = [
     start(),
-    begins({"type": "thinking", "thinking": "", "signature": ""}),
-    adds({"type": "thinking_delta", "thinking": "H"}),
-    adds({"type": "thinking_delta", "thinking": "mm"}),
-    adds({"type": "signature_delta", "signature": "sig"}),
-    stops(),
-    begins(TEXT, 1),
-    says("Let me ", 1),
-    says("see.", 1),
-    stops(1),
-    begins(CALL, 2),
-    writes("", 2),
-    writes('{"city": "Pa', 2),
-    writes('ris"}', 2),
-    stops(2),
-    ends("tool_use"),
+    block_start({"type": "thinking", "thinking": "", "signature": ""}),
+    block_delta({"type": "thinking_delta", "thinking": "H"}),
+    block_delta({"type": "thinking_delta", "thinking": "mm"}),
+    block_delta({"type": "signature_delta", "signature": "sig"}),
+    block_stop(),
+    block_start(TEXT, 1),
+    text_delta("Let me ", 1),
+    text_delta("see.", 1),
+    block_stop(1),
+    block_start(CALL, 2),
+    json_delta("", 2),
+    json_delta('{"city": "Pa', 2),
+    json_delta('ris"}', 2),
+    block_stop(2),
+    message_delta("tool_use"),
     STOP,
 ]
-SHORT: Final[list[JSON]] = [start(), begins(TEXT), says("Hel"), says("lo"), stops(), ends(), STOP]
+SHORT: Final[list[JSON]] = [
+    start(),
+    block_start(TEXT),
+    text_delta("Hel"),
+    text_delta("lo"),
+    block_stop(),
+    message_delta(),
+    STOP,
+]
 
 
 def named(events: list[JSON]) -> list[Payload]:
@@ -91,12 +99,12 @@ def unnamed(events: list[JSON]) -> list[Payload]:
     return [event(each) for each in events]
 
 
-def ask(client: AsyncFriendli, **options: Any) -> MessageStream:
+def open_stream(client: AsyncFriendli, **options: Any) -> MessageStream:
     return client.serverless.messages.stream(model="m", messages=HI, **options)
 
 
 async def read(stream: MessageStream) -> list[MessageEvent]:
-    return await within(_events(stream))
+    return await with_timeout(_events(stream))
 
 
 async def _events(stream: MessageStream) -> list[MessageEvent]:

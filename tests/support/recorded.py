@@ -444,7 +444,7 @@ DIFFERENCES: Final = [
 ]
 
 
-def refusal(line: Recorded) -> Difference | None:
+def rejection(line: Recorded) -> Difference | None:
     """Returns the difference by which we reject this call, if any."""
     return next((each for each in DIFFERENCES if each.error is not None and each.adapt(line)), None)
 

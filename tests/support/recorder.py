@@ -46,7 +46,7 @@ class Recorder(Observer):
         self.events.append(event)
 
     @property
-    def told(self) -> list[str]:
+    def reported(self) -> list[str]:
         """Summaries of the events: `attempt 1`, `connected`, `503 InternalServerError, wait 0`, `done`, ..."""
         return [_short(event) for event in self.events]
 
@@ -73,7 +73,7 @@ def _short(event: CallEvent) -> str:
             return "first event"
         case AttemptEnded():
             wait = "" if event.wait is None else f", wait {event.wait:g}"
-            return f"{event.status} {event.error or 'good'}{wait}"
+            return f"{event.status} {event.error or 'ok'}{wait}"
         case CallEnded():
             return event.outcome if event.error is None else f"{event.outcome} {event.error}"
         case _:

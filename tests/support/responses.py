@@ -4,21 +4,21 @@ from typing import Any, Final
 
 from friendli_async.testing import Payload, event
 
-THOUGHT: Final = {
+REASONING_ITEM: Final = {
     "type": "reasoning",
     "id": "rs_1",
     "summary": [{"type": "summary_text", "text": "short"}],
     "content": [{"type": "reasoning_text", "text": "think harder"}],
     "status": "completed",
 }
-SAID: Final = {
+MESSAGE_ITEM: Final = {
     "type": "message",
     "id": "msg_1",
     "role": "assistant",
     "status": "completed",
     "content": [{"type": "output_text", "text": "Hello there"}, {"type": "output_text", "text": "!"}],
 }
-CALLED: Final = {
+CALL_ITEM: Final = {
     "type": "function_call",
     "id": "fc_1",
     "call_id": "call_1",
@@ -39,7 +39,7 @@ WHOLE: Final[dict[str, Any]] = {
     "created_at": 1700000000,
     "model": "m",
     "status": "completed",
-    "output": [THOUGHT, SAID, CALLED],
+    "output": [REASONING_ITEM, MESSAGE_ITEM, CALL_ITEM],
     "usage": USAGE,
 }
 BEGUN: Final = {"id": "resp_1", "object": "response", "created_at": 1700000000, "status": "in_progress", "output": []}
@@ -59,17 +59,17 @@ def _text(text: str, kind: str = "output_text") -> dict[str, str]:
 
 ARGUMENTS: Final = {"item_id": "fc_1", "output_index": 2}
 # All events of a stream, in order, without sequence numbers; types without their common prefix.
-STORY: Final[list[tuple[str, dict[str, Any]]]] = [
+EVENTS: Final[list[tuple[str, dict[str, Any]]]] = [
     ("created", {"response": BEGUN}),
     ("in_progress", {"response": BEGUN}),
-    ("output_item.added", {"output_index": 0, "item": _begun(THOUGHT, content=[])}),
+    ("output_item.added", {"output_index": 0, "item": _begun(REASONING_ITEM, content=[])}),
     ("content_part.added", _part("rs_1", 0, part=_text("", "reasoning_text"))),
     ("reasoning_text.delta", _part("rs_1", 0, delta="think ")),
     ("reasoning_text.delta", _part("rs_1", 0, delta="harder")),
     ("reasoning_text.done", _part("rs_1", 0, text="think harder")),
     ("content_part.done", _part("rs_1", 0, part=_text("think harder", "reasoning_text"))),
-    ("output_item.done", {"output_index": 0, "item": THOUGHT}),
-    ("output_item.added", {"output_index": 1, "item": _begun(SAID, content=[])}),
+    ("output_item.done", {"output_index": 0, "item": REASONING_ITEM}),
+    ("output_item.added", {"output_index": 1, "item": _begun(MESSAGE_ITEM, content=[])}),
     ("content_part.added", _part("msg_1", 1, part=_text(""))),
     ("output_text.delta", _part("msg_1", 1, delta="Hello")),
     ("output_text.delta", _part("msg_1", 1, delta=" there")),
@@ -77,16 +77,16 @@ STORY: Final[list[tuple[str, dict[str, Any]]]] = [
     ("content_part.done", _part("msg_1", 1, part=_text("Hello there"))),
     ("output_text.delta", _part("msg_1", 1, 1, delta="!")),
     ("output_text.done", _part("msg_1", 1, 1, text="!")),
-    ("output_item.done", {"output_index": 1, "item": SAID}),
-    ("output_item.added", {"output_index": 2, "item": _begun(CALLED, arguments="")}),
+    ("output_item.done", {"output_index": 1, "item": MESSAGE_ITEM}),
+    ("output_item.added", {"output_index": 2, "item": _begun(CALL_ITEM, arguments="")}),
     ("function_call_arguments.delta", {**ARGUMENTS, "delta": '{"city": '}),
     ("function_call_arguments.delta", {**ARGUMENTS, "delta": '"Rome"}'}),
     ("function_call_arguments.done", {**ARGUMENTS, "arguments": '{"city": "Rome"}', "name": "weather"}),
-    ("output_item.done", {"output_index": 2, "item": CALLED}),
+    ("output_item.done", {"output_index": 2, "item": CALL_ITEM}),
     ("completed", {"response": WHOLE}),
 ]
 DATA: Final[list[dict[str, Any]]] = [
-    {"type": f"response.{kind}", "sequence_number": number, **fields} for number, (kind, fields) in enumerate(STORY)
+    {"type": f"response.{kind}", "sequence_number": number, **fields} for number, (kind, fields) in enumerate(EVENTS)
 ]
 KINDS: Final = sorted({data["type"] for data in DATA} | {"response.incomplete", "response.failed"})
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 TOKEN = "test-token"
 MESSAGES = [{"role": "user", "content": "Hi"}]
-QUICK = RetryPolicy(initial=0.0, max_wait=0.0)
+FAST_RETRY = RetryPolicy(initial=0.0, max_wait=0.0)
 """The default policy without its waits."""
 
 
@@ -27,7 +27,7 @@ def client_of(url: str, **options: Any) -> AsyncFriendli:
     return AsyncFriendli(TOKEN, **{"server_url": url, "container_url": url, "retry": None, **options})
 
 
-def ask(client: AsyncFriendli, **options: Any) -> ChatStream:
+def open_stream(client: AsyncFriendli, **options: Any) -> ChatStream:
     return client.serverless.chat.stream(model="m", messages=MESSAGES, **options)
 
 
@@ -35,7 +35,7 @@ async def complete(client: AsyncFriendli, **options: Any) -> ChatCompletion:
     return await client.serverless.chat.complete(model="m", messages=MESSAGES, **options)
 
 
-async def within(awaitable: Awaitable[T], seconds: float = 30.0) -> T:
+async def with_timeout(awaitable: Awaitable[T], seconds: float = 30.0) -> T:
     """Awaits with a timeout that only guards against hangs."""
     async with asyncio.timeout(seconds):  # not wait_for, which may swallow a cancellation in 3.11
         return await awaitable
@@ -57,12 +57,12 @@ async def read_into(seen: list[str], source: AsyncIterable[Any]) -> None:
 # --- leaks -----------------------------------------------------------------------------------------------------------
 
 
-def places_in_use(client: AsyncFriendli) -> int:
+def slots_in_use(client: AsyncFriendli) -> int:
     """Returns the connection slots in use, for which there is no public API."""
     return sum(pool.slots.in_use for pool, _ in client._runtime.transport._pools.values())
 
 
-async def nothing_left(client: AsyncFriendli, server: FriendliServer, connections: int | None = 0) -> None:
+async def assert_no_leaks(client: AsyncFriendli, server: FriendliServer, connections: int | None = 0) -> None:
     """Waits until the server has that many connections, then checks that no slot and no task has leaked.
 
     Pass None if the end of the body may or may not have arrived: if so, its connection stays in the pool for 15 s.
@@ -71,14 +71,14 @@ async def nothing_left(client: AsyncFriendli, server: FriendliServer, connection
         await server.wait_for_connections(connections, timeout=30)
     await server.idle(timeout=30)
     for _ in range(20):  # the client reads the end of a body some loop iterations after the server writes it
-        if not places_in_use(client):
+        if not slots_in_use(client):
             break
         await asyncio.sleep(0)
-    assert places_in_use(client) == 0
-    assert tasks_of_the_library() == []
+    assert slots_in_use(client) == 0
+    assert library_tasks() == []
 
 
-def tasks_of_the_library() -> list[str]:
+def library_tasks() -> list[str]:
     """Returns the unfinished tasks of this loop that belong to neither the test nor the embedded server."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     names = [str(task.get_coro()) for task in others]
@@ -101,7 +101,7 @@ def client_sockets(url: str) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def deaf_port() -> Iterator[int]:
+def unresponsive_port() -> Iterator[int]:
     """A loopback port that never answers a SYN, because its accept queue is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -174,7 +174,7 @@ class Conversation:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def gone(self) -> None:
+    async def wait_disconnected(self) -> None:
         """Waits until the client has closed or reset the connection."""
         with contextlib.suppress(ConnectionError):
             while await self._reader.read(65536):
@@ -234,7 +234,7 @@ class RawServer:
                 await writer.wait_closed()
 
 
-def saying(*pieces: bytes, hang: bool = False) -> RawServer:
+def serve_bytes(*pieces: bytes, hang: bool = False) -> RawServer:
     """Returns a server that answers the first request of each connection with these pieces, one write each.
 
     Args:
@@ -249,7 +249,7 @@ def saying(*pieces: bytes, hang: bool = False) -> RawServer:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         if hang:
-            await conversation.gone()
+            await conversation.wait_disconnected()
 
     server = RawServer(talk)
     return server

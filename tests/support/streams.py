@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from support import messages, responses
-from support.sockets import DONE, MESSAGES, ask, delta, sse
+from support.sockets import DONE, MESSAGES, delta, open_stream, sse
 
 from friendli_async import AsyncFriendli
 from friendli_async.streams import AssembledStream
@@ -18,17 +18,17 @@ class Kind:
     """A kind of stream, and its events for the answer "Hello there" in two chunks."""
 
     open: Callable[[AsyncFriendli], AnyStream]
-    begun: tuple[bytes, ...]
+    first_events: tuple[bytes, ...]
     """The events up to the first chunk of text, one per item."""
-    rest: tuple[bytes, ...]
+    remaining_events: tuple[bytes, ...]
     """The remaining events, including the end."""
-    finish: Callable[[Any], object]
-    """Returns the finish reason of a result; `unfinished` if it is incomplete."""
-    unfinished: object = None
+    finish_reason: Callable[[Any], object]
+    """Returns the finish reason of a result; `incomplete_reason` if it is incomplete."""
+    incomplete_reason: object = None
 
     @property
     def body(self) -> bytes:
-        return b"".join(self.begun + self.rest)
+        return b"".join(self.first_events + self.remaining_events)
 
 
 def _named(event: dict[str, Any]) -> bytes:
@@ -62,11 +62,11 @@ _RESPONSE: Final = [
 ]
 _MESSAGE: Final = [
     messages.start(),
-    messages.begins(messages.TEXT),
-    messages.says("Hello "),
-    messages.says("there"),
-    messages.stops(),
-    messages.ends(),
+    messages.block_start(messages.TEXT),
+    messages.text_delta("Hello "),
+    messages.text_delta("there"),
+    messages.block_stop(),
+    messages.message_delta(),
     messages.STOP,
 ]
 
@@ -76,7 +76,7 @@ def _of_choice(result: Any) -> object:
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "chat": Kind(ask, _CHAT_BEGUN, _CHAT_REST, _of_choice),
+    "chat": Kind(open_stream, _CHAT_BEGUN, _CHAT_REST, _of_choice),
     "chat of a container": Kind(
         lambda client: client.container.chat.stream(messages=MESSAGES), _CHAT_BEGUN, _CHAT_REST, _of_choice
     ),
@@ -93,7 +93,7 @@ KINDS: Final[dict[str, Kind]] = {
         _of_choice,
     ),
     "messages": Kind(
-        messages.ask,
+        messages.open_stream,
         tuple(map(_named, _MESSAGE[:3])),
         tuple(map(_named, _MESSAGE[3:])),
         lambda result: result.stop_reason,

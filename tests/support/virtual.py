@@ -39,7 +39,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
 
-def virtually(main: Coroutine[Any, Any, T]) -> T:
+def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
@@ -50,7 +50,7 @@ def now() -> float:
 
 
 Piece = bytes | float | FriendliError
-FOREVER: Final = 1e6
+NEVER_ENDS: Final = 1e6
 
 
 class FakeExchange:
@@ -178,7 +178,7 @@ if TYPE_CHECKING:  # they implement the protocols that the call loop uses
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def replying(*pieces: Piece, status: int = 200, after: float = 0.0, **headers: str) -> Answer:
+def response(*pieces: Piece, status: int = 200, after: float = 0.0, **headers: str) -> Answer:
     """Replies; the headers arrive after `after` seconds."""
 
     async def answer(dial: DialContext) -> FakeExchange:
@@ -207,7 +207,7 @@ def hanging(phase: Any = "first_event") -> Answer:
             connected(dial)
         else:
             dial.clock.phase(phase)
-        await asyncio.sleep(FOREVER)
+        await asyncio.sleep(NEVER_ENDS)
         raise AssertionError("no limit")
 
     return answer

@@ -40,7 +40,7 @@ class Whole:
     kind: type
     value: JSON
     content: Callable[[Any], object]
-    paid: tuple[Path, ...]
+    content_paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,21 @@ def paths(value: object, begun: Path = ()) -> Iterator[Path]:
         yield from paths(inside, (*begun, name))
 
 
-def bookkeeping(value: object, paid: tuple[Path, ...]) -> list[Path]:
+def metadata_paths(value: object, paid: tuple[Path, ...]) -> list[Path]:
     """Returns the paths of values that are neither paid content nor contain any."""
     return [path for path in paths(value) if not any(each[: len(path)] == path for each in paid)]
 
 
-DROPPED: Final = object()
+MISSING: Final = object()
 
 
-def changed(value: Any, path: Path, replacement: object) -> Any:
+def with_value(value: Any, path: Path, replacement: object) -> Any:
     """Returns a JSON value with the value at a path replaced or removed."""
     whole = copy.deepcopy(value)
     holder = whole
     for name in path[:-1]:
         holder = holder[name]
-    if replacement is DROPPED:
+    if replacement is MISSING:
         del holder[path[-1]]
     else:
         holder[path[-1]] = replacement
@@ -138,7 +138,7 @@ _ANSWER: Final[JSON] = {
 }
 _IN_CALL: Final[Path] = ("message", "tool_calls", 0, "function")
 
-WHOLE: Final[dict[str, Whole]] = {
+REPLIES: Final[dict[str, Whole]] = {
     "chat": Whole(
         ChatCompletion,
         {**HEAD, "choices": [_ANSWER], "usage": USAGE},
@@ -364,7 +364,7 @@ def _named(event: JSON, *paid: Path) -> tuple[str, JSON, tuple[Path, ...]]:
     return event["type"], event, paid
 
 
-STREAMED: Final[dict[str, Streamed]] = {
+STREAMS: Final[dict[str, Streamed]] = {
     "chat": Streamed(ChatCollector, _CHAT, _of_chat),
     "tool-assisted": Streamed(ToolAssistedCollector, (("tool_status", _TOOL, ()), *_CHAT), _of_chat),
     "completions": Streamed(
