@@ -174,7 +174,7 @@ class AiohttpTransport:
     async def _acquire_slot(self, dial: DialContext) -> Pool:
         """Returns the running loop's pool, with a connection slot taken."""
         if self.closed:
-            raise ConfigurationError("the client is closed")
+            raise ConfigurationError("the client is closed", draining=True)
         entry = self._pools.get(asyncio.get_running_loop())
         pool = self._new_pool() if entry is None else entry[0]
         if pool.draining:
