@@ -134,45 +134,47 @@ def test_path_that_no_request_can_have_is_rejected(path: str) -> None:
         FriendliServer().enqueue(testing.status(503), path=path)
 
 
+untyped: Any = testing
+
 WRONG_TYPES: list[Callable[..., object]] = [
-    lambda: script("a"),  # type: ignore[arg-type]  # all of these are wrong on purpose
-    lambda: script(testing.text("a")),  # type: ignore[arg-type]
-    lambda: script(status="200"),  # type: ignore[arg-type]
-    lambda: script(headers=[("a", "b")]),  # type: ignore[arg-type]
-    lambda: script(headers={"a": 1}),  # type: ignore[dict-item]
-    lambda: testing.status("503"),  # type: ignore[arg-type]
-    lambda: testing.status(True),
-    lambda: testing.status(503, retry_after=[1]),  # type: ignore[arg-type]
-    lambda: testing.text(None),  # type: ignore[arg-type]
-    lambda: testing.text("a", reasoning="Hm."),
-    lambda: testing.text("a", finish_reason=None),  # type: ignore[arg-type]
-    lambda: testing.body("text"),  # type: ignore[arg-type]
-    lambda: testing.json_body(testing.text("a")),
-    lambda: testing.pace(testing.text("a"), 1.0),  # type: ignore[arg-type]
-    lambda: testing.tool_calls("weather"),  # type: ignore[arg-type]
-    lambda: testing.tool_calls(("weather", None)),  # type: ignore[arg-type]
-    lambda: testing.chunk(1),  # type: ignore[arg-type]
-    lambda: testing.chunk(tool_calls={"index": 0}),  # type: ignore[arg-type]
-    lambda: testing.chunk(index="0"),  # type: ignore[arg-type]
-    lambda: testing.finish(1),  # type: ignore[arg-type]
-    lambda: testing.usage("1", 2),  # type: ignore[arg-type]
-    lambda: testing.event(b"data"),
-    lambda: testing.event(testing.chunk("a")),
-    lambda: testing.event("a", name=1),  # type: ignore[arg-type]
-    lambda: testing.comment(None),  # type: ignore[arg-type]
-    lambda: testing.raw("text"),  # type: ignore[arg-type]
-    lambda: testing.garbage("text"),  # type: ignore[arg-type]
-    lambda: testing.endless("text"),  # type: ignore[arg-type]
-    lambda: testing.burst(1.5),  # type: ignore[arg-type]
-    lambda: testing.split(testing.cut()),  # type: ignore[arg-type]
-    lambda: testing.delay("1"),  # type: ignore[arg-type]
-    lambda: testing.slow_headers(None),  # type: ignore[arg-type]
-    lambda: testing.gate(True),  # type: ignore[arg-type]
-    lambda: testing.tool_status(None),  # type: ignore[arg-type]
-    lambda: FriendliServer(faults="status=503"),  # type: ignore[arg-type]
-    lambda: FriendliServer(b"token"),  # type: ignore[arg-type]
-    lambda: FriendliServer(pace="fast"),  # type: ignore[arg-type]
-    lambda: FriendliServer(rate_limit="60"),  # type: ignore[arg-type]
+    lambda: untyped.script("a"),
+    lambda: untyped.script(untyped.text("a")),
+    lambda: untyped.script(status="200"),
+    lambda: untyped.script(headers=[("a", "b")]),
+    lambda: untyped.script(headers={"a": 1}),
+    lambda: untyped.status("503"),
+    lambda: untyped.status(True),
+    lambda: untyped.status(503, retry_after=[1]),
+    lambda: untyped.text(None),
+    lambda: untyped.text("a", reasoning="Hm."),
+    lambda: untyped.text("a", finish_reason=None),
+    lambda: untyped.body("text"),
+    lambda: untyped.json_body(untyped.text("a")),
+    lambda: untyped.pace(untyped.text("a"), 1.0),
+    lambda: untyped.tool_calls("weather"),
+    lambda: untyped.tool_calls(("weather", None)),
+    lambda: untyped.chunk(1),
+    lambda: untyped.chunk(tool_calls={"index": 0}),
+    lambda: untyped.chunk(index="0"),
+    lambda: untyped.finish(1),
+    lambda: untyped.usage("1", 2),
+    lambda: untyped.event(b"data"),
+    lambda: untyped.event(untyped.chunk("a")),
+    lambda: untyped.event("a", name=1),
+    lambda: untyped.comment(None),
+    lambda: untyped.raw("text"),
+    lambda: untyped.garbage("text"),
+    lambda: untyped.endless("text"),
+    lambda: untyped.burst(1.5),
+    lambda: untyped.split(untyped.cut()),
+    lambda: untyped.delay("1"),
+    lambda: untyped.slow_headers(None),
+    lambda: untyped.gate(True),
+    lambda: untyped.tool_status(None),
+    lambda: untyped.FriendliServer(faults="status=503"),
+    lambda: untyped.FriendliServer(b"token"),
+    lambda: untyped.FriendliServer(pace="fast"),
+    lambda: untyped.FriendliServer(rate_limit="60"),
 ]
 WRONG_VALUES: list[Callable[..., object]] = [
     lambda: testing.status(999),
