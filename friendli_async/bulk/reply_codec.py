@@ -58,7 +58,7 @@ class ReplyCodec(Generic[R]):
         except TypeError:
             if self._is_declared:
                 raise
-        self.is_type_known = self._is_declared or (self._decode is not None and _is_definite(kind))
+        self.is_type_known: bool = self._is_declared or (self._decode is not None and _is_definite(kind))
         self._type = kind
         self._own_types: dict[str | None, _Decode | None] = {None: _decoder(Any)}
         self._restored: set[str | None] = set()

@@ -330,6 +330,7 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 
     def __init__(self, n: int = 1) -> None:
         super().__init__(_ChoiceParts, n)
+        self.usage: Usage | None = None  # again: type checkers infer a narrower type from ``add_texts``
 
     def add_texts(self, chunks: Sequence[ChatChunk]) -> int:
         """Fast path: adds chunks up to the first that is not plain text or reasoning. Returns how many it added."""
