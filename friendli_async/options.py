@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeGuard
 
 import msgspec
 
@@ -31,7 +31,7 @@ def _check_number(owner: object, name: str, *, minimum: float = 0.0, above: bool
         raise ConfigurationError(f"{type(owner).__name__}.{name} must be a number {bound}, not {value!r}")
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether a value is an integer, at least 1. True is not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 

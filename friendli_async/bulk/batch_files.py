@@ -27,7 +27,7 @@ from friendli_async.bulk.errors import (
     is_final_status,
     is_rejection_status,
 )
-from friendli_async.bulk.journal import Journal, decode_line
+from friendli_async.bulk.journal import Journal, decode_line, sanitize
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.rows import decode_row, read_lines
 from friendli_async.chat.inputs import PARAMETERS as CHAT_PARAMETERS
@@ -352,15 +352,13 @@ class BatchOutput:
         row = outcome.row
         response = error = None
         if outcome.error is not None:
-            error = _Error(type(outcome.error).__name__, _sanitize(str(outcome.error)))
+            error = _Error(type(outcome.error).__name__, sanitize(str(outcome.error)))
             if isinstance(outcome.error, APIStatusError):
                 failed = outcome.error
-                response = _Response(
-                    failed.status_code, _sanitize(failed.request_id or "") or None, _error_body(failed)
-                )
+                response = _Response(failed.status_code, sanitize(failed.request_id or "") or None, _error_body(failed))
         elif (reply := outcome.reply) is not None:
             response = _Response(
-                reply.meta.status or 200, _sanitize(reply.meta.request_id or "") or None, _reply_body(reply)
+                reply.meta.status or 200, sanitize(reply.meta.request_id or "") or None, _reply_body(reply)
             )
         line = _Line(row.id, row.custom_id, response, error)
         try:
@@ -389,8 +387,3 @@ def _error_body(error: APIStatusError) -> msgspec.Raw:
     except (ValueError, RecursionError):
         body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
     return msgspec.Raw(json.dumps(body, separators=(",", ":")).encode("ascii"))
-
-
-def _sanitize(text: str) -> str:
-    """Replaces lone surrogates, which UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode()

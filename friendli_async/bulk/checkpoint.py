@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
-from friendli_async.bulk.journal import Journal, decode_line
+from friendli_async.bulk.journal import Journal, decode_line, sanitize
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.errors import APIStatusError, status_class
@@ -249,8 +249,7 @@ def _error_record(error: Exception) -> _Error:
 
 
 def _sanitize(text: str | None) -> str | None:
-    """Replaces lone surrogates, which UTF-8 cannot encode."""
-    return None if text is None else text.encode("utf-8", "replace").decode()
+    return None if text is None else sanitize(text)
 
 
 def _restore_error(record: _Error) -> Exception:

@@ -207,6 +207,11 @@ class Journal:
             self._file = -1
 
 
+def sanitize(text: str) -> str:
+    """Replaces lone surrogates, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def decode_line(line: bytes, decoder: msgspec.json.Decoder[T], kind: type[T]) -> T | None:
     """Decodes a line. Returns None if it is invalid.
 

@@ -24,6 +24,7 @@ from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
 from friendli_async.errors import APIStatusError, FriendliError
+from friendli_async.options import is_count
 from friendli_async.replies import Meta, Reply, usage_of
 
 __all__ = ["Run", "run_all"]
@@ -577,7 +578,7 @@ class Job(Generic[Row, R]):
 
 def _check_max_rejections(number: int | None) -> int | None:
     given: object = number
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+    if given is not None and not is_count(given):
         raise ValueError(f"max_rejections must be a whole number above 0, or None, not {given!r}")
     return number
 
@@ -586,7 +587,7 @@ def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
     limit: object = Adaptive() if concurrency is None else concurrency
     if isinstance(limit, Adaptive):
         return limit
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+    if not is_count(limit):
         raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {limit!r}")
     return limit
 
