@@ -1,37 +1,9 @@
 """The core: HTTP calls and server-sent events, independent of any endpoint.
 
 An API is built on it from values (``Operation``, ``Parameters``), a ``Dialect`` and a ``Collector``; see
-``docs/design.md`` for an example. This page describes how a request, a byte and a stream move through the core, who
-owns what, and which private parts of aiohttp it uses.
-
-
-Where to look
-=============
-
-================================  ======================================================================================
-where                             look at
-================================  ======================================================================================
-a byte becomes an event           ``events.reader.EventReader.feed``; bytes are split in ``events.sse.SSEDecoder``, and
-                                  events decoded in ``events.decoding.Dialect``
-a status becomes an error         ``status_errors.status_error``
-an aiohttp error becomes ours     ``net.failures.translate``
-an aiohttp error while reading    ``net.exchange.AiohttpExchange``: ``take``, ``_read_raw``
-a retry is decided                ``call.Call._wait_after``, which makes all checks in order: ``retry.is_retryable``
-                                  (whether), ``retry.Retries.wait_after`` (when), ``pacing.Pace.take_retry`` (the retry
-                                  budget). Before it, ``_try_recovery`` may repair the cause
-a dead connection is replaced     ``net.transport.AiohttpTransport._is_stale``: the request is sent again, which is not
-                                  an attempt
-a stream's outcome is set         ``events.stream.OpenStream._end``; called by ``stop`` (on request), ``settle`` (at its
-                                  end), ``_break`` (on an error), ``reject`` (an unusable answer), ``drop`` (last
-                                  reference gone, loop closed). The connection: ``Exchange.finish`` and ``abort``.
-                                  Before it is open: ``EventStream``
-a timeout fires                   ``net.clock``: ``_Deadline._check``, then ``_expire`` of ``CallClock`` (up to the
-                                  first event or whole reply) or ``ReadClock`` (an open stream). Besides,
-                                  ``Exchange.read_some`` gives an error body 5 s, and aiohttp enforces ``connect`` with
-                                  ``session=``
-a connection slot                 taken in ``AiohttpTransport._acquire_slot``; given back in
-                                  ``AiohttpExchange._detach``, or in ``send`` if that fails
-================================  ======================================================================================
+``docs/design.md`` for an example. Its section "Where to look" is a table of topics and the functions that implement
+them. This page describes how a request, a byte and a stream move through the core, who owns what, and which private
+parts of aiohttp it uses.
 
 
 The path of a request
@@ -47,15 +19,19 @@ The path of a request
 
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
    b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,
-      replaces a dead pooled connection once, follows redirects, translates aiohttp's exceptions (``net.failures``), and
-      returns a ``net.exchange.AiohttpExchange``. Most requests are sent directly over the connector of aiohttp's
-      session (``net.posting``), the rest through the session.
+      follows redirects, translates aiohttp's exceptions (``net.failures``), and returns a
+      ``net.exchange.AiohttpExchange``. It replaces a dead pooled connection once per call, if the operation is
+      ``repeatable`` and the body can be sent again. Requests with a JSON body of up to 64 KiB are sent directly over
+      the connector of aiohttp's session (``net.posting``), unless there is a proxy or the session was passed in; the
+      rest goes through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` reads the reply.
-   d. Evaluate: ``retry.is_retryable`` decides whether another attempt is allowed, and ``retry.Retries`` when. tenacity
-      applies the policy's waits and stops there, and nowhere else. It is used only after the first failure, since it
-      costs some 50 µs. The call then asks the retry budget of ``pacing.Pace``, and reports a Retry-After to it. Before
-      all that, ``Engine.recover``, where a deployment has one, may repair the cause, once per call.
+   d. Evaluate: ``Engine.recover``, where a deployment has one, may repair the cause of an error response. It is called
+      after each one until it has succeeded once. Otherwise ``Call._wait_after`` decides, in this order.
+      ``Pace.record_rejection`` starts a hold if a 429 or 503 says how long to wait. ``Call._can_go_on`` and
+      ``retry.is_retryable`` decide whether another attempt is allowed, and ``retry.Retries`` when. tenacity applies
+      the wait and the stop condition there, and nowhere else; it is used only after the first failure, since it costs
+      some 50 µs. ``Pace.take_retry`` then takes the retry out of the budget.
    e. Wait: sleep inside the clock.
 
 4. A plain reply is decoded by ``events.decoding.decode_reply``, which also detects an error sent with a success status;
@@ -63,7 +39,7 @@ The path of a request
 
 ``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls in flight, and what
 they learn from each other (``pacing.Pace``).
-``observers.CallReporter`` and ``timing.Stopwatch`` accompany each call.
+``timing.Stopwatch`` accompanies each call, and ``observers.CallReporter`` each call of a client with observers.
 
 
 From a byte to an event
@@ -80,8 +56,8 @@ From a byte to an event
    a read that is one ``data: ...`` line, and ``plain``, for a read of such lines only; everything else goes through
    ``feed``, which implements the whole standard.
 4. ``events.decoding.Dialect`` classifies each event: a payload, an event of an unknown kind, a heartbeat, the end, an
-   error. In the common case msgspec decodes all events of a read at once; if one of them is not a plain payload,
-   ``decode`` handles each separately. What msgspec rejects, ``lenient`` tries once more.
+   error. In the common case the events of a read are decoded in one pass, with one call of msgspec per event; if one of
+   them is not a plain payload, ``decode`` handles each separately. What msgspec rejects, ``lenient`` tries once more.
 5. The API's ``Collector`` accumulates the payloads, and knows whether the stream may end (``may_end``) or has ended
    (``is_last``). It takes text-only deltas, which most events of a chat are, in one pass (``add_texts``).
 6. ``EventStream.__anext__`` (in ``streams``, like everything that users hold of a stream) takes events from
@@ -102,15 +78,18 @@ copy of the first error. Every error of an open stream has ``partial`` and ``met
 ``outcome``    how it is reached                       what the reader gets             what happens to the connection
 =============  ======================================  ===============================  ================================
 ``open``       created, being opened, or being read;   events                           none yet; then it is in use, and
-               remains after the client was closed,                                     holds a connection slot
-               until the next read
+               remains after the client was closed,                                     holds a connection slot until
+               until the next read                                                      the end has been read, even if
+                                                                                        events are still queued, or the
+                                                                                        client is closed
 ``done``       the sentinel, the API's last event, or  the end of the iteration;        returns to the pool when the
                an end where ``may_end`` holds (of the  ``result()`` returns the reply   body has ended; closed if that
                body, by a broken connection, by a                                       takes longer than 0.5 s, or if
-               timeout), and all events taken                                           it broke
-``stopped``    ``stop()``, or the event that           iteration has ended, also for a  closed before the call returns,
-               satisfies the function of               pending reader; ``result()``     or as soon as that event has
-               ``stop_when()`` has been taken          returns what had arrived         arrived
+               timeout); set by the read after the                                      it broke
+               last event
+``stopped``    ``stop()``; or the read after the       iteration has ended, also for a  closed before the call returns,
+               event that satisfies the function of    pending reader; ``result()``     or as soon as that event has
+               ``stop_when()``                         returns what had arrived         arrived
 ``truncated``  the connection broke or the body ended  StreamInterruptedError; then     closed
                before that; the sentinel before any    iteration has ended, and
                part of an answer                       ``result()`` raises again
@@ -118,6 +97,9 @@ copy of the first error. Every error of an open stream has ``partial`` and ``met
                the stream, an event that cannot be     APIStatusError,
                decoded, an answer that is not JSON     ResponseDecodeError; then as
                (``reject``); opening failed            for ``truncated``
+``failed``     an exception from a function of         that exception; the next read    closed
+               ``stop_when()``                         raises StreamInterruptedError,
+                                                       once; then iteration has ended
 ``cancelled``  ``async with`` exited, ``aclose()``,    iteration has ended;             closed before the call that
                the last reference dropped              ``result()`` raises              closed it returns; in the loop's
                                                        StreamInterruptedError, which    next turn if the last reference
@@ -132,18 +114,24 @@ copy of the first error. Every error of an open stream has ``partial`` and ``met
 A timeout, or closing the client, while ``may_end`` holds ends the stream normally: nothing of the answer is missing,
 only the sentinel or the usage, and an error would make the caller pay for the answer again.
 
-Events that precede an error in the same read are delivered first: the outcome changes when the last of them has been
-taken, so it does not depend on how the bytes were split into reads. Errors of an opening are raised there, after the
-retries. Its outcome depends on what ended it, not on when: while waiting for a slot, while connecting, after sending,
-with the status, during the first bytes, or before the next attempt.
+Events that precede the end or an error in the same read are delivered first: the outcome changes in the read after the
+last of them. So it does not depend on how the bytes were split into reads. Leaving right after the last event gives
+``cancelled``. Errors of an opening are raised there, after the retries. Its outcome depends on what ended it, not on
+when: while waiting for a slot, while connecting, after sending, with the status, during the first bytes, or before the
+next attempt.
 
 ===========================================  ==============================  =============  ===========================
 while a stream is being opened               raised by the opening           ``outcome``    ``call_ended`` reports
 ===========================================  ==============================  =============  ===========================
+``stop()``                                   StreamInterruptedError;         ``stopped``    the same, without an error
+                                             iteration and ``raw()`` just
+                                             end
 ``aclose()``, or the client closed or        StreamInterruptedError          ``cancelled``  the same
 drained
 the task cancelled, ``asyncio.timeout``      CancelledError                  ``cancelled``  the same
-the connection broke after the status        StreamInterruptedError          ``truncated``  the same
+the connection broke after the status; the   StreamInterruptedError          ``truncated``  the same
+body ended, or ``[DONE]`` came, before any
+event
 anything else (a client that was closed      what a plain call raises        ``failed``     the same
 or drained before: ConfigurationError)
 ===========================================  ==============================  =============  ===========================
@@ -162,19 +150,20 @@ Loop
     shut down, its pool is only discarded (``Pool.discard``), at the latest when the process exits. A stream, its
     exchange and its timer belong to the loop in which the stream was opened.
 Thread
-    ``AiohttpTransport._pools`` is modified under a lock; everything else of a pool is touched only in its loop's
-    thread. Other threads get there by ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime.drain`` and ``close``,
-    ``Transport.abort`` and ``close``.
+    ``AiohttpTransport._pools`` is modified under a lock. A pool is modified only in its loop's thread, except when the
+    loop no longer runs (``Pool.discard``) or after a fork (``Pool.abandon``). Other threads get there by
+    ``call_soon_threadsafe``: ``OpenStream.drop``, ``Runtime.drain`` and ``close``, ``Transport.abort`` and ``close``.
+    ``gauges`` reads the pools from any thread.
 Fork
     The child lets go of the parent's sockets at once (``os.register_at_fork``, in ``runtime``), without closing them on
     the wire (``Pool.abandon``), keeps the parent's objects so that nothing finalizes them, and creates its own pools.
 Garbage collector
     Nothing depends on it. When the last reference is dropped, a stream is closed by ``EventStream.__del__``, and the
     pools of a client by a ``weakref.finalize`` of its ``AiohttpTransport``. The finalizer holds the pools: they must
-    not be part of a cycle that the client is in, or aiohttp's connector, finalized with it, warns "Unclosed connector".
-    So whatever is in flight must not reference its user: ``OpenStream`` does not reference the ``EventStream``,
-    ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport references
-    ``runtime.ChangeSignal`` and not the runtime.
+    not be part of a cycle that the client is in, or aiohttp's session, finalized with it, warns "Unclosed client
+    session". So whatever is in flight must not reference its user: ``OpenStream`` does not reference the
+    ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport
+    references ``runtime.ChangeSignal`` and not the runtime.
 
 
 Reference cycles
@@ -197,7 +186,8 @@ Private parts of aiohttp
 ========================
 
 They were tested with aiohttp 3.13.4, the newest 3.13, and 3.14.5; ``docs/compatibility.md`` lists the Pythons. Read
-this list before raising the upper bound in ``pyproject.toml``.
+this list before raising the upper bound in ``pyproject.toml``. Only what this list says is checked on import
+(``posting.can_post``, ``framing.can_bypass``); for the rest, tests show whether a version of aiohttp works.
 
 ``TCPConnector._get`` (overridden in ``net.dialing.Connector``)
     Shows whether the pool had a connection, and when connecting begins; bypasses the pool for a request that replaces a
@@ -216,13 +206,14 @@ this list before raising the upper bound in ``pyproject.toml``.
     The protocol class. The connector takes a socket factory, but no protocol factory.
 ``ClientRequest`` and ``ClientResponse`` (created in ``net.posting``; their constructors are not documented)
     ``net.posting`` also calls ``ClientResponse.start``, ``TCPConnector.connect`` and
-    ``ResponseHandler.set_response_params``. A session checks for redirects, cookies, credentials, traces and
-    middlewares that our requests never have, and its request rebuilds the headers and, below Python 3.12, starts a task
-    that writes the body: half the cost of a plain call. So JSON of up to 64 KiB is written directly. The classes'
-    parameters are checked on import (``posting.can_post``): if they differ, everything goes through the session. So
-    does everything that is observed there: by a ``TraceConfig``, or by a function that replaces
-    ``ClientSession._request`` (read). The session's public parameters that disable features save almost nothing of that
-    cost.
+    ``ResponseHandler.set_response_params``. A session checks for redirects, which ``AiohttpTransport.send`` follows
+    itself, and for cookies, credentials, traces and middlewares that our requests never have, and its request rebuilds
+    the headers and, below Python 3.12, starts a task that writes the body: half the cost of a plain call. So JSON of up
+    to 64 KiB is written directly. On import, ``posting.can_post`` checks the parameters of both constructors and of
+    ``set_response_params``, and that ``ClientSession._request`` (read) is aiohttp's own: if they differ, everything
+    goes through the session. ``start`` and ``connect`` are not checked. Everything also goes through the session while
+    it is observed there: by a ``TraceConfig``, or by a function that has replaced ``ClientSession._request`` since. The
+    session's public parameters that disable features save almost nothing of that cost.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
     With ``data_received``, ``connection_made``, ``connection_lost``, ``pause_reading``, ``resume_reading``,
     ``exception``, ``should_close``, ``connected`` and ``transport``. ``data_received`` wakes the reader;
@@ -232,8 +223,12 @@ this list before raising the upper bound in ``pyproject.toml``.
     aiohttp calls ``resume_reading`` after each read; from 3.14 on that runs the parser on empty input, so it is skipped
     until reading has been paused.
 ``StreamReader._http_chunk_splits`` and ``total_bytes``, ``http_parser.HttpResponseParserC`` (read in ``net.framing``)
-    The parser's position: between two chunks it can be bypassed, at a quarter of its cost. The attributes are checked
-    on import; without them, or with the pure-Python parser, everything goes through the parser.
+    The parser's position: between two chunks it can be bypassed, at a quarter of its cost. On import,
+    ``framing.can_bypass`` checks that the parser in use is the one in C, and that ``StreamReader`` has the slot
+    ``_http_chunk_splits``; otherwise everything goes through the parser. ``total_bytes`` is not checked.
+``Connection.protocol`` (not documented; read in ``net.dialing``, ``net.exchange`` and ``net.posting``)
+    The ``PooledProtocol`` of a connection, which the exchange registers with and ``net.posting`` prepares for a reply.
+    Besides methods, ``Connection`` documents only its transport.
 ``ResponseHandler.closed`` (read by ``AiohttpExchange``)
     Wakes a reader that awaits ``readany`` (a foreign session's connection, a compressed reply): after garbage in
     chunked framing aiohttp leaves it waiting.
@@ -241,4 +236,11 @@ this list before raising the upper bound in ``pyproject.toml``.
     The bytes that came before an error: ``read_nowait`` raises the error at once, and nothing else reaches them.
 ``StreamReader.set_exception``, ``on_eof`` (not documented)
     End a pending read, and report the end of the body without awaiting it.
+The texts of aiohttp's messages (matched in ``net.failures``)
+    ``_NOISE`` removes what must not or need not be shown, ``_WRAPPED`` finds the error inside a payload error, and
+    ``_TRUNCATED`` recognizes a body that ended too early. If a version words them differently, our messages get worse,
+    and may quote a URL.
+The traceback of an error: a frame of a function named ``connect`` whose local ``self`` is the connector
+    ``failures.failed_connecting`` looks for it, to learn whether a request on a session that was passed in had been
+    sent. A foreign connector does not report how far it got.
 """
