@@ -1,4 +1,7 @@
-"""Structured output of chat: requested by a type's JSON schema, validated here, observable while it streams."""
+"""Structured output of chat: the requests and replies of ``parse`` and ``parse_stream``.
+
+``chat.output`` validates the answers, and parses them while they are streamed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Responses parsed into typed values: requested by JSON schema, validated here, also while they are streamed."""
+"""Structured output of responses: the requests and replies of ``parse`` and ``parse_stream``.
+
+``chat.output`` validates the answers, and parses them while they are streamed.
+"""
 
 from __future__ import annotations
 
