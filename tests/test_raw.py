@@ -206,6 +206,16 @@ async def test_raw_view_is_a_context_manager_that_opens_and_closes_the_stream(
     await assert_no_leaks(client, server, connections=None)
 
 
+async def test_large_reads_are_decoded_in_bounded_pieces() -> None:
+    body = delta("word ") * 5_000 + FINISH + DONE
+    async with serve_bytes(STREAM_HEAD + chunked(body) + b"0\r\n\r\n") as server, client_of(server.url) as client:
+        stream = open_stream(client)
+        pieces = [piece async for piece in stream.raw()]
+        assert b"".join(pieces) == body
+        assert max(map(len, pieces[1:])) <= 32 * 1024  # the first one holds all bytes up to the first event
+        assert (await stream.result()).text == "word " * 5_000
+
+
 # --- errors and cancellation -----------------------------------------------------------------------------------------
 
 

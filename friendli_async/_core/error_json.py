@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any, Final, cast
 
 __all__ = [
@@ -122,6 +123,7 @@ _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
 
 
+@lru_cache(maxsize=1024)  # the fields of an API's events are the same in every stream
 def normalize_name(name: str) -> str:
     """Returns ``errormsg`` for ``error_msg``, ``errorMsg``, ``ERROR-MSG`` and ``odata.errorMsg``."""
     return name[name.rfind(".") + 1 :].replace("_", "").replace("-", "").lower()
@@ -215,12 +217,12 @@ def shows_error(fields: Fields) -> bool:
 
 def _is_message_field(name: str, value: object) -> bool:
     """Whether a field is named like ``detail`` or ``errorMsg``, and is neither empty nor a word for success."""
-    plain = normalize_name(name)
-    return (
-        bool(value)
-        and (plain in _MESSAGE_FIELDS or re.search(_MESSAGE_PATTERN, plain) is not None)
-        and not is_success_word(value)
-    )
+    return bool(value) and _is_message_name(normalize_name(name)) and not is_success_word(value)
+
+
+@lru_cache(maxsize=1024)
+def _is_message_name(plain: str) -> bool:
+    return plain in _MESSAGE_FIELDS or re.search(_MESSAGE_PATTERN, plain) is not None
 
 
 def wraps_error(fields: Fields) -> bool:
