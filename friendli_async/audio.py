@@ -12,7 +12,14 @@ from typing import Final, Literal, Unpack, cast
 import msgspec
 
 from friendli_async._core.body import content_types
-from friendli_async._core.body.arguments import Arguments, ExtraQuery, Parameters, encode_json
+from friendli_async._core.body.arguments import (
+    Arguments,
+    ExtraQuery,
+    Parameters,
+    encode_json,
+    model_of,
+    without_none,
+)
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
@@ -108,19 +115,18 @@ _TRANSCRIBE: Final = operation(
 )
 
 
-def _arguments(method: str, model: str | None, file: object, options: Mapping[str, object], stream: bool) -> Arguments:
-    required: dict[str, object] = {} if model is None else {"model": model}
+def _arguments(method: str, required: Mapping[str, object], file: object, options: Mapping[str, object]) -> Arguments:
     given, extra, query = _PARAMETERS.take(method, required, options)
     source = source_of(file, "file")
     filename = cast("str | None", given.pop("filename", None)) or source.name or f"audio{_suffix(source)}"
     content_type = cast("str | None", given.pop("content_type", None)) or content_types.by_name(filename)
     chunking = given.pop("chunking_strategy", None)
-    given["stream"] = stream or None
+    given["stream"] = (method == "stream") or None
     parts = [*_form_parts({name: given.get(name) for name in ("model", "language", "stream", "temperature")})]
     parts.append(Part("file", source, filename, content_type))
     if chunking is not None:
         parts.append(_json_part("chunking_strategy", chunking))
-    return Arguments(Form([*parts, *_form_parts(extra)]), query, model=model)
+    return Arguments(Form([*parts, *_form_parts(extra)]), query, model=model_of({**given, **extra}))
 
 
 def _suffix(source: Source) -> str:
@@ -252,7 +258,7 @@ class Audio(Resource):
             ValueError: An invalid value, with its path (nothing was sent), or a file that changed while being sent.
             OSError: The file cannot be read.
         """
-        return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", model, file, options, stream=False))
+        return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", {"model": model}, file, options))
 
     def stream(self, *, model: str, file: Content, **options: Unpack[TranscriptionOptions]) -> TranscriptionStream:
         """Transcribes speech and streams the text. The request is sent when the stream is first used.
@@ -266,10 +272,12 @@ class Audio(Resource):
             The stream: use it with ``async with`` or ``async for``, or await its ``result()``. Opening it
             raises the same errors as ``transcribe``.
         """
-        return self._stream(model, file, options)
+        return self._stream({"model": model}, file, options)
 
-    def _stream(self, model: str | None, file: object, options: Mapping[str, object]) -> TranscriptionStream:
-        arguments = _arguments("stream", model, file, options, stream=True)
+    def _stream(
+        self, required: Mapping[str, object], file: object, options: Mapping[str, object]
+    ) -> TranscriptionStream:
+        arguments = _arguments("stream", required, file, options)
         return TranscriptionStream(self._engine.opening(_TRANSCRIBE, arguments, TranscriptCollector))
 
 
@@ -280,10 +288,11 @@ class ContainerAudio(Audio):
         self, *, model: str | None = None, file: Content, **options: Unpack[TranscriptionOptions]
     ) -> Transcription:
         """Transcribes speech; see ``Audio.transcribe``. ``model`` selects an adapter route."""
-        return await self._engine.call(_TRANSCRIBE, _arguments("transcribe", model, file, options, stream=False))
+        arguments = _arguments("transcribe", without_none(model=model), file, options)
+        return await self._engine.call(_TRANSCRIBE, arguments)
 
     def stream(
         self, *, model: str | None = None, file: Content, **options: Unpack[TranscriptionOptions]
     ) -> TranscriptionStream:
         """Transcribes speech and streams the text; see ``Audio.stream``. ``model`` selects an adapter route."""
-        return self._stream(model, file, options)
+        return self._stream(without_none(model=model), file, options)

@@ -147,6 +147,20 @@ async def test_invalid_argument_is_rejected_before_sending(
     assert server.connections == 0
 
 
+@pytest.mark.parametrize("deployment", ["serverless", "dedicated"])
+async def test_model_may_be_omitted_only_for_containers(
+    server: FriendliServer, client: AsyncFriendli, deployment: str
+) -> None:
+    audio = getattr(client, deployment).audio
+    with pytest.raises(ValueError, match=r"^model: Expected `str`, got `null`"):
+        await audio.transcribe(model=None, file=AUDIO)
+    with pytest.raises(ValueError, match=r"^model: Expected `str`, got `null`"):
+        audio.stream(model=None, file=AUDIO)
+    assert server.connections == 0
+    assert (await client.container.audio.transcribe(model=None, file=AUDIO)).text
+    assert "model" not in {part.name for part in server.requests[0].form}
+
+
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
