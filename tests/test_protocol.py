@@ -327,6 +327,11 @@ def test_unknown_keys_are_sent_unchanged() -> None:
     assert body == {"model": "other", "pets": [pet], "temperature": None, "stream": False, "top": 1}
 
 
+@pytest.mark.parametrize(("extra", "model"), [({}, "m"), ({"model": "other"}, "other"), ({"model": 5}, None)])
+def test_model_of_the_call_is_the_one_that_is_sent(extra: dict[str, Any], model: str | None) -> None:
+    assert PARAMETERS.encode("complete", {"model": "m", "pets": []}, {"extra_body": extra}).model == model
+
+
 def test_later_changes_to_arguments_have_no_effect() -> None:
     pet, query = {"kind": "cat", "lives": 9}, {"a": "1"}
     options: dict[str, Any] = {"extra_query": query}

@@ -22,6 +22,7 @@ from friendli_async.testing import FriendliServer, json_body, status, text
 
 STATUS_PATH: Final = "/dedicated/beta/endpoint/ep_1/status"
 WAKE_PATH: Final = "/dedicated/beta/endpoint/ep_1/wake"
+AUDIO_PATH: Final = "/dedicated/v1/audio/transcriptions"
 CHAT_PATH: Final = "/dedicated/v1/chat/completions"
 REQUEST: Final[dict[str, Any]] = {"model": "ep_1:route", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -49,6 +50,37 @@ async def test_wake_wakes_endpoint_and_retries_call(client: AsyncFriendli, serve
     assert reply.text == "hello"
     assert [attempt.status for attempt in reply.meta.attempts] == [503, 200]
     assert paths(server) == [CHAT_PATH, STATUS_PATH, WAKE_PATH, STATUS_PATH, CHAT_PATH]
+
+
+async def test_wake_wakes_endpoint_of_a_transcription(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(status(503), state("SLEEPING"), state("AWAKING"), state("RUNNING"), json_body({"text": "hello"}))
+    audio = client.with_options(wake=True).dedicated.audio
+    assert (await audio.transcribe(model="ep_1:route", file=b"RIFF")).text == "hello"
+    assert paths(server) == [AUDIO_PATH, STATUS_PATH, WAKE_PATH, STATUS_PATH, AUDIO_PATH]
+
+
+async def test_error_of_a_transcription_names_sleeping_endpoint(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(status(503, message="not now"), state("SLEEPING"))
+    with pytest.raises(APIStatusError, match=r"ep_1 is SLEEPING .*wake=True.*: not now"):
+        async with client.dedicated.audio.stream(model="ep_1", file=b"RIFF"):
+            pass
+
+
+async def test_endpoint_named_in_extra_body_is_woken(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(status(503), state("SLEEPING"), state("AWAKING"), state("RUNNING"), text("hello"))
+    chat = client.with_options(wake=True).dedicated.chat
+    assert (await chat.complete(**{**REQUEST, "model": "other"}, extra_body={"model": "ep_1"})).text == "hello"
+    assert paths(server) == [CHAT_PATH, STATUS_PATH, WAKE_PATH, STATUS_PATH, CHAT_PATH]
+
+
+@pytest.mark.parametrize("model", ["", ":route", ".", "..", "\ud800"])
+async def test_error_of_a_call_to_an_invalid_endpoint_is_unchanged(
+    client: AsyncFriendli, server: FriendliServer, model: str
+) -> None:
+    server.enqueue(status(404, message="no such endpoint"))
+    with pytest.raises(NotFoundError, match=r"^404 no such endpoint"):
+        await client.with_options(wake=True).dedicated.chat.complete(**{**REQUEST, "model": model})
+    assert paths(server) == [CHAT_PATH]
 
 
 async def test_wake_applies_to_streams(client: AsyncFriendli, server: FriendliServer) -> None:

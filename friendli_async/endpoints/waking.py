@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from friendli_async._core.body.arguments import Arguments
 from friendli_async.endpoints.resource import Endpoints, wait_for_state
 from friendli_async.errors import APIStatusError, FriendliError
@@ -20,13 +18,6 @@ _STARTING: Final = frozenset({"AWAKING", "INITIALIZING", "UPDATING"})
 _TIMEOUT: Final = 1800.0
 _INTERVAL: Final = 5.0
 _WAKE_REJECTED: Final = frozenset({400, 409})
-
-
-class _ModelBody(msgspec.Struct):
-    model: str
-
-
-_body_decoder: Final = msgspec.json.Decoder(_ModelBody)
 
 
 class Waker:
@@ -47,12 +38,12 @@ class Waker:
         Raises:
             FriendliError: The endpoint could not be woken.
         """
-        endpoint_id = _endpoint_of(arguments)
-        if endpoint_id is None or error.status_code not in _MAYBE_ASLEEP:
+        endpoint_id = (arguments.model or "").partition(":")[0]  # ENDPOINT_ID:ADAPTER_ROUTE names an adapter
+        if not endpoint_id or error.status_code not in _MAYBE_ASLEEP:
             return False
         try:
             state = (await self._endpoints.get_status(endpoint_id)).status
-        except FriendliError:  # the caller should see the error of its own call
+        except (FriendliError, ValueError):  # also for an invalid id: the caller should see the error of its own call
             return False
         if state == "RUNNING":
             # It may have started since the call. With a Retry-After, leave the delay to the regular retries.
@@ -78,13 +69,3 @@ class Waker:
                 raise
             if (await self._endpoints.get_status(endpoint_id)).status == "SLEEPING":
                 raise
-
-
-def _endpoint_of(arguments: Arguments) -> str | None:
-    """Returns the endpoint that a call names, or None; ``ENDPOINT_ID:ADAPTER_ROUTE`` names one of its adapters."""
-    if not isinstance(arguments.body, bytes):
-        return None
-    try:
-        return _body_decoder.decode(arguments.body).model.partition(":")[0] or None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None

@@ -205,7 +205,8 @@ class Parameters:
             ValueError: A value has the wrong type or is not JSON; the message has its path.
         """
         given, extra, query = self.take(method, required, options)
-        return Arguments(encode_json({**given, **fixed, **extra}), query, model=model_of(given))
+        body = {**given, **fixed, **extra}
+        return Arguments(encode_json(body), query, model=model_of(body))
 
     def take(
         self, method: str, required: Mapping[str, object], options: Mapping[str, object]
