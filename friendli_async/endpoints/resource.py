@@ -71,6 +71,9 @@ _WANDB_ARTIFACT_CREATE: Final = operation(
 
 # --- the resource ----------------------------------------------------------------------------------------------------
 
+# The defaults of ``wait``, in seconds.
+WAIT_TIMEOUT: Final = 1800.0
+POLL_INTERVAL: Final = 5.0
 # States that a failed or terminating endpoint can still reach by itself. Other endpoints may reach any state.
 _REACHABLE_STATES: Final[dict[str, frozenset[str]]] = {
     "FAILED": frozenset({"STOPPING", "TERMINATING", "TERMINATED"}),
@@ -238,7 +241,12 @@ class Endpoints(Resource):
         return await self._engine.call(_TERMINATE, _endpoint_arguments(endpoint_id))
 
     async def wake(
-        self, endpoint_id: str, *, wait: bool = False, timeout: float | None = 1800.0, interval: float = 5.0
+        self,
+        endpoint_id: str,
+        *,
+        wait: bool = False,
+        timeout: float | None = WAIT_TIMEOUT,
+        interval: float = POLL_INTERVAL,
     ) -> EndpointStatus:
         """Wakes a sleeping endpoint.
 
@@ -263,17 +271,18 @@ class Endpoints(Resource):
         endpoint_id: str,
         *,
         until: EndpointState = "RUNNING",
-        timeout: float | None = 1800.0,
-        interval: float = 5.0,
+        timeout: float | None = WAIT_TIMEOUT,
+        interval: float = POLL_INTERVAL,
     ) -> EndpointStatus:
         """Polls an endpoint until it reaches a state. This does not wake a sleeping endpoint; ``wake`` does.
 
         Args:
             endpoint_id: Its id.
             until: The state to wait for.
-            timeout: Maximum wait in seconds, including the calls; None is no limit. Without a limit, an endpoint that
-                goes back to sleep is an error, and a state that never changes is waited on forever.
-            interval: Seconds between polls.
+            timeout: Maximum wait in seconds, including the calls; default half an hour, None is no limit. Without a
+                limit, an endpoint that goes back to sleep is an error, and a state that never changes is waited on
+                forever.
+            interval: Seconds between polls; default 5.
 
         Returns:
             Its status in that state.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from friendli_async._core.body.arguments import Arguments
-from friendli_async.endpoints.resource import Endpoints, wait_for_state
+from friendli_async.endpoints.resource import POLL_INTERVAL, WAIT_TIMEOUT, Endpoints, wait_for_state
 from friendli_async.errors import APIStatusError, FriendliError
 
 __all__ = ["Waker"]
@@ -14,9 +14,6 @@ __all__ = ["Waker"]
 _MAYBE_ASLEEP: Final = frozenset({400, 404, 409, 503})
 # States that lead to RUNNING by themselves; the server rejects a wake request in them.
 _STARTING: Final = frozenset({"AWAKING", "INITIALIZING", "UPDATING"})
-# In seconds; the defaults of ``Endpoints.wait``.
-_TIMEOUT: Final = 1800.0
-_INTERVAL: Final = 5.0
 _WAKE_REJECTED: Final = frozenset({400, 409})
 
 
@@ -57,7 +54,7 @@ class Waker:
         if state == "SLEEPING":
             await self._wake_up(endpoint_id)
         # The call's own total timeout may end this earlier.
-        await wait_for_state(self._endpoints, endpoint_id, "RUNNING", _TIMEOUT, _INTERVAL, may_sleep=False)
+        await wait_for_state(self._endpoints, endpoint_id, "RUNNING", WAIT_TIMEOUT, POLL_INTERVAL, may_sleep=False)
         return True
 
     async def _wake_up(self, endpoint_id: str) -> None:
