@@ -2,6 +2,8 @@
 
 import copy
 import json
+import sys
+from types import FrameType
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +43,8 @@ from friendli_async.messages import (
     Message,
     MessageDelta,
     MessageDeltaPayload,
+    MessageEnvelope,
+    MessageEvent,
     MessageStart,
     MessageStop,
     MessageUsage,
@@ -53,6 +57,7 @@ from friendli_async.messages import (
     ToolUseBlock,
     UnknownEvent,
 )
+from friendli_async.messages.collector import MessagesCollector
 from friendli_async.testing import (
     FriendliServer,
     Payload,
@@ -378,6 +383,49 @@ async def test_arguments_are_parsed_or_kept_as_raw_text(
     server.enqueue(script(*named(events)))
     [block] = (await open_stream(client).result()).content
     assert block == ToolUseBlock(id="tu_1", name="weather", input=expected)
+
+
+def calls_to_collect(blocks: int) -> int:
+    """Returns the number of function calls that a stream of tool calls takes, an event a read."""
+    count = 0
+
+    def profile(_frame: FrameType, kind: str, _function: object) -> None:
+        nonlocal count
+        count += kind in {"call", "c_call"}
+
+    collector = MessagesCollector()
+    events = [ContentBlockStart(content_block=ToolUseBlock("f"), index=index) for index in range(blocks)]
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        for each in events:
+            collector.extend((each,))
+            assert not collector.has_text
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_an_event_costs_the_same_after_any_number_of_tool_calls() -> None:
+    assert calls_to_collect(400) < 4.1 * calls_to_collect(100)
+
+
+@pytest.mark.parametrize(
+    ("event", "has_text"),
+    [
+        (ContentBlockDelta(delta=TextDelta("Hi")), True),
+        (ContentBlockDelta(delta=TextDelta("")), False),
+        (ContentBlockDelta(delta=ThinkingDelta("Hm")), False),
+        (ContentBlockStart(content_block=TextBlock("Hi")), True),
+        (ContentBlockStart(content_block=TextBlock()), False),
+        (MessageStart(message=MessageEnvelope(content=(TextBlock("Hi"),))), True),
+    ],
+    ids=repr,
+)
+def test_text_has_arrived_with_the_first_event_that_has_some(event: MessageEvent, has_text: bool) -> None:
+    collector = MessagesCollector()
+    collector.extend((event, ContentBlockDelta(delta=InputJSONDelta("{}"), index=1)))
+    assert collector.has_text is has_text
 
 
 async def test_tool_use_and_thinking_without_block_start_are_kept(

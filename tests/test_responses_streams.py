@@ -1,8 +1,8 @@
 """Streamed responses: the fifteen kinds of events, how they are accumulated, and the three final events."""
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -18,18 +18,32 @@ from friendli_async import (
     RetryPolicy,
     StreamInterruptedError,
 )
+from friendli_async._core.text import join_text
 from friendli_async.replies import CompletionTokensDetails, FunctionCall, PromptTokensDetails, ToolCall, Usage
 from friendli_async.responses import (
+    ContentPart,
+    ContentPartAdded,
+    ContentPartDone,
+    FunctionCallArgumentsDelta,
     InputTokensDetails,
+    OutputItem,
+    OutputItemAdded,
+    OutputItemDone,
     OutputTextDelta,
+    OutputTextDone,
     OutputTokensDetails,
+    ReasoningTextDelta,
+    Response,
     ResponseCompleted,
+    ResponseCreated,
     ResponseEvent,
     ResponseIncomplete,
     ResponseStream,
     ResponseUsage,
     UnknownEvent,
+    collector,
 )
+from friendli_async.responses.collector import ResponseCollector
 from friendli_async.testing import (
     FriendliServer,
     Payload,
@@ -135,6 +149,45 @@ async def test_surrogate_pair_split_across_deltas_is_joined(client: AsyncFriendl
     server.enqueue(script(*halves, done()), script(*halves, done()))
     assert (await ask(client).result()).text == "a\U0001f600b"
     assert [text async for text in ask(client).text()] == ["a", "\U0001f600b"]
+
+
+# --- accumulation ----------------------------------------------------------------------------------------------------
+
+
+def test_pieces_are_not_joined_before_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[Iterable[str]] = []
+    monkeypatch.setattr(collector, "join_text", lambda pieces: joined.append(pieces) or join_text(pieces))
+    collected = ResponseCollector()
+    for each in (ReasoningTextDelta(delta="x"), FunctionCallArgumentsDelta(delta="{}")) * 10:
+        collected.extend((each,))
+        assert not collected.has_text
+    assert not joined
+    assert collected.result().reasoning == "x" * 10
+
+
+PART: Final = ContentPart("output_text", "Hi")
+ITEM: Final = OutputItem(content=(PART,))
+
+
+@pytest.mark.parametrize(
+    ("event", "has_text"),
+    [
+        (OutputTextDelta(delta="Hi"), True),
+        (OutputTextDelta(delta=""), False),
+        (OutputTextDone(text="Hi"), True),
+        (ContentPartAdded(part=PART), True),
+        (ContentPartDone(part=ContentPart("reasoning_text", "Hm")), False),
+        (OutputItemDone(item=ITEM), True),
+        (OutputItemAdded(item=OutputItem(type="function_call", arguments="{}")), False),
+        (ResponseCompleted(response=Response(output=(ITEM,))), True),
+        (ReasoningTextDelta(delta="Hm"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_text_has_arrived_with_the_first_event_that_has_some(event: ResponseEvent, has_text: bool) -> None:
+    collected = ResponseCollector()
+    collected.extend((ResponseCreated(response=Response(output=())), event, FunctionCallArgumentsDelta(delta="")))
+    assert collected.has_text is has_text
 
 
 # --- views and result ------------------------------------------------------------------------------------------------

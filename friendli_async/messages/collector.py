@@ -37,6 +37,7 @@ from friendli_async.messages.replies import (
     as_block,
     as_input,
     is_unknown,
+    text_of,
     with_type,
 )
 from friendli_async.replies import FunctionCall, Partial, ToolCall, partial_of
@@ -155,6 +156,7 @@ class MessagesCollector:
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
         self.is_last: bool = False
+        self.has_text: bool = False
         self.head: MessageEnvelope = MessageEnvelope()
         """The envelope with the reply's ``id`` and ``model``."""
         self._ending = MessageDeltaPayload()
@@ -172,11 +174,6 @@ class MessagesCollector:
         return self.is_last
 
     @property
-    def has_text(self) -> bool:
-        """Whether any text has arrived."""
-        return any(parts.text or (isinstance(parts.start, TextBlock) and parts.start.text) for parts in self._blocks)
-
-    @property
     def finish_reasons(self) -> tuple[str, ...]:
         """The stop reason, once it has arrived."""
         reason = self._ending.stop_reason or self.head.stop_reason
@@ -184,6 +181,8 @@ class MessagesCollector:
 
     def extend(self, events: Sequence[MessageEvent]) -> None:
         """Adds events in order."""
+        if not self.has_text:
+            self.has_text = any(map(text_of, events))
         for event in events:
             if type(event) is ContentBlockDelta:
                 parts = self._by_index.get(event.index) or self._start_block(event.index, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -89,6 +89,20 @@ def _failure_of(event: ResponseEvent) -> APIStatusError | None:
     return response_failure(event.response, 200, Headers()) if isinstance(event, ResponseFailed) else None
 
 
+def _has_text(event: ResponseEvent) -> bool:
+    match event:
+        case OutputTextDelta(delta=text) | OutputTextDone(text=text):
+            return bool(text)
+        case ContentPartAdded() | ContentPartDone():
+            return event.part.type == "output_text" and bool(event.part.text)
+        case OutputItemAdded() | OutputItemDone():
+            return bool(event.item.text)
+        case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
+            return bool(event.response.text)
+        case _:
+            return False
+
+
 class ResponseCollector:
     """Accumulates the events of a response, even if an engine omits indexes or ids."""
 
@@ -99,6 +113,7 @@ class ResponseCollector:
 
     def __init__(self) -> None:
         self.is_last: bool = False
+        self.has_text: bool = False
         self._begun = Response(id="", output=())
         self._final: Response | None = None
         self._items: list[_ItemParts] = []
@@ -115,11 +130,6 @@ class ResponseCollector:
         return self.is_last
 
     @property
-    def has_text(self) -> bool:
-        """Whether any text has arrived."""
-        return bool(self._items) and bool(self.result().text)
-
-    @property
     def head(self) -> Response:
         """The response object with the reply's ``id`` and ``model``."""
         return self._final or self._begun
@@ -134,8 +144,10 @@ class ResponseCollector:
         """The usage, once the server has sent it."""
         return (self._final or self._begun).usage
 
-    def extend(self, events: Iterable[ResponseEvent]) -> None:
+    def extend(self, events: Sequence[ResponseEvent]) -> None:
         """Adds events in order."""
+        if not self.has_text:
+            self.has_text = any(map(_has_text, events))
         for event in events:
             match event:
                 case OutputTextDelta() | ReasoningTextDelta():
