@@ -152,6 +152,7 @@ class MessagesCollector:
         KnownEvent, holds_unknown=_holds_unknown_kind, rewrite=_normalize_event
     )
     add_texts: None = None
+    may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
 
     def __init__(self) -> None:
         self.usage: MessageUsage | None = None
@@ -167,11 +168,6 @@ class MessagesCollector:
     def begun(self) -> bool:
         """Whether a block or a stop reason has arrived; an empty envelope does not count."""
         return bool(self._blocks or self.finish_reasons)
-
-    @property
-    def may_end(self) -> bool:
-        """Whether ``message_stop`` has arrived."""
-        return self.is_last
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:

@@ -110,39 +110,30 @@ class ResponseCollector:
         KnownEvent, ordinary=_are_ordinary, rewrite=_fill_output, failure_of=_failure_of
     )
     add_texts: None = None
+    may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
 
     def __init__(self) -> None:
         self.is_last: bool = False
         self.has_text: bool = False
-        self._begun = Response(id="", output=())
-        self._final: Response | None = None
+        self.head: Response = Response(id="", output=())
+        """The response object with the reply's ``id`` and ``model``, of the latest event that has one."""
         self._items: list[_ItemParts] = []
         self._by_key: dict[str | int, _ItemParts] = {}
 
     @property
     def begun(self) -> bool:
         """Whether output or the end of the response has arrived; ``response.created`` alone does not count."""
-        return bool(self._items) or self._final is not None
-
-    @property
-    def may_end(self) -> bool:
-        """Whether ``response.completed`` or ``response.incomplete`` has arrived."""
-        return self.is_last
-
-    @property
-    def head(self) -> Response:
-        """The response object with the reply's ``id`` and ``model``."""
-        return self._final or self._begun
+        return bool(self._items) or self.is_last
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """The status of the response, once it has ended."""
-        return () if self._final is None or self._final.status is None else (self._final.status,)
+        return () if not self.is_last or self.head.status is None else (self.head.status,)
 
     @property
     def usage(self) -> ResponseUsage | None:
         """The usage, once the server has sent it."""
-        return (self._final or self._begun).usage
+        return self.head.usage
 
     def extend(self, events: Sequence[ResponseEvent]) -> None:
         """Adds events in order."""
@@ -168,13 +159,11 @@ class ResponseCollector:
                 case ContentPartAdded() | ContentPartDone():
                     if event.part.text and event.part.type in _ITEM_TYPES:
                         self._add_missing(event, event.part.type, event.part.text)
-                case ResponseCompleted() | ResponseIncomplete():
-                    self._final = event.response
+                case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
+                    self.head = event.response
                     self.is_last = True
-                case ResponseFailed():
-                    self._final = event.response
                 case ResponseCreated() | ResponseInProgress():
-                    self._begun = event.response
+                    self.head = event.response
                 case UnknownEvent():
                     pass
 
@@ -213,8 +202,8 @@ class ResponseCollector:
     def result(self) -> Response:
         """Returns the response of the final event, or if that lacks content, one assembled from the other events."""
         output = tuple(parts.result() for parts in self._items)
-        assembled = msgspec.structs.replace(self._final or self._begun, output=output)
-        return self._final if self._final is not None and not _has_more(assembled, self._final) else assembled
+        assembled = msgspec.structs.replace(self.head, output=output)
+        return self.head if self.is_last and not _has_more(assembled, self.head) else assembled
 
 
 def _has_more(assembled: Response, final: Response) -> bool:
