@@ -123,21 +123,8 @@ class FunctionCallArgumentsDone(OfItem, frozen=True, kw_only=True, tag="response
     name: str | None = None
 
 
-KnownEvent = (
-    ResponseCreated
-    | ResponseInProgress
-    | ResponseCompleted
-    | ResponseIncomplete
-    | ResponseFailed
-    | OutputItemAdded
-    | OutputItemDone
-    | ContentPartAdded
-    | ContentPartDone
-    | OutputTextDelta
-    | OutputTextDone
-    | ReasoningTextDelta
-    | ReasoningTextDone
-    | FunctionCallArgumentsDelta
-    | FunctionCallArgumentsDone
-)
+_Stages = ResponseCreated | ResponseInProgress | ResponseCompleted | ResponseIncomplete | ResponseFailed
+_Items = OutputItemAdded | OutputItemDone | FunctionCallArgumentsDelta | FunctionCallArgumentsDone
+_Parts = ContentPartAdded | ContentPartDone | OutputTextDelta | OutputTextDone | ReasoningTextDelta | ReasoningTextDone
+KnownEvent = _Stages | _Items | _Parts
 ResponseEvent = KnownEvent | UnknownEvent
