@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
+from friendli_async._core.error_json import json_or_none
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.text import join_text
 from friendli_async.messages.replies import (
@@ -116,8 +117,8 @@ class _BlockParts:
             if pieces := getattr(self, name):
                 fields[name] = join_text([fields.get(name) or "", *pieces])
         if raw_input := join_text(self.input):
-            arguments = _parse_json_object(raw_input)
-            fields["input"] = raw_input if arguments is None else arguments
+            arguments = json_or_none(raw_input)
+            fields["input"] = arguments if isinstance(arguments, dict) else raw_input
         return as_block(fields)
 
     def _kind(self) -> str:
@@ -135,14 +136,6 @@ class _BlockParts:
         if not arguments and self.start.input:
             arguments = json.dumps(self.start.input)
         return ToolCall(self.start.id or "", "function", FunctionCall(self.start.name, arguments))
-
-
-def _parse_json_object(text: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 class MessagesCollector:
