@@ -62,21 +62,13 @@ class _NoText(msgspec.Struct, tag_field="type", tag=""):
     """Makes the checked type a union with _Text, because msgspec requires a tag only in unions."""
 
 
-_COMPATIBILITY_KINDS: Final = [
-    "document",
-    "search_result",
-    "redacted_thinking",
-    "server_tool_use",
-    "web_search_tool_result",
-    "web_fetch_tool_result",
-    "code_execution_tool_result",
-    "bash_code_execution_tool_result",
-    "text_editor_code_execution_tool_result",
-    "tool_search_tool_result",
-    "container_upload",
-]
+_COMPATIBILITY_KINDS: Final = """
+    document search_result redacted_thinking server_tool_use web_search_tool_result web_fetch_tool_result
+    code_execution_tool_result bash_code_execution_tool_result text_editor_code_execution_tool_result
+    tool_search_tool_result container_upload
+"""
 _COMPATIBILITY: Final = [
-    msgspec.defstruct("CompatibilityBlock", [], tag_field="type", tag=kind) for kind in _COMPATIBILITY_KINDS
+    msgspec.defstruct("CompatibilityBlock", [], tag_field="type", tag=kind) for kind in _COMPATIBILITY_KINDS.split()
 ]
 # The blocks that a request may contain. The wire format defines only the type of the compatibility blocks.
 _BLOCK: Final[Any] = Union[(_Text, _Thinking, _ToolUse, ImageBlock, ToolResultBlock, *_COMPATIBILITY)]
