@@ -22,7 +22,7 @@ from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async._pydantic import PydanticField
-from friendli_async.errors import APIConnectionError, ResponseDecodeError
+from friendli_async.errors import APIConnectionError, ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
@@ -282,15 +282,18 @@ class Files(Resource):
             The path.
 
         Raises:
+            ValueError: The path has no file name. Nothing was sent.
             APIConnectionError: The download was interrupted, or does not match the uploaded file.
             OSError: The file cannot be written.
         """
         from pathlib import Path
 
         destination = Path(to)
+        if not destination.name:
+            raise ArgumentError(f"{os.fspath(to)!r} has no file name", "to")
         found = await self.get_download_url(file_id)
         url = _check_url(found.download_url, "download URL")
-        unfinished = destination.with_name(f".{destination.name[:100]}.{os.urandom(8).hex()}.part")
+        unfinished = destination.with_name(f".{os.urandom(8).hex()}.part")
 
         def discard(file: BinaryIO) -> None:
             file.close()

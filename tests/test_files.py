@@ -329,6 +329,25 @@ async def test_failed_download_leaves_existing_file_unchanged(
     assert target.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("name", ["漢" * 80, "x" * 255, ".hidden"])
+async def test_download_accepts_every_valid_file_name(
+    server: FriendliServer, client: AsyncFriendli, tmp_path: Path, name: str
+) -> None:
+    uploaded = await client.file.upload(b"x", project_id="proj")
+    target = await client.file.download(uploaded.id, tmp_path / name)
+    assert list_folder(tmp_path) == [target]
+    assert (target.name, target.read_bytes()) == (name, b"x")
+
+
+@pytest.mark.parametrize("to", ["/", ".", ""])
+async def test_download_target_without_file_name_is_rejected_before_sending(
+    server: FriendliServer, client: AsyncFriendli, to: str
+) -> None:
+    with pytest.raises(ValueError, match=r"^to: .* has no file name$"):
+        await client.file.download("f", to)
+    assert server.connections == 0
+
+
 async def test_missing_target_folder_raises_file_not_found_error(
     server: FriendliServer, client: AsyncFriendli, tmp_path: Path
 ) -> None:
