@@ -389,6 +389,19 @@ async def test_request_timeout_still_applies_during_wait(client: AsyncFriendli, 
     assert (raised.value.limit, raised.value.seconds) == ("first_event", 0.05)
 
 
+@pytest.mark.parametrize("timeout", [600, None])
+async def test_timeout_error_of_a_token_callable_is_raised_unchanged(
+    server: FriendliServer, timeout: float | None
+) -> None:
+    def token() -> str:
+        raise TimeoutError("vault is slow")
+
+    async with AsyncFriendli(token, server_url=server.url) as client:
+        with pytest.raises(TimeoutError, match=r"^vault is slow$") as raised:
+            await client.dedicated.endpoint.wait("ep_1", timeout=timeout)
+    assert type(raised.value) is TimeoutError
+
+
 async def test_wait_raises_if_endpoint_is_deleted(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("INITIALIZING"), status(404))
     with pytest.raises(NotFoundError):

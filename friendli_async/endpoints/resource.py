@@ -312,8 +312,9 @@ async def wait_for_state(
     import asyncio  # already imported by the client, but not needed to import this module
 
     seen: EndpointStatus | None = None
+    limit = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout):
+        async with limit:
             while True:
                 before, seen = seen, await endpoints.get_status(endpoint_id)
                 if seen.status == until:
@@ -322,10 +323,10 @@ async def wait_for_state(
                 if is_stuck or until not in _REACHABLE_STATES.get(seen.status, {until}):
                     raise _unreachable_error(endpoint_id, seen, until)
                 await asyncio.sleep(interval)
-    except APITimeoutError:  # of one of the calls
-        raise
     except TimeoutError:
-        raise _timeout_error(endpoint_id, seen, until, timeout or 0.0) from None
+        if timeout is None or not limit.expired():  # of one of the calls, or of a token callable
+            raise
+        raise _timeout_error(endpoint_id, seen, until, timeout) from None
 
 
 def _fell_asleep(before: EndpointStatus | None, seen: EndpointStatus, until: str) -> bool:
