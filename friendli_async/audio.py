@@ -7,7 +7,7 @@ endpoints and containers; a part ``stream`` with ``true`` selects server-sent ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Literal, Unpack, cast
+from typing import ClassVar, Final, Literal, Unpack, cast
 
 import msgspec
 
@@ -67,12 +67,14 @@ class Transcription(Reply, frozen=True, kw_only=True):
 class TranscriptDelta(Value, frozen=True, tag_field="type", tag="transcript.text.delta"):
     """The next chunk of the text."""
 
+    type: ClassVar[Literal["transcript.text.delta"]] = "transcript.text.delta"
     delta: str = always_encoded("")
 
 
 class TranscriptDone(Value, frozen=True, tag_field="type", tag="transcript.text.done"):
     """The end of the transcript, with the complete text."""
 
+    type: ClassVar[Literal["transcript.text.done"]] = "transcript.text.done"
     text: str | None = None
     usage: TranscriptionUsage | None = None
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -216,6 +217,13 @@ async def test_unknown_event_is_passed_through(server: FriendliServer, client: A
     server.enqueue(script(event(new), named, delta("a"), transcript_done("a")))
     events = [event async for event in client.container.audio.stream(file=AUDIO)]
     assert events[:2] == [UnknownEvent("transcript.speaker", new), UnknownEvent("later", {"x": 1})]
+
+
+async def test_every_event_has_its_wire_type(server: FriendliServer, client: AsyncFriendli) -> None:
+    types = ["transcript.text.delta", "transcript.text.new", "transcript.text.done"]
+    server.enqueue(script(*(event({"type": name}) for name in types), done()))
+    assert [each.type async for each in client.container.audio.stream(file=AUDIO)] == types
+    assert msgspec.json.encode(TranscriptDelta("a")) == b'{"type":"transcript.text.delta","delta":"a"}'
 
 
 async def test_interrupted_stream_raises_with_partial_text(server: FriendliServer, client: AsyncFriendli) -> None:
