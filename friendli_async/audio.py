@@ -23,7 +23,7 @@ from friendli_async._core.body.arguments import (
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import BytesSource, Content, Source, source_of
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
 from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always_encoded, partial_of
@@ -112,9 +112,7 @@ class TranscriptionOptions(ExtraQuery, total=False):
 
 
 _PARAMETERS: Final = Parameters(TranscriptionOptions, {"model": str}, {"chunking_strategy": str | _ServerVAD | None})
-_TRANSCRIBE: Final = operation(
-    "audio.transcribe", "POST /v1/audio/transcriptions", Transcription, repeatable=True, billed=True
-)
+_TRANSCRIBE: Final = inference("audio.transcribe", "POST /v1/audio/transcriptions", Transcription)
 
 
 def _arguments(method: str, required: Mapping[str, object], file: object, options: Mapping[str, object]) -> Arguments:

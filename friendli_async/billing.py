@@ -169,7 +169,7 @@ class UsageOptions(ExtraQuery, total=False):
 
 _TIMES: Final = {"start_time": datetime, "end_time": datetime}
 _COST: Final = Listing(
-    operation("cost.get", "GET /v1/team/cost", CostPage, repeatable=True),
+    operation("cost.get", "GET /v1/team/cost", CostPage),
     CostOptions,
     _TIMES,
     cursor="page",
@@ -177,7 +177,7 @@ _COST: Final = Listing(
     following=lambda page: page.next_page if page.has_more else None,
 )
 _USAGE: Final = Listing(
-    operation("usage.get", "GET /v1/team/usage", UsagePage, repeatable=True),
+    operation("usage.get", "GET /v1/team/usage", UsagePage),
     UsageOptions,
     _TIMES,
     cursor="page",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, Unpack
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, without_none
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
 from friendli_async.replies import Reply, Value, always_encoded
 
@@ -56,9 +56,7 @@ class ClassificationList(Reply, frozen=True, kw_only=True):
 
 
 _PARAMETERS: Final = Parameters(ClassificationOptions, {"model": str}, {})
-_CLASSIFY: Final = operation(
-    "text_classification.classify", "POST /classify", ClassificationList, repeatable=True, billed=True
-)
+_CLASSIFY: Final = inference("text_classification.classify", "POST /classify", ClassificationList)
 
 
 class TextClassification(Resource):

@@ -13,7 +13,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
@@ -167,9 +167,7 @@ class TextCompletionChunk(Value, frozen=True):
         return ""
 
 
-_COMPLETE: Final = operation(
-    "completions.complete", "POST /v1/completions", TextCompletion, repeatable=True, billed=True
-)
+_COMPLETE: Final = inference("completions.complete", "POST /v1/completions", TextCompletion)
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, Unpack
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
 from friendli_async.replies import Reply, Usage, Value, always_encoded
 
@@ -51,7 +51,7 @@ class EmbeddingList(Reply, frozen=True, kw_only=True):
 
 
 PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str}, {})
-_CREATE: Final = operation("embeddings.create", "POST /v1/embeddings", EmbeddingList, repeatable=True, billed=True)
+_CREATE: Final = inference("embeddings.create", "POST /v1/embeddings", EmbeddingList)
 
 
 class Embeddings(Resource):

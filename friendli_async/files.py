@@ -96,13 +96,11 @@ class _UploadBody(msgspec.Struct):
 
 _INIT: Final = operation("file.init_upload", "POST /beta/file", cast("type[FileUpload | None]", FileUpload | None))
 _COMPLETE: Final = operation("file.complete_upload", "PATCH /beta/file/{file_id}", ANYTHING)
-_INFO: Final = operation("file.get_info", "GET /beta/file/{file_id}", FileInfo, repeatable=True)
-_DOWNLOAD_URL: Final = operation(
-    "file.get_download_url", "GET /beta/file/{file_id}/download_url", DownloadURL, repeatable=True
-)
+_INFO: Final = operation("file.get_info", "GET /beta/file/{file_id}", FileInfo)
+_DOWNLOAD_URL: Final = operation("file.get_download_url", "GET /beta/file/{file_id}/download_url", DownloadURL)
 # The server supplies the URLs of these two; the path here is only a label for logs.
 _SEND: Final = operation("file.upload", "POST (upload)", ANYTHING, repeatable=True)
-_FETCH: Final = operation("file.download", "GET (download)", ANYTHING, repeatable=True)
+_FETCH: Final = operation("file.download", "GET (download)", ANYTHING)
 
 
 def _check_url(url: str, what: str) -> str:

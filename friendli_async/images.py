@@ -13,7 +13,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ExtraOptions, Parameters, without_none
 from friendli_async._core.body.sources import Content
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
 from friendli_async.errors import ResponseDecodeError
 from friendli_async.media import encoded
@@ -142,14 +142,10 @@ _EDIT_PARAMETERS: Final = Parameters(EditOptions, _EDIT_TYPES, {})
 _CONTAINER_GENERATE_PARAMETERS: Final = Parameters(ContainerGenerationOptions, _GENERATE_TYPES, _CONTROL_TYPES)
 _CONTAINER_EDIT_PARAMETERS: Final = Parameters(ContainerEditOptions, _EDIT_TYPES, {})
 
-_GENERATE: Final = operation(
-    "image.generate", "POST /v1/images/generations", GeneratedImages, repeatable=True, billed=True
-)
-_EDIT: Final = operation("image.edit", "POST /v1/images/edits", GeneratedImages, repeatable=True, billed=True)
-_CONTAINER_GENERATE: Final = operation(
-    "image.generate", "POST /v1/images/generations", ContainerImage, repeatable=True, billed=True
-)
-_CONTAINER_EDIT: Final = operation("image.edit", "POST /v1/images/edits", ContainerImage, repeatable=True, billed=True)
+_GENERATE: Final = inference("image.generate", "POST /v1/images/generations", GeneratedImages)
+_EDIT: Final = inference("image.edit", "POST /v1/images/edits", GeneratedImages)
+_CONTAINER_GENERATE: Final = inference("image.generate", "POST /v1/images/generations", ContainerImage)
+_CONTAINER_EDIT: Final = inference("image.edit", "POST /v1/images/edits", ContainerImage)
 
 
 async def _arguments(

@@ -106,7 +106,7 @@ class ModelList(Reply, frozen=True, kw_only=True):
 
 
 _PARAMETERS: Final = Parameters(ModelsOptions, {}, {})
-_LIST: Final = operation("model.list", "GET /v1/models", ModelList, repeatable=True, team=False)
+_LIST: Final = operation("model.list", "GET /v1/models", ModelList, team=False)
 
 
 class Models(Resource):

@@ -10,7 +10,7 @@ from friendli_async._hints import Hinted
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
 
-__all__ = ["ANYTHING", "Resource", "operation"]
+__all__ = ["ANYTHING", "Resource", "inference", "operation"]
 
 T = TypeVar("T")
 
@@ -32,11 +32,17 @@ def operation(
 
     Args:
         name: Group and method.
-        request: HTTP method and path, such as ``POST /v1/chat/completions``.
+        request: HTTP method and path, such as ``POST /v1/tokenize``.
         reply: Type of the reply.
-        repeatable: See ``Operation``.
+        repeatable: See ``Operation``; GET, PUT and DELETE always are.
         billed: See ``Operation``.
         team: See ``Operation``.
     """
     method, _, path = request.partition(" ")
+    repeatable = repeatable or method in {"GET", "PUT", "DELETE"}
     return Operation(name=name, method=method, path=path, reply=reply, repeatable=repeatable, billed=billed, team=team)
+
+
+def inference(name: str, request: str, reply: type[T]) -> Operation[T]:
+    """Declares an operation that runs a model: repeatable and billed. See ``operation``."""
+    return operation(name, request, reply, repeatable=True, billed=True)

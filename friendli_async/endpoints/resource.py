@@ -43,28 +43,28 @@ __all__ = ["Endpoints"]
 _ENDPOINT: Final = "/beta/endpoint/{endpoint_id}"
 
 _CREATE: Final = operation("endpoint.create", "POST /beta/endpoint", EndpointStatus)
-_DELETE: Final = operation("endpoint.delete", f"DELETE {_ENDPOINT}", ANYTHING, repeatable=True)
-_GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSpec, repeatable=True)
-_GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus, repeatable=True)
+_DELETE: Final = operation("endpoint.delete", f"DELETE {_ENDPOINT}", ANYTHING)
+_GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSpec)
+_GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus)
 _VERSIONS: Final = Listing(
-    operation("endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage, repeatable=True),
+    operation("endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage),
     EndpointVersionOptions,
     cursor="cursor",
     items=lambda page: page.items,
     following=lambda page: page.next_cursor,
 )
 _LIST: Final = Listing(
-    operation("endpoint.list", "GET /beta/endpoint", EndpointPage, repeatable=True),
+    operation("endpoint.list", "GET /beta/endpoint", EndpointPage),
     EndpointListOptions,
     cursor="cursor",
     items=lambda page: page.items,
     following=lambda page: page.next_cursor,
 )
-_RESTART: Final = operation("endpoint.restart", f"PUT {_ENDPOINT}/restart", EndpointStatus, repeatable=True)
-_SLEEP: Final = operation("endpoint.sleep", f"PUT {_ENDPOINT}/sleep", EndpointStatus, repeatable=True)
-_TERMINATE: Final = operation("endpoint.terminate", f"PUT {_ENDPOINT}/terminate", EndpointStatus, repeatable=True)
-_UPDATE: Final = operation("endpoint.update", f"PUT {_ENDPOINT}", EndpointSpec, repeatable=True)
-_WAKE: Final = operation("endpoint.wake", f"PUT {_ENDPOINT}/wake", EndpointStatus, repeatable=True)
+_RESTART: Final = operation("endpoint.restart", f"PUT {_ENDPOINT}/restart", EndpointStatus)
+_SLEEP: Final = operation("endpoint.sleep", f"PUT {_ENDPOINT}/sleep", EndpointStatus)
+_TERMINATE: Final = operation("endpoint.terminate", f"PUT {_ENDPOINT}/terminate", EndpointStatus)
+_UPDATE: Final = operation("endpoint.update", f"PUT {_ENDPOINT}", EndpointSpec)
+_WAKE: Final = operation("endpoint.wake", f"PUT {_ENDPOINT}/wake", EndpointStatus)
 _WANDB_ARTIFACT_CREATE: Final = operation(
     "endpoint.wandb_artifact_create", "POST /endpoint/wandb-artifact-create", WandbArtifactEndpoint
 )

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Unpack
 
 from friendli_async._core.body.arguments import without_none
-from friendli_async._core.resource import Resource, operation
+from friendli_async._core.resource import Resource, inference
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.messages.inputs import PARAMETERS, InputMessages, MessagesOptions
 from friendli_async.messages.replies import Message, MessageEvent, MessageUsage, reasoning_of, text_of
@@ -19,7 +19,7 @@ from friendli_async.streams.views import TextView
 
 __all__ = ["ContainerMessages", "MessageStream", "Messages"]
 
-_CREATE: Final = operation("messages.create", "POST /v1/messages", Message, repeatable=True, billed=True)
+_CREATE: Final = inference("messages.create", "POST /v1/messages", Message)
 
 
 # --- the stream ------------------------------------------------------------------------------------------------------

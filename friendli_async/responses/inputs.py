@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
-from friendli_async._core.resource import operation
+from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async.chat.inputs import LocalTool, local_function
 from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response
@@ -250,7 +250,7 @@ def _encode_tool(tool: object) -> object:
     return tool if function is None else {"type": "function", **function}
 
 
-CREATE: Final = operation("responses.create", "POST /v1/responses", Response, repeatable=True, billed=True)
+CREATE: Final = inference("responses.create", "POST /v1/responses", Response)
 PARAMETERS: Final = Parameters(
     ResponsesOptions,
     {"model": str, "input": str | list[InputItem]},
