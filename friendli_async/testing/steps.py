@@ -11,9 +11,9 @@ import asyncio
 import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from friendli_async.testing.arguments import check_integer, check_seconds, check_text, check_type, describe
 from friendli_async.testing.frames import DONE, Identity, sse_event, to_json, token_counts
@@ -81,6 +81,18 @@ class Payload(Step):
             reply: The reply to write to.
         """
         await reply.write(self.encode(reply.identity))
+
+
+@dataclass(frozen=True)
+class _Call(Step):
+    """A step that calls a function with the reply."""
+
+    name: str
+    """The step in repr(), and in comparisons."""
+    function: Callable[[ReplyWriter], Awaitable[object]] = field(repr=False, compare=False)
+
+    async def play(self, reply: ReplyWriter) -> None:
+        await self.function(reply)
 
 
 # --- steps that write ------------------------------------------------------------------------------------------------
@@ -339,16 +351,6 @@ def burst(count: int, *, text: str = "token ", events_per_write: int = 100) -> S
     return _Burst(count, to_json([delta]), events_per_write)
 
 
-@dataclass(frozen=True)
-class _Endless(Step):
-    data: bytes
-
-    async def play(self, reply: ReplyWriter) -> None:
-        # Bounded by the connection: once the client has disconnected, a write fails or this task is cancelled.
-        while True:
-            await reply.write(self.data)
-
-
 def endless(data: bytes = b"x" * 65536) -> Step:
     """Write the same bytes repeatedly until the client disconnects.
 
@@ -361,18 +363,16 @@ def endless(data: bytes = b"x" * 65536) -> Step:
     """
     check_type(data, bytes, "the data of endless()", "bytes")
     check_integer("length of data", len(data), least=1)
-    return _Endless(data)
+
+    async def write(reply: ReplyWriter) -> None:
+        # Bounded by the connection: once the client has disconnected, a write fails or this task is cancelled.
+        while True:
+            await reply.write(data)
+
+    return _Call(f"endless({len(data)} bytes)", write)
 
 
 # --- steps that wait -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Delay(Step):
-    seconds: float
-
-    async def play(self, reply: ReplyWriter) -> None:
-        await asyncio.sleep(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -391,26 +391,6 @@ class _Gate(Step):
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.event.wait(), self.loop))
 
 
-@dataclass(frozen=True)
-class _Call(Step):
-    """A step that calls one method of the reply."""
-
-    method: Callable[[ReplyWriter], Any]
-    name: str
-
-    async def play(self, reply: ReplyWriter) -> None:
-        await self.method(reply)
-
-
-@dataclass(frozen=True)
-class _SlowHeaders(Step):
-    seconds: float
-
-    async def play(self, reply: ReplyWriter) -> None:
-        await asyncio.sleep(self.seconds)
-        await reply.send_head()
-
-
 def delay(seconds: float) -> Step:
     """Pause.
 
@@ -422,7 +402,7 @@ def delay(seconds: float) -> Step:
         ValueError: It is negative, infinite or NaN.
     """
     check_seconds("seconds", seconds)
-    return _Delay(seconds)
+    return _Call(f"delay({seconds})", lambda _: asyncio.sleep(seconds))
 
 
 def gate(event: asyncio.Event | threading.Event) -> Step:
@@ -448,12 +428,12 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def stall() -> Step:
     """Send nothing until the client disconnects."""
-    return _Call(ReplyWriter.silence, "stall")
+    return _Call("stall", ReplyWriter.silence)
 
 
 def head() -> Step:
     """Send the status line and the headers now, before the first byte of the body."""
-    return _Call(ReplyWriter.send_head, "head")
+    return _Call("head", ReplyWriter.send_head)
 
 
 def slow_headers(seconds: float) -> Step:
@@ -467,7 +447,12 @@ def slow_headers(seconds: float) -> Step:
         ValueError: It is negative, infinite or NaN.
     """
     check_seconds("seconds", seconds)
-    return _SlowHeaders(seconds)
+
+    async def send(reply: ReplyWriter) -> None:
+        await asyncio.sleep(seconds)
+        await reply.send_head()
+
+    return _Call(f"slow_headers({seconds})", send)
 
 
 # --- steps that end or break the reply -------------------------------------------------------------------------------
@@ -475,7 +460,7 @@ def slow_headers(seconds: float) -> Step:
 
 def end() -> Step:
     """End the body properly here; without a finish reason and sentinel before it, the reply is truncated."""
-    return _Call(ReplyWriter.end, "end")
+    return _Call("end", ReplyWriter.end)
 
 
 def close_after() -> Step:
@@ -484,17 +469,17 @@ def close_after() -> Step:
     The client's pool then contains a connection that is about to close. To make its next request fail reliably, instead
     of racing with the close, enqueue `drop()` for it.
     """
-    return _Call(ReplyWriter.end_and_close, "close_after")
+    return _Call("close_after", ReplyWriter.end_and_close)
 
 
 def cut() -> Step:
     """Close the connection (FIN) without ending the body."""
-    return _Call(ReplyWriter.cut, "cut")
+    return _Call("cut", ReplyWriter.cut)
 
 
 def drop() -> Step:
     """Close the connection without a reply, as a server does with one that was idle too long."""
-    return _Call(ReplyWriter.cut, "drop")
+    return _Call("drop", ReplyWriter.cut)
 
 
 def reset() -> Step:
@@ -502,15 +487,7 @@ def reset() -> Step:
 
     As with every reset, bytes that the client has not read by then may be lost, unless they fit its buffers.
     """
-    return _Call(ReplyWriter.reset, "reset")
-
-
-@dataclass(frozen=True)
-class _Garbage(Step):
-    data: bytes
-
-    async def play(self, reply: ReplyWriter) -> None:
-        await reply.write_unframed(self.data)
+    return _Call("reset", ReplyWriter.reset)
 
 
 def garbage(data: bytes = b"zz\r\nno chunk\r\n") -> Step:
@@ -523,4 +500,4 @@ def garbage(data: bytes = b"zz\r\nno chunk\r\n") -> Step:
         TypeError: The data is not bytes.
     """
     check_type(data, bytes, "the data of garbage()", "bytes")
-    return _Garbage(data)
+    return _Call(f"garbage({data!r})", lambda reply: reply.write_unframed(data))
