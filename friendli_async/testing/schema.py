@@ -112,9 +112,9 @@ def _check(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
 
 
 def _check_plain(schema: Schema, value: object, loc: Location) -> Iterator[Error]:
-    expected: str = schema["type"]
-    if not _TYPE_CHECKS[expected](value):
-        yield _error(loc, f"Input should be a valid {_TYPE_NAMES[expected]}", f"{_TYPE_CODES[expected]}_type")
+    is_valid, name, code = _TYPES[schema["type"]]
+    if not is_valid(value):
+        yield _error(loc, f"Input should be a valid {name}", f"{code}_type")
         return
     allowed = [schema["const"]] if "const" in schema else schema.get("enum")
     if allowed is not None and value not in allowed:
@@ -194,27 +194,16 @@ def _is_integer(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
-_TYPE_CHECKS: Final[Mapping[str, Callable[[object], bool]]] = {
-    "object": lambda value: isinstance(value, dict),
-    "array": lambda value: isinstance(value, list),
-    "string": lambda value: isinstance(value, str),
-    "boolean": lambda value: isinstance(value, bool),
-    "integer": _is_integer,
-    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-}
-_TYPE_NAMES: Final = {
-    "object": "object",
-    "array": "list",
-    "string": "string",
-    "boolean": "boolean",
-    "integer": "integer",
-    "number": "number",
-}
-_TYPE_CODES: Final = {
-    "object": "dict",
-    "array": "list",
-    "string": "string",
-    "boolean": "bool",
-    "integer": "int",
-    "number": "float",
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# By type: its check, its name in messages, and its name in the kind of error.
+_TYPES: Final[Mapping[str, tuple[Callable[[object], bool], str, str]]] = {
+    "object": (lambda value: isinstance(value, dict), "object", "dict"),
+    "array": (lambda value: isinstance(value, list), "list", "list"),
+    "string": (lambda value: isinstance(value, str), "string", "string"),
+    "boolean": (lambda value: isinstance(value, bool), "boolean", "bool"),
+    "integer": (_is_integer, "integer", "int"),
+    "number": (_is_number, "number", "float"),
 }
