@@ -15,11 +15,11 @@ from itertools import takewhile, zip_longest
 from typing import Any, Final, cast
 
 from friendli_async.testing.arguments import describe
-from friendli_async.testing.frames import error_body, token_counts
+from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import deployed
 from friendli_async.testing.sample import sample
-from friendli_async.testing.script import Script, json_body, script, wants_usage
+from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, chunk, done, finish, usage
 
 __all__ = [
@@ -106,7 +106,7 @@ def speak(request: ReceivedRequest, turn: Turn) -> Script:
     count = 1 if body.get("n") is None else int(body["n"])
     if not 1 <= count <= _MAX_CHOICES:
         message = f"n must be between 1 and {_MAX_CHOICES}, not {count}"
-        return json_body(error_body(message, kind="invalid_request_error"), status=400)
+        return status(400, message=message)
     turns = [_truncate(body, turn)]
     for index in range(1, count):
         other = replace(turn, content=(f"({index + 1}) ", *turn.content) if turn.content else (), interludes={})

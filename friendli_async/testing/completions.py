@@ -7,10 +7,10 @@ from itertools import zip_longest
 from typing import Any, Final, cast
 
 from friendli_async.testing.chat import tokenize
-from friendli_async.testing.frames import error_body, token_counts
+from friendli_async.testing.frames import token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import deployed, refuse
-from friendli_async.testing.script import Script, json_body, script, wants_usage
+from friendli_async.testing.script import Script, json_body, script, status, wants_usage
 from friendli_async.testing.steps import Step, done, event
 from friendli_async.testing.tokens import decode, encode
 
@@ -37,7 +37,7 @@ def complete(request: ReceivedRequest) -> Script:
     count = int(body.get("n") or 1)
     if not 1 <= count * len(prompts) <= _MAX_CHOICES:
         message = f"n times the prompts must be between 1 and {_MAX_CHOICES}"
-        return json_body(error_body(message, kind="invalid_request_error"), status=400)
+        return status(400, message=message)
     limit = min(_MAX_TOKENS, int(_MAX_TOKENS if body.get("max_tokens") is None else max(0, body["max_tokens"])))
     pieces = [tokenize(_continuation(body, prompt, number)) for prompt in prompts for number in range(count)]
     truncated = [each[:limit] for each in pieces]

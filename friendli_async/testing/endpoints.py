@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from friendli_async.testing.examples import fill
-from friendli_async.testing.frames import error_body
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import Route, refuse
 from friendli_async.testing.schema import from_text
@@ -224,7 +223,7 @@ def _transition(verb: str) -> Callable[[StoredEndpoint, ReceivedRequest], Script
 
 def _conflict(endpoint: StoredEndpoint, what: str) -> Script:
     message = f"{endpoint.id} is {endpoint.status}, so it cannot {what}"
-    return json_body(error_body(message, kind="conflict_error"), status=409)
+    return status(409, message=message)
 
 
 def _new_spec(body: Body) -> dict[str, Any]:

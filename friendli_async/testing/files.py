@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from friendli_async.testing.frames import error_body
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import Route, refuse
 from friendli_async.testing.script import Script, body, json_body, status
@@ -105,28 +104,28 @@ class FileStore:
         try:
             parts = {part.name: part for part in request.form}
         except ValueError as error:
-            return _bad_request(f"the body is not a form: {error}")
+            return status(400, message=f"the body is not a form: {error}")
         if parts.get("key") is None or parts["key"].text != f"files/{file.id}":
             return status(403, message="the form fields of the upload are missing")
         content = parts["file"].data if "file" in parts else None
         if content is None or list(parts)[-1] != "file":
-            return _bad_request("the form does not end with the file")
+            return status(400, message="the form does not end with the file")
         if len(content) != file.size:
-            return _bad_request(f"expected {file.size} bytes, received {len(content)}")
+            return status(400, message=f"expected {file.size} bytes, received {len(content)}")
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != file.digest:
-            return _bad_request("the content does not match the declared digest")
+            return status(400, message="the content does not match the declared digest")
         self._contents[file.digest] = content
         return body(b"", status=204, content_type="text/plain")
 
     def _complete(self, file: StoredFile, _: ReceivedRequest) -> Script:
         if file.digest not in self._contents:
-            return json_body(error_body("the content has not been uploaded", kind="conflict_error"), status=409)
+            return status(409, message="the content has not been uploaded")
         file.status = "UPLOADED"
         return json_body(None)
 
     def _download_url(self, file: StoredFile, request: ReceivedRequest) -> Script:
         if file.status != "UPLOADED":
-            return json_body(error_body("the upload was not completed", kind="conflict_error"), status=409)
+            return status(409, message="the upload was not completed")
         url = f"{request.origin}/downloads/{file.id}"
         return json_body({"fileId": file.id, "s3Uri": f"s3://files/{file.id}", "downloadUrl": url})
 
@@ -151,7 +150,3 @@ def _info(file: StoredFile, _: ReceivedRequest) -> Script:
             "status": file.status,
         }
     )
-
-
-def _bad_request(message: str) -> Script:
-    return json_body(error_body(message, kind="invalid_request_error"), status=400)

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["DONE", "Identity", "error_body", "sse_event", "to_json", "token_counts"]
+__all__ = ["DONE", "Identity", "sse_event", "to_json", "token_counts"]
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -114,17 +114,3 @@ def token_counts(prompt: int, completion: int) -> dict[str, object]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": 0},
     }
-
-
-def error_body(message: str, *, kind: str, code: str | int | None = None) -> dict[str, object]:
-    """Build the JSON body of an error reply.
-
-    Args:
-        message: The error message.
-        kind: The error type.
-        code: The error code, if any.
-
-    Returns:
-        The object, ready to be encoded.
-    """
-    return {"error": {"message": message, "type": kind, "code": code}}

@@ -23,11 +23,10 @@ from friendli_async.testing import (
 from friendli_async.testing.endpoints import EndpointStore
 from friendli_async.testing.files import FileStore
 from friendli_async.testing.forms import form_values
-from friendli_async.testing.frames import error_body
 from friendli_async.testing.received import ReceivedRequest, parse_json
 from friendli_async.testing.route import Route
 from friendli_async.testing.schema import from_text, validate
-from friendli_async.testing.script import Script, json_body, status
+from friendli_async.testing.script import Script, status
 
 __all__ = ["Router"]
 
@@ -129,8 +128,8 @@ def _form(request: ReceivedRequest, schema: str) -> object:
     try:
         return form_values(schema, request.form)
     except ValueError as error:
-        return json_body(error_body(f"the body is not a form: {error}", kind="invalid_request_error"), status=400)
+        return status(400, message=f"the body is not a form: {error}")
 
 
 def _not_json(reason: str) -> Script:
-    return json_body(error_body(f"the body is not JSON: {reason}", kind="invalid_request_error"), status=400)
+    return status(400, message=f"the body is not JSON: {reason}")

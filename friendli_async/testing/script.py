@@ -24,7 +24,7 @@ from friendli_async.testing.arguments import (
     check_type,
     describe,
 )
-from friendli_async.testing.frames import Identity, error_body, to_json, token_counts
+from friendli_async.testing.frames import Identity, to_json, token_counts
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.reply import ReplyWriter
 from friendli_async.testing.steps import Step, chunk, delay, done, finish, raw, usage
@@ -309,7 +309,8 @@ def status(
     if code < 400:
         return body(b"", status=code, headers=extra, content_type="text/plain")
     kind = _ERROR_TYPES.get(code, "server_error" if code >= 500 else "api_error")
-    return json_body(error_body(message or f"scripted status {code}", kind=kind), status=code, headers=extra)
+    error = {"message": message or f"scripted status {code}", "type": kind, "code": None}
+    return json_body({"error": error}, status=code, headers=extra)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from friendli_async.testing.frames import error_body
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.route import deployed
-from friendli_async.testing.script import Script, json_body
+from friendli_async.testing.script import Script, json_body, status
 
 __all__ = ["ROUTES", "decode", "detokenize", "encode", "tokenize"]
 
@@ -56,7 +55,7 @@ def detokenize(request: ReceivedRequest) -> Script:
     try:
         text = decode(request.json_object["tokens"])
     except ValueError as error:
-        return json_body(error_body(str(error), kind="invalid_request_error"), status=400)
+        return status(400, message=str(error))
     return json_body({"text": text})
 
 
