@@ -31,7 +31,9 @@ __all__ = [
     "function_calls",
     "last_user_text",
     "message_text",
+    "reply_to",
     "speak",
+    "split_arguments",
     "tokenize",
     "tool_calls",
 ]
@@ -128,6 +130,24 @@ def tokenize(text: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(text))
 
 
+def split_arguments(arguments: str) -> list[str]:
+    """Split the arguments of a tool call into the pieces that are streamed.
+
+    Args:
+        arguments: The arguments, a JSON object as text.
+    """
+    return [arguments[at : at + _ARGUMENT_PIECE] for at in range(0, len(arguments), _ARGUMENT_PIECE)]
+
+
+def reply_to(prompt: str) -> str:
+    """Return the text that answers a prompt.
+
+    Args:
+        prompt: The text of the last user message; may be empty.
+    """
+    return f"You said: {prompt}" if prompt else "Hello! How can I help?"
+
+
 def last_user_text(body: Body) -> str:
     """Return the text of the last user message.
 
@@ -217,11 +237,7 @@ def _text(body: Body) -> str:
     messages: Sequence[Body] = body["messages"]
     wanted: Body = body.get("response_format") or {}
     results = [message_text(message) for message in takewhile(_is_tool_result, reversed(messages))]
-    if results:
-        text = f"The tool says: {', '.join(reversed(results))}"
-    else:
-        prompt = last_user_text(body)
-        text = f"You said: {prompt}" if prompt else "Hello! How can I help?"
+    text = f"The tool says: {', '.join(reversed(results))}" if results else reply_to(last_user_text(body))
     if wanted.get("type") == "json_object":
         text = json.dumps({"answer": text})
     elif wanted.get("type") == "json_schema":
@@ -289,9 +305,9 @@ def _choice_steps(body: Body, request: ReceivedRequest, turn: Turn, index: int) 
         start = {"name": call.name, "arguments": ""}
         first = {"index": number, "id": _call_id(request, index, number), "type": "function", "function": start}
         yield chunk(tool_calls=[first], index=index)
-        for at in range(0, len(call.arguments), _ARGUMENT_PIECE):
-            more = {"arguments": call.arguments[at : at + _ARGUMENT_PIECE]}
-            yield chunk(tool_calls=[{"index": number, "type": "function", "function": more}], index=index)
+        for piece in split_arguments(call.arguments):
+            more = {"index": number, "type": "function", "function": {"arguments": piece}}
+            yield chunk(tool_calls=[more], index=index)
     yield finish(turn.finish_reason, index=index)
 
 

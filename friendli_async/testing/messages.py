@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from friendli_async.testing.chat import tokenize
+from friendli_async.testing.chat import reply_to, split_arguments, tokenize
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import deployed
 from friendli_async.testing.sample import sample
@@ -24,7 +24,6 @@ Body = Mapping[str, Any]
 Block = dict[str, Any]
 
 _MAX_TOKENS: Final = 4096
-_PIECE: Final = 8
 
 
 def answer_messages(request: ReceivedRequest) -> Script:
@@ -92,7 +91,7 @@ def _answer(body: Body) -> str:
         text = f"The tool says: {_text(results[-1].get('content'))}"
     else:
         prompt = next((_text(each["content"]) for each in reversed(body["messages"]) if each["role"] == "user"), "")
-        text = f"You said: {prompt}" if prompt else "Hello! How can I help?"
+        text = reply_to(prompt)
     return json.dumps(sample(schema, text)) if schema is not None else text
 
 
@@ -159,11 +158,8 @@ def _start_and_deltas(block: Block) -> tuple[Block, list[Block]]:
         pieces = [{"type": "thinking_delta", "thinking": piece} for piece in tokenize(block["thinking"])]
         signature = {"type": "signature_delta", "signature": block["signature"]}
         return {**block, "thinking": "", "signature": ""}, [*pieces, signature]
-    text = json.dumps(block["input"])
-    pieces = [
-        {"type": "input_json_delta", "partial_json": text[at : at + _PIECE]} for at in range(0, len(text), _PIECE)
-    ]
-    return {**block, "input": {}}, pieces
+    arguments = split_arguments(json.dumps(block["input"]))
+    return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in arguments]
 
 
 ROUTES: Final = deployed(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from friendli_async.testing.chat import tokenize
+from friendli_async.testing.chat import reply_to, split_arguments, tokenize
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import deployed
 from friendli_async.testing.sample import sample
@@ -23,7 +23,6 @@ Body = Mapping[str, Any]
 Item = dict[str, Any]
 
 _MAX_TOKENS: Final = 4096
-_PIECE: Final = 8
 
 
 def answer_responses(request: ReceivedRequest) -> Script:
@@ -92,8 +91,7 @@ def _tokens(item: Item) -> tuple[str, ...]:
 
 
 def _answer(body: Body) -> str:
-    prompt = _last_user_text(body)
-    text = f"You said: {prompt}" if prompt else "Hello! How can I help?"
+    text = reply_to(_last_user_text(body))
     last = _last_item(body)
     if last.get("type", "").endswith("_output"):
         text = f"The tool says: {_text_of(last['output'])}"
@@ -162,10 +160,10 @@ def _events(response: Item) -> Iterator[Item]:
 
 
 def _call_events(item: Item) -> Iterator[Item]:
-    kind, text = "response.function_call_arguments", item["arguments"]
-    for at in range(0, len(text), _PIECE):
-        yield {"type": f"{kind}.delta", "delta": text[at : at + _PIECE]}
-    yield {"type": f"{kind}.done", "arguments": text, "name": item["name"]}
+    kind = "response.function_call_arguments"
+    for piece in split_arguments(item["arguments"]):
+        yield {"type": f"{kind}.delta", "delta": piece}
+    yield {"type": f"{kind}.done", "arguments": item["arguments"], "name": item["name"]}
 
 
 def _part_events(item: Item) -> Iterator[Item]:
