@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Final, Self
 
 import msgspec
@@ -24,7 +25,7 @@ from friendli_async.chat.resource import ChatStream
 from friendli_async.demo.engine import EngineUnavailable, LocalEngine
 from friendli_async.demo.page import Page
 from friendli_async.demo.weights import GEMMA_STOP, GEMMA_TERMS
-from friendli_async.replies import Usage
+from friendli_async.replies import Timing, Usage
 from friendli_async.testing.server import FriendliServer
 
 _QUESTIONS: Final = ("What is the capital of France?", "Why do people like music?")
@@ -51,36 +52,6 @@ class Place(msgspec.Struct):
     country: _ShortText
     is_capital: bool
     sights: Annotated[list[_ShortText], msgspec.Meta(min_length=1, max_length=3)]
-
-
-@dataclass
-class Timing:
-    """When the tokens of one stream arrived, in seconds on the performance counter."""
-
-    started: float = field(default_factory=time.perf_counter)
-    arrivals: list[float] = field(default_factory=list[float])
-
-    def token(self) -> None:
-        """Record the arrival of a token."""
-        self.arrivals.append(time.perf_counter())
-
-    def figures(self, usage: Usage | None) -> list[tuple[str, str]]:
-        """Return the figures to show: time to first token, tokens per second, usage."""
-        if not self.arrivals:
-            return [("0", "tokens")]
-        first, last = self.arrivals[0], self.arrivals[-1]
-        tokens = (usage.completion_tokens if usage else 0) or len(self.arrivals)
-        figures = [(f"{(first - self.started) * 1e3:.0f} ms", "to first token")]
-        if last > first:
-            figures.append((f"{(tokens - 1) / (last - first):.1f}", "tokens/s"))
-        figures.append((str(tokens), "tokens out"))
-        if usage is not None:
-            figures.append((str(usage.prompt_tokens), "tokens in"))
-        return figures
-
-    def gaps(self) -> list[float]:
-        """Return the seconds between consecutive tokens."""
-        return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
 
 
 @dataclass
@@ -158,16 +129,28 @@ async def show_chat(page: Page, question: str, name: str, stream: ChatStream) ->
     page.text(question)
     page.end_text()
     page.speaker(name, "cyan")
-    timing = Timing()
+    arrivals: list[float] = []
     async with stream:
         async for chunk in stream:
             if piece := chunk.text or chunk.reasoning:
-                timing.token()
+                arrivals.append(time.perf_counter())
                 page.text(piece)
     page.end_text()
-    page.figures(timing.figures(stream.usage))
-    page.bars(timing.gaps(), "time between the tokens")
+    show_figures(page, stream.timing, stream.usage)
+    page.bars([later - earlier for earlier, later in pairwise(arrivals)], "time between the tokens")
     page.blank()
+
+
+def show_figures(page: Page, timing: Timing, usage: Usage | None) -> None:
+    """Show the figures of a stream: time to first token, tokens per second, usage."""
+    figures: list[tuple[str, str]] = []
+    if timing.first_text is not None:
+        figures.append((f"{timing.first_text * 1e3:.0f} ms", "to first token"))
+    if timing.tokens_per_second is not None:
+        figures.append((f"{timing.tokens_per_second:.1f}", "tokens/s"))
+    if usage is not None:
+        figures += [(str(usage.completion_tokens), "tokens out"), (str(usage.prompt_tokens), "tokens in")]
+    page.figures(figures)
 
 
 async def show_tools(page: Page, client: AsyncFriendli) -> None:
@@ -186,8 +169,8 @@ async def show_tools(page: Page, client: AsyncFriendli) -> None:
     call = client.serverless.tool_assisted_chat_completion(
         tool_assisted_completion_request_body=_TOOL_REQUEST, x_friendli_team=None, retries=None, server_url=None
     )
-    timing, usage, is_speaking = Timing(), None, False
-    async for event in call:
+    stream, is_speaking = aiter(call), False
+    async for event in stream:
         match event:
             case ToolStatus():
                 if is_speaking:
@@ -195,16 +178,14 @@ async def show_tools(page: Page, client: AsyncFriendli) -> None:
                     is_speaking = False
                 show_status(page, event)
             case ChatChunk(text=piece):
-                usage = event.usage or usage
                 if piece:
                     if not is_speaking:
                         page.speaker("model", "cyan")
                         is_speaking = True
-                    timing.token()
                     page.text(piece)
     if is_speaking:
         page.end_text()
-    page.figures(timing.figures(usage))
+    show_figures(page, stream.timing, stream.usage)
     page.blank()
 
 
