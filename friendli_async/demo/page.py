@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Final, TextIO
@@ -76,7 +77,9 @@ class Page:
             text: The text, without styles.
             style: Its style.
         """
-        for part in _wrap(text, self._width - len(_MARGIN)) or [""]:
+        width = self._width - len(_MARGIN)
+        words = " ".join(text.split())
+        for part in textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False) or [""]:
             self._write(f"{_MARGIN}{self.styled(part, style) if style else part}".rstrip() + "\n")
 
     def title(self, text: str, note: str) -> None:
@@ -223,13 +226,3 @@ def _clean(text: str) -> str:
 
 def _truncate(text: str, room: int) -> str:
     return text if _width_of(text) <= room else text[: max(0, room - 3)] + "..."
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and _width_of(lines[-1]) + 1 + _width_of(word) <= width:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return lines
