@@ -56,25 +56,23 @@ _OPERATIONS: Final = {
     "audio": "generate_content",
     "image": "generate_content",
 }
-_PARAMETERS: Final = {
-    "max_tokens": "gen_ai.request.max_tokens",
-    "max_output_tokens": "gen_ai.request.max_tokens",
-    "temperature": "gen_ai.request.temperature",
-    "top_p": "gen_ai.request.top_p",
-    "top_k": "gen_ai.request.top_k",
-    "frequency_penalty": "gen_ai.request.frequency_penalty",
-    "presence_penalty": "gen_ai.request.presence_penalty",
-    "seed": "gen_ai.request.seed",
-    "n": "gen_ai.request.choice.count",
-    "stop": "gen_ai.request.stop_sequences",
-    "stop_sequences": "gen_ai.request.stop_sequences",
-    "reasoning_effort": "gen_ai.request.reasoning.level",
-    "encoding_format": "gen_ai.request.encoding_formats",
-    "dimensions": "gen_ai.embeddings.dimension.count",
+# The attributes of parameters, and the types that the conventions require.
+_PARAMETERS: Final[dict[str, tuple[str, type]]] = {
+    "max_tokens": ("gen_ai.request.max_tokens", int),
+    "max_output_tokens": ("gen_ai.request.max_tokens", int),
+    "temperature": ("gen_ai.request.temperature", float),
+    "top_p": ("gen_ai.request.top_p", float),
+    "top_k": ("gen_ai.request.top_k", int),
+    "frequency_penalty": ("gen_ai.request.frequency_penalty", float),
+    "presence_penalty": ("gen_ai.request.presence_penalty", float),
+    "seed": ("gen_ai.request.seed", int),
+    "n": ("gen_ai.request.choice.count", int),
+    "stop": ("gen_ai.request.stop_sequences", tuple),
+    "stop_sequences": ("gen_ai.request.stop_sequences", tuple),
+    "reasoning_effort": ("gen_ai.request.reasoning.level", str),
+    "encoding_format": ("gen_ai.request.encoding_formats", tuple),
+    "dimensions": ("gen_ai.embeddings.dimension.count", int),
 }
-_INTEGERS: Final = frozenset({"max_tokens", "max_output_tokens", "top_k", "seed", "n", "dimensions"})
-_NUMBERS: Final = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty"})
-_LISTS: Final = frozenset({"stop", "stop_sequences", "encoding_format"})
 
 
 @dataclass(slots=True)
@@ -245,19 +243,15 @@ def _request_attributes(event: CallStarted) -> _Attributes:
     """Returns the parameters of a call, in the types required by the conventions."""
     found: _Attributes = {}
     for name, value in event.parameters.items():
-        attribute = _PARAMETERS.get(name)
-        if attribute is None or (name == "n" and value == 1):
+        if name not in _PARAMETERS or (name == "n" and value == 1):
             continue
-        if name in _LISTS:
+        attribute, kind = _PARAMETERS[name]
+        if kind is tuple:
             found[attribute] = value if isinstance(value, tuple) else (str(value),)
-        elif name in _INTEGERS:
-            if type(value) is int:
-                found[attribute] = value
-        elif name in _NUMBERS:
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found[attribute] = float(value)
-        else:
+        elif kind is str:
             found[attribute] = str(value)
+        elif type(value) is int or type(value) is kind:  # neither bool nor text
+            found[attribute] = kind(value)
     return found
 
 
