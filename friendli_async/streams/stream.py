@@ -353,7 +353,7 @@ class EventStream(Generic[E]):
             branch_error=self._branch_error,
             text=self._text,
         )
-        return tuple(Branch(trunk, fanout) for _ in range(n))
+        return tuple(Branch(trunk, fanout, each) for each in fanout.buffers)
 
     async def _read_more(self) -> None:
         """Reads until there is an event or the end; cancelling this read leaves the stream open."""

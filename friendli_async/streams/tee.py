@@ -10,7 +10,7 @@ them is finalized when its last reference is dropped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, NoReturn, Self, TypeVar, get_args
 
 from friendli_async._core.held import Held
@@ -83,8 +83,6 @@ class Fanout(Generic[E]):
         self.slow: Final[Slow] = slow
         self.buffers: list[_Buffer[E]] = [_Buffer() for _ in range(n)]
         self._all_buffers = tuple(self.buffers)
-        self.unassigned: Iterator[_Buffer[E]] = iter(self._all_buffers)
-        """The buffers that are not assigned to a branch yet."""
         self._unbounded = False
 
     def room(self) -> int:
@@ -204,10 +202,10 @@ class Branch(Generic[E]):
 
     __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_trunk")
 
-    def __init__(self, trunk: Trunk[E], fanout: Fanout[E]) -> None:
+    def __init__(self, trunk: Trunk[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
         self._trunk = trunk
         self._fanout = fanout
-        self._buffer = next(fanout.unassigned)
+        self._buffer = buffer
         self._error: FriendliError | None = None  # to be raised by the next read
         self._has_ended = False  # it has ended, and raised its error if there was one
 
