@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from friendli_async._core.loops import wait_ended
 from friendli_async.chat.run import Run
 from friendli_async.errors import (
     APIConnectionError,
@@ -317,16 +318,16 @@ async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[No
         task.result()
         return True
     finally:
-        # The traceback of a raised error has this frame, and a task has the error: without `del`, a reference cycle.
-        pending = [each for each in (watcher, task) if not each.done()]
-        for each in pending:
-            each.cancel()
-        if pending:
-            await asyncio.wait(pending)
         for each in (watcher, task):
-            if not each.cancelled():
-                each.exception()  # marks it as retrieved
-        del watcher, task, pending, each
+            each.cancel()
+        try:
+            await wait_ended((watcher, task))
+        finally:
+            for each in (watcher, task):
+                if not each.cancelled():
+                    each.exception()  # marks it as retrieved
+            # The traceback of a raised error has this frame, and a task has the error: a reference cycle.
+            del watcher, task, each
 
 
 async def _wait_for_disconnect(receive: _Receive) -> None:

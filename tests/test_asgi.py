@@ -9,6 +9,7 @@ import pickle
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any, Final
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ from friendli_async import (
     ToolError,
     TurnLimitError,
 )
-from friendli_async.asgi import SSEResponse, _whole_events, error_body, error_status
+from friendli_async.asgi import SSEResponse, _whole_events, error_body, error_status, run_until_disconnect
 from friendli_async.testing import (
     FriendliServer,
     burst,
@@ -544,6 +545,41 @@ async def test_cancelling_the_server_task_closes_upstream(server: FriendliServer
         await task
     assert await server.requests[0].disconnected()
     assert not browser.ended
+
+
+@pytest.mark.parametrize("cancel", ["asyncio", "anyio"])
+async def test_cancellation_is_raised_once_the_work_has_ended(cancel: str) -> None:
+    started, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            ended.set()
+
+    async def serve() -> None:
+        try:
+            await run_until_disconnect(asyncio.Event().wait(), work())
+        finally:
+            assert ended.is_set()
+
+    async def serve_in(scope: anyio.CancelScope) -> None:
+        with scope:
+            await serve()
+
+    scope = anyio.CancelScope()
+    serving = asyncio.create_task(serve() if cancel == "asyncio" else serve_in(scope))
+    await asyncio.wait_for(started.wait(), 30)
+    for _ in range(3):
+        serving.cancel() if cancel == "asyncio" else scope.cancel()
+        await run_loop_iterations(5)
+    may_end.set()
+    await asyncio.wait([serving], timeout=30)
+    assert serving.cancelled() is (cancel == "asyncio")
+    assert scope.cancelled_caught is (cancel == "anyio")
+    assert ended.is_set()
 
 
 async def test_send_failure_closes_upstream(server: FriendliServer, client: AsyncFriendli) -> None:

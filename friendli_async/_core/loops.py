@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+    from typing import Any
 
-__all__ = ["call_in_loop", "running_loop", "wake"]
+__all__ = ["call_in_loop", "running_loop", "wait_ended", "wake"]
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -41,3 +42,23 @@ def wake(waiter: asyncio.Future[None] | None) -> None:
     """Completes a future, unless it is None or done."""
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
+
+
+async def wait_ended(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Waits until all tasks have ended, also those added meanwhile; not for the current task.
+
+    A cancellation of this wait is raised once they have ended.
+    """
+    import asyncio  # see running_loop
+
+    from anyio import CancelScope
+
+    cancelled = False
+    with CancelScope(shield=True):  # anyio redelivers a cancellation, which would make this a busy loop
+        while pending := [task for task in tasks if not task.done() and task is not asyncio.current_task()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError:
+                cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError

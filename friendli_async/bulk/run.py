@@ -16,6 +16,7 @@ from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
+from friendli_async._core.loops import wait_ended
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
 from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_rejection
@@ -534,15 +535,9 @@ class Job(Generic[Row, R]):
 
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
-        shutdown, cancelled = self._start_shutdown(), False
-        while shutdown is not None and not shutdown.done():
-            try:
-                await asyncio.wait((shutdown,))
-            except CancelledError:
-                cancelled = True
-        if cancelled:
-            raise CancelledError
+        shutdown = self._start_shutdown()
         if shutdown is not None:
+            await wait_ended((shutdown,))
             shutdown.result()
 
     def _start_shutdown(self) -> asyncio.Task[None] | None:

@@ -16,9 +16,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
-from anyio import CancelScope
 
 from friendli_async._core.held import Held
+from friendli_async._core.loops import call_in_loop, wait_ended, wake
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.errors import ToolError, ToolProblem
@@ -172,35 +172,18 @@ class ToolCalls:
 
     def wake(self) -> None:
         """Wakes the waiter, if there is one."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        wake(self._waiter)
 
     async def stop(self) -> None:
         """Cancels all tasks and waits until they have ended, even if it is itself cancelled meanwhile."""
         self._cancel()
-        cancelled = False
-        with CancelScope(shield=True):  # anyio redelivers a cancellation, which would make this a busy loop
-            while pending := self._tasks - {asyncio.current_task()}:
-                try:
-                    await asyncio.wait(pending)
-                except asyncio.CancelledError:
-                    cancelled = True
-        if cancelled:
-            raise asyncio.CancelledError
+        await wait_ended(self._tasks)
 
     def drop(self) -> None:
         """Cancels all tasks without waiting for them. Thread-safe, because the run may be dropped in any thread."""
         self._events.clear()  # an exception in an unread event refers back to this object: a reference cycle
-        if not self._tasks or self._loop is None or self._loop.is_closed():
-            return
-        try:
-            in_loop = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            in_loop = False
-        if in_loop:
-            self._cancel()
-        else:
-            self._loop.call_soon_threadsafe(self._cancel)
+        if self._tasks and self._loop is not None:
+            call_in_loop(self._loop, self._cancel)
 
     def _cancel(self) -> None:
         self._is_stopped = True  # a tool may suppress its cancellation and still return a result
