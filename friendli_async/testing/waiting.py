@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
+
+from friendli_async._core.loops import call_in_loop, wake
 
 __all__ = ["Signal"]
 
@@ -21,8 +22,7 @@ class Signal:
     def notify(self) -> None:
         """Wake all waiters."""
         for waiter in tuple(self._waiters):
-            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody is waiting any more
-                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+            call_in_loop(waiter.get_loop(), wake, waiter)
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> None:
         """Wait until a condition is true.
@@ -45,8 +45,3 @@ class Signal:
                     await waiter
                 finally:
                     self._waiters.discard(waiter)
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
