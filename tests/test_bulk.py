@@ -1,6 +1,7 @@
 """Bulk runs: rows and outcomes, bounds, ending a run, and progress."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -417,6 +418,94 @@ async def test_cancellation_raised_by_rows_propagates() -> None:
     with pytest.raises(asyncio.CancelledError):
         await read_into(seen, run_all(rows(), double))
     assert [outcome.reply for outcome in seen] == [2]
+
+
+async def test_closing_a_run_whose_window_is_full_returns_every_permit() -> None:
+    adaptive = Adaptive(start=1, max=1)
+    async with run_all(range(100), double, concurrency=adaptive) as run:
+        await anext(run)
+        await settle()
+        await anext(run)  # makes room: a row is taken on the next turn of the loop
+    assert adaptive.in_flight == 0
+    assert len(await collect(run_all(range(3), double, concurrency=adaptive))) == 3
+
+
+def test_end_of_the_event_loop_returns_every_permit() -> None:
+    adaptive = Adaptive(start=1, max=1)
+    run = run_all(range(100), double, concurrency=adaptive)
+
+    async def main() -> None:
+        await anext(run)
+        await settle()
+        await anext(run)
+
+    asyncio.run(main())  # cancels the call of the next row before its first step
+    assert adaptive.in_flight == 0
+
+
+async def test_calls_cancelled_by_others_before_they_run_end_the_run_with_an_error() -> None:
+    adaptive = Adaptive(start=2)
+
+    def rows() -> Iterator[int]:
+        yield 1
+        for task in asyncio.all_tasks() - {current_task()}:
+            if "_process" in repr(task.get_coro()):
+                task.cancel()
+        yield 2
+
+    with pytest.raises(asyncio.CancelledError):
+        await collect(run_all(rows(), double, concurrency=adaptive))
+    assert adaptive.in_flight == 0
+
+
+async def test_run_stopped_before_it_takes_a_row_ends() -> None:
+    rows = Rows(10)
+    run = run_all(rows, double)
+    reading = asyncio.create_task(collect(run))
+    asyncio.get_running_loop().call_soon(run.stop)  # after the first step of the reader, before that of the row taker
+    assert await with_timeout(reading) == []
+    assert rows.taken == 0
+
+
+@pytest.mark.parametrize("end", ["stop", "close"])
+async def test_cleanup_of_the_rows_is_not_interrupted_by_ending_the_run_again(end: str) -> None:
+    cleaned_up = asyncio.Event()
+
+    async def rows() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            await settle()
+            cleaned_up.set()
+
+    async with run_all(rows(), double) as run:
+        await anext(run)
+        run.stop()
+        await asyncio.sleep(0)
+        if end == "stop":
+            run.stop()
+            assert await collect(run) == []
+    assert cleaned_up.is_set()
+
+
+async def test_rows_that_suppress_their_cancellation_start_no_call_after_close() -> None:
+    calls: list[int] = []
+
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await settle()
+        yield 2
+
+    async def call(row: int) -> None:
+        calls.append(row)
+
+    async with run_all(rows(), call) as run:
+        await anext(run)
+    assert calls == [1]
+    assert library_tasks() == []
 
 
 # --- progress --------------------------------------------------------------------------------------------------------

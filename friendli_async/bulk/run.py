@@ -251,7 +251,7 @@ class Job(Generic[Row, R]):
         self._rows_taken = self._outcomes_taken = 0
         self._row_taker: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
-        self._resending: set[asyncio.Task[None]] = set()  # those of the calls that wait to be made again
+        self._resending: set[asyncio.Task[None]] = set()  # calls without a permit, which wait to be made again
         self._shutdown: asyncio.Task[None] | None = None
         self._closed = self._is_shut_down = False
         self._stopped = False
@@ -271,6 +271,7 @@ class Job(Generic[Row, R]):
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._row_taker = asyncio.create_task(self._take_rows())
+        self._row_taker.add_done_callback(lambda taker: self._after_task(taker, self._stopped))
 
     def is_finished(self) -> bool:
         """Whether no outcome is available, and none will be."""
@@ -311,14 +312,8 @@ class Job(Generic[Row, R]):
             if self._ledger is not None:
                 await self._open_ledger(self._ledger)
             await self._start_calls()
-        except CancelledError as error:
-            if not (self._stopped or self._closed):  # cancelled by the rows, or by code that cancels all tasks
-                self._fail(error)
-            raise
         except Exception as error:  # from the rows, their keys or the checkpoint: it ends the run
             self._fail(error)
-        finally:
-            self._changed.set()
 
     async def _open_ledger(self, ledger: Ledger[Row, R]) -> None:
         try:
@@ -333,7 +328,7 @@ class Job(Generic[Row, R]):
         await asyncio.to_thread(ledger.open)
 
     async def _start_calls(self) -> None:
-        while True:
+        while not self._stopped:
             while self._is_full():
                 self._has_room.clear()
                 await self._has_room.wait()
@@ -344,6 +339,8 @@ class Job(Generic[Row, R]):
                     row = await anext(self._rows)
                 except StopAsyncIteration:
                     return
+                if self._closed:  # the rows have suppressed the cancellation
+                    return
                 index = self._rows_taken
                 key = index if self._key is None else self._key(row)
                 check_key(key)
@@ -351,6 +348,7 @@ class Job(Generic[Row, R]):
                 self._rows_taken += 1
                 if done is None:
                     call = asyncio.create_task(self._process(index, key, row))
+                    call.add_done_callback(self._after_call)
                     self._calls.add(call)
                     started = True
             finally:
@@ -382,17 +380,27 @@ class Job(Generic[Row, R]):
                 self._fail(failure)  # the outcome is still delivered: the call was paid for
             self._judge(error)
             self._deliver(index, outcome)
-        except CancelledError as failure:
-            if not self._closed:  # cancelled by `call`, or by code that cancels all tasks: no outcome
-                self._fail(failure)
-            raise
         except Exception as failure:
             self._fail(failure)
         finally:
             reply = error = outcome = None  # from 3.12 on an error's traceback has this frame: avoid a cycle
-            task = asyncio.current_task()
-            assert task is not None
-            self._calls.discard(task)
+
+    def _after_call(self, call: asyncio.Task[None]) -> None:
+        """Returns the permit of a call: a callback also runs if the task was cancelled before its first step."""
+        self._calls.discard(call)
+        if call not in self._resending:
+            self._gate.release()
+        self._resending.discard(call)
+        self._has_room.set()
+        self._after_task(call, self._closed)
+
+    def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
+        if task.cancelled() and not was_ended:  # by the rows or the call, or by code that cancels all tasks: no outcome
+            try:
+                task.result()
+            except CancelledError as error:
+                self._fail(error)
+        if not self._calls:
             self._changed.set()
 
     async def _send(self, row: Row) -> tuple[R | None, Exception | None, int]:
@@ -402,10 +410,7 @@ class Job(Generic[Row, R]):
         error: Exception | None = None
         try:
             while True:
-                try:
-                    reply, error = await self._make_call(row)
-                finally:
-                    self._gate.release()
+                reply, error = await self._make_call(row)
                 meta = _meta_of(reply if error is None else error)
                 attempts += 1 if meta is None else len(meta.attempts)
                 wait = _retry_after_of(error)
@@ -423,6 +428,7 @@ class Job(Generic[Row, R]):
         """Waits for a permit, which the gate gives after the ``Retry-After``. Returns False if the run is stopped."""
         task = asyncio.current_task()
         assert task is not None
+        self._gate.release()
         self._resending.add(task)
         try:
             await self._gate.acquire()
@@ -430,8 +436,7 @@ class Job(Generic[Row, R]):
             if self._closed or not self._stopped:
                 raise
             return False
-        finally:
-            self._resending.discard(task)
+        self._resending.discard(task)
         return True
 
     async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
@@ -472,7 +477,6 @@ class Job(Generic[Row, R]):
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row, and the probing after a reply."""
         self._probes = 0 if error is None else max(0, self._probes - 1)
-        self._has_room.set()
         self._rejections = self._rejections + 1 if is_rejection(error) else 0
         if self._rejections == self._max_rejections:
             failure = RejectedError(
@@ -509,6 +513,8 @@ class Job(Generic[Row, R]):
 
     def stop(self) -> None:
         """Takes no more rows, and sends none again."""
+        if self._stopped:
+            return  # another cancellation could interrupt the cleanup of the rows
         self._stopped = True
         for task in self._resending:
             task.cancel()
@@ -545,6 +551,7 @@ class Job(Generic[Row, R]):
         if not self._closed:
             self.progress()
             self._closed = True
+            self.stop()
             if self._started_at is not None:
                 self._changed.set()
                 self.abandon()
@@ -552,13 +559,10 @@ class Job(Generic[Row, R]):
         return self._shutdown
 
     async def _shut_down(self) -> None:
-        tasks = [*self._calls]
+        for call in self._calls:
+            call.cancel()
         if self._row_taker is not None:
-            tasks.append(self._row_taker)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait((self._row_taker, *self._calls))
         if self._owns_rows:
             aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
             if aclose is not None:
