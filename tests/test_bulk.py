@@ -458,6 +458,43 @@ async def test_calls_cancelled_by_others_before_they_run_end_the_run_with_an_err
     assert adaptive.in_flight == 0
 
 
+@pytest.mark.parametrize("where", ["call", "rows", "cleanup of the rows"])
+async def test_run_can_be_closed_by_its_own_call_and_rows(where: str) -> None:
+    cancelled: list[int] = []
+
+    class Source:
+        async def __aiter__(self) -> AsyncIterator[int]:
+            try:
+                yield 1
+                yield 2
+                if where == "rows":
+                    await run.aclose()
+                yield 3
+            finally:
+                if where == "cleanup of the rows":
+                    await run.aclose()
+
+    async def call(row: int) -> int:
+        if row > 1:
+            try:
+                if where == "call":
+                    await run.aclose()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(row)
+                raise
+        return row
+
+    run = run_all(Source(), call, concurrency=2)
+    reading = asyncio.create_task(collect(run))
+    await settle()
+    if where == "cleanup of the rows":
+        await with_timeout(run.aclose())
+    await with_timeout(reading)
+    assert 2 in cancelled
+    assert library_tasks() == []
+
+
 async def test_run_stopped_before_it_takes_a_row_ends() -> None:
     rows = Rows(10)
     run = run_all(rows, double)

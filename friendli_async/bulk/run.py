@@ -192,7 +192,10 @@ class Run(Generic[Row, R]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancels the calls in flight, waits for them and ends the iteration. Any task of the loop may call it."""
+        """Cancels the calls in flight, waits for them and ends the iteration. Any task of the loop may call it.
+
+        In a call or the rows of the run itself, it does not wait, and they are cancelled like the others.
+        """
         await self._job.close()
         if isinstance(self._outcomes, AsyncGeneratorType) and not self._outcomes.ag_running:
             await self._outcomes.aclose()
@@ -542,9 +545,10 @@ class Job(Generic[Row, R]):
     async def close(self) -> None:
         """Cancels the calls in flight and waits for them, even if this wait itself is cancelled."""
         shutdown = self._start_shutdown()
-        if shutdown is not None:
-            await wait_ended((shutdown,))
-            shutdown.result()
+        if shutdown is None or asyncio.current_task() in {*self._calls, self._row_taker, shutdown}:
+            return  # a call or the rows close their own run: each would wait for the other
+        await wait_ended((shutdown,))
+        shutdown.result()
 
     def _start_shutdown(self) -> asyncio.Task[None] | None:
         """Returns the task that closes the run; None if it was never started."""
