@@ -570,6 +570,25 @@ async def test_progress_is_reported_per_row_and_callback_errors_are_logged(
     assert "on_progress" in caplog.text
 
 
+def test_progress_is_available_in_other_threads_and_after_the_event_loop() -> None:
+    run = run_all(range(10), double, concurrency=1)
+
+    async def main() -> Progress:
+        await anext(run)
+        return await asyncio.to_thread(lambda: run.progress)
+
+    loop = asyncio.new_event_loop()
+    try:
+        during = loop.run_until_complete(main())
+        after = run.progress
+        loop.run_until_complete(run.aclose())
+    finally:
+        loop.close()
+    assert during.done >= 1
+    assert after.seconds >= during.seconds > 0
+    assert run.progress.seconds >= after.seconds
+
+
 async def test_tokens_attempts_and_rejections_are_counted(server: FriendliServer) -> None:
     limited = status(429, retry_after=0)
     server.enqueue(

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -570,6 +570,25 @@ async def test_checkpoint_is_locked_by_its_run(path: Path) -> None:
         _, stderr = await other.communicate()
         assert b"CheckpointInUseError" in stderr
     assert len(await run(ROWS, Caller(), path, key=None)) == len(ROWS)
+
+
+async def test_checkpoint_is_released_if_the_cleanup_of_the_rows_fails(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Source:
+        async def __aiter__(self) -> AsyncIterator[Any]:
+            try:
+                for row in ROWS:
+                    yield row
+            finally:
+                raise LookupError("the cursor has gone")
+
+    with pytest.raises(LookupError, match="the cursor has gone"):
+        async with run_all(Source(), Caller(), checkpoint=path, key=lambda row: str(row["id"])) as outcomes:
+            await anext(outcomes)
+    del outcomes
+    assert len(await run(ROWS, Caller(), path)) == len(ROWS)
+    assert caplog.messages == []  # the error is raised once
 
 
 async def test_dropped_run_releases_its_checkpoint_to_the_next_one(path: Path) -> None:

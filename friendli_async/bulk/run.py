@@ -196,9 +196,9 @@ class Run(Generic[Row, R]):
 
         In a call or the rows of the run itself, it does not wait, and they are cancelled like the others.
         """
-        await self._job.close()
         if isinstance(self._outcomes, AsyncGeneratorType) and not self._outcomes.ag_running:
             await self._outcomes.aclose()
+        await self._job.close()
 
 
 async def _outcomes(job: Job[Row, R]) -> AsyncGenerator[Outcome[Row, R], None]:
@@ -256,13 +256,11 @@ class Job(Generic[Row, R]):
         self._calls: set[asyncio.Task[None]] = set()
         self._resending: set[asyncio.Task[None]] = set()  # calls without a permit, which wait to be made again
         self._shutdown: asyncio.Task[None] | None = None
-        self._closed = self._is_shut_down = False
-        self._stopped = False
+        self._closed = self._stopped = False
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._started_at: float | None = None
-        self._seconds = 0.0
+        self._started_at = self._seconds = 0.0
         self._done = self._failed = self._resumed = self._refused = self._tokens = 0
 
     # --- for the iterator ---
@@ -295,8 +293,8 @@ class Job(Generic[Row, R]):
 
     def progress(self) -> Progress:
         """Returns the progress so far."""
-        if self._started_at is not None and not self._closed:
-            self._seconds = asyncio.get_running_loop().time() - self._started_at
+        if self._loop is not None and not self._closed:
+            self._seconds = self._loop.time() - self._started_at
         return Progress(
             done=self._done,
             failed=self._failed,
@@ -526,7 +524,8 @@ class Job(Generic[Row, R]):
 
     def abandon(self) -> None:
         """Notes that the run will be closed soon, so that another run with its checkpoint waits for it."""
-        if self._ledger is not None and self._loop is not None and not self._is_shut_down:
+        is_over = self._loop is None or (self._shutdown is not None and self._shutdown.done())
+        if self._ledger is not None and not is_over:
             _ending.add(self)
 
     async def finish_ending(self) -> None:
@@ -556,7 +555,7 @@ class Job(Generic[Row, R]):
             self.progress()
             self._closed = True
             self.stop()
-            if self._started_at is not None:
+            if self._loop is not None:
                 self._changed.set()
                 self.abandon()
                 self._shutdown = asyncio.create_task(self._shut_down())
@@ -565,18 +564,19 @@ class Job(Generic[Row, R]):
     async def _shut_down(self) -> None:
         for call in self._calls:
             call.cancel()
-        if self._row_taker is not None:
-            await asyncio.wait((self._row_taker, *self._calls))
-        if self._owns_rows:
-            aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
-            if aclose is not None:
-                await aclose()
         try:
-            if self._ledger is not None:
-                await asyncio.to_thread(self._ledger.close)
+            if self._row_taker is not None:
+                await asyncio.wait((self._row_taker, *self._calls))
+            if self._owns_rows:
+                aclose: Callable[[], Awaitable[None]] | None = getattr(self._rows, "aclose", None)
+                if aclose is not None:
+                    await aclose()
         finally:
-            self._is_shut_down = True
-            _ending.discard(self)
+            try:
+                if self._ledger is not None:
+                    await asyncio.to_thread(self._ledger.close)
+            finally:
+                _ending.discard(self)
 
 
 def _check_max_rejections(number: int | None) -> int | None:
