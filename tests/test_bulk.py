@@ -374,6 +374,24 @@ async def test_stop_does_not_wait_for_pending_rows() -> None:
         assert await collect(run) == []
 
 
+@pytest.mark.parametrize("waits_for_row", [False, True])
+async def test_generator_of_the_caller_can_be_read_further_unless_it_was_waiting_for_a_row(waits_for_row: bool) -> None:
+    async def rows() -> AsyncIterator[int]:
+        for row in range(6):
+            if row == 4 and waits_for_row:
+                await asyncio.Event().wait()
+            yield row
+
+    generator = rows()
+    async with run_all(generator, double, concurrency=1) as run:
+        await settle()
+        await anext(run)
+        await settle()
+        run.stop()
+        assert [outcome.row async for outcome in run] == ([1, 2, 3] if waits_for_row else [1, 2, 3, 4])
+    assert [row async for row in generator] == ([] if waits_for_row else [5])
+
+
 async def test_run_stopped_or_closed_before_start_does_nothing() -> None:
     rows = Rows(10)
     stopped, closed = run_all(rows, double), run_all(rows, double)

@@ -98,7 +98,9 @@ def run_all(
 
     Args:
         rows: The rows: an iterable (its ``next`` is called in the event loop), an async iterable, or the Path of a
-            JSON Lines file. Its exceptions end the run, once the rows in flight have finished and been delivered.
+            JSON Lines file. Its exceptions end the run, once the rows in flight have finished and been delivered. An
+            iterator of yours is not closed, so you can read the remaining rows from it; but an async generator ends if
+            the run is stopped or closed while it waits for a row, since this wait is cancelled.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
             the row. After a 429 or 503 with a ``Retry-After``, the run pauses for so long and then calls it again with
             the same row: up to five times, and unless the row's waits exceed an hour in all.
@@ -172,7 +174,8 @@ class Run(Generic[Row, R]):
     def stop(self) -> None:
         """Takes no more rows: rows in flight finish and are delivered, then the iteration ends.
 
-        A row that waits to be sent again after a ``Retry-After`` is delivered with its error.
+        A row that waits to be sent again after a ``Retry-After`` is delivered with its error. The wait for the next row
+        is cancelled; see ``rows`` of ``run_all``.
         """
         self._job.stop()
 
@@ -244,7 +247,7 @@ class Job(Generic[Row, R]):
         self._max_rejections = _check_max_rejections(max_rejections)
         self._rejections = 0  # calls in a row
         self._probes = probes
-        self._owns_rows = self._rows is not rows  # an iterator of the caller stays open, since it may be read further
+        self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
         self._call = call
         self._ledger = ledger
         self._key = key
