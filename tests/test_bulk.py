@@ -13,8 +13,18 @@ import anyio
 import pytest
 from support.sockets import FAST_RETRY, client_of, complete, library_tasks, with_timeout
 
-from friendli_async import APIStatusError, AsyncFriendli, ChatCompletion, ConfigurationError, RateLimitError
+from friendli_async import (
+    APIStatusError,
+    AsyncFriendli,
+    Attempt,
+    ChatCompletion,
+    ConfigurationError,
+    Meta,
+    RateLimitError,
+    Usage,
+)
 from friendli_async.bulk import Adaptive, Outcome, Progress, RejectedError, RowsError, Run, run_all
+from friendli_async.replies import Timing, attach_meta
 from friendli_async.testing import FriendliServer, status, text
 
 LIMIT = 4
@@ -657,6 +667,23 @@ async def test_adaptive_limit_grows_on_success_and_shrinks_on_rejection() -> Non
     assert max(limits[:rejected]) > 20
     assert limits[rejected] < 0.8 * limits[rejected - 1]
     assert (run.progress.refused, run.progress.failed, run.progress.done) == (1, 1, 80)
+
+
+@pytest.mark.parametrize("total", [0.5, 4.0], ids=["plain", "stream"])
+async def test_adaptive_limit_learns_the_seconds_up_to_the_end_of_a_stream(total: float) -> None:
+    class Recorder(Adaptive):
+        def succeeded(self, tokens: int | None, seconds: float, now: float) -> None:
+            recorded.append((tokens, seconds))
+
+    async def call(row: int) -> ChatCompletion:
+        reply = ChatCompletion(choices=[], usage=Usage(completion_tokens=20))
+        attempts = (Attempt(number=1, status=503, elapsed=0.25), Attempt(number=2, status=200, elapsed=0.125))
+        attach_meta(reply, Meta(attempts=attempts, elapsed=0.5, timing=Timing(total=total)))
+        return reply
+
+    recorded: list[tuple[int | None, float]] = []
+    await collect(run_all([1], call, concurrency=Recorder()))
+    assert recorded == [(20, 0.125 + total - 0.5)]
 
 
 async def test_adaptive_limit_serves_one_run_at_a_time() -> None:

@@ -10,15 +10,16 @@ from functools import wraps
 from typing import Any
 
 import pytest
-from support.sockets import client_of, complete
+from support.sockets import client_of, complete, open_stream
 from support.virtual import now, run_in_virtual_time
 
-from friendli_async import InternalServerError, Meta, Partial, RateLimitError, RetryPolicy
+from friendli_async import Attempt, ChatCompletion, InternalServerError, Meta, Partial, RateLimitError, RetryPolicy
 from friendli_async.bulk import Adaptive, Outcome, Run, run_all
 from friendli_async.replies import Headers, Timing
-from friendli_async.testing import FriendliServer, status, text
+from friendli_async.testing import FriendliServer, error_data, script, status, text
 
 NOT_SENT = Meta(status=None, headers=Headers(), attempts=(), elapsed=0.0, timing=Timing())
+IN_STREAM = Meta(status=200, attempts=(Attempt(number=1, status=200, elapsed=1.0),), elapsed=1.0)
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -77,6 +78,34 @@ async def test_row_that_a_hold_kept_from_being_sent_waits_too_and_does_not_shrin
     assert (outcomes[0].reply, outcomes[0].attempts) == (0, 1)
     assert (run.progress.refused, run.progress.failed) == (0, 0)
     assert run.progress.limit >= 4
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@in_virtual_time
+async def test_overload_reported_inside_a_stream_is_obeyed_like_one_with_a_status(adaptive: bool) -> None:
+    call = Calls(_0=[limited(61.0, meta=IN_STREAM)])
+    run = run_all(range(10), call, concurrency=Adaptive(start=2, max=2) if adaptive else 2)
+    outcomes = await collect(run)
+    assert all(outcome.reply == outcome.row for outcome in outcomes.values())
+    assert (run.progress.refused, outcomes[0].attempts) == (1, 2)
+    others = sorted(started for row, starts in call.started_at.items() for started in starts if row)
+    assert (others[0], others[1] >= 62.0) == (0.0, True)
+
+
+async def test_overloads_inside_streams_shrink_the_limit_also_if_a_retry_resolves_them() -> None:
+    adaptive = Adaptive(start=8)
+    overloaded = script(error_data({"message": "overloaded", "code": 429}), headers={"Retry-After": "0"})
+    async with FriendliServer() as server, client_of(server.url, retry=RetryPolicy(initial=0.0)) as client:
+        server.enqueue(overloaded, text("good"))
+
+        async def call(row: int) -> ChatCompletion:
+            return await open_stream(client).result()
+
+        run = run_all([0], call, concurrency=adaptive)
+        async with asyncio.timeout(30):
+            [reply] = [outcome.result() async for outcome in run]
+    assert [attempt.status for attempt in reply.meta.attempts] == [200, 200]
+    assert (run.progress.refused, adaptive.limit) == (1, 5)
 
 
 @in_virtual_time

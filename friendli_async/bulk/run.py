@@ -24,7 +24,7 @@ from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
-from friendli_async.errors import APIStatusError, FriendliError
+from friendli_async.errors import APIStatusError, FriendliError, RateLimitError
 from friendli_async.options import is_count
 from friendli_async.replies import Meta, Reply, usage_of
 
@@ -456,7 +456,9 @@ class Job(Generic[Row, R]):
         usage = usage_of(reply)
         tokens = usage.completion_tokens if usage is not None else 0
         self._tokens += tokens
-        seconds = meta.attempts[-1].elapsed if meta is not None and meta.attempts else None
+        seconds = None
+        if meta is not None and meta.attempts:
+            seconds = meta.attempts[-1].elapsed + _seconds_after_first_event(meta)
         self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
         return reply, None
 
@@ -467,13 +469,17 @@ class Job(Generic[Row, R]):
         if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
             if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
                 self._gate.hold(retry_after)
-            else:  # raised inside a stream, or by the user's own function
+            else:  # raised by the user's own function
                 self._refused += 1
                 self._gate.refused(retry_after)
-        ago = 0.0
+        ago = 0.0 if meta is None else _seconds_after_first_event(meta)
         for position, attempt in enumerate(reversed(attempts)):
             ago += attempt.elapsed + attempt.wait
-            if attempt.status in _OVERLOAD_STATUSES:
+            # The response to a call that is rejected inside its stream has a good status.
+            status = 429 if attempt.error == RateLimitError.__name__ else attempt.status
+            if position == 0 and isinstance(error, APIStatusError):
+                status = error.status_code
+            if status in _OVERLOAD_STATUSES:
                 self._refused += 1
                 # The Retry-After of an earlier attempt has passed already.
                 self._gate.refused(0.0 if position else retry_after, ago=ago)
@@ -603,6 +609,11 @@ def _retry_after_of(error: Exception | None) -> float | None:
     if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
         return error.retry_after or None
     return None
+
+
+def _seconds_after_first_event(meta: Meta) -> float:
+    """Returns what the ``elapsed`` of the last attempt lacks if the call was a stream."""
+    return max(0.0, meta.timing.total - meta.elapsed)
 
 
 def _meta_of(result: object) -> Meta | None:
