@@ -261,8 +261,9 @@ def add_usage(one: S | None, other: S | None) -> S | None:
 
 
 def usage_of(reply: object) -> Usage | None:
-    """Returns the usage of a reply of any API, in the form of the chat API; None if it has none."""
-    return as_chat_usage(getattr(reply, "usage", None))
+    """Returns the usage of a reply of any API, in the form of the chat API; None if it has none, or a foreign one."""
+    usage = getattr(reply, "usage", None)
+    return as_chat_usage(usage) if isinstance(usage, Value) else None
 
 
 def as_chat_usage(usage: Any) -> Usage | None:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -637,6 +638,23 @@ async def test_tokens_attempts_and_rejections_are_counted(server: FriendliServer
         "RateLimitError",
     ]
     assert (run.progress.refused, run.progress.tokens, run.progress.failed) == (5, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"completion_tokens": 3},
+        SimpleNamespace(input_tokens=None, output_tokens=None),
+        SimpleNamespace(input_tokens=1, output_tokens=2, input_tokens_details={"cached_tokens": 0}),
+    ],
+)
+async def test_usage_of_another_library_is_ignored(usage: Any) -> None:
+    async def call(row: int) -> Any:
+        return SimpleNamespace(text="paid", usage=usage)
+
+    run = run_all([1, 2], call)
+    assert [outcome.reply.text for outcome in await collect(run)] == ["paid", "paid"]
+    assert run.progress.tokens == 0
 
 
 async def test_thousand_calls_share_one_client(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -380,6 +380,17 @@ async def test_unwritable_reply_ends_the_run_at_the_first_one(path: Path) -> Non
     assert (len(caller.rows), len(seen)) == (1, 1)
 
 
+async def test_outcome_is_delivered_whatever_its_reply_raises_when_it_is_written(path: Path) -> None:
+    class Reply:
+        def model_dump(self, **options: Any) -> Any:
+            raise LookupError("no such field")
+
+    seen: list[Outcome[Any, Any]] = []
+    with pytest.raises(LookupError, match="no such field"):
+        await run(ROWS, Caller(lambda row: Reply()), path, seen)
+    assert [type(outcome.reply) for outcome in seen] == [Reply]
+
+
 async def test_failing_first_rows_do_not_keep_the_run_serial(path: Path) -> None:
     running = most = 0
     everyone = asyncio.Event()

@@ -380,7 +380,7 @@ class Job(Generic[Row, R]):
             try:
                 if self._ledger is not None:
                     self._ledger.keep(outcome)
-            except FriendliError as failure:
+            except Exception as failure:
                 self._fail(failure)  # the outcome is still delivered: the call was paid for
             self._judge(error)
             self._deliver(index, outcome)
