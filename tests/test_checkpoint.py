@@ -318,6 +318,21 @@ async def test_reply_of_the_annotated_type_is_restored(path: Path, kind: Any, re
         assert (outcome.reply, type(outcome.reply)) == (expected, type(expected))
 
 
+@pytest.mark.parametrize("name", ["Response", "Transcription"])
+async def test_annotated_type_with_the_name_of_a_reply_type_of_this_library_is_restored(path: Path, name: str) -> None:
+    kind = msgspec.defstruct(name, [("text", str)])
+
+    async def call(row: Any) -> Any:
+        return kind("mine")
+
+    with pytest.raises(CheckpointError, match=f"pass reply_type={name}" if name == "Transcription" else "not a valid"):
+        await run(ROWS[:2], call, path)
+    call.__annotations__["return"] = kind
+    outcomes = await run(ROWS[:2], call, path)
+    assert [outcome.resumed for outcome in outcomes] == [True, False]
+    assert [outcome.reply for outcome in outcomes] == [kind("mine")] * 2
+
+
 async def test_annotation_of_a_method_and_of_local_types_is_read(path: Path) -> None:
     class Local(msgspec.Struct):
         a: int

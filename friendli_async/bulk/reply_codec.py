@@ -50,17 +50,16 @@ class ReplyCodec(Generic[R]):
 
     def __init__(self, reply_type: Any = None, call: object = None) -> None:
         self._is_declared = reply_type is not None
-        self._decode: _Decode | None = None
+        self._given: list[tuple[str, _Decode]] = []
         kind = reply_type if self._is_declared else _return_type(call)
         try:
             if self._is_declared or kind is not Any:
-                self._decode = _decoder(kind)
+                self._given.append((_spelled(kind), _decoder(kind)))
         except TypeError:
             if self._is_declared:
                 raise
-        self.is_type_known: bool = self._is_declared or (self._decode is not None and _is_definite(kind))
-        self._type = kind
-        self._own_types: dict[str | None, _Decode | None] = {None: _decoder(Any)}
+        self.is_type_known: bool = self._is_declared or (bool(self._given) and _is_definite(kind))
+        self._decoders: dict[str | None, list[tuple[str, _Decode]]] = {None: [("JSON value", _decoder(Any))]}
         self._restored: set[str | None] = set()
 
     def encode(self, key: str | int, reply: object) -> tuple[str | None, bytes]:
@@ -86,22 +85,30 @@ class ReplyCodec(Generic[R]):
         Raises:
             CheckpointError: Its type is not known, or its JSON does not match the type.
         """
-        decode = self._decode
-        if not self._is_declared:
-            if name not in self._own_types:
-                self._own_types[name] = _library_decoder(cast("str", name))
-            decode = self._own_types[name] or decode
-        try:
-            if decode is not None:
+        failures: dict[str, Exception] = {}
+        for kind, decode in self._candidates(name):
+            try:
                 reply = decode(data)
                 if self._is_declared or _type_name(reply) == name:
                     return cast("R", reply)
-        except (ValueError, RecursionError) as error:
-            reason = error.args[0] if error.args else error
-            kind = _spelled(self._type) if decode is self._decode else name
-            hint = _hint(name) if name not in (None, kind) else ""
-            raise CheckpointError(f"the stored reply of row {key!r} is not a valid {kind}: {reason}{hint}") from error
-        raise CheckpointError(f"the type of the stored reply of row {key!r} is not known{_hint(name)}")
+            except (ValueError, RecursionError) as failure:
+                failures.setdefault(kind, failure)
+        if not failures:
+            raise CheckpointError(f"the type of the stored reply of row {key!r} is not known{_hint(name)}")
+        kind = name if name in failures else next(iter(failures))
+        error = failures[kind]
+        reason = error.args[0] if error.args else error
+        hint = _hint(name) if name not in (None, kind) else ""
+        raise CheckpointError(f"the stored reply of row {key!r} is not a valid {kind}: {reason}{hint}") from error
+
+    def _candidates(self, name: str | None) -> list[tuple[str, _Decode]]:
+        """Returns the types that a name may stand for, and their decoders."""
+        if self._is_declared:
+            return self._given
+        if name is not None and name not in self._decoders:  # the user's type comes first: it may be named like ours
+            library = _library_decoder(name)
+            self._decoders[name] = self._given if library is None else [*self._given, (name, library)]
+        return self._decoders[name]
 
     def check(self, reply: object, restore: Callable[[], object]) -> None:
         """Checks, for the first reply of each type, that a written reply can be restored.
@@ -111,7 +118,8 @@ class ReplyCodec(Generic[R]):
         """
         name = _type_name(reply)
         if name not in self._restored:
-            restore()
+            if type(restore()) is not type(reply) and name is not None and not self._is_declared:
+                raise CheckpointError(f"another type is named {name}, too{_hint(name)}")
             self._restored.add(name)
 
 
