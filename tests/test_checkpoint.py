@@ -831,6 +831,21 @@ async def test_file_is_synced_periodically_and_on_close(path: Path, monkeypatch:
     assert len(synced) >= 2
 
 
+async def test_relative_path_is_not_affected_by_a_change_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+
+    def reply(row: Any) -> str:
+        os.chdir(tmp_path / "other")
+        return "good"
+
+    assert len(await run(ROWS, Caller(reply), Path("done.jsonl"))) == len(ROWS)
+    assert len(lines(tmp_path / "done.jsonl")) == len(ROWS)
+    assert [*(tmp_path / "other").iterdir()] == []
+
+
 async def test_sync_failure_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(file: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -94,6 +94,18 @@ async def test_rows_in_the_checkpoint_are_not_sent_again_by_another_actor(
         await stage._client.aclose()
 
 
+async def test_relative_checkpoint_is_not_affected_by_a_change_of_the_working_directory(
+    server: FriendliServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage = stage_of(server, checkpoint="done")
+    await rows_of(stage, batch_of(3))
+    monkeypatch.chdir("/")
+    assert len(await rows_of(stage, batch_of(5))) == 5
+    assert len(server.requests) == 5
+    await stage._client.aclose()
+
+
 async def test_concurrency_limit_is_shared_by_all_batches_of_an_actor(server: FriendliServer) -> None:
     server.always(delayed_reply)
     stage = stage_of(server, concurrency=3)

@@ -46,7 +46,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, start: bytes) -> None:
-        self.path = path
+        self.path = path.absolute()  # the working directory may change during the run
         self._start = start
         self._file = -1
         self._size = 0

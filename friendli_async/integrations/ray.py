@@ -189,7 +189,7 @@ class _Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be used: {error.strerror or error}") from error
         self.lines = Lines[_Row, _Answer]()
-        self._folder = folder
+        self._folder = folder = folder.absolute()  # the working directory may change between batches
         # A unique name: an actor that Ray restarts must not depend on the state of its predecessor.
         self._path = folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._journal = Journal(self._path, Lines.start)
