@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +143,15 @@ async def test_invalid_line_ends_run_after_preceding_outcomes(tmp_path: Path) ->
     with pytest.raises(RowsError, match=r"rows\.jsonl line 4 is not JSON"):
         await read_into(seen, run_all(path, double, concurrency=1))
     assert [outcome.reply for outcome in seen] == [2, 4]
+
+
+async def test_path_of_something_else_than_a_regular_file_is_rejected(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(RowsError, match=f"{path} is not a regular file"):
+            await collect(run_all(path, double))
+    with pytest.raises(FileNotFoundError):
+        await collect(run_all(tmp_path / "missing", double))
 
 
 @pytest.mark.parametrize("rows", ["rows.jsonl", b"rows", 7, None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 from anyio import to_thread
@@ -47,8 +47,13 @@ async def _read_rows(path: Path) -> AsyncIterator[Any]:
 
 
 async def read_lines(path: Path) -> AsyncIterator[tuple[int, bytes]]:
-    """Yields the non-blank lines of a file, with their line numbers, counted from 1."""
-    file = await to_thread.run_sync(path.open, "rb")
+    """Yields the non-blank lines of a file, with their line numbers, counted from 1.
+
+    Raises:
+        RowsError: It is not a regular file. Reading a pipe may block, and a run could then not be closed.
+        OSError: The file cannot be read.
+    """
+    file = await to_thread.run_sync(_open, path)
     try:
         number = 0
         while lines := await to_thread.run_sync(file.readlines, _READ_SIZE):
@@ -58,6 +63,12 @@ async def read_lines(path: Path) -> AsyncIterator[tuple[int, bytes]]:
                     yield number, line
     finally:
         file.close()
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():
+        raise RowsError(f"{path} is not a regular file: pass an iterable of its rows instead")
+    return path.open("rb")
 
 
 def decode_row(line: bytes, path: Path, number: int) -> Any:
