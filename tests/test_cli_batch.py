@@ -18,7 +18,7 @@ from support.terminal import run_on_terminal
 
 from friendli_async.bulk import journal
 from friendli_async.cli.__main__ import main
-from friendli_async.testing import FriendliServer, Script, delay, json_body, script, stall, status
+from friendli_async.testing import FriendliServer, Script, body, delay, json_body, script, stall, status
 from friendli_async.testing.received import ReceivedRequest
 
 PROGRAM: Final = [sys.executable, "-W", "error", "-m", "friendli_async.cli.__main__"]
@@ -163,6 +163,19 @@ def test_multiline_reply_is_written_as_one_line(files: Files) -> None:
     assert files.run()[0] == 0
     assert files.by_id()["a"]["response"]["body"] == reply
     assert files.run()[1].startswith("1 of 1 rows succeeded, 1 from an earlier run")
+    assert len(files.server.requests) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, encoding: str) -> None:
+    reply = {"choices": [{"index": 0, "message": {"content": "안녕"}, "finish_reason": "stop"}]}
+    data = json.dumps(reply, ensure_ascii=False).encode(encoding)
+    files.server.enqueue(body(data, content_type="application/json"))
+    files.write(request("a"))
+    assert files.run()[0] == 0
+    assert files.by_id()["a"]["response"]["body"] == reply
+    code, stderr = files.run()
+    assert (code, stderr.startswith("1 of 1 rows succeeded, 1 from an earlier run")) == (0, True)
     assert len(files.server.requests) == 1
 
 

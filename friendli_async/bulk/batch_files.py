@@ -356,7 +356,8 @@ class BatchOutput:
             if isinstance(outcome.error, APIStatusError):
                 failed = outcome.error
                 response = _Response(failed.status_code, sanitize(failed.request_id or "") or None, _error_body(failed))
-        elif (reply := outcome.reply) is not None:
+        else:
+            reply = outcome.result()
             response = _Response(
                 reply.meta.status or 200, sanitize(reply.meta.request_id or "") or None, _reply_body(reply)
             )
@@ -373,11 +374,15 @@ class BatchOutput:
 
 
 def _reply_body(reply: Reply) -> msgspec.Raw:
-    """Returns the reply as the server sent it, on one line."""
-    data = kept_raw(reply) or msgspec.json.encode(reply)
-    if b"\n" in data or b"\r" in data:
-        data = json.dumps(reply.raw, separators=(",", ":")).encode("ascii")
-    return msgspec.Raw(data)
+    """Returns the reply as the server sent it, if this is one line of JSON as msgspec reads it back."""
+    data = kept_raw(reply)
+    assert data is not None, "the calls of a batch are no streams"
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+        is_readable = b"\n" not in data and b"\r" not in data
+    except msgspec.DecodeError:  # such as a byte order mark, UTF-16, or NaN
+        is_readable = False
+    return msgspec.Raw(data if is_readable else json.dumps(reply.raw, separators=(",", ":")).encode("ascii"))
 
 
 def _error_body(error: APIStatusError) -> msgspec.Raw:
