@@ -13,19 +13,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
 from friendli_async.bulk.checkpoint import check_key
 from friendli_async.bulk.errors import (
+    REJECTION_STATUSES,
     CheckpointError,
     DuplicateKeyError,
     RowsError,
     is_final_status,
-    is_rejection_status,
 )
 from friendli_async.bulk.journal import Journal, decode_line, sanitize
 from friendli_async.bulk.outcomes import Outcome
@@ -46,20 +47,29 @@ __all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeE
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
 _EMBEDDINGS: Final = "/v1/embeddings"
-_PARAMETERS: Final = {
-    _CHAT: frozenset(ChatOptions.__annotations__) | {"model", "messages"},
-    _COMPLETIONS: frozenset(CompletionsOptions.__annotations__) | {"model", "prompt", "tokens"},
-    _EMBEDDINGS: frozenset(EmbeddingsOptions.__annotations__) | {"model"},
-}
-_REQUIRED: Final = {_CHAT: {"model", "messages"}, _COMPLETIONS: {"model", "prompt", "tokens"}, _EMBEDDINGS: {"model"}}
-_METHODS: Final = {
-    _CHAT: ("chat", "complete"),
-    _COMPLETIONS: ("completions", "complete"),
-    _EMBEDDINGS: ("embeddings", "create"),
-}
 _ID_PREFIX: Final = "batch_req_"
 _DIGEST_SIZE: Final = 16
 _ID_PATTERN: Final = re.compile(f"{_ID_PREFIX}[0-9a-f]{{{2 * _DIGEST_SIZE}}}")
+
+
+class _Method(NamedTuple):
+    """The client method that sends the requests of a URL."""
+
+    group: str
+    name: str
+    signature: AbstractSet[str]
+    options: type
+    encode: Callable[[str, Mapping[str, object], Mapping[str, object]], object]
+    """Raises what the method would raise before sending."""
+
+
+_METHODS: Final = {
+    _CHAT: _Method("chat", "complete", {"model", "messages"}, ChatOptions, CHAT_PARAMETERS.encode),
+    _COMPLETIONS: _Method(
+        "completions", "complete", {"model", "prompt", "tokens"}, CompletionsOptions, completions_arguments
+    ),
+    _EMBEDDINGS: _Method("embeddings", "create", {"model"}, EmbeddingsOptions, EMBEDDINGS_PARAMETERS.encode),
+}
 
 
 class BatchRow(msgspec.Struct, frozen=True):
@@ -77,16 +87,17 @@ class BatchRow(msgspec.Struct, frozen=True):
 
     def arguments(self) -> dict[str, Any]:
         """Returns the keyword arguments of the client method; unknown parameters go into ``extra_body``."""
-        known = _PARAMETERS[self.url] - {"extra_body", "extra_query"}
+        method = _METHODS[self.url]
+        known = method.signature | method.options.__annotations__.keys() - {"extra_body", "extra_query"}
         given = {name: value for name, value in self.body.items() if name in known}
         extra = {name: value for name, value in self.body.items() if name not in known}
         return {**given, "extra_body": extra} if extra else given
 
     async def send(self, client: AsyncFriendli, deployment: Deployment) -> Reply:
         """Sends the request."""
-        groups: Any = getattr(client, deployment)
-        group, method = _METHODS[self.url]
-        call: Callable[..., Awaitable[Reply]] = getattr(getattr(groups, group), method)
+        method = _METHODS[self.url]
+        group = getattr(getattr(client, deployment), method.group)
+        call: Callable[..., Awaitable[Reply]] = getattr(group, method.name)
         return await call(**self.arguments())
 
 
@@ -208,17 +219,12 @@ class BatchInput:
 
     def _check_row(self, row: BatchRow) -> None:
         """Raises what the client method would raise before sending."""
-        given = row.arguments()
-        required = {name: value for name, value in given.items() if name in _REQUIRED[row.url]}
+        given, method = row.arguments(), _METHODS[row.url]
+        required = {name: value for name, value in given.items() if name in method.signature}
         options = {name: value for name, value in given.items() if name not in required}
-        if row.url == _CHAT:
-            if "messages" not in required:
-                raise RowsError("messages is missing")
-            CHAT_PARAMETERS.encode("complete", required, options)
-        elif row.url == _COMPLETIONS:
-            completions_arguments("complete", required, options)
-        else:
-            EMBEDDINGS_PARAMETERS.encode("create", required, options)
+        if row.url == _CHAT and "messages" not in required:
+            raise RowsError("messages is missing")
+        method.encode(method.name, required, options)
 
 
 def _url_of(url: object, body: Mapping[str, Any]) -> str:
@@ -227,8 +233,8 @@ def _url_of(url: object, body: Mapping[str, Any]) -> str:
         if "messages" in body:
             return _CHAT
         return _EMBEDDINGS if "input" in body else _COMPLETIONS
-    if not isinstance(url, str) or url not in _PARAMETERS:
-        raise RowsError(f"url must be one of {', '.join(_PARAMETERS)}, not {url!r}")
+    if not isinstance(url, str) or url not in _METHODS:
+        raise RowsError(f"url must be one of {', '.join(_METHODS)}, not {url!r}")
     return url
 
 
@@ -276,7 +282,7 @@ class _ReadLine(msgspec.Struct):
             return _DONE
         if is_final_status(status):
             return _INVALID
-        return _REJECTED if is_rejection_status(status) else _FAILED
+        return _REJECTED if status in REJECTION_STATUSES else _FAILED
 
 
 _DONE: Final = b"d"

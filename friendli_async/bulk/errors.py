@@ -32,10 +32,10 @@ class RejectedError(FriendliError):
     """
 
 
-_REJECTION_STATUSES: Final = frozenset({401, 402, 403, 404, 407})
+REJECTION_STATUSES: Final = frozenset({401, 402, 403, 404, 407})
 """Statuses caused by the token, the account, the endpoint, the model or a proxy."""
 
-_NON_FINAL_STATUSES: Final = _REJECTION_STATUSES | {408, 409, 423, 425, 429}
+_NON_FINAL_STATUSES: Final = REJECTION_STATUSES | {408, 409, 423, 425, 429}
 """4xx statuses that the same request may not get again: with another token, later, or once the endpoint is up."""
 
 
@@ -49,13 +49,8 @@ def is_final(error: BaseException) -> bool:
     return isinstance(error, APIStatusError) and is_final_status(error.status_code)
 
 
-def is_rejection_status(status: int) -> bool:
-    """Whether a request was rejected for a reason unrelated to its row."""
-    return status in _REJECTION_STATUSES
-
-
 def is_rejection(error: BaseException | None) -> bool:
     """Whether a call failed for a reason unrelated to its row that lasts until somebody removes it."""
     if isinstance(error, APIStatusError):
-        return is_rejection_status(error.status_code)
+        return error.status_code in REJECTION_STATUSES
     return isinstance(error, ConfigurationError)
