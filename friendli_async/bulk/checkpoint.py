@@ -112,13 +112,13 @@ class Lines(Generic[Row, R]):
         return decode_line(line, _head_decoder, _Head)
 
     def outcome(self, line: bytes, row: Row, digest: str) -> Outcome[Row, R] | None:
-        """Decodes the outcome of a row. Returns None if the row has changed or its error is retryable.
+        """Decodes the outcome of a finished row. Returns None if the row has changed.
 
         Raises:
             CheckpointError: The reply cannot be decoded.
         """
         head = self.head(line)
-        if head is None or head.hash != digest or head.may_pass:
+        if head is None or head.hash != digest:
             return None
         if head.error is not None:
             error = _restore_error(head.error)

@@ -41,11 +41,6 @@ class Gate:
         """The current maximum number of admitted callers."""
         return self._limit.limit
 
-    @property
-    def waiting(self) -> int:
-        """The number of waiting callers."""
-        return len(self._waiters)
-
     async def acquire(self) -> None:
         """Waits for a permit; ``release`` returns it.
 
