@@ -1,6 +1,6 @@
-"""Support for replies as pydantic fields, and thus as return types of FastAPI routes.
+"""Support for pydantic: replies as its fields, and thus as return types of FastAPI routes; its models as JSON.
 
-This module does not import pydantic: only pydantic calls these methods, so it is loaded by then.
+This module does not import pydantic: it is loaded by whatever has a model, or asks for a schema.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from friendli_async._json import without_surrogates
+
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["PydanticField"]
+__all__ = ["PydanticField", "dump_model"]
 
 
 class PydanticField:
@@ -41,7 +43,22 @@ class PydanticField:
 
 def _as_json(value: object) -> Any:
     """Returns the struct as JSON values; `meta` is not a field, so it is not included."""
-    return msgspec.json.decode(msgspec.json.encode(value))
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except UnicodeEncodeError:
+        return without_surrogates(msgspec.to_builtins(value, str_keys=True))
+
+
+def dump_model(value: Any, **options: bool) -> object:
+    """Converts a pydantic model, as a hook of an encoder.
+
+    Raises:
+        TypeError: The value is not a pydantic model.
+    """
+    dump: Any = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump(mode="json", **options)
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _inline_refs(schema: object, components: Mapping[str, object], inside: tuple[str, ...]) -> Any:

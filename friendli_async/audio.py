@@ -16,7 +16,7 @@ from friendli_async._core.body.arguments import (
     Arguments,
     ExtraQuery,
     Parameters,
-    encode_json,
+    encode_body,
     model_of,
     without_none,
 )
@@ -146,8 +146,8 @@ def _form_parts(fields: Mapping[str, object]) -> Iterator[Part]:
 
 def _json_part(name: str, value: object, content_type: str | None = "application/json") -> Part:
     # Encode an object and strip its braces and key, so that the value is validated as in every other body.
-    encoded = encode_json({name: value})
-    return Part.text(name, encoded[len(encode_json({name: 0})) - 2 : -1].decode(), content_type)
+    encoded = encode_body({name: value})
+    return Part.text(name, encoded[len(encode_body({name: 0})) - 2 : -1].decode(), content_type)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, encode_json, path_parameters
+from friendli_async._core.body.arguments import Arguments, ForeignArguments, check_values, encode_body, path_parameters
 from friendli_async._core.body.content_types import OCTET_STREAM
 from friendli_async._core.body.forms import Form, Part
 from friendli_async._core.body.sources import Content, OpenFileSource, Source, in_thread, open_in_thread, source_of
@@ -323,7 +323,7 @@ class Files(Resource):
             Its id and the destination of its content; None if the server sends an empty reply (202).
         """
         body = _upload_body(name=name, size=size, digest=digest, project_id=project_id)
-        return await self._engine.call(_INIT, Arguments(encode_json(body)))
+        return await self._engine.call(_INIT, Arguments(encode_body(body)))
 
     async def complete_upload(self, file_id: str) -> None:
         """Confirms that the content has been sent: the last step of an upload.

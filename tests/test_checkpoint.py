@@ -28,6 +28,7 @@ from support.sockets import client_of, complete
 from friendli_async import (
     APIConnectionError,
     AsyncFriendli,
+    BadRequestError,
     ChatCompletion,
     ConfigurationError,
     InternalServerError,
@@ -542,7 +543,7 @@ async def test_duplicate_key_is_rejected(path: Path) -> None:
     assert len(caller.rows) == 3
 
 
-@pytest.mark.parametrize("key", [1.5, True, None, b"a", ("a",), 1 << 64, "\ud83d"])
+@pytest.mark.parametrize("key", [1.5, True, None, b"a", ("a",), 1 << 64])
 async def test_invalid_key_is_rejected_before_sending(path: Path, key: Any) -> None:
     caller = Caller()
     with pytest.raises(RowsError, match="key"):
@@ -558,6 +559,21 @@ async def test_string_and_integer_keys_are_distinct(path: Path) -> None:
             ("'1'", resumed),
             ("-1", resumed),
         ]
+
+
+async def test_key_and_error_with_a_lone_surrogate_are_restored(path: Path) -> None:
+    def refuse(row: Any) -> None:
+        raise BadRequestError("no \ud83d", status_code=400, body="\ude00", request_id="\udcff")
+
+    for resumed in (False, True):
+        [outcome] = await run(["a\ud83d"], Caller(refuse), path, key=lambda row: row)
+        assert (outcome.key, outcome.resumed) == ("a\ud83d", resumed)
+        assert isinstance(outcome.error, BadRequestError)
+        assert (outcome.error.message, outcome.error.body, outcome.error.request_id) == (
+            "no \ud83d",
+            "\ude00",
+            "\udcff",
+        )
 
 
 async def test_unserializable_row_is_rejected_before_sending(path: Path) -> None:

@@ -179,6 +179,23 @@ def test_reply_in_any_encoding_is_written_so_that_the_run_resumes(files: Files, 
     assert len(files.server.requests) == 1
 
 
+def test_reply_with_nan_is_written_as_valid_json(files: Files) -> None:
+    answer = b'{"choices": [{"index": 0, "message": {"content": "half \\ud83d"}}], "score": NaN}'
+    files.server.enqueue(body(answer, content_type="application/json"))
+    files.write(request("a"))
+    assert files.run()[0] == 0
+    assert b'"half \\ud83d"}}],"score":null}' in files.target.read_bytes()
+    assert files.run()[1].startswith("1 of 1 rows succeeded, 1 from an earlier run")
+
+
+def test_lines_with_lone_surrogates_are_sent_and_resumed(files: Files) -> None:
+    files.write("cut \ud83d", request("id \ud83d", "cut \ude00"))
+    assert files.run()[0] == 0
+    assert [body["messages"][0]["content"] for body in files.sent()] == ["cut \ud83d", "cut \ude00"]
+    assert set(files.by_id()) == {"line-1", "id \ud83d"}
+    assert files.run()[1].startswith("2 of 2 rows succeeded, 2 from an earlier run")
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 

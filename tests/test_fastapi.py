@@ -84,6 +84,12 @@ def test_reply_as_return_type_omits_meta(browser: TestClient) -> None:
     assert msgspec.convert(many.json()[0], ChatCompletion).text == "You said: Hi"
 
 
+def test_lone_surrogates_of_a_return_type_are_replaced(remote: FriendliServer, browser: TestClient) -> None:
+    remote.enqueue(text("half \ud83d"))
+    reply = browser.get("/chat")
+    assert (reply.status_code, reply.json()["choices"][0]["message"]["content"]) == (200, "half �")
+
+
 def test_return_type_has_openapi_schema(browser: TestClient) -> None:
     paths = browser.get("/openapi.json").json()["paths"]
     schema = paths["/chat"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

@@ -351,6 +351,12 @@ async def test_invalid_json_arguments_become_an_invalid_tool_call(
     assert [(call["name"], call["args"]) for call in answer.invalid_tool_calls] == [("g", '["no object"]')]
 
 
+async def test_arguments_with_a_lone_surrogate_are_valid(server: FriendliServer, model: ChatFriendli) -> None:
+    server.enqueue(tool_calls(("f", r'{"x": "half \ud83d"}')))
+    answer = await model.bind_tools([{"name": "f", "parameters": {}}]).ainvoke("Hi")
+    assert [call["args"] for call in answer.tool_calls] == [{"x": "half \ud83d"}]
+
+
 def delta(index: int | None, id: str | None = None, name: str | None = None, text: str | None = None) -> ToolCallDelta:
     return ToolCallDelta(index=index, id=id, function=FunctionCallDelta(name=name, arguments=text))
 

@@ -160,6 +160,13 @@ async def test_arguments_that_are_not_an_object_are_not_sent(arguments: str, mes
     assert session.calls == []
 
 
+async def test_lone_surrogate_in_arguments_is_replaced_because_the_sdk_cannot_send_it() -> None:
+    session = OldSession(["add"])
+    [tool] = await mcp_tools(session)
+    await tool.run(r'{"text": "half \ud83d"}')
+    assert session.calls == [("add", {"text": "half �"})]
+
+
 def test_sdk_is_not_imported() -> None:
     code = "import sys, friendli_async.integrations.mcp; assert not {'mcp', 'mcp_types'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
@@ -190,6 +197,11 @@ def boom() -> str:
     "Fails."
     raise ValueError("nope")
 
+@server.tool()
+def echo(text: str) -> str:
+    "Repeats a text."
+    return text
+
 server.run("stdio")
 """
 
@@ -207,8 +219,8 @@ async def test_model_calls_tools_of_real_server(client: AsyncFriendli, server: F
         pytest.skip("the SDK 1.x has no Client")
     async with mcp.Client(mcp.StdioServerParameters(command=sys.executable, args=[str(program)])) as session:
         tools = await mcp_tools(session)
-        assert [tool.name for tool in tools] == ["add", "wait", "boom"]
-        assert [tool.name for tool in await mcp_tools(session.session)] == ["add", "wait", "boom"]
+        assert [tool.name for tool in tools] == ["add", "wait", "boom", "echo"]
+        assert [tool.name for tool in await mcp_tools(session.session)] == ["add", "wait", "boom", "echo"]
         assert tools[0].parameters["required"] == ["a", "b"]
 
         good = [("add", {"a": 1, "b": 2}), ("add", {"a": 30, "b": 4})]
@@ -219,6 +231,8 @@ async def test_model_calls_tools_of_real_server(client: AsyncFriendli, server: F
         assert contents[:2] == ["3", "34"]
         assert all(text.startswith("Error: ") for text in contents[2:])
         assert result.reply.text.startswith("The tool says: 3, 34, Error: ")
+
+        assert await with_timeout(tools[3].run(r'{"text": "half \ud83d"}')) == "half �"
 
         await _leave_run_during_tool_call(client, server, tools)
         assert await with_timeout(tools[0].run('{"a": 5, "b": 2}')) == "7"  # the session still works

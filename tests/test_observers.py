@@ -665,6 +665,13 @@ async def test_call_started_has_server_address_and_parameters(
     assert started.parameters == {"temperature": 0.5, "stop": ("a", "b")}
 
 
+async def test_call_started_has_parameters_beside_a_lone_surrogate(client: AsyncFriendli, seen: Recorder) -> None:
+    messages: list[Any] = [{"role": "user", "content": "half \ud83d"}]
+    await client.serverless.chat.complete(model="m", messages=messages, temperature=0.5)
+    [started] = [event for event in seen.events if isinstance(event, CallStarted)]
+    assert started.parameters == {"temperature": 0.5}
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_call_ended_has_response_id_model_and_status(
     client: AsyncFriendli, server: FriendliServer, seen: Recorder, streamed: bool

@@ -428,6 +428,18 @@ async def test_content_is_recorded_on_the_span_on_request(server: FriendliServer
     assert json.loads(recorded["gen_ai.tool.definitions"]) == [TOOL]
 
 
+async def test_content_with_a_lone_surrogate_can_be_exported(server: FriendliServer) -> None:
+    seen = InMemoryTelemetry(content=True)
+    server.enqueue(text("é \ud83d"))
+    async with client_of(server.url, observers=[seen.telemetry]) as client:
+        await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "é"}])
+    recorded = attributes(seen.span)
+    assert "é" in recorded["gen_ai.input.messages"]
+    assert recorded["gen_ai.output.messages"].isascii()
+    [message] = json.loads(recorded["gen_ai.output.messages"])
+    assert message["parts"] == [{"type": "text", "content": "é \ud83d"}]
+
+
 async def test_truncated_stream_records_partial_content(server: FriendliServer) -> None:
     seen = InMemoryTelemetry(content=True)
     server.enqueue(script(chunk("Fi"), cut()))

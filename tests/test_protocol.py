@@ -30,18 +30,18 @@ from friendli_async._core.body.arguments import (
     Parameters,
     check_keywords,
     check_values,
-    encode_json,
+    encode_body,
     encode_query,
 )
 from friendli_async._core.settings import ClientOptions, base_url, check_header, check_token
 
-# --- encode_json -----------------------------------------------------------------------------------------------------
+# --- encode_body -----------------------------------------------------------------------------------------------------
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 @fewer
-def test_encode_json_round_trips(body: dict[str, Any]) -> None:
-    assert json.loads(encode_json(body)) == body
+def test_encode_body_round_trips(body: dict[str, Any]) -> None:
+    assert json.loads(encode_body(body)) == body
 
 
 @given(st.dictionaries(st.text(), st.text(st.characters()), min_size=1, max_size=4))
@@ -50,15 +50,15 @@ def test_lone_surrogates_are_encoded_losslessly_as_valid_utf8(body: dict[str, st
     def units(texts: dict[str, str]) -> dict[str, bytes]:
         return {key: text.encode("utf-16-le", "surrogatepass") for key, text in texts.items()}
 
-    assert units(json.loads(encode_json(body).decode("utf-8"))) == units(body)
+    assert units(json.loads(encode_body(body).decode("utf-8"))) == units(body)
 
 
 def test_body_is_compact_utf8() -> None:
-    assert encode_json({"a": ["é漢😀", 1.5], "b": None}) == '{"a":["é漢😀",1.5],"b":null}'.encode()
+    assert encode_body({"a": ["é漢😀", 1.5], "b": None}) == '{"a":["é漢😀",1.5],"b":null}'.encode()
 
 
 def test_lone_surrogates_are_escaped_and_the_body_stays_compact() -> None:
-    assert encode_json({"a": ["\ud83d", "é"]}) == b'{"a":["\\ud83d","\\u00e9"]}'
+    assert encode_body({"a": ["\ud83d", "é"]}) == b'{"a":["\\ud83d","\\u00e9"]}'
 
 
 class Colour(enum.StrEnum):
@@ -103,7 +103,7 @@ EQUIVALENTS: list[tuple[object, object]] = [
 def test_mappings_sequences_enums_and_numbers_of_all_types_are_encoded(
     value: object, expected: object, sibling: str
 ) -> None:
-    assert json.loads(encode_json({"v": value, "beside": sibling})) == {"v": expected, "beside": sibling}
+    assert json.loads(encode_body({"v": value, "beside": sibling})) == {"v": expected, "beside": sibling}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_mappings_sequences_enums_and_numbers_of_all_types_are_encoded(
 def test_str_and_number_subclasses_are_encoded_unchanged_or_rejected(value: object, expected: object) -> None:
     message, sent = "", b""
     try:
-        sent = encode_json({"v": value})
+        sent = encode_body({"v": value})
     except ValueError as error:
         message = str(error)
     assert message.startswith("v: ") or json.loads(sent) == {"v": expected}
@@ -154,7 +154,7 @@ NOT_JSON: list[object] = [
 )
 def test_non_json_value_is_rejected_with_its_path(wrap: Callable[[object], Any], path: str, value: object) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the path is checked below
-        encode_json(wrap(value))
+        encode_body(wrap(value))
     assert str(caught.value).startswith(f"{path}: ")
     assert not isinstance(caught.value, ConfigurationError)
 
@@ -162,23 +162,23 @@ def test_non_json_value_is_rejected_with_its_path(wrap: Callable[[object], Any],
 @pytest.mark.parametrize("key", [1, None, 1.5, True, b"a", ("a",)])
 def test_non_string_key_is_rejected_with_its_path(key: object) -> None:
     with pytest.raises(ValueError, match=r"^a\[0\]: the key .* is not a string"):
-        encode_json({"a": [{key: 1}]})
+        encode_body({"a": [{key: 1}]})
 
 
 def test_circular_reference_is_rejected_with_its_path() -> None:
     loop: dict[str, Any] = {}
     loop["again"] = [loop]
     with pytest.raises(ValueError, match=r"^v\.again\[0\]: contains a circular reference"):
-        encode_json({"v": loop})
+        encode_body({"v": loop})
     row: list[object] = []
     row.append(row)
     with pytest.raises(ValueError, match=r"^v\[0\]: contains a circular reference"):
-        encode_json({"v": row})
+        encode_body({"v": row})
 
 
 def test_object_used_twice_is_not_a_circular_reference() -> None:
     shared = {"x": [1]}
-    assert json.loads(encode_json({"a": shared, "b": [shared, shared]})) == {"a": shared, "b": [shared, shared]}
+    assert json.loads(encode_body({"a": shared, "b": [shared, shared]})) == {"a": shared, "b": [shared, shared]}
 
 
 def nested(depth: int, leaf: object) -> dict[str, object]:
@@ -193,7 +193,7 @@ def test_deeply_nested_body_is_encoded_or_raises_value_error(leaf: str) -> None:
     outcomes: set[str] = set()
     for depth in (10, 100, *range(900, 1000, 3), 5_000, 100_000):
         try:
-            outcomes.add("sent" if encode_json(nested(depth, leaf)).count(b"[") == depth else "changed")
+            outcomes.add("sent" if encode_body(nested(depth, leaf)).count(b"[") == depth else "changed")
         except ValueError as error:
             outcomes.add(str(error))
     assert len(outcomes) == 2

@@ -741,6 +741,16 @@ async def test_tool_error_is_chained_to_the_exception_of_the_tool(
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+async def test_arguments_with_a_lone_surrogate_are_sent_back_unchanged(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(tool_calls(("weather", r'{"city":"half \ud83d"}')), text("x"))
+    result = await start_run(client, weather).result()
+    assert [content for _, content in tool_results(server)] == ["sunny in half \ud83d"]
+    call = result.messages[1]["tool_calls"][0]  # type: ignore[index, call-overload]  # a dict
+    assert call["function"]["arguments"] == r'{"city":"half \ud83d"}'
+
+
 async def test_arguments_truncated_by_the_token_limit_are_rejected(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

@@ -352,7 +352,6 @@ async def test_strings_are_coerced_to_annotated_types() -> None:
         ('{"city":"Paris","unit":"K"}', "Invalid enum value 'K'"),
         ('{"city":"Paris","country":"France"}', "unknown field `country`"),
         ('{"city":' + "[" * 100_000, "Expected `str`, got `array`"),
-        ('{"city":"\ud800"}', "not valid JSON"),
     ],
 )
 async def test_invalid_arguments_are_reported_with_reason(arguments: str, reason: str) -> None:
@@ -507,6 +506,16 @@ async def test_result_is_text_or_json(result: object, text: str) -> None:
         return result
 
     assert await tool(give).run("") == text
+
+
+@pytest.mark.parametrize("arguments", [r'{"text":"half \ud83d"}', '{"text":"half \ud83d"}'])
+async def test_lone_surrogate_in_arguments_reaches_the_function(arguments: str) -> None:
+    @tool
+    def echo(text: str, end: str = "\ude00") -> str:
+        return text + end
+
+    assert await echo.run(arguments) == "half \ud83d\ude00"
+    assert properties(echo)["end"]["default"] == "\ude00"
 
 
 async def test_result_that_is_not_json_is_an_error() -> None:

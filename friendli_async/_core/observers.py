@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from friendli_async._help import document_fields
+from friendli_async._json import decode_json
 from friendli_async.replies import Timing, Usage
 
 __all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallHeld"]
@@ -221,8 +222,8 @@ def parameters_of(body: object) -> dict[str, Parameter]:
     if not isinstance(body, bytes):
         return {}
     try:
-        parameters = _parameters_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):  # the user's own encoder may produce anything
+        parameters = decode_json(body, _parameters_decoder)
+    except (ValueError, RecursionError):  # the user's own encoder may produce anything
         return {}
     found: dict[str, Parameter] = {}
     for name in PARAMETERS:

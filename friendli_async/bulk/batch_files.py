@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
+from friendli_async._json import encode_json
 from friendli_async.bulk.checkpoint import check_key
 from friendli_async.bulk.errors import (
     REJECTION_STATUSES,
@@ -28,7 +29,7 @@ from friendli_async.bulk.errors import (
     RowsError,
     is_final_status,
 )
-from friendli_async.bulk.journal import Journal, decode_line, sanitize
+from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.rows import decode_row, read_lines
 from friendli_async.chat.inputs import PARAMETERS as CHAT_PARAMETERS
@@ -47,6 +48,7 @@ __all__ = ["BatchInput", "BatchOutput", "BatchRow", "Deployment", "FailedBeforeE
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
 _EMBEDDINGS: Final = "/v1/embeddings"
+_request_encoder: Final = msgspec.json.Encoder(order="deterministic")
 _ID_PREFIX: Final = "batch_req_"
 _DIGEST_SIZE: Final = 16
 _ID_PATTERN: Final = re.compile(f"{_ID_PREFIX}[0-9a-f]{{{2 * _DIGEST_SIZE}}}")
@@ -82,7 +84,7 @@ class BatchRow(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         """The ``id`` of its output line: a digest of the request."""
-        request = msgspec.json.encode([self.custom_id, self.url, self.body], order="deterministic")
+        request = encode_json([self.custom_id, self.url, self.body], _request_encoder)
         return _ID_PREFIX + blake2b(request, digest_size=_DIGEST_SIZE).hexdigest()
 
     def arguments(self) -> dict[str, Any]:
@@ -291,7 +293,6 @@ _REJECTED: Final = b"r"
 _FAILED: Final = b"f"
 _SEEN: Final = b""
 _line_decoder: Final = msgspec.json.Decoder(_ReadLine)
-_encoder: Final = msgspec.json.Encoder()
 
 
 class BatchOutput:
@@ -320,7 +321,7 @@ class BatchOutput:
         self._journal.open(self._load_line)
 
     def _load_line(self, offset: int, line: bytes) -> bool:
-        read = decode_line(line, _line_decoder, _ReadLine)
+        read = decode_line(line, _line_decoder)
         if read is None or not _ID_PATTERN.fullmatch(read.id):
             return False
         self._states[read.custom_id] = bytes.fromhex(read.id.removeprefix(_ID_PREFIX)) + read.state
@@ -358,18 +359,16 @@ class BatchOutput:
         row = outcome.row
         response = error = None
         if outcome.error is not None:
-            error = _Error(type(outcome.error).__name__, sanitize(str(outcome.error)))
+            error = _Error(type(outcome.error).__name__, str(outcome.error))
             if isinstance(outcome.error, APIStatusError):
                 failed = outcome.error
-                response = _Response(failed.status_code, sanitize(failed.request_id or "") or None, _error_body(failed))
+                response = _Response(failed.status_code, failed.request_id or None, _error_body(failed))
         else:
             reply = outcome.result()
-            response = _Response(
-                reply.meta.status or 200, sanitize(reply.meta.request_id or "") or None, _reply_body(reply)
-            )
+            response = _Response(reply.meta.status or 200, reply.meta.request_id or None, _reply_body(reply))
         line = _Line(row.id, row.custom_id, response, error)
         try:
-            self._journal.append(_encoder.encode(line) + b"\n")
+            self._journal.append(encode_json(line) + b"\n")
         except CheckpointError:
             self.unwritten += 1
             raise
@@ -388,7 +387,7 @@ def _reply_body(reply: Reply) -> msgspec.Raw:
         is_readable = b"\n" not in data and b"\r" not in data
     except msgspec.DecodeError:  # such as a byte order mark, UTF-16, or NaN
         is_readable = False
-    return msgspec.Raw(data if is_readable else json.dumps(reply.raw, separators=(",", ":")).encode("ascii"))
+    return msgspec.Raw(data if is_readable else encode_json(reply.raw))
 
 
 def _error_body(error: APIStatusError) -> msgspec.Raw:
@@ -397,4 +396,4 @@ def _error_body(error: APIStatusError) -> msgspec.Raw:
         body = json.loads(error.body)
     except (ValueError, RecursionError):
         body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
-    return msgspec.Raw(json.dumps(body, separators=(",", ":")).encode("ascii"))
+    return msgspec.Raw(encode_json(body))

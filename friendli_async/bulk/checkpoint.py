@@ -13,12 +13,14 @@ import json
 import logging
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from friendli_async._json import encode_json
+from friendli_async._pydantic import dump_model
 from friendli_async.bulk.errors import DuplicateKeyError, RowsError, is_final
-from friendli_async.bulk.journal import Journal, decode_line, sanitize
+from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.errors import APIStatusError, status_class
@@ -68,7 +70,7 @@ class _Line(_Head, omit_defaults=True):
 
 _head_decoder: Final = msgspec.json.Decoder(_Head)
 _line_decoder: Final = msgspec.json.Decoder(_Line)
-_encoder: Final = msgspec.json.Encoder()
+_row_encoder: Final = msgspec.json.Encoder(enc_hook=dump_model, order="deterministic")
 
 
 class Lines(Generic[Row, R]):
@@ -96,7 +98,7 @@ class Lines(Generic[Row, R]):
         else:
             line.type, data = self._codec.encode(outcome.key, outcome.reply)
             line.reply = msgspec.Raw(data)
-        return _encoder.encode(line) + b"\n"
+        return encode_json(line) + b"\n"
 
     def check(self, outcome: Outcome[Row, R], line: bytes) -> None:
         """Checks that the reply of a written line can be restored.
@@ -109,7 +111,7 @@ class Lines(Generic[Row, R]):
 
     def head(self, line: bytes) -> _Head | None:
         """Decodes the head of a line. Returns None if the line is invalid."""
-        return decode_line(line, _head_decoder, _Head)
+        return decode_line(line, _head_decoder)
 
     def outcome(self, line: bytes, row: Row, digest: str) -> Outcome[Row, R] | None:
         """Decodes the outcome of a finished row. Returns None if the row has changed.
@@ -133,7 +135,7 @@ class Lines(Generic[Row, R]):
             name, data = line.type, bytes(line.reply)
         except msgspec.DecodeError:  # lone surrogates, as in `decode_line`
             value = json.loads(text)
-            name, data = value.get("type"), json.dumps(value["reply"]).encode("ascii")
+            name, data = value.get("type"), encode_json(value["reply"])
         return self._codec.decode(key, name, data)
 
 
@@ -206,12 +208,8 @@ def check_key(key: object) -> None:
     Raises:
         RowsError: The key is invalid.
     """
-    if type(key) is int and key in _INTEGER_KEYS:
+    if type(key) is str or (type(key) is int and key in _INTEGER_KEYS):
         return
-    if type(key) is str:
-        if key.isascii() or not any("\ud800" <= character <= "\udfff" for character in key):
-            return
-        raise RowsError(f"the key {key!r} has lone surrogates, which cannot be written")
     raise RowsError(f"a key must be a str or a 64-bit int, not {key!r}")
 
 
@@ -222,34 +220,18 @@ def row_hash(key: str | int, row: object) -> str:
         RowsError: The row is neither JSON nor a dataclass, a struct or a pydantic model of JSON values.
     """
     try:
-        try:
-            data = msgspec.json.encode(row, enc_hook=_convert_model, order="deterministic")
-        except UnicodeEncodeError:  # lone surrogates
-            data = json.dumps(msgspec.to_builtins(row, enc_hook=_convert_model), sort_keys=True).encode("ascii")
+        data = encode_json(row, _row_encoder)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise RowsError(f"row {key!r} cannot be compared with the checkpoint: {error}") from error
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def _convert_model(value: Any) -> object:
-    """Converts pydantic models, which msgspec does not support, without importing pydantic."""
-    dump: Any = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="json")
-    raise TypeError(f"{type(value).__name__} is not JSON serializable")
-
-
 def _error_record(error: Exception) -> _Error:
-    record = _Error(type=type(error).__name__, message=_sanitize(str(error)), final=is_final(error))
+    record = _Error(type=type(error).__name__, message=str(error), final=is_final(error))
     if isinstance(error, APIStatusError):
-        record.status, record.message, record.body = error.status_code, _sanitize(error.message), _sanitize(error.body)
-        record.code, record.kind = _sanitize(error.code), _sanitize(error.type)
-        record.request_id = _sanitize(error.request_id)
+        record.status, record.message, record.body = error.status_code, error.message, error.body
+        record.code, record.kind, record.request_id = error.code, error.type, error.request_id
     return record
-
-
-def _sanitize(text: str | None) -> str | None:
-    return None if text is None else sanitize(text)
 
 
 def _restore_error(record: _Error) -> Exception:

@@ -24,6 +24,7 @@ from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
+from friendli_async._json import decode_json
 from friendli_async.bulk.errors import CheckpointError, CheckpointInUseError
 
 __all__: list[str] = []
@@ -207,25 +208,13 @@ class Journal:
             self._file = -1
 
 
-def sanitize(text: str) -> str:
-    """Replaces lone surrogates, which UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def decode_line(line: bytes, decoder: msgspec.json.Decoder[T], kind: type[T]) -> T | None:
-    """Decodes a line. Returns None if it is invalid.
-
-    msgspec rejects lone surrogates, which a model's tokens may have: such lines take the slow path, ``json.loads``.
-    """
+def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """Decodes a line. Returns None if it is invalid."""
     try:
-        return decoder.decode(line)
-    except msgspec.ValidationError:
+        decoded: T = decode_json(line, decoder)
+    except (ValueError, RecursionError):
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        try:
-            return msgspec.convert(json.loads(line), kind)
-        except (ValueError, RecursionError):
-            return None
+    return decoded
 
 
 def _is_json(data: bytes) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from types import SimpleNamespace
@@ -18,6 +17,8 @@ from typing import Any, Final, Generic, TypeVar, cast, get_args, get_origin, get
 import msgspec
 import msgspec.inspect
 
+from friendli_async._json import decode_json, encode_json
+from friendli_async._pydantic import dump_model
 from friendli_async.bulk.errors import CheckpointError
 from friendli_async.chat.output import output_of
 from friendli_async.chat.schema import pydantic_adapter
@@ -31,6 +32,7 @@ _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _VAGUE: Final = (Any, object, dict, list, tuple, set, frozenset)
 """Types whose values may be of any type."""
 _Decode = Callable[[bytes], Any]
+_encoder: Final = msgspec.json.Encoder(enc_hook=functools.partial(dump_model, by_alias=True, round_trip=True))
 
 
 class ReplyCodec(Generic[R]):
@@ -69,11 +71,11 @@ class ReplyCodec(Generic[R]):
             CheckpointError: The reply has no JSON form.
         """
         try:
-            return _type_name(reply), _encode(reply)
+            return _type_name(reply), encode_json(reply, _encoder)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             if _is_parsed(type(reply)):  # its value is restored from its text
                 fields: dict[str, object] = msgspec.structs.asdict(cast("Reply", reply))
-                return _type_name(reply), _encode({**fields, "value": None})
+                return _type_name(reply), encode_json({**fields, "value": None}, _encoder)
             raise CheckpointError(
                 f"the reply of row {key!r} cannot be written: {error}. Let `call` return JSON, a reply of this "
                 "library, or a struct, dataclass or pydantic model of JSON values"
@@ -124,21 +126,6 @@ class ReplyCodec(Generic[R]):
 
 
 # --- encoding --------------------------------------------------------------------------------------------------------
-
-
-def _encode(reply: object) -> bytes:
-    try:
-        return msgspec.json.encode(reply, enc_hook=_dump_model)
-    except UnicodeEncodeError:  # lone surrogates, which a model's tokens may have
-        return json.dumps(msgspec.to_builtins(reply, enc_hook=_dump_model), separators=(",", ":")).encode("ascii")
-
-
-def _dump_model(value: Any) -> object:
-    """Converts pydantic models, which msgspec does not support, without importing pydantic."""
-    dump: Any = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="json", by_alias=True, round_trip=True)
-    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _type_name(reply: object) -> str | None:
@@ -198,17 +185,7 @@ def _decoder(kind: Any) -> _Decode:
         return cast("_Decode", adapter.validate_json)
     if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
         raise TypeError(f"reply_type must be a type that msgspec or pydantic decodes, not {kind!r}")
-    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
-
-    def decode(data: bytes) -> Any:
-        try:
-            return decoder.decode(data)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:  # lone surrogates, which msgspec rejects
-            return msgspec.convert(json.loads(data), kind)
-
-    return decode
+    return functools.partial(decode_json, decoder=msgspec.json.Decoder(kind))
 
 
 def _parsed_decoder(kind: Any) -> _Decode:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-import msgspec
 from anyio import to_thread
 
+from friendli_async._json import decode_json
 from friendli_async.bulk.errors import RowsError
 
 __all__: list[str] = []
@@ -78,6 +78,6 @@ def decode_row(line: bytes, path: Path, number: int) -> Any:
         RowsError: The line is not JSON.
     """
     try:
-        return msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode_json(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+    except (ValueError, RecursionError) as error:
         raise RowsError(f"{path} line {number} is not JSON: {error}") from None

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, get_args
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_json, map_items, model_of
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_body, map_items, model_of
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
+from friendli_async._json import encode_json
 from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, are_ordinary
 from friendli_async.chat.inputs import (
     CHECKS,
@@ -168,7 +169,7 @@ def _normalize_status(name: str | None, fields: dict[str, Any]) -> dict[str, Any
 
 
 def _to_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return encode_json(value).decode()
 
 
 class ToolAssistedCollector(ChatCollector):
@@ -276,7 +277,7 @@ class ToolAssistedCall:
         self._engine = engine
         self._awaited = False
         fixed = {} if streams is False else stream_fields(body)
-        self._arguments = Arguments(encode_json({**sent, **fixed}), model=model_of(sent))
+        self._arguments = Arguments(encode_body({**sent, **fixed}), model=model_of(sent))
         self._stream = None if streams is False else _create_stream(engine, self._arguments, requested_choices(body))
 
     def __await__(self) -> Generator[Any, None, ToolAssistedStream | ChatCompletion]:

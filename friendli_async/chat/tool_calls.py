@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from friendli_async._json import decode_json
 from friendli_async.chat.replies import ChatChunk
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
@@ -62,8 +61,8 @@ def is_object(text: str) -> bool:
     if not text.rstrip().endswith("}"):
         return False
     try:
-        return isinstance(msgspec.json.decode(text), dict)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return isinstance(decode_json(text), dict)
+    except (ValueError, RecursionError):
         return False
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from friendli_async._json import encode_json
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
 
@@ -42,7 +43,7 @@ async def _models(arguments: argparse.Namespace) -> int:
     matches = [pair for pair in zip(rows, items, strict=True) if arguments.filter.lower() in " ".join(pair[0]).lower()]
     if arguments.json:
         for _, item in matches:
-            print(msgspec.json.encode(item).decode())
+            print(encode_json(item).decode())
         return 0
     widths = [max((len(row[column]) for row, _ in matches), default=0) for column in range(3)]
     for row, _ in matches:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final, Self
 import msgspec
 
 from friendli_async import AsyncFriendli, ChatChunk, FriendliError, OutputError, ToolStatus, __version__
+from friendli_async._json import encode_json
 from friendli_async.chat.resource import ChatStream
 from friendli_async.demo.engine import EngineUnavailable, LocalEngine
 from friendli_async.demo.page import Page
@@ -221,7 +222,7 @@ async def show_value(page: Page, client: AsyncFriendli, stage: Stage) -> None:
 def show_fields(page: Page, fields: dict[str, Any], shown: int, whole: int) -> int:
     """Show the complete fields that have not been shown; return how many have been."""
     for name in list(fields)[shown:whole]:
-        page.status(page.symbol("✓", "+"), name, msgspec.json.encode(fields[name]).decode(), "green")
+        page.status(page.symbol("✓", "+"), name, encode_json(fields[name]).decode(), "green")
     return max(shown, whole)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, ExtraOptions, ExtraQuery, Parameters, encode_json
+from friendli_async._core.body.arguments import Arguments, ExtraOptions, ExtraQuery, Parameters, encode_body
 from friendli_async._help import document_fields
 
 __all__: list[str] = ["AcceleratorRequirement", "AdvancedConfig", "AutoscalingPolicy", "ModelOptions"]
@@ -152,7 +152,7 @@ def arguments_of(
     """Validates a method's parameters and encodes them as a body with camelCase keys."""
     given, extra, query = parameters.take(method, required, options)
     sent = {_camel(name): value for name, value in given.items()}
-    return Arguments(encode_json({**sent, **extra}), query, path)
+    return Arguments(encode_body({**sent, **extra}), query, path)
 
 
 def _camel(name: str) -> str:

@@ -13,6 +13,7 @@ from langchain_core.messages.tool import ToolCall as LangChainCall
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
+from friendli_async._json import decode_json
 from friendli_async.chat import ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChunkDelta, Logprobs
 from friendli_async.chat.replies import reasoning_of
 from friendli_async.errors import ArgumentError
@@ -22,6 +23,8 @@ from friendli_async.replies import ToolCall, Usage
 __all__ = ["PROVIDER", "ChunkReader", "answers_of", "usage_metadata", "wire_messages"]
 
 PROVIDER: Final = "friendli"
+
+_arguments_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 _REASONING: Final = {"reasoning": "reasoning", "thinking": "thinking"}  # block type -> field with its text
 _CALLS: Final = {"tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call"}
@@ -163,8 +166,8 @@ def _split_calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainCall], list[I
     for call in calls:
         name, text = call.function.name, call.function.arguments
         try:
-            arguments = msgspec.json.decode(text or "{}", type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            arguments = decode_json(text or "{}", _arguments_decoder)
+        except (ValueError, RecursionError) as error:
             invalid.append(
                 {"type": "invalid_tool_call", "name": name, "args": text, "id": call.id, "error": str(error)}
             )

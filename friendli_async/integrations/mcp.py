@@ -20,8 +20,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol, cast
 
-import msgspec
-
+from friendli_async._json import decode_json, without_surrogates
 from friendli_async.errors import ToolError
 
 __all__ = ["MCPSession", "MCPTool", "mcp_tools"]
@@ -79,8 +78,8 @@ class MCPTool:
             Exception: Whatever the session raises.
         """
         try:
-            given: object = msgspec.json.decode(arguments.strip() or "{}")
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            given: object = without_surrogates(decode_json(arguments.strip() or "{}"))
+        except (ValueError, RecursionError) as error:
             raise ToolError(f"the arguments are not valid JSON: {error}", kind="arguments") from None
         if not isinstance(given, dict):
             raise ToolError("the arguments are not a JSON object", kind="arguments")

@@ -27,6 +27,7 @@ from friendli_async._core.observers import (
     FirstEvent,
     Observer,
 )
+from friendli_async._json import encode_json
 from friendli_async._version import __version__
 from friendli_async.integrations._genai_messages import input_messages, output_messages, system_instructions
 from friendli_async.replies import Usage
@@ -222,7 +223,7 @@ class Telemetry(Observer):
             "gen_ai.tool.definitions": body.get("tools"),
             "gen_ai.output.messages": output_messages(event.reply, event.finish_reasons) if event.reply else None,
         }
-        call.content = {name: json.dumps(value, ensure_ascii=False) for name, value in content.items() if value}
+        call.content = {name: encode_json(value).decode() for name, value in content.items() if value}
 
     def _emit_content(self, call: _Call, attributes: _Attributes) -> None:
         """Emits the content as an event of the call's span, which is not the current span here."""

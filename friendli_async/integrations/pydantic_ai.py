@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal, cast
 
-import msgspec
-
 from friendli_async import AsyncFriendli, RetryPolicy
+from friendli_async._json import decode_json
 from friendli_async.chat import Chat, ChatChunk, ChatStream
 from friendli_async.client import DeploymentName
 from friendli_async.errors import (
@@ -392,6 +391,6 @@ def _status_error(error: APIStatusError, model: str) -> theirs.ModelAPIError:
 
 def _body(error: APIStatusError) -> object:
     try:
-        return msgspec.json.decode(error.body)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+        return decode_json(error.body)
+    except (ValueError, RecursionError):
         return error.body or error.message

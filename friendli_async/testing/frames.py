@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-import msgspec
+from friendli_async._json import encode_json
 
 __all__ = ["DONE", "Identity", "sse_event", "to_json", "token_counts"]
 
@@ -25,10 +24,7 @@ def to_json(value: object) -> bytes:
         UTF-8 bytes. Text with a lone surrogate, which UTF-8 cannot encode, is escaped to ASCII, as engines do if a
         token ends in the middle of a character.
     """
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+    return encode_json(value)
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:

@@ -13,6 +13,8 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, g
 import msgspec
 
 from friendli_async._core.body.choices import choices_hint
+from friendli_async._json import decode_json, encode_json
+from friendli_async._pydantic import dump_model
 from friendli_async.chat.inputs import LocalTool
 from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
@@ -25,6 +27,7 @@ R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 R = TypeVar("R")
 
+_encoder: Final = msgspec.json.Encoder(enc_hook=dump_model)
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -130,14 +133,14 @@ class FunctionTool(Generic[P, R_co]):
         text = arguments.strip() or "{}"
         try:
             try:
-                decoded = self._parameters.decoder.decode(text)
+                decoded = decode_json(text, self._parameters.decoder)
             except msgspec.ValidationError as error:
                 message = f"{error}{choices_hint(self._parameters.decoder.type, str(error))}"
                 try:
-                    decoded = self._parameters.lax.decode(text)
+                    decoded = decode_json(text, self._parameters.lax)
                 except msgspec.ValidationError:
                     raise ToolError(f"invalid arguments: {message}", kind="arguments") from None
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ToolError(f"the arguments are not valid JSON: {error}", kind="arguments") from None
         values = ((name, getattr(decoded, name)) for name in decoded.__struct_fields__)
         return {name: value for name, value in values if value is not msgspec.UNSET}
@@ -318,9 +321,8 @@ def _build_schema(
             property_schema.setdefault("description", text)
         if parameter.default is not parameter.empty and "$ref" not in property_schema:
             try:
-                encoded = msgspec.json.encode(parameter.default, enc_hook=_encode_pydantic)
-                property_schema["default"] = msgspec.json.decode(encoded)
-            except (TypeError, ValueError, NotImplementedError):
+                property_schema["default"] = json.loads(encode_json(parameter.default, _encoder))
+            except (TypeError, ValueError):
                 continue  # a default that JSON cannot represent is omitted
     if definitions or nested:
         schema["$defs"] = {**definitions, **nested}
@@ -356,12 +358,6 @@ def _decode_pydantic(kind: Any, value: object) -> Any:
     raise NotImplementedError(f"{getattr(kind, '__name__', kind)} has no JSON representation")
 
 
-def _encode_pydantic(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise NotImplementedError(f"{type(value).__name__} is not JSON serializable")
-
-
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
@@ -369,9 +365,6 @@ def _encode_result(result: object) -> str:
     if isinstance(result, str):
         return str.__str__(result)
     try:
-        try:
-            return msgspec.json.encode(result, enc_hook=_encode_pydantic).decode()
-        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode, is escaped
-            return json.dumps(msgspec.to_builtins(result, enc_hook=_encode_pydantic), separators=(",", ":"))
-    except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
+        return encode_json(result, _encoder).decode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise ToolError(f"the tool's result cannot be serialized: {error}", kind="result") from None

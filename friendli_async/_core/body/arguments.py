@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -18,6 +17,7 @@ from friendli_async._core.body.choices import choices_hint
 from friendli_async._core.body.forms import Form
 from friendli_async._help import document_fields
 from friendli_async._hints import parameter_hint, setting_hint
+from friendli_async._json import encode_json
 from friendli_async.errors import ArgumentError, UnknownArgumentError
 from friendli_async.replies import Reply
 
@@ -206,7 +206,7 @@ class Parameters:
         """
         given, extra, query = self.take(method, required, options)
         body = {**given, **fixed, **extra}
-        return Arguments(encode_json(body), query, model=model_of(body))
+        return Arguments(encode_body(body), query, model=model_of(body))
 
     def take(
         self, method: str, required: Mapping[str, object], options: Mapping[str, object]
@@ -409,8 +409,8 @@ def _to_builtins(value: object) -> object:
 _encoder: Final = msgspec.json.Encoder(enc_hook=_normalize)
 
 
-def encode_json(body: Mapping[str, object]) -> bytes:
-    """Encodes a body as compact UTF-8 JSON, or with ASCII escapes if it has lone surrogates, which UTF-8 cannot encode.
+def encode_body(body: Mapping[str, object]) -> bytes:
+    """Encodes a body as JSON (see ``encode_json``), and checks it.
 
     Raises:
         ValueError: The body is not JSON (see ``check_json``).
@@ -422,9 +422,6 @@ def encode_json(body: Mapping[str, object]) -> bytes:
             plain = False
         if not plain:  # slow path: accepts more types, and reports the path of a bad value
             check_json(body)
-        try:
-            return _encoder.encode(body)
-        except UnicodeEncodeError:
-            return json.dumps(msgspec.to_builtins(body, enc_hook=_normalize), separators=(",", ":")).encode("ascii")
+        return encode_json(body, _encoder)
     except RecursionError:
         raise ArgumentError("the arguments are nested too deeply") from None

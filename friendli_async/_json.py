@@ -1,0 +1,82 @@
+"""JSON with lone surrogates: halves of a character, which a model's tokens may be and UTF-8 cannot encode.
+
+msgspec rejects them. What it accepts takes no slower path here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+__all__ = ["decode_json", "encode_json", "replace_surrogates", "without_surrogates"]
+
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder[Any]()
+
+
+def encode_json(value: object, encoder: msgspec.json.Encoder = _encoder) -> bytes:
+    """Encodes a value as compact UTF-8 JSON, or with ASCII escapes if it has lone surrogates.
+
+    Raises:
+        Exception: What the encoder raises, but never UnicodeEncodeError.
+    """
+    try:
+        return encoder.encode(value)
+    except UnicodeEncodeError:
+        pass
+    hook = encoder.enc_hook
+
+    def convert(inner: object) -> object:
+        if isinstance(inner, msgspec.Raw):
+            return json.loads(bytes(inner))
+        if hook is None:
+            raise TypeError(f"Encoding objects of type {type(inner).__name__} is unsupported")
+        return hook(inner)
+
+    text = json.dumps(msgspec.to_builtins(value, enc_hook=convert, order=encoder.order, str_keys=True))
+    finite = json.loads(text, parse_constant=lambda _: None)  # msgspec encodes NaN and infinity as null
+    return json.dumps(finite, separators=(",", ":")).encode("ascii")
+
+
+def decode_json(data: bytes | str, decoder: msgspec.json.Decoder[Any] = _decoder) -> Any:
+    """Decodes JSON to the decoder's type, also if it has lone surrogates.
+
+    Args:
+        data: The JSON.
+        decoder: The decoder.
+
+    Raises:
+        ValueError: It is not JSON, or not of the type (``msgspec.ValidationError``).
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeError) as error:
+        try:
+            text = data if isinstance(data, str) else data.decode()
+            value = json.loads(text, parse_constant=_reject_constant)
+        except ValueError:
+            raise error from None
+    return msgspec.convert(value, decoder.type, strict=decoder.strict, dec_hook=decoder.dec_hook, str_keys=True)
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def replace_surrogates(text: str) -> str:
+    """Returns a text that UTF-8 can encode: pairs of surrogates are joined, lone ones become U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def without_surrogates(value: object) -> Any:
+    """Returns JSON values with lone surrogates replaced, for pydantic, which cannot serialize them."""
+    return json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
