@@ -22,9 +22,9 @@ from contextlib import aclosing, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import quote
 
-import msgspec
-
 from friendli_async._core.loops import wait_ended
+from friendli_async._core.text import split_surrogate
+from friendli_async._json import encode_json, replace_surrogates
 from friendli_async.chat.run import Run
 from friendli_async.errors import (
     APIConnectionError,
@@ -46,7 +46,7 @@ E_co = TypeVar("E_co", covariant=True)
 
 Encoded = str | bytes | dict[str, Any] | None
 """What to send for an event: a str as the data of an SSE event (it may have several lines), a dict as JSON data, bytes
-unchanged (whole SSE events of your own), None for nothing."""
+unchanged (whole SSE events of your own), None for nothing. Half a character that ends a str is sent with the next."""
 
 _logger: Final = logging.getLogger("friendli_async")
 
@@ -230,7 +230,7 @@ class SSEResponse:
         payload = error_body(error) if self._on_error is None else self._on_error(error)
         if payload is None or isinstance(payload, bytes):
             return payload or b""
-        return b"event: error\ndata: " + msgspec.json.encode(payload) + b"\n\n"
+        return b"event: error\ndata: " + encode_json(payload) + b"\n\n"
 
 
 def _check_source(stream: object, encode: object) -> None:
@@ -367,9 +367,16 @@ def _end_of_events(data: bytes) -> int:
 
 
 async def _encoded_events(stream: AsyncIterator[E], encode: Callable[[E], Encoded]) -> AsyncGenerator[bytes]:
+    held = ""  # half a character, which the next text completes
     async for event in stream:
-        if data := _sse_bytes(encode(event), "encode must return"):
+        payload = encode(event)
+        if isinstance(payload, str) and (held or payload):
+            payload, held = split_surrogate(held, payload)
+            payload = payload or None
+        if data := _sse_bytes(payload, "encode must return"):
             yield data
+    if held:
+        yield _sse_bytes(held, "encode must return")
 
 
 def _sse_bytes(payload: object, rule: str) -> bytes:
@@ -379,11 +386,11 @@ def _sse_bytes(payload: object, rule: str) -> bytes:
         TypeError: It cannot be sent. ``rule`` begins the message.
     """
     if isinstance(payload, str):
-        return b"".join(b"data: %b\n" % line.encode() for line in _split_lines(payload)) + b"\n"
+        return b"".join(b"data: %b\n" % line.encode() for line in _split_lines(replace_surrogates(payload))) + b"\n"
     if payload is None or isinstance(payload, bytes):
         return payload or b""
     if isinstance(payload, dict):
-        return b"data: %b\n\n" % msgspec.json.encode(payload)
+        return b"data: %b\n\n" % encode_json(payload)
     raise TypeError(f"{rule} str, bytes, dict or None, not {type(payload).__name__}")
 
 

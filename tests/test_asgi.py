@@ -35,6 +35,7 @@ from friendli_async import (
 from friendli_async.asgi import SSEResponse, _whole_events, error_body, error_status, run_until_disconnect
 from friendli_async.testing import (
     FriendliServer,
+    Step,
     burst,
     chunk,
     cut,
@@ -48,6 +49,7 @@ from friendli_async.testing import (
     status,
     text,
     tool_calls,
+    usage,
 )
 from friendli_async.tools import Run, RunEvent, ToolStarted, tool
 
@@ -145,6 +147,32 @@ async def test_encode_replaces_the_bytes(server: FriendliServer, client: AsyncFr
     browser = await relay(client, encode=lambda event: encoded.get(event.text, event.text))
     assert browser.body == b"data: a\ndata: b\ndata: c\n\nevent: x\ndata: 1\n\ndata: z\n\n"
     assert browser.ended
+
+
+def halves(*texts: str) -> list[Step]:
+    return [raw(b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text.encode()) for text in texts]
+
+
+async def test_character_split_between_two_texts_is_sent_whole(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(*halves("a", r"b\ud83d"), usage(1, 2), *halves(r"\ude00c", r"\ud83d", r"\ude00"), finish()))
+    browser = await relay(client, encode=lambda chunk: chunk.text or None)
+    assert browser.body == "data: a\n\ndata: b\n\ndata: 😀c\n\ndata: 😀\n\n".encode()
+
+
+async def test_half_a_character_is_replaced_in_text_and_escaped_in_json(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.always(script(*halves(r"\ude00a", r"\ud83d"), finish()))
+    as_text = await relay(client, encode=lambda chunk: chunk.text or None, end="[DONE]")
+    assert as_text.body == "data: �a\n\ndata: �\n\ndata: [DONE]\n\n".encode()
+    as_json = await relay(client, encode=lambda chunk: {"text": chunk.text} if chunk.text else None)
+    assert as_json.body == b'data: {"text":"\\ude00a"}\n\ndata: {"text":"\\ud83d"}\n\n'
+
+
+async def test_empty_text_is_sent_as_an_event(server: FriendliServer, client: AsyncFriendli) -> None:
+    server.enqueue(script(chunk("a"), finish()))
+    browser = await relay(client, encode=lambda chunk: chunk.text)
+    assert browser.body == b"data: a\n\ndata: \n\n"
 
 
 async def test_head_is_answered_without_a_call(server: FriendliServer, client: AsyncFriendli) -> None:
@@ -278,11 +306,22 @@ async def test_upstream_error_event_is_relayed_as_last_event(server: FriendliSer
     assert data["error"]["message"] == "overloaded"
 
 
+async def test_lone_surrogates_of_an_upstream_error_are_replaced(
+    server: FriendliServer, client: AsyncFriendli, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = {"message": "bad \ud83d", "type": "t\ud83d", "code": "c\ud83d", "status": 400}
+    server.enqueue(script(chunk("Once"), error_data(error)))
+    _, data = last_event((await relay(client)).body)
+    assert data["error"] == {"message": "bad �", "type": "t�", "param": None, "code": "c�"}
+    assert "bad �" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("returned", "sent"),
     [
         (b"event: sorry\ndata: x\n\n", b"event: sorry\ndata: x\n\n"),
         ({"why": "broken"}, b'event: error\ndata: {"why":"broken"}\n\n'),
+        ({"why": "\ud83d"}, b'event: error\ndata: {"why":"\\ud83d"}\n\n'),
         (None, b""),
     ],
 )

@@ -90,6 +90,16 @@ def test_lone_surrogates_of_a_return_type_are_replaced(remote: FriendliServer, b
     assert (reply.status_code, reply.json()["choices"][0]["message"]["content"]) == (200, "half �")
 
 
+def test_lone_surrogates_of_a_rejected_keyword_are_escaped(app: FastAPI) -> None:
+    @app.post("/options")
+    async def options(client: Client, given: dict[str, Any]) -> ChatCompletion:
+        return await client.serverless.chat.complete(model="m", messages=MESSAGES, **given)
+
+    with TestClient(app, raise_server_exceptions=False) as browser:
+        reply = browser.post("/options", content=rb'{"half \ud83d": 1}', headers={"content-type": "application/json"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (422, "half \ud83d")
+
+
 def test_return_type_has_openapi_schema(browser: TestClient) -> None:
     paths = browser.get("/openapi.json").json()["paths"]
     schema = paths["/chat"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Final
 
 from friendli_async._core.error_json import is_success_word, loads
+from friendli_async._json import replace_surrogates
 
 __all__ = ["decode_text", "is_message", "is_other_format", "parse_body", "sanitize"]
 
@@ -86,8 +87,8 @@ def _decode(body: bytes, charset: str) -> str | None:
 
 
 def sanitize(text: str) -> str:
-    """Makes a text safe for error messages and logs: truncates it, and removes control characters."""
-    text = re.sub(_CONTROLS, "", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    """Makes a text safe for messages and logs: no control characters, no lone surrogates, and not too long."""
+    text = re.sub(_CONTROLS, "", replace_surrogates(text).replace("\r\n", "\n").replace("\r", "\n")).strip()
     return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE - 3]}..."
 
 

@@ -186,7 +186,7 @@ def _parse(value: object) -> _Parsed:
 
 
 def _as_text(value: object) -> str | None:
-    return None if value is None or isinstance(value, dict | list) else str(value)
+    return None if value is None or isinstance(value, dict | list) else sanitize(str(value))
 
 
 _GENERIC_NAMES: Final = frozenset({"error", "fail", "failed", "failure"})

@@ -27,6 +27,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
+from friendli_async._json import encode_json, replace_surrogates
 from friendli_async.asgi import (
     Encoded,
     Servable,
@@ -42,7 +43,7 @@ try:
     from starlette.background import BackgroundTask
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, HTTPConnection, Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
     from starlette.websockets import WebSocket, WebSocketDisconnect
 except ImportError as _missing:
     raise ImportError("this needs FastAPI, or Starlette: pip install 'friendli_async[fastapi]'") from _missing
@@ -367,11 +368,11 @@ async def _respond(
     connection: HTTPConnection, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response | None:
     if isinstance(connection, WebSocket):
-        reason = str(body["error"]["message"]).encode()[:_MAX_CLOSE_REASON].decode(errors="ignore")
+        reason = replace_surrogates(str(body["error"]["message"])).encode()[:_MAX_CLOSE_REASON].decode(errors="ignore")
         with suppress(RuntimeError):  # already closed
             await connection.close(1011, reason)
         return None
-    return JSONResponse(body, status, headers)
+    return Response(encode_json(body), status, headers, "application/json")
 
 
 async def _handle_argument_error(connection: HTTPConnection, error: Exception) -> Response | None:
