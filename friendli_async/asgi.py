@@ -22,6 +22,9 @@ from contextlib import aclosing, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import quote
 
+from friendli_async._core.error_json import is_object, json_or_none
+from friendli_async._core.events.decoding import DONE
+from friendli_async._core.events.sse import SSEDecoder
 from friendli_async._core.loops import wait_ended
 from friendli_async._core.text import split_surrogate
 from friendli_async._json import encode_json, replace_surrogates
@@ -345,7 +348,8 @@ async def _send_closed_request(send: _Send) -> None:
 async def _whole_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     """Re-chunks bytes at event boundaries, so that a ping or an error event can be sent between any two chunks.
 
-    A browser cannot use a partial event anyway. Each byte is scanned once, however the pieces are split.
+    A browser cannot use a partial event anyway; one at the end is dropped. Each byte is scanned once, however the
+    pieces are split.
     """
     incomplete: list[bytes] = []  # pieces of an incomplete event
     last = b""  # its last bytes
@@ -357,8 +361,19 @@ async def _whole_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
             incomplete, last, rest = [], b"", piece[end:]
         incomplete.append(rest)
         last = (last + rest)[-_OVERLAP:]
-    if whole := b"".join(incomplete):
-        yield whole + (b"\n" if whole.endswith(b"\n") else b"\n\n")  # the missing blank line
+    rest = b"".join(incomplete)
+    if _lacks_only_blank_line(rest):
+        yield rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")
+
+
+def _lacks_only_blank_line(data: bytes) -> bool:
+    """Whether the last bytes of a stream are a whole event, which ``[DONE]`` and JSON objects prove to be.
+
+    The SSE standard discards an event that the end of the stream truncates.
+    """
+    decoder = SSEDecoder()
+    events, last = decoder.feed(data), decoder.unfinished_data()
+    return bool(events) if last is None else last.strip() == DONE or is_object(json_or_none(last))
 
 
 def _end_of_events(data: bytes) -> int:

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import pickle
+import re
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any, Final
 
@@ -779,7 +780,7 @@ async def test_closed_client_is_reported_as_503(client: AsyncFriendli) -> None:
 # --- splitting into events -------------------------------------------------------------------------------------------
 
 LINE_ENDS: Final = st.sampled_from([b"\n", b"\r\n", b"\r"])
-LINES: Final = st.lists(st.sampled_from([b"data: x", b": c", b"id: 1", b""]), max_size=8)
+LINES: Final = st.lists(st.sampled_from([b"data: x", b"data: {}", b"data: [DONE]", b": c", b"id: 1", b""]), max_size=8)
 
 
 async def whole_events(pieces: list[bytes]) -> list[bytes]:
@@ -791,14 +792,20 @@ async def whole_events(pieces: list[bytes]) -> list[bytes]:
 
 
 @given(st.lists(st.tuples(LINES, LINE_ENDS), max_size=6), st.lists(st.integers(0, 80), max_size=8))
-def test_splitting_preserves_bytes_and_splits_at_blank_lines_only(
+def test_splitting_preserves_whole_events_and_splits_at_blank_lines_only(
     blocks: list[tuple[list[bytes], bytes]], places: list[int]
 ) -> None:
     body = b"".join(line + end for lines, end in blocks for line in lines)
     cuts = sorted({min(place, len(body)) for place in places} | {0, len(body)})
     pieces = asyncio.run(whole_events([body[begin:end] for begin, end in itertools.pairwise(cuts)]))
     assert all(piece.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for piece in pieces)
-    assert b"".join(pieces).removeprefix(body) in {b"", b"\n", b"\n\n"}
+    sent = b"".join(pieces)
+    if sent.startswith(body):
+        assert sent.removeprefix(body) in {b"", b"\n", b"\n\n"}
+    else:
+        assert body.startswith(sent)
+        rest = re.split(rb"\r\n|\r|\n", body.removeprefix(sent))
+        assert b"\n".join(line[6:] for line in rest if line.startswith(b"data: ")) not in {b"{}", b"[DONE]"}
 
 
 async def test_large_event_is_scanned_in_linear_time() -> None:
@@ -806,7 +813,27 @@ async def test_large_event_is_scanned_in_linear_time() -> None:
     assert len(event) == 8192 * 1024 + 2
 
 
-async def test_missing_blank_line_after_last_event_is_added(server: FriendliServer, client: AsyncFriendli) -> None:
-    server.enqueue(script(chunk("Once"), finish("stop"), raw(b"data: [DONE]\n")))
+@pytest.mark.parametrize("end", [b"data: [DONE]\n", b"data: [DONE]", b'data: {"choices": [],\ndata: "odd": 1}\r\n'])
+async def test_missing_blank_line_after_last_event_is_added(
+    server: FriendliServer, client: AsyncFriendli, end: bytes
+) -> None:
+    server.enqueue(script(chunk("Once"), finish("stop"), raw(end)))
     browser = await relay(client)
-    assert browser.body.endswith(b"data: [DONE]\n\n")
+    assert browser.body.endswith(b"\n\n" + end.removesuffix(b"\n") + b"\n\n")
+
+
+@pytest.mark.parametrize("rest", [b'data: {"choi', b'data: {"choices": [],\n', b"data: [DO", b"event: x\n", b"data:\n"])
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_event_truncated_by_the_end_of_the_stream_is_not_sent(
+    server: FriendliServer, client: AsyncFriendli, rest: bytes, stopped: bool
+) -> None:
+    last = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+    server.enqueue(script(chunk("Once"), raw(last + rest), stall() if stopped else cut()))
+    browser, stream = Server(), open_stream(client)
+    task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: last in browser.body)
+    if stopped:
+        await stream.stop()
+    await asyncio.wait_for(task, 30)
+    assert browser.body.endswith(last)
+    assert browser.ended
