@@ -16,7 +16,7 @@ _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder[Any]()
 
 
-def encode_json(value: object, encoder: msgspec.json.Encoder = _encoder) -> bytes:
+def encode_json(value: Any, encoder: msgspec.json.Encoder = _encoder) -> bytes:
     """Encodes a value as compact UTF-8 JSON, or with ASCII escapes if it has lone surrogates.
 
     Raises:

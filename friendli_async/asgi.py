@@ -436,19 +436,7 @@ def error_status(error: FriendliError) -> int:
         504; 503 if the client was drained or closed; 500 if the client is misconfigured, and for a failed tool and
         the turn limit of a run; 502 for anything else, including a token that upstream rejected (401, 403).
     """
-    if _is_draining(error):
-        return 503
-    if isinstance(error, APIStatusError):
-        if error.status_code in _PASSED_THROUGH:
-            return error.status_code
-        return 504 if error.status_code in {408, 504} else 502
-    if isinstance(error, APITimeoutError):
-        return 504
-    return 500 if isinstance(error, ConfigurationError | ToolError | TurnLimitError) else 502
-
-
-def _is_draining(error: FriendliError) -> bool:
-    return isinstance(error, ConfigurationError | APIConnectionError) and error.draining
+    return _answer(error)[0]
 
 
 def error_body(error: FriendliError) -> dict[str, Any]:
@@ -463,36 +451,37 @@ def error_body(error: FriendliError) -> dict[str, Any]:
     Returns:
         ``{"error": {"message": ..., "type": ..., "param": None, "code": ...}}``.
     """
-    message, kind, code = _error_fields(error)
+    _, message, kind, code = _answer(error)
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-def _error_fields(error: FriendliError) -> tuple[str, str, str | None]:
+def _answer(error: FriendliError) -> tuple[int, str, str, str | None]:
+    """Returns the status, message, type and code for a browser."""
     match error:
-        case APIStatusError() if error.status_code in _PASSED_THROUGH:
-            return error.message, error.type or _error_type(error.status_code), error.code
-        case APIStatusError(status_code=401 | 403):
-            return "this service is not authorized to use the model", "upstream_error", None
-        case APIStatusError():
-            return "the model's server failed", "upstream_error", None
-        case APITimeoutError():
-            return "the model took too long", "timeout_error", f"{error.limit}_timeout"
         case ConfigurationError(draining=True) | APIConnectionError(draining=True):
-            return "the service is shutting down; try again", "service_unavailable", "shutting_down"
+            return 503, "the service is shutting down; try again", "service_unavailable", "shutting_down"
+        case APIStatusError(status_code=status) if status in _PASSED_THROUGH:
+            return status, error.message, error.type or _error_type(status), error.code
+        case APIStatusError(status_code=401 | 403):
+            return 502, "this service is not authorized to use the model", "upstream_error", None
+        case APIStatusError(status_code=status):
+            return 504 if status in {408, 504} else 502, "the model's server failed", "upstream_error", None
+        case APITimeoutError():
+            return 504, "the model took too long", "timeout_error", f"{error.limit}_timeout"
         case StreamInterruptedError():
-            return "the answer was interrupted before it was complete", "upstream_error", "stream_interrupted"
+            return 502, "the answer was interrupted before it was complete", "upstream_error", "stream_interrupted"
         case APIConnectionError() if error.meta is not None and error.meta.status is not None:
-            return "the reply broke off before it was complete", "upstream_error", "reply_interrupted"
+            return 502, "the reply broke off before it was complete", "upstream_error", "reply_interrupted"
         case APIConnectionError():
-            return "the model's server could not be reached", "upstream_error", "connection_error"
+            return 502, "the model's server could not be reached", "upstream_error", "connection_error"
         case ConfigurationError():
-            return "the service is misconfigured", "server_error", None
+            return 500, "the service is misconfigured", "server_error", None
         case ToolError():
-            return "a tool failed", "server_error", "tool_error"
+            return 500, "a tool failed", "server_error", "tool_error"
         case TurnLimitError():
-            return "the model called tools too often", "server_error", "turn_limit"
+            return 500, "the model called tools too often", "server_error", "turn_limit"
         case _:
-            return "the model's server sent an invalid response", "upstream_error", None
+            return 502, "the model's server sent an invalid response", "upstream_error", None
 
 
 def _error_type(status: int) -> str:
