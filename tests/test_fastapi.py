@@ -415,11 +415,12 @@ class Connection:
     def request(self) -> Request:
         return Request({"type": "http", "method": "POST", "headers": []}, self.receive)
 
-    async def websocket(self) -> WebSocket:
+    async def websocket(self, *, accept: bool = True) -> WebSocket:
         self.is_websocket = True
         self.messages.insert(0, {"type": "websocket.connect"})
         websocket = WebSocket({"type": "websocket", "headers": []}, self.receive, self.send)  # type: ignore[arg-type] # dicts
-        await websocket.accept()
+        if accept:
+            await websocket.accept()
         return websocket
 
 
@@ -489,3 +490,19 @@ async def test_websocket_disconnect_is_raised() -> None:
     with pytest.raises(WebSocketDisconnect) as caught:
         await while_connected(websocket, asyncio.Event().wait())
     assert (caught.value.code, caught.value.reason) == (1001, "bye")
+
+
+async def test_disconnect_of_a_websocket_that_is_not_accepted_yet_is_raised() -> None:
+    connection = Connection()
+    websocket = await connection.websocket(accept=False)
+    connection.disconnected.set()
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await while_connected(websocket, asyncio.Event().wait())
+    assert (caught.value.code, websocket.client_state.name) == (1001, "DISCONNECTED")
+
+
+async def test_websocket_can_be_accepted_after_a_call() -> None:
+    websocket = await Connection({"type": "websocket.receive", "text": "first"}).websocket(accept=False)
+    assert await while_connected(websocket, run_loop_iterations(10)) is None
+    await websocket.accept()
+    assert await websocket.receive_text() == "first"

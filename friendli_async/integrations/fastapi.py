@@ -167,7 +167,9 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
         disconnected = _wait_disconnected(connection)
     if not await run_until_disconnect(disconnected, work()):
         if isinstance(connection, WebSocket):
-            await connection.receive_text()  # raises: only the disconnect message is left in the buffer
+            while (message := await connection.receive())["type"] != "websocket.disconnect":
+                pass  # nobody is left to answer the earlier messages
+            raise WebSocketDisconnect(message["code"], message.get("reason"))
         raise ClientDisconnected
     return results[0]
 
@@ -205,7 +207,6 @@ class _BufferedReceive:
             if len(self._buffer) >= _MAX_BUFFERED:
                 await asyncio.get_running_loop().create_future()
             self._buffer.append(await self._receive())
-        self._buffer = deque([self._buffer[-1]])  # nobody is left to answer the earlier messages
 
 
 # --- client lifespan -------------------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def lifespan(
             shutdown = _Drain(client, drain)
             with shutdown.on_signals():
                 yield {_STATE: client}
-                await shutdown.finish()
+                await shutdown.start()
 
     return running
 
@@ -299,13 +300,11 @@ class _Drain:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[int] | None = None
 
-    def _start(self) -> asyncio.Task[int]:
+    def start(self) -> asyncio.Task[int]:
+        """Starts the drain, unless it has been started; returns its task."""
         if self._task is None:
             self._task = self._loop.create_task(self._client.drain(self._seconds))
         return self._task
-
-    async def finish(self) -> None:
-        await self._start()
 
     @contextmanager
     def on_signals(self) -> Generator[None]:
@@ -326,7 +325,7 @@ class _Drain:
 
     def _on_signal(self, previous: _Handler, number: int, frame: FrameType | None) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._start)
+            self._loop.call_soon_threadsafe(self.start)
         previous(number, frame)
 
 
