@@ -35,9 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["--version"]:
-        print(f"friendli-async {__version__}")
-        return 0
     if not given and sys.stdin.isatty():
         given = ["--help"]
     if given and given[0] in _GLOBAL_OPTIONS:
@@ -77,7 +74,7 @@ def _discard(stream: TextIO) -> None:
 
 def _overview() -> argparse.ArgumentParser:
     lines = [f"  {name:<8} {summary}" for name, summary in COMMANDS.items()]
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="friendli-async",
         usage="friendli-async [COMMAND] [ARGUMENTS]",
         description="Friendli's inference API, from the shell.",
@@ -100,6 +97,8 @@ def _overview() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"friendli-async {__version__}")
+    return parser
 
 
 if __name__ == "__main__":
