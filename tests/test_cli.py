@@ -19,6 +19,7 @@ from support.terminal import run_on_terminal
 from support.tls import Authority, TalkativeTLSServer
 
 import friendli_async
+from friendli_async import APITimeoutError
 from friendli_async.cli import doctor
 from friendli_async.cli.__main__ import COMMANDS, main
 from friendli_async.testing import (
@@ -479,26 +480,31 @@ def test_doctor_connects_through_the_proxy(run: Run) -> None:
     assert lines["stream"].startswith("FAIL")
 
 
+@pytest.mark.parametrize(("rule", "expected"), [("127.0.0.0/8", "none"), ("10.0.0.0/8", "{}, from the environment")])
+def test_doctor_reports_the_proxy_that_the_client_uses(run: Run, rule: str, expected: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        peer = f"127.0.0.1:{closed.getsockname()[1]}"
+        done = run("doctor", "-m", "m", FRIENDLI_SERVER_URL=f"http://{peer}", HTTP_PROXY=peer, NO_PROXY=rule)
+    assert checks(done)["proxy"] == f"ok: {expected.format(peer)}"
+
+
 @pytest.mark.parametrize(
-    ("variables", "check", "source"),
+    ("variables", "check", "reason"),
     [
-        ({"FRIENDLI_SERVER_URL": "http://localhost:port"}, "connection", "FRIENDLI_SERVER_URL"),
-        ({"FRIENDLI_SERVER_URL": "http://localhost:65536"}, "connection", "FRIENDLI_SERVER_URL"),
-        ({"FRIENDLI_SERVER_URL": "http://[::1"}, "connection", "FRIENDLI_SERVER_URL"),
-        ({"FRIENDLI_SERVER_URL": "localhost:8000"}, "TLS", "FRIENDLI_SERVER_URL"),
-        (
-            {"HTTP_PROXY": "http://user:secret@proxy:port"},
-            "proxy",
-            "the proxy URL from the environment",
-        ),
+        ({"FRIENDLI_SERVER_URL": "http://localhost:port"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
+        ({"FRIENDLI_SERVER_URL": "http://localhost:65536"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
+        ({"FRIENDLI_SERVER_URL": "http://[::1"}, "connection", "FRIENDLI_SERVER_URL is not a valid"),
+        ({"FRIENDLI_SERVER_URL": "localhost:8000"}, "TLS", "FRIENDLI_SERVER_URL is not a valid"),
+        ({"HTTP_PROXY": "http://user:secret@proxy:port"}, "proxy", "the proxy from the environment is not an"),
     ],
 )
 def test_doctor_reports_invalid_url_as_failed_check(
-    run: Run, variables: dict[str, str], check: str, source: str
+    run: Run, variables: dict[str, str], check: str, reason: str
 ) -> None:
     done = run("doctor", "-m", "m", **{"FRIENDLI_SERVER_URL": "http://friendli.invalid", **variables})
     assert (done.returncode, done.stderr) == (1, "")
-    assert checks(done)[check] == f"FAIL: {source} is not a valid http or https URL"
+    assert checks(done)[check].startswith(f"FAIL: {reason} http or https URL")
     assert checks(done)["stream"].startswith("FAIL: ")
     assert "secret" not in done.stdout
 
@@ -532,6 +538,13 @@ def test_doctor_times_out_a_hanging_check(run: Run, monkeypatch: pytest.MonkeyPa
         lines = checks(run("doctor", "-m", "m", FRIENDLI_SERVER_URL=url))
     assert lines["TLS"] == "FAIL: timed out after 0.2 s"
     assert lines["stream"].startswith("FAIL")
+
+
+async def test_doctor_reports_a_timeout_of_the_client_with_its_own_length() -> None:
+    async def check() -> str:
+        raise APITimeoutError("no connection within 5 s", limit="connect", seconds=5.0)
+
+    assert (await doctor._run_check("stream", check)).words == "no connection within 5 s"
 
 
 def test_serve_runs_the_embedded_server(environment: dict[str, str], run: Run) -> None:

@@ -20,10 +20,10 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, Final
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
+from friendli_async._core.net.proxies import environment_proxies, proxy_finder
 from friendli_async._version import __version__
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
@@ -96,9 +96,11 @@ async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> _Finding
     try:
         async with asyncio.timeout(limit):
             text = await check()
+    except (_CheckFailedError, FriendliError) as error:  # first: a timeout of the client is a TimeoutError, too
+        return _Finding(name, False, str(error))
     except TimeoutError:
         return _Finding(name, False, f"timed out after {limit:g} s")
-    except (_CheckFailedError, OSError, FriendliError) as error:
+    except OSError as error:
         return _Finding(name, False, str(error) or type(error).__name__)
     is_timed = name in {"name", "connection", "TLS"}
     return _Finding(name, True, text, time.monotonic() - began if is_timed else None)
@@ -135,12 +137,8 @@ class _Server:
         return "none" if found is None else f"{found[0]}:{found[1]}, from the environment"
 
     def _proxy(self) -> tuple[str, int] | None:
-        scheme, host, _ = self._target()
-        proxies = getproxies()
-        url = proxies.get(scheme) or proxies.get("all")
-        if not url or proxy_bypass(host):
-            return None
-        return _parse_url(url if "//" in url else f"http://{url}", "the proxy URL from the environment")[1:]
+        url = proxy_finder(None, environment_proxies())(*self._target()).url
+        return None if url is None else _parse_url(url, "the proxy URL from the environment")[1:]
 
     def _target(self) -> tuple[str, str, int]:
         return _parse_url(self._url, self._variable)
