@@ -1,6 +1,7 @@
 """The command line: input, output and exit status. See test_cli_batch for `batch`."""
 
 import asyncio
+import errno
 import io
 import json
 import os
@@ -210,6 +211,49 @@ def test_reasoning_is_printed_to_stderr(server: FriendliServer, run: Run) -> Non
     assert (done.stdout, done.stderr) == ("Fine\n", "Hm, well\n\n")
 
 
+@pytest.mark.parametrize("options", [[], ["--no-stream"]])
+def test_split_character_is_printed_whole_and_half_a_character_is_replaced(
+    server: FriendliServer, run: Run, options: list[str]
+) -> None:
+    pieces = ["a", "\ud83d", "\ude00b", "\ud83d"]
+    server.enqueue(text(*pieces, reasoning=pieces[:3]))
+    assert run(*options, "-m", "m", "Hi") == (0, "a😀b?\n", "a😀b\n\n")
+
+
+def test_text_that_the_terminal_cannot_encode_is_replaced(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(text("Gr", "üße"))
+    changed = {**environment, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        command("-m", "m", "Hi"), env=changed, stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"Gr??e\n", b"")
+
+
+@pytest.mark.parametrize("redirection", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_streams_do_not_prevent_an_answer(
+    server: FriendliServer, environment: dict[str, str], redirection: str
+) -> None:
+    server.enqueue(text("Fine", reasoning=["Hm"]))
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command("-m", "m", "Hi")]
+    done = subprocess.run(shell, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout == ("" if "1>" in redirection else "Fine\n")
+    assert done.stderr == ("" if "2>" in redirection else "Hm\n\n")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize(
+    "arguments", [["-m", "m", "Hi"], ["models"], ["doctor", "-m", "m"]], ids=lambda given: given[0]
+)
+def test_output_that_cannot_be_written_is_no_bad_input(environment: dict[str, str], arguments: list[str]) -> None:
+    options: dict[str, Any] = {"env": environment, "stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command(*arguments), stdout=full, check=False, **options)
+    assert done.returncode == 1
+    assert done.stderr == f"friendli-async: the output cannot be written: {os.strerror(errno.ENOSPC)}\n".encode()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -311,6 +355,18 @@ def test_ctrl_c_in_a_conversation_interrupts_only_the_reply(
     assert code == 0
     assert "Traceback" not in shown
     assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Tell", "Once upon", "Go on"]
+
+
+def test_prompt_without_an_answer_is_not_sent_again(server: FriendliServer, environment: dict[str, str]) -> None:
+    server.enqueue(script(chunk(reasoning="Hmm"), stall()), text("a time"))
+    code, _ = run_on_terminal(
+        command("-m", "m"),
+        {**environment, "NO_COLOR": "1"},
+        answers={"> ": "Tell\n", "Hmm\r\n> ": "Go on\n", "a time\r\n> ": "\x04"},
+        interrupt_at="Hmm",
+    )
+    assert code == 0
+    assert [message["content"] for message in request_bodies(server)[1]["messages"]] == ["Go on"]
 
 
 def test_failed_call_does_not_end_a_conversation(server: FriendliServer, environment: dict[str, str]) -> None:

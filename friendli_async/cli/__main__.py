@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ COMMANDS: Final = {
 """The commands and their help. Each is a module of this package, imported on demand."""
 
 _GLOBAL_OPTIONS: Final = frozenset({"-h", "--help", "--version"})
+_FAILED: Final = 1
 _SIGPIPE_STATUS: Final = 128 + 13
 """Exit status of a process killed by SIGPIPE, spelled out because Windows lacks the signal."""
 
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    _prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given and sys.stdin.isatty():
         given = ["--help"]
@@ -50,20 +53,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(module, parser.parse_args(rest))
 
 
+def _prepare_streams() -> None:
+    """Opens the null device for standard streams that the shell has closed; stdout replaces what it cannot encode."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(null, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  # open until the exit
+    stdout: Any = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(errors="replace")
+
+
 def _run(module: Any, options: argparse.Namespace) -> int:
     """Runs a command; exits quietly if the reader of its output closes the pipe (``| head -1``)."""
+    message = ""
     try:
         status: int = module.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         _discard(sys.stdout)
         status = _SIGPIPE_STATUS
-    errors: TextIO | None = sys.stderr
-    if errors is not None:  # None if the shell has closed it
-        try:
-            errors.flush()
-        except OSError:
-            _discard(errors)
+    except OSError as error:
+        _discard(sys.stdout)
+        status, message = _FAILED, f"friendli-async: the output cannot be written: {error.strerror or error}\n"
+    try:
+        sys.stderr.write(message)
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
     return status
 
 

@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO
+from typing import Final, NamedTuple
 
 from friendli_async.bulk import CheckpointError, Outcome, Progress, RejectedError, RowsError, Run
 from friendli_async.bulk.batch_files import BatchInput, BatchOutput, BatchRow, FailedBeforeError
@@ -209,8 +209,8 @@ class _Reporter:
     def __init__(self) -> None:
         self.total = 0
         self._rejected = 0
-        self._stream: TextIO | None = sys.stderr  # None if the shell has closed it
-        self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._stream = sys.stderr
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._has_live_line = False
         self._samples: deque[_Sample] = deque(maxlen=30)
         self._counts: dict[str, int] = {}
@@ -296,8 +296,6 @@ class _Reporter:
         return " | ".join(parts)
 
     def _write(self, text: str) -> None:
-        if self._stream is None:
-            return
         with contextlib.suppress(OSError, ValueError):  # the reader has closed stderr: the job goes on
             self._stream.write(text)
             self._stream.flush()

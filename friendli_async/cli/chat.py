@@ -6,7 +6,7 @@ On a terminal without a prompt it starts a conversation, which Ctrl-D ends.
 The answer goes to standard output, reasoning to standard error. Ctrl-C stops the model and keeps the
 answer so far, from where a conversation continues.
 
-Exit status: 0 answered, 1 the call failed, 2 bad input (nothing was sent), 130 interrupted.
+Exit status: 0 answered, 1 the call or the output failed, 2 bad input (nothing was sent), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from friendli_async._core.text import join_text, split_surrogate
 from friendli_async.chat.inputs import Conversation
 from friendli_async.chat.resource import ChatStream
 from friendli_async.cli import connection
@@ -106,10 +107,12 @@ async def _converse(session: _Session, arguments: argparse.Namespace) -> int:
         if not prompt.strip():
             continue
         session.messages.append({"role": "user", "content": await _content(prompt, attached)})
+        asked = len(session.messages)
         try:
             await session.answer()
         except FriendliError as error:
             print(f"friendli-async chat: {error}", file=sys.stderr)
+        if len(session.messages) == asked:  # without an answer: many chat templates reject two prompts in a row
             session.messages.pop()
         else:
             attached = []
@@ -149,7 +152,7 @@ class _Session:
             finally:
                 output.end_line()  # also before an error message
         if text:
-            self.messages.append({"role": "assistant", "content": "".join(text)})
+            self.messages.append({"role": "assistant", "content": join_text(text)})
         return connection.INTERRUPTED if interrupted.is_set() else 0
 
     async def _show(self, stream: ChatStream, output: _Output, text: list[str]) -> None:
@@ -197,9 +200,12 @@ class _Output:
         self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._thinking = False
         self._last = "\n"
+        self._half_thought = self._half = ""  # half a character, which the next piece completes
 
     def write_reasoning(self, text: str) -> None:
         """Prints a piece of the reasoning."""
+        if text:
+            text, self._half_thought = split_surrogate(self._half_thought, text)
         if not text:
             return
         before, after = _DIM if self._colour else ("", "")
@@ -209,8 +215,12 @@ class _Output:
 
     def write_text(self, text: str) -> None:
         """Prints a piece of the answer."""
-        if not text:
-            return
+        if text:
+            text, self._half = split_surrogate(self._half, text)
+        if text:
+            self._write(text)
+
+    def _write(self, text: str) -> None:
         if self._thinking:
             self._thinking = False
             with suppress(OSError):
@@ -220,6 +230,8 @@ class _Output:
 
     def end_line(self) -> None:
         """Ends the line of reasoning or text that was printed last."""
+        if self._half:
+            self._write(self._half)
         if self._thinking:
             with suppress(OSError):
                 print(file=sys.stderr, flush=True)

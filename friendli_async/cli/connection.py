@@ -42,6 +42,9 @@ def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
     Returns:
         The exit status: that of ``work``, 1 for a failed call, 2 for bad input, 130 for Ctrl-C.
+
+    Raises:
+        OSError: Standard output cannot be written.
     """
     import asyncio  # deferred: --help does not need it
 
@@ -52,9 +55,9 @@ def run(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     except FriendliError as error:
         print(f"friendli-async {command}: {_message(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, ConfigurationError) else FAILED
-    except BrokenPipeError:
-        raise
     except (TypeError, ValueError, OSError) as error:  # raised before anything was sent
+        if isinstance(error, OSError) and error.filename is None:
+            raise  # not of a file that was read, but of the output
         print(f"friendli-async {command}: {error}", file=sys.stderr)
         return BAD_INPUT
 
