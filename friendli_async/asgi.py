@@ -302,7 +302,7 @@ class _EventSender:
                 ping.result()  # raises if the connection is broken
 
 
-async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[None]) -> bool:
+async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[E]) -> list[E]:
     """Runs the work; if the browser disconnects first, cancels the work and waits for it.
 
     Args:
@@ -310,16 +310,15 @@ async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[No
         work: What to do for the browser. Its exceptions propagate.
 
     Returns:
-        Whether the work was completed.
+        The result of the work, in a list that is empty if the browser has disconnected.
     """
     watcher, task = asyncio.ensure_future(disconnect), asyncio.ensure_future(work)
     try:
         await asyncio.wait((watcher, task), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             watcher.result()
-            return False
-        task.result()
-        return True
+            return []
+        return [task.result()]
     finally:
         for each in (watcher, task):
             each.cancel()

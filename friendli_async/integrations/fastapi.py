@@ -156,22 +156,17 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
         WebSocketDisconnect: The websocket was closed, as from ``websocket.receive_text()``.
         Exception: Whatever ``awaitable`` raises.
     """
-    results: list[T] = []
-
-    async def work() -> None:
-        results.append(await awaitable)
-
     if isinstance(connection, WebSocket):
         disconnected = _BufferedReceive.of(connection).wait_disconnected()
     else:
         disconnected = _wait_disconnected(connection)
-    if not await run_until_disconnect(disconnected, work()):
-        if isinstance(connection, WebSocket):
-            while (message := await connection.receive())["type"] != "websocket.disconnect":
-                pass  # nobody is left to answer the earlier messages
-            raise WebSocketDisconnect(message["code"], message.get("reason"))
-        raise ClientDisconnected
-    return results[0]
+    if results := await run_until_disconnect(disconnected, awaitable):
+        return results[0]
+    if isinstance(connection, WebSocket):
+        while (message := await connection.receive())["type"] != "websocket.disconnect":
+            pass  # nobody is left to answer the earlier messages
+        raise WebSocketDisconnect(message["code"], message.get("reason"))
+    raise ClientDisconnected
 
 
 async def _wait_disconnected(request: Request) -> None:
