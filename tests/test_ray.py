@@ -16,7 +16,7 @@ import pytest
 
 from friendli_async.bulk import CheckpointError, RowsError
 from friendli_async.integrations.ray import CompleteStage
-from friendli_async.testing import FriendliServer, delay, json_body, status
+from friendli_async.testing import FriendliServer, delay, json_body, status, text
 from friendli_async.testing.received import ReceivedRequest
 from friendli_async.testing.script import Script
 
@@ -63,6 +63,15 @@ async def test_messages_column_is_sent_unchanged(server: FriendliServer) -> None
     [row] = await rows_of(stage, {"id": np.arange(1), "messages": messages})
     assert row["answer"] == "You said: Hi"
     assert server.requests[0].json_object["messages"][0] == {"role": "system", "content": "Be brief."}
+    await stage._client.aclose()
+
+
+async def test_lone_surrogates_are_replaced_because_columns_are_utf8(server: FriendliServer) -> None:
+    server.enqueue(text("half \ud83d"), status(400, message="no \ud83d"))
+    stage = stage_of(server, concurrency=1)
+    rows = await rows_of(stage, batch_of(2))
+    assert rows[0]["text"] == "half �"
+    assert rows[1]["error"].startswith("BadRequestError: 400 no �")
     await stage._client.aclose()
 
 

@@ -25,6 +25,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from friendli_async._json import replace_surrogates
 from friendli_async.bulk.checkpoint import Lines, check_key, row_hash
 from friendli_async.bulk.errors import CheckpointError, RowsError
 from friendli_async.bulk.journal import Journal
@@ -135,7 +136,7 @@ class CompleteStage:
             reply = await self._chat.complete(**model, messages=request.messages, **request.options)
         usage = usage_of(reply)
         return {
-            self._output: reply.text,
+            self._output: replace_surrogates(reply.text),  # a column of Arrow is UTF-8
             "finish_reason": reply.choices[0].finish_reason if reply.choices else None,
             "prompt_tokens": usage.prompt_tokens if usage is not None else None,
             "completion_tokens": usage.completion_tokens if usage is not None else None,
@@ -144,7 +145,7 @@ class CompleteStage:
     def _answer(self, outcome: Outcome[_Row, _Answer]) -> _Answer:
         empty = dict.fromkeys((self._output, "finish_reason", "prompt_tokens", "completion_tokens"))
         error = outcome.error
-        message = None if error is None else f"{type(error).__name__}: {error}"
+        message = None if error is None else replace_surrogates(f"{type(error).__name__}: {error}")
         return {**empty, **(outcome.reply or {}), "error": message}
 
 
