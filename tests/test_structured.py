@@ -10,7 +10,8 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, TypedDict
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 import pydantic
@@ -79,6 +80,11 @@ class Typed(TypedDict):
 class Pair(NamedTuple):
     one: int
     other: str
+
+
+class Reading(msgspec.Struct):
+    value: float
+    unit: str
 
 
 class Cat(msgspec.Struct, tag="cat"):
@@ -243,9 +249,48 @@ async def test_token_limit_raises_cut_off_error(client: AsyncFriendli, server: F
     assert len(server.requests) == 2  # not re-asked: the answer would only be cut off again
     with pytest.raises(OutputCutOffError, match="token limit"):
         await client.serverless.responses.parse(Invoice, model="m", input="Hi", max_output_tokens=2)
-    server.enqueue(script(chunk("12"), finish("length"), done()))
-    with pytest.raises(OutputCutOffError):  # the number may have been cut off: 12 of 1234
-        await client.serverless.chat.parse_stream(Any, model="m", messages=ASK).result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Any, "12"),
+        (int, "-1"),
+        (float, "1.5"),
+        (float, "1e5"),
+        (Decimal, "4"),
+        (int | str, " 7"),
+        (Literal[1, 12], "1"),
+    ],
+    ids=str,
+)
+async def test_number_at_the_end_of_a_truncated_answer_is_not_accepted(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, answer: str
+) -> None:
+    server.enqueue(text(answer, finish_reason="length"), scripted(answer, reason="length"))
+    with pytest.raises(OutputCutOffError, match="token limit"):
+        await client.serverless.chat.parse(kind, model="m", messages=ASK)
+    with pytest.raises(OutputCutOffError, match="token limit"):
+        await client.serverless.chat.parse_stream(kind, model="m", messages=ASK).result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "value"),
+    [
+        (int, '{"value": 42}', 42),
+        (int, "42\n", 42),
+        (Decimal, '"4.2"', Decimal("4.2")),
+        (bool, "true", True),
+        (Invoice, INVOICE, VALUE),
+    ],
+    ids=str,
+)
+async def test_complete_value_in_a_truncated_answer_is_accepted(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, answer: str, value: object
+) -> None:
+    server.enqueue(text(answer, finish_reason="length"), scripted(answer, reason="length"))
+    assert (await client.serverless.chat.parse(kind, model="m", messages=ASK)).value == value
+    assert (await client.serverless.chat.parse_stream(kind, model="m", messages=ASK).result()).value == value
 
 
 async def test_tool_call_or_refusal_instead_of_answer_is_reported(
@@ -385,6 +430,27 @@ async def test_value_without_its_wrapper_is_accepted(
     snapshots = [copy.deepcopy(snapshot) async for snapshot in stream.snapshots()]
     assert (await stream.result()).value == value
     assert not isinstance(value, list) or snapshots[-1] == json.loads(answer)
+
+
+async def test_wrapper_with_an_invalid_value_is_not_accepted_as_the_value(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    answer = '{"value": "oops"}'  # as a value without its wrapper, it would match the type
+    server.enqueue(text(answer), scripted(answer))
+    kind: Any = int | dict[str, str]
+    with pytest.raises(OutputInvalidError, match=r"not a valid .*: Expected `int \| object`, got `str`"):
+        await client.serverless.chat.parse(kind, model="m", messages=ASK)
+    with pytest.raises(OutputInvalidError, match=r"Expected `int \| object`, got `str`"):
+        await client.serverless.chat.parse_stream(kind, model="m", messages=ASK).result()
+
+
+async def test_value_with_a_field_named_like_the_wrapper_is_accepted(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    for answer in ('{"value": 21.5, "unit": "C"}', '{"value": {"value": 21.5, "unit": "C"}}'):
+        server.enqueue(text(answer))
+        reply = await client.serverless.chat.parse(Reading | None, model="m", messages=ASK)
+        assert reply.value == Reading(21.5, "C")
 
 
 @pytest.mark.parametrize("answer", ['"many"', "[1]", "true", '{"value": "many"}', '{"count": 1}', "many"])
