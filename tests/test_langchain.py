@@ -251,10 +251,13 @@ async def test_content_parts_are_converted_to_the_api_format(server: FriendliSer
 @pytest.mark.parametrize(
     ("message", "path"),
     [
-        (HumanMessage([{"type": "file", "base64": PIXEL, "mime_type": "application/pdf"}]), r"messages\[0\]"),
-        (AIMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"messages\[0\].content"),
-        (ToolMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}], tool_call_id="1"), r"content\[0\]"),
-        (SystemMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"content\[0\]"),
+        (HumanMessage([{"type": "file", "base64": PIXEL, "mime_type": "application/pdf"}]), "messages[0].content[0]"),
+        (AIMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), "messages[0].content"),
+        (
+            ToolMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}], tool_call_id="1"),
+            "messages[0].content[0]",
+        ),
+        (SystemMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), "messages[0].content[0]"),
     ],
     ids=["pdf", "assistant-image", "tool-image", "system-image"],
 )
@@ -262,8 +265,10 @@ async def test_content_parts_are_converted_to_the_api_format(server: FriendliSer
 async def test_unsupported_content_part_is_rejected_with_its_path(
     server: FriendliServer, model: ChatFriendli, message: Any, path: str
 ) -> None:
-    with pytest.raises(ArgumentError, match=path):
+    with pytest.raises(ArgumentError, match="a part of type") as caught:
         await model.ainvoke([message])
+    assert caught.value.path == path
+    assert str(caught.value).startswith(f"{path}: ")
     assert server.requests == []
 
 

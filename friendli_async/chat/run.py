@@ -19,7 +19,14 @@ from friendli_async.chat.inputs import Conversation, LocalTool, Messages, RunOpt
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolCalls, ToolFinished, TurnEnded
-from friendli_async.errors import FriendliError, ResponseDecodeError, StreamInterruptedError, ToolError, TurnLimitError
+from friendli_async.errors import (
+    ArgumentError,
+    FriendliError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+    ToolError,
+    TurnLimitError,
+)
 from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
@@ -411,9 +418,9 @@ def create_run(
     check_values(given, _RunSettings)
     settings = _RunSettings(**given)
     if settings.before_tool is not None and not callable(settings.before_tool):
-        raise ValueError(f"before_tool: Expected a function, got {type(settings.before_tool).__name__}")
+        raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
     if requested_choices(options) != 1:
-        raise ValueError("n: a run supports only one choice per turn")
+        raise ArgumentError("a run supports only one choice per turn", "n")
     by_name = _index_by_name(tools)
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
@@ -431,7 +438,7 @@ def create_run(
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
-        raise ValueError(f"tools: Expected a list of tools, got `{type(tools).__name__}`")
+        raise ArgumentError(f"Expected a list of tools, got `{type(tools).__name__}`", "tools")
     found: dict[str, LocalTool] = {}
     for number, tool in enumerate(tools):
         if not callable(getattr(tool, "run", None)) or not isinstance(getattr(tool, "name", None), str):
@@ -441,6 +448,8 @@ def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
                 "friendli_async.tools.tool. For tools that you run yourself, use chat.stream"
             )
         if tool.name in found:
-            raise ValueError(f"tools[{number}]: duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)")
+            raise ArgumentError(
+                f"duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)", f"tools[{number}]"
+            )
         found[tool.name] = tool
     return found

@@ -50,7 +50,7 @@ _NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxPrope
 def check_strict(strict: object) -> None:
     """Raises ArgumentError if ``strict`` is not a bool."""
     if not isinstance(strict, bool):
-        raise ArgumentError(f"strict: Expected `bool`, got {strict!r}")
+        raise ArgumentError(f"Expected `bool`, got {strict!r}", "strict")
 
 
 def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
