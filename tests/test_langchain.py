@@ -28,7 +28,17 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel, SecretStr, ValidationError
 from support.sockets import client_of
 
-from friendli_async import AsyncFriendli, AuthenticationError, RateLimitError, StreamInterruptedError
+from friendli_async import (
+    APITimeoutError,
+    AsyncFriendli,
+    Attempt,
+    AuthenticationError,
+    InternalServerError,
+    RateLimitError,
+    RetryPolicy,
+    StreamInterruptedError,
+    Timeouts,
+)
 from friendli_async.chat import ToolCallDelta
 from friendli_async.chat.replies import FunctionCallDelta
 from friendli_async.errors import ArgumentError
@@ -613,6 +623,22 @@ async def test_model_settings_override_those_of_a_given_client(
     server.enqueue(status(503), status(503))
     await ChatFriendli(model="m", client=client, max_retries=2, timeout=60).ainvoke("Hi")
     assert len(server.requests) == 5
+
+
+async def test_retries_and_timeout_of_the_model_keep_the_rest_of_the_clients_policy(server: FriendliServer) -> None:
+    retried: list[Attempt] = []
+    policy = RetryPolicy(statuses={429}, initial=0, on_retry=retried.append)
+    async with client_of(server.url, retry=policy) as client:
+        model = ChatFriendli(model="m", client=client, max_retries=3)
+        server.enqueue(status(429), status(429), status(503))
+        with pytest.raises(InternalServerError):  # a status that the client's policy does not retry
+            await model.ainvoke("Hi")
+        assert [attempt.status for attempt in retried] == [429, 429]
+        server.enqueue(script(stall()))
+        impatient = client.with_options(timeout=Timeouts(first_event=0.05))
+        with pytest.raises(APITimeoutError) as caught:
+            await anext(ChatFriendli(model="m", client=impatient, timeout=60).astream("Hi"))
+        assert caught.value.limit == "first_event"
 
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])
