@@ -378,10 +378,17 @@ class Completions(Resource):
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> TextCompletionStream:
         arguments = arguments_of("stream", required, options, stream_fields(options))
-        prompt = required.get("prompt", "")
-        prompts = 1 if isinstance(prompt, str) else len(cast("Sequence[str]", prompt))
-        n = requested_choices(options) * prompts
+        n = requested_choices(options) * _requested_prompts(required, options)
         return TextCompletionStream(self._engine.opening(_COMPLETE, arguments, lambda: TextCompletionCollector(n)))
+
+
+def _requested_prompts(required: Mapping[str, object], options: Mapping[str, object]) -> int:
+    """Returns the number of prompts that a call sends: texts or lists of token ids. A single one is not in a list."""
+    extra: Any = options.get("extra_body") or {}
+    prompt: Any = extra.get("prompt", required.get("prompt"))
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return 1
+    return sum(isinstance(part, Sequence) for part in cast("Sequence[object]", prompt)) or 1
 
 
 def arguments_of(

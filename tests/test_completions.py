@@ -324,6 +324,11 @@ async def test_streamed_logprobs_are_joined(client: AsyncFriendli, server: Frien
         ({"prompt": ["a", "b"]}, ["stop", "stop"], True),
         ({"prompt": ("a", "b"), "n": 2}, ["stop", "stop", "stop"], False),
         ({"tokens": [1, 2, 3]}, ["stop"], True),
+        ({"extra_body": {"prompt": ["a", "b"]}}, ["stop"], False),
+        ({"extra_body": {"prompt": [[1, 2], "b"]}, "prompt": "a"}, ["stop"], False),
+        ({"extra_body": {"prompt": [[1, 2], "b"]}, "prompt": "a"}, ["stop", "stop"], True),
+        ({"extra_body": {"prompt": [1, 2, 3]}}, ["stop"], True),  # one prompt, as token ids
+        ({"extra_body": {"prompt": "a"}, "prompt": ["a", "b"]}, ["stop"], True),
     ],
     ids=str,
 )

@@ -88,8 +88,8 @@ class FriendliModel(Model[AsyncFriendli]):
 
     Pydantic AI's settings keep their meaning. ``timeout`` covers the whole call including retries, and ``max_retries``
     counts attempts after the first; the client's other timeouts and the rest of its retry policy stay.
-    ``thinking=False`` is sent as ``reasoning_budget=0``, and an effort as ``reasoning_effort``. ``extra_body`` takes any
-    other parameter of the API.
+    ``thinking=False`` is sent as ``reasoning_budget=0``, and an effort as ``reasoning_effort``. Any other parameter of
+    the API goes into ``extra_body``.
 
     Args:
         model: Model name, or endpoint id of a dedicated deployment.
