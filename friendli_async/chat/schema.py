@@ -12,7 +12,7 @@ import enum
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast, get_args
 
 import msgspec
@@ -75,40 +75,12 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
     adapter = pydantic_adapter(type)
     if adapter is not None:
         return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite()
-    _check_type(type)
-    return _SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
-
-
-def _check_type(kind: Any) -> None:
-    """Checks that a type can be read from JSON.
-
-    Raises:
-        TypeError: It cannot; the message names the type that has no JSON form.
-    """
     try:
-        infos = msgspec.inspect.type_info(kind)
-        msgspec.json.Decoder(kind)
+        msgspec.json.Decoder(type)
+        return _SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
     except (TypeError, NameError, ValueError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}" if isinstance(error, NameError) else str(error)
-        raise TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}") from None
-    for custom in _custom_types(infos, set()):
-        raise TypeError(
-            f"{_type_name(kind)} cannot be decoded from JSON: {_type_name(custom)} has no JSON representation"
-        )
-
-
-def _custom_types(info: object, seen: set[int]) -> Iterator[Any]:
-    """Yields the custom and extension types inside a type, which msgspec cannot decode by itself."""
-    if isinstance(info, msgspec.inspect.CustomType | msgspec.inspect.ExtType):
-        yield getattr(info, "cls", msgspec.msgpack.Ext)
-    if isinstance(info, tuple):
-        for inner in cast("tuple[object, ...]", info):
-            yield from _custom_types(inner, seen)
-    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen:
-        seen.add(id(info))
-        for name in info.__struct_fields__:
-            if name not in {"default", "default_factory", "cls"}:
-                yield from _custom_types(getattr(info, name), seen)
+        reason = f"{error.__class__.__name__}: {error}" if isinstance(error, NameError) else str(error)
+    raise TypeError(f"{_type_name(type)} cannot be decoded from JSON: {reason}")
 
 
 def pydantic_adapter(kind: Any) -> Any:
@@ -184,6 +156,8 @@ class _SchemaBuilder:
             case msgspec.inspect.EnumType():
                 text = description_of(info.cls)
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
+            case msgspec.inspect.CustomType() | msgspec.inspect.ExtType():
+                raise TypeError(f"{_type_name(getattr(info, 'cls', msgspec.msgpack.Ext))} has no JSON representation")
             case msgspec.inspect.CollectionType():
                 return self._list(info)
             case msgspec.inspect.TupleType():
@@ -221,6 +195,7 @@ class _SchemaBuilder:
         }
 
     def _dict(self, info: Any) -> _Schema:
+        self._schema(info.key_type)  # rejects a key without a JSON form
         schema: _Schema = {"type": "object", "additionalProperties": self._schema(info.value_type) or True}
         return schema if self._strict else {**schema, **_lengths(info, "minProperties", "maxProperties")}
 
