@@ -17,7 +17,6 @@ import codecs
 import math
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
 
 from friendli_async._core.text import split_surrogate
@@ -173,9 +172,10 @@ class JSONReader:
     def _decode(self, piece: bytes, *, final: bool = False) -> str:
         if self._decoder is None:
             self._decoder = codecs.getincrementaldecoder("utf-8")()
-        with suppress(UnicodeDecodeError):
+        try:
             return self._decoder.decode(piece, final)
-        self.fail("invalid UTF-8", 0)
+        except UnicodeDecodeError:
+            self.fail("invalid UTF-8", 0)
 
     def _put(self, value: Any) -> None:
         """Stores a new value, complete or just opened, in the innermost container."""

@@ -77,7 +77,7 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
         return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite()
     try:
         msgspec.json.Decoder(type)
-        return _SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
+        return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
     except (TypeError, NameError, ValueError, RecursionError) as error:
         reason = f"{error.__class__.__name__}: {error}" if isinstance(error, NameError) else str(error)
     raise TypeError(f"{_type_name(type)} cannot be decoded from JSON: {reason}")
@@ -129,17 +129,27 @@ def description_of(kind: Any) -> str | None:
     return inspect.cleandoc(docstring) or None
 
 
-class _SchemaBuilder:
-    """Builds a schema from msgspec's description of a type."""
+class SchemaBuilder:
+    """Builds a schema from msgspec's description of a type.
 
-    def __init__(self, *, strict: bool) -> None:
+    Args:
+        strict: See ``json_schema``.
+        with_pydantic: Whether the type may contain pydantic models, which msgspec decodes only with a hook.
+    """
+
+    def __init__(self, *, strict: bool, with_pydantic: bool = False) -> None:
         self._strict = strict
+        self._with_pydantic = with_pydantic
         self._defs: _Schema = {}
         self._names: dict[Any, str] = {}
         self._ancestors: list[Any] = []
 
     def build(self, info: msgspec.inspect.Type) -> _Schema:
-        """Returns the schema of a type, with the definitions that it refers to."""
+        """Returns the schema of a type, with the definitions that it refers to.
+
+        Raises:
+            TypeError: A type without a JSON form, which the message names.
+        """
         while isinstance(info, msgspec.inspect.Metadata) and hasattr(info.type, "fields"):
             info = info.type
         root = self._fields(info) if hasattr(info, "fields") else self._schema(info)
@@ -156,6 +166,8 @@ class _SchemaBuilder:
             case msgspec.inspect.EnumType():
                 text = description_of(info.cls)
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
+            case msgspec.inspect.CustomType() if self._with_pydantic and hasattr(info.cls, "model_json_schema"):
+                return self._pydantic(info.cls)
             case msgspec.inspect.CustomType() | msgspec.inspect.ExtType():
                 raise TypeError(f"{_type_name(getattr(info, 'cls', msgspec.msgpack.Ext))} has no JSON representation")
             case msgspec.inspect.CollectionType():
@@ -203,12 +215,23 @@ class _SchemaBuilder:
         name = self._names.get(info.cls)
         if name is None:
             name = schema_name(info.cls)
-            while name in self._names.values():
+            while name in self._defs:
                 name += "_"
             self._names[info.cls] = name
             self._defs[name] = {}  # reserves its position, in the order of the fields
             self._defs[name] = self._fields(info)
         return {"$ref": f"#/$defs/{name}"}
+
+    def _pydantic(self, model: Any) -> _Schema:
+        """Returns the schema of a pydantic model. Its definitions get a suffix if others have the same names."""
+        suffix = ""
+        while True:
+            schema = _PydanticRewriter(model.model_json_schema(), strict=self._strict, suffix=suffix).rewrite()
+            definitions: _Schema = schema.pop("$defs", {})
+            if all(self._defs.get(name, definition) == definition for name, definition in definitions.items()):
+                self._defs |= definitions
+                return schema
+            suffix += "_"
 
     def _fields(self, info: Any) -> _Schema:
         self._ancestors.append(info.cls)
@@ -260,11 +283,18 @@ def _choices(values: Any) -> _Schema:
 
 
 class _PydanticRewriter:
-    """Rewrites a schema from pydantic into a form that servers accept."""
+    """Rewrites a schema from pydantic into a form that servers accept.
 
-    def __init__(self, schema: _Schema, *, strict: bool) -> None:
+    Args:
+        schema: The schema.
+        strict: See ``json_schema``.
+        suffix: Appended to the names of all definitions.
+    """
+
+    def __init__(self, schema: _Schema, *, strict: bool, suffix: str = "") -> None:
         self._root = schema
         self._strict = strict
+        self._suffix = suffix
         self._defs: _Schema = schema.get("$defs", {})
         self._ancestors: list[str] = []
         self._used: dict[str, _Schema] = {}
@@ -312,7 +342,7 @@ class _PydanticRewriter:
 
     def _ref(self, schema: _Schema) -> _Schema:
         reference: str = schema.pop("$ref")
-        name = reference.rpartition("/")[2]
+        name = reference.rpartition("/")[2] + self._suffix
         target = self._target(reference)
         if schema and name not in self._ancestors:  # keywords next to a `$ref` would be ignored
             self._ancestors.append(name)
