@@ -19,7 +19,7 @@ from friendli_async._help import document_fields
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
 from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, requested_choices, stream_fields
 from friendli_async.chat.replies import TokenLogprob
-from friendli_async.replies import Partial, Reply, Usage, Value, always_encoded
+from friendli_async.replies import Reply, Usage, Value, always_encoded
 from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["CompletionsOptions", "TextCompletion", "TextCompletionChoice", "TextCompletionLogprobs"]
@@ -265,21 +265,14 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
     )
     add_texts: None = None
 
-    def __init__(self, n: int = 1) -> None:
-        super().__init__(_ChoiceParts, n)
-        self._has_final_frame = False
-
-    @property
-    def may_end(self) -> bool:
-        """Whether every requested choice has its finish reason, or the last frame of the 2024 format has arrived."""
-        return self._has_final_frame or super().may_end
+    _parts = _ChoiceParts
 
     def extend(self, events: Iterable[TextCompletionChunk]) -> None:
         """Adds chunks."""
         add_chunks = super().extend
         for chunk in events:
             if chunk.object == _FINAL_FRAME:
-                self._has_final_frame = True
+                self.is_last = True
                 self._remove_duplicates(chunk)
             add_chunks((chunk,))
 
@@ -290,11 +283,6 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
                 msgspec.structs.force_setattr(choice, "text", missing_suffix(choice.text, parts.text))
                 if parts.tokens:
                     msgspec.structs.force_setattr(choice, "tokens", None)
-
-    def partial(self) -> Partial:
-        """Returns what has arrived of choice 0."""
-        first = self.choices.get(0)
-        return Partial(text="" if first is None else join_text(first.text), usage=self.usage)
 
     def result(self) -> TextCompletion:
         """Returns the assembled completion."""

@@ -303,6 +303,8 @@ async def test_tool_call_or_refusal_instead_of_answer_is_reported(
         )
     assert len(server.requests) == 1
     assert caught.value.reply is not None
+    assert caught.value.partial is not None
+    assert [call.function.name for call in caught.value.partial.tool_calls] == ["look"]
     content = [{"type": "refusal", "refusal": "I will not"}]
     message = {"type": "message", "id": "1", "role": "assistant", "status": "completed", "content": content}
     server.enqueue(json_body({"id": "r", "object": "response", "status": "completed", "output": [message]}))

@@ -107,6 +107,11 @@ class ChatCompletion(Reply, frozen=True, kw_only=True):
         """The reasoning text of the first choice from any of its fields, or ""."""
         return reasoning_of(self.message)
 
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls of the first choice, or ()."""
+        return self.message.tool_calls or ()
+
 
 class FunctionCallDelta(Value, frozen=True):
     """A delta of a function call."""
@@ -140,10 +145,10 @@ class ChunkDelta(Value, frozen=True):
 
 def reasoning_of(message: ChatMessage | ChunkDelta) -> str:
     """Returns the reasoning text of a message or delta, from whichever field has it."""
-    return message.reasoning_content or message.reasoning or details_text(message.reasoning_details or ())
+    return message.reasoning_content or message.reasoning or _details_text(message.reasoning_details or ())
 
 
-def details_text(details: Iterable[Mapping[str, Any]]) -> str:
+def _details_text(details: Iterable[Mapping[str, Any]]) -> str:
     """Returns the text in ``reasoning_details``; encrypted details have none."""
     texts = [detail.get("text", detail.get("summary")) for detail in details]
     return "".join(text for text in texts if isinstance(text, str))
