@@ -27,7 +27,8 @@ from friendli_async import (
     StreamInterruptedError,
     Usage,
 )
-from friendli_async.chat import ChatChunk, ParsedCompletion, json_schema
+from friendli_async.chat import ChatChunk, ChatStream, ParsedCompletion, json_schema
+from friendli_async.responses import ResponseStream
 from friendli_async.testing import (
     FriendliServer,
     chunk,
@@ -41,6 +42,7 @@ from friendli_async.testing import (
     stall,
     status,
     text,
+    tool_calls,
     usage,
 )
 
@@ -568,6 +570,17 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_parsed_stream_has_what_plain_streams_have(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("look", {"at": 1})))
+    stream = client.serverless.chat.parse_stream(str, model="m", messages=ASK)
+    assert isinstance(stream, ChatStream)
+    assert [call.function.name async for call in stream.tool_calls()] == ["look"]
+    assert [call.function.name for call in stream.partial.tool_calls] == ["look"]
+    response = client.serverless.responses.parse_stream(Invoice, model="m", input="Hi")
+    assert isinstance(response, ResponseStream)
+    await response.aclose()
 
 
 async def test_snapshots_grow_with_each_chunk(client: AsyncFriendli, server: FriendliServer) -> None:

@@ -18,10 +18,10 @@ from friendli_async.chat.output import (
     reject_format_option,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
+from friendli_async.chat.resource import ChatStream
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage
-from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -49,21 +49,13 @@ def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
     return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
 
 
-class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], Generic[T]):
-    """The stream of a structured answer: ``snapshots()``, ``items(...)``, ``text()``, ``ChatChunk`` events."""
+class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):
+    """The stream of a structured answer: a ``ChatStream`` with ``snapshots()`` and ``items(...)``."""
 
     __slots__ = ()
 
     _parsed = ParsedCompletion
     _answer_of = staticmethod(_answer_of)
-
-    @staticmethod
-    def _text_of(event: ChatChunk) -> str:
-        return event.text
-
-    def reasoning(self) -> TextView:
-        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
-        return TextView(self, lambda event: event.reasoning)
 
     async def result(self) -> ParsedCompletion[T]:
         """Reads the rest of the stream and returns the completion, with ``value`` and ``meta``.
