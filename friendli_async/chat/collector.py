@@ -365,11 +365,6 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             texts += 1
         return texts
 
-    def reopen(self) -> None:
-        """Resets ``may_end``: a tool has started, so the turn continues."""
-        for parts in self.choices.values():
-            parts.may_end = False
-
     def calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
         """Yields the tool calls of choice 0 from index ``first`` on, built lazily. The last one may be incomplete."""
         parts = self.choices.get(0)
