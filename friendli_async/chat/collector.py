@@ -1,9 +1,9 @@
-"""Collectors that assemble a completion from the chunks of a stream, and the dialect of chat events."""
+"""The streams of chat, the collectors that assemble a completion from their chunks, and the dialect of chat events."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
@@ -23,8 +23,14 @@ from friendli_async.chat.replies import (
     reasoning_of,
 )
 from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, partial_of
+from friendli_async.streams.stream import AssembledStream
+from friendli_async.streams.views import TextView
 
-__all__ = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
+if TYPE_CHECKING:
+    from friendli_async.chat.tool_calls import ToolCallView
+
+__all__: list[str] = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
+__all__ += ["ChatStream", "CompletionStream"]
 
 
 class ChoiceParts:
@@ -53,6 +59,7 @@ class ChoiceParts:
 
 C = TypeVar("C", bound=Any)
 """A chunk type with ``usage`` and ``choices``, each of which has an ``index``."""
+E = TypeVar("E")
 P = TypeVar("P", bound=Any)
 """A class of ``ChoiceParts`` with ``add``, which takes a chunk's entry for the choice, and ``result``."""
 R = TypeVar("R")
@@ -374,3 +381,42 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
     def result(self) -> ChatCompletion:
         """Returns the assembled completion."""
         return self._build_reply(ChatCompletion, "chat.completion")
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
+    """A stream whose events are assembled into a ChatCompletion."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _text_of(event: Any) -> str:
+        return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
+
+    def reasoning(self) -> TextView:
+        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
+        return TextView(self, lambda event: event.reasoning if isinstance(event, ChatChunk) else "")
+
+    def tool_calls(self) -> ToolCallView:
+        """Returns a view of choice 0's tool calls, each as soon as it is complete."""
+        from friendli_async.chat.tool_calls import ToolCallView
+
+        return ToolCallView(self)
+
+    @property
+    def partial(self) -> Partial:
+        """What has arrived of choice 0 so far."""
+        return Partial() if self._open is None else self._open.collector.partial()
+
+    def _calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
+        """Returns the tool calls from index ``first`` on. Unlike ``partial``, it does not join all of them."""
+        collector: Any = None if self._open is None else self._open.collector
+        return iter(()) if collector is None else collector.calls_from(first, with_last=with_last)
+
+
+class ChatStream(CompletionStream[ChatChunk]):
+    """A chat stream of ``ChatChunk`` events."""
+
+    __slots__ = ()

@@ -6,12 +6,12 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
-from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
     COMPLETE,
     PARAMETERS,
@@ -24,59 +24,15 @@ from friendli_async.chat.inputs import (
     requested_choices,
     stream_fields,
 )
-from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.replies import Partial, ToolCall, Usage
-from friendli_async.streams.stream import AssembledStream
-from friendli_async.streams.views import TextView
+from friendli_async.chat.replies import ChatCompletion
 
 if TYPE_CHECKING:
     from friendli_async.chat.run import Run
     from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
-    from friendli_async.chat.tool_calls import ToolCallView
 
-__all__ = ["Chat", "ChatStream", "CompletionStream", "ContainerChat", "ContainerParsing", "Parsing"]
+__all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
 
-E = TypeVar("E")
 T = TypeVar("T")
-
-
-# --- streams ---------------------------------------------------------------------------------------------------------
-
-
-class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
-    """A stream whose events are assembled into a ChatCompletion."""
-
-    __slots__ = ()
-
-    @staticmethod
-    def _text_of(event: Any) -> str:
-        return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
-
-    def reasoning(self) -> TextView:
-        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
-        return TextView(self, lambda event: event.reasoning if isinstance(event, ChatChunk) else "")
-
-    def tool_calls(self) -> ToolCallView:
-        """Returns a view of choice 0's tool calls, each as soon as it is complete."""
-        from friendli_async.chat.tool_calls import ToolCallView
-
-        return ToolCallView(self)
-
-    @property
-    def partial(self) -> Partial:
-        """What has arrived of choice 0 so far."""
-        return Partial() if self._open is None else self._open.collector.partial()
-
-    def _calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
-        """Returns the tool calls from index ``first`` on. Unlike ``partial``, it does not join all of them."""
-        collector: Any = None if self._open is None else self._open.collector
-        return iter(()) if collector is None else collector.calls_from(first, with_last=with_last)
-
-
-class ChatStream(CompletionStream[ChatChunk]):
-    """A chat stream of ``ChatChunk`` events."""
-
-    __slots__ = ()
 
 
 # --- structured output -----------------------------------------------------------------------------------------------
@@ -248,20 +204,14 @@ class Chat(Parsing):
         Raises:
             TypeError: An item of ``tools`` is not a tool, or a ``ToolDefinitionError``.
         """
-        return self._run({"model": model}, messages, tools, options)
+        return self._run({"model": model, "messages": messages}, tools, options)
 
-    def _run(
-        self,
-        required: Mapping[str, object],
-        messages: Messages,
-        tools: Sequence[LocalTool],
-        options: Mapping[str, object],
-    ) -> Run:
+    def _run(self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]) -> Run:
         from friendli_async.chat.run import create_run  # loaded only if tools are run
 
         return create_run(
             lambda messages, options: self._stream({**required, "messages": messages}, options, "run"),
-            messages,
+            required["messages"],
             tools,
             options,
         )
@@ -296,4 +246,4 @@ class ContainerChat(ContainerParsing, Chat):
         self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
     ) -> Run:
         """Runs a chat with local tools; see ``Chat.run``. ``model`` selects an adapter route."""
-        return self._run(without_none(model=model), messages, tools, options)
+        return self._run({**without_none(model=model), "messages": messages}, tools, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, requested_choices, stream_fields
 from friendli_async.chat.output import (
     Answer,
@@ -18,7 +18,6 @@ from friendli_async.chat.output import (
     reject_format_option,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.chat.resource import ChatStream
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage

@@ -17,7 +17,7 @@ from friendli_async._core.body.arguments import Arguments, Parameters, encode_js
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
-from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, are_ordinary
+from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, CompletionStream, are_ordinary
 from friendli_async.chat.inputs import (
     CHECKS,
     CONVERTERS,
@@ -31,7 +31,6 @@ from friendli_async.chat.inputs import (
     stream_fields,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.chat.resource import CompletionStream
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage, Value, always_encoded
 

@@ -7,13 +7,12 @@ selects server-sent events. They end without a sentinel: ``response.completed``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
-from friendli_async.responses.collector import ResponseCollector, Wording
-from friendli_async.responses.events import ResponseEvent
+from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.inputs import (
     CREATE,
     PARAMETERS,
@@ -22,36 +21,14 @@ from friendli_async.responses.inputs import (
     ParseStreamOptions,
     ResponsesOptions,
 )
-from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
-from friendli_async.streams.stream import AssembledStream
-from friendli_async.streams.views import TextView
+from friendli_async.responses.replies import Response, raise_if_failed
 
 if TYPE_CHECKING:
     from friendli_async.responses.structured import ParsedResponse, ParsedResponseStream
 
-__all__ = ["ContainerResponseParsing", "ContainerResponses", "ResponseParsing", "ResponseStream", "Responses"]
+__all__ = ["ContainerResponseParsing", "ContainerResponses", "ResponseParsing", "Responses"]
 
 T = TypeVar("T")
-
-
-# --- streams ---------------------------------------------------------------------------------------------------------
-
-
-class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
-    """A stream of typed events that assembles a ``Response``. Events of future types are ``UnknownEvent``.
-
-    It ends normally with ``response.completed`` or ``response.incomplete``. ``response.failed`` raises the error class
-    that matches its code.
-    """
-
-    __slots__ = ()
-
-    def _text_extractor(self) -> Callable[[ResponseEvent], str]:
-        return Wording("output_text").of
-
-    def reasoning(self) -> TextView:
-        """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, Wording("reasoning_text").of)
 
 
 # --- structured output -----------------------------------------------------------------------------------------------

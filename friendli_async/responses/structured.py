@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.output import Answer, Output, OutputStream, ask, output_of, reject_format_option
-from friendli_async.responses.collector import ResponseCollector
+from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS
 from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
-from friendli_async.responses.resource import ResponseStream
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
