@@ -497,9 +497,10 @@ async def test_chat_refusal_is_reported_and_not_reasked(client: AsyncFriendli, s
     reply: Any = caught.value.reply
     assert reply.message.refusal == "I will not"
     pieces = [event({"choices": [{"delta": {"refusal": piece}}]}) for piece in ("I ", "will not")]
-    server.enqueue(script(*pieces, finish("stop"), done()))
-    with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
-        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+    for reason in ("stop", "length"):  # a truncated refusal is one, too
+        server.enqueue(script(*pieces, finish(reason), done()))
+        with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
+            await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
 
 
 async def test_refusal_is_part_of_message_and_is_sent_back_as_content(

@@ -81,6 +81,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What the model did instead of answering, or ""."""
 
 
+def answer_from(reply: Any, cut: str, refusal: str | None) -> Answer:
+    """Returns the answer of a reply. Tool calls may be what a truncation left of one, a refusal is final."""
+    instead = ""
+    if refusal:
+        instead = f"the model refused to answer: {refusal}"
+    elif not cut and (names := ", ".join(call.function.name for call in reply.tool_calls)):
+        instead = f"the model called tools instead of answering: {names}"
+    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+
+
 class Output(Generic[T]):
     """The output type of an answer.
 

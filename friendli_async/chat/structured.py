@@ -13,6 +13,7 @@ from friendli_async.chat.output import (
     Output,
     OutputStream,
     SnapshotView,
+    answer_from,
     ask,
     output_of,
     reject_format_option,
@@ -41,11 +42,7 @@ class ParsedCompletion(ChatCompletion, Generic[T], frozen=True, kw_only=True):
 def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
     if reply.choices and reply.choices[0].finish_reason == "length":
         cut = "the token limit was reached"
-    calls = ", ".join(call.function.name for call in reply.message.tool_calls or ())
-    instead = f"the model called tools instead of answering: {calls}" if calls and not cut else ""
-    if reply.message.refusal and not cut:
-        instead = f"the model refused to answer: {reply.message.refusal}"
-    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+    return answer_from(reply, cut, reply.message.refusal)
 
 
 class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):

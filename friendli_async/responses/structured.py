@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.output import Answer, Output, OutputStream, ask, output_of, reject_format_option
+from friendli_async.chat.output import Answer, Output, OutputStream, answer_from, ask, output_of, reject_format_option
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS
@@ -34,13 +34,7 @@ def _answer_of(reply: Response, cut: str = "") -> Answer:
         cut = "the token limit was reached" if limit else f"the response is incomplete ({reason})"
     parts = [part for item in reply.output for part in item.content or ()]
     refusals = " ".join(part.refusal or part.text for part in parts if part.type == "refusal")
-    calls = ", ".join(call.function.name for call in reply.tool_calls)
-    instead = ""
-    if refusals:
-        instead = f"the model refused to answer: {refusals}"
-    elif calls and not cut:
-        instead = f"the model called tools instead of answering: {calls}"
-    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+    return answer_from(reply, cut, refusals)
 
 
 class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, T], ResponseStream, Generic[T]):
