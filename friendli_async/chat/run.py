@@ -15,7 +15,15 @@ import msgspec
 from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._help import document_fields
-from friendli_async.chat.inputs import Conversation, LocalTool, Messages, RunOptions, requested_choices, to_request_tool
+from friendli_async.chat.inputs import (
+    Conversation,
+    LocalTool,
+    Messages,
+    RunOptions,
+    is_local_tool,
+    requested_choices,
+    to_request_tool,
+)
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolCalls, ToolFinished, TurnEnded
@@ -30,7 +38,7 @@ from friendli_async.errors import (
 from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
-    from friendli_async.chat.resource import ChatStream
+    from friendli_async.chat.collector import ChatStream
 
 __all__ = ["Run", "RunResult"]
 
@@ -441,7 +449,7 @@ def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
         raise ArgumentError(f"Expected a list of tools, got `{type(tools).__name__}`", "tools")
     found: dict[str, LocalTool] = {}
     for number, tool in enumerate(tools):
-        if not callable(getattr(tool, "run", None)) or not isinstance(getattr(tool, "name", None), str):
+        if not is_local_tool(tool):
             kind = type(tool).__name__
             raise TypeError(
                 f"tools[{number}]: a {kind} is not a runnable tool: make one from a function with "
