@@ -26,7 +26,7 @@ from friendli_async.chat.inputs import (
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
-from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolCalls, ToolFinished, TurnEnded
+from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolRunner, TurnEnded
 from friendli_async.errors import (
     ArgumentError,
     FriendliError,
@@ -91,18 +91,17 @@ class _Turns:
             )
         return self._open(self.messages, _without_required_call(self._options))
 
-    def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], results: Sequence[ToolFinished]) -> None:
-        """Adds a finished turn."""
+    def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], contents: Sequence[str]) -> None:
+        """Adds a finished turn, with the contents of the tool messages for the calls."""
         self.count += 1
         self.usage = add_usage(self.usage, reply.usage)
         message = reply.message.as_input()
         if calls:
             message["tool_calls"] = [_as_input(call) for call in calls]
         self.messages.append(message)
-        for result in results:
-            call = result.call
+        for call, content in zip(calls, contents, strict=True):
             self.messages.append(
-                {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": result.content}
+                {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
             )
 
 
@@ -134,17 +133,15 @@ class Run:
         "_read_task",
         "_reply",
         "_result",
-        "_state",
         "_stream",
         "_turns",
         "_whole_calls",
     )
 
-    def __init__(self, turns: _Turns, calls: ToolCalls, events: deque[RunEvent]) -> None:
+    def __init__(self, turns: _Turns, calls: ToolRunner, events: deque[RunEvent]) -> None:
         self._turns = turns
         self._calls = calls
         self._events = events
-        self._state: Literal["open", "done", "closed"] = "open"
         self._is_waiting = False
         self._is_cancelled = False
         self._error: FriendliError | None = None
@@ -169,6 +166,12 @@ class Run:
         """Number of finished turns."""
         return self._turns.count
 
+    @property
+    def _state(self) -> Literal["open", "done", "closed"]:
+        if self._error is not None:
+            return "closed"
+        return "open" if self._result is None else "done"
+
     def __repr__(self) -> str:
         return f"<Run {self._state}, {self.turns} turns>"
 
@@ -176,7 +179,7 @@ class Run:
         raise TypeError("a run cannot be copied or pickled: it holds a connection")
 
     def __del__(self) -> None:
-        calls: ToolCalls | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
+        calls: ToolRunner | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
         if calls is not None:
             calls.drop()
 
@@ -198,7 +201,6 @@ class Run:
         StreamInterruptedError.
         """
         if self._state == "open":
-            self._state = "closed"
             self._error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
         self._is_cancelled = False
         self._events.clear()
@@ -214,7 +216,6 @@ class Run:
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error, and stores the error for later calls."""
         if self._state == "open":
-            self._state = "closed"
             self._is_cancelled = isinstance(error, asyncio.CancelledError)
             if isinstance(error, FriendliError):
                 if isinstance(error, ToolError):
@@ -316,7 +317,6 @@ class Run:
         self._events.append(TurnEnded(number=turns.count, reply=reply))
         if not calls:
             self._result = RunResult(reply=reply, messages=turns.messages, usage=turns.usage, turns=turns.count)
-            self._state = "done"
 
     async def _read(self, stream: ChatStream) -> None:
         """Reads the next chunk. While tools are running, it returns early if one of them has an event."""
@@ -363,6 +363,7 @@ class Run:
 
 
 async def _read_one(stream: ChatStream) -> ChatChunk | None:
+    # A coroutine, which a task requires. It holds no reference to the run: the run is collected while a task reads.
     return await anext(stream, None)
 
 
@@ -433,7 +434,7 @@ def create_run(
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
     events: deque[RunEvent] = deque()
-    calls = ToolCalls(
+    calls = ToolRunner(
         by_name,
         concurrency=settings.concurrency,
         timeout=settings.tool_timeout,
