@@ -138,6 +138,7 @@ class TextCompletionChunkChoice(Value, frozen=True):
     logprobs: TextCompletionLogprobs | None = None
     tokens: tuple[int, ...] | None = None
     """Ids of the tokens, if the text arrives in one piece."""
+    # Any other value of these fails to decode, so that the slow path looks for an error, or for text.
     error: None = None
     """Always None: an error in a choice is raised."""
     delta: None = None
@@ -217,7 +218,7 @@ class _ChoiceParts(ChoiceParts):
 
 
 _FINAL_FRAME: Final = "complete"
-"""The ``object`` of a chunk made from the last frame of the 2024 format."""
+"""The ``object`` of a chunk made from the last frame of the 2024 format, by which the collector recognizes it."""
 
 
 def _normalize_frame(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class ChunkDelta(Value, frozen=True):
     reasoning: str | None = None
     reasoning_details: tuple[dict[str, Any], ...] | None = None
     refusal: str | None = None
-    error: None = None
+    error: None = None  # any other value fails to decode, so that the slow path looks for an error
     """Always None: an error in a delta is raised."""
 
 
@@ -165,7 +165,7 @@ class ChunkChoice(Value, frozen=True):
     """The full message, which some servers send. A stream moves the part not yet streamed into ``delta``."""
     text: str | None = None
     """Text outside ``delta``, as in completions. A stream moves it into ``delta``."""
-    error: None = None
+    error: None = None  # as in ``ChunkDelta``
     """Always None: an error in a choice is raised."""
 
 

@@ -215,7 +215,9 @@ def _has_more(assembled: Response, final: Response) -> bool:
 
 
 class Wording:
-    """Extracts the text or the reasoning of each event. A complete text adds only what its deltas have not delivered.
+    """Extracts the text of each event, of the answer or of the reasoning.
+
+    An event with a complete text adds only what its deltas have not delivered.
 
     Args:
         kind: The type of part to read.
