@@ -20,8 +20,8 @@ from friendli_async._core.observers import (
 )
 from friendli_async._core.pages import Pages
 from friendli_async._version import __version__
+from friendli_async.chat.collector import ChatStream
 from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage
-from friendli_async.chat.resource import ChatStream
 from friendli_async.chat.tool_assisted import ToolAssistedStream, ToolStatus
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import (

@@ -19,7 +19,7 @@ from friendli_async._help import document_fields
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
 from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, requested_choices, stream_fields
 from friendli_async.chat.replies import TokenLogprob
-from friendli_async.replies import Partial, Reply, Usage, Value, always_encoded
+from friendli_async.replies import Reply, Usage, Value, always_encoded
 from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["CompletionsOptions", "TextCompletion", "TextCompletionChoice", "TextCompletionLogprobs"]
@@ -138,6 +138,7 @@ class TextCompletionChunkChoice(Value, frozen=True):
     logprobs: TextCompletionLogprobs | None = None
     tokens: tuple[int, ...] | None = None
     """Ids of the tokens, if the text arrives in one piece."""
+    # Any other value of these fails to decode, so that the slow path looks for an error, or for text.
     error: None = None
     """Always None: an error in a choice is raised."""
     delta: None = None
@@ -215,7 +216,7 @@ class _ChoiceParts(ChoiceParts):
 
 
 _FINAL_FRAME: Final = "complete"
-"""The ``object`` of a chunk made from the last frame of the 2024 format."""
+"""The ``object`` of a chunk made from the last frame of the 2024 format, by which the collector recognizes it."""
 
 
 def _normalize_frame(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
@@ -263,21 +264,14 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
     )
     add_texts: None = None
 
-    def __init__(self, n: int = 1) -> None:
-        super().__init__(_ChoiceParts, n)
-        self._has_final_frame = False
-
-    @property
-    def may_end(self) -> bool:
-        """Whether every requested choice has its finish reason, or the last frame of the 2024 format has arrived."""
-        return self._has_final_frame or super().may_end
+    _parts = _ChoiceParts
 
     def extend(self, events: Iterable[TextCompletionChunk]) -> None:
         """Adds chunks."""
         add_chunks = super().extend
         for chunk in events:
             if chunk.object == _FINAL_FRAME:
-                self._has_final_frame = True
+                self.is_last = True
                 self._remove_duplicates(chunk)
             add_chunks((chunk,))
 
@@ -288,11 +282,6 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
                 msgspec.structs.force_setattr(choice, "text", missing_suffix(choice.text, parts.text))
                 if parts.tokens:
                     msgspec.structs.force_setattr(choice, "tokens", None)
-
-    def partial(self) -> Partial:
-        """Returns what has arrived of choice 0."""
-        first = self.choices.get(0)
-        return Partial(text="" if first is None else join_text(first.text), usage=self.usage)
 
     def result(self) -> TextCompletion:
         """Returns the assembled completion."""
@@ -376,10 +365,17 @@ class Completions(Resource):
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> TextCompletionStream:
         arguments = arguments_of("stream", required, options, stream_fields(options))
-        prompt = required.get("prompt", "")
-        prompts = 1 if isinstance(prompt, str) else len(cast("Sequence[str]", prompt))
-        n = requested_choices(options) * prompts
+        n = requested_choices(options) * _requested_prompts(required, options)
         return TextCompletionStream(self._engine.opening(_COMPLETE, arguments, lambda: TextCompletionCollector(n)))
+
+
+def _requested_prompts(required: Mapping[str, object], options: Mapping[str, object]) -> int:
+    """Returns the number of prompts that a call sends: texts or lists of token ids. A single one is not in a list."""
+    extra: Any = options.get("extra_body") or {}
+    prompt: Any = extra.get("prompt", required.get("prompt"))
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return 1
+    return sum(isinstance(part, Sequence) for part in cast("Sequence[object]", prompt)) or 1
 
 
 def arguments_of(

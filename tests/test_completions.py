@@ -36,6 +36,7 @@ from friendli_async.testing import (
     reset,
     script,
     split,
+    stall,
     status,
 )
 
@@ -324,6 +325,11 @@ async def test_streamed_logprobs_are_joined(client: AsyncFriendli, server: Frien
         ({"prompt": ["a", "b"]}, ["stop", "stop"], True),
         ({"prompt": ("a", "b"), "n": 2}, ["stop", "stop", "stop"], False),
         ({"tokens": [1, 2, 3]}, ["stop"], True),
+        ({"extra_body": {"prompt": ["a", "b"]}}, ["stop"], False),
+        ({"extra_body": {"prompt": [[1, 2], "b"]}, "prompt": "a"}, ["stop"], False),
+        ({"extra_body": {"prompt": [[1, 2], "b"]}, "prompt": "a"}, ["stop", "stop"], True),
+        ({"extra_body": {"prompt": [1, 2, 3]}}, ["stop"], True),  # one prompt, as token ids
+        ({"extra_body": {"prompt": "a"}, "prompt": ["a", "b"]}, ["stop"], True),
     ],
     ids=str,
 )
@@ -434,6 +440,12 @@ async def test_legacy_frames_fold_into_the_same_completion(
     result = await stream.result()
     assert result.choices == (TextCompletionChoice(0, " such as", tokens=(1778, 439)),)
     assert result.usage == Usage(1, 2, 3)
+
+
+async def test_legacy_complete_frame_ends_the_stream_at_once(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(script(event(SAMPLED[0], name="token_sampled"), event(WHOLE, name="complete"), stall()))
+    result = await client.dedicated.completions.stream(model="m", prompt="Hi").result()
+    assert (result.text, result.usage) == (" such as", Usage(1, 2, 3))
 
 
 async def test_legacy_stream_without_complete_frame_is_truncated(client: AsyncFriendli, server: FriendliServer) -> None:

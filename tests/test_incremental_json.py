@@ -106,6 +106,7 @@ def test_split_surrogate_pair_is_joined(text: str) -> None:
     units = [halves[at : at + 2].decode("utf-16-le", "surrogatepass") for at in range(0, len(halves), 2)]
     assert parse_pieces(units) == text
     assert parse_pieces(['"\ud83d', "x", '"']) == "\ud83dx"
+    assert parse_pieces(['{"\ud83d', '\ude00": "\ud83d"}']) == {"\U0001f600": "\ud83d"}
 
 
 @pytest.mark.parametrize("text", ["0\ud800", "{}\ud800", '"a"\ud800', "[1\ud800", "\ud800", "tru\ud800"])

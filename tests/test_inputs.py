@@ -7,7 +7,7 @@ import enum
 import json
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -26,8 +26,10 @@ from friendli_async.chat import (
     Tool,
     ToolMessage,
     UserMessage,
+    json_schema,
 )
 from friendli_async.testing import FriendliServer, json_body, status, text
+from friendli_async.tools import tool
 
 MESSAGES: Final = [{"role": "user", "content": "Hi"}]
 SEED: Final = "tool_assisted_completion_request_body"
@@ -260,19 +262,14 @@ async def test_seed_operation_without_stream_cannot_be_iterated(
     assert len(server.requests) == 1
 
 
-async def test_unknown_tool_type_is_sent_to_the_server(
-    client: f.AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_unknown_tool_type_is_sent_to_the_server(client: f.AsyncFriendli, server: FriendliServer) -> None:
     server.always(text("ok"))
     tools: list[Any] = [{"type": "math:abacus", "beads": 10}, Tool(Function("now")), {"type": "web:search"}]
     body = {"model": "m", "messages": MESSAGES, "tools": tools, "stream": False}
-    with caplog.at_level("DEBUG", "friendli_async"):
-        await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
-        await client.serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, tools=tools)
+    await client.serverless.tool_assisted_chat_completion(tool_assisted_completion_request_body=body)
+    await client.serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, tools=tools)
     expected = [tools[0], {"type": "function", "function": {"name": "now"}}, tools[2]]
     assert [request.json["tools"] for request in server.requests] == [expected, expected]
-    assert "math:abacus" in caplog.text
-    assert "web:search" not in caplog.text
 
 
 # --- accepted arguments ----------------------------------------------------------------------------------------------
@@ -645,3 +642,48 @@ async def test_value_without_json_form_suggests_a_conversion(
     with pytest.raises(ValueError, match=f"^{message}"):
         await send(client, **options)
     assert server.requests == []
+
+
+@tool
+def now() -> str:
+    return "12:00"
+
+
+class Answer(msgspec.Struct):
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("path", "call"),
+    [
+        ("strict", lambda client: json_schema(int, strict=1)),  # type: ignore[arg-type]  # invalid
+        ("items('x')", lambda client: parse_stream(client).items("x")),
+        ("items('name')", lambda client: parse_stream(client).items("name")),
+        ("tools", lambda client: run(client, {})),
+        ("tools[1]", lambda client: run(client, [now, now])),
+        ("before_tool", lambda client: run(client, [now], before_tool=True)),
+        ("n", lambda client: run(client, [now], n=2)),
+        ("n", lambda client: stream(client).tee(0)),
+        ("slow", lambda client: stream(client).tee(1, slow="block")),
+        ("extra_query['cursor']", lambda client: client.dedicated.endpoint.list(extra_query={"cursor": 1})),
+    ],
+)
+async def test_argument_error_has_the_path_with_which_its_message_starts(
+    client: f.AsyncFriendli, path: str, call: Callable[[f.AsyncFriendli], object]
+) -> None:
+    with pytest.raises(f.ArgumentError) as raised:
+        call(client)
+    assert raised.value.path == path
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def stream(client: f.AsyncFriendli) -> Any:
+    return client.serverless.chat.stream(model="m", messages=MESSAGES)
+
+
+def parse_stream(client: f.AsyncFriendli) -> Any:
+    return client.serverless.chat.parse_stream(Answer, model="m", messages=MESSAGES)
+
+
+def run(client: f.AsyncFriendli, tools: Any, **options: Any) -> Any:
+    return client.serverless.chat.run(model="m", messages=MESSAGES, tools=tools, **options)

@@ -28,7 +28,17 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel, SecretStr, ValidationError
 from support.sockets import client_of
 
-from friendli_async import AsyncFriendli, AuthenticationError, RateLimitError, StreamInterruptedError
+from friendli_async import (
+    APITimeoutError,
+    AsyncFriendli,
+    Attempt,
+    AuthenticationError,
+    InternalServerError,
+    RateLimitError,
+    RetryPolicy,
+    StreamInterruptedError,
+    Timeouts,
+)
 from friendli_async.chat import ToolCallDelta
 from friendli_async.chat.replies import FunctionCallDelta
 from friendli_async.errors import ArgumentError
@@ -251,10 +261,13 @@ async def test_content_parts_are_converted_to_the_api_format(server: FriendliSer
 @pytest.mark.parametrize(
     ("message", "path"),
     [
-        (HumanMessage([{"type": "file", "base64": PIXEL, "mime_type": "application/pdf"}]), r"messages\[0\]"),
-        (AIMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"messages\[0\].content"),
-        (ToolMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}], tool_call_id="1"), r"content\[0\]"),
-        (SystemMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), r"content\[0\]"),
+        (HumanMessage([{"type": "file", "base64": PIXEL, "mime_type": "application/pdf"}]), "messages[0].content[0]"),
+        (AIMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), "messages[0].content"),
+        (
+            ToolMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}], tool_call_id="1"),
+            "messages[0].content[0]",
+        ),
+        (SystemMessage([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), "messages[0].content[0]"),
     ],
     ids=["pdf", "assistant-image", "tool-image", "system-image"],
 )
@@ -262,8 +275,10 @@ async def test_content_parts_are_converted_to_the_api_format(server: FriendliSer
 async def test_unsupported_content_part_is_rejected_with_its_path(
     server: FriendliServer, model: ChatFriendli, message: Any, path: str
 ) -> None:
-    with pytest.raises(ArgumentError, match=path):
+    with pytest.raises(ArgumentError, match="a part of type") as caught:
         await model.ainvoke([message])
+    assert caught.value.path == path
+    assert str(caught.value).startswith(f"{path}: ")
     assert server.requests == []
 
 
@@ -614,6 +629,22 @@ async def test_model_settings_override_those_of_a_given_client(
     server.enqueue(status(503), status(503))
     await ChatFriendli(model="m", client=client, max_retries=2, timeout=60).ainvoke("Hi")
     assert len(server.requests) == 5
+
+
+async def test_retries_and_timeout_of_the_model_keep_the_rest_of_the_clients_policy(server: FriendliServer) -> None:
+    retried: list[Attempt] = []
+    policy = RetryPolicy(statuses={429}, initial=0, on_retry=retried.append)
+    async with client_of(server.url, retry=policy) as client:
+        model = ChatFriendli(model="m", client=client, max_retries=3)
+        server.enqueue(status(429), status(429), status(503))
+        with pytest.raises(InternalServerError):  # a status that the client's policy does not retry
+            await model.ainvoke("Hi")
+        assert [attempt.status for attempt in retried] == [429, 429]
+        server.enqueue(script(stall()))
+        impatient = client.with_options(timeout=Timeouts(first_event=0.05))
+        with pytest.raises(APITimeoutError) as caught:
+            await anext(ChatFriendli(model="m", client=impatient, timeout=60).astream("Hi"))
+        assert caught.value.limit == "first_event"
 
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated", "container"])

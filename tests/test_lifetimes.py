@@ -66,7 +66,7 @@ HISTORIES: dict[str, tuple[bytes | str, ...]] = {
 TRACKED = {"AiohttpExchange", "Call", "ChatStream", "EventReader", "OpenStream", "ReadClock", "StreamOpening"}
 TRACKED |= {"Branch", "Fanout", "ItemView", "MessageStream", "ParsedChatStream", "RawView", "ResponseStream", "Run"}
 TRACKED |= {"SSEResponse", "SnapshotView", "TextCompletionStream", "TextView", "ToolAssistedStream", "ToolCallView"}
-TRACKED |= {"ToolCalls", "TranscriptionStream", "_Cutter", "_EventSender"}
+TRACKED |= {"ToolRunner", "TranscriptionStream", "_Cutter", "_EventSender"}
 """The names of the types whose live instances are counted."""
 
 

@@ -39,7 +39,15 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, ToolOrOutput
 from support.sockets import client_of
 
-from friendli_async import AsyncFriendli, FriendliError, RateLimitError, StreamInterruptedError, Timeouts
+from friendli_async import (
+    AsyncFriendli,
+    Attempt,
+    FriendliError,
+    RateLimitError,
+    RetryPolicy,
+    StreamInterruptedError,
+    Timeouts,
+)
 from friendli_async.integrations.pydantic_ai import FriendliModel
 from friendli_async.testing import (
     FriendliServer,
@@ -385,6 +393,20 @@ async def test_instructions_follow_the_system_prompts(server: FriendliServer, mo
     await Agent(model, system_prompt="One.", instructions="Two.").run("Hi")
     sent = [(message["role"], message["content"]) for message in server.requests[0].json_object["messages"]]
     assert sent == [("system", "One."), ("system", "Two."), ("user", "Hi")]
+
+
+async def test_retries_and_timeout_of_the_settings_keep_the_rest_of_the_clients_policy(server: FriendliServer) -> None:
+    retried: list[Attempt] = []
+    policy = RetryPolicy(statuses={429}, initial=0, on_retry=retried.append)
+    async with client_of(server.url, retry=policy) as client:
+        server.enqueue(status(429), status(429), status(503))
+        with pytest.raises(exceptions.ModelHTTPError):  # a status that the client's policy does not retry
+            await Agent(FriendliModel("m", client=client)).run("Hi", model_settings={"max_retries": 3})
+        assert [attempt.status for attempt in retried] == [429, 429]
+        server.enqueue(script(stall()))
+        impatient = client.with_options(timeout=Timeouts(first_event=0.05))
+        with pytest.raises(exceptions.ModelTimeoutError, match="first_event"):
+            await Agent(FriendliModel("m", client=impatient)).run("Hi", model_settings={"timeout": 60})
 
 
 async def test_settings_map_to_api_parameters(server: FriendliServer, model: FriendliModel) -> None:

@@ -145,6 +145,18 @@ async def test_missing_key_column_and_unusable_checkpoint_are_rejected(server: F
     assert server.requests == []
 
 
+@pytest.mark.parametrize("column", ["text", "finish_reason", "error"])
+async def test_column_that_would_be_overwritten_is_rejected(server: FriendliServer, column: str) -> None:
+    stage = stage_of(server)
+    with pytest.raises(RowsError, match=f"would overwrite the column '{column}': rename it"):
+        await rows_of(stage, batch_of(2, **{column: np.array(["mine", "mine"])}))
+    with pytest.raises(RowsError, match="the column 'prompt': rename it, or choose another output="):
+        await rows_of(stage_of(server, output="prompt"), batch_of(1))
+    with pytest.raises(ValueError, match="output: the stage adds another column 'error'"):
+        stage_of(server, output="error")
+    assert server.requests == []
+
+
 def delayed_reply(received: ReceivedRequest) -> Script:
     content = received.json_object["messages"][0]["content"]
     reply = json_body({"choices": [{"index": 0, "message": {"content": content}, "finish_reason": "stop"}]})

@@ -30,7 +30,7 @@ from friendli_async import (
     StreamInterruptedError,
     ToolCall,
 )
-from friendli_async.chat.tool_loop import ToolCalls
+from friendli_async.chat.tool_loop import ToolRunner
 from friendli_async.testing import (
     FriendliServer,
     Step,
@@ -1059,7 +1059,7 @@ async def test_cancelled_read_waits_for_the_tools_and_is_reported_once(
 async def test_cancelling_at_any_point_leaves_no_tasks(client: AsyncFriendli, server: FriendliServer) -> None:
     calls = tool_calls(("wait", {}), ("now", {}), ("fail", {}))
     server.always(lambda request: (calls if len(request.json_object["messages"]) == 1 else text("x"))(request))
-    ours = ("ToolCalls", "_read_one", "Waiter")
+    ours = ("ToolRunner", "_read_one", "Waiter")
     for moment in range(1, 90):
         waiter = Waiter()
         if moment % 2:
@@ -1294,7 +1294,7 @@ async def test_a_thousand_runs_leak_nothing(client: AsyncFriendli, server: Frien
     try:
         await run_scenarios(run_scenario, server, kinds, 1000)
         await assert_idle(client, server)
-        left = [thing for thing in gc.get_objects() if isinstance(thing, Run | ToolCalls | ToolError | ChatStream)]
+        left = [thing for thing in gc.get_objects() if isinstance(thing, Run | ToolRunner | ToolError | ChatStream)]
         tasks = [thing for thing in gc.get_objects() if isinstance(thing, asyncio.Task) and thing.done()]
     finally:
         gc.enable()

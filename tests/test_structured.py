@@ -10,7 +10,8 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, TypedDict
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 import pydantic
@@ -26,7 +27,8 @@ from friendli_async import (
     StreamInterruptedError,
     Usage,
 )
-from friendli_async.chat import ChatChunk, ParsedCompletion, json_schema
+from friendli_async.chat import ChatChunk, ChatStream, ParsedCompletion, json_schema
+from friendli_async.responses import ResponseStream
 from friendli_async.testing import (
     FriendliServer,
     chunk,
@@ -40,6 +42,7 @@ from friendli_async.testing import (
     stall,
     status,
     text,
+    tool_calls,
     usage,
 )
 
@@ -79,6 +82,11 @@ class Typed(TypedDict):
 class Pair(NamedTuple):
     one: int
     other: str
+
+
+class Reading(msgspec.Struct):
+    value: float
+    unit: str
 
 
 class Cat(msgspec.Struct, tag="cat"):
@@ -243,9 +251,48 @@ async def test_token_limit_raises_cut_off_error(client: AsyncFriendli, server: F
     assert len(server.requests) == 2  # not re-asked: the answer would only be cut off again
     with pytest.raises(OutputCutOffError, match="token limit"):
         await client.serverless.responses.parse(Invoice, model="m", input="Hi", max_output_tokens=2)
-    server.enqueue(script(chunk("12"), finish("length"), done()))
-    with pytest.raises(OutputCutOffError):  # the number may have been cut off: 12 of 1234
-        await client.serverless.chat.parse_stream(Any, model="m", messages=ASK).result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Any, "12"),
+        (int, "-1"),
+        (float, "1.5"),
+        (float, "1e5"),
+        (Decimal, "4"),
+        (int | str, " 7"),
+        (Literal[1, 12], "1"),
+    ],
+    ids=str,
+)
+async def test_number_at_the_end_of_a_truncated_answer_is_not_accepted(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, answer: str
+) -> None:
+    server.enqueue(text(answer, finish_reason="length"), scripted(answer, reason="length"))
+    with pytest.raises(OutputCutOffError, match="token limit"):
+        await client.serverless.chat.parse(kind, model="m", messages=ASK)
+    with pytest.raises(OutputCutOffError, match="token limit"):
+        await client.serverless.chat.parse_stream(kind, model="m", messages=ASK).result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "value"),
+    [
+        (int, '{"value": 42}', 42),
+        (int, "42\n", 42),
+        (Decimal, '"4.2"', Decimal("4.2")),
+        (bool, "true", True),
+        (Invoice, INVOICE, VALUE),
+    ],
+    ids=str,
+)
+async def test_complete_value_in_a_truncated_answer_is_accepted(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, answer: str, value: object
+) -> None:
+    server.enqueue(text(answer, finish_reason="length"), scripted(answer, reason="length"))
+    assert (await client.serverless.chat.parse(kind, model="m", messages=ASK)).value == value
+    assert (await client.serverless.chat.parse_stream(kind, model="m", messages=ASK).result()).value == value
 
 
 async def test_tool_call_or_refusal_instead_of_answer_is_reported(
@@ -258,6 +305,8 @@ async def test_tool_call_or_refusal_instead_of_answer_is_reported(
         )
     assert len(server.requests) == 1
     assert caught.value.reply is not None
+    assert caught.value.partial is not None
+    assert [call.function.name for call in caught.value.partial.tool_calls] == ["look"]
     content = [{"type": "refusal", "refusal": "I will not"}]
     message = {"type": "message", "id": "1", "role": "assistant", "status": "completed", "content": content}
     server.enqueue(json_body({"id": "r", "object": "response", "status": "completed", "output": [message]}))
@@ -387,6 +436,27 @@ async def test_value_without_its_wrapper_is_accepted(
     assert not isinstance(value, list) or snapshots[-1] == json.loads(answer)
 
 
+async def test_wrapper_with_an_invalid_value_is_not_accepted_as_the_value(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    answer = '{"value": "oops"}'  # as a value without its wrapper, it would match the type
+    server.enqueue(text(answer), scripted(answer))
+    kind: Any = int | dict[str, str]
+    with pytest.raises(OutputInvalidError, match=r"not a valid .*: Expected `int \| object`, got `str`"):
+        await client.serverless.chat.parse(kind, model="m", messages=ASK)
+    with pytest.raises(OutputInvalidError, match=r"Expected `int \| object`, got `str`"):
+        await client.serverless.chat.parse_stream(kind, model="m", messages=ASK).result()
+
+
+async def test_value_with_a_field_named_like_the_wrapper_is_accepted(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    for answer in ('{"value": 21.5, "unit": "C"}', '{"value": {"value": 21.5, "unit": "C"}}'):
+        server.enqueue(text(answer))
+        reply = await client.serverless.chat.parse(Reading | None, model="m", messages=ASK)
+        assert reply.value == Reading(21.5, "C")
+
+
 @pytest.mark.parametrize("answer", ['"many"', "[1]", "true", '{"value": "many"}', '{"count": 1}', "many"])
 async def test_error_and_feedback_describe_the_wrapper(
     client: AsyncFriendli, server: FriendliServer, answer: str
@@ -427,9 +497,10 @@ async def test_chat_refusal_is_reported_and_not_reasked(client: AsyncFriendli, s
     reply: Any = caught.value.reply
     assert reply.message.refusal == "I will not"
     pieces = [event({"choices": [{"delta": {"refusal": piece}}]}) for piece in ("I ", "will not")]
-    server.enqueue(script(*pieces, finish("stop"), done()))
-    with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
-        await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
+    for reason in ("stop", "length"):  # a truncated refusal is one, too
+        server.enqueue(script(*pieces, finish(reason), done()))
+        with pytest.raises(OutputInvalidError, match="refused to answer: I will not"):
+            await client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK).result()
 
 
 async def test_refusal_is_part_of_message_and_is_sent_back_as_content(
@@ -500,6 +571,17 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_parsed_stream_has_what_plain_streams_have(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(tool_calls(("look", {"at": 1})))
+    stream = client.serverless.chat.parse_stream(str, model="m", messages=ASK)
+    assert isinstance(stream, ChatStream)
+    assert [call.function.name async for call in stream.tool_calls()] == ["look"]
+    assert [call.function.name for call in stream.partial.tool_calls] == ["look"]
+    response = client.serverless.responses.parse_stream(Invoice, model="m", input="Hi")
+    assert isinstance(response, ResponseStream)
+    await response.aclose()
 
 
 async def test_snapshots_grow_with_each_chunk(client: AsyncFriendli, server: FriendliServer) -> None:

@@ -112,7 +112,7 @@ def test_schema_comes_from_annotations_defaults_and_docstring() -> None:
         "type": "object",
         "properties": {
             "city": {"type": "string", "description": "Its name, as people say it."},
-            "unit": {"enum": ["C", "F"], "default": "C", "description": "Of the degrees."},
+            "unit": {"type": "string", "enum": ["C", "F"], "default": "C", "description": "Of the degrees."},
         },
         "required": ["city"],
         "additionalProperties": False,
@@ -159,24 +159,82 @@ def test_all_supported_types_have_a_schema_with_shared_definitions() -> None:
     ) -> None:
         pass
 
-    assert set(take.parameters["$defs"]) == {"Place", "Filter", "Colour"}
-    assert take.parameters["$defs"]["Place"]["description"] == "Where something is."
+    assert set(take.parameters["$defs"]) == {"Place", "Filter"}
+    assert take.parameters["$defs"]["Place"] == {
+        "type": "object",
+        "description": "Where something is.",
+        "properties": {"name": {"type": "string"}, "floor": {"type": "integer"}},
+        "required": ["name"],
+    }
     found = properties(take)
     assert found["place"] == {"$ref": "#/$defs/Place"}
+    assert found["colour"] == {"anyOf": [{"type": "string", "enum": ["red", "blue"]}, {"type": "null"}]}
+    assert found["at"] == {"type": "string", "format": "date-time"}
     assert found["rest"] == {}
     assert "items" not in found["pair"]  # llama.cpp rejects `items: false`
     assert found["pair"]["maxItems"] == 2
     assert json.loads(json.dumps(take.parameters)) == take.parameters
 
 
-def test_definitions_of_pydantic_models_are_moved_to_the_root() -> None:
+def test_definitions_of_pydantic_models_are_shared_at_the_root() -> None:
     @tool
-    def visit(person: Person) -> None:
+    def visit(person: Person, guests: list[Person] | None = None) -> None:
         pass
 
-    schema = visit.parameters
-    assert set(schema["$defs"]) == {"Home"}
-    assert "$defs" not in json.dumps(schema["properties"]["person"]).replace("#/$defs", "")
+    home = {"$ref": "#/$defs/Home"}
+    person = {"type": "object", "properties": {"name": {"type": "string"}, "home": home}, "required": ["name", "home"]}
+    assert properties(visit)["person"] == person
+    assert properties(visit)["guests"]["anyOf"][0] == {"type": "array", "items": person}
+    street = {"type": "string", "minLength": 2}
+    assert visit.parameters["$defs"] == {
+        "Home": {"type": "object", "properties": {"street": street}, "required": ["street"]}
+    }
+
+
+def test_types_with_the_same_name_have_a_definition_each() -> None:
+    home = msgspec.defstruct("Home", [("rooms", int)])
+    others: Any = pydantic.create_model("Home", garden=(bool, ...))
+    owner = pydantic.create_model("Owner", home=(others, ...), spare=(list[others], ...))
+
+    def move(old: Any, person: Person, owner: Any, again: Any) -> None:
+        pass
+
+    move.__annotations__ |= {"old": home, "owner": owner, "again": owner}
+    schema = tool(move).parameters
+    used = {
+        "old": schema["properties"]["old"],
+        "person": schema["properties"]["person"]["properties"]["home"],
+        "owner": schema["properties"]["owner"]["properties"]["home"],
+        "again": schema["properties"]["again"]["properties"]["spare"]["items"],
+    }
+    fields = {name: list(schema["$defs"][ref["$ref"].rpartition("/")[2]]["properties"]) for name, ref in used.items()}
+    assert fields == {"old": ["rooms"], "person": ["street"], "owner": ["garden"], "again": ["garden"]}
+    assert len(schema["$defs"]) == 3
+
+
+def test_parameter_description_overrides_docstring_of_its_type() -> None:
+    class Shade(enum.Enum):
+        """A shade."""
+
+        DARK = "dark"
+
+    def paint(shade: Any, place: Place, other: Any) -> None:
+        """Paints.
+
+        Args:
+            shade: Which shade.
+            place: Which place.
+            other: Which other one.
+        """
+
+    annotated = Annotated[Shade, msgspec.Meta(description="As annotated.")]
+    paint.__annotations__ |= {"shade": Shade, "other": annotated}
+    found = properties(tool(paint))
+    assert [found[name]["description"] for name in ("shade", "place", "other")] == [
+        "Which shade.",
+        "Which place.",
+        "As annotated.",
+    ]
 
 
 def test_defaults_that_are_not_json_are_omitted_from_schema_but_used() -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, encode_query
 from friendli_async._core.protocol import Operation
+from friendli_async.errors import ArgumentError
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -70,7 +71,7 @@ class Listing(Generic[T, P]):
         given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
         start = given.pop(self.cursor, None)
         if start is not None and not isinstance(start, str):  # from extra_query, which is not validated above
-            raise ValueError(f"extra_query[{self.cursor!r}]: Expected `str`, got `{type(start).__name__}`")
+            raise ArgumentError(f"Expected `str`, got `{type(start).__name__}`", f"extra_query[{self.cursor!r}]")
         encode_query({self.cursor: start}, "{}")  # raises now what would fail at the first page
         return Pages(engine, self, Arguments(query=encode_query(given, "{}"), path=path), start)
 

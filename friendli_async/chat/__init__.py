@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from friendli_async.chat import collector, inputs, parsing, render, replies, resource, tool_assisted
+from friendli_async.chat import collector, inputs, render, replies, resource, tool_assisted
 from friendli_async.chat.collector import *
 from friendli_async.chat.inputs import *
-from friendli_async.chat.parsing import *
 from friendli_async.chat.render import *
 from friendli_async.chat.replies import *
 from friendli_async.chat.resource import *
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["FunctionCall", "TextView", "ToolCall", "Usage"]
 __all__ += collector.__all__
 __all__ += inputs.__all__
-__all__ += parsing.__all__
 __all__ += render.__all__
 __all__ += replies.__all__
 __all__ += resource.__all__

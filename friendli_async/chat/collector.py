@@ -1,9 +1,9 @@
-"""Collectors that assemble a completion from the chunks of a stream, and the dialect of chat events."""
+"""The streams of chat, the collectors that assemble a completion from their chunks, and the dialect of chat events."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
@@ -20,12 +20,17 @@ from friendli_async.chat.replies import (
     Logprobs,
     TokenLogprob,
     ToolCallDelta,
-    details_text,
     reasoning_of,
 )
-from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage
+from friendli_async.replies import FunctionCall, Partial, ToolCall, Usage, partial_of
+from friendli_async.streams.stream import AssembledStream
+from friendli_async.streams.views import TextView
 
-__all__ = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
+if TYPE_CHECKING:
+    from friendli_async.chat.tool_calls import ToolCallView
+
+__all__: list[str] = ["CHUNK_CONTENT", "ChatCollector", "ChoiceParts", "ChoicesCollector", "are_ordinary"]
+__all__ += ["ChatStream", "CompletionStream"]
 
 
 class ChoiceParts:
@@ -51,18 +56,12 @@ class ChoiceParts:
         """Whether any content or a finish reason has arrived. A role alone does not count."""
         return bool(self.text) or self.finish_reason is not None
 
-    def add(self, choice: Any) -> None:
-        """Adds a chunk's entry for this choice."""
-        raise NotImplementedError
-
-    def result(self) -> Any:
-        """Returns the assembled choice."""
-        raise NotImplementedError
-
 
 C = TypeVar("C", bound=Any)
 """A chunk type with ``usage`` and ``choices``, each of which has an ``index``."""
-P = TypeVar("P", bound=ChoiceParts)
+E = TypeVar("E")
+P = TypeVar("P", bound=Any)
+"""A class of ``ChoiceParts`` with ``add``, which takes a chunk's entry for the choice, and ``result``."""
 R = TypeVar("R")
 
 CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
@@ -89,18 +88,19 @@ class ChoicesCollector(Generic[C, P]):
     """Accumulates chunks by choice index; choices may be interleaved in any order.
 
     Args:
-        parts: Class that accumulates one choice; called with the choice's index.
         n: Number of choices requested.
     """
 
     is_last: bool = False  # only the sentinel ends a stream: usage may follow the finish reasons
 
-    def __init__(self, parts: type[P], n: int) -> None:
+    _parts: ClassVar[Any]
+    """The class that accumulates one choice; called with the choice's index."""
+
+    def __init__(self, n: int = 1) -> None:
         self.usage: Usage | None = None
         self.head: C | None = None
         """The first chunk with a choice."""
         self.choices: dict[int, P] = {}
-        self._parts: Any = parts
         self._n = n
 
     @property
@@ -146,6 +146,14 @@ class ChoicesCollector(Generic[C, P]):
                 parts.add(choice)
             if chunk.usage is not None:
                 self.usage = chunk.usage
+
+    def partial(self) -> Partial:
+        """Returns what has arrived of choice 0."""
+        return partial_of(self.result()) if 0 in self.choices else Partial(usage=self.usage)
+
+    def result(self) -> Any:
+        """Returns the assembled completion."""
+        raise NotImplementedError
 
     def _build_reply(self, reply: Callable[..., R], object: str) -> R:
         """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""
@@ -281,17 +289,11 @@ class _ChoiceParts(ChoiceParts):
         call.add(delta)
         return call
 
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(call.result() for call in self.calls)
-
-    def thoughts(self) -> str:
-        return join_text(self.reasoning_content or self.reasoning) or details_text(self.reasoning_details)
-
     def result(self) -> ChatChoice:
         message = ChatMessage(
             role=self.role or "assistant",
             content=join_text(self.text) if self.text or not (self.calls or self.refusal) else None,
-            tool_calls=self.tool_calls() or None,
+            tool_calls=tuple(call.result() for call in self.calls) or None,
             reasoning_content=join_text(self.reasoning_content) or None,
             reasoning=join_text(self.reasoning) or None,
             reasoning_details=_merge_details(self.reasoning_details) or None,
@@ -328,9 +330,9 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 
     dialect: Dialect[ChatChunk] = ChunkDialect(ChatChunk, content=CHUNK_CONTENT, ordinary=are_ordinary)
 
-    def __init__(self, n: int = 1) -> None:
-        super().__init__(_ChoiceParts, n)
-        self.usage: Usage | None = None  # again: type checkers infer a narrower type from ``add_texts``
+    usage: Usage | None  # again: type checkers infer a narrower type from ``add_texts``
+
+    _parts = _ChoiceParts
 
     def add_texts(self, chunks: Sequence[ChatChunk]) -> int:
         """Fast path: adds chunks up to the first that is not plain text or reasoning. Returns how many it added."""
@@ -370,26 +372,51 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             texts += 1
         return texts
 
-    def reopen(self) -> None:
-        """Resets ``may_end``: a tool has started, so the turn continues."""
-        for parts in self.choices.values():
-            parts.may_end = False
-
     def calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
         """Yields the tool calls of choice 0 from index ``first`` on, built lazily. The last one may be incomplete."""
         parts = self.choices.get(0)
         for call in parts.calls[first : None if with_last else -1] if parts is not None else ():
             yield call.result()
 
-    def partial(self) -> Partial:
-        """Returns what has arrived of choice 0."""
-        first = self.choices.get(0)
-        if first is None:
-            return Partial(usage=self.usage)
-        return Partial(
-            text=join_text(first.text), reasoning=first.thoughts(), tool_calls=first.tool_calls(), usage=self.usage
-        )
-
     def result(self) -> ChatCompletion:
         """Returns the assembled completion."""
         return self._build_reply(ChatCompletion, "chat.completion")
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
+    """A stream whose events are assembled into a ChatCompletion."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _text_of(event: Any) -> str:
+        return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
+
+    def reasoning(self) -> TextView:
+        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
+        return TextView(self, lambda event: event.reasoning if isinstance(event, ChatChunk) else "")
+
+    def tool_calls(self) -> ToolCallView:
+        """Returns a view of choice 0's tool calls, each as soon as it is complete."""
+        from friendli_async.chat.tool_calls import ToolCallView
+
+        return ToolCallView(self)
+
+    @property
+    def partial(self) -> Partial:
+        """What has arrived of choice 0 so far."""
+        return Partial() if self._open is None else self._open.collector.partial()
+
+    def _calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
+        """Returns the tool calls from index ``first`` on. Unlike ``partial``, it does not join all of them."""
+        collector: Any = None if self._open is None else self._open.collector
+        return iter(()) if collector is None else collector.calls_from(first, with_last=with_last)
+
+
+class ChatStream(CompletionStream[ChatChunk]):
+    """A chat stream of ``ChatChunk`` events."""
+
+    __slots__ = ()

@@ -99,8 +99,7 @@ class JSONReader:
         self._pending = 0  # characters in `_parts`, unless they belong to a key
         self._flushed = ""
         self._escape = ""
-        self._escaped_surrogate = ""  # high surrogate of a pair of escapes
-        self._trailing_surrogate = ""  # high surrogate at the end of the last piece
+        self._surrogate = ""  # a high surrogate at the end of the open string, which the next character may complete
         self._token = ""  # a number or a literal
         self._offset = 0  # of the current piece
         self._error: JSONError | None = None
@@ -133,10 +132,7 @@ class JSONReader:
         """
         if self._error is not None:
             raise type(self._error)(self._error.reason, self._error.position)
-        text = piece if isinstance(piece, str) else self._decode(piece)
-        if text:
-            text, self._trailing_surrogate = split_surrogate(self._trailing_surrogate, text)
-        self._read(text)
+        self._read(piece if isinstance(piece, str) else self._decode(piece))
 
     def close(self) -> Any:
         """Marks the end of the input and returns the value.
@@ -146,8 +142,6 @@ class JSONReader:
             JSONIncompleteError: The value is incomplete.
         """
         self.feed("" if self._decoder is None else self._decode(b"", final=True))
-        surrogate, self._trailing_surrogate = self._trailing_surrogate, ""
-        self._read(surrogate)
         if self._state is JSONReader._in_number:
             self._end_number(0)
         if self._state is not JSONReader._at_end:
@@ -181,8 +175,7 @@ class JSONReader:
         try:
             return self._decoder.decode(piece, final)
         except UnicodeDecodeError:
-            self._error = JSONError("invalid UTF-8", self._offset)
-        raise JSONError(self._error.reason, self._offset)
+            self.fail("invalid UTF-8", 0)
 
     def _put(self, value: Any) -> None:
         """Stores a new value, complete or just opened, in the innermost container."""
@@ -232,6 +225,9 @@ class JSONReader:
 
     def _end_string(self) -> None:
         self._string_open = False
+        if self._surrogate:
+            self._parts.append(self._surrogate)
+            self._surrogate = ""
         if self._in_key:
             self._key = "".join(self._parts)
             self._parts.clear()
@@ -244,16 +240,12 @@ class JSONReader:
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
     def _add(self, text: str) -> None:
-        """Appends to the open string or key."""
+        """Appends to the open string or key, without a high surrogate at the end."""
+        text, self._surrogate = split_surrogate(self._surrogate, text)
         self._parts.append(text)
-        if not self._in_key:
+        if text and not self._in_key:
             self._pending += len(text)
             self.changes += 1
-
-    def _flush_surrogate(self) -> None:
-        """Appends an escaped high surrogate that no low surrogate follows."""
-        self._add(self._escaped_surrogate)
-        self._escaped_surrogate = ""
 
     def _end_number(self, at: int) -> None:
         token, self._token = self._token, ""
@@ -336,8 +328,6 @@ class JSONReader:
 
     def _in_string(self, text: str, at: int) -> int:
         end = _plain(text, at).end()
-        if self._escaped_surrogate and text[at] != "\\":
-            self._flush_surrogate()
         if end > at:
             self._add(text[at:end])
         if end == len(text):
@@ -358,8 +348,6 @@ class JSONReader:
             return at + 1
         if character not in _ESCAPES:
             self.fail(f"invalid escape character {character!r}", at)
-        if self._escaped_surrogate:
-            self._flush_surrogate()
         self._add(_ESCAPES[character])
         self._state = JSONReader._in_string
         return at + 1
@@ -371,18 +359,8 @@ class JSONReader:
             if end < len(text):
                 self.fail(f"expected a hexadecimal digit, found {text[end]!r}", end)
             return end
-        character, self._escape = chr(int(self._escape, 16)), ""
-        if self._escaped_surrogate and "\udc00" <= character <= "\udfff":
-            pair = self._escaped_surrogate + character
-            self._add(pair.encode("utf-16-le", "surrogatepass").decode("utf-16-le"))
-            self._escaped_surrogate = ""
-        else:
-            if self._escaped_surrogate:
-                self._flush_surrogate()
-            if "\ud800" <= character <= "\udbff":
-                self._escaped_surrogate = character
-            else:
-                self._add(character)
+        self._add(chr(int(self._escape, 16)))
+        self._escape = ""
         self._state = JSONReader._in_string
         return end
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeGuard
 
 import msgspec
 
@@ -178,11 +178,11 @@ class _NamedTool(msgspec.Struct):
     function: _NamedFunction
 
 
-class _TextFormat(msgspec.Struct, tag_field="type", tag="text"):
+class TextFormat(msgspec.Struct, tag_field="type", tag="text"):
     pass
 
 
-class _JSONObjectFormat(msgspec.Struct, tag_field="type", tag="json_object"):
+class JSONObjectFormat(msgspec.Struct, tag_field="type", tag="json_object"):
     pass
 
 
@@ -321,7 +321,7 @@ class RunOptions(GenerationOptions, total=False):
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}
 CHECKS: Final[dict[str, Any]] = {"stream_options": _StreamOptions | None, "tool_choice": str | _NamedTool | None}
-RESPONSE_FORMAT: Final[Any] = _TextFormat | _JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None
+RESPONSE_FORMAT: Final[Any] = TextFormat | JSONObjectFormat | _RegexFormat | _JSONSchemaFormat | None
 TOOLS: Final[Any] = list[Tool | _NoTool] | None
 
 
@@ -332,6 +332,11 @@ def _to_request_message(message: object) -> object:
     return struct_to_dict(message) if isinstance(message, AnyMessage) else message
 
 
+def is_local_tool(tool: object) -> TypeGuard[LocalTool]:
+    """Whether an object is a local tool; see ``LocalTool``."""
+    return callable(getattr(tool, "run", None)) and isinstance(getattr(tool, "name", None), str)
+
+
 def local_function(tool: object, schema: str = "parameters") -> dict[str, object] | None:
     """Returns the definition of a local tool (see ``LocalTool``), or None if it is not one.
 
@@ -339,11 +344,10 @@ def local_function(tool: object, schema: str = "parameters") -> dict[str, object
         tool: Anything.
         schema: The name of the field for the JSON schema of the arguments.
     """
-    if not callable(getattr(tool, "run", None)) or not isinstance(getattr(tool, "name", None), str):
+    if not is_local_tool(tool):
         return None
-    found = cast("LocalTool", tool)
-    definition: dict[str, object] = {"name": found.name, schema: found.parameters}
-    return {**definition, "description": found.description} if found.description else definition
+    definition: dict[str, object] = {"name": tool.name, schema: tool.parameters}
+    return {**definition, "description": tool.description} if tool.description else definition
 
 
 def to_request_tool(tool: object) -> object:

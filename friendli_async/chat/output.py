@@ -81,6 +81,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What the model did instead of answering, or ""."""
 
 
+def answer_from(reply: Any, cut: str, refusal: str | None) -> Answer:
+    """Returns the answer of a reply. Tool calls may be what a truncation left of one, a refusal is final."""
+    instead = ""
+    if refusal:
+        instead = f"the model refused to answer: {refusal}"
+    elif not cut and (names := ", ".join(call.function.name for call in reply.tool_calls)):
+        instead = f"the model called tools instead of answering: {names}"
+    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+
+
 class Output(Generic[T]):
     """The output type of an answer.
 
@@ -130,7 +140,7 @@ class Output(Generic[T]):
             faults = mismatch.faults
         else:
             # A truncated number still looks complete.
-            if not answer.cut or isinstance(value, bool) or not isinstance(value, int | float):
+            if not (answer.cut and answer.text[-1:].isdigit()):
                 return value
             faults = [("", "")]
         kind: type[OutputError] = OutputInvalidError
@@ -169,11 +179,11 @@ class Output(Generic[T]):
             return self._decode(bytes(msgspec.json.decode(text, type=_Wrapper).value) if self.is_wrapped else text)
         except (ValueError, RecursionError) as error:
             faults = self._faults(error)
-        if faults and self.is_wrapped:
+        if faults and self.is_wrapped and not _is_wrapper(text):
             with suppress(ValueError):
                 return self.convert(read_json(text))
             reason, path = faults[0]
-            if not path:  # the wrapper itself is missing
+            if not path:
                 faults = [(reason.replace("`object`", f'`{{"{_ROOT}": ...}}`'), "")]
         if faults:
             raise _MismatchError(faults)
@@ -238,11 +248,11 @@ class Output(Generic[T]):
             if name not in node.get("properties", {}):
                 names = ", ".join(map(repr, node.get("properties", {}))) or "none"
                 raise ArgumentError(
-                    f"items({path!r}): no field {name!r} in {self.name}; the fields at this level: {names}"
+                    f"no field {name!r} in {self.name}; the fields at this level: {names}", f"items({path!r})"
                 )
             node = node["properties"][name]
         if _resolve_ref(node, definitions).get("type", "array") != "array":
-            raise ArgumentError(f"items({path!r}): not a list in {self.name}")
+            raise ArgumentError(f"not a list in {self.name}", f"items({path!r})")
 
 
 def _wrap_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -255,6 +265,15 @@ def _wrap_schema(schema: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
         **definitions,
     }
+
+
+def _is_wrapper(text: str) -> bool:
+    """Whether a text is the wrapper object. An object with further keys may be a value that has a key of that name."""
+    try:
+        parsed = read_json(text)
+    except JSONError:
+        return False
+    return isinstance(parsed, dict) and cast("dict[str, Any]", parsed).keys() == {_ROOT}
 
 
 def _resolve_ref(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:

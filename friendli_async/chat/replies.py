@@ -107,6 +107,11 @@ class ChatCompletion(Reply, frozen=True, kw_only=True):
         """The reasoning text of the first choice from any of its fields, or ""."""
         return reasoning_of(self.message)
 
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls of the first choice, or ()."""
+        return self.message.tool_calls or ()
+
 
 class FunctionCallDelta(Value, frozen=True):
     """A delta of a function call."""
@@ -134,16 +139,16 @@ class ChunkDelta(Value, frozen=True):
     reasoning: str | None = None
     reasoning_details: tuple[dict[str, Any], ...] | None = None
     refusal: str | None = None
-    error: None = None
+    error: None = None  # any other value fails to decode, so that the slow path looks for an error
     """Always None: an error in a delta is raised."""
 
 
 def reasoning_of(message: ChatMessage | ChunkDelta) -> str:
     """Returns the reasoning text of a message or delta, from whichever field has it."""
-    return message.reasoning_content or message.reasoning or details_text(message.reasoning_details or ())
+    return message.reasoning_content or message.reasoning or _details_text(message.reasoning_details or ())
 
 
-def details_text(details: Iterable[Mapping[str, Any]]) -> str:
+def _details_text(details: Iterable[Mapping[str, Any]]) -> str:
     """Returns the text in ``reasoning_details``; encrypted details have none."""
     texts = [detail.get("text", detail.get("summary")) for detail in details]
     return "".join(text for text in texts if isinstance(text, str))
@@ -160,7 +165,7 @@ class ChunkChoice(Value, frozen=True):
     """The full message, which some servers send. A stream moves the part not yet streamed into ``delta``."""
     text: str | None = None
     """Text outside ``delta``, as in completions. A stream moves it into ``delta``."""
-    error: None = None
+    error: None = None  # as in ``ChunkDelta``
     """Always None: an error in a choice is raised."""
 
 

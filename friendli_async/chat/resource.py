@@ -6,73 +6,147 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
-from friendli_async.chat.collector import ChatCollector
+from friendli_async._core.resource import Resource
+from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
     COMPLETE,
     PARAMETERS,
     ChatOptions,
     LocalTool,
     Messages,
+    ParseOptions,
+    ParseStreamOptions,
     RunOptions,
     requested_choices,
     stream_fields,
 )
-from friendli_async.chat.parsing import ContainerParsing, Parsing
-from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.replies import Partial, ToolCall, Usage
-from friendli_async.streams.stream import AssembledStream
-from friendli_async.streams.views import TextView
+from friendli_async.chat.replies import ChatCompletion
 
 if TYPE_CHECKING:
     from friendli_async.chat.run import Run
-    from friendli_async.chat.tool_calls import ToolCallView
+    from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
 
-__all__ = ["Chat", "ChatStream", "CompletionStream", "ContainerChat"]
+__all__ = ["Chat", "ContainerChat", "ContainerParsing", "Parsing"]
 
-E = TypeVar("E")
-
-
-# --- streams ---------------------------------------------------------------------------------------------------------
+T = TypeVar("T")
 
 
-class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
-    """A stream whose events are assembled into a ChatCompletion."""
-
-    __slots__ = ()
-
-    @staticmethod
-    def _text_of(event: Any) -> str:
-        return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
-
-    def reasoning(self) -> TextView:
-        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
-        return TextView(self, lambda event: event.reasoning if isinstance(event, ChatChunk) else "")
-
-    def tool_calls(self) -> ToolCallView:
-        """Returns a view of choice 0's tool calls, each as soon as it is complete."""
-        from friendli_async.chat.tool_calls import ToolCallView
-
-        return ToolCallView(self)
-
-    @property
-    def partial(self) -> Partial:
-        """What has arrived of choice 0 so far."""
-        return Partial() if self._open is None else self._open.collector.partial()
-
-    def _calls_from(self, first: int, *, with_last: bool) -> Iterator[ToolCall]:
-        """Returns the tool calls from index ``first`` on. Unlike ``partial``, it does not join all of them."""
-        collector: Any = None if self._open is None else self._open.collector
-        return iter(()) if collector is None else collector.calls_from(first, with_last=with_last)
+# --- structured output -----------------------------------------------------------------------------------------------
 
 
-class ChatStream(CompletionStream[ChatChunk]):
-    """A chat stream of ``ChatChunk`` events."""
+class Parsing(Resource):
+    """Chat with structured output: a struct, a dataclass, a pydantic model, a list of them...
 
-    __slots__ = ()
+    Raises:
+        TypeError: The type has no JSON form, or an unknown keyword. Nothing was sent.
+        ValueError: An invalid value, with its path; or more than one choice requested.
+        OutputCutOffError: The answer was truncated.
+        OutputInvalidError: The answer does not match the type, or the model called a tool instead.
+        FriendliError: The call failed; see ``friendli_async.errors``.
+    """
+
+    @overload
+    async def parse(
+        self, type: type[T], /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> ParsedCompletion[T]: ...
+
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> ParsedCompletion[Any]: ...
+
+    async def parse(
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> ParsedCompletion[Any]:
+        """Generates an answer, parses it as a value of a type, and returns the completion.
+
+        The type's schema is sent to the server, and the answer is validated against the type here, whether or not the
+        server enforced the schema. Only whitespace may surround the JSON: no text, no Markdown.
+
+        Args:
+            type: Type of the value; ``Any`` accepts any JSON. See ``json_schema``.
+            model: As for ``complete``.
+            messages: The conversation so far.
+            options: See ``ParseOptions``, including ``reask`` and ``strict``.
+
+        Returns:
+            The completion with its ``value``. ``asked`` is the number of answers, and ``usage`` covers all of them.
+        """
+        from friendli_async.chat.structured import parse  # not needed by plain calls
+
+        return await parse(self._engine, type, {"model": model, "messages": messages}, options)
+
+    @overload
+    def parse_stream(
+        self, type: type[T], /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedChatStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedChatStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedChatStream[Any]:
+        """Generates an answer that is a value of a type, and streams it. The request is sent on first use.
+
+        Args:
+            type: As for ``parse``.
+            model: As for ``complete``.
+            messages: The conversation so far.
+            options: See ``ParseStreamOptions``. There is no ``reask``: streamed output cannot be taken back.
+
+        Returns:
+            The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+        """
+        from friendli_async.chat.structured import parse_stream
+
+        return parse_stream(self._engine, type, {"model": model, "messages": messages}, options)
+
+
+class ContainerParsing(Parsing):
+    """Chat with structured output on a self-hosted engine, which serves one model."""
+
+    @overload
+    async def parse(
+        self, type: type[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> ParsedCompletion[T]: ...
+
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> ParsedCompletion[Any]: ...
+
+    async def parse(
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+    ) -> ParsedCompletion[Any]:
+        """Generates and parses an answer; see ``Parsing.parse``. ``model`` selects an adapter route."""
+        from friendli_async.chat.structured import parse
+
+        return await parse(self._engine, type, {**without_none(model=model), "messages": messages}, options)
+
+    @overload
+    def parse_stream(
+        self, type: type[T], /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedChatStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedChatStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedChatStream[Any]:
+        """Streams a structured answer; see ``Parsing.parse_stream``. ``model`` selects an adapter route."""
+        from friendli_async.chat.structured import parse_stream
+
+        return parse_stream(self._engine, type, {**without_none(model=model), "messages": messages}, options)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -130,20 +204,14 @@ class Chat(Parsing):
         Raises:
             TypeError: An item of ``tools`` is not a tool, or a ``ToolDefinitionError``.
         """
-        return self._run({"model": model}, messages, tools, options)
+        return self._run({"model": model, "messages": messages}, tools, options)
 
-    def _run(
-        self,
-        required: Mapping[str, object],
-        messages: Messages,
-        tools: Sequence[LocalTool],
-        options: Mapping[str, object],
-    ) -> Run:
+    def _run(self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]) -> Run:
         from friendli_async.chat.run import create_run  # loaded only if tools are run
 
         return create_run(
             lambda messages, options: self._stream({**required, "messages": messages}, options, "run"),
-            messages,
+            required["messages"],
             tools,
             options,
         )
@@ -178,4 +246,4 @@ class ContainerChat(ContainerParsing, Chat):
         self, *, model: str | None = None, messages: Messages, tools: Sequence[LocalTool], **options: Unpack[RunOptions]
     ) -> Run:
         """Runs a chat with local tools; see ``Chat.run``. ``model`` selects an adapter route."""
-        return self._run(without_none(model=model), messages, tools, options)
+        return self._run({**without_none(model=model), "messages": messages}, tools, options)

@@ -15,15 +15,30 @@ import msgspec
 from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._help import document_fields
-from friendli_async.chat.inputs import Conversation, LocalTool, Messages, RunOptions, requested_choices, to_request_tool
+from friendli_async.chat.inputs import (
+    Conversation,
+    LocalTool,
+    Messages,
+    RunOptions,
+    is_local_tool,
+    requested_choices,
+    to_request_tool,
+)
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
-from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolCalls, ToolFinished, TurnEnded
-from friendli_async.errors import FriendliError, ResponseDecodeError, StreamInterruptedError, ToolError, TurnLimitError
+from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolRunner, TurnEnded
+from friendli_async.errors import (
+    ArgumentError,
+    FriendliError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+    ToolError,
+    TurnLimitError,
+)
 from friendli_async.replies import Partial, ToolCall, Usage, add_usage
 
 if TYPE_CHECKING:
-    from friendli_async.chat.resource import ChatStream
+    from friendli_async.chat.collector import ChatStream
 
 __all__ = ["Run", "RunResult"]
 
@@ -76,18 +91,17 @@ class _Turns:
             )
         return self._open(self.messages, _without_required_call(self._options))
 
-    def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], results: Sequence[ToolFinished]) -> None:
-        """Adds a finished turn."""
+    def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], contents: Sequence[str]) -> None:
+        """Adds a finished turn, with the contents of the tool messages for the calls."""
         self.count += 1
         self.usage = add_usage(self.usage, reply.usage)
         message = reply.message.as_input()
         if calls:
             message["tool_calls"] = [_as_input(call) for call in calls]
         self.messages.append(message)
-        for result in results:
-            call = result.call
+        for call, content in zip(calls, contents, strict=True):
             self.messages.append(
-                {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": result.content}
+                {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
             )
 
 
@@ -119,17 +133,15 @@ class Run:
         "_read_task",
         "_reply",
         "_result",
-        "_state",
         "_stream",
         "_turns",
         "_whole_calls",
     )
 
-    def __init__(self, turns: _Turns, calls: ToolCalls, events: deque[RunEvent]) -> None:
+    def __init__(self, turns: _Turns, calls: ToolRunner, events: deque[RunEvent]) -> None:
         self._turns = turns
         self._calls = calls
         self._events = events
-        self._state: Literal["open", "done", "closed"] = "open"
         self._is_waiting = False
         self._is_cancelled = False
         self._error: FriendliError | None = None
@@ -154,6 +166,12 @@ class Run:
         """Number of finished turns."""
         return self._turns.count
 
+    @property
+    def _state(self) -> Literal["open", "done", "closed"]:
+        if self._error is not None:
+            return "closed"
+        return "open" if self._result is None else "done"
+
     def __repr__(self) -> str:
         return f"<Run {self._state}, {self.turns} turns>"
 
@@ -161,7 +179,7 @@ class Run:
         raise TypeError("a run cannot be copied or pickled: it holds a connection")
 
     def __del__(self) -> None:
-        calls: ToolCalls | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
+        calls: ToolRunner | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
         if calls is not None:
             calls.drop()
 
@@ -183,7 +201,6 @@ class Run:
         StreamInterruptedError.
         """
         if self._state == "open":
-            self._state = "closed"
             self._error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
         self._is_cancelled = False
         self._events.clear()
@@ -199,7 +216,6 @@ class Run:
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error, and stores the error for later calls."""
         if self._state == "open":
-            self._state = "closed"
             self._is_cancelled = isinstance(error, asyncio.CancelledError)
             if isinstance(error, FriendliError):
                 if isinstance(error, ToolError):
@@ -301,7 +317,6 @@ class Run:
         self._events.append(TurnEnded(number=turns.count, reply=reply))
         if not calls:
             self._result = RunResult(reply=reply, messages=turns.messages, usage=turns.usage, turns=turns.count)
-            self._state = "done"
 
     async def _read(self, stream: ChatStream) -> None:
         """Reads the next chunk. While tools are running, it returns early if one of them has an event."""
@@ -348,6 +363,7 @@ class Run:
 
 
 async def _read_one(stream: ChatStream) -> ChatChunk | None:
+    # A coroutine, which a task requires. It holds no reference to the run: the run is collected while a task reads.
     return await anext(stream, None)
 
 
@@ -411,14 +427,14 @@ def create_run(
     check_values(given, _RunSettings)
     settings = _RunSettings(**given)
     if settings.before_tool is not None and not callable(settings.before_tool):
-        raise ValueError(f"before_tool: Expected a function, got {type(settings.before_tool).__name__}")
+        raise ArgumentError(f"Expected a function, got {type(settings.before_tool).__name__}", "before_tool")
     if requested_choices(options) != 1:
-        raise ValueError("n: a run supports only one choice per turn")
+        raise ArgumentError("a run supports only one choice per turn", "n")
     by_name = _index_by_name(tools)
     sent = {name: value for name, value in options.items() if name not in given}
     sent["tools"] = [to_request_tool(tool) for tool in tools]
     events: deque[RunEvent] = deque()
-    calls = ToolCalls(
+    calls = ToolRunner(
         by_name,
         concurrency=settings.concurrency,
         timeout=settings.tool_timeout,
@@ -431,16 +447,18 @@ def create_run(
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
-        raise ValueError(f"tools: Expected a list of tools, got `{type(tools).__name__}`")
+        raise ArgumentError(f"Expected a list of tools, got `{type(tools).__name__}`", "tools")
     found: dict[str, LocalTool] = {}
     for number, tool in enumerate(tools):
-        if not callable(getattr(tool, "run", None)) or not isinstance(getattr(tool, "name", None), str):
+        if not is_local_tool(tool):
             kind = type(tool).__name__
             raise TypeError(
                 f"tools[{number}]: a {kind} is not a runnable tool: make one from a function with "
                 "friendli_async.tools.tool. For tools that you run yourself, use chat.stream"
             )
         if tool.name in found:
-            raise ValueError(f"tools[{number}]: duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)")
+            raise ArgumentError(
+                f"duplicate tool name {tool.name!r}; rename one with tool(fn, name=...)", f"tools[{number}]"
+            )
         found[tool.name] = tool
     return found

@@ -12,7 +12,7 @@ import enum
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast, get_args
 
 import msgspec
@@ -50,7 +50,7 @@ _NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxPrope
 def check_strict(strict: object) -> None:
     """Raises ArgumentError if ``strict`` is not a bool."""
     if not isinstance(strict, bool):
-        raise ArgumentError(f"strict: Expected `bool`, got {strict!r}")
+        raise ArgumentError(f"Expected `bool`, got {strict!r}", "strict")
 
 
 def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
@@ -75,40 +75,12 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
     adapter = pydantic_adapter(type)
     if adapter is not None:
         return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite()
-    _check_type(type)
-    return _SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
-
-
-def _check_type(kind: Any) -> None:
-    """Checks that a type can be read from JSON.
-
-    Raises:
-        TypeError: It cannot; the message names the type that has no JSON form.
-    """
     try:
-        infos = msgspec.inspect.type_info(kind)
-        msgspec.json.Decoder(kind)
+        msgspec.json.Decoder(type)
+        return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
     except (TypeError, NameError, ValueError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}" if isinstance(error, NameError) else str(error)
-        raise TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}") from None
-    for custom in _custom_types(infos, set()):
-        raise TypeError(
-            f"{_type_name(kind)} cannot be decoded from JSON: {_type_name(custom)} has no JSON representation"
-        )
-
-
-def _custom_types(info: object, seen: set[int]) -> Iterator[Any]:
-    """Yields the custom and extension types inside a type, which msgspec cannot decode by itself."""
-    if isinstance(info, msgspec.inspect.CustomType | msgspec.inspect.ExtType):
-        yield getattr(info, "cls", msgspec.msgpack.Ext)
-    if isinstance(info, tuple):
-        for inner in cast("tuple[object, ...]", info):
-            yield from _custom_types(inner, seen)
-    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen:
-        seen.add(id(info))
-        for name in info.__struct_fields__:
-            if name not in {"default", "default_factory", "cls"}:
-                yield from _custom_types(getattr(info, name), seen)
+        reason = f"{error.__class__.__name__}: {error}" if isinstance(error, NameError) else str(error)
+    raise TypeError(f"{_type_name(type)} cannot be decoded from JSON: {reason}")
 
 
 def pydantic_adapter(kind: Any) -> Any:
@@ -157,17 +129,27 @@ def description_of(kind: Any) -> str | None:
     return inspect.cleandoc(docstring) or None
 
 
-class _SchemaBuilder:
-    """Builds a schema from msgspec's description of a type."""
+class SchemaBuilder:
+    """Builds a schema from msgspec's description of a type.
 
-    def __init__(self, *, strict: bool) -> None:
+    Args:
+        strict: See ``json_schema``.
+        with_pydantic: Whether the type may contain pydantic models, which msgspec decodes only with a hook.
+    """
+
+    def __init__(self, *, strict: bool, with_pydantic: bool = False) -> None:
         self._strict = strict
+        self._with_pydantic = with_pydantic
         self._defs: _Schema = {}
         self._names: dict[Any, str] = {}
         self._ancestors: list[Any] = []
 
     def build(self, info: msgspec.inspect.Type) -> _Schema:
-        """Returns the schema of a type, with the definitions that it refers to."""
+        """Returns the schema of a type, with the definitions that it refers to.
+
+        Raises:
+            TypeError: A type without a JSON form, which the message names.
+        """
         while isinstance(info, msgspec.inspect.Metadata) and hasattr(info.type, "fields"):
             info = info.type
         root = self._fields(info) if hasattr(info, "fields") else self._schema(info)
@@ -184,6 +166,10 @@ class _SchemaBuilder:
             case msgspec.inspect.EnumType():
                 text = description_of(info.cls)
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
+            case msgspec.inspect.CustomType() if self._with_pydantic and hasattr(info.cls, "model_json_schema"):
+                return self._pydantic(info.cls)
+            case msgspec.inspect.CustomType() | msgspec.inspect.ExtType():
+                raise TypeError(f"{_type_name(getattr(info, 'cls', msgspec.msgpack.Ext))} has no JSON representation")
             case msgspec.inspect.CollectionType():
                 return self._list(info)
             case msgspec.inspect.TupleType():
@@ -221,6 +207,7 @@ class _SchemaBuilder:
         }
 
     def _dict(self, info: Any) -> _Schema:
+        self._schema(info.key_type)  # rejects a key without a JSON form
         schema: _Schema = {"type": "object", "additionalProperties": self._schema(info.value_type) or True}
         return schema if self._strict else {**schema, **_lengths(info, "minProperties", "maxProperties")}
 
@@ -228,12 +215,23 @@ class _SchemaBuilder:
         name = self._names.get(info.cls)
         if name is None:
             name = schema_name(info.cls)
-            while name in self._names.values():
+            while name in self._defs:
                 name += "_"
             self._names[info.cls] = name
             self._defs[name] = {}  # reserves its position, in the order of the fields
             self._defs[name] = self._fields(info)
         return {"$ref": f"#/$defs/{name}"}
+
+    def _pydantic(self, model: Any) -> _Schema:
+        """Returns the schema of a pydantic model. Its definitions get a suffix if others have the same names."""
+        suffix = ""
+        while True:
+            schema = _PydanticRewriter(model.model_json_schema(), strict=self._strict, suffix=suffix).rewrite()
+            definitions: _Schema = schema.pop("$defs", {})
+            if all(self._defs.get(name, definition) == definition for name, definition in definitions.items()):
+                self._defs |= definitions
+                return schema
+            suffix += "_"
 
     def _fields(self, info: Any) -> _Schema:
         self._ancestors.append(info.cls)
@@ -285,11 +283,18 @@ def _choices(values: Any) -> _Schema:
 
 
 class _PydanticRewriter:
-    """Rewrites a schema from pydantic into a form that servers accept."""
+    """Rewrites a schema from pydantic into a form that servers accept.
 
-    def __init__(self, schema: _Schema, *, strict: bool) -> None:
+    Args:
+        schema: The schema.
+        strict: See ``json_schema``.
+        suffix: Appended to the names of all definitions.
+    """
+
+    def __init__(self, schema: _Schema, *, strict: bool, suffix: str = "") -> None:
         self._root = schema
         self._strict = strict
+        self._suffix = suffix
         self._defs: _Schema = schema.get("$defs", {})
         self._ancestors: list[str] = []
         self._used: dict[str, _Schema] = {}
@@ -337,7 +342,7 @@ class _PydanticRewriter:
 
     def _ref(self, schema: _Schema) -> _Schema:
         reference: str = schema.pop("$ref")
-        name = reference.rpartition("/")[2]
+        name = reference.rpartition("/")[2] + self._suffix
         target = self._target(reference)
         if schema and name not in self._ancestors:  # keywords next to a `$ref` would be ignored
             self._ancestors.append(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, requested_choices, stream_fields
 from friendli_async.chat.output import (
     Answer,
@@ -16,6 +16,7 @@ from friendli_async.chat.output import (
     Output,
     OutputStream,
     SnapshotView,
+    answer_from,
     ask,
     output_of,
     reject_format_option,
@@ -24,7 +25,6 @@ from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage
-from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -45,28 +45,16 @@ class ParsedCompletion(ChatCompletion, Generic[T], frozen=True, kw_only=True):
 def _answer_of(reply: ChatCompletion, cut: str = "") -> Answer:
     if reply.choices and reply.choices[0].finish_reason == "length":
         cut = "the token limit was reached"
-    calls = ", ".join(call.function.name for call in reply.message.tool_calls or ())
-    instead = f"the model called tools instead of answering: {calls}" if calls and not cut else ""
-    if reply.message.refusal and not cut:
-        instead = f"the model refused to answer: {reply.message.refusal}"
-    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+    return answer_from(reply, cut, reply.message.refusal)
 
 
-class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], Generic[T]):
-    """The stream of a structured answer: ``snapshots()``, ``items(...)``, ``text()``, ``ChatChunk`` events."""
+class ParsedChatStream(OutputStream[ChatChunk, ChatCompletion, Usage, T], ChatStream, Generic[T]):
+    """The stream of a structured answer: a ``ChatStream`` with ``snapshots()`` and ``items(...)``."""
 
     __slots__ = ()
 
     _parsed = ParsedCompletion
     _answer_of = staticmethod(_answer_of)
-
-    @staticmethod
-    def _text_of(event: ChatChunk) -> str:
-        return event.text
-
-    def reasoning(self) -> TextView:
-        """Returns a view of choice 0's reasoning text in pieces, under either field name. No piece is empty."""
-        return TextView(self, lambda event: event.reasoning)
 
     async def result(self) -> ParsedCompletion[T]:
         """Reads the rest of the stream and returns the completion, with ``value`` and ``meta``.

@@ -9,16 +9,16 @@ it deprecated since 2026-07-06, in favour of tool calling (see ``chat.run``), so
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import Arguments, Parameters, encode_body, map_items, model_of
+from friendli_async._core.body.arguments import Arguments, Parameters, encode_body, model_of
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
 from friendli_async._json import encode_json
-from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, are_ordinary
+from friendli_async.chat.collector import CHUNK_CONTENT, ChatCollector, CompletionStream, are_ordinary
 from friendli_async.chat.inputs import (
     CHECKS,
     CONVERTERS,
@@ -30,10 +30,8 @@ from friendli_async.chat.inputs import (
     Tool,
     requested_choices,
     stream_fields,
-    to_request_tool,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.chat.resource import CompletionStream
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage, Value, always_encoded
 
@@ -67,14 +65,6 @@ class _AnyTool(msgspec.Struct):
         needed = {"function": "function", "file:text": "files"}.get(self.type)
         if needed is not None and getattr(self, needed) is msgspec.UNSET:
             raise ArgumentError(f"Object missing required field `{needed}`")
-        if needed is None and self.type not in _BUILT_IN:
-            import logging
-
-            logger = logging.getLogger("friendli_async")
-            logger.debug("unknown tool type %r is sent unchanged", self.type)
-
-
-_BUILT_IN: Final = frozenset(get_args(BuiltInToolName))
 
 
 class ToolStatusParameter(Value, frozen=True):
@@ -129,16 +119,8 @@ class ToolAssistedChatOptions(GenerationOptions, total=False):
     [file_id]}``, and functions: definitions, or local tools, whose calls are yours to run."""
 
 
-def _to_request_tool(tool: object) -> object:
-    # Validation expects tools as plain objects.
-    return msgspec.to_builtins(tool) if isinstance(tool, Tool) else to_request_tool(tool)
-
-
 _PARAMETERS: Final = Parameters(
-    ToolAssistedChatOptions,
-    REQUIRED,
-    {**CHECKS, "tools": list[_AnyTool] | None},
-    {**CONVERTERS, "tools": map_items(_to_request_tool)},
+    ToolAssistedChatOptions, REQUIRED, {**CHECKS, "tools": list[_AnyTool] | None}, CONVERTERS
 )
 _COMPLETE: Final = operation(
     "tool_assisted_chat.complete", "POST /tools/v1/chat/completions", ChatCompletion, repeatable=True, billed=True
@@ -192,7 +174,8 @@ class ToolAssistedCollector(ChatCollector):
         """Adds events in order. A tool status after a finish reason means that the turn continues."""
         for event in events:
             if isinstance(event, ToolStatus):
-                self.reopen()
+                for parts in self.choices.values():
+                    parts.may_end = False
             else:
                 super().extend((event,))
 

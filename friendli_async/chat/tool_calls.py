@@ -12,7 +12,7 @@ from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
 
 if TYPE_CHECKING:
-    from friendli_async.chat.resource import CompletionStream
+    from friendli_async.chat.collector import CompletionStream
 
 __all__ = ["ToolCallView"]
 
@@ -77,19 +77,18 @@ class ToolCallView(View[ToolCall]):
         self._completion = stream
         self._whole_calls = CompleteToolCalls(stream)
         self._ready: deque[ToolCall] = deque()
-        self._has_ended = False
 
     async def __anext__(self) -> ToolCall:
         ready = self._ready
-        while not ready and not self._has_ended:
-            if self._is_complete():  # maybe result() has read the events
-                self._has_ended = True
+        while not ready:
+            if self._is_complete():  # maybe because result() has read the events
                 ready.extend(self._whole_calls.rest(self._completion.partial.tool_calls))
                 break
             try:
                 ready.extend(self._whole_calls.after(await self._stream.__anext__()))
             except StopAsyncIteration:
-                self._has_ended = not self._is_complete()
+                if not self._is_complete():
+                    raise
         if ready:
             return ready.popleft()
         raise StopAsyncIteration

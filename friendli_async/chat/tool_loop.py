@@ -88,7 +88,7 @@ RunEvent = ChatChunk | ToolStarted | ToolFinished | TurnEnded
 """The events of a run."""
 
 
-class ToolCalls:
+class ToolRunner:
     """Runs the tool calls of a run.
 
     Args:
@@ -119,7 +119,7 @@ class ToolCalls:
         self._events = events
         self.requested: dict[str, ToolCall] = {}
         """The calls of this turn by id."""
-        self._finished: dict[str, ToolFinished] = {}
+        self._contents: dict[str, str] = {}  # of the tool messages, by the id of the call
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -129,7 +129,7 @@ class ToolCalls:
     @property
     def has_running(self) -> bool:
         """Whether any call of this turn is unfinished."""
-        return len(self._finished) < len(self.requested)
+        return len(self._contents) < len(self.requested)
 
     def start(self, call: ToolCall) -> None:
         """Starts a call, or queues it if no slot is free."""
@@ -145,11 +145,11 @@ class ToolCalls:
         task.add_done_callback(_retrieve_exception)
         return task
 
-    def finish_turn(self) -> list[ToolFinished]:
-        """Returns the results of this turn in the order of the calls, and clears them for the next turn."""
-        done = [self._finished[call_id] for call_id in self.requested]
-        self.requested, self._finished = {}, {}
-        return done
+    def finish_turn(self) -> list[str]:
+        """Returns the contents of this turn's tool messages in the order of the calls, and begins the next turn."""
+        contents = [self._contents[call_id] for call_id in self.requested]
+        self.requested, self._contents = {}, {}
+        return contents
 
     def check(self) -> None:
         """Raises the failure that ends the run, if there is one."""
@@ -163,10 +163,8 @@ class ToolCalls:
         """Waits for an event or a failure, or until the task ``also`` is done."""
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
-            if also is None:
-                await waiter
-            else:
-                await asyncio.wait((waiter, also), return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {waiter} if also is None else {waiter, also}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiter = None
 
@@ -215,9 +213,12 @@ class ToolCalls:
                 raise  # these stop the event loop
             return
         finished = ToolFinished(call=call, content=content, error=kind, elapsed=monotonic() - began)
-        self._finished[call.id] = finished
-        self._emit(finished if exception is None else _with_exception(finished, exception))
-        del exception  # avoid a reference cycle: its traceback's frames refer to the frame that called them, this one
+        if exception is not None:
+            msgspec.structs.force_setattr(finished, "_exception", exception)
+        self._contents[call.id] = content  # not the event, which would keep the exception until the end of the turn
+        self._emit(finished)
+        # Avoid a reference cycle: the frames of the exception's traceback refer to the one that called them, this one.
+        del exception, finished
 
     async def _execute(self, call: ToolCall) -> str:
         tool = self._tools.get(call.function.name)
@@ -240,7 +241,7 @@ class ToolCalls:
         except ToolError:
             raise
         except asyncio.CancelledError:
-            if _is_being_cancelled():
+            if task is not None and task.cancelling():
                 raise
             raise ToolError("the tool was cancelled") from None
         except BaseException as error:
@@ -270,11 +271,6 @@ def _retrieve_exception(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
     """Whether an exception is a failure of the tool that runs in ``task``, and must not end the run or the process."""
     if isinstance(error, BaseExceptionGroup):
@@ -286,12 +282,6 @@ def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
         except RuntimeError:  # not raised by the tool: its coroutine is closed after the event loop has ended
             return False
     return isinstance(error, Exception | SystemExit)
-
-
-def _with_exception(finished: ToolFinished, exception: BaseException) -> ToolFinished:
-    event = msgspec.structs.replace(finished)
-    msgspec.structs.force_setattr(event, "_exception", exception)
-    return event
 
 
 def _exception_of_tool(error: ToolError) -> BaseException | None:

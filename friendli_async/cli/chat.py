@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from friendli_async._core.text import join_text, split_surrogate
+from friendli_async.chat.collector import ChatStream
 from friendli_async.chat.inputs import Conversation
-from friendli_async.chat.resource import ChatStream
 from friendli_async.cli import connection
 from friendli_async.client import AsyncFriendli
 from friendli_async.errors import ArgumentError, ConfigurationError, FriendliError, StreamInterruptedError

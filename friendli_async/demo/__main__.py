@@ -22,7 +22,7 @@ import msgspec
 
 from friendli_async import AsyncFriendli, ChatChunk, FriendliError, OutputError, ToolStatus, __version__
 from friendli_async._json import encode_json
-from friendli_async.chat.resource import ChatStream
+from friendli_async.chat.collector import ChatStream
 from friendli_async.demo.engine import EngineUnavailable, LocalEngine
 from friendli_async.demo.page import Page
 from friendli_async.demo.weights import GEMMA_STOP, GEMMA_TERMS

@@ -112,8 +112,8 @@ def _user_part(part: dict[str, Any], path: str) -> dict[str, Any]:
             return {"type": kind, kind: {"url": given} if isinstance(given, str) else given}
         case _:
             raise ArgumentError(
-                f"{path}: a part of type {part.get('type')!r} is not supported: "
-                "the API takes text, images, audio and video"
+                f"a part of type {part.get('type')!r} is not supported: the API takes text, images, audio and video",
+                path,
             )
 
 

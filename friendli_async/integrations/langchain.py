@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import msgspec
 
-from friendli_async import AsyncFriendli, RetryPolicy
+from friendli_async import AsyncFriendli
 from friendli_async.chat import Chat, ChatChunk, ChatStream, json_schema
 from friendli_async.client import DeploymentName
 from friendli_async.errors import ArgumentError
@@ -89,9 +89,9 @@ class ChatFriendli(BaseChatModel):
     stop: list[str] | None = None
     """Sequences that end the generation."""
     timeout: float | None = None
-    """Seconds for a whole call including retries; by default the client's timeouts."""
+    """Seconds for a whole call including retries; by default the client's. The client's other timeouts stay."""
     max_retries: int | None = Field(default=None, ge=0)
-    """Attempts after the first one; by default the client's retry policy."""
+    """Attempts after the first one; by default the client's. The rest of the client's retry policy stays."""
     streaming: bool = False
     """Whether ``invoke`` streams, so that callbacks get each token."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -130,11 +130,7 @@ class ChatFriendli(BaseChatModel):
             changes["token"] = self.api_key.get_secret_value()
         if self.base_url is not None:
             changes["container_url" if self.deployment == "container" else "server_url"] = self.base_url
-        if self.timeout is not None:
-            changes["timeout"] = self.timeout
-        if self.max_retries is not None:
-            changes["retry"] = RetryPolicy(max_attempts=self.max_retries + 1)
-        return chat_of(client, self.deployment, changes)
+        return chat_of(client, self.deployment, changes, timeout=self.timeout, max_retries=self.max_retries)
 
     def _arguments(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal, cast
 
-from friendli_async import AsyncFriendli, RetryPolicy
+from friendli_async import AsyncFriendli
 from friendli_async._json import decode_json
 from friendli_async.chat import Chat, ChatChunk, ChatStream
 from friendli_async.client import DeploymentName
@@ -85,9 +85,10 @@ class FriendliModel(Model[AsyncFriendli]):
     Supports text, thinking, tools, typed output by tools, JSON schema (``NativeOutput``) and prompt, and images, audio
     and video in prompts. Leaving a streamed run stops the model.
 
-    Pydantic AI's settings keep their meaning. ``timeout`` covers the whole call including retries, ``max_retries``
-    counts attempts after the first; ``thinking=False`` is sent as ``reasoning_budget=0``, and an effort as
-    ``reasoning_effort``. ``extra_body`` takes any other parameter of the API.
+    Pydantic AI's settings keep their meaning. ``timeout`` covers the whole call including retries, and ``max_retries``
+    counts attempts after the first; the client's other timeouts and the rest of its retry policy stay.
+    ``thinking=False`` is sent as ``reasoning_budget=0``, and an effort as ``reasoning_effort``. Any other parameter of
+    the API goes into ``extra_body``.
 
     Args:
         model: Model name, or endpoint id of a dedicated deployment.
@@ -192,19 +193,15 @@ class FriendliModel(Model[AsyncFriendli]):
             await stream.aclose()
 
     def _chat(self, settings: ModelSettings) -> Chat:
-        changes: dict[str, Any] = {}
-        if "timeout" in settings:
-            timeout = settings["timeout"]
-            if not isinstance(timeout, int | float):
-                raise theirs.UserError(
-                    "timeout: must be a number of seconds; for finer limits, pass timeout=Timeouts(...) to the client"
-                )
-            changes["timeout"] = timeout
-        if "max_retries" in settings:
-            changes["retry"] = RetryPolicy(max_attempts=settings["max_retries"] + 1)
-        if "extra_headers" in settings:
-            changes["headers"] = settings["extra_headers"]
-        return chat_of(self._client, self._deployment, changes)
+        timeout = settings.get("timeout")
+        if not isinstance(timeout, int | float | None):
+            raise theirs.UserError(
+                "timeout: must be a number of seconds; for finer limits, pass timeout=Timeouts(...) to the client"
+            )
+        changes: dict[str, Any] = {"headers": settings["extra_headers"]} if "extra_headers" in settings else {}
+        return chat_of(
+            self._client, self._deployment, changes, timeout=timeout, max_retries=settings.get("max_retries")
+        )
 
     async def _arguments(
         self, messages: list[ModelMessage], settings: ModelSettings, parameters: ModelRequestParameters

@@ -32,6 +32,7 @@ from friendli_async.bulk.journal import Journal
 from friendli_async.bulk.outcomes import Outcome
 from friendli_async.bulk.run import Job, Run
 from friendli_async.client import AsyncFriendli, DeploymentName
+from friendli_async.errors import ArgumentError
 from friendli_async.replies import usage_of
 
 __all__ = ["CompleteStage"]
@@ -39,6 +40,9 @@ __all__ = ["CompleteStage"]
 _BLOCK_ROWS: Final = 64
 _BLOCK_SECONDS: Final = 1.0
 """Rows are yielded in blocks of this size or age: one Ray block per row would cost more than the row itself."""
+
+_COLUMNS: Final = ("finish_reason", "prompt_tokens", "completion_tokens", "error")
+"""The columns that the stage adds, besides that of the text."""
 
 _Answer = dict[str, Any]
 
@@ -62,7 +66,7 @@ class CompleteStage:
         model: Model name or endpoint id; None for a container with a single model.
         deployment: Where the model runs.
         prompt: Column with the prompts: text, or a list of messages.
-        output: Column for the text of the answers.
+        output: Column for the text of the answers. Rows must not have the columns that the stage adds.
         concurrency: Maximum number of calls in flight per actor.
         checkpoint: Directory shared by all actors, on a shared file system if there are several machines. Rows that are
             finished in it, by any actor, are not sent again, except those with retryable errors.
@@ -71,6 +75,7 @@ class CompleteStage:
         client: Keyword arguments of ``AsyncFriendli``.
 
     Raises:
+        ArgumentError: ``output`` is the name of another additional column.
         CheckpointError: The directory cannot be used.
     """
 
@@ -87,6 +92,8 @@ class CompleteStage:
         options: Mapping[str, Any] | None = None,
         client: Mapping[str, Any] | None = None,
     ) -> None:
+        if output in _COLUMNS:
+            raise ArgumentError(f"the stage adds another column {output!r}", "output")
         settings: dict[str, Any] = dict(client or {})
         self._client = AsyncFriendli(**settings)
         self._chat: Any = getattr(self._client, deployment).chat
@@ -100,11 +107,19 @@ class CompleteStage:
         self._checkpoint = _Checkpoint(Path(checkpoint)) if checkpoint is not None else None
 
     async def __call__(self, batch: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Completes a batch, and yields its rows in blocks as they finish."""
+        """Completes a batch, and yields its rows in blocks as they finish.
+
+        Raises:
+            RowsError: A column is missing, or would be overwritten.
+        """
         columns = {name: batch[name] for name in batch}
         for name in (self._prompt, *((self._key,) if self._checkpoint is not None else ())):
             if name not in columns:
                 raise RowsError(f"no column {name!r}; available: {', '.join(map(repr, columns))}")
+        for name in (self._output, *_COLUMNS):
+            if name in columns:
+                advice = "rename it, or choose another output=" if name == self._output else "rename it"
+                raise RowsError(f"the stage would overwrite the column {name!r}: {advice}")
         requests = [self._request(prompt) for prompt in columns[self._prompt]]
         keys = (
             [_plain(key) for key in columns[self._key]] if self._checkpoint is not None else list(range(len(requests)))
@@ -143,7 +158,7 @@ class CompleteStage:
         }
 
     def _answer(self, outcome: Outcome[_Row, _Answer]) -> _Answer:
-        empty = dict.fromkeys((self._output, "finish_reason", "prompt_tokens", "completion_tokens"))
+        empty = dict.fromkeys((self._output, *_COLUMNS))
         error = outcome.error
         message = None if error is None else replace_surrogates(f"{type(error).__name__}: {error}")
         return {**empty, **(outcome.reply or {}), "error": message}

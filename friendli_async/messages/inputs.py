@@ -176,12 +176,6 @@ def _encode_message(message: object) -> object:
     return message  # pyright: ignore[reportUnknownVariableType]  # any value, returned as is
 
 
-def _encode_tool(tool: object) -> object:
-    """Converts a local tool to its wire form. Any other value is returned as is, for validation to reject."""
-    definition = local_function(tool, schema="input_schema")
-    return tool if definition is None else definition
-
-
 PARAMETERS: Final = Parameters(
     MessagesOptions,
     {"model": str, "messages": list[_CheckedMessage]},
@@ -192,5 +186,9 @@ PARAMETERS: Final = Parameters(
         "tool_choice": _ToolChoice | None,
         "tools": list[Tool] | None,
     },
-    {"messages": map_items(_encode_message), "system": _encode_blocks, "tools": map_items(_encode_tool)},
+    {
+        "messages": map_items(_encode_message),
+        "system": _encode_blocks,
+        "tools": map_items(lambda tool: local_function(tool, "input_schema") or tool),
+    },
 )

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from friendli_async.responses import collector, events, inputs, parsing, replies, resource
+from friendli_async.responses import collector, events, inputs, replies, resource
 from friendli_async.responses.collector import *
 from friendli_async.responses.events import *
 from friendli_async.responses.inputs import *
-from friendli_async.responses.parsing import *
 from friendli_async.responses.replies import *
 from friendli_async.responses.resource import *
 
@@ -17,7 +16,6 @@ __all__: list[str] = ["ParsedResponse", "ParsedResponseStream"]
 __all__ += collector.__all__
 __all__ += events.__all__
 __all__ += inputs.__all__
-__all__ += parsing.__all__
 __all__ += replies.__all__
 __all__ += resource.__all__
 

@@ -1,8 +1,8 @@
-"""Assembles the events of a streamed response into a ``Response``."""
+"""The stream of a response, and the collector that assembles its events into a ``Response``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -33,8 +33,10 @@ from friendli_async.responses.events import (
     ResponseInProgress,
 )
 from friendli_async.responses.replies import ContentPart, OutputItem, Response, ResponseUsage, response_failure
+from friendli_async.streams.stream import AssembledStream
+from friendli_async.streams.views import TextView
 
-__all__ = ["ResponseCollector", "Wording"]
+__all__ = ["ResponseCollector", "ResponseStream", "Wording"]
 
 
 _ITEM_TYPES: Final = {"output_text": "message", "reasoning_text": "reasoning"}
@@ -214,7 +216,9 @@ def _has_more(assembled: Response, final: Response) -> bool:
 
 
 class Wording:
-    """Extracts the text or the reasoning of each event. A complete text adds only what its deltas have not delivered.
+    """Extracts the text of each event, of the answer or of the reasoning.
+
+    An event with a complete text adds only what its deltas have not delivered.
 
     Args:
         kind: The type of part to read.
@@ -251,3 +255,20 @@ class Wording:
 
     def _part(self, event: OfPart) -> list[str]:
         return self._by_part.setdefault((event.item_id, event.output_index, event.content_index), [])
+
+
+class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
+    """A stream of typed events that assembles a ``Response``. Events of future types are ``UnknownEvent``.
+
+    It ends normally with ``response.completed`` or ``response.incomplete``. ``response.failed`` raises the error class
+    that matches its code.
+    """
+
+    __slots__ = ()
+
+    def _text_extractor(self) -> Callable[[ResponseEvent], str]:
+        return Wording("output_text").of
+
+    def reasoning(self) -> TextView:
+        """Returns a view of the reasoning: its chunks as they arrive, never ""."""
+        return TextView(self, Wording("reasoning_text").of)

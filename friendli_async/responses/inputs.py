@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_items, struct_to_dict
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
-from friendli_async.chat.inputs import LocalTool, local_function
+from friendli_async.chat.inputs import JSONObjectFormat, LocalTool, TextFormat, local_function
 from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
@@ -157,14 +157,6 @@ class _NamedCustomTool(msgspec.Struct, tag_field="type", tag="custom"):
     name: str
 
 
-class _TextFormat(msgspec.Struct, tag_field="type", tag="text"):
-    pass
-
-
-class _JSONObjectFormat(msgspec.Struct, tag_field="type", tag="json_object"):
-    pass
-
-
 class _JSONSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
     name: str
     schema: dict[str, Any]
@@ -173,7 +165,7 @@ class _JSONSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
 
 
 class _TextConfig(msgspec.Struct):
-    format: _TextFormat | _JSONObjectFormat | _JSONSchemaFormat | None = None
+    format: TextFormat | JSONObjectFormat | _JSONSchemaFormat | None = None
 
 
 class _ReasoningConfig(msgspec.Struct):

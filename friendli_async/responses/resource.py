@@ -7,39 +7,142 @@ selects server-sent events. They end without a sentinel: ``response.completed``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Unpack
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
-from friendli_async.responses.collector import ResponseCollector, Wording
-from friendli_async.responses.events import ResponseEvent
-from friendli_async.responses.inputs import CREATE, PARAMETERS, Input, ResponsesOptions
-from friendli_async.responses.parsing import ContainerResponseParsing, ResponseParsing
-from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
-from friendli_async.streams.stream import AssembledStream
-from friendli_async.streams.views import TextView
+from friendli_async._core.resource import Resource
+from friendli_async.responses.collector import ResponseCollector, ResponseStream
+from friendli_async.responses.inputs import (
+    CREATE,
+    PARAMETERS,
+    Input,
+    ParseOptions,
+    ParseStreamOptions,
+    ResponsesOptions,
+)
+from friendli_async.responses.replies import Response, raise_if_failed
 
-__all__ = ["ContainerResponses", "ResponseStream", "Responses"]
+if TYPE_CHECKING:
+    from friendli_async.responses.structured import ParsedResponse, ParsedResponseStream
+
+__all__ = ["ContainerResponseParsing", "ContainerResponses", "ResponseParsing", "Responses"]
+
+T = TypeVar("T")
 
 
-# --- streams ---------------------------------------------------------------------------------------------------------
+# --- structured output -----------------------------------------------------------------------------------------------
 
 
-class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
-    """A stream of typed events that assembles a ``Response``. Events of future types are ``UnknownEvent``.
+class ResponseParsing(Resource):
+    """Responses parsed into a type: a struct, a dataclass, a pydantic model, a list of them...
 
-    It ends normally with ``response.completed`` or ``response.incomplete``. ``response.failed`` raises the error class
-    that matches its code.
+    Raises:
+        TypeError: The type has no JSON form, or a keyword is unknown. Nothing was sent.
+        ValueError: An invalid value, with its path.
+        OutputCutOffError: The answer was truncated.
+        OutputInvalidError: The answer does not match the type, or is a tool call or a refusal.
+        FriendliError: The call failed; see ``friendli_async.errors``.
     """
 
-    __slots__ = ()
+    @overload
+    async def parse(
+        self, type: type[T], /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+    ) -> ParsedResponse[T]: ...
 
-    def _text_extractor(self) -> Callable[[ResponseEvent], str]:
-        return Wording("output_text").of
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+    ) -> ParsedResponse[Any]: ...
 
-    def reasoning(self) -> TextView:
-        """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, Wording("reasoning_text").of)
+    async def parse(
+        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+    ) -> ParsedResponse[Any]:
+        """Generates a response and parses its text into a value of a type.
+
+        The request contains the type's schema. The client validates the answer against the type, even if the server
+        ignored the schema. Only whitespace may surround the JSON: no prose, no Markdown.
+
+        Args:
+            type: The type of the value; ``Any`` accepts any JSON. See ``json_schema``.
+            model: As for ``create``.
+            input: Text, or the conversation so far.
+            options: See ``ParseOptions``; ``reask`` and ``strict`` are among them.
+
+        Returns:
+            The response with its ``value``. ``asked`` is the number of answers, and ``usage`` is their total.
+        """
+        from friendli_async.responses.structured import parse  # not needed by plain calls
+
+        return await parse(self._engine, type, {"model": model, "input": input}, options)
+
+    @overload
+    def parse_stream(
+        self, type: type[T], /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedResponseStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedResponseStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedResponseStream[Any]:
+        """Streams a response whose text is a value of a type. The request is sent on first use.
+
+        Args:
+            type: As for ``parse``.
+            model: As for ``create``.
+            input: Text, or the conversation so far.
+            options: See ``ParseStreamOptions``. There is no ``reask``: chunks cannot be taken back once delivered.
+
+        Returns:
+            The stream: ``snapshots()``, ``items(...)``, ``text()``, its events, ``result()`` with the ``value``.
+        """
+        from friendli_async.responses.structured import parse_stream
+
+        return parse_stream(self._engine, type, {"model": model, "input": input}, options)
+
+
+class ContainerResponseParsing(ResponseParsing):
+    """The same for a self-hosted engine, which serves one model."""
+
+    @overload
+    async def parse(
+        self, type: type[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+    ) -> ParsedResponse[T]: ...
+
+    @overload
+    async def parse(
+        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+    ) -> ParsedResponse[Any]: ...
+
+    async def parse(
+        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+    ) -> ParsedResponse[Any]:
+        """Generates a value; see ``ResponseParsing.parse``. ``model`` selects an adapter route."""
+        from friendli_async.responses.structured import parse
+
+        return await parse(self._engine, type, {**without_none(model=model), "input": input}, options)
+
+    @overload
+    def parse_stream(
+        self, type: type[T], /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedResponseStream[T]: ...
+
+    @overload
+    def parse_stream(
+        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedResponseStream[Any]: ...
+
+    def parse_stream(
+        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+    ) -> ParsedResponseStream[Any]:
+        """Streams a value; see ``ResponseParsing.parse_stream``. ``model`` selects an adapter route."""
+        from friendli_async.responses.structured import parse_stream
+
+        return parse_stream(self._engine, type, {**without_none(model=model), "input": input}, options)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.output import Answer, Output, OutputStream, ask, output_of, reject_format_option
-from friendli_async.responses.collector import ResponseCollector, Wording
+from friendli_async.chat.output import Answer, Output, OutputStream, answer_from, ask, output_of, reject_format_option
+from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS
 from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
-from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
@@ -38,29 +37,16 @@ def _answer_of(reply: Response, cut: str = "") -> Answer:
         cut = "the token limit was reached" if limit else f"the response is incomplete ({reason})"
     parts = [part for item in reply.output for part in item.content or ()]
     refusals = " ".join(part.refusal or part.text for part in parts if part.type == "refusal")
-    calls = ", ".join(call.function.name for call in reply.tool_calls)
-    instead = ""
-    if refusals:
-        instead = f"the model refused to answer: {refusals}"
-    elif calls and not cut:
-        instead = f"the model called tools instead of answering: {calls}"
-    return Answer(reply=reply, text=reply.text, cut=cut, instead=instead)
+    return answer_from(reply, cut, refusals)
 
 
-class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, T], Generic[T]):
-    """A stream of a response whose text is a value: ``snapshots()``, ``items(...)``, ``text()``, typed events."""
+class ParsedResponseStream(OutputStream[ResponseEvent, Response, ResponseUsage, T], ResponseStream, Generic[T]):
+    """A stream of a response whose text is a value: a ``ResponseStream`` with ``snapshots()`` and ``items(...)``."""
 
     __slots__ = ()
 
     _parsed = ParsedResponse
     _answer_of = staticmethod(_answer_of)
-
-    def _text_extractor(self) -> Callable[[ResponseEvent], str]:
-        return Wording("output_text").of
-
-    def reasoning(self) -> TextView:
-        """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, Wording("reasoning_text").of)
 
     async def result(self) -> ParsedResponse[T]:
         """Reads the rest of the stream and returns the complete response, with its ``value`` and ``meta``.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, NoRe
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop, wake
-from friendli_async.errors import FriendliError, StreamInterruptedError
+from friendli_async.errors import ArgumentError, FriendliError, StreamInterruptedError
 from friendli_async.options import is_count
 from friendli_async.streams.views import TextView
 
@@ -159,9 +159,9 @@ def make_fanout(n: int, limit: int, slow: Slow) -> Fanout[Any]:
     """
     for name, value in (("n", n), ("buffer", limit)):
         if not is_count(value):
-            raise ValueError(f"{name}: Expected `int` >= 1, got {value!r}")
+            raise ArgumentError(f"Expected `int` >= 1, got {value!r}", name)
     if slow not in get_args(Slow):
-        raise ValueError(f"slow: Expected 'wait', 'drop' or 'fail', got {slow!r}")
+        raise ArgumentError(f"Expected 'wait', 'drop' or 'fail', got {slow!r}", "slow")
     return Fanout(n, limit, slow)
 
 

@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 import msgspec
@@ -16,6 +16,7 @@ from friendli_async._core.body.choices import choices_hint
 from friendli_async._json import decode_json, encode_json
 from friendli_async._pydantic import dump_model
 from friendli_async.chat.inputs import LocalTool
+from friendli_async.chat.schema import SchemaBuilder
 from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
 
@@ -275,7 +276,7 @@ def _build_parameters(name: str, fn: Callable[..., Any], descriptions: Mapping[s
             fields.append((parameter.name, kind | msgspec.UnsetType, msgspec.UNSET))
     try:
         arguments = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
-        schema = _build_schema(arguments, parameters, descriptions)
+        schema = _build_schema(arguments, parameters, hints, descriptions)
         decoder = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic)
         lax = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic, strict=False)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -304,52 +305,28 @@ def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.P
 
 
 def _build_schema(
-    arguments: type[Any], parameters: list[inspect.Parameter], descriptions: Mapping[str, str]
+    arguments: type[Any],
+    parameters: list[inspect.Parameter],
+    hints: Mapping[str, Any],
+    descriptions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Returns the schema of the arguments: an object, with the descriptions and defaults of the parameters."""
-    (root,), definitions = msgspec.json.schema_components(
-        [arguments], schema_hook=_pydantic_schema, ref_template="#/$defs/{name}"
-    )
-    schema: dict[str, Any] = definitions.pop(root["$ref"].rpartition("/")[2])
-    nested: dict[str, Any] = {}
-    for subschema in (schema, *definitions.values()):
-        _make_portable(subschema, nested)
-    del schema["title"]
+    schema = SchemaBuilder(strict=False, with_pydantic=True).build(msgspec.inspect.type_info(arguments))
     for parameter in parameters:
         property_schema: dict[str, Any] = schema["properties"][parameter.name]
-        if text := descriptions.get(parameter.name):
-            property_schema.setdefault("description", text)
+        metadata: tuple[object, ...] = getattr(hints[parameter.name], "__metadata__", ())
+        described = any(isinstance(item, msgspec.Meta) and item.description is not None for item in metadata)
+        if not described and (text := descriptions.get(parameter.name)):
+            property_schema["description"] = text  # instead of the docstring of its type
         if parameter.default is not parameter.empty and "$ref" not in property_schema:
             try:
                 property_schema["default"] = json.loads(encode_json(parameter.default, _encoder))
             except (TypeError, ValueError):
                 continue  # a default that JSON cannot represent is omitted
-    if definitions or nested:
-        schema["$defs"] = {**definitions, **nested}
     return schema
 
 
-def _make_portable(schema: Any, definitions: dict[str, Any]) -> None:
-    """Drops ``items: false`` of tuples, which llama.cpp rejects, and moves pydantic's definitions to the root."""
-    if isinstance(schema, dict):
-        mapping = cast("dict[str, Any]", schema)
-        if mapping.get("items") is False:
-            del mapping["items"]
-        definitions |= mapping.pop("$defs", {})
-        for value in mapping.values():
-            _make_portable(value, definitions)
-    elif isinstance(schema, list):
-        for item in cast("Sequence[Any]", schema):
-            _make_portable(item, definitions)
-
-
 # --- pydantic models, without importing pydantic ---------------------------------------------------------------------
-
-
-def _pydantic_schema(kind: Any) -> dict[str, Any]:
-    if hasattr(kind, "model_json_schema"):
-        return cast("dict[str, Any]", kind.model_json_schema())
-    raise TypeError(f"{getattr(kind, '__name__', kind)} has no JSON representation")
 
 
 def _decode_pydantic(kind: Any, value: object) -> Any:
