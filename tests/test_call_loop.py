@@ -444,17 +444,6 @@ async def test_concurrent_drains_both_finish() -> None:
     assert await task == {"good": True}
 
 
-@in_virtual_time
-async def test_interrupt_before_the_call_sends_nothing() -> None:
-    loop = Loop(response(GOOD))
-    call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
-    call.interrupt(StreamInterruptedError("stop"))
-    with pytest.raises(StreamInterruptedError, match="stop"):
-        await call.run(call.read_reply)
-    assert loop.sent_at == []
-    assert loop.runtime.calls == set()
-
-
 @pytest.mark.parametrize("answer", [hanging(), response(status=503, retry_after="30"), response(b"{", NEVER_ENDS)])
 @in_virtual_time
 async def test_interrupt_ends_attempt_or_backoff_immediately(answer: Answer) -> None:

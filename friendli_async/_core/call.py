@@ -167,25 +167,21 @@ class Call(Generic[T]):
         engine: Makes the call.
         operation: The operation to call.
         arguments: The request's body, path and query.
-        accept: The expected kind of response.
-        stream: Whether the response is a stream: the call then outlives ``run`` and ends with the stream.
+        accept: The expected kind of response. If it is a stream, the call outlives ``run`` and ends with the stream.
     """
 
     loop: asyncio.AbstractEventLoop
     clock: CallClock
     stopwatch: Stopwatch
 
-    def __init__(
-        self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept, *, stream: bool = False
-    ) -> None:
+    def __init__(self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept) -> None:
         self.reporter: CallReporter | None = None
         self.held = False
         self._engine = engine
         self._operation = operation
         self._arguments = arguments
         self._accept: Accept = accept
-        self._stream = stream
-        self._started = False
+        self._stream = accept == "events"
         self._interruption: FriendliError | None = None
         self._interrupted_outcome: Outcome | None = None
         self._attempts: list[Attempt] = []
@@ -260,7 +256,7 @@ class Call(Generic[T]):
             runtime.end(self)
 
     def interrupt(self, error: FriendliError, outcome: Outcome | None = None) -> None:
-        """Makes the call raise this error at the loop's next turn.
+        """Makes the call, which is running, raise this error at the loop's next turn.
 
         The first interruption takes precedence over later ones, and over the errors that it causes.
         A stream that is being opened ends like an open one when its client closes: cancelled, StreamInterruptedError.
@@ -276,8 +272,7 @@ class Call(Generic[T]):
             error, outcome = StreamInterruptedError(str(error), draining=draining), "cancelled"
         self._interruption = error
         self._interrupted_outcome = outcome
-        if self._started:  # otherwise ``_start`` passes it to the clock
-            self.clock.interrupt(error)
+        self.clock.interrupt(error)
 
     @property
     def interrupted(self) -> bool:
@@ -301,9 +296,6 @@ class Call(Generic[T]):
         self.loop = asyncio.get_running_loop()
         self.clock = CallClock(engine.settings.timeouts, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
-        self._started = True
-        if self._interruption is not None:
-            self.clock.interrupt(self._interruption)
         if engine.settings.observers is not None:
             group = self._operation.name.rpartition(".")[0]
             body = self._arguments.body
@@ -361,7 +353,6 @@ class Call(Generic[T]):
         self._replaced = dial.force_new
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
-        dial.queued = dial.connecting = 0.0
         dial.on_connect = None
 
     async def _error_response(self, exchange: Exchange) -> APIStatusError:
@@ -666,7 +657,7 @@ class StreamOpening(Generic[E, R, U]):
         collector: Callable[[], Collector[E, R, U]],
     ) -> None:
         self._engine = engine  # keeps the client open while the stream exists
-        self._call: Call[Any] | None = Call(engine, operation, arguments, "events", stream=True)
+        self._call: Call[Any] | None = Call(engine, operation, arguments, "events")
         self.collector = collector
 
     async def open(self) -> OpenStream[E, R, U]:
