@@ -43,6 +43,7 @@ from friendli_async.errors import (
     APIStatusError,
     ConfigurationError,
     FriendliError,
+    ResponseDecodeError,
     StreamInterruptedError,
 )
 from friendli_async.options import is_count
@@ -608,18 +609,26 @@ class Call(Generic[T]):
         types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
         if types & _STREAM_TYPES:
             return data
-        while _needs_more_bytes(data) and (chunk := await exchange.read()):
-            data += chunk
-        if data.lstrip(_BOM_AND_NEWLINES).startswith(_STREAM_PREFIXES):
+        limits = self._engine.settings.limits
+        begun, start = bytearray(data), data.lstrip(_BOM_AND_NEWLINES)
+        while data and _may_become_stream(start):
+            data = await exchange.read()
+            begun += data
+            start = (start + data).lstrip(_BOM_AND_NEWLINES)
+            if len(begun) > limits.event:
+                raise ResponseDecodeError(
+                    f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
+                )
+        data = bytes(begun)
+        if start.startswith(_STREAM_PREFIXES):
             return data
-        body = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
+        body = data and await exchange.read_some(limits.error, _ERROR_BODY_SECONDS, data)
         raise unexpected_content(body, exchange.status, exchange.headers, "an event stream")
 
 
-def _needs_more_bytes(data: bytes) -> bool:
+def _may_become_stream(start: bytes) -> bool:
     """Whether more bytes are needed to tell if this is the start of a stream."""
-    start = data.lstrip(_BOM_AND_NEWLINES)
-    return bool(data) and any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
+    return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
 
 
 def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
