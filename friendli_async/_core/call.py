@@ -275,11 +275,6 @@ class Call(Generic[T]):
         self._interrupted_outcome = outcome
         self.clock.interrupt(error)
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether ``interrupt`` has been called."""
-        return self._interruption is not None
-
     def meta(self) -> Meta:
         """Returns the call's metadata so far."""
         return Meta(
@@ -421,7 +416,7 @@ class Call(Generic[T]):
         sendable = not isinstance(body, Form) or body.sendable
         # The server has answered with a reply that it bills, even if it broke off or was an error.
         billed = self._reply_started and self._operation.billed
-        return not self.interrupted and not self._engine.runtime.transport.closed and sendable and not billed
+        return self._interruption is None and not self._engine.runtime.transport.closed and sendable and not billed
 
     def _can_retry(self, failed: Held[FriendliError]) -> bool:
         policy = self._engine.settings.retry
@@ -519,11 +514,12 @@ class Call(Generic[T]):
         self.stopwatch.stop()
         if self.reporter is not None:
             self._report_attempt_ended(None, error)
-            outcome = self._outcome_of(error)
+            outcome = self.outcome_of(error)
             reported = None if outcome == "stopped" else error
             self.reporter.end(outcome, self.stopwatch.timing(None), error=reported, status=self._status)
 
-    def _outcome_of(self, error: BaseException) -> Outcome:
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Returns the outcome of a call that raised this error."""
         if self._interrupted_outcome is not None:
             return self._interrupted_outcome
         if not isinstance(error, Exception):
@@ -680,14 +676,15 @@ class StreamOpening(Generic[E, R, U]):
         exchange, reader, collector, head = await call.run(
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
-        self._call = None  # releases the request body
         clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.abort_with)
-        return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
+        opened = OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
+        self._call = None  # releases the request body
+        return opened
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether ``interrupt`` was called before the stream was open."""
-        return self._call is not None and self._call.interrupted
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Returns the outcome of an ``open`` that raised this error; observers were told the same."""
+        assert self._call is not None, "kept if opening failed"
+        return self._call.outcome_of(error)
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
         """Makes a pending ``open`` raise the error; ``outcome`` is the stream's outcome then."""

@@ -176,16 +176,15 @@ class EventStream(Generic[E]):
     async def _open_now(self) -> OpenStream[E, Any, Any]:
         try:
             opened = await self._opening.open()
-        except FriendliError as error:
-            if self._outcome == "open":
-                outcome: Outcome = "cancelled" if self._opening.interrupted else "truncated"
-                self._outcome = outcome if isinstance(error, StreamInterruptedError) else "failed"
-            self._error = copy.copy(error)
-            raise
         except BaseException as error:
-            self._opening_cancelled = not isinstance(error, Exception)
-            self._outcome = "cancelled" if self._opening_cancelled else "failed"  # for example, a token callable failed
-            self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
+            was_open = self._outcome == "open"  # else stop() or aclose() has ended it
+            if was_open:
+                self._outcome = self._opening.outcome_of(error)
+            if isinstance(error, FriendliError):
+                self._error = copy.copy(error)
+            elif was_open:
+                self._opening_cancelled = not isinstance(error, Exception)
+                self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
             reject_stop_iteration(error)
             raise
         self._open = opened

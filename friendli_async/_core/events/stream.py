@@ -350,9 +350,8 @@ class Opening(Protocol[E, R_co, U_co]):
         """Returns a new collector of the stream's events."""
         ...
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether it was interrupted before it was open: by ``interrupt``, or by closing its client."""
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Returns the outcome of an ``open`` that raised this error."""
         ...
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
