@@ -61,11 +61,6 @@ class DialContext(msgspec.Struct, eq=False):
         self.address, self.proxy, self.protocol = address, proxy, None
         self.connected = self.reused = False
 
-    def piece_sent(self) -> None:
-        """Restarts the ``first_event`` limit: the wait for the reply begins after the last piece of the body."""
-        if self.connected:
-            self.clock.phase("first_event")
-
     @property
     def source_error(self) -> Exception | None:
         """The error raised by the source of the body, if any."""

@@ -230,7 +230,8 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=None, connect=dial.clock.timeouts.connect, sock_read=None)
         body = request.body
         if isinstance(body, Form):
-            dial.upload = FormUpload(body, dial.piece_sent)
+            # Each piece restarts the limit: the wait for the reply begins after the last one.
+            dial.upload = FormUpload(body, partial(dial.clock.phase, "first_event"))
         tunnelled = url.scheme == "https"
         return await pool.session.request(
             request.method,
