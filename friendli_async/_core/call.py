@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
@@ -247,7 +247,7 @@ class Call(Generic[T]):
                     raise failed.take()
                 self._report_retry(failed, wait)
                 del failed  # its traceback would keep the caller's frames alive
-                await self._sleep(wait)
+                await self._between_attempts(partial(asyncio.sleep, wait))
         except BaseException as error:
             if exchange is not None:  # also after a success: an observer may raise KeyboardInterrupt
                 exchange.abort()
@@ -451,7 +451,7 @@ class Call(Generic[T]):
             self._report_hold(hold, wait)
             self.held = True
             try:
-                await self._sleep(wait)
+                await self._between_attempts(partial(asyncio.sleep, wait))
             finally:
                 self.held = False
                 self.stopwatch.queued += self.clock.now() - began
@@ -472,21 +472,18 @@ class Call(Generic[T]):
         recover = self._engine.recover
         if recover is None or self._recovered or not self._can_go_on() or not isinstance(failed.error, APIStatusError):
             return False
-        began = self.clock.now()
-        try:
-            with self.clock:
-                self._recovered = await recover(self._arguments, failed.error)
-        except FriendliError as error:
-            error.__context__ = None
-            if error.meta is None:
-                error.meta = self.meta()
-            raise
-        finally:
-            waited = self.clock.now() - began
-            self._amend_attempt(wait=waited)
+        self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))
         if self._recovered:
             self._report_attempt_ended(0.0)
         return self._recovered
+
+    async def _run_recovery(self, recover: Recovery, error: APIStatusError) -> bool:
+        """Runs the recovery; its duration is the wait after the last attempt."""
+        began = self.clock.now()
+        try:
+            return await recover(self._arguments, error)
+        finally:
+            self._amend_attempt(wait=self.clock.now() - began)
 
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
         attempt = self._amend_attempt(wait=seconds)
@@ -499,15 +496,21 @@ class Call(Generic[T]):
             except Exception:
                 _logger.exception("RetryPolicy.on_retry raised an exception; retrying anyway")
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _between_attempts(self, work: Callable[[], Awaitable[R]]) -> R:
+        """Awaits the result of ``work``, within ``total``, and completes the call's own error that ends it.
+
+        Args:
+            work: Not called if the call has been interrupted; an awaitable would warn that nobody awaited it.
+        """
         try:
             with self.clock:
-                await asyncio.sleep(seconds)
+                return await work()
         except FriendliError as error:
             error.__context__ = None
-            if isinstance(error, APIConnectionError):
-                error.sent = self._accepted
-            error.meta = self.meta()
+            if error.meta is None:  # else it belongs to a call that the recovery made
+                if isinstance(error, APIConnectionError):
+                    error.sent = self._accepted
+                error.meta = self.meta()
             raise
 
     def _finish_failed(self, error: BaseException) -> None:
