@@ -472,7 +472,11 @@ class Call(Generic[T]):
         recover = self._engine.recover
         if recover is None or self._recovered or not self._can_go_on() or not isinstance(failed.error, APIStatusError):
             return False
-        self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))
+        try:
+            self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))
+        except BaseException:
+            failed.take()  # not raised, so released: ``run`` holds it, and its traceback has the frame of ``run``
+            raise
         if self._recovered:
             self._report_attempt_ended(0.0)
         return self._recovered

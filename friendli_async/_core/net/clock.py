@@ -171,6 +171,7 @@ class CallClock(_Deadline):
             return
         if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
             return  # the caller's own cancellation takes precedence
+        del task  # it may keep the error raised below, whose traceback has this frame: a cycle
         if self._interruption is not None:
             if isinstance(self._interruption, APIConnectionError):
                 self._interruption.sent = self.sent
