@@ -314,15 +314,12 @@ def _create_runtime(
     """Creates the runtime. Imports the core, aiohttp and tenacity: not at import time, and never during a request."""
     from friendli_async._core.net.tls import default_tls  # first: see that module
     from friendli_async._core.net.transport import AiohttpTransport
-    from friendli_async._core.runtime import ChangeSignal, Runtime
+    from friendli_async._core.runtime import Runtime
 
     check_count("max_connections", max_connections)
     if session is not None and (proxy is not None or ssl is not None):
         raise ConfigurationError("proxy= and ssl= cannot be combined with session=: configure them on the session")
     if ssl is None and session is None:
         ssl = default_tls()
-    changes = ChangeSignal()
-    transport = AiohttpTransport(
-        max_connections=max_connections, proxy=check_proxy(proxy), ssl=ssl, session=session, changed=changes
-    )
-    return Runtime(transport, changes, max_connections)
+    transport = AiohttpTransport(max_connections=max_connections, proxy=check_proxy(proxy), ssl=ssl, session=session)
+    return Runtime(transport, max_connections)

@@ -45,7 +45,7 @@ from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Call, Engine, Recovery
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Deployment, Operation
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 
 pytestmark = pytest.mark.compatibility
@@ -77,7 +77,7 @@ class Loop:
         **settings: Any,
     ) -> None:
         self.transport = FakeTransport(*answers)
-        self.runtime = Runtime(self.transport, ChangeSignal(), 10)
+        self.runtime = Runtime(self.transport, 10)
         self.settings = Settings.from_options({"token": "t", "retry": retry, **settings})
         self.engine = Engine(self.runtime, self.settings, Deployment("/serverless"), recover)
         self.operation: Operation[Any] = Operation(

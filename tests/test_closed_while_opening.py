@@ -21,7 +21,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.observers import CallEnded
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, Step, chunk, head, raw, script, stall, status
 
@@ -72,7 +72,7 @@ PHASES: Final[dict[str, tuple[Answer, bool]]] = {
 def virtual_client(transport: FakeTransport, recorder: Recorder) -> AsyncFriendli:
     client = client_of("http://nowhere")
     settings = Settings.from_options({"token": "t", "observers": [recorder], "retry": RetryPolicy()})
-    client._build(Runtime(transport, ChangeSignal(), 10), settings, owner=True)
+    client._build(Runtime(transport, 10), settings, owner=True)
     return client
 
 

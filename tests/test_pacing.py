@@ -38,7 +38,7 @@ from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.pacing import Hold, LimitScope, Pace
 from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.retry import Retries
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, rate_limit_headers, status, text
 
@@ -69,7 +69,7 @@ class PacedClient:
 
     def __init__(self, *answers: Answer, **settings: Any) -> None:
         self.transport = ScriptedTransport(*answers)
-        self.runtime = Runtime(self.transport, ChangeSignal(), 10)
+        self.runtime = Runtime(self.transport, 10)
         self.settings = Settings.from_options({"token": "t", "retry": NO_BACKOFF, **settings})
 
     async def call(self, model: str | None = "m", deployment: str = "/serverless", **options: Any) -> Any:

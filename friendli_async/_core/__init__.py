@@ -162,8 +162,8 @@ Garbage collector
     pools of a client by a ``weakref.finalize`` of its ``AiohttpTransport``. The finalizer holds the pools: they must
     not be part of a cycle that the client is in, or aiohttp's session, finalized with it, warns "Unclosed client
     session". So whatever is in flight must not reference its user: ``OpenStream`` does not reference the
-    ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport
-    references ``runtime.ChangeSignal`` and not the runtime.
+    ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport does
+    not reference the runtime.
 
 
 Reference cycles

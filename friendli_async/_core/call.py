@@ -153,12 +153,9 @@ class Engine:
 
     async def _open_connection(self) -> None:
         self.runtime.check()
-        try:
-            with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
-                dial = DialContext(clock, force_new=True, warming=True)
-                await self.runtime.transport.warm(self.request_builder.base or "/", dial)
-        finally:
-            self.runtime.changed()
+        with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
+            dial = DialContext(clock, force_new=True, warming=True)
+            await self.runtime.transport.warm(self.request_builder.base or "/", dial)
 
 
 class Call(Generic[T]):

@@ -394,7 +394,6 @@ class AiohttpExchange:
                 pool.draining.remove(self)
             pool.exchanges.discard(self)
             pool.slots.release()
-            pool.exchange_ended()
 
     def _connection_closed(self, closed: asyncio.Future[None]) -> None:
         content = self.content

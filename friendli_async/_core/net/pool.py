@@ -6,7 +6,6 @@ import asyncio
 import os
 import ssl as ssl_module
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +32,6 @@ class Pool:
         session: A session passed in by the user, which is never closed; None creates one.
         ssl: As for aiohttp.
         max_connections: Number of connection slots.
-        exchange_ended: Called when an exchange has ended.
     """
 
     def __init__(
@@ -41,7 +39,6 @@ class Pool:
         session: aiohttp.ClientSession | None,
         ssl: ssl_module.SSLContext | bool,
         max_connections: int,
-        exchange_ended: Callable[[], None],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.slots: Slots = Slots(max_connections)
@@ -51,7 +48,6 @@ class Pool:
         self.poster: Poster | None = Poster(self.session, ssl) if self.owned and CAN_POST else None
         self.exchanges: set[AiohttpExchange] = set()
         self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest; older ones have ended, or will not
-        self.exchange_ended = exchange_ended
         self._closed: asyncio.Future[None] | None = None
 
     def _own_session(self) -> aiohttp.ClientSession:

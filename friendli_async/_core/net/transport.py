@@ -6,7 +6,6 @@ import asyncio
 import ssl as ssl_module
 import threading
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Final, Protocol, TypeAlias
@@ -93,7 +92,6 @@ class AiohttpTransport:
         proxy: Proxy URL; None uses the environment's, read now.
         ssl: TLS context, or False for no verification; None uses aiohttp's own verification.
         session: A session to use as it is, instead of one of our own. It is never closed.
-        changed: Called when an exchange has ended, in its loop.
 
     Raises:
         ConfigurationError: ``ssl`` or ``session`` is something else.
@@ -106,7 +104,6 @@ class AiohttpTransport:
         proxy: str | None,
         ssl: ssl_module.SSLContext | bool | None,
         session: aiohttp.ClientSession | None,
-        changed: Callable[[], None] = lambda: None,
     ) -> None:
         if session is not None and not _is_instance(session, aiohttp.ClientSession):
             raise ConfigurationError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
@@ -116,7 +113,6 @@ class AiohttpTransport:
         self._max_connections = max_connections
         self._ssl = True if ssl is None else ssl
         self._session = session
-        self._changed = changed
         self._pools: _Pools = {}
         # Not ``__del__``: the finalizer holds the pools, so they are not part of a cycle that the client is in.
         # Otherwise the garbage collector would finalize aiohttp's session with the client, in any order, and the
@@ -161,7 +157,6 @@ class AiohttpTransport:
                 url, hops = target, hops + 1
         except BaseException:
             pool.slots.release()
-            self._changed()
             raise
 
     async def warm(self, url: str, dial: DialContext) -> None:
@@ -255,7 +250,7 @@ class AiohttpTransport:
                 raise ConfigurationError("the client is closed", draining=True)
             for loop in [loop for loop in self._pools if loop.is_closed()]:
                 self._pools.pop(loop)[0].discard()
-            pool = Pool(self._session, self._ssl, self._max_connections, self._changed)
+            pool = Pool(self._session, self._ssl, self._max_connections)
             guard = start_guard(partial(pool.close, "the event loop of the client was shut down"))
             self._pools[pool.loop] = pool, guard
         return pool
