@@ -33,7 +33,7 @@ from friendli_async._core.observers import (
 )
 from friendli_async._core.pacing import Hold, LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
-from friendli_async._core.retry import UNPROCESSED_STATUSES, Retries, is_retryable
+from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import status_error, unexpected_content
@@ -207,7 +207,7 @@ class Call(Generic[T]):
             Exception: Raised by a token callable, or by the source of a body.
         """
         self._start()
-        runtime, retries = self._engine.runtime, None
+        runtime = self._engine.runtime
         exchange: Exchange | None = None
         try:
             if runtime.pace.holds:
@@ -236,9 +236,7 @@ class Call(Generic[T]):
 
                 if await self._try_recovery(failed):
                     continue
-                if retries is None:
-                    retries = Retries(self._engine.settings.retry, self.clock.time_left)
-                wait = self._wait_after(failed, retries)
+                wait = self._wait_after(failed)
                 self._report_attempt_ended(wait, failed.error)
                 if wait is None:
                     raise failed.take()
@@ -415,16 +413,15 @@ class Call(Generic[T]):
         billed = self._reply_started and self._operation.billed
         return self._interruption is None and not self._engine.runtime.transport.closed and sendable and not billed
 
-    def _can_retry(self, failed: Held[FriendliError]) -> bool:
-        policy = self._engine.settings.retry
-        return policy.max_attempts > 1 and self._can_go_on() and is_retryable(failed.error, self._operation, policy)
-
-    def _wait_after(self, failed: Held[FriendliError], retries: Retries) -> float | None:
+    def _wait_after(self, failed: Held[FriendliError]) -> float | None:
         """Returns the seconds until the next attempt, or None if there is none."""
         settings, pace = self._engine.settings, self._engine.runtime.pace
         if settings.pacing.obey is not None and isinstance(failed.error, APIStatusError):
             pace.record_rejection(self._limit_scope, failed.error, settings.retry, self.clock.now())
-        wait = retries.wait_after(failed.error) if self._can_retry(failed) else None
+        wait = None
+        if self._can_go_on() and is_retryable(failed.error, self._operation, settings.retry):
+            failures = len(self._attempts) - self._recovered
+            wait = wait_after(failed.error, settings.retry, failures, self.clock.time_left())
         if wait is None or pace.take_retry(settings.pacing):
             return wait
         self._amend_attempt(cause=f"{self._attempts[-1].cause}; the retry budget is exhausted")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from random import random
+import random
+from collections.abc import Hashable
 from typing import Final, NamedTuple
 
 from friendli_async.errors import APIStatusError, status_class
@@ -114,11 +114,10 @@ class Pace:
         self.spent = max(0, self.spent - 1)
 
 
-def jitter(policy: RetryPolicy, rand: Callable[[], float] = random) -> float:
+def jitter(policy: RetryPolicy) -> float:
     """Returns a random delay to add to a Retry-After, so that the calls that wait for it do not all resume at once.
 
     Args:
         policy: Its ``initial`` bounds the delay, and so does its ``max_wait``.
-        rand: Returns a random number in [0, 1).
     """
-    return min(policy.max_wait, policy.initial) * rand()
+    return random.uniform(0.0, min(policy.max_wait, policy.initial))
