@@ -653,7 +653,11 @@ def _cause(error: FriendliError) -> str:
 
 
 class StreamOpening(Generic[E, R, U]):
-    """Opens one stream: see ``events.stream.Opening``."""
+    """Opens one stream; ``EventStream`` holds it.
+
+    Attributes:
+        collector: Creates a new collector of the stream's events.
+    """
 
     def __init__(
         self,
@@ -688,6 +692,6 @@ class StreamOpening(Generic[E, R, U]):
         return self._call.outcome_of(error)
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes a pending ``open`` raise the error; ``outcome`` is the stream's outcome then."""
+        """Makes an ``open`` in progress raise the error; ``outcome`` is the stream's outcome then."""
         if self._call is not None:
             self._call.interrupt(error, outcome)

@@ -6,9 +6,9 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, Final, Generic, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar
 
-from friendli_async._core.events.stream import Opening, OpenStream, Outcome
+from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
@@ -16,6 +16,9 @@ from friendli_async.streams.raw import RawView
 from friendli_async.streams.stop_conditions import check_predicate, predicate_on_text
 from friendli_async.streams.tee import Branch, Fanout, Slow, Trunk, make_fanout
 from friendli_async.streams.views import TextView
+
+if TYPE_CHECKING:
+    from friendli_async._core.call import StreamOpening
 
 __all__ = ["AssembledStream", "EventStream"]
 
@@ -62,7 +65,7 @@ class EventStream(Generic[E]):
         "_waiting",
     )
 
-    def __init__(self, opening: Opening[E, Any, Any]) -> None:
+    def __init__(self, opening: StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
         self._ready: deque[E] | None = None  # the open stream's queue, for the fast path of iteration
@@ -473,10 +476,10 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
 
     __slots__ = ("_result",)
 
-    _opening: Opening[E, R, U]
+    _opening: StreamOpening[E, R, U]
     _open: OpenStream[E, R, U] | None
 
-    def __init__(self, opening: Opening[E, R, U]) -> None:
+    def __init__(self, opening: StreamOpening[E, R, U]) -> None:
         super().__init__(opening)
         self._result: R | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
 
 from friendli_async._core.held import Held, reject_stop_iteration
 from friendli_async._core.loops import call_in_loop
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from friendli_async._core.observers import CallReporter
     from friendli_async._core.timing import Stopwatch
 
-__all__ = ["OpenStream", "Opening", "Outcome"]
+__all__ = ["OpenStream", "Outcome"]
 
 _DROPPED: Final = "the last reference to the stream was dropped"
 
@@ -337,23 +337,3 @@ class OpenStream(Generic[E, R_co, U_co]):
         """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
         if not call_in_loop(self.loop, self.stop, _DROPPED):  # the loop is closed, and so are its connections
             self._end("cancelled", StreamInterruptedError(_DROPPED))
-
-
-class Opening(Protocol[E, R_co, U_co]):
-    """Opens a stream; the call implements requests and retries."""
-
-    async def open(self) -> OpenStream[E, R_co, U_co]:
-        """Returns once the first event has arrived."""
-        ...
-
-    def collector(self) -> Collector[E, R_co, U_co]:
-        """Returns a new collector of the stream's events."""
-        ...
-
-    def outcome_of(self, error: BaseException) -> Outcome:
-        """Returns the outcome of an ``open`` that raised this error."""
-        ...
-
-    def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes an ``open`` in progress raise the error; ``outcome`` is then that of the stream."""
-        ...
