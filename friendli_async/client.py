@@ -13,7 +13,6 @@ from friendli_async._core.settings import (
     NoOptions,
     Settings,
     Token,
-    check_options,
     check_proxy,
     unknown_option,
 )
@@ -101,8 +100,8 @@ class Serverless(Hinted):
             FriendliError: When it is used: the call failed (``SDKError`` for 4XX and 5XX).
         """
         given = {"team": x_friendli_team, "retry": retries, "server_url": server_url}
-        changes = check_options({name: value for name, value in given.items() if value is not None})
-        engine = self._engine.replace(**changes) if changes else self._engine
+        options = {name: value for name, value in given.items() if value is not None}
+        engine = self._engine.with_options(options) if options else self._engine
         return ToolAssistedCall(engine, tool_assisted_completion_request_body)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
@@ -97,9 +97,9 @@ class Engine:
         """Builds the engine's requests. Created lazily: a copy of a client has every engine, but uses only one."""
         return RequestBuilder(self.settings, self.deployment)
 
-    def replace(self, **changes: object) -> Engine:
-        """Returns an engine for the same deployment with other settings."""
-        return Engine(self.runtime, msgspec.structs.replace(self.settings, **changes), self.deployment, self.recover)
+    def with_options(self, options: Mapping[str, object]) -> Engine:
+        """Returns an engine for the same deployment with these options; see ``Settings.with_changes``."""
+        return Engine(self.runtime, self.settings.with_changes(options), self.deployment, self.recover)
 
     def with_recovery(self, recover: Recovery) -> Engine:
         """Returns a copy that tries ``recover`` after an error response."""
@@ -153,7 +153,7 @@ class Engine:
 
     async def _open_connection(self) -> None:
         self.runtime.check()
-        with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
+        with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
             dial = DialContext(clock, force_new=True, warming=True)
             await self.runtime.transport.warm(self.request_builder.base or "/", dial)
 
@@ -285,7 +285,7 @@ class Call(Generic[T]):
     def _start(self) -> None:
         engine = self._engine
         self.loop = asyncio.get_running_loop()
-        self.clock = CallClock(engine.settings.timeouts, self.loop)
+        self.clock = CallClock(engine.settings.timeout, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
         if engine.settings.observers is not None:
             group = self._operation.name.rpartition(".")[0]
@@ -681,7 +681,7 @@ class StreamOpening(Generic[E, R, U]):
         exchange, reader, collector, head = await call.run(
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
-        clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.abort_with)
+        clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
         opened = OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
         self._call = None  # releases the request body
         return opened

@@ -17,7 +17,7 @@ from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
 
-__all__ = ["ClientOptions", "NoOptions", "Settings", "Token", "check_options", "unknown_option"]
+__all__ = ["ClientOptions", "NoOptions", "Settings", "Token", "unknown_option"]
 __all__ += ["base_url", "check_header", "check_proxy", "check_token"]
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     team: str | None = None
     server_url: str = API_URL
     container_url: str = CONTAINER_URL
-    timeouts: Timeouts = Timeouts()
+    timeout: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
     pacing: Pacing = Pacing()
     limits: Limits = Limits()
@@ -103,7 +103,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             TypeError: A name that is not in ``ClientOptions``.
             ConfigurationError: An invalid value.
         """
-        changes = check_options(options)
+        changes: dict[str, object] = {}
+        for name, value in options.items():
+            if name not in _CONVERTERS:
+                raise unknown_option("with_options", name, _CONVERTERS)
+            changes[name] = _CONVERTERS[name](value)
         if "headers" in changes:
             changes["headers"] = _merge_headers(self.headers, cast("Mapping[str, str | None]", changes["headers"]))
         return msgspec.structs.replace(self, **changes)
@@ -218,24 +222,6 @@ def check_proxy(proxy: object) -> str | None:
     return str(proxy)
 
 
-def check_options(options: Mapping[str, object]) -> dict[str, object]:
-    """Validates and converts values of ``ClientOptions``.
-
-    Returns:
-        The values by their field names in ``Settings``.
-
-    Raises:
-        TypeError: A name that is not in ``ClientOptions``.
-        ConfigurationError: An invalid value.
-    """
-    changes: dict[str, object] = {}
-    for name, value in options.items():
-        if name not in _CONVERTERS:
-            raise unknown_option("with_options", name, _CONVERTERS)
-        changes[_FIELD_NAMES.get(name, name)] = _CONVERTERS[name](value)
-    return changes
-
-
 def unknown_option(method: str, name: str, known: Collection[str]) -> TypeError:
     """Returns the error for an unknown keyword, which suggests the right name, or lists all."""
     return TypeError(f"{method}() got an unexpected keyword argument {name!r}{option_hint(name, known)}")
@@ -308,8 +294,6 @@ def _merge_headers(present: Mapping[str, str], changes: Mapping[str, str | None]
 
 _FROM_ENVIRONMENT: Final = frozenset({"token", "team", "server_url", "container_url"})
 """Options that default to an environment variable, such as FRIENDLI_TOKEN."""
-_FIELD_NAMES: Final = {"timeout": "timeouts"}
-"""Fields of Settings whose name differs from the option's."""
 _CONVERTERS: Final[dict[str, Callable[[Any], object]]] = {
     "token": _convert_token,
     "team": _convert_team,
