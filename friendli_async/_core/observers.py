@@ -39,8 +39,10 @@ class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     """Number of the attempt, from 1; 0 before the first."""
 
+    def __init_subclass__(cls) -> None:
+        document_fields(cls)
 
-@document_fields
+
 class CallStarted(CallEvent, frozen=True, kw_only=True):
     """A call has started. Nothing has been sent yet."""
 
@@ -53,7 +55,6 @@ class CallStarted(CallEvent, frozen=True, kw_only=True):
     and names only, no content."""
 
 
-@document_fields
 class CallHeld(CallEvent, frozen=True, kw_only=True):
     """A rate-limit hold pauses the call before its first attempt. Reported again if the server extends the hold."""
 
@@ -63,12 +64,10 @@ class CallHeld(CallEvent, frozen=True, kw_only=True):
     """HTTP status of the response that started the hold, to another call: 429 or 503."""
 
 
-@document_fields
 class AttemptStarted(CallEvent, frozen=True, kw_only=True):
     """An attempt starts: the request is built, and waits for a connection."""
 
 
-@document_fields
 class Connected(CallEvent, frozen=True, kw_only=True):
     """An attempt got a connection, and sends its request. Not reported if the session is the user's own.
 
@@ -83,7 +82,6 @@ class Connected(CallEvent, frozen=True, kw_only=True):
     """Seconds that getting the connection took."""
 
 
-@document_fields
 class AttemptEnded(CallEvent, frozen=True, kw_only=True):
     """An attempt has ended: a plain call has its reply, a stream is open, or it failed or was cancelled."""
 
@@ -95,7 +93,6 @@ class AttemptEnded(CallEvent, frozen=True, kw_only=True):
     """Seconds until the next attempt; None if there is none."""
 
 
-@document_fields
 class FirstEvent(CallEvent, frozen=True, kw_only=True):
     """A stream's first event has arrived."""
 
@@ -103,7 +100,6 @@ class FirstEvent(CallEvent, frozen=True, kw_only=True):
     """Seconds since the call started."""
 
 
-@document_fields
 class CallEnded(CallEvent, frozen=True, kw_only=True):
     """A call has ended, in whatever way. The last event of each call, reported once."""
 
@@ -123,7 +119,6 @@ class CallEnded(CallEvent, frozen=True, kw_only=True):
     """The reply's ``model``."""
 
 
-@document_fields
 class CallContent(CallEvent, frozen=True, kw_only=True):
     """Request and reply of a call. Reported before ``call_ended``, and only to observers with ``call_content``."""
 
