@@ -155,7 +155,7 @@ class EventStream(Generic[E]):
         if self._fanout is not None and self.outcome == "open":  # else branches may still be reading its last events
             self._fanout.clear()
         if opened is not None:
-            if opened.clock.running_loop() is not opened.loop:
+            if opened.clock.running_loop() is not opened.clock.loop:
                 self._raise_wrong_loop()
             opened.reader.ready.clear()
             opened.stop(reason, outcome, waited_for=self._waiting)
@@ -203,7 +203,7 @@ class EventStream(Generic[E]):
 
     def _begin_waiting(self) -> None:
         opened = self._open
-        if opened is not None and opened.clock.running_loop() is not opened.loop:
+        if opened is not None and opened.clock.running_loop() is not opened.clock.loop:
             self._raise_wrong_loop()
         if self._waiting:
             raise RuntimeError("another task is already waiting for this stream's events")

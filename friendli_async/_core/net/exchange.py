@@ -37,21 +37,8 @@ _CLOSED: Final = "the connection was closed, or the framing is broken"
 class Exchange(Protocol):
     """What the call loop and an open stream need from a request in flight. ``AiohttpExchange`` implements it."""
 
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        ...
-
-    @property
-    def headers(self) -> Headers:
-        """The reply's headers."""
-        ...
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the exchange belongs to."""
-        ...
-
+    status: int
+    headers: Headers
     streaming: bool
     on_abort: Callable[[], None] | None
 
