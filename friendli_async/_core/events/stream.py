@@ -114,7 +114,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             data = b""  # it is complete, or was stopped
         elif reader.has_ended and not once:
             self.settle()
-        if self.stopwatch.text_missing and self.collector.has_text:
+        if self.stopwatch.first_text_at is None and self.collector.has_text:
             self.stopwatch.record_first_text()
         return data or b""
 
