@@ -14,7 +14,7 @@ from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
 from friendli_async.streams.raw import RawView
 from friendli_async.streams.stop_conditions import check_predicate, predicate_on_text
-from friendli_async.streams.tee import Branch, Fanout, Slow, Trunk, make_fanout
+from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
@@ -341,21 +341,10 @@ class EventStream(Generic[E]):
             ValueError: An argument is invalid.
             RuntimeError: The stream is already being read.
         """
-        fanout: Fanout[E] = make_fanout(n, buffer, slow)
+        fanout: Fanout[E] = Fanout(n, buffer, slow)
         self._set_read_mode("tee()")
         self._fanout = fanout
-        trunk: Trunk[E] = Trunk(
-            stream=self,
-            open=self._ensure_open,
-            read_more=self._read_more,
-            events=self._undelivered_events,
-            stop=self._stop,
-            drop=self._drop,
-            final_error=self._final_error,
-            branch_error=self._branch_error,
-            text=self._text,
-        )
-        return tuple(Branch(trunk, fanout, each) for each in fanout.buffers)
+        return tuple(Branch(self, fanout, each) for each in fanout.buffers)
 
     async def _read_more(self) -> None:
         """Reads until there is an event or the end; cancelling this read leaves the stream open."""
