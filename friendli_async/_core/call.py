@@ -336,7 +336,7 @@ class Call(Generic[T]):
         """
         engine, body = self._engine, self._arguments.body
         builder = engine.request_builder
-        authorization = await engine.settings.authorization() if builder.per_request_token else builder.authorization
+        authorization = builder.authorization or await builder.resolve_token()
         framing = await body.headers() if isinstance(body, Form) else None
         return builder.build(self._operation, self._arguments, self._accept, authorization, framing)
 

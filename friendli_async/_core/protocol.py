@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping
 from functools import cache, cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -10,7 +11,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ForeignArguments
 from friendli_async._core.body.forms import Form
-from friendli_async._core.secret import Secret
+from friendli_async._core.secret import Secret, masked
 from friendli_async._core.settings import Settings, check_token
 from friendli_async._version import __version__
 from friendli_async.errors import ConfigurationError
@@ -100,8 +101,7 @@ class RequestBuilder:
 
     Attributes:
         base: Base URL that the operations' paths are appended to.
-        authorization: The Authorization header's value, if it is the same for all requests.
-        per_request_token: Whether the token is resolved for each request, as it is a callable (or missing).
+        authorization: The Authorization header's value, if it is the same for all requests; else None.
     """
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
@@ -110,11 +110,10 @@ class RequestBuilder:
         self._custom = {name: Secret(value) for name, value in settings.headers.items()}
         self._overridden = {name.lower() for name in self._custom}
         has_own_authorization = "authorization" in self._overridden  # set by the user
-        fixed = settings.token if isinstance(settings.token, str) and not has_own_authorization else None
-        self.authorization: Secret | None = None if fixed is None else check_token(fixed)
-        self.per_request_token: bool = self.authorization is None and not has_own_authorization
+        token = None if has_own_authorization else settings.token
+        self.authorization: Secret | None = check_token(token) if isinstance(token, str) else None
         self._requires_token = not deployment.container and not has_own_authorization
-        self._token = settings.token
+        self._token = token
         self._team = None if deployment.container else settings.team
         self._templates: dict[tuple[Accept, bool, bool], dict[str, str]] = {}
 
@@ -142,6 +141,16 @@ class RequestBuilder:
         except TypeError:
             return team, id(token)
         return team, token
+
+    async def resolve_token(self) -> Secret | None:
+        """Returns the Authorization header's value, or None; a token callable is called each time."""
+        token: object = self._token
+        if not callable(token):
+            return self.authorization
+        token = masked(token())
+        if inspect.isawaitable(token):
+            token = masked(await token)
+        return check_token(token)
 
     def build(
         self,

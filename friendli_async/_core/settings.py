@@ -11,7 +11,7 @@ from typing import Any, Final, TypedDict, TypeVar, cast
 import msgspec
 
 from friendli_async._core.observers import METHODS, Observer, Observers
-from friendli_async._core.secret import Secret, masked
+from friendli_async._core.secret import Secret
 from friendli_async._help import document_fields
 from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
@@ -114,17 +114,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return "Settings(...)"
-
-    async def authorization(self) -> Secret | None:
-        """Returns the Authorization header's value, or None; a token callable is called each time."""
-        token: object = self.token
-        if token is None:
-            return None
-        if callable(token):
-            token = masked(token())
-            if inspect.isawaitable(token):
-                token = masked(await token)
-        return check_token(token)
 
 
 def strip_quotes(value: str) -> Secret:
