@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.body.forms import Form
+from friendli_async._core.body.forms import Form, is_sendable
 from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import OpenStream, Outcome
@@ -407,11 +407,10 @@ class Call(Generic[T]):
 
     def _can_go_on(self) -> bool:
         """Whether another attempt is possible, whatever the error was."""
-        body = self._arguments.body
-        sendable = not isinstance(body, Form) or body.sendable
         # The server has answered with a reply that it bills, even if it broke off or was an error.
         billed = self._reply_started and self._operation.billed
-        return self._interruption is None and not self._engine.runtime.transport.closed and sendable and not billed
+        stopped = self._interruption is not None or self._engine.runtime.transport.closed
+        return not stopped and not billed and is_sendable(self._arguments.body)
 
     def _wait_after(self, failed: Held[FriendliError]) -> float | None:
         """Returns the seconds until the next attempt, or None if there is none."""

@@ -74,22 +74,16 @@ class Deployment(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One HTTP request, ready to send. Its repr omits headers, query and body."""
+    """One HTTP request, ready to send. Its repr omits URL, headers and body."""
 
     method: str
     url: str
-    path: str
     headers: Mapping[str, str]
     body: bytes | Form | None = None
     repeatable: bool = False
 
-    @property
-    def sendable(self) -> bool:
-        """Whether it can be sent (again): some bodies can be read only once."""
-        return not isinstance(self.body, Form) or self.body.sendable
-
     def __repr__(self) -> str:
-        return f"Request({self.method} {self.path})"
+        return f"Request({self.method})"
 
 
 class RequestBuilder:
@@ -106,7 +100,6 @@ class RequestBuilder:
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
         self.base: str = (settings.container_url if deployment.container else settings.server_url) + deployment.prefix
-        self._prefix = deployment.prefix
         self._custom = {name: Secret(value) for name, value in settings.headers.items()}
         self._overridden = {name.lower() for name in self._custom}
         has_own_authorization = "authorization" in self._overridden  # set by the user
@@ -188,7 +181,7 @@ class RequestBuilder:
             path = operation.path.format_map(arguments.path) if arguments.path else operation.path
             query = f"?{arguments.query}" if arguments.query else ""
             url = f"{self.base}{path}{query}"
-        return Request(operation.method, url, self._prefix + operation.path, headers, body, operation.repeatable)
+        return Request(operation.method, url, headers, body, operation.repeatable)
 
     def _headers(self, accept: Accept, json: bool, team: bool) -> dict[str, str]:
         """Returns the headers that such requests share. User headers override ours, by case-insensitive name."""

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeAlias
 import aiohttp
 from yarl import URL
 
-from friendli_async._core.body.forms import Form, FormUpload, as_payload
+from friendli_async._core.body.forms import Form, FormUpload, as_payload, is_sendable
 from friendli_async._core.held import Held, clear_tracebacks
 from friendli_async._core.loops import call_in_loop
 from friendli_async._core.net.dialing import DialContext, WarmedUp, current_dial
@@ -150,8 +150,8 @@ class AiohttpTransport:
                 if response is None:  # the pooled connection was dead
                     dial.force_new = True
                     continue
-                target = _redirect_target(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
-                if target is None:
+                target = _redirect_target(response, url)
+                if target is None or hops == _MAX_REDIRECTS or not is_sendable(request.body):
                     return AiohttpExchange(pool, response)
                 response.close()
                 url, hops = target, hops + 1
@@ -164,7 +164,7 @@ class AiohttpTransport:
         if self._session is not None:
             raise ConfigurationError("warm_up() cannot open connections of a session that was passed in")
         with suppress(WarmedUp):
-            await self.send(Request(method="GET", url=url, path="", headers={}), dial)
+            await self.send(Request(method="GET", url=url, headers={}), dial)
 
     async def _acquire_slot(self, dial: DialContext) -> Pool:
         """Returns the running loop's pool, with a connection slot taken."""
@@ -189,7 +189,7 @@ class AiohttpTransport:
         not_connected = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
         died = isinstance(error, aiohttp.ClientConnectionError) and not not_connected
         silent = dial.reused and dial.protocol is not None and not dial.protocol.has_received
-        may_repeat = request.repeatable and request.sendable and dial.source_error is None
+        may_repeat = request.repeatable and is_sendable(request.body) and dial.source_error is None
         return died and silent and may_repeat and not dial.force_new and not self.closed
 
     async def _send_once(self, pool: Pool, request: Request, url: URL, dial: DialContext) -> aiohttp.ClientResponse:
