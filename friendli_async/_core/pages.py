@@ -45,7 +45,7 @@ class Listing(Generic[T, P]):
         self.cursor: Final = cursor
         self.items: Final = items
         self.following: Final = following
-        self._parameters = Parameters(options, required, {})
+        self._parameters = Parameters(options, required)
 
     def of(
         self,
