@@ -9,7 +9,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from friendli_async.errors import APIConnectionError, APITimeoutError, FriendliError, TimeoutLimit
+from friendli_async.errors import APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
 
 __all__ = ["CallClock", "ReadClock", "timeout_error"]
@@ -118,7 +118,7 @@ class CallClock(_Deadline):
         self.total_at: float | None = None if timeouts.total is None else self.now() + timeouts.total
         self.sent: bool = False
         self._limit: TimeoutLimit = "total"
-        self._detail: Callable[[], str] | None = None
+        self._detail = ""
         self._interruption: FriendliError | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -128,8 +128,8 @@ class CallClock(_Deadline):
         """Returns the seconds until the total limit, or None if there is none."""
         return None if self.total_at is None else self.total_at - self.now()
 
-    def phase(self, limit: TimeoutLimit, detail: Callable[[], str] | None = None) -> None:
-        """Begins a phase. ``detail`` returns text for the error message in case the limit expires."""
+    def phase(self, limit: TimeoutLimit, detail: str = "") -> None:
+        """Begins a phase. The error message contains ``detail`` if the limit expires."""
         seconds: float | None = getattr(self.timeouts, limit)
         when = None if seconds is None else self.now() + seconds
         total_at = self.total_at
@@ -157,7 +157,7 @@ class CallClock(_Deadline):
         self._task = task
         self._cancelling = task.cancelling()
         self._expired = False
-        self._limit, self._detail = "total", None
+        self._limit, self._detail = "total", ""
         self.reschedule(self.total_at)
         return self
 
@@ -173,11 +173,9 @@ class CallClock(_Deadline):
             return  # the caller's own cancellation takes precedence
         del task  # it may keep the error raised below, whose traceback has this frame: a cycle
         if self._interruption is not None:
-            if isinstance(self._interruption, APIConnectionError):
-                self._interruption.sent = self.sent
             raise copy.copy(self._interruption) from None
-        detail = self._detail() if self._detail is not None else ""
-        raise timeout_error(self._limit, getattr(self.timeouts, self._limit), sent=self.sent, detail=detail) from None
+        seconds = getattr(self.timeouts, self._limit)
+        raise timeout_error(self._limit, seconds, sent=self.sent, detail=self._detail) from None
 
     def _expire(self) -> None:
         if self._task is not None and not self._expired:

@@ -176,7 +176,7 @@ class AiohttpTransport:
             await pool.wait_for_reusable()
         if not pool.slots.take():
             slots, clock = pool.slots, dial.clock
-            clock.phase("pool", lambda: f"{slots.in_use} of {slots.limit} connections in use")
+            clock.phase("pool", f"{slots.in_use} of {slots.limit} connections in use")
             began = clock.now()
             try:
                 await slots.acquire()
