@@ -10,7 +10,7 @@ import select
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiohttp
 import msgspec
@@ -151,10 +151,8 @@ class Connector(aiohttp.TCPConnector):
         finally:
             dial.connecting += clock.now() - began
         dial.connected = True
-        protocol = connection.protocol
-        if isinstance(protocol, PooledProtocol):
-            protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
-            dial.protocol = protocol
+        dial.protocol = protocol = cast("PooledProtocol", connection.protocol)  # from the connector's factory
+        protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
         try:
             if dial.warming:
                 raise WarmedUp
@@ -191,8 +189,7 @@ class Connector(aiohttp.TCPConnector):
             super()._release(key, protocol, should_close=should_close)
         except RuntimeError:  # the loop was closed meanwhile, so the connection cannot be closed
             return
-        if isinstance(protocol, PooledProtocol):
-            protocol.idle = True
+        protocol.idle = True
 
     def __del__(self, *args: object, **kwargs: object) -> None:
         """Does nothing: the pool closes the connector if its loop still can. aiohttp would warn that nobody did."""
