@@ -242,7 +242,7 @@ def finish_reasons_of(reply: object) -> tuple[str, ...]:
 class CallReporter:
     """Reports the events of one call to a client's observers."""
 
-    __slots__ = ("_fields", "_observers", "_request", "attempt", "attempting", "ended")
+    __slots__ = ("_fields", "_observers", "_request", "attempt", "attempting", "ended", "wants_content")
 
     def __init__(
         self,
@@ -255,7 +255,8 @@ class CallReporter:
         team: str | None,
     ) -> None:
         self._observers = observers
-        self._request = request if observers.wants_content else None
+        self.wants_content: bool = observers.wants_content
+        self._request = request if self.wants_content else None
         self._fields: dict[str, Any] = {
             "call_id": next(_call_ids),
             "operation": operation,
@@ -266,11 +267,6 @@ class CallReporter:
         self.attempt = 0
         self.attempting = False
         self.ended = False
-
-    @property
-    def wants_content(self) -> bool:
-        """Whether an observer has ``call_content``."""
-        return self._observers.wants_content
 
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
         """Passes one event to all observers.
