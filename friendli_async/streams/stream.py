@@ -436,9 +436,7 @@ class EventStream(Generic[E]):
         if self._read_mode is None:  # if it has ended, there are no events to skip
             self._read_mode = "result()" if self.outcome == "open" else "events"
         try:
-            opened = self._open
-            if opened is None and self._outcome == "open":
-                opened = await self._open_now()
+            opened = await self._open_to_read()
             if opened is not None and opened.head != b"":
                 self._begin_consuming(opened)
             while opened is not None and opened.outcome == "open":
