@@ -8,7 +8,7 @@ import threading
 import weakref
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast
 
 import aiohttp
 from yarl import URL
@@ -37,11 +37,6 @@ _MAX_REDIRECTS: Final = 5
 _SKIPPED_WITHOUT_BODY: Final = ("Content-Type",)
 
 _Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[Pool, Guard]]
-
-
-def _is_instance(value: object, *kinds: type) -> bool:
-    """``isinstance`` for a value whose annotation excludes that it is anything else."""
-    return isinstance(value, kinds)
 
 
 class Transport(Protocol):
@@ -105,9 +100,9 @@ class AiohttpTransport:
         ssl: ssl_module.SSLContext | bool | None,
         session: aiohttp.ClientSession | None,
     ) -> None:
-        if session is not None and not _is_instance(session, aiohttp.ClientSession):
+        if session is not None and not isinstance(cast("object", session), aiohttp.ClientSession):
             raise ConfigurationError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
-        if ssl is not None and not _is_instance(ssl, ssl_module.SSLContext, bool, aiohttp.Fingerprint):
+        if ssl is not None and not isinstance(cast("object", ssl), ssl_module.SSLContext | bool | aiohttp.Fingerprint):
             raise ConfigurationError(f"ssl must be an ssl.SSLContext or False, not {ssl!r}")
         self.closed = False
         self._max_connections = max_connections
@@ -168,8 +163,6 @@ class AiohttpTransport:
 
     async def _acquire_slot(self, dial: DialContext) -> Pool:
         """Returns the running loop's pool, with a connection slot taken."""
-        if self.closed:
-            raise ConfigurationError("the client is closed", draining=True)
         entry = self._pools.get(asyncio.get_running_loop())
         pool = self._new_pool() if entry is None else entry[0]
         if pool.draining:
