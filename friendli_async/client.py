@@ -320,5 +320,10 @@ def _create_runtime(
         raise ConfigurationError("proxy= and ssl= cannot be combined with session=: configure them on the session")
     if ssl is None and session is None:
         ssl = default_tls()
-    transport = AiohttpTransport(max_connections=max_connections, proxy=check_proxy(proxy), ssl=ssl, session=session)
+    transport = AiohttpTransport(
+        max_connections=max_connections,
+        proxy=None if proxy is None else check_proxy(proxy),
+        ssl=ssl,
+        session=session,
+    )
     return Runtime(transport, max_connections)

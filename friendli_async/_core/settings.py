@@ -197,18 +197,16 @@ def check_header(name: object, value: object, what: str) -> None:
         raise ConfigurationError(f"{what}: the value of {name} contains characters that are not allowed in a header")
 
 
-def check_proxy(proxy: object) -> str | None:
+def check_proxy(proxy: object) -> Secret:
     """Validates a proxy URL.
 
     Raises:
         ConfigurationError: It is not an http(s) URL. The message omits it, as it may contain a password.
     """
-    if proxy is None:
-        return None
     # Parsed without its credentials, or the result would show them in tracebacks.
     if not isinstance(proxy, str) or re.search(r"\s", proxy) or not _hostname(re.sub(r"//.*@", "//", proxy)):
         raise ConfigurationError("proxy must be an http or https URL")
-    return str(proxy)
+    return Secret(proxy)
 
 
 def unknown_option(method: str, name: str, known: Collection[str]) -> TypeError:

@@ -96,7 +96,7 @@ class AiohttpTransport:
         self,
         *,
         max_connections: int,
-        proxy: str | None,
+        proxy: Secret | None,
         ssl: ssl_module.SSLContext | bool | None,
         session: aiohttp.ClientSession | None,
     ) -> None:
@@ -115,7 +115,7 @@ class AiohttpTransport:
         weakref.finalize(self, _close_all, self._pools).atexit = False
         self._lock = threading.Lock()
         environment = {} if session is not None else environment_proxies()
-        self._proxy_for = proxy_finder(None if proxy is None else Secret(proxy), environment)
+        self._proxy_for = proxy_finder(proxy, environment)
 
     async def send(self, request: Request, dial: DialContext) -> Exchange:
         """Sends a request and waits for the reply's status and headers. Redirects to the same origin are followed.
