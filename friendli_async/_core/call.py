@@ -49,8 +49,6 @@ from friendli_async.errors import (
 from friendli_async.options import is_count
 from friendli_async.replies import Attempt, Headers, Meta, attach_meta, keep_raw, usage_of
 
-__all__ = ["Call", "Engine", "Recovery", "Sink", "StreamOpening"]
-
 T = TypeVar("T")
 E = TypeVar("E")
 R = TypeVar("R")

@@ -12,29 +12,6 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any, Final, cast
 
-__all__ = [
-    "CODE_FIELDS",
-    "EXCERPT_LENGTH",
-    "STATUS_FIELDS",
-    "TYPE_FIELDS",
-    "Fields",
-    "as_list",
-    "as_object",
-    "declares_error",
-    "describes_error",
-    "find_message",
-    "first_value",
-    "has_value",
-    "is_error_name",
-    "is_object",
-    "is_success_word",
-    "json_or_none",
-    "loads",
-    "normalize_name",
-    "shows_error",
-    "wraps_error",
-]
-
 Fields = dict[str, Any]
 
 EXCERPT_LENGTH: Final = 200

@@ -20,8 +20,6 @@ from friendli_async._core.error_json import Fields, as_list, as_object, is_objec
 from friendli_async._core.status_errors import excerpt
 from friendli_async.errors import ResponseDecodeError
 
-__all__ = ["convert", "decode"]
-
 T = TypeVar("T")
 
 _SCALARS: Final = frozenset({"bool", "int", "float", "NoneType"})

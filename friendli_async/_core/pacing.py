@@ -10,8 +10,6 @@ from friendli_async.errors import APIStatusError, status_class
 from friendli_async.options import Pacing, RetryPolicy
 from friendli_async.replies import Meta
 
-__all__ = ["Hold", "LimitScope", "Pace", "jitter"]
-
 _HOLD_STATUSES: Final = frozenset({429, 503})
 _RETRY_COST: Final = 10  # a success gives 1 back
 

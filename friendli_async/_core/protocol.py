@@ -16,8 +16,6 @@ from friendli_async._core.settings import Settings, check_token
 from friendli_async._version import __version__
 from friendli_async.errors import ConfigurationError
 
-__all__ = ["Accept", "Deployment", "Operation", "Request", "RequestBuilder"]
-
 T = TypeVar("T")
 
 _USER_AGENT: Final = f"friendli_async/{__version__}"

@@ -11,8 +11,6 @@ from friendli_async._core.protocol import Operation
 from friendli_async.errors import APIConnectionError, APIStatusError, APITimeoutError, FriendliError
 from friendli_async.options import RetryPolicy
 
-__all__ = ["UNPROCESSED_STATUSES", "is_retryable", "wait_after"]
-
 UNPROCESSED_STATUSES: Final = frozenset({408, 429, 503})
 """Statuses of requests that were rejected before processing: retrying them cannot do the work twice."""
 

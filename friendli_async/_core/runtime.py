@@ -17,8 +17,6 @@ from friendli_async.replies import Gauges, LoopGauges
 if TYPE_CHECKING:
     from friendli_async._core.net.transport import Transport
 
-__all__ = ["InFlightCall", "Runtime"]
-
 # drain() polls: calls end in any loop of any thread, and those of a closed loop end unnoticed.
 _POLL_SECONDS: Final = 0.05
 

@@ -17,9 +17,6 @@ from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
 
-__all__ = ["ClientOptions", "NoOptions", "Settings", "Token", "unknown_option"]
-__all__ += ["base_url", "check_header", "check_proxy", "check_token"]
-
 T = TypeVar("T")
 
 API_URL: Final = "https://api.friendli.ai"

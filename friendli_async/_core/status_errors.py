@@ -30,8 +30,6 @@ from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeE
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, request_id_of
 
-__all__ = ["error_of_payload", "excerpt", "parse_unframed", "status_error", "unexpected_content"]
-
 
 def excerpt(data: bytes) -> str:
     """Returns the beginning of some bytes as text."""

@@ -10,8 +10,6 @@ from typing import Final
 
 from friendli_async.replies import Timing
 
-__all__ = ["Stopwatch"]
-
 # Histogram of gaps: logarithmic bins, 2 % wide, from a microsecond up. Sparse, as a stream fills only a few bins.
 _BINS_PER_LOG: Final = 1 / log(1.02)
 _SHORTEST_GAP: Final = 1e-6

@@ -12,8 +12,6 @@ import msgspec
 from friendli_async._core.body.sources import BytesSource, Source
 from friendli_async.errors import ArgumentError
 
-__all__ = ["Form", "FormUpload", "Part", "as_payload", "is_sendable"]
-
 # aiohttp warns about larger bodies: it would write them in one go, which blocks the loop.
 _MAX_SINGLE_WRITE: Final = 1024 * 1024
 

@@ -53,18 +53,6 @@ from friendli_async._core.status_errors import error_of_payload, excerpt, unexpe
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
 
-__all__ = [
-    "DONE",
-    "HEARTBEATS",
-    "NOT_DECODED",
-    "ChunkDialect",
-    "Decoded",
-    "Dialect",
-    "TaggedDialect",
-    "decode_reply",
-    "no_error_field",
-]
-
 E = TypeVar("E")
 T = TypeVar("T")
 

@@ -13,8 +13,6 @@ import msgspec
 
 from friendli_async.errors import ResponseDecodeError
 
-__all__ = ["SSEDecoder", "ServerSentEvent"]
-
 _BOM: Final = b"\xef\xbb\xbf"
 # As ints: searching bytes for an int takes a seventh of the time of searching for bytes.
 _LF: Final = 10

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from friendli_async._core.observers import CallReporter
     from friendli_async._core.timing import Stopwatch
 
-__all__ = ["OpenStream", "Outcome"]
-
 _DROPPED: Final = "the last reference to the stream was dropped"
 
 E = TypeVar("E")

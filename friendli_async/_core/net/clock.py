@@ -12,8 +12,6 @@ from typing import Final, Self
 from friendli_async.errors import APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
 
-__all__ = ["CallClock", "ReadClock", "timeout_error"]
-
 _MESSAGES: dict[TimeoutLimit, str] = {
     "pool": "no free connection",
     "connect": "no connection",

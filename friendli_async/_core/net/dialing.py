@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
 
-__all__ = ["Connector", "DialContext", "PooledProtocol", "WarmedUp", "current_dial", "keepalive_socket"]
-
 _TURNS_TO_READ: Final = 8
 
 

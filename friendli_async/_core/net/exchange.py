@@ -22,8 +22,6 @@ from friendli_async.replies import Headers
 if TYPE_CHECKING:
     from friendli_async._core.net.pool import Pool
 
-__all__ = ["AiohttpExchange", "Exchange"]
-
 # How long a finished body may take to end, so that its connection can be reused.
 _DRAIN_SECONDS: Final = 0.5
 # How long the next call waits for that: less than it takes to open a new connection.

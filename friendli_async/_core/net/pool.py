@@ -20,8 +20,6 @@ from friendli_async.replies import LoopGauges
 if TYPE_CHECKING:
     from friendli_async._core.net.exchange import AiohttpExchange
 
-__all__ = ["Pool"]
-
 _abandoned: Final[list[object]] = []  # what a parent process had open: kept, so that nothing finalizes it
 
 

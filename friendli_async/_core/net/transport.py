@@ -28,8 +28,6 @@ from friendli_async._core.secret import Secret
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import LoopGauges
 
-__all__ = ["AiohttpTransport", "Session", "Transport"]
-
 Session: TypeAlias = aiohttp.ClientSession
 """A session that users may pass in."""
 
