@@ -52,29 +52,9 @@ def as_list(value: object) -> list[object]:
 
 # As ``normalize_name`` spells them. The fields in which servers and gateways put the message, the most specific first.
 _MESSAGE_FIELDS: Final = (
-    "message",
-    "faultstring",
-    "detail",
-    "details",
-    "msg",
-    "errormsg",
-    "errmsg",
-    "errormessage",
-    "errordescription",
-    "errors",
-    "statusmsg",
-    "statusmessage",
-    "fault",
-    "error",
-    "err",
-    "exception",
-    "failure",
-    "problem",
-    "reason",
-    "title",
-    "description",
-    "cause",
-    "explanation",
+    *("message", "faultstring", "detail", "details", "msg", "errormsg", "errmsg", "errormessage", "errordescription"),
+    *("errors", "statusmsg", "statusmessage", "fault", "error", "err", "exception", "failure", "problem", "reason"),
+    *("title", "description", "cause", "explanation"),
 )
 # Patterns of further names that hold a message.
 _MESSAGE_PATTERN: Final = (

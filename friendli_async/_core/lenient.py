@@ -27,28 +27,9 @@ _EMPTY_BODY_TYPES: Final[tuple[object, ...]] = (None, type(None), Any)
 # The fields that hold the content, by their names on the wire, of all APIs.
 _CONTENT: Final = frozenset(
     {
-        "arguments",
-        "choices",
-        "content",
-        "content_block",
-        "data",
-        "delta",
-        "embedding",
-        "function",
-        "input",
-        "item",
-        "message",
-        "output",
-        "part",
-        "partial_json",
-        "reasoning",
-        "reasoning_content",
-        "response",
-        "results",
-        "text",
-        "thinking",
-        "tokens",
-        "tool_calls",
+        *("arguments", "choices", "content", "content_block", "data", "delta", "embedding", "function", "input"),
+        *("item", "message", "output", "part", "partial_json", "reasoning", "reasoning_content", "response", "results"),
+        *("text", "thinking", "tokens", "tool_calls"),
     }
 )
 # Of these, text that the model writes as JSON, and that some servers send parsed.
