@@ -149,7 +149,7 @@ class EventReader(Generic[E]):
         self._status = status
         self._headers = headers
 
-    def restarted(
+    def from_beginning(
         self, collector: Collector[E, object, object], stop_conditions: Sequence[Callable[[E], object]]
     ) -> EventReader[E]:
         """Returns a reader that parses the same reply from the beginning."""

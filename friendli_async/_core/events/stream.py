@@ -163,7 +163,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             Exception: What a stop condition raises.
         """
         head = self._whole_head()
-        reader = self.reader.restarted(collector, stop_conditions)
+        reader = self.reader.from_beginning(collector, stop_conditions)
         try:
             reader.feed(head)
         except BaseException as error:

@@ -77,9 +77,9 @@ class PooledProtocol(ResponseHandler):
     """A connection of our own. It wakes its reader when data arrives, and closes if data arrives while it is idle."""
 
     # With slots, instance dicts keep sharing their keys.
-    __slots__ = ("alive", "between_chunks", "exchange", "has_received", "idle", "was_paused")
+    __slots__ = ("between_chunks", "connections", "exchange", "has_received", "idle", "was_paused")
 
-    def __init__(self, loop: Any, alive: set[PooledProtocol]) -> None:
+    def __init__(self, loop: Any, connections: set[PooledProtocol]) -> None:
         super().__init__(loop)
         self.has_received: bool = False
         """Whether the peer has sent anything since the connection was handed out."""
@@ -91,11 +91,12 @@ class PooledProtocol(ResponseHandler):
         """Whether aiohttp's parser is known to be between two chunks of that reply."""
         self.was_paused: bool = False
         """Whether reading has been paused since the connection was handed out."""
-        self.alive: set[PooledProtocol] = alive
+        self.connections: set[PooledProtocol] = connections
+        """The open connections of the pool, to which it belongs."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.alive.add(self)
+        self.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -131,7 +132,7 @@ class PooledProtocol(ResponseHandler):
             super().resume_reading(*args, **kwargs)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.alive.discard(self)
+        self.connections.discard(self)
         super().connection_lost(exc)
         if self.exchange is not None:
             self.exchange.notify_readable()

@@ -41,17 +41,17 @@ class Pool:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.slots: Slots = Slots(max_connections)
         self.owned: bool = session is None
-        self.alive: set[PooledProtocol] = set()
+        self.connections: set[PooledProtocol] = set()
         self.session: aiohttp.ClientSession = self._own_session() if session is None else session
         self.poster: Poster | None = Poster(self.session, ssl) if self.owned and CAN_POST else None
         self.exchanges: set[AiohttpExchange] = set()
-        self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest; older ones have ended, or will not
+        self.finishing: deque[AiohttpExchange] = deque(maxlen=64)  # the latest; older ones have ended, or will not
         self._closed: asyncio.Future[None] | None = None
 
     def _own_session(self) -> aiohttp.ClientSession:
         # No limit in aiohttp: our slots are first come, first served, and have a timeout of their own.
         connector = Connector(limit=0, socket_factory=keepalive_socket)
-        factory: Any = partial(PooledProtocol, self.loop, self.alive)
+        factory: Any = partial(PooledProtocol, self.loop, self.connections)
         connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # no public API
         # aiohttp does not decompress: ``compression`` does so in steps, so that our size limits hold.
         return aiohttp.ClientSession(
@@ -62,15 +62,15 @@ class Pool:
         """Returns the connection counts."""
         return LoopGauges(
             in_use=self.slots.in_use,
-            idle=sum(protocol.idle for protocol in tuple(self.alive)),
+            idle=sum(protocol.idle for protocol in tuple(self.connections)),
             waiting=self.slots.waiting,
             open_streams=sum(exchange.streaming for exchange in tuple(self.exchanges)),
         )
 
     async def wait_for_reusable(self) -> None:
         """Waits briefly for the last stream's connection if none is idle: that costs less than opening another."""
-        if not any(protocol.idle for protocol in self.alive):
-            await self.draining.pop().wait_drained()
+        if not any(protocol.idle for protocol in self.connections):
+            await self.finishing.pop().wait_finished()
 
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight, because the client is drained or closed."""
@@ -99,7 +99,7 @@ class Pool:
 
     def abandon(self, guard: object) -> None:
         """In a forked child, lets go of the parent's sockets without sending on them: the parent still uses them."""
-        for protocol in self.alive:
+        for protocol in self.connections:
             transport = protocol.transport
             connection = None if transport is None else transport.get_extra_info("socket")
             if connection is not None and (descriptor := connection.fileno()) >= 0:

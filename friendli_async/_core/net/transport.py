@@ -163,7 +163,7 @@ class AiohttpTransport:
         """Returns the running loop's pool, with a connection slot taken."""
         entry = self._pools.get(asyncio.get_running_loop())
         pool = self._new_pool() if entry is None else entry[0]
-        if pool.draining:
+        if pool.finishing:
             await pool.wait_for_reusable()
         if not pool.slots.take():
             slots, clock = pool.slots, dial.clock
