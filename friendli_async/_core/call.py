@@ -221,7 +221,7 @@ class Call(Generic[T]):
                                 raise await self._error_response(exchange)
                             result = await read(exchange)
                     finally:
-                        self._record_connection(dial)
+                        self._record_connection(dial)  # first: the metadata of a failure includes its durations
                 except FriendliError as error:
                     if exchange is not None:
                         exchange.abort()
@@ -358,6 +358,7 @@ class Call(Generic[T]):
                 error.sent = self.clock.sent
         if isinstance(error, ConfigurationError):
             if not self._accepted:  # nothing can have been accepted
+                # None if the call failed before it could wait (``queued``) or send, as ``FriendliError.meta`` says.
                 error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
                 return error
             error = APIConnectionError(str(error), sent=True, draining=error.draining)

@@ -20,9 +20,10 @@ _MESSAGES: dict[TimeoutLimit, str] = {
     "total": "the call did not finish",
 }
 
-_GRACE_TURNS: Final = 8
-"""Loop turns between the timer and the timeout. After a program has blocked the loop for longer than a limit, the timer
-is due while the bytes are still in the socket: one turn reads them, and a few more deliver them to their reader."""
+TURNS_TO_READ: Final = 8
+"""Loop turns that received bytes get, before a timeout or the reuse of a connection is decided. After a program has
+blocked the loop, they may still be in the socket: one turn reads them, and the others are a margin for TLS and for the
+tasks that pass the bytes on. They cost microseconds."""
 
 
 def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = "") -> APITimeoutError:
@@ -73,7 +74,7 @@ class _Deadline:
             return
         if self.now() < self.when:
             self._arm(self.when)
-        elif self._turns < _GRACE_TURNS:
+        elif self._turns < TURNS_TO_READ:
             self._turns += 1
             self._timer_at = self.when
             self._handle = self.loop.call_soon(self._check)

@@ -10,20 +10,19 @@ import select
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import msgspec
 from aiohttp.client_proto import ResponseHandler
 
+from friendli_async._core.net.clock import TURNS_TO_READ
 from friendli_async._core.net.framing import CAN_BYPASS, between_chunks
 
 if TYPE_CHECKING:
     from friendli_async._core.body.forms import FormUpload
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
-
-_TURNS_TO_READ: Final = 8
 
 
 class DialContext(msgspec.Struct, eq=False):
@@ -201,7 +200,7 @@ async def _is_quiet(protocol: Any) -> bool:
     next request would take that data for its reply. So if data is pending, the loop gets to read it first. It need not
     come from the server itself: TLS sends records of its own.
     """
-    for _ in range(_TURNS_TO_READ):
+    for _ in range(TURNS_TO_READ):
         transport = protocol.transport
         if transport is None or transport.is_closing():
             return False

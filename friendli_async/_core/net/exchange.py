@@ -131,7 +131,7 @@ class AiohttpExchange:
         connection = response.connection
         protocol = None if connection is None else connection.protocol
         self._protocol = protocol if isinstance(protocol, PooledProtocol) and self._inflate is None else None
-        # If the whole reply arrived in one read, the connection is already back in the pool.
+        # The common plain call: the whole reply arrived in one read, so its connection is already back in the pool.
         whole = connection is None and self._inflate is None and self.content.is_eof()
         self._uses_readany = self._protocol is None and not whole
         self._closed: asyncio.Future[None] | None = None

@@ -109,7 +109,8 @@ class AiohttpTransport:
         self._pools: _Pools = {}
         # Not ``__del__``: the finalizer holds the pools, so they are not part of a cycle that the client is in.
         # Otherwise the garbage collector would finalize aiohttp's session with the client, in any order, and the
-        # session would warn that it is unclosed.
+        # session would warn that it is unclosed. Not at exit: no loop runs then to close them, so ``runtime`` discards
+        # them.
         weakref.finalize(self, _close_all, self._pools).atexit = False
         self._lock = threading.Lock()
         environment = {} if session is not None else environment_proxies()
