@@ -510,6 +510,24 @@ async def test_call_is_released_if_its_endpoint_cannot_be_woken(calling: str, en
         await client._runtime.close()
 
 
+@pytest.mark.parametrize(
+    "ending", [break_out_of_loop, delete_stream, cancel_reading_task], ids=lambda each: each.__name__
+)
+async def test_ended_stream_is_released_after_its_endpoint_was_woken(ending: Ending) -> None:
+    before = live_objects()
+    server = ScriptedServer(UNAVAILABLE, reply(b'{"status": "RUNNING"}'), STREAM_START, reply(completion("next")))
+    async with server, client_of(server.url, max_connections=1).with_options(wake=True) as client:
+        client.serverless = client.dedicated  # type: ignore[assignment]  # where the endings open their streams
+        kept = await with_timeout(ending(client))
+        assert slots_in_use(client) == 0
+        await wait_until(lambda: server.ended == 1)
+        assert (await with_timeout(complete(client))).text == "next"
+        if kept is None:
+            await run_loop_iterations(20)
+            assert live_objects() - before == Counter()
+        await client._runtime.close()
+
+
 # --- relayed streams -------------------------------------------------------------------------------------------------
 
 RESPONSES: dict[str, Callable[[AsyncFriendli], SSEResponse]] = {

@@ -467,9 +467,10 @@ class Call(Generic[T]):
         try:
             self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))
         except BaseException:
-            failed.take()  # not raised, so released: ``run`` holds it, and its traceback has the frame of ``run``
+            failed.take()
             raise
         if self._recovered:
+            failed.take()  # not raised, so released: ``run`` holds it, and its traceback has the frame of ``run``
             self._report_attempt_ended(0.0)
         return self._recovered
 
