@@ -55,7 +55,7 @@ class ClassificationList(Reply, frozen=True, kw_only=True):
     usage: ClassificationUsage | None = None
 
 
-_PARAMETERS: Final = Parameters(ClassificationOptions, {"model": str}, {})
+_PARAMETERS: Final = Parameters(ClassificationOptions, {"model": str})
 _CLASSIFY: Final = inference("text_classification.classify", "POST /classify", ClassificationList)
 
 

@@ -13,7 +13,6 @@ from friendli_async._core.settings import (
     NoOptions,
     Settings,
     Token,
-    check_options,
     check_proxy,
     unknown_option,
 )
@@ -101,8 +100,8 @@ class Serverless(Hinted):
             FriendliError: When it is used: the call failed (``SDKError`` for 4XX and 5XX).
         """
         given = {"team": x_friendli_team, "retry": retries, "server_url": server_url}
-        changes = check_options({name: value for name, value in given.items() if value is not None})
-        engine = self._engine.replace(**changes) if changes else self._engine
+        options = {name: value for name, value in given.items() if value is not None}
+        engine = self._engine.with_options(options) if options else self._engine
         return ToolAssistedCall(engine, tool_assisted_completion_request_body)
 
 
@@ -314,15 +313,17 @@ def _create_runtime(
     """Creates the runtime. Imports the core, aiohttp and tenacity: not at import time, and never during a request."""
     from friendli_async._core.net.tls import default_tls  # first: see that module
     from friendli_async._core.net.transport import AiohttpTransport
-    from friendli_async._core.runtime import ChangeSignal, Runtime
+    from friendli_async._core.runtime import Runtime
 
     check_count("max_connections", max_connections)
     if session is not None and (proxy is not None or ssl is not None):
         raise ConfigurationError("proxy= and ssl= cannot be combined with session=: configure them on the session")
     if ssl is None and session is None:
         ssl = default_tls()
-    changes = ChangeSignal()
     transport = AiohttpTransport(
-        max_connections=max_connections, proxy=check_proxy(proxy), ssl=ssl, session=session, changed=changes
+        max_connections=max_connections,
+        proxy=None if proxy is None else check_proxy(proxy),
+        ssl=ssl,
+        session=session,
     )
-    return Runtime(transport, changes, max_connections)
+    return Runtime(transport, max_connections)

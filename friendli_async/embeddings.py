@@ -50,7 +50,7 @@ class EmbeddingList(Reply, frozen=True, kw_only=True):
     usage: Usage | None = None
 
 
-PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str}, {})
+PARAMETERS: Final = Parameters(EmbeddingsOptions, {"model": str})
 _CREATE: Final = inference("embeddings.create", "POST /v1/embeddings", EmbeddingList)
 
 

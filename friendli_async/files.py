@@ -242,7 +242,7 @@ class Files(Resource):
                 copy.write(piece)
 
         # The total timeout also limits the wait for a silent pipe.
-        with CallClock(self._engine.settings.timeouts, asyncio.get_running_loop()):
+        with CallClock(self._engine.settings.timeout, asyncio.get_running_loop()):
             async for piece in source.pieces():
                 await in_thread(consume, piece)
                 size += len(piece)

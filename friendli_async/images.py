@@ -138,9 +138,9 @@ _GENERATE_TYPES: Final[dict[str, Any]] = {"model": str, "prompt": str}
 _EDIT_TYPES: Final[dict[str, Any]] = {**_GENERATE_TYPES, "image": _ImageInput | list[_ImageInput]}
 _CONTROL_TYPES: Final[dict[str, Any]] = {"control_images": list[_ImageInput] | None}
 _GENERATE_PARAMETERS: Final = Parameters(GenerationOptions, _GENERATE_TYPES, _CONTROL_TYPES)
-_EDIT_PARAMETERS: Final = Parameters(EditOptions, _EDIT_TYPES, {})
+_EDIT_PARAMETERS: Final = Parameters(EditOptions, _EDIT_TYPES)
 _CONTAINER_GENERATE_PARAMETERS: Final = Parameters(ContainerGenerationOptions, _GENERATE_TYPES, _CONTROL_TYPES)
-_CONTAINER_EDIT_PARAMETERS: Final = Parameters(ContainerEditOptions, _EDIT_TYPES, {})
+_CONTAINER_EDIT_PARAMETERS: Final = Parameters(ContainerEditOptions, _EDIT_TYPES)
 
 _GENERATE: Final = inference("image.generate", "POST /v1/images/generations", GeneratedImages)
 _EDIT: Final = inference("image.edit", "POST /v1/images/edits", GeneratedImages)

@@ -105,7 +105,7 @@ class ModelList(Reply, frozen=True, kw_only=True):
     data: tuple[Model, ...]
 
 
-_PARAMETERS: Final = Parameters(ModelsOptions, {}, {})
+_PARAMETERS: Final = Parameters(ModelsOptions)
 _LIST: Final = operation("model.list", "GET /v1/models", ModelList, team=False)
 
 

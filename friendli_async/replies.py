@@ -320,9 +320,9 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def partial_of(reply: Any) -> Partial:
-    """Returns the Partial for a reply, or an incomplete one, that has a ``text``."""
+    """Returns the Partial for a reply, or an incomplete one."""
     return Partial(
-        text=reply.text,
+        text=getattr(reply, "text", ""),
         reasoning=getattr(reply, "reasoning", ""),
         tool_calls=getattr(reply, "tool_calls", ()),
         usage=usage_of(reply),

@@ -35,8 +35,8 @@ class Detokenization(Reply, frozen=True, kw_only=True):
     text: str
 
 
-_TOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "prompt": str}, {})
-_DETOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "tokens": list[int]}, {})
+_TOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "prompt": str})
+_DETOKENIZE_PARAMETERS: Final = Parameters(TokenOptions, {"model": str, "tokens": list[int]})
 _TOKENIZE: Final = operation("token.tokenize", "POST /v1/tokenize", Tokenization, repeatable=True)
 _DETOKENIZE: Final = operation("token.detokenize", "POST /v1/detokenize", Detokenization, repeatable=True)
 

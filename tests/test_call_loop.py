@@ -45,7 +45,7 @@ from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Call, Engine, Recovery
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Deployment, Operation
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 
 pytestmark = pytest.mark.compatibility
@@ -77,7 +77,7 @@ class Loop:
         **settings: Any,
     ) -> None:
         self.transport = FakeTransport(*answers)
-        self.runtime = Runtime(self.transport, ChangeSignal(), 10)
+        self.runtime = Runtime(self.transport, 10)
         self.settings = Settings.from_options({"token": "t", "retry": retry, **settings})
         self.engine = Engine(self.runtime, self.settings, Deployment("/serverless"), recover)
         self.operation: Operation[Any] = Operation(
@@ -442,17 +442,6 @@ async def test_concurrent_drains_both_finish() -> None:
     task = await start_call(loop, 1.0)
     assert await asyncio.gather(loop.runtime.drain(None), loop.runtime.drain(None)) == [0, 0]
     assert await task == {"good": True}
-
-
-@in_virtual_time
-async def test_interrupt_before_the_call_sends_nothing() -> None:
-    loop = Loop(response(GOOD))
-    call: Call[Any] = Call(loop.engine, loop.operation, Arguments(b"{}"), "json")
-    call.interrupt(StreamInterruptedError("stop"))
-    with pytest.raises(StreamInterruptedError, match="stop"):
-        await call.run(call.read_reply)
-    assert loop.sent_at == []
-    assert loop.runtime.calls == set()
 
 
 @pytest.mark.parametrize("answer", [hanging(), response(status=503, retry_after="30"), response(b"{", NEVER_ENDS)])

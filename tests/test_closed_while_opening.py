@@ -21,7 +21,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.observers import CallEnded
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, Step, chunk, head, raw, script, stall, status
 
@@ -69,6 +69,13 @@ PHASES: Final[dict[str, tuple[Answer, bool]]] = {
 }
 
 
+def virtual_client(transport: FakeTransport, recorder: Recorder) -> AsyncFriendli:
+    client = client_of("http://nowhere")
+    settings = Settings.from_options({"token": "t", "observers": [recorder], "retry": RetryPolicy()})
+    client._build(Runtime(transport, 10), settings, owner=True)
+    return client
+
+
 @each_closer
 @pytest.mark.parametrize("phase", PHASES)
 def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, closer: Closer) -> None:
@@ -77,10 +84,7 @@ def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, close
 
     async def main() -> tuple[ChatStream, StreamInterruptedError]:
         transport = FakeTransport(answer)
-        runtime = Runtime(transport, ChangeSignal(), 10)
-        client = client_of("http://nowhere")
-        settings = Settings.from_options({"token": "t", "observers": [recorder], "retry": RetryPolicy()})
-        client._build(runtime, settings, owner=True)
+        client = virtual_client(transport, recorder)
         stream = open_stream(client)
         opening = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(2.0)
@@ -92,6 +96,33 @@ def test_close_in_any_phase_cancels_the_stream_in_virtual_time(phase: str, close
     stream, error = run_in_virtual_time(main())
     assert error.sent == sent
     assert stream.outcome == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"), [(ChatStream.stop, "stopped"), (ChatStream.aclose, "cancelled")], ids=["stop", "aclose"]
+)
+@pytest.mark.parametrize("phase", PHASES)
+def test_cancelling_the_opening_of_an_ended_stream_keeps_its_outcome(
+    phase: str, end: Callable[[ChatStream], Awaitable[None]], outcome: str
+) -> None:
+    recorder = Recorder()
+
+    async def main() -> None:
+        client = virtual_client(FakeTransport(PHASES[phase][0]), recorder)
+        stream = open_stream(client)
+        opening = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(2.0)
+        await end(stream)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert stream.outcome == outcome
+        assert outcome_of(recorder)[0] == outcome
+        assert [chunk async for chunk in stream] == []  # ended on purpose: no error about the cancellation
+        with pytest.raises(StreamInterruptedError):
+            await stream.result()
+
+    run_in_virtual_time(main())
 
 
 @pytest.mark.parametrize("streamed", [True, False])

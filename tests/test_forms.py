@@ -6,9 +6,11 @@ import os
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import pytest
 from support.clock import Clock, run_loop_iterations
 from support.sockets import FAST_RETRY, Conversation, RawServer, assert_no_leaks, client_of, slots_in_use, with_timeout
@@ -384,7 +386,10 @@ async def assert_bounded_memory(client: AsyncFriendli, path: Path) -> None:
     assert peak < 8 * 1024 * 1024
 
 
-async def test_first_event_timeout_starts_after_the_last_sent_chunk(server: FriendliServer, clock: Clock) -> None:
+@pytest.mark.parametrize("own_session", [True, False])
+async def test_first_event_timeout_starts_after_the_last_sent_chunk(
+    server: FriendliServer, clock: Clock, own_session: bool
+) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(4):
             clock.advance(30)
@@ -398,7 +403,10 @@ async def test_first_event_timeout_starts_after_the_last_sent_chunk(server: Frie
         stalling.set()
         await asyncio.Event().wait()
 
-    async with client_of(server.url, timeout=Timeouts(first_event=100)) as client:
+    async with (
+        nullcontext() if own_session else aiohttp.ClientSession() as session,
+        client_of(server.url, timeout=Timeouts(first_event=100), session=session) as client,
+    ):
         server.enqueue(ok())
         assert (await client.container.audio.transcribe(file=chunks())).text == "ok"  # 120 s in total
 

@@ -324,7 +324,7 @@ async def main():
     await client.serverless.chat.complete(model="m", messages=MESSAGES)
     assert client.gauges().idle == 1
     sockets = [p.transport.get_extra_info("socket") for pool, _ in client._runtime.transport._pools.values()
-               for p in pool.alive]
+               for p in pool.connections]
     assert len(sockets) == 1
     pid = os.fork()
     if pid == 0:

@@ -31,7 +31,7 @@ from support.sockets import (
     with_timeout,
 )
 
-from friendli_async import AsyncFriendli, FriendliError, RetryPolicy
+from friendli_async import APITimeoutError, AsyncFriendli, FriendliError, RetryPolicy, Timeouts
 from friendli_async._core.observers import Observer
 from friendli_async.asgi import SSEResponse
 from friendli_async.chat import ParsedChatStream
@@ -464,6 +464,68 @@ async def test_handled_error_is_freed(failing: str, unused_tcp_port: int) -> Non
             error = await with_timeout(handle(client))
             await run_loop_iterations(20)
             assert error() is None
+
+
+@pytest.mark.parametrize(
+    "opening", [complete, lambda client: open_stream(client).__aenter__()], ids=["plain", "stream"]
+)
+async def test_call_is_released_if_its_task_fails_by_a_timeout(opening: Callable[[AsyncFriendli], Any]) -> None:
+    async def fail(client: AsyncFriendli) -> None:
+        call = asyncio.ensure_future(opening(client))
+        await asyncio.wait([call])
+        assert isinstance(call.exception(), APITimeoutError)
+
+    before = live_objects()
+    async with ScriptedServer(HANG) as server, client_of(server.url, timeout=0.2) as client:
+        await with_timeout(fail(client))
+        await run_loop_iterations(20)
+        assert live_objects() - before == Counter()
+
+
+DEDICATED: dict[str, Callable[[AsyncFriendli], Awaitable[object]]] = {
+    "a plain call": lambda client: client.dedicated.chat.complete(model="ep_1", messages=MESSAGES),
+    "a stream": lambda client: client.dedicated.chat.stream(model="ep_1", messages=MESSAGES).__aenter__(),
+}
+
+
+@pytest.mark.parametrize("ending", ["rejected", "timeout", "cancelled"])
+@pytest.mark.parametrize("calling", DEDICATED)
+async def test_call_is_released_if_its_endpoint_cannot_be_woken(calling: str, ending: str) -> None:
+    async def fail(client: AsyncFriendli) -> None:
+        call = asyncio.ensure_future(DEDICATED[calling](client))
+        if ending == "cancelled":
+            await wait_until(lambda: not server.script)
+            call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled() or isinstance(call.exception(), FriendliError)
+
+    before = live_objects()
+    rejected = reply(b"", status="500 Internal Server Error") if ending == "rejected" else HANG
+    server = ScriptedServer(UNAVAILABLE, reply(b'{"status": "SLEEPING"}'), rejected)
+    timeout = Timeouts(total=0.5 if ending == "timeout" else None)
+    async with server, client_of(server.url, timeout=timeout).with_options(wake=True) as client:
+        await with_timeout(fail(client))
+        await run_loop_iterations(20)
+        assert live_objects() - before == Counter()
+        await client._runtime.close()
+
+
+@pytest.mark.parametrize(
+    "ending", [break_out_of_loop, delete_stream, cancel_reading_task], ids=lambda each: each.__name__
+)
+async def test_ended_stream_is_released_after_its_endpoint_was_woken(ending: Ending) -> None:
+    before = live_objects()
+    server = ScriptedServer(UNAVAILABLE, reply(b'{"status": "RUNNING"}'), STREAM_START, reply(completion("next")))
+    async with server, client_of(server.url, max_connections=1).with_options(wake=True) as client:
+        client.serverless = client.dedicated  # type: ignore[assignment]  # where the endings open their streams
+        kept = await with_timeout(ending(client))
+        assert slots_in_use(client) == 0
+        await wait_until(lambda: server.ended == 1)
+        assert (await with_timeout(complete(client))).text == "next"
+        if kept is None:
+            await run_loop_iterations(20)
+            assert live_objects() - before == Counter()
+        await client._runtime.close()
 
 
 # --- relayed streams -------------------------------------------------------------------------------------------------

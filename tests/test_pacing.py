@@ -37,8 +37,7 @@ from friendli_async._core.call import Engine
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.pacing import Hold, LimitScope, Pace
 from friendli_async._core.protocol import Deployment, Operation
-from friendli_async._core.retry import Retries
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, rate_limit_headers, status, text
 
@@ -69,7 +68,7 @@ class PacedClient:
 
     def __init__(self, *answers: Answer, **settings: Any) -> None:
         self.transport = ScriptedTransport(*answers)
-        self.runtime = Runtime(self.transport, ChangeSignal(), 10)
+        self.runtime = Runtime(self.transport, 10)
         self.settings = Settings.from_options({"token": "t", "retry": NO_BACKOFF, **settings})
 
     async def call(self, model: str | None = "m", deployment: str = "/serverless", **options: Any) -> Any:
@@ -636,22 +635,19 @@ async def test_reset_with_another_status_is_ignored() -> None:
 def test_retry_state_is_released_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     refs: list[weakref.ref[Any]] = []
 
-    class TrackedRetrying(retry.Retrying):
+    class TrackedState(retry.RetryCallState):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             refs.append(weakref.ref(self))
 
-    monkeypatch.setattr(retry, "Retrying", TrackedRetrying)
+    monkeypatch.setattr(retry, "RetryCallState", TrackedState)
     gc.collect()
     gc.disable()
     try:
-        retries = Retries(RetryPolicy(max_attempts=2), lambda: None)
         busy = RateLimitError("busy", status_code=429)
-        assert retries.wait_after(busy) is not None
-        assert retries.wait_after(busy) is None
-        refs.append(weakref.ref(retries))
-        del retries
-        assert [ref() for ref in refs] == [None, None, None]
+        assert retry.wait_after(busy, RetryPolicy(max_attempts=2), 1, None) is not None
+        assert retry.wait_after(busy, RetryPolicy(max_attempts=2), 2, None) is None
+        assert [ref() for ref in refs] == [None, None]
     finally:
         gc.enable()
 

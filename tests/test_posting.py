@@ -303,7 +303,9 @@ async def test_cancelling_the_wait_for_a_reply_closes_the_connection() -> None:
         assert slots_in_use(client) == 0
         pool = next(iter(client._runtime.transport._pools.values()))[0]
         assert not pool.session.connector._acquired
-        assert not pool.alive or all(one.transport is None or one.transport.is_closing() for one in pool.alive)
+        assert not pool.connections or all(
+            one.transport is None or one.transport.is_closing() for one in pool.connections
+        )
 
 
 @needs_posting

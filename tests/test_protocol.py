@@ -220,7 +220,7 @@ class Options(TypedDict, total=False):
     extra_query: Mapping[str, object]
 
 
-PARAMETERS = Parameters(Options, {"model": str, "pets": list[Cat | Dog]}, {})
+PARAMETERS = Parameters(Options, {"model": str, "pets": list[Cat | Dog]})
 
 
 def encoded(**options: Any) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import random
 import weakref
-from collections.abc import Callable
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ from friendli_async import (
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.call import Call
 from friendli_async._core.protocol import Operation
-from friendli_async._core.retry import Retries, delay, is_retryable
+from friendli_async._core.retry import is_retryable, wait_after
 from friendli_async.errors import status_class
 from friendli_async.options import _RETRYABLE_STATUSES as RETRYABLE_STATUSES
 from friendli_async.replies import Headers
@@ -110,6 +111,7 @@ POLICIES = st.builds(
     multiplier=st.floats(1, 1e6) | st.integers(1, 10),
     max_wait=SECONDS,
     max_retry_after=SECONDS,
+    max_attempts=st.just(1_000_000),
 )
 FAILURES = st.integers(1, 40) | st.integers(1, 3000)
 RANDOM = st.floats(0, 1, exclude_max=True)
@@ -121,12 +123,27 @@ def upper_bound(policy: RetryPolicy, failures: int) -> float:
     return float(min(Fraction(policy.max_wait), grown))
 
 
+def wait(
+    policy: RetryPolicy,
+    failures: int,
+    *,
+    drawn: float = 1.0,
+    retry_after: float | None = None,
+    time_left: float | None = None,
+) -> float | None:
+    """Returns the wait after some failures if this random number in [0, 1] is drawn."""
+    error = APIStatusError("no", status_code=429, retry_after=retry_after)
+    with patch.object(random, "uniform", lambda low, high: low + (high - low) * drawn):
+        return wait_after(error, policy, failures, time_left)
+
+
 @given(POLICIES, FAILURES, RANDOM)
 @deterministic
 def test_wait_is_uniform_between_zero_and_the_exponential_bound(
     policy: RetryPolicy, failures: int, drawn: float
 ) -> None:
-    waited = delay(policy, failures, None, lambda: drawn)
+    waited = wait(policy, failures, drawn=drawn)
+    assert waited is not None
     assert math.isclose(waited, upper_bound(policy, failures) * drawn, rel_tol=1e-6, abs_tol=1e-300)
     assert 0 <= waited <= policy.max_wait
 
@@ -136,37 +153,43 @@ def test_wait_is_uniform_between_zero_and_the_exponential_bound(
 def test_wait_is_at_least_retry_after_plus_bounded_jitter(
     policy: RetryPolicy, failures: int, retry_after: float, drawn: float
 ) -> None:
-    waited = delay(policy, failures, retry_after, lambda: drawn)
-    assert retry_after <= waited <= retry_after + min(policy.initial, policy.max_wait)
+    waited = wait(policy, failures, drawn=drawn, retry_after=retry_after)
+    if retry_after > policy.max_retry_after:
+        assert waited is None
+    else:
+        assert waited is not None
+        assert retry_after <= waited <= retry_after + min(policy.initial, policy.max_wait)
 
 
 def test_initial_wait_of_zero_never_grows() -> None:
-    assert {delay(RetryPolicy(initial=0), failures, None, lambda: 0.9) for failures in (1, 2, 1100, 100_000)} == {0}
+    policy = RetryPolicy(initial=0, max_attempts=1_000_000)
+    assert {wait(policy, failures, drawn=0.9) for failures in (1, 2, 1100, 100_000)} == {0}
 
 
 def test_bound_beyond_float_range_is_capped_at_max_wait() -> None:
-    assert delay(RetryPolicy(multiplier=10), 100_000, None, lambda: 0.5) == 15
-    assert delay(RetryPolicy(initial=1e-300, multiplier=1e300, max_wait=7), 4, None, lambda: 1.0) == 7
+    assert wait(RetryPolicy(multiplier=10, max_attempts=1_000_000), 100_000, drawn=0.5) == 15
+    assert wait(RetryPolicy(initial=1e-300, multiplier=1e300, max_wait=7, max_attempts=9), 4) == 7
 
 
 def test_default_bounds_double_up_to_max_wait() -> None:
-    bounds = [delay(RetryPolicy(), failures, None, lambda: 1.0) for failures in range(1, 10)]
+    bounds = [wait(RetryPolicy(max_attempts=10), failures) for failures in range(1, 10)]
     assert bounds == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_jitter_is_random_by_default() -> None:
-    assert len({delay(RetryPolicy(), 3, None) for _ in range(20)}) > 1
+def test_jitter_is_random() -> None:
+    assert len({wait_after(status_error(503), RetryPolicy(max_attempts=4), 3, None) for _ in range(20)}) > 1
+    assert len({wait_after(rate_limited(5), RetryPolicy(), 1, None) for _ in range(20)}) > 1
 
 
 # --- the waits of a call ---------------------------------------------------------------------------------------------
 
 
 def waits(
-    *errors: FriendliError, policy: RetryPolicy | None = None, remaining: Callable[[], float | None] = lambda: None
+    *errors: FriendliError, policy: RetryPolicy | None = None, remaining: float | None = None
 ) -> list[float | None]:
     """Returns what one call waits after each of these failures."""
-    retries = Retries(policy or RetryPolicy(), remaining)
-    return [retries.wait_after(error) for error in errors]
+    policy = policy or RetryPolicy()
+    return [wait_after(error, policy, failures, remaining) for failures, error in enumerate(errors, 1)]
 
 
 def rate_limited(retry_after: float) -> RateLimitError:
@@ -186,12 +209,6 @@ def test_waits_grow_with_each_failure() -> None:
         assert all(wait is not None and 0 <= wait <= bound for wait, bound in zip(reported, bounds, strict=True))
 
 
-def test_concurrent_calls_count_failures_separately() -> None:
-    calls = [Retries(RetryPolicy(max_attempts=3), lambda: None) for _ in range(3)]
-    reported = [[call.wait_after(status_error(503)) is None for call in calls] for _ in range(3)]
-    assert reported == [[False] * 3, [False] * 3, [True] * 3]
-
-
 def test_retry_after_applies_to_one_failure_only() -> None:
     first, second = waits(rate_limited(7), status_error(503))
     assert first is not None
@@ -209,20 +226,19 @@ def test_retry_after_is_honored_up_to_and_including_max_retry_after() -> None:
 
 @pytest.mark.parametrize(("retry_after", "remaining"), [(7.0, 7.0), (7.0, 1.0), (0.0, 0.0), (0.0, -1.0)])
 def test_no_wait_if_it_exceeds_the_remaining_time(retry_after: float, remaining: float) -> None:
-    assert waits(rate_limited(retry_after), policy=RetryPolicy(initial=0), remaining=lambda: remaining) == [None]
+    assert waits(rate_limited(retry_after), policy=RetryPolicy(initial=0), remaining=remaining) == [None]
 
 
 def test_wait_if_it_fits_into_the_remaining_time() -> None:
-    assert waits(rate_limited(7), remaining=lambda: 8)[0] is not None
+    assert waits(rate_limited(7), remaining=8)[0] is not None
 
 
 def test_wait_after_keeps_no_reference_to_the_error() -> None:
-    retries = Retries(RetryPolicy(), lambda: None)
     error = status_error(503)
     gone = weakref.ref(error)
     gc.disable()
     try:
-        retries.wait_after(error)
+        wait_after(error, RetryPolicy(), 1, None)
         del error
         assert gone() is None
     finally:

@@ -91,6 +91,24 @@ async def test_endless_comments_time_out(server: FriendliServer) -> None:
             await with_timeout(open_stream(client).__aenter__())
 
 
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b"\xef\xbb\xbf"])
+async def test_endless_blank_lines_of_another_content_type_are_aborted_at_the_limit(
+    server: FriendliServer, blank: bytes
+) -> None:
+    server.enqueue(script(endless(blank * 3000), content_type="application/json"))
+    async with client_of(server.url, limits=Limits(event=MIB), retry=FAST_RETRY) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises(ResponseDecodeError, match=r"Limits\.event"):
+                await with_timeout(open_stream(client).__aenter__())
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 6 * MIB
+        await assert_no_leaks(client, server)
+    assert len(server.requests) == 1
+
+
 async def test_endless_reply_is_aborted_at_the_limit(server: FriendliServer) -> None:
     server.enqueue(script(endless(), content_type="application/json"))
     async with client_of(server.url, limits=Limits(reply=MIB)) as client:

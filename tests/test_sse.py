@@ -22,8 +22,8 @@ from friendli_async.replies import Headers
 
 pytestmark = pytest.mark.compatibility
 
-Event = tuple[str, str | None, str]
-"""Data, name, last event id."""
+Event = tuple[str, str | None]
+"""Data and name."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -37,7 +37,6 @@ class Reference:
         self.events: list[Event] = []
         self._data = ""
         self._type = ""
-        self._last_id = ""
         text = stream.decode("utf-8", "replace")
         if text[:1] == "\ufeff":
             text = text[1:]
@@ -72,19 +71,17 @@ class Reference:
             self._type = value
         elif name == "data":
             self._data += value + "\n"
-        elif name == "id" and "\0" not in value:
-            self._last_id = value
 
     def _dispatch(self) -> None:
         if self._data != "":
-            self.events.append((self._data[:-1], self._type or None, self._last_id))
+            self.events.append((self._data[:-1], self._type or None))
         self._data = self._type = ""
 
 
 def decode(chunks: Iterable[bytes], decoder: SSEDecoder | None = None) -> list[Event]:
     decoder = decoder or SSEDecoder()
     events = [event for chunk in chunks for event in decoder.feed(chunk)]
-    return [(event.data.decode("utf-8", "replace"), event.event, event.id) for event in events]
+    return [(event.data.decode("utf-8", "replace"), event.event) for event in events]
 
 
 def decode_with_fast_paths(chunks: Iterable[bytes]) -> list[tuple[str, str | None]]:
@@ -151,7 +148,7 @@ COMMON_CHUNKS = st.sampled_from(
 @deterministic
 def test_fast_paths_match_the_reference(chunks: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(chunks)
-    expected = [(text, name) for text, name, _ in Reference(stream).events]
+    expected = Reference(stream).events
     assert decode_with_fast_paths(chunks) == expected
     assert decode_with_fast_paths(cut(stream, data.draw(cuttings(len(stream))))) == expected
 
@@ -180,7 +177,7 @@ TRICKY = BOM + "data: é漢\r\ndata:😀\r\n\r\nid: 7\revent: e\rdata\r\r: c\n\n
 
 def test_splitting_at_any_two_positions_gives_the_same_events() -> None:
     expected = Reference(TRICKY).events
-    assert expected == [("é漢\n😀", None, ""), ("", "e", "7"), ("\u2028", None, "7")]
+    assert expected == [("é漢\n😀", None), ("", "e"), ("\u2028", None)]
     for positions in combinations(range(len(TRICKY) + 1), 2):
         assert decode(cut(TRICKY, positions)) == expected, positions
 
@@ -199,43 +196,40 @@ def test_event_limit_does_not_depend_on_chunk_boundaries(data: st.DataObject) ->
 # --- rules of the specification --------------------------------------------------------------------------------------
 
 RULES: dict[str, tuple[bytes, list[Event]]] = {
-    "first example of the specification": (b"data: YHOO\ndata: +2\ndata: 10\n\n", [("YHOO\n+2\n10", None, "")]),
+    "first example of the specification": (b"data: YHOO\ndata: +2\ndata: 10\n\n", [("YHOO\n+2\n10", None)]),
     "second example of the specification": (
         b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n",
-        [("first event", None, "1"), ("second event", None, ""), (" third event", None, "")],
+        [("first event", None), ("second event", None), (" third event", None)],
     ),
-    "third example of the specification": (b"data\n\ndata\ndata\n\ndata:\n", [("", None, ""), ("\n", None, "")]),
-    "fourth example of the specification": (b"data:test\n\ndata: test\n\n", [("test", None, ""), ("test", None, "")]),
-    "CR": (b"data: a\r\rdata: b\r\r", [("a", None, ""), ("b", None, "")]),
-    "CRLF": (b"data: a\r\n\r\ndata: b\r\n\r\n", [("a", None, ""), ("b", None, "")]),
-    "LF then CR": (b"data: a\n\r", [("a", None, "")]),
-    "CR then CRLF": (b"data: a\r\r\n", [("a", None, "")]),
-    "CRLF is one line ending": (b"data: a\r\ndata: b\r\n\n", [("a\nb", None, "")]),
-    "blank lines in between": (b"\n\n\ndata: a\n\n\n\n\ndata: b\n\n\n", [("a", None, ""), ("b", None, "")]),
-    "a BOM": (BOM + b"data: a\n\n", [("a", None, "")]),
-    "only one BOM": (BOM + BOM + b"data: a\n\ndata: b\n\n", [("b", None, "")]),
-    "a BOM in the middle belongs to the field": (b"data: a\n\n" + BOM + b"data: b\n\n", [("a", None, "")]),
-    "a truncated BOM is not a BOM": (b"\xef\xbbdata: a\n\ndata: b\n\n", [("b", None, "")]),
-    "comments": (b":\n: ping\n:data: x\ndata: a\n: pong\ndata: b\n\n:\n\n", [("a\nb", None, "")]),
-    "one space after the colon is stripped": (b"data:  a\n\ndata:\ta\n\n", [(" a", None, ""), ("\ta", None, "")]),
-    "a second colon is text": (b"data: a: b\ndata::c\n\n", [("a: b\n:c", None, "")]),
-    "unknown fields": (b"foo: 1\ndata: a\nbar\n data: no\n\n", [("a", None, "")]),
+    "third example of the specification": (b"data\n\ndata\ndata\n\ndata:\n", [("", None), ("\n", None)]),
+    "fourth example of the specification": (b"data:test\n\ndata: test\n\n", [("test", None), ("test", None)]),
+    "CR": (b"data: a\r\rdata: b\r\r", [("a", None), ("b", None)]),
+    "CRLF": (b"data: a\r\n\r\ndata: b\r\n\r\n", [("a", None), ("b", None)]),
+    "LF then CR": (b"data: a\n\r", [("a", None)]),
+    "CR then CRLF": (b"data: a\r\r\n", [("a", None)]),
+    "CRLF is one line ending": (b"data: a\r\ndata: b\r\n\n", [("a\nb", None)]),
+    "blank lines in between": (b"\n\n\ndata: a\n\n\n\n\ndata: b\n\n\n", [("a", None), ("b", None)]),
+    "a BOM": (BOM + b"data: a\n\n", [("a", None)]),
+    "only one BOM": (BOM + BOM + b"data: a\n\ndata: b\n\n", [("b", None)]),
+    "a BOM in the middle belongs to the field": (b"data: a\n\n" + BOM + b"data: b\n\n", [("a", None)]),
+    "a truncated BOM is not a BOM": (b"\xef\xbbdata: a\n\ndata: b\n\n", [("b", None)]),
+    "comments": (b":\n: ping\n:data: x\ndata: a\n: pong\ndata: b\n\n:\n\n", [("a\nb", None)]),
+    "one space after the colon is stripped": (b"data:  a\n\ndata:\ta\n\n", [(" a", None), ("\ta", None)]),
+    "a second colon is text": (b"data: a: b\ndata::c\n\n", [("a: b\n:c", None)]),
+    "unknown fields": (b"foo: 1\ndata: a\nbar\n data: no\n\n", [("a", None)]),
     "field names are case-sensitive": (b"Data: a\nDATA: b\n\n", []),
-    "an event without data is not dispatched": (b"event: e\n\nid: 1\n\ndata: a\n\n", [("a", None, "1")]),
-    "an event name applies to one event": (b"event: e\ndata: a\n\ndata: b\n\n", [("a", "e", ""), ("b", None, "")]),
-    "the last event name wins": (b"event: e\nevent: f\ndata: a\n\n", [("a", "f", "")]),
-    "an empty event name is ignored": (b"event: e\nevent\ndata: a\n\n", [("a", None, "")]),
-    "an event name may follow the data": (b"data: a\nevent: e\n\n", [("a", "e", "")]),
-    "an id persists": (b"id: 1\ndata: a\n\ndata: b\n\n", [("a", None, "1"), ("b", None, "1")]),
-    "an empty id resets it": (b"id: 1\ndata: a\n\nid:\ndata: b\n\n", [("a", None, "1"), ("b", None, "")]),
-    "an id with NUL is ignored": (b"id: 1\nid: 2\0\ndata: a\n\n", [("a", None, "1")]),
-    "an unfinished event is discarded at the end": (b"data: a\n\ndata: b\n", [("a", None, "")]),
+    "an event without data is not dispatched": (b"event: e\n\nid: 1\n\ndata: a\n\n", [("a", None)]),
+    "an event name applies to one event": (b"event: e\ndata: a\n\ndata: b\n\n", [("a", "e"), ("b", None)]),
+    "the last event name wins": (b"event: e\nevent: f\ndata: a\n\n", [("a", "f")]),
+    "an empty event name is ignored": (b"event: e\nevent\ndata: a\n\n", [("a", None)]),
+    "an event name may follow the data": (b"data: a\nevent: e\n\n", [("a", "e")]),
+    "an unfinished event is discarded at the end": (b"data: a\n\ndata: b\n", [("a", None)]),
     "U+2028, U+2029, U+0085, VT and FF are text": (
         "data: a\u2028b\u2029c\u0085d\x0be\x0cf\n\n".encode(),
-        [("a\u2028b\u2029c\u0085d\x0be\x0cf", None, "")],
+        [("a\u2028b\u2029c\u0085d\x0be\x0cf", None)],
     ),
-    "NUL is text": (b"data: a\0b\n\n", [("a\0b", None, "")]),
-    "invalid UTF-8": (b"data: \xff\nevent: \xfe\n\n", [("\ufffd", "\ufffd", "")]),
+    "NUL is text": (b"data: a\0b\n\n", [("a\0b", None)]),
+    "invalid UTF-8": (b"data: \xff\nevent: \xfe\n\n", [("\ufffd", "\ufffd")]),
 }
 
 
@@ -257,9 +251,10 @@ def test_event_is_dispatched_at_the_first_byte_of_its_blank_line() -> None:
 @pytest.mark.parametrize(
     "value", [b": 1500", b":007", b": 1.5", b": -1", b"", b":", ": ٣".encode(), b": x", b": " + b"5" * 40]
 )
-def test_retry_field_is_ignored(value: bytes) -> None:
+@pytest.mark.parametrize("name", [b"id", b"retry"])
+def test_id_and_retry_fields_are_ignored(name: bytes, value: bytes) -> None:
     decoder = SSEDecoder()
-    assert decode([b"retry" + value + b"\ndata: x\nretry" + value + b"\n\n"], decoder) == [("x", None, "")]
+    assert decode([name + value + b"\ndata: x\n" + name + value + b"\n\n"], decoder) == [("x", None)]
     assert (decoder.error, decoder.stray) == (None, b"")
 
 
@@ -280,7 +275,7 @@ def test_event_of_exactly_the_limit_passes_at_any_split() -> None:
     stream = b"data: abcd\n\ndata: efgh\n\n"
     for positions in combinations(range(len(stream) + 1), 2):
         decoder = SSEDecoder(10)
-        assert [data for data, _, _ in decode(cut(stream, positions), decoder)] == ["abcd", "efgh"], positions
+        assert [data for data, _ in decode(cut(stream, positions), decoder)] == ["abcd", "efgh"], positions
         assert decoder.error is None
 
 
@@ -288,7 +283,7 @@ def test_multiline_event_of_exactly_the_limit_passes_at_any_split() -> None:
     stream = b"data: abcd\n: e\ndata: f\n\n"
     for positions in combinations(range(len(stream) + 1), 2):
         decoder = SSEDecoder(len(stream) - 2)
-        assert [data for data, _, _ in decode(cut(stream, positions), decoder)] == ["abcd\nf"], positions
+        assert [data for data, _ in decode(cut(stream, positions), decoder)] == ["abcd\nf"], positions
         assert decoder.error is None
 
 
@@ -296,7 +291,7 @@ def test_event_one_byte_over_the_limit_fails_at_any_split_after_earlier_events()
     stream = b"data: abcd\n\ndata: efghi\n\ndata: j\n\n"
     for positions in combinations(range(len(stream) + 1), 2):
         decoder = SSEDecoder(10)
-        assert [data for data, _, _ in decode(cut(stream, positions), decoder)] == ["abcd"], positions
+        assert [data for data, _ in decode(cut(stream, positions), decoder)] == ["abcd"], positions
         assert isinstance(decoder.error, ResponseDecodeError)
         assert decoder.feed(b"\n\ndata: k\n\n") == []
 

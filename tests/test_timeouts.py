@@ -35,7 +35,7 @@ from friendli_async import (
     RetryPolicy,
     Timeouts,
 )
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import (
     FriendliServer,
@@ -110,7 +110,7 @@ def test_timeout_after_every_finish_reason_ends_stream_as_done(limit: str, finis
         timeouts = Timeouts(**{"idle": None, limit: 7.0})
         settings = Settings.from_options({"token": "t", "timeout": timeouts, "retry": None})
         transport = FakeTransport(response(event, NEVER_ENDS))
-        client._build(Runtime(transport, ChangeSignal(), 10), settings, owner=True)
+        client._build(Runtime(transport, 10), settings, owner=True)
         stream = open_stream(client)
         try:
             assert [chunk.text async for chunk in stream] == ["a"]

@@ -16,7 +16,7 @@ from friendli_async import (
     NotFoundError,
     PermissionDeniedError,
 )
-from friendli_async._core.runtime import ChangeSignal, Runtime
+from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.testing import FriendliServer, json_body, status, text
 
@@ -97,11 +97,26 @@ async def test_total_timeout_limits_the_wait(client: AsyncFriendli, server: Frie
     assert (raised.value.limit, raised.value.seconds) == ("total", 0.2)
 
 
+def test_timeout_during_the_wait_reports_the_wait_and_that_nothing_was_accepted() -> None:
+    async def main() -> None:
+        transport = FakeTransport(*(response(status=503), *(response(AWAKING) for _ in range(9))))
+        client = client_of("http://nowhere")
+        settings = Settings.from_options({"token": "t", "timeout": 12, "wake": True})
+        client._build(Runtime(transport, 10), settings, owner=True)
+        with pytest.raises(APITimeoutError) as raised:
+            await client.dedicated.chat.complete(**REQUEST)
+        assert raised.value.meta is not None
+        assert [attempt.wait for attempt in raised.value.meta.attempts] == [12.0]
+        assert not raised.value.sent  # the server rejected the only attempt
+
+    run_in_virtual_time(main())
+
+
 def call_sleeping_endpoint(*answers: Answer) -> tuple[type[BaseException], str, float]:
     """Calls a sleeping endpoint without a timeout, in virtual time: the error, its message, and the seconds passed."""
 
     async def main() -> tuple[type[BaseException], str, float]:
-        runtime = Runtime(FakeTransport(response(status=503), response(SLEEPING), *answers), ChangeSignal(), 10)
+        runtime = Runtime(FakeTransport(response(status=503), response(SLEEPING), *answers), 10)
         client = client_of("http://nowhere")
         client._build(runtime, Settings.from_options({"token": "t", "timeout": None, "wake": True}), owner=True)
         with pytest.raises(FriendliError) as raised:

@@ -29,9 +29,8 @@ The path of a request
    d. Evaluate: ``Engine.recover``, where a deployment has one, may repair the cause of an error response. It is called
       after each one until it has succeeded once. Otherwise ``Call._wait_after`` decides, in this order.
       ``Pace.record_rejection`` starts a hold if a 429 or 503 says how long to wait. ``Call._can_go_on`` and
-      ``retry.is_retryable`` decide whether another attempt is allowed, and ``retry.Retries`` when. tenacity applies
-      the wait and the stop condition there, and nowhere else; it is used only after the first failure, since it costs
-      some 50 µs. ``Pace.take_retry`` then takes the retry out of the budget.
+      ``retry.is_retryable`` decide whether another attempt is allowed, and ``retry.wait_after`` when, by tenacity's
+      strategies. ``Pace.take_retry`` then takes the retry out of the budget.
    e. Wait: sleep inside the clock.
 
 4. A plain reply is decoded by ``events.decoding.decode_reply``, which also detects an error sent with a success status;
@@ -162,8 +161,8 @@ Garbage collector
     pools of a client by a ``weakref.finalize`` of its ``AiohttpTransport``. The finalizer holds the pools: they must
     not be part of a cycle that the client is in, or aiohttp's session, finalized with it, warns "Unclosed client
     session". So whatever is in flight must not reference its user: ``OpenStream`` does not reference the
-    ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport
-    references ``runtime.ChangeSignal`` and not the runtime.
+    ``EventStream``, ``ReadClock`` references the exchange's ``abort_with`` and not the stream, and the transport does
+    not reference the runtime.
 
 
 Reference cycles

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable
-from functools import cached_property
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property, partial
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.body.forms import Form
+from friendli_async._core.body.forms import Form, is_sendable
 from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import OpenStream, Outcome
@@ -33,7 +33,7 @@ from friendli_async._core.observers import (
 )
 from friendli_async._core.pacing import Hold, LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
-from friendli_async._core.retry import UNPROCESSED_STATUSES, Retries, is_retryable
+from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import status_error, unexpected_content
@@ -43,12 +43,11 @@ from friendli_async.errors import (
     APIStatusError,
     ConfigurationError,
     FriendliError,
+    ResponseDecodeError,
     StreamInterruptedError,
 )
 from friendli_async.options import is_count
 from friendli_async.replies import Attempt, Headers, Meta, attach_meta, keep_raw, usage_of
-
-__all__ = ["Call", "Engine", "Recovery", "Sink", "StreamOpening"]
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -96,9 +95,9 @@ class Engine:
         """Builds the engine's requests. Created lazily: a copy of a client has every engine, but uses only one."""
         return RequestBuilder(self.settings, self.deployment)
 
-    def replace(self, **changes: object) -> Engine:
-        """Returns an engine for the same deployment with other settings."""
-        return Engine(self.runtime, msgspec.structs.replace(self.settings, **changes), self.deployment, self.recover)
+    def with_options(self, options: Mapping[str, object]) -> Engine:
+        """Returns an engine for the same deployment with these options; see ``Settings.with_changes``."""
+        return Engine(self.runtime, self.settings.with_changes(options), self.deployment, self.recover)
 
     def with_recovery(self, recover: Recovery) -> Engine:
         """Returns a copy that tries ``recover`` after an error response."""
@@ -152,12 +151,9 @@ class Engine:
 
     async def _open_connection(self) -> None:
         self.runtime.check()
-        try:
-            with CallClock(self.settings.timeouts, asyncio.get_running_loop()) as clock:
-                dial = DialContext(clock, force_new=True, warming=True)
-                await self.runtime.transport.warm(self.request_builder.base or "/", dial)
-        finally:
-            self.runtime.changed()
+        with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
+            dial = DialContext(clock, force_new=True, warming=True)
+            await self.runtime.transport.warm(self.request_builder.base or "/", dial)
 
 
 class Call(Generic[T]):
@@ -167,25 +163,21 @@ class Call(Generic[T]):
         engine: Makes the call.
         operation: The operation to call.
         arguments: The request's body, path and query.
-        accept: The expected kind of response.
-        stream: Whether the response is a stream: the call then outlives ``run`` and ends with the stream.
+        accept: The expected kind of response. If it is a stream, the call outlives ``run`` and ends with the stream.
     """
 
     loop: asyncio.AbstractEventLoop
     clock: CallClock
     stopwatch: Stopwatch
 
-    def __init__(
-        self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept, *, stream: bool = False
-    ) -> None:
+    def __init__(self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept) -> None:
         self.reporter: CallReporter | None = None
         self.held = False
         self._engine = engine
         self._operation = operation
         self._arguments = arguments
         self._accept: Accept = accept
-        self._stream = stream
-        self._started = False
+        self._stream = accept == "events"
         self._interruption: FriendliError | None = None
         self._interrupted_outcome: Outcome | None = None
         self._attempts: list[Attempt] = []
@@ -213,7 +205,7 @@ class Call(Generic[T]):
             Exception: Raised by a token callable, or by the source of a body.
         """
         self._start()
-        runtime, retries = self._engine.runtime, None
+        runtime = self._engine.runtime
         exchange: Exchange | None = None
         try:
             if runtime.pace.holds:
@@ -229,7 +221,7 @@ class Call(Generic[T]):
                                 raise await self._error_response(exchange)
                             result = await read(exchange)
                     finally:
-                        self._record_connection(dial)
+                        self._record_connection(dial)  # first: the metadata of a failure includes its durations
                 except FriendliError as error:
                     if exchange is not None:
                         exchange.abort()
@@ -242,15 +234,13 @@ class Call(Generic[T]):
 
                 if await self._try_recovery(failed):
                     continue
-                if retries is None:
-                    retries = Retries(self._engine.settings.retry, self.clock.time_left)
-                wait = self._wait_after(failed, retries)
+                wait = self._wait_after(failed)
                 self._report_attempt_ended(wait, failed.error)
                 if wait is None:
                     raise failed.take()
                 self._report_retry(failed, wait)
                 del failed  # its traceback would keep the caller's frames alive
-                await self._sleep(wait)
+                await self._between_attempts(partial(asyncio.sleep, wait))
         except BaseException as error:
             if exchange is not None:  # also after a success: an observer may raise KeyboardInterrupt
                 exchange.abort()
@@ -260,7 +250,7 @@ class Call(Generic[T]):
             runtime.end(self)
 
     def interrupt(self, error: FriendliError, outcome: Outcome | None = None) -> None:
-        """Makes the call raise this error at the loop's next turn.
+        """Makes the call, which is running, raise this error at the loop's next turn.
 
         The first interruption takes precedence over later ones, and over the errors that it causes.
         A stream that is being opened ends like an open one when its client closes: cancelled, StreamInterruptedError.
@@ -276,13 +266,7 @@ class Call(Generic[T]):
             error, outcome = StreamInterruptedError(str(error), draining=draining), "cancelled"
         self._interruption = error
         self._interrupted_outcome = outcome
-        if self._started:  # otherwise ``_start`` passes it to the clock
-            self.clock.interrupt(error)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether ``interrupt`` has been called."""
-        return self._interruption is not None
+        self.clock.interrupt(error)
 
     def meta(self) -> Meta:
         """Returns the call's metadata so far."""
@@ -299,11 +283,8 @@ class Call(Generic[T]):
     def _start(self) -> None:
         engine = self._engine
         self.loop = asyncio.get_running_loop()
-        self.clock = CallClock(engine.settings.timeouts, self.loop)
+        self.clock = CallClock(engine.settings.timeout, self.loop)
         self.stopwatch = Stopwatch(self.clock.now)
-        self._started = True
-        if self._interruption is not None:
-            self.clock.interrupt(self._interruption)
         if engine.settings.observers is not None:
             group = self._operation.name.rpartition(".")[0]
             body = self._arguments.body
@@ -353,7 +334,7 @@ class Call(Generic[T]):
         """
         engine, body = self._engine, self._arguments.body
         builder = engine.request_builder
-        authorization = await engine.settings.authorization() if builder.per_request_token else builder.authorization
+        authorization = builder.authorization or await builder.resolve_token()
         framing = await body.headers() if isinstance(body, Form) else None
         return builder.build(self._operation, self._arguments, self._accept, authorization, framing)
 
@@ -361,7 +342,6 @@ class Call(Generic[T]):
         self._replaced = dial.force_new
         self.stopwatch.queued += dial.queued
         self.stopwatch.connecting += dial.connecting
-        dial.queued = dial.connecting = 0.0
         dial.on_connect = None
 
     async def _error_response(self, exchange: Exchange) -> APIStatusError:
@@ -378,6 +358,7 @@ class Call(Generic[T]):
                 error.sent = self.clock.sent
         if isinstance(error, ConfigurationError):
             if not self._accepted:  # nothing can have been accepted
+                # None if the call failed before it could wait (``queued``) or send, as ``FriendliError.meta`` says.
                 error.meta = self.meta() if self._attempts or self.stopwatch.queued else None
                 return error
             error = APIConnectionError(str(error), sent=True, draining=error.draining)
@@ -425,22 +406,20 @@ class Call(Generic[T]):
 
     def _can_go_on(self) -> bool:
         """Whether another attempt is possible, whatever the error was."""
-        body = self._arguments.body
-        sendable = not isinstance(body, Form) or body.sendable
         # The server has answered with a reply that it bills, even if it broke off or was an error.
         billed = self._reply_started and self._operation.billed
-        return not self.interrupted and not self._engine.runtime.transport.closed and sendable and not billed
+        stopped = self._interruption is not None or self._engine.runtime.transport.closed
+        return not stopped and not billed and is_sendable(self._arguments.body)
 
-    def _can_retry(self, failed: Held[FriendliError]) -> bool:
-        policy = self._engine.settings.retry
-        return policy.max_attempts > 1 and self._can_go_on() and is_retryable(failed.error, self._operation, policy)
-
-    def _wait_after(self, failed: Held[FriendliError], retries: Retries) -> float | None:
+    def _wait_after(self, failed: Held[FriendliError]) -> float | None:
         """Returns the seconds until the next attempt, or None if there is none."""
         settings, pace = self._engine.settings, self._engine.runtime.pace
         if settings.pacing.obey is not None and isinstance(failed.error, APIStatusError):
             pace.record_rejection(self._limit_scope, failed.error, settings.retry, self.clock.now())
-        wait = retries.wait_after(failed.error) if self._can_retry(failed) else None
+        wait = None
+        if self._can_go_on() and is_retryable(failed.error, self._operation, settings.retry):
+            failures = len(self._attempts) - self._recovered
+            wait = wait_after(failed.error, settings.retry, failures, self.clock.time_left())
         if wait is None or pace.take_retry(settings.pacing):
             return wait
         self._amend_attempt(cause=f"{self._attempts[-1].cause}; the retry budget is exhausted")
@@ -464,7 +443,7 @@ class Call(Generic[T]):
             self._report_hold(hold, wait)
             self.held = True
             try:
-                await self._sleep(wait)
+                await self._between_attempts(partial(asyncio.sleep, wait))
             finally:
                 self.held = False
                 self.stopwatch.queued += self.clock.now() - began
@@ -485,21 +464,23 @@ class Call(Generic[T]):
         recover = self._engine.recover
         if recover is None or self._recovered or not self._can_go_on() or not isinstance(failed.error, APIStatusError):
             return False
-        began = self.clock.now()
         try:
-            with self.clock:
-                self._recovered = await recover(self._arguments, failed.error)
-        except FriendliError as error:
-            error.__context__ = None
-            if error.meta is None:
-                error.meta = self.meta()
+            self._recovered = await self._between_attempts(partial(self._run_recovery, recover, failed.error))
+        except BaseException:
+            failed.take()
             raise
-        finally:
-            waited = self.clock.now() - began
-            self._amend_attempt(wait=waited)
         if self._recovered:
+            failed.take()  # not raised, so released: ``run`` holds it, and its traceback has the frame of ``run``
             self._report_attempt_ended(0.0)
         return self._recovered
+
+    async def _run_recovery(self, recover: Recovery, error: APIStatusError) -> bool:
+        """Runs the recovery; its duration is the wait after the last attempt."""
+        began = self.clock.now()
+        try:
+            return await recover(self._arguments, error)
+        finally:
+            self._amend_attempt(wait=self.clock.now() - began)
 
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
         attempt = self._amend_attempt(wait=seconds)
@@ -512,26 +493,33 @@ class Call(Generic[T]):
             except Exception:
                 _logger.exception("RetryPolicy.on_retry raised an exception; retrying anyway")
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _between_attempts(self, work: Callable[[], Awaitable[R]]) -> R:
+        """Awaits the result of ``work``, within ``total``, and completes the call's own error that ends it.
+
+        Args:
+            work: Not called if the call has been interrupted; an awaitable would warn that nobody awaited it.
+        """
         try:
             with self.clock:
-                await asyncio.sleep(seconds)
+                return await work()
         except FriendliError as error:
             error.__context__ = None
-            if isinstance(error, APIConnectionError):
-                error.sent = self._accepted
-            error.meta = self.meta()
+            if error.meta is None:  # else it belongs to a call that the recovery made
+                if isinstance(error, APIConnectionError):
+                    error.sent = self._accepted
+                error.meta = self.meta()
             raise
 
     def _finish_failed(self, error: BaseException) -> None:
         self.stopwatch.stop()
         if self.reporter is not None:
             self._report_attempt_ended(None, error)
-            outcome = self._outcome_of(error)
+            outcome = self.outcome_of(error)
             reported = None if outcome == "stopped" else error
             self.reporter.end(outcome, self.stopwatch.timing(None), error=reported, status=self._status)
 
-    def _outcome_of(self, error: BaseException) -> Outcome:
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Returns the outcome of a call that raised this error."""
         if self._interrupted_outcome is not None:
             return self._interrupted_outcome
         if not isinstance(error, Exception):
@@ -617,18 +605,26 @@ class Call(Generic[T]):
         types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
         if types & _STREAM_TYPES:
             return data
-        while _needs_more_bytes(data) and (chunk := await exchange.read()):
-            data += chunk
-        if data.lstrip(_BOM_AND_NEWLINES).startswith(_STREAM_PREFIXES):
+        limits = self._engine.settings.limits
+        begun, start = bytearray(data), data.lstrip(_BOM_AND_NEWLINES)
+        while data and _may_become_stream(start):
+            data = await exchange.read()
+            begun += data
+            start = (start + data).lstrip(_BOM_AND_NEWLINES)
+            if len(begun) > limits.event:
+                raise ResponseDecodeError(
+                    f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
+                )
+        data = bytes(begun)
+        if start.startswith(_STREAM_PREFIXES):
             return data
-        body = data and await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS, data)
+        body = data and await exchange.read_some(limits.error, _ERROR_BODY_SECONDS, data)
         raise unexpected_content(body, exchange.status, exchange.headers, "an event stream")
 
 
-def _needs_more_bytes(data: bytes) -> bool:
+def _may_become_stream(start: bytes) -> bool:
     """Whether more bytes are needed to tell if this is the start of a stream."""
-    start = data.lstrip(_BOM_AND_NEWLINES)
-    return bool(data) and any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
+    return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
 
 
 def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
@@ -656,7 +652,11 @@ def _cause(error: FriendliError) -> str:
 
 
 class StreamOpening(Generic[E, R, U]):
-    """Opens one stream: see ``events.stream.Opening``."""
+    """Opens one stream; ``EventStream`` holds it.
+
+    Attributes:
+        collector: Creates a new collector of the stream's events.
+    """
 
     def __init__(
         self,
@@ -666,7 +666,7 @@ class StreamOpening(Generic[E, R, U]):
         collector: Callable[[], Collector[E, R, U]],
     ) -> None:
         self._engine = engine  # keeps the client open while the stream exists
-        self._call: Call[Any] | None = Call(engine, operation, arguments, "events", stream=True)
+        self._call: Call[Any] | None = Call(engine, operation, arguments, "events")
         self.collector = collector
 
     async def open(self) -> OpenStream[E, R, U]:
@@ -680,16 +680,17 @@ class StreamOpening(Generic[E, R, U]):
         exchange, reader, collector, head = await call.run(
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
+        clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
+        opened = OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
         self._call = None  # releases the request body
-        clock = ReadClock(self._engine.settings.timeouts, call.clock.total_at, call.loop, exchange.abort_with)
-        return OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
+        return opened
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether ``interrupt`` was called before the stream was open."""
-        return self._call is not None and self._call.interrupted
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Returns the outcome of an ``open`` that raised this error; observers were told the same."""
+        assert self._call is not None, "kept if opening failed"
+        return self._call.outcome_of(error)
 
     def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes a pending ``open`` raise the error; ``outcome`` is the stream's outcome then."""
+        """Makes an ``open`` in progress raise the error; ``outcome`` is the stream's outcome then."""
         if self._call is not None:
             self._call.interrupt(error, outcome)

@@ -12,29 +12,6 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any, Final, cast
 
-__all__ = [
-    "CODE_FIELDS",
-    "EXCERPT_LENGTH",
-    "STATUS_FIELDS",
-    "TYPE_FIELDS",
-    "Fields",
-    "as_list",
-    "as_object",
-    "declares_error",
-    "describes_error",
-    "find_message",
-    "first_value",
-    "has_value",
-    "is_error_name",
-    "is_object",
-    "is_success_word",
-    "json_or_none",
-    "loads",
-    "normalize_name",
-    "shows_error",
-    "wraps_error",
-]
-
 Fields = dict[str, Any]
 
 EXCERPT_LENGTH: Final = 200
@@ -75,29 +52,9 @@ def as_list(value: object) -> list[object]:
 
 # As ``normalize_name`` spells them. The fields in which servers and gateways put the message, the most specific first.
 _MESSAGE_FIELDS: Final = (
-    "message",
-    "faultstring",
-    "detail",
-    "details",
-    "msg",
-    "errormsg",
-    "errmsg",
-    "errormessage",
-    "errordescription",
-    "errors",
-    "statusmsg",
-    "statusmessage",
-    "fault",
-    "error",
-    "err",
-    "exception",
-    "failure",
-    "problem",
-    "reason",
-    "title",
-    "description",
-    "cause",
-    "explanation",
+    *("message", "faultstring", "detail", "details", "msg", "errormsg", "errmsg", "errormessage", "errordescription"),
+    *("errors", "statusmsg", "statusmessage", "fault", "error", "err", "exception", "failure", "problem", "reason"),
+    *("title", "description", "cause", "explanation"),
 )
 # Patterns of further names that hold a message.
 _MESSAGE_PATTERN: Final = (

@@ -12,8 +12,6 @@ from typing import Final
 from friendli_async._core.error_json import is_success_word, loads
 from friendli_async._json import replace_surrogates
 
-__all__ = ["decode_text", "is_message", "is_other_format", "parse_body", "sanitize"]
-
 _MAX_MESSAGE: Final = 2000
 """Characters of an error's message. ``APIStatusError.body`` has a limit of its own, ``Limits.error``."""
 _MAX_LINE: Final = 200

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-__all__ = ["Held", "clear_tracebacks", "reject_stop_iteration"]
-
 E = TypeVar("E", bound=BaseException)
 
 

@@ -20,8 +20,6 @@ from friendli_async._core.error_json import Fields, as_list, as_object, is_objec
 from friendli_async._core.status_errors import excerpt
 from friendli_async.errors import ResponseDecodeError
 
-__all__ = ["convert", "decode"]
-
 T = TypeVar("T")
 
 _SCALARS: Final = frozenset({"bool", "int", "float", "NoneType"})
@@ -29,28 +27,9 @@ _EMPTY_BODY_TYPES: Final[tuple[object, ...]] = (None, type(None), Any)
 # The fields that hold the content, by their names on the wire, of all APIs.
 _CONTENT: Final = frozenset(
     {
-        "arguments",
-        "choices",
-        "content",
-        "content_block",
-        "data",
-        "delta",
-        "embedding",
-        "function",
-        "input",
-        "item",
-        "message",
-        "output",
-        "part",
-        "partial_json",
-        "reasoning",
-        "reasoning_content",
-        "response",
-        "results",
-        "text",
-        "thinking",
-        "tokens",
-        "tool_calls",
+        *("arguments", "choices", "content", "content_block", "data", "delta", "embedding", "function", "input"),
+        *("item", "message", "output", "part", "partial_json", "reasoning", "reasoning_content", "response", "results"),
+        *("text", "thinking", "tokens", "tool_calls"),
     }
 )
 # Of these, text that the model writes as JSON, and that some servers send parsed.

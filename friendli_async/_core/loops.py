@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import Any
 
-__all__ = ["call_in_loop", "running_loop", "wait_ended", "wake"]
-
 
 def running_loop() -> asyncio.AbstractEventLoop:
     """Returns the running loop. Raises RuntimeError if there is none."""

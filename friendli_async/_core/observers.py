@@ -39,8 +39,10 @@ class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     """Number of the attempt, from 1; 0 before the first."""
 
+    def __init_subclass__(cls) -> None:
+        document_fields(cls)
 
-@document_fields
+
 class CallStarted(CallEvent, frozen=True, kw_only=True):
     """A call has started. Nothing has been sent yet."""
 
@@ -53,7 +55,6 @@ class CallStarted(CallEvent, frozen=True, kw_only=True):
     and names only, no content."""
 
 
-@document_fields
 class CallHeld(CallEvent, frozen=True, kw_only=True):
     """A rate-limit hold pauses the call before its first attempt. Reported again if the server extends the hold."""
 
@@ -63,12 +64,10 @@ class CallHeld(CallEvent, frozen=True, kw_only=True):
     """HTTP status of the response that started the hold, to another call: 429 or 503."""
 
 
-@document_fields
 class AttemptStarted(CallEvent, frozen=True, kw_only=True):
     """An attempt starts: the request is built, and waits for a connection."""
 
 
-@document_fields
 class Connected(CallEvent, frozen=True, kw_only=True):
     """An attempt got a connection, and sends its request. Not reported if the session is the user's own.
 
@@ -83,7 +82,6 @@ class Connected(CallEvent, frozen=True, kw_only=True):
     """Seconds that getting the connection took."""
 
 
-@document_fields
 class AttemptEnded(CallEvent, frozen=True, kw_only=True):
     """An attempt has ended: a plain call has its reply, a stream is open, or it failed or was cancelled."""
 
@@ -95,7 +93,6 @@ class AttemptEnded(CallEvent, frozen=True, kw_only=True):
     """Seconds until the next attempt; None if there is none."""
 
 
-@document_fields
 class FirstEvent(CallEvent, frozen=True, kw_only=True):
     """A stream's first event has arrived."""
 
@@ -103,7 +100,6 @@ class FirstEvent(CallEvent, frozen=True, kw_only=True):
     """Seconds since the call started."""
 
 
-@document_fields
 class CallEnded(CallEvent, frozen=True, kw_only=True):
     """A call has ended, in whatever way. The last event of each call, reported once."""
 
@@ -123,7 +119,6 @@ class CallEnded(CallEvent, frozen=True, kw_only=True):
     """The reply's ``model``."""
 
 
-@document_fields
 class CallContent(CallEvent, frozen=True, kw_only=True):
     """Request and reply of a call. Reported before ``call_ended``, and only to observers with ``call_content``."""
 
@@ -247,7 +242,7 @@ def finish_reasons_of(reply: object) -> tuple[str, ...]:
 class CallReporter:
     """Reports the events of one call to a client's observers."""
 
-    __slots__ = ("_fields", "_observers", "_request", "attempt", "attempting", "ended")
+    __slots__ = ("_fields", "_observers", "_request", "attempt", "attempting", "ended", "wants_content")
 
     def __init__(
         self,
@@ -260,7 +255,8 @@ class CallReporter:
         team: str | None,
     ) -> None:
         self._observers = observers
-        self._request = request if observers.wants_content else None
+        self.wants_content: bool = observers.wants_content
+        self._request = request if self.wants_content else None
         self._fields: dict[str, Any] = {
             "call_id": next(_call_ids),
             "operation": operation,
@@ -271,11 +267,6 @@ class CallReporter:
         self.attempt = 0
         self.attempting = False
         self.ended = False
-
-    @property
-    def wants_content(self) -> bool:
-        """Whether an observer has ``call_content``."""
-        return self._observers.wants_content
 
     def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
         """Passes one event to all observers.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from random import random
+import random
+from collections.abc import Hashable
 from typing import Final, NamedTuple
 
 from friendli_async.errors import APIStatusError, status_class
 from friendli_async.options import Pacing, RetryPolicy
 from friendli_async.replies import Meta
-
-__all__ = ["Hold", "LimitScope", "Pace", "jitter"]
 
 _HOLD_STATUSES: Final = frozenset({429, 503})
 _RETRY_COST: Final = 10  # a success gives 1 back
@@ -114,11 +112,10 @@ class Pace:
         self.spent = max(0, self.spent - 1)
 
 
-def jitter(policy: RetryPolicy, rand: Callable[[], float] = random) -> float:
+def jitter(policy: RetryPolicy) -> float:
     """Returns a random delay to add to a Retry-After, so that the calls that wait for it do not all resume at once.
 
     Args:
         policy: Its ``initial`` bounds the delay, and so does its ``max_wait``.
-        rand: Returns a random number in [0, 1).
     """
-    return min(policy.max_wait, policy.initial) * rand()
+    return random.uniform(0.0, min(policy.max_wait, policy.initial))

@@ -46,7 +46,7 @@ class Listing(Generic[T, P]):
         self.cursor: Final = cursor
         self.items: Final = items
         self.following: Final = following
-        self._parameters = Parameters(options, required, {})
+        self._parameters = Parameters(options, required)
 
     def of(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping
 from functools import cache, cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -10,12 +11,10 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, ForeignArguments
 from friendli_async._core.body.forms import Form
-from friendli_async._core.secret import Secret
+from friendli_async._core.secret import Secret, masked
 from friendli_async._core.settings import Settings, check_token
 from friendli_async._version import __version__
 from friendli_async.errors import ConfigurationError
-
-__all__ = ["Accept", "Deployment", "Operation", "Request", "RequestBuilder"]
 
 T = TypeVar("T")
 
@@ -73,22 +72,16 @@ class Deployment(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One HTTP request, ready to send. Its repr omits headers, query and body."""
+    """One HTTP request, ready to send. Its repr omits URL, headers and body."""
 
     method: str
     url: str
-    path: str
     headers: Mapping[str, str]
     body: bytes | Form | None = None
     repeatable: bool = False
 
-    @property
-    def sendable(self) -> bool:
-        """Whether it can be sent (again): some bodies can be read only once."""
-        return not isinstance(self.body, Form) or self.body.sendable
-
     def __repr__(self) -> str:
-        return f"Request({self.method} {self.path})"
+        return f"Request({self.method})"
 
 
 class RequestBuilder:
@@ -100,21 +93,18 @@ class RequestBuilder:
 
     Attributes:
         base: Base URL that the operations' paths are appended to.
-        authorization: The Authorization header's value, if it is the same for all requests.
-        per_request_token: Whether the token is resolved for each request, as it is a callable (or missing).
+        authorization: The Authorization header's value, if it is the same for all requests; else None.
     """
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
         self.base: str = (settings.container_url if deployment.container else settings.server_url) + deployment.prefix
-        self._prefix = deployment.prefix
         self._custom = {name: Secret(value) for name, value in settings.headers.items()}
         self._overridden = {name.lower() for name in self._custom}
         has_own_authorization = "authorization" in self._overridden  # set by the user
-        fixed = settings.token if isinstance(settings.token, str) and not has_own_authorization else None
-        self.authorization: Secret | None = None if fixed is None else check_token(fixed)
-        self.per_request_token: bool = self.authorization is None and not has_own_authorization
+        token = None if has_own_authorization else settings.token
+        self.authorization: Secret | None = check_token(token) if isinstance(token, str) else None
         self._requires_token = not deployment.container and not has_own_authorization
-        self._token = settings.token
+        self._token = token
         self._team = None if deployment.container else settings.team
         self._templates: dict[tuple[Accept, bool, bool], dict[str, str]] = {}
 
@@ -142,6 +132,16 @@ class RequestBuilder:
         except TypeError:
             return team, id(token)
         return team, token
+
+    async def resolve_token(self) -> Secret | None:
+        """Returns the Authorization header's value, or None; a token callable is called each time."""
+        token: object = self._token
+        if not callable(token):
+            return self.authorization
+        token = masked(token())
+        if inspect.isawaitable(token):
+            token = masked(await token)
+        return check_token(token)
 
     def build(
         self,
@@ -179,7 +179,7 @@ class RequestBuilder:
             path = operation.path.format_map(arguments.path) if arguments.path else operation.path
             query = f"?{arguments.query}" if arguments.query else ""
             url = f"{self.base}{path}{query}"
-        return Request(operation.method, url, self._prefix + operation.path, headers, body, operation.repeatable)
+        return Request(operation.method, url, headers, body, operation.repeatable)
 
     def _headers(self, accept: Accept, json: bool, team: bool) -> dict[str, str]:
         """Returns the headers that such requests share. User headers override ours, by case-insensitive name."""

@@ -10,8 +10,6 @@ from friendli_async._hints import Hinted
 if TYPE_CHECKING:
     from friendli_async._core.call import Engine
 
-__all__ = ["ANYTHING", "Resource", "inference", "operation"]
-
 T = TypeVar("T")
 
 ANYTHING: Final[type[Any]] = cast("type[Any]", Any)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
-from friendli_async._core.loops import call_in_loop, wake
+from friendli_async._core.loops import call_in_loop
 from friendli_async._core.pacing import Pace
 from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
 from friendli_async.replies import Gauges, LoopGauges
@@ -18,10 +17,8 @@ from friendli_async.replies import Gauges, LoopGauges
 if TYPE_CHECKING:
     from friendli_async._core.net.transport import Transport
 
-__all__ = ["ChangeSignal", "InFlightCall", "Runtime"]
-
-# Closing a loop in another thread, with calls in flight, triggers no notification, so drain() polls for it.
-_POLL_SECONDS: Final = 1.0
+# drain() polls: calls end in any loop of any thread, and those of a closed loop end unnoticed.
+_POLL_SECONDS: Final = 0.05
 
 
 class InFlightCall(Protocol):
@@ -36,44 +33,23 @@ class InFlightCall(Protocol):
         ...
 
 
-class ChangeSignal:
-    """Called whenever a call or an exchange ends, in any loop; notifies the listeners, if there are any.
-
-    The transport holds this rather than the runtime, which holds the transport: in a reference cycle, a client without
-    references would stay open until the garbage collector ran.
-    """
-
-    __slots__ = ("listeners",)
-
-    def __init__(self) -> None:
-        self.listeners: set[Callable[[], None]] = set()
-
-    def __call__(self) -> None:
-        if self.listeners:
-            for listener in tuple(self.listeners):
-                listener()
-
-
 class Runtime:
     """State shared by a client and its copies. All of them have the same one.
 
     Args:
         transport: The connection pool.
-        changes: Called by the transport when an exchange has ended.
         max_connections: Connection slots per event loop.
 
     Attributes:
         calls: Calls in flight, including those that wait for their next attempt.
-        changed: Called when a call or an exchange has ended.
         pace: Rate-limit holds and the retry budget.
     """
 
-    def __init__(self, transport: Transport, changes: ChangeSignal, max_connections: int) -> None:
+    def __init__(self, transport: Transport, max_connections: int) -> None:
         self.transport = transport
         self.max_connections = max_connections
         self.calls: set[InFlightCall] = set()
         self.pace: Pace = Pace()
-        self.changed = changes
         self._draining = False
         _runtimes.add(self)
 
@@ -102,7 +78,6 @@ class Runtime:
     def end(self, call: InFlightCall) -> None:
         """Removes a call that has ended, or has become an open stream."""
         self.calls.discard(call)
-        self.changed()
 
     def _calls_in_flight(self) -> int:
         """Returns the number of calls, without those whose loop was closed: they never end."""
@@ -131,22 +106,10 @@ class Runtime:
     async def drain(self, timeout: float | None) -> int:
         """Rejects new calls, and waits for those in flight; see ``AsyncFriendli.drain``."""
         self._draining = True
-        loop = asyncio.get_running_loop()
-        idle = loop.create_future()
-
-        def on_change() -> None:
-            if not self._work_in_flight():
-                with suppress(RuntimeError):  # this loop is closed
-                    loop.call_soon_threadsafe(wake, idle)
-
-        self.changed.listeners.add(on_change)  # before the first check, or a call that ends in between goes unnoticed
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    while self._work_in_flight() and not idle.done():
-                        await asyncio.wait((idle,), timeout=_POLL_SECONDS)
-        finally:
-            self.changed.listeners.discard(on_change)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._work_in_flight():  # noqa: ASYNC110  # not every end is notified
+                    await asyncio.sleep(_POLL_SECONDS)
         aborted = self._calls_in_flight() + self.gauges().open_streams
         reason = "the client was drained, and the drain timed out"
         self._interrupt(reason)

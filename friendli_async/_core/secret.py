@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NoReturn, TypeVar, cast
 
-__all__ = ["Secret", "masked", "masked_values"]
-
 T = TypeVar("T")
 
 _NOT_SECRET: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})

@@ -11,14 +11,11 @@ from typing import Any, Final, TypedDict, TypeVar, cast
 import msgspec
 
 from friendli_async._core.observers import METHODS, Observer, Observers
-from friendli_async._core.secret import Secret, masked
+from friendli_async._core.secret import Secret
 from friendli_async._help import document_fields
 from friendli_async._hints import option_hint
 from friendli_async.errors import ConfigurationError
 from friendli_async.options import Limits, Pacing, RetryPolicy, Timeouts
-
-__all__ = ["ClientOptions", "NoOptions", "Settings", "Token", "check_options", "unknown_option"]
-__all__ += ["base_url", "check_header", "check_proxy", "check_token"]
 
 T = TypeVar("T")
 
@@ -75,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     team: str | None = None
     server_url: str = API_URL
     container_url: str = CONTAINER_URL
-    timeouts: Timeouts = Timeouts()
+    timeout: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
     pacing: Pacing = Pacing()
     limits: Limits = Limits()
@@ -103,24 +100,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             TypeError: A name that is not in ``ClientOptions``.
             ConfigurationError: An invalid value.
         """
-        changes = check_options(options)
+        changes: dict[str, object] = {}
+        for name, value in options.items():
+            if name not in _CONVERTERS:
+                raise unknown_option("with_options", name, _CONVERTERS)
+            changes[name] = _CONVERTERS[name](value)
         if "headers" in changes:
             changes["headers"] = _merge_headers(self.headers, cast("Mapping[str, str | None]", changes["headers"]))
         return msgspec.structs.replace(self, **changes)
 
     def __repr__(self) -> str:
         return "Settings(...)"
-
-    async def authorization(self) -> Secret | None:
-        """Returns the Authorization header's value, or None; a token callable is called each time."""
-        token: object = self.token
-        if token is None:
-            return None
-        if callable(token):
-            token = masked(token())
-            if inspect.isawaitable(token):
-                token = masked(await token)
-        return check_token(token)
 
 
 def strip_quotes(value: str) -> Secret:
@@ -204,36 +194,16 @@ def check_header(name: object, value: object, what: str) -> None:
         raise ConfigurationError(f"{what}: the value of {name} contains characters that are not allowed in a header")
 
 
-def check_proxy(proxy: object) -> str | None:
+def check_proxy(proxy: object) -> Secret:
     """Validates a proxy URL.
 
     Raises:
         ConfigurationError: It is not an http(s) URL. The message omits it, as it may contain a password.
     """
-    if proxy is None:
-        return None
     # Parsed without its credentials, or the result would show them in tracebacks.
     if not isinstance(proxy, str) or re.search(r"\s", proxy) or not _hostname(re.sub(r"//.*@", "//", proxy)):
         raise ConfigurationError("proxy must be an http or https URL")
-    return str(proxy)
-
-
-def check_options(options: Mapping[str, object]) -> dict[str, object]:
-    """Validates and converts values of ``ClientOptions``.
-
-    Returns:
-        The values by their field names in ``Settings``.
-
-    Raises:
-        TypeError: A name that is not in ``ClientOptions``.
-        ConfigurationError: An invalid value.
-    """
-    changes: dict[str, object] = {}
-    for name, value in options.items():
-        if name not in _CONVERTERS:
-            raise unknown_option("with_options", name, _CONVERTERS)
-        changes[_FIELD_NAMES.get(name, name)] = _CONVERTERS[name](value)
-    return changes
+    return Secret(proxy)
 
 
 def unknown_option(method: str, name: str, known: Collection[str]) -> TypeError:
@@ -308,8 +278,6 @@ def _merge_headers(present: Mapping[str, str], changes: Mapping[str, str | None]
 
 _FROM_ENVIRONMENT: Final = frozenset({"token", "team", "server_url", "container_url"})
 """Options that default to an environment variable, such as FRIENDLI_TOKEN."""
-_FIELD_NAMES: Final = {"timeout": "timeouts"}
-"""Fields of Settings whose name differs from the option's."""
 _CONVERTERS: Final[dict[str, Callable[[Any], object]]] = {
     "token": _convert_token,
     "team": _convert_team,

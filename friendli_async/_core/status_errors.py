@@ -30,8 +30,6 @@ from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeE
 from friendli_async.rate_limits import retry_delay_of
 from friendli_async.replies import Headers, request_id_of
 
-__all__ = ["error_of_payload", "excerpt", "parse_unframed", "status_error", "unexpected_content"]
-
 
 def excerpt(data: bytes) -> str:
     """Returns the beginning of some bytes as text."""
@@ -44,7 +42,7 @@ def status_error(status: int, headers: Headers, body: bytes) -> APIStatusError:
     value = _first_error(parse_body(body, content_type))
     parsed = _parse(value)
     message = parsed.summary or _as_json(value) or _reason_phrase(status)
-    if 300 <= status < 400 and (target := _redirect_target(headers)):
+    if 300 <= status < 400 and (target := _shown_location(headers)):
         message = f"{message} (a redirect to {target})"
     return _build(message, parsed, status, decode_text(body, content_type), headers)
 
@@ -134,8 +132,8 @@ def _as_json(value: object) -> str:
         return ""
 
 
-def _redirect_target(headers: Headers) -> str:
-    """Returns the target of a redirect without query and credentials; "" if these cannot be separated."""
+def _shown_location(headers: Headers) -> str:
+    """Returns the location of a redirect without query and credentials; "" if these cannot be separated."""
     location = re.sub(r"\A(https?://|//|)[^/?#]*@", r"\1", headers.get("location", "").strip(), flags=re.IGNORECASE)
     shown = re.split(r"[?#,\s]", location, maxsplit=1)[0]
     host = re.match(r"(?:https?:)?//([^/]*)", shown, re.IGNORECASE)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["join_text", "missing_suffix", "split_surrogate"]
-
 
 def join_text(pieces: Iterable[str]) -> str:
     """Joins text. A character split between two tokens arrives as two lone surrogates, which are paired again."""

@@ -10,8 +10,6 @@ from typing import Final
 
 from friendli_async.replies import Timing
 
-__all__ = ["Stopwatch"]
-
 # Histogram of gaps: logarithmic bins, 2 % wide, from a microsecond up. Sparse, as a stream fills only a few bins.
 _BINS_PER_LOG: Final = 1 / log(1.02)
 _SHORTEST_GAP: Final = 1e-6
@@ -25,7 +23,7 @@ class Stopwatch:
     Attributes:
         queued: Seconds that its attempts waited for a connection slot, or were paused by a rate-limit hold.
         connecting: Seconds that its attempts took to get connections.
-        text_missing: Whether no text has arrived yet.
+        first_text_at: Loop time of the first text; None until then.
     """
 
     __slots__ = (
@@ -34,14 +32,13 @@ class Stopwatch:
         "_ended",
         "_events",
         "_first_event",
-        "_first_text",
         "_gaps",
         "_longest",
         "_read_times",
         "connecting",
+        "first_text_at",
         "now",
         "queued",
-        "text_missing",
     )
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -50,13 +47,12 @@ class Stopwatch:
         self.connecting = 0.0
         self._began = now()
         self._first_event: float | None = None
-        self._first_text: float | None = None
-        self.text_missing = True
+        self.first_text_at: float | None = None
         self._ended: float | None = None
         self._events = 0
         self._bytes = 0
         self._longest = 0.0
-        self._gaps: dict[int, int] | None = None
+        self._gaps: dict[int, int] = {}
         self._read_times = array("d")  # of the latest reads with events
 
     @property
@@ -67,8 +63,7 @@ class Stopwatch:
     def record_first_text(self) -> None:
         """Records that the latest event brought the first text."""
         if self._read_times:
-            self._first_text = self._read_times[-1]
-            self.text_missing = False
+            self.first_text_at = self._read_times[-1]
 
     def read(self, size: int, events: int) -> None:
         """Records a read: its size in bytes, and the number of events that it completed."""
@@ -91,7 +86,7 @@ class Stopwatch:
             completion_tokens: The usage's completion tokens; None if unknown.
         """
         self._count_gaps()
-        began, first, text = self._began, self._first_event, self._first_text
+        began, first, text = self._began, self._first_event, self.first_text_at
         last = self._read_times[-1] if self._read_times else None
         speed = None
         if completion_tokens and first is not None and last is not None and last > first:
@@ -121,13 +116,11 @@ class Stopwatch:
             gap = later - earlier
             self._longest = max(self._longest, gap)
             bin_number = int(log(gap / _SHORTEST_GAP) * _BINS_PER_LOG) if gap > _SHORTEST_GAP else 0
-            if gaps is None:
-                gaps = self._gaps = {}
             gaps[bin_number] = gaps.get(bin_number, 0) + 1
         del times[:-1]
 
     def _percentile(self, share: float) -> float:
-        gaps = self._gaps or {}
+        gaps = self._gaps
         wanted = share * sum(gaps.values())
         seen = bin_number = 0
         for bin_number in sorted(gaps):

@@ -37,7 +37,7 @@ from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import View
 
 if TYPE_CHECKING:
-    from friendli_async._core.events.stream import Opening
+    from friendli_async._core.call import StreamOpening
 
 __all__ = ["ItemView", "OutputStream", "SnapshotView"]
 
@@ -400,7 +400,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     _parsed: ClassVar[type[Any]]
     """The class of the reply with a value."""
 
-    def __init__(self, opening: Opening[E, R, U], output: Output[V]) -> None:
+    def __init__(self, opening: StreamOpening[E, R, U], output: Output[V]) -> None:
         super().__init__(opening)
         self._output = output
         self._pick = self._text_extractor()

@@ -6,16 +6,19 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, Final, Generic, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar
 
-from friendli_async._core.events.stream import Opening, OpenStream, Outcome
+from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
 from friendli_async.streams.raw import RawView
 from friendli_async.streams.stop_conditions import check_predicate, predicate_on_text
-from friendli_async.streams.tee import Branch, Fanout, Slow, Trunk, make_fanout
+from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import TextView
+
+if TYPE_CHECKING:
+    from friendli_async._core.call import StreamOpening
 
 __all__ = ["AssembledStream", "EventStream"]
 
@@ -62,7 +65,7 @@ class EventStream(Generic[E]):
         "_waiting",
     )
 
-    def __init__(self, opening: Opening[E, Any, Any]) -> None:
+    def __init__(self, opening: StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
         self._ready: deque[E] | None = None  # the open stream's queue, for the fast path of iteration
@@ -152,7 +155,7 @@ class EventStream(Generic[E]):
         if self._fanout is not None and self.outcome == "open":  # else branches may still be reading its last events
             self._fanout.clear()
         if opened is not None:
-            if opened.clock.running_loop() is not opened.loop:
+            if opened.clock.running_loop() is not opened.clock.loop:
                 self._raise_wrong_loop()
             opened.reader.ready.clear()
             opened.stop(reason, outcome, waited_for=self._waiting)
@@ -176,16 +179,15 @@ class EventStream(Generic[E]):
     async def _open_now(self) -> OpenStream[E, Any, Any]:
         try:
             opened = await self._opening.open()
-        except FriendliError as error:
-            if self._outcome == "open":
-                outcome: Outcome = "cancelled" if self._opening.interrupted else "truncated"
-                self._outcome = outcome if isinstance(error, StreamInterruptedError) else "failed"
-            self._error = copy.copy(error)
-            raise
         except BaseException as error:
-            self._opening_cancelled = not isinstance(error, Exception)
-            self._outcome = "cancelled" if self._opening_cancelled else "failed"  # for example, a token callable failed
-            self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
+            was_open = self._outcome == "open"  # else stop() or aclose() has ended it
+            if was_open:
+                self._outcome = self._opening.outcome_of(error)
+            if isinstance(error, FriendliError):
+                self._error = copy.copy(error)
+            elif was_open:
+                self._opening_cancelled = not isinstance(error, Exception)
+                self._error = StreamInterruptedError(f"the stream could not be opened: {type(error).__name__}")
             reject_stop_iteration(error)
             raise
         self._open = opened
@@ -201,7 +203,7 @@ class EventStream(Generic[E]):
 
     def _begin_waiting(self) -> None:
         opened = self._open
-        if opened is not None and opened.clock.running_loop() is not opened.loop:
+        if opened is not None and opened.clock.running_loop() is not opened.clock.loop:
             self._raise_wrong_loop()
         if self._waiting:
             raise RuntimeError("another task is already waiting for this stream's events")
@@ -339,21 +341,10 @@ class EventStream(Generic[E]):
             ValueError: An argument is invalid.
             RuntimeError: The stream is already being read.
         """
-        fanout: Fanout[E] = make_fanout(n, buffer, slow)
+        fanout: Fanout[E] = Fanout(n, buffer, slow)
         self._set_read_mode("tee()")
         self._fanout = fanout
-        trunk: Trunk[E] = Trunk(
-            stream=self,
-            open=self._ensure_open,
-            read_more=self._read_more,
-            events=self._undelivered_events,
-            stop=self._stop,
-            drop=self._drop,
-            final_error=self._final_error,
-            branch_error=self._branch_error,
-            text=self._text,
-        )
-        return tuple(Branch(trunk, fanout, each) for each in fanout.buffers)
+        return tuple(Branch(self, fanout, each) for each in fanout.buffers)
 
     async def _read_more(self) -> None:
         """Reads until there is an event or the end; cancelling this read leaves the stream open."""
@@ -445,9 +436,7 @@ class EventStream(Generic[E]):
         if self._read_mode is None:  # if it has ended, there are no events to skip
             self._read_mode = "result()" if self.outcome == "open" else "events"
         try:
-            opened = self._open
-            if opened is None and self._outcome == "open":
-                opened = await self._open_now()
+            opened = await self._open_to_read()
             if opened is not None and opened.head != b"":
                 self._begin_consuming(opened)
             while opened is not None and opened.outcome == "open":
@@ -474,10 +463,10 @@ class AssembledStream(EventStream[E], Generic[E, R, U]):
 
     __slots__ = ("_result",)
 
-    _opening: Opening[E, R, U]
+    _opening: StreamOpening[E, R, U]
     _open: OpenStream[E, R, U] | None
 
-    def __init__(self, opening: Opening[E, R, U]) -> None:
+    def __init__(self, opening: StreamOpening[E, R, U]) -> None:
         super().__init__(opening)
         self._result: R | None = None
 

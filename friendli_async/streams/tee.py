@@ -7,11 +7,14 @@ waiting branch takes over. Only opening runs in a task, which ends with it, sinc
 them is finalized when its last reference is dropped.
 """
 
+# A branch is a part of its stream:
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, NoReturn, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, TypeVar, get_args
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, running_loop, wake
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from friendli_async.streams.stream import EventStream
 
-__all__ = ["Branch", "BranchOverrunError", "Fanout", "Slow", "Trunk", "make_fanout"]
+__all__ = ["Branch", "BranchOverrunError", "Fanout", "Slow"]
 
 E = TypeVar("E")
 
@@ -71,9 +74,17 @@ class Fanout(Generic[E]):
         loop: The event loop of the branches; None before the first read.
         failure: An exception from opening that is no FriendliError (a token callable can fail); one branch raises it.
         opening: The task that opens the stream, while it runs.
+
+    Raises:
+        ValueError: An argument is invalid.
     """
 
     def __init__(self, n: int, limit: int, slow: Slow) -> None:
+        for name, value in (("n", n), ("buffer", limit)):
+            if not is_count(value):
+                raise ArgumentError(f"Expected `int` >= 1, got {value!r}", name)
+        if slow not in get_args(Slow):
+            raise ArgumentError(f"Expected 'wait', 'drop' or 'fail', got {slow!r}", "slow")
         self.reading: bool = False
         self.is_blocked: bool = False
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -151,40 +162,6 @@ class Fanout(Generic[E]):
         self.wake()
 
 
-def make_fanout(n: int, limit: int, slow: Slow) -> Fanout[Any]:
-    """Returns the shared state for the arguments of ``tee``.
-
-    Raises:
-        ValueError: An argument is invalid.
-    """
-    for name, value in (("n", n), ("buffer", limit)):
-        if not is_count(value):
-            raise ArgumentError(f"Expected `int` >= 1, got {value!r}", name)
-    if slow not in get_args(Slow):
-        raise ArgumentError(f"Expected 'wait', 'drop' or 'fail', got {slow!r}", "slow")
-    return Fanout(n, limit, slow)
-
-
-class Trunk(NamedTuple, Generic[E]):
-    """The interface of a stream for its branches."""
-
-    stream: EventStream[E]
-    open: Callable[[], Awaitable[object]]
-    read_more: Callable[[], Awaitable[None]]
-    """Reads until there is an event or the end."""
-    events: Callable[[], deque[E] | None]
-    """Returns the events that no branch has received yet; None before the stream is open."""
-    stop: Callable[[str], None]
-    """Closes the stream, for a reason."""
-    drop: Callable[[], None]
-    """Closes the stream, from any thread."""
-    final_error: Callable[[], FriendliError]
-    """Returns the error that ended the stream."""
-    branch_error: Callable[[FriendliError], FriendliError]
-    """Adds ``meta`` and ``partial`` to the error of a branch that ended before its stream, and returns it."""
-    text: Callable[[Branch[E]], TextView]
-
-
 class Branch(Generic[E]):
     """One of the iterators of ``stream.tee()``: ``async for event in branch:``, in ``async with`` or bare.
 
@@ -200,10 +177,10 @@ class Branch(Generic[E]):
         RuntimeError: Two tasks wait for its events at the same time.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_trunk")
+    __slots__ = ("__weakref__", "_buffer", "_error", "_fanout", "_has_ended", "_stream")
 
-    def __init__(self, trunk: Trunk[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
-        self._trunk = trunk
+    def __init__(self, stream: EventStream[E], fanout: Fanout[E], buffer: _Buffer[E]) -> None:
+        self._stream = stream
         self._fanout = fanout
         self._buffer = buffer
         self._error: FriendliError | None = None  # to be raised by the next read
@@ -216,10 +193,10 @@ class Branch(Generic[E]):
 
     def text(self) -> TextView:
         """Returns the branch's text, as ``stream.text()`` does."""
-        return self._trunk.text(self)
+        return self._stream._text(self)
 
     def __repr__(self) -> str:
-        return f"<Branch of {self._trunk.stream!r}>"
+        return f"<Branch of {self._stream!r}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a branch cannot be copied or pickled: it reads a connection")
@@ -251,7 +228,7 @@ class Branch(Generic[E]):
     def __del__(self) -> None:
         buffer: _Buffer[E] | None = getattr(self, "_buffer", None)
         if buffer is not None and not buffer.closed:
-            _drop_branch(self._trunk, self._fanout, buffer)
+            _drop_branch(self._stream, self._fanout, buffer)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -281,8 +258,8 @@ class Branch(Generic[E]):
             raise
         except asyncio.CancelledError:
             if buffer.closed and task.uncancel() <= cancelling:  # _close() cancelled this task
-                raise self._trunk.branch_error(StreamInterruptedError(_CLOSED)) from None
-            self._error = self._trunk.branch_error(StreamInterruptedError(_CANCELLED))
+                raise self._stream._branch_error(StreamInterruptedError(_CLOSED)) from None
+            self._error = self._stream._branch_error(StreamInterruptedError(_CANCELLED))
             buffer.task = None
             self._close()
             raise
@@ -297,7 +274,7 @@ class Branch(Generic[E]):
 
     def _check_end(self) -> None:
         """Raises if no more events will come."""
-        fanout, stream = self._fanout, self._trunk.stream
+        fanout, stream = self._fanout, self._stream
         if self._error is not None:
             error, self._error = Held(self._error), None
             raise error.take()
@@ -307,25 +284,27 @@ class Branch(Generic[E]):
             failure, fanout.failure = Held(fanout.failure), None
             raise failure.take()
         if self._buffer.overrun:
-            raise self._trunk.branch_error(BranchOverrunError(f"the branch was more than {fanout.limit} events behind"))
-        if stream.outcome != "open" and not self._trunk.events():
+            raise self._stream._branch_error(
+                BranchOverrunError(f"the branch was more than {fanout.limit} events behind")
+            )
+        if stream.outcome != "open" and not stream._undelivered_events():
             if stream.outcome in {"done", "stopped"}:
                 raise StopAsyncIteration
-            raise self._trunk.final_error()
+            raise stream._final_error()
 
     async def _advance(self) -> None:
         """Takes one step towards the next event: reads for all, or waits for the reading branch or a slow one."""
-        fanout, trunk = self._fanout, self._trunk
+        fanout, stream = self._fanout, self._stream
         if fanout.reading:
             await self._wait_for_wake()
             return
-        events = trunk.events()
+        events = stream._undelivered_events()
         if events is None:
             self._begin_opening()
         elif not events:
             fanout.reading = True
             try:
-                await trunk.read_more()
+                await stream._read_more()
             except FriendliError:
                 pass  # the stream keeps it, for each branch
             finally:
@@ -361,7 +340,7 @@ class Branch(Generic[E]):
         """Opens the stream in a task of its own: a branch's task may be cancelled while the others need the stream."""
         fanout = self._fanout
         fanout.reading = True
-        fanout.opening = running_loop().create_task(fanout.open(self._trunk.open))
+        fanout.opening = running_loop().create_task(fanout.open(self._stream._ensure_open))
         fanout.opening.add_done_callback(fanout.on_opened)
 
     # --- closing -----------------------------------------------------------------------------------------------------
@@ -372,10 +351,10 @@ class Branch(Generic[E]):
             return
         if buffer.task is not None:
             buffer.task.cancel()  # `_wait` turns it into StreamInterruptedError
-        _close_branch(self._trunk, self._fanout, buffer)
+        _close_branch(self._stream, self._fanout, buffer)
 
 
-def _close_branch(trunk: Trunk[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
+def _close_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
     """Closes a branch; the last one closes the stream."""
     buffer.closed = True
     buffer.events.clear()
@@ -385,16 +364,16 @@ def _close_branch(trunk: Trunk[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) 
         fanout.wake()  # there may be room now
     else:
         fanout.failure = None  # no branch is left to raise it, and its traceback holds the stream
-        trunk.stop("all branches of the stream were closed")
+        stream._stop("all branches of the stream were closed")
 
 
-def _drop_branch(trunk: Trunk[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
+def _drop_branch(stream: EventStream[Any], fanout: Fanout[Any], buffer: _Buffer[Any]) -> None:
     """Closes a branch whose last reference is gone, from any thread, with or without a running loop."""
     loop = fanout.loop
     if loop is None:  # no branch has ever waited
         if buffer in fanout.buffers:
             fanout.buffers.remove(buffer)
         if not fanout.buffers:
-            trunk.drop()
+            stream._drop()
         return
-    call_in_loop(loop, _close_branch, trunk, fanout, buffer)  # a closed loop has nothing open any more
+    call_in_loop(loop, _close_branch, stream, fanout, buffer)  # a closed loop has nothing open any more

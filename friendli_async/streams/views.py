@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from friendli_async._core.text import split_surrogate
 
-__all__ = ["Source", "TextView", "View"]
+if TYPE_CHECKING:
+    from friendli_async.streams.stream import EventStream
+    from friendli_async.streams.tee import Branch
+
+__all__ = ["TextView", "View"]
 
 T_co = TypeVar("T_co", covariant=True)
-
-
-class Source(Protocol):
-    """A source of events: a stream, or a branch of one."""
-
-    async def __anext__(self) -> Any: ...
-
-    async def __aenter__(self) -> object: ...
-
-    async def __aexit__(self, *exc_info: object) -> None: ...
-
-    async def aclose(self) -> None:
-        """Closes the source."""
-        ...
 
 
 class View(Generic[T_co]):
     """A way to read a stream or a branch; closing the view closes the stream or the branch."""
 
-    def __init__(self, stream: Source) -> None:
+    def __init__(self, stream: EventStream[Any] | Branch[Any]) -> None:
         self._stream = stream
 
     def __aiter__(self) -> Self:
@@ -56,7 +46,7 @@ class TextView(View[str]):
     It consumes the events, and closing it closes the stream or the branch.
     """
 
-    def __init__(self, stream: Source, pick: Callable[[Any], str]) -> None:
+    def __init__(self, stream: EventStream[Any] | Branch[Any], pick: Callable[[Any], str]) -> None:
         super().__init__(stream)
         self._pick = pick
         self._high_surrogate = ""  # of a surrogate pair that is split between two tokens

@@ -150,8 +150,8 @@ class Parameters:
     def __init__(
         self,
         options: type,
-        required: Mapping[str, Any],
-        checks: Mapping[str, Any],
+        required: Mapping[str, Any] = {},
+        checks: Mapping[str, Any] = {},
         sent: Mapping[str, Callable[[object], object]] = {},
     ) -> None:
         self._options = options

@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from msgspec import inspect
 
-__all__ = ["choices_hint"]
-
 _PATH: Final = re.compile(r" - at (`key` in )?`\$([^`]*)`\Z")
 _STEP: Final = re.compile(r"\.(\w+)|\[(?:\.\.\.|\d+)\]")
 _MAX_CHOICES: Final = 12

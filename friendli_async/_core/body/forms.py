@@ -12,8 +12,6 @@ import msgspec
 from friendli_async._core.body.sources import BytesSource, Source
 from friendli_async.errors import ArgumentError
 
-__all__ = ["Form", "FormUpload", "Part", "as_payload"]
-
 # aiohttp warns about larger bodies: it would write them in one go, which blocks the loop.
 _MAX_SINGLE_WRITE: Final = 1024 * 1024
 
@@ -121,6 +119,11 @@ class Form:
 def _escape(name: str) -> str:
     """Escapes a name as browsers do (HTML 4.10.21.8); unescaped, it could end its line or its quotes."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def is_sendable(body: bytes | Form | None) -> bool:
+    """Whether a body can be sent (again): a form may have a source that can be read only once."""
+    return not isinstance(body, Form) or body.sendable
 
 
 def as_payload(body: bytes | Form | None) -> bytes | BinaryIO | None:

@@ -18,8 +18,6 @@ from friendli_async.errors import ArgumentError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Content", "Source", "in_thread", "open_in_thread", "read_whole", "source_of"]
-
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

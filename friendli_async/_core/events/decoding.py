@@ -51,19 +51,7 @@ from friendli_async._core.held import Held
 from friendli_async._core.lenient import convert, decode
 from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
 from friendli_async.errors import APIStatusError, ResponseDecodeError
-from friendli_async.replies import Headers, Partial, UnknownEvent, usage_of
-
-__all__ = [
-    "DONE",
-    "HEARTBEATS",
-    "NOT_DECODED",
-    "ChunkDialect",
-    "Decoded",
-    "Dialect",
-    "TaggedDialect",
-    "decode_reply",
-    "no_error_field",
-]
+from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -518,13 +506,13 @@ def _literal_values(struct: Any, name: str) -> frozenset[object]:
 
 
 def _partial_of(fields: Fields, decoder: msgspec.json.Decoder[Any]) -> Partial | None:
-    """Returns the text and usage of a reply that also carries an error, or None: they were billed."""
+    """Returns the content and usage of a reply that also carries an error, or None: they were billed."""
     try:
         reply = convert({name: each for name, each in fields.items() if name != "error"}, decoder.type)
     except NOT_DECODED:
         return None
-    text, usage = getattr(reply, "text", ""), usage_of(reply)
-    return Partial(text=text, reasoning=getattr(reply, "reasoning", ""), usage=usage) if text or usage else None
+    partial = partial_of(reply)
+    return None if partial == Partial() else partial
 
 
 def _move_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -14,8 +14,6 @@ from friendli_async._core.status_errors import error_of_payload, parse_unframed
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Partial, request_id_of
 
-__all__ = ["Collector", "EventReader"]
-
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
 U_co = TypeVar("U_co", covariant=True)
@@ -151,7 +149,7 @@ class EventReader(Generic[E]):
         self._status = status
         self._headers = headers
 
-    def restarted(
+    def from_beginning(
         self, collector: Collector[E, object, object], stop_conditions: Sequence[Callable[[E], object]]
     ) -> EventReader[E]:
         """Returns a reader that parses the same reply from the beginning."""

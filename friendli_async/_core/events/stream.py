@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
+
+import msgspec
 
 from friendli_async._core.held import Held, reject_stop_iteration
 from friendli_async._core.loops import call_in_loop
@@ -11,7 +13,6 @@ from friendli_async.errors import APIConnectionError, FriendliError, ResponseDec
 from friendli_async.replies import Meta, Timing, usage_of
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from friendli_async._core.events.reader import Collector, EventReader
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from friendli_async._core.net.exchange import Exchange
     from friendli_async._core.observers import CallReporter
     from friendli_async._core.timing import Stopwatch
-
-__all__ = ["OpenStream", "Opening", "Outcome"]
 
 _DROPPED: Final = "the last reference to the stream was dropped"
 
@@ -34,7 +33,7 @@ time or size limit, an error in the stream or an undecodable event. ``cancelled`
 early, by anyone, or that a read of it was cancelled."""
 
 
-class OpenStream(Generic[E, R_co, U_co]):
+class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     """The resources of an open stream: its connection, reader, limits and outcome.
 
     It does not reference the ``EventStream`` that wraps it: that is freed with the user's last reference, and then ends
@@ -50,46 +49,21 @@ class OpenStream(Generic[E, R_co, U_co]):
             caller has been notified yet.
     """
 
-    __slots__ = (
-        "_meta",
-        "_meta_is_final",
-        "clock",
-        "collector",
-        "error",
-        "exchange",
-        "head",
-        "loop",
-        "outcome",
-        "reader",
-        "reporter",
-        "stopwatch",
-        "was_interrupted",
-    )
+    exchange: Exchange
+    reader: EventReader[E]
+    collector: Collector[E, R_co, U_co]
+    clock: ReadClock
+    _meta: Meta
+    stopwatch: Stopwatch
+    reporter: CallReporter | None
+    head: bytes | bytearray | None
+    outcome: Outcome = "open"
+    error: FriendliError | None = None
+    was_interrupted: bool = False
+    _meta_is_final: bool = False
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        reader: EventReader[E],
-        collector: Collector[E, R_co, U_co],
-        clock: ReadClock,
-        meta: Meta,
-        stopwatch: Stopwatch,
-        reporter: CallReporter | None,
-        head: bytes | bytearray | None,
-    ) -> None:
-        self.exchange = exchange
-        self.head = head
-        self.reader = reader
-        self.collector = collector
-        self.clock = clock
-        self._meta = meta
-        self._meta_is_final = False
-        self.loop: asyncio.AbstractEventLoop = exchange.loop
-        self.outcome: Outcome = "open"
-        self.error: FriendliError | None = None
-        self.was_interrupted = False
-        self.stopwatch = stopwatch
-        self.reporter = reporter
+    def __repr__(self) -> str:  # its fields would include the received bytes
+        return f"<OpenStream {self.outcome}>"
 
     async def fill(self, *, once: bool = False, shared: bool = False) -> bytes:
         """Reads until there is an event, or the stream has ended.
@@ -138,7 +112,7 @@ class OpenStream(Generic[E, R_co, U_co]):
             data = b""  # it is complete, or was stopped
         elif reader.has_ended and not once:
             self.settle()
-        if self.stopwatch.text_missing and self.collector.has_text:
+        if self.stopwatch.first_text_at is None and self.collector.has_text:
             self.stopwatch.record_first_text()
         return data or b""
 
@@ -189,7 +163,7 @@ class OpenStream(Generic[E, R_co, U_co]):
             Exception: What a stop condition raises.
         """
         head = self._whole_head()
-        reader = self.reader.restarted(collector, stop_conditions)
+        reader = self.reader.from_beginning(collector, stop_conditions)
         try:
             reader.feed(head)
         except BaseException as error:
@@ -335,26 +309,5 @@ class OpenStream(Generic[E, R_co, U_co]):
 
     def drop(self) -> None:
         """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
-        if not call_in_loop(self.loop, self.stop, _DROPPED):  # the loop is closed, and so are its connections
+        if not call_in_loop(self.clock.loop, self.stop, _DROPPED):  # the loop is closed, and so are its connections
             self._end("cancelled", StreamInterruptedError(_DROPPED))
-
-
-class Opening(Protocol[E, R_co, U_co]):
-    """Opens a stream; the call implements requests and retries."""
-
-    async def open(self) -> OpenStream[E, R_co, U_co]:
-        """Returns once the first event has arrived."""
-        ...
-
-    def collector(self) -> Collector[E, R_co, U_co]:
-        """Returns a new collector of the stream's events."""
-        ...
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it was interrupted before it was open: by ``interrupt``, or by closing its client."""
-        ...
-
-    def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes an ``open`` in progress raise the error; ``outcome`` is then that of the stream."""
-        ...

@@ -9,10 +9,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from friendli_async.errors import APIConnectionError, APITimeoutError, FriendliError, TimeoutLimit
+from friendli_async.errors import APITimeoutError, FriendliError, TimeoutLimit
 from friendli_async.options import Timeouts
-
-__all__ = ["CallClock", "ReadClock", "timeout_error"]
 
 _MESSAGES: dict[TimeoutLimit, str] = {
     "pool": "no free connection",
@@ -22,9 +20,10 @@ _MESSAGES: dict[TimeoutLimit, str] = {
     "total": "the call did not finish",
 }
 
-_GRACE_TURNS: Final = 8
-"""Loop turns between the timer and the timeout. After a program has blocked the loop for longer than a limit, the timer
-is due while the bytes are still in the socket: one turn reads them, and a few more deliver them to their reader."""
+TURNS_TO_READ: Final = 8
+"""Loop turns that received bytes get, before a timeout or the reuse of a connection is decided. After a program has
+blocked the loop, they may still be in the socket: one turn reads them, and the others are a margin for TLS and for the
+tasks that pass the bytes on. They cost microseconds."""
 
 
 def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: str = "") -> APITimeoutError:
@@ -75,7 +74,7 @@ class _Deadline:
             return
         if self.now() < self.when:
             self._arm(self.when)
-        elif self._turns < _GRACE_TURNS:
+        elif self._turns < TURNS_TO_READ:
             self._turns += 1
             self._timer_at = self.when
             self._handle = self.loop.call_soon(self._check)
@@ -118,7 +117,7 @@ class CallClock(_Deadline):
         self.total_at: float | None = None if timeouts.total is None else self.now() + timeouts.total
         self.sent: bool = False
         self._limit: TimeoutLimit = "total"
-        self._detail: Callable[[], str] | None = None
+        self._detail = ""
         self._interruption: FriendliError | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -128,8 +127,8 @@ class CallClock(_Deadline):
         """Returns the seconds until the total limit, or None if there is none."""
         return None if self.total_at is None else self.total_at - self.now()
 
-    def phase(self, limit: TimeoutLimit, detail: Callable[[], str] | None = None) -> None:
-        """Begins a phase. ``detail`` returns text for the error message in case the limit expires."""
+    def phase(self, limit: TimeoutLimit, detail: str = "") -> None:
+        """Begins a phase. The error message contains ``detail`` if the limit expires."""
         seconds: float | None = getattr(self.timeouts, limit)
         when = None if seconds is None else self.now() + seconds
         total_at = self.total_at
@@ -157,7 +156,7 @@ class CallClock(_Deadline):
         self._task = task
         self._cancelling = task.cancelling()
         self._expired = False
-        self._limit, self._detail = "total", None
+        self._limit, self._detail = "total", ""
         self.reschedule(self.total_at)
         return self
 
@@ -171,12 +170,11 @@ class CallClock(_Deadline):
             return
         if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
             return  # the caller's own cancellation takes precedence
+        del task  # it may keep the error raised below, whose traceback has this frame: a cycle
         if self._interruption is not None:
-            if isinstance(self._interruption, APIConnectionError):
-                self._interruption.sent = self.sent
             raise copy.copy(self._interruption) from None
-        detail = self._detail() if self._detail is not None else ""
-        raise timeout_error(self._limit, getattr(self.timeouts, self._limit), sent=self.sent, detail=detail) from None
+        seconds = getattr(self.timeouts, self._limit)
+        raise timeout_error(self._limit, seconds, sent=self.sent, detail=self._detail) from None
 
     def _expire(self) -> None:
         if self._task is not None and not self._expired:

@@ -10,8 +10,6 @@ from friendli_async.errors import ResponseDecodeError
 if TYPE_CHECKING:
     from zlib import _Decompress  # pyright: ignore[reportPrivateUsage]  # it has no public name
 
-__all__ = ["Inflater", "inflater"]
-
 _STEP: Final = 1024 * 1024
 # Names that servers and proxies use for "not compressed", besides the standard's (RFC 9110 8.4.1, 12.5.3).
 _IDENTITY: Final = frozenset({"", "identity", "none", "null", "binary", "plain", "text", "utf-8", "8bit", "7bit"})

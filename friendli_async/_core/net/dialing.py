@@ -10,22 +10,19 @@ import select
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import msgspec
 from aiohttp.client_proto import ResponseHandler
 
+from friendli_async._core.net.clock import TURNS_TO_READ
 from friendli_async._core.net.framing import CAN_BYPASS, between_chunks
 
 if TYPE_CHECKING:
     from friendli_async._core.body.forms import FormUpload
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
-
-__all__ = ["Connector", "DialContext", "PooledProtocol", "WarmedUp", "current_dial", "keepalive_socket"]
-
-_TURNS_TO_READ: Final = 8
 
 
 class DialContext(msgspec.Struct, eq=False):
@@ -61,11 +58,6 @@ class DialContext(msgspec.Struct, eq=False):
         self.address, self.proxy, self.protocol = address, proxy, None
         self.connected = self.reused = False
 
-    def piece_sent(self) -> None:
-        """Restarts the ``first_event`` limit: the wait for the reply begins after the last piece of the body."""
-        if self.connected:
-            self.clock.phase("first_event")
-
     @property
     def source_error(self) -> Exception | None:
         """The error raised by the source of the body, if any."""
@@ -84,9 +76,9 @@ class PooledProtocol(ResponseHandler):
     """A connection of our own. It wakes its reader when data arrives, and closes if data arrives while it is idle."""
 
     # With slots, instance dicts keep sharing their keys.
-    __slots__ = ("alive", "between_chunks", "exchange", "has_received", "idle", "was_paused")
+    __slots__ = ("between_chunks", "connections", "exchange", "has_received", "idle", "was_paused")
 
-    def __init__(self, loop: Any, alive: set[PooledProtocol]) -> None:
+    def __init__(self, loop: Any, connections: set[PooledProtocol]) -> None:
         super().__init__(loop)
         self.has_received: bool = False
         """Whether the peer has sent anything since the connection was handed out."""
@@ -98,11 +90,12 @@ class PooledProtocol(ResponseHandler):
         """Whether aiohttp's parser is known to be between two chunks of that reply."""
         self.was_paused: bool = False
         """Whether reading has been paused since the connection was handed out."""
-        self.alive: set[PooledProtocol] = alive
+        self.connections: set[PooledProtocol] = connections
+        """The open connections of the pool, to which it belongs."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.alive.add(self)
+        self.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -138,7 +131,7 @@ class PooledProtocol(ResponseHandler):
             super().resume_reading(*args, **kwargs)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.alive.discard(self)
+        self.connections.discard(self)
         super().connection_lost(exc)
         if self.exchange is not None:
             self.exchange.notify_readable()
@@ -156,10 +149,8 @@ class Connector(aiohttp.TCPConnector):
         finally:
             dial.connecting += clock.now() - began
         dial.connected = True
-        protocol = connection.protocol
-        if isinstance(protocol, PooledProtocol):
-            protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
-            dial.protocol = protocol
+        dial.protocol = protocol = cast("PooledProtocol", connection.protocol)  # from the connector's factory
+        protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
         try:
             if dial.warming:
                 raise WarmedUp
@@ -196,8 +187,7 @@ class Connector(aiohttp.TCPConnector):
             super()._release(key, protocol, should_close=should_close)
         except RuntimeError:  # the loop was closed meanwhile, so the connection cannot be closed
             return
-        if isinstance(protocol, PooledProtocol):
-            protocol.idle = True
+        protocol.idle = True
 
     def __del__(self, *args: object, **kwargs: object) -> None:
         """Does nothing: the pool closes the connector if its loop still can. aiohttp would warn that nobody did."""
@@ -210,7 +200,7 @@ async def _is_quiet(protocol: Any) -> bool:
     next request would take that data for its reply. So if data is pending, the loop gets to read it first. It need not
     come from the server itself: TLS sends records of its own.
     """
-    for _ in range(_TURNS_TO_READ):
+    for _ in range(TURNS_TO_READ):
         transport = protocol.transport
         if transport is None or transport.is_closing():
             return False

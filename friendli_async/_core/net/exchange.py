@@ -22,10 +22,8 @@ from friendli_async.replies import Headers
 if TYPE_CHECKING:
     from friendli_async._core.net.pool import Pool
 
-__all__ = ["AiohttpExchange", "Exchange"]
-
 # How long a finished body may take to end, so that its connection can be reused.
-_DRAIN_SECONDS: Final = 0.5
+_FINISH_SECONDS: Final = 0.5
 # How long the next call waits for that: less than it takes to open a new connection.
 _REUSE_SECONDS: Final = 0.02
 # The events of a read are decoded together, at four times its size. Beyond this they leave the CPU's cache, and the
@@ -37,21 +35,8 @@ _CLOSED: Final = "the connection was closed, or the framing is broken"
 class Exchange(Protocol):
     """What the call loop and an open stream need from a request in flight. ``AiohttpExchange`` implements it."""
 
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        ...
-
-    @property
-    def headers(self) -> Headers:
-        """The reply's headers."""
-        ...
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the exchange belongs to."""
-        ...
-
+    status: int
+    headers: Headers
     streaming: bool
     on_abort: Callable[[], None] | None
 
@@ -111,7 +96,7 @@ class AiohttpExchange:
     __slots__ = (
         "_abort_error",
         "_closed",
-        "_drain_timer",
+        "_finish_timer",
         "_inflate",
         "_pending",
         "_pool",
@@ -142,11 +127,11 @@ class AiohttpExchange:
         self._pending: bytes | None = None
         self._waiter: asyncio.Future[None] | None = None  # waits for data; once finished, for the body's end
         self._abort_error: FriendliError | None = None
-        self._drain_timer: asyncio.TimerHandle | None = None
+        self._finish_timer: asyncio.TimerHandle | None = None
         connection = response.connection
         protocol = None if connection is None else connection.protocol
         self._protocol = protocol if isinstance(protocol, PooledProtocol) and self._inflate is None else None
-        # If the whole reply arrived in one read, the connection is already back in the pool.
+        # The common plain call: the whole reply arrived in one read, so its connection is already back in the pool.
         whole = connection is None and self._inflate is None and self.content.is_eof()
         self._uses_readany = self._protocol is None and not whole
         self._closed: asyncio.Future[None] | None = None
@@ -212,7 +197,7 @@ class AiohttpExchange:
     def notify_readable(self) -> None:
         """Wakes the reader: data has arrived, or the connection has failed."""
         self._readable = True
-        if self._drain_timer is not None:
+        if self._finish_timer is not None:
             if self._protocol is not None and not self._protocol.connected:
                 self.abort()  # the awaited end of the body will not come
         elif self._waiter is not None:
@@ -226,7 +211,7 @@ class AiohttpExchange:
         aiohttp's buffer and flow control.
         """
         waiter = self._waiter
-        if waiter is None or self._drain_timer is not None or (body := whole_chunks(data)) is None:
+        if waiter is None or self._finish_timer is not None or (body := whole_chunks(data)) is None:
             return False
         self._pending = body
         self._waiter = None
@@ -353,7 +338,7 @@ class AiohttpExchange:
 
         The caller does not wait for that: what the server still sends is ignored.
         """
-        if self._pool is None or self._drain_timer is not None:
+        if self._pool is None or self._finish_timer is not None:
             return
         self.streaming = False
         if self.content.is_eof():
@@ -362,15 +347,15 @@ class AiohttpExchange:
         elif self.content.exception() is not None:
             self.abort()
         else:
-            self._drain_timer = self.loop.call_later(_DRAIN_SECONDS, self.abort)
+            self._finish_timer = self.loop.call_later(_FINISH_SECONDS, self.abort)
             self.content.on_eof(self._detach)
-            self._pool.draining.append(self)
+            self._pool.finishing.append(self)
 
-    async def wait_drained(self) -> None:
+    async def wait_finished(self) -> None:
         """Waits briefly for the body of an exchange that was finished just now to end."""
-        if self._pool is None or self._drain_timer is None:
+        if self._pool is None or self._finish_timer is None:
             return
-        left = self._drain_timer.when() - _DRAIN_SECONDS + _REUSE_SECONDS - self.loop.time()
+        left = self._finish_timer.when() - _FINISH_SECONDS + _REUSE_SECONDS - self.loop.time()
         if left > 0:
             self._waiter = self.loop.create_future()
             timer = self.loop.call_later(left, wake, self._waiter)
@@ -382,19 +367,18 @@ class AiohttpExchange:
     def _detach(self) -> None:
         """Gives the slot back and leaves the pool. Every exchange ends here, once."""
         pool, self._pool = self._pool, None
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
+        if self._finish_timer is not None:
+            self._finish_timer.cancel()
             wake(self._waiter)
         if self._closed is not None:
             self._closed.remove_done_callback(self._connection_closed)
         if self._protocol is not None and self._protocol.exchange is self:
             self._protocol.exchange = None
         if pool is not None:
-            if self in pool.draining:
-                pool.draining.remove(self)
+            if self in pool.finishing:
+                pool.finishing.remove(self)
             pool.exchanges.discard(self)
             pool.slots.release()
-            pool.exchange_ended()
 
     def _connection_closed(self, closed: asyncio.Future[None]) -> None:
         content = self.content

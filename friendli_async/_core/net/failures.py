@@ -21,8 +21,6 @@ from friendli_async.errors import APIConnectionError, ConfigurationError
 if TYPE_CHECKING:
     from friendli_async._core.net.dialing import DialContext
 
-__all__ = ["BROKEN", "describe", "failed_connecting", "translate"]
-
 BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 """What a broken connection raises. RuntimeError is aiohttp's "Connection closed."; HttpProcessingError comes unwrapped
 from the pure-Python parser."""

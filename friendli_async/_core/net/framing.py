@@ -11,8 +11,6 @@ from aiohttp import StreamReader, http_parser
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
-__all__ = ["CAN_BYPASS", "between_chunks", "can_bypass", "whole_chunks"]
-
 # What aiohttp's C parser and any other accept as a chunk size: only hex digits, and few of them.
 _DIGITS: Final = b"0123456789ABCDEFabcdef"
 _head = re.compile(rb"([%b]{1,8})\r\n" % _DIGITS).match

@@ -7,8 +7,6 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 
-__all__ = ["Guard", "close_soon", "start_guard"]
-
 Close = Callable[[], Coroutine[None, None, None]]
 Guard = AsyncGenerator[None, None]
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import ssl as ssl_module
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,8 +20,6 @@ from friendli_async.replies import LoopGauges
 if TYPE_CHECKING:
     from friendli_async._core.net.exchange import AiohttpExchange
 
-__all__ = ["Pool"]
-
 _abandoned: Final[list[object]] = []  # what a parent process had open: kept, so that nothing finalizes it
 
 
@@ -33,7 +30,6 @@ class Pool:
         session: A session passed in by the user, which is never closed; None creates one.
         ssl: As for aiohttp.
         max_connections: Number of connection slots.
-        exchange_ended: Called when an exchange has ended.
     """
 
     def __init__(
@@ -41,23 +37,21 @@ class Pool:
         session: aiohttp.ClientSession | None,
         ssl: ssl_module.SSLContext | bool,
         max_connections: int,
-        exchange_ended: Callable[[], None],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.slots: Slots = Slots(max_connections)
         self.owned: bool = session is None
-        self.alive: set[PooledProtocol] = set()
+        self.connections: set[PooledProtocol] = set()
         self.session: aiohttp.ClientSession = self._own_session() if session is None else session
         self.poster: Poster | None = Poster(self.session, ssl) if self.owned and CAN_POST else None
         self.exchanges: set[AiohttpExchange] = set()
-        self.draining: deque[AiohttpExchange] = deque(maxlen=64)  # the latest; older ones have ended, or will not
-        self.exchange_ended = exchange_ended
+        self.finishing: deque[AiohttpExchange] = deque(maxlen=64)  # the latest; older ones have ended, or will not
         self._closed: asyncio.Future[None] | None = None
 
     def _own_session(self) -> aiohttp.ClientSession:
         # No limit in aiohttp: our slots are first come, first served, and have a timeout of their own.
         connector = Connector(limit=0, socket_factory=keepalive_socket)
-        factory: Any = partial(PooledProtocol, self.loop, self.alive)
+        factory: Any = partial(PooledProtocol, self.loop, self.connections)
         connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # no public API
         # aiohttp does not decompress: ``compression`` does so in steps, so that our size limits hold.
         return aiohttp.ClientSession(
@@ -68,15 +62,15 @@ class Pool:
         """Returns the connection counts."""
         return LoopGauges(
             in_use=self.slots.in_use,
-            idle=sum(protocol.idle for protocol in tuple(self.alive)),
+            idle=sum(protocol.idle for protocol in tuple(self.connections)),
             waiting=self.slots.waiting,
             open_streams=sum(exchange.streaming for exchange in tuple(self.exchanges)),
         )
 
     async def wait_for_reusable(self) -> None:
         """Waits briefly for the last stream's connection if none is idle: that costs less than opening another."""
-        if not any(protocol.idle for protocol in self.alive):
-            await self.draining.pop().wait_drained()
+        if not any(protocol.idle for protocol in self.connections):
+            await self.finishing.pop().wait_finished()
 
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight, because the client is drained or closed."""
@@ -105,7 +99,7 @@ class Pool:
 
     def abandon(self, guard: object) -> None:
         """In a forked child, lets go of the parent's sockets without sending on them: the parent still uses them."""
-        for protocol in self.alive:
+        for protocol in self.connections:
             transport = protocol.transport
             connection = None if transport is None else transport.get_extra_info("socket")
             if connection is not None and (descriptor := connection.fileno()) >= 0:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-__all__ = ["CAN_POST", "NO_TIMEOUT", "Poster", "can_post"]
-
 NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 """Disables aiohttp's own timeouts: the call has its own."""
 

@@ -17,8 +17,6 @@ from friendli_async._core.secret import Secret
 from friendli_async._core.settings import check_proxy, strip_quotes
 from friendli_async.errors import ConfigurationError
 
-__all__ = ["Proxy", "environment_proxies", "proxy_finder"]
-
 
 def environment_proxies() -> dict[str, Secret]:
     """Returns the environment's proxies. Imports ``urllib.request``, which takes 9 ms, only if there may be any."""

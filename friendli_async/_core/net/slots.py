@@ -7,8 +7,6 @@ from collections import OrderedDict
 
 from friendli_async.errors import ConfigurationError
 
-__all__ = ["Slots"]
-
 
 class Slots:
     """A limited number of connection slots in one event loop.

@@ -8,8 +8,6 @@ import sys
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["default_tls"]
-
 
 def _ca_variables() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))

@@ -6,15 +6,14 @@ import asyncio
 import ssl as ssl_module
 import threading
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast
 
 import aiohttp
 from yarl import URL
 
-from friendli_async._core.body.forms import Form, FormUpload, as_payload
+from friendli_async._core.body.forms import Form, FormUpload, as_payload, is_sendable
 from friendli_async._core.held import Held, clear_tracebacks
 from friendli_async._core.loops import call_in_loop
 from friendli_async._core.net.dialing import DialContext, WarmedUp, current_dial
@@ -29,8 +28,6 @@ from friendli_async._core.secret import Secret
 from friendli_async.errors import ConfigurationError
 from friendli_async.replies import LoopGauges
 
-__all__ = ["AiohttpTransport", "Session", "Transport"]
-
 Session: TypeAlias = aiohttp.ClientSession
 """A session that users may pass in."""
 
@@ -38,11 +35,6 @@ _MAX_REDIRECTS: Final = 5
 _SKIPPED_WITHOUT_BODY: Final = ("Content-Type",)
 
 _Pools: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[Pool, Guard]]
-
-
-def _is_instance(value: object, *kinds: type) -> bool:
-    """``isinstance`` for a value whose annotation excludes that it is anything else."""
-    return isinstance(value, kinds)
 
 
 class Transport(Protocol):
@@ -93,7 +85,6 @@ class AiohttpTransport:
         proxy: Proxy URL; None uses the environment's, read now.
         ssl: TLS context, or False for no verification; None uses aiohttp's own verification.
         session: A session to use as it is, instead of one of our own. It is never closed.
-        changed: Called when an exchange has ended, in its loop.
 
     Raises:
         ConfigurationError: ``ssl`` or ``session`` is something else.
@@ -103,28 +94,27 @@ class AiohttpTransport:
         self,
         *,
         max_connections: int,
-        proxy: str | None,
+        proxy: Secret | None,
         ssl: ssl_module.SSLContext | bool | None,
         session: aiohttp.ClientSession | None,
-        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        if session is not None and not _is_instance(session, aiohttp.ClientSession):
+        if session is not None and not isinstance(cast("object", session), aiohttp.ClientSession):
             raise ConfigurationError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
-        if ssl is not None and not _is_instance(ssl, ssl_module.SSLContext, bool, aiohttp.Fingerprint):
+        if ssl is not None and not isinstance(cast("object", ssl), ssl_module.SSLContext | bool | aiohttp.Fingerprint):
             raise ConfigurationError(f"ssl must be an ssl.SSLContext or False, not {ssl!r}")
         self.closed = False
         self._max_connections = max_connections
         self._ssl = True if ssl is None else ssl
         self._session = session
-        self._changed = changed
         self._pools: _Pools = {}
         # Not ``__del__``: the finalizer holds the pools, so they are not part of a cycle that the client is in.
         # Otherwise the garbage collector would finalize aiohttp's session with the client, in any order, and the
-        # session would warn that it is unclosed.
+        # session would warn that it is unclosed. Not at exit: no loop runs then to close them, so ``runtime`` discards
+        # them.
         weakref.finalize(self, _close_all, self._pools).atexit = False
         self._lock = threading.Lock()
         environment = {} if session is not None else environment_proxies()
-        self._proxy_for = proxy_finder(None if proxy is None else Secret(proxy), environment)
+        self._proxy_for = proxy_finder(proxy, environment)
 
     async def send(self, request: Request, dial: DialContext) -> Exchange:
         """Sends a request and waits for the reply's status and headers. Redirects to the same origin are followed.
@@ -154,14 +144,13 @@ class AiohttpTransport:
                 if response is None:  # the pooled connection was dead
                     dial.force_new = True
                     continue
-                target = _redirect_target(response, url) if request.sendable and hops < _MAX_REDIRECTS else None
-                if target is None:
+                target = _redirect_target(response, url)
+                if target is None or hops == _MAX_REDIRECTS or not is_sendable(request.body):
                     return AiohttpExchange(pool, response)
                 response.close()
                 url, hops = target, hops + 1
         except BaseException:
             pool.slots.release()
-            self._changed()
             raise
 
     async def warm(self, url: str, dial: DialContext) -> None:
@@ -169,19 +158,17 @@ class AiohttpTransport:
         if self._session is not None:
             raise ConfigurationError("warm_up() cannot open connections of a session that was passed in")
         with suppress(WarmedUp):
-            await self.send(Request(method="GET", url=url, path="", headers={}), dial)
+            await self.send(Request(method="GET", url=url, headers={}), dial)
 
     async def _acquire_slot(self, dial: DialContext) -> Pool:
         """Returns the running loop's pool, with a connection slot taken."""
-        if self.closed:
-            raise ConfigurationError("the client is closed", draining=True)
         entry = self._pools.get(asyncio.get_running_loop())
         pool = self._new_pool() if entry is None else entry[0]
-        if pool.draining:
+        if pool.finishing:
             await pool.wait_for_reusable()
         if not pool.slots.take():
             slots, clock = pool.slots, dial.clock
-            clock.phase("pool", lambda: f"{slots.in_use} of {slots.limit} connections in use")
+            clock.phase("pool", f"{slots.in_use} of {slots.limit} connections in use")
             began = clock.now()
             try:
                 await slots.acquire()
@@ -194,7 +181,7 @@ class AiohttpTransport:
         not_connected = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
         died = isinstance(error, aiohttp.ClientConnectionError) and not not_connected
         silent = dial.reused and dial.protocol is not None and not dial.protocol.has_received
-        may_repeat = request.repeatable and request.sendable and dial.source_error is None
+        may_repeat = request.repeatable and is_sendable(request.body) and dial.source_error is None
         return died and silent and may_repeat and not dial.force_new and not self.closed
 
     async def _send_once(self, pool: Pool, request: Request, url: URL, dial: DialContext) -> aiohttp.ClientResponse:
@@ -230,7 +217,8 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=None, connect=dial.clock.timeouts.connect, sock_read=None)
         body = request.body
         if isinstance(body, Form):
-            dial.upload = FormUpload(body, dial.piece_sent)
+            # Each piece restarts the limit: the wait for the reply begins after the last one.
+            dial.upload = FormUpload(body, partial(dial.clock.phase, "first_event"))
         tunnelled = url.scheme == "https"
         return await pool.session.request(
             request.method,
@@ -254,7 +242,7 @@ class AiohttpTransport:
                 raise ConfigurationError("the client is closed", draining=True)
             for loop in [loop for loop in self._pools if loop.is_closed()]:
                 self._pools.pop(loop)[0].discard()
-            pool = Pool(self._session, self._ssl, self._max_connections, self._changed)
+            pool = Pool(self._session, self._ssl, self._max_connections)
             guard = start_guard(partial(pool.close, "the event loop of the client was shut down"))
             self._pools[pool.loop] = pool, guard
         return pool
