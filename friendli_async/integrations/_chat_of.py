@@ -32,7 +32,7 @@ def chat_of(
     """
     settings = client._settings  # pyright: ignore[reportPrivateUsage]  # there is no public way to read them
     if timeout is not None:
-        changes["timeout"] = msgspec.structs.replace(settings.timeouts, total=timeout)
+        changes["timeout"] = msgspec.structs.replace(settings.timeout, total=timeout)
     if max_retries is not None:
         changes["retry"] = msgspec.structs.replace(settings.retry, max_attempts=max_retries + 1)
     client = client.with_options(**changes) if changes else client
