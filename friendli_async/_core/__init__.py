@@ -214,11 +214,13 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     it is observed there: by a ``TraceConfig``, or by a function that has replaced ``ClientSession._request`` since. The
     session's public parameters that disable features save almost nothing of that cost.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
-    With ``data_received``, ``connection_made``, ``connection_lost``, ``pause_reading``, ``resume_reading``,
-    ``exception``, ``should_close``, ``connected`` and ``transport``. ``data_received`` wakes the reader;
-    ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and the stream. It
-    also closes a connection that receives data while idle in the pool, which aiohttp would treat as the reply to the
-    next request.
+    With ``data_received``, ``feed_data``, ``connection_made``, ``connection_lost``, ``pause_reading``,
+    ``resume_reading``, ``exception``, ``should_close``, ``connected`` and ``transport``. ``data_received`` wakes the
+    reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and the
+    stream. It also closes a connection that receives data while idle in the pool, which aiohttp would treat as the
+    reply to the next request. And it passes the head of a reply to aiohttp by itself: the parser drops a head if it
+    fails later in the same call, for instance at data after the reply, and the call would be retried. aiohttp calls
+    ``feed_data`` with each head that it has read.
     aiohttp calls ``resume_reading`` after each read; from 3.14 on that runs the parser on empty input, so it is skipped
     until reading has been paused.
 ``StreamReader._http_chunk_splits`` and ``total_bytes``, ``http_parser.HttpResponseParserC`` (read in ``net.framing``)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiohttp
 import msgspec
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from friendli_async._core.body.forms import FormUpload
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
+
+# The end of a head, with line ends as lax as aiohttp's parser accepts them.
+_blank_line = re.compile(rb"\n\r?\n").search
+_FIRST_FINAL_STATUS: Final = 200
 
 
 class DialContext(msgspec.Struct, eq=False):
@@ -76,12 +81,25 @@ class PooledProtocol(ResponseHandler):
     """A connection of our own. It wakes its reader when data arrives, and closes if data arrives while it is idle."""
 
     # With slots, instance dicts keep sharing their keys.
-    __slots__ = ("between_chunks", "connections", "exchange", "has_received", "idle", "was_paused")
+    __slots__ = (
+        "awaits_head",
+        "between_chunks",
+        "connections",
+        "exchange",
+        "has_received",
+        "head_end",
+        "idle",
+        "was_paused",
+    )
 
     def __init__(self, loop: Any, connections: set[PooledProtocol]) -> None:
         super().__init__(loop)
         self.has_received: bool = False
         """Whether the peer has sent anything since the connection was handed out."""
+        self.awaits_head: bool = False
+        """Whether the head of the final reply (not 1xx) is still to come."""
+        self.head_end: bytes = b""
+        """The last bytes of a read that ended within a head: the blank line may begin with them."""
         self.idle: bool = False
         """Whether it is idle in the pool."""
         self.exchange: AiohttpExchange | None = None
@@ -105,13 +123,37 @@ class PooledProtocol(ResponseHandler):
             self._abort_connection()  # unsolicited: the next request would take it for its reply
             return
         self.has_received = True
-        ResponseHandler.data_received(self, data)
+        if not self.awaits_head or (data := self._feed_head(data)):
+            ResponseHandler.data_received(self, data)
         exchange = self.exchange
         if exchange is not None:
             self.between_chunks = CAN_BYPASS and between_chunks(self, exchange.content, data)
             exchange.notify_readable()
         if self.idle and self.should_close:
             self._abort_connection()  # the read that ended the reply held more data
+
+    def _feed_head(self, data: bytes) -> bytes:
+        """Passes a reply's head to aiohttp's parser by itself, and returns what follows it.
+
+        When the parser finds an error, in data after the reply or in a chunk's framing, it drops a head that it has
+        read in the same call.
+        """
+        start = len(self.head_end)  # these bytes have been passed
+        data = self.head_end + data
+        position = 0
+        while self.awaits_head and (blank := _blank_line(data, position)) is not None:
+            position = blank.end()
+            ResponseHandler.data_received(self, data[start:position])
+            start = position
+            if self.exception() is not None:
+                return b""
+        self.head_end = data[position:][-2:] if self.awaits_head else b""
+        return data[start:]
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Is called by aiohttp with each head that its parser has read."""
+        self.awaits_head = data[0].code < _FIRST_FINAL_STATUS
+        super().feed_data(data, size)
 
     def _abort_connection(self) -> None:
         if self.transport is not None:
@@ -151,6 +193,7 @@ class Connector(aiohttp.TCPConnector):
         dial.connected = True
         dial.protocol = protocol = cast("PooledProtocol", connection.protocol)  # from the connector's factory
         protocol.has_received = protocol.idle = protocol.between_chunks = protocol.was_paused = False
+        protocol.awaits_head = True
         try:
             if dial.warming:
                 raise WarmedUp
