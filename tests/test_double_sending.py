@@ -55,6 +55,39 @@ async def test_accepted_request_stays_sent_regardless_of_later_failures(policy: 
         assert caught.value.sent is True
 
 
+@pytest.mark.parametrize("policy", [None, QUICK], ids=["no retries", "retries"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("reply_start", [None, b"HTTP/1.1 200 OK\r\nContent-"], ids=["silent", "partial head"])
+async def test_each_attempt_without_body_sends_one_request(
+    method: str, policy: RetryPolicy | None, reply_start: bytes | None
+) -> None:
+    async def talk(conversation: Conversation) -> None:
+        server.requests.append(await conversation.request())
+        if reply_start is not None:
+            await conversation.send(reply_start)
+
+    async with RawServer(talk) as server, client_of(server.url, retry=policy) as client:
+        endpoint = client.dedicated.endpoint
+        call = {"GET": endpoint.get_status, "PUT": endpoint.restart, "DELETE": endpoint.delete}[method]
+        with pytest.raises(APIConnectionError) as caught:
+            await with_timeout(call("endpoint-id"))
+        assert caught.value.meta is not None
+        assert len(server.requests) == len(caught.value.meta.attempts) == (1 if policy is None else 3)
+        assert all(request.startswith(method.encode()) for request in server.requests)
+
+
+@pytest.mark.parametrize("policy", [None, QUICK], ids=["no retries", "retries"])
+async def test_dead_pooled_connection_of_a_get_is_replaced_once(policy: RetryPolicy | None) -> None:
+    async with (
+        Counting(reply(completion()), None, reply(b'{"status": "RUNNING"}')) as server,
+        client_of(server.url, retry=policy) as client,
+    ):
+        await complete(client)
+        status = await with_timeout(client.dedicated.endpoint.get_status("endpoint-id"))
+        assert len(status.meta.attempts) == 1
+        assert (len(server.requests), server.connections) == (3, 2)
+
+
 async def test_closing_the_client_after_an_accepted_attempt_stays_sent() -> None:
     async with Counting(reply(b"{}", status="500 Internal Server Error")) as server:
         closed: list[asyncio.Task[None]] = []

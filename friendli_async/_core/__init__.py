@@ -213,6 +213,10 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     goes through the session. ``start`` and ``connect`` are not checked. Everything also goes through the session while
     it is observed there: by a ``TraceConfig``, or by a function that has replaced ``ClientSession._request`` since. The
     session's public parameters that disable features save almost nothing of that cost.
+``ClientSession._retry_connection`` (set, if it exists)
+    aiohttp sends GET, PUT and DELETE again, once per attempt, if the connection breaks before the reply, even if it was
+    new: ``meta.attempts`` would not show it, and ``retry=None`` not prevent it. ``AiohttpTransport.send`` replaces only
+    a dead pooled connection. A session that was passed in is left as it is.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
     With ``data_received``, ``feed_data``, ``connection_made``, ``connection_lost``, ``pause_reading``,
     ``resume_reading``, ``exception``, ``should_close``, ``connected`` and ``transport``. ``data_received`` wakes the

@@ -54,9 +54,13 @@ class Pool:
         factory: Any = partial(PooledProtocol, self.loop, self.connections)
         connector._factory = factory  # pyright: ignore[reportPrivateUsage]  # no public API
         # aiohttp does not decompress: ``compression`` does so in steps, so that our size limits hold.
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=NO_TIMEOUT, auto_decompress=False
         )
+        if hasattr(session, "_retry_connection"):
+            # aiohttp would send GET, PUT and DELETE again by itself, also over a new connection.
+            session._retry_connection = False  # pyright: ignore[reportPrivateUsage]  # no public API
+        return session
 
     def gauges(self) -> LoopGauges:
         """Returns the connection counts."""
