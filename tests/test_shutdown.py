@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ from support.virtual import FakeTransport, now, run_in_virtual_time
 
 from friendli_async import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     AsyncFriendli,
     ChatStream,
@@ -432,3 +434,36 @@ async def test_drain_waits_for_a_concurrent_warm_up() -> None:
             assert await with_timeout(client.drain()) == 0
             with pytest.raises(APITimeoutError):
                 await warming
+
+
+# --- closing ---------------------------------------------------------------------------------------------------------
+
+
+async def upload(client: AsyncFriendli, kind: str, size: int) -> None:
+    if kind == "form":
+        await client.serverless.audio.transcribe(model="m", file=b"x" * size)
+    elif kind == "stream":
+        await client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "x" * size}])
+    else:
+        await client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": "x" * size}])
+
+
+@pytest.mark.parametrize("kind", ["chat", "stream", "form"])
+async def test_closing_does_not_wait_for_a_server_that_does_not_read_the_upload(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = asyncio.Event()
+
+    async def talk(conversation: Conversation) -> None:
+        await conversation.request_head()
+        await conversation.send(reply(b"{}", status="413 Content Too Large"))
+        await closed.wait()
+
+    async with RawServer(talk) as server:
+        async with client_of(server.url) as client:
+            with pytest.raises(APIStatusError):
+                await with_timeout(upload(client, kind, 32 * 1024 * 1024))  # more than the kernel buffers
+            await with_timeout(client.aclose())
+        closed.set()
+    gc.collect()
+    assert caplog.records == []

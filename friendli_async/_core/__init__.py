@@ -218,13 +218,16 @@ this list before raising the upper bound in ``pyproject.toml``. Only what this l
     new: ``meta.attempts`` would not show it, and ``retry=None`` not prevent it. ``AiohttpTransport.send`` replaces only
     a dead pooled connection. A session that was passed in is left as it is.
 ``client_proto.ResponseHandler`` (subclassed as ``PooledProtocol``)
-    With ``data_received``, ``feed_data``, ``connection_made``, ``connection_lost``, ``pause_reading``,
-    ``resume_reading``, ``exception``, ``should_close``, ``connected`` and ``transport``. ``data_received`` wakes the
-    reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and the
-    stream. It also closes a connection that receives data while idle in the pool, which aiohttp would treat as the
+    With ``data_received``, ``connection_made``, ``connection_lost``, ``close``, ``pause_reading``, ``resume_reading``,
+    ``exception``, ``should_close``, ``connected``, ``transport``, ``_buffer`` and ``_drain_waiter``. ``data_received``
+    wakes the reader; ``StreamReader.readany`` would put two coroutines and a future of aiohttp's between the socket and
+    the stream. It also closes a connection that receives data while idle in the pool, which aiohttp would treat as the
     reply to the next request. And it passes the head of a reply to aiohttp by itself: the parser drops a head if it
-    fails later in the same call, for instance at data after the reply, and the call would be retried. aiohttp calls
-    ``feed_data`` with each head that it has read.
+    fails later in the same call, for instance at data after the reply, and the call would be retried. ``_buffer`` is
+    the queue of the heads that were read.
+    ``close`` forgets the transport, which first sends what it has buffered, however long that takes; closing the pool
+    aborts it. An upload that is cancelled then may leave an exception in ``_drain_waiter`` (3.13), and asyncio would
+    log that it was never retrieved.
     aiohttp calls ``resume_reading`` after each read; from 3.14 on that runs the parser on empty input, so it is skipped
     until reading has been paused.
 ``StreamReader._http_chunk_splits`` and ``total_bytes``, ``http_parser.HttpResponseParserC`` (read in ``net.framing``)

@@ -170,6 +170,10 @@ class Conversation:
                 return head + await self._reader.readexactly(int(value))
         return head
 
+    async def request_head(self) -> bytes:
+        """Reads the head of the next request, and leaves its body unread."""
+        return await self._reader.readuntil(b"\r\n\r\n")
+
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()

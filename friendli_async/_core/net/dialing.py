@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import select
 import socket
 from collections.abc import Callable
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from friendli_async._core.net.clock import CallClock
     from friendli_async._core.net.exchange import AiohttpExchange
 
-# The end of a head, with line ends as lax as aiohttp's parser accepts them.
-_blank_line = re.compile(rb"\n\r?\n").search
 _FIRST_FINAL_STATUS: Final = 200
 
 
@@ -84,6 +81,7 @@ class PooledProtocol(ResponseHandler):
     __slots__ = (
         "awaits_head",
         "between_chunks",
+        "closing",
         "connections",
         "exchange",
         "has_received",
@@ -108,6 +106,8 @@ class PooledProtocol(ResponseHandler):
         """Whether aiohttp's parser is known to be between two chunks of that reply."""
         self.was_paused: bool = False
         """Whether reading has been paused since the connection was handed out."""
+        self.closing: asyncio.Transport | None = None
+        """The transport after ``close``, which has to send what it has buffered before it is closed."""
         self.connections: set[PooledProtocol] = connections
         """The open connections of the pool, to which it belongs."""
 
@@ -120,7 +120,7 @@ class PooledProtocol(ResponseHandler):
         if self.between_chunks and exchange is not None and exchange.take_chunks(data):
             return
         if self.idle and data:
-            self._abort_connection()  # unsolicited: the next request would take it for its reply
+            self.abort_connection()  # unsolicited: the next request would take it for its reply
             return
         self.has_received = True
         if not self.awaits_head or (data := self._feed_head(data)):
@@ -130,7 +130,7 @@ class PooledProtocol(ResponseHandler):
             self.between_chunks = CAN_BYPASS and between_chunks(self, exchange.content, data)
             exchange.notify_readable()
         if self.idle and self.should_close:
-            self._abort_connection()  # the read that ended the reply held more data
+            self.abort_connection()  # the read that ended the reply held more data
 
     def _feed_head(self, data: bytes) -> bytes:
         """Passes a reply's head to aiohttp's parser by itself, and returns what follows it.
@@ -141,23 +141,28 @@ class PooledProtocol(ResponseHandler):
         start = len(self.head_end)  # these bytes have been passed
         data = self.head_end + data
         position = 0
-        while self.awaits_head and (blank := _blank_line(data, position)) is not None:
-            position = blank.end()
-            ResponseHandler.data_received(self, data[start:position])
-            start = position
-            if self.exception() is not None:
+        while (end := data.find(b"\n\r\n", position) + 3) > 2 or (end := data.find(b"\n\n", position) + 2) > 1:
+            ResponseHandler.data_received(self, data[start:end])
+            start = position = end
+            if self._buffer:  # the heads that it has read
+                if self._buffer[-1][0][0].code >= _FIRST_FINAL_STATUS:
+                    self.awaits_head = False
+                    self.head_end = b""
+                    return data[end:]
+            elif self.exception() is not None:
                 return b""
-        self.head_end = data[position:][-2:] if self.awaits_head else b""
+        self.head_end = data[position:][-2:]
         return data[start:]
 
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        """Is called by aiohttp with each head that its parser has read."""
-        self.awaits_head = data[0].code < _FIRST_FINAL_STATUS
-        super().feed_data(data, size)
+    def close(self) -> None:
+        self.closing = self.transport
+        super().close()
 
-    def _abort_connection(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+    def abort_connection(self) -> None:
+        """Closes the connection at once, also if it is already closing but still sending."""
+        transport = self.transport or self.closing
+        if transport is not None:
+            transport.abort()
 
     def pause_reading(self) -> None:
         self.was_paused = True
@@ -174,7 +179,11 @@ class PooledProtocol(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.connections.discard(self)
+        self.closing = None
+        drained = self._drain_waiter
         super().connection_lost(exc)
+        if drained is not None and drained.done() and not drained.cancelled():
+            drained.exception()  # or asyncio logs that it was never retrieved, if the upload was cancelled
         if self.exchange is not None:
             self.exchange.notify_readable()
 

@@ -91,6 +91,8 @@ class Pool:
             self.slots.close()
             self.abort(reason)
             if self.owned:
+                for protocol in tuple(self.connections):
+                    protocol.abort_connection()  # aiohttp would wait until a peer has read what is still being sent
                 await self.session.close()
                 await asyncio.sleep(0)  # lets the loop run the closed sockets' last callbacks
         finally:
