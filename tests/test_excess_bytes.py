@@ -162,3 +162,29 @@ async def test_invalid_head_is_still_no_reply() -> None:
         with pytest.raises(APIConnectionError, match="no reply: invalid HTTP response"):
             await with_timeout(complete(client))
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("header", ["Set-Cookie: session=secret" + "x" * 9_000, "X: secret" + "'x" * 9_000])
+async def test_error_about_a_header_does_not_quote_its_value(header: str) -> None:
+    async with (
+        serve_bytes(f"HTTP/1.1 200 OK\r\n{header}\r\n\r\n{{}}".encode()) as server,
+        client_of(server.url) as client,
+    ):
+        with pytest.raises(APIConnectionError, match=r"Got more than 8190 bytes when reading$") as caught:
+            await with_timeout(complete(client))
+        assert "secret" not in str(caught.value)
+        assert "secret" not in repr(caught.value.meta)
+
+
+async def test_log_of_a_retry_names_the_status_of_an_error_in_the_stream(caplog: pytest.LogCaptureFixture) -> None:
+    error = b'data: {"error": {"message": "busy", "code": 503}}\n\n'
+    answers = [error, delta("a", "stop") + DONE]
+
+    async def talk(conversation: Conversation) -> None:
+        while await conversation.request():
+            await conversation.send(STREAM_HEAD + chunked(answers.pop(0)) + LAST_CHUNK)
+
+    with caplog.at_level("INFO", "friendli_async"):
+        async with RawServer(talk) as server, client_of(server.url, retry=FAST_RETRY) as client:
+            assert await read(open_stream(client)) == "a"
+    assert [record.message for record in caplog.records if "after 503" in record.message]

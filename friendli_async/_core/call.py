@@ -484,7 +484,10 @@ class Call(Generic[T]):
 
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
         attempt = self._amend_attempt(wait=seconds)
-        reason = attempt.status if isinstance(failed.error, APIStatusError) else attempt.error
+        error = failed.error
+        reason = (
+            error.status_code if isinstance(error, APIStatusError) else attempt.error
+        )  # the error's, if in a stream
         _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, reason)
         on_retry = self._engine.settings.retry.on_retry
         if on_retry is not None:

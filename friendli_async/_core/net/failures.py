@@ -34,6 +34,8 @@ _NOISE: Final = (
 # The message of the error that a payload error wraps.
 _WRAPPED: Final = r"completed: <\w+: [\"'](.+)[\"']\)?>"
 _TRUNCATED: Final = "Not enough data to satisfy "  # "... transfer length header.", "... content length header."
+# Bytes of the reply at the end of a line: they may be the value of a header, such as a cookie.
+_QUOTED: Final = r":? b['\"].*"
 _MAX_LENGTH: Final = 300
 # Statuses of a proxy that may differ on the next attempt.
 _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED})
@@ -208,7 +210,7 @@ def describe(error: BaseException, peer: str = "the server") -> str:
     """Describes an aiohttp error without its request (``ClientResponseError`` quotes it) and without noise."""
     if isinstance(error, aiohttp.ClientResponseError):  # from the parser: further lines quote the bytes, with a pointer
         lines = [line.strip().rstrip(":") for line in error.message.splitlines() if line.strip()]
-        shown = [line for line in lines if not line.startswith(("b'", 'b"', "^"))]
+        shown = [re.sub(_QUOTED, "", line) for line in lines if not line.startswith(("b'", 'b"', "^"))]
         is_tls = r"b'\x15\x03" in error.message
         if is_tls:
             return f"{peer} replied with TLS; is the URL https?"
