@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from support.sockets import DONE, complete, delta, open_stream
-from support.whole_replies import REPLIES, STREAMS
+from support.whole_replies import JSON, REPLIES, STREAMS, USAGE
 
 from friendli_async import (
     APIStatusError,
@@ -21,6 +21,7 @@ from friendli_async import (
 )
 from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.reader import EventReader
+from friendli_async.billing import CostPage
 from friendli_async.replies import Headers
 from friendli_async.testing import FriendliServer
 from friendli_async.testing import body as reply_of
@@ -326,6 +327,138 @@ def test_error_beside_response_fields_is_raised(kind: str) -> None:
         )
     assert MSG in str(caught.value)
     assert "usage" not in whole.value or caught.value.partial is not None
+
+
+# Errors next to fields of a reply, none of which uses a field of the API.
+BESIDE: Final[list[tuple[JSON, type[APIStatusError]]]] = [
+    ({"code": 429, "msg": MSG}, RateLimitError),
+    ({"status": 500, "detail": MSG}, InternalServerError),
+    *(({name: MSG}, APIStatusError) for name in ("message", "detail", "error_msg", "reason")),
+    ({"errors": [{"message": MSG}]}, APIStatusError),
+    ({"object": "error", "detail": MSG}, APIStatusError),
+    ({"success": False, "reason": MSG}, APIStatusError),
+    ({"base_resp": {"status_code": 1004, "status_msg": MSG}}, APIStatusError),
+]
+EMPTY_REPLIES: Final[list[tuple[str, JSON]]] = [
+    ("chat", {"choices": [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": None}]}),
+    ("chat", {"choices": [{"index": 0, "message": {"role": "assistant", "content": None}}]}),
+    ("chat", {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}),
+    ("completion", {"choices": [{"index": 0, "text": ""}]}),
+    ("message", {"id": "m", "type": "message", "role": "assistant", "content": [], "stop_reason": "end_turn"}),
+    ("message", {"id": "m", "content": [{"type": "text", "text": ""}], "stop_reason": "end_turn"}),
+    ("message", {"id": "m", "content": None, "stop_reason": "end_turn"}),
+    ("response", {"id": "r", "object": "response", "status": "completed", "output": []}),
+    ("transcription", {"text": ""}),
+    *((kind, {"data": []}) for kind in ("embeddings", "classification", "images", "models")),
+    ("tokens", {"tokens": []}),
+    ("endpoints", {"data": {}}),
+    ("costs", {"data": [], "has_more": False}),
+]
+KINDS: Final = {**{kind: whole.kind for kind, whole in REPLIES.items()}, "costs": CostPage}
+
+
+@pytest.mark.parametrize(("beside", "expected"), BESIDE)
+@pytest.mark.parametrize(("kind", "reply"), EMPTY_REPLIES)
+def test_error_message_beside_an_empty_reply_is_raised(
+    kind: str, reply: JSON, beside: JSON, expected: type[APIStatusError]
+) -> None:
+    with pytest.raises(expected, match=MSG):
+        decode_reply(json.dumps({**reply, **beside}).encode(), msgspec.json.Decoder(KINDS[kind]), 200, Headers())
+
+
+NOTES: Final[list[JSON]] = [
+    {"message": None, "detail": "", "error": None, "errors": [], "msg": "ok"},
+    {"service_tier": "default", "system_fingerprint": "f", "object": "chat.completion", "warnings": ["slow"]},
+    {"base_resp": {"status_code": 0, "status_msg": "success"}, "code": 200, "success": True},
+]
+
+
+@pytest.mark.parametrize("note", NOTES)
+@pytest.mark.parametrize(("kind", "reply"), [each for each in EMPTY_REPLIES if None not in each[1].values()])
+def test_empty_reply_with_ordinary_fields_is_accepted(kind: str, reply: JSON, note: JSON) -> None:
+    if reply.get("choices", [{}])[0].get("message", {}).get("content", "") is None:
+        reply = {"choices": [{**reply["choices"][0], "finish_reason": "stop"}]}
+    decode_reply(json.dumps({**reply, **note}).encode(), msgspec.json.Decoder(KINDS[kind]), 200, Headers())
+
+
+@pytest.mark.parametrize("note", [{"detail": MSG}, {"code": 429, "msg": MSG}, {"message": MSG}, {"reason": MSG}])
+@pytest.mark.parametrize("kind", REPLIES)
+def test_message_beside_a_filled_reply_is_ignored(kind: str, note: JSON) -> None:
+    whole = REPLIES[kind]
+    reply = json.dumps({**whole.value, **note}).encode()
+    decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers())
+
+
+EMPTY_CHUNKS: Final[list[tuple[str, JSON]]] = [
+    *(("chat", {"delta": delta}) for delta in ({}, {"content": ""}, {"role": "assistant", "content": None})),
+    ("chat", {"delta": {}, "finish_reason": "error"}),
+    ("completions", {"text": ""}),
+    ("completions", {"text": "", "finish_reason": "null"}),
+]
+
+
+@pytest.mark.parametrize(("beside", "expected"), BESIDE)
+@pytest.mark.parametrize(("kind", "choice"), EMPTY_CHUNKS)
+@pytest.mark.parametrize("with_content", [False, True])
+def test_error_message_beside_an_empty_chunk_is_raised_however_it_is_decoded(
+    kind: str, choice: JSON, beside: JSON, expected: type[APIStatusError], with_content: bool
+) -> None:
+    chunk = {"id": "c", "choices": [{"index": 0, **choice}], **beside}
+    for unusual in ({}, {"id": 5}, {"x": "\ud83d"}, {"usage": USAGE}):  # the lenient fallback decodes some of them
+        event = f"data: {json.dumps({**chunk, **unusual})}\n\n".encode()
+        for events in ([event, b"data: [DONE]\n\n"], [event + b"data: [DONE]\n\n"]):
+            reader = feed_reader(kind, *events, with_content=with_content)
+            assert isinstance(reader.failure, expected)
+            assert MSG in str(reader.failure)
+
+
+FLAGS: Final[list[JSON]] = [{"type": "error"}, {"success": False}, {"status": 500}, {"detail": MSG}, {"code": 429}]
+
+
+@pytest.mark.parametrize("note", [*NOTES, *FLAGS])
+@pytest.mark.parametrize("delta", [{"content": "a"}, {"tool_calls": [{"id": "t", "function": {}}]}, {"reasoning": "a"}])
+def test_note_beside_content_of_a_chunk_is_ignored_however_it_is_decoded(delta: JSON, note: JSON) -> None:
+    for unusual in ({}, {"id": 5}, {"x": "\ud83d"}):
+        chunk = {"choices": [{"index": 0, "delta": delta}], **note, **unusual}
+        reader = feed_reader("chat", f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode(), with_content=False)
+        assert reader.failure is None
+        assert len(reader.ready) == 1
+
+
+@pytest.mark.parametrize("note", NOTES)
+@pytest.mark.parametrize(("kind", "choice"), EMPTY_CHUNKS)
+def test_empty_chunk_with_ordinary_fields_is_delivered(kind: str, choice: JSON, note: JSON) -> None:
+    chunk = {"id": "c", "choices": [{"index": 0, **choice}], **note}
+    reader = EventReader(STREAMS[kind].collector(), 1 << 20, 200, Headers())
+    reader.feed(f"data: {json.dumps(chunk)}\n\n".encode())
+    assert reader.failure is None
+    assert len(reader.ready) == 1
+
+
+BLANK_ERRORS: Final = [
+    *(None, "", " ", {}, [], False, 0),
+    *({"message": None, "code": None}, {"message": "", "code": 0}, {"details": [], "inner": {"code": None}}),
+]
+
+
+@pytest.mark.parametrize("error", BLANK_ERRORS)
+@pytest.mark.parametrize("kind", REPLIES)
+def test_blank_error_beside_response_fields_is_ignored(kind: str, error: Any) -> None:
+    whole = REPLIES[kind]
+    reply = json.dumps({**whole.value, "error": error}).encode()
+    decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers())
+
+
+@pytest.mark.parametrize("error", BLANK_ERRORS)
+@pytest.mark.parametrize("kind", STREAMS)
+def test_blank_error_beside_event_fields_is_ignored(kind: str, error: Any) -> None:
+    stream = STREAMS[kind]
+    reader = EventReader(stream.collector(), 1 << 20, 200, Headers())
+    for name, value, _ in stream.events:
+        reader.feed(f"event: {name or ''}\ndata: {json.dumps({**value, 'error': error})}\n\n".encode())
+    reader.feed(b"data: [DONE]\n\n")
+    assert reader.failure is None
+    assert len(reader.ready) == len(stream.events)
 
 
 @pytest.mark.parametrize("kind", STREAMS)

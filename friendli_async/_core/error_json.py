@@ -106,6 +106,8 @@ def first_value(fields: Fields, *names: str) -> object:
 
 # --- detection -------------------------------------------------------------------------------------------------------
 
+_MAX_DEPTH: Final = 8
+
 
 def has_value(fields: Fields, names: Iterable[str]) -> bool:
     """Whether any of these fields is neither null nor empty."""
@@ -115,11 +117,21 @@ def has_value(fields: Fields, names: Iterable[str]) -> bool:
 _EMPTY: Final[tuple[object, ...]] = (None, [], {}, "")
 
 
+def is_blank(value: object, depth: int = 0) -> bool:
+    """Whether a value says nothing: null, false, zero or "", or an object or list of only such values."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, dict | list) and depth < _MAX_DEPTH:
+        items = as_object(value).values() if is_object(value) else as_list(value)
+        return all(is_blank(item, depth + 1) for item in items)
+    return not value
+
+
 def declares_error(value: object, own: Collection[str] = ()) -> bool:
     """Whether a JSON value declares an error, whatever other fields it has.
 
-    It does so with a filled ``error``, also in a choice, or with a failure flag such as ``"status": "failed"``. Of a
-    list, the first item counts.
+    It does so with an ``error`` that is not blank, also in a choice, or with a failure flag such as
+    ``"status": "failed"``. Of a list, the first item counts.
 
     Args:
         value: The value.
@@ -127,9 +139,14 @@ def declares_error(value: object, own: Collection[str] = ()) -> bool:
             it does not mean that the call failed.
     """
     fields = as_object(_first_item(value))
-    if (error := fields.get("error")) and not ("error" in own and isinstance(error, dict)):
-        return True
-    if any(_is_failure_flag(name, each) for name, each in fields.items() if not (name == "status" and name in own)):
+    flags = (_is_failure_flag(name, each) for name, each in fields.items() if not (name == "status" and name in own))
+    return carries_error(fields, own) or any(flags)
+
+
+def carries_error(fields: Fields, own: Collection[str] = ()) -> bool:
+    """Whether an object has an ``error`` that is not blank, also in a choice. For ``own`` see ``declares_error``."""
+    error = fields.get("error")
+    if not is_blank(error) and not ("error" in own and isinstance(error, dict)):
         return True
     return any(map(_is_failed_choice, as_list(fields.get("choices"))))
 
@@ -159,7 +176,8 @@ def _is_error_status(value: object) -> bool:
 def _is_failed_choice(choice: object) -> bool:
     """Whether a choice has a filled ``error``: its own, or that of its ``delta`` or ``message``."""
     fields = as_object(choice)
-    return any(as_object(part).get("error") for part in (fields, fields.get("delta"), fields.get("message")))
+    parts = (fields, fields.get("delta"), fields.get("message"))
+    return any(not is_blank(as_object(part).get("error")) for part in parts)
 
 
 def shows_error(fields: Fields) -> bool:
@@ -170,6 +188,35 @@ def shows_error(fields: Fields) -> bool:
         if normalize_name(name) in _NUMERIC_FIELDS and _is_error_status(value):
             return True
     return fields.get("error") == {} or wraps_error(fields)
+
+
+def shows_error_beside(fields: Fields, own: Collection[str] = ()) -> bool:
+    """Like ``shows_error``, for an object that also has fields of the API, ``own``: a blank ``error`` is no error."""
+    return shows_error(
+        {name: value for name, value in fields.items() if name not in own and not (name == "error" and is_blank(value))}
+    )
+
+
+# Fields inside of an answer that say nothing by themselves.
+_LABELS: Final = frozenset(
+    {
+        *("index", "role", "type", "object", "id", "status", "seed"),
+        *("finish_reason", "native_finish_reason", "stop_reason", "stop_sequence", "matched_stop"),
+    }
+)
+
+
+def holds_content(value: object, depth: int = 0) -> bool:
+    """Whether an answer, or a part of one, has any text, number or tool call."""
+    if depth > _MAX_DEPTH:
+        return True
+    if isinstance(value, dict):
+        fields = as_object(value)
+        inside = (each for name, each in fields.items() if name not in _LABELS)
+        return bool(fields.get("tool_calls")) or any(holds_content(each, depth + 1) for each in inside)
+    if isinstance(value, list):
+        return any(holds_content(each, depth + 1) for each in as_list(value))
+    return value not in {None, "", True, False} or type(value) in {int, float}
 
 
 def _is_message_field(name: str, value: object) -> bool:
@@ -193,7 +240,7 @@ def wraps_error(fields: Fields) -> bool:
 
 def _is_wrapped_error(fields: Fields) -> bool:
     """Whether the object in an envelope has an ``error``, a failure flag, or an error code with a message."""
-    if fields.get("error") or any(_is_failure_flag(name, each) for name, each in fields.items()):
+    if not is_blank(fields.get("error")) or any(_is_failure_flag(name, each) for name, each in fields.items()):
         return True
     codes = [each for name, each in fields.items() if normalize_name(name) in _NUMERIC_FIELDS]
     has_error_code = any(code and code != 200 and not is_success_word(code) for code in codes)
@@ -214,7 +261,6 @@ def describes_error(value: object) -> bool:
 
 # --- messages --------------------------------------------------------------------------------------------------------
 
-_MAX_DEPTH: Final = 8
 _MAX_ITEMS: Final = 20
 
 

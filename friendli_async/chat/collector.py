@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
-from friendli_async._core.error_json import shows_error
-from friendli_async._core.events.decoding import ChunkDialect, Dialect
+from friendli_async._core.events.decoding import (
+    NOT_DECODED,
+    ChunkDialect,
+    Dialect,
+    is_end_of_choice,
+    shows_error_without_content,
+)
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.chat.replies import (
     ChatChoice,
@@ -69,19 +74,39 @@ CHUNK_CONTENT: Final = frozenset({"choices", "usage"})
 
 
 def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
-    """Whether every chunk has choices or usage, and neither an error nor a message."""
-    # One chunk, or only chunks with choices, are the common cases: checked first, for speed.
-    if len(chunks) == 1 and chunks[0].choices and not chunks[0].error and chunks[0].message is None:
+    """Whether every chunk has content or usage, and neither an error nor a message."""
+    # One chunk, or only chunks with content, are the common cases: checked first, for speed.
+    if len(chunks) == 1 and _has_content(chunks[0]):
         return True
-    if all([chunk.choices and not chunk.error and chunk.message is None for chunk in chunks]):  # noqa: C419  # a list is faster
+    if all([_has_content(chunk) for chunk in chunks]):  # noqa: C419  # a list is faster
         return True
     return all(_is_ordinary(chunk, payload) for chunk, payload in zip(chunks, payloads, strict=True))
 
 
+def _has_content(chunk: Any) -> bool:
+    """Whether a chunk has a part of the answer or its end, and neither an error nor a message."""
+    if chunk.error or chunk.message is not None:
+        return False
+    for choice in chunk.choices:
+        if choice.text or (choice.finish_reason is not None and is_end_of_choice(choice.finish_reason)):
+            return True
+        if (delta := choice.delta) is None:  # of completions
+            if choice.token is not None or choice.tokens:
+                return True
+        elif delta.content or delta.tool_calls or delta.refusal or reasoning_of(delta):
+            return True
+    return False
+
+
 def _is_ordinary(chunk: Any, payload: bytes) -> bool:
+    if _has_content(chunk):
+        return True
     if chunk.error or chunk.message is not None or not (chunk.choices or chunk.usage is not None):
         return False
-    return bool(chunk.choices) or not shows_error(msgspec.json.decode(payload))
+    try:
+        return not shows_error_without_content(msgspec.json.decode(payload))
+    except NOT_DECODED:
+        return False
 
 
 class ChoicesCollector(Generic[C, P]):

@@ -34,16 +34,19 @@ from friendli_async._core.error_json import (
     Fields,
     as_list,
     as_object,
+    carries_error,
     declares_error,
     describes_error,
     has_value,
+    holds_content,
+    is_blank,
     is_error_name,
     is_object,
     is_success_word,
     json_or_none,
-    loads,
     normalize_name,
     shows_error,
+    shows_error_beside,
     wraps_error,
 )
 from friendli_async._core.error_text import is_message, is_other_format
@@ -178,6 +181,8 @@ class Dialect(Generic[E]):
         if self._rewrite is not None:
             fields = self._rewrite(name, fields)
         if self._is_recognized(name, fields):
+            if self._shows_error_without_content(name, fields):
+                return Decoded(error=error_of_payload(fields, data, status, headers))
             try:
                 return Decoded(self._build_payload(name, fields))
             except NOT_DECODED as error:
@@ -198,6 +203,10 @@ class Dialect(Generic[E]):
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         """Whether an event declares an error, whatever other fields it has."""
         return declares_error(fields)
+
+    def _shows_error_without_content(self, name: str | None, fields: Fields) -> bool:
+        """Whether an event has the form of the API's events, but an error in the place of the content."""
+        return False
 
     def _is_unknown(self, event: E) -> bool:
         """Whether an event was built by ``_build_unknown``."""
@@ -264,10 +273,15 @@ class ChunkDialect(Dialect[E]):
         if kind is self._type:
             # A chunk has no message: a message means an error, as in the vendor's own client.
             message = fields.get("message")
-            return declares_error(fields) or (name is None and bool(message) and not is_success_word(message))
+            has_message = name is None and bool(message) and not is_success_word(message)
+            is_declared = declares_error if not self._has_content(name, fields) else carries_error
+            return has_message or is_declared(fields)
         # A tool's status may have an error of its own while the reply continues.
         known = kind.__struct_encode_fields__
         return declares_error(fields, known) and not self._is_nonfatal_error(name, fields, known)
+
+    def _shows_error_without_content(self, name: str | None, fields: Fields) -> bool:
+        return self._kind(name, fields) is self._type and shows_error_without_content(fields)
 
     def _is_unknown(self, event: E) -> bool:
         chunk: Any = event
@@ -288,13 +302,13 @@ class ChunkDialect(Dialect[E]):
     def _is_recognized(self, name: str | None, fields: Fields) -> bool:
         if self._has_content(name, fields) or self._kind(name, fields) is not self._type:
             return True
-        return has_value(fields, self._content) and not shows_error(fields)
+        return has_value(fields, self._content) and not shows_error_beside(fields)
 
     def _has_content(self, name: str | None, fields: Fields) -> bool:
         return has_value(fields, self._content - {"usage"})
 
     def _build_payload(self, name: str | None, fields: Fields) -> E:
-        if not fields.get("error"):
+        if is_blank(fields.get("error")):
             fields.pop("error", None)
         return cast("E", convert(fields, self._kind(name, fields)))
 
@@ -328,6 +342,11 @@ class TaggedDialect(Dialect[E]):
         super().__init__(events, ordinary=ordinary or no_error_field, rewrite=rewrite, failure_of=failure_of)
         self._kinds = frozenset(str(member.__struct_config__.tag) for member in get_args(events))
         self._holds_unknown = holds_unknown
+
+    def _is_error(self, name: str | None, fields: Fields) -> bool:
+        # As on the fast path, which takes every event of a known type without an ``error``.
+        is_declared = carries_error if fields.get("type") in tuple(self._kinds) else declares_error
+        return is_declared(fields)
 
     def _is_own_name(self, name: str | None) -> bool:
         return name is None or name in self._kinds
@@ -374,6 +393,22 @@ def _no_failure(event: object) -> None:
 def no_error_field(events: Sequence[object], payloads: Sequence[bytes]) -> bool:
     """Whether no payload contains an ``error`` field."""
     return not any([b'"error"' in data for data in payloads])  # noqa: C419  # a list is faster than a generator
+
+
+def shows_error_without_content(fields: Fields) -> bool:
+    """Whether a chunk has an error message, flag or status, but no content: nothing in a choice, not even its end."""
+    choices = as_list(fields.get("choices")) or [fields.get("choices")]
+    return not any(holds_content(choice) or _is_finished(choice) for choice in choices) and shows_error_beside(fields)
+
+
+def _is_finished(choice: object) -> bool:
+    reason = as_object(choice).get("finish_reason")
+    return isinstance(reason, str) and is_end_of_choice(reason)
+
+
+def is_end_of_choice(reason: str | None) -> bool:
+    """Whether a finish reason says that a choice has its whole content; some servers send the string "null"."""
+    return bool(reason) and reason != "null" and not is_error_name(reason)
 
 
 def _is_kind_name(name: str) -> bool:
@@ -444,13 +479,20 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         if not _is_error_reply(value, own):
             raise
     else:
-        if own and _has_certain_answer(reply):
-            return reply if getattr(reply, "text", None) != "" else _move_answers(reply, data, decoder)
-        value = json_or_none(data)
-        if not _is_error_reply(value, own):
-            _check_reply(reply, as_object(value), data, own)
+        is_certain = bool(own) and _has_certain_answer(reply)
+        if is_certain and _has_content(reply):
             return reply
-    raise error_of_payload(value, data, status, headers)
+        value = json_or_none(data)
+        fields = as_object(value)
+        is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
+        if not is_error and is_certain:
+            return _move_answers(reply, fields, data, decoder)
+        if not is_error:
+            _check_reply(reply, fields, data, own)
+            return reply
+    failure = Held(error_of_payload(value, data, status, headers))
+    failure.error.partial = _partial_of(as_object(value), decoder)
+    raise failure.take()
 
 
 @cache
@@ -471,6 +513,26 @@ def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str
     if not _is_answered(reply):
         wanted = " and no ".join(getattr(reply, "answered_by", ()))
         raise ResponseDecodeError(f"the server's reply contains no answer: it has no {wanted}", excerpt=excerpt(data))
+
+
+# The fields in which the APIs have the answer.
+_ANSWERS: Final = frozenset({"choices", "content", "data", "image", "output", "text", "tokens"})
+
+
+def _has_content(reply: Any) -> bool:
+    """Whether a reply has text, or if it is of another kind, any answer; checked without parsing it again."""
+    if (text := getattr(reply, "text", None)) is not None:
+        return bool(text)
+    answers = _ANSWERS & _own_fields(reply.__class__)
+    return not answers or any(getattr(reply, name) for name in answers)
+
+
+def _shows_error_without_answer(fields: Fields, own: Collection[str]) -> bool:
+    """Whether a reply has an error message, flag or status next to fields of the API, but nothing in these."""
+    answers = _ANSWERS.intersection(own)
+    if not answers or any(holds_content(fields.get(name)) for name in answers):
+        return False
+    return shows_error_beside(fields, own)
 
 
 def _has_certain_answer(reply: object) -> bool:
@@ -515,7 +577,7 @@ def _partial_of(fields: Fields, decoder: msgspec.json.Decoder[Any]) -> Partial |
     return None if partial == Partial() else partial
 
 
-def _move_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Moves the answers of a reply without text to where this API has them, from where another API or a stream does.
 
     Raises:
@@ -524,7 +586,6 @@ def _move_answers(reply: T, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     own_choices: Any = getattr(reply, "choices", ())
     if not own_choices:
         return reply
-    fields = as_object(loads(data))
     choices = list(map(as_object, as_list(fields["choices"]) or [fields["choices"]]))  # or one that is not in a list
     wanted = "message" if hasattr(own_choices[0], "message") else "text"
     lacking = [choice for choice in choices if _lacks(choice, wanted)]
@@ -561,7 +622,7 @@ def _is_error_reply(value: object, own: Collection[str]) -> bool:
     if not is_object(value):
         return describes_error(value)
     fields = as_object(value)
-    if wraps_error(fields) or declares_error(fields):
+    if wraps_error(fields) or declares_error(fields) or _shows_error_without_answer(fields, own):
         return True
     if has_value(fields, [name for name in own if name not in _METADATA | _AMBIGUOUS and not is_error_name(name)]):
         return False
