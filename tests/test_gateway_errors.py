@@ -435,6 +435,30 @@ def test_empty_chunk_with_ordinary_fields_is_delivered(kind: str, choice: JSON, 
     assert len(reader.ready) == 1
 
 
+@pytest.mark.parametrize("kind", ["messages", "responses", "audio"])
+def test_error_beside_the_final_event_is_raised_after_it_is_delivered(kind: str) -> None:
+    events = [(name, value) for name, value, _ in STREAMS[kind].events]
+    events[-1] = events[-1][0], {**events[-1][1], "error": {"message": MSG, "code": 500}}
+    frames = [f"event: {name or ''}\ndata: {json.dumps(value)}\n\n" for name, value in events]
+    for reads in (frames, ["".join(frames)]):
+        reader = EventReader(STREAMS[kind].collector(), 1 << 20, 200, Headers())
+        for read in reads:
+            reader.feed(read.encode())
+        assert isinstance(reader.failure, InternalServerError)
+        assert len(reader.ready) == len(frames)
+
+
+@pytest.mark.parametrize("kind", ["messages", "responses"])
+def test_error_in_an_event_after_the_final_one_is_ignored(kind: str) -> None:
+    frames = [f"event: {name}\ndata: {json.dumps(value)}\n\n" for name, value, _ in STREAMS[kind].events]
+    reader = EventReader(STREAMS[kind].collector(), 1 << 20, 200, Headers())
+    name, value, _ = STREAMS[kind].events[0]
+    after = f"event: {name}\ndata: {json.dumps({**value, 'error': MSG})}\n\n"
+    reader.feed("".join([*frames, after]).encode())
+    assert reader.failure is None
+    assert len(reader.ready) == len(frames)
+
+
 BLANK_ERRORS: Final = [
     *(None, "", " ", {}, [], False, 0),
     *({"message": None, "code": None}, {"message": "", "code": 0}, {"details": [], "inner": {"code": None}}),

@@ -247,6 +247,9 @@ class EventReader(Generic[E]):
                     self._collector.extend((payload,))
                     self._fail(failure)  # raised instead of delivered
                     return
+                if error is not None:
+                    self._take_failed(decoded, payload, error)
+                    return
                 decoded.append(payload)
             if error is not None or is_end:
                 break
@@ -257,6 +260,15 @@ class EventReader(Generic[E]):
             self._fail(error)
         elif is_end:
             self._end(explicit=True)
+
+    def _take_failed(self, events: Sequence[E], last: E, error: FriendliError) -> None:
+        """Takes events, and then one that carries an error, which may be the final event of the API."""
+        self._take(events)
+        if self.has_ended:
+            return
+        self._take((last,))
+        if not self.stopped:
+            self._fail(error)
 
     def _take(self, events: Sequence[E]) -> None:
         collector = self._collector
