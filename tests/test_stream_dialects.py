@@ -352,3 +352,30 @@ async def test_tool_start_after_finish_reason_makes_end_of_body_a_truncation(
     assert stream.outcome == "truncated"
     assert caught.value.partial is not None
     assert caught.value.partial.text == "let me see"
+
+
+@pytest.mark.parametrize("line", [b"x-heartbeat: 1", b"x-served-by: cache a", b"seq:7", b"trace: a-b", b"ping:"])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+async def test_unknown_field_is_ignored_if_the_sentinel_ends_the_stream(
+    server: FriendliServer, client: AsyncFriendli, line: bytes, newline: bytes
+) -> None:
+    server.enqueue(script(raw(delta("a")), raw(line + newline * 2), raw(delta("b")), raw(DONE)))
+    stream = open_stream(client)
+    assert [piece async for piece in stream.text()] == ["a", "b"]
+    assert stream.outcome == "done"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"quota exceeded", b"error: quota", b"detail: quota", b"x-error: quota", b"upstream: quota exceeded"),
+        *(b"status: failed", b"code: 503", b"x-state: Timeout error"),
+    ],
+)
+async def test_line_with_words_for_failure_is_the_error_of_an_unfinished_answer(
+    server: FriendliServer, client: AsyncFriendli, line: bytes
+) -> None:
+    server.enqueue(script(raw(delta("a")), raw(line + b"\n\n"), raw(DONE)))
+    stream = open_stream(client)
+    with pytest.raises(APIStatusError):
+        await with_timeout(stream.result())

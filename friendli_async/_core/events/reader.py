@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from friendli_async._core.error_json import json_or_none
+from friendli_async._core.error_json import is_error_name, json_or_none, shows_error
 from friendli_async._core.events.decoding import DONE, NOT_DECODED, Dialect
 from friendli_async._core.events.sse import ServerSentEvent, SSEDecoder
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
@@ -21,6 +21,20 @@ U_co = TypeVar("U_co", covariant=True)
 # A blank line: a line end after another one, or at the start of a read (the other may have ended the previous read).
 # After each, an event may be complete.
 _BLANK_LINE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))(?:\r\n|\n|\r)")
+
+
+_FIELD: Final = re.compile(r"(?i)x-[\w-]+:.*|[a-z][\w-]*:[ ]?\S*")
+"""A line that looks like a field rather than like prose."""
+
+
+def _is_unknown_field(line: bytes) -> bool:
+    """Whether a line is a field of an unknown name, which the SSE standard ignores, without a word for failure."""
+    text = line.decode("utf-8", "replace")
+    name, _, value = text.partition(":")
+    value = value.strip()
+    is_failure = is_error_name(name) or is_error_name(value)
+    number = int(value) if value.isdecimal() and len(value) < 20 else value
+    return _FIELD.fullmatch(text) is not None and not is_failure and not shows_error({name: number})
 
 
 class Collector(Protocol[E, R_co, U_co]):
@@ -302,6 +316,8 @@ class EventReader(Generic[E]):
         collector, stray, possible_error = self._collector, self._sse.stray, self._possible_error_data
         if collector.begun and collector.may_end:
             return
+        if collector.begun and explicit and all(map(_is_unknown_field, stray.splitlines())):
+            stray = b""
         if possible_error and not stray:
             payload = json_or_none(possible_error)
             self._fail(error_of_payload(payload, possible_error, self._status, self._headers))
