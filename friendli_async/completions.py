@@ -276,8 +276,8 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
             add_chunks((chunk,))
 
     def _remove_duplicates(self, chunk: TextCompletionChunk) -> None:
-        for choice in chunk.choices:
-            parts = self.choices.get(choice.index)
+        for position, choice in enumerate(chunk.choices):
+            parts = self.choices.get(self._number(choice.index, position))
             if parts is not None:
                 msgspec.structs.force_setattr(choice, "text", missing_suffix(choice.text, parts.text))
                 if parts.tokens:

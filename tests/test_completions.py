@@ -356,7 +356,7 @@ async def test_stream_without_sentinel_is_complete_if_every_choice_finished(
 
 async def test_interrupted_stream_raises_with_partial(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(script(chunk("b", index=1), USAGE, chunk("a"), reset()))
-    stream = client.serverless.completions.stream(model="m", prompt="Hi")
+    stream = client.serverless.completions.stream(model="m", prompt="Hi", n=2)
     with pytest.raises(StreamInterruptedError) as raised:
         await stream.result()
     partial = raised.value.partial
@@ -364,7 +364,7 @@ async def test_interrupted_stream_raises_with_partial(client: AsyncFriendli, ser
     assert (partial.text, partial.usage, partial.tool_calls) == ("a", Usage(1, 2, 3), ())
     server.enqueue(script(chunk("b", index=1), reset()))
     with pytest.raises(StreamInterruptedError) as raised:
-        await client.serverless.completions.stream(model="m", prompt="Hi").result()
+        await client.serverless.completions.stream(model="m", prompt="Hi", n=2).result()
     assert raised.value.partial is not None
     assert raised.value.partial.text == ""
 

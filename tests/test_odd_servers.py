@@ -82,6 +82,48 @@ async def test_choices_with_invalid_indexes_are_not_merged(server: FriendliServe
     assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "a"), (1, "b")]
 
 
+def indexed(index: int, text: str, finish_reason: str | None = None) -> dict[str, Any]:
+    """Returns a choice for a stream of a chat or of completions."""
+    return {"index": index, "delta": {"content": text}, "text": None, "finish_reason": finish_reason}
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+@pytest.mark.parametrize("indexes", [(0, 0, -1), (0, -1, 0), (-1, -1, -1), (-1, 0, 0), (1, 1, 1), (7, -1, 7)])
+async def test_uninformative_index_of_the_only_choice_loses_no_text(
+    server: FriendliServer, client: AsyncFriendli, api: str, indexes: tuple[int, ...]
+) -> None:
+    for _ in range(2):
+        choices = zip(indexes, "abc", (None, None, "stop"), strict=True)
+        server.enqueue(script(*(event({"choices": [indexed(*choice)]}) for choice in choices), done()))
+    prompt = {"messages": [{"role": "user", "content": "Hi"}]} if api == "chat" else {"prompt": "Hi"}
+    streams = [getattr(client.serverless, api).stream(model="m", **prompt) for _ in range(2)]
+    pieces = [piece async for piece in streams[0].text()]
+    events = [event async for event in streams[1]]
+    reply = await streams[1].result()
+    assert ["".join(pieces), "".join(event.text for event in events), reply.text] == ["abc"] * 3
+    assert [choice.index for choice in reply.choices] == [0]
+    assert reply.choices[0].finish_reason == "stop"
+
+
+async def test_second_choice_that_was_not_requested_is_kept_apart(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    texts = [(1, "a"), (0, "x"), (1, "b"), (0, "y")]
+    server.enqueue(script(*(event({"choices": [indexed(*each)]}) for each in texts), done()))
+    stream = open_stream(client)
+    assert [piece async for piece in stream.text()] == ["a", "b"]
+    reply = await stream.result()
+    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "ab"), (1, "xy")]
+
+
+async def test_negative_indexes_in_one_chunk_are_replaced_by_the_positions(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(*(event({"choices": [indexed(-1, "a"), indexed(-1, "b")]}) for _ in range(2)), done()))
+    reply = await with_timeout(open_stream(client, n=2).result())
+    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "aa"), (1, "bb")]
+
+
 @pytest.mark.parametrize("choice", [None, 1, "x", []])
 async def test_legacy_final_frame_with_invalid_choices_is_tolerated(
     server: FriendliServer, client: AsyncFriendli, choice: Any

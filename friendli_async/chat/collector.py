@@ -127,6 +127,7 @@ class ChoicesCollector(Generic[C, P]):
         """The first chunk with a choice."""
         self.choices: dict[int, P] = {}
         self._n = n
+        self._first: int | None = None  # the server's index of choice 0: not 0 if it numbers an only choice otherwise
 
     @property
     def begun(self) -> bool:
@@ -164,10 +165,14 @@ class ChoicesCollector(Generic[C, P]):
     def extend(self, events: Iterable[C]) -> None:
         """Adds chunks."""
         for chunk in events:
+            if self._first != 0:
+                self._renumber(chunk)
             for choice in chunk.choices:
                 parts = self.choices.get(choice.index)
                 if parts is None:
-                    parts = self.begin(choice.index, chunk)
+                    if choice.index < 0:
+                        self._renumber(chunk)
+                    parts = self.choices.get(choice.index) or self.begin(choice.index, chunk)
                 parts.add(choice)
             if chunk.usage is not None:
                 self.usage = chunk.usage
@@ -179,6 +184,19 @@ class ChoicesCollector(Generic[C, P]):
     def result(self) -> Any:
         """Returns the assembled completion."""
         raise NotImplementedError
+
+    def _renumber(self, chunk: C) -> None:
+        """Replaces uninformative indexes of a chunk from the server."""
+        if self._first is None and chunk.choices:
+            self._first = max(0, min(choice.index for choice in chunk.choices)) if self._n == 1 else 0
+        for position, choice in enumerate(chunk.choices):
+            msgspec.structs.force_setattr(choice, "index", self._number(choice.index, position))
+
+    def _number(self, index: int, position: int) -> int:
+        """Returns the index for a choice: the server's, but not a negative one; an only choice has 0."""
+        if index < 0:
+            return position
+        return self._first - index if self._first and index in (0, self._first) else index
 
     def _build_reply(self, reply: Callable[..., R], object: str) -> R:
         """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""
@@ -361,6 +379,8 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 
     def add_texts(self, chunks: Sequence[ChatChunk]) -> int:
         """Fast path: adds chunks up to the first that is not plain text or reasoning. Returns how many it added."""
+        if self._first:
+            return 0  # the indexes are not the server's
         begun = self.choices
         texts = 0
         for chunk in chunks:
