@@ -346,7 +346,7 @@ async def test_unknown_block_with_any_index_type_is_kept_apart_from_text(
     ]
     server.enqueue(script(*named(events)))
     result = await open_stream(client).result()
-    assert result.content == (TextBlock("Hello"), {**block, "text": "!"})
+    assert result.content == (TextBlock("Hello"), block, TextBlock("!"))
 
 
 async def test_unknown_stop_reason_is_kept(server: FriendliServer, client: AsyncFriendli) -> None:

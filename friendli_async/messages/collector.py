@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from friendli_async._core.error_json import json_or_none
+from friendli_async._core.error_json import has_value, json_or_none
 from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.text import join_text
 from friendli_async.messages.replies import (
@@ -84,6 +84,10 @@ _EMPTY_BLOCKS: Final = (TextBlock(), ThinkingBlock())
 # --- assembly --------------------------------------------------------------------------------------------------------
 
 
+_WORDS: Final = frozenset({"text", "thinking", "signature"})
+"""The fields that deltas extend, besides the input of a tool call."""
+
+
 class _BlockParts:
     """Accumulates the deltas of one content block."""
 
@@ -110,22 +114,39 @@ class _BlockParts:
     def has_deltas(self) -> bool:
         return bool(self.text or self.thinking or self.signature or self.input)
 
-    def result(self) -> ContentBlock:
-        start = {"type": self._kind()} if self.start is None else self.start
-        fields: dict[str, Any] = as_input(start) if isinstance(start, KnownBlock) else {**start}
-        for name in ("text", "thinking", "signature"):
+    def result(self) -> list[ContentBlock]:
+        """Returns the block, and a block each for streamed text and thinking that it cannot hold."""
+        blocks = [as_block(self._fields())]
+        if self.thinking and not isinstance(blocks[0], ThinkingBlock):
+            blocks.insert(0, ThinkingBlock(join_text(self.thinking), join_text(self.signature) or None))
+        if self.text and not isinstance(blocks[-1], TextBlock):
+            blocks.append(TextBlock(join_text(self.text)))
+        return blocks
+
+    def _fields(self) -> dict[str, Any]:
+        """Returns the block as JSON, with the deltas that it can hold."""
+        fields: dict[str, Any]
+        if isinstance(self.start, KnownBlock):
+            fields = as_input(self.start)
+        else:
+            fields = {**(self.start or {})}
+            has_words = bool(self.text or self.thinking) and not self.input
+            if self.start is None or (has_words and not has_value(fields, fields.keys() - _WORDS - {"type"})):
+                fields["type"] = self._kind()
+        holds_words = fields["type"] in KNOWN_BLOCKS.values()
+        for name in _WORDS if holds_words else ("signature",):
             if pieces := getattr(self, name):
                 fields[name] = join_text([fields.get(name) or "", *pieces])
         if raw_input := join_text(self.input):
             arguments = json_or_none(raw_input)
             fields["input"] = arguments if isinstance(arguments, dict) else raw_input
-        return as_block(fields)
+        return fields
 
     def _kind(self) -> str:
-        """Infers the type of a block whose ``content_block_start`` is missing."""
+        """Infers the type of a block whose ``content_block_start`` is missing, or has an unknown type."""
         if self.input:
             return "tool_use"
-        return "thinking" if self.thinking or self.signature else "text"
+        return "thinking" if not self.text and (self.thinking or self.signature) else "text"
 
     def tool_call(self) -> ToolCall | None:
         arguments = join_text(self.input)
@@ -226,7 +247,7 @@ class MessagesCollector:
         """Returns the complete message."""
         head = self.head
         return Message(
-            content=tuple(parts.result() for parts in self._blocks),
+            content=tuple(block for parts in self._blocks for block in parts.result()),
             id=head.id,
             type=head.type,
             role=head.role,

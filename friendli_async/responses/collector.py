@@ -66,13 +66,30 @@ class _ItemParts:
         return self._content.setdefault(index or 0, (kind, []))[1]
 
     def result(self) -> OutputItem:
-        content = tuple(ContentPart(kind, join_text(pieces)) for _, (kind, pieces) in sorted(self._content.items()))
+        final = (self.is_complete and self.item.content) or ()
         return msgspec.structs.replace(
             self.item,
-            content=(self.is_complete and self.item.content) or content or self.item.content,
+            content=self._with_streamed(final) or self.item.content,
             arguments=(self.is_complete and self.item.arguments) or join_text(self.arguments) or self.item.arguments,
             name=self.item.name or self.name,
         )
+
+    def _with_streamed(self, final: Sequence[ContentPart]) -> tuple[ContentPart, ...]:
+        """Returns the parts of the complete item, with the streamed text where they lack it."""
+        parts = dict(enumerate(final))
+        has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
+        for index, (kind, pieces) in sorted(self._content.items()):
+            text, part = join_text(pieces), parts.get(index)
+            if part is None and not has_text[kind]:
+                parts[index] = ContentPart(kind, text)
+            elif part is not None and text and not _holds(part, kind):
+                parts[index if part.refusal is None else max(parts) + 1] = ContentPart(kind, text)
+        return tuple(part for _, part in sorted(parts.items()))
+
+
+def _holds(part: ContentPart, kind: str) -> bool:
+    """Whether a part has text of the kind that was streamed."""
+    return bool(part.text) and part.type in (("output_text", "text") if kind == "output_text" else (kind,))
 
 
 def _are_ordinary(events: Sequence[ResponseEvent], payloads: Sequence[bytes]) -> bool:
@@ -209,10 +226,14 @@ class ResponseCollector:
 
 
 def _has_more(assembled: Response, final: Response) -> bool:
-    """Whether the assembled response has a kind of content that the final one lacks entirely."""
-    return any(
-        getattr(assembled, name) and not getattr(final, name) for name in ("output", "text", "reasoning", "tool_calls")
-    )
+    """Whether the assembled response, or an item of it, has a kind of content that the final one lacks entirely."""
+    names = ("output", "text", "reasoning", "tool_calls")
+    if any(getattr(assembled, name) and not getattr(final, name) for name in names):
+        return True
+    if [item.type for item in assembled.output] != [item.type for item in final.output]:
+        return False
+    items = zip(assembled.output, final.output, strict=True)
+    return any((new.text and not old.text) or (new.reasoning and not old.reasoning) for new, old in items)
 
 
 class Wording:
