@@ -160,6 +160,8 @@ class Run(Generic[Row, R]):
             are in the file.
         RejectedError: During iteration: see ``max_rejections``. Rows in flight have finished, and were delivered.
         RowsError: During iteration: a row or its key is invalid; ``DuplicateKeyError`` if an earlier row has its key.
+        BaseException: During iteration: what ``call``, ``key`` or the rows raised that is not an Exception, such as
+            pytest's ``Failed``. Rows in flight have finished, and were delivered; the row itself has no outcome.
     """
 
     def __init__(self, job: Job[Row, R]) -> None:
@@ -256,6 +258,7 @@ class Job(Generic[Row, R]):
         self._next_index = 0  # in ordered runs, the index of the next row to deliver
         self._rows_taken = self._outcomes_taken = 0
         self._row_taker: asyncio.Task[None] | None = None
+        self._is_taking = False
         self._calls: set[asyncio.Task[None]] = set()
         self._resending: set[asyncio.Task[None]] = set()  # calls without a permit, which wait to be made again
         self._shutdown: asyncio.Task[None] | None = None
@@ -274,14 +277,13 @@ class Job(Generic[Row, R]):
             return
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
+        self._is_taking = True
         self._row_taker = asyncio.create_task(self._take_rows())
-        self._row_taker.add_done_callback(lambda taker: self._after_task(taker, self._stopped))
+        self._row_taker.add_done_callback(self._after_taking)
 
     def is_finished(self) -> bool:
         """Whether no outcome is available, and none will be."""
-        if self._closed:
-            return True
-        return not (self.ready or self._calls or (self._row_taker is not None and not self._row_taker.done()))
+        return self._closed or not (self.ready or self._calls or self._is_taking)
 
     async def wait(self) -> None:
         """Waits for an outcome or the end."""
@@ -381,9 +383,10 @@ class Job(Generic[Row, R]):
                 if self._ledger is not None:
                     self._ledger.keep(outcome)
             except Exception as failure:
-                self._fail(failure)  # the outcome is still delivered: the call was paid for
-            self._judge(error)
-            self._deliver(index, outcome)
+                self._fail(failure)
+            finally:  # the outcome is delivered anyway: the call was paid for
+                self._judge(error)
+                self._deliver(index, outcome)
         except Exception as failure:
             self._fail(failure)
         finally:
@@ -398,14 +401,28 @@ class Job(Generic[Row, R]):
         self._has_room.set()
         self._after_task(call, self._closed)
 
+    def _after_taking(self, taker: asyncio.Task[None]) -> None:
+        self._is_taking = False
+        self._after_task(taker, self._stopped)
+
     def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
-        if task.cancelled() and not was_ended:  # by the rows or the call, or by code that cancels all tasks: no outcome
+        # A cancellation comes from the rows or the call, or from code that cancels all tasks; another BaseException,
+        # such as pytest's Failed, from the rows, their keys or the call. There is no outcome: the run must not go on.
+        # Once the run is closed nobody would get the failure, but asyncio logs an exception that is not retrieved.
+        if not (was_ended if task.cancelled() else self._closed):
             try:
                 task.result()
-            except CancelledError as error:
+            except BaseException as error:
                 self._fail(error)
+        if not self._calls and not self._is_taking:
+            self._deliver_waiting()
         if not self._calls:
             self._changed.set()
+
+    def _deliver_waiting(self) -> None:
+        """Delivers what an ordered run has kept for after a row that will have no outcome."""
+        if self._out_of_order:
+            self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
 
     async def _send(self, row: Row) -> tuple[R | None, Exception | None, int]:
         """Makes the call for one row, again after each ``Retry-After``. Also returns the number of requests."""
