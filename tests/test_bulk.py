@@ -22,6 +22,7 @@ from friendli_async import (
     ChatCompletion,
     ConfigurationError,
     Meta,
+    Partial,
     RateLimitError,
     Usage,
 )
@@ -743,7 +744,10 @@ def test_progress_is_available_in_other_threads_and_after_the_event_loop() -> No
     assert run.progress.seconds >= after.seconds
 
 
-async def test_tokens_attempts_and_rejections_are_counted(server: FriendliServer) -> None:
+async def test_tokens_attempts_and_rejections_are_counted(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("friendli_async.bulk.run._MAX_RESENDS", 0)
     limited = status(429, retry_after=0)
     server.enqueue(
         limited, status(503, retry_after=0), text("Hel", "lo"), status(400), text("one"), limited, limited, limited
@@ -799,7 +803,7 @@ async def test_adaptive_limit_grows_on_success_and_shrinks_on_rejection() -> Non
 
     async def reject_one(row: int) -> int:
         if row == 40:
-            raise RateLimitError("slow down", status_code=429, retry_after=0.0)
+            raise RateLimitError("slow down", status_code=429, retry_after=0.0, partial=Partial(text="half"))
         return await double(row)
 
     run = run_all(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -37,7 +38,10 @@ _log: Final = logging.getLogger("friendli_async")
 _OVERLOAD_STATUSES: Final = frozenset({429, 503})
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
-"""How often a row is sent again after a ``Retry-After``, and how many seconds it waits for that in all."""
+"""How often a row is sent again after a rejection by load, and how many seconds it waits for that in all."""
+_FIRST_BACKOFF: Final = 0.5
+_BACKOFF_FACTOR: Final = 3.0
+"""The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
 _WINDOW_FACTOR: Final = 4
 """Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
 the consumer or, in ordered runs, for an earlier row."""
@@ -102,8 +106,9 @@ def run_all(
             iterator of yours is not closed, so you can read the remaining rows from it; but an async generator ends if
             the run is stopped or closed while it waits for a row, since this wait is cancelled.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
-            the row. After a 429 or 503 with a ``Retry-After``, the run pauses for so long and then calls it again with
-            the same row: up to five times, and unless the row's waits exceed an hour in all.
+            the row. After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
+            waits exceed an hour in all. The whole run pauses for the ``Retry-After``; without one, the row waits for
+            0.5 s, then longer each time, about a minute in all.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
@@ -425,7 +430,7 @@ class Job(Generic[Row, R]):
             self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
 
     async def _send(self, row: Row) -> tuple[R | None, Exception | None, int]:
-        """Makes the call for one row, again after each ``Retry-After``. Also returns the number of requests."""
+        """Makes the call for one row, again after each rejection by load. Also returns the number of requests."""
         attempts, resends, waited = 0, 0, 0.0
         reply: R | None = None
         error: Exception | None = None
@@ -434,24 +439,25 @@ class Job(Generic[Row, R]):
                 reply, error = await self._make_call(row)
                 meta = _meta_of(reply if error is None else error)
                 attempts += 1 if meta is None else len(meta.attempts)
-                wait = _retry_after_of(error)
+                wait = _resend_wait(error, resends)
                 if wait is None or resends == _MAX_RESENDS or waited + wait > _MAX_RESEND_WAIT:
                     break
                 resends, waited = resends + 1, waited + wait
                 _log.info("run_all: a rate limit rejected a row, which is sent again in %.1f s", wait)
-                if self._stopped or not await self._wait_to_resend():
+                if self._stopped or not await self._wait_to_resend(wait):
                     break
             return reply, error, max(1, attempts)
         finally:
             reply = error = None  # see _process
 
-    async def _wait_to_resend(self) -> bool:
-        """Waits for a permit, which the gate gives after the ``Retry-After``. Returns False if the run is stopped."""
+    async def _wait_to_resend(self, wait: float) -> bool:
+        """Waits, and then for a permit; the gate gives none before a ``Retry-After``. Returns False if stopped."""
         task = asyncio.current_task()
         assert task is not None
         self._gate.release()
         self._resending.add(task)
         try:
+            await asyncio.sleep(wait)
             await self._gate.acquire()
         except CancelledError:
             if self._closed or not self._stopped:
@@ -621,10 +627,10 @@ def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
     return limit
 
 
-def _retry_after_of(error: Exception | None) -> float | None:
-    """Returns the ``Retry-After`` of a call that the server rejected because of its load, and that brought nothing."""
+def _resend_wait(error: Exception | None, resends: int) -> float | None:
+    """Returns the seconds until a row is sent again: if the server rejected it because of its load, with no content."""
     if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
-        return error.retry_after or None
+        return error.retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
     return None
 
 
