@@ -14,7 +14,17 @@ import pytest
 from support.sockets import client_of, complete, open_stream
 from support.virtual import now, run_in_virtual_time
 
-from friendli_async import Attempt, ChatCompletion, InternalServerError, Meta, Partial, RateLimitError, RetryPolicy
+from friendli_async import (
+    Attempt,
+    ChatCompletion,
+    InternalServerError,
+    Meta,
+    Observer,
+    Partial,
+    RateLimitError,
+    RetryPolicy,
+)
+from friendli_async._core.observers import AttemptStarted
 from friendli_async.bulk import Adaptive, Outcome, Run, run_all
 from friendli_async.replies import Headers, Timing
 from friendli_async.testing import FriendliServer, error_data, script, status, text
@@ -107,6 +117,28 @@ async def test_overloads_inside_streams_shrink_the_limit_also_if_a_retry_resolve
             [reply] = [outcome.result() async for outcome in run]
     assert [attempt.status for attempt in reply.meta.attempts] == [200, 200]
     assert (run.progress.refused, adaptive.limit) == (1, 5)
+
+
+async def test_limit_shrinks_at_a_rejection_before_the_call_is_retried() -> None:
+    adaptive = Adaptive(start=8)
+    limits: list[int] = []
+
+    class Recorder(Observer):
+        def attempt_started(self, event: AttemptStarted) -> None:
+            limits.append(adaptive.limit)
+
+    options = {"retry": RetryPolicy(initial=0.0), "observers": [Recorder()]}
+    async with FriendliServer() as server, client_of(server.url, **options) as client:
+        server.enqueue(status(429), status(429), text("good"))
+
+        async def call(row: int) -> str:
+            return (await complete(client)).text
+
+        run = run_all([0], call, concurrency=adaptive)
+        async with asyncio.timeout(30):
+            [outcome] = [outcome async for outcome in run]
+    assert limits == [8, 5, 3]
+    assert (outcome.reply, run.progress.refused) == ("good", 2)
 
 
 @in_virtual_time

@@ -12,12 +12,14 @@ import logging
 import random
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from friendli_async._core.loops import wait_ended
+from friendli_async._core.pacing import on_rejection
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
 from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_rejection
@@ -469,13 +471,15 @@ class Job(Generic[Row, R]):
     async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
         """Makes the call. Apart from ``_send``, whose frame would be in the error's traceback and hold the error."""
         started_at = asyncio.get_running_loop().time()
+        reported: set[tuple[int, float]] = set()
+        on_rejection.set(partial(self._report_rejection, reported))
         try:
             reply = await self._call(row)
         except Exception as error:
-            self._report_rejections(_meta_of(error), error)
+            self._report_rejections(_meta_of(error), error, reported)
             return None, error
         meta = _meta_of(reply)
-        self._report_rejections(meta, None)
+        self._report_rejections(meta, None, reported)
         usage = usage_of(reply)
         tokens = usage.completion_tokens if usage is not None else 0
         self._tokens += tokens
@@ -485,8 +489,18 @@ class Job(Generic[Row, R]):
         self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
         return reply, None
 
-    def _report_rejections(self, meta: Meta | None, error: Exception | None) -> None:
-        """Reports rejections to the gate: that of the error, and those that a retry resolved."""
+    def _report_rejection(self, reported: set[tuple[int, float]], error: APIStatusError) -> None:
+        """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries."""
+        if error.meta is not None and error.meta.attempts:
+            attempt = error.meta.attempts[-1]
+            reported.add((attempt.number, attempt.elapsed))
+            self._refused += 1
+            self._gate.refused(error.retry_after, ago=attempt.elapsed)
+
+    def _report_rejections(
+        self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
+    ) -> None:
+        """Reports the rejections to the gate that are not reported yet: of streams, and without ``Pacing``."""
         attempts = () if meta is None else meta.attempts
         retry_after = error.retry_after if isinstance(error, APIStatusError) else None
         if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
@@ -502,7 +516,7 @@ class Job(Generic[Row, R]):
             status = 429 if attempt.error == RateLimitError.__name__ else attempt.status
             if position == 0 and isinstance(error, APIStatusError):
                 status = error.status_code
-            if status in _OVERLOAD_STATUSES:
+            if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
                 self._refused += 1
                 # The Retry-After of an earlier attempt has passed already.
                 self._gate.refused(0.0 if position else retry_after, ago=ago)
