@@ -74,6 +74,9 @@ _DELAY_HEADERS: Final = (
     ("x-retry-after", 1.0),
     ("x-ratelimit-retry-after", 1.0),
 )
+_HUGE_NUMBER: Final = r"[1-9][0-9]{18,}(?:\.[0-9]*)?"
+_LONGEST_DELAY: Final = 1e18
+"""Stands for every longer delay: whoever sends one means that the call must not be repeated."""
 _NUMBER: Final = r"(?ai)[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 _UNIT: Final = r"(ms|milli(?:second)?s?|[uµ]s|ns|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
 _DURATION_PART: Final = rf"([0-9]+(?:\.[0-9]+)?) *{_UNIT}(?![a-z]) *"
@@ -112,6 +115,8 @@ def retry_delay_of(status: int, headers: Mapping[str, str], now: Callable[[], fl
     """
     for name, unit in _DELAY_HEADERS:
         if text := headers.get(name):
+            if any(re.fullmatch(_HUGE_NUMBER, part) for part in split_values(text)):
+                return _LONGEST_DELAY
             delay = _longest_delay(text, unit, headers, now)
             if delay is not None and delay >= 0:
                 return abs(delay)  # not -0
@@ -186,7 +191,7 @@ def _parse_amount(text: str, *, least: bool) -> float | None:
 def _parse_number(text: str) -> float | None:
     text = text.strip()
     number = float(text) if re.fullmatch(_NUMBER, text) else math.inf
-    return number if abs(number) < 1e18 else None
+    return number if abs(number) < _LONGEST_DELAY else None
 
 
 def _longest_delay(text: str, unit: float, headers: Mapping[str, str], now: Callable[[], float] = time) -> float | None:

@@ -22,10 +22,12 @@ from friendli_async import (
     ChatCompletion,
     ConfigurationError,
     Meta,
+    Partial,
     RateLimitError,
     Usage,
 )
 from friendli_async.bulk import Adaptive, Outcome, Progress, RejectedError, RowsError, Run, run_all
+from friendli_async.bulk.checkpoint import Checkpoint
 from friendli_async.replies import Timing, attach_meta
 from friendli_async.testing import FriendliServer, status, text
 
@@ -459,6 +461,120 @@ async def test_cancellation_raised_by_rows_propagates() -> None:
     assert [outcome.reply for outcome in seen] == [2]
 
 
+class Panic(BaseException):
+    """Not an Exception, like pytest's `Failed` and the panics of Rust extensions."""
+
+
+PANICS = [Panic("boom"), GeneratorExit("boom")]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("panic", PANICS, ids=repr)
+async def test_base_exception_of_a_call_is_raised_after_what_has_finished(
+    panic: BaseException, ordered: bool, tmp_path: Path
+) -> None:
+    async def call(row: int) -> int:
+        for _ in range(2 if row == 1 else 5):
+            await asyncio.sleep(0)
+        if row == 1:
+            raise panic
+        return row
+
+    seen: list[Outcome[Any, Any]] = []
+    with pytest.raises(type(panic), match="boom"):
+        await read_into(seen, run_all(range(100), call, concurrency=4, ordered=ordered, checkpoint=tmp_path / "done"))
+    assert [outcome.reply for outcome in seen] == [0, 2, 3]  # those in flight, also behind the missing row
+    assert library_tasks() == []
+    async with run_all(range(4), double, checkpoint=tmp_path / "done") as resumed:  # it was closed
+        assert [outcome.key async for outcome in resumed if not outcome.resumed] == [1]
+
+
+@pytest.mark.parametrize("panic", PANICS, ids=repr)
+@pytest.mark.parametrize("where", ["rows", "async rows", "key", "on_progress"])
+async def test_base_exception_of_the_other_callbacks_is_raised_after_what_has_finished(
+    where: str, panic: BaseException
+) -> None:
+    def raise_if(name: str, at: bool) -> None:
+        if name == where and at:
+            raise panic
+
+    def rows() -> Iterator[int]:
+        for row in range(10):
+            raise_if("rows", row == 2)
+            yield row
+
+    async def async_rows() -> AsyncIterator[int]:
+        for row in range(10):
+            raise_if("async rows", row == 2)
+            yield row
+
+    def key(row: int) -> int:
+        raise_if("key", row == 2)
+        return row
+
+    run = run_all(
+        async_rows() if where == "async rows" else rows(),
+        double,
+        concurrency=1,
+        key=key,
+        on_progress=lambda progress: raise_if("on_progress", progress.done == 2),
+    )
+    seen: list[Outcome[Any, Any]] = []
+    with pytest.raises(type(panic), match="boom"):
+        await read_into(seen, run)
+    assert [outcome.reply for outcome in seen] == [0, 2]
+    assert library_tasks() == []
+
+
+async def test_base_exception_of_a_reply_being_recorded_does_not_lose_the_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(self: object, outcome: Outcome[int, int]) -> None:
+        if outcome.key == 1:
+            raise Panic("boom")
+
+    monkeypatch.setattr(Checkpoint, "keep", keep)
+    seen: list[Outcome[Any, Any]] = []
+    with pytest.raises(Panic, match="boom"):
+        await read_into(seen, run_all(range(9), double, concurrency=1, checkpoint=tmp_path / "done"))
+    assert [outcome.reply for outcome in seen] == [0, 2]
+
+
+async def test_ordered_outcomes_behind_a_cancelled_call_are_delivered_before_the_cancellation() -> None:
+    async def call(row: int) -> int:
+        await asyncio.sleep(0)
+        if row == 1:
+            raise asyncio.CancelledError
+        return row
+
+    seen: list[Outcome[Any, Any]] = []
+    with pytest.raises(asyncio.CancelledError):
+        await read_into(seen, run_all(range(100), call, concurrency=4, ordered=True))
+    assert [outcome.reply for outcome in seen] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_interrupt_in_a_call_ends_the_event_loop_and_closes_the_checkpoint(
+    kind: type[BaseException], tmp_path: Path
+) -> None:
+    async def call(row: int) -> int:
+        if row == 3:
+            raise kind
+        return await double(row)
+
+    async def main() -> None:
+        await collect(run_all(range(100), call, concurrency=1, checkpoint=tmp_path / "done"))
+
+    with pytest.raises(kind):
+        asyncio.run(main())
+
+    async def resume() -> list[Any]:
+        run = run_all(range(5), double, concurrency=1, checkpoint=tmp_path / "done")
+        return [outcome.key for outcome in await collect(run) if outcome.resumed]
+
+    assert asyncio.run(resume()) == [0, 1, 2]
+
+
 async def test_closing_a_run_whose_window_is_full_returns_every_permit() -> None:
     adaptive = Adaptive(start=1, max=1)
     async with run_all(range(100), double, concurrency=adaptive) as run:
@@ -628,7 +744,10 @@ def test_progress_is_available_in_other_threads_and_after_the_event_loop() -> No
     assert run.progress.seconds >= after.seconds
 
 
-async def test_tokens_attempts_and_rejections_are_counted(server: FriendliServer) -> None:
+async def test_tokens_attempts_and_rejections_are_counted(
+    server: FriendliServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("friendli_async.bulk.run._MAX_RESENDS", 0)
     limited = status(429, retry_after=0)
     server.enqueue(
         limited, status(503, retry_after=0), text("Hel", "lo"), status(400), text("one"), limited, limited, limited
@@ -684,7 +803,7 @@ async def test_adaptive_limit_grows_on_success_and_shrinks_on_rejection() -> Non
 
     async def reject_one(row: int) -> int:
         if row == 40:
-            raise RateLimitError("slow down", status_code=429, retry_after=0.0)
+            raise RateLimitError("slow down", status_code=429, retry_after=0.0, partial=Partial(text="half"))
         return await double(row)
 
     run = run_all(

@@ -1,4 +1,4 @@
-"""Bulk runs under a rate limit: rows that a Retry-After rejects are sent again, and the run pauses until then."""
+"""Bulk runs under a rate limit: rejected rows are sent again, and the run pauses for a Retry-After."""
 
 import asyncio
 import gc
@@ -7,13 +7,24 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from support.sockets import client_of, complete, open_stream
 from support.virtual import now, run_in_virtual_time
 
-from friendli_async import Attempt, ChatCompletion, InternalServerError, Meta, Partial, RateLimitError, RetryPolicy
+from friendli_async import (
+    Attempt,
+    ChatCompletion,
+    InternalServerError,
+    Meta,
+    Observer,
+    Partial,
+    RateLimitError,
+    RetryPolicy,
+)
+from friendli_async._core.observers import AttemptStarted
 from friendli_async.bulk import Adaptive, Outcome, Run, run_all
 from friendli_async.replies import Headers, Timing
 from friendli_async.testing import FriendliServer, error_data, script, status, text
@@ -108,12 +119,73 @@ async def test_overloads_inside_streams_shrink_the_limit_also_if_a_retry_resolve
     assert (run.progress.refused, adaptive.limit) == (1, 5)
 
 
+async def test_limit_shrinks_at_a_rejection_before_the_call_is_retried() -> None:
+    adaptive = Adaptive(start=8)
+    limits: list[int] = []
+
+    class Recorder(Observer):
+        def attempt_started(self, event: AttemptStarted) -> None:
+            limits.append(adaptive.limit)
+
+    options = {"retry": RetryPolicy(initial=0.0), "observers": [Recorder()]}
+    async with FriendliServer() as server, client_of(server.url, **options) as client:
+        server.enqueue(status(429), status(429), text("good"))
+
+        async def call(row: int) -> str:
+            return (await complete(client)).text
+
+        run = run_all([0], call, concurrency=adaptive)
+        async with asyncio.timeout(30):
+            [outcome] = [outcome async for outcome in run]
+    assert limits == [8, 5, 3]
+    assert (outcome.reply, run.progress.refused) == ("good", 2)
+
+
 @in_virtual_time
 async def test_row_is_sent_again_five_times() -> None:
     call = Calls(_0=[limited(10.0) for _ in range(7)])
     outcomes = await collect(run_all([0], call))
     assert isinstance(outcomes[0].error, RateLimitError)
     assert (outcomes[0].attempts, len(call.started_at[0])) == (6, 6)
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("retry_after", [None, 0.0])
+@in_virtual_time
+async def test_row_without_a_retry_after_is_sent_again_after_growing_waits_of_a_minute_in_all(
+    retry_after: float | None, adaptive: bool
+) -> None:
+    call = Calls(_0=[limited(retry_after) for _ in range(7)])
+    run = run_all(range(8), call, concurrency=Adaptive() if adaptive else 4)
+    outcomes = await collect(run)
+    assert isinstance(outcomes[0].error, RateLimitError)
+    assert outcomes[0].attempts == 6
+    waits = [later - earlier - 1.0 for earlier, later in pairwise(call.started_at[0])]
+    for backoff, wait in zip([0.5, 1.5, 4.5, 13.5, 40.5], waits, strict=True):
+        assert backoff <= wait <= 1.5 * backoff + 1.0  # up to a second for a permit
+    assert (run.progress.refused, run.progress.failed) == (6, 1)
+    assert max(starts[-1] for row, starts in call.started_at.items() if row) < 4.0  # the others go on
+
+
+@in_virtual_time
+async def test_rate_limit_without_a_retry_after_fails_no_row_and_each_rejection_shrinks_the_limit() -> None:
+    in_flight = 0
+
+    async def call(row: int) -> int:
+        nonlocal in_flight
+        if in_flight == 8:
+            raise limited(None)
+        in_flight += 1
+        await asyncio.sleep(1.0)
+        in_flight -= 1
+        return row
+
+    adaptive = Adaptive(start=32)
+    run = run_all(range(200), call, concurrency=adaptive)
+    outcomes = await collect(run)
+    assert sorted(outcome.result() for outcome in outcomes.values()) == list(range(200))
+    assert run.progress.refused > 0
+    assert adaptive.limit <= 16
 
 
 @pytest.mark.parametrize(
@@ -129,8 +201,8 @@ async def test_waits_of_a_row_are_limited_to_an_hour(waits: list[float], sends: 
 
 @pytest.mark.parametrize(
     "error",
-    [limited(None), limited(0.0), limited(5.0, partial=Partial(text="half")), LookupError("mine")],
-    ids=["no Retry-After", "zero", "after content", "another error"],
+    [limited(5.0, partial=Partial(text="half")), LookupError("mine")],
+    ids=["after content", "another error"],
 )
 @in_virtual_time
 async def test_other_errors_fail_the_row_at_once(error: Exception) -> None:
@@ -140,16 +212,17 @@ async def test_other_errors_fail_the_row_at_once(error: Exception) -> None:
     assert call.started_at[0] == [0.0]
 
 
+@pytest.mark.parametrize("wait", [600.0, None])
 @in_virtual_time
-async def test_stop_delivers_waiting_rows_with_their_error() -> None:
-    call = Calls(_0=[limited(600.0)], _1=[limited(600.0)])
-    run = run_all(range(10), call, concurrency=2)
+async def test_stop_delivers_waiting_rows_with_their_error(wait: float | None) -> None:
+    call = Calls(_0=[limited(wait) for _ in range(5)], _1=[limited(wait) for _ in range(5)])
+    run = run_all(range(2), call, concurrency=2)
     reading = asyncio.create_task(collect(run))
-    await asyncio.sleep(5.0)
+    await asyncio.sleep(3.0)
     assert run.progress.in_flight == 2
     run.stop()
     outcomes = await reading
-    assert now() == 5.0
+    assert now() == 3.0
     assert [type(outcome.error) for outcome in outcomes.values()] == [RateLimitError, RateLimitError]
 
 

@@ -187,6 +187,14 @@ async def test_too_long_retry_after_raises_immediately() -> None:
     assert (error.retry_after, now(), statuses(error)) == (61.0, 0.0, [429])
 
 
+@pytest.mark.parametrize("seconds", ["9" * 21, "9" * 400, "1" + "0" * 18 + ".5"])
+@in_virtual_time
+async def test_retry_after_of_any_number_of_digits_raises_immediately(seconds: str) -> None:
+    loop = Loop(response(status=429, retry_after=seconds))
+    error = await loop.fails(RateLimitError)
+    assert (error.retry_after, now(), statuses(error)) == (1e18, 0.0, [429])
+
+
 @in_virtual_time
 async def test_retry_after_beyond_total_timeout_raises_immediately() -> None:
     loop = Loop(response(status=429, retry_after="7"), timeout=5)

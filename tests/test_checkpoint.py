@@ -32,6 +32,7 @@ from friendli_async import (
     ChatCompletion,
     ConfigurationError,
     InternalServerError,
+    Partial,
     RateLimitError,
     ResponseDecodeError,
     UnprocessableEntityError,
@@ -450,7 +451,7 @@ async def test_parsed_json_is_restored_in_a_process_that_has_not_parsed(
 # --- rows sent again -------------------------------------------------------------------------------------------------
 
 TRANSIENT: Final = [
-    RateLimitError("slow down", status_code=429),
+    RateLimitError("slow down", status_code=429, partial=Partial(text="half")),  # others are sent again
     InternalServerError("oops", status_code=500),
     APIConnectionError("gone"),
     ResponseDecodeError("no JSON"),

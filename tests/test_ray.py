@@ -76,11 +76,11 @@ async def test_lone_surrogates_are_replaced_because_columns_are_utf8(server: Fri
 
 
 async def test_error_is_reported_in_a_column(server: FriendliServer) -> None:
-    server.enqueue(status(429))
+    server.enqueue(status(400))
     stage = stage_of(server, concurrency=1)
     rows = await rows_of(stage, batch_of(2))
     assert [row["text"] for row in rows] == [None, "You said: row 1"]
-    assert rows[0]["error"].startswith("RateLimitError: 429")
+    assert rows[0]["error"].startswith("BadRequestError: 400")
     await stage._client.aclose()
 
 
@@ -88,10 +88,10 @@ async def test_rows_in_the_checkpoint_are_not_sent_again_by_another_actor(
     server: FriendliServer, tmp_path: Path
 ) -> None:
     first, second = (stage_of(server, checkpoint=tmp_path) for _ in range(2))
-    server.enqueue(status(503), status(422))
+    server.enqueue(status(409), status(422))
     await rows_of(first, batch_of(20))
     assert len(server.requests) == 20
-    rows = await rows_of(second, batch_of(30))  # the 503 is retried, the 422 is not
+    rows = await rows_of(second, batch_of(30))  # the 409 is retried, the 422 is not
     assert len(server.requests) == 20 + 1 + 10
     assert [row["error"] is None for row in rows].count(False) == 1
     assert len(await rows_of(first, batch_of(30))) == 30

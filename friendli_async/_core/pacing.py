@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 from friendli_async.errors import APIStatusError, status_class
@@ -12,6 +13,11 @@ from friendli_async.replies import Meta
 
 _HOLD_STATUSES: Final = frozenset({429, 503})
 _RETRY_COST: Final = 10  # a success gives 1 back
+
+on_rejection: Final[ContextVar[Callable[[APIStatusError], None] | None]] = ContextVar(
+    "friendli_async_on_rejection", default=None
+)
+"""Called at each rejection by load of a call in this context: a bulk run learns of it before the retries are over."""
 
 
 class LimitScope(NamedTuple):
@@ -75,7 +81,7 @@ class Pace:
         self.spent: int = 0
 
     def record_rejection(self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
-        """Starts a hold if a 429 or 503 response has a Retry-After.
+        """Reports a 429 or 503 response to ``on_rejection``, and starts a hold if it has a Retry-After.
 
         Args:
             scope: The scope of the call.
@@ -83,7 +89,12 @@ class Pace:
             policy: Its ``max_retry_after`` bounds the hold, so that the server is asked again after a longer wait.
             now: The time of the call's loop.
         """
-        if error.status_code not in _HOLD_STATUSES or not error.retry_after:
+        if error.status_code not in _HOLD_STATUSES:
+            return
+        report = on_rejection.get()
+        if report is not None:
+            report(error)
+        if not error.retry_after:
             return
         for other, hold in tuple(self.holds.items()):
             if hold.until <= now:

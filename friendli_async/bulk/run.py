@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from friendli_async._core.loops import wait_ended
+from friendli_async._core.pacing import on_rejection
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
 from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_rejection
@@ -37,7 +40,10 @@ _log: Final = logging.getLogger("friendli_async")
 _OVERLOAD_STATUSES: Final = frozenset({429, 503})
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
-"""How often a row is sent again after a ``Retry-After``, and how many seconds it waits for that in all."""
+"""How often a row is sent again after a rejection by load, and how many seconds it waits for that in all."""
+_FIRST_BACKOFF: Final = 0.5
+_BACKOFF_FACTOR: Final = 3.0
+"""The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
 _WINDOW_FACTOR: Final = 4
 """Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
 the consumer or, in ordered runs, for an earlier row."""
@@ -102,8 +108,9 @@ def run_all(
             iterator of yours is not closed, so you can read the remaining rows from it; but an async generator ends if
             the run is stopped or closed while it waits for a row, since this wait is cancelled.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
-            the row. After a 429 or 503 with a ``Retry-After``, the run pauses for so long and then calls it again with
-            the same row: up to five times, and unless the row's waits exceed an hour in all.
+            the row. After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
+            waits exceed an hour in all. The whole run pauses for the ``Retry-After``; without one, the row waits for
+            0.5 s, then longer each time, about a minute in all.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
@@ -160,6 +167,8 @@ class Run(Generic[Row, R]):
             are in the file.
         RejectedError: During iteration: see ``max_rejections``. Rows in flight have finished, and were delivered.
         RowsError: During iteration: a row or its key is invalid; ``DuplicateKeyError`` if an earlier row has its key.
+        BaseException: During iteration: what ``call``, ``key`` or the rows raised that is not an Exception, such as
+            pytest's ``Failed``. Rows in flight have finished, and were delivered; the row itself has no outcome.
     """
 
     def __init__(self, job: Job[Row, R]) -> None:
@@ -256,6 +265,7 @@ class Job(Generic[Row, R]):
         self._next_index = 0  # in ordered runs, the index of the next row to deliver
         self._rows_taken = self._outcomes_taken = 0
         self._row_taker: asyncio.Task[None] | None = None
+        self._is_taking = False
         self._calls: set[asyncio.Task[None]] = set()
         self._resending: set[asyncio.Task[None]] = set()  # calls without a permit, which wait to be made again
         self._shutdown: asyncio.Task[None] | None = None
@@ -274,14 +284,13 @@ class Job(Generic[Row, R]):
             return
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
+        self._is_taking = True
         self._row_taker = asyncio.create_task(self._take_rows())
-        self._row_taker.add_done_callback(lambda taker: self._after_task(taker, self._stopped))
+        self._row_taker.add_done_callback(self._after_taking)
 
     def is_finished(self) -> bool:
         """Whether no outcome is available, and none will be."""
-        if self._closed:
-            return True
-        return not (self.ready or self._calls or (self._row_taker is not None and not self._row_taker.done()))
+        return self._closed or not (self.ready or self._calls or self._is_taking)
 
     async def wait(self) -> None:
         """Waits for an outcome or the end."""
@@ -381,9 +390,10 @@ class Job(Generic[Row, R]):
                 if self._ledger is not None:
                     self._ledger.keep(outcome)
             except Exception as failure:
-                self._fail(failure)  # the outcome is still delivered: the call was paid for
-            self._judge(error)
-            self._deliver(index, outcome)
+                self._fail(failure)
+            finally:  # the outcome is delivered anyway: the call was paid for
+                self._judge(error)
+                self._deliver(index, outcome)
         except Exception as failure:
             self._fail(failure)
         finally:
@@ -398,17 +408,31 @@ class Job(Generic[Row, R]):
         self._has_room.set()
         self._after_task(call, self._closed)
 
+    def _after_taking(self, taker: asyncio.Task[None]) -> None:
+        self._is_taking = False
+        self._after_task(taker, self._stopped)
+
     def _after_task(self, task: asyncio.Task[None], was_ended: bool) -> None:
-        if task.cancelled() and not was_ended:  # by the rows or the call, or by code that cancels all tasks: no outcome
+        # A cancellation comes from the rows or the call, or from code that cancels all tasks; another BaseException,
+        # such as pytest's Failed, from the rows, their keys or the call. There is no outcome: the run must not go on.
+        # Once the run is closed nobody would get the failure, but asyncio logs an exception that is not retrieved.
+        if not (was_ended if task.cancelled() else self._closed):
             try:
                 task.result()
-            except CancelledError as error:
+            except BaseException as error:
                 self._fail(error)
+        if not self._calls and not self._is_taking:
+            self._deliver_waiting()
         if not self._calls:
             self._changed.set()
 
+    def _deliver_waiting(self) -> None:
+        """Delivers what an ordered run has kept for after a row that will have no outcome."""
+        if self._out_of_order:
+            self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
+
     async def _send(self, row: Row) -> tuple[R | None, Exception | None, int]:
-        """Makes the call for one row, again after each ``Retry-After``. Also returns the number of requests."""
+        """Makes the call for one row, again after each rejection by load. Also returns the number of requests."""
         attempts, resends, waited = 0, 0, 0.0
         reply: R | None = None
         error: Exception | None = None
@@ -417,24 +441,25 @@ class Job(Generic[Row, R]):
                 reply, error = await self._make_call(row)
                 meta = _meta_of(reply if error is None else error)
                 attempts += 1 if meta is None else len(meta.attempts)
-                wait = _retry_after_of(error)
+                wait = _resend_wait(error, resends)
                 if wait is None or resends == _MAX_RESENDS or waited + wait > _MAX_RESEND_WAIT:
                     break
                 resends, waited = resends + 1, waited + wait
                 _log.info("run_all: a rate limit rejected a row, which is sent again in %.1f s", wait)
-                if self._stopped or not await self._wait_to_resend():
+                if self._stopped or not await self._wait_to_resend(wait):
                     break
             return reply, error, max(1, attempts)
         finally:
             reply = error = None  # see _process
 
-    async def _wait_to_resend(self) -> bool:
-        """Waits for a permit, which the gate gives after the ``Retry-After``. Returns False if the run is stopped."""
+    async def _wait_to_resend(self, wait: float) -> bool:
+        """Waits, and then for a permit; the gate gives none before a ``Retry-After``. Returns False if stopped."""
         task = asyncio.current_task()
         assert task is not None
         self._gate.release()
         self._resending.add(task)
         try:
+            await asyncio.sleep(wait)
             await self._gate.acquire()
         except CancelledError:
             if self._closed or not self._stopped:
@@ -446,13 +471,15 @@ class Job(Generic[Row, R]):
     async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
         """Makes the call. Apart from ``_send``, whose frame would be in the error's traceback and hold the error."""
         started_at = asyncio.get_running_loop().time()
+        reported: set[tuple[int, float]] = set()
+        on_rejection.set(partial(self._report_rejection, reported))
         try:
             reply = await self._call(row)
         except Exception as error:
-            self._report_rejections(_meta_of(error), error)
+            self._report_rejections(_meta_of(error), error, reported)
             return None, error
         meta = _meta_of(reply)
-        self._report_rejections(meta, None)
+        self._report_rejections(meta, None, reported)
         usage = usage_of(reply)
         tokens = usage.completion_tokens if usage is not None else 0
         self._tokens += tokens
@@ -462,8 +489,18 @@ class Job(Generic[Row, R]):
         self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
         return reply, None
 
-    def _report_rejections(self, meta: Meta | None, error: Exception | None) -> None:
-        """Reports rejections to the gate: that of the error, and those that a retry resolved."""
+    def _report_rejection(self, reported: set[tuple[int, float]], error: APIStatusError) -> None:
+        """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries."""
+        if error.meta is not None and error.meta.attempts:
+            attempt = error.meta.attempts[-1]
+            reported.add((attempt.number, attempt.elapsed))
+            self._refused += 1
+            self._gate.refused(error.retry_after, ago=attempt.elapsed)
+
+    def _report_rejections(
+        self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
+    ) -> None:
+        """Reports the rejections to the gate that are not reported yet: of streams, and without ``Pacing``."""
         attempts = () if meta is None else meta.attempts
         retry_after = error.retry_after if isinstance(error, APIStatusError) else None
         if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
@@ -479,7 +516,7 @@ class Job(Generic[Row, R]):
             status = 429 if attempt.error == RateLimitError.__name__ else attempt.status
             if position == 0 and isinstance(error, APIStatusError):
                 status = error.status_code
-            if status in _OVERLOAD_STATUSES:
+            if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
                 self._refused += 1
                 # The Retry-After of an earlier attempt has passed already.
                 self._gate.refused(0.0 if position else retry_after, ago=ago)
@@ -604,10 +641,10 @@ def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
     return limit
 
 
-def _retry_after_of(error: Exception | None) -> float | None:
-    """Returns the ``Retry-After`` of a call that the server rejected because of its load, and that brought nothing."""
+def _resend_wait(error: Exception | None, resends: int) -> float | None:
+    """Returns the seconds until a row is sent again: if the server rejected it because of its load, with no content."""
     if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
-        return error.retry_after or None
+        return error.retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
     return None
 
 
