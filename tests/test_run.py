@@ -31,6 +31,7 @@ from friendli_async import (
     ToolCall,
 )
 from friendli_async.chat.tool_loop import ToolRunner
+from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
     FriendliServer,
     Step,
@@ -897,6 +898,93 @@ async def test_invalid_or_failing_approval_ends_the_run(client: AsyncFriendli, s
             await events_of(run)
         with pytest.raises(StreamInterruptedError, match="the run failed"):
             await run.result()
+    await assert_idle(client, server)
+
+
+async def test_cancelled_approval_refuses_the_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    async def awaits_cancelled(call: ToolCall) -> bool:
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        return await answer
+
+    async def cancels_its_task(call: ToolCall) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return True
+
+    def raises(call: ToolCall) -> bool:
+        raise asyncio.CancelledError
+
+    for before in (awaits_cancelled, cancels_its_task, raises):
+        server.enqueue(tool_calls(("now", {})), text("Sorry"))
+        run = start_run(client, now, before_tool=before, on_tool_error="raise")
+        assert summarize(await events_of(run)) == ["now: refused", "turn 1", "turn 2"]
+        assert tool_results(server)[0][1] == "Error: the call was refused: its approval was cancelled"
+    await assert_idle(client, server)
+
+
+async def test_tool_that_cancels_its_task_has_failed(client: AsyncFriendli, server: FriendliServer) -> None:
+    @tool
+    async def cancels_its_task() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return "never"
+
+    @tool
+    async def awaits_cancelled() -> str:
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        return await answer
+
+    server.enqueue(tool_calls(("cancels_its_task", {}), ("awaits_cancelled", {})), text("Sorry"))
+    run = start_run(client, cancels_its_task, awaits_cancelled)
+    await events_of(run)
+    assert [content for _, content in tool_results(server)] == ["Error: the tool was cancelled"] * 2
+    assert (await run.result()).reply.text == "Sorry"
+    server.enqueue(tool_calls(("cancels_its_task", {})))
+    with pytest.raises(ToolError, match="the tool was cancelled"):
+        await events_of(start_run(client, cancels_its_task, on_tool_error="raise"))
+    await assert_idle(client, server)
+
+
+@pytest.mark.parametrize("when", ["before its first step", "while it waits"])
+async def test_call_that_is_cancelled_but_not_by_its_run_has_failed(
+    client: AsyncFriendli, waiter: Waiter, when: str
+) -> None:
+    run = start_run(client, waiter.wait, concurrency=1)
+    calls, call = run._calls, ToolCall("2", "function", FunctionCall("wait", ""))
+    calls.start(ToolCall("1", "function", FunctionCall("wait", "")))
+    await waiter.started.wait()
+    others = asyncio.all_tasks()
+    calls.start(call)
+    if when == "while it waits":
+        await run_loop_iterations(2)
+    [task] = asyncio.all_tasks() - others
+    task.cancel()
+    await run_loop_iterations()
+    waiter.may_finish.set()
+    while calls.has_running:
+        await with_timeout(calls.wait())
+    assert summarize(run._events) == ["wait started", "wait: failed", "wait finished"]
+    assert calls.finish_turn() == ["w", "Error: the tool was cancelled"]
+
+
+async def test_tool_error_that_cannot_be_reported_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:
+    class BrokenError(ToolError):
+        def __str__(self) -> str:
+            raise LookupError("no message")
+
+    @tool
+    async def breaks() -> str:
+        raise BrokenError
+
+    server.enqueue(tool_calls(("breaks", {})))
+    with pytest.raises(LookupError, match="no message"):
+        await events_of(start_run(client, breaks))
     await assert_idle(client, server)
 
 
