@@ -42,6 +42,7 @@ from friendli_async.testing import (
     event,
     finish,
     gate,
+    raw,
     script,
     stall,
     status,
@@ -186,6 +187,32 @@ async def assert_idle(client: AsyncFriendli, server: FriendliServer) -> None:
 
 
 # --- successful runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_tool_starts_after_the_chunks_that_complete_its_call(
+    client: AsyncFriendli, server: FriendliServer, at_once: bool
+) -> None:
+    deltas: list[Any] = [
+        {"index": 0, "id": "1", "function": {"name": "weather", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"city":'}},
+        {"index": 0, "function": {"arguments": '"Rome"}'}},
+        {"index": 1, "id": "2", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}},
+    ]
+    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [delta]}}]} for delta in deltas]
+    events = [f"data: {json.dumps(each)}\n\n".encode() for each in chunks]
+    writes = [b"".join(events)] if at_once else events
+    server.enqueue(script(*map(raw, writes), finish("tool_calls"), done()), text("x"))
+    begun: list[str] = []
+    delivered = ""
+    async for found in start_run(client, weather):
+        if isinstance(found, ChatChunk) and found.choices:
+            calls = found.choices[0].delta.tool_calls or ()
+            delivered += "".join(call.function.arguments or "" for call in calls if call.function)
+        if isinstance(found, ToolStarted):
+            begun.append(found.call.function.arguments)
+            assert delivered.startswith("".join(begun))
+    assert begun == ['{"city":"Rome"}', '{"city":"Oslo"}']
 
 
 async def test_events_are_in_chronological_order(client: AsyncFriendli, server: FriendliServer) -> None:
