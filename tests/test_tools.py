@@ -511,6 +511,28 @@ class Desk:
         return word
 
 
+async def test_class_method_over_tool_is_rejected_with_the_way_to_wrap_it() -> None:
+    class Counter:
+        @classmethod
+        @tool
+        async def undocumented(cls, up_to: int) -> int:
+            return up_to
+
+        @classmethod
+        @tool
+        async def documented(cls, up_to: int) -> int:
+            """Counts."""
+            return up_to
+
+    methods: list[Any] = [Counter.undocumented, Counter().undocumented, Counter.documented, Counter().documented]
+    for method in methods:
+        assert await method(3) == 3
+        with pytest.raises(ToolDefinitionError, match=r"outside the class, such as tool\(Desk.count\)"):
+            method.parameters  # noqa: B018
+        with pytest.raises(ToolDefinitionError, match="outside the class"):
+            await method.run('{"up_to":3}')
+
+
 async def test_decorated_method_is_bound_to_its_instance() -> None:
     ann, bob = Desk("Ann"), Desk("Bob")
     assert await ann.note.run('{"text":"a","times":2}') == "Ann: aa"
