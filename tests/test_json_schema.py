@@ -12,6 +12,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+import typing_extensions
 
 from friendli_async.chat import json_schema
 
@@ -256,6 +257,31 @@ class Mixed(msgspec.Struct):
     model: PartA
 
 
+@dataclasses.dataclass
+class WithModel:
+    part: PartA
+    next: "WithModel | None" = None
+
+
+class WithModelTuple(NamedTuple):
+    part: PartA
+
+
+class WithModelDict(typing_extensions.TypedDict):
+    part: NotRequired[PartA]
+
+
+@dataclasses.dataclass
+class WithModelAndStruct:
+    part: PartA
+    inner: Inner
+
+
+@pytest.mark.parametrize("kind", [WithModel, list[WithModel], WithModelTuple, WithModelDict])
+def test_class_with_a_pydantic_model_in_a_field_has_the_schema_of_pydantic(kind: Any) -> None:
+    assert json_schema(kind)["$defs"]["PartA"] == json_schema(PartA)
+
+
 class Unreadable(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
     what: complex
@@ -270,7 +296,8 @@ class Unreadable(pydantic.BaseModel):
         (object, "object"),
         (Inner | Tree, "must be tagged"),
         (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere'"),
-        (Mixed, "Mixed cannot be decoded from JSON: PartA has no JSON representation"),
+        (Mixed, "Mixed cannot be decoded from JSON: PartA is a pydantic model, which can be in another model, a data"),
+        (WithModelAndStruct, "WithModelAndStruct cannot be decoded from JSON: it contains a pydantic model, and"),
         (1, "1 cannot be decoded from JSON"),
         ("Inner", "'Inner'"),
     ],

@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, cast, get_args
+from typing import Any, ClassVar, Final, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -90,21 +90,40 @@ def pydantic_adapter(kind: Any) -> Any:
         TypeError: pydantic does not support the type.
     """
     pydantic = sys.modules.get("pydantic")  # if there is a model, pydantic is already imported
-    if pydantic is None or not _has_pydantic(kind):
+    if pydantic is None or not _has_pydantic(kind, set()):
         return None
     try:
         adapter = pydantic.TypeAdapter(kind)
         adapter.json_schema()
     except (pydantic.errors.PydanticUserError, NameError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = "it contains a pydantic model, and pydantic rejects it: " + str(error).partition("\n")[0]
     else:
         return adapter
     raise TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}")
 
 
-def _has_pydantic(kind: Any) -> bool:
-    is_model = isinstance(kind, type) and hasattr(kind, "__pydantic_core_schema__")
-    return is_model or any(map(_has_pydantic, get_args(kind)))
+_FIELD_MARKS: Final = ("__dataclass_fields__", "__total__", "_field_defaults")
+"""Attributes of the classes that pydantic supports: dataclasses, TypedDicts and NamedTuples."""
+
+
+def _has_pydantic(kind: Any, seen: set[type]) -> bool:
+    """Whether a type is or contains a pydantic model. Classes in ``seen`` are not inspected again."""
+    if isinstance(kind, type) and hasattr(kind, "__pydantic_core_schema__"):
+        return True
+    return any(_has_pydantic(inner, seen) for inner in (*get_args(kind), *_field_types(kind, seen)))
+
+
+def _field_types(kind: Any, seen: set[type]) -> list[Any]:
+    """Returns the types of the fields of a dataclass, TypedDict or NamedTuple."""
+    cls = get_origin(kind) or kind
+    if not isinstance(cls, type) or cls in seen or not any(hasattr(cls, mark) for mark in _FIELD_MARKS):
+        return []
+    seen.add(cls)
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except (NameError, AttributeError, SyntaxError, TypeError):  # to be reported by msgspec
+        return []
+    return [hint for hint in hints.values() if hint is not ClassVar and get_origin(hint) is not ClassVar]
 
 
 def _type_name(kind: Any) -> str:
@@ -168,6 +187,11 @@ class SchemaBuilder:
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
             case msgspec.inspect.CustomType() if self._with_pydantic and hasattr(info.cls, "model_json_schema"):
                 return self._pydantic(info.cls)
+            case msgspec.inspect.CustomType() if hasattr(info.cls, "model_json_schema"):
+                raise TypeError(
+                    f"{_type_name(info.cls)} is a pydantic model, which can be in another model, a dataclass, a "
+                    "TypedDict or a NamedTuple, but not in a msgspec Struct or attrs class"
+                )
             case msgspec.inspect.CustomType() | msgspec.inspect.ExtType():
                 raise TypeError(f"{_type_name(getattr(info, 'cls', msgspec.msgpack.Ext))} has no JSON representation")
             case msgspec.inspect.CollectionType():
