@@ -578,7 +578,7 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
     with pytest.raises(TypeError, match="does not accept 'text'"):
         await client.serverless.responses.parse(Invoice, model="m", input="x", text={})  # type: ignore[call-arg]  # invalid
     stream = chat.parse_stream(Invoice, model="m", messages=ASK)
-    for path in ("line", "total", "lines.sku", "", "number.x"):
+    for path in ("line", "total", "lines.sku", "", "number.x", "lines.", ".lines", "..lines"):
         with pytest.raises(ValueError, match=r"no field|not a list"):
             stream.items(path)
     with pytest.raises(TypeError, match="complex"):
