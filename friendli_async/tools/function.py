@@ -356,8 +356,21 @@ def _encode_result(result: object) -> str:
         return str.__str__(result)
     try:
         try:
-            return msgspec.json.encode(result, enc_hook=_encode_pydantic).decode()
+            encoded = msgspec.json.encode(result, enc_hook=_encode_pydantic).decode()
+            if "null" in encoded:
+                _require_finite(result)
+            return encoded
         except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode, is escaped
-            return json.dumps(msgspec.to_builtins(result, enc_hook=_encode_pydantic), separators=(",", ":"))
+            builtins = msgspec.to_builtins(result, enc_hook=_encode_pydantic)
+            return json.dumps(builtins, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
         raise ToolError(f"the tool's result cannot be serialized: {error}", kind="result") from None
+
+
+def _require_finite(result: object) -> None:
+    """Raises ValueError if a result contains NaN or infinity, which msgspec encodes as null."""
+
+    def convert(value: object) -> Any:
+        return None if isinstance(value, msgspec.Raw) else _encode_pydantic(value)
+
+    json.dumps(msgspec.to_builtins(result, enc_hook=convert, str_keys=True), allow_nan=False)
