@@ -769,6 +769,44 @@ async def test_tool_error_is_chained_to_the_exception_of_the_tool(
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+class OtherTool:
+    """A local tool of the user's own class, with a given result."""
+
+    description = None
+    parameters: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+    def __init__(self, name: str, result: Any) -> None:
+        self.name = name
+        self._result = result
+
+    async def run(self, arguments: str) -> Any:
+        return self._result
+
+
+async def test_tool_that_returns_something_else_than_text_has_failed(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    class Text(str):
+        __slots__ = ()
+
+    results: dict[str, object] = {"bytes": b"x", "nothing": None, "object": {"a": 1}, "text": Text("x")}
+    server.enqueue(tool_calls(*((name, {}) for name in results)), text("x"))
+    run = start_run(client, *(OtherTool(name, result) for name, result in results.items()))
+    finished = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
+    assert {event.call.function.name: event.error for event in finished} == {
+        "bytes": "result",
+        "nothing": "result",
+        "object": "result",
+        "text": None,
+    }
+    assert [content for _, content in tool_results(server)] == [
+        "Error: the tool returned bytes instead of text",
+        "Error: the tool returned NoneType instead of text",
+        "Error: the tool returned dict instead of text",
+        "x",
+    ]
+
+
 async def test_arguments_truncated_by_the_token_limit_are_rejected(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

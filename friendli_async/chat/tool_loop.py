@@ -284,7 +284,10 @@ class ToolRunner:
         task = asyncio.current_task()
         try:
             async with limit:
-                return await tool.run(arguments)
+                content: object = await tool.run(arguments)
+            if isinstance(content, str):
+                return str.__str__(content)  # a plain str, which every encoder accepts
+            raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
         except ToolError:
             raise
         except asyncio.CancelledError:
