@@ -42,6 +42,22 @@ _SCALARS: Final[dict[type[msgspec.inspect.Type], _Schema]] = {
     msgspec.inspect.MemoryViewType: _BYTES,
 }
 _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_KEYS: Final = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.StrType,
+    msgspec.inspect.IntType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.DecimalType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.UUIDType,
+    msgspec.inspect.DateTimeType,
+    msgspec.inspect.DateType,
+    msgspec.inspect.TimeType,
+    msgspec.inspect.TimeDeltaType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.LiteralType,
+)
+"""The types of keys that msgspec decodes from text."""
 _ANNOTATIONS: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
 _NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties")
 """Keywords that the strict form does not support; the client validates them anyway."""
@@ -182,6 +198,8 @@ class SchemaBuilder:
                 return {"anyOf": [self._schema(member) for member in info.types]}
             case msgspec.inspect.LiteralType():
                 return _choices(info.values)
+            case msgspec.inspect.EnumType() if issubclass(info.cls, enum.Flag):
+                raise TypeError(f"{_type_name(info.cls)} has no JSON representation: its members can be combined")
             case msgspec.inspect.EnumType():
                 text = description_of(info.cls)
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
@@ -232,6 +250,8 @@ class SchemaBuilder:
 
     def _dict(self, info: Any) -> _Schema:
         self._schema(info.key_type)  # rejects a key without a JSON form
+        if not _can_be_key(info.key_type):
+            raise TypeError(f"JSON has no keys of the type {_kind_name(info.key_type)}")
         schema: _Schema = {"type": "object", "additionalProperties": self._schema(info.value_type) or True}
         return schema if self._strict else {**schema, **_lengths(info, "minProperties", "maxProperties")}
 
@@ -291,6 +311,24 @@ def _scalar(info: Any) -> _Schema:
         case _:  # Any and Raw have no constraints
             kind: Any = info.__class__
             return dict(_SCALARS.get(kind, {}))
+
+
+def _can_be_key(info: Any) -> bool:
+    """Whether msgspec decodes text, the only keys of JSON, to a type."""
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _can_be_key(info.type)
+    if isinstance(info, msgspec.inspect.UnionType):
+        return any(map(_can_be_key, info.types))
+    return isinstance(info, _KEYS)
+
+
+def _kind_name(info: Any) -> str:
+    """Returns a name of a type for messages: that of its class, or of its kind, such as "tuple"."""
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _kind_name(info.type)
+    if hasattr(info, "cls"):
+        return _type_name(info.cls)
+    return type(info).__name__.removesuffix("Type").removeprefix("Var").lower()
 
 
 def _lengths(info: Any, least: str, most: str) -> _Schema:
