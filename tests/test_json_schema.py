@@ -12,6 +12,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+import typing_extensions
 
 from friendli_async.chat import json_schema
 
@@ -256,10 +257,68 @@ class Mixed(msgspec.Struct):
     model: PartA
 
 
+@dataclasses.dataclass
+class WithModel:
+    part: PartA
+    next: "WithModel | None" = None
+
+
+class WithModelTuple(NamedTuple):
+    part: PartA
+
+
+class WithModelDict(typing_extensions.TypedDict):
+    part: NotRequired[PartA]
+
+
+@dataclasses.dataclass
+class WithModelAndStruct:
+    part: PartA
+    inner: Inner
+
+
+@pytest.mark.parametrize("kind", [WithModel, list[WithModel], WithModelTuple, WithModelDict])
+def test_class_with_a_pydantic_model_in_a_field_has_the_schema_of_pydantic(kind: Any) -> None:
+    assert json_schema(kind)["$defs"]["PartA"] == json_schema(PartA)
+
+
 class Unreadable(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
     what: complex
     call: object = print
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Point(msgspec.Struct, frozen=True):
+    x: int
+
+
+KEYS: dict[Any, str] = {
+    str: "a",
+    int: "1",
+    float: "1.5",
+    decimal.Decimal: "1.5",
+    bytes: "YQ==",
+    uuid.UUID: "00000000-0000-0000-0000-000000000001",
+    dt.datetime: "2020-01-01T00:00:00Z",
+    dt.date: "2020-01-01",
+    dt.time: "00:00:00",
+    dt.timedelta: "PT1S",
+    Literal["a"]: "a",
+    Any: "a",
+    int | None: "1",
+    Annotated[str, msgspec.Meta(max_length=1)]: "a",
+}
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
+    assert json_schema(dict[key, int]) == {"type": "object", "additionalProperties": {"type": "integer"}}
+    assert list(msgspec.json.decode(f'{{"{KEYS[key]}":1}}', type=dict[key, int]).values()) == [1]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +329,15 @@ class Unreadable(pydantic.BaseModel):
         (object, "object"),
         (Inner | Tree, "must be tagged"),
         (Unknown, "Unknown cannot be decoded from JSON: NameError: name 'Nowhere'"),
-        (Mixed, "Mixed cannot be decoded from JSON: PartA has no JSON representation"),
+        (Mixed, "Mixed cannot be decoded from JSON: PartA is a pydantic model, which can be in another model, a data"),
+        (WithModelAndStruct, "WithModelAndStruct cannot be decoded from JSON: it contains a pydantic model, and"),
+        (dict[tuple[int, int], int], "cannot be decoded from JSON: JSON has no keys of the type tuple"),
+        (dict[tuple[int, ...], int], "JSON has no keys of the type tuple"),
+        (dict[frozenset[int], int], "JSON has no keys of the type frozenset"),
+        (dict[bool, int], "JSON has no keys of the type bool"),
+        (dict[None, int], "JSON has no keys of the type none"),
+        (list[dict[Point, int]], "JSON has no keys of the type Point"),
+        (Access, "Access has no JSON representation: its members can be combined"),
         (1, "1 cannot be decoded from JSON"),
         ("Inner", "'Inner'"),
     ],

@@ -31,6 +31,7 @@ from friendli_async import (
     ToolCall,
 )
 from friendli_async.chat.tool_loop import ToolRunner
+from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
     FriendliServer,
     Step,
@@ -41,6 +42,7 @@ from friendli_async.testing import (
     event,
     finish,
     gate,
+    raw,
     script,
     stall,
     status,
@@ -185,6 +187,32 @@ async def assert_idle(client: AsyncFriendli, server: FriendliServer) -> None:
 
 
 # --- successful runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_tool_starts_after_the_chunks_that_complete_its_call(
+    client: AsyncFriendli, server: FriendliServer, at_once: bool
+) -> None:
+    deltas: list[Any] = [
+        {"index": 0, "id": "1", "function": {"name": "weather", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"city":'}},
+        {"index": 0, "function": {"arguments": '"Rome"}'}},
+        {"index": 1, "id": "2", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}},
+    ]
+    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [delta]}}]} for delta in deltas]
+    events = [f"data: {json.dumps(each)}\n\n".encode() for each in chunks]
+    writes = [b"".join(events)] if at_once else events
+    server.enqueue(script(*map(raw, writes), finish("tool_calls"), done()), text("x"))
+    begun: list[str] = []
+    delivered = ""
+    async for found in start_run(client, weather):
+        if isinstance(found, ChatChunk) and found.choices:
+            calls = found.choices[0].delta.tool_calls or ()
+            delivered += "".join(call.function.arguments or "" for call in calls if call.function)
+        if isinstance(found, ToolStarted):
+            begun.append(found.call.function.arguments)
+            assert delivered.startswith("".join(begun))
+    assert begun == ['{"city":"Rome"}', '{"city":"Oslo"}']
 
 
 async def test_events_are_in_chronological_order(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -751,6 +779,44 @@ async def test_arguments_with_a_lone_surrogate_are_sent_back_unchanged(
     assert call["function"]["arguments"] == r'{"city":"half \ud83d"}'
 
 
+class OtherTool:
+    """A local tool of the user's own class, with a given result."""
+
+    description = None
+    parameters: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+    def __init__(self, name: str, result: Any) -> None:
+        self.name = name
+        self._result = result
+
+    async def run(self, arguments: str) -> Any:
+        return self._result
+
+
+async def test_tool_that_returns_something_else_than_text_has_failed(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    class Text(str):
+        __slots__ = ()
+
+    results: dict[str, object] = {"bytes": b"x", "nothing": None, "object": {"a": 1}, "text": Text("x")}
+    server.enqueue(tool_calls(*((name, {}) for name in results)), text("x"))
+    run = start_run(client, *(OtherTool(name, result) for name, result in results.items()))
+    finished = [event for event in await events_of(run) if isinstance(event, ToolFinished)]
+    assert {event.call.function.name: event.error for event in finished} == {
+        "bytes": "result",
+        "nothing": "result",
+        "object": "result",
+        "text": None,
+    }
+    assert [content for _, content in tool_results(server)] == [
+        "Error: the tool returned bytes instead of text",
+        "Error: the tool returned NoneType instead of text",
+        "Error: the tool returned dict instead of text",
+        "x",
+    ]
+
+
 async def test_arguments_truncated_by_the_token_limit_are_rejected(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -907,6 +973,93 @@ async def test_invalid_or_failing_approval_ends_the_run(client: AsyncFriendli, s
             await events_of(run)
         with pytest.raises(StreamInterruptedError, match="the run failed"):
             await run.result()
+    await assert_idle(client, server)
+
+
+async def test_cancelled_approval_refuses_the_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    async def awaits_cancelled(call: ToolCall) -> bool:
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        return await answer
+
+    async def cancels_its_task(call: ToolCall) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return True
+
+    def raises(call: ToolCall) -> bool:
+        raise asyncio.CancelledError
+
+    for before in (awaits_cancelled, cancels_its_task, raises):
+        server.enqueue(tool_calls(("now", {})), text("Sorry"))
+        run = start_run(client, now, before_tool=before, on_tool_error="raise")
+        assert summarize(await events_of(run)) == ["now: refused", "turn 1", "turn 2"]
+        assert tool_results(server)[0][1] == "Error: the call was refused: its approval was cancelled"
+    await assert_idle(client, server)
+
+
+async def test_tool_that_cancels_its_task_has_failed(client: AsyncFriendli, server: FriendliServer) -> None:
+    @tool
+    async def cancels_its_task() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return "never"
+
+    @tool
+    async def awaits_cancelled() -> str:
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        return await answer
+
+    server.enqueue(tool_calls(("cancels_its_task", {}), ("awaits_cancelled", {})), text("Sorry"))
+    run = start_run(client, cancels_its_task, awaits_cancelled)
+    await events_of(run)
+    assert [content for _, content in tool_results(server)] == ["Error: the tool was cancelled"] * 2
+    assert (await run.result()).reply.text == "Sorry"
+    server.enqueue(tool_calls(("cancels_its_task", {})))
+    with pytest.raises(ToolError, match="the tool was cancelled"):
+        await events_of(start_run(client, cancels_its_task, on_tool_error="raise"))
+    await assert_idle(client, server)
+
+
+@pytest.mark.parametrize("when", ["before its first step", "while it waits"])
+async def test_call_that_is_cancelled_but_not_by_its_run_has_failed(
+    client: AsyncFriendli, waiter: Waiter, when: str
+) -> None:
+    run = start_run(client, waiter.wait, concurrency=1)
+    calls, call = run._calls, ToolCall("2", "function", FunctionCall("wait", ""))
+    calls.start(ToolCall("1", "function", FunctionCall("wait", "")))
+    await waiter.started.wait()
+    others = asyncio.all_tasks()
+    calls.start(call)
+    if when == "while it waits":
+        await run_loop_iterations(2)
+    [task] = asyncio.all_tasks() - others
+    task.cancel()
+    await run_loop_iterations()
+    waiter.may_finish.set()
+    while calls.has_running:
+        await with_timeout(calls.wait())
+    assert summarize(run._events) == ["wait started", "wait: failed", "wait finished"]
+    assert calls.finish_turn() == ["w", "Error: the tool was cancelled"]
+
+
+async def test_tool_error_that_cannot_be_reported_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:
+    class BrokenError(ToolError):
+        def __str__(self) -> str:
+            raise LookupError("no message")
+
+    @tool
+    async def breaks() -> str:
+        raise BrokenError
+
+    server.enqueue(tool_calls(("breaks", {})))
+    with pytest.raises(LookupError, match="no message"):
+        await events_of(start_run(client, breaks))
     await assert_idle(client, server)
 
 

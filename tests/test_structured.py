@@ -243,6 +243,22 @@ async def test_pydantic_models_are_validated_by_pydantic(client: AsyncFriendli, 
     assert (await client.serverless.chat.parse(Model, model="m", messages=ASK)).value == Model(name="x", sizes=[2])
 
 
+@dataclass
+class Holder:
+    model: Model
+
+
+async def test_dataclass_with_a_pydantic_model_is_validated_by_pydantic(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(text('{"model": {"name": "x", "sizes": ["y"]}}'), text('{"model": {"name": "x", "sizes": ["2"]}}'))
+    with pytest.raises(OutputInvalidError, match="valid integer") as caught:
+        await client.serverless.chat.parse(Holder, model="m", messages=ASK)
+    assert caught.value.path == "model.sizes[0]"
+    value = (await client.serverless.chat.parse(Holder, model="m", messages=ASK)).value
+    assert value == Holder(Model(name="x", sizes=[2]))
+
+
 async def test_token_limit_raises_cut_off_error(client: AsyncFriendli, server: FriendliServer) -> None:
     for _ in range(2):
         with pytest.raises(OutputCutOffError, match="token limit") as caught:
@@ -562,7 +578,7 @@ async def test_invalid_types_paths_and_counts_are_rejected(client: AsyncFriendli
     with pytest.raises(TypeError, match="does not accept 'text'"):
         await client.serverless.responses.parse(Invoice, model="m", input="x", text={})  # type: ignore[call-arg]  # invalid
     stream = chat.parse_stream(Invoice, model="m", messages=ASK)
-    for path in ("line", "total", "lines.sku", "", "number.x"):
+    for path in ("line", "total", "lines.sku", "", "number.x", "lines.", ".lines", "..lines"):
         with pytest.raises(ValueError, match=r"no field|not a list"):
             stream.items(path)
     with pytest.raises(TypeError, match="complex"):

@@ -8,6 +8,7 @@ import enum
 import functools
 import inspect
 import json
+import math
 import pickle
 import pydoc
 import threading
@@ -510,6 +511,28 @@ class Desk:
         return word
 
 
+async def test_class_method_over_tool_is_rejected_with_the_way_to_wrap_it() -> None:
+    class Counter:
+        @classmethod
+        @tool
+        async def undocumented(cls, up_to: int) -> int:
+            return up_to
+
+        @classmethod
+        @tool
+        async def documented(cls, up_to: int) -> int:
+            """Counts."""
+            return up_to
+
+    methods: list[Any] = [Counter.undocumented, Counter().undocumented, Counter.documented, Counter().documented]
+    for method in methods:
+        assert await method(3) == 3
+        with pytest.raises(ToolDefinitionError, match=r"outside the class, such as tool\(Desk.count\)"):
+            method.parameters  # noqa: B018
+        with pytest.raises(ToolDefinitionError, match="outside the class"):
+            await method.run('{"up_to":3}')
+
+
 async def test_decorated_method_is_bound_to_its_instance() -> None:
     ann, bob = Desk("Ann"), Desk("Bob")
     assert await ann.note.run('{"text":"a","times":2}') == "Ann: aa"
@@ -587,6 +610,42 @@ async def test_result_that_is_not_json_is_an_error() -> None:
         error = await run_error(tool(functools.partial(give, result=result)), "")
         assert error.kind == "result"
         assert "cannot be serialized" in str(error)
+
+
+class Measurement(msgspec.Struct):
+    value: float | None
+    note: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class MeasurementModel(pydantic.BaseModel):
+    value: float
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        math.nan,
+        -math.inf,
+        [1.5, math.nan],
+        {"a": Measurement(math.inf)},
+        [MeasurementModel(value=math.nan)],
+        ["\ud800", math.nan],
+    ],
+)
+async def test_result_with_nan_or_infinity_is_an_error(result: object) -> None:
+    def give() -> object:
+        return result
+
+    error = await run_error(tool(give), "")
+    assert error.kind == "result"
+    assert "the tool's result cannot be serialized: Out of range float values" in str(error)
+
+
+async def test_result_with_null_is_json() -> None:
+    def give() -> list[object]:
+        return [None, Measurement(None), 1.5]
+
+    assert await tool(give).run("") == '[null,{"value":null,"note":null},1.5]'
 
 
 def test_errors_can_be_pickled_and_copied() -> None:

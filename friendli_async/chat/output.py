@@ -241,7 +241,7 @@ class Output(Generic[T]):
             return
         definitions = self.schema.get("$defs", {})
         node = self.schema["properties"][_ROOT] if self.is_wrapped else self.schema
-        for name in filter(None, path.split(".")):
+        for name in path.split(".") if path else ():
             node = _resolve_ref(node, definitions)
             if "anyOf" in node or node.get("additionalProperties", False):
                 return  # depends on the answer

@@ -25,7 +25,7 @@ from friendli_async.chat.inputs import (
     to_request_tool,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
+from friendli_async.chat.tool_calls import DeliveredToolCalls, is_object
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolRunner, TurnEnded
 from friendli_async.errors import (
     ArgumentError,
@@ -308,7 +308,7 @@ class Run:
 
     def _begin_turn(self) -> None:
         self._stream = self._turns.next()
-        self._whole_calls = CompleteToolCalls(self._stream)
+        self._whole_calls = DeliveredToolCalls()
 
     def _end_turn(self, reply: ChatCompletion) -> None:
         calls, turns = [*self._calls.requested.values()], self._turns

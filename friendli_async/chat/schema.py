@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, cast, get_args
+from typing import Any, ClassVar, Final, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -42,6 +42,22 @@ _SCALARS: Final[dict[type[msgspec.inspect.Type], _Schema]] = {
     msgspec.inspect.MemoryViewType: _BYTES,
 }
 _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_KEYS: Final = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.StrType,
+    msgspec.inspect.IntType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.DecimalType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.UUIDType,
+    msgspec.inspect.DateTimeType,
+    msgspec.inspect.DateType,
+    msgspec.inspect.TimeType,
+    msgspec.inspect.TimeDeltaType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.LiteralType,
+)
+"""The types of keys that msgspec decodes from text."""
 _ANNOTATIONS: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
 _NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties")
 """Keywords that the strict form does not support; the client validates them anyway."""
@@ -90,21 +106,40 @@ def pydantic_adapter(kind: Any) -> Any:
         TypeError: pydantic does not support the type.
     """
     pydantic = sys.modules.get("pydantic")  # if there is a model, pydantic is already imported
-    if pydantic is None or not _has_pydantic(kind):
+    if pydantic is None or not _has_pydantic(kind, set()):
         return None
     try:
         adapter = pydantic.TypeAdapter(kind)
         adapter.json_schema()
     except (pydantic.errors.PydanticUserError, NameError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = "it contains a pydantic model, and pydantic rejects it: " + str(error).partition("\n")[0]
     else:
         return adapter
     raise TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}")
 
 
-def _has_pydantic(kind: Any) -> bool:
-    is_model = isinstance(kind, type) and hasattr(kind, "__pydantic_core_schema__")
-    return is_model or any(map(_has_pydantic, get_args(kind)))
+_FIELD_MARKS: Final = ("__dataclass_fields__", "__total__", "_field_defaults")
+"""Attributes of the classes that pydantic supports: dataclasses, TypedDicts and NamedTuples."""
+
+
+def _has_pydantic(kind: Any, seen: set[type]) -> bool:
+    """Whether a type is or contains a pydantic model. Classes in ``seen`` are not inspected again."""
+    if isinstance(kind, type) and hasattr(kind, "__pydantic_core_schema__"):
+        return True
+    return any(_has_pydantic(inner, seen) for inner in (*get_args(kind), *_field_types(kind, seen)))
+
+
+def _field_types(kind: Any, seen: set[type]) -> list[Any]:
+    """Returns the types of the fields of a dataclass, TypedDict or NamedTuple."""
+    cls = get_origin(kind) or kind
+    if not isinstance(cls, type) or cls in seen or not any(hasattr(cls, mark) for mark in _FIELD_MARKS):
+        return []
+    seen.add(cls)
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except (NameError, AttributeError, SyntaxError, TypeError):  # to be reported by msgspec
+        return []
+    return [hint for hint in hints.values() if hint is not ClassVar and get_origin(hint) is not ClassVar]
 
 
 def _type_name(kind: Any) -> str:
@@ -163,11 +198,18 @@ class SchemaBuilder:
                 return {"anyOf": [self._schema(member) for member in info.types]}
             case msgspec.inspect.LiteralType():
                 return _choices(info.values)
+            case msgspec.inspect.EnumType() if issubclass(info.cls, enum.Flag):
+                raise TypeError(f"{_type_name(info.cls)} has no JSON representation: its members can be combined")
             case msgspec.inspect.EnumType():
                 text = description_of(info.cls)
                 return {**({"description": text} if text else {}), **_choices(member.value for member in info.cls)}
             case msgspec.inspect.CustomType() if self._with_pydantic and hasattr(info.cls, "model_json_schema"):
                 return self._pydantic(info.cls)
+            case msgspec.inspect.CustomType() if hasattr(info.cls, "model_json_schema"):
+                raise TypeError(
+                    f"{_type_name(info.cls)} is a pydantic model, which can be in another model, a dataclass, a "
+                    "TypedDict or a NamedTuple, but not in a msgspec Struct or attrs class"
+                )
             case msgspec.inspect.CustomType() | msgspec.inspect.ExtType():
                 raise TypeError(f"{_type_name(getattr(info, 'cls', msgspec.msgpack.Ext))} has no JSON representation")
             case msgspec.inspect.CollectionType():
@@ -208,6 +250,8 @@ class SchemaBuilder:
 
     def _dict(self, info: Any) -> _Schema:
         self._schema(info.key_type)  # rejects a key without a JSON form
+        if not _can_be_key(info.key_type):
+            raise TypeError(f"JSON has no keys of the type {_kind_name(info.key_type)}")
         schema: _Schema = {"type": "object", "additionalProperties": self._schema(info.value_type) or True}
         return schema if self._strict else {**schema, **_lengths(info, "minProperties", "maxProperties")}
 
@@ -267,6 +311,24 @@ def _scalar(info: Any) -> _Schema:
         case _:  # Any and Raw have no constraints
             kind: Any = info.__class__
             return dict(_SCALARS.get(kind, {}))
+
+
+def _can_be_key(info: Any) -> bool:
+    """Whether msgspec decodes text, the only keys of JSON, to a type."""
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _can_be_key(info.type)
+    if isinstance(info, msgspec.inspect.UnionType):
+        return any(map(_can_be_key, info.types))
+    return isinstance(info, _KEYS)
+
+
+def _kind_name(info: Any) -> str:
+    """Returns a name of a type for messages: that of its class, or of its kind, such as "tuple"."""
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _kind_name(info.type)
+    if hasattr(info, "cls"):
+        return _type_name(info.cls)
+    return type(info).__name__.removesuffix("Type").removeprefix("Var").lower()
 
 
 def _lengths(info: Any, least: str, most: str) -> _Schema:

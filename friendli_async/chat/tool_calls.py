@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from friendli_async._json import decode_json
-from friendli_async.chat.replies import ChatChunk
+from friendli_async.chat.collector import ChatCollector
+from friendli_async.chat.replies import ChatChunk, ToolCallDelta
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["ToolCallView"]
 
 
+class _CallsFrom(Protocol):
+    """Yields the tool calls of choice 0 from index ``first`` on."""
+
+    def __call__(self, first: int, *, with_last: bool) -> Iterator[ToolCall]: ...
+
+
 class CompleteToolCalls:
     """Detects complete tool calls of a stream's choice 0 and yields each once, in order. No I/O.
 
@@ -24,10 +31,13 @@ class CompleteToolCalls:
     its finish reason. Neither alone is enough: deltas of several calls may be interleaved, and more text may follow an
     object. Arguments that are not an object (a model may write anything, or nothing) are complete at the end of the
     stream.
+
+    Args:
+        calls_from: Yields the calls received so far.
     """
 
-    def __init__(self, stream: CompletionStream[Any]) -> None:
-        self._stream = stream
+    def __init__(self, calls_from: _CallsFrom) -> None:
+        self._calls_from = calls_from
         self._yielded = 0
 
     def after(self, event: object) -> Iterator[ToolCall]:
@@ -37,13 +47,19 @@ class CompleteToolCalls:
         for choice in event.choices:
             if choice.index != 0:
                 continue
+            deltas = choice.delta.tool_calls
+            if deltas:
+                self._add(deltas)
             has_finished = choice.finish_reason is not None and choice.finish_reason != "null"
-            has_next = any(call.function is not None and call.function.name for call in choice.delta.tool_calls or ())
+            has_next = any(call.function is not None and call.function.name for call in deltas or ())
             if has_finished or has_next:
                 yield from self._complete_calls(has_finished=has_finished)
 
+    def _add(self, deltas: Iterable[ToolCallDelta]) -> None:
+        """Adds the deltas of an event. The collector of a stream already has them."""
+
     def _complete_calls(self, *, has_finished: bool) -> Iterator[ToolCall]:
-        for call in self._stream._calls_from(self._yielded, with_last=has_finished):  # pyright: ignore[reportPrivateUsage]  # the stream's own view
+        for call in self._calls_from(self._yielded, with_last=has_finished):
             if not is_object(call.function.arguments):
                 return
             self._yielded += 1
@@ -54,6 +70,22 @@ class CompleteToolCalls:
         for call in calls[self._yielded :]:
             self._yielded += 1
             yield call
+
+
+class DeliveredToolCalls(CompleteToolCalls):
+    """Detects complete tool calls in the delivered events alone, so that no call precedes the events that complete it.
+
+    The collector of a stream is ahead of the delivered events, by as much as the last read has brought.
+    """
+
+    def __init__(self) -> None:
+        collector = ChatCollector()
+        super().__init__(collector.calls_from)
+        self._choice = collector.begin(0, ChatChunk())
+
+    def _add(self, deltas: Iterable[ToolCallDelta]) -> None:
+        for delta in deltas:
+            self._choice.add_call(delta)
 
 
 def is_object(text: str) -> bool:
@@ -75,7 +107,7 @@ class ToolCallView(View[ToolCall]):
     def __init__(self, stream: CompletionStream[Any]) -> None:
         super().__init__(stream)
         self._completion = stream
-        self._whole_calls = CompleteToolCalls(stream)
+        self._whole_calls = CompleteToolCalls(stream._calls_from)  # pyright: ignore[reportPrivateUsage]  # the stream's own view
         self._ready: deque[ToolCall] = deque()
 
     async def __anext__(self) -> ToolCall:

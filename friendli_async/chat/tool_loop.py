@@ -12,6 +12,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -35,6 +36,7 @@ BeforeTool = Callable[[ToolCall], bool | Awaitable[bool]]
 _log: Final = logging.getLogger("friendli_async")
 _LIBRARIES: Final = frozenset({"friendli_async", "anyio", "asyncio"})
 _MAX_MESSAGE: Final = 2000  # characters
+_CANCELLED: Final = "the tool was cancelled"
 # Secrets that exception messages are known to contain: credentials in a URL, an Authorization header.
 _SECRETS: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?<=Bearer )\S+|(?<=Basic )\S+|\b(?:flp_|sk-)\w[\w-]{8,}")
 
@@ -134,7 +136,7 @@ class ToolRunner:
     def start(self, call: ToolCall) -> None:
         """Starts a call, or queues it if no slot is free."""
         self.requested[call.id] = call
-        self.spawn(self._run_call(call))
+        self.spawn(self._run_call(call)).add_done_callback(partial(self._check_result, call))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         """Creates a task that is cancelled together with the calls."""
@@ -193,32 +195,46 @@ class ToolRunner:
 
     async def _run_call(self, call: ToolCall) -> None:
         began = monotonic()
-        kind = exception = None
         try:
             content = await self._execute(call)
         except ToolError as error:
-            kind = error.kind
-            content = f"Error: {error}"
-            exception = _exception_of_tool(error)
-            if self._on_error == "raise" and kind != "refused":
-                failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=kind, call=call)
-                failure.__cause__ = error.__cause__ or error
-                self._fail(failure)
-                del failure
+            self._finish_failed(call, error, began)
         except asyncio.CancelledError:
-            return  # a cancelled task would keep the error, whose traceback refers back to the task: a reference cycle
+            # A cancelled task would keep the error, whose traceback refers back to the task: a reference cycle.
+            if not self._is_stopped:  # cancelled while it waited, not by the run
+                self._finish_failed(call, ToolError(_CANCELLED), began)
         except BaseException as error:  # raised by before_tool, or not an error to report to the model
             self._fail(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise  # these stop the event loop
-            return
-        finished = ToolFinished(call=call, content=content, error=kind, elapsed=monotonic() - began)
-        if exception is not None:
+        else:
+            self._finish(ToolFinished(call=call, content=content, elapsed=monotonic() - began))
+
+    def _finish_failed(self, call: ToolCall, error: ToolError, began: float) -> None:
+        """Ends a failed call: with an error for the model, or with a failure of the run."""
+        kind = error.kind
+        finished = ToolFinished(call=call, content=f"Error: {error}", error=kind, elapsed=monotonic() - began)
+        if (exception := _exception_of_tool(error)) is not None:
             msgspec.structs.force_setattr(finished, "_exception", exception)
-        self._contents[call.id] = content  # not the event, which would keep the exception until the end of the turn
+        if self._on_error == "raise" and kind != "refused":
+            failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=kind, call=call)
+            failure.__cause__ = error.__cause__ or error
+            self._fail(failure)
+        self._finish(finished)
+
+    def _finish(self, finished: ToolFinished) -> None:
+        # The content, not the event, which would keep the exception until the end of the turn.
+        self._contents[finished.call.id] = finished.content
         self._emit(finished)
-        # Avoid a reference cycle: the frames of the exception's traceback refer to the one that called them, this one.
-        del exception, finished
+
+    def _check_result(self, call: ToolCall, task: asyncio.Task[None]) -> None:
+        """Ends a call whose task has ended without a result. Otherwise the run would wait for it forever."""
+        if self._is_stopped or self.requested.get(call.id) is not call or call.id in self._contents:
+            return
+        if task.cancelled():  # before its first step
+            self._finish_failed(call, ToolError(_CANCELLED), monotonic())
+        elif (error := task.exception()) is not None:
+            self._fail(error)
 
     async def _execute(self, call: ToolCall) -> str:
         tool = self._tools.get(call.function.name)
@@ -227,23 +243,40 @@ class ToolRunner:
             raise ToolError(f"unknown tool {call.function.name!r}; available: {names}", kind="unknown")
         if self._before is not None:
             async with self._approval_lock:  # one approval at a time, in the order of the calls
-                await _approve(self._before, call)
+                await self._approve(self._before, call)
         async with self._slots:
             self._emit(ToolStarted(call=call))
             return await self._run_with_timeout(tool, call.function.arguments)
+
+    async def _approve(self, before: BeforeTool, call: ToolCall) -> None:
+        try:
+            approved = before(call)
+            if inspect.isawaitable(approved):
+                approved = await approved
+        except asyncio.CancelledError:
+            if self._is_stopped:
+                raise
+            raise ToolError("the call was refused: its approval was cancelled", kind="refused") from None
+        if not isinstance(approved, bool):
+            raise TypeError(f"before_tool must return True or False, not {approved!r}")
+        if not approved:
+            raise ToolError("the call was refused by the user", kind="refused")
 
     async def _run_with_timeout(self, tool: LocalTool, arguments: str) -> str:
         limit = asyncio.timeout(self._timeout)
         task = asyncio.current_task()
         try:
             async with limit:
-                return await tool.run(arguments)
+                content: object = await tool.run(arguments)
+            if isinstance(content, str):
+                return str.__str__(content)  # a plain str, which every encoder accepts
+            raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
         except ToolError:
             raise
         except asyncio.CancelledError:
-            if task is not None and task.cancelling():
+            if self._is_stopped:
                 raise
-            raise ToolError("the tool was cancelled") from None
+            raise ToolError(_CANCELLED) from None
         except BaseException as error:
             if not _is_failure(error, task):
                 raise
@@ -304,16 +337,6 @@ def _strip_library_frames(error: BaseException) -> None:
     while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         traceback = traceback.tb_next
     error.__traceback__ = traceback
-
-
-async def _approve(before: BeforeTool, call: ToolCall) -> None:
-    approved = before(call)
-    if inspect.isawaitable(approved):
-        approved = await approved
-    if not isinstance(approved, bool):
-        raise TypeError(f"before_tool must return True or False, not {approved!r}")
-    if not approved:
-        raise ToolError("the call was refused by the user", kind="refused")
 
 
 def _error_message(error: BaseException) -> str:

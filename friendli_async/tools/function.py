@@ -29,6 +29,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=dump_model)
+_OUTSIDE: Final = "a class or static method must be wrapped outside the class, such as tool(Desk.count)"
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -64,8 +65,7 @@ class FunctionTool(Generic[P, R_co]):
         self._cached: list[_Parameters] = []  # empty, or one item
         self._cached_of_bound: list[_Parameters] = []  # the same for the bound method, shared by all instances
         self.name: str = _tool_name(name, fn)
-        is_partial = isinstance(cast("object", fn), functools.partial)  # its docstring is that of functools.partial
-        text, self._descriptions = parse_docstring(None if is_partial else inspect.getdoc(fn))
+        text, self._descriptions = parse_docstring(_docstring(fn))
         self.description: str | None = text or None if description is None else description
         _keyword_parameters(self.name, fn, skip_first=_is_unbound_method(fn))
 
@@ -84,6 +84,8 @@ class FunctionTool(Generic[P, R_co]):
         bind: Any = getattr(type(self._fn), "__get__", None)
         if instance is None or bind is None:
             return self
+        if instance is owner:  # a class method of Python before 3.13; later ones create this method themselves
+            return cast("FunctionTool[..., Any]", types.MethodType(self, instance))
         bound: FunctionTool[..., Any] = FunctionTool(bind(self._fn, instance, owner), self.name, self.description)
         bound._cached = self._cached_of_bound
         return bound
@@ -221,9 +223,7 @@ def _dunder_call(callable_object: object) -> object:
 
 def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
     if isinstance(fn, classmethod | staticmethod):
-        raise ToolDefinitionError(
-            "a class or static method must be wrapped outside the class, such as tool(Desk.count)"
-        )
+        raise ToolDefinitionError(_OUTSIDE)
     if not callable(fn):
         raise ToolDefinitionError(f"{type(fn).__name__} cannot be a tool: it is not callable")
     inner = fn.func if isinstance(fn, functools.partial) else fn
@@ -231,6 +231,13 @@ def _tool_name(name: str | None, fn: Callable[..., Any]) -> str:
     if not isinstance(found, str) or _NAME.fullmatch(found) is None:
         raise ToolDefinitionError(f"{found!r} cannot be a tool's name (letters, digits, _ and -, 1 to 64): pass name=")
     return found
+
+
+def _docstring(fn: Callable[..., Any]) -> str | None:
+    if isinstance(fn, functools.partial):  # its docstring is that of functools.partial
+        return None
+    text = fn.__doc__  # not inspect.getdoc, which looks for a docstring in the class, and so creates the tool again
+    return inspect.cleandoc(text) if isinstance(text, str) else None
 
 
 def _is_unbound_method(fn: Callable[..., Any]) -> bool:
@@ -288,6 +295,8 @@ def _resolve_types(name: str, fn: Callable[..., Any], parameters: list[inspect.P
     """Returns the types of the parameters, with strings resolved; the return type does not matter."""
     for parameter in parameters:
         if parameter.annotation is parameter.empty:
+            if parameter.name == "cls" and _is_unbound_method(fn):
+                raise ToolDefinitionError(f"{name}() cannot be a tool: {_OUTSIDE}")
             raise ToolDefinitionError(
                 f"{name}() cannot be a tool: its parameter {parameter.name!r} has no type annotation "
                 "(Any accepts any JSON)"
@@ -342,6 +351,18 @@ def _encode_result(result: object) -> str:
     if isinstance(result, str):
         return str.__str__(result)
     try:
-        return encode_json(result, _encoder).decode()
-    except (TypeError, ValueError, RecursionError) as error:
+        encoded = encode_json(result, _encoder).decode()
+        if "null" in encoded:
+            _require_finite(result)
+        return encoded
+    except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
         raise ToolError(f"the tool's result cannot be serialized: {error}", kind="result") from None
+
+
+def _require_finite(result: object) -> None:
+    """Raises ValueError if a result contains NaN or infinity, which msgspec encodes as null."""
+
+    def convert(value: object) -> Any:
+        return None if isinstance(value, msgspec.Raw) else dump_model(value)
+
+    json.dumps(msgspec.to_builtins(result, enc_hook=convert, str_keys=True), allow_nan=False)
