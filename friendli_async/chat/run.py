@@ -348,7 +348,7 @@ class Run:
 
     async def _finish_stream(self, stream: ChatStream) -> None:
         reply = await stream.result()
-        complete = reply.message.tool_calls or ()
+        complete = reply.tool_calls
         for early, final in zip(self._calls.requested.values(), complete, strict=False):
             if early.function.arguments.strip() != final.function.arguments.strip():
                 raise ResponseDecodeError(
