@@ -256,6 +256,20 @@ def test_unusable_input_file_is_rejected(files: Files) -> None:
     assert files.source.read_bytes() == before
 
 
+def test_standard_output_is_rejected_as_the_output_because_it_cannot_be_resumed(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(files.source.parent)
+    files.write("Hi")
+    with pytest.raises(SystemExit) as ended:
+        main(["batch", str(files.source), "-o", "-", "-m", "m"])
+    assert (ended.value.code, "cannot go to stdout" in capsys.readouterr().err) == (2, True)
+    assert os.listdir() == ["in.jsonl"]
+    assert files.server.requests == []
+    assert main(["batch", str(files.source), "-o", "./-", "-m", "m"]) == 0
+    assert "-" in os.listdir()
+
+
 def test_missing_token_is_reported_before_anything_is_written(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FRIENDLI_TOKEN")
     files.write("Hi")

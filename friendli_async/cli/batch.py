@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="OUT.jsonl",
-        type=Path,
+        type=_output,
         required=True,
         help="the answers, and the checkpoint to resume from",
     )
@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"continue after {_MAX_REJECTIONS} rejections in a row (401, 402, 403, 404, 407), instead of stopping",
     )
+
+
+def _output(text: str) -> Path:
+    if text == "-":
+        raise argparse.ArgumentTypeError("the answers cannot go to stdout: OUT is read to resume (a file '-' is ./-)")
+    return Path(text)
 
 
 def _concurrency(text: str) -> int | None:
