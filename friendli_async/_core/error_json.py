@@ -121,8 +121,8 @@ def is_blank(value: object, depth: int = 0) -> bool:
     """Whether a value says nothing: null, false, zero or "", or an object or list of only such values."""
     if isinstance(value, str):
         return not value.strip()
-    if isinstance(value, dict | list) and depth < _MAX_DEPTH:
-        items = as_object(value).values() if is_object(value) else as_list(value)
+    items = as_list(value) or as_object(value).values()
+    if items and depth < _MAX_DEPTH:
         return all(is_blank(item, depth + 1) for item in items)
     return not value
 
@@ -210,13 +210,13 @@ def holds_content(value: object, depth: int = 0) -> bool:
     """Whether an answer, or a part of one, has any text, number or tool call."""
     if depth > _MAX_DEPTH:
         return True
-    if isinstance(value, dict):
+    if is_object(value):
         fields = as_object(value)
         inside = (each for name, each in fields.items() if name not in _LABELS)
         return bool(fields.get("tool_calls")) or any(holds_content(each, depth + 1) for each in inside)
-    if isinstance(value, list):
-        return any(holds_content(each, depth + 1) for each in as_list(value))
-    return value not in {None, "", True, False} or type(value) in {int, float}
+    if items := as_list(value):
+        return any(holds_content(each, depth + 1) for each in items)
+    return type(value) in {int, float} or (isinstance(value, str) and value != "")
 
 
 def _is_message_field(name: str, value: object) -> bool:
