@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, cast
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ import msgspec
 from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._help import document_fields
+from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
     Conversation,
     LocalTool,
@@ -24,8 +25,8 @@ from friendli_async.chat.inputs import (
     requested_choices,
     to_request_tool,
 )
-from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.chat.tool_calls import DeliveredToolCalls, is_object
+from friendli_async.chat.replies import ChatChunk, ChatCompletion, ToolCallDelta
+from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolRunner, TurnEnded
 from friendli_async.errors import (
     ArgumentError,
@@ -103,6 +104,22 @@ class _Turns:
             self.messages.append(
                 {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
             )
+
+
+class _DeliveredToolCalls(CompleteToolCalls):
+    """Detects complete tool calls in the delivered events alone, so that no call precedes the events that complete it.
+
+    The collector of a stream is ahead of the delivered events, by as much as the last read has brought.
+    """
+
+    def __init__(self) -> None:
+        collector = ChatCollector()
+        super().__init__(collector.calls_from)
+        self._choice = collector.begin(0, ChatChunk())
+
+    def _add(self, deltas: Iterable[ToolCallDelta]) -> None:
+        for delta in deltas:
+            self._choice.add_call(delta)
 
 
 class Run:
@@ -308,7 +325,7 @@ class Run:
 
     def _begin_turn(self) -> None:
         self._stream = self._turns.next()
-        self._whole_calls = DeliveredToolCalls()
+        self._whole_calls = _DeliveredToolCalls()
 
     def _end_turn(self, reply: ChatCompletion) -> None:
         calls, turns = [*self._calls.requested.values()], self._turns

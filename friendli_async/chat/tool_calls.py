@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from friendli_async._json import decode_json
-from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.replies import ChatChunk, ToolCallDelta
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
@@ -70,22 +69,6 @@ class CompleteToolCalls:
         for call in calls[self._yielded :]:
             self._yielded += 1
             yield call
-
-
-class DeliveredToolCalls(CompleteToolCalls):
-    """Detects complete tool calls in the delivered events alone, so that no call precedes the events that complete it.
-
-    The collector of a stream is ahead of the delivered events, by as much as the last read has brought.
-    """
-
-    def __init__(self) -> None:
-        collector = ChatCollector()
-        super().__init__(collector.calls_from)
-        self._choice = collector.begin(0, ChatChunk())
-
-    def _add(self, deltas: Iterable[ToolCallDelta]) -> None:
-        for delta in deltas:
-            self._choice.add_call(delta)
 
 
 def is_object(text: str) -> bool:
