@@ -148,7 +148,7 @@ class ResponseReader:
         pool: Any = SimpleNamespace(
             loop=loop,
             exchanges=set(),
-            draining=deque(),
+            finishing=deque(),
             slots=SimpleNamespace(release=lambda: None),
             exchange_ended=lambda: None,
         )

@@ -279,7 +279,9 @@ class Attempts:
         self.reported.append((attempt.number, attempt.wait))
 
     async def run(self, **policy: Any) -> str:
-        engine = self.client.serverless.chat._engine.replace(retry=RetryPolicy(on_retry=self._retried, **policy))
+        engine = self.client.serverless.chat._engine.with_options(
+            {"retry": RetryPolicy(on_retry=self._retried, **policy)}
+        )
         call = Call(engine, operation(repeatable=self.repeatable, billed=False), Arguments(), "json")
 
         async def read(exchange: Any) -> str:

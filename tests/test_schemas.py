@@ -138,6 +138,12 @@ def strip_foreign_fields(data: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in others.get(data.get("type", ""), ())}
 
 
+def number_only_choice(data: dict[str, Any]) -> dict[str, Any]:
+    """Gives an only choice the index 0, as the collectors do."""
+    choices = data.get("choices") or []
+    return {**data, "choices": [{**choices[0], "index": 0}]} if len(choices) == 1 else data
+
+
 def read(served: Served, name: str | None, data: bytes) -> EventReader[Any]:
     """Reads one event as a new stream of the operation would."""
     recorder = Recorder()
@@ -178,7 +184,7 @@ def test_events_decode_completely_and_round_trip(served: Served, route: Route) -
             encoded = msgspec.json.encode(event)
             assert list(read(served, name, encoded).ready) == [event], shape
             if not shape.extra:
-                assert list(losses(value, msgspec.json.decode(encoded))) == [], shape
+                assert list(losses(number_only_choice(value), msgspec.json.decode(encoded))) == [], shape
 
 
 @pytest.mark.parametrize(("served", "route"), STREAMS)
