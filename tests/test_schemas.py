@@ -139,9 +139,9 @@ def strip_foreign_fields(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def number_only_choice(data: dict[str, Any]) -> dict[str, Any]:
-    """Gives an only choice the index 0, as the collectors do."""
-    choices = data.get("choices") or []
-    return {**data, "choices": [{**choices[0], "index": 0}]} if len(choices) == 1 else data
+    """Gives the choice the index 0, as the collectors do if one was requested. Samples repeat it in a list."""
+    choices = data.get("choices")
+    return {**data, "choices": [{**choice, "index": 0} for choice in choices]} if choices else data
 
 
 def read(served: Served, name: str | None, data: bytes) -> EventReader[Any]:
