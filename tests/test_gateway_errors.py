@@ -378,7 +378,9 @@ NOTES: Final[list[JSON]] = [
 def test_empty_reply_with_ordinary_fields_is_accepted(kind: str, reply: JSON, note: JSON) -> None:
     if reply.get("choices", [{}])[0].get("message", {}).get("content", "") is None:
         reply = {"choices": [{**reply["choices"][0], "finish_reason": "stop"}]}
-    decode_reply(json.dumps({**reply, **note}).encode(), msgspec.json.Decoder(KINDS[kind]), 200, Headers())
+    data = json.dumps({**reply, **note}).encode()
+    decoded = decode_reply(data, msgspec.json.Decoder(KINDS[kind]), 200, Headers())
+    assert type(decoded) is KINDS[kind]
 
 
 @pytest.mark.parametrize("note", [{"detail": MSG}, {"code": 429, "msg": MSG}, {"message": MSG}, {"reason": MSG}])
@@ -386,7 +388,8 @@ def test_empty_reply_with_ordinary_fields_is_accepted(kind: str, reply: JSON, no
 def test_message_beside_a_filled_reply_is_ignored(kind: str, note: JSON) -> None:
     whole = REPLIES[kind]
     reply = json.dumps({**whole.value, **note}).encode()
-    decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers())
+    plain = decode_reply(json.dumps(whole.value).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
+    assert decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers()) == plain
 
 
 EMPTY_CHUNKS: Final[list[tuple[str, JSON]]] = [
@@ -470,7 +473,7 @@ BLANK_ERRORS: Final = [
 def test_blank_error_beside_response_fields_is_ignored(kind: str, error: Any) -> None:
     whole = REPLIES[kind]
     reply = json.dumps({**whole.value, "error": error}).encode()
-    decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers())
+    assert type(decode_reply(reply, msgspec.json.Decoder(whole.kind), 200, Headers())) is whole.kind
 
 
 @pytest.mark.parametrize("error", BLANK_ERRORS)

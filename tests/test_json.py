@@ -120,4 +120,5 @@ def test_surrogate_pairs_are_joined_and_lone_surrogates_replaced(text: str, expe
 @given(st.lists(st.text(st.characters())))
 @deterministic
 def test_values_without_surrogates_can_be_serialized_by_pydantic(texts: list[str]) -> None:
-    Visit(note=without_surrogates({text: text for text in texts})).model_dump_json()
+    note = Visit(note=without_surrogates({text: text for text in texts})).model_dump_json()
+    assert isinstance(json.loads(note), dict)

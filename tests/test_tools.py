@@ -528,7 +528,7 @@ async def test_class_method_over_tool_is_rejected_with_the_way_to_wrap_it() -> N
     for method in methods:
         assert await method(3) == 3
         with pytest.raises(ToolDefinitionError, match=r"outside the class, such as tool\(Desk.count\)"):
-            method.parameters  # noqa: B018
+            method.parameters  # noqa: B018  # reading it raises
         with pytest.raises(ToolDefinitionError, match="outside the class"):
             await method.run('{"up_to":3}')
 

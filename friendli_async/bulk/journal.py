@@ -47,7 +47,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, start: bytes) -> None:
-        self.path = path.absolute()  # the working directory may change during the run
+        self.path: Path = path.absolute()  # the working directory may change during the run
         self._start = start
         self._file = -1
         self._size = 0
