@@ -494,8 +494,7 @@ class Job(Generic[Row, R]):
         if error.meta is not None and error.meta.attempts:
             attempt = error.meta.attempts[-1]
             reported.add((attempt.number, attempt.elapsed))
-            self._refused += 1
-            self._gate.refused(error.retry_after, ago=attempt.elapsed)
+            self._refuse(error.retry_after, attempt.elapsed)
 
     def _report_rejections(
         self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
@@ -507,8 +506,7 @@ class Job(Generic[Row, R]):
             if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
                 self._gate.hold(retry_after)
             else:  # raised by the user's own function
-                self._refused += 1
-                self._gate.refused(retry_after)
+                self._refuse(retry_after)
         ago = 0.0 if meta is None else _seconds_after_first_event(meta)
         for position, attempt in enumerate(reversed(attempts)):
             ago += attempt.elapsed + attempt.wait
@@ -517,9 +515,12 @@ class Job(Generic[Row, R]):
             if position == 0 and isinstance(error, APIStatusError):
                 status = error.status_code
             if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
-                self._refused += 1
                 # The Retry-After of an earlier attempt has passed already.
-                self._gate.refused(0.0 if position else retry_after, ago=ago)
+                self._refuse(0.0 if position else retry_after, ago)
+
+    def _refuse(self, retry_after: float | None, ago: float | None = None) -> None:
+        self._refused += 1
+        self._gate.refused(retry_after, ago=ago)
 
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row, and the probing after a reply."""

@@ -193,10 +193,14 @@ class ChoicesCollector(Generic[C, P]):
             msgspec.structs.force_setattr(choice, "index", self._number(choice.index, position))
 
     def _number(self, index: int, position: int) -> int:
-        """Returns the index for a choice: the server's, but not a negative one; an only choice has 0."""
+        """Returns the index for a choice: its position if the server's is negative; an only choice has 0.
+
+        A second choice, which was not requested, may have the index 0: it gets that of the first.
+        """
         if index < 0:
             return position
-        return self._first - index if self._first and index in (0, self._first) else index
+        first = self._first or 0
+        return {0: first, first: 0}.get(index, index)
 
     def _build_reply(self, reply: Callable[..., R], object: str) -> R:
         """Builds a reply of the given class; ``object`` is the value of its ``object`` field."""

@@ -485,9 +485,9 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         value = json_or_none(data)
         fields = as_object(value)
         is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
-        if not is_error and is_certain:
-            return _move_answers(reply, fields, data, decoder)
         if not is_error:
+            if is_certain:
+                return _move_answers(reply, fields, data, decoder)
             _check_reply(reply, fields, data, own)
             return reply
     failure = Held(error_of_payload(value, data, status, headers))
