@@ -12,12 +12,14 @@ import pytest
 from support.clock import run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
+    DONE,
     Conversation,
     RawServer,
     assert_no_leaks,
     client_of,
     complete,
     completion,
+    delta,
     open_stream,
     read,
     reply,
@@ -41,7 +43,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.runtime import Runtime
-from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, raw, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -467,3 +469,113 @@ async def test_closing_does_not_wait_for_a_server_that_does_not_read_the_upload(
         closed.set()
     gc.collect()
     assert caplog.records == []
+
+
+# --- streams that nobody reads ---------------------------------------------------------------------------------------
+
+
+async def test_closing_the_client_ends_an_unread_stream_which_delivers_what_arrived(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    seen = Recorder()
+    client = client_of(server.url, observers=[seen])
+    stream = await open_stream(client)
+    await client.aclose()
+    assert (stream.outcome, seen.end.outcome) == ("cancelled", "cancelled")
+    assert seen.end.error == "StreamInterruptedError"
+    assert await read_until_interrupted(stream) == ["a"]
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    with pytest.raises(StreamInterruptedError, match="the client was closed") as caught:
+        await stream.result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert seen.reported.count("cancelled StreamInterruptedError") == 1
+
+
+async def read_until_interrupted(stream: ChatStream) -> list[str]:
+    """Returns the texts that a stream delivers before its error."""
+    texts: list[str] = []
+    while True:
+        try:
+            texts.append((await anext(stream)).text)
+        except StreamInterruptedError:
+            return texts
+
+
+async def test_closing_the_client_ends_a_complete_unread_stream_as_done(server: FriendliServer) -> None:
+    server.enqueue(script(raw(delta("a") + delta(finish="stop")), stall()))
+    seen = Recorder()
+    client = client_of(server.url, observers=[seen])
+    stream = await open_stream(client)
+    await client.aclose()
+    assert (stream.outcome, seen.end.outcome) == ("done", "done")
+    assert await read(stream) == "a"
+    assert (await stream.result()).text == "a"
+
+
+async def test_closing_the_client_ends_an_unread_stream_whose_bytes_can_still_be_relayed(
+    server: FriendliServer,
+) -> None:
+    server.enqueue(script(raw(delta("a")), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    await client.aclose()
+    reads = stream.raw()
+    assert await anext(reads) == delta("a")
+    with pytest.raises(StreamInterruptedError, match="the client was closed"):
+        await anext(reads)
+    with pytest.raises(StopAsyncIteration):
+        await anext(reads)
+
+
+async def test_closing_the_client_ends_an_unread_stream_that_still_obeys_its_stop_conditions(
+    server: FriendliServer,
+) -> None:
+    server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
+    client = client_of(server.url)
+    stream = (await open_stream(client)).stop_when(lambda text: "b" in text)
+    await client.aclose()
+    assert await read_until_interrupted(stream) == ["a", "b"]
+
+
+async def test_branches_of_a_closed_client_deliver_what_arrived(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    branches = stream.tee(2, buffer=1)
+    await client.aclose()
+    for branch in branches:
+        assert (await anext(branch)).text == "a"
+        with pytest.raises(StreamInterruptedError, match="the client was closed"):
+            await anext(branch)
+
+
+def test_end_of_the_loop_ends_an_unread_stream(remote: FriendliServer) -> None:
+    remote.enqueue(script(chunk("a"), stall()))
+    seen = Recorder()
+    client = client_of(remote.url, observers=[seen])
+    stream = asyncio.run(open_stream(client)._ensure_open())
+    assert (stream.outcome, seen.end.outcome) == ("cancelled", "cancelled")
+
+
+async def test_stream_that_has_arrived_ends_as_usual_after_its_client_was_closed(server: FriendliServer) -> None:
+    server.enqueue(script(raw(delta("a") + delta(finish="stop") + DONE), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    await client.aclose()
+    assert (stream.outcome, await read(stream), stream.outcome) == ("open", "a", "done")
+
+
+async def test_open_stream_is_no_cycle_once_it_has_ended(server: FriendliServer) -> None:
+    server.always(script(chunk("a"), finish(), done()))
+    gc.disable()
+    try:
+        async with client_of(server.url) as client:
+            stream = await open_stream(client)
+            exchange = stream._open and stream._open.exchange
+            assert exchange is not None
+            assert exchange.on_abort is not None
+            assert await read(stream) == "a"
+            assert exchange.on_abort is None
+    finally:
+        gc.enable()

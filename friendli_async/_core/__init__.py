@@ -76,11 +76,10 @@ copy of the first error. Every error of an open stream has ``partial`` and ``met
 =============  ======================================  ===============================  ================================
 ``outcome``    how it is reached                       what the reader gets             what happens to the connection
 =============  ======================================  ===============================  ================================
-``open``       created, being opened, or being read;   events                           none yet; then it is in use, and
-               remains after the client was closed,                                     holds a connection slot until
-               until the next read                                                      the end has been read, even if
-                                                                                        events are still queued, or the
-                                                                                        client is closed
+``open``       created, being opened, or being read    events                           none yet; then it is in use, and
+                                                                                        holds a connection slot until
+                                                                                        the end has been read, even if
+                                                                                        events are still queued
 ``done``       the sentinel, the API's last event, or  the end of the iteration;        returns to the pool when the
                an end where ``may_end`` holds (of the  ``result()`` returns the reply   body has ended; closed if that
                body, by a broken connection, by a                                       takes longer than 0.5 s, or if
@@ -106,15 +105,19 @@ copy of the first error. Every error of an open stream has ``partial`` and ``met
 ``cancelled``  a read was cancelled                    CancelledError; the next read    closed
                                                        raises StreamInterruptedError,
                                                        once; then iteration has ended
-``cancelled``  the client was closed or drained;       StreamInterruptedError at the    closed
-               ``done`` instead if ``may_end`` holds   next read; then as above
+``cancelled``  the client was closed or drained, or    the events that had arrived;     closed
+               the loop shut down, before all had      then as above, or at once for a
+               been read; ``done`` instead if          pending reader
+               ``may_end`` holds
 =============  ======================================  ===============================  ================================
 
 A timeout, or closing the client, while ``may_end`` holds ends the stream normally: nothing of the answer is missing,
 only the sentinel or the usage, and an error would make the caller pay for the answer again.
 
 Events that precede the end or an error in the same read are delivered first: the outcome changes in the read after the
-last of them. So it does not depend on how the bytes were split into reads. Leaving right after the last event gives
+last of them. So it does not depend on how the bytes were split into reads. Only what ends the stream from outside, even
+if nobody reads it (the total timeout, or closing the client), changes the outcome at once: the read after the events
+that had arrived raises the error, once. Leaving right after the last event gives
 ``cancelled``. Errors of an opening are raised there, after the retries. Its outcome depends on what ended it, not on
 when: while waiting for a slot, while connecting, after sending, with the status, during the first bytes, or before the
 next attempt.

@@ -60,7 +60,7 @@ class FakeExchange:
         self.status = status
         self.headers = Headers((name.replace("_", "-"), value) for name, value in headers.items())
         self.streaming = False
-        self.on_abort: Callable[[], None] | None = None
+        self.on_abort: Callable[[FriendliError], None] | None = None
         self.loop = asyncio.get_running_loop()
         self.ends: list[str] = []
         """How it was ended: `finish` or `abort`."""
@@ -114,6 +114,8 @@ class FakeExchange:
         self.woken = error
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.on_abort is not None:
+            self.on_abort(error)
         self.abort()
 
     def finish(self) -> None:

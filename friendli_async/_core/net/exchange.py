@@ -38,7 +38,7 @@ class Exchange(Protocol):
     status: int
     headers: Headers
     streaming: bool
-    on_abort: Callable[[], None] | None
+    on_abort: Callable[[FriendliError], None] | None
 
     def take(self) -> bytes | None:
         """Returns new data; None if there is none yet; b"" at the end of the body. Raises what ``read`` raises."""
@@ -89,7 +89,7 @@ class AiohttpExchange:
         headers: The reply's headers.
         loop: The event loop that the exchange belongs to.
         streaming: Whether this is the body of an open stream, from its first event to its end.
-        on_abort: Called by ``abort_with``, for waiters of something other than bytes.
+        on_abort: Called by ``abort_with`` with its error: nobody may be reading.
         content: The buffer that aiohttp's parser fills.
     """
 
@@ -118,7 +118,7 @@ class AiohttpExchange:
         self.headers: Headers = Headers(response.headers.items())
         self.loop: asyncio.AbstractEventLoop = pool.loop
         self.streaming: bool = False
-        self.on_abort: Callable[[], None] | None = None
+        self.on_abort: Callable[[FriendliError], None] | None = None
         self.content: aiohttp.StreamReader = response.content
         self._pool: Pool | None = pool
         self._response = response
@@ -318,7 +318,7 @@ class AiohttpExchange:
                 self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
             self.notify_readable()
             if self.on_abort is not None:
-                self.on_abort()
+                self.on_abort(error)
         self.abort()
 
     def abort(self) -> None:
