@@ -52,8 +52,8 @@ From a byte to an event
    connections of a session that was passed in, are read by awaiting ``StreamReader.readany`` instead, and decompressed
    by ``net.compression``.)
 3. ``events.reader.EventReader.feed`` passes the bytes to ``events.sse.SSEDecoder``. The fast paths are ``single``, for
-   a read that is one ``data: ...`` line, and ``plain``, for a read of such lines only; everything else goes through
-   ``feed``, which implements the whole standard.
+   a read that is one ``data: ...`` line, and ``plain``, for a read of such lines only, each perhaps after a name that
+   says no more than the data's ``type``; everything else goes through ``feed``, which implements the whole standard.
 4. ``events.decoding.Dialect`` classifies each event: a payload, an event of an unknown kind, a heartbeat, the end, an
    error. In the common case the events of a read are decoded in one pass, with one call of msgspec per event; if one of
    them is not a plain payload, ``decode`` handles each separately. What msgspec rejects, ``lenient`` tries once more.

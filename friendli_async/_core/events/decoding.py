@@ -92,6 +92,9 @@ class Dialect(Generic[E]):
             no content that was ignored. Such events take the fast path.
         rewrite: Converts the fields of an event from an older or less compatible server to the current shape.
         failure_of: Returns the error that one of the API's own events reports, or None.
+
+    Attributes:
+        redundant_names: The event names that an event may have and is decoded as without: see ``SSEDecoder``.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Dialect(Generic[E]):
         rewrite: Callable[[str | None, Fields], Fields] | None = None,
         failure_of: Callable[[E], APIStatusError | None] | None = None,
     ) -> None:
+        self.redundant_names: frozenset[bytes] = frozenset({b"message"})  # the default name in the SSE standard
         self.failure_of: Callable[[E], APIStatusError | None] = failure_of or _no_failure
         self.are_ordinary = ordinary
         self._type = events
@@ -128,7 +132,7 @@ class Dialect(Generic[E]):
             ResponseDecodeError: The event is recognized but its content cannot be decoded, or it is neither a JSON
                 object nor an error message.
         """
-        name = None if name == "message" else name  # the default name in the SSE standard
+        name = None if name == "message" else name
         is_error, is_own_name = is_error_name(name), self._is_own_name(name)
         if is_own_name and not is_error and (payload := self._decode_fast(data)) is not None:
             return Decoded(payload)
@@ -341,6 +345,7 @@ class TaggedDialect(Dialect[E]):
     ) -> None:
         super().__init__(events, ordinary=ordinary or no_error_field, rewrite=rewrite, failure_of=failure_of)
         self._kinds = frozenset(str(member.__struct_config__.tag) for member in get_args(events))
+        self.redundant_names |= {kind.encode() for kind in self._kinds if not is_error_name(kind)}
         self._holds_unknown = holds_unknown
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
