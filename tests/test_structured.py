@@ -672,6 +672,8 @@ async def test_invalid_item_raises_immediately(client: AsyncFriendli, server: Fr
         with pytest.raises(OutputInvalidError, match="Expected `str`") as caught:
             await items.__anext__()
     assert caught.value.path == "lines[1].sku"
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == caught.value.text
 
 
 @pytest.mark.parametrize("view", ["snapshots", "items"])

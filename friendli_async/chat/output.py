@@ -602,10 +602,5 @@ class ItemView(_AnswerView[V]):
                 for reason, path in mismatch.faults
             ]
         message = f"an item of the answer is invalid: {_describe(faults)}"
-        raise OutputInvalidError(
-            message,
-            path=faults[0][1],
-            text=self._answer.text_so_far,
-            feedback=self._feedback(message),
-            meta=self._answer.meta,
-        )
+        text, feedback = self._answer.text_so_far, self._feedback(message)
+        raise self._answer._with_received(OutputInvalidError(message, path=faults[0][1], text=text, feedback=feedback))

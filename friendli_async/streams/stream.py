@@ -369,8 +369,8 @@ class EventStream(Generic[E]):
             opened.on_abort = None if self._fanout is None else self._fanout.interrupt
         return opened.reader.ready
 
-    def _branch_error(self, error: FriendliError) -> FriendliError:
-        """Completes the error of a branch that ended before its stream, with what the stream had received."""
+    def _with_received(self, error: FriendliError) -> FriendliError:
+        """Adds to an error that does not end the stream what the stream has received."""
         if self._open is not None:
             error.meta, error.partial = self._open.meta, self._open.collector.partial()
         return error

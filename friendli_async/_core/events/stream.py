@@ -90,19 +90,21 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         data: bytes | None = None
         try:
             while not ready and not reader.has_ended:
-                while (data := exchange.take()) is None:
-                    if not waiting:  # the time limit applies between events, not between reads
-                        waiting = True
-                        clock.begin_wait()
-                    await exchange.wait_readable()
+                try:
+                    while (data := exchange.take()) is None:
+                        if not waiting:  # the time limit applies between events, not between reads
+                            waiting = True
+                            clock.begin_wait()
+                        await exchange.wait_readable()
+                except FriendliError as error:
+                    problem = Held(error)
+                    break
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(ready))
                 if once:
                     clock.carry_over(rest=not ready, waited=waiting)
                     break
-        except FriendliError as error:
-            problem = Held(error)
-        except BaseException as error:
+        except BaseException as error:  # cancelled, or raised by a stop condition, which may raise any class
             if isinstance(error, Exception) or not shared:
                 self._fail_read(error)
             raise
