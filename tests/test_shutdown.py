@@ -42,6 +42,7 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.runtime import Runtime
 from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, raw, script, stall, status, text
 
@@ -564,6 +565,21 @@ async def test_stream_that_has_arrived_ends_as_usual_after_its_client_was_closed
     stream = await open_stream(client)
     await client.aclose()
     assert (stream.outcome, await read(stream), stream.outcome) == ("open", "a", "done")
+
+
+async def test_stream_whose_body_has_ended_says_so_after_its_client_was_closed(server: FriendliServer) -> None:
+    server.enqueue(script(raw(delta("a")), raw(delta("b"))))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    opened = stream._open
+    assert opened is not None
+    assert isinstance(opened.exchange, AiohttpExchange)
+    await wait_until(opened.exchange.content.is_eof)
+    await client.aclose()
+    with pytest.raises(StreamInterruptedError, match="the stream ended before it was complete") as caught:
+        await read(stream)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "ab"
 
 
 async def test_open_stream_is_no_cycle_once_it_has_ended(server: FriendliServer) -> None:

@@ -65,7 +65,7 @@ class Exchange(Protocol):
         ...
 
     def abort_with(self, error: FriendliError) -> None:
-        """Aborts the exchange. A pending read, or the next one, raises the error."""
+        """Aborts the exchange, unless its body has ended. A pending read, or the next one, raises the error."""
         ...
 
     def abort(self) -> None:
@@ -310,15 +310,17 @@ class AiohttpExchange:
     # --- ending --------------------------------------------------------------------------------------------------
 
     def abort_with(self, error: FriendliError) -> None:
-        """Aborts the exchange. A pending read, or the next one, raises the error."""
-        if not self.content.is_eof():  # else nobody waits, and buffered data may still be taken
-            self._abort_error = error
-            self._pending = None
-            if self._uses_readany:
-                self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
-            self.notify_readable()
-            if self.on_abort is not None:
-                self.on_abort(error)
+        """Aborts the exchange, unless its body has ended. A pending read, or the next one, raises the error."""
+        if self.content.is_eof():  # nobody waits, and what has arrived can still be taken
+            self._detach()  # aiohttp has released the connection; releasing it again would discard those bytes
+            return
+        self._abort_error = error
+        self._pending = None
+        if self._uses_readany:
+            self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
+        self.notify_readable()
+        if self.on_abort is not None:
+            self.on_abort(error)
         self.abort()
 
     def abort(self) -> None:
