@@ -167,7 +167,6 @@ class UsageOptions(ExtraQuery, total=False):
     """Only these kinds of capacity."""
 
 
-
 def _following(page: CostPage | UsagePage) -> str | None:
     return page.next_page or "" if page.has_more else None
 

@@ -133,7 +133,8 @@ class PageIterator(Generic[P]):
                 raise StopAsyncIteration
             if not self._next or self._next in self._seen:  # a repeated cursor would loop forever
                 problem = "repeats the cursor of an earlier page" if self._next else "has no cursor"
-                raise ResponseDecodeError(f"the list is not complete, but its next page {problem}", meta=self._last.meta)
+                reason = f"the list is not complete, but its next page {problem}"
+                raise ResponseDecodeError(reason, meta=self._last.meta)
         page = await self._fetch(self._next)
         self._seen.add(self._next)
         self._last, self._next = page, self._following(page)
