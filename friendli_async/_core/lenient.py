@@ -129,6 +129,9 @@ def _repair_index(fields: Fields, item: Any, position: int) -> None:
 
 
 def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
+    legacy = as_object(holder.get("function_call"))  # of OpenAI's API before tool calls
+    if any(legacy.values()) and "tool_calls" in struct.__struct_encode_fields__:
+        holder["tool_calls"] = holder.get("tool_calls") or [{"index": 0, "function": legacy}]
     for name, kind, required in _fields_of(struct):
         present = name in holder
         if present and not _fits(holder[name], kind):

@@ -595,7 +595,9 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
 
 
-_ANSWER_FIELDS: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "reasoning_details", "refusal")
+_ANSWER_FIELDS: Final = (
+    *("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "reasoning_details", "refusal"),
+)
 
 
 def _lacks(choice: Fields, wanted: str) -> bool:
