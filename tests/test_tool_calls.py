@@ -109,7 +109,7 @@ async def test_legacy_function_call_is_a_tool_call(
     assert reply.tool_calls == tuple(calls)
 
 
-async def test_tool_calls_win_over_a_copy_as_legacy_function_call(client: AsyncFriendli, server: FriendliServer) -> None:
+async def test_tool_calls_win_over_legacy_function_call(client: AsyncFriendli, server: FriendliServer) -> None:
     call = {"index": 0, "id": "1", "function": {"name": "x", "arguments": "{}"}}
     delta = {"tool_calls": [call], "function_call": call["function"]}
     server.enqueue(script(event({"choices": [{"index": 0, "delta": delta}]}), finish("tool_calls"), done()))

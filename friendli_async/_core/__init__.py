@@ -132,7 +132,8 @@ the connection broke after the status; the   StreamInterruptedError          ``t
 body ended, or ``[DONE]`` came, before any
 event
 anything else (a client that was closed      what a plain call raises        ``failed``     the same
-or drained before: ConfigurationError)
+or drained before: ConfigurationError; JSON
+in place of events: ResponseDecodeError)
 ===========================================  ==============================  =============  ===========================
 
 A plain call whose client is closed during the call raises APIConnectionError at each of these points; ``sent`` is

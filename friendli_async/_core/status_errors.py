@@ -92,7 +92,7 @@ def unexpected_content(data: bytes, status: int, headers: Headers, expected: str
     if error is not None:
         return error
     actual = headers.get("content-type", "")
-    if actual and expected.lower() not in actual.lower():
+    if actual and expected.removeprefix("an ").replace(" ", "-").lower() not in actual.lower():
         message = f"the server answered with {actual} instead of {expected}"
     else:
         message = f"the server's reply is not {expected}"
