@@ -218,7 +218,7 @@ class Call(Generic[T]):
                             exchange = await runtime.transport.send(await self._build_request(), dial)
                             self._status, self._headers = exchange.status, exchange.headers
                             if not 200 <= exchange.status < 300:
-                                raise await self._error_response(exchange)
+                                raise await self._error_response(exchange, dial)
                             result = await read(exchange)
                     finally:
                         self._record_connection(dial)  # first: the metadata of a failure includes its durations
@@ -344,10 +344,10 @@ class Call(Generic[T]):
         self.stopwatch.connecting += dial.connecting
         dial.on_connect = None
 
-    async def _error_response(self, exchange: Exchange) -> APIStatusError:
+    async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
         body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
-        return status_error(exchange.status, exchange.headers, body)
+        return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
         """Records a failed attempt, and returns its completed error."""
