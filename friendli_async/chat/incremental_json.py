@@ -81,13 +81,10 @@ class JSONReader:
 
     Args:
         max_depth: Limit on the nesting depth of containers.
-
-    Attributes:
-        changes: Number of changes to ``value`` so far.
     """
 
     def __init__(self, *, max_depth: int = MAX_DEPTH) -> None:
-        self.changes: int = 0
+        self._changes = 0
         self._max_depth = max_depth
         self._root: Any = None
         self._open: list[Any] = []
@@ -115,9 +112,15 @@ class JSONReader:
         return self._root
 
     @property
+    def changes(self) -> int:
+        """Number of changes to ``value`` so far."""
+        _ = self.value  # flushes the open string
+        return self._changes
+
+    @property
     def begun(self) -> bool:
         """Whether ``value`` holds anything yet."""
-        return self.changes > 0
+        return self._changes > 0
 
     @property
     def complete(self) -> bool:
@@ -145,7 +148,7 @@ class JSONReader:
         if self._state is JSONReader._in_number:
             self._end_number(0)
         if self._state is not JSONReader._at_end:
-            begun = self.changes or self._token
+            begun = self._changes or self._token
             self.fail("unexpected end of input" if begun else "empty input", 0, JSONIncompleteError)
         return self._root
 
@@ -186,7 +189,7 @@ class JSONReader:
             container.append(value)  # pyright: ignore[reportUnknownMemberType]  # mypy calls a cast redundant
         else:
             container[self._key] = value
-        self.changes += 1
+        self._changes += 1
 
     def _replace(self, value: str) -> None:
         """Replaces the string that was stored last."""
@@ -202,6 +205,7 @@ class JSONReader:
         self._parts.clear()
         self._pending = 0
         self._replace(self._flushed)
+        self._changes += 1
 
     def _enter(self, container: Any, at: int) -> None:
         if len(self._open) >= self._max_depth:
@@ -213,7 +217,6 @@ class JSONReader:
     def _leave(self) -> None:
         self._open.pop()
         self._container = self._open[-1] if self._open else None
-        self.changes += 1
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
     def _begin_string(self, *, key: bool) -> None:
@@ -233,10 +236,10 @@ class JSONReader:
             self._parts.clear()
             self._state = JSONReader._at_colon
             return
-        if self._parts:
+        if any(self._parts):
             self._flush_string()
+        self._parts.clear()
         self._flushed = ""
-        self.changes += 1
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
     def _add(self, text: str) -> None:
@@ -245,7 +248,6 @@ class JSONReader:
         self._parts.append(text)
         if text and not self._in_key:
             self._pending += len(text)
-            self.changes += 1
 
     def _end_number(self, at: int) -> None:
         token, self._token = self._token, ""
