@@ -162,6 +162,7 @@ class ChunkChoice(Value, frozen=True):
     """A chunk's entry for one choice."""
 
     index: int = always_encoded(0)
+    """The choice. A stream sets it to 0 for an only choice, however the server numbers it."""
     delta: ChunkDelta = ChunkDelta()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None
