@@ -27,7 +27,7 @@ MAX_DEPTH: Final = 256
 """Default limit on the nesting depth of containers."""
 
 _MAX_NUMBER_LENGTH: Final = 4300  # characters; Python's own limit for integers
-_LONG_STRING: Final = 8192  # characters; up to this length, reading `value` always flushes the open string
+_LONG_STRING: Final = 8192  # characters; up to this length, each piece flushes the open string
 _FLUSH_RATIO: Final = 128  # a longer string is flushed when it has grown by 1 part in this many
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
@@ -81,10 +81,13 @@ class JSONReader:
 
     Args:
         max_depth: Limit on the nesting depth of containers.
+
+    Attributes:
+        changes: Number of changes to ``value`` so far.
     """
 
     def __init__(self, *, max_depth: int = MAX_DEPTH) -> None:
-        self._changes = 0
+        self.changes: int = 0
         self._max_depth = max_depth
         self._root: Any = None
         self._open: list[Any] = []
@@ -107,20 +110,12 @@ class JSONReader:
     @property
     def value(self) -> Any:
         """The value so far; None before it has begun."""
-        if self._pending and (len(self._flushed) < _LONG_STRING or self._pending * _FLUSH_RATIO > len(self._flushed)):
-            self._flush_string()
         return self._root
-
-    @property
-    def changes(self) -> int:
-        """Number of changes to ``value`` so far."""
-        _ = self.value  # flushes the open string
-        return self._changes
 
     @property
     def begun(self) -> bool:
         """Whether ``value`` holds anything yet."""
-        return self._changes > 0
+        return self.changes > 0
 
     @property
     def complete(self) -> bool:
@@ -148,7 +143,7 @@ class JSONReader:
         if self._state is JSONReader._in_number:
             self._end_number(0)
         if self._state is not JSONReader._at_end:
-            begun = self._changes or self._token
+            begun = self.changes or self._token
             self.fail("unexpected end of input" if begun else "empty input", 0, JSONIncompleteError)
         return self._root
 
@@ -171,6 +166,8 @@ class JSONReader:
         while at < end:
             at = self._state(self, text, at)
         self._offset += end
+        if self._pending and (len(self._flushed) < _LONG_STRING or self._pending * _FLUSH_RATIO > len(self._flushed)):
+            self._flush_string()
 
     def _decode(self, piece: bytes, *, final: bool = False) -> str:
         if self._decoder is None:
@@ -189,7 +186,7 @@ class JSONReader:
             container.append(value)  # pyright: ignore[reportUnknownMemberType]  # mypy calls a cast redundant
         else:
             container[self._key] = value
-        self._changes += 1
+        self.changes += 1
 
     def _replace(self, value: str) -> None:
         """Replaces the string that was stored last."""
@@ -205,7 +202,7 @@ class JSONReader:
         self._parts.clear()
         self._pending = 0
         self._replace(self._flushed)
-        self._changes += 1
+        self.changes += 1
 
     def _enter(self, container: Any, at: int) -> None:
         if len(self._open) >= self._max_depth:
