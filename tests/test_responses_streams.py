@@ -50,6 +50,7 @@ from friendli_async.testing import (
     done,
     error_event,
     event,
+    json_body,
     raw,
     script,
     stall,
@@ -237,6 +238,54 @@ async def test_result_is_assembled_from_earlier_events_if_the_last_has_no_output
     assert result.text == "Hello there!"
     assert result.reasoning == "think harder"
     assert result.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
+
+
+UNTYPED: Final = {
+    "refusal": {"type": "message", "content": [{"type": "refusal", "refusal": "I cannot"}]},
+    "reasoning_summary_text": {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I cannot"}]},
+    "custom_tool_call_input": {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "I cannot"},
+}
+"""Items whose content is streamed in events without a class of their own, by these events' names."""
+
+
+@pytest.mark.parametrize("last", ["item", "done", "delta", "stripped"])
+@pytest.mark.parametrize("name", UNTYPED)
+async def test_content_of_untyped_events_is_in_the_result_as_in_a_plain_reply(
+    client: AsyncFriendli, server: FriendliServer, name: str, last: str
+) -> None:
+    item: dict[str, Any] = {**UNTYPED[name], "id": "i"}
+    empty = {key: item[key] for key in ("type", "id", "call_id", "name") if key in item}
+    where = {"item_id": "i", "output_index": 0, "content_index": 0, "summary_index": 0}
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_item.added", "item": empty, "output_index": 0},
+        *({"type": f"response.{name}.delta", "delta": delta, **where} for delta in ("I ", "cannot")),
+    ]
+    if last in {"item", "done"}:
+        events += [{"type": f"response.{name}.done", name.rpartition("_")[2]: "I cannot", **where}]
+    if last == "item":
+        events += [{"type": "response.output_item.done", "item": item, "output_index": 0}]
+    output = [empty] if last == "stripped" else []
+    events += [{"type": "response.completed", "response": {"id": "r", "status": "completed", "output": output}}]
+    server.enqueue(script(*map(named, events)), json_body({"id": "r", "status": "completed", "output": [item]}))
+    assert await ask(client).result() == await client.serverless.responses.create(model="m", input="hi")
+
+
+async def test_refusal_that_comes_whole_in_its_part_is_in_the_result(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    part = {"type": "response.content_part.done", "part": {"type": "refusal", "refusal": "no"}, "item_id": "i"}
+    bare = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+    server.enqueue(script(named(part), named(bare)))
+    [item] = (await ask(client).result()).output
+    assert item.content == (ContentPart("refusal", refusal="no"),)
+
+
+async def test_arguments_that_the_final_event_lacks_are_in_the_result(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    final = {**WHOLE, "output": [*WHOLE["output"][:2], {**CALL_ITEM, "arguments": ""}]}
+    server.enqueue(script(*map(named, DATA[:-1]), named({"type": "response.completed", "response": final})))
+    assert (await ask(client).result()).tool_calls[0].function.arguments == CALL_ITEM["arguments"]
 
 
 def _without(data: dict[str, Any], *names: str) -> dict[str, Any]:

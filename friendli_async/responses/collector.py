@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_field
+from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
@@ -39,8 +40,22 @@ from friendli_async.streams.views import TextView
 __all__ = ["ResponseCollector", "ResponseStream", "Wording"]
 
 
-_ITEM_TYPES: Final = {"output_text": "message", "reasoning_text": "reasoning"}
+_ITEM_TYPES: Final = {
+    "output_text": "message",
+    "reasoning_text": "reasoning",
+    "refusal": "message",
+    "summary_text": "reasoning",
+    "input": "custom_tool_call",
+}
 """The type of item that contains each type of part."""
+_UNTYPED_EVENTS: Final = {
+    "response.refusal": "refusal",
+    "response.reasoning_summary_text": "summary_text",
+    "response.custom_tool_call_input": "input",
+}
+"""The types of part whose events are UnknownEvents, by the names of these without ``.delta`` and ``.done``."""
+_FIELDS: Final = {"summary_text": "summary", "input": "input"}
+"""The field of the item that holds each type of part, if it is not ``content``."""
 _Delta = type[OutputTextDelta | ReasoningTextDelta]
 _Done = type[OutputTextDone | ReasoningTextDone]
 _EVENT_TYPES: Final[dict[str, tuple[_Delta, _Done]]] = {
@@ -59,36 +74,41 @@ class _ItemParts:
         self.arguments: list[str] = []
         self.name: str | None = None
         self.is_complete = False
-        self._content: dict[int, tuple[str, list[str]]] = {}
+        self._streamed: dict[str, dict[int, tuple[str, list[str]]]] = {}  # by field and index: the type, and the text
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
-        """Returns the collected text pieces of a content part."""
-        return self._content.setdefault(index or 0, (kind, []))[1]
+        """Returns the collected text pieces of a part."""
+        return self._streamed.setdefault(_FIELDS.get(kind, "content"), {}).setdefault(index or 0, (kind, []))[1]
 
     def result(self) -> OutputItem:
-        final = (self.is_complete and self.item.content) or ()
+        item = self.item
+        _, inputs = self._streamed.get("input", {}).get(0, ("", []))
         return msgspec.structs.replace(
-            self.item,
-            content=self._with_streamed(final) or self.item.content,
-            arguments=(self.is_complete and self.item.arguments) or join_text(self.arguments) or self.item.arguments,
-            name=self.item.name or self.name,
+            item,
+            content=self._with_streamed("content", item.content) or item.content,
+            summary=self._with_streamed("summary", item.summary) or item.summary,
+            arguments=(self.is_complete and item.arguments) or join_text(self.arguments) or item.arguments,
+            input=(self.is_complete and item.input) or join_text(inputs) or item.input,
+            name=item.name or self.name,
         )
 
-    def _with_streamed(self, final: Sequence[ContentPart]) -> tuple[ContentPart, ...]:
-        """Returns the parts of the complete item, with the streamed text where they lack it."""
+    def _with_streamed(self, field: str, value: Sequence[ContentPart] | None) -> tuple[ContentPart, ...]:
+        """Returns the parts of a field of the complete item, with the streamed text where they lack it."""
+        final = (self.is_complete and value) or ()
         parts = dict(enumerate(final))
         has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
-        for index, (kind, pieces) in sorted(self._content.items()):
+        for index, (kind, pieces) in sorted(self._streamed.get(field, {}).items()):
             text, part = join_text(pieces), parts.get(index)
-            if part is None and not has_text[kind]:
-                parts[index] = ContentPart(kind, text)
-            elif part is not None and text and not _holds(part, kind):
-                parts[index if part.refusal is None else max(parts) + 1] = ContentPart(kind, text)
+            if (part is None and not has_text[kind]) or (part is not None and text and not _holds(part, kind)):
+                at = index if part is None or part.refusal is None or kind == "refusal" else max(parts) + 1
+                parts[at] = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
         return tuple(part for _, part in sorted(parts.items()))
 
 
 def _holds(part: ContentPart, kind: str) -> bool:
     """Whether a part has text of the kind that was streamed."""
+    if kind == "refusal":
+        return bool(part.refusal)
     return bool(part.text) and part.type in (("output_text", "text") if kind == "output_text" else (kind,))
 
 
@@ -176,15 +196,30 @@ class ResponseCollector:
                     parts = self._find(item.id, index, item.type) or self._begin(item, index)
                     parts.item, parts.is_complete = item, True
                 case ContentPartAdded() | ContentPartDone():
-                    if event.part.text and event.part.type in _ITEM_TYPES:
-                        self._add_missing(event, event.part.type, event.part.text)
+                    text = event.part.refusal if event.part.type == "refusal" else event.part.text
+                    if text and event.part.type in _ITEM_TYPES:
+                        self._add_missing(event, event.part.type, text)
                 case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
                     self.head = event.response
                     self.is_last = True
                 case ResponseCreated() | ResponseInProgress():
                     self.head = event.response
                 case UnknownEvent():
-                    pass
+                    self._add_untyped(event)
+
+    def _add_untyped(self, event: UnknownEvent) -> None:
+        data = event.data
+        name, _, stage = event.type.rpartition(".")
+        kind = _UNTYPED_EVENTS.get(name)
+        text = data.get("delta", data.get("text", data.get(kind or "")))
+        if kind is None or not isinstance(text, str):
+            return
+        index = data.get("summary_index", data.get("content_index"))
+        part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)
+        if stage == "delta":
+            self._pieces(part, kind).append(text)
+        else:
+            self._add_missing(part, kind, text)
 
     def _pieces(self, event: OfPart, kind: str) -> list[str]:
         return self._item(event, _ITEM_TYPES[kind]).pieces(event.content_index, kind)
@@ -232,8 +267,13 @@ def _has_more(assembled: Response, final: Response) -> bool:
         return True
     if [item.type for item in assembled.output] != [item.type for item in final.output]:
         return False
-    items = zip(assembled.output, final.output, strict=True)
-    return any((new.text and not old.text) or (new.reasoning and not old.reasoning) for new, old in items)
+    pairs = zip(assembled.output, final.output, strict=True)
+    return any(new and not old for pair in pairs for new, old in zip(*map(_contents, pair), strict=True))
+
+
+def _contents(item: OutputItem) -> tuple[str | None, ...]:
+    refusal = join_text(part.refusal or "" for part in item.content or ())
+    return item.text, item.reasoning, item.arguments, item.input, refusal
 
 
 class Wording:
