@@ -240,6 +240,21 @@ async def test_result_is_assembled_from_earlier_events_if_the_last_has_no_output
     assert result.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
 
 
+@pytest.mark.parametrize("kept", [_only_items, lambda _: True], ids=["items", "all"])
+@pytest.mark.parametrize("missing", [(), ("output_index",), ("item_id",)], ids=["named", "no index", "no id"])
+async def test_views_yield_once_what_is_in_items(
+    client: AsyncFriendli, server: FriendliServer, kept: Callable[[dict[str, Any]], bool], missing: tuple[str, ...]
+) -> None:
+    bare = {"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}}
+    events = [_without(data, *missing) for data in DATA[:-1] if kept(data)]
+    if "item_id" in missing:
+        events = [{**data, "item": _without(data["item"], "id")} if "item" in data else data for data in events]
+    server.always(script(*map(named, [*events, bare])))
+    assert "".join([piece async for piece in ask(client).text()]) == "Hello there!"
+    assert "".join([piece async for piece in ask(client).reasoning()]) == "think harder"
+    assert (await ask(client).result()).text == "Hello there!"
+
+
 UNTYPED: Final = {
     "refusal": {"type": "message", "content": [{"type": "refusal", "refusal": "I cannot"}]},
     "reasoning_summary_text": {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I cannot"}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -290,6 +291,7 @@ class Wording:
         self._delta, self._done = _EVENT_TYPES[kind]
         self._pieces: list[str] = []
         self._by_part: dict[tuple[object, ...], list[str]] = {}
+        self._by_item: dict[object, list[list[str]]] = {}  # by id, and by index; None if the events name no item
 
     def of(self, event: ResponseEvent) -> str:
         """Returns the text that an event adds; often ""."""
@@ -300,11 +302,17 @@ class Wording:
         match event:
             case ContentPartAdded() | ContentPartDone() if event.part.type == self._kind:
                 return self._rest(event, event.part.text)
+            case OutputItemDone(item=item, output_index=index):
+                given = self._by_item.get(item.id) or self._by_item.get(index) or ()
+                text = "" if None in self._by_item else missing_suffix(self._words(item), chain(*given))
+                return self._add(OfPart(item_id=item.id, output_index=index), text) if text else ""
             case ResponseCompleted() | ResponseIncomplete():
-                whole = event.response.text if self._kind == "output_text" else event.response.reasoning
-                return missing_suffix(whole, self._pieces)
+                return missing_suffix(self._words(event.response), self._pieces)
             case _:
                 return ""
+
+    def _words(self, whole: OutputItem | Response) -> str:
+        return whole.text if self._kind == "output_text" else whole.reasoning
 
     def _add(self, event: OfPart, text: str) -> str:
         self._part(event).append(text)
@@ -315,7 +323,12 @@ class Wording:
         return self._add(event, missing_suffix(text, self._part(event)))
 
     def _part(self, event: OfPart) -> list[str]:
-        return self._by_part.setdefault((event.item_id, event.output_index, event.content_index), [])
+        key = event.item_id, event.output_index, event.content_index
+        if (pieces := self._by_part.get(key)) is None:
+            pieces = self._by_part[key] = []
+            for name in {event.item_id, event.output_index} - {None} or {None}:
+                self._by_item.setdefault(name, []).append(pieces)
+        return pieces
 
 
 class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):
