@@ -205,20 +205,6 @@ async def test_text_in_content_block_start_is_included(server: FriendliServer, c
     assert "".join([text async for text in open_stream(client).reasoning()]) == "Hm"
 
 
-async def test_block_that_message_start_already_contained_is_yielded_once(
-    server: FriendliServer, client: AsyncFriendli
-) -> None:
-    blocks: list[JSON] = [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Hel"}]
-    begun = start()
-    begun["message"]["content"] = blocks
-    events = [begun, block_start(blocks[0]), block_start(blocks[1], 1), text_delta("lo", 1), message_delta(), STOP]
-    server.enqueue(*[script(*named(events)) for _ in range(3)])
-    result = await open_stream(client).result()
-    assert (result.text, result.reasoning) == ("Hello", "Hm")
-    assert [text async for text in open_stream(client).text()] == ["Hel", "lo"]
-    assert [text async for text in open_stream(client).reasoning()] == ["Hm"]
-
-
 async def test_usage_is_updated_by_events_and_null_counts_are_ignored(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:

@@ -6,29 +6,19 @@ selects server-sent events. Each is named by its ``type``, and ``message_stop`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Unpack
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource, inference
 from friendli_async.messages.collector import MessagesCollector
 from friendli_async.messages.inputs import PARAMETERS, InputMessages, MessagesOptions
-from friendli_async.messages.replies import (
-    ContentBlock,
-    ContentBlockStart,
-    Message,
-    MessageEvent,
-    MessageStart,
-    MessageUsage,
-    reasoning_of,
-    text_of,
-)
+from friendli_async.messages.replies import Message, MessageEvent, MessageUsage, reasoning_of, text_of
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
 __all__ = ["ContainerMessages", "MessageStream", "Messages"]
 
-_Words = Callable[[MessageEvent], str]
 _CREATE: Final = inference("messages.create", "POST /v1/messages", Message)
 
 
@@ -40,27 +30,11 @@ class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
 
     __slots__ = ()
 
-    def _text_extractor(self) -> _Words:
-        return _without_repeats(text_of)
+    _text_of = staticmethod(text_of)
 
     def reasoning(self) -> TextView:
         """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, _without_repeats(reasoning_of))
-
-
-def _without_repeats(words: _Words) -> _Words:
-    """Returns ``words`` for the events of one stream, without the blocks that ``message_start`` already contained."""
-    begun: tuple[ContentBlock, ...] = ()
-
-    def words_of(event: MessageEvent) -> str:
-        nonlocal begun
-        if type(event) is MessageStart:
-            begun = event.message.content
-        elif type(event) is ContentBlockStart and event.content_block in begun[event.index : event.index + 1]:
-            return ""
-        return words(event)
-
-    return words_of
+        return TextView(self, reasoning_of)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
