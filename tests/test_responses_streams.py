@@ -295,6 +295,23 @@ async def test_refusal_that_comes_whole_in_its_part_is_in_the_result(
     assert item.content == (ContentPart("refusal", refusal="no"),)
 
 
+@pytest.mark.parametrize("final", [[], [{"type": "output_text", "text": "Sure"}]], ids=["deltas", "item"])
+async def test_refusal_without_an_index_is_kept_apart_from_text(
+    client: AsyncFriendli, server: FriendliServer, final: list[dict[str, str]]
+) -> None:
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_text.delta", "item_id": "i", "delta": "Sure"},
+        {"type": "response.refusal.delta", "item_id": "i", "delta": "no"},
+    ]
+    if final:
+        events += [{"type": "response.output_item.done", "item": {"type": "message", "id": "i", "content": final}}]
+    bare = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+    server.enqueue(script(*map(named, [*events, bare])))
+    result = await ask(client).result()
+    assert result.text == "Sure"
+    assert result.output[0].content == (ContentPart("output_text", "Sure"), ContentPart("refusal", refusal="no"))
+
+
 async def test_arguments_that_the_final_event_lacks_are_in_the_result(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

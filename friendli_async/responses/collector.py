@@ -75,15 +75,15 @@ class _ItemParts:
         self.arguments: list[str] = []
         self.name: str | None = None
         self.is_complete = False
-        self._streamed: dict[str, dict[int, tuple[str, list[str]]]] = {}  # by field and index: the type, and the text
+        self._streamed: dict[str, dict[tuple[int, str], list[str]]] = {}  # by field; then by index and type of part
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
         """Returns the collected text pieces of a part."""
-        return self._streamed.setdefault(_FIELDS.get(kind, "content"), {}).setdefault(index or 0, (kind, []))[1]
+        return self._streamed.setdefault(_FIELDS.get(kind, "content"), {}).setdefault((index or 0, kind), [])
 
     def result(self) -> OutputItem:
         item = self.item
-        _, inputs = self._streamed.get("input", {}).get(0, ("", []))
+        inputs = self._streamed.get("input", {}).get((0, "input"), ())
         return msgspec.structs.replace(
             item,
             content=self._with_streamed("content", item.content) or item.content,
@@ -98,11 +98,15 @@ class _ItemParts:
         final = (self.is_complete and value) or ()
         parts = dict(enumerate(final))
         has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
-        for index, (kind, pieces) in sorted(self._streamed.get(field, {}).items()):
+        placed: set[int] = set()
+        for (index, kind), pieces in sorted(self._streamed.get(field, {}).items()):
             text, part = join_text(pieces), parts.get(index)
-            if (part is None and not has_text[kind]) or (part is not None and text and not _holds(part, kind)):
-                at = index if part is None or part.refusal is None or kind == "refusal" else max(parts) + 1
-                parts[at] = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
+            if has_text[kind] if part is None else (not text or _holds(part, kind)):
+                continue
+            is_taken = part is not None and (index in placed or part.refusal or (kind == "refusal" and part.text))
+            at = max(parts) + 1 if is_taken else index
+            parts[at] = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
+            placed.add(at)
         return tuple(part for _, part in sorted(parts.items()))
 
 
