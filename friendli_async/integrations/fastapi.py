@@ -50,12 +50,11 @@ try:
 except ImportError as _missing:
     raise ImportError("this needs FastAPI, or Starlette: pip install 'friendli_async[fastapi]'") from _missing
 
-try:
-    from fastapi import encoders
-except ImportError:  # Starlette alone
-    pass
-else:  # without a return type, FastAPI serializes by this table; it has no function for registering
-    encoders.encoders_by_class_tuples[as_json] = (PydanticField,)
+with suppress(ImportError):  # Starlette alone
+    from fastapi.encoders import encoders_by_class_tuples
+
+    # Without a return type, FastAPI serializes by this table. It has no function for registering.
+    encoders_by_class_tuples[as_json] = (PydanticField,)
 
 if TYPE_CHECKING:
     import ssl as ssl_module
