@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import gc
+import itertools
 import json
 import pickle
 import subprocess
@@ -606,10 +607,29 @@ async def test_snapshots_grow_with_each_chunk(client: AsyncFriendli, server: Fri
         shown = [json.dumps(snapshot) async for snapshot in stream.snapshots()]
     assert shown[:3] == ["{}", '{"number": ""}', '{"number": "abcd"}']
     assert shown[-1] == '{"number": "abcd", "lines": [], "total": 12.5}'
-    assert len(shown) == 6  # chunks that add nothing to the value yield no snapshot
+    assert len(shown) == len(set(shown)) == 5  # chunks that add nothing to the value yield no snapshot
     assert (await stream.result()).value == Invoice("abcd", [], 12.5)
     assert stream.outcome == "done"
     assert stream.usage is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Any, ' {"a" : [1, {"b": "x\\u00e9"}, [], null], "c": "", "d": {} } '),
+        (str, '{"value": "ab" } '),
+        (Any, '{"long": "' + "x" * 20_000 + '"}'),
+    ],
+    ids=["containers", "wrapper", "long string"],
+)
+async def test_snapshot_differs_from_the_one_before(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, answer: str
+) -> None:
+    server.enqueue(scripted(answer, 1))
+    async with client.serverless.chat.parse_stream(kind, model="m", messages=ASK) as stream:
+        shown = [json.dumps(snapshot) async for snapshot in stream.snapshots()]
+    assert all(new != old for old, new in itertools.pairwise(shown))
+    assert json.loads(shown[-1]) == (await stream.result()).value
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])

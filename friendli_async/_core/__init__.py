@@ -156,7 +156,8 @@ body of an event stream ended, or
 ``[DONE]`` came, before any event or error
 any other exception (a client that was       what a plain call raises        ``failed``     the same
 closed or drained before:
-ConfigurationError)
+ConfigurationError; JSON in place of
+events: ResponseDecodeError)
 ===========================================  ==============================  =============  ===========================
 
 A plain call whose client is closed during the call raises APIConnectionError at each of these points; ``sent`` is

@@ -13,7 +13,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form, is_sendable
-from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.decoding import decode_reply, not_a_stream
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
@@ -36,7 +36,7 @@ from friendli_async._core.protocol import Accept, Deployment, Operation, Request
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async._core.status_errors import status_error, unexpected_content
+from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
     APIConnectionError,
@@ -218,7 +218,7 @@ class Call(Generic[T]):
                             exchange = await runtime.transport.send(await self._build_request(), dial)
                             self._status, self._headers = exchange.status, exchange.headers
                             if not 200 <= exchange.status < 300:
-                                raise await self._error_response(exchange)
+                                raise await self._error_response(exchange, dial)
                             result = await read(exchange)
                     finally:
                         self._record_connection(dial)  # first: the metadata of a failure includes its durations
@@ -344,10 +344,10 @@ class Call(Generic[T]):
         self.stopwatch.connecting += dial.connecting
         dial.on_connect = None
 
-    async def _error_response(self, exchange: Exchange) -> APIStatusError:
+    async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
         body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
-        return status_error(exchange.status, exchange.headers, body)
+        return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
         """Records a failed attempt, and returns its completed error."""
@@ -485,9 +485,7 @@ class Call(Generic[T]):
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
         attempt = self._amend_attempt(wait=seconds)
         error = failed.error
-        reason = (
-            error.status_code if isinstance(error, APIStatusError) else attempt.error
-        )  # the error's, if in a stream
+        reason = error.status_code if isinstance(error, APIStatusError) else attempt.error  # an event has its own
         _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, reason)
         on_retry = self._engine.settings.retry.on_retry
         if on_retry is not None:
@@ -587,6 +585,8 @@ class Call(Generic[T]):
                 self.stopwatch.read(len(data), len(reader.ready))
             if reader.failure is not None and not reader.ready:
                 failure, reader.failure = Held(reader.failure), None
+                if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip()[:1] == b"{":
+                    failure = Held(not_a_stream(head, self._operation.decoder, exchange.status, exchange.headers))
                 raise failure.take()
             if collector.has_text:
                 self.stopwatch.record_first_text()
@@ -621,8 +621,9 @@ class Call(Generic[T]):
         data = bytes(begun)
         if start.startswith(_STREAM_PREFIXES):
             return data
-        body = data and await exchange.read_some(limits.error, _ERROR_BODY_SECONDS, data)
-        raise unexpected_content(body, exchange.status, exchange.headers, "an event stream")
+        limit = limits.reply if start.startswith(b"{") else limits.error
+        body = data and await exchange.read_some(limit, _ERROR_BODY_SECONDS, data)
+        raise not_a_stream(body, self._operation.decoder, exchange.status, exchange.headers)
 
 
 def _may_become_stream(start: bytes) -> bool:

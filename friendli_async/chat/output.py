@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast, overload
 
 import msgspec
@@ -422,7 +422,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         (``copy.deepcopy``). Its last string may be unfinished, and may lag by up to a hundredth once it has thousands
         of characters. It is not validated: only ``result()`` validates.
         """
-        return SnapshotView(self, self._advance, self._current_value)
+        return SnapshotView(self, partial(self._advance, until_changed=True), self._current_value)
 
     @overload
     def items(self, path: str, *, of: type[T]) -> ItemView[T]: ...
@@ -459,14 +459,17 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         """Returns the value so far, or UNSET before it has begun."""
         return self._output.unwrap(self._reader.value, msgspec.UNSET) if self._reader.begun else msgspec.UNSET
 
-    async def _advance(self) -> bool:
-        """Reads until the value has changed; returns False once the stream has ended and its value is validated."""
+    async def _advance(self, *, until_changed: bool = False) -> bool:
+        """Reads the next piece of text, or all up to the next change of the value.
+
+        Returns False once the stream has ended and its value is validated.
+        """
         reader, pieces = self._reader, self._pieces
         before = reader.changes
         while True:
             while pieces:
                 self._feed(pieces.popleft())
-                if reader.changes != before:
+                if not until_changed or reader.changes != before:
                     return True
             try:
                 await self.__anext__()
@@ -523,7 +526,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
 
 
 class _AnswerView(View[V]):
-    """A view of a stream that advances whenever the partial value changes."""
+    """A view of the partial value of a stream."""
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ An event is classified in this order:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
 
@@ -53,7 +54,7 @@ from friendli_async._core.error_text import is_message, is_other_format
 from friendli_async._core.held import Held
 from friendli_async._core.lenient import convert, decode
 from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
-from friendli_async.errors import APIStatusError, ResponseDecodeError
+from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError
 from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
 
 E = TypeVar("E")
@@ -500,6 +501,23 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     raise failure.take()
 
 
+def not_a_stream(
+    data: bytes | bytearray, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers
+) -> FriendliError:
+    """Builds the error of a body that is not an event stream. If it is a plain reply, the error has it as ``partial``.
+
+    Args:
+        data: The body.
+        decoder: Decodes a plain reply.
+        status: The HTTP status of the reply.
+        headers: The reply's headers.
+    """
+    error = unexpected_content(bytes(data), status, headers, "an event stream")
+    with suppress(FriendliError):
+        error.partial = partial_of(decode_reply(bytes(data), decoder, status, headers))
+    return error
+
+
 @cache
 def _own_fields(kind: Any) -> frozenset[str]:
     """The field names of a reply type, or of all members of a union; empty if the type has no fields."""
@@ -600,7 +618,9 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
 
 
-_ANSWER_FIELDS: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "reasoning_details", "refusal")
+_ANSWER_FIELDS: Final = (
+    *("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "reasoning_details", "refusal"),
+)
 
 
 def _lacks(choice: Fields, wanted: str) -> bool:

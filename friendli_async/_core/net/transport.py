@@ -190,7 +190,8 @@ class AiohttpTransport:
             clock.phase("first_event")
         body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.host or "", url.port or 0)
-        dial.begin(url.authority, None if proxy.url is None else _parse_url(proxy.url).authority)
+        proxy_address = None if proxy.url is None else _parse_url(proxy.url).authority
+        dial.begin(url.authority, proxy_address, tunnelled=url.scheme == "https")
         token = current_dial.set(dial)
         try:
             if poster is not None and poster.can_send(body) and proxy.url is None:
@@ -219,11 +220,10 @@ class AiohttpTransport:
         if isinstance(body, Form):
             # Each piece restarts the limit: the wait for the reply begins after the last one.
             dial.upload = FormUpload(body, partial(dial.clock.phase, "first_event"))
-        tunnelled = url.scheme == "https"
         return await pool.session.request(
             request.method,
             url,
-            headers=request.headers if tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
+            headers=request.headers if dial.tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
             data=dial.upload or as_payload(body),
             allow_redirects=False,
             raise_for_status=False,
@@ -231,7 +231,7 @@ class AiohttpTransport:
             skip_auto_headers=_SKIPPED_WITHOUT_BODY if body is None else None,
             timeout=timeout,
             proxy=proxy.url,
-            proxy_headers=proxy.headers if tunnelled and proxy.headers else None,
+            proxy_headers=proxy.headers if dial.tunnelled and proxy.headers else None,
             ssl=self._ssl,
         )
 
