@@ -13,7 +13,8 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form, is_sendable
-from friendli_async._core.events.decoding import decode_reply, not_a_stream
+from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.opening import read_first_event
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
@@ -43,7 +44,6 @@ from friendli_async.errors import (
     APIStatusError,
     ConfigurationError,
     FriendliError,
-    ResponseDecodeError,
     StreamInterruptedError,
 )
 from friendli_async.options import is_count
@@ -55,13 +55,7 @@ R = TypeVar("R")
 U = TypeVar("U")
 
 _logger: Final = logging.getLogger("friendli_async")
-# The status is known by then: reading the error message must not hold up the caller, or the connection, for long.
-_ERROR_BODY_SECONDS: Final = 5.0
-# Servers often mislabel their streams; for any other content type the first bytes decide.
-_STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
 _NO_HEADERS: Final = Headers()
-_BOM_AND_NEWLINES: Final = b"\xef\xbb\xbf\r\n"
-_STREAM_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
 """Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
@@ -346,7 +340,7 @@ class Call(Generic[T]):
 
     async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
-        body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
+        body = await exchange.read_some(self._engine.settings.limits.error)
         return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
@@ -556,7 +550,7 @@ class Call(Generic[T]):
         None reads and discards at most ``Limits.error`` bytes.
         """
         if sink is None:
-            await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
+            await exchange.read_some(self._engine.settings.limits.error)
             return
         length = exchange.headers.get("content-length", "")
         await sink.begin(int(length) if length.isdecimal() else None)
@@ -571,74 +565,19 @@ class Call(Generic[T]):
         self, exchange: Exchange, collector: Collector[E, R, U]
     ) -> tuple[Exchange, EventReader[E], Collector[E, R, U], bytes | bytearray | None]:
         """Reads a stream up to its first event; also returns the bytes so far, for ``raw()`` and ``stop_when()``."""
-        limit = self._engine.settings.limits.event
+        decoder, limits = self._operation.decoder, self._engine.settings.limits
         try:
-            data = await self._read_first_bytes(exchange)
-            head: bytes | bytearray | None = data
-            reader = EventReader(collector, limit, exchange.status, exchange.headers)
-            reader.feed(data)
-            self.stopwatch.read(len(data), len(reader.ready))
-            while not reader.ready and not reader.has_ended:
-                data = await exchange.read()
-                head = _append_bounded(head, data, limit)
-                reader.feed(data)
-                self.stopwatch.read(len(data), len(reader.ready))
-            if reader.failure is not None and not reader.ready:
-                failure, reader.failure = Held(reader.failure), None
-                if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip()[:1] == b"{":
-                    failure = Held(not_a_stream(head, self._operation.decoder, exchange.status, exchange.headers))
-                raise failure.take()
-            if collector.has_text:
-                self.stopwatch.record_first_text()
-            exchange.streaming = True
-            if self.reporter is not None and reader.ready:
-                self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
+            reader, head = await read_first_event(exchange, collector, decoder, limits, self.stopwatch)
         except APIConnectionError as error:
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
             raise StreamInterruptedError(str(error)) from None
+        if collector.has_text:
+            self.stopwatch.record_first_text()
+        exchange.streaming = True
+        if self.reporter is not None and reader.ready:
+            self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
         return exchange, reader, collector, head
-
-    async def _read_first_bytes(self, exchange: Exchange) -> bytes:
-        """Reads the first bytes of a stream; raises if neither they nor the content type indicate an event stream."""
-        data = await exchange.read()
-        if data.startswith(_STREAM_PREFIXES):  # fast path
-            return data
-        content_type = exchange.headers.get("content-type", "")
-        types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
-        if types & _STREAM_TYPES:
-            return data
-        limits = self._engine.settings.limits
-        begun, start = bytearray(data), data.lstrip(_BOM_AND_NEWLINES)
-        while data and _may_become_stream(start):
-            data = await exchange.read()
-            begun += data
-            start = (start + data).lstrip(_BOM_AND_NEWLINES)
-            if len(begun) > limits.event:
-                raise ResponseDecodeError(
-                    f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
-                )
-        data = bytes(begun)
-        if start.startswith(_STREAM_PREFIXES):
-            return data
-        limit = limits.reply if start.startswith(b"{") else limits.error
-        body = data and await exchange.read_some(limit, _ERROR_BODY_SECONDS, data)
-        raise not_a_stream(body, self._operation.decoder, exchange.status, exchange.headers)
-
-
-def _may_become_stream(start: bytes) -> bool:
-    """Whether more bytes are needed to tell if this is the start of a stream."""
-    return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
-
-
-def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
-    """Appends bytes to the head of a stream; returns None once it exceeds the limit."""
-    if head is None or len(head) + len(data) > limit:
-        return None
-    if not isinstance(head, bytearray):
-        head = bytearray(head)
-    head += data
-    return head
 
 
 def _may_have_been_accepted(error: FriendliError) -> bool:

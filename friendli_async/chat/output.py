@@ -442,8 +442,12 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             ArgumentError: There is no list at that path.
         """
         self._output.check_path(path)
-        closed_items, feedback = self._reader.closed_items, self._output.feedback
-        return ItemView(self, self._advance, self._current_value, closed_items, output_of(of), feedback, path)
+        closed_items, invalid_item = self._reader.closed_items, self._invalid_item
+        return ItemView(self, self._advance, self._current_value, closed_items, output_of(of), invalid_item, path)
+
+    def _invalid_item(self, message: str, path: str) -> FriendliError:
+        text, feedback = self.text_so_far, self._output.feedback(message)
+        return self._with_received(OutputInvalidError(message, path=path, text=text, feedback=feedback))
 
     @property
     def text_so_far(self) -> str:
@@ -561,13 +565,13 @@ class ItemView(_AnswerView[V]):
         current_value: Callable[[], Any],
         closed_items: Callable[[list[Any]], int],
         output: Output[V],
-        feedback: Callable[[str], str],
+        invalid_item: Callable[[str, str], FriendliError],
         path: str,
     ) -> None:
         super().__init__(stream, advance, current_value)
         self._closed_items = closed_items
         self._output = output
-        self._feedback = feedback
+        self._invalid_item = invalid_item
         self._path = path
         self._names = path.split(".") if path else []
         self._list: list[Any] | None = None
@@ -604,6 +608,4 @@ class ItemView(_AnswerView[V]):
                 (reason, f"{item}.{path}" if path and not path.startswith("[") else item + path)
                 for reason, path in mismatch.faults
             ]
-        message = f"an item of the answer is invalid: {_describe(faults)}"
-        text, feedback = self._answer.text_so_far, self._feedback(message)
-        raise self._answer._with_received(OutputInvalidError(message, path=faults[0][1], text=text, feedback=feedback))
+        raise self._invalid_item(f"an item of the answer is invalid: {_describe(faults)}", faults[0][1])

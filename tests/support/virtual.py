@@ -100,7 +100,7 @@ class FakeExchange:
         self.finish()
         return whole
 
-    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
+    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
         try:
             while piece := await self.read():
                 begun += piece

@@ -29,6 +29,8 @@ _REUSE_SECONDS: Final = 0.02
 # The events of a read are decoded together, at four times its size. Beyond this they leave the CPU's cache, and the
 # allocator gets and returns their memory with each read: a fifth of the time of an event in large reads.
 _MAX_READ: Final = 32 * 1024
+# The status is known by then: reading the error message must not hold up the caller, or the connection, for long.
+_ERROR_BODY_SECONDS: Final = 5.0
 _CLOSED: Final = "the connection was closed, or the framing is broken"
 
 
@@ -60,8 +62,11 @@ class Exchange(Protocol):
         """Returns the whole body, of at most ``limit`` bytes, and finishes the exchange."""
         ...
 
-    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
-        """Returns what arrives of the body within the limits, and ends the exchange. Never raises for a broken body."""
+    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
+        """Returns what arrives of the body within ``limit`` bytes and a few seconds, and ends the exchange.
+
+        Never raises for a broken body.
+        """
         ...
 
     def abort_with(self, error: FriendliError) -> None:
@@ -283,19 +288,18 @@ class AiohttpExchange:
         self.finish()
         return b"".join(pieces)
 
-    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
-        """Returns what arrives of an error's body within ``limit`` bytes and ``seconds``, and ends the exchange.
+    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
+        """Returns what arrives of an error's body within ``limit`` bytes and 5 seconds, and ends the exchange.
 
         Never raises for a broken body.
 
         Args:
             limit: Maximum number of bytes to return.
-            seconds: Maximum time to wait for them: the status is known, and must not wait for the rest of a body.
             begun: What has been read of it already.
         """
         body = begun
         with suppress(TimeoutError, FriendliError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(_ERROR_BODY_SECONDS):
                 while len(body) < limit:
                     piece = await self.read()
                     if not piece:
