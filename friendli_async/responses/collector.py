@@ -179,11 +179,11 @@ class ResponseCollector:
         """The usage, once the server has sent it."""
         return self.head.usage
 
-    def extend(self, events: Sequence[ResponseEvent]) -> None:
-        """Adds events in order."""
+    def extend(self, events: Sequence[ResponseEvent]) -> int:
+        """Adds events in order, up to the final one; returns how many it added."""
         if not self.has_text:
             self.has_text = any(map(_has_text, events))
-        for event in events:
+        for count, event in enumerate(events, 1):
             match event:
                 case OutputTextDelta() | ReasoningTextDelta():
                     self._pieces(event, _PART_TYPES[type(event)]).append(event.delta)
@@ -207,10 +207,12 @@ class ResponseCollector:
                 case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
                     self.head = event.response
                     self.is_last = True
+                    return count
                 case ResponseCreated() | ResponseInProgress():
                     self.head = event.response
                 case UnknownEvent():
                     self._add_untyped(event)
+        return len(events)
 
     def _add_untyped(self, event: UnknownEvent) -> None:
         data = event.data
