@@ -572,6 +572,8 @@ class Call(Generic[T]):
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
             raise StreamInterruptedError(str(error)) from None
+        if self._interruption is not None:  # in the turn of the loop in which the first event was read
+            raise copy.copy(self._interruption)
         if collector.has_text:
             self.stopwatch.record_first_text()
         exchange.streaming = True
@@ -633,7 +635,8 @@ class StreamOpening(Generic[E, R, U]):
         assert self._call is not None, "kept if opening failed"
         return self._call.outcome_of(error)
 
-    def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes an ``open`` in progress raise the error; ``outcome`` is the stream's outcome then."""
-        if self._call is not None:
-            self._call.interrupt(error, outcome)
+    def interrupt(self, error: FriendliError, outcome: Outcome) -> Outcome:
+        """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""
+        assert self._call is not None, "kept until it is open"
+        self._call.interrupt(error, outcome)
+        return self._call.outcome_of(error)
