@@ -297,19 +297,19 @@ class AiohttpExchange:
             limit: Maximum number of bytes to return.
             begun: What has been read of it already.
         """
-        body = begun
+        body = bytearray(begun)  # a large one, in pieces, would take quadratic time as bytes
         with suppress(TimeoutError, FriendliError):
             async with asyncio.timeout(_ERROR_BODY_SECONDS):
                 while len(body) < limit:
                     piece = await self.read()
                     if not piece:
                         self.finish()
-                        return body
+                        return bytes(body)
                     body += piece
         if not body and self._inflate is not None:
-            body = self._inflate.unread  # only the header claims that the message is compressed
+            body += self._inflate.unread  # only the header claims that the message is compressed
         self.abort()
-        return body[:limit]
+        return bytes(body[:limit])
 
     # --- ending --------------------------------------------------------------------------------------------------
 
