@@ -323,9 +323,9 @@ class AiohttpExchange:
         if self._uses_readany:
             self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
         self.notify_readable()
-        if self.on_abort is not None:
-            self.on_abort(error)
         self.abort()
+        if self.on_abort is not None:  # last: it runs observers, and whatever they raise
+            self.on_abort(error)
 
     def abort(self) -> None:
         """Closes the connection at once, synchronously. Call it in the loop's thread only."""
