@@ -101,7 +101,8 @@ class _ItemParts:
         placed: set[int] = set()
         for (index, kind), pieces in sorted(self._streamed.get(field, {}).items()):
             text, part = join_text(pieces), parts.get(index)
-            if has_text[kind] if part is None else (not text or _holds(part, kind)):
+            is_held = has_text[kind] if part is None else _holds(part, kind)
+            if is_held or (part is not None and not text):
                 continue
             is_taken = part is not None and (index in placed or part.refusal or (kind == "refusal" and part.text))
             at = max(parts) + 1 if is_taken else index
@@ -218,8 +219,10 @@ class ResponseCollector:
         data = event.data
         name, _, stage = event.type.rpartition(".")
         kind = _UNTYPED_EVENTS.get(name)
-        text = data.get("delta", data.get("text", data.get(kind or "")))
-        if kind is None or not isinstance(text, str):
+        if kind is None:
+            return
+        text = data.get("delta", data.get("text", data.get(kind)))
+        if not isinstance(text, str):
             return
         index = data.get("summary_index", data.get("content_index"))
         part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)
