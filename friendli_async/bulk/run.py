@@ -108,7 +108,8 @@ def run_all(
             iterator of yours is not closed, so you can read the remaining rows from it; but an async generator ends if
             the run is stopped or closed while it waits for a row, since this wait is cancelled.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
-            the row. After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
+            the row; so does a CancelledError that it raises without being cancelled, as the cause of a FriendliError.
+            After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
             waits exceed an hour in all. The whole run pauses for the ``Retry-After``; without one, the row waits for
             0.5 s, then longer each time, about a minute in all.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
@@ -478,6 +479,11 @@ class Job(Generic[Row, R]):
         except Exception as error:
             self._report_rejections(_meta_of(error), error, reported)
             return None, error
+        except CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return None, _cancelled_call(error)  # raised by what it awaited: nobody has cancelled the row
         meta = _meta_of(reply)
         self._report_rejections(meta, None, reported)
         usage = usage_of(reply)
@@ -647,6 +653,13 @@ def _resend_wait(error: Exception | None, resends: int) -> float | None:
     if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
         return error.retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
     return None
+
+
+def _cancelled_call(cancellation: CancelledError) -> FriendliError:
+    """Returns the error of a row whose call raised CancelledError without being cancelled."""
+    error = FriendliError("the call was cancelled by something that it awaited")
+    error.__cause__ = cancellation
+    return error
 
 
 def _seconds_after_first_event(meta: Meta) -> float:
