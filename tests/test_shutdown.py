@@ -92,6 +92,7 @@ async def test_call_waiting_for_a_retry_is_in_flight_without_a_connection(server
         await wait_until(lambda: client.gauges().in_use == 0)
         gauges = client.gauges()
         assert (counts(gauges), gauges.calls_in_flight) == ((0, 1, 0, 0), 1)
+        assert gauges.loops == (LoopGauges(idle=1, calls_in_flight=1),)
         await cancel_all(task)
         assert client.gauges().calls_in_flight == 0
 
@@ -185,12 +186,13 @@ def test_drain_does_not_wait_for_calls_of_a_closed_event_loop(seconds: float) ->
         call = PendingCall()
         runtime = Runtime(FakeTransport(), 10)
         runtime.begin(call)
+        assert runtime.gauges().loops == (LoopGauges(), LoopGauges(calls_in_flight=1))  # one has no pool
         assert runtime.gauges().calls_in_flight == 1
         asyncio.get_running_loop().call_later(seconds, call.loop.close)
         if not seconds:
             call.loop.close()
         assert await runtime.drain(None) == 0
-        assert runtime.gauges().calls_in_flight == 0
+        assert runtime.gauges() == Gauges(max_connections=10, loops=(LoopGauges(),))
         return now()
 
     assert seconds <= run_in_virtual_time(main()) <= seconds + 0.1

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
+
+from msgspec import structs
 
 from friendli_async._core.loops import call_in_loop
 from friendli_async._core.pacing import Pace
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 # drain() polls: calls end in any loop of any thread, and those of a closed loop end unnoticed.
 _POLL_SECONDS: Final = 0.05
+_NO_CONNECTIONS: Final = LoopGauges()
 
 
 class InFlightCall(Protocol):
@@ -85,18 +89,22 @@ class Runtime:
         return len(self.calls)
 
     def _work_in_flight(self) -> int:
-        return self._calls_in_flight() + sum(loop.in_use + loop.waiting for loop in self.transport.gauges())
+        return self._calls_in_flight() + sum(loop.in_use + loop.waiting for loop in self.transport.gauges().values())
 
     # --- gauges --------------------------------------------------------------------------------------------------
 
     def gauges(self) -> Gauges:
         """Returns the current state of the calls and the pool."""
-        loops = tuple(self.transport.gauges())
+        calls = [call for call in tuple(self.calls) if not call.loop.is_closed()]
+        counts, pools = Counter(call.loop for call in calls), self.transport.gauges()
+        loops = tuple(
+            structs.replace(pools.get(loop, _NO_CONNECTIONS), calls_in_flight=counts[loop])
+            for loop in {**pools, **counts}
+        )
         sums = {name: sum(getattr(loop, name) for loop in loops) for name in LoopGauges.__struct_fields__}
         return Gauges(
             **sums,
-            calls_in_flight=self._calls_in_flight(),
-            held=sum(call.held for call in tuple(self.calls)),
+            held=sum(call.held for call in calls),
             max_connections=self.max_connections,
             loops=loops,
         )

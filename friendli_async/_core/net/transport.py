@@ -56,7 +56,7 @@ class Transport(Protocol):
         """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
         ...
 
-    def gauges(self) -> list[LoopGauges]:
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         """Returns the connection counts of each running loop."""
         ...
 
@@ -259,9 +259,10 @@ class AiohttpTransport:
         for pool, _ in tuple(self._pools.values()):
             pool.discard()
 
-    def gauges(self) -> list[LoopGauges]:
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         """Returns the connection counts of each loop that has not closed."""
-        return [pool.gauges() for pool, _ in tuple(self._pools.values()) if not pool.loop.is_closed()]
+        pools = [pool for pool, _ in tuple(self._pools.values())]
+        return {pool.loop: pool.gauges() for pool in pools if not pool.loop.is_closed()}
 
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight, in all loops."""
