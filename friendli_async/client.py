@@ -283,7 +283,8 @@ class AsyncFriendli(Hinted):
         """Opens connections, and leaves them in the pool of this event loop. Nothing is sent over them.
 
         Args:
-            n: Number of connections, in addition to those that are idle in the pool.
+            n: Number of connections, in addition to those that are idle in the pool; fewer if ``max_connections`` would
+                be exceeded, counting those in use and idle ones to any server.
             deployment: The deployment to connect to.
 
         Raises:

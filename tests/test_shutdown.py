@@ -357,6 +357,20 @@ async def test_warm_up_sends_nothing_and_later_calls_use_its_connections() -> No
         assert (await complete(client)).meta.timing.connecting < 1
 
 
+async def test_warm_ups_never_open_more_than_max_connections_in_all(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=4) as client:
+        await client.warm_up(2)
+        async with open_stream(client):
+            await client.warm_up(2)
+            assert counts(client.gauges()) == (1, 3, 0, 1)
+            await asyncio.gather(client.warm_up(4), client.warm_up(1))
+            assert counts(client.gauges()) == (1, 3, 0, 1)
+        await asyncio.gather(client.warm_up(3), client.warm_up(3))
+        assert counts(client.gauges()) == (0, 4, 0, 0)
+        await server.wait_for_connections(4)
+
+
 async def test_warm_connection_is_reported_as_reused(server: FriendliServer) -> None:
     seen = Recorder()
     async with client_of(server.url, observers=[seen]) as client:

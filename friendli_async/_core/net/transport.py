@@ -53,7 +53,7 @@ class Transport(Protocol):
         ...
 
     async def warm(self, url: str, dial: DialContext) -> None:
-        """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
+        """Opens a connection for a URL and leaves it in the pool, unless it is full. Raises what ``send`` raises."""
         ...
 
     def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
@@ -127,6 +127,8 @@ class AiohttpTransport:
         """
         pool = await self._acquire_slot(dial)
         try:
+            if dial.warming and pool.is_full():
+                raise WarmedUp
             url, hops = _parse_url(request.url), 0
             while True:
                 failure: Held[Exception] | None = None
@@ -154,7 +156,7 @@ class AiohttpTransport:
             raise
 
     async def warm(self, url: str, dial: DialContext) -> None:
-        """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
+        """Opens a connection for a URL and leaves it in the pool, unless it is full. Raises what ``send`` raises."""
         if self._session is not None:
             raise ConfigurationError("warm_up() cannot open connections of a session that was passed in")
         with suppress(WarmedUp):
