@@ -240,6 +240,17 @@ async def test_waits_of_a_row_are_limited_to_an_hour(waits: list[float], sends: 
     assert (outcomes[0].error is None) is (sends == len(waits) + 1)
 
 
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("options", [{}, {"meta": NOT_SENT}, {"meta": IN_STREAM}], ids=["", "not sent", "in a stream"])
+@in_virtual_time
+async def test_run_pauses_for_at_most_an_hour(options: dict[str, Any], adaptive: bool) -> None:
+    call = Calls(_0=[limited(90_000.0, **options)], _1=[limited(90_000.0, **options)])
+    outcomes = await collect(run_all([0, 1], call, concurrency=Adaptive(start=1) if adaptive else 1))
+    assert [type(outcome.error) for outcome in outcomes.values()] == [RateLimitError, RateLimitError]
+    assert call.started_at == {0: [0.0], 1: [3601.0]}
+    assert now() <= 7202.0  # also after the last row
+
+
 @pytest.mark.parametrize(
     "error",
     [limited(5.0, partial=Partial(text="half")), LookupError("mine")],
