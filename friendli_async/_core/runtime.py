@@ -7,7 +7,7 @@ import atexit
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
@@ -28,7 +28,7 @@ _NO_CONNECTIONS: Final = LoopGauges()
 
 
 class Work:
-    """Several calls of which only the first is new to a client that is being drained, such as the turns of a run."""
+    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -42,8 +42,8 @@ class Work:
             self._open.append(works)
             works.add(self)
 
-    def end(self) -> None:
-        """Ends the work: no call of it will begin."""
+    def close(self) -> None:
+        """Ends the work: no more calls of it will begin."""
         self._ended = True
         for works in self._open:
             works.discard(self)
@@ -112,6 +112,14 @@ class Runtime:
             raise
         if (work := _current_work.get()) is not None:
             work.begin(self.works, call.loop)
+
+    @contextmanager
+    def as_one_call(self, begun_in: asyncio.AbstractEventLoop | None = None) -> Iterator[None]:
+        """Makes the calls that begin in this context one piece of work, of a call that has begun if a loop is given."""
+        with closing(Work()) as work, work.making_calls():
+            if begun_in is not None:
+                work.begin(self.works, begun_in)
+            yield
 
     def check(self) -> None:
         """Raises ConfigurationError if no new call may start."""

@@ -201,7 +201,7 @@ class Run:
     def __del__(self) -> None:
         calls: ToolRunner | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
         if calls is not None:
-            self._work.end()
+            self._work.close()
             calls.drop()
 
     # --- opening and closing ---------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Run:
 
     async def _release(self) -> None:
         """Closes the stream, and cancels the tools and waits for them."""
-        self._work.end()
+        self._work.close()
         if self._stream is not None:
             await self._stream.aclose()
         self._calls.wake()
@@ -339,7 +339,7 @@ class Run:
         self._reply = None
         self._events.append(TurnEnded(number=turns.count, reply=reply))
         if not calls:
-            self._work.end()
+            self._work.close()
             self._result = RunResult(reply=reply, messages=turns.messages, usage=turns.usage, turns=turns.count)
 
     async def _read(self, stream: ChatStream) -> None:
