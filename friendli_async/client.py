@@ -270,6 +270,9 @@ class AsyncFriendli(Hinted):
     async def drain(self, timeout: float | None = None) -> int:
         """Shuts down gracefully, with all copies: new calls raise ConfigurationError, those in flight may finish.
 
+        A run of tools that has begun (``chat.run``) may finish, too: its next turns, and the calls that its tools make,
+        are not new calls. Once ``timeout`` has passed, they are.
+
         Args:
             timeout: Seconds to wait; calls and streams still open then are aborted, as by ``aclose()``. None is no
                 limit.
@@ -283,7 +286,8 @@ class AsyncFriendli(Hinted):
         """Opens connections, and leaves them in the pool of this event loop. Nothing is sent over them.
 
         Args:
-            n: Number of connections, in addition to those that are idle in the pool.
+            n: Number of connections, in addition to those that are idle in the pool; fewer if ``max_connections`` would
+                be exceeded, counting those in use and idle ones to any server.
             deployment: The deployment to connect to.
 
         Raises:

@@ -472,7 +472,8 @@ class Call(Generic[T]):
         """Runs the recovery; its duration is the wait after the last attempt."""
         began = self.clock.now()
         try:
-            return await recover(self._arguments, error)
+            with self._engine.runtime.as_one_call(self.loop):
+                return await recover(self._arguments, error)
         finally:
             self._amend_attempt(wait=self.clock.now() - began)
 

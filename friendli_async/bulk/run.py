@@ -40,7 +40,8 @@ _log: Final = logging.getLogger("friendli_async")
 _OVERLOAD_STATUSES: Final = frozenset({429, 503})
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
-"""How often a row is sent again after a rejection by load, and how many seconds it waits for that in all."""
+"""How often a row is sent again after a rejection by load, and how many seconds it waits for that in all. The run does
+not pause for longer, either: then the server is asked again, or the run ends if no row is left."""
 _FIRST_BACKOFF: Final = 0.5
 _BACKOFF_FACTOR: Final = 3.0
 """The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
@@ -108,9 +109,10 @@ def run_all(
             iterator of yours is not closed, so you can read the remaining rows from it; but an async generator ends if
             the run is stopped or closed while it waits for a row, since this wait is cancelled.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
-            the row. After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
-            waits exceed an hour in all. The whole run pauses for the ``Retry-After``; without one, the row waits for
-            0.5 s, then longer each time, about a minute in all.
+            the row; so does a CancelledError that it raises without being cancelled, as the cause of a FriendliError.
+            After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
+            waits exceed an hour in all. The whole run pauses for the ``Retry-After``, up to an hour; without one, the
+            row waits for 0.5 s, then longer each time, about a minute in all.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
@@ -478,6 +480,11 @@ class Job(Generic[Row, R]):
         except Exception as error:
             self._report_rejections(_meta_of(error), error, reported)
             return None, error
+        except CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return None, _cancelled_call(error)  # raised by what it awaited: nobody has cancelled the row
         meta = _meta_of(reply)
         self._report_rejections(meta, None, reported)
         usage = usage_of(reply)
@@ -494,19 +501,19 @@ class Job(Generic[Row, R]):
         if error.meta is not None and error.meta.attempts:
             attempt = error.meta.attempts[-1]
             reported.add((attempt.number, attempt.elapsed))
-            self._refuse(error.retry_after, attempt.elapsed)
+            self._refuse(_pause_after(error), attempt.elapsed)
 
     def _report_rejections(
         self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
     ) -> None:
         """Reports the rejections to the gate that are not reported yet: of streams, and without ``Pacing``."""
         attempts = () if meta is None else meta.attempts
-        retry_after = error.retry_after if isinstance(error, APIStatusError) else None
+        pause = _pause_after(error) if isinstance(error, APIStatusError) else None
         if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
             if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
-                self._gate.hold(retry_after)
+                self._gate.hold(pause)
             else:  # raised by the user's own function
-                self._refuse(retry_after)
+                self._refuse(pause)
         ago = 0.0 if meta is None else _seconds_after_first_event(meta)
         for position, attempt in enumerate(reversed(attempts)):
             ago += attempt.elapsed + attempt.wait
@@ -516,11 +523,11 @@ class Job(Generic[Row, R]):
                 status = error.status_code
             if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
                 # The Retry-After of an earlier attempt has passed already.
-                self._refuse(0.0 if position else retry_after, ago)
+                self._refuse(0.0 if position else pause, ago)
 
-    def _refuse(self, retry_after: float | None, ago: float | None = None) -> None:
+    def _refuse(self, pause: float | None, ago: float | None = None) -> None:
         self._refused += 1
-        self._gate.refused(retry_after, ago=ago)
+        self._gate.refused(pause, ago=ago)
 
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row, and the probing after a reply."""
@@ -647,6 +654,18 @@ def _resend_wait(error: Exception | None, resends: int) -> float | None:
     if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
         return error.retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
     return None
+
+
+def _pause_after(error: APIStatusError) -> float | None:
+    """Returns the seconds for which a rejection pauses the run: its ``Retry-After``, up to an hour."""
+    return None if error.retry_after is None else min(error.retry_after, _MAX_RESEND_WAIT)
+
+
+def _cancelled_call(cancellation: CancelledError) -> FriendliError:
+    """Returns the error of a row whose call raised CancelledError without being cancelled."""
+    error = FriendliError("the call was cancelled by something that it awaited")
+    error.__cause__ = cancellation
+    return error
 
 
 def _seconds_after_first_event(meta: Meta) -> float:

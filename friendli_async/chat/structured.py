@@ -74,15 +74,16 @@ async def parse(
     output, sent = _prepare("parse", kind, options)
     reask = sent.pop("reask", 0)
     reply_class: type[ParsedCompletion[Any]] = ParsedCompletion
-    return await ask(
-        output,
-        required,
-        reask,
-        call=lambda required: engine.call(COMPLETE, PARAMETERS.encode("parse", required, sent)),
-        answer_of=_answer_of,
-        again=_next_request,
-        parsed=reply_class,
-    )
+    with engine.runtime.as_one_call():
+        return await ask(
+            output,
+            required,
+            reask,
+            call=lambda required: engine.call(COMPLETE, PARAMETERS.encode("parse", required, sent)),
+            answer_of=_answer_of,
+            again=_next_request,
+            parsed=reply_class,
+        )
 
 
 def _next_request(required: Mapping[str, object], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:

@@ -72,7 +72,10 @@ async def parse(
         raise_if_failed(reply)
         return reply
 
-    return await ask(output, required, reask, call=call, answer_of=_answer_of, again=_next_request, parsed=reply_class)
+    with engine.runtime.as_one_call():
+        return await ask(
+            output, required, reask, call=call, answer_of=_answer_of, again=_next_request, parsed=reply_class
+        )
 
 
 def _next_request(required: Mapping[str, object], reply: Response, feedback: str) -> Mapping[str, object]:
