@@ -766,7 +766,7 @@ def test_progress_is_available_in_other_threads_and_after_the_event_loop() -> No
 async def test_tokens_attempts_and_rejections_are_counted(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("friendli_async.bulk.run._MAX_RESENDS", 0)
+    monkeypatch.setattr("friendli_async.bulk.sending._MAX_RESENDS", 0)
     limited = status(429, retry_after=0)
     server.enqueue(
         limited, status(503, retry_after=0), text("Hel", "lo"), status(400), text("one"), limited, limited, limited

@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
@@ -49,7 +49,7 @@ class Work:
             works.discard(self)
 
     @contextmanager
-    def making_calls(self) -> Iterator[None]:
+    def making_calls(self) -> Generator[None, None, None]:
         """Makes the calls that begin in this context part of the work, unless they already are part of another."""
         token = _current_work.set(_current_work.get() or self)
         try:
@@ -114,7 +114,7 @@ class Runtime:
             work.begin(self.works, call.loop)
 
     @contextmanager
-    def as_one_call(self, begun_in: asyncio.AbstractEventLoop | None = None) -> Iterator[None]:
+    def as_one_call(self, begun_in: asyncio.AbstractEventLoop | None = None) -> Generator[None, None, None]:
         """Makes the calls that begin in this context one piece of work, of a call that has begun if a loop is given."""
         with closing(Work()) as work, work.making_calls():
             if begun_in is not None:
