@@ -1,6 +1,6 @@
 """Structured output of chat: the requests and replies of ``parse`` and ``parse_stream``.
 
-``chat.output`` validates the answers, and parses them while they are streamed.
+``chat.output`` validates the answers, and ``chat.output_stream`` parses them while they are streamed.
 """
 
 from __future__ import annotations
@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, requested_choices, stream_fields
-from friendli_async.chat.output import (
-    Answer,
-    ItemView,
-    Output,
-    OutputStream,
-    SnapshotView,
-    answer_from,
-    ask,
-    output_of,
-    reject_format_option,
-)
+from friendli_async.chat.output import Answer, Output, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotView
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError

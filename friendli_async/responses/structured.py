@@ -1,6 +1,6 @@
 """Structured output of responses: the requests and replies of ``parse`` and ``parse_stream``.
 
-``chat.output`` validates the answers, and parses them while they are streamed.
+``chat.output`` validates the answers, and ``chat.output_stream`` parses them while they are streamed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.output import Answer, Output, OutputStream, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output import Answer, Output, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output_stream import OutputStream
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS
