@@ -26,8 +26,8 @@ The path of a request
       somebody observes it ("Private parts of aiohttp" below); the rest goes through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
-      the reply. A plain one is decoded there by ``events.decoding.decode_reply``, which also detects an error sent with
-      a success status. So a reply that cannot be decoded is a failed attempt.
+      the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent
+      with a success status. So a reply that cannot be decoded is a failed attempt.
    d. Evaluate: after a failed attempt, these are asked in this order.
 
       1. ``Call._try_recovery``, if the deployment has a recovery, for an ``APIStatusError``, until it has succeeded

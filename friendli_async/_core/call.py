@@ -13,8 +13,8 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form, is_sendable
-from friendli_async._core.events.decoding import decode_reply
 from friendli_async._core.events.opening import read_first_event
+from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
