@@ -40,7 +40,7 @@ from friendli_async.tokens import ContainerTokens, Tokens
 if TYPE_CHECKING:
     import ssl as ssl_module
 
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
     from friendli_async._core.net.transport import Session
     from friendli_async._core.runtime import Runtime
 
@@ -215,7 +215,7 @@ class AsyncFriendli(Hinted):
         self._build(_create_runtime(max_connections, proxy, ssl, session), settings, owner=True)
 
     def _build(self, runtime: Runtime, settings: Settings, *, owner: bool) -> None:
-        from friendli_async._core.call import Engine
+        from friendli_async._core.engine import Engine
 
         self._runtime = runtime
         self._settings = settings

@@ -26,7 +26,7 @@ from friendli_async import (
     RetryPolicy,
 )
 from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.call import Engine
+from friendli_async._core.engine import Engine
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.observers import AttemptStarted
 from friendli_async._core.protocol import Deployment, Operation

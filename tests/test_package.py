@@ -60,7 +60,7 @@ CORE_LAYERS: Final = (
     {"protocol"},
     {"net", "retry"},
     {"events", "runtime"},
-    {"call"},
+    {"call", "engine"},
     {"pages", "resource"},
 )
 """The layers inside `_core`, lowest first."""

@@ -12,7 +12,7 @@ The path of a request
 1. A method of an API (``chat.resource.Chat.complete``) checks and encodes its arguments: ``body.arguments``
    (``Parameters.encode``; ``take`` for a form, and ``ForeignArguments`` for a URL outside of the API) returns
    ``Arguments``. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
-2. ``call.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
+2. ``engine.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
    ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
 3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside
    ``net.clock.CallClock``. Before the first one, the call waits for a rate-limit hold of ``pacing.Pace``, or fails.

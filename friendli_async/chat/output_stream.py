@@ -28,7 +28,7 @@ from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import View
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import StreamOpening
+    from friendli_async._core.engine import StreamOpening
 
 __all__ = ["ItemView", "OutputStream", "SnapshotView"]
 

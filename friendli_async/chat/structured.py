@@ -18,7 +18,7 @@ from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 __all__ = ["ItemView", "ParsedChatStream", "ParsedCompletion", "SnapshotView", "json_schema"]
 

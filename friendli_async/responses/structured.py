@@ -16,7 +16,7 @@ from friendli_async.responses.inputs import CREATE, PARAMETERS
 from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 __all__ = ["ParsedResponse", "ParsedResponseStream"]
 
