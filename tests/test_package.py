@@ -60,7 +60,8 @@ CORE_LAYERS: Final = (
     {"protocol"},
     {"net", "retry"},
     {"events", "runtime"},
-    {"call", "engine"},
+    {"call"},
+    {"engine"},
     {"pages", "resource"},
 )
 """The layers inside `_core`, lowest first."""

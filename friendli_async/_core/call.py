@@ -6,8 +6,8 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from functools import cached_property, partial
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -33,8 +33,10 @@ from friendli_async._core.observers import (
     parameters_of,
 )
 from friendli_async._core.pacing import Hold, LimitScope, jitter
-from friendli_async._core.protocol import Accept, Operation, Request
+from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
+from friendli_async._core.runtime import Runtime
+from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
@@ -46,9 +48,6 @@ from friendli_async.errors import (
 )
 from friendli_async.replies import Attempt, Headers, Meta, keep_raw, usage_of
 
-if TYPE_CHECKING:
-    from friendli_async._core.engine import Engine, Recovery
-
 T = TypeVar("T")
 E = TypeVar("E")
 R = TypeVar("R")
@@ -56,6 +55,24 @@ U = TypeVar("U")
 
 _logger: Final = logging.getLogger("friendli_async")
 _NO_HEADERS: Final = Headers()
+
+
+Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
+"""Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
+
+
+class Caller(Protocol):
+    """What makes a call, as far as the call needs to know it. ``engine.Engine`` implements it."""
+
+    runtime: Runtime
+    settings: Settings
+    deployment: Deployment
+    recover: Recovery | None
+
+    @cached_property
+    def request_builder(self) -> RequestBuilder:
+        """Builds the requests."""
+        ...
 
 
 class Sink(Protocol):
@@ -84,7 +101,7 @@ class Call(Generic[T]):
     clock: CallClock
     stopwatch: Stopwatch
 
-    def __init__(self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept) -> None:
+    def __init__(self, engine: Caller, operation: Operation[T], arguments: Arguments, accept: Accept) -> None:
         self.reporter: CallReporter | None = None
         self.held = False
         self._engine = engine

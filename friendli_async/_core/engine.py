@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Generic, NoReturn, TypeVar
 
 from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.call import Call, Sink
+from friendli_async._core.call import Call, Recovery, Sink
 from friendli_async._core.events.reader import Collector
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import Held
@@ -17,7 +17,7 @@ from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Deployment, Operation, RequestBuilder
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
+from friendli_async.errors import ConfigurationError, FriendliError
 from friendli_async.options import is_count
 from friendli_async.replies import attach_meta
 
@@ -25,9 +25,6 @@ T = TypeVar("T")
 E = TypeVar("E")
 R = TypeVar("R")
 U = TypeVar("U")
-
-Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
-"""Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
 
 
 class Engine:
