@@ -218,7 +218,7 @@ def line_count(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_module_and_function_sizes_are_limited(module: str) -> None:
-    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= 700
+    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= 600
     functions = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     too_long = {function.name: line_count(function) for function in functions if line_count(function) > 40}
     if module == ATTEMPT_LOOP[0] and len(too_long) == 1 and max(too_long.values()) <= ATTEMPT_LOOP[1]:
