@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     for name in (*SETTINGS, *PROXIES, *map(str.lower, PROXIES)):
         os.environ.pop(name, None)
-    os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "no_authorities.pem")
+    os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "no_authority.pem")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--loop") == "uvloop":
