@@ -79,9 +79,9 @@ unit: $(VENV)/.dev
 	@echo 'The output of each half is printed when it is done.'
 	@$(SIDE_BY_SIDE) unit-programs unit-others
 
-# What starts programs and servers of others. One of these tests shares mypy's cache, which two at a time would discard.
+# One of these tests shares mypy's cache, which two at a time would discard.
 unit-programs: $(VENV)/.dev $(filter mypy,$(MAKECMDGOALS))
-	@echo 'Tests of programs, servers and the engine'
+	@echo 'Tests that start programs'
 	@$(BIN)/pytest -q $(PROGRAM_TESTS)
 
 unit-others: $(VENV)/.dev
