@@ -432,7 +432,8 @@ import asyncio, gc, json, logging, os, sys, tempfile
 from friendli_async import AsyncFriendli, ConfigurationError
 MESSAGES = [{"role": "user", "content": "Hi there, how are you?"}]
 # Debug mode also logs callbacks that take over 0.1 s, as any callback may on a busy machine.
-logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith("Executing %s took"))
+# A function of this module would keep what the scripts leave in it alive until nothing can be printed any more.
+logging.getLogger("asyncio").addFilter(eval("lambda record: not record.msg.startswith('Executing %s took')", {}))
 AsyncFriendli("x")  # imports aiohttp once, before the forks
 def make():
     return AsyncFriendli("test-token", server_url=sys.argv[1])
@@ -461,11 +462,22 @@ exec(script)
 """Runs each script up to interpreter shutdown, in a fork of a process that has already imported everything."""
 
 
+CONTROL = """
+class Left:
+    def __del__(self):
+        print("late")
+left = Left()
+"""
+"""Prints when the interpreter clears the module: what the client's objects print then must be seen too."""
+
+
 def run_scripts(scripts: dict[str, str], server: FriendliServer, *options: str) -> dict[str, list[object]]:
     """Runs scripts in `PROGRAM`, with options of Python; returns the exit status and the output of each."""
-    code, output, errors = run_program(PROGRAM, server, *options, stdin=json.dumps(scripts))
+    stdin = json.dumps({**scripts, "control": CONTROL})
+    code, output, errors = run_program(PROGRAM, server, *options, stdin=stdin)
     assert (code, errors) == (0, "")
     results: dict[str, list[object]] = json.loads(output)
+    assert results.pop("control") == [0, "late\n"]
     return results
 
 
