@@ -6,6 +6,7 @@ This module does not import pydantic: it is loaded by whatever has a model, or a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -14,9 +15,10 @@ from friendli_async._json import without_surrogates
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
-    from pydantic_core import CoreSchema
+    from pydantic_core import CoreSchema, SchemaSerializer
+    from pydantic_core.core_schema import PlainSerializerFunctionSerSchema
 
-__all__ = ["PydanticField", "dump_model"]
+__all__ = ["PydanticField", "as_json", "dump_model"]
 
 
 class PydanticField:
@@ -31,8 +33,12 @@ class PydanticField:
         def validate(value: object) -> object:
             return value if isinstance(value, cls) else msgspec.convert(value, cls)
 
-        serialization = core_schema.plain_serializer_function_ser_schema(_as_json)
-        return core_schema.no_info_plain_validator_function(validate, serialization=serialization)
+        return core_schema.no_info_plain_validator_function(validate, serialization=_serialization())
+
+    @property
+    def __pydantic_serializer__(self) -> SchemaSerializer:
+        """Used by pydantic for a value whose type is not annotated, as in ``-> dict[str, Any]``."""
+        return _serializer()
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -41,7 +47,20 @@ class PydanticField:
         return schema
 
 
-def _as_json(value: object) -> Any:
+def _serialization() -> PlainSerializerFunctionSerSchema:
+    from pydantic_core import core_schema
+
+    return core_schema.plain_serializer_function_ser_schema(as_json)
+
+
+@cache
+def _serializer() -> SchemaSerializer:
+    from pydantic_core import SchemaSerializer, core_schema
+
+    return SchemaSerializer(core_schema.any_schema(serialization=_serialization()))
+
+
+def as_json(value: object) -> Any:
     """Returns the struct as JSON values; `meta` is not a field, so it is not included."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value))

@@ -167,6 +167,10 @@ class UsageOptions(ExtraQuery, total=False):
     """Only these kinds of capacity."""
 
 
+def _following(page: CostPage | UsagePage) -> str | None:
+    return page.next_page or "" if page.has_more else None
+
+
 _TIMES: Final = {"start_time": datetime, "end_time": datetime}
 _COST: Final = Listing(
     operation("cost.get", "GET /v1/team/cost", CostPage),
@@ -174,7 +178,7 @@ _COST: Final = Listing(
     _TIMES,
     cursor="page",
     items=lambda page: page.data,
-    following=lambda page: page.next_page if page.has_more else None,
+    following=_following,
 )
 _USAGE: Final = Listing(
     operation("usage.get", "GET /v1/team/usage", UsagePage),
@@ -182,7 +186,7 @@ _USAGE: Final = Listing(
     _TIMES,
     cursor="page",
     items=lambda page: page.data,
-    following=lambda page: page.next_page if page.has_more else None,
+    following=_following,
 )
 
 # --- the resources ---------------------------------------------------------------------------------------------------

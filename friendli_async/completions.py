@@ -131,6 +131,7 @@ class TextCompletionChunkChoice(Value, frozen=True):
     """A chunk's entry for one choice."""
 
     index: int = always_encoded(0)
+    """The choice. A stream sets it to 0 for an only choice, however the server numbers it."""
     text: str = always_encoded("")
     finish_reason: Literal["stop", "length"] | str | None = None  # open
     token: int | None = None

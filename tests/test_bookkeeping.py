@@ -10,7 +10,7 @@ import pytest
 from support.whole_replies import MISSING, REPLIES, STREAMS, Path, Streamed, Whole, metadata_paths, with_value
 
 from friendli_async import ResponseDecodeError
-from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.replies import Headers
 
@@ -144,3 +144,17 @@ def test_text_in_parts_is_joined(content: Any, text: str) -> None:
             Headers(),
         )
         assert reply.text == text, kind
+
+
+@pytest.mark.parametrize("count", [None, "unknown", []], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in REPLIES if "usage" in REPLIES[kind].value])
+def test_usage_without_any_readable_count_is_none_rather_than_zeros(kind: str, count: object) -> None:
+    whole = REPLIES[kind]
+    value = {**whole.value, "usage": dict.fromkeys(whole.value["usage"], count)}
+    reply: Any = decode_reply(json.dumps(value).encode(), msgspec.json.Decoder(whole.kind), 200, Headers())
+    assert reply.usage is None
+    known = next(name for name, each in whole.value["usage"].items() if type(each) is int)
+    reply = decode_reply(
+        json.dumps(with_value(value, ("usage", known), 3)).encode(), msgspec.json.Decoder(whole.kind), 200, Headers()
+    )
+    assert getattr(reply.usage, known) == 3

@@ -321,6 +321,18 @@ async def test_error_response_of_plain_http_proxy_is_not_retried(
         assert proxy.connections == 1
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["proxy", "server"])
+async def test_rejected_credentials_name_the_proxy_that_rejected_them(named: bool) -> None:
+    async with serve_bytes(reply(b"", status="407 X")) as server:
+        where = server.url.removeprefix("http://")
+        options: Any = {"proxy": f"http://me:secret@{where}"} if named else {}
+        async with client_of("http://api.invalid" if named else server.url, **options) as client:
+            with pytest.raises(APIStatusError) as raised:
+                await with_timeout(complete(client))
+    expected = "HTTP 407 Proxy Authentication Required" + (f" (from the proxy {where})" if named else "")
+    assert str(raised.value) == expected
+
+
 # --- user-supplied connectors ----------------------------------------------------------------------------------------
 
 

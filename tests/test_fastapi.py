@@ -84,6 +84,19 @@ def test_reply_as_return_type_omits_meta(browser: TestClient) -> None:
     assert msgspec.convert(many.json()[0], ChatCompletion).text == "You said: Hi"
 
 
+@pytest.mark.parametrize("annotation", [None, Any, dict[str, Any]], ids=["none", "Any", "dict"])
+def test_reply_is_serialized_without_its_type_as_with_it(app: FastAPI, browser: TestClient, annotation: Any) -> None:
+    async def nested(client: Client) -> Any:
+        reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+        return {"reply": reply, "messages": [reply.message]}
+
+    app.add_api_route("/nested", nested, response_model=annotation)
+    reply = browser.get("/nested").json()
+    typed = browser.get("/chat").json()
+    assert [reply["reply"]["choices"], reply["messages"][0]] == [typed["choices"], typed["choices"][0]["message"]]
+    assert reply["reply"].keys() == typed.keys()
+
+
 def test_lone_surrogates_of_a_return_type_are_replaced(remote: FriendliServer, browser: TestClient) -> None:
     remote.enqueue(text("half \ud83d"))
     reply = browser.get("/chat")

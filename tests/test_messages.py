@@ -58,6 +58,7 @@ from friendli_async.messages import (
     UnknownEvent,
 )
 from friendli_async.messages.collector import MessagesCollector
+from friendli_async.replies import FunctionCall, ToolCall
 from friendli_async.testing import (
     FriendliServer,
     Payload,
@@ -84,6 +85,7 @@ async def test_create_returns_content_text_reasoning_usage_and_meta(
         ToolUseBlock(id="tu_1", name="weather", input={"city": "Paris"}),
     )
     assert (message.text, message.reasoning) == ("Let me see.", "Hmm")
+    assert message.tool_calls == (ToolCall("tu_1", "function", FunctionCall("weather", '{"city": "Paris"}')),)
     assert (message.id, message.model, message.role, message.type) == ("msg_1", "m", "assistant", "message")
     assert (message.stop_reason, message.stop_sequence) == ("tool_use", None)
     assert message.usage == MessageUsage(5, 7, 2)
@@ -327,6 +329,34 @@ async def test_unknown_block_type_is_accumulated_in_order(server: FriendliServer
     server.enqueue(script(*named(events)))
     result = await open_stream(client).result()
     assert result.content == ({**block, "input": {"q": 1}}, TextBlock("Hello"))
+
+
+@pytest.mark.parametrize("begun", ["", None])
+async def test_unknown_deltas_continue_the_texts_of_their_unknown_block(
+    server: FriendliServer, client: AsyncFriendli, begun: str | None
+) -> None:
+    events = [
+        start(),
+        block_start({"type": "hologram", "data": begun, "size": 3}),
+        block_delta({"type": "hologram_delta", "data": "a", "size": 4}),
+        block_delta({"type": "hologram_delta", "data": "b"}),
+        block_start(TEXT, 1),
+        block_delta({"type": "hologram_delta", "data": "c"}, 1),
+        text_delta("Hello", 1),
+        message_delta(),
+        STOP,
+    ]
+    server.enqueue(script(*named(events)))
+    result = await open_stream(client).result()
+    assert result.content == ({"type": "hologram", "data": "ab", "size": 3}, TextBlock("Hello"))
+
+
+async def test_stop_reason_is_kept_if_a_later_event_has_none(server: FriendliServer, client: AsyncFriendli) -> None:
+    later = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9}}
+    server.enqueue(script(*named([*SHORT[:-1], later, STOP])))
+    result = await open_stream(client).result()
+    assert result.stop_reason == "end_turn"
+    assert result.usage == MessageUsage(5, 9, 2)
 
 
 @pytest.mark.parametrize("index", [1, "1", 1.0, None])

@@ -61,6 +61,7 @@ CORE_LAYERS: Final = (
     {"net", "retry"},
     {"events", "runtime"},
     {"call"},
+    {"engine"},
     {"pages", "resource"},
 )
 """The layers inside `_core`, lowest first."""
@@ -217,7 +218,7 @@ def line_count(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def test_module_and_function_sizes_are_limited() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in SOURCES.items()}
-    assert {name: length for name, length in lengths.items() if length > 700} == {}
+    assert {name: length for name, length in lengths.items() if length > 600} == {}
     too_long = [
         (name, node.name, line_count(node))
         for name in SOURCES

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from friendli_async import AsyncFriendli, NotFoundError, RateLimitError
+from friendli_async import AsyncFriendli, NotFoundError, RateLimitError, ResponseDecodeError
 from friendli_async.testing import FriendliServer, json_body, status
 
 TIMES: Final = {"start_time": datetime(2026, 1, 1, tzinfo=UTC), "end_time": datetime(2026, 1, 9, tzinfo=UTC)}
@@ -89,12 +89,17 @@ async def test_page_without_a_cursor_is_the_last(
 
 
 @pytest.mark.parametrize(("start", "cursors"), [(None, ["2", "2"]), ("2", ["2"]), (None, ["2", "3", "2"])])
-async def test_repeated_cursor_ends_the_list(
+async def test_repeated_cursor_raises_after_the_items_so_far(
     client: AsyncFriendli, server: FriendliServer, start: str | None, cursors: list[str]
 ) -> None:
     server.enqueue(*(endpoints(str(index), cursor=cursor) for index, cursor in enumerate(cursors)))
-    listed = client.dedicated.endpoint.list(cursor=start)
-    assert [endpoint.id async for endpoint in listed] == [str(index) for index in range(len(cursors))]
+    items = aiter(client.dedicated.endpoint.list(cursor=start))
+    assert [(await anext(items)).id for _ in cursors] == [str(index) for index in range(len(cursors))]
+    for _ in range(2):
+        with pytest.raises(ResponseDecodeError, match="repeats the cursor") as caught:
+            await anext(items)
+    assert caught.value.meta is not None
+    assert caught.value.meta.request_id == server.requests[-1].request_id
     assert len(server.requests) == len(cursors)
 
 
@@ -126,10 +131,16 @@ async def test_costs_are_paginated_while_has_more_is_true(client: AsyncFriendli,
     assert [query.get("page") for query in queries(server)] == [None, ["p2"]]
 
 
-async def test_has_more_without_a_cursor_ends_the_list(client: AsyncFriendli, server: FriendliServer) -> None:
-    server.enqueue(costs("1", more=True, page=None))
-    assert len([page async for page in client.cost.get(**TIMES).pages()]) == 1
-    assert len(server.requests) == 1
+@pytest.mark.parametrize("page", [None, "", "p2"], ids=["null", "empty", "repeated"])
+async def test_has_more_without_a_new_cursor_raises_after_the_items_so_far(
+    client: AsyncFriendli, server: FriendliServer, page: str | None
+) -> None:
+    server.enqueue(costs("1", more=True, page="p2"), costs("2", more=True, page=page))
+    buckets = aiter(client.cost.get(**TIMES))
+    assert [(await anext(buckets)).results[0].total for _ in range(2)] == ["1", "2"]
+    with pytest.raises(ResponseDecodeError, match="the list is not complete"):
+        await anext(buckets)
+    assert len(server.requests) == 2
 
 
 async def test_list_arguments_are_copied(client: AsyncFriendli, server: FriendliServer) -> None:

@@ -50,6 +50,7 @@ from friendli_async.testing import (
     done,
     error_event,
     event,
+    json_body,
     raw,
     script,
     stall,
@@ -237,6 +238,86 @@ async def test_result_is_assembled_from_earlier_events_if_the_last_has_no_output
     assert result.text == "Hello there!"
     assert result.reasoning == "think harder"
     assert result.tool_calls == (ToolCall("call_1", "function", FunctionCall("weather", '{"city": "Rome"}')),)
+
+
+@pytest.mark.parametrize("kept", [_only_items, lambda _: True], ids=["items", "all"])
+@pytest.mark.parametrize("missing", [(), ("output_index",), ("item_id",)], ids=["named", "no index", "no id"])
+async def test_views_yield_once_what_is_in_items(
+    client: AsyncFriendli, server: FriendliServer, kept: Callable[[dict[str, Any]], bool], missing: tuple[str, ...]
+) -> None:
+    bare = {"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}}
+    events = [_without(data, *missing) for data in DATA[:-1] if kept(data)]
+    if "item_id" in missing:
+        events = [{**data, "item": _without(data["item"], "id")} if "item" in data else data for data in events]
+    server.always(script(*map(named, [*events, bare])))
+    assert "".join([piece async for piece in ask(client).text()]) == "Hello there!"
+    assert "".join([piece async for piece in ask(client).reasoning()]) == "think harder"
+    assert (await ask(client).result()).text == "Hello there!"
+
+
+UNTYPED: Final = {
+    "refusal": {"type": "message", "content": [{"type": "refusal", "refusal": "I cannot"}]},
+    "reasoning_summary_text": {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I cannot"}]},
+    "custom_tool_call_input": {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "I cannot"},
+}
+"""Items whose content is streamed in events without a class of their own, by these events' names."""
+
+
+@pytest.mark.parametrize("last", ["item", "done", "delta", "stripped"])
+@pytest.mark.parametrize("name", UNTYPED)
+async def test_content_of_untyped_events_is_in_the_result_as_in_a_plain_reply(
+    client: AsyncFriendli, server: FriendliServer, name: str, last: str
+) -> None:
+    item: dict[str, Any] = {**UNTYPED[name], "id": "i"}
+    empty = {key: item[key] for key in ("type", "id", "call_id", "name") if key in item}
+    where = {"item_id": "i", "output_index": 0, "content_index": 0, "summary_index": 0}
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_item.added", "item": empty, "output_index": 0},
+        *({"type": f"response.{name}.delta", "delta": delta, **where} for delta in ("I ", "cannot")),
+    ]
+    if last in {"item", "done"}:
+        events += [{"type": f"response.{name}.done", name.rpartition("_")[2]: "I cannot", **where}]
+    if last == "item":
+        events += [{"type": "response.output_item.done", "item": item, "output_index": 0}]
+    output = [empty] if last == "stripped" else []
+    events += [{"type": "response.completed", "response": {"id": "r", "status": "completed", "output": output}}]
+    server.enqueue(script(*map(named, events)), json_body({"id": "r", "status": "completed", "output": [item]}))
+    assert await ask(client).result() == await client.serverless.responses.create(model="m", input="hi")
+
+
+async def test_refusal_that_comes_whole_in_its_part_is_in_the_result(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    part = {"type": "response.content_part.done", "part": {"type": "refusal", "refusal": "no"}, "item_id": "i"}
+    bare = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+    server.enqueue(script(named(part), named(bare)))
+    [item] = (await ask(client).result()).output
+    assert item.content == (ContentPart("refusal", refusal="no"),)
+
+
+@pytest.mark.parametrize("final", [[], [{"type": "output_text", "text": "Sure"}]], ids=["deltas", "item"])
+async def test_refusal_without_an_index_is_kept_apart_from_text(
+    client: AsyncFriendli, server: FriendliServer, final: list[dict[str, str]]
+) -> None:
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_text.delta", "item_id": "i", "delta": "Sure"},
+        {"type": "response.refusal.delta", "item_id": "i", "delta": "no"},
+    ]
+    if final:
+        events += [{"type": "response.output_item.done", "item": {"type": "message", "id": "i", "content": final}}]
+    bare = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+    server.enqueue(script(*map(named, [*events, bare])))
+    result = await ask(client).result()
+    assert result.text == "Sure"
+    assert result.output[0].content == (ContentPart("output_text", "Sure"), ContentPart("refusal", refusal="no"))
+
+
+async def test_arguments_that_the_final_event_lacks_are_in_the_result(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    final = {**WHOLE, "output": [*WHOLE["output"][:2], {**CALL_ITEM, "arguments": ""}]}
+    server.enqueue(script(*map(named, DATA[:-1]), named({"type": "response.completed", "response": final})))
+    assert (await ask(client).result()).tool_calls[0].function.arguments == CALL_ITEM["arguments"]
 
 
 def _without(data: dict[str, Any], *names: str) -> dict[str, Any]:

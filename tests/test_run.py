@@ -18,13 +18,14 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from support.clock import Clock, run_loop_iterations
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import client_of, library_tasks, slots_in_use, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
     ChatChunk,
     ChatStream,
+    ConfigurationError,
     InternalServerError,
     ResponseDecodeError,
     StreamInterruptedError,
@@ -1121,6 +1122,61 @@ async def test_entering_raises_errors_from_opening(client: AsyncFriendli, server
         async with start_run(client, weather):
             pytest.fail("entered")
     await assert_idle(client, server)
+
+
+async def test_drain_lets_a_run_finish_whose_tool_is_running(client: AsyncFriendli, server: FriendliServer) -> None:
+    started, may_call = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def ask_model() -> str:
+        """Makes a call itself."""
+        started.set()
+        await may_call.wait()
+        return (await client.serverless.chat.complete(model="m", messages=HELLO)).text
+
+    server.enqueue(turn(call_delta(0, "ask_model")), text("inner"), text("outer"))
+    reading = asyncio.ensure_future(start_run(client, ask_model).result())
+    await with_timeout(started.wait())
+    await wait_until(lambda: client.gauges().in_use == 0)
+    drain = asyncio.ensure_future(client.drain())
+    await run_loop_iterations(50)
+    with pytest.raises(ConfigurationError, match="draining"):
+        await start_run(client, ask_model).result()
+    assert not drain.done()
+    may_call.set()
+    assert (await with_timeout(reading)).reply.text == "outer"
+    assert await with_timeout(drain) == 0
+    assert tool_results(server) == [("call_0", "inner")]
+
+
+@pytest.mark.parametrize("end", ["complete", "close", "drop"])
+async def test_drain_does_not_wait_for_a_run_that_has_ended(
+    client: AsyncFriendli, server: FriendliServer, end: str
+) -> None:
+    server.enqueue(turn(call_delta(0, "now")), text("good"))
+    run = start_run(client, now)
+    await read_until(run, TurnEnded)
+    if end == "complete":
+        await run.result()
+    elif end == "close":
+        await run.aclose()
+    else:
+        del run
+    assert await with_timeout(client.drain()) == 0
+
+
+async def test_next_turn_of_a_run_fails_once_a_drain_has_timed_out(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    server.enqueue(turn(call_delta(0, "wait")))
+    reading = asyncio.ensure_future(start_run(client, waiter.wait).result())
+    await with_timeout(waiter.started.wait())
+    await wait_until(lambda: client.gauges().in_use == 0)
+    assert await with_timeout(client.drain(0.01)) == 0
+    waiter.may_finish.set()
+    with pytest.raises(ConfigurationError, match="draining"):
+        await with_timeout(reading)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

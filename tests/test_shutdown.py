@@ -12,12 +12,14 @@ import pytest
 from support.clock import run_loop_iterations, wait_until
 from support.recorder import Recorder
 from support.sockets import (
+    DONE,
     Conversation,
     RawServer,
     assert_no_leaks,
     client_of,
     complete,
     completion,
+    delta,
     open_stream,
     read,
     reply,
@@ -40,8 +42,9 @@ from friendli_async import (
     StreamInterruptedError,
     Timeouts,
 )
+from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.runtime import Runtime
-from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, script, stall, status, text
+from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, raw, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
@@ -92,6 +95,7 @@ async def test_call_waiting_for_a_retry_is_in_flight_without_a_connection(server
         await wait_until(lambda: client.gauges().in_use == 0)
         gauges = client.gauges()
         assert (counts(gauges), gauges.calls_in_flight) == ((0, 1, 0, 0), 1)
+        assert gauges.loops == (LoopGauges(idle=1, calls_in_flight=1),)
         await cancel_all(task)
         assert client.gauges().calls_in_flight == 0
 
@@ -185,12 +189,13 @@ def test_drain_does_not_wait_for_calls_of_a_closed_event_loop(seconds: float) ->
         call = PendingCall()
         runtime = Runtime(FakeTransport(), 10)
         runtime.begin(call)
+        assert runtime.gauges().loops == (LoopGauges(), LoopGauges(calls_in_flight=1))  # one has no pool
         assert runtime.gauges().calls_in_flight == 1
         asyncio.get_running_loop().call_later(seconds, call.loop.close)
         if not seconds:
             call.loop.close()
         assert await runtime.drain(None) == 0
-        assert runtime.gauges().calls_in_flight == 0
+        assert runtime.gauges() == Gauges(max_connections=10, loops=(LoopGauges(),))
         return now()
 
     assert seconds <= run_in_virtual_time(main()) <= seconds + 0.1
@@ -355,6 +360,20 @@ async def test_warm_up_sends_nothing_and_later_calls_use_its_connections() -> No
         assert (await complete(client)).meta.timing.connecting < 1
 
 
+async def test_warm_ups_never_open_more_than_max_connections_in_all(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=4) as client:
+        await client.warm_up(2)
+        async with open_stream(client):
+            await client.warm_up(2)
+            assert counts(client.gauges()) == (1, 3, 0, 1)
+            await asyncio.gather(client.warm_up(4), client.warm_up(1))
+            assert counts(client.gauges()) == (1, 3, 0, 1)
+        await asyncio.gather(client.warm_up(3), client.warm_up(3))
+        assert counts(client.gauges()) == (0, 4, 0, 0)
+        await server.wait_for_connections(4)
+
+
 async def test_warm_connection_is_reported_as_reused(server: FriendliServer) -> None:
     seen = Recorder()
     async with client_of(server.url, observers=[seen]) as client:
@@ -467,3 +486,128 @@ async def test_closing_does_not_wait_for_a_server_that_does_not_read_the_upload(
         closed.set()
     gc.collect()
     assert caplog.records == []
+
+
+# --- streams that nobody reads ---------------------------------------------------------------------------------------
+
+
+async def test_closing_the_client_ends_an_unread_stream_which_delivers_what_arrived(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    seen = Recorder()
+    client = client_of(server.url, observers=[seen])
+    stream = await open_stream(client)
+    await client.aclose()
+    assert (stream.outcome, seen.end.outcome) == ("cancelled", "cancelled")
+    assert seen.end.error == "StreamInterruptedError"
+    assert await read_until_interrupted(stream) == ["a"]
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    with pytest.raises(StreamInterruptedError, match="the client was closed") as caught:
+        await stream.result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert seen.reported.count("cancelled StreamInterruptedError") == 1
+
+
+async def read_until_interrupted(stream: ChatStream) -> list[str]:
+    """Returns the texts that a stream delivers before its error."""
+    texts: list[str] = []
+    while True:
+        try:
+            texts.append((await anext(stream)).text)
+        except StreamInterruptedError:
+            return texts
+
+
+async def test_closing_the_client_ends_a_complete_unread_stream_as_done(server: FriendliServer) -> None:
+    server.enqueue(script(raw(delta("a") + delta(finish="stop")), stall()))
+    seen = Recorder()
+    client = client_of(server.url, observers=[seen])
+    stream = await open_stream(client)
+    await client.aclose()
+    assert (stream.outcome, seen.end.outcome) == ("done", "done")
+    assert await read(stream) == "a"
+    assert (await stream.result()).text == "a"
+
+
+async def test_closing_the_client_ends_an_unread_stream_whose_bytes_can_still_be_relayed(
+    server: FriendliServer,
+) -> None:
+    server.enqueue(script(raw(delta("a")), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    await client.aclose()
+    reads = stream.raw()
+    assert await anext(reads) == delta("a")
+    with pytest.raises(StreamInterruptedError, match="the client was closed"):
+        await anext(reads)
+    with pytest.raises(StopAsyncIteration):
+        await anext(reads)
+
+
+async def test_closing_the_client_ends_an_unread_stream_that_still_obeys_its_stop_conditions(
+    server: FriendliServer,
+) -> None:
+    server.enqueue(script(raw(delta("a") + delta("b") + delta("c")), stall()))
+    client = client_of(server.url)
+    stream = (await open_stream(client)).stop_when(lambda text: "b" in text)
+    await client.aclose()
+    assert await read_until_interrupted(stream) == ["a", "b"]
+
+
+async def test_branches_of_a_closed_client_deliver_what_arrived(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    branches = stream.tee(2, buffer=1)
+    await client.aclose()
+    for branch in branches:
+        assert (await anext(branch)).text == "a"
+        with pytest.raises(StreamInterruptedError, match="the client was closed"):
+            await anext(branch)
+
+
+def test_end_of_the_loop_ends_an_unread_stream(remote: FriendliServer) -> None:
+    remote.enqueue(script(chunk("a"), stall()))
+    seen = Recorder()
+    client = client_of(remote.url, observers=[seen])
+    stream = asyncio.run(open_stream(client)._ensure_open())
+    assert (stream.outcome, seen.end.outcome) == ("cancelled", "cancelled")
+
+
+async def test_stream_that_has_arrived_ends_as_usual_after_its_client_was_closed(server: FriendliServer) -> None:
+    server.enqueue(script(raw(delta("a") + delta(finish="stop") + DONE), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    await client.aclose()
+    assert (stream.outcome, await read(stream), stream.outcome) == ("open", "a", "done")
+
+
+async def test_stream_whose_body_has_ended_says_so_after_its_client_was_closed(server: FriendliServer) -> None:
+    server.enqueue(script(raw(delta("a")), raw(delta("b"))))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    opened = stream._open
+    assert opened is not None
+    assert isinstance(opened.exchange, AiohttpExchange)
+    await wait_until(opened.exchange.content.is_eof)
+    await client.aclose()
+    with pytest.raises(StreamInterruptedError, match="the stream ended before it was complete") as caught:
+        await read(stream)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "ab"
+
+
+async def test_open_stream_is_no_cycle_once_it_has_ended(server: FriendliServer) -> None:
+    server.always(script(chunk("a"), finish(), done()))
+    gc.disable()
+    try:
+        async with client_of(server.url) as client:
+            stream = await open_stream(client)
+            exchange = stream._open and stream._open.exchange
+            assert exchange is not None
+            assert exchange.on_abort is not None
+            assert await read(stream) == "a"
+            assert exchange.on_abort is None
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tracemalloc
 from collections.abc import Iterable
@@ -17,7 +18,10 @@ from strategies import cut, cuttings, deterministic, event_streams
 from friendli_async import ChatChunk, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.events.sse import SSEDecoder
+from friendli_async._json import encode_json
 from friendli_async.chat import ChatCollector
+from friendli_async.messages import MessageEvent
+from friendli_async.messages.collector import MessagesCollector
 from friendli_async.replies import Headers
 
 pytestmark = pytest.mark.compatibility
@@ -84,18 +88,22 @@ def decode(chunks: Iterable[bytes], decoder: SSEDecoder | None = None) -> list[E
     return [(event.data.decode("utf-8", "replace"), event.event) for event in events]
 
 
-def decode_with_fast_paths(chunks: Iterable[bytes]) -> list[tuple[str, str | None]]:
+def decode_with_fast_paths(chunks: Iterable[bytes]) -> list[Event]:
     """Decodes as the reader does: a chunk of one event, or of plain events only, bypasses `feed`."""
-    decoder = SSEDecoder()
-    events: list[tuple[bytes, str | None]] = []
+    decoder = SSEDecoder(redundant=frozenset({b"kind", b"e"}))
+    events: list[Event] = []
     for chunk in chunks:
         if (payload := decoder.single(chunk)) is not None:
-            events.append((payload, None))
-        elif (payloads := decoder.plain(chunk)) is not None:
-            events += [(payload, None) for payload in payloads]
+            plain, payloads = chunk, [payload]
+        elif (found := decoder.plain(chunk)) is not None:
+            plain, payloads = found
         else:
-            events += [(event.data, event.event) for event in decoder.feed(chunk)]
-    return [(data.decode("utf-8", "replace"), name) for data, name in events]
+            events += decode([chunk], decoder)
+            continue
+        decoded = decode([plain])
+        assert [data for data, _ in decoded] == [payload.decode("utf-8", "replace") for payload in payloads]
+        events += decoded
+    return events
 
 
 def split_into_bytes(stream: bytes) -> list[bytes]:
@@ -140,6 +148,13 @@ COMMON_CHUNKS = st.sampled_from(
         *(b"data: a\n\n", b"data: b\n\n", b"data: long" * 9 + b"\n\n", b"data: c\n\ndata: d\n\n"),
         *(b"data:e\n\n", b"data: f\r\n\r\n", b"data: g\ndata: h\n\n", b"data: i\n", b"data: \n\n", b"\n"),
         *(b": ping\n\n", b"event: e\ndata: j\n\n", b"data: k\r\n\n", b"id: 7\n", b"data: l", b"\n\n\n"),
+        *(
+            b"event: kind\ndata: m\n\n",
+            b"event: kind\ndata: n\n\nevent: e\ndata: o\n\n",
+            b"event: kind\n",
+            b"event: ki",
+        ),
+        *(b"event: kind\ndata: p", b"event: other\ndata: q\n\n", b"event:kind\ndata: r\n\n", b"event: kind\n\n"),
     ]
 )
 
@@ -170,6 +185,31 @@ def test_single_accepts_only_a_chunk_that_is_exactly_one_event() -> None:
     assert decoder.feed(b"data: c\nid: 1\n\n")[0].data == b"c"
     assert decoder.feed(b"data: d") == []
     assert decoder.single(b"data: e\n\n") is None, "the chunk continues an unfinished line"
+
+
+def test_plain_accepts_redundant_names_unless_split_before_a_blank_line() -> None:
+    stream = b"event: kind\ndata: a\n\nevent: kind\ndata: b\n\nevent: e\ndata: c\n\n"
+    assert SSEDecoder().plain(stream) is None
+    refused: set[int] = set()
+    for position in range(1, len(stream)):
+        decoder = SSEDecoder(redundant=frozenset({b"kind", b"e"}))
+        payloads: list[bytes] = []
+        for chunk in cut(stream, [position]):
+            if (plain := decoder.plain(chunk)) is not None:
+                payloads += plain[1]
+            elif events := decoder.feed(chunk):
+                payloads += [event.data for event in events]
+                refused.add(position)
+        assert payloads == [b"a", b"b", b"c"]
+    assert refused == {match.end() for match in re.finditer(rb"data: .\n", stream)}
+
+
+def test_single_accepts_only_redundant_names() -> None:
+    decoder = SSEDecoder(redundant=frozenset({b"kind"}))
+    assert decoder.feed(b"data: a\n\n")[0].data == b"a"
+    assert decoder.single(b"event: kind\ndata: d\n\n") == b"d"
+    for other in (b"event: other\ndata: d\n\n", b"event: kind\n\n", b"event: kind\ndata: d\ndata: e\n\n"):
+        assert decoder.single(other) is None
 
 
 TRICKY = BOM + "data: é漢\r\ndata:😀\r\n\r\nid: 7\revent: e\rdata\r\r: c\n\n\ndata: \u2028\r\n\n".encode()
@@ -502,3 +542,39 @@ def test_heartbeats_are_ignored(data: bytes) -> None:
     for chunks in ([stream], split_into_bytes(stream)):
         reader = read([*chunks, b"data: [DONE]\n\n"])
         assert (reader.failure, len(reader.ready)) == (None, 2)
+
+
+# --- named events ----------------------------------------------------------------------------------------------------
+
+_DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+_NAMELESS = dict(list(_DELTA.items())[1:])  # the event's name is its type
+_NAMED_EVENTS = st.sampled_from(
+    [
+        b"event: content_block_delta\ndata: " + encode_json(_DELTA) + b"\n\n",
+        b"event: content_block_delta\ndata: " + encode_json(_NAMELESS) + b"\n\n",
+        b"event: content_block_stop\ndata: " + encode_json(_DELTA) + b"\n\n",
+        b"event: new_kind\ndata: " + encode_json({"type": "new_kind"}) + b"\n\n",
+        b"data: " + encode_json(_DELTA) + b"\n\n",
+        b"event: ping\ndata: {}\n\n",
+    ]
+)
+
+
+@given(st.lists(_NAMED_EVENTS, min_size=1, max_size=8), st.data())
+@deterministic
+def test_named_events_are_decoded_alike_in_any_reads(events: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(events)
+    expected = read_messages([bytes([byte]) for byte in stream])  # too small for the fast paths
+    assert read_messages(events) == read_messages([stream]) == expected
+    assert read_messages(filter(None, cut(stream, data.draw(cuttings(len(stream)))))) == expected
+
+
+def read_messages(reads: Iterable[bytes]) -> list[MessageEvent]:
+    reader = EventReader(MessagesCollector(), 1 << 20, 200, Headers())
+    events: list[MessageEvent] = []
+    for read in reads:
+        reader.feed(read)
+        events += reader.ready
+        reader.ready.clear()
+    assert reader.failure is None
+    return events

@@ -10,7 +10,14 @@ from support.clock import run_loop_iterations
 from support.sockets import TOKEN, assert_no_leaks, client_of, delta, open_stream, read, slots_in_use, with_timeout
 from support.streams import KINDS, AnyStream, Kind
 
-from friendli_async import AsyncFriendli, ChatStream, StreamInterruptedError
+from friendli_async import (
+    APIConnectionError,
+    AsyncFriendli,
+    ChatStream,
+    FriendliError,
+    ResponseDecodeError,
+    StreamInterruptedError,
+)
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
@@ -325,12 +332,14 @@ async def test_predicate_that_matches_the_final_event_leaves_the_outcome_done(
     assert stream.outcome == "done"
 
 
-def stream_failing_at(text: str, client: AsyncFriendli, server: FriendliServer) -> ChatStream:
+def stream_failing_at(
+    text: str, client: AsyncFriendli, server: FriendliServer, error: Exception | None = None
+) -> ChatStream:
     """Returns a stream whose predicate raises once `text` has been received."""
 
     def fail(so_far: str) -> bool:
         if text in so_far:
-            raise LookupError(text)
+            raise error or LookupError(text)
         return False
 
     server.enqueue(script(chunk("a"), chunk("b"), stall()))
@@ -361,6 +370,25 @@ async def test_stream_ended_by_a_failing_predicate_does_not_look_complete(
     with pytest.raises(StreamInterruptedError, match="LookupError"):
         await with_timeout(anext(stream))
     assert [event async for event in stream] == [], "the error is raised only once"
+
+
+@pytest.mark.parametrize("at", ["a", "b"], ids=["first read", "later read"])
+@pytest.mark.parametrize(
+    "error",
+    [ResponseDecodeError("not wanted"), APIConnectionError("no moderation"), StreamInterruptedError("of another")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_library_error_in_a_predicate_is_not_taken_for_one_of_the_stream(
+    server: FriendliServer, client: AsyncFriendli, error: FriendliError, at: str
+) -> None:
+    stream = stream_failing_at(at, client, server, error)
+    with pytest.raises(type(error)) as caught:
+        await with_timeout(_iterate(stream))
+    assert caught.value is error
+    assert stream.outcome == "failed"
+    with pytest.raises(StreamInterruptedError, match=type(error).__name__):
+        await with_timeout(anext(stream))
+    assert [event async for event in stream] == []
 
 
 @pytest.mark.parametrize("reads", READS.values(), ids=READS)

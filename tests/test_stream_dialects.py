@@ -1,5 +1,7 @@
 """Which stream variants are accepted, in-stream errors, and responses that are not event streams."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -298,6 +300,40 @@ async def test_json_body_instead_of_stream_raises_decode_error(server: FriendliS
     server.enqueue(json_body({"choices": []}))
     with pytest.raises(ResponseDecodeError):
         await open_stream(client)
+
+
+WHOLE_REPLIES: dict[str, dict[str, Any]] = {
+    "chat": {"choices": [{"message": {"role": "assistant", "content": "Hi"}}], "usage": {"total_tokens": 3}},
+    "completions": {"choices": [{"text": "Hi"}], "usage": {"total_tokens": 3}},
+    "messages": {"content": [{"type": "text", "text": "Hi"}], "usage": {"input_tokens": 1, "output_tokens": 2}},
+    "responses": {
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}],
+        "usage": {"total_tokens": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json"])
+@pytest.mark.parametrize("api", WHOLE_REPLIES)
+async def test_whole_reply_instead_of_stream_is_not_requested_again_and_is_partial(
+    server: FriendliServer, api: str, content_type: str
+) -> None:
+    reply = json.dumps(WHOLE_REPLIES[api]).encode()
+    server.always(script(raw(reply[:20]), raw(reply[20:]), end(), content_type=content_type))
+    async with AsyncFriendli(token="t", server_url=server.url, retry=FAST_RETRY) as client:
+        streams: dict[str, Callable[[], Any]] = {
+            "chat": lambda: open_stream(client),
+            "completions": lambda: client.serverless.completions.stream(model="m", prompt="Hi"),
+            "messages": lambda: client.serverless.messages.stream(model="m", messages=MESSAGES, max_tokens=5),
+            "responses": lambda: client.serverless.responses.stream(model="m", input="Hi"),
+        }
+        with pytest.raises(ResponseDecodeError, match=f"not an event stream|{content_type} instead of") as caught:
+            await streams[api]()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hi"
+    assert caught.value.partial.usage is not None
+    assert caught.value.partial.usage.total_tokens == 3
+    assert len(server.requests) == 1
 
 
 async def test_json_error_body_with_status_200_raises_that_error(server: FriendliServer, client: AsyncFriendli) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import gc
+import itertools
 import json
 import pickle
 import subprocess
@@ -17,6 +18,8 @@ import msgspec
 import pydantic
 import pytest
 from anyio import to_thread
+from support.clock import run_loop_iterations
+from support.sockets import completion, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -38,6 +41,7 @@ from friendli_async.testing import (
     finish,
     gate,
     json_body,
+    raw,
     script,
     stall,
     status,
@@ -376,6 +380,19 @@ async def test_exhausted_reasks_report_total_usage(client: AsyncFriendli, server
     assert failed.value.partial.usage.total_tokens == 13
 
 
+async def test_drain_lets_an_invalid_answer_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
+    released = asyncio.Event()
+    headers = {"Content-Type": "application/json"}
+    server.enqueue(script(gate(released), raw(completion("no")), headers=headers), text(INVOICE))
+    parsing = asyncio.ensure_future(client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1))
+    await server.wait_for_requests()
+    drain = asyncio.ensure_future(client.drain())
+    await run_loop_iterations()
+    released.set()
+    assert (await with_timeout(parsing)).asked == 2
+    assert await with_timeout(drain) == 0
+
+
 async def test_responses_are_reasked(client: AsyncFriendli, server: FriendliServer) -> None:
     def response(content: str) -> Any:
         part = {"type": "output_text", "text": content}
@@ -606,10 +623,29 @@ async def test_snapshots_grow_with_each_chunk(client: AsyncFriendli, server: Fri
         shown = [json.dumps(snapshot) async for snapshot in stream.snapshots()]
     assert shown[:3] == ["{}", '{"number": ""}', '{"number": "abcd"}']
     assert shown[-1] == '{"number": "abcd", "lines": [], "total": 12.5}'
-    assert len(shown) == 6  # chunks that add nothing to the value yield no snapshot
+    assert len(shown) == len(set(shown)) == 5  # chunks that add nothing to the value yield no snapshot
     assert (await stream.result()).value == Invoice("abcd", [], 12.5)
     assert stream.outcome == "done"
     assert stream.usage is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Any, ' {"a" : [1, {"b": "x\\u00e9"}, [], null], "c": "", "d": {} } '),
+        (str, '{"value": "ab" } '),
+        (Any, '{"long": "' + "x" * 20_000 + '"}'),
+    ],
+    ids=["containers", "wrapper", "long string"],
+)
+async def test_snapshot_differs_from_the_one_before(
+    client: AsyncFriendli, server: FriendliServer, kind: Any, answer: str
+) -> None:
+    server.enqueue(scripted(answer, 1))
+    async with client.serverless.chat.parse_stream(kind, model="m", messages=ASK) as stream:
+        shown = [json.dumps(snapshot) async for snapshot in stream.snapshots()]
+    assert all(new != old for old, new in itertools.pairwise(shown))
+    assert json.loads(shown[-1]) == (await stream.result()).value
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
@@ -672,6 +708,8 @@ async def test_invalid_item_raises_immediately(client: AsyncFriendli, server: Fr
         with pytest.raises(OutputInvalidError, match="Expected `str`") as caught:
             await items.__anext__()
     assert caught.value.path == "lines[1].sku"
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == caught.value.text
 
 
 @pytest.mark.parametrize("view", ["snapshots", "items"])

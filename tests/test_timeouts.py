@@ -371,7 +371,7 @@ async def test_total_timeout_disconnects_unread_stream(server: FriendliServer, c
         stream = await open_stream(client)
         clock.advance(30)
         assert await server.requests[0].disconnected()
-        assert slots_in_use(client) == 0
+        assert (slots_in_use(client), stream.outcome) == (0, "failed")
         with pytest.raises(APITimeoutError) as caught:
             await read(stream)
         assert caught.value.limit == "total"

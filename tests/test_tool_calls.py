@@ -20,8 +20,10 @@ from friendli_async.testing import (
     chunk,
     cut,
     done,
+    event,
     finish,
     gate,
+    json_body,
     script,
     stall,
     tool_calls,
@@ -80,6 +82,39 @@ async def test_missing_call_fields_have_string_defaults(client: AsyncFriendli, s
     server.enqueue(script(chunk(tool_calls=[{"function": {"name": None}}]), finish("tool_calls"), done()))
     [call] = [call async for call in open_stream(client).tool_calls()]
     assert call == ToolCall("", "function", FunctionCall("", ""))
+
+
+@pytest.mark.parametrize(
+    ("deltas", "expected"),
+    [
+        ([{"name": "x", "arguments": ""}, {"arguments": '{"a":'}, {"arguments": "1}"}], ("x", '{"a":1}')),
+        ([{"name": "x", "arguments": {"a": 1}}], ("x", '{"a":1}')),
+        ([{"name": None, "arguments": ""}], None),
+    ],
+    ids=["pieces", "object", "empty"],
+)
+async def test_legacy_function_call_is_a_tool_call(
+    client: AsyncFriendli, server: FriendliServer, deltas: list[dict[str, Any]], expected: tuple[str, str] | None
+) -> None:
+    chunks = [event({"choices": [{"index": 0, "delta": {"function_call": each}}]}) for each in deltas]
+    server.enqueue(script(*chunks, finish("function_call"), done()))
+    stream = open_stream(client)
+    calls = [call async for call in stream.tool_calls()]
+    assert calls == ([ToolCall("", "function", FunctionCall(*expected))] if expected else [])
+    assert (await stream.result()).tool_calls == tuple(calls)
+
+    whole = {**deltas[0], "arguments": expected[1]} if expected else deltas[0]
+    server.enqueue(json_body({"choices": [{"index": 0, "message": {"role": "assistant", "function_call": whole}}]}))
+    reply = await client.serverless.chat.complete(model="m", messages=MESSAGES)
+    assert reply.tool_calls == tuple(calls)
+
+
+async def test_tool_calls_win_over_legacy_function_call(client: AsyncFriendli, server: FriendliServer) -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "x", "arguments": "{}"}}
+    delta = {"tool_calls": [call], "function_call": call["function"]}
+    server.enqueue(script(event({"choices": [{"index": 0, "delta": delta}]}), finish("tool_calls"), done()))
+    calls = [call async for call in open_stream(client).tool_calls()]
+    assert calls == [ToolCall("1", "function", FunctionCall("x", "{}"))]
 
 
 async def test_calls_started_before_view_creation_are_complete(client: AsyncFriendli, server: FriendliServer) -> None:

@@ -10,31 +10,37 @@ The path of a request
 =====================
 
 1. A method of an API (``chat.resource.Chat.complete``) checks and encodes its arguments: ``body.arguments``
-   (``Parameters.encode``) returns ``Arguments``. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before
-   any I/O.
-2. ``call.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
+   (``Parameters.encode``; ``take`` for a form, and ``ForeignArguments`` for a URL outside of the API) returns
+   ``Arguments``. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
+2. ``engine.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
    ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
 3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside
    ``net.clock.CallClock``. Before the first one, the call waits for a rate-limit hold of ``pacing.Pace``, or fails.
 
    a. Build: the call gets the token and a form's headers; ``protocol.RequestBuilder.build`` returns a ``Request``.
    b. Attempt: ``net.transport.AiohttpTransport.send`` takes a connection slot (``net.slots.Slots``), calls aiohttp,
-      follows redirects, translates aiohttp's exceptions (``net.failures``), and returns a
+      follows a 307 or 308 to the same origin, translates aiohttp's exceptions (``net.failures``), and returns a
       ``net.exchange.AiohttpExchange``. It replaces a dead pooled connection once per call, if the operation is
       ``repeatable`` and the body can be sent again. Requests with a JSON body of up to 64 KiB are sent directly over
-      the connector of aiohttp's session (``net.posting``), unless there is a proxy or the session was passed in; the
-      rest goes through the session.
+      the connector of aiohttp's session (``net.posting``), unless there is a proxy, the session was passed in, or
+      somebody observes it ("Private parts of aiohttp" below); the rest goes through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
-      ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` reads the reply.
-   d. Evaluate: ``Engine.recover``, where a deployment has one, may repair the cause of an error response. It is called
-      after each one until it has succeeded once. Otherwise ``Call._wait_after`` decides, in this order.
-      ``Pace.record_rejection`` starts a hold if a 429 or 503 says how long to wait. ``Call._can_go_on`` and
-      ``retry.is_retryable`` decide whether another attempt is allowed, and ``retry.wait_after`` when, by tenacity's
-      strategies. ``Pace.take_retry`` then takes the retry out of the budget.
+      ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
+      the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent
+      with a success status. So a reply that cannot be decoded is a failed attempt.
+   d. Evaluate: after a failed attempt, these are asked in this order.
+
+      1. ``Call._try_recovery``, if the deployment has a recovery, for an ``APIStatusError``, until it has succeeded
+         once: if it repairs the cause, the next attempt follows at once, outside of ``max_attempts`` and the budget.
+      2. ``Pace.record_rejection``, if the client obeys holds: a 429 or 503 that says how long to wait starts one.
+      3. ``Call._can_go_on`` and ``retry.is_retryable``: whether another attempt is possible and allowed.
+      4. ``retry.wait_after``: whether attempts and time are left, and the seconds until the next one: the server's
+         Retry-After with jitter, or else a backoff of tenacity's.
+      5. ``Pace.take_retry``: takes the retry out of the budget, or refuses it if that is exhausted.
+
    e. Wait: sleep inside the clock.
 
-4. A plain reply is decoded by ``events.decoding.decode_reply``, which also detects an error sent with a success status;
-   ``Engine.call`` attaches its ``meta``. A stream becomes an ``events.stream.OpenStream``.
+4. ``Engine.call`` attaches ``meta`` to a plain reply. A stream becomes an ``events.stream.OpenStream``.
 
 ``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls in flight, and what
 they learn from each other (``pacing.Pace``).
@@ -46,68 +52,82 @@ From a byte to an event
 
 1. aiohttp parses HTTP and puts the body's bytes into its ``StreamReader``. ``net.dialing.PooledProtocol.data_received``
    then calls ``AiohttpExchange.notify_readable``, which wakes the reader. A read of whole chunks that a reader waits
-   for bypasses the parser (``AiohttpExchange.take_chunks``, ``net.framing``): it would pass on the same bytes and be in
-   the same state afterwards.
-2. ``Exchange.take`` returns those and empties the ``StreamReader``, without awaiting. (Compressed replies, and
-   connections of a session that was passed in, are read by awaiting ``StreamReader.readany`` instead, and decompressed
-   by ``net.compression``.)
+   for bypasses the parser (``AiohttpExchange.take_chunks``, ``net.framing``), if the parser is between chunks and the
+   last chunk is not among them: it would pass on the same bytes and be in the same state afterwards.
+2. ``Exchange.take`` returns them without awaiting, at most 32 KiB at a time: the read that bypassed the parser, or what
+   the ``StreamReader`` has. (Compressed replies, and connections of a session that was passed in, are read by awaiting
+   ``StreamReader.readany`` instead; compressed ones are decompressed by ``net.compression``.)
 3. ``events.reader.EventReader.feed`` passes the bytes to ``events.sse.SSEDecoder``. The fast paths are ``single``, for
-   a read that is one ``data: ...`` line, and ``plain``, for a read of such lines only; everything else goes through
-   ``feed``, which implements the whole standard.
+   a read of up to 4 KiB that is one event of one ``data: ...`` line, and ``plain``, for a read of such events only, the
+   first and last of which may be incomplete. Before the data may be a name that is decoded as none
+   (``Dialect.redundant_names``). Everything else goes through ``feed``, which implements the standard. With stop
+   conditions, a read is fed one event at a time.
 4. ``events.decoding.Dialect`` classifies each event: a payload, an event of an unknown kind, a heartbeat, the end, an
-   error. In the common case the events of a read are decoded in one pass, with one call of msgspec per event; if one of
-   them is not a plain payload, ``decode`` handles each separately. What msgspec rejects, ``lenient`` tries once more.
+   error. (The reader recognizes a plain ``[DONE]`` itself.) In the common case the events of a read are decoded in one
+   pass, with one call of msgspec per event; if one of them is not an ordinary payload, ``decode`` handles each
+   separately. A payload that msgspec rejects, or that is not ordinary, ``lenient`` converts.
 5. The API's ``Collector`` accumulates the payloads, and knows whether the stream may end (``may_end``) or has ended
-   (``is_last``). It takes text-only deltas, which most events of a chat are, in one pass (``add_texts``).
+   (``is_last``). Chats take deltas of only text or reasoning, which most of their events are, in one pass
+   (``add_texts``).
 6. ``EventStream.__anext__`` (in ``streams``, like everything that users hold of a stream) takes events from
    ``EventReader.ready``, and calls ``OpenStream.fill`` if there are none. ``raw()`` calls ``OpenStream.read``, which
    does the same read by read, and discards the events.
 
 So a read that has to wait passes through two coroutines: ``__anext__`` and ``OpenStream.fill``. One that finds an event
-in ``ready`` passes through one.
+in ``ready`` passes through one. Only the first read, and those of compressed replies and of a session that was passed
+in, pass through more.
 
 
 The states of a stream
 ======================
 
 ``EventStream.outcome`` leaves ``open`` once, for one of the others, and never changes again. "Raises again" means a
-copy of the first error. Every error of an open stream has ``partial`` and ``meta``.
+copy of the first error. Every ``FriendliError`` of an open stream has ``partial`` and ``meta``. A connection that is
+"closed" was already returned to the pool if the body had ended.
 
 =============  ======================================  ===============================  ================================
 ``outcome``    how it is reached                       what the reader gets             what happens to the connection
 =============  ======================================  ===============================  ================================
-``open``       created, being opened, or being read;   events                           none yet; then it is in use, and
-               remains after the client was closed,                                     holds a connection slot until
-               until the next read                                                      the end has been read, even if
-                                                                                        events are still queued, or the
-                                                                                        client is closed
+``open``       created, being opened, or being read    events                           none before the first use; then
+                                                                                        it holds a connection slot until
+                                                                                        the end has been read, even if
+                                                                                        events are still queued
 ``done``       the sentinel, the API's last event, or  the end of the iteration;        returns to the pool when the
                an end where ``may_end`` holds (of the  ``result()`` returns the reply   body has ended; closed if that
-               body, by a broken connection, by a                                       takes longer than 0.5 s, or if
-               timeout); set by the read after the                                      it broke
-               last event
+               body, by a broken connection, by a                                       takes longer than 0.5 s, if it
+               timeout, by closing the client); set                                     broke, and after a timeout or
+               by the read after the last event                                         closing
 ``stopped``    ``stop()``; or the read after the       iteration has ended, also for a  closed before the call returns,
                event that satisfies the function of    pending reader; ``result()``     or as soon as that event has
-               ``stop_when()``                         returns what had arrived         arrived
+               ``stop_when()``, unless it is the       returns what had arrived; if     arrived
+               API's last event (``done``)             that is nothing, it raises
+                                                       StreamInterruptedError
 ``truncated``  the connection broke or the body ended  StreamInterruptedError; then     closed
                before that; the sentinel before any    iteration has ended, and
-               part of an answer                       ``result()`` raises again
+               part of an answer. (``failed`` if an    ``result()`` raises again
+               error message, as an event of an
+               unknown kind or outside of events,
+               came before)
 ``failed``     a timeout, a size limit, an error in    APITimeoutError,                 closed
                the stream, an event that cannot be     APIStatusError,
                decoded, an answer that is not JSON     ResponseDecodeError; then as
-               (``reject``); opening failed            for ``truncated``
+               (``reject``); opening failed            for ``truncated``. What else
+                                                       opening raises is raised once;
+                                                       then StreamInterruptedError
 ``failed``     an exception from a function of         that exception; the next read    closed
                ``stop_when()``                         raises StreamInterruptedError,
                                                        once; then iteration has ended
 ``cancelled``  ``async with`` exited, ``aclose()``,    iteration has ended;             closed before the call that
                the last reference dropped              ``result()`` raises              closed it returns; in the loop's
                                                        StreamInterruptedError, which    next turn if the last reference
-                                                       a pending reader gets at once    was dropped in another thread
-``cancelled``  a read was cancelled                    CancelledError; the next read    closed
+                                                       a pending reader gets at once    was dropped outside of the loop
+``cancelled``  a read was cancelled (not of a branch)  CancelledError; the next read    closed
                                                        raises StreamInterruptedError,
                                                        once; then iteration has ended
-``cancelled``  the client was closed or drained;       StreamInterruptedError at the    closed
-               ``done`` instead if ``may_end`` holds   next read; then as above
+``cancelled``  the client was closed, its drain timed  the events that had arrived;     closed
+               out, or the loop shut down, before the  then as above, or at once for a
+               body had ended; ``done`` instead if     pending reader
+               ``may_end`` holds
 =============  ======================================  ===============================  ================================
 
 A timeout, or closing the client, while ``may_end`` holds ends the stream normally: nothing of the answer is missing,
@@ -115,9 +135,12 @@ only the sentinel or the usage, and an error would make the caller pay for the a
 
 Events that precede the end or an error in the same read are delivered first: the outcome changes in the read after the
 last of them. So it does not depend on how the bytes were split into reads. Leaving right after the last event gives
-``cancelled``. Errors of an opening are raised there, after the retries. Its outcome depends on what ended it, not on
-when: while waiting for a slot, while connecting, after sending, with the status, during the first bytes, or before the
-next attempt.
+``cancelled``. The outcome changes at once, and undelivered events are discarded, if the user ends the stream or a read
+is cancelled. It also changes at once, but they are delivered, if the total timeout or closing the client ends the
+stream, even if nobody reads it. If the body has ended by then, neither changes anything.
+
+A stream that is stopped or closed before its first use is ``stopped`` or ``cancelled``, without a call. Errors of an
+opening are raised there, after the retries.
 
 ===========================================  ==============================  =============  ===========================
 while a stream is being opened               raised by the opening           ``outcome``    ``call_ended`` reports
@@ -129,10 +152,12 @@ while a stream is being opened               raised by the opening           ``o
 drained
 the task cancelled, ``asyncio.timeout``      CancelledError                  ``cancelled``  the same
 the connection broke after the status; the   StreamInterruptedError          ``truncated``  the same
-body ended, or ``[DONE]`` came, before any
-event
-anything else (a client that was closed      what a plain call raises        ``failed``     the same
-or drained before: ConfigurationError)
+body of an event stream ended, or
+``[DONE]`` came, before any event or error
+any other exception (a client that was       what a plain call raises        ``failed``     the same
+closed or drained before:
+ConfigurationError; JSON in place of
+events: ResponseDecodeError)
 ===========================================  ==============================  =============  ===========================
 
 A plain call whose client is closed during the call raises APIConnectionError at each of these points; ``sent`` is

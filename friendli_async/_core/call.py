@@ -1,23 +1,24 @@
-"""The call loop: build a request, send it, evaluate the outcome, wait, retry. Connects all other parts of the core."""
+"""The call loop: build a request, send it, evaluate the outcome, wait, retry."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
-from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments
 from friendli_async._core.body.forms import Form, is_sendable
-from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.opening import read_first_event
+from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import Collector, EventReader
-from friendli_async._core.events.stream import OpenStream, Outcome
+from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import Held
-from friendli_async._core.net.clock import CallClock, ReadClock
+from friendli_async._core.net.clock import CallClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.net.exchange import Exchange
 from friendli_async._core.observers import (
@@ -36,18 +37,16 @@ from friendli_async._core.protocol import Accept, Deployment, Operation, Request
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async._core.status_errors import status_error, unexpected_content
+from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
 from friendli_async.errors import (
     APIConnectionError,
     APIStatusError,
     ConfigurationError,
     FriendliError,
-    ResponseDecodeError,
     StreamInterruptedError,
 )
-from friendli_async.options import is_count
-from friendli_async.replies import Attempt, Headers, Meta, attach_meta, keep_raw, usage_of
+from friendli_async.replies import Attempt, Headers, Meta, keep_raw, usage_of
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -55,16 +54,25 @@ R = TypeVar("R")
 U = TypeVar("U")
 
 _logger: Final = logging.getLogger("friendli_async")
-# The status is known by then: reading the error message must not hold up the caller, or the connection, for long.
-_ERROR_BODY_SECONDS: Final = 5.0
-# Servers often mislabel their streams; for any other content type the first bytes decide.
-_STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
 _NO_HEADERS: Final = Headers()
-_BOM_AND_NEWLINES: Final = b"\xef\xbb\xbf\r\n"
-_STREAM_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+
 
 Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
 """Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
+
+
+class Caller(Protocol):
+    """What makes a call, as far as the call needs to know it. ``engine.Engine`` implements it."""
+
+    runtime: Runtime
+    settings: Settings
+    deployment: Deployment
+    recover: Recovery | None
+
+    @cached_property
+    def request_builder(self) -> RequestBuilder:
+        """Builds the requests."""
+        ...
 
 
 class Sink(Protocol):
@@ -77,83 +85,6 @@ class Sink(Protocol):
     async def write(self, data: bytes) -> None:
         """Receives the next bytes."""
         ...
-
-
-class Engine:
-    """Makes the calls of one deployment with one set of settings, on the client's runtime."""
-
-    def __init__(
-        self, runtime: Runtime, settings: Settings, deployment: Deployment, recover: Recovery | None = None
-    ) -> None:
-        self.runtime = runtime
-        self.settings = settings
-        self.deployment = deployment
-        self.recover = recover
-
-    @cached_property
-    def request_builder(self) -> RequestBuilder:
-        """Builds the engine's requests. Created lazily: a copy of a client has every engine, but uses only one."""
-        return RequestBuilder(self.settings, self.deployment)
-
-    def with_options(self, options: Mapping[str, object]) -> Engine:
-        """Returns an engine for the same deployment with these options; see ``Settings.with_changes``."""
-        return Engine(self.runtime, self.settings.with_changes(options), self.deployment, self.recover)
-
-    def with_recovery(self, recover: Recovery) -> Engine:
-        """Returns a copy that tries ``recover`` after an error response."""
-        return Engine(self.runtime, self.settings, self.deployment, recover)
-
-    def __reduce__(self) -> NoReturn:  # copying any part of a client ends up here
-        raise TypeError("the parts of a client hold connections and a token, so they cannot be pickled or copied")
-
-    async def call(self, operation: Operation[T], arguments: Arguments) -> T:
-        """Makes a plain call and returns the decoded reply.
-
-        Raises:
-            FriendliError: See ``friendli_async.errors``.
-        """
-        call = Call(self, operation, arguments, "json")
-        reply = await call.run(call.read_reply)
-        attach_meta(reply, call.meta())
-        return reply
-
-    def opening(
-        self, operation: Operation[Any], arguments: Arguments, collector: Callable[[], Collector[E, R, U]]
-    ) -> StreamOpening[E, R, U]:
-        """Returns the opening of an EventStream; ``collector`` creates a new collector for each attempt."""
-        return StreamOpening(self, operation, arguments, collector)
-
-    async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
-        """Makes a call whose response body is not JSON.
-
-        Args:
-            operation: The operation; its decoder is not used.
-            arguments: The request's body, path and query.
-            sink: Receives the response body; None discards it.
-
-        Raises:
-            FriendliError: See ``friendli_async.errors``.
-        """
-        call = Call(self, operation, arguments, "bytes")
-        await call.run(lambda exchange: call.read_into(exchange, sink))
-
-    async def warm_up(self, connections: int) -> None:
-        """Opens connections and leaves them in the pool; see ``AsyncFriendli.warm_up``."""
-        most = self.runtime.max_connections
-        if not is_count(connections) or connections > most:
-            raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
-        opening = (self._open_connection() for _ in range(connections))
-        outcomes = await asyncio.gather(*opening, return_exceptions=True)
-        failures = [Held(outcome) for outcome in outcomes if outcome is not None]
-        del outcomes  # it holds the error that is raised below
-        if failures:
-            raise failures[0].take()
-
-    async def _open_connection(self) -> None:
-        self.runtime.check()
-        with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
-            dial = DialContext(clock, force_new=True, warming=True)
-            await self.runtime.transport.warm(self.request_builder.base or "/", dial)
 
 
 class Call(Generic[T]):
@@ -170,7 +101,7 @@ class Call(Generic[T]):
     clock: CallClock
     stopwatch: Stopwatch
 
-    def __init__(self, engine: Engine, operation: Operation[T], arguments: Arguments, accept: Accept) -> None:
+    def __init__(self, engine: Caller, operation: Operation[T], arguments: Arguments, accept: Accept) -> None:
         self.reporter: CallReporter | None = None
         self.held = False
         self._engine = engine
@@ -218,7 +149,7 @@ class Call(Generic[T]):
                             exchange = await runtime.transport.send(await self._build_request(), dial)
                             self._status, self._headers = exchange.status, exchange.headers
                             if not 200 <= exchange.status < 300:
-                                raise await self._error_response(exchange)
+                                raise await self._error_response(exchange, dial)
                             result = await read(exchange)
                     finally:
                         self._record_connection(dial)  # first: the metadata of a failure includes its durations
@@ -344,10 +275,10 @@ class Call(Generic[T]):
         self.stopwatch.connecting += dial.connecting
         dial.on_connect = None
 
-    async def _error_response(self, exchange: Exchange) -> APIStatusError:
+    async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
-        body = await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
-        return status_error(exchange.status, exchange.headers, body)
+        body = await exchange.read_some(self._engine.settings.limits.error)
+        return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
         """Records a failed attempt, and returns its completed error."""
@@ -478,16 +409,15 @@ class Call(Generic[T]):
         """Runs the recovery; its duration is the wait after the last attempt."""
         began = self.clock.now()
         try:
-            return await recover(self._arguments, error)
+            with self._engine.runtime.as_one_call(self.loop):
+                return await recover(self._arguments, error)
         finally:
             self._amend_attempt(wait=self.clock.now() - began)
 
     def _report_retry(self, failed: Held[FriendliError], seconds: float) -> None:
         attempt = self._amend_attempt(wait=seconds)
         error = failed.error
-        reason = (
-            error.status_code if isinstance(error, APIStatusError) else attempt.error
-        )  # the error's, if in a stream
+        reason = error.status_code if isinstance(error, APIStatusError) else attempt.error  # an event has its own
         _logger.info("%s: retrying in %.2f s after %s", self._label, seconds, reason)
         on_retry = self._engine.settings.retry.on_retry
         if on_retry is not None:
@@ -558,7 +488,7 @@ class Call(Generic[T]):
         None reads and discards at most ``Limits.error`` bytes.
         """
         if sink is None:
-            await exchange.read_some(self._engine.settings.limits.error, _ERROR_BODY_SECONDS)
+            await exchange.read_some(self._engine.settings.limits.error)
             return
         length = exchange.headers.get("content-length", "")
         await sink.begin(int(length) if length.isdecimal() else None)
@@ -573,71 +503,19 @@ class Call(Generic[T]):
         self, exchange: Exchange, collector: Collector[E, R, U]
     ) -> tuple[Exchange, EventReader[E], Collector[E, R, U], bytes | bytearray | None]:
         """Reads a stream up to its first event; also returns the bytes so far, for ``raw()`` and ``stop_when()``."""
-        limit = self._engine.settings.limits.event
+        decoder, limits = self._operation.decoder, self._engine.settings.limits
         try:
-            data = await self._read_first_bytes(exchange)
-            head: bytes | bytearray | None = data
-            reader = EventReader(collector, limit, exchange.status, exchange.headers)
-            reader.feed(data)
-            self.stopwatch.read(len(data), len(reader.ready))
-            while not reader.ready and not reader.has_ended:
-                data = await exchange.read()
-                head = _append_bounded(head, data, limit)
-                reader.feed(data)
-                self.stopwatch.read(len(data), len(reader.ready))
-            if reader.failure is not None and not reader.ready:
-                failure, reader.failure = Held(reader.failure), None
-                raise failure.take()
-            if collector.has_text:
-                self.stopwatch.record_first_text()
-            exchange.streaming = True
-            if self.reporter is not None and reader.ready:
-                self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
+            reader, head = await read_first_event(exchange, collector, decoder, limits, self.stopwatch)
         except APIConnectionError as error:
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
             raise StreamInterruptedError(str(error)) from None
+        if collector.has_text:
+            self.stopwatch.record_first_text()
+        exchange.streaming = True
+        if self.reporter is not None and reader.ready:
+            self.reporter.report("first_event", FirstEvent, seconds=self.stopwatch.elapsed)
         return exchange, reader, collector, head
-
-    async def _read_first_bytes(self, exchange: Exchange) -> bytes:
-        """Reads the first bytes of a stream; raises if neither they nor the content type indicate an event stream."""
-        data = await exchange.read()
-        if data.startswith(_STREAM_PREFIXES):  # fast path
-            return data
-        content_type = exchange.headers.get("content-type", "")
-        types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
-        if types & _STREAM_TYPES:
-            return data
-        limits = self._engine.settings.limits
-        begun, start = bytearray(data), data.lstrip(_BOM_AND_NEWLINES)
-        while data and _may_become_stream(start):
-            data = await exchange.read()
-            begun += data
-            start = (start + data).lstrip(_BOM_AND_NEWLINES)
-            if len(begun) > limits.event:
-                raise ResponseDecodeError(
-                    f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
-                )
-        data = bytes(begun)
-        if start.startswith(_STREAM_PREFIXES):
-            return data
-        body = data and await exchange.read_some(limits.error, _ERROR_BODY_SECONDS, data)
-        raise unexpected_content(body, exchange.status, exchange.headers, "an event stream")
-
-
-def _may_become_stream(start: bytes) -> bool:
-    """Whether more bytes are needed to tell if this is the start of a stream."""
-    return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
-
-
-def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
-    """Appends bytes to the head of a stream; returns None once it exceeds the limit."""
-    if head is None or len(head) + len(data) > limit:
-        return None
-    if not isinstance(head, bytearray):
-        head = bytearray(head)
-    head += data
-    return head
 
 
 def _may_have_been_accepted(error: FriendliError) -> bool:
@@ -652,48 +530,3 @@ def _cause(error: FriendliError) -> str:
     if isinstance(error, APIStatusError):
         message = message.removesuffix(f" (request id {error.request_id})")
     return f"{type(error).__name__}: {message}"
-
-
-class StreamOpening(Generic[E, R, U]):
-    """Opens one stream; ``EventStream`` holds it.
-
-    Attributes:
-        collector: Creates a new collector of the stream's events.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        operation: Operation[Any],
-        arguments: Arguments,
-        collector: Callable[[], Collector[E, R, U]],
-    ) -> None:
-        self._engine = engine  # keeps the client open while the stream exists
-        self._call: Call[Any] | None = Call(engine, operation, arguments, "events")
-        self.collector = collector
-
-    async def open(self) -> OpenStream[E, R, U]:
-        """Opens the stream, and returns it once its first event has arrived.
-
-        Raises:
-            FriendliError: No attempt received an event.
-        """
-        call = self._call
-        assert call is not None, "opened once"
-        exchange, reader, collector, head = await call.run(
-            lambda exchange: call.read_first_event(exchange, self.collector())
-        )
-        clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
-        opened = OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
-        self._call = None  # releases the request body
-        return opened
-
-    def outcome_of(self, error: BaseException) -> Outcome:
-        """Returns the outcome of an ``open`` that raised this error; observers were told the same."""
-        assert self._call is not None, "kept if opening failed"
-        return self._call.outcome_of(error)
-
-    def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes an ``open`` in progress raise the error; ``outcome`` is the stream's outcome then."""
-        if self._call is not None:
-            self._call.interrupt(error, outcome)

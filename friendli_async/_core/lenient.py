@@ -129,6 +129,9 @@ def _repair_index(fields: Fields, item: Any, position: int) -> None:
 
 
 def _repair_fields(holder: Fields, struct: Any, *, root: bool) -> Fields:
+    legacy = as_object(holder.get("function_call"))  # of OpenAI's API before tool calls
+    if any(legacy.values()) and "tool_calls" in struct.__struct_encode_fields__:
+        holder["tool_calls"] = holder.get("tool_calls") or [{"index": 0, "function": legacy}]
     for name, kind, required in _fields_of(struct):
         present = name in holder
         if present and not _fits(holder[name], kind):
@@ -152,7 +155,10 @@ def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     if not name and isinstance(value, str) and _is_content_part(kind):
         return {"text": value}
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
-        return _repair(value, kind)
+        repaired = _repair(value, kind)
+        if name == "usage" and not any(type(count) is int for count in as_object(repaired).values()):
+            raise ValueError("no count can be read")  # an absent usage must not look like a measured 0
+        return repaired
     if name == "content" and isinstance(value, str) and not _has_text_field(_item_of(kind, list, tuple)):
         types.discard("array")
     coerced = None if value is None else _coerce(holder, name, value, types)

@@ -9,15 +9,16 @@ import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, encode_query
 from friendli_async._core.protocol import Operation
-from friendli_async.errors import ArgumentError
+from friendli_async.errors import ArgumentError, ResponseDecodeError
+from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 __all__ = ["ItemIterator", "Listing", "PageIterator", "Pages"]
 
 T = TypeVar("T")
-P = TypeVar("P")
+P = TypeVar("P", bound=Reply)
 
 
 class Listing(Generic[T, P]):
@@ -29,7 +30,7 @@ class Listing(Generic[T, P]):
         required: Types of the method's explicit parameters.
         cursor: Name of the query parameter with the cursor of a page.
         items: Returns the items of a page.
-        following: Returns the cursor of the next page, or None after the last one.
+        following: Returns the cursor of the next page; None after the last one, "" if the cursor of another is missing.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Pages(Generic[T, P]):
     """A paginated list. Each page is requested only when it is needed.
 
     ``async for item in pages`` iterates over the items of all pages, ``async for page in pages.pages()`` over the pages
-    themselves, and ``await pages`` returns the first page. Each of these starts from the beginning. A repeated cursor
-    ends the list, which prevents an endless loop. After an error, the same iterator resumes at the page that failed.
+    themselves, and ``await pages`` returns the first page. Each of these starts from the beginning. After an error, the
+    same iterator resumes at the page that failed. If the next page cannot be requested, because its cursor is missing
+    or that of an earlier page, the iteration raises ``ResponseDecodeError`` after the items received so far.
     """
 
     def __init__(self, engine: Engine, listing: Listing[T, P], arguments: Arguments, start: str | None) -> None:
@@ -119,20 +121,23 @@ class PageIterator(Generic[P]):
         self._fetch = fetch
         self._following = following
         self._next = start
-        self._seen = {start}
-        self._exhausted = False
+        self._seen: set[str | None] = set()
+        self._last: P | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> P:
-        if self._exhausted:
-            raise StopAsyncIteration
+        if self._last is not None:
+            if self._next is None:
+                raise StopAsyncIteration
+            if not self._next or self._next in self._seen:  # a repeated cursor would loop forever
+                problem = "repeats the cursor of an earlier page" if self._next else "has no cursor"
+                reason = f"the list is not complete, but its next page {problem}"
+                raise ResponseDecodeError(reason, meta=self._last.meta)
         page = await self._fetch(self._next)
-        self._next = self._following(page)
-        # Some servers send "" instead of null; a repeated cursor would loop forever.
-        self._exhausted = not self._next or self._next in self._seen
         self._seen.add(self._next)
+        self._last, self._next = page, self._following(page)
         return page
 
 

@@ -36,14 +36,16 @@ def excerpt(data: bytes) -> str:
     return data[:EXCERPT_LENGTH].decode("utf-8", "replace")
 
 
-def status_error(status: int, headers: Headers, body: bytes) -> APIStatusError:
-    """Builds the error of a reply with an error status."""
+def status_error(status: int, headers: Headers, body: bytes, proxy: str | None = None) -> APIStatusError:
+    """Builds the error of a reply with an error status; ``proxy`` is the address of a proxy that may have sent it."""
     content_type = headers.get("content-type", "")
     value = _first_error(parse_body(body, content_type))
     parsed = _parse(value)
     message = parsed.summary or _as_json(value) or _reason_phrase(status)
     if 300 <= status < 400 and (target := _shown_location(headers)):
         message = f"{message} (a redirect to {target})"
+    if status == 407 and proxy is not None:
+        message = f"{message} (from the proxy {proxy})"
     return _build(message, parsed, status, decode_text(body, content_type), headers)
 
 
@@ -92,7 +94,7 @@ def unexpected_content(data: bytes, status: int, headers: Headers, expected: str
     if error is not None:
         return error
     actual = headers.get("content-type", "")
-    if actual and expected.lower() not in actual.lower():
+    if actual and expected.removeprefix("an ").replace(" ", "-").lower() not in actual.lower():
         message = f"the server answered with {actual} instead of {expected}"
     else:
         message = f"the server's reply is not {expected}"

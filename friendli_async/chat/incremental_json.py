@@ -27,7 +27,7 @@ MAX_DEPTH: Final = 256
 """Default limit on the nesting depth of containers."""
 
 _MAX_NUMBER_LENGTH: Final = 4300  # characters; Python's own limit for integers
-_LONG_STRING: Final = 8192  # characters; up to this length, reading `value` always flushes the open string
+_LONG_STRING: Final = 8192  # characters; up to this length, each piece flushes the open string
 _FLUSH_RATIO: Final = 128  # a longer string is flushed when it has grown by 1 part in this many
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
@@ -110,8 +110,6 @@ class JSONReader:
     @property
     def value(self) -> Any:
         """The value so far; None before it has begun."""
-        if self._pending and (len(self._flushed) < _LONG_STRING or self._pending * _FLUSH_RATIO > len(self._flushed)):
-            self._flush_string()
         return self._root
 
     @property
@@ -168,6 +166,8 @@ class JSONReader:
         while at < end:
             at = self._state(self, text, at)
         self._offset += end
+        if self._pending and (len(self._flushed) < _LONG_STRING or self._pending * _FLUSH_RATIO > len(self._flushed)):
+            self._flush_string()
 
     def _decode(self, piece: bytes, *, final: bool = False) -> str:
         if self._decoder is None:
@@ -202,6 +202,7 @@ class JSONReader:
         self._parts.clear()
         self._pending = 0
         self._replace(self._flushed)
+        self.changes += 1
 
     def _enter(self, container: Any, at: int) -> None:
         if len(self._open) >= self._max_depth:
@@ -213,7 +214,6 @@ class JSONReader:
     def _leave(self) -> None:
         self._open.pop()
         self._container = self._open[-1] if self._open else None
-        self.changes += 1
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
     def _begin_string(self, *, key: bool) -> None:
@@ -233,10 +233,10 @@ class JSONReader:
             self._parts.clear()
             self._state = JSONReader._at_colon
             return
-        if self._parts:
+        if any(self._parts):
             self._flush_string()
+        self._parts.clear()
         self._flushed = ""
-        self.changes += 1
         self._state = JSONReader._after_value if self._open else JSONReader._at_end
 
     def _add(self, text: str) -> None:
@@ -245,7 +245,6 @@ class JSONReader:
         self._parts.append(text)
         if text and not self._in_key:
             self._pending += len(text)
-            self.changes += 1
 
     def _end_number(self, at: int) -> None:
         token, self._token = self._token, ""

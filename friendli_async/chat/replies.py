@@ -57,6 +57,8 @@ class ChatMessage(Value, AnyMessage, frozen=True):
     """Reasoning as structured objects, if the server sends them. Some models require them back with the message."""
     refusal: str | None = None
     """The model's refusal, if the server sends it separately from ``content``."""
+    function_call: None = None  # any other value fails to decode, so that the lenient fallback moves it
+    """Always None: the call of an older server is in ``tool_calls``, with the id ""."""
 
     def as_input(self) -> dict[str, object]:
         """Returns the message in its request form, with fields that a reply may omit but a request must have."""
@@ -141,6 +143,8 @@ class ChunkDelta(Value, frozen=True):
     refusal: str | None = None
     error: None = None  # any other value fails to decode, so that the slow path looks for an error
     """Always None: an error in a delta is raised."""
+    function_call: None = None  # as in ``ChatMessage``
+    """Always None: the call of an older server is in ``tool_calls``."""
 
 
 def reasoning_of(message: ChatMessage | ChunkDelta) -> str:
@@ -158,6 +162,7 @@ class ChunkChoice(Value, frozen=True):
     """A chunk's entry for one choice."""
 
     index: int = always_encoded(0)
+    """The choice. A stream sets it to 0 for an only choice, however the server numbers it."""
     delta: ChunkDelta = ChunkDelta()
     finish_reason: FinishReason | None = None
     logprobs: Logprobs | None = None

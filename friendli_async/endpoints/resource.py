@@ -51,14 +51,14 @@ _VERSIONS: Final = Listing(
     EndpointVersionOptions,
     cursor="cursor",
     items=lambda page: page.items,
-    following=lambda page: page.next_cursor,
+    following=lambda page: page.next_cursor or None,
 )
 _LIST: Final = Listing(
     operation("endpoint.list", "GET /beta/endpoint", EndpointPage),
     EndpointListOptions,
     cursor="cursor",
     items=lambda page: page.items,
-    following=lambda page: page.next_cursor,
+    following=lambda page: page.next_cursor or None,
 )
 _RESTART: Final = operation("endpoint.restart", f"PUT {_ENDPOINT}/restart", EndpointStatus)
 _SLEEP: Final = operation("endpoint.sleep", f"PUT {_ENDPOINT}/sleep", EndpointStatus)

@@ -9,6 +9,7 @@
         return FriendliResponse(client.serverless.chat.stream(model="m", messages=[...]))
 
 Replies work as return types: ``-> ChatCompletion`` is serialized as JSON, and appears in the generated OpenAPI docs.
+Importing this module also lets FastAPI serialize replies in routes without a return type.
 
 Extra: ``pip install 'friendli_async[fastapi]'``. Everything but the generated docs works with Starlette alone.
 """
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
 from friendli_async._json import encode_json, replace_surrogates
+from friendli_async._pydantic import PydanticField, as_json
 from friendli_async.asgi import (
     Encoded,
     Servable,
@@ -47,6 +49,12 @@ try:
     from starlette.websockets import WebSocket, WebSocketDisconnect
 except ImportError as _missing:
     raise ImportError("this needs FastAPI, or Starlette: pip install 'friendli_async[fastapi]'") from _missing
+
+with suppress(ImportError):  # Starlette alone
+    from fastapi.encoders import encoders_by_class_tuples
+
+    # Without a return type, FastAPI serializes by this table. It has no function for registering.
+    encoders_by_class_tuples[as_json] = (PydanticField,)
 
 if TYPE_CHECKING:
     import ssl as ssl_module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -91,7 +90,7 @@ _WORDS: Final = frozenset({"text", "thinking", "signature"})
 class _BlockParts:
     """Accumulates the deltas of one content block."""
 
-    __slots__ = ("input", "signature", "start", "text", "thinking")
+    __slots__ = ("input", "others", "signature", "start", "text", "thinking")
 
     def __init__(self, start: ContentBlock | None = None) -> None:
         self.start = start
@@ -99,6 +98,7 @@ class _BlockParts:
         self.thinking: list[str] = []
         self.signature: list[str] = []
         self.input: list[str] = []
+        self.others: dict[str, list[str]] = {}  # of a block of an unknown type: the text for each field
 
     def add(self, delta: BlockDelta) -> None:
         if isinstance(delta, TextDelta):
@@ -110,9 +110,16 @@ class _BlockParts:
         else:
             self.input.append(delta.partial_json)
 
+    def add_unknown(self, delta: dict[str, Any]) -> None:
+        """Adds a delta of an unknown type: its texts continue the fields of the same name of an unknown block."""
+        if isinstance(self.start, dict):
+            for name, piece in delta.items():
+                if name != "type" and isinstance(piece, str) and isinstance(self.start.get(name) or "", str):
+                    self.others.setdefault(name, []).append(piece)
+
     @property
     def has_deltas(self) -> bool:
-        return bool(self.text or self.thinking or self.signature or self.input)
+        return bool(self.text or self.thinking or self.signature or self.input or self.others)
 
     def result(self) -> list[ContentBlock]:
         """Returns the block, and a block each for streamed text and thinking that it cannot hold."""
@@ -130,6 +137,7 @@ class _BlockParts:
             fields = as_input(self.start)
         else:
             fields = {**(self.start or {})}
+            fields.update({name: (fields.get(name) or "") + join_text(each) for name, each in self.others.items()})
             has_words = bool(self.text or self.thinking) and not self.input
             if self.start is None or (has_words and not has_value(fields, fields.keys() - _WORDS - {"type"})):
                 fields["type"] = self._kind()
@@ -155,8 +163,8 @@ class _BlockParts:
         if not isinstance(self.start, ToolUseBlock):
             return None
         if not arguments and self.start.input:
-            arguments = json.dumps(self.start.input)
-        return ToolCall(self.start.id or "", "function", FunctionCall(self.start.name, arguments))
+            return self.start.as_call()
+        return ToolCall(self.start.id, "function", FunctionCall(self.start.name, arguments))
 
 
 class MessagesCollector:
@@ -211,12 +219,17 @@ class MessagesCollector:
                     if block not in _EMPTY_BLOCKS:
                         self._start_block(position, block)
             case MessageDelta():
-                self._ending = event.delta
+                reason, sequence = event.delta.stop_reason, event.delta.stop_sequence
+                ended = self._ending
+                self._ending = MessageDeltaPayload(reason or ended.stop_reason, sequence or ended.stop_sequence)
                 self._update_usage(event.usage)
             case MessageStop():
                 self.is_last = True
             case UnknownEvent(type="content_block_start", data=data):
                 self._start_block(_parse_index(data.get("index", 0)), data["content_block"])
+            case UnknownEvent(type="content_block_delta", data=data):
+                if (parts := self._by_index.get(_parse_index(data.get("index", 0)))) is not None:
+                    parts.add_unknown(data["delta"])
             case _:
                 pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
@@ -10,7 +11,7 @@ import msgspec
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text
 from friendli_async._pydantic import PydanticField
-from friendli_async.replies import Reply, UnknownEvent, Value, always_encoded
+from friendli_async.replies import FunctionCall, Reply, ToolCall, UnknownEvent, Value, always_encoded
 
 __all__: list[str] = ["ContentBlock", "StopReason", "TextBlock", "ThinkingBlock", "ToolUseBlock", "UnknownEvent"]
 __all__ += ["AnyBlock", "AnyMessage"]
@@ -53,6 +54,11 @@ class ToolUseBlock(Value, AnyBlock, frozen=True, tag_field="type", tag="tool_use
     """The arguments as a dict. Streamed arguments that do not form a JSON object (for example, truncated by
     ``max_tokens``) are the raw text."""
     id: str = ""
+
+    def as_call(self) -> ToolCall:
+        """Returns the call in the form of the other APIs."""
+        arguments = self.input if isinstance(self.input, str) else json.dumps(self.input)
+        return ToolCall(self.id, "function", FunctionCall(self.name, arguments))
 
 
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock | dict[str, Any]
@@ -142,6 +148,11 @@ class Message(Reply, AnyMessage, frozen=True, kw_only=True):
     def reasoning(self) -> str:
         """The text of all thinking blocks; "" if there are none."""
         return join_text(block.thinking for block in self.content if isinstance(block, ThinkingBlock))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls that the model requests, with their input as JSON text."""
+        return tuple(block.as_call() for block in self.content if isinstance(block, ToolUseBlock))
 
 
 class MessageEnvelope(

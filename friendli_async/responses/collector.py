@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Final, Literal, cast
 
 import msgspec
 
 from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_field
+from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.errors import APIStatusError
 from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
@@ -39,8 +41,22 @@ from friendli_async.streams.views import TextView
 __all__ = ["ResponseCollector", "ResponseStream", "Wording"]
 
 
-_ITEM_TYPES: Final = {"output_text": "message", "reasoning_text": "reasoning"}
+_ITEM_TYPES: Final = {
+    "output_text": "message",
+    "reasoning_text": "reasoning",
+    "refusal": "message",
+    "summary_text": "reasoning",
+    "input": "custom_tool_call",
+}
 """The type of item that contains each type of part."""
+_UNTYPED_EVENTS: Final = {
+    "response.refusal": "refusal",
+    "response.reasoning_summary_text": "summary_text",
+    "response.custom_tool_call_input": "input",
+}
+"""The types of part whose events are UnknownEvents, by the names of these without ``.delta`` and ``.done``."""
+_FIELDS: Final = {"summary_text": "summary", "input": "input"}
+"""The field of the item that holds each type of part, if it is not ``content``."""
 _Delta = type[OutputTextDelta | ReasoningTextDelta]
 _Done = type[OutputTextDone | ReasoningTextDone]
 _EVENT_TYPES: Final[dict[str, tuple[_Delta, _Done]]] = {
@@ -59,36 +75,45 @@ class _ItemParts:
         self.arguments: list[str] = []
         self.name: str | None = None
         self.is_complete = False
-        self._content: dict[int, tuple[str, list[str]]] = {}
+        self._streamed: dict[str, dict[tuple[int, str], list[str]]] = {}  # by field; then by index and type of part
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
-        """Returns the collected text pieces of a content part."""
-        return self._content.setdefault(index or 0, (kind, []))[1]
+        """Returns the collected text pieces of a part."""
+        return self._streamed.setdefault(_FIELDS.get(kind, "content"), {}).setdefault((index or 0, kind), [])
 
     def result(self) -> OutputItem:
-        final = (self.is_complete and self.item.content) or ()
+        item = self.item
+        inputs = self._streamed.get("input", {}).get((0, "input"), ())
         return msgspec.structs.replace(
-            self.item,
-            content=self._with_streamed(final) or self.item.content,
-            arguments=(self.is_complete and self.item.arguments) or join_text(self.arguments) or self.item.arguments,
-            name=self.item.name or self.name,
+            item,
+            content=self._with_streamed("content", item.content) or item.content,
+            summary=self._with_streamed("summary", item.summary) or item.summary,
+            arguments=(self.is_complete and item.arguments) or join_text(self.arguments) or item.arguments,
+            input=(self.is_complete and item.input) or join_text(inputs) or item.input,
+            name=item.name or self.name,
         )
 
-    def _with_streamed(self, final: Sequence[ContentPart]) -> tuple[ContentPart, ...]:
-        """Returns the parts of the complete item, with the streamed text where they lack it."""
+    def _with_streamed(self, field: str, value: Sequence[ContentPart] | None) -> tuple[ContentPart, ...]:
+        """Returns the parts of a field of the complete item, with the streamed text where they lack it."""
+        final = (self.is_complete and value) or ()
         parts = dict(enumerate(final))
         has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
-        for index, (kind, pieces) in sorted(self._content.items()):
+        placed: set[int] = set()
+        for (index, kind), pieces in sorted(self._streamed.get(field, {}).items()):
             text, part = join_text(pieces), parts.get(index)
-            if part is None and not has_text[kind]:
-                parts[index] = ContentPart(kind, text)
-            elif part is not None and text and not _holds(part, kind):
-                parts[index if part.refusal is None else max(parts) + 1] = ContentPart(kind, text)
+            if has_text[kind] if part is None else (not text or _holds(part, kind)):
+                continue
+            is_taken = part is not None and (index in placed or part.refusal or (kind == "refusal" and part.text))
+            at = max(parts) + 1 if is_taken else index
+            parts[at] = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
+            placed.add(at)
         return tuple(part for _, part in sorted(parts.items()))
 
 
 def _holds(part: ContentPart, kind: str) -> bool:
     """Whether a part has text of the kind that was streamed."""
+    if kind == "refusal":
+        return bool(part.refusal)
     return bool(part.text) and part.type in (("output_text", "text") if kind == "output_text" else (kind,))
 
 
@@ -176,15 +201,30 @@ class ResponseCollector:
                     parts = self._find(item.id, index, item.type) or self._begin(item, index)
                     parts.item, parts.is_complete = item, True
                 case ContentPartAdded() | ContentPartDone():
-                    if event.part.text and event.part.type in _ITEM_TYPES:
-                        self._add_missing(event, event.part.type, event.part.text)
+                    text = event.part.refusal if event.part.type == "refusal" else event.part.text
+                    if text and event.part.type in _ITEM_TYPES:
+                        self._add_missing(event, event.part.type, text)
                 case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
                     self.head = event.response
                     self.is_last = True
                 case ResponseCreated() | ResponseInProgress():
                     self.head = event.response
                 case UnknownEvent():
-                    pass
+                    self._add_untyped(event)
+
+    def _add_untyped(self, event: UnknownEvent) -> None:
+        data = event.data
+        name, _, stage = event.type.rpartition(".")
+        kind = _UNTYPED_EVENTS.get(name)
+        text = data.get("delta", data.get("text", data.get(kind or "")))
+        if kind is None or not isinstance(text, str):
+            return
+        index = data.get("summary_index", data.get("content_index"))
+        part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)
+        if stage == "delta":
+            self._pieces(part, kind).append(text)
+        else:
+            self._add_missing(part, kind, text)
 
     def _pieces(self, event: OfPart, kind: str) -> list[str]:
         return self._item(event, _ITEM_TYPES[kind]).pieces(event.content_index, kind)
@@ -232,8 +272,13 @@ def _has_more(assembled: Response, final: Response) -> bool:
         return True
     if [item.type for item in assembled.output] != [item.type for item in final.output]:
         return False
-    items = zip(assembled.output, final.output, strict=True)
-    return any((new.text and not old.text) or (new.reasoning and not old.reasoning) for new, old in items)
+    pairs = zip(assembled.output, final.output, strict=True)
+    return any(new and not old for pair in pairs for new, old in zip(*map(_contents, pair), strict=True))
+
+
+def _contents(item: OutputItem) -> tuple[str | None, ...]:
+    refusal = join_text(part.refusal or "" for part in item.content or ())
+    return item.text, item.reasoning, item.arguments, item.input, refusal
 
 
 class Wording:
@@ -250,6 +295,7 @@ class Wording:
         self._delta, self._done = _EVENT_TYPES[kind]
         self._pieces: list[str] = []
         self._by_part: dict[tuple[object, ...], list[str]] = {}
+        self._by_item: dict[object, list[list[str]]] = {}  # by id, and by index; None if the events name no item
 
     def of(self, event: ResponseEvent) -> str:
         """Returns the text that an event adds; often ""."""
@@ -260,11 +306,17 @@ class Wording:
         match event:
             case ContentPartAdded() | ContentPartDone() if event.part.type == self._kind:
                 return self._rest(event, event.part.text)
+            case OutputItemDone(item=item, output_index=index):
+                given = self._by_item.get(item.id) or self._by_item.get(index) or ()
+                text = "" if None in self._by_item else missing_suffix(self._words(item), chain(*given))
+                return self._add(OfPart(item_id=item.id, output_index=index), text) if text else ""
             case ResponseCompleted() | ResponseIncomplete():
-                whole = event.response.text if self._kind == "output_text" else event.response.reasoning
-                return missing_suffix(whole, self._pieces)
+                return missing_suffix(self._words(event.response), self._pieces)
             case _:
                 return ""
+
+    def _words(self, whole: OutputItem | Response) -> str:
+        return whole.text if self._kind == "output_text" else whole.reasoning
 
     def _add(self, event: OfPart, text: str) -> str:
         self._part(event).append(text)
@@ -275,7 +327,12 @@ class Wording:
         return self._add(event, missing_suffix(text, self._part(event)))
 
     def _part(self, event: OfPart) -> list[str]:
-        return self._by_part.setdefault((event.item_id, event.output_index, event.content_index), [])
+        key = event.item_id, event.output_index, event.content_index
+        if (pieces := self._by_part.get(key)) is None:
+            pieces = self._by_part[key] = []
+            for name in {event.item_id, event.output_index} - {None} or {None}:
+                self._by_item.setdefault(name, []).append(pieces)
+        return pieces
 
 
 class ResponseStream(AssembledStream[ResponseEvent, Response, ResponseUsage]):

@@ -18,7 +18,7 @@ from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import StreamOpening
+    from friendli_async._core.engine import StreamOpening
 
 __all__ = ["AssembledStream", "EventStream"]
 
@@ -271,7 +271,7 @@ class EventStream(Generic[E]):
 
     def _begin_consuming(self, opened: OpenStream[E, Any, Any]) -> None:
         """Prepares for the first event: applies stop conditions to what was read while opening, and releases it."""
-        if opened.outcome == "open" and self._stop_conditions:
+        if opened.head != b"" and self._stop_conditions:
             opened.apply_stop_conditions(self._stop_conditions, self._opening.collector())
         if self._read_mode != "raw()":
             opened.head = b""
@@ -299,7 +299,7 @@ class EventStream(Generic[E]):
             opened = self._open
             if opened is None:
                 opened = await self._open_to_read()
-            if opened is not None and opened.outcome == "open":
+            if opened is not None and (opened.outcome == "open" or opened.head != b""):
                 if opened.head != b"":
                     self._begin_consuming(opened)
                 return await opened.read()
@@ -366,11 +366,11 @@ class EventStream(Generic[E]):
             return None
         if opened.head != b"":
             self._begin_consuming(opened)
-            opened.exchange.on_abort = None if self._fanout is None else self._fanout.interrupt
+            opened.on_abort = None if self._fanout is None else self._fanout.interrupt
         return opened.reader.ready
 
-    def _branch_error(self, error: FriendliError) -> FriendliError:
-        """Completes the error of a branch that ended before its stream, with what the stream had received."""
+    def _with_received(self, error: FriendliError) -> FriendliError:
+        """Adds to an error that does not end the stream what the stream has received."""
         if self._open is not None:
             error.meta, error.partial = self._open.meta, self._open.collector.partial()
         return error

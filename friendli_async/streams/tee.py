@@ -258,8 +258,8 @@ class Branch(Generic[E]):
             raise
         except asyncio.CancelledError:
             if buffer.closed and task.uncancel() <= cancelling:  # _close() cancelled this task
-                raise self._stream._branch_error(StreamInterruptedError(_CLOSED)) from None
-            self._error = self._stream._branch_error(StreamInterruptedError(_CANCELLED))
+                raise self._stream._with_received(StreamInterruptedError(_CLOSED)) from None
+            self._error = self._stream._with_received(StreamInterruptedError(_CANCELLED))
             buffer.task = None
             self._close()
             raise
@@ -284,7 +284,7 @@ class Branch(Generic[E]):
             failure, fanout.failure = Held(fanout.failure), None
             raise failure.take()
         if self._buffer.overrun:
-            raise self._stream._branch_error(
+            raise self._stream._with_received(
                 BranchOverrunError(f"the branch was more than {fanout.limit} events behind")
             )
         if stream.outcome != "open" and not stream._undelivered_events():

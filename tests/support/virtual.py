@@ -60,7 +60,7 @@ class FakeExchange:
         self.status = status
         self.headers = Headers((name.replace("_", "-"), value) for name, value in headers.items())
         self.streaming = False
-        self.on_abort: Callable[[], None] | None = None
+        self.on_abort: Callable[[FriendliError], None] | None = None
         self.loop = asyncio.get_running_loop()
         self.ends: list[str] = []
         """How it was ended: `finish` or `abort`."""
@@ -100,7 +100,7 @@ class FakeExchange:
         self.finish()
         return whole
 
-    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
+    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
         try:
             while piece := await self.read():
                 begun += piece
@@ -114,6 +114,8 @@ class FakeExchange:
         self.woken = error
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.on_abort is not None:
+            self.on_abort(error)
         self.abort()
 
     def finish(self) -> None:
@@ -153,8 +155,8 @@ class FakeTransport:
     async def warm(self, url: str, dial: DialContext) -> None:
         raise APIConnectionError("there is no network")
 
-    def gauges(self) -> list[LoopGauges]:
-        return [LoopGauges(in_use=self.in_use)]
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
+        return {asyncio.get_running_loop(): LoopGauges(in_use=self.in_use)}
 
     def abort(self, reason: str) -> None:
         for exchange in self.exchanges:

@@ -159,7 +159,7 @@ class EventReader(Generic[E]):
         self._add_texts = None if stop_conditions else collector.add_texts
         self._dialect = collector.dialect
         self._decode = self._dialect.decode_payload
-        self._sse = SSEDecoder(limit)
+        self._sse = SSEDecoder(limit, self._dialect.redundant_names)
         self._status = status
         self._headers = headers
 
@@ -182,14 +182,14 @@ class EventReader(Generic[E]):
         try:
             event = self._decode(payload)
         except NOT_DECODED:
-            self._decode_each([ServerSentEvent(payload)])
+            self._decode_again(data)
             return
         if self._add_texts is not None and self._add_texts((event,)):
             self.ready.append(event)
         elif self._dialect.are_ordinary((event,), (payload,)):
             self._take((event,))
         else:
-            self._decode_each([ServerSentEvent(payload)])
+            self._decode_again(data)
 
     def _feed_by_event(self, data: bytes) -> None:
         """Parses the next bytes one event at a time, to know where the last one ends."""
@@ -206,9 +206,8 @@ class EventReader(Generic[E]):
 
     def _feed(self, data: bytes) -> None:
         sse = self._sse
-        payloads = sse.plain(data)
-        if payloads is not None:
-            self._decode_plain(payloads)
+        if (plain := sse.plain(data)) is not None:
+            self._decode_plain(*plain)
             return
         self._decode_each(sse.feed(data))
         if self.has_ended:
@@ -220,8 +219,8 @@ class EventReader(Generic[E]):
         elif not data:
             self._end_of_body()
 
-    def _decode_plain(self, payloads: list[bytes]) -> None:
-        """Decodes the data of nameless events, and a sentinel after them: in one pass if all of them are ordinary."""
+    def _decode_plain(self, data: bytes, payloads: list[bytes]) -> None:
+        """Decodes the data of plain events, and a sentinel after them: in one pass if all of them are ordinary."""
         is_end = bool(payloads) and payloads[-1] == DONE
         if is_end:
             payloads.pop()
@@ -238,9 +237,13 @@ class EventReader(Generic[E]):
             if rest and self._dialect.are_ordinary(rest, rest_payloads):
                 self._take(rest)
             else:
-                self._decode_each([ServerSentEvent(payload) for payload in rest_payloads])
+                self._decode_again(data, added)
         if is_end and not self.has_ended:
             self._end(explicit=True)
+
+    def _decode_again(self, data: bytes, skipped: int = 0) -> None:
+        """Decodes complete events one by one, with their names, but not the first ones."""
+        self._decode_each(SSEDecoder(self._limit).feed(data)[skipped:])
 
     def _decode_each(self, events: list[ServerSentEvent]) -> None:
         decoded: list[E] = []

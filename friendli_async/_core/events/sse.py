@@ -36,6 +36,7 @@ class SSEDecoder:
 
     Args:
         limit: The size limit of an event in bytes, including field names and comments.
+        redundant: The event names that say no more than the data: ``single`` and ``plain`` accept and omit them.
 
     Attributes:
         error: Set once an event is larger than ``limit``. The events before it were returned; nothing follows it.
@@ -53,17 +54,19 @@ class SSEDecoder:
         "_max_single",
         "_more",
         "_name",
+        "_redundant",
         "_size",
         "error",
         "stray",
     )
 
-    def __init__(self, limit: int = 32 * 1024 * 1024) -> None:
+    def __init__(self, limit: int = 32 * 1024 * 1024, redundant: frozenset[bytes] = frozenset()) -> None:
         self.error: ResponseDecodeError | None = None
         self.stray = b""
         self._is_idle = False  # nothing is pending: the next byte starts an event
         self._limit = limit
         self._max_single = min(limit, _MAX_SINGLE)
+        self._redundant = redundant
         self._head: bytes | None = b""  # the first bytes while they may be a BOM; then None
         self._after_cr = False  # the last byte was a CR: if an LF follows, both are one line end
         self._line = bytearray()  # the unfinished line; extended in place, so that a long one takes linear time
@@ -106,7 +109,7 @@ class SSEDecoder:
         return events
 
     def single(self, data: bytes) -> bytes | None:
-        """Parses the next bytes if they are exactly one event of one line, ``data: ...``.
+        """Parses the next bytes if they are exactly one event of one line, ``data: ...``, and perhaps a redundant name.
 
         This is the fast path for nearly every read of a live stream.
 
@@ -115,48 +118,66 @@ class SSEDecoder:
         """
         if self._is_idle and len(data) <= self._max_single:
             line, _, rest = data.partition(b"\n")  # `in` and slices are the cheapest operations on bytes
+            if rest != b"\n" and self._is_redundant(line):
+                line, _, rest = rest.partition(b"\n")
             if rest == b"\n" and line[:6] == b"data: " and _CR not in line:
                 return line[6:]
         return None
 
-    def plain(self, data: bytes) -> list[bytes] | None:
-        """Parses the next bytes if they complete only events of one line, ``data: ...``.
+    def plain(self, data: bytes) -> tuple[bytes, list[bytes]] | None:
+        """Parses the next bytes if they complete only such events as ``single`` accepts, and may begin another.
 
         This is the fast path for nearly every large read of a token stream, at a fraction of the cost of ``feed``.
 
         Returns:
-            The data of the events; None, without consuming anything, if there is anything else: then call ``feed``.
+            The bytes of these events, for another decoder, and the data of each. None, without consuming anything, if
+            there is anything else: then call ``feed``.
         """
-        if _LF not in data or _CR in data or len(self._line) + len(data) > self._limit:
+        if _LF not in data or _CR in data or self._size + len(self._line) + len(data) > self._limit:
             return None  # checked first: copying the unfinished line may be slow
-        if self._is_idle:
-            whole = data
-        elif self._line and not (self._after_cr or self._size or self._name or self.error or self._head is not None):
-            whole = bytes(self._line) + data
-        elif self._head == b"" and self.error is None:  # the first bytes: without a BOM, or the next check fails
-            whole = data
-        else:
+        if (begun := self._begun()) is None:
             return None
-        if not whole.startswith(b"data: "):
+        data = begun + data
+        end = data.rfind(b"\n\n") + 2
+        complete, rest = data[:end], data[end:]
+        name, _, line = rest.rpartition(b"\n")
+        if end == 1 or (name and not self._is_redundant(name)):
             return None
-        payloads = whole.split(b"\n\ndata: ")
-        payloads[0] = payloads[0][6:]
-        last = payloads.pop()
-        unfinished = b""
-        if last.endswith(b"\n\n"):
-            payloads.append(last[:-2])
-        else:
-            unfinished = b"data: " + last
-        if _LF in unfinished or _LF in b"".join(payloads):
+        payloads = self._payloads(complete)
+        if payloads is None or _LF in b"".join(payloads):
             return None
         self._head = None
-        if unfinished:
-            self._line = bytearray(unfinished)
-            self._is_idle = False
-        elif not self._is_idle:
-            self._line = bytearray()
-            self._is_idle = True
-        return payloads
+        if rest or not self._is_idle:
+            self._line = bytearray(line)
+            self._name = name[7:].decode() if name else None
+            self._size = len(name) + 1 if name else 0
+            self._is_idle = not rest
+        return complete, payloads
+
+    def _begun(self) -> bytes | None:
+        """Returns the bytes of the unfinished event if they are part of one line, after at most a redundant name."""
+        if self._is_idle:
+            return b""
+        if self.error is not None or self._after_cr or self._data is not None:
+            return None
+        if self._head is not None:
+            return b"" if not self._head else None  # the first bytes: they are no BOM if an event begins there
+        name = b"" if self._name is None else b"event: %b\n" % self._name.encode()
+        return name + self._line if len(name) == self._size else None
+
+    def _payloads(self, events: bytes) -> list[bytes] | None:
+        """Returns the data of events, all with a redundant name or all without a name; else None."""
+        if events[:6] == b"data: ":
+            return events[6:-2].split(b"\n\ndata: ")
+        if events[:7] != b"event: ":
+            return None
+        parts = [event.partition(b"\ndata: ") for event in events[7:-2].split(b"\n\nevent: ")]
+        names = [name for name, separator, _ in parts if separator]
+        are_plain = len(names) == len(parts) and self._redundant.issuperset(names)
+        return [data for _, _, data in parts] if are_plain else None
+
+    def _is_redundant(self, line: bytes) -> bool:
+        return line[:7] == b"event: " and line[7:] in self._redundant
 
     def ends_with(self, data: bytes) -> bool:
         """Whether the unfinished event consists of exactly this data, in one finished line."""

@@ -40,13 +40,14 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     this stream. Nor does its timer reference it, only the exchange.
 
     Attributes:
-        head: The bytes of the reads up to the one that completed the first event, until an event is consumed; then
-            b"". None if they were too many to keep.
+        head: The bytes of the reads up to the one that completed the first event, until an event is consumed or the
+            stream is closed; then b"". None if they were too many to keep.
         outcome: Its state.
         error: The error that ended it, without a traceback; None while it is open, or if it ended
             as ``done`` or ``stopped``.
-        was_interrupted: Whether a cancelled read, or one in which the user's code raised an exception, ended it, and no
-            caller has been notified yet.
+        was_interrupted: Whether a cancelled read, one in which the user's code raised an exception, or an abort of the
+            exchange ended it, and no caller has been notified yet.
+        on_abort: Called when the exchange is aborted, for waiters of something other than bytes.
     """
 
     exchange: Exchange
@@ -60,7 +61,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     outcome: Outcome = "open"
     error: FriendliError | None = None
     was_interrupted: bool = False
+    on_abort: Callable[[], None] | None = None
     _meta_is_final: bool = False
+
+    def __post_init__(self) -> None:
+        self.exchange.on_abort = self._end_aborted  # until ``_detach``: it is a reference cycle
 
     def __repr__(self) -> str:  # its fields would include the received bytes
         return f"<OpenStream {self.outcome}>"
@@ -85,19 +90,21 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         data: bytes | None = None
         try:
             while not ready and not reader.has_ended:
-                while (data := exchange.take()) is None:
-                    if not waiting:  # the time limit applies between events, not between reads
-                        waiting = True
-                        clock.begin_wait()
-                    await exchange.wait_readable()
+                try:
+                    while (data := exchange.take()) is None:
+                        if not waiting:  # the time limit applies between events, not between reads
+                            waiting = True
+                            clock.begin_wait()
+                        await exchange.wait_readable()
+                except FriendliError as error:
+                    problem = Held(error)
+                    break
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(ready))
                 if once:
                     clock.carry_over(rest=not ready, waited=waiting)
                     break
-        except FriendliError as error:
-            problem = Held(error)
-        except BaseException as error:
+        except BaseException as error:  # cancelled, or raised by a stop condition, which may raise any class
             if isinstance(error, Exception) or not shared:
                 self._fail_read(error)
             raise
@@ -118,6 +125,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
 
     def _fail_read(self, error: BaseException) -> None:
         self.reader.ready.clear()
+        self.head = b""
         self.was_interrupted = True
         if isinstance(error, Exception):
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
@@ -194,15 +202,23 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         self._release()
         if reader.ready:
             return
-        if reader.failure is not None:
-            failure, reader.failure = Held(reader.failure), None
-            self._fail(failure)
-        self._end("stopped" if reader.stopped else "done")
+        if reader.failure is None:
+            self._end("stopped" if reader.stopped else "done")
+        else:
+            failure, reader.failure = reader.failure, None
+            self._end("truncated" if isinstance(failure, StreamInterruptedError) else "failed", failure)
+            del failure
+            self._raise_error()
+
+    def _detach(self) -> None:
+        """Makes sure that neither a timeout nor an abort of the exchange ends the stream any more."""
+        self.clock.stop()
+        self.exchange.on_abort = None
 
     def _release(self) -> None:
         """Releases the connection after the reader has finished."""
         reader = self.reader
-        self.clock.stop()
+        self._detach()
         if reader.failure is None and not reader.stopped:
             self.exchange.finish()
         else:
@@ -210,25 +226,40 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
 
     def _break(self, problem: Held[FriendliError]) -> None:
         """Ends the stream after a timeout, a lost connection or ``aclose``. Raises unless it is complete or stopped."""
-        self.clock.stop()
+        self._detach()
         self.exchange.abort()
-        if self.outcome == "stopped":
-            problem.take()  # not raised, so released: it would form a cycle with its traceback and this frame
-            return
-        kind, message, collector = type(problem.error), str(problem.error), self.collector
-        if self.outcome == "open" and issubclass(kind, APIConnectionError) and collector.begun and collector.may_end:
-            problem.take()
-            self._end("done")  # the reply was complete
-        elif kind is APIConnectionError:
-            problem.take()
-            self._fail(Held(StreamInterruptedError(message)), "truncated")
-        else:
-            self._fail(problem, "cancelled" if issubclass(kind, StreamInterruptedError) else "failed")
+        error = problem.take()
+        if self.outcome == "open":
+            self._end_broken(error)
+        del error  # not raised itself: it would form a cycle with its traceback and this frame
+        if self.error is not None:
+            self._raise_error()
 
-    def _fail(self, problem: Held[FriendliError], outcome: Outcome | None = None) -> NoReturn:
-        interrupted = isinstance(problem.error, StreamInterruptedError)
-        self._end(outcome or ("truncated" if interrupted else "failed"), problem.error)
-        raise problem.take()
+    def _end_aborted(self, error: FriendliError) -> None:
+        """Ends the stream after ``Exchange.abort_with``, although nobody may be reading it.
+
+        The events that have arrived are still delivered. The error is raised by the read that waits, or by the next.
+        """
+        self._detach()
+        if self.on_abort is not None:
+            self.on_abort()
+        self._end_broken(error)
+        self.was_interrupted = self.error is not None
+
+    def _end_broken(self, error: FriendliError) -> None:
+        """Ends the stream with an error, unless the reply is complete."""
+        collector = self.collector
+        if isinstance(error, APIConnectionError) and collector.begun and collector.may_end:
+            self._end("done")
+        elif type(error) is APIConnectionError:
+            self._end("truncated", StreamInterruptedError(str(error)))
+        else:
+            self._end("cancelled" if isinstance(error, StreamInterruptedError) else "failed", error)
+
+    def _raise_error(self) -> NoReturn:
+        self.was_interrupted = False
+        assert self.error is not None, "the stream has failed"
+        raise copy.copy(self.error)
 
     def stop(self, reason: str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
         """Ends the stream immediately; synchronous, so that it cannot be cancelled.
@@ -241,7 +272,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         if self.outcome != "open":
             return
         error = StreamInterruptedError(reason)
-        self.clock.stop()
+        self.head = b""
+        self._detach()
         if waited_for:
             self.exchange.abort_with(error)
         else:
@@ -256,9 +288,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         if self.outcome != "open":
             error.meta, error.partial = self.meta, self.collector.partial()
             return
-        self.clock.stop()
+        self._detach()
         self.exchange.abort()
         self.reader.ready.clear()
+        self.head = b""
         self._end("failed", error)
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
@@ -266,7 +299,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         first = self.outcome == "open"
         if first:
             self.outcome = outcome
-            self.head = b""
             self.stopwatch.stop()
         if error is not None:
             error.meta = self.meta
@@ -310,4 +342,5 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     def drop(self) -> None:
         """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
         if not call_in_loop(self.clock.loop, self.stop, _DROPPED):  # the loop is closed, and so are its connections
+            self.exchange.on_abort = None
             self._end("cancelled", StreamInterruptedError(_DROPPED))

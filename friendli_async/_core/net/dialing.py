@@ -50,14 +50,16 @@ class DialContext(msgspec.Struct, eq=False):
     """Host and port of the server."""
     proxy: str | None = None
     """Host and port of the proxy, if there is one."""
+    tunnelled: bool = False
+    """Whether the proxy, if there is one, cannot read or answer the request: the URL is https."""
     upload: FormUpload | None = None
     """The body, if it is a form."""
     on_connect: Callable[[], None] | None = None
     """Called once there is a connection, before anything is sent."""
 
-    def begin(self, address: str, proxy: str | None) -> None:
+    def begin(self, address: str, proxy: str | None, *, tunnelled: bool) -> None:
         """Resets the context for the first send or another one: over a new connection, or to a redirect's target."""
-        self.address, self.proxy, self.protocol = address, proxy, None
+        self.address, self.proxy, self.tunnelled, self.protocol = address, proxy, tunnelled, None
         self.connected = self.reused = False
 
     @property
@@ -71,7 +73,7 @@ current_dial: ContextVar[DialContext] = ContextVar("friendli_async_dial")
 
 
 class WarmedUp(Exception):  # noqa: N818  # not an error: it ends aiohttp's request
-    """Ends aiohttp's request before anything is sent: a connection was opened for the pool."""
+    """Ends aiohttp's request before anything is sent: a connection was opened for the pool, or the pool is full."""
 
 
 class PooledProtocol(ResponseHandler):

@@ -29,6 +29,8 @@ _REUSE_SECONDS: Final = 0.02
 # The events of a read are decoded together, at four times its size. Beyond this they leave the CPU's cache, and the
 # allocator gets and returns their memory with each read: a fifth of the time of an event in large reads.
 _MAX_READ: Final = 32 * 1024
+# The status is known by then: reading the error message must not hold up the caller, or the connection, for long.
+_ERROR_BODY_SECONDS: Final = 5.0
 _CLOSED: Final = "the connection was closed, or the framing is broken"
 
 
@@ -38,7 +40,7 @@ class Exchange(Protocol):
     status: int
     headers: Headers
     streaming: bool
-    on_abort: Callable[[], None] | None
+    on_abort: Callable[[FriendliError], None] | None
 
     def take(self) -> bytes | None:
         """Returns new data; None if there is none yet; b"" at the end of the body. Raises what ``read`` raises."""
@@ -60,12 +62,15 @@ class Exchange(Protocol):
         """Returns the whole body, of at most ``limit`` bytes, and finishes the exchange."""
         ...
 
-    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
-        """Returns what arrives of the body within the limits, and ends the exchange. Never raises for a broken body."""
+    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
+        """Returns what arrives of the body within ``limit`` bytes and a few seconds, and ends the exchange.
+
+        Never raises for a broken body.
+        """
         ...
 
     def abort_with(self, error: FriendliError) -> None:
-        """Aborts the exchange. A pending read, or the next one, raises the error."""
+        """Aborts the exchange, unless its body has ended. A pending read, or the next one, raises the error."""
         ...
 
     def abort(self) -> None:
@@ -89,7 +94,7 @@ class AiohttpExchange:
         headers: The reply's headers.
         loop: The event loop that the exchange belongs to.
         streaming: Whether this is the body of an open stream, from its first event to its end.
-        on_abort: Called by ``abort_with``, for waiters of something other than bytes.
+        on_abort: Called by ``abort_with`` with its error: nobody may be reading.
         content: The buffer that aiohttp's parser fills.
     """
 
@@ -118,7 +123,7 @@ class AiohttpExchange:
         self.headers: Headers = Headers(response.headers.items())
         self.loop: asyncio.AbstractEventLoop = pool.loop
         self.streaming: bool = False
-        self.on_abort: Callable[[], None] | None = None
+        self.on_abort: Callable[[FriendliError], None] | None = None
         self.content: aiohttp.StreamReader = response.content
         self._pool: Pool | None = pool
         self._response = response
@@ -283,19 +288,18 @@ class AiohttpExchange:
         self.finish()
         return b"".join(pieces)
 
-    async def read_some(self, limit: int, seconds: float, begun: bytes = b"") -> bytes:
-        """Returns what arrives of an error's body within ``limit`` bytes and ``seconds``, and ends the exchange.
+    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
+        """Returns what arrives of an error's body within ``limit`` bytes and 5 seconds, and ends the exchange.
 
         Never raises for a broken body.
 
         Args:
             limit: Maximum number of bytes to return.
-            seconds: Maximum time to wait for them: the status is known, and must not wait for the rest of a body.
             begun: What has been read of it already.
         """
         body = begun
         with suppress(TimeoutError, FriendliError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(_ERROR_BODY_SECONDS):
                 while len(body) < limit:
                     piece = await self.read()
                     if not piece:
@@ -310,15 +314,17 @@ class AiohttpExchange:
     # --- ending --------------------------------------------------------------------------------------------------
 
     def abort_with(self, error: FriendliError) -> None:
-        """Aborts the exchange. A pending read, or the next one, raises the error."""
-        if not self.content.is_eof():  # else nobody waits, and buffered data may still be taken
-            self._abort_error = error
-            self._pending = None
-            if self._uses_readany:
-                self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
-            self.notify_readable()
-            if self.on_abort is not None:
-                self.on_abort()
+        """Aborts the exchange, unless its body has ended. A pending read, or the next one, raises the error."""
+        if self.content.is_eof():  # nobody waits, and what has arrived can still be taken
+            self._detach()  # aiohttp has released the connection; releasing it again would discard those bytes
+            return
+        self._abort_error = error
+        self._pending = None
+        if self._uses_readany:
+            self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
+        self.notify_readable()
+        if self.on_abort is not None:
+            self.on_abort(error)
         self.abort()
 
     def abort(self) -> None:

@@ -53,10 +53,10 @@ class Transport(Protocol):
         ...
 
     async def warm(self, url: str, dial: DialContext) -> None:
-        """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
+        """Opens a connection for a URL and leaves it in the pool, unless it is full. Raises what ``send`` raises."""
         ...
 
-    def gauges(self) -> list[LoopGauges]:
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         """Returns the connection counts of each running loop."""
         ...
 
@@ -127,6 +127,8 @@ class AiohttpTransport:
         """
         pool = await self._acquire_slot(dial)
         try:
+            if dial.warming and pool.is_full():
+                raise WarmedUp
             url, hops = _parse_url(request.url), 0
             while True:
                 failure: Held[Exception] | None = None
@@ -154,7 +156,7 @@ class AiohttpTransport:
             raise
 
     async def warm(self, url: str, dial: DialContext) -> None:
-        """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
+        """Opens a connection for a URL and leaves it in the pool, unless it is full. Raises what ``send`` raises."""
         if self._session is not None:
             raise ConfigurationError("warm_up() cannot open connections of a session that was passed in")
         with suppress(WarmedUp):
@@ -190,7 +192,8 @@ class AiohttpTransport:
             clock.phase("first_event")
         body, poster = request.body, pool.poster
         proxy = self._proxy_for(url.scheme, url.host or "", url.port or 0)
-        dial.begin(url.authority, None if proxy.url is None else _parse_url(proxy.url).authority)
+        proxy_address = None if proxy.url is None else _parse_url(proxy.url).authority
+        dial.begin(url.authority, proxy_address, tunnelled=url.scheme == "https")
         token = current_dial.set(dial)
         try:
             if poster is not None and poster.can_send(body) and proxy.url is None:
@@ -219,11 +222,10 @@ class AiohttpTransport:
         if isinstance(body, Form):
             # Each piece restarts the limit: the wait for the reply begins after the last one.
             dial.upload = FormUpload(body, partial(dial.clock.phase, "first_event"))
-        tunnelled = url.scheme == "https"
         return await pool.session.request(
             request.method,
             url,
-            headers=request.headers if tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
+            headers=request.headers if dial.tunnelled or not proxy.headers else {**request.headers, **proxy.headers},
             data=dial.upload or as_payload(body),
             allow_redirects=False,
             raise_for_status=False,
@@ -231,7 +233,7 @@ class AiohttpTransport:
             skip_auto_headers=_SKIPPED_WITHOUT_BODY if body is None else None,
             timeout=timeout,
             proxy=proxy.url,
-            proxy_headers=proxy.headers if tunnelled and proxy.headers else None,
+            proxy_headers=proxy.headers if dial.tunnelled and proxy.headers else None,
             ssl=self._ssl,
         )
 
@@ -259,9 +261,10 @@ class AiohttpTransport:
         for pool, _ in tuple(self._pools.values()):
             pool.discard()
 
-    def gauges(self) -> list[LoopGauges]:
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         """Returns the connection counts of each loop that has not closed."""
-        return [pool.gauges() for pool, _ in tuple(self._pools.values()) if not pool.loop.is_closed()]
+        pools = [pool for pool, _ in tuple(self._pools.values())]
+        return {pool.loop: pool.gauges() for pool in pools if not pool.loop.is_closed()}
 
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight, in all loops."""

@@ -1,0 +1,104 @@
+"""Reads a stream up to its first event: until then, the call may still be retried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from friendli_async._core.events.plain_reply import not_a_stream
+from friendli_async._core.events.reader import Collector, EventReader
+from friendli_async._core.held import Held
+from friendli_async.errors import ResponseDecodeError, StreamInterruptedError
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from friendli_async._core.net.exchange import Exchange
+    from friendli_async._core.timing import Stopwatch
+    from friendli_async.options import Limits
+
+E = TypeVar("E")
+
+# Servers often mislabel their streams; for any other content type the first bytes decide.
+_STREAM_TYPES: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
+_BOM_AND_NEWLINES: Final = b"\xef\xbb\xbf\r\n"
+_STREAM_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+async def read_first_event(
+    exchange: Exchange,
+    collector: Collector[E, Any, Any],
+    decoder: msgspec.json.Decoder[Any],
+    limits: Limits,
+    stopwatch: Stopwatch,
+) -> tuple[EventReader[E], bytes | bytearray | None]:
+    """Reads until a stream has its first event, or has ended without any but successfully.
+
+    Args:
+        exchange: The reply.
+        collector: Accumulates the events.
+        decoder: Decodes a plain reply, which some servers send instead.
+        limits: The size limits.
+        stopwatch: Counts the reads.
+
+    Returns:
+        The reader of the stream, and the bytes so far; None if they were too many to keep.
+
+    Raises:
+        FriendliError: There is no event, but an error, or no stream.
+    """
+    data = await _read_first_bytes(exchange, decoder, limits)
+    head: bytes | bytearray | None = data
+    reader = EventReader(collector, limits.event, exchange.status, exchange.headers)
+    reader.feed(data)
+    stopwatch.read(len(data), len(reader.ready))
+    while not reader.ready and not reader.has_ended:
+        data = await exchange.read()
+        head = _append_bounded(head, data, limits.event)
+        reader.feed(data)
+        stopwatch.read(len(data), len(reader.ready))
+    if reader.failure is not None and not reader.ready:
+        failure, reader.failure = Held(reader.failure), None
+        if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip()[:1] == b"{":
+            failure = Held(not_a_stream(head, decoder, exchange.status, exchange.headers))
+        raise failure.take()
+    return reader, head
+
+
+async def _read_first_bytes(exchange: Exchange, decoder: msgspec.json.Decoder[Any], limits: Limits) -> bytes:
+    """Reads the first bytes of a stream; raises if neither they nor the content type indicate an event stream."""
+    data = await exchange.read()
+    if data.startswith(_STREAM_PREFIXES):  # fast path
+        return data
+    content_type = exchange.headers.get("content-type", "")
+    types = {part.partition(";")[0].strip().lower() for part in content_type.split(",")}  # may be repeated
+    if types & _STREAM_TYPES:
+        return data
+    begun, start = bytearray(data), data.lstrip(_BOM_AND_NEWLINES)
+    while data and _may_become_stream(start):
+        data = await exchange.read()
+        begun += data
+        start = (start + data).lstrip(_BOM_AND_NEWLINES)
+        if len(begun) > limits.event:
+            raise ResponseDecodeError(
+                f"the data before the first event is larger than the limit of {limits.event} bytes (Limits.event)"
+            )
+    data = bytes(begun)
+    if start.startswith(_STREAM_PREFIXES):
+        return data
+    body = data and await exchange.read_some(limits.reply if start.startswith(b"{") else limits.error, data)
+    raise not_a_stream(body, decoder, exchange.status, exchange.headers)
+
+
+def _may_become_stream(start: bytes) -> bool:
+    """Whether more bytes are needed to tell if this is the start of a stream."""
+    return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
+
+
+def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
+    """Appends bytes to the head of a stream; returns None once it exceeds the limit."""
+    if head is None or len(head) + len(data) > limit:
+        return None
+    if not isinstance(head, bytearray):
+        head = bytearray(head)
+    head += data
+    return head
