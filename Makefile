@@ -113,6 +113,9 @@ wheel: dist $(WHEEL_VENV)/.ready
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -c 'import friendli_async as f, sys; \
 		sys.exit(f"not the wheel: {f.__file__}" if not f.__file__.startswith(sys.prefix) else 0)'
 	cd $(WHEEL_VENV) && PATH="$$PWD/bin:$$PATH" $(CURDIR)/$(BIN)/pyright --verifytypes friendli_async --ignoreexternal
+	@mkdir -p build/imports && echo '{}' >build/imports/pyrightconfig.json
+	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python .ci/public-imports >build/imports/imports.py
+	cd build/imports && $(CURDIR)/$(BIN)/pyright --pythonpath $(CURDIR)/$(WHEEL_VENV)/bin/python
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/pytest -q -p no:cacheprovider $(WHEEL_TESTS)
 
 # BENCH="--only capacity,paced", BENCH=--quick, BENCH=--profile; make bench BENCH=--help lists the rest.
