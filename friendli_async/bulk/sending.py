@@ -45,8 +45,9 @@ class RowSender(Generic[Row, R]):
     """
 
     def __init__(self, call: Callable[[Row], Awaitable[R]], gate: Gate) -> None:
-        self.refused = self.tokens = 0
-        self.closed = False
+        self.refused: int = 0
+        self.tokens: int = 0
+        self.closed: bool = False
         self._call = call
         self._gate = gate
         self._stopped = False
