@@ -3,7 +3,10 @@
 
 SHELL := /bin/sh
 .SUFFIXES:
+# Two names on one command line are made one after the other; SIDE_BY_SIDE says what may run beside what.
+ifndef INDEPENDENT
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -15,13 +18,20 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell .ci/find-python)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 SUBMAKE = $(MAKE) --no-print-directory --silent
-# Two workers: what the tests wait for is mostly sockets, and two cores are the least that CI gives.
+# Two at a time: two cores are the least that CI gives. A make older than 4 mixes their outputs.
 WORKERS ?= 2
+SIDE_BY_SIDE = $(MAKE) --no-print-directory -j $(WORKERS) INDEPENDENT=1 \
+	$(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# Each half of the tests in one process of pytest: reporting to another process takes a third of a short test's time.
+PROGRAM_TESTS = $(shell grep -lE 'import subprocess|support\.(asgi_servers|engine|terminal)' tests/test_*.py)
+OTHER_TESTS = $(filter-out $(PROGRAM_TESTS),$(wildcard tests/test_*.py))
+COMPAT := compat-newest compat-lowest compat-aiohttp-3.13 compat-uvloop compat-parser
 WHEEL_VENV := $(VENV)-wheel
 # Of what only a wheel can lack: a module, the schemas, the program of the engine's process.
 WHEEL_TESTS := tests/test_package.py tests/test_demo.py::test_real_engine_answers_on_the_page
 
-.PHONY: help demo test test-ray bench docs lint format unit coverage compat dist wheel clean
+.PHONY: help demo test test-ray bench docs lint style mypy pyright format unit unit-programs unit-others coverage \
+	compat compat-environments $(COMPAT) dist wheel clean
 
 help:
 	@echo 'make demo    watch a real model stream through the client'
@@ -39,33 +49,44 @@ demo: $(VENV)/.base
 		echo 'The engine (a prebuilt llama.cpp) cannot be installed here: the demo goes on without it.'
 	@$(BIN)/python -m friendli_async.demo.__main__ $(DEMO)
 
-# Style and types, and the wheel, each leave one core idle for long: side by side they take no longer than one of them.
+# The long ones first, so that all end together.
 test: $(VENV)/.dev
-	@mkdir -p build
-	@$(MAKE) --no-print-directory wheel >build/wheel.txt 2>&1 & \
-		$(MAKE) --no-print-directory lint; lint=$$?; \
-		wait $$!; wheel=$$?; cat build/wheel.txt; exit $$((lint + wheel))
-	@$(MAKE) --no-print-directory unit compat
+	@echo 'The output of each check is printed when it is done.'
+	@$(SIDE_BY_SIDE) mypy pyright style wheel unit-programs unit-others $(COMPAT)
 
 # On a local Ray cluster, which takes 500 MB and half a minute: in a .venv of its own, and not in `make test`.
 test-ray: $(VENV)-ray/.ready
 	$(VENV)-ray/bin/pytest -q -p no:cacheprovider -o faulthandler_timeout=600 tests/test_ray.py
 
-# The two type checkers side by side: each uses one core, and prints one line when all is well.
 lint: $(VENV)/.dev
+	@$(SIDE_BY_SIDE) style mypy pyright
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p build
-	$(BIN)/mypy >build/mypy.txt & \
-		$(BIN)/pyright --pythonpath $(BIN)/python; pyright=$$?; \
-		wait $$!; mypy=$$?; cat build/mypy.txt; exit $$((pyright + mypy))
+
+mypy: $(VENV)/.dev
+	$(BIN)/mypy
+
+pyright: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -q -n $(WORKERS)
+	@echo 'The output of each half is printed when it is done.'
+	@$(SIDE_BY_SIDE) unit-programs unit-others
+
+# One of these tests shares mypy's cache, which two at a time would discard.
+unit-programs: $(VENV)/.dev $(filter mypy,$(MAKECMDGOALS))
+	@echo 'Tests that start programs'
+	@$(BIN)/pytest -q $(PROGRAM_TESTS)
+
+unit-others: $(VENV)/.dev
+	@echo 'All other tests'
+	@$(BIN)/pytest -q $(OTHER_TESTS)
 
 # Apart from `test`, whose time it would grow by half.
 coverage: $(VENV)/.dev
@@ -73,7 +94,13 @@ coverage: $(VENV)/.dev
 
 # What an interpreter or a library can change, on the versions that users have.
 compat: $(VENV)/.dev
-	@.ci/compat $(BIN)/python $(WORKERS)
+	@$(SIDE_BY_SIDE) $(COMPAT)
+
+compat-environments: $(VENV)/.dev
+	@.ci/compat $(BIN)/python environments
+
+$(COMPAT): compat-environments
+	@.ci/compat $(BIN)/python $(@:compat-%=%)
 
 dist: $(VENV)/.dev
 	rm -rf dist
@@ -86,7 +113,10 @@ wheel: dist $(WHEEL_VENV)/.ready
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -c 'import friendli_async as f, sys; \
 		sys.exit(f"not the wheel: {f.__file__}" if not f.__file__.startswith(sys.prefix) else 0)'
 	cd $(WHEEL_VENV) && PATH="$$PWD/bin:$$PATH" $(CURDIR)/$(BIN)/pyright --verifytypes friendli_async --ignoreexternal
-	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/pytest -q -n $(WORKERS) -p no:cacheprovider $(WHEEL_TESTS)
+	@mkdir -p build/imports && echo '{}' >build/imports/pyrightconfig.json
+	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python .ci/public-imports >build/imports/imports.py
+	cd build/imports && $(CURDIR)/$(BIN)/pyright --pythonpath $(CURDIR)/$(WHEEL_VENV)/bin/python
+	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/pytest -q -p no:cacheprovider $(WHEEL_TESTS)
 
 # BENCH="--only capacity,paced", BENCH=--quick, BENCH=--profile; make bench BENCH=--help lists the rest.
 bench: $(VENV)/.bench
@@ -145,7 +175,7 @@ $(VENV)-ray/.ready: pyproject.toml
 	@touch $@
 
 # Made once; each run of `wheel` puts the new wheel into it, without the rest.
-$(WHEEL_VENV)/.ready: pyproject.toml $(VENV)/.dev
+$(WHEEL_VENV)/.ready: pyproject.toml $(VENV)/.dev | dist
 	@echo 'Setting up $(WHEEL_VENV), where the wheel is tried'
 	@$(BIN)/python -m venv --clear $(WHEEL_VENV)
 	@wheel=$$(echo dist/*.whl); \

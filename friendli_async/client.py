@@ -40,7 +40,7 @@ from friendli_async.tokens import ContainerTokens, Tokens
 if TYPE_CHECKING:
     import ssl as ssl_module
 
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
     from friendli_async._core.net.transport import Session
     from friendli_async._core.runtime import Runtime
 
@@ -215,7 +215,7 @@ class AsyncFriendli(Hinted):
         self._build(_create_runtime(max_connections, proxy, ssl, session), settings, owner=True)
 
     def _build(self, runtime: Runtime, settings: Settings, *, owner: bool) -> None:
-        from friendli_async._core.call import Engine
+        from friendli_async._core.engine import Engine
 
         self._runtime = runtime
         self._settings = settings
@@ -270,6 +270,9 @@ class AsyncFriendli(Hinted):
     async def drain(self, timeout: float | None = None) -> int:
         """Shuts down gracefully, with all copies: new calls raise ConfigurationError, those in flight may finish.
 
+        A run of tools that has begun (``chat.run``) may finish, too: its next turns, and the calls that its tools make,
+        are not new calls. Once ``timeout`` has passed, they are.
+
         Args:
             timeout: Seconds to wait; calls and streams still open then are aborted, as by ``aclose()``. None is no
                 limit.
@@ -283,7 +286,8 @@ class AsyncFriendli(Hinted):
         """Opens connections, and leaves them in the pool of this event loop. Nothing is sent over them.
 
         Args:
-            n: Number of connections, in addition to those that are idle in the pool.
+            n: Number of connections, in addition to those that are idle in the pool; fewer if ``max_connections`` would
+                be exceeded, counting those in use and idle ones to any server.
             deployment: The deployment to connect to.
 
         Raises:

@@ -331,7 +331,7 @@ def partial_of(reply: Any) -> Partial:
 
 @document_fields
 class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
-    """Connection counts of one event loop."""
+    """Connection and call counts of one event loop."""
 
     in_use: int = 0
     """Connection slots in use, including by calls that are connecting."""
@@ -341,14 +341,14 @@ class LoopGauges(msgspec.Struct, frozen=True, kw_only=True):
     """Calls that wait for a connection slot."""
     open_streams: int = 0
     """Streams whose connection is in use."""
+    calls_in_flight: int = 0
+    """Calls in flight, including those that wait for their next attempt, but without open streams."""
 
 
 @document_fields
 class Gauges(LoopGauges, frozen=True, kw_only=True):
     """Connection and call counts of a client, summed over its event loops."""
 
-    calls_in_flight: int = 0
-    """Calls in flight, including those that wait for their next attempt, but without open streams."""
     held: int = 0
     """Calls in flight that a rate-limit hold pauses."""
     max_connections: int = 0

@@ -31,6 +31,7 @@ class Server:
     speed: Callable[[float], float] = lambda at: 2000.0
     max_in_flight: Callable[[float], float] = lambda at: math.inf
     per_minute: float | None = None
+    tokens: float = TOKENS
 
 
 @dataclass
@@ -69,7 +70,7 @@ def simulate(server: Server, limit: Adaptive | int, seed: int = 0) -> Simulation
                 adaptive.release()
                 continue
             bucket -= 1
-            tokens = max(5, int(rng.lognormvariate(math.log(TOKENS) - 0.5, 1.0)))
+            tokens = max(5, int(rng.lognormvariate(math.log(server.tokens) - 0.5, 1.0)))
             heapq.heappush(in_flight, (worked + tokens + PREFILL, result.sent, now, tokens))
         rate = min(FASTEST, server.speed(now) / max(1, len(in_flight)))
         step = min(0.25, (in_flight[0][0] - worked) / rate if in_flight else 0.25)
@@ -110,6 +111,17 @@ def test_throughput_is_near_best_fixed_limit_with_few_rejections(server: Server)
         found = simulate(server, Adaptive(), seed)
         assert found.rate() >= 0.8 * best
         assert found.rejected_share < 0.01
+
+
+@pytest.mark.parametrize("tokens", [8.0, TOKENS], ids=["short calls", "long calls"])
+@pytest.mark.parametrize("most", [1, 2, 8, 32])
+def test_few_calls_are_rejected_by_a_hard_limit_of_any_size(most: int, tokens: float) -> None:
+    server = Server(speed=lambda at: 3200.0, max_in_flight=lambda at: most, tokens=tokens)
+    best = simulate(server, most).rate()
+    for seed in SEEDS:
+        found = simulate(server, Adaptive(), seed)
+        assert found.rate() >= 0.9 * best
+        assert found.rejected < 3 + 0.01 * found.sent  # the first ones find the limit
 
 
 @pytest.mark.parametrize(

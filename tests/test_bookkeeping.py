@@ -10,7 +10,7 @@ import pytest
 from support.whole_replies import MISSING, REPLIES, STREAMS, Path, Streamed, Whole, metadata_paths, with_value
 
 from friendli_async import ResponseDecodeError
-from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.replies import Headers
 

@@ -21,6 +21,7 @@ from friendli_async import (
     Attempt,
     ChatCompletion,
     ConfigurationError,
+    FriendliError,
     Meta,
     Partial,
     RateLimitError,
@@ -436,15 +437,33 @@ async def test_exception_from_rows_is_raised_after_preceding_outcomes() -> None:
     assert library_tasks() == []
 
 
-async def test_cancellation_raised_by_a_call_is_not_an_outcome() -> None:
-    async def cancelled(row: int) -> int:
+async def test_cancellation_raised_by_a_call_that_nobody_cancelled_is_the_error_of_its_row(tmp_path: Path) -> None:
+    shared = asyncio.create_task(asyncio.Event().wait())
+
+    async def call(row: int) -> int:
         if row == 3:
-            raise asyncio.CancelledError
+            shared.cancel()
+            await shared
+        return await double(row)
+
+    outcomes = await collect(run_all(range(10), call, concurrency=2, ordered=True, checkpoint=tmp_path / "done"))
+    assert [outcome.reply for outcome in outcomes] == [None if row == 3 else 2 * row for row in range(10)]
+    error = outcomes[3].error
+    assert isinstance(error, FriendliError)
+    assert isinstance(error.__cause__, asyncio.CancelledError)
+    resumed = await collect(run_all(range(10), double, checkpoint=tmp_path / "done"))
+    assert [outcome.key for outcome in resumed if not outcome.resumed] == [3]
+
+
+async def test_call_that_is_cancelled_by_others_ends_the_run() -> None:
+    async def call(row: int) -> int:
+        if row == 3:
+            current_task().cancel()
         return await double(row)
 
     seen: list[Outcome[Any, Any]] = []
     with pytest.raises(asyncio.CancelledError):
-        await read_into(seen, run_all(range(100), cancelled, concurrency=2))
+        await read_into(seen, run_all(range(100), call, concurrency=2))
     assert 3 not in {outcome.key for outcome in seen}
     assert len(seen) < 10
     assert library_tasks() == []
@@ -542,9 +561,9 @@ async def test_base_exception_of_a_reply_being_recorded_does_not_lose_the_reply(
 
 async def test_ordered_outcomes_behind_a_cancelled_call_are_delivered_before_the_cancellation() -> None:
     async def call(row: int) -> int:
-        await asyncio.sleep(0)
         if row == 1:
-            raise asyncio.CancelledError
+            current_task().cancel()
+        await asyncio.sleep(0)
         return row
 
     seen: list[Outcome[Any, Any]] = []
@@ -747,7 +766,7 @@ def test_progress_is_available_in_other_threads_and_after_the_event_loop() -> No
 async def test_tokens_attempts_and_rejections_are_counted(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("friendli_async.bulk.run._MAX_RESENDS", 0)
+    monkeypatch.setattr("friendli_async.bulk.sending._MAX_RESENDS", 0)
     limited = status(429, retry_after=0)
     server.enqueue(
         limited, status(503, retry_after=0), text("Hel", "lo"), status(400), text("one"), limited, limited, limited

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import random
 import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.sockets import client_of, complete, open_stream
-from support.virtual import now, run_in_virtual_time
+from support.virtual import FakeExchange, FakeTransport, now, response, run_in_virtual_time
 
 from friendli_async import (
     Attempt,
@@ -24,7 +25,13 @@ from friendli_async import (
     RateLimitError,
     RetryPolicy,
 )
+from friendli_async._core.body.arguments import Arguments
+from friendli_async._core.engine import Engine
+from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.observers import AttemptStarted
+from friendli_async._core.protocol import Deployment, Operation
+from friendli_async._core.runtime import Runtime
+from friendli_async._core.settings import Settings
 from friendli_async.bulk import Adaptive, Outcome, Run, run_all
 from friendli_async.replies import Headers, Timing
 from friendli_async.testing import FriendliServer, error_data, script, status, text
@@ -188,6 +195,40 @@ async def test_rate_limit_without_a_retry_after_fails_no_row_and_each_rejection_
     assert adaptive.limit <= 16
 
 
+class CappedTransport(FakeTransport):
+    """Rejects requests above a number of calls in flight."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        super().__init__()
+        self.rejections: list[bool] = []
+        self._most = most
+        self._seconds = seconds
+        self._rng = random.Random(0)
+
+    async def send(self, request: Any, dial: DialContext) -> FakeExchange:
+        is_rejected = self.in_use >= self._most
+        self.rejections.append(is_rejected)
+        after = self._seconds * self._rng.uniform(0.5, 1.5)
+        self._answers.append(response(b"{}", status=429) if is_rejected else response(b"{}", after=after))
+        return await super().send(request, dial)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 2.0])
+@pytest.mark.parametrize("most", [1, 2, 8])
+@in_virtual_time
+async def test_few_calls_are_rejected_once_the_hard_limit_of_the_server_is_found(most: int, seconds: float) -> None:
+    random.seed(0)  # the backoff of the calls and the rows
+    transport = CappedTransport(most, seconds)
+    engine = Engine(Runtime(transport, 1000), Settings.from_options({"token": "t"}), Deployment("/serverless"))
+    operation: Operation[Any] = Operation(name="x.y", method="POST", path="/x", reply=Any)
+    run = run_all(range(1200), lambda row: engine.call(operation, Arguments(b"{}")))
+    outcomes = await collect(run)
+    assert all(outcome.reply == {} for outcome in outcomes.values())
+    assert run.progress.refused == sum(transport.rejections)
+    assert sum(transport.rejections[-1000:]) <= 10
+    assert run.progress.limit <= most + 1
+
+
 @pytest.mark.parametrize(
     ("waits", "sends"), [([3600.0], 2), ([3601.0], 1), ([1800.0, 1800.0], 3), ([1800.0, 1801.0], 2)]
 )
@@ -197,6 +238,17 @@ async def test_waits_of_a_row_are_limited_to_an_hour(waits: list[float], sends: 
     outcomes = await collect(run_all([0], call))
     assert len(call.started_at[0]) == sends
     assert (outcomes[0].error is None) is (sends == len(waits) + 1)
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("options", [{}, {"meta": NOT_SENT}, {"meta": IN_STREAM}], ids=["", "not sent", "in a stream"])
+@in_virtual_time
+async def test_run_pauses_for_at_most_an_hour(options: dict[str, Any], adaptive: bool) -> None:
+    call = Calls(_0=[limited(90_000.0, **options)], _1=[limited(90_000.0, **options)])
+    outcomes = await collect(run_all([0, 1], call, concurrency=Adaptive(start=1) if adaptive else 1))
+    assert [type(outcome.error) for outcome in outcomes.values()] == [RateLimitError, RateLimitError]
+    assert call.started_at == {0: [0.0], 1: [3601.0]}
+    assert now() <= 7202.0  # also after the last row
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.call import Call, Engine, Recovery
+from friendli_async._core.call import Call, Recovery
+from friendli_async._core.engine import Engine
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.runtime import Runtime

@@ -46,7 +46,7 @@ from friendli_async import (
     UnprocessableEntityError,
     Usage,
 )
-from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.status_errors import status_error
 from friendli_async.errors import status_class
 from friendli_async.replies import FunctionCall, Headers

@@ -19,7 +19,7 @@ from friendli_async import (
     RateLimitError,
     ResponseDecodeError,
 )
-from friendli_async._core.events.decoding import decode_reply
+from friendli_async._core.events.plain_reply import decode_reply
 from friendli_async._core.events.reader import EventReader
 from friendli_async.billing import CostPage
 from friendli_async.replies import Headers

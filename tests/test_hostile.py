@@ -233,7 +233,7 @@ async def test_gzip_members_are_concatenated_at_any_split(size: int) -> None:
 def _certificate(folder: Path, *, name: str, days: str) -> ssl.SSLContext:
     """Returns a server TLS context with a self-signed certificate for a name."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-keyout", str(key), "-out", str(certificate)]
     command += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", days]
     subprocess.run(command, check=True, capture_output=True)
@@ -317,9 +317,8 @@ def _expired(folder: Path) -> ssl.SSLContext:
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
 
-    openssl(
-        "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "r.csr", "-subj", "/CN=localhost"
-    )
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem")
+    openssl("req", "-new", *key, "-out", "r.csr", "-subj", "/CN=localhost")
     files = ("-config", "ca.cnf", "-selfsign", "-keyfile", "key.pem", "-in", "r.csr", "-out", "certificate.pem")
     dates = ("-startdate", "20200101000000Z", "-enddate", "20200201000000Z")
     openssl("ca", "-batch", *files, "-notext", *dates)

@@ -271,7 +271,7 @@ ENDINGS: list[Ending] = [
 ]
 
 
-@pytest.mark.parametrize("observers", ["unobserved", "observed"], indirect=True)
+@pytest.mark.parametrize("observers", ["alone", "observed"], indirect=True)
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
 @pytest.mark.parametrize("history", HISTORIES)
 async def test_ended_stream_is_released_after_any_attempts(

@@ -33,7 +33,7 @@ from friendli_async import (
 )
 from friendli_async._core import retry
 from friendli_async._core.body.arguments import Arguments
-from friendli_async._core.call import Engine
+from friendli_async._core.engine import Engine
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.pacing import Hold, LimitScope, Pace
 from friendli_async._core.protocol import Deployment, Operation

@@ -616,7 +616,8 @@ def _tls_of(client: f.AsyncFriendli) -> object:
 
 
 def _own_certificate(folder: Path) -> bytes:
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=own", "-outform", "DER"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", "/CN=own", "-outform", "DER"]
     certificate = folder / "own.der"
     subprocess.run(
         [*command, "-keyout", str(folder / "key"), "-out", str(certificate)], check=True, capture_output=True

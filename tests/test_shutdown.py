@@ -95,6 +95,7 @@ async def test_call_waiting_for_a_retry_is_in_flight_without_a_connection(server
         await wait_until(lambda: client.gauges().in_use == 0)
         gauges = client.gauges()
         assert (counts(gauges), gauges.calls_in_flight) == ((0, 1, 0, 0), 1)
+        assert gauges.loops == (LoopGauges(idle=1, calls_in_flight=1),)
         await cancel_all(task)
         assert client.gauges().calls_in_flight == 0
 
@@ -188,12 +189,13 @@ def test_drain_does_not_wait_for_calls_of_a_closed_event_loop(seconds: float) ->
         call = PendingCall()
         runtime = Runtime(FakeTransport(), 10)
         runtime.begin(call)
+        assert runtime.gauges().loops == (LoopGauges(), LoopGauges(calls_in_flight=1))  # one has no pool
         assert runtime.gauges().calls_in_flight == 1
         asyncio.get_running_loop().call_later(seconds, call.loop.close)
         if not seconds:
             call.loop.close()
         assert await runtime.drain(None) == 0
-        assert runtime.gauges().calls_in_flight == 0
+        assert runtime.gauges() == Gauges(max_connections=10, loops=(LoopGauges(),))
         return now()
 
     assert seconds <= run_in_virtual_time(main()) <= seconds + 0.1
@@ -356,6 +358,20 @@ async def test_warm_up_sends_nothing_and_later_calls_use_its_connections() -> No
         await wait_until(lambda: server.connections == 5)
         assert client.gauges().idle == 5
         assert (await complete(client)).meta.timing.connecting < 1
+
+
+async def test_warm_ups_never_open_more_than_max_connections_in_all(server: FriendliServer) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=4) as client:
+        await client.warm_up(2)
+        async with open_stream(client):
+            await client.warm_up(2)
+            assert counts(client.gauges()) == (1, 3, 0, 1)
+            await asyncio.gather(client.warm_up(4), client.warm_up(1))
+            assert counts(client.gauges()) == (1, 3, 0, 1)
+        await asyncio.gather(client.warm_up(3), client.warm_up(3))
+        assert counts(client.gauges()) == (0, 4, 0, 0)
+        await server.wait_for_connections(4)
 
 
 async def test_warm_connection_is_reported_as_reused(server: FriendliServer) -> None:

@@ -6,8 +6,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.clock import run_loop_iterations
-from support.sockets import TOKEN, assert_no_leaks, client_of, delta, open_stream, read, slots_in_use, with_timeout
+from support.clock import run_loop_iterations, wait_until
+from support.sockets import (
+    TOKEN,
+    assert_no_leaks,
+    client_of,
+    delta,
+    open_stream,
+    read,
+    slots_in_use,
+    sse,
+    with_timeout,
+)
 from support.streams import KINDS, AnyStream, Kind
 
 from friendli_async import (
@@ -19,6 +29,7 @@ from friendli_async import (
     StreamInterruptedError,
 )
 from friendli_async._core.events.reader import EventReader
+from friendli_async._core.net.exchange import AiohttpExchange
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
 from friendli_async.replies import Headers
@@ -346,6 +357,26 @@ async def test_predicate_that_matches_the_final_event_leaves_the_outcome_done(
     stream = kind.open(client).stop_when(event=lambda event: type(event).__name__ == "MessageStop")
     assert (await stream.result()).text == "Hello there"
     assert stream.outcome == "done"
+
+
+@pytest.mark.parametrize("writes", ["one", "one each"])
+async def test_result_of_a_stopped_stream_has_what_arrived_but_was_not_read(
+    server: FriendliServer, client: AsyncFriendli, writes: str
+) -> None:
+    counts = {"prompt_tokens": 1, "completion_tokens": 2}
+    events = [delta("a"), delta("b"), sse({"choices": [], "usage": counts})]
+    server.enqueue(script(*map(raw, [b"".join(events)] if writes == "one" else events), stall()))
+    stream = open_stream(client)
+    assert (await anext(stream)).text == "a"
+    assert stream._open is not None
+    exchange = stream._open.exchange
+    assert isinstance(exchange, AiohttpExchange)
+    await wait_until(lambda: exchange.content.total_bytes == len(b"".join(events)))
+    await stream.stop()
+    result = await stream.result()
+    assert (stream.outcome, result.text) == ("stopped", "ab")
+    assert result.usage is not None
+    assert result.usage.completion_tokens == 2
 
 
 def stream_failing_at(

@@ -18,6 +18,8 @@ import msgspec
 import pydantic
 import pytest
 from anyio import to_thread
+from support.clock import run_loop_iterations
+from support.sockets import completion, with_timeout
 
 from friendli_async import (
     AsyncFriendli,
@@ -39,6 +41,7 @@ from friendli_async.testing import (
     finish,
     gate,
     json_body,
+    raw,
     script,
     stall,
     status,
@@ -375,6 +378,19 @@ async def test_exhausted_reasks_report_total_usage(client: AsyncFriendli, server
     assert failed.value.partial is not None
     assert failed.value.partial.usage is not None
     assert failed.value.partial.usage.total_tokens == 13
+
+
+async def test_drain_lets_an_invalid_answer_be_sent_back(client: AsyncFriendli, server: FriendliServer) -> None:
+    released = asyncio.Event()
+    headers = {"Content-Type": "application/json"}
+    server.enqueue(script(gate(released), raw(completion("no")), headers=headers), text(INVOICE))
+    parsing = asyncio.ensure_future(client.serverless.chat.parse(Invoice, model="m", messages=ASK, reask=1))
+    await server.wait_for_requests()
+    drain = asyncio.ensure_future(client.drain())
+    await run_loop_iterations()
+    released.set()
+    assert (await with_timeout(parsing)).asked == 2
+    assert await with_timeout(drain) == 0
 
 
 async def test_responses_are_reasked(client: AsyncFriendli, server: FriendliServer) -> None:

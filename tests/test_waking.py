@@ -1,9 +1,10 @@
 """Calls to a sleeping endpoint: the error names its state, or `wake=True` wakes it, waits and retries."""
 
+import asyncio
 from typing import Any, Final
 
 import pytest
-from support.sockets import FAST_RETRY, client_of
+from support.sockets import FAST_RETRY, client_of, completion
 from support.virtual import Answer, FakeTransport, now, response, run_in_virtual_time
 
 from friendli_async import (
@@ -112,6 +113,20 @@ def test_timeout_during_the_wait_reports_the_wait_and_that_nothing_was_accepted(
     run_in_virtual_time(main())
 
 
+def test_drain_lets_a_call_wake_its_endpoint() -> None:
+    async def main() -> None:
+        answers = [response(status=503, after=1.0), response(SLEEPING), response(AWAKING), response(RUNNING)]
+        runtime = Runtime(FakeTransport(*answers, response(completion())), 10)
+        client = client_of("http://nowhere")
+        client._build(runtime, Settings.from_options({"token": "t", "wake": True}), owner=True)
+        calling = asyncio.ensure_future(client.dedicated.chat.complete(**REQUEST))
+        await asyncio.sleep(0.5)
+        assert await client.drain() == 0
+        assert len((await calling).meta.attempts) == 2
+
+    run_in_virtual_time(main())
+
+
 def call_sleeping_endpoint(*answers: Answer) -> tuple[type[BaseException], str, float]:
     """Calls a sleeping endpoint without a timeout, in virtual time: the error, its message, and the seconds passed."""
 
@@ -129,6 +144,7 @@ def call_sleeping_endpoint(*answers: Answer) -> tuple[type[BaseException], str, 
 
 SLEEPING: Final = b'{"status": "SLEEPING"}'
 AWAKING: Final = b'{"status": "AWAKING"}'
+RUNNING: Final = b'{"status": "RUNNING"}'
 
 
 def test_wait_gives_up_if_endpoint_falls_asleep_again() -> None:

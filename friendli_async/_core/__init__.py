@@ -12,7 +12,7 @@ The path of a request
 1. A method of an API (``chat.resource.Chat.complete``) checks and encodes its arguments: ``body.arguments``
    (``Parameters.encode``; ``take`` for a form, and ``ForeignArguments`` for a URL outside of the API) returns
    ``Arguments``. Invalid arguments raise ``TypeError`` or ``ValueError`` here, before any I/O.
-2. ``call.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
+2. ``engine.Engine.call`` creates a ``call.Call`` from the operation and the arguments. For an ``EventStream``,
    ``Engine.opening`` returns a ``StreamOpening``, whose call runs when the stream is first used.
 3. ``call.Call.run`` is the retry loop: build, attempt, evaluate, wait. Each attempt runs inside
    ``net.clock.CallClock``. Before the first one, the call waits for a rate-limit hold of ``pacing.Pace``, or fails.
@@ -26,8 +26,8 @@ The path of a request
       somebody observes it ("Private parts of aiohttp" below); the rest goes through the session.
    c. A status outside 200 to 299 becomes an error in ``status_errors.status_error``, from the body as parsed by
       ``error_text``. Otherwise ``Call.read_reply``, ``read_into`` or ``read_first_event`` (``events.opening``) reads
-      the reply. A plain one is decoded there by ``events.decoding.decode_reply``, which also detects an error sent with
-      a success status. So a reply that cannot be decoded is a failed attempt.
+      the reply. A plain one is decoded there by ``events.plain_reply.decode_reply``, which also detects an error sent
+      with a success status. So a reply that cannot be decoded is a failed attempt.
    d. Evaluate: after a failed attempt, these are asked in this order.
 
       1. ``Call._try_recovery``, if the deployment has a recovery, for an ``APIStatusError``, until it has succeeded

@@ -78,6 +78,8 @@ _FAILURE_WORDS: Final = frozenset({"err", "fail", "failed", "failure", "fatal", 
 _SUCCESS_WORDS: Final = frozenset({"ok", "success", "successful", "succeeded", "true", "deleted", "done", "completed"})
 # The fields in which a gateway may wrap an upstream reply; a message alone in it may belong to a successful reply.
 _ENVELOPE_FIELDS: Final = frozenset({"response", "result", "data", "body", "payload", "status", "baseresp"})
+_SUCCESS_FIELDS: Final = frozenset({"success", "ok"})
+_TELLING_FIELDS: Final = frozenset({"error", *_NUMERIC_FIELDS, *_FLAG_FIELDS, *_SUCCESS_FIELDS, *_ENVELOPE_FIELDS})
 
 
 @lru_cache(maxsize=1024)  # the fields of an API's events are the same in every stream
@@ -161,7 +163,7 @@ def _first_item(value: object) -> object:
 def _is_failure_flag(name: str, value: object) -> bool:
     """Whether a field is like ``"success": false``, ``"type": "error"``, ``"status": "failed"``, ``"status": 500``."""
     plain = normalize_name(name)
-    if plain in {"success", "ok"}:
+    if plain in _SUCCESS_FIELDS:
         return value is False or (isinstance(value, str) and value.lower() == "false")
     if plain in {"status", "state"} and isinstance(value, str) and value.isupper():
         return False  # the state of a resource, which the caller asked for
@@ -182,12 +184,20 @@ def _is_failed_choice(choice: object) -> bool:
 
 def shows_error(fields: Fields) -> bool:
     """Whether a JSON object has an error message, failure flag, error status or ``"error": {}``, or wraps an error."""
+    fields = {name: value for name, value in fields.items() if _may_show_error(name)}
     for name, value in fields.items():
         if _is_message_field(name, value) or _is_failure_flag(name, value):
             return True
         if normalize_name(name) in _NUMERIC_FIELDS and _is_error_status(value):
             return True
     return fields.get("error") == {} or wraps_error(fields)
+
+
+@lru_cache(maxsize=1024)  # the last event of most streams, their usage, is searched for an error
+def _may_show_error(name: str) -> bool:
+    """Whether any value of a field can mean an error."""
+    plain = normalize_name(name)
+    return plain in _TELLING_FIELDS or _is_message_name(plain)
 
 
 def shows_error_beside(fields: Fields, own: Collection[str] = ()) -> bool:

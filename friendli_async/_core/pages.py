@@ -13,7 +13,7 @@ from friendli_async.errors import ArgumentError, ResponseDecodeError
 from friendli_async.replies import Reply
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 __all__ = ["ItemIterator", "Listing", "PageIterator", "Pages"]
 

@@ -8,7 +8,7 @@ from friendli_async._core.protocol import Operation
 from friendli_async._hints import Hinted
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 T = TypeVar("T")
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
+
+from msgspec import structs
 
 from friendli_async._core.loops import call_in_loop
 from friendli_async._core.pacing import Pace
@@ -19,6 +24,42 @@ if TYPE_CHECKING:
 
 # drain() polls: calls end in any loop of any thread, and those of a closed loop end unnoticed.
 _POLL_SECONDS: Final = 0.05
+_NO_CONNECTIONS: Final = LoopGauges()
+
+
+class Work:
+    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._ended = False
+        self._open: list[set[Work]] = []  # the ``works`` of its clients
+
+    def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
+        """Makes it open work of a client, one of whose calls has begun in it."""
+        if not self._ended and self not in works:
+            self.loop = loop
+            self._open.append(works)
+            works.add(self)
+
+    def close(self) -> None:
+        """Ends the work: no more calls of it will begin."""
+        self._ended = True
+        for works in self._open:
+            works.discard(self)
+
+    @contextmanager
+    def making_calls(self) -> Generator[None, None, None]:
+        """Makes the calls that begin in this context part of the work, unless they already are part of another."""
+        token = _current_work.set(_current_work.get() or self)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # if its loop was closed, it ends in another context
+                _current_work.reset(token)
+
+
+_current_work: Final[ContextVar[Work | None]] = ContextVar("friendli_async_work", default=None)
 
 
 class InFlightCall(Protocol):
@@ -42,6 +83,7 @@ class Runtime:
 
     Attributes:
         calls: Calls in flight, including those that wait for their next attempt.
+        works: Work of more than one call, from its first call on.
         pace: Rate-limit holds and the retry budget.
     """
 
@@ -49,6 +91,7 @@ class Runtime:
         self.transport = transport
         self.max_connections = max_connections
         self.calls: set[InFlightCall] = set()
+        self.works: set[Work] = set()
         self.pace: Pace = Pace()
         self._draining = False
         _runtimes.add(self)
@@ -67,12 +110,22 @@ class Runtime:
         except ConfigurationError:
             self.end(call)
             raise
+        if (work := _current_work.get()) is not None:
+            work.begin(self.works, call.loop)
+
+    @contextmanager
+    def as_one_call(self, begun_in: asyncio.AbstractEventLoop | None = None) -> Generator[None, None, None]:
+        """Makes the calls that begin in this context one piece of work, of a call that has begun if a loop is given."""
+        with closing(Work()) as work, work.making_calls():
+            if begun_in is not None:
+                work.begin(self.works, begun_in)
+            yield
 
     def check(self) -> None:
         """Raises ConfigurationError if no new call may start."""
         if self.transport.closed:
             raise ConfigurationError("the client is closed", draining=True)
-        if self._draining:
+        if self._draining and _current_work.get() not in self.works:
             raise ConfigurationError("draining: the client is being shut down and makes no new calls", draining=True)
 
     def end(self, call: InFlightCall) -> None:
@@ -85,18 +138,24 @@ class Runtime:
         return len(self.calls)
 
     def _work_in_flight(self) -> int:
-        return self._calls_in_flight() + sum(loop.in_use + loop.waiting for loop in self.transport.gauges())
+        works = sum(work.loop is None or not work.loop.is_closed() for work in tuple(self.works))
+        connections = sum(loop.in_use + loop.waiting for loop in self.transport.gauges().values())
+        return works + self._calls_in_flight() + connections
 
     # --- gauges --------------------------------------------------------------------------------------------------
 
     def gauges(self) -> Gauges:
         """Returns the current state of the calls and the pool."""
-        loops = tuple(self.transport.gauges())
+        calls = [call for call in tuple(self.calls) if not call.loop.is_closed()]
+        counts, pools = Counter(call.loop for call in calls), self.transport.gauges()
+        loops = tuple(
+            structs.replace(pools.get(loop, _NO_CONNECTIONS), calls_in_flight=counts[loop])
+            for loop in {**pools, **counts}
+        )
         sums = {name: sum(getattr(loop, name) for loop in loops) for name in LoopGauges.__struct_fields__}
         return Gauges(
             **sums,
-            calls_in_flight=self._calls_in_flight(),
-            held=sum(call.held for call in tuple(self.calls)),
+            held=sum(call.held for call in calls),
             max_connections=self.max_connections,
             loops=loops,
         )
@@ -104,7 +163,7 @@ class Runtime:
     # --- shutdown ------------------------------------------------------------------------------------------------
 
     async def drain(self, timeout: float | None) -> int:
-        """Rejects new calls, and waits for those in flight; see ``AsyncFriendli.drain``."""
+        """Rejects new calls, and waits for those in flight and open works; see ``AsyncFriendli.drain``."""
         self._draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -112,6 +171,7 @@ class Runtime:
                     await asyncio.sleep(_POLL_SECONDS)
         aborted = self._calls_in_flight() + self.gauges().open_streams
         reason = "the client was drained, and the drain timed out"
+        self.works.clear()
         self._interrupt(reason)
         self.transport.abort(reason)
         return aborted
@@ -139,6 +199,7 @@ def _after_fork() -> None:
     """
     for runtime in list(_runtimes):
         runtime.calls.clear()
+        runtime.works.clear()
         runtime.transport.abandon_after_fork()
 
 

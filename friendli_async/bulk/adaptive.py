@@ -20,9 +20,14 @@ _NEAR_CEILING: Final = 0.85
 """The fraction of the ceiling (the limit at the last decrease) from which on growth slows down."""
 _FAST_STEP: Final = 1.5
 _SLOW_STEP: Final = 0.33
-"""What a round of successes adds below and above that fraction, up to the ceiling."""
+"""What a round of successes adds: below that fraction at least, where it halves the distance; above, to the ceiling."""
 _FIRST_PROBE_STEP: Final = 0.5
 """What the first round above the ceiling adds; each further round adds twice as much as the one before."""
+_SHORT_PATIENCE: Final = 32
+_PATIENCE: Final = 160
+_MAX_PATIENCE: Final = 3 * _PATIENCE
+"""The number of successes before the limit reaches the ceiling again: at first; once it was rejected there twice, so
+that under 1 % of the calls are rejected by a hard limit; and if the rejected call's retries were rejected, too."""
 _BEST_DECAY: Final = 1.002
 """The best seconds per token grow by this factor per window: a model may have become slower for good."""
 
@@ -30,11 +35,12 @@ _BEST_DECAY: Final = 1.002
 class Adaptive:
     """A limit of calls in flight that grows while calls succeed, and shrinks when the server is overloaded.
 
-    It works as TCP does (additive increase, multiplicative decrease), with two additions. Until the first rejection,
-    each success adds 1. After that, a round of successes (as many as the limit) adds about 1 until the limit nears its
-    value at the last rejection, less close to it, and increasingly more above it, since capacity was freed. And if a
-    server rejects nothing but slows down, the guard shrinks the limit. It compares seconds per token, since the
-    duration of a call depends on the length of its answer.
+    It works as TCP does (additive increase, multiplicative decrease), with three additions. Until the first rejection,
+    each success adds 1. After that, a round of successes (as many as the limit) brings the limit closer to its value at
+    the last rejection, by less and less. That value is tried again after 32 successes, or after 160 once it has been
+    rejected twice, so that a server with a fixed limit rejects few calls; above it, each round adds more than the one
+    before, since capacity was freed. And if a server rejects nothing but slows down, the guard shrinks the limit. It
+    compares seconds per token, since the duration of a call depends on the length of its answer.
 
     The caller drives it, with any clock: ``acquire`` and ``release`` around each call, ``succeeded`` and ``refused`` in
     between. ``Gate`` does this for asyncio. An instance serves one run at a time; the next run may reuse it, with what
@@ -69,7 +75,9 @@ class Adaptive:
         self._paused_until = -math.inf
         self._decreased_at = -math.inf
         self._round_trip = 0.0  # smoothed seconds of a call
-        self._ceiling: float | None = None  # the limit at the last decrease; None before the first one
+        self._ceiling: int | None = None  # the limit at the last decrease; None if unknown
+        self._patience = 0  # the successes since the last rejection before the limit reaches the ceiling again
+        self._successes = 0  # successes since the last rejection
         self._probe_step = _FIRST_PROBE_STEP
         self._round_successes = 0  # successes of this round
         self._window: list[float] = []  # seconds per token of the guard's window
@@ -119,14 +127,17 @@ class Adaptive:
             now: See ``acquire``.
         """
         seconds = max(0.0, seconds)
+        self._successes += 1
         self._round_trip += (seconds - self._round_trip) / 8 if self._round_trip else seconds
         if self._apply_guard(tokens, seconds, now) or self._in_flight * 2 < self._limit:
             return  # a limit that is not reached gives no evidence for a higher one
         if self._ceiling is None:
-            self._limit += 1.0
+            limit = self._limit + 1.0
         else:
-            self._limit += min(1.0, self._step_size(self._ceiling) / self._limit)
-        self._limit = min(self._limit, float(self._max))
+            limit = self._limit + min(1.0, self._step_size(self._ceiling) / self._limit)
+            if limit >= self._ceiling and self._successes < self._patience:
+                return
+        self._limit = min(limit, float(self._max))
 
     def refused(self, retry_after: float | None, now: float, sent: float | None = None) -> None:
         """Records that the server rejected a call, or an attempt of one, because of its load.
@@ -139,13 +150,21 @@ class Adaptive:
                 Default: one round trip ago.
         """
         self.hold(retry_after, now)
+        if self._patience >= _PATIENCE and self._successes < self._limit:  # a retry of the same call, probably
+            self._patience = min(self._patience + _PATIENCE, _MAX_PATIENCE)
+        else:
+            self._patience = _PATIENCE if int(self._limit) == self._ceiling else _SHORT_PATIENCE
+        self._successes = 0
         if (now - self._round_trip if sent is None else sent) >= self._decreased_at:
             self._decrease(self._shrink, now)
+            # After an earlier decrease, more may be in flight. A single call was not rejected for their number.
+            self._ceiling = None if self._in_flight <= 1 else max(self._ceiling or 0, self._in_flight)
 
-    def _step_size(self, ceiling: float) -> float:
-        """Returns what a round of successes adds: much, then little, then increasingly more."""
+    def _step_size(self, ceiling: int) -> float:
+        """Returns what a round of successes adds: less and less below the ceiling, then increasingly more."""
         if self._limit <= ceiling:
-            return _FAST_STEP if self._limit < _NEAR_CEILING * ceiling else _SLOW_STEP
+            near = _NEAR_CEILING * ceiling
+            return max(_FAST_STEP, (near - self._limit) / 2) if self._limit < near else _SLOW_STEP
         self._round_successes += 1
         if self._round_successes >= self._limit:
             self._round_successes = 0
@@ -158,7 +177,7 @@ class Adaptive:
         self._paused_until = max(self._paused_until, now + wait)
 
     def _decrease(self, factor: float, now: float) -> None:
-        self._ceiling = self._limit
+        self._ceiling = int(self._limit)
         self._limit = max(1.0, self._limit * factor)
         self._decreased_at = now
         self._probe_step = _FIRST_PROBE_STEP

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from asyncio import CancelledError
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import AsyncGeneratorType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from friendli_async._core.loops import wait_ended
-from friendli_async._core.pacing import on_rejection
 from friendli_async.bulk.adaptive import Adaptive
 from friendli_async.bulk.checkpoint import Checkpoint, check_key
 from friendli_async.bulk.errors import CheckpointInUseError, RejectedError, is_rejection
@@ -27,9 +23,8 @@ from friendli_async.bulk.gate import Gate
 from friendli_async.bulk.outcomes import Ledger, Outcome, Progress
 from friendli_async.bulk.reply_codec import ReplyCodec
 from friendli_async.bulk.rows import rows_of
-from friendli_async.errors import APIStatusError, FriendliError, RateLimitError
+from friendli_async.bulk.sending import RowSender
 from friendli_async.options import is_count
-from friendli_async.replies import Meta, Reply, usage_of
 
 __all__ = ["Run", "run_all"]
 
@@ -37,13 +32,6 @@ Row = TypeVar("Row")
 R = TypeVar("R")
 
 _log: Final = logging.getLogger("friendli_async")
-_OVERLOAD_STATUSES: Final = frozenset({429, 503})
-_MAX_RESENDS: Final = 5
-_MAX_RESEND_WAIT: Final = 3600.0
-"""How often a row is sent again after a rejection by load, and how many seconds it waits for that in all."""
-_FIRST_BACKOFF: Final = 0.5
-_BACKOFF_FACTOR: Final = 3.0
-"""The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
 _WINDOW_FACTOR: Final = 4
 """Up to this many times the limit of rows are taken and not delivered yet: calls in flight, and outcomes that wait for
 the consumer or, in ordered runs, for an earlier row."""
@@ -108,9 +96,10 @@ def run_all(
             iterator of yours is not closed, so you can read the remaining rows from it; but an async generator ends if
             the run is stopped or closed while it waits for a row, since this wait is cancelled.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
-            the row. After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
-            waits exceed an hour in all. The whole run pauses for the ``Retry-After``; without one, the row waits for
-            0.5 s, then longer each time, about a minute in all.
+            the row; so does a CancelledError that it raises without being cancelled, as the cause of a FriendliError.
+            After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
+            waits exceed an hour in all. The whole run pauses for the ``Retry-After``, up to an hour; without one, the
+            row waits for 0.5 s, then longer each time, about a minute in all.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
@@ -257,7 +246,7 @@ class Job(Generic[Row, R]):
         self._rejections = 0  # calls in a row
         self._probes = probes
         self._owns_rows = self._rows is not rows  # an iterator of the caller is not closed: it may be read further
-        self._call = call
+        self._sender = RowSender(call, self._gate)
         self._ledger = ledger
         self._key = key
         self._on_progress = on_progress
@@ -267,14 +256,13 @@ class Job(Generic[Row, R]):
         self._row_taker: asyncio.Task[None] | None = None
         self._is_taking = False
         self._calls: set[asyncio.Task[None]] = set()
-        self._resending: set[asyncio.Task[None]] = set()  # calls without a permit, which wait to be made again
         self._shutdown: asyncio.Task[None] | None = None
         self._closed = self._stopped = False
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_at = self._seconds = 0.0
-        self._done = self._failed = self._resumed = self._refused = self._tokens = 0
+        self._done = self._failed = self._resumed = 0
 
     # --- for the iterator ---
 
@@ -312,8 +300,8 @@ class Job(Generic[Row, R]):
             failed=self._failed,
             resumed=self._resumed,
             in_flight=len(self._calls),
-            refused=self._refused,
-            tokens=self._tokens,
+            refused=self._sender.refused,
+            tokens=self._sender.tokens,
             seconds=self._seconds,
             limit=self._gate.limit,
         )
@@ -384,7 +372,7 @@ class Job(Generic[Row, R]):
         error: Exception | None = None
         outcome: Outcome[Row, R] | None = None
         try:
-            reply, error, attempts = await self._send(row)
+            reply, error, attempts = await self._sender.send(row)
             outcome = Outcome(key=key, row=row, reply=reply, error=error, attempts=attempts)
             try:
                 if self._ledger is not None:
@@ -402,9 +390,8 @@ class Job(Generic[Row, R]):
     def _after_call(self, call: asyncio.Task[None]) -> None:
         """Returns the permit of a call: a callback also runs if the task was cancelled before its first step."""
         self._calls.discard(call)
-        if call not in self._resending:
+        if not self._sender.gave_permit_back(call):
             self._gate.release()
-        self._resending.discard(call)
         self._has_room.set()
         self._after_task(call, self._closed)
 
@@ -430,97 +417,6 @@ class Job(Generic[Row, R]):
         """Delivers what an ordered run has kept for after a row that will have no outcome."""
         if self._out_of_order:
             self.ready.extend(self._out_of_order.pop(index) for index in sorted(self._out_of_order))
-
-    async def _send(self, row: Row) -> tuple[R | None, Exception | None, int]:
-        """Makes the call for one row, again after each rejection by load. Also returns the number of requests."""
-        attempts, resends, waited = 0, 0, 0.0
-        reply: R | None = None
-        error: Exception | None = None
-        try:
-            while True:
-                reply, error = await self._make_call(row)
-                meta = _meta_of(reply if error is None else error)
-                attempts += 1 if meta is None else len(meta.attempts)
-                wait = _resend_wait(error, resends)
-                if wait is None or resends == _MAX_RESENDS or waited + wait > _MAX_RESEND_WAIT:
-                    break
-                resends, waited = resends + 1, waited + wait
-                _log.info("run_all: a rate limit rejected a row, which is sent again in %.1f s", wait)
-                if self._stopped or not await self._wait_to_resend(wait):
-                    break
-            return reply, error, max(1, attempts)
-        finally:
-            reply = error = None  # see _process
-
-    async def _wait_to_resend(self, wait: float) -> bool:
-        """Waits, and then for a permit; the gate gives none before a ``Retry-After``. Returns False if stopped."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._gate.release()
-        self._resending.add(task)
-        try:
-            await asyncio.sleep(wait)
-            await self._gate.acquire()
-        except CancelledError:
-            if self._closed or not self._stopped:
-                raise
-            return False
-        self._resending.discard(task)
-        return True
-
-    async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
-        """Makes the call. Apart from ``_send``, whose frame would be in the error's traceback and hold the error."""
-        started_at = asyncio.get_running_loop().time()
-        reported: set[tuple[int, float]] = set()
-        on_rejection.set(partial(self._report_rejection, reported))
-        try:
-            reply = await self._call(row)
-        except Exception as error:
-            self._report_rejections(_meta_of(error), error, reported)
-            return None, error
-        meta = _meta_of(reply)
-        self._report_rejections(meta, None, reported)
-        usage = usage_of(reply)
-        tokens = usage.completion_tokens if usage is not None else 0
-        self._tokens += tokens
-        seconds = None
-        if meta is not None and meta.attempts:
-            seconds = meta.attempts[-1].elapsed + _seconds_after_first_event(meta)
-        self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
-        return reply, None
-
-    def _report_rejection(self, reported: set[tuple[int, float]], error: APIStatusError) -> None:
-        """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries."""
-        if error.meta is not None and error.meta.attempts:
-            attempt = error.meta.attempts[-1]
-            reported.add((attempt.number, attempt.elapsed))
-            self._refuse(error.retry_after, attempt.elapsed)
-
-    def _report_rejections(
-        self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
-    ) -> None:
-        """Reports the rejections to the gate that are not reported yet: of streams, and without ``Pacing``."""
-        attempts = () if meta is None else meta.attempts
-        retry_after = error.retry_after if isinstance(error, APIStatusError) else None
-        if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
-            if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
-                self._gate.hold(retry_after)
-            else:  # raised by the user's own function
-                self._refuse(retry_after)
-        ago = 0.0 if meta is None else _seconds_after_first_event(meta)
-        for position, attempt in enumerate(reversed(attempts)):
-            ago += attempt.elapsed + attempt.wait
-            # The response to a call that is rejected inside its stream has a good status.
-            status = 429 if attempt.error == RateLimitError.__name__ else attempt.status
-            if position == 0 and isinstance(error, APIStatusError):
-                status = error.status_code
-            if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
-                # The Retry-After of an earlier attempt has passed already.
-                self._refuse(0.0 if position else retry_after, ago)
-
-    def _refuse(self, retry_after: float | None, ago: float | None = None) -> None:
-        self._refused += 1
-        self._gate.refused(retry_after, ago=ago)
 
     def _judge(self, error: Exception | None) -> None:
         """Ends the run after too many rejections in a row, and the probing after a reply."""
@@ -564,8 +460,7 @@ class Job(Generic[Row, R]):
         if self._stopped:
             return  # another cancellation could interrupt the cleanup of the rows
         self._stopped = True
-        for task in self._resending:
-            task.cancel()
+        self._sender.stop()
         if self._row_taker is not None:
             self._row_taker.cancel()
 
@@ -600,7 +495,7 @@ class Job(Generic[Row, R]):
         """Returns the task that closes the run; None if it was never started."""
         if not self._closed:
             self.progress()
-            self._closed = True
+            self._closed = self._sender.closed = True
             self.stop()
             if self._loop is not None:
                 self._changed.set()
@@ -640,23 +535,3 @@ def _check_concurrency(concurrency: int | Adaptive | None) -> int | Adaptive:
     if not is_count(limit):
         raise ValueError(f"concurrency must be a whole number above 0, or an Adaptive, not {limit!r}")
     return limit
-
-
-def _resend_wait(error: Exception | None, resends: int) -> float | None:
-    """Returns the seconds until a row is sent again: if the server rejected it because of its load, with no content."""
-    if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
-        return error.retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
-    return None
-
-
-def _seconds_after_first_event(meta: Meta) -> float:
-    """Returns what the ``elapsed`` of the last attempt lacks if the call was a stream."""
-    return max(0.0, meta.timing.total - meta.elapsed)
-
-
-def _meta_of(result: object) -> Meta | None:
-    if isinstance(result, FriendliError):
-        return result.meta
-    if isinstance(result, Reply):
-        return result.__dict__.get("_meta")
-    return None

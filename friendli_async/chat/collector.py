@@ -78,9 +78,11 @@ def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
     # One chunk, or only chunks with content, are the common cases: checked first, for speed.
     if len(chunks) == 1 and _has_content(chunks[0]):
         return True
-    if all([_has_content(chunk) for chunk in chunks]):  # noqa: C419  # a list is faster
-        return True
-    return all(_is_ordinary(chunk, payload) for chunk, payload in zip(chunks, payloads, strict=True))
+    with_content = [_has_content(chunk) for chunk in chunks]
+    return all(with_content) or all(
+        is_content or _is_without_error(chunk, payload)
+        for is_content, chunk, payload in zip(with_content, chunks, payloads, strict=True)
+    )
 
 
 def _has_content(chunk: Any) -> bool:
@@ -98,9 +100,8 @@ def _has_content(chunk: Any) -> bool:
     return False
 
 
-def _is_ordinary(chunk: Any, payload: bytes) -> bool:
-    if _has_content(chunk):
-        return True
+def _is_without_error(chunk: Any, payload: bytes) -> bool:
+    """Whether a chunk without content, e.g. with usage, holds no error."""
     if chunk.error or chunk.message is not None or not (chunk.choices or chunk.usage is not None):
         return False
     try:

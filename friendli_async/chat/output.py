@@ -1,19 +1,17 @@
-"""Structured output: requests an answer as a value of a type, parses it, and exposes it while it streams."""
+"""Structured output: requests an answer as a value of a type, and validates it. ``output_stream`` streams it."""
 
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast, overload
+from functools import lru_cache
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
 from friendli_async._core.body.choices import choices_hint
-from friendli_async._core.held import Held
-from friendli_async.chat.incremental_json import JSONError, JSONReader, read_json
+from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.schema import check_strict, description_of, json_schema, pydantic_adapter, schema_name
 from friendli_async.errors import (
     ArgumentError,
@@ -21,7 +19,6 @@ from friendli_async.errors import (
     OutputCutOffError,
     OutputError,
     OutputInvalidError,
-    StreamInterruptedError,
 )
 from friendli_async.replies import (
     Meta,
@@ -29,22 +26,13 @@ from friendli_async.replies import (
     Reply,
     add_usage,
     as_chat_usage,
-    attach_meta,
     convert_reply,
     partial_of,
 )
-from friendli_async.streams.stream import AssembledStream
-from friendli_async.streams.views import View
 
-if TYPE_CHECKING:
-    from friendli_async._core.call import StreamOpening
+__all__: list[str] = []
 
-__all__ = ["ItemView", "OutputStream", "SnapshotView"]
-
-E = TypeVar("E")
 R = TypeVar("R", bound=Reply)
-U = TypeVar("U")
-V = TypeVar("V")
 T = TypeVar("T")
 
 _ROOT: Final = "value"
@@ -58,7 +46,7 @@ _Faults = Sequence[tuple[str, str]]
 """What is wrong with an answer: reasons and paths, at least one."""
 
 
-class _MismatchError(ValueError):
+class MismatchError(ValueError):
     """A text does not match a type."""
 
     def __init__(self, faults: _Faults) -> None:
@@ -136,7 +124,7 @@ class Output(Generic[T]):
         """
         try:
             value = self.decode(answer.text)
-        except _MismatchError as mismatch:
+        except MismatchError as mismatch:
             faults = mismatch.faults
         else:
             # A truncated number still looks complete.
@@ -152,7 +140,7 @@ class Output(Generic[T]):
         elif not answer.text.strip():
             message = "the model returned an empty answer"
         else:
-            message = f"the answer is not a valid {self.name}: {_describe(faults)}"
+            message = f"the answer is not a valid {self.name}: {describe_faults(faults)}"
             feedback = self.feedback(message)
         raise kind(
             message,
@@ -173,7 +161,7 @@ class Output(Generic[T]):
         """Returns the value of a text. A value without its wrapper is accepted: not every server enforces the schema.
 
         Raises:
-            _MismatchError: The text does not match the type.
+            MismatchError: The text does not match the type.
         """
         try:
             return self._decode(bytes(msgspec.json.decode(text, type=_Wrapper).value) if self.is_wrapped else text)
@@ -186,7 +174,7 @@ class Output(Generic[T]):
             if not path:
                 faults = [(reason.replace("`object`", f'`{{"{_ROOT}": ...}}`'), "")]
         if faults:
-            raise _MismatchError(faults)
+            raise MismatchError(faults)
         # The incremental parser gives a more precise error, or reads a lone surrogate, which msgspec rejects.
         try:
             value = read_json(text)
@@ -194,7 +182,7 @@ class Output(Generic[T]):
             faults = [(f"invalid JSON: {error}", "")]
         else:
             return self.convert(self.unwrap(value, value))
-        raise _MismatchError(faults)
+        raise MismatchError(faults)
 
     def unwrap(self, value: Any, default: Any) -> Any:
         """Returns the value inside parsed JSON, with or without its wrapper, or ``default`` if there is none yet."""
@@ -206,7 +194,7 @@ class Output(Generic[T]):
         """Converts parsed JSON to a value of the type.
 
         Raises:
-            _MismatchError: The JSON does not match the type.
+            MismatchError: The JSON does not match the type.
         """
         try:
             if self._adapter is None:
@@ -214,7 +202,7 @@ class Output(Generic[T]):
             return cast("T", self._adapter.validate_json(msgspec.json.encode(value)))
         except (ValueError, RecursionError) as error:
             faults = self._faults(error) or [(str(error), "")]
-        raise _MismatchError(faults)
+        raise MismatchError(faults)
 
     def _faults(self, error: Exception) -> _Faults:
         """Returns the faults that a validation error reports: msgspec's one, or all of pydantic's; else none."""
@@ -287,7 +275,7 @@ def _path_of(steps: Sequence[str | int]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
 
 
-def _describe(faults: _Faults) -> str:
+def describe_faults(faults: _Faults) -> str:
     """Returns what is wrong, with paths, in one line of limited length."""
     lines = [reason[:_MAX_REASON] + (f" (at {path})" if path else "") for reason, path in faults[:_MAX_FAULTS]]
     if (more := len(faults) - _MAX_FAULTS) > 0:
@@ -380,232 +368,3 @@ async def ask(
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
-
-
-class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
-    """A stream whose text is parsed incrementally into a value.
-
-    Its events, ``text()``, ``snapshots()`` and ``items()`` all read the same stream. They can be used one after
-    another; snapshots and items include what was read before.
-
-    Raises:
-        OutputCutOffError: From ``snapshots()``, ``items()`` and ``result()``: the answer was truncated at its token
-            limit or because the stream was interrupted.
-        OutputInvalidError: From the same: the answer is not JSON or does not match the type. Text that cannot become
-            valid JSON any more closes the stream, with the outcome ``failed``.
-    """
-
-    __slots__ = ("_output", "_pick", "_pieces", "_reader")
-
-    _parsed: ClassVar[type[Any]]
-    """The class of the reply with a value."""
-
-    def __init__(self, opening: StreamOpening[E, R, U], output: Output[V]) -> None:
-        super().__init__(opening)
-        self._output = output
-        self._pick = self._text_extractor()
-        self._reader = JSONReader()
-        self._pieces: deque[str] = deque()  # of text, delivered but not yet parsed
-
-    async def __anext__(self) -> E:
-        event = await super().__anext__()
-        piece = self._pick(event)
-        if piece:
-            self._pieces.append(piece)
-        return event
-
-    def snapshots(self) -> SnapshotView:
-        """Returns a view that yields the partial value after each piece of text that changes it.
-
-        The value has plain JSON types, as from ``json``, and is usually a dict. It is the same object each time and
-        grows in place, so a snapshot costs the same however large it is. Do not modify it; to keep it, copy it
-        (``copy.deepcopy``). Its last string may be unfinished, and may lag by up to a hundredth once it has thousands
-        of characters. It is not validated: only ``result()`` validates.
-        """
-        return SnapshotView(self, partial(self._advance, until_changed=True), self._current_value)
-
-    @overload
-    def items(self, path: str, *, of: type[T]) -> ItemView[T]: ...
-
-    @overload
-    def items(self, path: str, *, of: Any = ...) -> ItemView[Any]: ...
-
-    def items(self, path: str, *, of: Any = Any) -> ItemView[Any]:
-        """Returns a view that yields the elements of a list in the value, each as soon as it is complete.
-
-        Args:
-            path: Path of the list: field names separated by dots, or "" if the value itself is the list.
-            of: The type of an element, against which each is validated. By default any JSON.
-
-        Raises:
-            TypeError: ``of`` has no JSON form.
-            ArgumentError: There is no list at that path.
-        """
-        self._output.check_path(path)
-        closed_items, invalid_item = self._reader.closed_items, self._invalid_item
-        return ItemView(self, self._advance, self._current_value, closed_items, output_of(of), invalid_item, path)
-
-    def _invalid_item(self, message: str, path: str) -> FriendliError:
-        text, feedback = self.text_so_far, self._output.feedback(message)
-        return self._with_received(OutputInvalidError(message, path=path, text=text, feedback=feedback))
-
-    @property
-    def text_so_far(self) -> str:
-        """The text received so far."""
-        return "" if self._open is None else self._open.collector.partial().text
-
-    @staticmethod
-    def _answer_of(reply: Any, cut: str = "") -> Answer:
-        """Extracts the answer; ``cut`` is the reason of a truncation that the reply itself does not show."""
-        raise NotImplementedError
-
-    def _current_value(self) -> Any:
-        """Returns the value so far, or UNSET before it has begun."""
-        return self._output.unwrap(self._reader.value, msgspec.UNSET) if self._reader.begun else msgspec.UNSET
-
-    async def _advance(self, *, until_changed: bool = False) -> bool:
-        """Reads the next piece of text, or all up to the next change of the value.
-
-        Returns False once the stream has ended and its value is validated.
-        """
-        reader, pieces = self._reader, self._pieces
-        before = reader.changes
-        while True:
-            while pieces:
-                self._feed(pieces.popleft())
-                if not until_changed or reader.changes != before:
-                    return True
-            try:
-                await self.__anext__()
-                continue
-            except StopAsyncIteration:
-                break
-            except StreamInterruptedError as error:
-                problem = Held(self._as_cut_off(error))
-            raise problem.take()
-        if self.outcome == "done":
-            await self.result()
-        return False
-
-    def _feed(self, piece: str) -> None:
-        try:
-            self._reader.feed(piece)
-            return
-        except JSONError as error:
-            message = f"the answer is not valid JSON: {error}"
-        opened = self._open
-        assert opened is not None
-        text, feedback = opened.collector.partial().text, self._output.feedback(message)
-        problem = Held(OutputInvalidError(message, text=text, feedback=feedback))
-        opened.reject(problem.error)
-        raise problem.take()
-
-    def _as_cut_off(self, error: FriendliError) -> FriendliError:
-        """Returns an interruption as an OutputCutOffError, or unchanged if the stream was not truncated."""
-        if self.outcome != "truncated":
-            return error
-        partial = error.partial or Partial()
-        reply = None if self._open is None else self._open.collector.result()
-        if reply is not None and error.meta is not None:
-            attach_meta(reply, error.meta)
-        message = f"the answer was truncated: {error}"
-        return OutputCutOffError(message, reply=reply, text=partial.text, meta=error.meta, partial=partial)
-
-    async def result(self) -> R:
-        """Reads the rest of the stream and returns the reply, with ``value`` and ``meta``.
-
-        Raises:
-            OutputCutOffError: The answer was truncated.
-            OutputInvalidError: The answer does not match the type.
-            FriendliError: The stream failed or was closed early.
-        """
-        try:
-            reply = await super().result()
-            stopped = "the stream was stopped" if self.outcome == "stopped" else ""
-            parsed: R = convert_reply(self._parsed, reply, value=self._output.read(self._answer_of(reply, stopped)))
-            return parsed
-        except StreamInterruptedError as error:
-            problem = Held(self._as_cut_off(error))
-        raise problem.take()
-
-
-class _AnswerView(View[V]):
-    """A view of the partial value of a stream."""
-
-    def __init__(
-        self,
-        stream: OutputStream[Any, Any, Any, Any],
-        advance: Callable[[], Awaitable[bool]],
-        current_value: Callable[[], Any],
-    ) -> None:
-        super().__init__(stream)
-        self._answer = stream
-        self._advance = advance
-        self._current_value = current_value
-
-
-class SnapshotView(_AnswerView[Any]):
-    """Yields the partial value of a stream whenever it changes."""
-
-    async def __anext__(self) -> Any:
-        while await self._advance():
-            value = self._current_value()
-            if value is not msgspec.UNSET:
-                return value
-        raise StopAsyncIteration
-
-
-class ItemView(_AnswerView[V]):
-    """Yields the elements of a list in a stream's value, one by one."""
-
-    def __init__(
-        self,
-        stream: OutputStream[Any, Any, Any, Any],
-        advance: Callable[[], Awaitable[bool]],
-        current_value: Callable[[], Any],
-        closed_items: Callable[[list[Any]], int],
-        output: Output[V],
-        invalid_item: Callable[[str, str], FriendliError],
-        path: str,
-    ) -> None:
-        super().__init__(stream, advance, current_value)
-        self._closed_items = closed_items
-        self._output = output
-        self._invalid_item = invalid_item
-        self._path = path
-        self._names = path.split(".") if path else []
-        self._list: list[Any] | None = None
-        self._yielded = 0
-
-    async def __anext__(self) -> V:
-        while True:
-            items = self._find_list()
-            if items is not None and self._yielded < self._closed_items(items):
-                self._yielded += 1
-                return self._element(items, self._yielded - 1)
-            if not await self._advance():
-                raise StopAsyncIteration
-
-    def _find_list(self) -> list[Any] | None:
-        """Returns the list, or None if it has not begun."""
-        value = self._current_value()
-        for name in self._names:
-            if not isinstance(value, dict):
-                return None
-            value = cast("dict[str, Any]", value).get(name)
-        if not isinstance(value, list):
-            return None
-        if value is not self._list:  # the first list, or that of a duplicate key, where the last wins
-            self._list, self._yielded = value, 0
-        return self._list
-
-    def _element(self, items: list[Any], index: int) -> V:
-        try:
-            return self._output.convert(items[index])
-        except _MismatchError as mismatch:
-            item = f"{self._path}[{index}]"
-            faults = [
-                (reason, f"{item}.{path}" if path and not path.startswith("[") else item + path)
-                for reason, path in mismatch.faults
-            ]
-        raise self._invalid_item(f"an item of the answer is invalid: {_describe(faults)}", faults[0][1])

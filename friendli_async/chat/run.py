@@ -14,6 +14,7 @@ import msgspec
 
 from friendli_async._core.body.arguments import check_keywords, check_values
 from friendli_async._core.held import reject_stop_iteration
+from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
@@ -153,12 +154,14 @@ class Run:
         "_stream",
         "_turns",
         "_whole_calls",
+        "_work",
     )
 
     def __init__(self, turns: _Turns, calls: ToolRunner, events: deque[RunEvent]) -> None:
         self._turns = turns
         self._calls = calls
         self._events = events
+        self._work = Work()
         self._is_waiting = False
         self._is_cancelled = False
         self._error: FriendliError | None = None
@@ -198,6 +201,7 @@ class Run:
     def __del__(self) -> None:
         calls: ToolRunner | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
         if calls is not None:
+            self._work.close()
             calls.drop()
 
     # --- opening and closing ---------------------------------------------------------------------------------------
@@ -225,6 +229,7 @@ class Run:
 
     async def _release(self) -> None:
         """Closes the stream, and cancels the tools and waits for them."""
+        self._work.close()
         if self._stream is not None:
             await self._stream.aclose()
         self._calls.wake()
@@ -281,7 +286,8 @@ class Run:
             raise RuntimeError("another task is already waiting for this run's events")
         self._is_waiting = True
         try:
-            await wait()
+            with self._work.making_calls():
+                await wait()
         except GeneratorExit:  # the task was destroyed with its event loop: nothing can be awaited
             self._calls.drop()
             raise
@@ -333,6 +339,7 @@ class Run:
         self._reply = None
         self._events.append(TurnEnded(number=turns.count, reply=reply))
         if not calls:
+            self._work.close()
             self._result = RunResult(reply=reply, messages=turns.messages, usage=turns.usage, turns=turns.count)
 
     async def _read(self, stream: ChatStream) -> None:

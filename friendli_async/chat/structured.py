@@ -1,6 +1,6 @@
 """Structured output of chat: the requests and replies of ``parse`` and ``parse_stream``.
 
-``chat.output`` validates the answers, and parses them while they are streamed.
+``chat.output`` validates the answers, and ``chat.output_stream`` parses them while they are streamed.
 """
 
 from __future__ import annotations
@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, requested_choices, stream_fields
-from friendli_async.chat.output import (
-    Answer,
-    ItemView,
-    Output,
-    OutputStream,
-    SnapshotView,
-    answer_from,
-    ask,
-    output_of,
-    reject_format_option,
-)
+from friendli_async.chat.output import Answer, Output, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotView
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
 from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 __all__ = ["ItemView", "ParsedChatStream", "ParsedCompletion", "SnapshotView", "json_schema"]
 
@@ -74,15 +65,16 @@ async def parse(
     output, sent = _prepare("parse", kind, options)
     reask = sent.pop("reask", 0)
     reply_class: type[ParsedCompletion[Any]] = ParsedCompletion
-    return await ask(
-        output,
-        required,
-        reask,
-        call=lambda required: engine.call(COMPLETE, PARAMETERS.encode("parse", required, sent)),
-        answer_of=_answer_of,
-        again=_next_request,
-        parsed=reply_class,
-    )
+    with engine.runtime.as_one_call():
+        return await ask(
+            output,
+            required,
+            reask,
+            call=lambda required: engine.call(COMPLETE, PARAMETERS.encode("parse", required, sent)),
+            answer_of=_answer_of,
+            again=_next_request,
+            parsed=reply_class,
+        )
 
 
 def _next_request(required: Mapping[str, object], reply: ChatCompletion, feedback: str) -> Mapping[str, object]:

@@ -36,7 +36,7 @@ from friendli_async.errors import ArgumentError
 from friendli_async.replies import Usage, Value, always_encoded
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 __all__: list[str] = ["BuiltInToolName", "ToolStatus", "ToolStatusError", "ToolStatusFile", "ToolStatusParameter"]
 __all__ += ["ToolAssistedChat", "ToolAssistedChatOptions", "ToolAssistedEvent", "ToolAssistedStream"]

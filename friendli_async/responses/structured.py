@@ -1,6 +1,6 @@
 """Structured output of responses: the requests and replies of ``parse`` and ``parse_stream``.
 
-``chat.output`` validates the answers, and parses them while they are streamed.
+``chat.output`` validates the answers, and ``chat.output_stream`` parses them while they are streamed.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.output import Answer, Output, OutputStream, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output import Answer, Output, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output_stream import OutputStream
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS
 from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import Engine
+    from friendli_async._core.engine import Engine
 
 __all__ = ["ParsedResponse", "ParsedResponseStream"]
 
@@ -72,7 +73,10 @@ async def parse(
         raise_if_failed(reply)
         return reply
 
-    return await ask(output, required, reask, call=call, answer_of=_answer_of, again=_next_request, parsed=reply_class)
+    with engine.runtime.as_one_call():
+        return await ask(
+            output, required, reask, call=call, answer_of=_answer_of, again=_next_request, parsed=reply_class
+        )
 
 
 def _next_request(required: Mapping[str, object], reply: Response, feedback: str) -> Mapping[str, object]:

@@ -18,7 +18,7 @@ from friendli_async.streams.tee import Branch, Fanout, Slow
 from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
-    from friendli_async._core.call import StreamOpening
+    from friendli_async._core.engine import StreamOpening
 
 __all__ = ["AssembledStream", "EventStream"]
 

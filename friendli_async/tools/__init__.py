@@ -10,14 +10,11 @@
 A tool is a ``LocalTool``: a function decorated with ``tool``, or any object that implements the protocol.
 """
 
-from friendli_async.chat import run, tool_loop
-from friendli_async.chat.run import *
-from friendli_async.chat.tool_loop import *
+from friendli_async.chat.run import Run, RunResult
+from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolFinished, ToolStarted, TurnEnded
 from friendli_async.errors import ToolError, ToolProblem, TurnLimitError
-from friendli_async.tools import function
-from friendli_async.tools.function import *
+from friendli_async.tools.function import FunctionTool, LocalTool, ToolDefinitionError, tool
 
-__all__ = ["ToolError", "ToolProblem", "TurnLimitError"]
-__all__ += function.__all__
-__all__ += run.__all__
-__all__ += tool_loop.__all__
+# One list: pyright does not follow the `__all__` of modules of other packages.
+__all__ = ["BeforeTool", "FunctionTool", "LocalTool", "Run", "RunEvent", "RunResult", "ToolDefinitionError"]
+__all__ += ["ToolError", "ToolFinished", "ToolProblem", "ToolStarted", "TurnEnded", "TurnLimitError", "tool"]

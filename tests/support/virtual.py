@@ -155,8 +155,8 @@ class FakeTransport:
     async def warm(self, url: str, dial: DialContext) -> None:
         raise APIConnectionError("there is no network")
 
-    def gauges(self) -> list[LoopGauges]:
-        return [LoopGauges(in_use=self.in_use)]
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
+        return {asyncio.get_running_loop(): LoopGauges(in_use=self.in_use)}
 
     def abort(self, reason: str) -> None:
         for exchange in self.exchanges:

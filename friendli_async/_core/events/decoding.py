@@ -1,6 +1,6 @@
 """Classifies the events of every API: payload, unknown kind, heartbeat, end of stream or error. No I/O.
 
-Every stream decodes its events here, and every plain reply is checked here for an error sent with a good status.
+Every stream decodes its events here. ``plain_reply`` decodes plain replies, by the same definition of an error.
 An API contributes its ``Dialect``: ``ChunkDialect`` if the filled fields identify an event (chat, completions),
 ``TaggedDialect`` if its ``type`` does (messages, responses, audio). An event is *recognized* if it has the form of
 the API's events; *content* is a part of the reply.
@@ -24,9 +24,8 @@ An event is classified in this order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
 
 import msgspec
@@ -48,14 +47,12 @@ from friendli_async._core.error_json import (
     normalize_name,
     shows_error,
     shows_error_beside,
-    wraps_error,
 )
-from friendli_async._core.error_text import is_message, is_other_format
-from friendli_async._core.held import Held
-from friendli_async._core.lenient import convert, decode
-from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
-from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError
-from friendli_async.replies import Headers, Partial, UnknownEvent, partial_of
+from friendli_async._core.error_text import is_message
+from friendli_async._core.lenient import convert
+from friendli_async._core.status_errors import error_of_payload, excerpt
+from friendli_async.errors import APIStatusError, ResponseDecodeError
+from friendli_async.replies import Headers, UnknownEvent
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -70,10 +67,8 @@ _HEARTBEAT_FIELDS: Final = frozenset({"type", "event", "object", "name", "status
 _EMPTY_DATA: Final = frozenset({b"", b"null", b"{}", b"[]", b'""'})
 _SENTINELS: Final = frozenset({b"[DONE]", b"DONE", b"[END]"})
 _END_EVENTS: Final = frozenset({"done", "end"})
-# Fields that only identify the reply.
-_METADATA: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp"})
-# Fields that both replies and errors have.
-_AMBIGUOUS: Final = frozenset({"status", "name", "type", "role", "usage", "message"})
+METADATA: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "timestamp"})
+"""Fields that only identify the reply."""
 
 
 class Decoded(NamedTuple, Generic[E]):
@@ -318,9 +313,9 @@ class ChunkDialect(Dialect[E]):
         return cast("E", convert(fields, self._kind(name, fields)))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
-        if name is None and not has_value(fields, _names_of_fields(fields) - _METADATA - self._content):
+        if name is None and not has_value(fields, _names_of_fields(fields) - METADATA - self._content):
             return None  # only metadata, ahead of the content
-        metadata = {key: fields[key] for key in fields.keys() & _METADATA}
+        metadata = {key: fields[key] for key in fields.keys() & METADATA}
         return cast("E", convert({**metadata, "message": fields}, self._type))
 
 
@@ -452,201 +447,3 @@ def _is_heartbeat(name: str | None, fields: Fields) -> bool:
         if not (_is_heartbeat_word(key) or (key in _HEARTBEAT_FIELDS and _is_heartbeat_word(value)))
     }
     return (_is_heartbeat_word(name) or len(others) < len(fields)) and not describes_error(others)
-
-
-# A reply with content of its own that contains none of these does not declare an error, and is parsed only once.
-_ERROR_MARK: Final = b'"error'
-_FAIL_MARK: Final = b'"fail'
-_SUCCESS_MARK: Final = b'"success"'
-
-
-def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, headers: Headers) -> T:
-    """Decodes a plain reply with a good status.
-
-    Raises:
-        APIStatusError: The body is an error, in JSON or as plain text.
-        ResponseDecodeError: The body is not JSON (markup, events), not a reply of this API, or has no answer.
-    """
-    kind: Any = decoder.type
-    own = _own_fields(kind)
-    if _ERROR_MARK in data or _FAIL_MARK in data or _SUCCESS_MARK in data:
-        value: object = json_or_none(data)
-        fields = as_object(value)
-        if declares_error(value, own) or wraps_error(fields):
-            failure = Held(error_of_payload(value, data, status, headers))
-            failure.error.partial = _partial_of(fields, decoder)
-            raise failure.take()
-    try:
-        reply = decode(data, decoder)
-    except ResponseDecodeError:
-        value = json_or_none(data)
-        if value is None and is_other_format(data):
-            raise unexpected_content(data, status, headers, "JSON") from None
-        if not _is_error_reply(value, own):
-            raise
-    else:
-        is_certain = bool(own) and _has_certain_answer(reply)
-        if is_certain and _has_content(reply):
-            return reply
-        value = json_or_none(data)
-        fields = as_object(value)
-        is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
-        if not is_error:
-            if is_certain:
-                return _move_answers(reply, fields, data, decoder)
-            _check_reply(reply, fields, data, own)
-            return reply
-    failure = Held(error_of_payload(value, data, status, headers))
-    failure.error.partial = _partial_of(as_object(value), decoder)
-    raise failure.take()
-
-
-def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers) -> FriendliError:
-    """Builds the error of a body that is not an event stream. If it is a plain reply, the error has it as ``partial``.
-
-    Args:
-        data: The body.
-        decoder: Decodes a plain reply.
-        status: The HTTP status of the reply.
-        headers: The reply's headers.
-    """
-    error = unexpected_content(data, status, headers, "an event stream")
-    with suppress(FriendliError):
-        error.partial = partial_of(decode_reply(data, decoder, status, headers))
-    return error
-
-
-@cache
-def _own_fields(kind: Any) -> frozenset[str]:
-    """The field names of a reply type, or of all members of a union; empty if the type has no fields."""
-    members: tuple[Any, ...] = get_args(kind) or (kind,)
-    return frozenset(name for member in members for name in getattr(member, "__struct_encode_fields__", ()))
-
-
-def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str]) -> None:
-    """Checks that a reply has a field of this API, and an answer.
-
-    Raises:
-        ResponseDecodeError: It lacks either.
-    """
-    if own and fields and not fields.keys() & own:
-        raise ResponseDecodeError("the server's reply has none of the fields of this API", excerpt=excerpt(data))
-    if not _is_answered(reply):
-        wanted = " and no ".join(getattr(reply, "answered_by", ()))
-        raise ResponseDecodeError(f"the server's reply contains no answer: it has no {wanted}", excerpt=excerpt(data))
-
-
-# The fields in which the APIs have the answer.
-_ANSWERS: Final = frozenset({"choices", "content", "data", "image", "output", "text", "tokens"})
-
-
-def _has_content(reply: Any) -> bool:
-    """Whether a reply has text, or if it is of another kind, any answer; checked without parsing it again."""
-    if (text := getattr(reply, "text", None)) is not None:
-        return bool(text)
-    answers = _ANSWERS & _own_fields(reply.__class__)
-    return not answers or any(getattr(reply, name) for name in answers)
-
-
-def _shows_error_without_answer(fields: Fields, own: Collection[str]) -> bool:
-    """Whether a reply has an error message, flag or status next to fields of the API, but nothing in these."""
-    answers = _ANSWERS.intersection(own)
-    if not answers or any(holds_content(fields.get(name)) for name in answers):
-        return False
-    return shows_error_beside(fields, own)
-
-
-def _has_certain_answer(reply: object) -> bool:
-    """Whether a reply has an answer that cannot be part of an error."""
-    for name in getattr(reply, "answered_by", ()):
-        if getattr(reply, name) and name not in _AMBIGUOUS:
-            return True
-    return _has_own_value(reply) and _is_answered(reply)
-
-
-def _is_answered(reply: object) -> bool:
-    """Whether any field of ``answered_by`` is filled; true if the reply type names none."""
-    wanted: tuple[str, ...] = getattr(reply, "answered_by", ())
-    return not wanted or any(getattr(reply, name) not in (None, (), "") for name in wanted)
-
-
-def _has_own_value(reply: Any) -> bool:
-    """Whether a reply has a value that cannot be part of an error."""
-    for name in reply.__struct_fields__ if isinstance(reply, msgspec.Struct) else ():
-        value: object = getattr(reply, name)
-        if value in (None, (), [], {}, "") or name in _METADATA:
-            continue
-        if name not in _AMBIGUOUS or (isinstance(value, str) and value in _literal_values(reply.__class__, name)):
-            return True
-    return False
-
-
-@cache
-def _literal_values(struct: Any, name: str) -> frozenset[object]:
-    """The values that the API documents for a field: the literals of its type."""
-    kinds = [field.type for field in msgspec.structs.fields(struct) if field.name == name]
-    return frozenset(value for kind in kinds for member in get_args(kind) for value in get_args(member))
-
-
-def _partial_of(fields: Fields, decoder: msgspec.json.Decoder[Any]) -> Partial | None:
-    """Returns the content and usage of a reply that also carries an error, or None: they were billed."""
-    try:
-        reply = convert({name: each for name, each in fields.items() if name != "error"}, decoder.type)
-    except NOT_DECODED:
-        return None
-    partial = partial_of(reply)
-    return None if partial == Partial() else partial
-
-
-def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Moves the answers of a reply without text to where this API has them, from where another API or a stream does.
-
-    Raises:
-        ResponseDecodeError: A choice has no answer in any of these places.
-    """
-    own_choices: Any = getattr(reply, "choices", ())
-    if not own_choices:
-        return reply
-    choices = list(map(as_object, as_list(fields["choices"]) or [fields["choices"]]))  # or one that is not in a list
-    wanted = "message" if hasattr(own_choices[0], "message") else "text"
-    lacking = [choice for choice in choices if _lacks(choice, wanted)]
-    moved = [choice for choice in lacking if _move_answer(choice, wanted)]
-    if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
-        raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
-    return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
-
-
-_ANSWER_FIELDS: Final = (
-    *("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "reasoning_details", "refusal"),
-)
-
-
-def _lacks(choice: Fields, wanted: str) -> bool:
-    """Whether a choice has no answer, not even an empty one."""
-    answer = choice.get(wanted)
-    return answer is None or (isinstance(answer, dict) and not any(name in answer for name in _ANSWER_FIELDS))
-
-
-def _move_answer(choice: Fields, wanted: str) -> bool:
-    """Moves the answer of a choice to the field ``wanted``; returns False if there is none that fits."""
-    found = choice.get("message") or choice.get("delta") or choice.get("text")
-    message = as_object(found) if is_object(found) else {"content": found}
-    if isinstance(message.get("text"), str):
-        message = {"content": message["text"], **message}
-    answer = message if wanted == "message" else message.get("content")
-    if found is None or (wanted == "text" and not isinstance(answer, str)):
-        return False
-    choice[wanted] = answer
-    return True
-
-
-def _is_error_reply(value: object, own: Collection[str]) -> bool:
-    """Whether a reply declares or wraps an error, or has an error message and no content of the API."""
-    if not is_object(value):
-        return describes_error(value)
-    fields = as_object(value)
-    if wraps_error(fields) or declares_error(fields) or _shows_error_without_answer(fields, own):
-        return True
-    if has_value(fields, [name for name in own if name not in _METADATA | _AMBIGUOUS and not is_error_name(name)]):
-        return False
-    return describes_error({name: each for name, each in fields.items() if name not in own or is_error_name(name)})

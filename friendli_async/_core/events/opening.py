@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from friendli_async._core.events.decoding import not_a_stream
+from friendli_async._core.events.plain_reply import not_a_stream
 from friendli_async._core.events.reader import Collector, EventReader
 from friendli_async._core.held import Held
 from friendli_async.errors import ResponseDecodeError, StreamInterruptedError

@@ -169,6 +169,11 @@ class EventReader(Generic[E]):
         """Returns a reader that parses the same reply from the beginning."""
         return EventReader(collector, self._limit, self._status, self._headers, stop_conditions)
 
+    @property
+    def has_stop_conditions(self) -> bool:
+        """Whether functions of the user are called with each event."""
+        return bool(self._stop_conditions)
+
     def feed(self, data: bytes) -> None:
         """Parses the next bytes; b"" is the end of the body."""
         if self._stop_conditions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
@@ -271,6 +272,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         self.head = b""
         if self.outcome != "open":
             return
+        if outcome == "stopped":
+            self._read_arrived()
         error = StreamInterruptedError(reason)
         self._detach()
         if waited_for:
@@ -278,6 +281,17 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         else:
             self.exchange.abort()
         self._end(outcome, None if outcome == "stopped" else error)
+
+    def _read_arrived(self) -> None:
+        """Decodes what has arrived and nobody has read, for the result of a stream that is stopped."""
+        reader = self.reader
+        if reader.has_stop_conditions:
+            return  # they would be called once more
+        with suppress(FriendliError):
+            while not reader.has_ended and (data := self.exchange.take()):
+                reader.feed(data)
+                self.stopwatch.read(len(data), len(reader.ready))
+                reader.ready.clear()
 
     def reject(self, error: FriendliError) -> None:
         """Ends the stream, if it is open, because its content is unusable; adds ``meta`` and ``partial`` to the error.

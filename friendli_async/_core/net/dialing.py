@@ -73,7 +73,7 @@ current_dial: ContextVar[DialContext] = ContextVar("friendli_async_dial")
 
 
 class WarmedUp(Exception):  # noqa: N818  # not an error: it ends aiohttp's request
-    """Ends aiohttp's request before anything is sent: a connection was opened for the pool."""
+    """Ends aiohttp's request before anything is sent: a connection was opened for the pool, or the pool is full."""
 
 
 class PooledProtocol(ResponseHandler):

@@ -66,10 +66,17 @@ class Pool:
         """Returns the connection counts."""
         return LoopGauges(
             in_use=self.slots.in_use,
-            idle=sum(protocol.idle for protocol in tuple(self.connections)),
+            idle=self._idle(),
             waiting=self.slots.waiting,
             open_streams=sum(exchange.streaming for exchange in tuple(self.exchanges)),
         )
+
+    def _idle(self) -> int:
+        return sum(protocol.idle for protocol in tuple(self.connections))
+
+    def is_full(self) -> bool:
+        """Whether a connection opened in a slot that was just taken would be one too many, with those that are idle."""
+        return self.slots.in_use + self._idle() > self.slots.limit
 
     async def wait_for_reusable(self) -> None:
         """Waits briefly for the last stream's connection if none is idle: that costs less than opening another."""

@@ -53,10 +53,10 @@ class Transport(Protocol):
         ...
 
     async def warm(self, url: str, dial: DialContext) -> None:
-        """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
+        """Opens a connection for a URL and leaves it in the pool, unless it is full. Raises what ``send`` raises."""
         ...
 
-    def gauges(self) -> list[LoopGauges]:
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         """Returns the connection counts of each running loop."""
         ...
 
@@ -127,6 +127,8 @@ class AiohttpTransport:
         """
         pool = await self._acquire_slot(dial)
         try:
+            if dial.warming and pool.is_full():
+                raise WarmedUp
             url, hops = _parse_url(request.url), 0
             while True:
                 failure: Held[Exception] | None = None
@@ -154,7 +156,7 @@ class AiohttpTransport:
             raise
 
     async def warm(self, url: str, dial: DialContext) -> None:
-        """Opens a connection for a URL and leaves it in the pool. Raises what ``send`` raises."""
+        """Opens a connection for a URL and leaves it in the pool, unless it is full. Raises what ``send`` raises."""
         if self._session is not None:
             raise ConfigurationError("warm_up() cannot open connections of a session that was passed in")
         with suppress(WarmedUp):
@@ -259,9 +261,10 @@ class AiohttpTransport:
         for pool, _ in tuple(self._pools.values()):
             pool.discard()
 
-    def gauges(self) -> list[LoopGauges]:
+    def gauges(self) -> dict[asyncio.AbstractEventLoop, LoopGauges]:
         """Returns the connection counts of each loop that has not closed."""
-        return [pool.gauges() for pool, _ in tuple(self._pools.values()) if not pool.loop.is_closed()]
+        pools = [pool for pool, _ in tuple(self._pools.values())]
+        return {pool.loop: pool.gauges() for pool in pools if not pool.loop.is_closed()}
 
     def abort(self, reason: str) -> None:
         """Ends every exchange in flight, in all loops."""

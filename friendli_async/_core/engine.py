@@ -1,0 +1,150 @@
+"""What the APIs call: an engine makes the plain calls of a deployment, and opens its streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Generic, NoReturn, TypeVar
+
+from friendli_async._core.body.arguments import Arguments
+from friendli_async._core.call import Call, Recovery, Sink
+from friendli_async._core.events.reader import Collector
+from friendli_async._core.events.stream import OpenStream, Outcome
+from friendli_async._core.held import Held
+from friendli_async._core.net.clock import CallClock, ReadClock
+from friendli_async._core.net.dialing import DialContext
+from friendli_async._core.protocol import Deployment, Operation, RequestBuilder
+from friendli_async._core.runtime import Runtime
+from friendli_async._core.settings import Settings
+from friendli_async.errors import ConfigurationError, FriendliError
+from friendli_async.options import is_count
+from friendli_async.replies import attach_meta
+
+T = TypeVar("T")
+E = TypeVar("E")
+R = TypeVar("R")
+U = TypeVar("U")
+
+
+class Engine:
+    """Makes the calls of one deployment with one set of settings, on the client's runtime."""
+
+    def __init__(
+        self, runtime: Runtime, settings: Settings, deployment: Deployment, recover: Recovery | None = None
+    ) -> None:
+        self.runtime = runtime
+        self.settings = settings
+        self.deployment = deployment
+        self.recover = recover
+
+    @cached_property
+    def request_builder(self) -> RequestBuilder:
+        """Builds the engine's requests. Created lazily: a copy of a client has every engine, but uses only one."""
+        return RequestBuilder(self.settings, self.deployment)
+
+    def with_options(self, options: Mapping[str, object]) -> Engine:
+        """Returns an engine for the same deployment with these options; see ``Settings.with_changes``."""
+        return Engine(self.runtime, self.settings.with_changes(options), self.deployment, self.recover)
+
+    def with_recovery(self, recover: Recovery) -> Engine:
+        """Returns a copy that tries ``recover`` after an error response."""
+        return Engine(self.runtime, self.settings, self.deployment, recover)
+
+    def __reduce__(self) -> NoReturn:  # copying any part of a client ends up here
+        raise TypeError("the parts of a client hold connections and a token, so they cannot be pickled or copied")
+
+    async def call(self, operation: Operation[T], arguments: Arguments) -> T:
+        """Makes a plain call and returns the decoded reply.
+
+        Raises:
+            FriendliError: See ``friendli_async.errors``.
+        """
+        call = Call(self, operation, arguments, "json")
+        reply = await call.run(call.read_reply)
+        attach_meta(reply, call.meta())
+        return reply
+
+    def opening(
+        self, operation: Operation[Any], arguments: Arguments, collector: Callable[[], Collector[E, R, U]]
+    ) -> StreamOpening[E, R, U]:
+        """Returns the opening of an EventStream; ``collector`` creates a new collector for each attempt."""
+        return StreamOpening(self, operation, arguments, collector)
+
+    async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
+        """Makes a call whose response body is not JSON.
+
+        Args:
+            operation: The operation; its decoder is not used.
+            arguments: The request's body, path and query.
+            sink: Receives the response body; None discards it.
+
+        Raises:
+            FriendliError: See ``friendli_async.errors``.
+        """
+        call = Call(self, operation, arguments, "bytes")
+        await call.run(lambda exchange: call.read_into(exchange, sink))
+
+    async def warm_up(self, connections: int) -> None:
+        """Opens connections and leaves them in the pool; see ``AsyncFriendli.warm_up``."""
+        most = self.runtime.max_connections
+        if not is_count(connections) or connections > most:
+            raise ConfigurationError(f"warm_up() opens 1 to {most} connections (max_connections), not {connections!r}")
+        opening = (self._open_connection() for _ in range(connections))
+        outcomes = await asyncio.gather(*opening, return_exceptions=True)
+        failures = [Held(outcome) for outcome in outcomes if outcome is not None]
+        del outcomes  # it holds the error that is raised below
+        if failures:
+            raise failures[0].take()
+
+    async def _open_connection(self) -> None:
+        self.runtime.check()
+        with CallClock(self.settings.timeout, asyncio.get_running_loop()) as clock:
+            dial = DialContext(clock, force_new=True, warming=True)
+            await self.runtime.transport.warm(self.request_builder.base or "/", dial)
+
+
+class StreamOpening(Generic[E, R, U]):
+    """Opens one stream; ``EventStream`` holds it.
+
+    Attributes:
+        collector: Creates a new collector of the stream's events.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        operation: Operation[Any],
+        arguments: Arguments,
+        collector: Callable[[], Collector[E, R, U]],
+    ) -> None:
+        self._engine = engine  # keeps the client open while the stream exists
+        self._call: Call[Any] | None = Call(engine, operation, arguments, "events")
+        self.collector = collector
+
+    async def open(self) -> OpenStream[E, R, U]:
+        """Opens the stream, and returns it once its first event has arrived.
+
+        Raises:
+            FriendliError: No attempt received an event.
+        """
+        call = self._call
+        assert call is not None, "opened once"
+        exchange, reader, collector, head = await call.run(
+            lambda exchange: call.read_first_event(exchange, self.collector())
+        )
+        clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
+        opened = OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
+        self._call = None  # releases the request body
+        return opened
+
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """Returns the outcome of an ``open`` that raised this error; observers were told the same."""
+        assert self._call is not None, "kept if opening failed"
+        return self._call.outcome_of(error)
+
+    def interrupt(self, error: FriendliError, outcome: Outcome) -> Outcome:
+        """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""
+        assert self._call is not None, "kept until it is open"
+        self._call.interrupt(error, outcome)
+        return self._call.outcome_of(error)

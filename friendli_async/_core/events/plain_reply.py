@@ -1,0 +1,233 @@
+"""Decodes plain replies, and detects the errors that are sent with a good status. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cache
+from typing import Any, Final, TypeVar, cast, get_args
+
+import msgspec
+
+from friendli_async._core.error_json import (
+    Fields,
+    as_list,
+    as_object,
+    declares_error,
+    describes_error,
+    has_value,
+    holds_content,
+    is_error_name,
+    is_object,
+    json_or_none,
+    shows_error_beside,
+    wraps_error,
+)
+from friendli_async._core.error_text import is_other_format
+from friendli_async._core.events.decoding import METADATA, NOT_DECODED
+from friendli_async._core.held import Held
+from friendli_async._core.lenient import convert, decode
+from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
+from friendli_async.errors import FriendliError, ResponseDecodeError
+from friendli_async.replies import Headers, Partial, partial_of
+
+T = TypeVar("T")
+
+# Fields that both replies and errors have.
+_AMBIGUOUS: Final = frozenset({"status", "name", "type", "role", "usage", "message"})
+# A reply with content of its own that contains none of these does not declare an error, and is parsed only once.
+_ERROR_MARK: Final = b'"error'
+_FAIL_MARK: Final = b'"fail'
+_SUCCESS_MARK: Final = b'"success"'
+
+
+def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, headers: Headers) -> T:
+    """Decodes a plain reply with a good status.
+
+    Raises:
+        APIStatusError: The body is an error, in JSON or as plain text.
+        ResponseDecodeError: The body is not JSON (markup, events), not a reply of this API, or has no answer.
+    """
+    kind: Any = decoder.type
+    own = _own_fields(kind)
+    if _ERROR_MARK in data or _FAIL_MARK in data or _SUCCESS_MARK in data:
+        value: object = json_or_none(data)
+        fields = as_object(value)
+        if declares_error(value, own) or wraps_error(fields):
+            failure = Held(error_of_payload(value, data, status, headers))
+            failure.error.partial = _partial_of(fields, decoder)
+            raise failure.take()
+    try:
+        reply = decode(data, decoder)
+    except ResponseDecodeError:
+        value = json_or_none(data)
+        if value is None and is_other_format(data):
+            raise unexpected_content(data, status, headers, "JSON") from None
+        if not _is_error_reply(value, own):
+            raise
+    else:
+        is_certain = bool(own) and _has_certain_answer(reply)
+        if is_certain and _has_content(reply):
+            return reply
+        value = json_or_none(data)
+        fields = as_object(value)
+        is_error = _shows_error_without_answer(fields, own) if is_certain else _is_error_reply(value, own)
+        if not is_error:
+            if is_certain:
+                return _move_answers(reply, fields, data, decoder)
+            _check_reply(reply, fields, data, own)
+            return reply
+    failure = Held(error_of_payload(value, data, status, headers))
+    failure.error.partial = _partial_of(as_object(value), decoder)
+    raise failure.take()
+
+
+def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers) -> FriendliError:
+    """Builds the error of a body that is not an event stream. If it is a plain reply, the error has it as ``partial``.
+
+    Args:
+        data: The body.
+        decoder: Decodes a plain reply.
+        status: The HTTP status of the reply.
+        headers: The reply's headers.
+    """
+    error = unexpected_content(data, status, headers, "an event stream")
+    with suppress(FriendliError):
+        error.partial = partial_of(decode_reply(data, decoder, status, headers))
+    return error
+
+
+@cache
+def _own_fields(kind: Any) -> frozenset[str]:
+    """The field names of a reply type, or of all members of a union; empty if the type has no fields."""
+    members: tuple[Any, ...] = get_args(kind) or (kind,)
+    return frozenset(name for member in members for name in getattr(member, "__struct_encode_fields__", ()))
+
+
+def _check_reply(reply: object, fields: Fields, data: bytes, own: Collection[str]) -> None:
+    """Checks that a reply has a field of this API, and an answer.
+
+    Raises:
+        ResponseDecodeError: It lacks either.
+    """
+    if own and fields and not fields.keys() & own:
+        raise ResponseDecodeError("the server's reply has none of the fields of this API", excerpt=excerpt(data))
+    if not _is_answered(reply):
+        wanted = " and no ".join(getattr(reply, "answered_by", ()))
+        raise ResponseDecodeError(f"the server's reply contains no answer: it has no {wanted}", excerpt=excerpt(data))
+
+
+# The fields in which the APIs have the answer.
+_ANSWERS: Final = frozenset({"choices", "content", "data", "image", "output", "text", "tokens"})
+
+
+def _has_content(reply: Any) -> bool:
+    """Whether a reply has text, or if it is of another kind, any answer; checked without parsing it again."""
+    if (text := getattr(reply, "text", None)) is not None:
+        return bool(text)
+    answers = _ANSWERS & _own_fields(reply.__class__)
+    return not answers or any(getattr(reply, name) for name in answers)
+
+
+def _shows_error_without_answer(fields: Fields, own: Collection[str]) -> bool:
+    """Whether a reply has an error message, flag or status next to fields of the API, but nothing in these."""
+    answers = _ANSWERS.intersection(own)
+    if not answers or any(holds_content(fields.get(name)) for name in answers):
+        return False
+    return shows_error_beside(fields, own)
+
+
+def _has_certain_answer(reply: object) -> bool:
+    """Whether a reply has an answer that cannot be part of an error."""
+    for name in getattr(reply, "answered_by", ()):
+        if getattr(reply, name) and name not in _AMBIGUOUS:
+            return True
+    return _has_own_value(reply) and _is_answered(reply)
+
+
+def _is_answered(reply: object) -> bool:
+    """Whether any field of ``answered_by`` is filled; true if the reply type names none."""
+    wanted: tuple[str, ...] = getattr(reply, "answered_by", ())
+    return not wanted or any(getattr(reply, name) not in (None, (), "") for name in wanted)
+
+
+def _has_own_value(reply: Any) -> bool:
+    """Whether a reply has a value that cannot be part of an error."""
+    for name in reply.__struct_fields__ if isinstance(reply, msgspec.Struct) else ():
+        value: object = getattr(reply, name)
+        if value in (None, (), [], {}, "") or name in METADATA:
+            continue
+        if name not in _AMBIGUOUS or (isinstance(value, str) and value in _literal_values(reply.__class__, name)):
+            return True
+    return False
+
+
+@cache
+def _literal_values(struct: Any, name: str) -> frozenset[object]:
+    """The values that the API documents for a field: the literals of its type."""
+    kinds = [field.type for field in msgspec.structs.fields(struct) if field.name == name]
+    return frozenset(value for kind in kinds for member in get_args(kind) for value in get_args(member))
+
+
+def _partial_of(fields: Fields, decoder: msgspec.json.Decoder[Any]) -> Partial | None:
+    """Returns the content and usage of a reply that also carries an error, or None: they were billed."""
+    try:
+        reply = convert({name: each for name, each in fields.items() if name != "error"}, decoder.type)
+    except NOT_DECODED:
+        return None
+    partial = partial_of(reply)
+    return None if partial == Partial() else partial
+
+
+def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Moves the answers of a reply without text to where this API has them, from where another API or a stream does.
+
+    Raises:
+        ResponseDecodeError: A choice has no answer in any of these places.
+    """
+    own_choices: Any = getattr(reply, "choices", ())
+    if not own_choices:
+        return reply
+    choices = list(map(as_object, as_list(fields["choices"]) or [fields["choices"]]))  # or one that is not in a list
+    wanted = "message" if hasattr(own_choices[0], "message") else "text"
+    lacking = [choice for choice in choices if _lacks(choice, wanted)]
+    moved = [choice for choice in lacking if _move_answer(choice, wanted)]
+    if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
+        raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
+    return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
+
+
+_ANSWER_FIELDS: Final = (
+    *("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "reasoning_details", "refusal"),
+)
+
+
+def _lacks(choice: Fields, wanted: str) -> bool:
+    """Whether a choice has no answer, not even an empty one."""
+    answer = choice.get(wanted)
+    return answer is None or (isinstance(answer, dict) and not any(name in answer for name in _ANSWER_FIELDS))
+
+
+def _move_answer(choice: Fields, wanted: str) -> bool:
+    """Moves the answer of a choice to the field ``wanted``; returns False if there is none that fits."""
+    found = choice.get("message") or choice.get("delta") or choice.get("text")
+    message = as_object(found) if is_object(found) else {"content": found}
+    if isinstance(message.get("text"), str):
+        message = {"content": message["text"], **message}
+    answer = message if wanted == "message" else message.get("content")
+    if found is None or (wanted == "text" and not isinstance(answer, str)):
+        return False
+    choice[wanted] = answer
+    return True
+
+
+def _is_error_reply(value: object, own: Collection[str]) -> bool:
+    """Whether a reply declares or wraps an error, or has an error message and no content of the API."""
+    if not is_object(value):
+        return describes_error(value)
+    fields = as_object(value)
+    if wraps_error(fields) or declares_error(fields) or _shows_error_without_answer(fields, own):
+        return True
+    if has_value(fields, [name for name in own if name not in METADATA | _AMBIGUOUS and not is_error_name(name)]):
+        return False
+    return describes_error({name: each for name, each in fields.items() if name not in own or is_error_name(name)})

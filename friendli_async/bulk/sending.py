@@ -1,0 +1,202 @@
+"""Makes the calls of a run's rows, and tells its gate of each reply and each rejection by load."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+from friendli_async._core.pacing import on_rejection
+from friendli_async.bulk.gate import Gate
+from friendli_async.errors import APIStatusError, FriendliError, RateLimitError
+from friendli_async.replies import Meta, Reply, usage_of
+
+__all__ = ["RowSender"]
+
+Row = TypeVar("Row")
+R = TypeVar("R")
+
+_log: Final = logging.getLogger("friendli_async")
+_OVERLOAD_STATUSES: Final = frozenset({429, 503})
+_MAX_RESENDS: Final = 5
+_MAX_RESEND_WAIT: Final = 3600.0
+"""How often a row is sent again after a rejection by load, and how many seconds it waits for that in all. The run does
+not pause for longer, either: then the server is asked again, or the run ends if no row is left."""
+_FIRST_BACKOFF: Final = 0.5
+_BACKOFF_FACTOR: Final = 3.0
+"""The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
+
+
+class RowSender(Generic[Row, R]):
+    """Makes the call for each row, and makes it again if the server was overloaded.
+
+    Args:
+        call: See ``run_all``.
+        gate: The run's gate. Whoever calls ``send`` has taken a permit.
+
+    Attributes:
+        refused: The rejections so far.
+        tokens: The completion tokens so far.
+        closed: Whether the run is closed: a cancellation then ends a row, instead of its wait to be sent again.
+    """
+
+    def __init__(self, call: Callable[[Row], Awaitable[R]], gate: Gate) -> None:
+        self.refused: int = 0
+        self.tokens: int = 0
+        self.closed: bool = False
+        self._call = call
+        self._gate = gate
+        self._stopped = False
+        self._resending: set[asyncio.Task[None]] = set()  # tasks without a permit, which wait to send a row again
+
+    async def send(self, row: Row) -> tuple[R | None, Exception | None, int]:
+        """Makes the call for one row, with a permit, and again after each rejection by load.
+
+        Returns:
+            The reply, the error, and the number of requests.
+
+        Raises:
+            BaseException: What the call raises that is not an Exception; a CancelledError only if its task was
+                cancelled.
+        """
+        attempts, resends, waited = 0, 0, 0.0
+        reply: R | None = None
+        error: Exception | None = None
+        try:
+            while True:
+                reply, error = await self._make_call(row)
+                meta = _meta_of(reply if error is None else error)
+                attempts += 1 if meta is None else len(meta.attempts)
+                wait = _resend_wait(error, resends)
+                if wait is None or resends == _MAX_RESENDS or waited + wait > _MAX_RESEND_WAIT:
+                    break
+                resends, waited = resends + 1, waited + wait
+                _log.info("run_all: a rate limit rejected a row, which is sent again in %.1f s", wait)
+                if self._stopped or not await self._wait_to_resend(wait):
+                    break
+            return reply, error, max(1, attempts)
+        finally:
+            reply = error = None  # from 3.12 on an error's traceback has this frame: avoid a cycle
+
+    def stop(self) -> None:
+        """Sends no row again."""
+        self._stopped = True
+        for task in self._resending:
+            task.cancel()
+
+    def gave_permit_back(self, task: asyncio.Task[None]) -> bool:
+        """Whether a task that has ended gave its permit back while it waited to send its row again."""
+        gave = task in self._resending
+        self._resending.discard(task)
+        return gave
+
+    async def _wait_to_resend(self, wait: float) -> bool:
+        """Waits, and then for a permit; the gate gives none before a ``Retry-After``. Returns False if stopped."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._gate.release()
+        self._resending.add(task)
+        try:
+            await asyncio.sleep(wait)
+            await self._gate.acquire()
+        except CancelledError:
+            if self.closed or not self._stopped:
+                raise
+            return False
+        self._resending.discard(task)
+        return True
+
+    async def _make_call(self, row: Row) -> tuple[R | None, Exception | None]:
+        """Makes the call. Apart from ``send``, whose frame would be in the error's traceback and hold the error."""
+        started_at = asyncio.get_running_loop().time()
+        reported: set[tuple[int, float]] = set()
+        on_rejection.set(partial(self._report_rejection, reported))
+        try:
+            reply = await self._call(row)
+        except Exception as error:
+            self._report_rejections(_meta_of(error), error, reported)
+            return None, error
+        except CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return None, _cancelled_call(error)  # raised by what it awaited: nobody has cancelled the row
+        meta = _meta_of(reply)
+        self._report_rejections(meta, None, reported)
+        usage = usage_of(reply)
+        tokens = usage.completion_tokens if usage is not None else 0
+        self.tokens += tokens
+        seconds = None
+        if meta is not None and meta.attempts:
+            seconds = meta.attempts[-1].elapsed + _seconds_after_first_event(meta)
+        self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
+        return reply, None
+
+    def _report_rejection(self, reported: set[tuple[int, float]], error: APIStatusError) -> None:
+        """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries."""
+        if error.meta is not None and error.meta.attempts:
+            attempt = error.meta.attempts[-1]
+            reported.add((attempt.number, attempt.elapsed))
+            self._refuse(_pause_after(error), attempt.elapsed)
+
+    def _report_rejections(
+        self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
+    ) -> None:
+        """Reports the rejections to the gate that are not reported yet: of streams, and without ``Pacing``."""
+        attempts = () if meta is None else meta.attempts
+        pause = _pause_after(error) if isinstance(error, APIStatusError) else None
+        if not attempts and isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES:
+            if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
+                self._gate.hold(pause)
+            else:  # raised by the user's own function
+                self._refuse(pause)
+        ago = 0.0 if meta is None else _seconds_after_first_event(meta)
+        for position, attempt in enumerate(reversed(attempts)):
+            ago += attempt.elapsed + attempt.wait
+            # The response to a call that is rejected inside its stream has a good status.
+            status = 429 if attempt.error == RateLimitError.__name__ else attempt.status
+            if position == 0 and isinstance(error, APIStatusError):
+                status = error.status_code
+            if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
+                # The Retry-After of an earlier attempt has passed already.
+                self._refuse(0.0 if position else pause, ago)
+
+    def _refuse(self, pause: float | None, ago: float | None = None) -> None:
+        self.refused += 1
+        self._gate.refused(pause, ago=ago)
+
+
+def _resend_wait(error: Exception | None, resends: int) -> float | None:
+    """Returns the seconds until a row is sent again: if the server rejected it because of its load, with no content."""
+    if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
+        return error.retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
+    return None
+
+
+def _pause_after(error: APIStatusError) -> float | None:
+    """Returns the seconds for which a rejection pauses the run: its ``Retry-After``, up to an hour."""
+    return None if error.retry_after is None else min(error.retry_after, _MAX_RESEND_WAIT)
+
+
+def _cancelled_call(cancellation: CancelledError) -> FriendliError:
+    """Returns the error of a row whose call raised CancelledError without being cancelled."""
+    error = FriendliError("the call was cancelled by something that it awaited")
+    error.__cause__ = cancellation
+    return error
+
+
+def _seconds_after_first_event(meta: Meta) -> float:
+    """Returns what the ``elapsed`` of the last attempt lacks if the call was a stream."""
+    return max(0.0, meta.timing.total - meta.elapsed)
+
+
+def _meta_of(result: object) -> Meta | None:
+    if isinstance(result, FriendliError):
+        return result.meta
+    if isinstance(result, Reply):
+        return result.__dict__.get("_meta")
+    return None
