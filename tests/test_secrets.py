@@ -42,7 +42,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async.bulk import run_all
-from friendli_async.testing import FriendliServer, body, chunk, cut, drop, script, stall, status, text
+from friendli_async.testing import FriendliServer, body, chunk, cut, drop, json_body, script, stall, status, text
 from friendli_async.tools import tool
 
 pytestmark = pytest.mark.compatibility
@@ -60,6 +60,8 @@ FAILURES: dict[str, Any] = {
     "not a stream": body(b"<html>"),
     "bad event": script(chunk("a"), body(b"").steps[0], stall()),
     "redirect": status(307, headers={"Location": "http://elsewhere.invalid/"}),
+    "token": lambda request: body(f"bad {request.headers['Authorization']}".encode(), status=401),
+    "token in JSON": lambda request: json_body({"message": request.headers["Authorization"]}, status=400),
     "echo": lambda request: body(request.headers["X-Public"].encode(), status=400, content_type="text/plain"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -36,6 +36,7 @@ from friendli_async._core.pacing import Hold, LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
+from friendli_async._core.secret import without_token
 from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
@@ -115,6 +116,7 @@ class Call(Generic[T]):
         self._status: int | None = None
         self._headers = _NO_HEADERS
         self._elapsed = 0.0
+        self._request_headers: Mapping[str, str] = {}  # of the last attempt
         self._accepted = False  # whether the server may have accepted an attempt: ``sent`` of the last error
         self._reply_started = False  # the body of a plain reply is being read
         self._replaced = False  # a dead pooled connection has been replaced, which is done once per call
@@ -267,7 +269,9 @@ class Call(Generic[T]):
         builder = engine.request_builder
         authorization = builder.authorization or await builder.resolve_token()
         framing = await body.headers() if isinstance(body, Form) else None
-        return builder.build(self._operation, self._arguments, self._accept, authorization, framing)
+        request = builder.build(self._operation, self._arguments, self._accept, authorization, framing)
+        self._request_headers = request.headers
+        return request
 
     def _record_connection(self, dial: DialContext) -> None:
         self._replaced = dial.force_new
@@ -278,6 +282,7 @@ class Call(Generic[T]):
     async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
         body = await exchange.read_some(self._engine.settings.limits.error)
+        body = without_token(body, self._request_headers)
         return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:

@@ -7,6 +7,8 @@ from typing import Final, NoReturn, TypeVar, cast
 
 T = TypeVar("T")
 
+_MIN_TOKEN: Final = 8
+"""A shorter token, such as that of a test, would also be found inside of words."""
 _NOT_SECRET: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})
 
 
@@ -41,3 +43,12 @@ def masked(value: T) -> T:
 def masked_values(values: Mapping[str, object]) -> dict[str, object]:
     """Masks the strings of settings, except of those that hold no secret; unknown names are masked as well."""
     return {name: value if name in _NOT_SECRET else masked(value) for name, value in values.items()}
+
+
+def without_token(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Masks the token of a request in the body of its error response: some servers quote what they reject."""
+    for name, value in headers.items():
+        token = value.rpartition(" ")[2].encode()
+        if name.lower() == "authorization" and len(token) >= _MIN_TOKEN:
+            return body.replace(token, b"***")
+    return body
