@@ -181,13 +181,14 @@ class TranscriptCollector:
         """Whether ``transcript.text.done`` has arrived."""
         return self.done is not None
 
-    def extend(self, events: Sequence[TranscriptEvent]) -> None:
-        """Adds events in order."""
+    def extend(self, events: Sequence[TranscriptEvent]) -> int:
+        """Adds events in order; returns how many."""
         for event in events:
             if isinstance(event, TranscriptDelta):
                 self.pieces.append(event.delta)
             elif isinstance(event, TranscriptDone):
                 self.done = event
+        return len(events)
 
     @property
     def usage(self) -> TranscriptionUsage | None:

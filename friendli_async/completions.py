@@ -6,7 +6,7 @@ true`` selects server-sent events, which end with ``data: [DONE]``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, Unpack, cast
 
 import msgspec
@@ -267,14 +267,17 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 
     _parts = _ChoiceParts
 
-    def extend(self, events: Iterable[TextCompletionChunk]) -> None:
-        """Adds chunks."""
+    def extend(self, events: Sequence[TextCompletionChunk]) -> int:
+        """Adds chunks up to the final one; returns how many it added."""
         add_chunks = super().extend
-        for chunk in events:
+        for count, chunk in enumerate(events, 1):
             if chunk.object == _FINAL_FRAME:
                 self.is_last = True
                 self._remove_duplicates(chunk)
             add_chunks((chunk,))
+            if self.is_last:
+                return count
+        return len(events)
 
     def _remove_duplicates(self, chunk: TextCompletionChunk) -> None:
         for position, choice in enumerate(chunk.choices):

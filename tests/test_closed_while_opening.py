@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 from support.recorder import Recorder
-from support.sockets import assert_no_leaks, client_of, complete, open_stream, unresponsive_port, with_timeout
+from support.sockets import assert_no_leaks, client_of, complete, delta, open_stream, unresponsive_port, with_timeout
 from support.virtual import NEVER_ENDS, Answer, FakeTransport, hanging, response, run_in_virtual_time
 
 from friendli_async import (
@@ -121,6 +121,44 @@ def test_cancelling_the_opening_of_an_ended_stream_keeps_its_outcome(
         assert [chunk async for chunk in stream] == []  # ended on purpose: no error about the cancellation
         with pytest.raises(StreamInterruptedError):
             await stream.result()
+
+    run_in_virtual_time(main())
+
+
+@pytest.mark.parametrize("ends", [("client", "stop"), ("stop", "client"), ("aclose", "stop")], ids=str)
+def test_first_of_two_ends_of_an_opening_is_its_outcome_for_the_stream_and_its_observers(
+    ends: tuple[str, str],
+) -> None:
+    recorder = Recorder()
+
+    async def main() -> str:
+        client = virtual_client(FakeTransport(hanging()), recorder)
+        stream = open_stream(client)
+        opening = asyncio.ensure_future(anext(stream, None))
+        await asyncio.sleep(2.0)
+        closers = {"client": client.aclose, "stop": stream.stop, "aclose": stream.aclose}
+        await asyncio.gather(*(closers[end]() for end in ends))  # all in one turn of the loop
+        await asyncio.wait([opening])
+        opening.exception()
+        return stream.outcome
+
+    expected = "stopped" if ends[0] == "stop" else "cancelled"
+    assert (run_in_virtual_time(main()), outcome_of(recorder)[0]) == (expected, expected)
+
+
+@pytest.mark.parametrize("closer", [CLOSERS["the stream"], CLOSERS["the client"]], ids=["the stream", "the client"])
+def test_close_in_the_loop_turn_of_the_first_event_cancels_the_stream(closer: Closer) -> None:
+    recorder = Recorder()
+
+    async def main() -> None:
+        transport = FakeTransport(response(2.0, delta("a"), NEVER_ENDS))
+        client = virtual_client(transport, recorder)
+        stream = open_stream(client)
+        opening = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(2.0)  # begun before the timer of the first event
+        await closer(client, stream)
+        await assert_cancelled(opening, stream, recorder)
+        assert all(exchange.ends for exchange in transport.exchanges)
 
     run_in_virtual_time(main())
 

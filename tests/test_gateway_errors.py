@@ -462,6 +462,30 @@ def test_error_in_an_event_after_the_final_one_is_ignored(kind: str) -> None:
     assert len(reader.ready) == len(frames)
 
 
+@pytest.mark.parametrize("stop_conditions", [(), (lambda _: False,)])
+@pytest.mark.parametrize("kind", ["messages", "responses", "completions"])
+def test_event_after_the_final_one_is_ignored_even_in_the_same_read(kind: str, stop_conditions: Any) -> None:
+    events = [(name, value) for name, value, _ in STREAMS[kind].events]
+    if kind == "completions":
+        final = {"event": "complete", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}
+        events += [(None, final), (None, {**events[0][1]})]
+    else:
+        events += events  # repeated blocks and items would change the result
+    frames = [f"event: {name or ''}\ndata: {json.dumps(value)}\n\n".encode() for name, value in events]
+    outcomes: list[Any] = []
+    for reads in (frames, [b"".join(frames)]):
+        collector: Any = STREAMS[kind].collector()
+        reader = EventReader[Any](collector, 1 << 20, 200, Headers(), stop_conditions)
+        for read in reads:
+            if not reader.has_ended:
+                reader.feed(read)
+        assert reader.failure is None
+        assert collector.is_last
+        outcomes.append((list(reader.ready), collector.result()))
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][0]) < len(frames)
+
+
 BLANK_ERRORS: Final = [
     *(None, "", " ", {}, [], False, 0),
     *({"message": None, "code": None}, {"message": "", "code": 0}, {"details": [], "inner": {"code": None}}),

@@ -584,6 +584,21 @@ def test_base_exception_in_observer_leaves_nothing_open(
         runner.run(call_again())
 
 
+async def test_base_exception_at_the_end_of_an_unread_stream_closes_its_connection(server: FriendliServer) -> None:
+    class Exits:
+        def call_ended(self, event: CallEnded) -> None:
+            raise ProgramExit
+
+    server.enqueue(script(chunk("a"), stall()))
+    client = client_of(server.url, observers=[Exits()])
+    stream = await open_stream(client)
+    with pytest.raises(ProgramExit):
+        await client.drain(0)
+    assert stream.outcome == "cancelled"
+    await assert_no_leaks(client, server)
+    await client.aclose()
+
+
 async def test_observer_may_define_any_subset_of_methods(server: FriendliServer) -> None:
     class OnlyEnds:
         def __init__(self) -> None:

@@ -17,11 +17,12 @@ from support.sockets import (
     delta,
     open_stream,
     read,
+    reply,
     serve_bytes,
     with_timeout,
 )
 
-from friendli_async import AsyncFriendli, StreamInterruptedError
+from friendli_async import AsyncFriendli, ResponseDecodeError, StreamInterruptedError
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
@@ -55,7 +56,25 @@ def read_tool_calls_without_index(count: int) -> None:
     assert len(reader.ready) == 1
 
 
-@pytest.mark.parametrize(("work", "size"), [(read_in_small_chunks, 500_000), (read_tool_calls_without_index, 1_000)])
+def read_whole_reply_in_place_of_a_stream(size: int) -> None:
+    async def main() -> None:
+        async with serve_bytes(reply(completion("x" * size))) as server, client_of(server.url) as client:
+            with pytest.raises(ResponseDecodeError) as caught:
+                await open_stream(client)
+            assert caught.value.partial is not None
+            assert len(caught.value.partial.text) == size
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("work", "size"),
+    [
+        (read_in_small_chunks, 500_000),
+        (read_tool_calls_without_index, 1_000),
+        (read_whole_reply_in_place_of_a_stream, 4_000_000),
+    ],
+)
 def test_processing_time_is_linear(work: Callable[[int], None], size: int) -> None:
     once, four_times = cpu_seconds(lambda: work(size)), cpu_seconds(lambda: work(4 * size))
     assert four_times < 9 * max(once, 0.002)  # quadratic time would be sixteen times

@@ -4,7 +4,7 @@ import asyncio
 import copy
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 import aiohttp
@@ -553,6 +553,21 @@ async def test_closing_the_client_ends_an_unread_stream_that_still_obeys_its_sto
     stream = (await open_stream(client)).stop_when(lambda text: "b" in text)
     await client.aclose()
     assert await read_until_interrupted(stream) == ["a", "b"]
+
+
+@pytest.mark.parametrize("read_mode", ["raw", "stop_when", "events"])
+async def test_unread_stream_that_is_closed_after_its_client_delivers_nothing(
+    server: FriendliServer, read_mode: str
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    client = client_of(server.url)
+    stream = await open_stream(client)
+    if read_mode == "stop_when":
+        stream.stop_when(lambda text: "b" in text)
+    await client.aclose()
+    await stream.aclose()
+    source: AsyncIterable[Any] = stream.raw() if read_mode == "raw" else stream
+    assert [each async for each in source] == []
 
 
 async def test_branches_of_a_closed_client_deliver_what_arrived(server: FriendliServer) -> None:

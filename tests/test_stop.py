@@ -102,6 +102,22 @@ async def test_stop_aborts_the_connection_without_suspending(server: FriendliSer
     await server.wait_for_connections(0)
 
 
+async def test_cancelled_read_of_a_stream_that_was_just_stopped_is_no_error(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("a"), stall()))
+    stream = open_stream(client)
+    await anext(stream)
+    waiting = asyncio.ensure_future(anext(stream))
+    await run_loop_iterations()
+    await stream.stop()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert [event async for event in stream] == []
+    assert (await stream.result()).text == "a"
+
+
 async def _iterate(stream: AnyStream) -> list[Any]:
     return [event async for event in stream]
 

@@ -515,6 +515,8 @@ class Call(Generic[T]):
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
             raise StreamInterruptedError(str(error)) from None
+        if self._interruption is not None:  # in the turn of the loop in which the first event was read
+            raise copy.copy(self._interruption)
         if collector.has_text:
             self.stopwatch.record_first_text()
         exchange.streaming = True

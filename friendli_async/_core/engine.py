@@ -143,7 +143,8 @@ class StreamOpening(Generic[E, R, U]):
         assert self._call is not None, "kept if opening failed"
         return self._call.outcome_of(error)
 
-    def interrupt(self, error: FriendliError, outcome: Outcome) -> None:
-        """Makes an ``open`` in progress raise the error; ``outcome`` is the stream's outcome then."""
-        if self._call is not None:
-            self._call.interrupt(error, outcome)
+    def interrupt(self, error: FriendliError, outcome: Outcome) -> Outcome:
+        """Makes an ``open`` in progress raise the error, unless it was interrupted before; returns the outcome."""
+        assert self._call is not None, "kept until it is open"
+        self._call.interrupt(error, outcome)
+        return self._call.outcome_of(error)

@@ -163,8 +163,8 @@ class ChoicesCollector(Generic[C, P]):
             self.head = chunk
         return parts
 
-    def extend(self, events: Iterable[C]) -> None:
-        """Adds chunks."""
+    def extend(self, events: Sequence[C]) -> int:
+        """Adds chunks; returns how many."""
         for chunk in events:
             if self._first != 0:
                 self._renumber(chunk)
@@ -177,6 +177,7 @@ class ChoicesCollector(Generic[C, P]):
                 parts.add(choice)
             if chunk.usage is not None:
                 self.usage = chunk.usage
+        return len(events)
 
     def partial(self) -> Partial:
         """Returns what has arrived of choice 0."""

@@ -8,7 +8,7 @@ it deprecated since 2026-07-06, in favour of tool calling (see ``chat.run``), so
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
@@ -170,14 +170,15 @@ class ToolAssistedCollector(ChatCollector):
         rewrite=_normalize_status,
     )
 
-    def extend(self, events: Iterable[ToolAssistedEvent]) -> None:
-        """Adds events in order. A tool status after a finish reason means that the turn continues."""
+    def extend(self, events: Sequence[ToolAssistedEvent]) -> int:
+        """Adds events in order; returns how many. A tool status after a finish reason means that the turn continues."""
         for event in events:
             if isinstance(event, ToolStatus):
                 for parts in self.choices.values():
                     parts.may_end = False
             else:
                 super().extend((event,))
+        return len(events)
 
 
 class ToolAssistedStream(CompletionStream[ToolAssistedEvent]):

@@ -197,11 +197,11 @@ class MessagesCollector:
         reason = self._ending.stop_reason or self.head.stop_reason
         return () if reason is None else (reason,)
 
-    def extend(self, events: Sequence[MessageEvent]) -> None:
-        """Adds events in order."""
+    def extend(self, events: Sequence[MessageEvent]) -> int:
+        """Adds events in order, up to the final one; returns how many it added."""
         if not self.has_text:
             self.has_text = any(map(text_of, events))
-        for event in events:
+        for count, event in enumerate(events, 1):
             if type(event) is ContentBlockDelta:
                 parts = self._by_index.get(event.index) or self._start_block(event.index, None)
                 parts.add(event.delta)
@@ -209,6 +209,9 @@ class MessagesCollector:
                 self._start_block(event.index, event.content_block)
             else:
                 self._add_other(event)
+                if self.is_last:
+                    return count
+        return len(events)
 
     def _add_other(self, event: MessageEvent) -> None:
         match event:

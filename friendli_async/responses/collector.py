@@ -101,7 +101,8 @@ class _ItemParts:
         placed: set[int] = set()
         for (index, kind), pieces in sorted(self._streamed.get(field, {}).items()):
             text, part = join_text(pieces), parts.get(index)
-            if has_text[kind] if part is None else (not text or _holds(part, kind)):
+            is_held = has_text[kind] if part is None else _holds(part, kind)
+            if is_held or (part is not None and not text):
                 continue
             is_taken = part is not None and (index in placed or part.refusal or (kind == "refusal" and part.text))
             at = max(parts) + 1 if is_taken else index
@@ -179,11 +180,11 @@ class ResponseCollector:
         """The usage, once the server has sent it."""
         return self.head.usage
 
-    def extend(self, events: Sequence[ResponseEvent]) -> None:
-        """Adds events in order."""
+    def extend(self, events: Sequence[ResponseEvent]) -> int:
+        """Adds events in order, up to the final one; returns how many it added."""
         if not self.has_text:
             self.has_text = any(map(_has_text, events))
-        for event in events:
+        for count, event in enumerate(events, 1):
             match event:
                 case OutputTextDelta() | ReasoningTextDelta():
                     self._pieces(event, _PART_TYPES[type(event)]).append(event.delta)
@@ -207,17 +208,21 @@ class ResponseCollector:
                 case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():
                     self.head = event.response
                     self.is_last = True
+                    return count
                 case ResponseCreated() | ResponseInProgress():
                     self.head = event.response
                 case UnknownEvent():
                     self._add_untyped(event)
+        return len(events)
 
     def _add_untyped(self, event: UnknownEvent) -> None:
         data = event.data
         name, _, stage = event.type.rpartition(".")
         kind = _UNTYPED_EVENTS.get(name)
-        text = data.get("delta", data.get("text", data.get(kind or "")))
-        if kind is None or not isinstance(text, str):
+        if kind is None:
+            return
+        text = data.get("delta", data.get("text", data.get(kind)))
+        if not isinstance(text, str):
             return
         index = data.get("summary_index", data.get("content_index"))
         part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)

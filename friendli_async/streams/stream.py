@@ -157,13 +157,11 @@ class EventStream(Generic[E]):
         if opened is not None:
             if opened.clock.running_loop() is not opened.clock.loop:
                 self._raise_wrong_loop()
-            opened.reader.ready.clear()
             opened.stop(reason, outcome, waited_for=self._waiting)
         elif self._outcome == "open":
-            self._outcome = outcome
             self._error = StreamInterruptedError(f"{reason} before it was opened")
-            if self._waiting:
-                self._opening.interrupt(StreamInterruptedError(reason), outcome)
+            error = StreamInterruptedError(reason)
+            self._outcome = self._opening.interrupt(error, outcome) if self._waiting else outcome
 
     async def _ensure_open(self) -> Self:
         if self._open is None:
@@ -191,10 +189,6 @@ class EventStream(Generic[E]):
             reject_stop_iteration(error)
             raise
         self._open = opened
-        if self._outcome != "open":  # closed by another task at the same moment
-            opened.reader.ready.clear()
-            opened.stop("the stream was closed", self._outcome)
-            raise self._final_error()
         opened.settle()
         return opened
 

@@ -82,9 +82,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     raise failure.take()
 
 
-def not_a_stream(
-    data: bytes | bytearray, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers
-) -> FriendliError:
+def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers) -> FriendliError:
     """Builds the error of a body that is not an event stream. If it is a plain reply, the error has it as ``partial``.
 
     Args:
@@ -93,9 +91,9 @@ def not_a_stream(
         status: The HTTP status of the reply.
         headers: The reply's headers.
     """
-    error = unexpected_content(bytes(data), status, headers, "an event stream")
+    error = unexpected_content(data, status, headers, "an event stream")
     with suppress(FriendliError):
-        error.partial = partial_of(decode_reply(bytes(data), decoder, status, headers))
+        error.partial = partial_of(decode_reply(data, decoder, status, headers))
     return error
 
 

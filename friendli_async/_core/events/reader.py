@@ -89,8 +89,8 @@ class Collector(Protocol[E, R_co, U_co]):
         """
         ...
 
-    def extend(self, events: Sequence[E]) -> None:
-        """Adds decoded events of any kind."""
+    def extend(self, events: Sequence[E]) -> int:
+        """Adds decoded events of any kind, up to the final event of the API; returns how many it added."""
         ...
 
     def partial(self) -> Partial:
@@ -297,8 +297,7 @@ class EventReader(Generic[E]):
         if self._stop_conditions:
             self._take_each(events)
         else:
-            collector.extend(events)
-            self.ready.extend(events)
+            self.ready.extend(events[: collector.extend(events)])
         if collector.is_last:
             self.has_ended = True
 
@@ -308,7 +307,7 @@ class EventReader(Generic[E]):
             collector.extend((event,))
             self.ready.append(event)
             if collector.is_last:
-                continue
+                return
             verdicts = [condition(event) for condition in self._stop_conditions]  # all of them: some keep state
             if any(verdicts):
                 self.has_ended = self.stopped = True

@@ -125,14 +125,12 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         return data or b""
 
     def _fail_read(self, error: BaseException) -> None:
-        self.reader.ready.clear()
-        self.head = b""
-        self.was_interrupted = True
         if isinstance(error, Exception):
             self.stop(f"the stream failed: {type(error).__name__}", "failed")
-            reject_stop_iteration(error)
         else:
             self.stop("a read of the stream was cancelled, which closed it", "cancelled")
+        self.was_interrupted = self.error is not None
+        reject_stop_iteration(error)
 
     async def read(self) -> bytes:
         """Reads the next bytes, unchanged. They are decoded, too, but their events are discarded.
@@ -263,19 +261,20 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         raise copy.copy(self.error)
 
     def stop(self, reason: str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
-        """Ends the stream immediately; synchronous, so that it cannot be cancelled.
+        """Ends the stream immediately, and discards undelivered events; synchronous, so that it cannot be cancelled.
 
         Args:
             reason: The message of the error.
             outcome: The outcome of the stream.
             waited_for: Whether another task is waiting for an event: the error is raised there.
         """
+        self.reader.ready.clear()
+        self.head = b""
         if self.outcome != "open":
             return
         if outcome == "stopped":
             self._read_arrived()
         error = StreamInterruptedError(reason)
-        self.head = b""
         self._detach()
         if waited_for:
             self.exchange.abort_with(error)

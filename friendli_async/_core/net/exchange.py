@@ -297,19 +297,19 @@ class AiohttpExchange:
             limit: Maximum number of bytes to return.
             begun: What has been read of it already.
         """
-        body = begun
+        body = bytearray(begun)  # a large one, in pieces, would take quadratic time as bytes
         with suppress(TimeoutError, FriendliError):
             async with asyncio.timeout(_ERROR_BODY_SECONDS):
                 while len(body) < limit:
                     piece = await self.read()
                     if not piece:
                         self.finish()
-                        return body
+                        return bytes(body)
                     body += piece
         if not body and self._inflate is not None:
-            body = self._inflate.unread  # only the header claims that the message is compressed
+            body += self._inflate.unread  # only the header claims that the message is compressed
         self.abort()
-        return body[:limit]
+        return bytes(body[:limit])
 
     # --- ending --------------------------------------------------------------------------------------------------
 
@@ -323,9 +323,9 @@ class AiohttpExchange:
         if self._uses_readany:
             self.content.set_exception(aiohttp.ClientPayloadError("the exchange was ended"))
         self.notify_readable()
-        if self.on_abort is not None:
-            self.on_abort(error)
         self.abort()
+        if self.on_abort is not None:  # last: it runs observers, and whatever they raise
+            self.on_abort(error)
 
     def abort(self) -> None:
         """Closes the connection at once, synchronously. Call it in the loop's thread only."""
