@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["Hinted", "field_hint", "option_hint", "parameter_hint", "setting_hint"]
+__all__ = ["Hinted", "HintedReply", "field_hint", "option_hint", "parameter_hint", "setting_hint"]
 
 # These tables map our name, or a hint, to the names used by openai, anthropic, mistral, litellm and Friendli's SDK.
 # They are searched only to raise an error.
@@ -148,6 +148,21 @@ _CLIENT_HINTS: Final = {
     " chat_complete complete completion generate",
     "use serverless.token.tokenize": "tokenizer",
 }
+# Attributes of replies, their parts, and streams.
+_OF_REPLIES: Final = {
+    "model_dump": "msgspec.to_builtins(...)",
+    "to_dict": "msgspec.to_builtins(...)",
+    "model_dump_json": "msgspec.json.encode(...)",
+    "to_json": "msgspec.json.encode(...)",
+    "model_copy": "msgspec.structs.replace(...)",
+    "parsed": "parse(T, ...), whose reply has the value",
+    "output_parsed": "parse(T, ...), whose reply has the value",
+    "close": "aclose()",
+    "get_final_completion": "result()",
+    "get_final_message": "result()",
+    "get_final_response": "result()",
+    "text_stream": "text()",
+}
 
 
 class Hinted:
@@ -158,6 +173,19 @@ class Hinted:
         def __getattr__(self, name: str) -> Any:
             hint = "" if name.startswith("_") else _attribute_hint(self, name)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
+
+class HintedReply:
+    """Base of replies, their parts and streams: as ``Hinted``, but cheap, since code also probes for attributes."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in _OF_REPLIES:
+                return object.__getattribute__(self, name)  # raises again, also what a property has raised
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}; use {_OF_REPLIES[name]}")
 
 
 def _lookup(name: str, *tables: Mapping[str, str]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from friendli_async._help import document_fields
+from friendli_async._hints import HintedReply
 from friendli_async._pydantic import PydanticField
 from friendli_async.rate_limits import RateLimit, rate_limit_of, split_values
 
@@ -156,7 +157,14 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(
-    PydanticField, msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True, repr_omit_defaults=True
+    HintedReply,
+    PydanticField,
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    dict=True,
+    omit_defaults=True,
+    repr_omit_defaults=True,
 ):
     """Base of the top-level replies.
 
@@ -214,7 +222,9 @@ def convert_reply(kind: type[R], reply: Reply, **fields: object) -> R:
     return made
 
 
-class Value(PydanticField, msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True):
+class Value(
+    HintedReply, PydanticField, msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True
+):
     """Base of the values inside replies and events.
 
     Instances are created by the million, and never in reference cycles, so the garbage collector does not track them.

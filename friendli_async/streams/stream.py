@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, 
 
 from friendli_async._core.events.stream import OpenStream, Outcome
 from friendli_async._core.held import reject_stop_iteration
+from friendli_async._hints import HintedReply
 from friendli_async.errors import FriendliError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, attach_meta
 from friendli_async.streams.raw import RawView
@@ -30,7 +31,7 @@ _ReadMode = Literal["events", "result()", "raw()", "tee()"]
 _SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
 
 
-class EventStream(Generic[E]):
+class EventStream(HintedReply, Generic[E]):
     """A stream of events: ``async with stream:``, bare ``async for event in stream:``, or ``await stream``.
 
     It is opened on first use, and it is open once its first event has arrived; failures before that are retried
