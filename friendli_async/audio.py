@@ -26,7 +26,7 @@ from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
-from friendli_async.replies import Partial, Reply, UnknownEvent, Value, always_encoded, partial_of
+from friendli_async.replies import Partial, Reply, TokenUsage, UnknownEvent, Value, always_encoded, partial_of
 from friendli_async.streams.stream import AssembledStream
 
 __all__ = ["Content", "InputTokenDetails", "TranscriptDelta", "Transcription", "TranscriptionUsage", "UnknownEvent"]
@@ -43,7 +43,7 @@ class InputTokenDetails(Value, frozen=True):
     text_tokens: int = always_encoded(0)
 
 
-class TranscriptionUsage(Value, frozen=True):
+class TranscriptionUsage(TokenUsage, frozen=True):
     """Billed usage of a transcription."""
 
     input_tokens: int = always_encoded(0)

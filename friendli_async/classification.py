@@ -11,7 +11,7 @@ from typing import Final, Unpack
 from friendli_async._core.body.arguments import ExtraOptions, Parameters, without_none
 from friendli_async._core.resource import Resource, inference
 from friendli_async._help import document_fields
-from friendli_async.replies import Reply, Value, always_encoded
+from friendli_async.replies import Reply, TokenUsage, Value, always_encoded
 
 __all__ = ["Classification", "ClassificationList", "ClassificationOptions", "ClassificationUsage"]
 __all__ += ["ContainerTextClassification", "TextClassification"]
@@ -40,7 +40,7 @@ class Classification(Value, frozen=True, kw_only=True):
     """Probability of each class."""
 
 
-class ClassificationUsage(Value, frozen=True):
+class ClassificationUsage(TokenUsage, frozen=True):
     """Billed tokens of a classification. No tokens are generated."""
 
     prompt_tokens: int = always_encoded(0)

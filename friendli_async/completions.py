@@ -17,7 +17,7 @@ from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
 from friendli_async.chat.collector import CHUNK_CONTENT, ChoiceParts, ChoicesCollector, are_ordinary
-from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, SamplingOptions, requested_choices, stream_fields
+from friendli_async.chat.inputs import CHECKS, RESPONSE_FORMAT, STOP, SamplingOptions, requested_choices, stream_fields
 from friendli_async.chat.replies import TokenLogprob
 from friendli_async.replies import Reply, Usage, Value, always_encoded
 from friendli_async.streams.stream import AssembledStream
@@ -77,6 +77,7 @@ _PARAMETERS: Final = Parameters(
         "stop_tokens": list[_TokenSequence] | None,
         "stream_options": CHECKS["stream_options"],
     },
+    STOP,
 )
 
 # --- replies ---------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class ContainerEditOptions(ExtraOptions, total=False):
 class ContainerGenerationOptions(ContainerEditOptions, total=False):
     """Optional parameters of ``ContainerImages.generate``. Omitted ones are left to the server; None is null."""
 
-    control_images: Sequence[ImageInput] | None
+    control_images: ImageInput | Sequence[ImageInput] | None
     """Images that guide the composition (ControlNet)."""
     controlnet_weights: Sequence[float] | None
     """Weight of each control image."""
@@ -124,7 +124,7 @@ class EditOptions(ExtraOptions, total=False):
 class GenerationOptions(EditOptions, total=False):
     """Optional parameters of ``Images.generate``. Omitted ones are left to the server; None is sent as null."""
 
-    control_images: Sequence[ImageInput] | None
+    control_images: ImageInput | Sequence[ImageInput] | None
     """Images that guide the composition (ControlNet)."""
     controlnet_weights: Sequence[float] | None
     """Weight of each control image."""
@@ -159,7 +159,8 @@ async def _arguments(
     if "image" in required:
         required["image"] = await _encode_images(required["image"], "image")
     if control is not None:
-        options["control_images"] = await _encode_images(control, "control_images")
+        images = await _encode_images(control, "control_images")
+        options["control_images"] = images if isinstance(images, list) else [images]
     return parameters.encode(method, required, options)
 
 

@@ -236,7 +236,16 @@ class CompletionTokensDetails(Value, frozen=True):
     rejected_prediction_tokens: int | None = None
 
 
-class Usage(Value, frozen=True):
+class TokenUsage(Value, frozen=True):
+    """Base of usages with a ``total_tokens``, which some servers omit: it is then the sum of the others."""
+
+    def __post_init__(self: Any) -> None:
+        if not self.total_tokens:
+            names = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+            msgspec.structs.force_setattr(self, "total_tokens", sum(getattr(self, name, 0) for name in names))
+
+
+class Usage(TokenUsage, frozen=True):
     """Tokens that a call was billed for."""
 
     prompt_tokens: int = always_encoded(0)
@@ -270,12 +279,11 @@ def as_chat_usage(usage: Any) -> Usage | None:
     """Converts the usage of any API to the form of the chat API."""
     if usage is None or isinstance(usage, Usage):
         return usage
-    taken, given = getattr(usage, "input_tokens", 0), getattr(usage, "output_tokens", 0)
     cached, spent = getattr(usage, "input_tokens_details", None), getattr(usage, "output_tokens_details", None)
     return Usage(
-        prompt_tokens=taken,
-        completion_tokens=given,
-        total_tokens=getattr(usage, "total_tokens", None) or taken + given,
+        prompt_tokens=getattr(usage, "input_tokens", 0),
+        completion_tokens=getattr(usage, "output_tokens", 0),
+        total_tokens=getattr(usage, "total_tokens", 0),
         prompt_tokens_details=None if cached is None else PromptTokensDetails(cached.cached_tokens),
         completion_tokens_details=None if spent is None else CompletionTokensDetails(spent.reasoning_tokens),
     )

@@ -1,4 +1,4 @@
-"""Bulk runs under a rate limit: rejected rows are sent again, and the run pauses for a Retry-After."""
+"""Bulk runs under a rate limit or without a server: rows are sent again, and the run pauses for a Retry-After."""
 
 import asyncio
 import gc
@@ -7,6 +7,7 @@ import random
 import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from functools import wraps
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,8 @@ from support.sockets import client_of, complete, open_stream
 from support.virtual import FakeExchange, FakeTransport, now, response, run_in_virtual_time
 
 from friendli_async import (
+    APIConnectionError,
+    APITimeoutError,
     Attempt,
     ChatCompletion,
     InternalServerError,
@@ -32,7 +35,7 @@ from friendli_async._core.observers import AttemptStarted
 from friendli_async._core.protocol import Deployment, Operation
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
-from friendli_async.bulk import Adaptive, Outcome, Run, run_all
+from friendli_async.bulk import Adaptive, Outcome, RejectedError, Run, run_all, sending
 from friendli_async.replies import Headers, Timing
 from friendli_async.testing import FriendliServer, error_data, script, status, text
 
@@ -50,6 +53,12 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 def limited(seconds: float | None, **options: Any) -> RateLimitError:
     return RateLimitError("slow down", status_code=429, retry_after=seconds, **options)
+
+
+def no_connection(*, permanent: bool = False, **options: Any) -> APIConnectionError:
+    error = APIConnectionError("could not connect: refused", **options)
+    error.permanent = permanent
+    return error
 
 
 class Calls:
@@ -253,8 +262,14 @@ async def test_run_pauses_for_at_most_an_hour(options: dict[str, Any], adaptive:
 
 @pytest.mark.parametrize(
     "error",
-    [limited(5.0, partial=Partial(text="half")), LookupError("mine")],
-    ids=["after content", "another error"],
+    [
+        limited(5.0, partial=Partial(text="half")),
+        no_connection(sent=True),
+        no_connection(permanent=True),
+        no_connection(draining=True),
+        LookupError("mine"),
+    ],
+    ids=["after content", "perhaps accepted", "permanent", "client is drained", "another error"],
 )
 @in_virtual_time
 async def test_other_errors_fail_the_row_at_once(error: Exception) -> None:
@@ -276,6 +291,86 @@ async def test_stop_delivers_waiting_rows_with_their_error(wait: float | None) -
     outcomes = await reading
     assert now() == 3.0
     assert [type(outcome.error) for outcome in outcomes.values()] == [RateLimitError, RateLimitError]
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("error", [no_connection(), APITimeoutError("no connection within 10 s", limit="connect")])
+@in_virtual_time
+async def test_outage_of_a_minute_loses_no_row_and_keeps_the_limit(error: Exception, adaptive: bool) -> None:
+    async def call(row: int) -> int:
+        if 10.0 <= now() < 70.0:
+            raise error
+        await asyncio.sleep(1.0)
+        return row
+
+    run = run_all(range(1000), call, concurrency=Adaptive() if adaptive else 8)
+    outcomes = await collect(run)
+    assert sorted(outcome.result() for outcome in outcomes.values()) == list(range(1000))
+    assert (run.progress.limit >= 8, run.progress.refused) == (True, 0)
+
+
+@in_virtual_time
+async def test_server_that_is_down_ends_the_run_after_a_few_rows() -> None:
+    attempts: Counter[int] = Counter()
+
+    async def call(row: int) -> None:
+        attempts[row] += 1
+        raise no_connection()
+
+    with pytest.raises(RejectedError, match="the last with APIConnectionError: could not connect: refused"):
+        await collect(run_all(range(1_000_000), call))
+    assert len(attempts) <= 4 * 4 + 10  # four times the initial limit, and one for each row that has failed
+    assert Counter(attempts.values())[6] >= 10
+    assert 60.0 <= now() <= 95.0
+
+
+async def test_bad_certificate_ends_the_run_without_sending_rows_again() -> None:
+    attempts: Counter[int] = Counter()
+
+    async def call(row: int) -> None:
+        attempts[row] += 1
+        raise no_connection(permanent=True)
+
+    with pytest.raises(RejectedError):
+        await collect(run_all(range(100), call, concurrency=1))
+    assert attempts == dict.fromkeys(range(10), 1)
+
+
+async def test_restart_of_the_server_between_two_rows_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "_FIRST_BACKOFF", 0.0)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(FriendliServer())
+        client = await stack.enter_async_context(client_of(server.url, retry=RetryPolicy(initial=0.0)))
+        port, sends = int(server.url.rpartition(":")[2]), Counter[int]()
+
+        async def call(row: int) -> str:
+            sends[row] += 1
+            if row == 3 and sends[row] == 1:
+                await server.aclose()
+            elif row == 3:
+                await stack.enter_async_context(FriendliServer(port=port))
+            return (await complete(client)).text
+
+        outcomes = [outcome async for outcome in run_all(range(10), call, concurrency=1)]
+    assert [type(outcome.error) for outcome in outcomes] == [type(None)] * 10
+    assert sends[3] == 2
+
+
+@in_virtual_time
+async def test_stop_in_an_outage_delivers_the_waiting_rows_and_ends_without_an_error() -> None:
+    async def call(row: int) -> None:
+        raise no_connection()
+
+    run = run_all(range(100), call, concurrency=20)
+    reading = asyncio.create_task(collect(run))
+    await asyncio.sleep(3.0)
+    run.stop()
+    outcomes = await reading
+    assert (now(), len(outcomes), {type(outcome.error) for outcome in outcomes.values()}) == (
+        3.0,
+        80,
+        {APIConnectionError},
+    )
 
 
 @in_virtual_time
@@ -303,7 +398,10 @@ async def test_closing_the_run_ends_waiting_rows() -> None:
 async def test_waiting_rows_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "friendli_async"):
         await collect(run_all([0], Calls(_0=[limited(61.0)])))
-    assert caplog.messages == ["run_all: a rate limit rejected a row, which is sent again in 61.0 s"]
+        await collect(run_all([0], Calls(_0=[no_connection()])))
+    first, second = caplog.messages
+    assert first == "run_all: a rate limit rejected a row, which is sent again in 61.0 s"
+    assert second.startswith("run_all: no connection for a row, which is sent again in 0.")
 
 
 @in_virtual_time

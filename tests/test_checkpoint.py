@@ -45,6 +45,7 @@ from friendli_async.bulk import (
     RowsError,
     journal,
     run_all,
+    sending,
 )
 from friendli_async.bulk import run as bulk_run
 from friendli_async.chat import ParsedCompletion
@@ -461,7 +462,10 @@ TRANSIENT: Final = [
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
-async def test_row_that_failed_transiently_is_sent_again(path: Path, error: Exception) -> None:
+async def test_row_that_failed_transiently_is_sent_again(
+    path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_FIRST_BACKOFF", 0.0)
     [failed] = await run(ROWS[:1], Caller(lambda row: error), path)
     assert failed.error is error
     [again] = await run(ROWS[:1], Caller(), path)

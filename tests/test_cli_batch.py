@@ -16,7 +16,7 @@ import pytest
 from anyio import to_thread
 from support.terminal import run_on_terminal
 
-from friendli_async.bulk import journal
+from friendli_async.bulk import journal, sending
 from friendli_async.cli.__main__ import main
 from friendli_async.testing import FriendliServer, Script, body, delay, json_body, script, stall, status
 from friendli_async.testing.received import ReceivedRequest
@@ -345,6 +345,7 @@ def test_keep_going_sends_every_row_whatever_is_rejected(files: Files) -> None:
 
 def test_connection_failure_is_an_error_without_response(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write(request("a"))
+    monkeypatch.setattr(sending, "_MAX_RESENDS", 0)
     with monkeypatch.context() as patch:
         patch.setenv("FRIENDLI_SERVER_URL", "http://127.0.0.1:1")
         code, stderr = files.run()
@@ -352,6 +353,24 @@ def test_connection_failure_is_an_error_without_response(files: Files, monkeypat
     assert files.by_id()["a"]["response"] is None
     assert files.by_id()["a"]["error"]["code"] == "APIConnectionError"
     assert files.run("--retry-failed")[0] == 0
+
+
+def test_rows_of_an_outage_end_the_run_and_are_sent_again_by_the_same_command(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write(*[request(f"{number}") for number in range(100)])
+    monkeypatch.setattr(sending, "_MAX_RESENDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setenv("FRIENDLI_SERVER_URL", "http://127.0.0.1:1")
+        code, stderr = files.run()
+    failed = len(files.lines())
+    assert (code, 10 <= failed <= 13) == (1, True)
+    assert "stopped after 10 rejections in a row (APIConnectionError)" in stderr
+    assert f"the same command sends the {failed} rows again" in stderr
+    assert "--retry-failed" not in stderr
+    code, stderr = files.run()
+    assert (code, len(files.server.requests)) == (0, 100)
+    assert "100 of 100 rows succeeded" in stderr
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------

@@ -9,10 +9,18 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
+import msgspec
 import pytest
 from support.sockets import client_of
 
-from friendli_async import AsyncFriendli, ConfigurationError, Limits, RetryPolicy, Timeouts
+from friendli_async import (
+    ArgumentError,
+    AsyncFriendli,
+    ConfigurationError,
+    Limits,
+    RetryPolicy,
+    Timeouts,
+)
 
 CLIENT = client_of("http://nowhere")
 
@@ -254,3 +262,39 @@ async def test_unsupported_openai_parameter_error_suggests_extra_body(name: str)
         with pytest.raises(TypeError, match=f"{name}'; pass other parameters in extra_body=") as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
         assert "did you mean" not in str(raised.value)
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+class City(msgspec.Struct):
+    name: str
+
+
+def find(city: str) -> str:
+    return city
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"response_format": City}, "response_format: .*; for an answer of a type, use chat.parse"),
+        ({"response_format": dict[str, int]}, "response_format: .*; for an answer of a type, use chat.parse"),
+        ({"tools": [find]}, r"tools\[0\]: .*; make a tool of a function with friendli_async.tools.tool"),
+        ({"stop": find}, "stop: Expected `str | array | null`, got `function`$"),
+    ],
+)
+async def test_type_or_function_as_an_option_suggests_what_takes_it(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        await CLIENT.serverless.chat.complete(model="m", messages=[], **options)
+
+
+async def test_parse_without_a_type_says_that_it_comes_first() -> None:
+    chat: Any = CLIENT.serverless.chat
+    with pytest.raises(TypeError, match="pass it first"):
+        await chat.parse(model="m", messages=[], response_format=City)
+    with pytest.raises(TypeError, match="pass it first"):
+        chat.parse_stream(model="m", messages=[], response_format=City)
+    responses: Any = CLIENT.container.responses
+    with pytest.raises(TypeError, match="pass it first"):
+        await responses.parse(input="Hi")

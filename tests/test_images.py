@@ -86,6 +86,11 @@ async def test_several_images_are_sent_in_order(server: FriendliServer, client: 
     assert server.requests[1].json_object["controlnet_weights"] == [0.5, 1, 0, 1]
 
 
+async def test_single_control_image_is_sent_as_a_list(server: FriendliServer, client: AsyncFriendli) -> None:
+    await client.dedicated.image.generate(model="m", prompt="p", control_images="https://host/a.png")
+    assert server.requests[0].json_object["control_images"] == [{"image": "https://host/a.png"}]
+
+
 async def test_none_is_sent_as_null(server: FriendliServer, client: AsyncFriendli) -> None:
     options: dict[str, Any] = {"seed": None, "control_images": None, "guidance_scale": None}
     await client.dedicated.image.generate(model="m", prompt="p", **options)

@@ -134,7 +134,7 @@ BAD: Final[list[tuple[dict[str, object], str]]] = [
     ({"max_tokens": True}, "max_tokens"),
     ({"n": "2"}, "n"),
     ({"logprobs": 1}, "logprobs"),
-    ({"stop": "text"}, "stop"),
+    ({"stop": 5}, "stop"),
     ({"stop": ["a", 1]}, "stop[1]"),
     ({"seed": "x"}, "seed"),
     ({"seed": [1, "x"]}, "seed[1]"),
@@ -333,6 +333,15 @@ async def test_sequence_in_place_of_a_mapping_is_rejected(
     with pytest.raises(ValueError, match=rf"{option}: |arguments: ndarray is not JSON serializable; pass list\(...\)"):
         await send(client, **{option: value})
     assert server.requests == []
+
+
+async def test_single_stop_string_is_sent_as_a_list(client: f.AsyncFriendli, server: FriendliServer) -> None:
+    server.always(text("ok"))
+    await send(client, stop="END")
+    await client.serverless.chat.stream(model="m", messages=MESSAGES, stop="END").result()
+    await client.serverless.completions.complete(model="m", prompt="Hi", stop="END")
+    await client.serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, stop="END")
+    assert [request.json_object["stop"] for request in server.requests] == [["END"]] * 4
 
 
 async def test_options_accept_any_mapping_or_sequence(client: f.AsyncFriendli, server: FriendliServer) -> None:

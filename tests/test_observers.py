@@ -54,6 +54,8 @@ from friendli_async.testing import drop as connection_drop
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
+Call = Callable[[AsyncFriendli], Awaitable[object]]
+
 OPENED: Final = ["call", "attempt 1", "connected", "first event", "200 ok"]
 OVERLOADED: Final = {"message": "overloaded", "type": "overloaded_error", "code": 503}
 
@@ -482,6 +484,25 @@ async def test_events_have_operation_deployment_model_and_team(
     fields = {(event.operation, event.deployment, event.model, event.team) for event in seen.events}
     assert fields == {expected}
     assert server.requests[0].headers.get("X-Friendli-Team") == expected[3]
+
+
+@pytest.mark.parametrize("call", [complete, lambda client: read(open_stream(client))], ids=["plain", "stream"])
+async def test_end_of_a_call_has_the_request_id_of_the_last_response(
+    client: AsyncFriendli, server: FriendliServer, seen: Recorder, call: Call
+) -> None:
+    server.enqueue(status(503), text("a"), status(400))
+    await call(client)
+    with suppress(BadRequestError):
+        await call(client)
+    received = [request.request_id for request in server.requests]
+    assert [event.request_id for event in seen.events if isinstance(event, CallEnded)] == received[1:]
+
+
+async def test_call_without_a_response_has_no_request_id(seen: Recorder) -> None:
+    async with client_of("http://127.0.0.1:1", observers=[seen], retry=None) as unreachable:
+        with pytest.raises(APIConnectionError):
+            await complete(unreachable)
+    assert seen.end.request_id is None
 
 
 async def test_events_contain_no_token_header_or_body(server: FriendliServer, seen: Recorder) -> None:

@@ -146,7 +146,18 @@ async def test_non_streamed_call_is_one_span_following_the_conventions(
         "http.request.resend_count": 0,
         "friendli.outcome": "done",
         "friendli.deployment": "serverless",
+        "friendli.request_id": reply.meta.request_id,
     }
+
+
+async def test_team_is_an_attribute_of_the_span_and_of_the_metrics(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    await complete(client.with_options(team="acme"))
+    assert attributes(seen.span)["friendli.team"] == "acme"
+    recorded = seen.metrics()
+    for name in ("gen_ai.client.inference.duration", "gen_ai.client.inference.usage.input_tokens"):
+        assert [point.attributes["friendli.team"] for point in recorded[name]] == ["acme"]
 
 
 async def leave(stream: ChatStream) -> None:

@@ -250,7 +250,7 @@ async def test_calls_fail_at_once_while_the_server_names_a_wait_beyond_max_retry
         await asyncio.sleep(at - now())
         error = await client.call_expecting(RateLimitError)
         assert (error.retry_after, now(), error.meta.attempts) == (3600.0 - at, at, ())
-        assert str(error).startswith(f"429 not sent: paused by a rate limit for {3600 - at:.1f} s more")
+        assert str(error).startswith(f"429 not sent: a rate limit asks to wait for {3600 - at:.1f} s more")
     assert client.sent_at == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,10 @@ from strategies import deterministic
 
 from friendli_async import Attempt, ChatChunk, ChatCompletion, Meta, Partial, ToolCall, Usage
 from friendli_async._core.lenient import decode
-from friendli_async.replies import FunctionCall, Headers, Reply, attach_meta
+from friendli_async.audio import TranscriptionUsage
+from friendli_async.classification import ClassificationUsage
+from friendli_async.replies import FunctionCall, Headers, Reply, TokenUsage, attach_meta
+from friendli_async.responses import ResponseUsage
 
 # --- Headers ---------------------------------------------------------------------------------------------------------
 
@@ -169,6 +173,25 @@ def test_tool_call_is_encoded_with_all_fields() -> None:
 def test_usage_tolerates_unknown_and_missing_fields() -> None:
     usage = msgspec.json.decode(b'{"total_tokens":3,"new":{"a":1},"prompt_tokens_details":{"x":1}}', type=Usage)
     assert (usage.total_tokens, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "total"),
+    [
+        (Usage, {"prompt_tokens": 3, "completion_tokens": 4}, 7),
+        (Usage, {"prompt_tokens": 3}, 3),
+        (ClassificationUsage, {"prompt_tokens": 3}, 3),
+        (TranscriptionUsage, {"input_tokens": 3, "output_tokens": 4}, 7),
+        (ResponseUsage, {"input_tokens": 3, "output_tokens": 4, "total_tokens": None}, 7),
+        (ResponseUsage, {"input_tokens": 3, "output_tokens": 4, "total_tokens": 9}, 9),
+    ],
+)
+def test_total_tokens_that_the_server_omits_are_the_sum(
+    kind: type[TokenUsage], counts: dict[str, int | None], total: int
+) -> None:
+    usage: Any = decode(msgspec.json.encode(counts), msgspec.json.Decoder(kind))
+    assert usage.total_tokens == total
+    assert pickle.loads(pickle.dumps(usage)) == copy.copy(usage) == usage
 
 
 def test_partial_can_be_pickled_and_is_empty_by_default() -> None:

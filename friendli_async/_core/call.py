@@ -47,7 +47,7 @@ from friendli_async.errors import (
     FriendliError,
     StreamInterruptedError,
 )
-from friendli_async.replies import Attempt, Headers, Meta, keep_raw, usage_of
+from friendli_async.replies import Attempt, Headers, Meta, keep_raw, request_id_of, usage_of
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -454,7 +454,8 @@ class Call(Generic[T]):
             self._report_attempt_ended(None, error)
             outcome = self.outcome_of(error)
             reported = None if outcome == "stopped" else error
-            self.reporter.end(outcome, self.stopwatch.timing(None), error=reported, status=self._status)
+            timing, request_id = self.stopwatch.timing(None), request_id_of(self._headers)
+            self.reporter.end(outcome, timing, error=reported, status=self._status, request_id=request_id)
 
     def outcome_of(self, error: BaseException) -> Outcome:
         """Returns the outcome of a call that raised this error."""
@@ -473,8 +474,16 @@ class Call(Generic[T]):
         self.stopwatch.stop()
         if self.reporter is not None:
             reasons = finish_reasons_of(reply) if self._operation.billed else ()
-            timing = self.stopwatch.timing(None)
-            self.reporter.end("done", timing, usage_of(reply), reasons, status=self._status, head=reply, reply=reply)
+            self.reporter.end(
+                "done",
+                self.stopwatch.timing(None),
+                usage_of(reply),
+                reasons,
+                status=self._status,
+                request_id=request_id_of(self._headers),
+                head=reply,
+                reply=reply,
+            )
 
     # --- reading the reply ---------------------------------------------------------------------------------------
 

@@ -113,6 +113,8 @@ class CallEnded(CallEvent, frozen=True, kw_only=True):
     """Class name of the error that ended it; None if there was none."""
     status: int | None = None
     """HTTP status of the last response, or the status that an error in a stream names; None if there was neither."""
+    request_id: str | None = None
+    """The server's ``x-request-id`` of the last response, which its operators ask for."""
     response_id: str | None = None
     """The reply's ``id``."""
     response_model: str | None = None
@@ -139,8 +141,8 @@ class Observer:
     Override the methods of interest. They are called synchronously, in the call's own task, or where its stream is read
     or closed, so they must not block. Their exceptions are logged, once per observer, and do not stop later events.
 
-    No event holds a header, a body or a token, with one exception, which is opt-in: an observer that defines
-    ``call_content(self, event: CallContent)``, which this class does not, receives requests and replies.
+    No event holds a header (but the request id), a body or a token, with one exception, which is opt-in: an observer
+    that defines ``call_content(self, event: CallContent)``, which this class does not, receives requests and replies.
     """
 
     def call_started(self, event: CallStarted) -> None:
@@ -287,6 +289,7 @@ class CallReporter:
         error: BaseException | None = None,
         *,
         status: int | None = None,
+        request_id: str | None = None,
         head: object = None,
         reply: object = None,
     ) -> None:
@@ -299,6 +302,7 @@ class CallReporter:
             finish_reasons: Finish reasons of the finished choices.
             error: The error it raised.
             status: HTTP status of the last response.
+            request_id: Request id of the last response.
             head: An object with the reply's ``id`` and ``model``.
             reply: The reply, if ``wants_content``.
         """
@@ -317,6 +321,7 @@ class CallReporter:
             finish_reasons=finish_reasons,
             error=None if error is None else type(error).__name__,
             status=getattr(error, "status_code", None) or status,
+            request_id=getattr(error, "request_id", None) or request_id,
             response_id=_string_attribute(head, "id"),
             response_model=_string_attribute(head, "model"),
         )

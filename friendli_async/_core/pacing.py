@@ -54,7 +54,7 @@ class Hold(NamedTuple):
     def to_error(self, wait: float, bound: str, meta: Meta) -> APIStatusError:
         """Returns the error of a call that cannot wait for so long, with the server's message to the earlier call."""
         error = status_class(self.status)(
-            f"not sent: paused by a rate limit for {wait:.1f} s more, longer than {bound} allows "
+            f"not sent: a rate limit asks to wait for {wait:.1f} s more, longer than {bound} allows "
             f"(response to an earlier call: {self.message})",
             status_code=self.status,
             retry_after=wait,

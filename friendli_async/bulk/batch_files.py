@@ -28,6 +28,7 @@ from friendli_async.bulk.errors import (
     DuplicateKeyError,
     RowsError,
     is_final_status,
+    is_unsent,
 )
 from friendli_async.bulk.journal import Journal, decode_line
 from friendli_async.bulk.outcomes import Outcome
@@ -253,9 +254,10 @@ class _Response(msgspec.Struct):
     body: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, omit_defaults=True):
     code: str | None = None
     message: str | None = None
+    sent: bool = True
 
 
 class _Line(msgspec.Struct):
@@ -284,7 +286,8 @@ class _ReadLine(msgspec.Struct):
             return _DONE
         if is_final_status(status):
             return _INVALID
-        return _REJECTED if status in REJECTION_STATUSES else _FAILED
+        unsent = self.error is not None and not self.error.sent
+        return _REJECTED if unsent or status in REJECTION_STATUSES else _FAILED
 
 
 _DONE: Final = b"d"
@@ -300,8 +303,8 @@ class BatchOutput:
 
     Args:
         path: The file.
-        retry_failed: Whether to send requests again that failed with a retryable error. Those that were rejected for a
-            reason unrelated to the row, such as an invalid token, are always sent again.
+        retry_failed: Whether to send requests again that failed with a retryable error. Those that failed for a reason
+            unrelated to the row, such as an invalid token or an outage, are always sent again.
         changed: Called with the ``custom_id`` of each finished request whose content has changed.
     """
 
@@ -359,7 +362,7 @@ class BatchOutput:
         row = outcome.row
         response = error = None
         if outcome.error is not None:
-            error = _Error(type(outcome.error).__name__, str(outcome.error))
+            error = _Error(type(outcome.error).__name__, str(outcome.error), sent=not is_unsent(outcome.error))
             if isinstance(outcome.error, APIStatusError):
                 failed = outcome.error
                 response = _Response(failed.status_code, failed.request_id or None, _error_body(failed))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeGuard
 
-from friendli_async.errors import APIStatusError, ConfigurationError, FriendliError
+from friendli_async.errors import APIConnectionError, APIStatusError, ConfigurationError, FriendliError
 
 __all__ = ["CheckpointError", "CheckpointInUseError", "DuplicateKeyError", "RejectedError", "RowsError"]
 
@@ -26,7 +26,7 @@ class DuplicateKeyError(RowsError):
 
 
 class RejectedError(FriendliError):
-    """Several calls in a row were rejected for a reason that no row can change, such as an invalid token.
+    """Several calls in a row failed for a reason that no row can change, such as an invalid token or an outage.
 
     ``__cause__`` is the error of the last of them. See ``max_rejections`` of ``run_all``.
     """
@@ -53,4 +53,9 @@ def is_rejection(error: BaseException | None) -> bool:
     """Whether a call failed for a reason unrelated to its row that lasts until somebody removes it."""
     if isinstance(error, APIStatusError):
         return error.status_code in REJECTION_STATUSES
-    return isinstance(error, ConfigurationError)
+    return isinstance(error, ConfigurationError) or is_unsent(error)
+
+
+def is_unsent(error: BaseException | None) -> TypeGuard[APIConnectionError]:
+    """Whether a call found no connection to the server, and this is not because its client is drained or closed."""
+    return isinstance(error, APIConnectionError) and not error.sent and not error.draining

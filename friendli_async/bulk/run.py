@@ -97,9 +97,10 @@ def run_all(
             the run is stopped or closed while it waits for a row, since this wait is cancelled.
         call: Called with a row, usually a coroutine function that uses a client. Its exceptions become the outcome of
             the row; so does a CancelledError that it raises without being cancelled, as the cause of a FriendliError.
-            After a 429 or 503 it is called again with the same row: up to five times, and unless the row's
-            waits exceed an hour in all. The whole run pauses for the ``Retry-After``, up to an hour; without one, the
-            row waits for 0.5 s, then longer each time, about a minute in all.
+            After a 429 or 503, or if there was no connection (an APIConnectionError with ``sent`` False), it is called
+            again with the same row: up to five times, and unless the row's waits exceed an hour in all. The whole run
+            pauses for the ``Retry-After``, up to an hour; without one, the row waits for 0.5 s, then longer each time,
+            about a minute in all.
         concurrency: The maximum number of calls in flight. Default: ``Adaptive()``, which adapts to the server.
         checkpoint: A file that records finished rows, created if missing. A run with the same file continues where the
             last one ended, whatever ended it: finished rows are delivered from the file (``resumed``), and rows that
@@ -113,7 +114,7 @@ def run_all(
             values, replies of this library (restored without ``meta``), or of the type that ``call`` is annotated to
             return. A parsed reply needs its whole type: ``ParsedCompletion[City]``.
         max_rejections: End the run when this many calls in a row failed for a reason that no row can change: with 401,
-            402, 403, 404 or 407, or a ``ConfigurationError``. None: never.
+            402, 403, 404 or 407, a ``ConfigurationError``, or still no connection. None: never.
 
     Returns:
         The run, which starts when it is first iterated: use ``async for``, best inside ``async with``.
@@ -172,7 +173,7 @@ class Run(Generic[Row, R]):
     def stop(self) -> None:
         """Takes no more rows: rows in flight finish and are delivered, then the iteration ends.
 
-        A row that waits to be sent again after a ``Retry-After`` is delivered with its error. The wait for the next row
+        A row that waits to be sent again is delivered with its error. The wait for the next row
         is cancelled; see ``rows`` of ``run_all``.
         """
         self._job.stop()
@@ -422,7 +423,7 @@ class Job(Generic[Row, R]):
         """Ends the run after too many rejections in a row, and the probing after a reply."""
         self._probes = 0 if error is None else max(0, self._probes - 1)
         self._rejections = self._rejections + 1 if is_rejection(error) else 0
-        if self._rejections == self._max_rejections:
+        if self._rejections == self._max_rejections and not self._stopped:  # stopped rows do not wait
             failure = RejectedError(
                 f"{self._rejections} calls in a row were rejected, the last with {type(error).__name__}: {error}. "
                 "Another run sends their rows again; max_rejections=None never ends a run for this reason"

@@ -1,4 +1,7 @@
-"""Makes the calls of a run's rows, and tells its gate of each reply and each rejection by load."""
+"""Makes the calls of a run's rows, and tells its gate of each reply and each rejection by load.
+
+A row that the server rejected because of its load, or that found no server, is sent again.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 from friendli_async._core.pacing import on_rejection
+from friendli_async.bulk.errors import is_unsent
 from friendli_async.bulk.gate import Gate
 from friendli_async.errors import APIStatusError, FriendliError, RateLimitError
 from friendli_async.replies import Meta, Reply, usage_of
@@ -24,15 +28,15 @@ _log: Final = logging.getLogger("friendli_async")
 _OVERLOAD_STATUSES: Final = frozenset({429, 503})
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
-"""How often a row is sent again after a rejection by load, and how many seconds it waits for that in all. The run does
-not pause for longer, either: then the server is asked again, or the run ends if no row is left."""
+"""How often a row is sent again, and how many seconds it waits for that in all. The run does not pause for longer,
+either: then the server is asked again, or the run ends if no row is left."""
 _FIRST_BACKOFF: Final = 0.5
 _BACKOFF_FACTOR: Final = 3.0
 """The waits of a row without a ``Retry-After``: just over a minute in all, since many limits are per minute."""
 
 
 class RowSender(Generic[Row, R]):
-    """Makes the call for each row, and makes it again if the server was overloaded.
+    """Makes the call for each row, and makes it again if the server was overloaded or not reached.
 
     Args:
         call: See ``run_all``.
@@ -54,7 +58,7 @@ class RowSender(Generic[Row, R]):
         self._resending: set[asyncio.Task[None]] = set()  # tasks without a permit, which wait to send a row again
 
     async def send(self, row: Row) -> tuple[R | None, Exception | None, int]:
-        """Makes the call for one row, with a permit, and again after each rejection by load.
+        """Makes the call for one row, with a permit, and again while ``_resend_wait`` allows it.
 
         Returns:
             The reply, the error, and the number of requests.
@@ -75,7 +79,8 @@ class RowSender(Generic[Row, R]):
                 if wait is None or resends == _MAX_RESENDS or waited + wait > _MAX_RESEND_WAIT:
                     break
                 resends, waited = resends + 1, waited + wait
-                _log.info("run_all: a rate limit rejected a row, which is sent again in %.1f s", wait)
+                reason = "no connection for" if is_unsent(error) else "a rate limit rejected"
+                _log.info("run_all: %s a row, which is sent again in %.1f s", reason, wait)
                 if self._stopped or not await self._wait_to_resend(wait):
                     break
             return reply, error, max(1, attempts)
@@ -171,10 +176,17 @@ class RowSender(Generic[Row, R]):
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
-    """Returns the seconds until a row is sent again: if the server rejected it because of its load, with no content."""
+    """Returns the seconds until a row is sent again.
+
+    Rows are if the server rejected them because of its load, with no content, or if they cannot have reached it.
+    """
     if isinstance(error, APIStatusError) and error.status_code in _OVERLOAD_STATUSES and error.partial is None:
-        return error.retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
-    return None
+        retry_after = error.retry_after
+    elif is_unsent(error) and not error.permanent:
+        retry_after = None
+    else:
+        return None
+    return retry_after or _FIRST_BACKOFF * _BACKOFF_FACTOR**resends * (1.0 + random.random() / 2)
 
 
 def _pause_after(error: APIStatusError) -> float | None:

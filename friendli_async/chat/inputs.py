@@ -222,8 +222,8 @@ class SamplingOptions(ExtraOptions, total=False):
     """Penalty on tokens that have occurred; 1.0 means no penalty."""
     seed: int | Sequence[int] | None
     """Sampling seed: one for all choices, or a list with one per choice."""
-    stop: Sequence[str] | None
-    """Stop sequences: strings that end the generation."""
+    stop: str | Sequence[str] | None
+    """Stop sequences: strings that end the generation. A single string is sent as a list of one."""
     stream_options: Mapping[str, object] | None
     """``{"include_usage": bool}``; by default a stream requests usage."""
     temperature: float | None
@@ -356,7 +356,13 @@ def to_request_tool(tool: object) -> object:
     return tool if function is None else {"type": "function", "function": function}
 
 
-CONVERTERS: Final = {"messages": map_items(_to_request_message), "tools": map_items(to_request_tool)}
+def _to_list(stop: object) -> object:
+    return [stop] if isinstance(stop, str) else stop
+
+
+STOP: Final = {"stop": _to_list}
+"""The conversion of the option ``stop``: the server requires a list."""
+CONVERTERS: Final = {**STOP, "messages": map_items(_to_request_message), "tools": map_items(to_request_tool)}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
 COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)

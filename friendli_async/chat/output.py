@@ -287,9 +287,11 @@ def output_of(kind: Any, strict: bool = True) -> Output[Any]:
     """Returns the output of a type, cached if the type is hashable.
 
     Raises:
-        TypeError: The type has no JSON form.
+        TypeError: The type has no JSON form, or is missing.
         ArgumentError: ``strict`` is not a bool.
     """
+    if kind is ...:
+        raise TypeError("the type of the answer is missing; pass it first: parse(City, model=..., ...)")
     check_strict(strict)  # the cache would take 1 for True
     try:
         hash(kind)

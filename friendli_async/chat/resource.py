@@ -60,7 +60,7 @@ class Parsing(Resource):
     ) -> ParsedCompletion[Any]: ...
 
     async def parse(
-        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
+        self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]:
         """Generates an answer, parses it as a value of a type, and returns the completion.
 
@@ -91,7 +91,7 @@ class Parsing(Resource):
     ) -> ParsedChatStream[Any]: ...
 
     def parse_stream(
-        self, type: Any, /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
+        self, type: Any = ..., /, *, model: str, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]:
         """Generates an answer that is a value of a type, and streams it. The request is sent on first use.
 
@@ -123,7 +123,7 @@ class ContainerParsing(Parsing):
     ) -> ParsedCompletion[Any]: ...
 
     async def parse(
-        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
+        self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseOptions]
     ) -> ParsedCompletion[Any]:
         """Generates and parses an answer; see ``Parsing.parse``. ``model`` selects an adapter route."""
         from friendli_async.chat.structured import parse
@@ -141,7 +141,7 @@ class ContainerParsing(Parsing):
     ) -> ParsedChatStream[Any]: ...
 
     def parse_stream(
-        self, type: Any, /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
+        self, type: Any = ..., /, *, model: str | None = None, messages: Messages, **options: Unpack[ParseStreamOptions]
     ) -> ParsedChatStream[Any]:
         """Streams a structured answer; see ``Parsing.parse_stream``. ``model`` selects an adapter route."""
         from friendli_async.chat.structured import parse_stream

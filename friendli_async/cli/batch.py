@@ -3,7 +3,8 @@
 IN has one request per line: a line of OpenAI's batch format, or a prompt, as a JSON string or
 {"prompt": "..."}. OUT gets a line for each answer as it arrives, and doubles as the checkpoint: after
 any interruption, the same command resumes. Requests that have changed since are sent again, as are
-those rejected because of the token, account, model or endpoint; ten of these in a row end the run.
+those rejected because of the token, account, model or endpoint, and those that could not be sent;
+ten of these in a row end the run.
 
 Ctrl-C lets requests in flight finish; a second Ctrl-C cancels them.
 
@@ -75,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help=f"continue after {_MAX_REJECTIONS} rejections in a row (401, 402, 403, 404, 407), instead of stopping",
+        help=f"continue after {_MAX_REJECTIONS} rejections in a row (401, 402, 403, 404, 407; no connection), "
+        "instead of stopping",
     )
 
 
@@ -259,7 +261,7 @@ class _Reporter:
         if self._rejected:
             self.write_line(
                 f"the same command sends the {self._rejected:,} rows again that were rejected because of the token, "
-                "account, model or endpoint (401, 402, 403, 404, 407)"
+                "account, model or endpoint (401, 402, 403, 404, 407), or could not be sent"
             )
         if progress.failed > self._rejected:
             self.write_line("to send failed rows again, run the same command with --retry-failed")

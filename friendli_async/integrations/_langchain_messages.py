@@ -190,9 +190,9 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
     """Converts token usage to LangChain's names."""
     if usage is None:
         return None
-    sent, received = usage.prompt_tokens, usage.completion_tokens
-    total = usage.total_tokens or sent + received
-    metadata = UsageMetadata(input_tokens=sent, output_tokens=received, total_tokens=total)
+    metadata = UsageMetadata(
+        input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens, total_tokens=usage.total_tokens
+    )
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
     if prompt is not None and prompt.cached_tokens is not None:
         metadata["input_token_details"] = InputTokenDetails(cache_read=prompt.cached_tokens)

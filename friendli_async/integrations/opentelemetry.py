@@ -146,6 +146,8 @@ class Telemetry(Observer):
             attributes["gen_ai.operation.name"] = operation
         if event.model is not None:
             attributes["gen_ai.request.model"] = event.model
+        if event.team is not None:
+            attributes["friendli.team"] = event.team
         streamed = method == "stream"
         name = event.operation if operation is None else f"{operation} {event.model}" if event.model else operation
         span = self._tracer.start_span(
@@ -193,6 +195,8 @@ class Telemetry(Observer):
         attributes["http.request.resend_count"] = max(event.attempt - 1, 0)
         if event.status is not None:
             attributes["http.response.status_code"] = event.status
+        if event.request_id is not None:
+            attributes["friendli.request_id"] = event.request_id
         if event.response_id is not None:
             attributes["gen_ai.response.id"] = event.response_id
         if event.response_model is not None:

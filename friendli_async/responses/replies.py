@@ -10,7 +10,7 @@ import msgspec
 from friendli_async._core.status_errors import error_of_payload
 from friendli_async._core.text import join_text
 from friendli_async.errors import APIStatusError
-from friendli_async.replies import FunctionCall, Headers, Reply, ToolCall, Value, always_encoded, partial_of
+from friendli_async.replies import FunctionCall, Headers, Reply, TokenUsage, ToolCall, Value, always_encoded, partial_of
 
 __all__: list[str] = ["AnyItem", "ContentPart", "InputTokensDetails", "ItemStatus", "OutputItem", "OutputTokensDetails"]
 __all__ += ["IncompleteDetails", "Response", "ResponseError", "ResponseStatus", "ResponseUsage"]
@@ -105,7 +105,7 @@ class OutputTokensDetails(Value, frozen=True):
     reasoning_tokens: int | None = None
 
 
-class ResponseUsage(Value, frozen=True):
+class ResponseUsage(TokenUsage, frozen=True):
     """Billed tokens of a response."""
 
     input_tokens: int = always_encoded(0)

@@ -56,7 +56,7 @@ class ResponseParsing(Resource):
     ) -> ParsedResponse[Any]: ...
 
     async def parse(
-        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseOptions]
+        self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[Any]:
         """Generates a response and parses its text into a value of a type.
 
@@ -87,7 +87,7 @@ class ResponseParsing(Resource):
     ) -> ParsedResponseStream[Any]: ...
 
     def parse_stream(
-        self, type: Any, /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
+        self, type: Any = ..., /, *, model: str, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[Any]:
         """Streams a response whose text is a value of a type. The request is sent on first use.
 
@@ -119,7 +119,7 @@ class ContainerResponseParsing(ResponseParsing):
     ) -> ParsedResponse[Any]: ...
 
     async def parse(
-        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
+        self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseOptions]
     ) -> ParsedResponse[Any]:
         """Generates a value; see ``ResponseParsing.parse``. ``model`` selects an adapter route."""
         from friendli_async.responses.structured import parse
@@ -137,7 +137,7 @@ class ContainerResponseParsing(ResponseParsing):
     ) -> ParsedResponseStream[Any]: ...
 
     def parse_stream(
-        self, type: Any, /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
+        self, type: Any = ..., /, *, model: str | None = None, input: Input, **options: Unpack[ParseStreamOptions]
     ) -> ParsedResponseStream[Any]:
         """Streams a value; see ``ResponseParsing.parse_stream``. ``model`` selects an adapter route."""
         from friendli_async.responses.structured import parse_stream

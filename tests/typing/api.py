@@ -234,7 +234,7 @@ async def accepts_dicts_and_structs(client: AsyncFriendli) -> None:
         stream_options={"include_usage": False},
         logit_bias={"5": -100},
         chat_template_kwargs={"enable_thinking": False},
-        stop=["\n"],
+        stop="\n",
         seed=7,
         reasoning_effort="high",
         extra_body={"vendor": {"x": [1, None]}},

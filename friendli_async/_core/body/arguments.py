@@ -270,7 +270,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         found = re.fullmatch(_ERROR_PATH, str(error))
         reason, of_key, path = found.groups() if found is not None else (str(error), None, "")
         where = (prefix + path).lstrip(".") or "arguments"
-        advice = "" if of_key else _conversion_hint(_value_at(values, path))
+        advice = "" if of_key else _conversion_hint(_value_at(values, path), where)
         advice += choices_hint(expected, str(error))
         raise ArgumentError(f"{'invalid key: ' if of_key else ''}{reason}{advice}", where) from None
     except RecursionError:
@@ -287,16 +287,22 @@ def _value_at(values: Any, path: str) -> object:
     return cast("object", values)
 
 
-def _conversion_hint(value: object) -> str:
+def _conversion_hint(value: object, where: str = "") -> str:
     """Returns how to convert a value to JSON, as the end of an error message."""
-    if isinstance(value, type):
-        return ""
+    if callable(value):  # a type or a function
+        return _CALLABLES.get(where.partition("[")[0], "")
     how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
     if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
         how = "list(...)"
     return f"; pass {how}" if how else ""
 
 
+# Options for which other clients accept a type or a function.
+_CALLABLES: Final = {
+    "response_format": "; for an answer of a type, use chat.parse(T, ...)",
+    "text": "; for an answer of a type, use responses.parse(T, ...)",
+    "tools": "; make a tool of a function with friendli_async.tools.tool",
+}
 # The attribute that identifies a kind of class, and how to convert its instances to JSON.
 _CONVERSIONS: Final = {
     "model_dump": "its model_dump()",

@@ -332,6 +332,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             collector.finish_reasons,
             error,
             status=self._meta.status,
+            request_id=self._meta.request_id,
             head=collector.head,
             reply=reply,
         )
