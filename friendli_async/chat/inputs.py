@@ -325,7 +325,7 @@ RESPONSE_FORMAT: Final[Any] = TextFormat | JSONObjectFormat | _RegexFormat | _JS
 TOOLS: Final[Any] = list[Tool | _NoTool] | None
 
 
-def _to_request_message(message: object) -> object:
+def to_request_message(message: object) -> object:
     """Converts a message struct to its request form. Anything else is returned unchanged and validated later."""
     if isinstance(message, ChatMessage):
         return message.as_input()
@@ -356,7 +356,7 @@ def to_request_tool(tool: object) -> object:
     return tool if function is None else {"type": "function", "function": function}
 
 
-CONVERTERS: Final = {"messages": map_items(_to_request_message), "tools": map_items(to_request_tool)}
+CONVERTERS: Final = {"messages": map_items(to_request_message), "tools": map_items(to_request_tool)}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
 COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)
