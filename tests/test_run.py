@@ -1384,6 +1384,30 @@ async def test_turn_that_ends_early_is_in_the_transcript_so_that_its_tools_are_n
     assert paid == [5]
 
 
+async def test_failed_tool_ends_the_run_after_the_usage_of_the_answer_has_arrived(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    cancelled = asyncio.Event()
+
+    @tool
+    async def wait() -> None:
+        """Waits to be cancelled."""
+        try:
+            await waiter.wait()
+        finally:
+            cancelled.set()
+
+    calls = [call_delta(0, "wait", arguments="{}"), call_delta(1, "fail", arguments="{}"), call_delta(2, "now")]
+    server.enqueue(script(*calls, finish("tool_calls"), gate(cancelled), usage(10, 5), done()))
+    run = start_run(client, wait, fail, now, on_tool_error="raise", concurrency=2)
+    with pytest.raises(ToolError) as caught:
+        await with_timeout(run.result())
+    assert caught.value.usage is not None
+    assert caught.value.usage.total_tokens == 15
+    contents = [message["content"] for message in caught.value.messages[2:]]
+    assert contents == [UNFINISHED, "Error: ValueError: no such city", NOT_CALLED]
+
+
 async def test_turn_that_ends_early_before_a_tool_was_called_is_not_in_the_transcript(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

@@ -330,7 +330,8 @@ class Run:
 
     async def _advance(self) -> None:
         """Advances the run by one step."""
-        self._calls.check()
+        if self._stream is None or not self._whole_calls.has_finished:  # else the usage of the answer is yet to come
+            self._calls.check()
         if self._stream is not None:
             await self._read(self._stream)
         elif self._reply is None:

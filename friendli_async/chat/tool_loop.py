@@ -127,7 +127,7 @@ class ToolRunner:
         self._started: set[str] = set()  # ids of the calls whose tool was called
         self._contents: dict[str, str] = {}  # of the tool messages, by the id of the call
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._not_cancelled: set[asyncio.Task[Any]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()  # those of the tasks that run calls and have not been cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Held[BaseException] | None = None
@@ -147,18 +147,20 @@ class ToolRunner:
     def start(self, call: ToolCall) -> None:
         """Starts a call, or queues it if no slot is free."""
         self.requested[call.id] = call
-        if self._interruption is None:
-            self.spawn(self._run_call(call)).add_done_callback(partial(self._check_result, call))
-        else:
+        if self._interruption is not None:
             self._fail(copy.copy(self._interruption))
+        if not self._is_stopped:
+            task = self.spawn(self._run_call(call))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+            task.add_done_callback(partial(self._check_result, call))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        """Creates a task that is cancelled together with the calls."""
+        """Creates a task that is cancelled when the run is dropped."""
         self._loop = asyncio.get_running_loop()
         task = self._loop.create_task(coroutine)
-        for tasks in (self._tasks, self._not_cancelled):
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_retrieve_exception)
         return task
 
@@ -182,14 +184,13 @@ class ToolRunner:
     # --- waiting and stopping --------------------------------------------------------------------------------------
 
     async def wait(self, also: asyncio.Task[Any] | None = None) -> None:
-        """Waits for an event, or until the task ``also`` is done. Raises the failure that ends the run."""
+        """Waits for an event or a failure, or until the task ``also`` is done."""
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
             waited: set[asyncio.Future[Any]] = {waiter} if also is None else {waiter, also}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiter = None
-        self.check()
 
     def wake(self) -> None:
         """Wakes the waiter, if there is one."""
@@ -202,21 +203,21 @@ class ToolRunner:
             self._fail(copy.copy(error))
 
     async def stop(self) -> None:
-        """Cancels all tasks and waits until they have ended, even if it is itself cancelled meanwhile."""
-        self._cancel()
+        """Cancels the calls and waits until all tasks have ended, even if it is itself cancelled meanwhile."""
+        self._cancel(self._calls)
         await wait_ended(self._tasks)
 
     def drop(self) -> None:
         """Cancels all tasks without waiting for them. Thread-safe, because the run may be dropped in any thread."""
         self._events.clear()  # an exception in an unread event refers back to this object: a reference cycle
         if self._tasks and self._loop is not None:
-            call_in_loop(self._loop, self._cancel)
+            call_in_loop(self._loop, self._cancel, self._tasks)
 
-    def _cancel(self) -> None:
+    def _cancel(self, tasks: set[asyncio.Task[Any]]) -> None:
         self._is_stopped = True  # a tool may suppress its cancellation and still return a result
         self._failure = None
-        for task in self._not_cancelled - {asyncio.current_task()}:
-            self._not_cancelled.discard(task)  # a second cancellation would interrupt how the tool ends
+        for task in tasks - {asyncio.current_task()}:
+            self._calls.discard(task)  # a second cancellation would interrupt how the tool ends
             task.cancel()
 
     # --- one call --------------------------------------------------------------------------------------------------
@@ -322,9 +323,9 @@ class ToolRunner:
         self.wake()
 
     def _fail(self, error: BaseException) -> None:
-        """Cancels all tasks, and ends the run with the error."""
+        """Cancels the calls, and ends the run with the error."""
         if not self._is_stopped:
-            self._cancel()
+            self._cancel(self._calls)
             self._failure = Held(error)
         self.wake()
 
