@@ -1373,7 +1373,7 @@ async def test_turn_that_ends_early_is_in_the_transcript_so_that_its_tools_are_n
     contents = [(message["tool_call_id"], message["content"]) for message in results]  # type: ignore[index]  # dicts here
     expected = [("call_0", "paid"), ("call_1", UNFINISHED), ("call_2", stopped), ("call_3", NOT_CALLED)]
     assert contents == expected[: 3 if end == "cut" else 4]  # the arguments of the last call may be incomplete
-    assert [call["id"] for call in answer["tool_calls"]] == [id for id, _ in contents]
+    assert [call["id"] for call in answer["tool_calls"]] == [call_id for call_id, _ in contents]
     resumed = json.loads(json.dumps(run.messages))
 
     async with client_of(server.url) as other:

@@ -312,11 +312,12 @@ class RunOptions(GenerationOptions, total=False):
     concurrency: int
     """Maximum number of tools running at a time, 4 by default."""
     tool_timeout: float | None
-    """Timeout of one tool call in seconds, 30 by default; None means no limit."""
+    """Timeout of one tool call in seconds, 30 by default; None means no limit. It does not limit the run."""
     on_tool_error: Literal["feed", "raise"]
     """Whether a failed call is reported to the model ("feed", the default) or raises ``ToolError`` ("raise")."""
     before_tool: BeforeTool | None
-    """Called with each tool call, one at a time; True approves it, False is reported to the model. May be async."""
+    """Called with each tool call, one at a time; True approves it, False is reported to the model. May be async.
+    ``ToolError(reason, kind="refused")`` refuses with a reason; other exceptions, and other values, end the run."""
 
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}
