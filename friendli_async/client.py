@@ -259,7 +259,7 @@ class AsyncFriendli(Hinted):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the pool and interrupts every open stream. On a copy made by ``with_options``, this does nothing."""
+        """Closes the pool and interrupts calls, streams and runs. On a copy made by ``with_options``, does nothing."""
         if self._owner:
             await self._runtime.close()
 
@@ -271,14 +271,15 @@ class AsyncFriendli(Hinted):
         """Shuts down gracefully, with all copies: new calls raise ConfigurationError, those in flight may finish.
 
         A run of tools that has begun (``chat.run``) may finish, too: its next turns, and the calls that its tools make,
-        are not new calls. Once ``timeout`` has passed, they are.
+        are not new calls.
 
         Args:
-            timeout: Seconds to wait; calls and streams still open then are aborted, as by ``aclose()``. None is no
-                limit.
+            timeout: Seconds to wait; calls, streams and runs still open then are aborted, as by ``aclose()``. None is
+                no limit.
 
         Returns:
-            The number of aborted calls and streams.
+            The number of aborted calls and streams, and of runs between two calls, such as those whose tools were
+            running.
         """
         return await self._runtime.drain(timeout)
 

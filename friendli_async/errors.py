@@ -297,8 +297,8 @@ class ToolError(FriendliError):
     Attributes:
         kind: Why it failed.
         call: The tool call, if raised by a run; None if raised by a tool.
-        messages: The conversation up to the turn of that call, ready for another call.
-        usage: The usage of the turns so far, as far as the server has reported it.
+        messages: The conversation, ready for another call: as ``Run.messages``.
+        usage: The usage of all answers so far, as far as the server has reported it.
     """
 
     kind: ToolProblem = "failed"

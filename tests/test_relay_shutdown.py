@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support.asgi_servers import Browser, serving
 
-from friendli_async.testing import FriendliServer, chunk, gate, script, stall
+from friendli_async.testing import FriendliServer, chunk, gate, script, stall, tool_calls
 
 
 async def test_sigterm_ends_every_open_stream_with_an_error_event(server: FriendliServer, tmp_path: Path) -> None:
@@ -26,6 +26,24 @@ async def test_sigterm_ends_every_open_stream_with_an_error_event(server: Friend
     assert len(lines) == 50
     assert {line.partition("StreamInterruptedError")[0] for line in lines} == {"/relay: after the first byte, "}
     await server.wait_for_connections(0)
+
+
+async def test_sigterm_ends_a_run_whose_tool_is_running_with_an_error_event(
+    server: FriendliServer, tmp_path: Path
+) -> None:
+    server.enqueue(tool_calls(("wait", {})))
+    async with serving("uvicorn", server.url, tmp_path / "log") as app:
+        browser = await Browser.request(app.port, "/run")
+        await asyncio.wait_for(browser.reader.readuntil(b"ToolStarted"), 60)
+        await app.terminate()
+        rest = await asyncio.wait_for(browser.reader.read(), 60)
+        log = app.log
+    browser.disconnect()
+    assert b"event: error\ndata: " in rest
+    assert b"shutting_down" in rest
+    [line] = log.splitlines()
+    assert line.startswith("/run: after the first byte, StreamInterruptedError")
+    assert len(server.requests) == 1
 
 
 async def test_waiting_requests_are_503_after_sigterm(server: FriendliServer, tmp_path: Path) -> None:

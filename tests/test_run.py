@@ -31,6 +31,7 @@ from friendli_async import (
     StreamInterruptedError,
     ToolCall,
 )
+from friendli_async.chat import SystemMessage, TextContent, UserMessage
 from friendli_async.chat.tool_loop import ToolRunner
 from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
@@ -251,6 +252,18 @@ async def test_result_has_reply_transcript_usage_and_turns(client: AsyncFriendli
     assert await run.result() is result
     assert [event async for event in run] == []
     assert json.loads(json.dumps(result.messages)) == result.messages
+
+
+async def test_transcript_is_plain_dicts_whatever_was_given(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(text("Hi"))
+    reply = await client.serverless.chat.complete(model="m", messages=HELLO)
+    server.enqueue(turn(call_delta(0, "now")), text("good"))
+    part = TextContent("Hello")
+    given = [SystemMessage("Be brief."), UserMessage([part]), reply.message, {"role": "user", "content": (part,)}]
+    run = client.serverless.chat.run(model="m", messages=given, tools=[now])
+    assert json.loads(json.dumps(run.messages))[1]["content"] == [{"type": "text", "text": "Hello"}]
+    result = await run.result()
+    assert json.loads(json.dumps(result.messages))[:-1] == server.requests[-1].json_object["messages"]
 
 
 async def test_transcript_can_be_passed_to_the_next_call(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -581,12 +594,13 @@ async def test_tool_error_ends_the_run_if_on_tool_error_is_raise(
     assert error.kind == kind
     assert error.call is not None
     assert name in (error.call.function.name, "never_ends")  # `wait` times out as well
-    assert [message["role"] for message in error.messages] == ["user", "assistant", "tool"]
+    assert [message["role"] for message in error.messages] == ["user", *["assistant", "tool"] * 2, "tool"]
     assert error.usage is not None
     assert waiter.running == 0
     assert run.messages == error.messages
-    with pytest.raises(ToolError):
+    with pytest.raises(ToolError) as again:
         await run.result()
+    assert (again.value.messages, again.value.usage) == (error.messages, error.usage)
     assert pickle.loads(pickle.dumps(error)).call == error.call
     await assert_idle(client, server)
 
@@ -977,6 +991,18 @@ async def test_invalid_or_failing_approval_ends_the_run(client: AsyncFriendli, s
     await assert_idle(client, server)
 
 
+async def test_approval_gives_the_model_a_reason_by_raising_tool_error(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    def refuse(call: ToolCall) -> bool:
+        raise ToolError("not on Fridays", kind="refused")
+
+    server.enqueue(tool_calls(("now", {})), text("Sorry"))
+    run = start_run(client, now, before_tool=refuse, on_tool_error="raise")
+    assert summarize(await events_of(run)) == ["now: refused", "turn 1", "turn 2"]
+    assert [content for _, content in tool_results(server)] == ["Error: not on Fridays"]
+
+
 async def test_cancelled_approval_refuses_the_call(client: AsyncFriendli, server: FriendliServer) -> None:
     async def awaits_cancelled(call: ToolCall) -> bool:
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -1046,7 +1072,7 @@ async def test_call_that_is_cancelled_but_not_by_its_run_has_failed(
     while calls.has_running:
         await with_timeout(calls.wait())
     assert summarize(run._events) == ["wait started", "wait: failed", "wait finished"]
-    assert calls.finish_turn() == ["w", "Error: the tool was cancelled"]
+    assert calls.contents() == ["w", "Error: the tool was cancelled"]
 
 
 async def test_tool_error_that_cannot_be_reported_ends_the_run(client: AsyncFriendli, server: FriendliServer) -> None:
@@ -1165,18 +1191,87 @@ async def test_drain_does_not_wait_for_a_run_that_has_ended(
     assert await with_timeout(client.drain()) == 0
 
 
-async def test_next_turn_of_a_run_fails_once_a_drain_has_timed_out(
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("end", ["drain", "close"])
+async def test_drain_timeout_and_closing_the_client_interrupt_a_run_whose_tool_is_running(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, end: str, streaming: bool
+) -> None:
+    waiter.may_clean_up.clear()
+    calls = (call_delta(0, "wait", arguments="{}"), call_delta(1, "wait", arguments="{}"))
+    server.enqueue(script(*calls, stall()) if streaming else turn(*calls))
+    run = start_run(client, waiter.wait)
+    reading = asyncio.ensure_future(run.result())
+    await with_timeout(waiter.started.wait())
+    await wait_until(lambda: client.gauges().in_use == streaming)
+    await run_loop_iterations(20)
+    if end == "drain":
+        assert await with_timeout(client.drain(0.01)) == 1
+    else:
+        await with_timeout(client.aclose())
+    await run_loop_iterations(50)
+    assert not reading.done()  # it waits for the tools
+    waiter.may_clean_up.set()
+    with pytest.raises(StreamInterruptedError, match="was drained" if end == "drain" else "was closed") as caught:
+        await with_timeout(reading)
+    assert caught.value.draining
+    assert (caught.value.partial is not None) == streaming
+    assert waiter.running == 0
+    assert "w finished" not in waiter.log
+    assert len(server.requests) == 1
+
+
+async def test_drain_timeout_cancels_the_tools_of_a_run_that_nobody_reads(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
-    server.enqueue(turn(call_delta(0, "wait")))
-    reading = asyncio.ensure_future(start_run(client, waiter.wait).result())
-    await with_timeout(waiter.started.wait())
-    await wait_until(lambda: client.gauges().in_use == 0)
-    assert await with_timeout(client.drain(0.01)) == 0
-    waiter.may_finish.set()
+    run = await busy_run(client, server, waiter)
+    assert await with_timeout(client.drain(0.01)) == 1
+    await wait_until(lambda: waiter.running == 0)
+    with pytest.raises(StreamInterruptedError, match="was drained"):
+        await events_of(run)
+
+
+async def test_next_turn_of_a_run_fails_once_a_drain_has_timed_out(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(turn(call_delta(0, "now")))
+    run = start_run(client, now)
+    await read_until(run, TurnEnded)
+    assert await with_timeout(client.drain(0.01)) == 1
     with pytest.raises(ConfigurationError, match="draining"):
-        await with_timeout(reading)
+        await with_timeout(run.result())
     assert len(server.requests) == 1
+
+
+async def test_answer_that_has_arrived_when_the_client_is_closed_is_delivered_but_starts_no_tool(
+    server: FriendliServer, waiter: Waiter
+) -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "wait", "arguments": "{}"}}
+    for delta in ({"content": "good"}, {"tool_calls": [call, {**call, "index": 1, "id": "2"}]}):
+        frame = json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": "stop"}]})
+        server.enqueue(script(raw(f"data: {frame}\n\ndata: [DONE]\n\n".encode()), stall()))
+        client = client_of(server.url)
+        async with start_run(client, waiter.wait) as run:
+            await client.aclose()
+            if "content" in delta:
+                assert (await with_timeout(run.result())).reply.text == "good"
+            else:
+                with pytest.raises(StreamInterruptedError, match="was closed"):
+                    await with_timeout(run.result())
+                assert run.messages == HELLO
+    assert waiter.log == []
+
+
+async def test_closing_the_client_that_a_tool_uses_does_not_interrupt_the_run(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    @tool
+    async def ask_model() -> str:
+        """Makes a call with a client of its own."""
+        async with client_of(server.url) as own:
+            return (await own.serverless.chat.complete(model="m", messages=HELLO)).text
+
+    server.enqueue(turn(call_delta(0, "ask_model")), text("inner"), text("outer"))
+    assert (await with_timeout(start_run(client, ask_model).result())).reply.text == "outer"
 
 
 @pytest.mark.parametrize(
@@ -1197,11 +1292,157 @@ async def test_stream_interrupted_mid_turn_cancels_the_tools(
     partial = getattr(caught.value, "partial", None)
     assert partial is not None
     assert (partial.text, [call.function.name for call in partial.tool_calls]) == ("Let me see", ["wait", "now"])
-    assert [message["role"] for message in run.messages] == ["user", "assistant", "tool"]  # type: ignore[index]  # dicts here
+    roles = [message["role"] for message in run.messages]  # type: ignore[index]  # dicts here
+    assert roles == ["user", *["assistant", "tool"] * 2]
     assert run.turns == 1
     with pytest.raises(type(caught.value)):
         await run.result()
     await assert_idle(client, server)
+
+
+# --- turns that end early --------------------------------------------------------------------------------------------
+
+UNFINISHED = "Error: the run was stopped before the tool finished; it may have taken effect"
+NOT_CALLED = "Error: the run was stopped before the tool was called"
+
+
+async def end_early(client: AsyncFriendli, run: Run, waiter: Waiter, end: str) -> None:
+    """Ends a run whose answer has arrived and whose tools wait, unless it ends by itself, and checks the error."""
+    limit = asyncio.timeout(None)
+
+    async def read() -> None:
+        async with limit:
+            await run.result()
+
+    reading = asyncio.ensure_future(read())
+    if end not in ("cut", "raise"):
+        await wait_until(lambda: run._reply is not None and waiter.running == 2)
+    if end == "cancel":
+        reading.cancel()
+    elif end == "deadline":
+        limit.reschedule(0)
+    elif end == "close":
+        await run.aclose()
+    elif end == "drain":
+        assert await client.drain(0.01) == 1
+    kinds = {"cancel": asyncio.CancelledError, "deadline": TimeoutError, "raise": ToolError}
+    with pytest.raises(kinds.get(end, StreamInterruptedError)) as caught:
+        await with_timeout(reading)
+    if isinstance(caught.value, ToolError):
+        assert (caught.value.messages, caught.value.usage) == (run.messages, run.usage)
+
+
+@pytest.mark.parametrize("end", ["cancel", "deadline", "close", "raise", "cut", "drain"])
+async def test_turn_that_ends_early_is_in_the_transcript_so_that_its_tools_are_not_called_again(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter, end: str
+) -> None:
+    paid: list[int] = []
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pays."""
+        paid.append(amount)
+        return "paid"
+
+    @tool
+    async def stop() -> str:
+        """Fails once the answer has arrived, or waits."""
+        if end == "raise":
+            await wait_until(lambda: run._reply is not None)
+            raise ValueError("stop")
+        return await waiter.wait("stop")
+
+    calls = [
+        call_delta(0, "pay", arguments='{"amount": 5}'),
+        call_delta(1, "wait", arguments="{}"),
+        call_delta(2, "stop", arguments="{}"),
+        call_delta(3, "pay", arguments='{"amount": 7}'),
+    ]
+    if end == "cut":
+        last = script(chunk("I pay"), *calls, usage(10, 5), gate(waiter.started), cut())
+    else:
+        last = turn(chunk("I pay"), *calls)
+    server.enqueue(turn(call_delta(0, "now")), last)
+    run = start_run(client, now, pay, waiter.wait, stop, concurrency=2, on_tool_error="raise", tool_timeout=None)
+    await end_early(client, run, waiter, end)
+    assert (run.turns, run.usage and run.usage.total_tokens) == (1, 30)
+    answer, *results = run.messages[3:]
+    assert isinstance(answer, dict)
+    assert answer["content"] == "I pay"
+    stopped = "Error: ValueError: stop" if end == "raise" else UNFINISHED
+    contents = [(message["tool_call_id"], message["content"]) for message in results]  # type: ignore[index]  # dicts here
+    expected = [("call_0", "paid"), ("call_1", UNFINISHED), ("call_2", stopped), ("call_3", NOT_CALLED)]
+    assert contents == expected[: 3 if end == "cut" else 4]  # the arguments of the last call may be incomplete
+    assert [call["id"] for call in answer["tool_calls"]] == [call_id for call_id, _ in contents]
+    resumed = json.loads(json.dumps(run.messages))
+
+    async with client_of(server.url) as other:
+        server.enqueue(text("done"))
+        again = other.serverless.chat.run(model="m", messages=resumed, tools=[now, pay, waiter.wait, stop])
+        assert (await again.result()).reply.text == "done"
+    assert server.requests[-1].json_object["messages"] == resumed
+    assert paid == [5]
+
+
+async def test_failed_tool_ends_the_run_after_the_usage_of_the_answer_has_arrived(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    cancelled = asyncio.Event()
+
+    @tool
+    async def wait() -> None:
+        """Waits to be cancelled."""
+        try:
+            await waiter.wait()
+        finally:
+            cancelled.set()
+
+    calls = [call_delta(0, "wait", arguments="{}"), call_delta(1, "fail", arguments="{}"), call_delta(2, "now")]
+    server.enqueue(script(*calls, finish("tool_calls"), gate(cancelled), usage(10, 5), done()))
+    run = start_run(client, wait, fail, now, on_tool_error="raise", concurrency=2)
+    with pytest.raises(ToolError) as caught:
+        await with_timeout(run.result())
+    assert caught.value.usage is not None
+    assert caught.value.usage.total_tokens == 15
+    contents = [message["content"] for message in caught.value.messages[2:]]
+    assert contents == [UNFINISHED, "Error: ValueError: no such city", NOT_CALLED]
+
+
+async def test_turn_that_ends_early_before_a_tool_was_called_is_not_in_the_transcript(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    async def never(call: ToolCall) -> bool:
+        await asyncio.get_running_loop().create_future()
+        return True
+
+    server.enqueue(turn(call_delta(0, "now")))
+    run = start_run(client, now, before_tool=never)
+    reading = asyncio.ensure_future(run.result())
+    await with_timeout(wait_until(lambda: run.usage is not None))
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert run.messages == HELLO
+    assert run.usage is not None
+    assert run.usage.total_tokens == 15
+
+
+async def test_result_of_a_tool_that_finishes_while_it_is_cancelled_is_in_the_transcript(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    @tool
+    async def stubborn() -> str:
+        try:
+            return await waiter.wait()
+        except asyncio.CancelledError:
+            return "late"
+
+    server.enqueue(turn(call_delta(0, "stubborn"), call_delta(1, "fail")))
+    run = start_run(client, stubborn, fail, on_tool_error="raise")
+    with pytest.raises(ToolError) as caught:
+        await run.result()
+    assert caught.value.messages == run.messages
+    assert [message["content"] for message in caught.value.messages[2:]] == ["late", "Error: ValueError: no such city"]
 
 
 # --- closing and cancellation ----------------------------------------------------------------------------------------

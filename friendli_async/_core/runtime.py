@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
@@ -16,7 +16,7 @@ from msgspec import structs
 
 from friendli_async._core.loops import call_in_loop
 from friendli_async._core.pacing import Pace
-from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError
+from friendli_async.errors import APIConnectionError, ConfigurationError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Gauges, LoopGauges
 
 if TYPE_CHECKING:
@@ -28,10 +28,17 @@ _NO_CONNECTIONS: Final = LoopGauges()
 
 
 class Work:
-    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained."""
+    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained.
 
-    def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
+    Args:
+        interrupt: Ends the work with an error; called in its loop. Not needed if it consists of nothing but calls.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, interrupt: Callable[[FriendliError], None] | None = None) -> None:
+        self.interrupt = interrupt
+        self.is_between_calls = False
         self._ended = False
         self._open: list[set[Work]] = []  # the ``works`` of its clients
 
@@ -42,9 +49,14 @@ class Work:
             self._open.append(works)
             works.add(self)
 
+    def is_of(self, works: set[Work]) -> bool:
+        """Whether it began with a call of this client. A tool may call other clients, too."""
+        return self._open[0] is works
+
     def close(self) -> None:
         """Ends the work: no more calls of it will begin."""
         self._ended = True
+        self.interrupt = None  # timers that were set while it made calls keep their context, and thus the work
         for works in self._open:
             works.discard(self)
 
@@ -138,7 +150,7 @@ class Runtime:
         return len(self.calls)
 
     def _work_in_flight(self) -> int:
-        works = sum(work.loop is None or not work.loop.is_closed() for work in tuple(self.works))
+        works = sum(not work.loop.is_closed() for work in tuple(self.works))
         connections = sum(loop.in_use + loop.waiting for loop in self.transport.gauges().values())
         return works + self._calls_in_flight() + connections
 
@@ -169,9 +181,9 @@ class Runtime:
             async with asyncio.timeout(timeout):
                 while self._work_in_flight():  # noqa: ASYNC110  # not every end is notified
                     await asyncio.sleep(_POLL_SECONDS)
-        aborted = self._calls_in_flight() + self.gauges().open_streams
+        waiting = sum(work.is_between_calls and not work.loop.is_closed() for work in self._own_works())
+        aborted = self._calls_in_flight() + self.gauges().open_streams + waiting
         reason = "the client was drained, and the drain timed out"
-        self.works.clear()
         self._interrupt(reason)
         self.transport.abort(reason)
         return aborted
@@ -182,7 +194,14 @@ class Runtime:
         self._interrupt("the client was closed")
         await self.transport.close()
 
+    def _own_works(self) -> list[Work]:
+        return [work for work in tuple(self.works) if work.is_of(self.works)]
+
     def _interrupt(self, reason: str) -> None:
+        for work in self._own_works():
+            if work.interrupt is not None:
+                call_in_loop(work.loop, work.interrupt, StreamInterruptedError(reason, draining=True))
+        self.works.clear()
         for call in tuple(self.calls):
             # In this loop at once: a call whose turn is next would otherwise fail on the closing transport.
             call_in_loop(call.loop, call.interrupt, APIConnectionError(reason, draining=True))

@@ -312,11 +312,12 @@ class RunOptions(GenerationOptions, total=False):
     concurrency: int
     """Maximum number of tools running at a time, 4 by default."""
     tool_timeout: float | None
-    """Timeout of one tool call in seconds, 30 by default; None means no limit."""
+    """Timeout of one tool call in seconds, 30 by default; None means no limit. It does not limit the run."""
     on_tool_error: Literal["feed", "raise"]
     """Whether a failed call is reported to the model ("feed", the default) or raises ``ToolError`` ("raise")."""
     before_tool: BeforeTool | None
-    """Called with each tool call, one at a time; True approves it, False is reported to the model. May be async."""
+    """Called with each tool call, one at a time; True approves it, False is reported to the model. May be async.
+    ``ToolError(reason, kind="refused")`` refuses with a reason; other exceptions, and other values, end the run."""
 
 
 REQUIRED: Final[dict[str, Any]] = {"model": str, "messages": list[Message]}
@@ -325,7 +326,7 @@ RESPONSE_FORMAT: Final[Any] = TextFormat | JSONObjectFormat | _RegexFormat | _JS
 TOOLS: Final[Any] = list[Tool | _NoTool] | None
 
 
-def _to_request_message(message: object) -> object:
+def to_request_message(message: object) -> object:
     """Converts a message struct to its request form. Anything else is returned unchanged and validated later."""
     if isinstance(message, ChatMessage):
         return message.as_input()
@@ -362,7 +363,7 @@ def _to_list(stop: object) -> object:
 
 STOP: Final = {"stop": _to_list}
 """The conversion of the option ``stop``: the server requires a list."""
-CONVERTERS: Final = {**STOP, "messages": map_items(_to_request_message), "tools": map_items(to_request_tool)}
+CONVERTERS: Final = {**STOP, "messages": map_items(to_request_message), "tools": map_items(to_request_tool)}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
 COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import msgspec
 
-from friendli_async._core.body.arguments import check_keywords, check_values
+from friendli_async._core.body.arguments import check_keywords, check_values, to_builtins
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
@@ -24,9 +24,10 @@ from friendli_async.chat.inputs import (
     RunOptions,
     is_local_tool,
     requested_choices,
+    to_request_message,
     to_request_tool,
 )
-from friendli_async.chat.replies import ChatChunk, ChatCompletion, ToolCallDelta
+from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage, ToolCallDelta
 from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolRunner, TurnEnded
 from friendli_async.errors import (
@@ -56,7 +57,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     reply: ChatCompletion
     """The model's last answer."""
     messages: Conversation
-    """The full conversation: the given messages, then all replies and tool results; ready for the next call."""
+    """The full conversation as plain dicts: the given messages, then all replies and tool results; ready for the next
+    call."""
     usage: Usage | None
     """Billed usage of all turns, as far as the server reported it."""
     turns: int
@@ -68,7 +70,7 @@ class _Turns:
 
     def __init__(self, open_turn: _OpenTurn, messages: Messages, options: dict[str, object], limit: int) -> None:
         self._first: ChatStream | None = open_turn(messages, options)  # validates them
-        self.messages: Conversation = cast("Conversation", list(messages))
+        self.messages = cast("Conversation", [to_builtins(to_request_message(message)) for message in messages])
         self.usage: Usage | None = None
         self.count: int = 0
         self._open = open_turn
@@ -93,18 +95,11 @@ class _Turns:
             )
         return self._open(self.messages, _without_required_call(self._options))
 
-    def add(self, reply: ChatCompletion, calls: Sequence[ToolCall], contents: Sequence[str]) -> None:
-        """Adds a finished turn, with the contents of the tool messages for the calls."""
+    def add(self, reply: ChatCompletion, calls: ToolRunner) -> None:
+        """Adds a finished turn."""
         self.count += 1
         self.usage = add_usage(self.usage, reply.usage)
-        message = reply.message.as_input()
-        if calls:
-            message["tool_calls"] = [_as_input(call) for call in calls]
-        self.messages.append(message)
-        for call, content in zip(calls, contents, strict=True):
-            self.messages.append(
-                {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
-            )
+        self.messages += _messages_of(reply.message, calls)
 
 
 class _DeliveredToolCalls(CompleteToolCalls):
@@ -135,7 +130,8 @@ class Run:
     awaited, and its result is discarded. Dropping the last reference also cancels the tools, but does not wait.
 
     Raises:
-        FriendliError: An error of the stream, with ``partial``; ``messages`` has the turns before it.
+        FriendliError: An error of the stream, with ``partial``.
+        StreamInterruptedError: The client was drained or closed, while tools ran.
         TurnLimitError: The model still called tools in the last turn that ``max_turns`` allows.
         ToolError: A call failed, and ``on_tool_error`` is "raise".
         RuntimeError: Two tasks wait for events at the same time.
@@ -161,7 +157,7 @@ class Run:
         self._turns = turns
         self._calls = calls
         self._events = events
-        self._work = Work()
+        self._work = Work(calls.interrupt)
         self._is_waiting = False
         self._is_cancelled = False
         self._error: FriendliError | None = None
@@ -173,13 +169,26 @@ class Run:
 
     @property
     def messages(self) -> Conversation:
-        """The conversation so far: the given messages and all finished turns; ready for another call."""
-        return list(self._turns.messages)
+        """The conversation so far as plain dicts: the given messages and all finished turns; ready for another call.
+
+        After an early end, also the unfinished turn, if a tool was called in it: what a tool has done must not be
+        forgotten. A tool message says so where the tool did not finish, or was not called.
+        """
+        messages = list(self._turns.messages)
+        if self._state == "closed" and self._calls.has_called:
+            if self._reply is not None:
+                message = self._reply.message
+            else:
+                partial = self._partial() or Partial()
+                message = ChatMessage(content=partial.text or None, reasoning_content=partial.reasoning or None)
+            messages += _messages_of(message, self._calls)
+        return messages
 
     @property
     def usage(self) -> Usage | None:
-        """Billed usage of the finished turns, as far as the server reported it."""
-        return self._turns.usage
+        """Billed usage of all answers so far, as far as the server reported it."""
+        answer = self._reply or self._stream
+        return add_usage(self._turns.usage, None if answer is None else answer.usage)
 
     @property
     def turns(self) -> int:
@@ -240,14 +249,18 @@ class Run:
         if self._state == "open":
             self._is_cancelled = isinstance(error, asyncio.CancelledError)
             if isinstance(error, FriendliError):
-                if isinstance(error, ToolError):
-                    error.messages, error.usage = self.messages, self.usage
+                if isinstance(error, StreamInterruptedError) and error.partial is None:
+                    error.partial = self._partial()
                 self._error = copy.copy(error)
             else:
                 message = "a read of the run was cancelled, which closed it" if self._is_cancelled else "the run failed"
                 self._error = StreamInterruptedError(message, partial=self._partial())
-        del error
-        await self._release()
+        try:
+            await self._release()
+        finally:  # not earlier: a tool may finish although it is cancelled
+            for failed in (error, self._error):
+                if isinstance(failed, ToolError):
+                    failed.messages, failed.usage = self.messages, self.usage
 
     def _partial(self) -> Partial | None:
         return None if self._stream is None else self._stream.partial
@@ -317,7 +330,8 @@ class Run:
 
     async def _advance(self) -> None:
         """Advances the run by one step."""
-        self._calls.check()
+        if self._stream is None or not self._whole_calls.has_finished:  # else the usage of the answer is yet to come
+            self._calls.check()
         if self._stream is not None:
             await self._read(self._stream)
         elif self._reply is None:
@@ -330,15 +344,17 @@ class Run:
             raise self._copy_error()
 
     def _begin_turn(self) -> None:
+        self._work.is_between_calls = False
         self._stream = self._turns.next()
         self._whole_calls = _DeliveredToolCalls()
 
     def _end_turn(self, reply: ChatCompletion) -> None:
-        calls, turns = [*self._calls.requested.values()], self._turns
-        turns.add(reply, calls, self._calls.finish_turn())
+        turns, is_last = self._turns, not self._calls.requested
+        turns.add(reply, self._calls)
+        self._calls.finish_turn()
         self._reply = None
         self._events.append(TurnEnded(number=turns.count, reply=reply))
-        if not calls:
+        if is_last:
             self._work.close()
             self._result = RunResult(reply=reply, messages=turns.messages, usage=turns.usage, turns=turns.count)
 
@@ -384,6 +400,7 @@ class Run:
             self._start(call)
         self._stream = None
         self._reply = reply
+        self._work.is_between_calls = True
 
 
 async def _read_one(stream: ChatStream) -> ChatChunk | None:
@@ -405,6 +422,21 @@ def _without_required_call(options: Mapping[str, object]) -> dict[str, object]:
     if isinstance(extra := kept.get("extra_body"), Mapping):
         kept["extra_body"] = _without_required_call(cast("Mapping[str, object]", extra))
     return kept
+
+
+def _messages_of(message: ChatMessage, calls: ToolRunner) -> Conversation:
+    """Returns the messages of a turn: that of the model, with the tool calls, and their results."""
+    requested = calls.requested.values()
+    answer = message.as_input()
+    if requested:
+        answer["tool_calls"] = [_as_input(call) for call in requested]
+    return [
+        answer,
+        *(
+            {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": content}
+            for call, content in zip(requested, calls.contents(), strict=True)
+        ),
+    ]
 
 
 def _as_input(call: ToolCall) -> dict[str, object]:

@@ -38,6 +38,8 @@ class CompleteToolCalls:
     def __init__(self, calls_from: _CallsFrom) -> None:
         self._calls_from = calls_from
         self._yielded = 0
+        self.has_finished = False
+        """Whether the finish reason has arrived."""
 
     def after(self, event: object) -> Iterator[ToolCall]:
         """Yields the calls that an event has completed."""
@@ -49,16 +51,16 @@ class CompleteToolCalls:
             deltas = choice.delta.tool_calls
             if deltas:
                 self._add(deltas)
-            has_finished = choice.finish_reason is not None and choice.finish_reason != "null"
+            self.has_finished = choice.finish_reason is not None and choice.finish_reason != "null"
             has_next = any(call.function is not None and call.function.name for call in deltas or ())
-            if has_finished or has_next:
-                yield from self._complete_calls(has_finished=has_finished)
+            if self.has_finished or has_next:
+                yield from self._complete_calls()
 
     def _add(self, deltas: Iterable[ToolCallDelta]) -> None:
         """Adds the deltas of an event. The collector of a stream already has them."""
 
-    def _complete_calls(self, *, has_finished: bool) -> Iterator[ToolCall]:
-        for call in self._calls_from(self._yielded, with_last=has_finished):
+    def _complete_calls(self) -> Iterator[ToolCall]:
+        for call in self._calls_from(self._yielded, with_last=self.has_finished):
             if not is_object(call.function.arguments):
                 return
             self._yielded += 1

@@ -7,6 +7,7 @@ cancels them.
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import logging
 import re
@@ -22,7 +23,7 @@ from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, wait_ended, wake
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
-from friendli_async.errors import ToolError, ToolProblem
+from friendli_async.errors import FriendliError, ToolError, ToolProblem
 from friendli_async.replies import ToolCall
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _log: Final = logging.getLogger("friendli_async")
 _LIBRARIES: Final = frozenset({"friendli_async", "anyio", "asyncio"})
 _MAX_MESSAGE: Final = 2000  # characters
 _CANCELLED: Final = "the tool was cancelled"
+_UNFINISHED: Final = "Error: the run was stopped before the tool finished; it may have taken effect"
+_NOT_CALLED: Final = "Error: the run was stopped before the tool was called"
 # Secrets that exception messages are known to contain: credentials in a URL, an Authorization header.
 _SECRETS: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?<=Bearer )\S+|(?<=Basic )\S+|\b(?:flp_|sk-)\w[\w-]{8,}")
 
@@ -121,11 +124,14 @@ class ToolRunner:
         self._events = events
         self.requested: dict[str, ToolCall] = {}
         """The calls of this turn by id."""
+        self._started: set[str] = set()  # ids of the calls whose tool was called
         self._contents: dict[str, str] = {}  # of the tool messages, by the id of the call
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()  # those of the tasks that run calls and have not been cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Held[BaseException] | None = None
+        self._interruption: FriendliError | None = None
         self._is_stopped = False
 
     @property
@@ -133,13 +139,24 @@ class ToolRunner:
         """Whether any call of this turn is unfinished."""
         return len(self._contents) < len(self.requested)
 
+    @property
+    def has_called(self) -> bool:
+        """Whether any tool has been called in this turn."""
+        return bool(self._started)
+
     def start(self, call: ToolCall) -> None:
         """Starts a call, or queues it if no slot is free."""
         self.requested[call.id] = call
-        self.spawn(self._run_call(call)).add_done_callback(partial(self._check_result, call))
+        if self._interruption is not None:
+            self._fail(copy.copy(self._interruption))
+        if not self._is_stopped:
+            task = self.spawn(self._run_call(call))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+            task.add_done_callback(partial(self._check_result, call))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        """Creates a task that is cancelled together with the calls."""
+        """Creates a task that is cancelled when the run is dropped."""
         self._loop = asyncio.get_running_loop()
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
@@ -147,11 +164,16 @@ class ToolRunner:
         task.add_done_callback(_retrieve_exception)
         return task
 
-    def finish_turn(self) -> list[str]:
-        """Returns the contents of this turn's tool messages in the order of the calls, and begins the next turn."""
-        contents = [self._contents[call_id] for call_id in self.requested]
-        self.requested, self._contents = {}, {}
-        return contents
+    def contents(self) -> list[str]:
+        """Returns the contents of this turn's tool messages in the order of the calls, also for unfinished ones."""
+        return [
+            self._contents.get(call_id, _UNFINISHED if call_id in self._started else _NOT_CALLED)
+            for call_id in self.requested
+        ]
+
+    def finish_turn(self) -> None:
+        """Begins the next turn."""
+        self.requested, self._started, self._contents = {}, set(), {}
 
     def check(self) -> None:
         """Raises the failure that ends the run, if there is one."""
@@ -174,21 +196,28 @@ class ToolRunner:
         """Wakes the waiter, if there is one."""
         wake(self._waiter)
 
+    def interrupt(self, error: FriendliError) -> None:
+        """Cancels the calls and ends the run with the error; if no call is unfinished, not before the next one."""
+        self._interruption = error
+        if self.has_running:
+            self._fail(copy.copy(error))
+
     async def stop(self) -> None:
-        """Cancels all tasks and waits until they have ended, even if it is itself cancelled meanwhile."""
-        self._cancel()
+        """Cancels the calls and waits until all tasks have ended, even if it is itself cancelled meanwhile."""
+        self._cancel(self._calls)
         await wait_ended(self._tasks)
 
     def drop(self) -> None:
         """Cancels all tasks without waiting for them. Thread-safe, because the run may be dropped in any thread."""
         self._events.clear()  # an exception in an unread event refers back to this object: a reference cycle
         if self._tasks and self._loop is not None:
-            call_in_loop(self._loop, self._cancel)
+            call_in_loop(self._loop, self._cancel, self._tasks)
 
-    def _cancel(self) -> None:
+    def _cancel(self, tasks: set[asyncio.Task[Any]]) -> None:
         self._is_stopped = True  # a tool may suppress its cancellation and still return a result
         self._failure = None
-        for task in self._tasks - {asyncio.current_task()}:
+        for task in tasks - {asyncio.current_task()}:
+            self._calls.discard(task)  # a second cancellation would interrupt how the tool ends
             task.cancel()
 
     # --- one call --------------------------------------------------------------------------------------------------
@@ -216,11 +245,11 @@ class ToolRunner:
         finished = ToolFinished(call=call, content=f"Error: {error}", error=kind, elapsed=monotonic() - began)
         if (exception := _exception_of_tool(error)) is not None:
             msgspec.structs.force_setattr(finished, "_exception", exception)
+        self._finish(finished)
         if self._on_error == "raise" and kind != "refused":
             failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=kind, call=call)
             failure.__cause__ = error.__cause__ or error
             self._fail(failure)
-        self._finish(finished)
 
     def _finish(self, finished: ToolFinished) -> None:
         # The content, not the event, which would keep the exception until the end of the turn.
@@ -245,6 +274,7 @@ class ToolRunner:
             async with self._approval_lock:  # one approval at a time, in the order of the calls
                 await self._approve(self._before, call)
         async with self._slots:
+            self._started.add(call.id)
             self._emit(ToolStarted(call=call))
             return await self._run_with_timeout(tool, call.function.arguments)
 
@@ -293,7 +323,9 @@ class ToolRunner:
         self.wake()
 
     def _fail(self, error: BaseException) -> None:
-        if self._failure is None and not self._is_stopped:
+        """Cancels the calls, and ends the run with the error."""
+        if not self._is_stopped:
+            self._cancel(self._calls)
             self._failure = Held(error)
         self.wake()
 

@@ -239,11 +239,11 @@ def lifespan(
 ) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Creates one client for the app: ``FastAPI(lifespan=lifespan())``. ``client_of`` passes it to the routes.
 
-    On SIGTERM and SIGINT the client rejects new calls; open ones may finish within ``drain`` seconds, then they are
-    interrupted, and each browser gets an ``event: error``. uvicorn waits for all responses before it shuts the app
-    down, forever unless ``timeout_graceful_shutdown`` is set. Therefore the signal itself starts the drain, and is then
-    passed on to the server's own handler, if it has one in this process. Otherwise (other servers, a thread, Windows'
-    ``TestClient``) the drain starts when the server shuts the app down.
+    On SIGTERM and SIGINT the client rejects new calls; open calls, streams and runs may finish within ``drain``
+    seconds, then they are interrupted, and each browser gets an ``event: error``. uvicorn waits for all responses
+    before it shuts the app down, forever unless ``timeout_graceful_shutdown`` is set. Therefore the signal itself
+    starts the drain, and is then passed on to the server's own handler, if it has one in this process. Otherwise (other
+    servers, a thread, Windows' ``TestClient``) the drain starts when the server shuts the app down.
 
     Inside your own lifespan:
 
@@ -253,8 +253,8 @@ def lifespan(
                 yield {**state, "database": ...}
 
     Args:
-        drain: Seconds for open streams to finish; None is no limit. The shutdown timeouts of the server, and of
-            whatever kills it, have to be longer.
+        drain: Seconds for open calls, streams and runs to finish; None is no limit. The shutdown timeouts of the
+            server, and of whatever kills it, have to be longer.
         options: Keyword arguments of ``AsyncFriendli``.
 
     Returns:

@@ -8,7 +8,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast, get_type_hints, overload
 
 import msgspec
 
@@ -23,8 +23,8 @@ from friendli_async.tools.docstring import parse_docstring
 __all__ = ["FunctionTool", "LocalTool", "ToolDefinitionError", "tool"]
 
 P = ParamSpec("P")
-Q = ParamSpec("Q")
-R_co = TypeVar("R_co", covariant=True)
+# The type of the function. With a ParamSpec instead, mypy would infer list[object] for a list of different tools.
+F_co = TypeVar("F_co", covariant=True)
 S = TypeVar("S")
 R = TypeVar("R")
 
@@ -46,7 +46,7 @@ class _Parameters(msgspec.Struct, frozen=True):
     """Accepts values of another JSON type: "5" for 5."""
 
 
-class FunctionTool(Generic[P, R_co]):
+class FunctionTool(Generic[F_co]):
     """A tool that wraps a function. Calling it calls the function; ``chat.run`` calls ``run``.
 
     It may decorate a method: attribute access on an instance then returns a tool that is bound to the instance.
@@ -56,9 +56,15 @@ class FunctionTool(Generic[P, R_co]):
         description: The description that the model sees.
     """
 
-    __wrapped__: Callable[P, R_co]
+    __wrapped__: F_co
+    _fn: Callable[..., Any]
 
-    def __init__(self, fn: Callable[P, R_co], name: str | None = None, description: str | None = None) -> None:
+    def __init__(
+        self: FunctionTool[Callable[P, R]],
+        fn: Callable[P, R],
+        name: str | None = None,
+        description: str | None = None,
+    ) -> None:
         functools.update_wrapper(self, fn)
         self._fn = fn
         self._is_async = _is_async(fn)
@@ -69,24 +75,25 @@ class FunctionTool(Generic[P, R_co]):
         self.description: str | None = text or None if description is None else description
         _keyword_parameters(self.name, fn, skip_first=_is_unbound_method(fn))
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def __call__(self: FunctionTool[Callable[P, R]], *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function directly."""
-        return self._fn(*args, **kwargs)
+        result: R = self._fn(*args, **kwargs)
+        return result
 
     @overload
-    def __get__(self, instance: None, owner: type[Any], /) -> FunctionTool[P, R_co]: ...
+    def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
     @overload
     def __get__(
-        self: FunctionTool[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
-    ) -> FunctionTool[Q, R]: ...
-    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> FunctionTool[..., Any]:
+        self: FunctionTool[Callable[Concatenate[S, P], R]], instance: S, owner: type[Any] | None = None, /
+    ) -> FunctionTool[Callable[P, R]]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> FunctionTool[Any]:
         """Returns a tool that is bound to the instance."""
         bind: Any = getattr(type(self._fn), "__get__", None)
         if instance is None or bind is None:
             return self
         if instance is owner:  # a class method of Python before 3.13; later ones create this method themselves
-            return cast("FunctionTool[..., Any]", types.MethodType(self, instance))
-        bound: FunctionTool[..., Any] = FunctionTool(bind(self._fn, instance, owner), self.name, self.description)
+            return cast("FunctionTool[Any]", types.MethodType(cast("Callable[..., Any]", self), instance))
+        bound: FunctionTool[Any] = FunctionTool(bind(self._fn, instance, owner), self.name, self.description)
         bound._cached = self._cached_of_bound
         return bound
 
@@ -121,7 +128,7 @@ class FunctionTool(Generic[P, R_co]):
             Exception: What the function raises.
         """
         keywords = self._decode_arguments(arguments)
-        call: Callable[[], Any] = functools.partial(cast("Callable[..., Any]", self._fn), **keywords)
+        call: Callable[[], Any] = functools.partial(self._fn, **keywords)
         if self._is_async:
             result = await call()
         else:
@@ -157,11 +164,13 @@ class FunctionTool(Generic[P, R_co]):
 
 
 @overload
-def tool(fn: Callable[P, R], /, *, name: str | None = None, description: str | None = None) -> FunctionTool[P, R]: ...
+def tool(
+    fn: Callable[P, R], /, *, name: str | None = None, description: str | None = None
+) -> FunctionTool[Callable[P, R]]: ...
 @overload
 def tool(
     *, name: str | None = None, description: str | None = None
-) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
+) -> Callable[[Callable[P, R]], FunctionTool[Callable[P, R]]]: ...
 def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, description: str | None = None) -> Any:
     """Makes a function a tool, as a decorator (``@tool``, ``@tool(name=...)``) or as a call (``tool(fn)``).
 
@@ -185,7 +194,7 @@ def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, de
             or a name that the API does not accept, or it is a generator.
     """
     if fn is None:
-        return functools.partial(FunctionTool[..., Any], name=name, description=description)
+        return functools.partial(FunctionTool[Any], name=name, description=description)
     return FunctionTool(fn, name, description)
 
 

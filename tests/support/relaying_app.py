@@ -1,5 +1,6 @@
 """The app that the tests run under real servers, in subprocesses: `uvicorn support.relaying_app:app`."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, WebSocket
@@ -15,6 +16,7 @@ from friendli_async.integrations.fastapi import (
     lifespan,
     while_connected,
 )
+from friendli_async.tools import tool
 
 app = FastAPI(lifespan=lifespan(drain=0.2, retry=None))
 install_error_handlers(app)
@@ -29,6 +31,18 @@ def streamed(client: AsyncFriendli) -> ChatStream:
 @app.get("/relay")
 async def relay(client: Client) -> FriendliResponse:
     return FriendliResponse(streamed(client))
+
+
+@tool
+async def wait() -> None:
+    """Never returns."""
+    await asyncio.get_running_loop().create_future()
+
+
+@app.get("/run")
+async def run(client: Client) -> FriendliResponse:
+    started = client.serverless.chat.run(model="m", messages=[{"role": "user", "content": "Hi"}], tools=[wait])
+    return FriendliResponse(started, encode=lambda event: type(event).__name__)
 
 
 @app.post("/plain")

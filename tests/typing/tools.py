@@ -4,7 +4,7 @@
 A `type: ignore` marks a call that the checkers must reject; if they accept it, they report the comment as unused.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, assert_type
 
 import msgspec
@@ -43,6 +43,9 @@ def now() -> str:
     return "12:00"
 
 
+TOOLS = [weather, now]  # of different types: their common base class is a LocalTool
+
+
 class Desk:
     @tool
     async def note(self, text: str) -> int:
@@ -59,7 +62,7 @@ async def tools_are_still_functions(desk: Desk) -> None:
     assert_type(await desk.note("x"), int)
     assert_type(await Desk.note(desk, "x"), int)
     await desk.note(3)  # type: ignore[arg-type]  # rejected
-    bound: FunctionTool[[str], Coroutine[Any, Any, int]] = desk.note
+    bound: FunctionTool[Callable[[str], Coroutine[Any, Any, int]]] = desk.note
     assert_type(bound.name, str)
     assert_type(bound.description, str | None)
     assert_type(bound.parameters, dict[str, Any])
@@ -73,6 +76,9 @@ async def runs(client: AsyncFriendli, desk: Desk, session: MCPSession) -> None:
     messages: Conversation = [{"role": "user", "content": "Hi"}]
     run = client.serverless.chat.run(model="m", messages=messages, tools=[weather, now, desk.note, *more])
     assert_type(run, Run)
+    client.serverless.chat.run(model="m", messages=messages, tools=TOOLS)
+    await client.serverless.chat.complete(model="m", messages=messages, tools=TOOLS)
+    client.serverless.chat.run(model="m", messages=messages, tools=[*TOOLS, desk.note, *more])
     client.dedicated.chat.run(model="m", messages=messages, tools=tools, max_turns=3, tool_timeout=None)
     client.container.chat.run(messages=messages, tools=tools, concurrency=1, on_tool_error="raise", temperature=0.5)
     async with run as entered:

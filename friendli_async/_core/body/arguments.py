@@ -262,7 +262,7 @@ def check_values(values: object, expected: type[Any], prefix: str = "") -> None:
         except (msgspec.ValidationError, AttributeError):
             # Slow path for look-alikes of built-in types: a str enum, a deque, a numpy float. An AttributeError comes
             # from an object that has items but is neither list nor mapping: msgspec asks it for its keys.
-            msgspec.convert(_to_builtins(values), expected)
+            msgspec.convert(to_builtins(values), expected)
     except AttributeError as error:
         kind, advice = type(error.obj).__name__, _conversion_hint(error.obj)
         raise ArgumentError(f"{kind} is not JSON serializable{advice}", prefix or "arguments") from None
@@ -397,7 +397,7 @@ def struct_to_dict(struct: msgspec.Struct) -> dict[str, object]:
     return {config.tag_field: config.tag, **fields} if config.tag_field else fields
 
 
-def _to_builtins(value: object) -> object:
+def to_builtins(value: object) -> object:
     """Normalizes a value at every level.
 
     Structs that are parts of replies, such as a tool call inside a message dict, become dicts, too.
@@ -406,9 +406,9 @@ def _to_builtins(value: object) -> object:
         value = struct_to_dict(value)
     plain = _normalize(value)
     if isinstance(plain, dict):
-        return {key: _to_builtins(item) for key, item in cast("dict[object, object]", plain).items()}
+        return {key: to_builtins(item) for key, item in cast("dict[object, object]", plain).items()}
     if isinstance(plain, list):
-        return [_to_builtins(item) for item in cast("list[object]", plain)]
+        return [to_builtins(item) for item in cast("list[object]", plain)]
     return plain
 
 
