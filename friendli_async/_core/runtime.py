@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
@@ -28,10 +28,15 @@ _NO_CONNECTIONS: Final = LoopGauges()
 
 
 class Work:
-    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained."""
+    """Several calls, such as the turns of a run. Only the first is a new one for a client that is being drained.
 
-    def __init__(self) -> None:
+    Args:
+        on_shutdown: Called in the work's loop when the drain of its client times out, or the client is closed.
+    """
+
+    def __init__(self, on_shutdown: Callable[[], None] | None = None) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.on_shutdown: Callable[[], None] | None = on_shutdown
         self._ended = False
         self._open: list[set[Work]] = []  # the ``works`` of its clients
 
@@ -45,6 +50,7 @@ class Work:
     def close(self) -> None:
         """Ends the work: no more calls of it will begin."""
         self._ended = True
+        self.on_shutdown = None  # contexts that were copied during the work, such as of a connection, still refer to it
         for works in self._open:
             works.discard(self)
 
@@ -171,7 +177,6 @@ class Runtime:
                     await asyncio.sleep(_POLL_SECONDS)
         aborted = self._calls_in_flight() + self.gauges().open_streams
         reason = "the client was drained, and the drain timed out"
-        self.works.clear()
         self._interrupt(reason)
         self.transport.abort(reason)
         return aborted
@@ -183,6 +188,11 @@ class Runtime:
         await self.transport.close()
 
     def _interrupt(self, reason: str) -> None:
+        works = tuple(self.works)
+        self.works.clear()  # no more calls of them are made
+        for work in works:
+            if work.loop is not None and (notify := work.on_shutdown) is not None:
+                call_in_loop(work.loop, notify)
         for call in tuple(self.calls):
             # In this loop at once: a call whose turn is next would otherwise fail on the closing transport.
             call_in_loop(call.loop, call.interrupt, APIConnectionError(reason, draining=True))

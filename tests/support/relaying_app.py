@@ -31,6 +31,16 @@ async def relay(client: Client) -> FriendliResponse:
     return FriendliResponse(streamed(client))
 
 
+@app.get("/impatient")
+async def impatient(client: Client) -> FriendliResponse:
+    return FriendliResponse(streamed(client), send_timeout=0.2)
+
+
+@app.get("/early")
+async def early(client: Client) -> FriendliResponse:
+    return FriendliResponse(streamed(client), answer_after=0.05)
+
+
 @app.post("/plain")
 async def plain(request: Request, client: Client, question: dict[str, str]) -> ChatCompletion:
     call = client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": question["q"]}])
