@@ -8,6 +8,7 @@ It needs no framework. In a FastAPI or Starlette route, return ``integrations.fa
 
 Bytes from upstream are relayed unchanged. A browser that disconnects stops the model at once, whether it was reading or
 not. A browser that reads slowly applies backpressure upstream: the next piece is read once the previous one was sent.
+One that stops reading is disconnected after a while.
 
 ``error_status`` and ``error_body`` map an error to a response for the browser, here and in ``integrations.fastapi``.
 """
@@ -18,7 +19,8 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
+from math import inf
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import quote
 
@@ -26,6 +28,7 @@ from friendli_async._core.error_json import is_object, json_or_none
 from friendli_async._core.events.decoding import DONE
 from friendli_async._core.events.sse import SSEDecoder
 from friendli_async._core.loops import wait_ended
+from friendli_async._core.runtime import Work
 from friendli_async._core.text import split_surrogate
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async.chat.run import Run
@@ -63,6 +66,9 @@ _OVERLAP: Final = 2  # bytes of a blank line that may end one piece while the re
 _FAILED: Final = (
     b'event: error\ndata: {"error":{"message":"the service failed","type":"server_error","param":null,"code":null}}\n\n'
 )
+_LAST_SECONDS: Final = 1.0
+"""``send_timeout`` once the stream was ended from outside: long enough for a browser that reads to get the error."""
+_LONGEST_CHECK: Final = 3600.0  # seconds between two checks of a sender
 _CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's status for a client that disconnected before the response: only logs and middleware see it."""
 _PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
@@ -83,21 +89,27 @@ class SSEResponse:
     """Relays a stream or a run to a browser: an ASGI app for one request.
 
     The stream is opened before the response starts, so an error while opening is raised, for the framework to map to
-    a status. After that the status is 200, and an error becomes the last event of the response, ``event: error``,
-    with ``error_body`` as its data; a truncated event before it is dropped. If upstream reported the error in an event
-    of its own, that event is relayed as well. The error is logged as a warning (logger ``friendli_async``). An
-    exception that your own code raises, in ``encode``, ``on_error`` or a tool, also ends the response with an error
-    event, and is then raised, for the server to log.
+    a status (but see ``answer_after``). After that the status is 200, and an error becomes the last event of the
+    response, ``event: error``, with ``error_body`` as its data; a truncated event before it is dropped. If upstream
+    reported the error in an event of its own, that event is relayed as well, unless there is ``encode``. The error is
+    logged as a warning (logger ``friendli_async``). An exception that your own code raises, in ``encode``, ``on_error``
+    or a tool, also ends the response with an error event, and is then raised, for the server to log.
 
-    The stream is closed when the browser disconnects, when the task is cancelled, and when an error is raised; a run
-    also cancels its tools. A HEAD request is answered without opening it. Nothing else may receive from the request
-    meanwhile.
+    The stream is closed when the browser disconnects or stops reading, when the task is cancelled, and when an error
+    is raised; a run also cancels its tools. A HEAD request is answered without opening it. Nothing else may receive
+    from the request meanwhile. A drain of the client waits for the response; when the drain times out, the client is
+    closed, or the stream reaches a timeout, a browser that then does not read is disconnected after a second.
 
     Args:
         stream: A stream (``chat.stream(...)``) or a run (``chat.run(...)``), open or not. The response owns it and
             closes it.
         heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent between two events,
             so that proxies keep the connection open. None disables it.
+        answer_after: Seconds to wait for the stream to open. Then the status 200, the headers and a ``: ping`` are
+            sent, heartbeats follow, and an error while opening becomes an ``event: error`` as well. None waits until
+            it is open, so nothing is sent before the model's first event.
+        send_timeout: Seconds that the server may take to accept one piece. A browser that has not read for so long is
+            disconnected, with a warning in the log. None waits forever.
         on_error: Called with the error that ended the stream, to replace the error event. Bytes are sent unchanged (an
             event of your own), a dict is the JSON data of ``event: error``, and None sends nothing: the response just
             ends.
@@ -109,17 +121,18 @@ class SSEResponse:
 
     Raises:
         TypeError: Not a stream or a run; a run without ``encode``; or ``end`` cannot be sent.
-        ValueError: The heartbeat is not a positive number.
+        ValueError: A number of seconds is not greater than 0.
     """
 
     # Without a __dict__: FastAPI serializes whatever it does not know, by its attributes.
     __slots__ = (
         "__weakref__",
+        "_answer_after",
         "_encode",
         "_end",
         "_heartbeat",
         "_on_error",
-        "_started",
+        "_send_timeout",
         "_stream",
         "_used",
         "raw_headers",
@@ -130,23 +143,27 @@ class SSEResponse:
         stream: Servable[E],
         *,
         heartbeat: float | None = 15.0,
+        answer_after: float | None = None,
+        send_timeout: float | None = 60.0,
         on_error: Callable[[FriendliError], bytes | dict[str, Any] | None] | None = None,
         encode: Callable[[E], Encoded] | None = None,
         end: Encoded = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         _check_source(stream, encode)
-        if heartbeat is not None and not heartbeat > 0:
-            raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, not {heartbeat!r}")
+        for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name} must be a number of seconds greater than 0, or None, not {seconds!r}")
         self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
         """The further headers, in ASGI's form."""
         self._stream = cast("EventStream[Any] | Run", stream)
         self._heartbeat = heartbeat
+        self._answer_after = answer_after
+        self._send_timeout = send_timeout
         self._on_error = on_error
         self._encode: Callable[[Any], Encoded] | None = encode
         self._end = _sse_bytes(end, "end must be")
         self._used = False
-        self._started = False
 
     def __iter__(self) -> NoReturn:
         raise TypeError(
@@ -173,61 +190,79 @@ class SSEResponse:
         self._used = True
         try:
             if scope["method"] == "HEAD":
-                await self._start(send, _EVENT_STREAM)
+                await send(self._head(_EVENT_STREAM))
                 await send(_body(b""))
                 return
-            completed = await run_until_disconnect(_wait_for_disconnect(receive), self._relay(scope, send))
-            if not completed and not self._started:
+            sender = _EventSender(send, self._heartbeat, self._send_timeout)
+            completed = await run_until_disconnect(
+                _wait_for_disconnect(receive), self._relay_while_read(scope, receive, sender)
+            )
+            if not completed and not sender.answered:
                 await _send_closed_request(send)
         finally:
             await self._stream.aclose()
 
-    async def _relay(self, scope: MutableMapping[str, Any], send: _Send) -> None:
-        content_type, pieces = await self._open()
-        await self._start(send, content_type)
-        sender = _EventSender(send, self._heartbeat)
+    async def _relay_while_read(self, scope: MutableMapping[str, Any], receive: _Receive, sender: _EventSender) -> None:
+        """Relays until the end, or until the browser has stopped reading."""
         try:
-            await self._send_events(scope, sender, pieces)
+            with closing(Work(lambda error: sender.hurry())) as work, work.making_calls():
+                async with asyncio.timeout(None) as sender.patience:
+                    await self._relay(scope, sender)
+        except TimeoutError:
+            if not sender.gave_up:
+                raise
+            _logger.warning("%s: the browser stopped reading, and was disconnected", _path(scope))
+            _abort_connection(receive)
+
+    async def _relay(self, scope: MutableMapping[str, Any], sender: _EventSender) -> None:
+        try:
+            await self._send_events(scope, sender)
+            await sender.send(_body(b""))
         except Exception:  # raised by the user's code, or by the server because the connection is broken
-            with suppress(Exception):
-                await sender.put(_FAILED)
-                await sender.close()
-                await send(_body(b""))
+            if sender.answered:
+                with suppress(Exception):
+                    await sender.send(_body(_FAILED, more=True))
+                    await sender.send(_body(b""))
             raise
         finally:
             await sender.close()
-        await send(_body(b""))
 
-    async def _send_events(
-        self, scope: MutableMapping[str, Any], sender: _EventSender, pieces: AsyncGenerator[bytes]
-    ) -> None:
+    async def _send_events(self, scope: MutableMapping[str, Any], sender: _EventSender) -> None:
+        if self._answer_after is not None:
+            sender.answer_after(self._answer_after, self._head(_EVENT_STREAM))
         try:
+            content_type, pieces = await self._open(sender)
+            if not sender.answered:
+                await sender.answer(self._head(content_type))
             async with aclosing(pieces):
                 async for data in pieces:
-                    await sender.put(data)
+                    await sender.send(_body(data, more=True))
             if self._end:
-                await sender.put(self._end)
+                await sender.send(_body(self._end, more=True))
         except FriendliError as error:
-            path = quote(str(scope.get("path", "")))
+            if not sender.answered:
+                raise
             # As text: log handlers keep their arguments, and the error's traceback holds the stream.
-            _logger.warning("%s: after the first byte, %s: %s", path, type(error).__name__, str(error))
+            _logger.warning("%s: after the first byte, %s: %s", _path(scope), type(error).__name__, str(error))
             if payload := self._error_event(error):
-                await sender.put(payload)
+                await sender.send(_body(payload, more=True))
 
-    async def _open(self) -> tuple[str, AsyncGenerator[bytes]]:
+    async def _open(self, sender: _EventSender) -> tuple[str, AsyncGenerator[bytes]]:
         """Opens the stream; returns its content type and what to send."""
         stream = await self._stream.__aenter__()
+        opened = stream._open if isinstance(stream, EventStream) else None  # pyright: ignore[reportPrivateUsage] - nothing public
+        if opened is not None:
+            opened.on_abort = sender.hurry
         if self._encode is not None:
             return _EVENT_STREAM, _encoded_events(stream, self._encode)
         assert isinstance(stream, EventStream), "a run has encode"
         return stream.meta.headers.get("content-type", _EVENT_STREAM), _whole_events(stream.raw())
 
-    async def _start(self, send: _Send, content_type: str) -> None:
+    def _head(self, content_type: str) -> MutableMapping[str, Any]:
         headers = _raw_headers({"content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no"})
         overridden = {name for name, _ in self.raw_headers}
         headers = [header for header in headers if header[0] not in overridden] + self.raw_headers
-        self._started = True
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        return {"type": "http.response.start", "status": 200, "headers": headers}
 
     def _error_event(self, error: FriendliError) -> bytes:
         payload = error_body(error) if self._on_error is None else self._on_error(error)
@@ -252,29 +287,62 @@ def _check_source(stream: object, encode: object) -> None:
 
 
 class _EventSender:
-    """Sends whole events, and pings when idle. It uses a timer, not a task per piece, since pings are rare."""
+    """Sends messages, and pings when idle. It uses a timer, not a task per piece, since pings are rare.
 
-    def __init__(self, send: _Send, heartbeat: float | None) -> None:
+    Attributes:
+        answered: Whether the response has been started.
+        gave_up: Whether the browser has stopped reading.
+        patience: Cancels the relay then.
+    """
+
+    def __init__(self, send: _Send, heartbeat: float | None, send_timeout: float | None) -> None:
+        self.answered = False
+        self.gave_up = False
+        self.patience: asyncio.Timeout | None = None
         self._send = send
+        self._heartbeat = inf if heartbeat is None else heartbeat
+        self._send_timeout = inf if send_timeout is None else send_timeout
         self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
+        self._last = 0.0  # when the last message, or its ping, was passed to the server
         self._sending = False
         self._ping: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        if heartbeat is not None:
-            self._timer = self._loop.call_later(heartbeat, self._tick, heartbeat)
 
-    async def put(self, data: bytes) -> None:
+    async def send(self, message: MutableMapping[str, Any]) -> None:
         """Sends data that ends at an event boundary; returns once the server has accepted it."""
+        self._sending = True
         if self._ping is not None:
             await self._finish_ping()
-        self._sending = True
-        await self._send(_body(data, more=True))
-        self._sending = False
         self._last = self._loop.time()
+        await self._send(message)
+        self._sending = False
+
+    async def answer(self, head: MutableMapping[str, Any]) -> None:
+        """Starts the response."""
+        self._begin()
+        await self.send(head)
+
+    def answer_after(self, seconds: float, head: MutableMapping[str, Any]) -> None:
+        """Starts the response and sends a ping after a number of seconds, unless it is answered or closed before."""
+        self._timer = self._loop.call_later(seconds, self._answer_early, head)
+
+    def _answer_early(self, head: MutableMapping[str, Any]) -> None:
+        self._begin()
+        self._send_apart(head, _body(_PING, more=True))  # a server may hold back the head until there is a body
+
+    def _begin(self) -> None:
+        self.answered = True
+        self._check_after(_LONGEST_CHECK)
+
+    def hurry(self) -> None:
+        """Gives up on a browser that does not read from now on: the stream was ended from outside."""
+        self._send_timeout = min(self._send_timeout, _LAST_SECONDS)
+        if self.answered and self._timer is not None:
+            self._check_after(_LAST_SECONDS)
 
     async def close(self) -> None:
         """Stops the pings."""
+        self.patience = None  # it refers to the task, whose error may refer to the stream, which refers to this
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -282,22 +350,41 @@ class _EventSender:
             self._ping.cancel()
             await self._finish_ping()
 
-    def _tick(self, heartbeat: float) -> None:
-        now = self._loop.time()
-        quiet = now - self._last >= heartbeat
-        if quiet and not self._sending and self._ping is None:
-            self._ping = self._loop.create_task(self._send_ping())
-        due = now + heartbeat if quiet else self._last + heartbeat
-        self._timer = self._loop.call_at(due, self._tick, heartbeat)
+    def _check_after(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = min(seconds, self._heartbeat, self._send_timeout)
+        self._timer = self._loop.call_later(seconds, self._check)
 
-    async def _send_ping(self) -> None:
-        await self._send(_body(_PING, more=True))
+    def _check(self) -> None:
+        now = self._loop.time()
+        waited = now - self._last
+        is_sending = self._sending or self._ping is not None
+        if is_sending and waited >= self._send_timeout:
+            patience, self.patience = self.patience, None
+            if patience is not None:
+                self.gave_up = True
+                patience.reschedule(now)
+            return
+        if not is_sending and waited >= self._heartbeat:
+            self._send_apart(_body(_PING, more=True))
+            waited, is_sending = 0.0, True
+        limit = self._send_timeout if is_sending else self._heartbeat
+        self._check_after(min(limit - waited, _LONGEST_CHECK))
+
+    def _send_apart(self, *messages: MutableMapping[str, Any]) -> None:
+        self._last = self._loop.time()
+        self._ping = self._loop.create_task(self._send_all(messages))
+
+    async def _send_all(self, messages: Iterable[MutableMapping[str, Any]]) -> None:
+        for message in messages:
+            await self._send(message)
         self._ping = None
 
     async def _finish_ping(self) -> None:
-        ping, self._ping = self._ping, None
-        if ping is not None:
+        if (ping := self._ping) is not None:
             await asyncio.wait({ping})
+            self._ping = None
             if not ping.cancelled():
                 ping.result()  # raises if the connection is broken
 
@@ -335,6 +422,16 @@ async def run_until_disconnect(disconnect: Awaitable[object], work: Awaitable[E]
 async def _wait_for_disconnect(receive: _Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass  # the rest of the request body
+
+
+def _abort_connection(receive: _Receive) -> None:
+    """Closes the connection to a browser that does not read, as far as the server allows it.
+
+    ASGI cannot do this. uvicorn would wait, even at its shutdown, until the browser has read what is buffered.
+    """
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if callable(abort := getattr(transport, "abort", None)):
+        abort()
 
 
 async def _send_closed_request(send: _Send) -> None:
@@ -411,6 +508,10 @@ def _sse_bytes(payload: object, rule: str) -> bytes:
 def _split_lines(text: str) -> list[str]:
     """Splits lines as the SSE standard does; `str.splitlines` accepts more line terminators."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _path(scope: Mapping[str, Any]) -> str:
+    return quote(str(scope.get("path", "")))
 
 
 def _raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -271,7 +271,7 @@ class AsyncFriendli(Hinted):
         """Shuts down gracefully, with all copies: new calls raise ConfigurationError, those in flight may finish.
 
         A run of tools that has begun (``chat.run``) may finish, too: its next turns, and the calls that its tools make,
-        are not new calls.
+        are not new calls. A response of ``asgi`` is in flight until it was sent.
 
         Args:
             timeout: Seconds to wait; calls, streams and runs still open then are aborted, as by ``aclose()``. None is

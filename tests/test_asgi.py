@@ -30,6 +30,7 @@ from friendli_async import (
     RateLimitError,
     ResponseDecodeError,
     StreamInterruptedError,
+    Timeouts,
     ToolError,
     TurnLimitError,
 )
@@ -204,10 +205,12 @@ async def test_response_answers_one_http_request(server: FriendliServer, client:
     assert browser.ended
 
 
-@pytest.mark.parametrize("heartbeat", [0, -1, float("nan")])
-async def test_invalid_heartbeat_is_rejected(client: AsyncFriendli, heartbeat: float) -> None:
-    with pytest.raises(ValueError, match="heartbeat"):
-        SSEResponse(open_stream(client), heartbeat=heartbeat)
+@pytest.mark.parametrize("name", ["heartbeat", "answer_after", "send_timeout"])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+async def test_invalid_seconds_are_rejected(client: AsyncFriendli, name: str, seconds: float) -> None:
+    options: dict[str, Any] = {name: seconds}
+    with pytest.raises(ValueError, match=name):
+        SSEResponse(open_stream(client), **options)
 
 
 # --- heartbeat -------------------------------------------------------------------------------------------------------
@@ -271,6 +274,124 @@ async def test_no_ping_without_heartbeat_or_while_browser_is_not_reading(
         assert b"ping" not in browser.body
         browser.disconnected.set()
         await asyncio.wait_for(task, 30)
+
+
+# --- answering before the stream is open -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["raw", "encode", "run"])
+async def test_answer_and_pings_are_sent_while_the_stream_is_being_opened(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, kind: str
+) -> None:
+    resume = asyncio.Event()
+    server.enqueue(script(head(), gate(resume), chunk("Hi"), finish()))
+    browser = Server()
+    source: Any = open_run(client) if kind == "run" else open_stream(client)
+    response = SSEResponse(source, answer_after=5, encode=None if kind == "raw" else shown, end="end")
+    task = asyncio.create_task(response(HTTP, browser.receive, browser.send))
+    await server.wait_for_requests(1)
+    clock.advance(4.9)
+    await run_loop_iterations()
+    assert browser.sent == []
+    clock.advance(0.2)
+    await browser.until(lambda: browser.body == b": ping\n\n")
+    assert browser.sent[0]["status"] == 200
+    assert dict(browser.sent[0]["headers"])[b"content-type"] == b"text/event-stream"
+    clock.advance(15.1)
+    await browser.until(lambda: browser.body == b": ping\n\n" * 2)
+    resume.set()
+    await asyncio.wait_for(task, 30)
+    assert b'"Hi"' in browser.body
+    assert browser.body.endswith(b"data: end\n\n")
+    assert [message["type"] for message in browser.sent].count("http.response.start") == 1
+    assert browser.ended
+
+
+async def test_stream_that_opens_in_time_is_answered_as_without_answer_after(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(status(429), text("Hi"))
+    with pytest.raises(RateLimitError):
+        await relay(client, answer_after=5)
+    early, resume = Server(), asyncio.Event()
+    server.enqueue(script(chunk("once"), gate(resume), finish()))
+    response = SSEResponse(open_stream(client), answer_after=5, heartbeat=None, encode=shown)
+    browser = await relay(client, answer_after=5)
+    assert b"ping" not in browser.body
+    task = asyncio.create_task(response(HTTP, early.receive, early.send))
+    await early.until(lambda: b"once" in early.body)
+    clock.advance(6)
+    await run_loop_iterations()
+    resume.set()
+    await asyncio.wait_for(task, 30)
+    assert early.body == b'data: {"text":"once"}\n\n'
+
+
+@pytest.mark.parametrize("kind", ["raw", "run"])
+async def test_error_of_opening_after_the_answer_is_an_error_event(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    resume = asyncio.Event()
+    server.enqueue(script(gate(resume), error_data({"message": "slow down", "code": 429})))
+    browser = Server()
+    source: Any = open_run(client) if kind == "run" else open_stream(client)
+    response = SSEResponse(source, answer_after=5, encode=shown if kind == "run" else None)
+    task = asyncio.create_task(response(HTTP, browser.receive, browser.send))
+    await server.wait_for_requests(1)
+    clock.advance(5.1)
+    await browser.until(lambda: b"ping" in browser.body)
+    resume.set()
+    await asyncio.wait_for(task, 30)
+    before, data = last_event(browser.body)
+    assert before == b": ping\n\n"
+    assert data["error"]["message"] == "slow down"
+    assert browser.ended
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["/"]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_exception_of_a_token_callable_propagates_and_ends_the_answer(
+    server: FriendliServer, clock: Clock, answered: bool
+) -> None:
+    asked, resume = asyncio.Event(), asyncio.Event()
+
+    async def token() -> str:
+        asked.set()
+        await resume.wait()
+        raise LookupError("no token")
+
+    async with AsyncFriendli(token=token, server_url=server.url) as client:
+        browser = Server()
+        response = SSEResponse(open_stream(client), answer_after=5)
+        task = asyncio.create_task(response(HTTP, browser.receive, browser.send))
+        await asyncio.wait_for(asked.wait(), 30)
+        if answered:
+            clock.advance(5.1)
+            await browser.until(lambda: b"ping" in browser.body)
+        resume.set()
+        with pytest.raises(LookupError, match="no token"):
+            await asyncio.wait_for(task, 30)
+    assert browser.ended is answered
+    if answered:
+        assert last_event(browser.body)[1]["error"]["type"] == "server_error"
+    else:
+        assert browser.sent == []
+
+
+async def test_disconnect_after_an_early_answer_aborts_the_opening(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(script(head(), stall()))
+    browser, stream = Server(), open_stream(client)
+    task = asyncio.create_task(SSEResponse(stream, answer_after=5)(HTTP, browser.receive, browser.send))
+    call = await server.wait_for_requests(1)
+    clock.advance(5.1)
+    await browser.until(lambda: b"ping" in browser.body)
+    browser.disconnected.set()
+    await asyncio.wait_for(task, 30)
+    assert await call.disconnected()
+    assert stream.outcome == "cancelled"
+    assert browser.body == b": ping\n\n"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -632,6 +753,154 @@ async def test_send_failure_closes_upstream(server: FriendliServer, client: Asyn
     with pytest.raises(OSError, match="gone"):
         await SSEResponse(open_stream(client))(HTTP, browser.receive, send)
     assert await server.requests[0].disconnected()
+
+
+# --- browsers that stop reading --------------------------------------------------------------------------------------
+
+
+class StuckBrowser(Server):
+    """Reads only the start of the response, until `accepting` is set."""
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        await super().send(message)
+        if message["type"] == "http.response.start":
+            self.accepting.clear()
+
+
+async def serve_stuck(browser: StuckBrowser, source: Any, **options: Any) -> asyncio.Task[None]:
+    """Serves the browser; returns once a send is blocked."""
+    task = asyncio.create_task(SSEResponse(source, **options)(HTTP, browser.receive, browser.send))
+    await asyncio.wait_for(browser.send_blocked.wait(), 30)
+    return task
+
+
+@pytest.mark.parametrize("heartbeat", [None, 15.0, 90.0])
+async def test_browser_that_stops_reading_is_disconnected_after_the_send_timeout(
+    server: FriendliServer,
+    client: AsyncFriendli,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    heartbeat: float | None,
+) -> None:
+    server.enqueue(script(burst(10**9, text="x" * 4096)))
+    browser, stream = StuckBrowser(), open_stream(client)
+    task = await serve_stuck(browser, stream, heartbeat=heartbeat)
+    for seconds in (15, 15, 15, 14.9):
+        clock.advance(seconds)
+        await run_loop_iterations()
+        assert not task.done()
+    clock.advance(0.2)
+    await asyncio.wait_for(task, 30)
+    assert await server.requests[0].disconnected()
+    assert stream.outcome == "cancelled"
+    assert not browser.ended
+    assert [record.getMessage() for record in caplog.records] == [
+        "/: the browser stopped reading, and was disconnected"
+    ]
+
+
+async def test_ping_that_is_not_read_ends_at_the_send_timeout(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(script(chunk("once"), stall()))
+    browser = Server()
+    stream = open_stream(client.with_options(timeout=Timeouts(idle=None)))
+    task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: b"once" in browser.body)
+    browser.accepting.clear()
+    clock.advance(15.1)
+    await asyncio.wait_for(browser.send_blocked.wait(), 30)
+    clock.advance(59.9)
+    await run_loop_iterations()
+    assert not task.done()
+    clock.advance(0.2)
+    await asyncio.wait_for(task, 30)
+    assert await server.requests[0].disconnected()
+
+
+async def test_browser_that_reads_in_time_is_not_disconnected(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    resume = asyncio.Event()
+    server.enqueue(script(chunk("once"), gate(resume), finish()))
+    browser = StuckBrowser()
+    task = await serve_stuck(browser, open_stream(client))
+    for _ in range(4):
+        clock.advance(14)
+        await run_loop_iterations()
+    browser.accepting.set()
+    await browser.until(lambda: b"once" in browser.body)
+    clock.advance(14)
+    await run_loop_iterations()
+    assert not task.done()
+    resume.set()
+    await asyncio.wait_for(task, 30)
+    assert browser.ended
+
+
+@pytest.mark.parametrize("kind", ["open", "complete", "run"])
+@pytest.mark.parametrize("how", ["drain", "close"])
+async def test_shutdown_ends_the_response_to_a_browser_that_does_not_read(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, kind: str, how: str
+) -> None:
+    server.enqueue(text("Hi") if kind == "complete" else script(burst(10**9, text="x" * 4096)))
+    source: Any = open_run(client) if kind == "run" else open_stream(client)
+    browser = StuckBrowser()
+    task = await serve_stuck(browser, source, send_timeout=None, encode=shown if kind == "run" else None)
+    await shut_down(client, how)
+    clock.advance(0.9)
+    await run_loop_iterations()
+    assert not task.done()
+    clock.advance(0.2)
+    await asyncio.wait_for(task, 30)
+    assert not browser.ended
+
+
+async def test_shutdown_lets_a_browser_read_the_error(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(script(burst(10**9, text="x" * 4096)))
+    browser = StuckBrowser()
+    task = await serve_stuck(browser, open_stream(client))
+    await client.drain(0)
+    clock.advance(0.9)
+    await run_loop_iterations()
+    browser.accepting.set()
+    await asyncio.wait_for(task, 30)
+    assert last_event(browser.body)[1]["error"]["code"] == "shutting_down"
+    assert browser.ended
+
+
+async def test_drain_waits_until_the_browser_has_read_a_complete_answer(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(text("Hi"))
+    browser = StuckBrowser()
+    task = await serve_stuck(browser, open_stream(client))
+    draining = asyncio.create_task(client.drain(30))
+    for _ in range(10):
+        clock.advance(0.1)
+        await run_loop_iterations()
+    assert not draining.done()
+    browser.accepting.set()
+    await asyncio.wait_for(task, 30)
+    clock.advance(0.1)
+    assert await asyncio.wait_for(draining, 30) == 0
+    assert browser.ended
+
+
+async def test_total_timeout_ends_the_response_to_a_browser_that_does_not_read(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(script(burst(10**9, text="x" * 4096)))
+    browser = StuckBrowser()
+    stream = open_stream(client.with_options(timeout=Timeouts(total=8)))
+    task = await serve_stuck(browser, stream, send_timeout=None)
+    clock.advance(8.1)
+    assert await server.requests[0].disconnected()
+    clock.advance(1.1)
+    await asyncio.wait_for(task, 30)
+    assert stream.outcome == "failed"
 
 
 def task_count() -> int:

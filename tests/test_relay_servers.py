@@ -20,6 +20,8 @@ from friendli_async.testing import (
     Step,
     burst,
     chunk,
+    finish,
+    gate,
     head,
     script,
     stall,
@@ -157,6 +159,27 @@ async def test_backpressure_reaches_upstream_and_disconnecting_cancels_the_strea
     browser.disconnect()
     await record_disconnect(app, "not reading", left_at, call, latencies)
     assert call.outcome == "disconnected"
+
+
+async def test_browser_that_stops_reading_is_disconnected(app: AppProcess, upstream: FriendliServer) -> None:
+    upstream.enqueue(FLOOD)
+    before = len(upstream.requests)
+    browser = await Browser.request(app.port, "/impatient")
+    call = await upstream.wait_for_requests(before + 1)
+    assert await call.disconnected(timeout=60)
+    assert call.outcome == "disconnected"
+    browser.disconnect()
+
+
+async def test_answer_is_sent_before_the_first_event(app: AppProcess, upstream: FriendliServer) -> None:
+    resume = asyncio.Event()
+    upstream.enqueue(script(gate(resume), chunk("Hi"), finish()))
+    browser = await Browser.request(app.port, "/early")
+    start = await asyncio.wait_for(browser.reader.readuntil(b": ping"), 60)
+    assert start.split()[1] == b"200"
+    resume.set()
+    assert b"Hi" in await asyncio.wait_for(browser.reader.read(), 60)
+    browser.disconnect()
 
 
 @pytest.mark.parametrize("path", ["/plain", "/wrapped/plain"])

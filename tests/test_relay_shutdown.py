@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support.asgi_servers import Browser, serving
 
-from friendli_async.testing import FriendliServer, chunk, gate, script, stall, tool_calls
+from friendli_async.testing import FriendliServer, burst, chunk, gate, script, stall, tool_calls
 
 
 async def test_sigterm_ends_every_open_stream_with_an_error_event(server: FriendliServer, tmp_path: Path) -> None:
@@ -44,6 +44,22 @@ async def test_sigterm_ends_a_run_whose_tool_is_running_with_an_error_event(
     [line] = log.splitlines()
     assert line.startswith("/run: after the first byte, StreamInterruptedError")
     assert len(server.requests) == 1
+
+
+async def test_sigterm_disconnects_browsers_that_do_not_read(server: FriendliServer, tmp_path: Path) -> None:
+    large = chunk("x" * 10_000_000, finish_reason="stop")  # more than socket buffers hold
+    server.enqueue(script(burst(10**9, text="x" * 4096)), script(large))
+    async with serving("uvicorn", server.url, tmp_path / "log") as app:
+        browsers = []
+        for _ in range(2):
+            browsers.append(await Browser.request(app.port, "/relay"))
+            await asyncio.wait_for(browsers[-1].reader.readuntil(b"xxxx"), 60)
+        await app.terminate()
+        log = app.log
+    for browser in browsers:
+        browser.disconnect()
+    assert log.splitlines() == ["/relay: the browser stopped reading, and was disconnected"] * 2
+    await server.wait_for_connections(0)
 
 
 async def test_waiting_requests_are_503_after_sigterm(server: FriendliServer, tmp_path: Path) -> None:

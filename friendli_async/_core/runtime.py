@@ -39,15 +39,22 @@ class Work:
     def __init__(self, interrupt: Callable[[FriendliError], None] | None = None) -> None:
         self.interrupt = interrupt
         self.is_between_calls = False
+        self._outer: Work | None = None
         self._ended = False
         self._open: list[set[Work]] = []  # the ``works`` of its clients
 
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
-        """Makes it open work of a client, one of whose calls has begun in it."""
+        """Makes it open work of a client, one of whose calls has begun in it; and what it is a part of."""
+        if self._outer is not None:
+            self._outer.begin(works, loop)
         if not self._ended and self not in works:
             self.loop = loop
             self._open.append(works)
             works.add(self)
+
+    def may_go_on(self, works: set[Work]) -> bool:
+        """Whether it is open work of a client, or a part of such."""
+        return self in works or (self._outer is not None and self._outer.may_go_on(works))
 
     def is_of(self, works: set[Work]) -> bool:
         """Whether it began with a call of this client. A tool may call other clients, too."""
@@ -62,8 +69,11 @@ class Work:
 
     @contextmanager
     def making_calls(self) -> Generator[None, None, None]:
-        """Makes the calls that begin in this context part of the work, unless they already are part of another."""
-        token = _current_work.set(_current_work.get() or self)
+        """Makes the calls that begin in this context part of the work, and of the work that it is itself a part of."""
+        outer = _current_work.get()
+        if outer is not self:
+            self._outer = outer
+        token = _current_work.set(self)
         try:
             yield
         finally:
@@ -137,7 +147,8 @@ class Runtime:
         """Raises ConfigurationError if no new call may start."""
         if self.transport.closed:
             raise ConfigurationError("the client is closed", draining=True)
-        if self._draining and _current_work.get() not in self.works:
+        work = _current_work.get()
+        if self._draining and (work is None or not work.may_go_on(self.works)):
             raise ConfigurationError("draining: the client is being shut down and makes no new calls", draining=True)
 
     def end(self, call: InFlightCall) -> None:

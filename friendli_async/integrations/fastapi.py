@@ -90,6 +90,8 @@ class FriendliResponse(Response):
     Args:
         stream: A stream or a run, already open or not. The response owns it and closes it.
         heartbeat: See ``SSEResponse``.
+        answer_after: See ``SSEResponse``.
+        send_timeout: See ``SSEResponse``.
         on_error: See ``SSEResponse``.
         encode: See ``SSEResponse``.
         end: See ``SSEResponse``.
@@ -108,6 +110,8 @@ class FriendliResponse(Response):
         stream: Servable[E],
         *,
         heartbeat: float | None = 15.0,
+        answer_after: float | None = None,
+        send_timeout: float | None = 60.0,
         on_error: Callable[[FriendliError], bytes | dict[str, Any] | None] | None = None,
         encode: Callable[[E], Encoded] | None = None,
         end: Encoded = None,
@@ -115,7 +119,14 @@ class FriendliResponse(Response):
         background: BackgroundTask | None = None,
     ) -> None:
         self._relay = SSEResponse(
-            stream, heartbeat=heartbeat, on_error=on_error, encode=encode, end=end, headers=headers
+            stream,
+            heartbeat=heartbeat,
+            answer_after=answer_after,
+            send_timeout=send_timeout,
+            on_error=on_error,
+            encode=encode,
+            end=end,
+            headers=headers,
         )
         self.status_code = 200
         self.background = background

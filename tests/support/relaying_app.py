@@ -45,6 +45,16 @@ async def run(client: Client) -> FriendliResponse:
     return FriendliResponse(started, encode=lambda event: type(event).__name__)
 
 
+@app.get("/impatient")
+async def impatient(client: Client) -> FriendliResponse:
+    return FriendliResponse(streamed(client), send_timeout=0.2)
+
+
+@app.get("/early")
+async def early(client: Client) -> FriendliResponse:
+    return FriendliResponse(streamed(client), answer_after=0.05)
+
+
 @app.post("/plain")
 async def plain(request: Request, client: Client, question: dict[str, str]) -> ChatCompletion:
     call = client.serverless.chat.complete(model="m", messages=[{"role": "user", "content": question["q"]}])
