@@ -361,7 +361,7 @@ def _to_list(stop: object) -> object:
     return [stop] if isinstance(stop, str) else stop
 
 
-STOP: Final = {"stop": _to_list}
+STOP: Final[dict[str, Any]] = {"stop": _to_list}
 """The conversion of the option ``stop``: the server requires a list."""
 CONVERTERS: Final = {**STOP, "messages": map_items(to_request_message), "tools": map_items(to_request_tool)}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}

@@ -70,7 +70,9 @@ class _Turns:
 
     def __init__(self, open_turn: _OpenTurn, messages: Messages, options: dict[str, object], limit: int) -> None:
         self._first: ChatStream | None = open_turn(messages, options)  # validates them
-        self.messages = cast("Conversation", [to_builtins(to_request_message(message)) for message in messages])
+        self.messages: Conversation = cast(
+            "Conversation", [to_builtins(to_request_message(message)) for message in messages]
+        )
         self.usage: Usage | None = None
         self.count: int = 0
         self._open = open_turn

@@ -38,7 +38,7 @@ class CompleteToolCalls:
     def __init__(self, calls_from: _CallsFrom) -> None:
         self._calls_from = calls_from
         self._yielded = 0
-        self.has_finished = False
+        self.has_finished: bool = False
         """Whether the finish reason has arrived."""
 
     def after(self, event: object) -> Iterator[ToolCall]:
