@@ -361,9 +361,13 @@ def _to_list(stop: object) -> object:
     return [stop] if isinstance(stop, str) else stop
 
 
-STOP: Final[dict[str, Any]] = {"stop": _to_list}
+STOP: Final = {"stop": _to_list}
 """The conversion of the option ``stop``: the server requires a list."""
-CONVERTERS: Final = {**STOP, "messages": map_items(to_request_message), "tools": map_items(to_request_tool)}
+CONVERTERS: Final[dict[str, Any]] = {
+    **STOP,
+    "messages": map_items(to_request_message),
+    "tools": map_items(to_request_tool),
+}
 _CHAT_CHECKS: Final[dict[str, Any]] = {**CHECKS, "response_format": RESPONSE_FORMAT, "tools": TOOLS}
 COMPLETE: Final = operation("chat.complete", "POST /v1/chat/completions", ChatCompletion, repeatable=True, billed=True)
 PARAMETERS: Final = Parameters(ChatOptions, REQUIRED, _CHAT_CHECKS, CONVERTERS)
