@@ -78,7 +78,7 @@ def parse_unframed(data: bytes, status: int, headers: Headers) -> tuple[APIStatu
     return None, message[:EXCERPT_LENGTH] or sanitize(excerpt(data))
 
 
-def unexpected_content(data: bytes, status: int, headers: Headers, expected: str) -> FriendliError:
+def unexpected_content(data: bytes, status: int, headers: Headers, expected: str, subtype: str) -> FriendliError:
     """Builds the error of a reply with a good status that is not in the format of the API.
 
     It is an ``APIStatusError`` if the data is an error, in JSON or as plain text. Markup is not: most likely another
@@ -89,12 +89,13 @@ def unexpected_content(data: bytes, status: int, headers: Headers, expected: str
         status: The HTTP status of the reply.
         headers: The reply's headers.
         expected: The format of the API, such as ``JSON``.
+        subtype: What its content type contains.
     """
     error, text = parse_unframed(data, status, headers)
     if error is not None:
         return error
     actual = headers.get("content-type", "")
-    if actual and expected.removeprefix("an ").replace(" ", "-").lower() not in actual.lower():
+    if actual and subtype not in actual.lower():
         message = f"the server answered with {actual} instead of {expected}"
     else:
         message = f"the server's reply is not {expected}"

@@ -173,8 +173,8 @@ class Run(Generic[Row, R]):
     def stop(self) -> None:
         """Takes no more rows: rows in flight finish and are delivered, then the iteration ends.
 
-        A row that waits to be sent again is delivered with its error. The wait for the next row
-        is cancelled; see ``rows`` of ``run_all``.
+        A row that waits to be sent again is delivered with its error. The wait for the next row is cancelled; see
+        ``rows`` of ``run_all``.
         """
         self._job.stop()
 

@@ -13,22 +13,8 @@ import msgspec
 from friendli_async._core.body.choices import choices_hint
 from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.schema import check_strict, description_of, json_schema, pydantic_adapter, schema_name
-from friendli_async.errors import (
-    ArgumentError,
-    FriendliError,
-    OutputCutOffError,
-    OutputError,
-    OutputInvalidError,
-)
-from friendli_async.replies import (
-    Meta,
-    Partial,
-    Reply,
-    add_usage,
-    as_chat_usage,
-    convert_reply,
-    partial_of,
-)
+from friendli_async.errors import ArgumentError, FriendliError, OutputCutOffError, OutputError, OutputInvalidError
+from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, convert_reply, partial_of
 
 __all__: list[str] = []
 

@@ -55,7 +55,6 @@ from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import Headers, UnknownEvent
 
 E = TypeVar("E")
-T = TypeVar("T")
 
 DONE: Final = b"[DONE]"
 HEARTBEATS: Final = frozenset({"ping", "pong", "keepalive", "heartbeat", "noop", "tick", "alive"})
@@ -63,6 +62,8 @@ HEARTBEATS: Final = frozenset({"ping", "pong", "keepalive", "heartbeat", "noop",
 NOT_DECODED: Final = (ValueError, RecursionError)
 """What msgspec raises: its own errors and Unicode errors are ValueErrors."""
 
+_DEFAULT_NAME: Final = "message"
+"""The name of an event without a name in the SSE standard; some servers send it."""
 _HEARTBEAT_FIELDS: Final = frozenset({"type", "event", "object", "name", "status", "message", "msg", "data"})
 _EMPTY_DATA: Final = frozenset({b"", b"null", b"{}", b"[]", b'""'})
 _SENTINELS: Final = frozenset({b"[DONE]", b"DONE", b"[END]"})
@@ -101,7 +102,7 @@ class Dialect(Generic[E]):
         rewrite: Callable[[str | None, Fields], Fields] | None = None,
         failure_of: Callable[[E], APIStatusError | None] | None = None,
     ) -> None:
-        self.redundant_names: frozenset[bytes] = frozenset({b"message"})  # the default name in the SSE standard
+        self.redundant_names: frozenset[bytes] = frozenset({_DEFAULT_NAME.encode()})
         self.failure_of: Callable[[E], APIStatusError | None] = failure_of or _no_failure
         self.are_ordinary = ordinary
         self._type = events
@@ -128,7 +129,7 @@ class Dialect(Generic[E]):
             ResponseDecodeError: The event is recognized but its content cannot be decoded, or it is neither a JSON
                 object nor an error message.
         """
-        name = None if name == "message" else name
+        name = None if name == _DEFAULT_NAME else name
         is_error, is_own_name = is_error_name(name), self._is_own_name(name)
         if is_own_name and not is_error and (payload := self._decode_fast(data)) is not None:
             return Decoded(payload)

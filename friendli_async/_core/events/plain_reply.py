@@ -62,7 +62,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
     except ResponseDecodeError:
         value = json_or_none(data)
         if value is None and is_other_format(data):
-            raise unexpected_content(data, status, headers, "JSON") from None
+            raise unexpected_content(data, status, headers, "JSON", "json") from None
         if not _is_error_reply(value, own):
             raise
     else:
@@ -91,7 +91,7 @@ def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], status: int, h
         status: The HTTP status of the reply.
         headers: The reply's headers.
     """
-    error = unexpected_content(data, status, headers, "an event stream")
+    error = unexpected_content(data, status, headers, "an event stream", "event-stream")
     with suppress(FriendliError):
         error.partial = partial_of(decode_reply(data, decoder, status, headers))
     return error
