@@ -459,8 +459,8 @@ def test_work_count_detects_quadratic_buffering() -> None:
 # --- the [DONE] sentinel, which is not part of the specification -----------------------------------------------------
 
 
-def read(chunks: Iterable[bytes], *, end: bool = True) -> EventReader[ChatChunk]:
-    reader = EventReader[ChatChunk](ChatCollector(), 1 << 20, 200, Headers())
+def read(chunks: Iterable[bytes], *, end: bool = True, limit: int = 1 << 20) -> EventReader[ChatChunk]:
+    reader = EventReader[ChatChunk](ChatCollector(), limit, 200, Headers())
     for chunk in filter(None, chunks):
         if not reader.has_ended:
             reader.feed(chunk)
@@ -521,7 +521,6 @@ def test_padded_or_quoted_done_ends_the_stream_at_its_blank_line(sentinel: bytes
         b"data: [DONE]x",
         b"data: [done]",
         b": [DONE]\n",
-        b"data: [DONE]\ndata: x\n",
     ],
 )
 def test_missing_or_malformed_done_is_an_interruption(before: bytes, stream: bytes) -> None:
@@ -530,9 +529,24 @@ def test_missing_or_malformed_done_is_an_interruption(before: bytes, stream: byt
     assert isinstance(reader.failure, StreamInterruptedError)
 
 
-def test_data_after_done_is_ignored() -> None:
-    reader = read([CONTENT + b"data: [DONE]\n\ndata: not JSON\n\n"])
-    assert (reader.failure, len(reader.ready)) == (None, 1)
+@pytest.mark.parametrize("sentinel", [b"data: [DONE]\n", b"data:[DONE]\n\n", b"data: [done]\n\n", b"event: done\ndata\n\n"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        b"data: x\n",
+        b"data: x\n\n",
+        b"event: error\ndata: x\n\n",
+        b"quota exceeded\n",
+        b"quota exceeded\n\n",
+        b": comment\n\n" + CONTENT,
+        b"data: " + b"x" * 300 + b"\n\n",
+    ],
+)
+def test_what_follows_done_is_ignored_at_any_split(sentinel: bytes, after: bytes) -> None:
+    stream = CONTENT + sentinel + after
+    for position in range(len(CONTENT), len(stream) + 1):
+        reader = read(cut(stream, [position]), limit=200)
+        assert (reader.has_ended, reader.failure, len(reader.ready)) == (True, None, 1), position
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"{}", b"[]", b": comment", b"ping"])

@@ -56,7 +56,6 @@ from friendli_async.replies import Headers, UnknownEvent
 
 E = TypeVar("E")
 
-DONE: Final = b"[DONE]"
 HEARTBEATS: Final = frozenset({"ping", "pong", "keepalive", "heartbeat", "noop", "tick", "alive"})
 """Words of keep-alive events, in lower case, without "_", "-" and spaces."""
 NOT_DECODED: Final = (ValueError, RecursionError)

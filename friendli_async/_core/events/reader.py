@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from friendli_async._core.error_json import is_error_name, json_or_none, shows_error
-from friendli_async._core.events.decoding import DONE, NOT_DECODED, Dialect
-from friendli_async._core.events.sse import ServerSentEvent, SSEDecoder
+from friendli_async._core.events.decoding import NOT_DECODED, Dialect
+from friendli_async._core.events.sse import DONE, ServerSentEvent, SSEDecoder
 from friendli_async._core.status_errors import error_of_payload, parse_unframed
 from friendli_async.errors import APIStatusError, FriendliError, StreamInterruptedError
 from friendli_async.replies import Headers, Partial, request_id_of
@@ -217,10 +217,10 @@ class EventReader(Generic[E]):
         self._decode_each(sse.feed(data))
         if self.has_ended:
             return
-        if sse.error is not None:
-            self._fail(sse.error)
-        elif sse.ends_with(DONE):  # the sentinel needs no blank line to be dispatched
+        if sse.is_done:
             self._end(explicit=True)
+        elif sse.error is not None:
+            self._fail(sse.error)
         elif not data:
             self._end_of_body()
 
@@ -248,12 +248,14 @@ class EventReader(Generic[E]):
 
     def _decode_again(self, data: bytes, skipped: int = 0) -> None:
         """Decodes complete events one by one, with their names, but not the first ones."""
-        self._decode_each(SSEDecoder(self._limit).feed(data)[skipped:])
+        decoder = SSEDecoder(self._limit)
+        decoder.stray = self._sse.stray
+        self._decode_each(decoder.feed(data)[skipped:])
 
     def _decode_each(self, events: list[ServerSentEvent]) -> None:
         decoded: list[E] = []
         error: FriendliError | None = None
-        is_end = False
+        is_end, stray = False, b""
         for event in events:
             try:
                 payload, error, is_end = self._dialect.decode(event.event, event.data, self._status, self._headers)
@@ -274,6 +276,7 @@ class EventReader(Generic[E]):
                     return
                 decoded.append(payload)
             if error is not None or is_end:
+                stray = event.stray
                 break
         self._take(decoded)
         if self.has_ended:  # anything after the final event of the API is ignored
@@ -281,7 +284,7 @@ class EventReader(Generic[E]):
         if error is not None:
             self._fail(error)
         elif is_end:
-            self._end(explicit=True)
+            self._end(explicit=True, stray=stray)
 
     def _take_failed(self, events: Sequence[E], last: E, error: FriendliError) -> None:
         """Takes events, and then one that carries an error, which may be the final event of the API."""
@@ -317,10 +320,16 @@ class EventReader(Generic[E]):
         data = self._sse.unfinished_data()
         self._end(explicit=data is not None and data.strip() == DONE)
 
-    def _end(self, *, explicit: bool) -> None:
-        """Ends the stream: the server sent a sentinel (``explicit``), or just ended the body."""
+    def _end(self, *, explicit: bool, stray: bytes | None = None) -> None:
+        """Ends the stream: the server sent a sentinel (``explicit``), or just ended the body.
+
+        Args:
+            explicit: Whether the server sent a sentinel.
+            stray: The stray lines before it; None if all of them are.
+        """
         self.has_ended = True
-        collector, stray, possible_error = self._collector, self._sse.stray, self._possible_error_data
+        collector, possible_error = self._collector, self._possible_error_data
+        stray = self._sse.stray if stray is None else stray
         if collector.begun and collector.may_end:
             return
         if collector.begun and explicit and all(map(_is_unknown_field, stray.splitlines())):

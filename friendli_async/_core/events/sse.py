@@ -13,6 +13,7 @@ import msgspec
 
 from friendli_async.errors import ResponseDecodeError
 
+DONE: Final = b"[DONE]"
 _BOM: Final = b"\xef\xbb\xbf"
 # As ints: searching bytes for an int takes a seventh of the time of searching for bytes.
 _LF: Final = 10
@@ -29,10 +30,14 @@ class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     event: str | None = None
     """The ``event`` field, or None."""
+    stray: bytes = b""
+    """The stray lines before the end of the event: see ``SSEDecoder``."""
 
 
 class SSEDecoder:
     """Parses the bytes of one stream, split anywhere, into events.
+
+    A first data line ``[DONE]`` ends the stream, whatever follows it: the blank line may never come.
 
     Args:
         limit: The size limit of an event in bytes, including field names and comments.
@@ -179,9 +184,10 @@ class SSEDecoder:
     def _is_redundant(self, line: bytes) -> bool:
         return line[:7] == b"event: " and line[7:] in self._redundant
 
-    def ends_with(self, data: bytes) -> bool:
-        """Whether the unfinished event consists of exactly this data, in one finished line."""
-        return self._data == data and not self._line and not self._more
+    @property
+    def is_done(self) -> bool:
+        """Whether the first data line of the unfinished event is ``[DONE]``."""
+        return self._data == DONE
 
     def unfinished_data(self) -> bytes | None:
         """Returns the data of the event that the end of the stream truncated, including an unfinished line, or None."""
@@ -199,7 +205,7 @@ class SSEDecoder:
                     if self._more:
                         data = b"\n".join([data, *self._more])
                         self._more.clear()
-                    events.append(ServerSentEvent(data, self._name))
+                    events.append(ServerSentEvent(data, self._name, self.stray))
                     data = None
                 self._name = None
             elif data is None and line.startswith(b"data: "):
@@ -216,10 +222,11 @@ class SSEDecoder:
         if field == b"data":
             if data is None:
                 return value
-            self._more.append(value)
+            if data != DONE:
+                self._more.append(value)
         elif field == b"event":
             self._name = value.decode("utf-8", "replace") or None
-        elif field not in _IGNORED and len(self.stray) < _MAX_STRAY:
+        elif field not in _IGNORED and data != DONE and len(self.stray) < _MAX_STRAY:
             self.stray = (self.stray + line + b"\n")[:_MAX_STRAY]
         return data
 
