@@ -25,8 +25,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from friendli_async._core.error_json import is_object, json_or_none
-from friendli_async._core.events.decoding import DONE
-from friendli_async._core.events.sse import SSEDecoder
+from friendli_async._core.events.sse import DONE, SSEDecoder
 from friendli_async._core.loops import wait_ended
 from friendli_async._core.runtime import Work
 from friendli_async._core.text import split_surrogate

@@ -156,7 +156,9 @@ def _json_part(name: str, value: object, content_type: str | None = "application
 class TranscriptCollector:
     """Accumulates the events of a transcription stream."""
 
-    dialect: Dialect[TranscriptEvent] = TaggedDialect(TranscriptDelta | TranscriptDone)
+    dialect: Dialect[TranscriptEvent] = TaggedDialect(
+        TranscriptDelta | TranscriptDone, reporting=frozenset({TranscriptDone})
+    )
     is_last: bool = False  # only the sentinel marks the end
     add_texts: None = None
     finish_reasons: tuple[str, ...] = ()
@@ -197,9 +199,7 @@ class TranscriptCollector:
 
     def text(self) -> str:
         """Returns the text so far, or the server's complete text once it has arrived."""
-        if self.done is not None and self.done.text is not None:
-            return self.done.text
-        return join_text(self.pieces)
+        return (self.done is not None and self.done.text) or join_text(self.pieces)
 
     def partial(self) -> Partial:
         """Returns the text so far."""

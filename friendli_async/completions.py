@@ -164,10 +164,10 @@ class TextCompletionChunk(Value, frozen=True):
     @property
     def text(self) -> str:
         """The text delta of choice 0; often ""."""
-        for choice in self.choices:
-            if choice.index == 0:
-                return choice.text
-        return ""
+        if len(self.choices) == 1:
+            (choice,) = self.choices
+            return choice.text if choice.index == 0 else ""
+        return "".join(choice.text for choice in self.choices if choice.index == 0)
 
 
 _COMPLETE: Final = inference("completions.complete", "POST /v1/completions", TextCompletion)

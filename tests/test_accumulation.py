@@ -655,3 +655,13 @@ def test_quoted_error_in_text_is_not_an_error() -> None:
     )
     assert reader.failure is None
     assert [event.text for event in reader.ready] == ['{"error": {"message": "quoted"}}', "b"]
+
+
+def test_text_of_a_chunk_has_all_its_deltas_of_choice_0() -> None:
+    entries = [
+        {"index": at, "delta": {"content": piece, "reasoning": piece}} for at, piece in ((0, "a"), (1, "x"), (0, "b"))
+    ]
+    event = decoded(chunk(entries))
+    assert event is not None
+    assert (event.text, event.reasoning) == ("ab", "ab")
+    assert collected(chunk(entries), n=2).partial() == Partial(text="ab", reasoning="ab")

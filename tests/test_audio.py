@@ -295,3 +295,11 @@ def test_deltas_are_concatenated(deltas: list[str]) -> None:
     assert collector.result() == Transcription(text="".join(deltas))
     assert collector.partial().text == "".join(deltas)
     assert not collector.may_end
+
+
+@pytest.mark.parametrize("final", ["", None])
+async def test_empty_text_of_the_last_event_leaves_that_of_the_deltas(
+    server: FriendliServer, client: AsyncFriendli, final: str | None
+) -> None:
+    server.enqueue(script(delta("a"), delta("b"), event({"type": "transcript.text.done", "text": final})))
+    assert (await client.container.audio.stream(file=AUDIO).result()).text == "ab"

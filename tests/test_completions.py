@@ -534,3 +534,11 @@ async def test_logprobs_in_the_dialect_of_the_engine_are_decoded(local: AsyncFri
     assert "".join(each.token for each in logprobs.content) == result.text
     assert all(len(each.top_logprobs or ()) == 2 for each in logprobs.content)
     assert json.loads(msgspec.json.encode(logprobs))["content"]
+
+
+async def test_text_of_a_chunk_has_all_its_deltas_of_choice_0(server: FriendliServer, client: AsyncFriendli) -> None:
+    choices = [{"index": index, "text": text} for index, text in ((0, "a"), (1, "x"), (0, "b"))]
+    server.enqueue(script(event({"choices": choices}), done()))
+    stream = client.serverless.completions.stream(model="m", prompt="Hi", n=2)
+    assert [piece async for piece in stream.text()] == ["ab"]
+    assert (await stream.result()).text == "ab"

@@ -529,7 +529,9 @@ def test_missing_or_malformed_done_is_an_interruption(before: bytes, stream: byt
     assert isinstance(reader.failure, StreamInterruptedError)
 
 
-@pytest.mark.parametrize("sentinel", [b"data: [DONE]\n", b"data:[DONE]\n\n", b"data: [done]\n\n", b"event: done\ndata\n\n"])
+@pytest.mark.parametrize(
+    "sentinel", [b"data: [DONE]\n", b"data:[DONE]\n\n", b"data: [done]\n\n", b"event: done\ndata\n\n"]
+)
 @pytest.mark.parametrize(
     "after",
     [

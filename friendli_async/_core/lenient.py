@@ -62,9 +62,13 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     if not data:
         raise ResponseDecodeError("the server's reply is empty")
     try:
-        return decoder.decode(data)
+        reply = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+    else:
+        if has_blank_usage(reply):
+            _drop_unreported_usage(reply, as_object(json_or_none(data)))
+        return reply
     try:
         return cast("T", convert(loads(data), decoder.type))
     except (ValueError, RecursionError):  # the errors of msgspec, json and Unicode are ValueErrors
@@ -82,13 +86,45 @@ def convert(value: object, kind: Any) -> Any:
         ValueError: The content is invalid, or something else that cannot be repaired.
     """
     try:
-        return msgspec.convert(value, kind)
+        converted = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         reason = str(error)
-    try:
-        return msgspec.convert(_repair(value, kind, root=True), kind)
-    except ValueError:
-        raise ValueError(reason) from None
+        try:
+            converted = msgspec.convert(_repair(value, kind, root=True), kind)
+        except ValueError:
+            raise ValueError(reason) from None
+    _drop_unreported_usage(converted, as_object(value))
+    return converted
+
+
+_USAGE_HOLDERS: Final = ("message", "response")
+"""The fields of events that hold the beginning or the whole of a reply, with its usage."""
+
+
+def has_blank_usage(value: object) -> bool:
+    """Whether a decoded event or reply has a usage of zeros: the server's, or the defaults of an absent one."""
+    return any(_is_blank_usage(getattr(each, "usage", None)) for each in _with_held(value))
+
+
+def _drop_unreported_usage(value: object, fields: Fields) -> None:
+    """Replaces a usage by None if the server sent no count: an absent usage must not look like a measured 0."""
+    sources = (fields, *(as_object(fields.get(name)) for name in _USAGE_HOLDERS))
+    for each, source in zip(_with_held(value), sources, strict=True):
+        usage: Any = getattr(each, "usage", None)
+        if _is_blank_usage(usage):
+            counts = as_object(source.get("usage"))
+            if not any(type(counts.get(name)) in (int, float) for name in usage.__struct_encode_fields__):
+                msgspec.structs.force_setattr(cast("msgspec.Struct", each), "usage", None)
+
+
+def _with_held(value: object) -> tuple[object, ...]:
+    return value, *(getattr(value, name, None) for name in _USAGE_HOLDERS)
+
+
+def _is_blank_usage(usage: object) -> bool:
+    if not isinstance(usage, msgspec.Struct):
+        return False
+    return not any(getattr(usage, name) for name in usage.__struct_fields__ if name != "type")
 
 
 def _fits(value: object, kind: Any) -> bool:
@@ -155,10 +191,7 @@ def _coerce_field(holder: Any, name: str, value: Any, kind: Any) -> Any:
     if not name and isinstance(value, str) and _is_content_part(kind):
         return {"text": value}
     if (isinstance(value, dict) and "object" in types) or (isinstance(value, list) and "array" in types):
-        repaired = _repair(value, kind)
-        if name == "usage" and not any(type(count) is int for count in as_object(repaired).values()):
-            raise ValueError("no count can be read")  # an absent usage must not look like a measured 0
-        return repaired
+        return _repair(value, kind)
     if name == "content" and isinstance(value, str) and not _has_text_field(_item_of(kind, list, tuple)):
         types.discard("array")
     coerced = None if value is None else _coerce(holder, name, value, types)

@@ -14,6 +14,7 @@ from friendli_async._core.events.decoding import (
     is_end_of_choice,
     shows_error_without_content,
 )
+from friendli_async._core.lenient import has_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.chat.replies import (
     ChatChoice,
@@ -86,8 +87,8 @@ def are_ordinary(chunks: Sequence[Any], payloads: Sequence[bytes]) -> bool:
 
 
 def _has_content(chunk: Any) -> bool:
-    """Whether a chunk has a part of the answer or its end, and neither an error nor a message."""
-    if chunk.error or chunk.message is not None:
+    """Whether a chunk has a part of the answer or its end, and neither an error, a message nor a usage of zeros."""
+    if chunk.error or chunk.message is not None or (chunk.usage is not None and not chunk.usage.total_tokens):
         return False
     for choice in chunk.choices:
         if choice.text or (choice.finish_reason is not None and is_end_of_choice(choice.finish_reason)):
@@ -101,8 +102,10 @@ def _has_content(chunk: Any) -> bool:
 
 
 def _is_without_error(chunk: Any, payload: bytes) -> bool:
-    """Whether a chunk without content, e.g. with usage, holds no error."""
+    """Whether a chunk without content, e.g. with usage, holds no error, and no usage that may be absent."""
     if chunk.error or chunk.message is not None or not (chunk.choices or chunk.usage is not None):
+        return False
+    if has_blank_usage(chunk):
         return False
     try:
         return not shows_error_without_content(msgspec.json.decode(payload))
@@ -395,6 +398,10 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
                 parts = begun[choice.index]
             except (ValueError, KeyError):  # not exactly one choice, or a choice's first chunk
                 return texts
+            if chunk.usage is not None:  # some servers send usage with every chunk
+                if not chunk.usage.total_tokens:
+                    return texts
+                self.usage = chunk.usage
             delta = choice.delta
             if (
                 choice.finish_reason is not None
@@ -418,8 +425,6 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
             else:
                 return texts
             parts.may_end = False
-            if chunk.usage is not None:  # some servers send usage with every chunk
-                self.usage = chunk.usage
             texts += 1
         return texts
 

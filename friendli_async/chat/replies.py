@@ -191,15 +191,12 @@ class ChatChunk(Value, frozen=True):
     @property
     def text(self) -> str:
         """The text delta of choice 0; often ""."""
-        for choice in self.choices:
-            if choice.index == 0:
-                return choice.delta.content or ""
-        return ""
+        if len(self.choices) == 1:
+            (choice,) = self.choices
+            return (choice.delta.content or "") if choice.index == 0 else ""
+        return "".join(choice.delta.content or "" for choice in self.choices if choice.index == 0)
 
     @property
     def reasoning(self) -> str:
         """The reasoning delta of choice 0 from any of its fields; often ""."""
-        for choice in self.choices:
-            if choice.index == 0:
-                return reasoning_of(choice.delta)
-        return ""
+        return "".join(reasoning_of(choice.delta) for choice in self.choices if choice.index == 0)

@@ -171,7 +171,10 @@ class MessagesCollector:
     """Accumulates the events of a message stream."""
 
     dialect: Dialect[MessageEvent] = TaggedDialect(
-        KnownEvent, holds_unknown=_holds_unknown_kind, rewrite=_normalize_event
+        KnownEvent,
+        reporting=frozenset({MessageStart}),
+        holds_unknown=_holds_unknown_kind,
+        rewrite=_normalize_event,
     )
     add_texts: None = None
     may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
@@ -249,10 +252,9 @@ class MessagesCollector:
         return parts
 
     def _update_usage(self, counts: MessageUsageDelta | None) -> None:
-        if counts is None:
-            return
-        updates = {name: value for name in counts.__struct_fields__ if (value := getattr(counts, name)) is not None}
-        self.usage = msgspec.structs.replace(self.usage or MessageUsage(), **updates)
+        given = {} if counts is None else msgspec.structs.asdict(counts)
+        if updates := {name: count for name, count in given.items() if count is not None}:
+            self.usage = msgspec.structs.replace(self.usage or MessageUsage(), **updates)
 
     def partial(self) -> Partial:
         """Returns the message so far."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
-from friendli_async._core.events.decoding import Dialect, TaggedDialect, no_error_field
+from friendli_async._core.events.decoding import Dialect, TaggedDialect
 from friendli_async._core.lenient import convert
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async.errors import APIStatusError
@@ -33,6 +33,7 @@ from friendli_async.responses.events import (
     ResponseFailed,
     ResponseIncomplete,
     ResponseInProgress,
+    Stages,
 )
 from friendli_async.responses.replies import ContentPart, OutputItem, Response, ResponseUsage, response_failure
 from friendli_async.streams.stream import AssembledStream
@@ -118,10 +119,6 @@ def _holds(part: ContentPart, kind: str) -> bool:
     return bool(part.text) and part.type in (("output_text", "text") if kind == "output_text" else (kind,))
 
 
-def _are_ordinary(events: Sequence[ResponseEvent], payloads: Sequence[bytes]) -> bool:
-    return no_error_field(events, payloads) and ResponseFailed not in map(type, events)
-
-
 def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     """Adds an empty ``output``: some engines start with little more than the id of the response."""
     response: Any = fields.get("response")
@@ -152,7 +149,7 @@ class ResponseCollector:
     """Accumulates the events of a response, even if an engine omits indexes or ids."""
 
     dialect: Dialect[ResponseEvent] = TaggedDialect(
-        KnownEvent, ordinary=_are_ordinary, rewrite=_fill_output, failure_of=_failure_of
+        KnownEvent, reporting=frozenset(get_args(Stages)), rewrite=_fill_output, failure_of=_failure_of
     )
     add_texts: None = None
     may_end: bool = False  # the last event ends the stream at once, so nothing can end it later

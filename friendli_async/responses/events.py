@@ -123,8 +123,8 @@ class FunctionCallArgumentsDone(OfItem, frozen=True, kw_only=True, tag="response
     name: str | None = None
 
 
-_Stages = ResponseCreated | ResponseInProgress | ResponseCompleted | ResponseIncomplete | ResponseFailed
+Stages = ResponseCreated | ResponseInProgress | ResponseCompleted | ResponseIncomplete | ResponseFailed
 _Items = OutputItemAdded | OutputItemDone | FunctionCallArgumentsDelta | FunctionCallArgumentsDone
 _Parts = ContentPartAdded | ContentPartDone | OutputTextDelta | OutputTextDone | ReasoningTextDelta | ReasoningTextDone
-KnownEvent = _Stages | _Items | _Parts
+KnownEvent = Stages | _Items | _Parts
 ResponseEvent = KnownEvent | UnknownEvent

@@ -49,7 +49,7 @@ from friendli_async._core.error_json import (
     shows_error_beside,
 )
 from friendli_async._core.error_text import is_message
-from friendli_async._core.lenient import convert
+from friendli_async._core.lenient import convert, has_blank_usage
 from friendli_async._core.status_errors import error_of_payload, excerpt
 from friendli_async.errors import APIStatusError, ResponseDecodeError
 from friendli_async.replies import Headers, UnknownEvent
@@ -324,7 +324,7 @@ class TaggedDialect(Dialect[E]):
 
     Args:
         events: The union of the structs that it tags.
-        ordinary: See ``Dialect``.
+        reporting: The structs of the events that may report the usage, or a failure.
         holds_unknown: Whether an event of a known kind contains a part of an unknown kind.
         rewrite: See ``Dialect``.
         failure_of: See ``Dialect``.
@@ -334,15 +334,24 @@ class TaggedDialect(Dialect[E]):
         self,
         events: Any,
         *,
-        ordinary: Callable[[Sequence[E], Sequence[bytes]], bool] | None = None,
+        reporting: frozenset[type],
         holds_unknown: Callable[[str, Fields], bool] | None = None,
         rewrite: Callable[[str | None, Fields], Fields] | None = None,
         failure_of: Callable[[E], APIStatusError | None] | None = None,
     ) -> None:
-        super().__init__(events, ordinary=ordinary or no_error_field, rewrite=rewrite, failure_of=failure_of)
+        super().__init__(events, ordinary=self._are_ordinary, rewrite=rewrite, failure_of=failure_of)
+        self._reporting = reporting
         self._kinds = frozenset(str(member.__struct_config__.tag) for member in get_args(events))
         self.redundant_names |= {kind.encode() for kind in self._kinds if not is_error_name(kind)}
         self._holds_unknown = holds_unknown
+
+    def _are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
+        """Whether no event has an ``error`` or reports a failure, or a usage that may be absent."""
+        if any([b'"error"' in data for data in payloads]):  # noqa: C419  # a list is faster than a generator
+            return False
+        if self._reporting.isdisjoint(map(type, events)):
+            return True
+        return not any(has_blank_usage(event) or self.failure_of(event) is not None for event in events)
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         # As on the fast path, which takes every event of a known type without an ``error``.
@@ -389,11 +398,6 @@ def _has_error_message(value: object, data: bytes) -> bool:
 
 def _no_failure(event: object) -> None:
     return None
-
-
-def no_error_field(events: Sequence[object], payloads: Sequence[bytes]) -> bool:
-    """Whether no payload contains an ``error`` field."""
-    return not any([b'"error"' in data for data in payloads])  # noqa: C419  # a list is faster than a generator
 
 
 def shows_error_without_content(fields: Fields) -> bool:

@@ -1,0 +1,135 @@
+"""A usage without counts is no usage, and one of zeros is a usage, in every API that reports one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from support.sockets import MESSAGES
+
+from friendli_async import AsyncFriendli
+from friendli_async.testing import FriendliServer, event, json_body, script
+
+TRANSCRIPT: Final = {"model": "m", "file": b"RIFF"}
+TEXT: Final = [{"type": "text", "text": "a"}]
+OUTPUT: Final = [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]
+
+COUNTS: Final = {
+    "chat": ("prompt_tokens", "completion_tokens"),
+    "completions": ("prompt_tokens", "completion_tokens"),
+    "messages": ("input_tokens", "output_tokens"),
+    "responses": ("input_tokens", "output_tokens"),
+    "audio": ("input_tokens", "output_tokens"),
+    "embeddings": ("prompt_tokens", "total_tokens"),
+}
+BLANK: Final = [{}, {"x": 1}, {"prompt_tokens": None, "input_tokens": None}, {"prompt_tokens": "many"}, [], None]
+
+
+def plain_reply(api: str, usage: object) -> dict[str, Any]:
+    replies: dict[str, dict[str, Any]] = {
+        "chat": {"choices": [{"index": 0, "message": {"content": "a"}}]},
+        "completions": {"choices": [{"index": 0, "text": "a"}]},
+        "messages": {"content": TEXT},
+        "responses": {"id": "r", "output": OUTPUT},
+        "audio": {"text": "a"},
+        "embeddings": {"data": [{"embedding": [1.0], "index": 0}]},
+    }
+    return {**replies[api], "usage": usage}
+
+
+async def call(client: AsyncFriendli, api: str) -> Any:
+    group: Any = getattr(client.serverless, api) if api != "embeddings" else client.dedicated.embeddings
+    match api:
+        case "chat":
+            return await group.complete(model="m", messages=MESSAGES)
+        case "completions":
+            return await group.complete(model="m", prompt="Hi")
+        case "messages":
+            return await group.create(model="m", max_tokens=5, messages=MESSAGES)
+        case "responses" | "embeddings":
+            return await group.create(model="m", input="Hi")
+        case _:
+            return await group.transcribe(**TRANSCRIPT)
+
+
+def streamed(api: str, usage: object) -> list[dict[str, Any]]:
+    match api:
+        case "chat":
+            delta = {"index": 0, "delta": {"content": "a"}}
+            last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage}
+            return [{"choices": [delta], "usage": usage}, {"choices": [delta], "usage": usage}, last]
+        case "completions":
+            choice = {"index": 0, "text": "a", "finish_reason": "stop"}
+            return [{"choices": [choice], "usage": usage}, {"choices": [], "usage": usage}]
+        case "messages":
+            start = {"type": "message_start", "message": {"id": "m", "content": TEXT, "usage": usage}}
+            return [start, {"type": "message_delta", "delta": {}, "usage": usage}, {"type": "message_stop"}]
+        case "responses":
+            return [
+                {"type": "response.created", "response": {"id": "r", "output": [], "usage": usage}},
+                {"type": "response.completed", "response": {"id": "r", "output": OUTPUT, "usage": usage}},
+            ]
+        case _:
+            return [{"type": "transcript.text.done", "text": "a", "usage": usage}]
+
+
+def opened(client: AsyncFriendli, api: str) -> Any:
+    group: Any = getattr(client.serverless, api)
+    match api:
+        case "chat":
+            return group.stream(model="m", messages=MESSAGES)
+        case "completions":
+            return group.stream(model="m", prompt="Hi")
+        case "messages":
+            return group.stream(model="m", max_tokens=5, messages=MESSAGES)
+        case "responses":
+            return group.stream(model="m", input="Hi")
+        case _:
+            return group.stream(**TRANSCRIPT)
+
+
+STREAMING: Final = [api for api in COUNTS if api != "embeddings"]
+
+
+@pytest.mark.parametrize("usage", BLANK, ids=str)
+@pytest.mark.parametrize("api", COUNTS)
+async def test_usage_without_counts_of_a_plain_reply_is_none(
+    server: FriendliServer, client: AsyncFriendli, api: str, usage: object
+) -> None:
+    server.enqueue(json_body(plain_reply(api, usage)))
+    assert (await call(client, api)).usage is None
+
+
+@pytest.mark.parametrize("usage", BLANK, ids=str)
+@pytest.mark.parametrize("api", STREAMING)
+async def test_usage_without_counts_of_a_stream_is_none_in_its_events_and_result(
+    server: FriendliServer, client: AsyncFriendli, api: str, usage: object
+) -> None:
+    server.enqueue(script(*(event(fields) for fields in streamed(api, usage))))
+    stream = opened(client, api)
+    for each in [each async for each in stream]:
+        for holder in (each, getattr(each, "message", None), getattr(each, "response", None)):
+            reported: Any = getattr(holder, "usage", None)
+            assert reported is None or type(each).__name__ == "MessageDelta"  # whose counts are None
+    assert stream.usage is None
+    assert (await stream.result()).usage is None
+
+
+@pytest.mark.parametrize("api", COUNTS)
+async def test_usage_of_zeros_of_a_plain_reply_is_kept(server: FriendliServer, client: AsyncFriendli, api: str) -> None:
+    server.enqueue(json_body(plain_reply(api, dict.fromkeys(COUNTS[api], 0))))
+    usage: Any = (await call(client, api)).usage
+    assert [getattr(usage, name) for name in COUNTS[api]] == [0, 0]
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, "0"])
+@pytest.mark.parametrize("api", STREAMING)
+async def test_usage_of_zeros_of_a_stream_is_kept(
+    server: FriendliServer, client: AsyncFriendli, api: str, zero: object
+) -> None:
+    server.enqueue(script(*(event(fields) for fields in streamed(api, {COUNTS[api][1]: zero}))))
+    stream = opened(client, api)
+    text = "".join([piece async for piece in stream.text()])
+    assert text == ("aa" if api == "chat" else "a")
+    assert getattr(stream.usage, COUNTS[api][1]) == 0
+    assert (await stream.result()).usage == stream.usage
