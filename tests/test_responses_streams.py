@@ -41,7 +41,7 @@ from friendli_async.responses import (
     ResponseStream,
     ResponseUsage,
     UnknownEvent,
-    collector,
+    items,
 )
 from friendli_async.responses.collector import ResponseCollector
 from friendli_async.testing import (
@@ -157,7 +157,7 @@ async def test_surrogate_pair_split_across_deltas_is_joined(client: AsyncFriendl
 
 def test_pieces_are_not_joined_before_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     joined: list[Iterable[str]] = []
-    monkeypatch.setattr(collector, "join_text", lambda pieces: joined.append(pieces) or join_text(pieces))
+    monkeypatch.setattr(items, "join_text", lambda pieces: joined.append(pieces) or join_text(pieces))
     collected = ResponseCollector()
     for each in (ReasoningTextDelta(delta="x"), FunctionCallArgumentsDelta(delta="{}")) * 10:
         collected.extend((each,))

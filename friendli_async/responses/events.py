@@ -36,27 +36,27 @@ class OfPart(OfItem, frozen=True, kw_only=True):
     content_index: int | None = None
 
 
-class _OfResponse(_Event, frozen=True, kw_only=True):
+class OfResponse(_Event, frozen=True, kw_only=True):
     response: Response
 
 
-class ResponseCreated(_OfResponse, frozen=True, kw_only=True, tag="response.created"):
+class ResponseCreated(OfResponse, frozen=True, kw_only=True, tag="response.created"):
     """The response has started: it has an id and no output yet."""
 
 
-class ResponseInProgress(_OfResponse, frozen=True, kw_only=True, tag="response.in_progress"):
+class ResponseInProgress(OfResponse, frozen=True, kw_only=True, tag="response.in_progress"):
     """The response is being generated."""
 
 
-class ResponseCompleted(_OfResponse, frozen=True, kw_only=True, tag="response.completed"):
+class ResponseCompleted(OfResponse, frozen=True, kw_only=True, tag="response.completed"):
     """The response is complete. This event contains all of it."""
 
 
-class ResponseIncomplete(_OfResponse, frozen=True, kw_only=True, tag="response.incomplete"):
+class ResponseIncomplete(OfResponse, frozen=True, kw_only=True, tag="response.incomplete"):
     """The response was truncated; ``response.incomplete_details`` has the reason. This is not an error."""
 
 
-class ResponseFailed(_OfResponse, frozen=True, kw_only=True, tag="response.failed"):
+class ResponseFailed(OfResponse, frozen=True, kw_only=True, tag="response.failed"):
     """The response failed. A stream does not yield this event: it raises the error that ``response.error`` names."""
 
 

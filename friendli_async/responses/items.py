@@ -1,0 +1,273 @@
+"""Assembles the output items of a streamed response, even if an engine omits or varies their ids and indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Final
+
+import msgspec
+
+from friendli_async._core.lenient import convert
+from friendli_async._core.text import join_text, missing_suffix
+from friendli_async.replies import UnknownEvent
+from friendli_async.responses.events import (
+    ContentPartAdded,
+    ContentPartDone,
+    FunctionCallArgumentsDelta,
+    FunctionCallArgumentsDone,
+    OfItem,
+    OfPart,
+    OutputItemAdded,
+    OutputItemDone,
+    OutputTextDelta,
+    OutputTextDone,
+    ReasoningTextDelta,
+    ReasoningTextDone,
+    ResponseEvent,
+)
+from friendli_async.responses.replies import ContentPart, OutputItem
+
+__all__ = ["ItemParts", "Items"]
+
+
+_ITEM_TYPES: Final = {
+    "output_text": "message",
+    "reasoning_text": "reasoning",
+    "refusal": "message",
+    "summary_text": "reasoning",
+    "input": "custom_tool_call",
+}
+"""The type of item that contains each type of part."""
+_UNTYPED_EVENTS: Final = {
+    "response.refusal": "refusal",
+    "response.reasoning_summary_text": "summary_text",
+    "response.custom_tool_call_input": "input",
+}
+"""The types of part whose events are UnknownEvents, by the names of these without ``.delta`` and ``.done``."""
+_FIELDS: Final = {"summary_text": "summary", "input": "input"}
+"""The field of the item that holds each type of part, if it is not ``content``."""
+
+
+_NOTHING: Final = ("", "")
+
+
+class ItemParts:
+    """Accumulates the deltas of one output item.
+
+    Attributes:
+        item: The item as the server last sent it.
+        id: Its first id; None as long as that is unknown.
+        index: Its position in the output; None as long as that is unknown.
+        is_named: Whether an event has named it by its id: then another id means another item.
+        is_announced: Whether the server has sent the item, not only parts of it.
+        is_complete: Whether ``item`` is the complete item.
+    """
+
+    def __init__(self, item: OutputItem, index: int | None, *, announced: bool) -> None:
+        self.item = item
+        self.id = item.id
+        self.index = index
+        self.is_named = False
+        self.is_announced = announced
+        self.is_complete = False
+        self.arguments: list[str] = []
+        self.name: str | None = None
+        self._streamed: dict[str, dict[tuple[int, str], list[str]]] = {}  # by field; then by index and type of part
+
+    def pieces(self, index: int | None, kind: str) -> list[str]:
+        """Returns the collected text pieces of a part."""
+        return self._streamed.setdefault(_FIELDS.get(kind, "content"), {}).setdefault((index or 0, kind), [])
+
+    def pieces_of(self, kind: str) -> Iterable[str]:
+        """Returns the text pieces of all parts of a type, part by part."""
+        parts = self._streamed.get(_FIELDS.get(kind, "content"), {})
+        return chain.from_iterable(pieces for (_, each), pieces in parts.items() if each == kind)
+
+    def result(self) -> OutputItem:
+        """Returns the item with what was streamed and it lacks."""
+        item = self.item
+        inputs = self._streamed.get("input", {}).get((0, "input"), ())
+        return msgspec.structs.replace(
+            item,
+            content=self._with_streamed("content", item.content) or item.content,
+            summary=self._with_streamed("summary", item.summary) or item.summary,
+            arguments=(self.is_complete and item.arguments) or join_text(self.arguments) or item.arguments,
+            input=(self.is_complete and item.input) or join_text(inputs) or item.input,
+            name=item.name or self.name,
+        )
+
+    def _with_streamed(self, field: str, value: Sequence[ContentPart] | None) -> tuple[ContentPart, ...]:
+        """Returns the parts of a field of the complete item, with the streamed text where they lack it."""
+        final = (self.is_complete and value) or ()
+        parts = dict(enumerate(final))
+        has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
+        placed: set[int] = set()
+        end = len(final)
+        for (index, kind), pieces in sorted(self._streamed.get(field, {}).items()):
+            text, part = join_text(pieces), parts.get(index)
+            is_held = has_text[kind] if part is None else _holds(part, kind)
+            if is_held or (part is not None and not text):
+                continue
+            is_taken = part is not None and (index in placed or part.refusal or (kind == "refusal" and part.text))
+            at = end if is_taken else index
+            parts[at] = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
+            placed.add(at)
+            end = max(end, at + 1)
+        return tuple(part for _, part in sorted(parts.items()))
+
+
+def _holds(part: ContentPart, kind: str) -> bool:
+    """Whether a part has text of the kind that was streamed."""
+    if kind == "refusal":
+        return bool(part.refusal)
+    return bool(part.text) and part.type in (("output_text", "text") if kind == "output_text" else (kind,))
+
+
+class Items:
+    """The output items of a response, in the order in which they begin.
+
+    An event belongs to the item with its id, or else its index, or else to the latest incomplete item of its type
+    whose id and index contradict it in nothing. If there is none, it begins an item, which may be announced later.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[ItemParts] = []
+        self._by_id: dict[str, ItemParts] = {}
+        self._by_index: dict[int, ItemParts] = {}
+        self._latest: dict[str, ItemParts] = {}  # by type
+
+    def add(self, event: ResponseEvent) -> tuple[str, str]:
+        """Adds an event of an item or of a part, and returns the type of part and the text that it adds."""
+        match event:
+            case OutputTextDelta():
+                return self._append(event, "output_text", event.delta)
+            case ReasoningTextDelta():
+                return self._append(event, "reasoning_text", event.delta)
+            case OutputTextDone():
+                return self._complete(event, "output_text", event.text)
+            case ReasoningTextDone():
+                return self._complete(event, "reasoning_text", event.text)
+            case ContentPartAdded(part=part) | ContentPartDone(part=part):
+                text = part.refusal if part.type == "refusal" else part.text
+                if text and part.type in _ITEM_TYPES:
+                    return self._complete(event, part.type, text)
+            case FunctionCallArgumentsDelta():
+                self._of(event, "function_call", continues=True).arguments.append(event.delta)
+            case FunctionCallArgumentsDone():
+                parts = self._of(event, "function_call")
+                parts.arguments = [event.arguments or join_text(parts.arguments)]
+                parts.name = event.name
+            case OutputItemAdded():
+                self._announce(event.item, event.output_index)
+            case OutputItemDone():
+                self.finish(event)
+            case UnknownEvent():
+                return self._add_untyped(event)
+            case _:
+                pass
+        return _NOTHING
+
+    def finish(self, event: OutputItemDone) -> ItemParts:
+        """Adds a complete item, and returns what had arrived of it."""
+        item, index = event.item, event.output_index
+        parts = self._find(item.id, index, item.type) or self._begin(item, index, announced=True)
+        parts.item, parts.is_complete = item, True
+        self._register(parts, item.id, index)
+        return parts
+
+    def _add_untyped(self, event: UnknownEvent) -> tuple[str, str]:
+        data = event.data
+        name, _, stage = event.type.rpartition(".")
+        kind = _UNTYPED_EVENTS.get(name)
+        text = data.get("delta", data.get("text", data.get(kind))) if kind is not None else None
+        if kind is None or not isinstance(text, str):
+            return _NOTHING
+        index = data.get("summary_index", data.get("content_index"))
+        part: OfPart = convert({**data, "type": OfPart.__struct_config__.tag, "content_index": index}, OfPart)
+        return self._append(part, kind, text) if stage == "delta" else self._complete(part, kind, text)
+
+    def _append(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
+        self._of(event, _ITEM_TYPES[kind], continues=True).pieces(event.content_index, kind).append(text)
+        return kind, text
+
+    def _complete(self, event: OfPart, kind: str, text: str) -> tuple[str, str]:
+        """Adds the rest of a complete text that its deltas have not delivered."""
+        pieces = self._of(event, _ITEM_TYPES[kind]).pieces(event.content_index, kind)
+        pieces.append(missing_suffix(text, pieces))
+        return kind, pieces[-1]
+
+    # --- which item ------------------------------------------------------------------------------------------------
+
+    def _of(self, event: OfItem, type: str, *, continues: bool = False) -> ItemParts:
+        """Returns the item of an event; if that ``continues`` a complete item without naming it, it begins another."""
+        name, index = event.item_id, event.output_index
+        found = self._find(name, index, type)
+        if found is not None and name is not None:
+            is_named = self._by_id.get(name) is found
+            found.is_named = found.is_named or is_named
+            is_other = found.is_named and not is_named
+        else:
+            is_other = found is not None and continues and found.is_complete
+        if found is None or is_other:
+            return self._begin(OutputItem(type=type, id=name), index, announced=False)
+        return found
+
+    def _find(self, id: str | None, index: int | None, type: str) -> ItemParts | None:
+        """Returns the item that an event belongs to, or None if that has not begun."""
+        named = None if id is None else self._by_id.get(id)
+        placed = None if index is None else self._by_index.get(index)
+        if named is not None:
+            return placed if placed is not None and placed.id == id else named  # several items may have the id
+        if placed is not None:  # some engines send another id with each event
+            return None if id is not None and placed.is_complete else placed
+        latest = self._latest.get(type)
+        if latest is None or latest.is_complete or not _may_be(latest, id, index):
+            return None
+        self._register(latest, id if latest.id is None else None, index)
+        return latest
+
+    def _announce(self, item: OutputItem, index: int | None) -> None:
+        """Adds the beginning of an item, parts of which may have arrived before it."""
+        parts = self._find(item.id, index, item.type)
+        if parts is None or not _is_announced_by(parts, item, index):
+            self._begin(item, index, announced=True)
+            return
+        parts.item, parts.is_announced = item, True
+        self._latest[item.type] = parts
+        self._register(parts, item.id, index)
+
+    def _begin(self, item: OutputItem, index: int | None, *, announced: bool) -> ItemParts:
+        parts = ItemParts(item, index, announced=announced)
+        self.all.append(parts)
+        self._latest[item.type] = parts
+        self._register(parts, item.id, index)
+        return parts
+
+    def _register(self, parts: ItemParts, id: str | None, index: int | None) -> None:
+        if id is not None:
+            self._by_id[id] = parts
+            parts.id = parts.id or id
+        if index is not None:
+            self._by_index[index] = parts
+            parts.index = index
+
+
+def _may_be(parts: ItemParts, id: str | None, index: int | None) -> bool:
+    """Whether neither the id nor the index of an event excludes an item.
+
+    An announced item that no event has named so far may have another id in each event.
+    """
+    is_id_unreliable = parts.is_announced and not parts.is_named
+    is_same_id = id is None or parts.id is None or parts.id == id or is_id_unreliable
+    return is_same_id and (index is None or parts.index is None or parts.index == index)
+
+
+def _is_announced_by(parts: ItemParts, item: OutputItem, index: int | None) -> bool:
+    """Whether an announcement is that of an item of which parts have arrived, or repeats its announcement."""
+    is_same_type = parts.item.type == item.type
+    is_in_place = index is not None and parts.index == index
+    is_repeated = is_same_type and parts.item.id == item.id and (item.id is not None or parts.item == item)
+    if parts.is_complete or (parts.is_announced and not is_repeated):
+        return False
+    return _may_be(parts, item.id, index) or (is_in_place and is_same_type and not parts.is_announced)
