@@ -26,7 +26,9 @@ from friendli_async import AsyncFriendli, ResponseDecodeError, StreamInterrupted
 from friendli_async._core.events.reader import EventReader
 from friendli_async._core.observers import CallEnded, Observer
 from friendli_async.chat import ChatCollector
-from friendli_async.replies import Headers
+from friendli_async.replies import Headers, UnknownEvent
+from friendli_async.responses import OutputTextDelta
+from friendli_async.responses.collector import ResponseCollector
 from friendli_async.testing import FriendliServer, body, done, event, json_body, script, stall
 
 
@@ -56,6 +58,17 @@ def read_tool_calls_without_index(count: int) -> None:
     assert len(reader.ready) == 1
 
 
+def assemble_parts_with_the_same_indexes(count: int) -> None:
+    collector = ResponseCollector()
+    for index in range(count):
+        where = {"item_id": "i", "output_index": 0, "content_index": index}
+        collector.extend([OutputTextDelta(delta="a", **where)])
+        refusal = {"type": "response.refusal.delta", "delta": "no", **where}
+        collector.extend([UnknownEvent("response.refusal.delta", refusal)])
+    [item] = collector.result().output
+    assert len(item.content or ()) == 2 * count
+
+
 def read_whole_reply_in_place_of_a_stream(size: int) -> None:
     async def main() -> None:
         async with serve_bytes(reply(completion("x" * size))) as server, client_of(server.url) as client:
@@ -72,6 +85,7 @@ def read_whole_reply_in_place_of_a_stream(size: int) -> None:
     [
         (read_in_small_chunks, 500_000),
         (read_tool_calls_without_index, 1_000),
+        (assemble_parts_with_the_same_indexes, 1_000),
         (read_whole_reply_in_place_of_a_stream, 4_000_000),
     ],
 )

@@ -100,21 +100,21 @@ class ItemParts:
     def _with_streamed(self, field: str, value: Sequence[ContentPart] | None) -> tuple[ContentPart, ...]:
         """Returns the parts of a field of the complete item, with the streamed text where they lack it."""
         final = (self.is_complete and value) or ()
-        parts = dict(enumerate(final))
         has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
-        placed: set[int] = set()
-        end = len(final)
+        filled: dict[int, ContentPart] = {}
+        others: list[ContentPart] = []
         for (index, kind), pieces in sorted(self._streamed.get(field, {}).items()):
-            text, part = join_text(pieces), parts.get(index)
-            is_held = has_text[kind] if part is None else _holds(part, kind)
-            if is_held or (part is not None and not text):
-                continue
-            is_taken = part is not None and (index in placed or part.refusal or (kind == "refusal" and part.text))
-            at = end if is_taken else index
-            parts[at] = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
-            placed.add(at)
-            end = max(end, at + 1)
-        return tuple(part for _, part in sorted(parts.items()))
+            text, part = join_text(pieces), final[index] if 0 <= index < len(final) else None
+            streamed = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
+            if part is None:
+                if not has_text[kind]:
+                    others.append(streamed)
+            elif text and not _holds(part, kind):
+                if index in filled or part.refusal or (kind == "refusal" and part.text):
+                    others.append(streamed)
+                else:
+                    filled[index] = streamed
+        return (*(filled.get(index, part) for index, part in enumerate(final)), *others)
 
 
 def _holds(part: ContentPart, kind: str) -> bool:

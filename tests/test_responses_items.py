@@ -1,0 +1,170 @@
+"""Assembly of output items: each text once, in text() and in the result, whatever events an engine sends or omits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import deterministic
+
+from friendli_async._core.events.reader import EventReader
+from friendli_async.replies import Headers
+from friendli_async.responses.collector import ResponseCollector, Wording
+from friendli_async.responses.events import ResponseEvent
+
+Fields = dict[str, Any]
+
+KINDS: Final = {"message": "output_text", "reasoning": "reasoning_text"}
+
+
+def read(payloads: list[Fields]) -> tuple[ResponseCollector, list[ResponseEvent]]:
+    """Returns a collector that has read these events, and the events."""
+    collector = ResponseCollector()
+    reader = EventReader[ResponseEvent](collector, 1 << 20, 200, Headers())
+    reader.feed(b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads))
+    assert reader.failure is None
+    return collector, list(reader.ready)
+
+
+class Engine:
+    """Draws the events of a response: an engine that sends ids, indexes and repetitions in its own way."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw = draw
+        self._numbers = iter(range(1000))
+        ids = ["all", "none", "items", "parts", "two of each", "another in each event"]
+        self.ids, self.indexes = draw(
+            st.tuples(st.sampled_from(ids), st.just("all"))
+            | st.tuples(st.just("all"), st.sampled_from(["none", "items", "parts"]))
+        )
+        self.announced: str = draw(st.sampled_from(["before", "after", "twice", "never"]))
+        self.has_content_index, self.sends_done, self.sends_part_done = draw(st.tuples(*[st.booleans()] * 3))
+        self.item_done: str = draw(st.sampled_from(["full", "empty", "none"]))
+        self.final: str = draw(st.sampled_from(["full", "empty", "none"]))
+
+    def item(self, index: int, kind: str, texts: list[str]) -> Fields:
+        fields: Fields = {"type": kind}
+        if self.ids in {"all", "items", "two of each"}:
+            fields["id"] = f"item-{index}"
+        elif self.ids == "another in each event":
+            fields["id"] = f"random-{next(self._numbers)}"
+        if kind == "function_call":
+            return {**fields, "name": "f", "call_id": f"c{index}", "arguments": "".join(texts)}
+        return {**fields, "content": [{"type": KINDS[kind], "text": text} for text in texts]}
+
+    def of_item(self, kind: str, index: int, item: Fields) -> Fields:
+        where = {"output_index": index} if self.indexes in {"all", "items"} else {}
+        return {"type": f"response.output_item.{kind}", "item": item, **where}
+
+    def of_part(self, index: int, content_index: int | None, kind: str, **fields: object) -> Fields:
+        where: Fields = {"type": f"response.{kind}", **fields}
+        names = {"all": "item", "parts": "item", "two of each": "part"}
+        if self.ids in names:
+            where["item_id"] = f"{names[self.ids]}-{index}"
+        elif self.ids == "another in each event":
+            where["item_id"] = f"random-{next(self._numbers)}"
+        if self.indexes in {"all", "parts"}:
+            where["output_index"] = index
+        if self.has_content_index and content_index is not None:
+            where["content_index"] = content_index
+        return where
+
+    def parts(self, index: int, kind: str, texts: list[str]) -> list[Fields]:
+        events: list[Fields] = []
+        for at, text in enumerate(texts):
+            cut: int = self._draw(st.integers(0, len(text)))
+            name, done, position = "function_call_arguments", {"arguments": text}, None
+            if kind != "function_call":
+                name, done, position = KINDS[kind], {"text": text}, at
+            pieces = (text[:cut], text[cut:])
+            events += [self.of_part(index, position, f"{name}.delta", delta=piece) for piece in pieces]
+            if self.sends_done:
+                events.append(self.of_part(index, position, f"{name}.done", **done))
+            if self.sends_part_done and position is not None:
+                events.append(self.of_part(index, at, "content_part.done", part={"type": name, "text": text}))
+        return events
+
+    def events(self, index: int, kind: str, texts: list[str]) -> list[Fields]:
+        events = self.parts(index, kind, texts)
+        added = self.of_item("added", index, self.item(index, kind, []))
+        if self.announced in {"after", "twice"}:
+            events.insert(self._draw(st.integers(1, len(events))), added)
+        if self.announced in {"before", "twice"}:
+            events.insert(0, added)
+        if self.item_done != "none":
+            item = self.item(index, kind, texts if self.item_done == "full" else [])
+            events.append(self.of_item("done", index, item))
+        return events
+
+
+TEXTS = st.text(alphabet="ab ", min_size=1, max_size=5)
+ITEMS = st.lists(
+    st.tuples(st.sampled_from(sorted(KINDS)), st.lists(TEXTS, min_size=1, max_size=2))
+    | st.tuples(st.just("function_call"), st.tuples(st.just('{"a":1}')).map(list)),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(st.data())
+@deterministic
+def test_each_text_arrives_once_in_the_views_and_the_result(data: st.DataObject) -> None:
+    items = data.draw(ITEMS)
+    engine = data.draw(st.composite(Engine)())
+    payloads = [each for index, (kind, texts) in enumerate(items) for each in engine.events(index, kind, texts)]
+    output = [engine.item(index, kind, texts) for index, (kind, texts) in enumerate(items)]
+    if engine.final == "empty":
+        output = [engine.item(index, kind, []) for index, (kind, _) in enumerate(items)]
+    final = {"id": "r", "status": "completed", "output": [] if engine.final == "none" else output}
+    collector, events = read([*payloads, {"type": "response.completed", "response": final}])
+
+    text, reasoning, arguments = (
+        ["".join(texts) for kind, texts in items if kind == wanted]
+        for wanted in ("message", "reasoning", "function_call")
+    )
+    text_of, reasoning_of = Wording("output_text").of, Wording("reasoning_text").of
+    result = collector.result()
+    assert "".join(map(text_of, events)) == result.text == collector.partial().text == "".join(text)
+    assert "".join(map(reasoning_of, events)) == result.reasoning == "".join(reasoning)
+    assert [call.function.arguments for call in result.tool_calls] == arguments
+    assert [item.type for item in result.output] == [kind for kind, _ in items]
+
+
+DELTA: Final = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0}
+BARE: Final = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+
+
+def test_items_with_the_same_index_are_kept_apart() -> None:
+    payloads: list[Fields] = []
+    for name in ("a", "b"):
+        item = {"type": "message", "id": name, "content": [{"type": "output_text", "text": name}]}
+        payloads.append({**DELTA, "item_id": name, "delta": name})
+        payloads.append({"type": "response.output_item.done", "output_index": 0, "item": item})
+    collector, events = read([*payloads, BARE])
+    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "ab"
+
+
+def test_delta_after_a_complete_item_with_the_same_index_begins_another() -> None:
+    payloads: list[Fields] = []
+    for text in ("a", "b"):
+        item = {"type": "message", "id": text, "content": [{"type": "output_text", "text": text}]}
+        payloads.append({"type": DELTA["type"], "output_index": 0, "delta": text})
+        payloads.append({"type": "response.output_item.done", "output_index": 0, "item": item})
+    collector, events = read([*payloads, BARE])
+    assert collector.result().text == "".join(map(Wording("output_text").of, events)) == "ab"
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_refusals_and_texts_with_the_same_indexes_are_all_in_the_result(count: int) -> None:
+    payloads: list[Fields] = []
+    for index in range(count):
+        payloads.append({**DELTA, "content_index": index, "delta": f"{index} "})
+        payloads.append({**DELTA, "type": "response.refusal.delta", "content_index": index, "delta": f"no {index}"})
+    collector, _ = read([*payloads, BARE])
+    [item] = collector.result().output
+    parts = item.content or ()
+    assert [part.text for part in parts if part.type == "output_text"] == [f"{index} " for index in range(count)]
+    assert [part.refusal for part in parts if part.type == "refusal"] == [f"no {index}" for index in range(count)]
