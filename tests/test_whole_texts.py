@@ -101,7 +101,30 @@ async def test_content_in_message_or_block_start_is_text(
     result = await stream.result()
     assert result.text == WHOLE
     assert len(result.content) == 1
-    assert "".join(pieces) == ("such assuch as it is" if where == "both" else WHOLE)  # as the events repeat it
+    assert "".join(pieces) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("starts", "text"),
+    [
+        ([{"type": "text", "text": "such as"}] * 2, WHOLE),  # repeated
+        ([{"type": "", "text": "such as"}], WHOLE),
+        ([{"text": "such as"}], WHOLE),
+        ([{"type": "x", "text": "such as"}], " it is"),  # the text of an unknown block stays in it
+        ([{"type": "x", "text": ""}], " it is"),
+    ],
+)
+async def test_text_of_a_block_start_is_the_same_in_the_view_and_the_result(
+    server: FriendliServer, client: AsyncFriendli, starts: list[dict[str, Any]], text: str
+) -> None:
+    steps = [event({"type": "content_block_start", "index": 0, "content_block": start}) for start in starts]
+    steps.append(event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " it is"}}))
+    server.enqueue(script(*steps, event({"type": "message_stop"})))
+    stream = client.serverless.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}])
+    seen, result, message = await read_both_ways(stream)
+    assert seen == result == text
+    unknown = [block for block in message.content if isinstance(block, dict)]
+    assert unknown == [start for start in starts if start.get("type") == "x" and start["text"]]
 
 
 PART = {"item_id": "i", "output_index": 0, "content_index": 0}

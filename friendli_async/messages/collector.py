@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -42,7 +42,7 @@ from friendli_async.messages.replies import (
 )
 from friendli_async.replies import FunctionCall, Partial, ToolCall, partial_of
 
-__all__ = ["MessagesCollector"]
+__all__ = ["MessagesCollector", "Wording"]
 
 # The tagged fields of events: their known types, keyed by the fields that identify them.
 _KINDS: Final = {
@@ -139,7 +139,7 @@ class _BlockParts:
             fields = {**(self.start or {})}
             fields.update({name: (fields.get(name) or "") + join_text(each) for name, each in self.others.items()})
             has_words = bool(self.text or self.thinking) and not self.input
-            if self.start is None or (has_words and not has_value(fields, fields.keys() - _WORDS - {"type"})):
+            if self.start is None or (has_words and not has_value(fields, fields.keys() - {"type"})):
                 fields["type"] = self._kind()
         holds_words = fields["type"] in KNOWN_BLOCKS.values()
         for name in _WORDS if holds_words else ("signature",):
@@ -165,6 +165,31 @@ class _BlockParts:
         if not arguments and self.start.input:
             return self.start.as_call()
         return ToolCall(self.start.id, "function", FunctionCall(self.start.name, arguments))
+
+
+class Wording:
+    """Extracts the text or the reasoning of each event, once where ``message_start`` and a block start repeat it.
+
+    Args:
+        extract: Returns the text of an event.
+    """
+
+    def __init__(self, extract: Callable[[MessageEvent], str]) -> None:
+        self._extract = extract
+        self._untouched: dict[int, ContentBlock] = {}  # the blocks that have started, without deltas so far
+
+    def of(self, event: MessageEvent) -> str:
+        """Returns the text that an event adds to the message; often ""."""
+        if type(event) is ContentBlockDelta:
+            if self._untouched:
+                self._untouched.pop(event.index, None)
+        elif type(event) is MessageStart:
+            self._untouched = dict(enumerate(event.message.content))
+        elif type(event) is ContentBlockStart:
+            if self._untouched.get(event.index) == event.content_block:
+                return ""
+            self._untouched[event.index] = event.content_block
+        return self._extract(event)
 
 
 class MessagesCollector:

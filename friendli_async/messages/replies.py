@@ -91,7 +91,7 @@ def as_block(value: object) -> ContentBlock:
 def with_type(value: object, kinds: Mapping[str, str]) -> object:
     """Fills in the ``type`` of an object that has none; ``kinds`` maps identifying fields to types."""
     fields: Any = value
-    if not isinstance(value, dict) or isinstance(fields.get("type"), str):
+    if not isinstance(value, dict) or (isinstance(fields.get("type"), str) and fields["type"]):
         return fields
     inferred = next((kind for field, kind in kinds.items() if field in fields), None)
     return fields if inferred is None else {**fields, "type": inferred}

@@ -6,12 +6,12 @@ selects server-sent events. Each is named by its ``type``, and ``message_stop`` 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Unpack
 
 from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource, inference
-from friendli_async.messages.collector import MessagesCollector
+from friendli_async.messages.collector import MessagesCollector, Wording
 from friendli_async.messages.inputs import PARAMETERS, InputMessages, MessagesOptions
 from friendli_async.messages.replies import Message, MessageEvent, MessageUsage, reasoning_of, text_of
 from friendli_async.streams.stream import AssembledStream
@@ -30,11 +30,12 @@ class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
 
     __slots__ = ()
 
-    _text_of = staticmethod(text_of)
+    def _text_extractor(self) -> Callable[[MessageEvent], str]:
+        return Wording(text_of).of
 
     def reasoning(self) -> TextView:
         """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, reasoning_of)
+        return TextView(self, Wording(reasoning_of).of)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
