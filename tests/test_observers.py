@@ -33,6 +33,7 @@ from friendli_async import (
     RetryPolicy,
     StreamInterruptedError,
     Timeouts,
+    Usage,
 )
 from friendli_async.testing import (
     FriendliServer,
@@ -116,6 +117,17 @@ async def test_call_with_non_retryable_status(client: AsyncFriendli, server: Fri
     with pytest.raises(BadRequestError):
         await complete(client)
     assert seen.reported == ["call", "attempt 1", "connected", "400 BadRequestError", "failed BadRequestError"]
+
+
+async def test_failed_response_with_good_status(client: AsyncFriendli, server: FriendliServer, seen: Recorder) -> None:
+    usage = {"input_tokens": 1, "output_tokens": 2}
+    failed = {"status": "failed", "output": [], "error": {"code": "server_error", "message": "no"}, "usage": usage}
+    server.enqueue(json_body(failed))
+    with pytest.raises(InternalServerError):
+        await client.serverless.responses.create(model="m", input="Hi")
+    assert seen.reported == ["call", "attempt 1", "connected", "200 InternalServerError", "failed InternalServerError"]
+    [ended] = [each for each in seen.events if isinstance(each, CallEnded)]
+    assert ended.usage == Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
 
 
 async def test_call_with_refused_connection(seen: Recorder, unused_tcp_port: int) -> None:

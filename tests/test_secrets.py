@@ -42,12 +42,31 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async.bulk import run_all
-from friendli_async.testing import FriendliServer, body, chunk, cut, drop, json_body, script, stall, status, text
+from friendli_async.testing import (
+    FriendliServer,
+    ReceivedRequest,
+    body,
+    chunk,
+    cut,
+    drop,
+    event,
+    json_body,
+    raw,
+    script,
+    stall,
+    status,
+    text,
+)
 from friendli_async.tools import tool
 
 pytestmark = pytest.mark.compatibility
 
 SECRET = "flp_verysecrettoken0123456789"
+
+
+def bearer(request: ReceivedRequest) -> str:
+    """Returns the header with the token, which some servers quote in their errors."""
+    return request.headers["Authorization"]
 
 
 FAILURES: dict[str, Any] = {
@@ -62,6 +81,18 @@ FAILURES: dict[str, Any] = {
     "redirect": status(307, headers={"Location": "http://elsewhere.invalid/"}),
     "token": lambda request: body(f"bad {request.headers['Authorization']}".encode(), status=401),
     "token in JSON": lambda request: json_body({"message": request.headers["Authorization"]}, status=400),
+    "token in a 200": lambda request: json_body({"error": {"message": bearer(request), "code": bearer(request)}}),
+    "token in text with a 200": lambda request: body(f"bad {bearer(request)}".encode(), content_type="text/plain"),
+    "token in a page": lambda request: body(f"<h1>bad {bearer(request)}</h1>".encode(), content_type="text/html"),
+    "token in the first event": lambda request: script(event({"error": {"message": bearer(request)}})),
+    "token in an event": lambda request: script(chunk("a"), event({"detail": bearer(request)}, name="error")),
+    "token in a bad event": lambda request: script(
+        chunk("a"), event({"choices": [{"delta": {"content": 1}}], "x": bearer(request)})
+    ),
+    "token in stray lines": lambda request: script(chunk("a"), raw(f"bad {bearer(request)}\n\n".encode())),
+    "token cut off": lambda request: script(chunk("a"), event("x" * 175 + bearer(request), name="error")),
+    "token in a header": lambda request: status(400, headers={"X-Request": bearer(request)}),
+    "token in a header of a stream": lambda request: script(chunk("a"), headers={"X-Request": bearer(request)}),
     "echo": lambda request: body(request.headers["X-Public"].encode(), status=400, content_type="text/plain"),
 }
 
@@ -476,3 +507,31 @@ async def test_no_kind_of_call_reveals_a_secret(
     assert secrets_in_frames(error) == []
     printed = [repr(error), str(error), repr(vars(error)), caplog.text, repr(recorder.events)]
     assert not [secret for secret in SECRETS for text in printed if secret in text]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": {"message": f"Bearer {SECRET} is no token", "code": SECRET}},
+        {"choices": [], "detail": f"Bearer {SECRET}"},
+        {"status": "failed", "output": [], "error": {"message": f"{SECRET} is no token", "code": SECRET}},
+        {"output": 1, "choices": 1, "x": SECRET},
+    ],
+)
+async def test_token_quoted_in_a_plain_reply_is_masked(server: FriendliServer, reply: dict[str, Any]) -> None:
+    server.always(json_body(reply))
+    async with AsyncFriendli(SECRET, server_url=server.url, retry=None) as client:
+        for call in (complete(client), client.serverless.responses.create(model="m", input="Hi")):
+            error = await _failure(call)
+            assert SECRET not in _texts_of(error)
+            assert "***" in repr(vars(error))
+
+
+async def test_token_in_an_answer_is_not_masked(server: FriendliServer) -> None:
+    server.enqueue(text(SECRET), script(chunk(SECRET), cut()))
+    async with AsyncFriendli(SECRET, server_url=server.url, retry=None) as client:
+        assert (await complete(client)).text == SECRET
+        with pytest.raises(FriendliError) as caught:
+            await open_stream(client).result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == SECRET

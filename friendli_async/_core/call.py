@@ -36,7 +36,7 @@ from friendli_async._core.pacing import Hold, LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
-from friendli_async._core.secret import without_token
+from friendli_async._core.secret import Secret, mask_token, token_of, without_token
 from friendli_async._core.settings import Settings
 from friendli_async._core.status_errors import status_error
 from friendli_async._core.timing import Stopwatch
@@ -201,6 +201,11 @@ class Call(Generic[T]):
         self._interrupted_outcome = outcome
         self.clock.interrupt(error)
 
+    @property
+    def token(self) -> Secret:
+        """The token of the last attempt; "" if it had none."""
+        return token_of(self._request_headers)
+
     def meta(self) -> Meta:
         """Returns the call's metadata so far."""
         return Meta(
@@ -282,12 +287,14 @@ class Call(Generic[T]):
     async def _error_response(self, exchange: Exchange, dial: DialContext) -> APIStatusError:
         """Returns the error for a status other than 2XX."""
         body = await exchange.read_some(self._engine.settings.limits.error)
-        body = without_token(body, self._request_headers)
         return status_error(exchange.status, exchange.headers, body, None if dial.tunnelled else dial.proxy)
 
     def _record_failure(self, error: FriendliError, began: float) -> FriendliError:
         """Records a failed attempt, and returns its completed error."""
         error.__context__ = None  # a CancelledError inside aiohttp, whose frames hold the headers
+        error.__traceback__ = None  # its frames hold the response, which may quote the token
+        mask_token(error, self.token)
+        self._headers = without_token(self._headers, self.token)
         if self._interruption is not None:  # which error it causes depends on timing, so report the interruption itself
             error = copy.copy(self._interruption)
             if isinstance(error, APIConnectionError):
@@ -454,8 +461,10 @@ class Call(Generic[T]):
             self._report_attempt_ended(None, error)
             outcome = self.outcome_of(error)
             reported = None if outcome == "stopped" else error
+            partial = error.partial if isinstance(error, FriendliError) else None
+            usage = None if partial is None else partial.usage  # an answer next to an error is billed
             timing, request_id = self.stopwatch.timing(None), request_id_of(self._headers)
-            self.reporter.end(outcome, timing, error=reported, status=self._status, request_id=request_id)
+            self.reporter.end(outcome, timing, usage, error=reported, status=self._status, request_id=request_id)
 
     def outcome_of(self, error: BaseException) -> Outcome:
         """Returns the outcome of a call that raised this error."""
@@ -493,6 +502,10 @@ class Call(Generic[T]):
         data = await exchange.read_all(self._engine.settings.limits.reply)
         self.stopwatch.read(len(data), 1)
         reply = decode_reply(data, self._operation.decoder, exchange.status, exchange.headers)
+        if self._operation.failure_of is not None:
+            failure = self._operation.failure_of(reply, exchange.status, exchange.headers)
+            if failure is not None:
+                raise Held(failure).take()
         keep_raw(reply, data)
         return reply
 

@@ -134,7 +134,9 @@ class StreamOpening(Generic[E, R, U]):
             lambda exchange: call.read_first_event(exchange, self.collector())
         )
         clock = ReadClock(self._engine.settings.timeout, call.clock.total_at, call.loop, exchange.abort_with)
-        opened = OpenStream(exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head)
+        opened = OpenStream(
+            exchange, reader, collector, clock, call.meta(), call.stopwatch, call.reporter, head, call.token
+        )
         self._call = None  # releases the request body
         return opened
 

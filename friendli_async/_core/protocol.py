@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache, cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -14,7 +14,8 @@ from friendli_async._core.body.forms import Form
 from friendli_async._core.secret import Secret, masked
 from friendli_async._core.settings import Settings, check_token
 from friendli_async._version import __version__
-from friendli_async.errors import ConfigurationError
+from friendli_async.errors import APIStatusError, ConfigurationError
+from friendli_async.replies import Headers
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ class Operation(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """Whether an accepted attempt costs money: if so, it is not retried after a read timeout."""
     team: bool = True
     """Whether requests carry the X-Friendli-Team header (never sent to containers)."""
+    failure_of: Callable[[T, int, Headers], APIStatusError | None] | None = None
+    """Returns the error that a reply with this status and these headers reports, or None."""
 
     @property
     def decoder(self) -> msgspec.json.Decoder[T]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+import msgspec
+
 from friendli_async._core.protocol import Operation
 from friendli_async._hints import Hinted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from friendli_async._core.engine import Engine
+    from friendli_async.errors import APIStatusError
+    from friendli_async.replies import Headers
 
 T = TypeVar("T")
 
@@ -41,6 +47,12 @@ def operation(
     return Operation(name=name, method=method, path=path, reply=reply, repeatable=repeatable, billed=billed, team=team)
 
 
-def inference(name: str, request: str, reply: type[T]) -> Operation[T]:
-    """Declares an operation that runs a model: repeatable and billed. See ``operation``."""
-    return operation(name, request, reply, repeatable=True, billed=True)
+def inference(
+    name: str,
+    request: str,
+    reply: type[T],
+    failure_of: Callable[[T, int, Headers], APIStatusError | None] | None = None,
+) -> Operation[T]:
+    """Declares an operation that runs a model: repeatable and billed. See ``operation`` and ``Operation``."""
+    declared = operation(name, request, reply, repeatable=True, billed=True)
+    return declared if failure_of is None else msgspec.structs.replace(declared, failure_of=failure_of)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NoReturn, TypeVar, cast
 
+from friendli_async.errors import FriendliError
+from friendli_async.replies import Headers
+
 T = TypeVar("T")
 
 _MIN_TOKEN: Final = 8
 """A shorter token, such as that of a test, would also be found inside of words."""
+_MASK: Final = "***"
+_QUOTED: Final = frozenset({"message", "body", "excerpt", "code", "type", "request_id"})
+"""The attributes of errors that quote the response, besides the message of the exception."""
 _NOT_SECRET: Final = frozenset({"team", "timeout", "retry", "limits", "observers", "wake"})
 
 
@@ -45,10 +51,38 @@ def masked_values(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value if name in _NOT_SECRET else masked(value) for name, value in values.items()}
 
 
-def without_token(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Masks the token of a request in the body of its error response: some servers quote what they reject."""
+def token_of(headers: Mapping[str, str]) -> Secret:
+    """Returns the token of a request; "" if it has none, or one that is too short to be told from words."""
     for name, value in headers.items():
-        token = value.rpartition(" ")[2].encode()
-        if name.lower() == "authorization" and len(token) >= _MIN_TOKEN:
-            return body.replace(token, b"***")
-    return body
+        if name.lower() == "authorization":
+            token = value.rpartition(" ")[2]
+            return Secret(token if len(token) >= _MIN_TOKEN else "")
+    return Secret()
+
+
+def mask_token(error: FriendliError, token: str) -> None:
+    """Masks the token of the request in what an error quotes of the response: some servers quote what they reject."""
+    if not token:
+        return
+    error.args = tuple(_masked(each, token) if isinstance(each, str) else each for each in error.args)
+    for name in _QUOTED & vars(error).keys():
+        if isinstance(value := getattr(error, name), str):
+            setattr(error, name, _masked(value, token))
+
+
+def without_token(headers: Headers, token: str) -> Headers:
+    """Masks the token of the request in response headers."""
+    if not token or not any(token in value for value in headers.values()):
+        return headers
+    return Headers((name, _masked(value, token)) for name, value in headers.items())
+
+
+def _masked(text: str, token: str) -> str:
+    """Masks a token in a text, also one that JSON escapes, and one that is cut off at the end of an excerpt."""
+    for spelling in (token, token.replace("/", "\\/")):
+        text = text.replace(spelling, _MASK)
+    end = text.removesuffix("...")
+    for length in range(len(token) - 1, _MIN_TOKEN - 1, -1):
+        if end.endswith(token[:length]):
+            return f"{end[:-length]}{_MASK}{text[len(end) :]}"
+    return text

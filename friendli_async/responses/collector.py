@@ -29,7 +29,7 @@ from friendli_async.responses.events import (
     Stages,
 )
 from friendli_async.responses.items import Items
-from friendli_async.responses.replies import OutputItem, Response, ResponseUsage, response_failure
+from friendli_async.responses.replies import OutputItem, Response, ResponseUsage, failure_of
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
@@ -45,7 +45,9 @@ def _fill_output(name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failure_of(event: ResponseEvent) -> APIStatusError | None:
-    return response_failure(event.response, 200, Headers()) if isinstance(event, ResponseFailed) else None
+    if not isinstance(event, ResponseFailed):
+        return None
+    return failure_of(msgspec.structs.replace(event.response, status="failed"), 200, Headers())
 
 
 def _has_text(event: ResponseEvent) -> bool:

@@ -11,7 +11,7 @@ from friendli_async._core.body.arguments import ExtraOptions, Parameters, map_it
 from friendli_async._core.resource import inference
 from friendli_async._help import document_fields
 from friendli_async.chat.inputs import JSONObjectFormat, LocalTool, TextFormat, local_function
-from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response
+from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response, failure_of
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
 __all__ += ["AnyContent", "AnyTool"]
@@ -242,7 +242,7 @@ def _encode_tool(tool: object) -> object:
     return tool if function is None else {"type": "function", **function}
 
 
-CREATE: Final = inference("responses.create", "POST /v1/responses", Response)
+CREATE: Final = inference("responses.create", "POST /v1/responses", Response, failure_of)
 PARAMETERS: Final = Parameters(
     ResponsesOptions,
     {"model": str, "input": str | list[InputItem]},

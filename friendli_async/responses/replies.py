@@ -173,28 +173,22 @@ _REQUEST_ERRORS: Final = frozenset(
 """Error codes caused by the request; all others are server errors."""
 
 
-def response_failure(response: Response, status: int, headers: Headers) -> APIStatusError:
-    """Returns the error of a failed response.
+def failure_of(response: Response, status: int, headers: Headers) -> APIStatusError | None:
+    """Returns the error of a failed response, with its output so far; None if it has not failed.
 
     Args:
         response: The response.
         status: The HTTP status of the reply. It is the status of the error, unless the error code implies another.
         headers: The reply's headers.
     """
-    error = response.error or ResponseError()
-    body = {"error": {"code": error.code, "message": error.message or "the response failed"}}
-    if error.code in _REQUEST_ERRORS:
-        status = 400
-    elif error.code == "vector_store_timeout":
-        status = 504
-    return error_of_payload(body, json.dumps(body).encode(), status, headers)
-
-
-def raise_if_failed(response: Response) -> None:
-    """Raises the error of a failed response, which arrives with a successful HTTP status."""
     if response.status != "failed":
-        return
-    meta = response.meta
-    error = response_failure(response, meta.status or 200, meta.headers)
-    error.meta, error.partial = meta, partial_of(response)
-    raise error
+        return None
+    failure = response.error or ResponseError()
+    body = {"error": {"code": failure.code, "message": failure.message or "the response failed"}}
+    if failure.code in _REQUEST_ERRORS:
+        status = 400
+    elif failure.code == "vector_store_timeout":
+        status = 504
+    error = error_of_payload(body, json.dumps(body).encode(), status, headers)
+    error.partial = partial_of(response)
+    return error

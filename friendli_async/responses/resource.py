@@ -7,7 +7,7 @@ selects server-sent events. They end without a sentinel: ``response.completed``,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from friendli_async._core.body.arguments import without_none
@@ -21,7 +21,7 @@ from friendli_async.responses.inputs import (
     ParseStreamOptions,
     ResponsesOptions,
 )
-from friendli_async.responses.replies import Response, raise_if_failed
+from friendli_async.responses.replies import Response
 
 if TYPE_CHECKING:
     from friendli_async.responses.structured import ParsedResponse, ParsedResponseStream
@@ -186,10 +186,8 @@ class Responses(ResponseParsing):
         """
         return self._stream({"model": model, "input": input}, options)
 
-    async def _create(self, required: Mapping[str, object], options: Mapping[str, object]) -> Response:
-        response = await self._engine.call(CREATE, PARAMETERS.encode("create", required, options))
-        raise_if_failed(response)
-        return response
+    def _create(self, required: Mapping[str, object], options: Mapping[str, object]) -> Coroutine[Any, Any, Response]:
+        return self._engine.call(CREATE, PARAMETERS.encode("create", required, options))
 
     def _stream(self, required: Mapping[str, object], options: Mapping[str, object]) -> ResponseStream:
         arguments = PARAMETERS.encode("stream", required, options, {"stream": True})

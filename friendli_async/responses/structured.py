@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.output import Answer, Output, answer_from, ask, output_of, reject_format_option
@@ -13,7 +13,7 @@ from friendli_async.chat.output_stream import OutputStream
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
 from friendli_async.responses.inputs import CREATE, PARAMETERS
-from friendli_async.responses.replies import Response, ResponseUsage, raise_if_failed
+from friendli_async.responses.replies import Response, ResponseUsage
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import Engine
@@ -68,10 +68,8 @@ async def parse(
     reask = sent.pop("reask", 0)
     reply_class: type[ParsedResponse[Any]] = ParsedResponse
 
-    async def call(required: Mapping[str, object]) -> Response:
-        reply = await engine.call(CREATE, PARAMETERS.encode("parse", required, sent))
-        raise_if_failed(reply)
-        return reply
+    def call(required: Mapping[str, object]) -> Awaitable[Response]:
+        return engine.call(CREATE, PARAMETERS.encode("parse", required, sent))
 
     with engine.runtime.as_one_call():
         return await ask(

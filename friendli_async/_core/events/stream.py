@@ -10,6 +10,7 @@ import msgspec
 
 from friendli_async._core.held import Held, reject_stop_iteration
 from friendli_async._core.loops import call_in_loop
+from friendli_async._core.secret import Secret, mask_token, without_token
 from friendli_async.errors import APIConnectionError, FriendliError, ResponseDecodeError, StreamInterruptedError
 from friendli_async.replies import Meta, Timing, usage_of
 
@@ -43,6 +44,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     Attributes:
         head: The bytes of the reads up to the one that completed the first event, until an event is consumed or the
             stream is closed; then b"". None if they were too many to keep.
+        token: The token of the request, which errors must not quote.
         outcome: Its state.
         error: The error that ended it, without a traceback; None while it is open, or if it ended
             as ``done`` or ``stopped``.
@@ -59,6 +61,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     stopwatch: Stopwatch
     reporter: CallReporter | None
     head: bytes | bytearray | None
+    token: Secret
     outcome: Outcome = "open"
     error: FriendliError | None = None
     was_interrupted: bool = False
@@ -79,7 +82,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             shared: Other tasks wait for the same events: cancelling this read does not end the stream.
 
         Returns:
-            The bytes of the last read.
+            The bytes of the read, with ``once``; else b"".
 
         Raises:
             FriendliError: The stream failed.
@@ -115,14 +118,14 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         if self.outcome != "open" and problem is None:  # bytes arrived in the same loop iteration as aclose()
             ready.clear()
             problem = Held(StreamInterruptedError("the stream was closed"))
+        data = data or b"" if once and problem is None else b""  # no frame of an error holds it: it may quote the token
         if problem is not None:
-            self._break(problem)
-            data = b""  # it is complete, or was stopped
+            self._break(problem)  # returns if it is complete, or was stopped
         elif reader.has_ended and not once:
             self.settle()
         if self.stopwatch.first_text_at is None and self.collector.has_text:
             self.stopwatch.record_first_text()
-        return data or b""
+        return data
 
     def _fail_read(self, error: BaseException) -> None:
         if isinstance(error, Exception):
@@ -314,6 +317,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             self.outcome = outcome
             self.stopwatch.stop()
         if error is not None:
+            mask_token(error, self.token)
+            headers = without_token(self._meta.headers, self.token)
+            self._meta = msgspec.structs.replace(self._meta, headers=headers)
             error.meta = self.meta
             error.partial = self.collector.partial()
             self.error = copy.copy(error)  # without the traceback, whose frames refer to the stream
