@@ -80,3 +80,13 @@ def replace_surrogates(text: str) -> str:
 def without_surrogates(value: object) -> Any:
     """Returns JSON values with lone surrogates replaced, for pydantic, which cannot serialize them."""
     return json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
+
+
+def is_json_object(text: str) -> bool:
+    """Whether text is a JSON object."""
+    if not text.rstrip().endswith("}"):
+        return False
+    try:
+        return isinstance(decode_json(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -145,6 +145,8 @@ class TextCompletionChunkChoice(Value, frozen=True):
     """Always None: an error in a choice is raised."""
     delta: None = None
     """Always None: the content of a chat-style delta becomes ``text``."""
+    message: None = None
+    """Always None: the content of a chat-style message becomes ``text``."""
 
 
 class TextCompletionChunk(Value, frozen=True):
@@ -247,7 +249,7 @@ def _normalize_choice(choice: object) -> object:
     message: Any = fields.get("delta") or fields.get("message")
     if fields.get("text") or not isinstance(message, dict):
         return fields
-    return {**fields, "text": cast("dict[str, Any]", message).get("content") or "", "delta": None}
+    return {**fields, "text": cast("dict[str, Any]", message).get("content") or "", "delta": None, "message": None}
 
 
 def _are_ordinary(chunks: Sequence[TextCompletionChunk], payloads: Sequence[bytes]) -> bool:

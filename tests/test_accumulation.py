@@ -304,6 +304,30 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
     "no function": ([[call(0, "a")], [call(0, name="f", arguments="{}")]], [("a", "f", "{}")]),
     "null tool calls": ([[call(0, "a", "f", "{}")], []], [("a", "f", "{}")]),
     "unknown fields": ([[{**call(0, "a", "f", "{}"), "new": {"x": [None]}}]], [("a", "f", "{}")]),
+    "neither index nor id, two calls in one chunk": (
+        [[call(name="f", arguments='{"a":1}'), call(name="f", arguments='{"a":2}')]],
+        [("", "f", '{"a":1}'), ("", "f", '{"a":2}')],
+    ),
+    "neither index nor id, two functions": (
+        [[call(name="f", arguments="{}")], [call(name="g", arguments="{")], [call(arguments="}")]],
+        [("", "f", "{}"), ("", "g", "{}")],
+    ),
+    "neither index nor id, name repeated": (
+        [[call(name="f", arguments="{")], [call(name="f", arguments="}")], [call(name="f", arguments="")]],
+        [("", "f", "{}")],
+    ),
+    "reused index without ids": (
+        [[call(0, name="f", arguments="{}")], [call(0, name="g", arguments="{}")]],
+        [("", "f", "{}"), ("", "g", "{}")],
+    ),
+    "name in pieces": (
+        [[call(0, "a", "get_")], [call(0, name="weather")], [call(0, name="", arguments="{}")]],
+        [("a", "get_weather", "{}")],
+    ),
+    "growing name": (
+        [[call(0, "a", "get_")], [call(0, "a", "get_weather", "{")], [call(0, "a", "get_weather", "}")]],
+        [("a", "get_weather", "{}")],
+    ),
     "no arguments": ([[call(0, "a", "f")]], [("a", "f", "")]),
 }
 

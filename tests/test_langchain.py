@@ -380,6 +380,10 @@ def delta(index: int | None, id: str | None = None, name: str | None = None, tex
     ("deltas", "pieces"),
     [
         (
+            [delta(0, "a", "get_"), delta(0, None, "weather", "{}")],
+            [ToolPiece(0, "a", "get_", None), ToolPiece(0, None, "weather", "{}")],
+        ),
+        (
             [delta(0, "a", "f", "{"), delta(0, "a", "f", "}"), delta(1, "b", "g", "{}")],
             [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}"), ToolPiece(1, "b", "g", "{}")],
         ),
@@ -400,11 +404,11 @@ def delta(index: int | None, id: str | None = None, name: str | None = None, tex
             [ToolPiece(0, "a", "f", "{"), ToolPiece(0, None, None, "}")],
         ),
     ],
-    ids=["repeated-fields", "same-index", "no-index", "new-id-in-every-piece", "empty-id"],
+    ids=["name-in-pieces", "repeated-fields", "same-index", "no-index", "new-id-in-every-piece", "empty-id"],
 )
 def test_tool_call_pieces_are_separated_in_every_dialect(deltas: list[ToolCallDelta], pieces: list[ToolPiece]) -> None:
     tool_pieces = ToolPieces()
-    assert [tool_pieces.add(each) for each in deltas] == pieces
+    assert [piece for each in deltas for piece in tool_pieces.add([each])] == pieces
 
 
 # --- structured output -----------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from strategies import fewer
 from support.sockets import MESSAGES, assert_no_leaks, open_stream, slots_in_use, with_timeout
 
 from friendli_async import AsyncFriendli, StreamInterruptedError, ToolCall
+from friendli_async._json import is_json_object
 from friendli_async.chat import collector
-from friendli_async.chat.tool_calls import is_object
 from friendli_async.replies import FunctionCall
 from friendli_async.testing import (
     FriendliServer,
@@ -233,7 +233,7 @@ async def test_calls_survive_any_chunking(
     ],
 )
 def test_json_object_is_distinguished_from_other_text(text: str, expected: bool) -> None:
-    assert is_object(text) is expected
+    assert is_json_object(text) is expected
 
 
 async def test_work_is_linear_in_number_of_calls(

@@ -51,6 +51,39 @@ async def test_complete_message_in_chat_chunk_is_not_duplicated(
     assert result.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+@pytest.mark.parametrize("pieces", [("such", " as it", " is"), ("such as", " it", " is")])
+async def test_text_in_messages_is_joined_if_they_do_not_repeat_it(
+    server: FriendliServer, client: AsyncFriendli, pieces: tuple[str, ...], field: str
+) -> None:
+    steps = [chat({"message": {"role": "assistant", field: piece}}) for piece in pieces]
+    for _ in range(2):
+        server.enqueue(script(*steps, chat({"message": {}, "finish_reason": "stop"}), done()))
+    streams = [client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}]) for _ in range(2)]
+    view = streams[0].text() if field == "content" else streams[0].reasoning()
+    result = await streams[1].result()
+    assert "".join([piece async for piece in view]) == WHOLE
+    assert (result.text, result.reasoning) == ((WHOLE, "") if field == "content" else ("", WHOLE))
+
+
+async def test_text_in_messages_that_repeat_it_is_not_duplicated(server: FriendliServer, client: AsyncFriendli) -> None:
+    texts = ("such", "such as it", "such as it", WHOLE, WHOLE)
+    server.enqueue(script(*(chat({"message": {"content": text}}) for text in texts), done()))
+    stream = client.serverless.chat.stream(model="m", messages=[{"role": "user", "content": "Hi"}])
+    seen, text, _ = await read_both_ways(stream)
+    assert seen == text == WHOLE
+
+
+@pytest.mark.parametrize("field", ["delta", "message"])
+async def test_completion_chunk_in_chat_format_keeps_its_text(
+    server: FriendliServer, client: AsyncFriendli, field: str
+) -> None:
+    steps = [event({"choices": [{"index": 0, field: {"content": piece}}]}) for piece in ("such as", " it is")]
+    server.enqueue(script(*steps, event({"choices": [{"index": 0, "finish_reason": "stop"}]}), done()))
+    seen, text, _ = await read_both_ways(client.serverless.completions.stream(model="m", prompt="Hi"))
+    assert seen == text == WHOLE
+
+
 async def test_complete_chat_message_has_reasoning_and_tool_calls(
     server: FriendliServer, client: AsyncFriendli
 ) -> None:
@@ -150,6 +183,10 @@ def response_event(kind: str, **fields: Any) -> Step:
         ],
         [
             response_event("content_part.done", part={"type": "output_text", "text": WHOLE}, **PART),
+            response_event("completed", response={"id": "r"}),
+        ],
+        [
+            response_event("content_part.done", part={"type": "text", "text": WHOLE}, **PART),
             response_event("completed", response={"id": "r"}),
         ],
         [response_event("completed", response={"id": "r", "output": [FULL_ITEM]})],

@@ -16,6 +16,7 @@ from friendli_async._core.events.decoding import (
 )
 from friendli_async._core.lenient import has_blank_usage
 from friendli_async._core.text import join_text, missing_suffix
+from friendli_async._json import is_json_object
 from friendli_async.chat.replies import (
     ChatChoice,
     ChatChunk,
@@ -228,23 +229,41 @@ class _CallParts:
         self.arguments: list[str] = []
         self.has_index = False
 
-    def starts_new_call(self, delta: ToolCallDelta) -> bool:
-        """Whether a delta with this call's index starts a new call, because some servers reuse indexes.
+    def starts_new_call(self, delta: ToolCallDelta, *, shares_chunk: bool) -> bool:
+        """Whether a delta with this call's index, or with none, starts a new call.
 
-        A different id is not enough: some servers send a new id with every delta.
+        Some servers reuse indexes, or send none. A different id is not enough: some send a new one with every delta.
+
+        Args:
+            delta: The delta.
+            shares_chunk: Whether it follows another one in the same chunk.
         """
-        named = delta.function is not None and delta.function.name
-        return bool(named and delta.id and self.id and delta.id != self.id)
+        function = delta.function
+        if function is None or not function.name or self.name is None:
+            return False
+        if delta.id and self.id:
+            return delta.id != self.id
+        if shares_chunk and delta.index is None:
+            return True
+        return function.name != self.name and bool(function.arguments) and is_json_object(join_text(self.arguments))
 
     def add(self, delta: ToolCallDelta) -> None:
-        """Adds a delta. The first id, type and name win if they are repeated; arguments are concatenated."""
+        """Adds a delta. The first id and type win if they are repeated; arguments are concatenated."""
         self.id = self.id or delta.id
         self.type = self.type or delta.type
         self.has_index = self.has_index or delta.index is not None
         if delta.function is not None:
-            self.name = self.name or delta.function.name
+            if delta.function.name:
+                self._add_name(delta.function.name)
             if delta.function.arguments:
                 self.arguments.append(delta.function.arguments)
+
+    def _add_name(self, name: str) -> None:
+        """Adds a name: most servers send it once, some repeat it in each delta, and some send it in pieces."""
+        if self.name is None or (not self.arguments and name.startswith(self.name)):
+            self.name = name
+        elif not self.arguments and name != self.name:
+            self.name += name
 
     def result(self) -> ToolCall:
         return ToolCall(
@@ -255,6 +274,8 @@ class _CallParts:
 class _ChoiceParts(ChoiceParts):
     __slots__ = (
         "_calls_by_key",
+        "_from_messages",
+        "_in_pieces",
         "calls",
         "logprobs",
         "reasoning",
@@ -274,6 +295,8 @@ class _ChoiceParts(ChoiceParts):
         self.logprobs: list[TokenLogprob] = []
         self.calls: list[_CallParts] = []
         self._calls_by_key: dict[int | str | None, _CallParts] = {}  # by index, or by id
+        self._from_messages: dict[str, int] = {}  # by field: how many pieces of its text came in messages
+        self._in_pieces: set[str] = set()  # the fields whose text comes in messages, piece by piece
 
     @property
     def begun(self) -> bool:
@@ -296,8 +319,8 @@ class _ChoiceParts(ChoiceParts):
             self.refusal.append(delta.refusal)
         if delta.role and self.role is None:
             self.role = delta.role
-        for call in delta.tool_calls or ():
-            self.add_call(call)
+        if delta.tool_calls:
+            self.add_calls(delta.tool_calls)
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs.extend(choice.logprobs.content)
         if choice.finish_reason and choice.finish_reason != "null":  # some servers send the string "null"
@@ -314,26 +337,46 @@ class _ChoiceParts(ChoiceParts):
             for position, call in enumerate(message.tool_calls or ())
         )
         fields = {
-            "content": missing_suffix(message.content, self.text) or choice.text,
+            "content": self._rest("content", message.content, self.text) or choice.text,
             "role": message.role,
             "tool_calls": () if self.calls else calls,
-            "reasoning_content": missing_suffix(message.reasoning_content, self.reasoning_content),
-            "reasoning": missing_suffix(message.reasoning, self.reasoning),
+            "reasoning_content": self._rest("reasoning_content", message.reasoning_content, self.reasoning_content),
+            "reasoning": self._rest("reasoning", message.reasoning, self.reasoning),
             "reasoning_details": () if self.reasoning_details else message.reasoning_details,
-            "refusal": missing_suffix(message.refusal, self.refusal),
+            "refusal": self._rest("refusal", message.refusal, self.refusal),
         }
         new = {name: value for name, value in fields.items() if value and not getattr(delta, name)}
         msgspec.structs.force_setattr(choice, "delta", msgspec.structs.replace(delta, **new))
         msgspec.structs.force_setattr(choice, "message", None)
         msgspec.structs.force_setattr(choice, "text", None)
 
-    def add_call(self, delta: ToolCallDelta) -> _CallParts:
+    def _rest(self, name: str, text: str | None, pieces: list[str]) -> str:
+        """Returns what a text of a message adds to the text so far.
+
+        It is the whole text, or the next piece of one that comes in messages only and that it does not repeat.
+        """
+        if not text:
+            return ""
+        from_messages = self._from_messages.get(name, 0)
+        if name not in self._in_pieces and from_messages == len(pieces) and pieces:
+            given = join_text(pieces)
+            if not text.startswith(given) and not given.startswith(text):
+                self._in_pieces.add(name)
+        rest = text if name in self._in_pieces else missing_suffix(text, pieces)
+        self._from_messages[name] = from_messages + bool(rest)
+        return rest
+
+    def add_calls(self, deltas: Sequence[ToolCallDelta]) -> list[_CallParts]:
+        """Adds the tool-call deltas of a chunk, and returns the call of each."""
+        return [self._add_call(delta, shares_chunk=position > 0) for position, delta in enumerate(deltas)]
+
+    def _add_call(self, delta: ToolCallDelta, *, shares_chunk: bool) -> _CallParts:
         calls = self.calls
         key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
         if call is None and calls and not delta.id and (delta.index is None or not calls[-1].has_index):
             call = calls[-1]  # a continuation of the last call, whose index may have been unreadable
-        if call is None or call.starts_new_call(delta):
+        if call is None or call.starts_new_call(delta, shares_chunk=shares_chunk):
             call = _CallParts()
             calls.append(call)
         if key is not None:

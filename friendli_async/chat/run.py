@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, cast
 from uuid import uuid4
 
@@ -16,6 +16,7 @@ from friendli_async._core.body.arguments import check_keywords, check_values, to
 from friendli_async._core.held import reject_stop_iteration
 from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
+from friendli_async._json import is_json_object
 from friendli_async.chat.collector import ChatCollector
 from friendli_async.chat.inputs import (
     Conversation,
@@ -28,7 +29,7 @@ from friendli_async.chat.inputs import (
     to_request_tool,
 )
 from friendli_async.chat.replies import ChatChunk, ChatCompletion, ChatMessage, ToolCallDelta
-from friendli_async.chat.tool_calls import CompleteToolCalls, is_object
+from friendli_async.chat.tool_calls import CompleteToolCalls
 from friendli_async.chat.tool_loop import BeforeTool, RunEvent, ToolRunner, TurnEnded
 from friendli_async.errors import (
     ArgumentError,
@@ -115,9 +116,8 @@ class _DeliveredToolCalls(CompleteToolCalls):
         super().__init__(collector.calls_from)
         self._choice = collector.begin(0, ChatChunk())
 
-    def _add(self, deltas: Iterable[ToolCallDelta]) -> None:
-        for delta in deltas:
-            self._choice.add_call(delta)
+    def _add(self, deltas: Sequence[ToolCallDelta]) -> None:
+        self._choice.add_calls(deltas)
 
 
 class Run:
@@ -446,7 +446,7 @@ def _as_input(call: ToolCall) -> dict[str, object]:
     arguments = call.function.arguments
     if not arguments.strip():
         arguments = "{}"
-    elif not is_object(arguments):
+    elif not is_json_object(arguments):
         arguments = json.dumps({"invalid_json": arguments})
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from friendli_async._json import decode_json
+from friendli_async._json import is_json_object
 from friendli_async.chat.replies import ChatChunk, ToolCallDelta
 from friendli_async.replies import ToolCall
 from friendli_async.streams.views import View
@@ -56,12 +56,12 @@ class CompleteToolCalls:
             if self.has_finished or has_next:
                 yield from self._complete_calls()
 
-    def _add(self, deltas: Iterable[ToolCallDelta]) -> None:
+    def _add(self, deltas: Sequence[ToolCallDelta]) -> None:
         """Adds the deltas of an event. The collector of a stream already has them."""
 
     def _complete_calls(self) -> Iterator[ToolCall]:
         for call in self._calls_from(self._yielded, with_last=self.has_finished):
-            if not is_object(call.function.arguments):
+            if not is_json_object(call.function.arguments):
                 return
             self._yielded += 1
             yield call
@@ -71,16 +71,6 @@ class CompleteToolCalls:
         for call in calls[self._yielded :]:
             self._yielded += 1
             yield call
-
-
-def is_object(text: str) -> bool:
-    """Whether text is a JSON object."""
-    if not text.rstrip().endswith("}"):
-        return False
-    try:
-        return isinstance(decode_json(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 class ToolCallView(View[ToolCall]):

@@ -214,7 +214,7 @@ class ChunkReader:
             return None
         calls = [
             tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
-            for piece in map(self._pieces.add, choice.delta.tool_calls or ())
+            for piece in self._pieces.add(choice.delta.tool_calls or ())
         ]
         content, reasoning = choice.delta.content or "", _reasoning(choice.delta)
         if not (content or reasoning or calls or choice.logprobs):

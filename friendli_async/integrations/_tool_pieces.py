@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 
 from friendli_async.chat.collector import ChatCollector
@@ -11,7 +14,7 @@ __all__ = ["ToolPiece", "ToolPieces"]
 
 
 class ToolPiece(msgspec.Struct, frozen=True):
-    """A delta of one call. ``id`` and ``name`` come only once, however often the server repeats them."""
+    """A delta of one call. ``id`` and ``name`` come once, or in pieces, however often the server repeats them."""
 
     index: int
     """Index of the call, in the order in which the calls began."""
@@ -27,12 +30,14 @@ class ToolPieces:
         self._choice = ChatCollector().begin(0, ChatChunk())
         self._seen: list[tuple[str | None, str | None]] = []  # id and name already passed on, by call
 
-    def add(self, delta: ToolCallDelta) -> ToolPiece:
-        """Assigns a delta to its call."""
-        call = self._choice.add_call(delta)
-        index = (self._choice.calls or []).index(call)
+    def add(self, deltas: Sequence[ToolCallDelta]) -> list[ToolPiece]:
+        """Assigns the deltas of a chunk to their calls."""
+        return list(map(self._piece, deltas, self._choice.add_calls(deltas)))
+
+    def _piece(self, delta: ToolCallDelta, call: Any) -> ToolPiece:
+        index = self._choice.calls.index(call)
         known_id, known_name = self._seen[index] if index < len(self._seen) else (None, None)
         self._seen[index : index + 1] = [(call.id, call.name)]
-        new_id, new_name = None if known_id else call.id or None, None if known_name else call.name or None
+        new_id, new_name = None if known_id else call.id or None, (call.name or "")[len(known_name or "") :] or None
         arguments = None if delta.function is None else delta.function.arguments
         return ToolPiece(index, new_id, new_name, arguments)

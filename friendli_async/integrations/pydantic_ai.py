@@ -342,7 +342,7 @@ class _StreamedAnswer(StreamedResponse):
                 )
             if chunk.text:
                 yield from parts.handle_text_delta(vendor_part_id=None, content=chunk.text)
-            for piece in map(self._pieces.add, choice.delta.tool_calls or ()):
+            for piece in self._pieces.add(choice.delta.tool_calls or ()):
                 yield from parts.handle_tool_call_delta_events(
                     vendor_part_id=piece.index, tool_name=piece.name, args=piece.arguments, tool_call_id=piece.id
                 )

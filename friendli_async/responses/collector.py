@@ -55,7 +55,7 @@ def _has_text(event: ResponseEvent) -> bool:
         case OutputTextDelta(delta=text) | OutputTextDone(text=text):
             return bool(text)
         case ContentPartAdded() | ContentPartDone():
-            return event.part.type == "output_text" and bool(event.part.text)
+            return event.part.type in {"output_text", "text"} and bool(event.part.text)
         case OutputItemAdded() | OutputItemDone():
             return bool(event.item.text)
         case ResponseCompleted() | ResponseIncomplete() | ResponseFailed():

@@ -149,9 +149,10 @@ class Items:
             case ReasoningTextDone():
                 return self._complete(event, "reasoning_text", event.text)
             case ContentPartAdded(part=part) | ContentPartDone(part=part):
-                text = part.refusal if part.type == "refusal" else part.text
-                if text and part.type in _ITEM_TYPES:
-                    return self._complete(event, part.type, text)
+                kind = "output_text" if part.type == "text" else part.type
+                text = part.refusal if kind == "refusal" else part.text
+                if text and kind in _ITEM_TYPES:
+                    return self._complete(event, kind, text)
             case FunctionCallArgumentsDelta():
                 self._of(event, "function_call", continues=True).arguments.append(event.delta)
             case FunctionCallArgumentsDone():
