@@ -111,6 +111,14 @@ def test_reasoning_details_of_another_shape_keep_their_text(details: object, tex
     assert (reply.text, reply.reasoning) == ("hi", text)
 
 
+def test_lists_as_objects_of_items_by_index_are_decoded() -> None:
+    calls = {"0": {"id": "a", "function": {"name": "f"}}, "1": {"id": "b", "function": {"name": "g"}}}
+    choices = {"0": {"message": {"content": "hi", "tool_calls": calls}}, "1": {"message": {"content": "ho"}}}
+    reply = decode(json.dumps({"choices": choices}).encode(), COMPLETION)
+    assert [choice.message.content for choice in reply.choices] == ["hi", "ho"]
+    assert [call.function.name for call in reply.tool_calls] == ["f", "g"]
+
+
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "tool_calls"])
 @pytest.mark.parametrize("value", [True, False, 5, 1.5, 0])
 def test_scalar_in_optional_field_does_not_lose_the_answer(name: str, value: object) -> None:

@@ -48,6 +48,14 @@ def as_list(value: object) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
+def items_of(value: object) -> list[object]:
+    """Returns the items of a JSON array, or of what may stand in its place: an object with them by index, or one."""
+    fields = as_object(value)
+    if fields and all(map(str.isdecimal, fields)):
+        return list(fields.values())
+    return as_list(value) or [value]
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 # As ``normalize_name`` spells them. The fields in which servers and gateways put the message, the most specific first.

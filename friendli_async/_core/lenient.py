@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from friendli_async._core.error_json import Fields, as_list, as_object, is_object, json_or_none, loads
+from friendli_async._core.error_json import Fields, as_list, as_object, is_object, items_of, json_or_none, loads
 from friendli_async._core.status_errors import excerpt
 from friendli_async.errors import ResponseDecodeError
 
@@ -36,7 +36,7 @@ _CONTENT: Final = frozenset(
 _MODEL_JSON: Final = frozenset({"arguments", "partial_json"})
 # Of these, the fields that may be dropped if they hold no text.
 _DROPPABLE_WITHOUT_TEXT: Final = frozenset({"reasoning", "reasoning_content", "thinking", "tool_calls"})
-# Fields that hold a list; an object in its place becomes its only item.
+# Fields that hold a list; for an object in its place see ``items_of``.
 _LIST_FIELDS: Final = frozenset({"choices", "content", "data", "output", "reasoning_details", "tool_calls"})
 # Of the content fields, those of text.
 _TEXT_FIELDS: Final = frozenset({"content", "reasoning", "reasoning_content", "text", "thinking"})
@@ -284,7 +284,7 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     if "array" in types:
         if name in _PART_TYPES and isinstance(value, str):
             return [{"type": _PART_TYPES[name], "text": value}]
-        return [cast("object", value)] if value and isinstance(value, dict) and name in _LIST_FIELDS else None
+        return items_of(value) if value and is_object(value) and name in _LIST_FIELDS else None
     if types & {"int", "float"}:
         return _to_number(value, types)
     if "bool" in types:

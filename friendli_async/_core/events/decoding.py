@@ -32,7 +32,6 @@ import msgspec
 
 from friendli_async._core.error_json import (
     Fields,
-    as_list,
     as_object,
     carries_error,
     declares_error,
@@ -43,6 +42,7 @@ from friendli_async._core.error_json import (
     is_error_name,
     is_object,
     is_success_word,
+    items_of,
     json_or_none,
     normalize_name,
     shows_error,
@@ -402,7 +402,7 @@ def _no_failure(event: object) -> None:
 
 def shows_error_without_content(fields: Fields) -> bool:
     """Whether a chunk has an error message, flag or status, but no content: nothing in a choice, not even its end."""
-    choices = as_list(fields.get("choices")) or [fields.get("choices")]
+    choices = items_of(fields.get("choices"))
     return not any(holds_content(choice) or _is_finished(choice) for choice in choices) and shows_error_beside(fields)
 
 

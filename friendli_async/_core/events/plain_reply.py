@@ -11,7 +11,6 @@ import msgspec
 
 from friendli_async._core.error_json import (
     Fields,
-    as_list,
     as_object,
     declares_error,
     describes_error,
@@ -19,6 +18,7 @@ from friendli_async._core.error_json import (
     holds_content,
     is_error_name,
     is_object,
+    items_of,
     json_or_none,
     shows_error_beside,
     wraps_error,
@@ -188,7 +188,7 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     own_choices: Any = getattr(reply, "choices", ())
     if not own_choices:
         return reply
-    choices = list(map(as_object, as_list(fields["choices"]) or [fields["choices"]]))  # or one that is not in a list
+    choices = list(map(as_object, items_of(fields["choices"])))
     wanted = "message" if hasattr(own_choices[0], "message") else "text"
     lacking = [choice for choice in choices if _lacks(choice, wanted)]
     moved = [choice for choice in lacking if _move_answer(choice, wanted)]
