@@ -144,7 +144,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         assert opened is not None
         text, feedback = opened.collector.partial().text, self._output.feedback(message)
         problem = Held(OutputInvalidError(message, text=text, feedback=feedback))
-        opened.reject(problem.error)
+        opened.stop(problem.error, "failed")
+        self._with_received(problem.error)
         raise problem.take()
 
     def _as_cut_off(self, error: FriendliError) -> FriendliError:
