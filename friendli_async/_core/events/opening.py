@@ -30,7 +30,7 @@ async def read_first_event(
     decoder: msgspec.json.Decoder[Any],
     limits: Limits,
     stopwatch: Stopwatch,
-) -> tuple[EventReader[E], bytes | bytearray | None]:
+) -> tuple[EventReader[E], bytearray | None]:
     """Reads until a stream has its first event, or has ended without any but successfully.
 
     Args:
@@ -47,13 +47,16 @@ async def read_first_event(
         FriendliError: There is no event, but an error, or no stream.
     """
     data = await _read_first_bytes(exchange, decoder, limits)
-    head: bytes | bytearray | None = data
+    head: bytearray | None = bytearray(data)
     reader = EventReader(collector, limits.event, exchange.status, exchange.headers)
     reader.feed(data)
     stopwatch.read(len(data), len(reader.ready))
     while not reader.ready and not reader.has_ended:
         data = await exchange.read()
-        head = _append_bounded(head, data, limits.event)
+        if head is not None:
+            head += data
+            if len(head) > limits.event:
+                head = None
         reader.feed(data)
         stopwatch.read(len(data), len(reader.ready))
     if reader.failure is not None and not reader.ready:
@@ -92,13 +95,3 @@ async def _read_first_bytes(exchange: Exchange, decoder: msgspec.json.Decoder[An
 def _may_become_stream(start: bytes) -> bool:
     """Whether more bytes are needed to tell if this is the start of a stream."""
     return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
-
-
-def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
-    """Appends bytes to the head of a stream; returns None once it exceeds the limit."""
-    if head is None or len(head) + len(data) > limit:
-        return None
-    if not isinstance(head, bytearray):
-        head = bytearray(head)
-    head += data
-    return head
