@@ -310,12 +310,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             reply = collector.result() if outcome in {"done", "stopped"} else collector.partial()
         reporter.end(
             outcome,
-            self.timing(),
+            self.meta,
             usage_of(collector),
             collector.finish_reasons,
             error,
-            status=self._meta.status,
-            request_id=self._meta.request_id,
             head=collector.head,
             reply=reply,
         )

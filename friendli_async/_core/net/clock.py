@@ -96,6 +96,7 @@ class CallClock(_Deadline):
         loop: The running loop.
 
     Attributes:
+        interruption: The error of ``interrupt``.
         sent: Whether the server may have accepted the attempt's request by now.
     """
 
@@ -103,9 +104,9 @@ class CallClock(_Deadline):
         "_cancelling",
         "_detail",
         "_expired",
-        "_interruption",
         "_limit",
         "_task",
+        "interruption",
         "sent",
         "timeouts",
         "total_at",
@@ -118,7 +119,7 @@ class CallClock(_Deadline):
         self.sent: bool = False
         self._limit: TimeoutLimit = "total"
         self._detail = ""
-        self._interruption: FriendliError | None = None
+        self.interruption: FriendliError | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._expired = False
@@ -136,20 +137,19 @@ class CallClock(_Deadline):
             limit, when = "total", total_at
         self._limit = limit
         self._detail = detail
-        if self._interruption is None:
+        if self.interruption is None:
             self.reschedule(when)
 
     def interrupt(self, error: FriendliError) -> None:
         """Ends the attempt or wait with this error at the loop's next turn. Later ones raise it when they begin."""
-        if self._interruption is None:
-            self._interruption = error
-            if self._task is not None:
-                self._disarm()
-                self._handle = self.loop.call_soon(self._expire)
+        self.interruption = error
+        if self._task is not None:
+            self._disarm()
+            self._handle = self.loop.call_soon(self._expire)
 
     def __enter__(self) -> Self:
-        if self._interruption is not None:
-            raise copy.copy(self._interruption)  # a traceback would form a cycle with this clock
+        if self.interruption is not None:
+            raise copy.copy(self.interruption)  # a traceback would form a cycle with this clock
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call must run in an asyncio task")
@@ -171,8 +171,8 @@ class CallClock(_Deadline):
         if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
             return  # the caller's own cancellation takes precedence
         del task  # it may keep the error raised below, whose traceback has this frame: a cycle
-        if self._interruption is not None:
-            raise copy.copy(self._interruption) from None
+        if self.interruption is not None:
+            raise copy.copy(self.interruption) from None
         seconds = getattr(self.timeouts, self._limit)
         raise timeout_error(self._limit, seconds, sent=self.sent, detail=self._detail) from None
 
