@@ -174,8 +174,6 @@ METHODS: Final = ("call_content", *(name for name in vars(Observer) if not name.
 class Observers:
     """The observers of a client."""
 
-    __slots__ = ("_failed", "members", "wants_content")
-
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members: tuple[Observer, ...] = tuple(members)
         self.wants_content: bool = any(hasattr(member, "call_content") for member in self.members)
@@ -249,8 +247,6 @@ class CallReporter:
         request: The JSON request body, or None.
         fields: The fields of every event.
     """
-
-    __slots__ = ("_fields", "_observers", "_request", "attempt", "attempting", "ended", "wants_content")
 
     def __init__(self, observers: Observers, request: bytes | None, **fields: str | None) -> None:
         self._observers = observers

@@ -28,8 +28,6 @@ _CREATE: Final = inference("messages.create", "POST /v1/messages", Message)
 class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
     """A stream of ``MessageEvent`` that assembles a ``Message``. It ends with ``message_stop``."""
 
-    __slots__ = ()
-
     _text_of = staticmethod(text_of)
 
     def reasoning(self) -> TextView:

@@ -51,20 +51,6 @@ class EventStream(Generic[E]):
             first time after ``result()`` has read it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_error",
-        "_fanout",
-        "_open",
-        "_opening",
-        "_opening_cancelled",
-        "_outcome",
-        "_read_mode",
-        "_ready",
-        "_stop_conditions",
-        "_waiting",
-    )
-
     def __init__(self, opening: StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
@@ -294,8 +280,7 @@ class EventStream(Generic[E]):
             if opened is None:
                 opened = await self._open_to_read()
             if opened is not None and (opened.outcome == "open" or opened.head != b""):
-                if opened.head != b"":
-                    self._begin_consuming(opened)
+                self._begin_consuming(opened)
                 return await opened.read()
             self._check_interruption()
             return b""
@@ -431,7 +416,7 @@ class EventStream(Generic[E]):
             self._read_mode = "result()" if self.outcome == "open" else "events"
         try:
             opened = await self._open_to_read()
-            if opened is not None and opened.head != b"":
+            if opened is not None:
                 self._begin_consuming(opened)
             while opened is not None and opened.outcome == "open":
                 opened.head = b""
@@ -454,8 +439,6 @@ class EventStream(Generic[E]):
 
 class AssembledStream(EventStream[E], Generic[E, R, U]):
     """A stream whose events are assembled into a reply, with its usage."""
-
-    __slots__ = ("_result",)
 
     _opening: StreamOpening[E, R, U]
     _open: OpenStream[E, R, U] | None

@@ -121,24 +121,6 @@ class EventReader(Generic[E]):
         excess: The number of bytes fed that follow the event at which it stopped.
     """
 
-    __slots__ = (
-        "_add_texts",
-        "_collector",
-        "_decode",
-        "_dialect",
-        "_headers",
-        "_limit",
-        "_possible_error_data",
-        "_sse",
-        "_status",
-        "excess",
-        "failure",
-        "has_ended",
-        "ready",
-        "stop_conditions",
-        "stopped",
-    )
-
     def __init__(
         self,
         collector: Collector[E, object, object],

@@ -44,22 +44,6 @@ class SSEDecoder:
             send a stream.
     """
 
-    __slots__ = (
-        "_after_cr",
-        "_data",
-        "_head",
-        "_is_idle",
-        "_limit",
-        "_line",
-        "_max_single",
-        "_more",
-        "_name",
-        "_redundant",
-        "_size",
-        "error",
-        "stray",
-    )
-
     def __init__(self, limit: int = 32 * 1024 * 1024, redundant: frozenset[bytes] = frozenset()) -> None:
         self.error: ResponseDecodeError | None = None
         self.stray = b""

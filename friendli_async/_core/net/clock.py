@@ -39,8 +39,6 @@ def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: st
 class _Deadline:
     """A deadline that can be moved. ``_expire`` runs if it has passed and is not moved during the grace turns."""
 
-    __slots__ = ("_handle", "_timer_at", "_turns", "loop", "now", "when")
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         # asyncio's own ``loop.time`` only wraps ``monotonic``.
@@ -99,18 +97,6 @@ class CallClock(_Deadline):
         interruption: The error of ``interrupt``.
         sent: Whether the server may have accepted the attempt's request by now.
     """
-
-    __slots__ = (
-        "_cancelling",
-        "_detail",
-        "_expired",
-        "_limit",
-        "_task",
-        "interruption",
-        "sent",
-        "timeouts",
-        "total_at",
-    )
 
     def __init__(self, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -192,8 +178,6 @@ class ReadClock(_Deadline):
         on_timeout: Called with the error of an expired limit. It must not reference the ``EventStream``, whose last
             reference could then not end the stream.
     """
-
-    __slots__ = ("_idle", "_on_timeout", "_timeouts", "_total_at")
 
     running_loop = staticmethod(asyncio.get_running_loop)
     """For a check at each event in modules that a bare import loads, and which therefore do not import asyncio."""

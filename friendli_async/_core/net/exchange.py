@@ -98,26 +98,6 @@ class AiohttpExchange:
         content: The buffer that aiohttp's parser fills.
     """
 
-    __slots__ = (
-        "_abort_error",
-        "_closed",
-        "_finish_timer",
-        "_inflate",
-        "_pending",
-        "_pool",
-        "_protocol",
-        "_readable",
-        "_response",
-        "_uses_readany",
-        "_waiter",
-        "content",
-        "headers",
-        "loop",
-        "on_abort",
-        "status",
-        "streaming",
-    )
-
     def __init__(self, pool: Pool, response: aiohttp.ClientResponse) -> None:
         self.status: int = response.status
         self.headers: Headers = Headers(response.headers.items())
