@@ -61,7 +61,7 @@ async def read_first_event(
         stopwatch.read(len(data), len(reader.ready))
     if reader.failure is not None and not reader.ready:
         failure, reader.failure = Held(reader.failure), None
-        if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip()[:1] == b"{":
+        if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip().startswith(b"{"):
             failure = Held(not_a_stream(bytes(head), decoder, exchange.status, exchange.headers))
         raise failure.take()
     return reader, head

@@ -193,7 +193,7 @@ class ReadClock(_Deadline):
         self._timeouts = timeouts
         self._idle = timeouts.idle
         self._total_at = total_at
-        self._on_timeout: Callable[[APITimeoutError], object] | None = on_timeout
+        self._on_timeout = on_timeout
         if total_at is not None:
             self.reschedule(total_at)
 
@@ -215,7 +215,7 @@ class ReadClock(_Deadline):
 
     def carry_over(self, *, rest: bool, waited: bool) -> None:
         """Sets the idle limit of the next wait, for a reader that returns after each read."""
-        if self._on_timeout is None or self._idle is None:
+        if self._idle is None:
             return
         if not rest:
             self._idle = self._timeouts.idle
@@ -224,12 +224,10 @@ class ReadClock(_Deadline):
 
     def stop(self) -> None:
         """Disables all limits: the stream has ended."""
-        self._idle = self._total_at = self.when = self._on_timeout = None
+        self._idle = self._total_at = self.when = None
         self._disarm()
 
     def _expire(self) -> None:
-        on_timeout = self._on_timeout
-        if on_timeout is not None:
-            total = self._total_at is not None and self.now() >= self._total_at
-            limit: TimeoutLimit = "total" if total else "idle"
-            on_timeout(timeout_error(limit, getattr(self._timeouts, limit), sent=True))
+        total = self._total_at is not None and self.now() >= self._total_at
+        limit: TimeoutLimit = "total" if total else "idle"
+        self._on_timeout(timeout_error(limit, getattr(self._timeouts, limit), sent=True))
