@@ -140,6 +140,7 @@ class Call(Generic[T]):
         runtime = self._engine.runtime
         exchange: Exchange | None = None
         try:
+            runtime.begin(self)
             if runtime.pace.holds:
                 await self._wait_for_hold()
             while True:
@@ -232,11 +233,6 @@ class Call(Generic[T]):
             self.reporter.report(
                 "call_started", CallStarted, server_address=address, server_port=port, parameters=asked
             )
-        try:
-            engine.runtime.begin(self)
-        except FriendliError as error:
-            self._finish_failed(error)
-            raise
 
     def _start_attempt(self) -> tuple[float, DialContext]:
         self._status, self._headers, self._reply_started = None, _NO_HEADERS, False
