@@ -160,7 +160,7 @@ class EventStream(Generic[E]):
                 self._waiting = False
         return self
 
-    async def _open_now(self) -> OpenStream[E, Any, Any]:
+    async def _open_now(self) -> None:
         try:
             opened = await self._opening.open()
         except BaseException as error:
@@ -176,7 +176,6 @@ class EventStream(Generic[E]):
             raise
         self._open = opened
         opened.settle()
-        return opened
 
     def _raise_wrong_loop(self) -> NoReturn:
         raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")

@@ -88,8 +88,9 @@ async def _read_first_bytes(exchange: Exchange, decoder: msgspec.json.Decoder[An
     data = bytes(begun)
     if start.startswith(_STREAM_PREFIXES):
         return data
-    body = data and await exchange.read_some(limits.reply if start.startswith(b"{") else limits.error, data)
-    raise not_a_stream(body, decoder, exchange.status, exchange.headers)
+    if data:
+        data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
+    raise not_a_stream(data, decoder, exchange.status, exchange.headers)
 
 
 def _may_become_stream(start: bytes) -> bool:
