@@ -188,7 +188,7 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     choices = list(map(as_object, as_list(fields["choices"]) or [fields["choices"]]))  # or one that is not in a list
     wanted = "message" if hasattr(own_choices[0], "message") else "text"
     lacking = [choice for choice in choices if _lacks(choice, wanted)]
-    moved = [choice for choice in lacking if _move_answer(choice, wanted)]
+    moved = [choice for choice in lacking if move_answer(choice, wanted)]
     if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
         raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
     return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
@@ -205,7 +205,7 @@ def _lacks(choice: Fields, wanted: str) -> bool:
     return answer is None or (isinstance(answer, dict) and not any(name in answer for name in _ANSWER_FIELDS))
 
 
-def _move_answer(choice: Fields, wanted: str) -> bool:
+def move_answer(choice: Fields, wanted: str) -> bool:
     """Moves the answer of a choice to the field ``wanted``; returns False if there is none that fits."""
     found = choice.get("message") or choice.get("delta") or choice.get("text")
     message = as_object(found) if is_object(found) else {"content": found}
