@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Final, Literal, Unpack, cast
 import msgspec
 
 from friendli_async._core.body.arguments import Arguments, Parameters, without_none
+from friendli_async._core.error_json import as_list, as_object
 from friendli_async._core.events.decoding import ChunkDialect, Dialect
+from friendli_async._core.events.plain_reply import move_answer
 from friendli_async._core.resource import Resource, inference
 from friendli_async._core.text import join_text, missing_suffix
 from friendli_async._help import document_fields
@@ -236,20 +238,10 @@ def _normalize_frame(name: str | None, frame: dict[str, Any]) -> dict[str, Any]:
     if event == "complete" and (choices is None or isinstance(choices, list)):
         ends: list[Any] = [choice for choice in cast("list[object]", choices or [{}]) if isinstance(choice, dict)]
         return {"choices": ends, "usage": frame.get("usage"), "object": _FINAL_FRAME}
-    if isinstance(choices, list):
-        return {**frame, "choices": [_normalize_choice(choice) for choice in cast("list[object]", choices)]}
+    for choice in map(as_object, as_list(choices)):
+        if not choice.get("text") and move_answer(choice, "text"):
+            choice["delta"] = choice["message"] = None
     return frame
-
-
-def _normalize_choice(choice: object) -> object:
-    """Moves the text of a chat-style choice into ``text``; returns any other choice unchanged."""
-    if not isinstance(choice, dict):
-        return choice
-    fields = cast("dict[str, Any]", choice)
-    message: Any = fields.get("delta") or fields.get("message")
-    if fields.get("text") or not isinstance(message, dict):
-        return fields
-    return {**fields, "text": cast("dict[str, Any]", message).get("content") or "", "delta": None, "message": None}
 
 
 def _are_ordinary(chunks: Sequence[TextCompletionChunk], payloads: Sequence[bytes]) -> bool:
@@ -297,8 +289,6 @@ class TextCompletionCollector(ChoicesCollector[TextCompletionChunk, _ChoiceParts
 
 class TextCompletionStream(AssembledStream[TextCompletionChunk, TextCompletion, Usage]):
     """A stream of ``TextCompletionChunk`` events that are assembled into a ``TextCompletion``."""
-
-    __slots__ = ()
 
     @staticmethod
     def _text_of(event: TextCompletionChunk) -> str:

@@ -129,6 +129,11 @@ def test_response_round_trips_through_json(kind: type[msgspec.Struct], sample: A
     assert msgspec.json.decode(msgspec.json.encode(decoded), type=kind) == decoded
 
 
+async def test_documented_status_with_a_message_is_no_error(client: AsyncFriendli, server: FriendliServer) -> None:
+    server.enqueue(json_body({"status": "FAILED", "message": "out of memory"}))
+    assert (await client.dedicated.endpoint.get_status("ep_1")).status == "FAILED"
+
+
 async def test_unknown_fields_and_statuses_are_accepted(client: AsyncFriendli, server: FriendliServer) -> None:
     server.enqueue(state("DREAMING", phase="REM", errorCode="NIGHTMARE", new={"a": 1}))
     reply = await client.dedicated.endpoint.get_status("ep_1")

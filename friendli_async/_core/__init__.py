@@ -111,7 +111,7 @@ copy of the first error. Every ``FriendliError`` of an open stream has ``partial
 ``failed``     a timeout, a size limit, an error in    APITimeoutError,                 closed
                the stream, an event that cannot be     APIStatusError,
                decoded, an answer that is not JSON     ResponseDecodeError; then as
-               (``reject``); opening failed            for ``truncated``. What else
+               (parsing); opening failed               for ``truncated``. What else
                                                        opening raises is raised once;
                                                        then StreamInterruptedError
 ``failed``     an exception from a function of         that exception; the next read    closed

@@ -47,7 +47,7 @@ from friendli_async.errors import (
     FriendliError,
     StreamInterruptedError,
 )
-from friendli_async.replies import Attempt, Headers, Meta, keep_raw, request_id_of, usage_of
+from friendli_async.replies import Attempt, Headers, Meta, keep_raw, usage_of
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -110,7 +110,6 @@ class Call(Generic[T]):
         self._arguments = arguments
         self._accept: Accept = accept
         self._stream = accept == "events"
-        self._interruption: FriendliError | None = None
         self._interrupted_outcome: Outcome | None = None
         self._attempts: list[Attempt] = []
         self._status: int | None = None
@@ -141,6 +140,7 @@ class Call(Generic[T]):
         runtime = self._engine.runtime
         exchange: Exchange | None = None
         try:
+            runtime.begin(self)
             if runtime.pace.holds:
                 await self._wait_for_hold()
             while True:
@@ -192,12 +192,11 @@ class Call(Generic[T]):
             error: The error.
             outcome: The outcome to report; None derives it from the error.
         """
-        if self._interruption is not None:
+        if self.clock.interruption is not None:
             return
         if self._stream and outcome is None:
             draining = isinstance(error, APIConnectionError) and error.draining
             error, outcome = StreamInterruptedError(str(error), draining=draining), "cancelled"
-        self._interruption = error
         self._interrupted_outcome = outcome
         self.clock.interrupt(error)
 
@@ -239,11 +238,6 @@ class Call(Generic[T]):
             self.reporter.report(
                 "call_started", CallStarted, server_address=address, server_port=port, parameters=asked
             )
-        try:
-            engine.runtime.begin(self)
-        except FriendliError as error:
-            self._finish_failed(error)
-            raise
 
     def _start_attempt(self) -> tuple[float, DialContext]:
         self._status, self._headers, self._reply_started = None, _NO_HEADERS, False
@@ -295,8 +289,8 @@ class Call(Generic[T]):
         error.__traceback__ = None  # its frames hold the response, which may quote the token
         mask_token(error, self.token)
         self._headers = without_token(self._headers, self.token)
-        if self._interruption is not None:  # which error it causes depends on timing, so report the interruption itself
-            error = copy.copy(self._interruption)
+        if self.clock.interruption is not None:  # which error it causes depends on timing
+            error = copy.copy(self.clock.interruption)
             if isinstance(error, APIConnectionError):
                 error.sent = self.clock.sent
         if isinstance(error, ConfigurationError):
@@ -351,7 +345,7 @@ class Call(Generic[T]):
         """Whether another attempt is possible, whatever the error was."""
         # The server has answered with a reply that it bills, even if it broke off or was an error.
         billed = self._reply_started and self._operation.billed
-        stopped = self._interruption is not None or self._engine.runtime.transport.closed
+        stopped = self.clock.interruption is not None or self._engine.runtime.transport.closed
         return not stopped and not billed and is_sendable(self._arguments.body)
 
     def _wait_after(self, failed: Held[FriendliError]) -> float | None:
@@ -460,11 +454,9 @@ class Call(Generic[T]):
         if self.reporter is not None:
             self._report_attempt_ended(None, error)
             outcome = self.outcome_of(error)
-            reported = None if outcome == "stopped" else error
             partial = error.partial if isinstance(error, FriendliError) else None
             usage = None if partial is None else partial.usage  # an answer next to an error is billed
-            timing, request_id = self.stopwatch.timing(None), request_id_of(self._headers)
-            self.reporter.end(outcome, timing, usage, error=reported, status=self._status, request_id=request_id)
+            self.reporter.end(outcome, self.meta(), usage, error=None if outcome == "stopped" else error)
 
     def outcome_of(self, error: BaseException) -> Outcome:
         """Returns the outcome of a call that raised this error."""
@@ -483,16 +475,7 @@ class Call(Generic[T]):
         self.stopwatch.stop()
         if self.reporter is not None:
             reasons = finish_reasons_of(reply) if self._operation.billed else ()
-            self.reporter.end(
-                "done",
-                self.stopwatch.timing(None),
-                usage_of(reply),
-                reasons,
-                status=self._status,
-                request_id=request_id_of(self._headers),
-                head=reply,
-                reply=reply,
-            )
+            self.reporter.end("done", self.meta(), usage_of(reply), reasons, head=reply, reply=reply)
 
     # --- reading the reply ---------------------------------------------------------------------------------------
 
@@ -537,8 +520,8 @@ class Call(Generic[T]):
             if type(error) is not APIConnectionError:  # a timeout keeps its class
                 raise
             raise StreamInterruptedError(str(error)) from None
-        if self._interruption is not None:  # in the turn of the loop in which the first event was read
-            raise copy.copy(self._interruption)
+        if self.clock.interruption is not None:  # in the turn of the loop in which the first event was read
+            raise copy.copy(self.clock.interruption)
         if collector.has_text:
             self.stopwatch.record_first_text()
         exchange.streaming = True

@@ -15,8 +15,6 @@ class Held(Generic[E]):
     and until it runs, a dropped stream would keep its connection.
     """
 
-    __slots__ = ("_error",)
-
     def __init__(self, error: E) -> None:
         self._error: E | None = error
 

@@ -10,7 +10,7 @@ import msgspec
 
 from friendli_async._help import document_fields
 from friendli_async._json import decode_json
-from friendli_async.replies import Timing, Usage
+from friendli_async.replies import Meta, Timing, Usage
 
 __all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallHeld"]
 __all__ += ["CallStarted", "Connected", "FirstEvent", "Observer", "Observers"]
@@ -174,8 +174,6 @@ METHODS: Final = ("call_content", *(name for name in vars(Observer) if not name.
 class Observers:
     """The observers of a client."""
 
-    __slots__ = ("_failed", "members", "wants_content")
-
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members: tuple[Observer, ...] = tuple(members)
         self.wants_content: bool = any(hasattr(member, "call_content") for member in self.members)
@@ -242,30 +240,19 @@ def finish_reasons_of(reply: object) -> tuple[str, ...]:
 
 
 class CallReporter:
-    """Reports the events of one call to a client's observers."""
+    """Reports the events of one call to a client's observers.
 
-    __slots__ = ("_fields", "_observers", "_request", "attempt", "attempting", "ended", "wants_content")
+    Args:
+        observers: The observers.
+        request: The JSON request body, or None.
+        fields: The fields of every event.
+    """
 
-    def __init__(
-        self,
-        observers: Observers,
-        request: bytes | None,
-        *,
-        operation: str,
-        deployment: str,
-        model: str | None,
-        team: str | None,
-    ) -> None:
+    def __init__(self, observers: Observers, request: bytes | None, **fields: str | None) -> None:
         self._observers = observers
         self.wants_content: bool = observers.wants_content
         self._request = request if self.wants_content else None
-        self._fields: dict[str, Any] = {
-            "call_id": next(_call_ids),
-            "operation": operation,
-            "deployment": deployment,
-            "model": model,
-            "team": team,
-        }
+        self._fields: dict[str, Any] = {"call_id": next(_call_ids), **fields}
         self.attempt = 0
         self.attempting = False
         self.ended = False
@@ -283,13 +270,11 @@ class CallReporter:
     def end(
         self,
         outcome: str,
-        timing: Timing,
+        meta: Meta,
         usage: Usage | None = None,
         finish_reasons: tuple[str, ...] = (),
         error: BaseException | None = None,
         *,
-        status: int | None = None,
-        request_id: str | None = None,
         head: object = None,
         reply: object = None,
     ) -> None:
@@ -297,12 +282,10 @@ class CallReporter:
 
         Args:
             outcome: How it ended.
-            timing: Its measurements.
+            meta: The metadata of the call.
             usage: Its usage.
             finish_reasons: Finish reasons of the finished choices.
             error: The error it raised.
-            status: HTTP status of the last response.
-            request_id: Request id of the last response.
             head: An object with the reply's ``id`` and ``model``.
             reply: The reply, if ``wants_content``.
         """
@@ -316,12 +299,12 @@ class CallReporter:
             "call_ended",
             CallEnded,
             outcome=outcome,
-            timing=timing,
+            timing=meta.timing,
             usage=usage,
             finish_reasons=finish_reasons,
             error=None if error is None else type(error).__name__,
-            status=getattr(error, "status_code", None) or status,
-            request_id=getattr(error, "request_id", None) or request_id,
+            status=getattr(error, "status_code", None) or meta.status,
+            request_id=getattr(error, "request_id", None) or meta.request_id,
             response_id=_string_attribute(head, "id"),
             response_model=_string_attribute(head, "model"),
         )

@@ -74,8 +74,6 @@ class Pace:
         spent: Tenths of a retry that were taken out of the budget and not given back by successes.
     """
 
-    __slots__ = ("holds", "spent")
-
     def __init__(self) -> None:
         self.holds: dict[LimitScope, Hold] = {}
         self.spent: int = 0

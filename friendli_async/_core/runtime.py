@@ -121,17 +121,13 @@ class Runtime:
     # --- calls ---------------------------------------------------------------------------------------------------
 
     def begin(self, call: InFlightCall) -> None:
-        """Registers a call.
+        """Registers a call, until ``end``.
 
         Raises:
             ConfigurationError: The client is closed, or is being drained.
         """
         self.calls.add(call)  # before the check: a drain in another thread either waits for the call or rejects it
-        try:
-            self.check()
-        except ConfigurationError:
-            self.end(call)
-            raise
+        self.check()
         if (work := _current_work.get()) is not None:
             work.begin(self.works, call.loop)
 

@@ -38,10 +38,12 @@ def excerpt(data: bytes) -> str:
 
 def status_error(status: int, headers: Headers, body: bytes, proxy: str | None = None) -> APIStatusError:
     """Builds the error of a reply with an error status; ``proxy`` is the address of a proxy that may have sent it."""
+    from http.client import responses  # aiohttp has loaded it
+
     content_type = headers.get("content-type", "")
     value = _first_error(parse_body(body, content_type))
     parsed = _parse(value)
-    message = parsed.summary or _as_json(value) or _reason_phrase(status)
+    message = parsed.summary or _as_json(value) or f"HTTP {status} {responses.get(status, '')}".rstrip()
     if 300 <= status < 400 and (target := _shown_location(headers)):
         message = f"{message} (a redirect to {target})"
     if status == 407 and proxy is not None:
@@ -142,15 +144,6 @@ def _shown_location(headers: Headers) -> str:
     host = re.match(r"(?:https?:)?//([^/]*)", shown, re.IGNORECASE)
     may_hold_password = "@" in location and host is not None and re.search(r":(?!\d*$)", host[1])
     return "" if may_hold_password else sanitize(shown)[:EXCERPT_LENGTH]
-
-
-def _reason_phrase(status: int) -> str:
-    from http import HTTPStatus  # aiohttp has loaded it
-
-    try:
-        return f"HTTP {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"HTTP {status}"
 
 
 # --- code, type, status ----------------------------------------------------------------------------------------------

@@ -26,21 +26,6 @@ class Stopwatch:
         first_text_at: Loop time of the first text; None until then.
     """
 
-    __slots__ = (
-        "_began",
-        "_bytes",
-        "_ended",
-        "_events",
-        "_first_event",
-        "_gaps",
-        "_longest",
-        "_read_times",
-        "connecting",
-        "first_text_at",
-        "now",
-        "queued",
-    )
-
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.queued = 0.0

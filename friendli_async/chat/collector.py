@@ -488,8 +488,6 @@ class ChatCollector(ChoicesCollector[ChatChunk, _ChoiceParts]):
 class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
     """A stream whose events are assembled into a ChatCompletion."""
 
-    __slots__ = ()
-
     @staticmethod
     def _text_of(event: Any) -> str:
         return event.text if isinstance(event, ChatChunk) else ""  # a ToolStatus has no text
@@ -517,5 +515,3 @@ class CompletionStream(AssembledStream[E, ChatCompletion, Usage]):
 
 class ChatStream(CompletionStream[ChatChunk]):
     """A chat stream of ``ChatChunk`` events."""
-
-    __slots__ = ()

@@ -42,8 +42,6 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             valid JSON any more closes the stream, with the outcome ``failed``.
     """
 
-    __slots__ = ("_output", "_pick", "_pieces", "_reader")
-
     _parsed: ClassVar[type[Any]]
     """The class of the reply with a value."""
 
@@ -144,7 +142,8 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         assert opened is not None
         text, feedback = opened.collector.partial().text, self._output.feedback(message)
         problem = Held(OutputInvalidError(message, text=text, feedback=feedback))
-        opened.reject(problem.error)
+        opened.stop(problem.error, "failed")
+        self._with_received(problem.error)
         raise problem.take()
 
     def _as_cut_off(self, error: FriendliError) -> FriendliError:

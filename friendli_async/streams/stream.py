@@ -51,20 +51,6 @@ class EventStream(Generic[E]):
             first time after ``result()`` has read it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_error",
-        "_fanout",
-        "_open",
-        "_opening",
-        "_opening_cancelled",
-        "_outcome",
-        "_read_mode",
-        "_ready",
-        "_stop_conditions",
-        "_waiting",
-    )
-
     def __init__(self, opening: StreamOpening[E, Any, Any]) -> None:
         self._opening = opening
         self._open: OpenStream[E, Any, Any] | None = None
@@ -157,7 +143,7 @@ class EventStream(Generic[E]):
         if opened is not None:
             if opened.clock.running_loop() is not opened.clock.loop:
                 self._raise_wrong_loop()
-            opened.stop(reason, outcome, waited_for=self._waiting)
+            opened.stop(StreamInterruptedError(reason), outcome, waited_for=self._waiting)
         elif self._outcome == "open":
             self._error = StreamInterruptedError(f"{reason} before it was opened")
             error = StreamInterruptedError(reason)
@@ -174,7 +160,7 @@ class EventStream(Generic[E]):
                 self._waiting = False
         return self
 
-    async def _open_now(self) -> OpenStream[E, Any, Any]:
+    async def _open_now(self) -> None:
         try:
             opened = await self._opening.open()
         except BaseException as error:
@@ -190,7 +176,6 @@ class EventStream(Generic[E]):
             raise
         self._open = opened
         opened.settle()
-        return opened
 
     def _raise_wrong_loop(self) -> NoReturn:
         raise RuntimeError("the stream belongs to another event loop, the one in which it was opened")
@@ -294,8 +279,7 @@ class EventStream(Generic[E]):
             if opened is None:
                 opened = await self._open_to_read()
             if opened is not None and (opened.outcome == "open" or opened.head != b""):
-                if opened.head != b"":
-                    self._begin_consuming(opened)
+                self._begin_consuming(opened)
                 return await opened.read()
             self._check_interruption()
             return b""
@@ -431,7 +415,7 @@ class EventStream(Generic[E]):
             self._read_mode = "result()" if self.outcome == "open" else "events"
         try:
             opened = await self._open_to_read()
-            if opened is not None and opened.head != b"":
+            if opened is not None:
                 self._begin_consuming(opened)
             while opened is not None and opened.outcome == "open":
                 opened.head = b""
@@ -454,8 +438,6 @@ class EventStream(Generic[E]):
 
 class AssembledStream(EventStream[E], Generic[E, R, U]):
     """A stream whose events are assembled into a reply, with its usage."""
-
-    __slots__ = ("_result",)
 
     _opening: StreamOpening[E, R, U]
     _open: OpenStream[E, R, U] | None

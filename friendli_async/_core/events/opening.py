@@ -30,7 +30,7 @@ async def read_first_event(
     decoder: msgspec.json.Decoder[Any],
     limits: Limits,
     stopwatch: Stopwatch,
-) -> tuple[EventReader[E], bytes | bytearray | None]:
+) -> tuple[EventReader[E], bytearray | None]:
     """Reads until a stream has its first event, or has ended without any but successfully.
 
     Args:
@@ -47,18 +47,21 @@ async def read_first_event(
         FriendliError: There is no event, but an error, or no stream.
     """
     data = await _read_first_bytes(exchange, decoder, limits)
-    head: bytes | bytearray | None = data
+    head: bytearray | None = bytearray(data)
     reader = EventReader(collector, limits.event, exchange.status, exchange.headers)
     reader.feed(data)
     stopwatch.read(len(data), len(reader.ready))
     while not reader.ready and not reader.has_ended:
         data = await exchange.read()
-        head = _append_bounded(head, data, limits.event)
+        if head is not None:
+            head += data
+            if len(head) > limits.event:
+                head = None
         reader.feed(data)
         stopwatch.read(len(data), len(reader.ready))
     if reader.failure is not None and not reader.ready:
         failure, reader.failure = Held(reader.failure), None
-        if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip()[:1] == b"{":
+        if isinstance(failure.error, StreamInterruptedError) and head and head.lstrip().startswith(b"{"):
             failure = Held(not_a_stream(bytes(head), decoder, exchange.status, exchange.headers))
         raise failure.take()
     return reader, head
@@ -85,20 +88,11 @@ async def _read_first_bytes(exchange: Exchange, decoder: msgspec.json.Decoder[An
     data = bytes(begun)
     if start.startswith(_STREAM_PREFIXES):
         return data
-    body = data and await exchange.read_some(limits.reply if start.startswith(b"{") else limits.error, data)
-    raise not_a_stream(body, decoder, exchange.status, exchange.headers)
+    if data:
+        data += await exchange.read_some((limits.reply if start.startswith(b"{") else limits.error) - len(data))
+    raise not_a_stream(data, decoder, exchange.status, exchange.headers)
 
 
 def _may_become_stream(start: bytes) -> bool:
     """Whether more bytes are needed to tell if this is the start of a stream."""
     return any(len(start) < len(prefix) and prefix.startswith(start) for prefix in _STREAM_PREFIXES)
-
-
-def _append_bounded(head: bytes | bytearray | None, data: bytes, limit: int) -> bytearray | None:
-    """Appends bytes to the head of a stream; returns None once it exceeds the limit."""
-    if head is None or len(head) + len(data) > limit:
-        return None
-    if not isinstance(head, bytearray):
-        head = bytearray(head)
-    head += data
-    return head

@@ -25,10 +25,9 @@ from friendli_async._core.error_json import (
 )
 from friendli_async._core.error_text import is_other_format
 from friendli_async._core.events.decoding import METADATA, NOT_DECODED
-from friendli_async._core.held import Held
 from friendli_async._core.lenient import convert, decode
 from friendli_async._core.status_errors import error_of_payload, excerpt, unexpected_content
-from friendli_async.errors import FriendliError, ResponseDecodeError
+from friendli_async.errors import APIStatusError, FriendliError, ResponseDecodeError
 from friendli_async.replies import Headers, Partial, partial_of
 
 T = TypeVar("T")
@@ -54,9 +53,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
         value: object = json_or_none(data)
         fields = as_object(value)
         if declares_error(value, own) or wraps_error(fields):
-            failure = Held(error_of_payload(value, data, status, headers))
-            failure.error.partial = _partial_of(fields, decoder)
-            raise failure.take()
+            raise _error_in_reply(value, data, decoder, status, headers)
     try:
         reply = decode(data, decoder)
     except ResponseDecodeError:
@@ -77,9 +74,7 @@ def decode_reply(data: bytes, decoder: msgspec.json.Decoder[T], status: int, hea
                 return _move_answers(reply, fields, data, decoder)
             _check_reply(reply, fields, data, own)
             return reply
-    failure = Held(error_of_payload(value, data, status, headers))
-    failure.error.partial = _partial_of(as_object(value), decoder)
-    raise failure.take()
+    raise _error_in_reply(value, data, decoder, status, headers)
 
 
 def not_a_stream(data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers) -> FriendliError:
@@ -169,14 +164,16 @@ def _literal_values(struct: Any, name: str) -> frozenset[object]:
     return frozenset(value for kind in kinds for member in get_args(kind) for value in get_args(member))
 
 
-def _partial_of(fields: Fields, decoder: msgspec.json.Decoder[Any]) -> Partial | None:
-    """Returns the content and usage of a reply that also carries an error, or None: they were billed."""
-    try:
-        reply = convert({name: each for name, each in fields.items() if name != "error"}, decoder.type)
-    except NOT_DECODED:
-        return None
-    partial = partial_of(reply)
-    return None if partial == Partial() else partial
+def _error_in_reply(
+    value: object, data: bytes, decoder: msgspec.json.Decoder[Any], status: int, headers: Headers
+) -> APIStatusError:
+    """Builds the error that a reply contains; the content and usage beside it, which were billed, are ``partial``."""
+    error = error_of_payload(value, data, status, headers)
+    with suppress(*NOT_DECODED):
+        reply = convert({name: each for name, each in as_object(value).items() if name != "error"}, decoder.type)
+        partial = partial_of(reply)
+        error.partial = None if partial == Partial() else partial
+    return error
 
 
 def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -191,7 +188,7 @@ def _move_answers(reply: T, fields: Fields, data: bytes, decoder: msgspec.json.D
     choices = list(map(as_object, items_of(fields["choices"])))
     wanted = "message" if hasattr(own_choices[0], "message") else "text"
     lacking = [choice for choice in choices if _lacks(choice, wanted)]
-    moved = [choice for choice in lacking if _move_answer(choice, wanted)]
+    moved = [choice for choice in lacking if move_answer(choice, wanted)]
     if any(_lacks(choice, wanted) and not (wanted in choice and choice.get("finish_reason")) for choice in lacking):
         raise ResponseDecodeError("a choice in the server's reply contains no answer", excerpt=excerpt(data))
     return cast("T", convert({**fields, "choices": choices}, decoder.type)) if moved else reply
@@ -208,7 +205,7 @@ def _lacks(choice: Fields, wanted: str) -> bool:
     return answer is None or (isinstance(answer, dict) and not any(name in answer for name in _ANSWER_FIELDS))
 
 
-def _move_answer(choice: Fields, wanted: str) -> bool:
+def move_answer(choice: Fields, wanted: str) -> bool:
     """Moves the answer of a choice to the field ``wanted``; returns False if there is none that fits."""
     found = choice.get("message") or choice.get("delta") or choice.get("text")
     message = as_object(found) if is_object(found) else {"content": found}

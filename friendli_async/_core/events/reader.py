@@ -121,24 +121,6 @@ class EventReader(Generic[E]):
         excess: The number of bytes fed that follow the event at which it stopped.
     """
 
-    __slots__ = (
-        "_add_texts",
-        "_collector",
-        "_decode",
-        "_dialect",
-        "_headers",
-        "_limit",
-        "_possible_error_data",
-        "_sse",
-        "_status",
-        "_stop_conditions",
-        "excess",
-        "failure",
-        "has_ended",
-        "ready",
-        "stopped",
-    )
-
     def __init__(
         self,
         collector: Collector[E, object, object],
@@ -152,7 +134,7 @@ class EventReader(Generic[E]):
         self.failure: FriendliError | None = None
         self.stopped = False
         self.excess = 0
-        self._stop_conditions = stop_conditions
+        self.stop_conditions = stop_conditions
         self._limit = limit
         self._possible_error_data = b""  # the data of the last event of an unknown kind that has an error message
         self._collector = collector
@@ -169,14 +151,9 @@ class EventReader(Generic[E]):
         """Returns a reader that parses the same reply from the beginning."""
         return EventReader(collector, self._limit, self._status, self._headers, stop_conditions)
 
-    @property
-    def has_stop_conditions(self) -> bool:
-        """Whether functions of the user are called with each event."""
-        return bool(self._stop_conditions)
-
     def feed(self, data: bytes) -> None:
         """Parses the next bytes; b"" is the end of the body."""
-        if self._stop_conditions:
+        if self.stop_conditions:
             self._feed_by_event(data)
             return
         payload = self._sse.single(data)
@@ -222,7 +199,8 @@ class EventReader(Generic[E]):
         elif sse.error is not None:
             self._fail(sse.error)
         elif not data:
-            self._end_of_body()
+            rest = sse.unfinished_data()
+            self._end(explicit=rest is not None and rest.strip() == DONE)
 
     def _decode_plain(self, data: bytes, payloads: list[bytes]) -> None:
         """Decodes the data of plain events, and a sentinel after them: in one pass if all of them are ordinary."""
@@ -254,7 +232,9 @@ class EventReader(Generic[E]):
 
     def _decode_each(self, events: list[ServerSentEvent]) -> None:
         decoded: list[E] = []
+        payload: E | None = None
         error: FriendliError | None = None
+        failure: FriendliError | None = None
         is_end, stray = False, b""
         for event in events:
             try:
@@ -264,40 +244,29 @@ class EventReader(Generic[E]):
             if payload is not None:
                 if self._dialect.is_possible_error(payload, event.data):
                     self._possible_error_data = event.data
-                if (failure := self._dialect.failure_of(payload)) is not None:
-                    self._take(decoded)
-                    if self.has_ended:
-                        return
-                    self._collector.extend((payload,))
-                    self._fail(failure)  # raised instead of delivered
-                    return
-                if error is not None:
-                    self._take_failed(decoded, payload, error)
-                    return
-                decoded.append(payload)
-            if error is not None or is_end:
+                failure = self._dialect.failure_of(payload)
+            if failure is not None or error is not None or is_end:
                 stray = event.stray
                 break
+            if payload is not None:
+                decoded.append(payload)
         self._take(decoded)
         if self.has_ended:  # anything after the final event of the API is ignored
             return
-        if error is not None:
-            self._fail(error)
+        last = () if payload is None else (payload,)
+        if failure is not None:
+            self._collector.extend(last)
+            self._fail(failure)  # raised instead of delivered
+        elif error is not None:
+            self._take(last)  # it may be the final event of the API
+            if not self.stopped:
+                self._fail(error)
         elif is_end:
             self._end(explicit=True, stray=stray)
 
-    def _take_failed(self, events: Sequence[E], last: E, error: FriendliError) -> None:
-        """Takes events, and then one that carries an error, which may be the final event of the API."""
-        self._take(events)
-        if self.has_ended:
-            return
-        self._take((last,))
-        if not self.stopped:
-            self._fail(error)
-
     def _take(self, events: Sequence[E]) -> None:
         collector = self._collector
-        if self._stop_conditions:
+        if self.stop_conditions:
             self._take_each(events)
         else:
             self.ready.extend(events[: collector.extend(events)])
@@ -311,14 +280,10 @@ class EventReader(Generic[E]):
             self.ready.append(event)
             if collector.is_last:
                 return
-            verdicts = [condition(event) for condition in self._stop_conditions]  # all of them: some keep state
+            verdicts = [condition(event) for condition in self.stop_conditions]  # all of them: some keep state
             if any(verdicts):
                 self.has_ended = self.stopped = True
                 return
-
-    def _end_of_body(self) -> None:
-        data = self._sse.unfinished_data()
-        self._end(explicit=data is not None and data.strip() == DONE)
 
     def _end(self, *, explicit: bool, stray: bytes | None = None) -> None:
         """Ends the stream: the server sent a sentinel (``explicit``), or just ended the body.

@@ -49,22 +49,6 @@ class SSEDecoder:
             send a stream.
     """
 
-    __slots__ = (
-        "_after_cr",
-        "_data",
-        "_head",
-        "_is_idle",
-        "_limit",
-        "_line",
-        "_max_single",
-        "_more",
-        "_name",
-        "_redundant",
-        "_size",
-        "error",
-        "stray",
-    )
-
     def __init__(self, limit: int = 32 * 1024 * 1024, redundant: frozenset[bytes] = frozenset()) -> None:
         self.error: ResponseDecodeError | None = None
         self.stray = b""
@@ -72,7 +56,7 @@ class SSEDecoder:
         self._limit = limit
         self._max_single = min(limit, _MAX_SINGLE)
         self._redundant = redundant
-        self._head: bytes | None = b""  # the first bytes while they may be a BOM; then None
+        self._is_first = True  # the first line is unfinished: it may begin with a BOM
         self._after_cr = False  # the last byte was a CR: if an LF follows, both are one line end
         self._line = bytearray()  # the unfinished line; extended in place, so that a long one takes linear time
         self._size = 0  # bytes of the finished lines of the unfinished event
@@ -91,8 +75,6 @@ class SSEDecoder:
         """
         if self.error is not None:
             return []
-        if self._head is not None:
-            data = self._strip_bom(data)
         if self._after_cr or _CR in data:
             data = self._normalize_newlines(data)
         lines = data.split(b"\n")
@@ -108,9 +90,7 @@ class SSEDecoder:
             lines = self._within_limit(lines)
         events = self._interpret(lines)
         self._update_size(lines)
-        self._is_idle = not (
-            self._line or self._size or self._after_cr or self._head is not None or self._name or self.error
-        )
+        self._is_idle = not (self._line or self._size or self._after_cr or self._is_first or self._name or self.error)
         return events
 
     def single(self, data: bytes) -> bytes | None:
@@ -151,7 +131,7 @@ class SSEDecoder:
         payloads = self._payloads(complete)
         if payloads is None or _LF in b"".join(payloads):
             return None
-        self._head = None
+        self._is_first = False
         if rest or not self._is_idle:
             self._line = bytearray(line)
             self._name = name[7:].decode() if name else None
@@ -165,8 +145,6 @@ class SSEDecoder:
             return b""
         if self.error is not None or self._after_cr or self._data is not None:
             return None
-        if self._head is not None:
-            return b"" if not self._head else None  # the first bytes: they are no BOM if an event begins there
         name = b"" if self._name is None else b"event: %b\n" % self._name.encode()
         return name + self._line if len(name) == self._size else None
 
@@ -196,9 +174,12 @@ class SSEDecoder:
         return None if self._data is None else b"\n".join([self._data, *self._more])
 
     def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
-        """Interprets lines as in 9.2.6."""
+        """Interprets lines as in 9.2.6, without the byte order mark that the first may have (9.2.5)."""
         events: list[ServerSentEvent] = []
         data = self._data
+        if self._is_first and lines:
+            self._is_first = False
+            lines[0] = lines[0].removeprefix(_BOM)
         for line in lines:
             if not line:
                 if data is not None:
@@ -259,15 +240,6 @@ class SSEDecoder:
             f"an event of the stream is larger than the limit of {self._limit} bytes (Limits.event)",
             excerpt=line[:200].decode("utf-8", "replace"),
         )
-
-    def _strip_bom(self, data: bytes) -> bytes:
-        """Removes one leading byte order mark (9.2.5)."""
-        head = (self._head or b"") + data
-        if len(head) < len(_BOM) and _BOM.startswith(head):
-            self._head = head
-            return b""
-        self._head = None
-        return head.removeprefix(_BOM)
 
     def _normalize_newlines(self, data: bytes) -> bytes:
         """Replaces CR and CRLF with LF. A CR at the end counts immediately; an LF that follows it is dropped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from friendli_async._core.net.exchange import Exchange
     from friendli_async._core.observers import CallReporter
     from friendli_async._core.timing import Stopwatch
-
-_DROPPED: Final = "the last reference to the stream was dropped"
 
 E = TypeVar("E")
 R_co = TypeVar("R_co", covariant=True)
@@ -129,9 +127,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
 
     def _fail_read(self, error: BaseException) -> None:
         if isinstance(error, Exception):
-            self.stop(f"the stream failed: {type(error).__name__}", "failed")
+            self.stop(StreamInterruptedError(f"the stream failed: {type(error).__name__}"), "failed")
         else:
-            self.stop("a read of the stream was cancelled, which closed it", "cancelled")
+            self.stop(StreamInterruptedError("a read of the stream was cancelled, which closed it"))
         self.was_interrupted = self.error is not None
         reject_stop_iteration(error)
 
@@ -263,11 +261,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         assert self.error is not None, "the stream has failed"
         raise copy.copy(self.error)
 
-    def stop(self, reason: str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
+    def stop(self, error: FriendliError, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
         """Ends the stream immediately, and discards undelivered events; synchronous, so that it cannot be cancelled.
 
         Args:
-            reason: The message of the error.
+            error: What later reads raise, unless the outcome is ``stopped``.
             outcome: The outcome of the stream.
             waited_for: Whether another task is waiting for an event: the error is raised there.
         """
@@ -277,7 +275,6 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             return
         if outcome == "stopped":
             self._read_arrived()
-        error = StreamInterruptedError(reason)
         self._detach()
         if waited_for:
             self.exchange.abort_with(error)
@@ -288,27 +285,13 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
     def _read_arrived(self) -> None:
         """Decodes what has arrived and nobody has read, for the result of a stream that is stopped."""
         reader = self.reader
-        if reader.has_stop_conditions:
+        if reader.stop_conditions:
             return  # they would be called once more
         with suppress(FriendliError):
             while not reader.has_ended and (data := self.exchange.take()):
                 reader.feed(data)
                 self.stopwatch.read(len(data), len(reader.ready))
                 reader.ready.clear()
-
-    def reject(self, error: FriendliError) -> None:
-        """Ends the stream, if it is open, because its content is unusable; adds ``meta`` and ``partial`` to the error.
-
-        Events that were received but not delivered are discarded.
-        """
-        if self.outcome != "open":
-            error.meta, error.partial = self.meta, self.collector.partial()
-            return
-        self._detach()
-        self.exchange.abort()
-        self.reader.ready.clear()
-        self.head = b""
-        self._end("failed", error)
 
     def _end(self, outcome: Outcome, error: FriendliError | None = None) -> None:
         """Records the outcome unless there is one, and adds ``meta`` and ``partial`` to the error in either case."""
@@ -333,12 +316,10 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             reply = collector.result() if outcome in {"done", "stopped"} else collector.partial()
         reporter.end(
             outcome,
-            self.timing(),
+            self.meta,
             usage_of(collector),
             collector.finish_reasons,
             error,
-            status=self._meta.status,
-            request_id=self._meta.request_id,
             head=collector.head,
             reply=reply,
         )
@@ -361,6 +342,7 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
 
     def drop(self) -> None:
         """Ends the stream when its last reference is dropped, maybe in another thread or without a running loop."""
-        if not call_in_loop(self.clock.loop, self.stop, _DROPPED):  # the loop is closed, and so are its connections
+        error = StreamInterruptedError("the last reference to the stream was dropped")
+        if not call_in_loop(self.clock.loop, self.stop, error):  # the loop is closed, and so are its connections
             self.exchange.on_abort = None
-            self._end("cancelled", StreamInterruptedError(_DROPPED))
+            self._end("cancelled", error)

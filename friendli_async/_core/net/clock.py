@@ -39,8 +39,6 @@ def timeout_error(limit: TimeoutLimit, seconds: float, *, sent: bool, detail: st
 class _Deadline:
     """A deadline that can be moved. ``_expire`` runs if it has passed and is not moved during the grace turns."""
 
-    __slots__ = ("_handle", "_timer_at", "_turns", "loop", "now", "when")
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         # asyncio's own ``loop.time`` only wraps ``monotonic``.
@@ -96,20 +94,9 @@ class CallClock(_Deadline):
         loop: The running loop.
 
     Attributes:
+        interruption: The error of ``interrupt``.
         sent: Whether the server may have accepted the attempt's request by now.
     """
-
-    __slots__ = (
-        "_cancelling",
-        "_detail",
-        "_expired",
-        "_interruption",
-        "_limit",
-        "_task",
-        "sent",
-        "timeouts",
-        "total_at",
-    )
 
     def __init__(self, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -118,7 +105,7 @@ class CallClock(_Deadline):
         self.sent: bool = False
         self._limit: TimeoutLimit = "total"
         self._detail = ""
-        self._interruption: FriendliError | None = None
+        self.interruption: FriendliError | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._expired = False
@@ -136,20 +123,19 @@ class CallClock(_Deadline):
             limit, when = "total", total_at
         self._limit = limit
         self._detail = detail
-        if self._interruption is None:
+        if self.interruption is None:
             self.reschedule(when)
 
     def interrupt(self, error: FriendliError) -> None:
         """Ends the attempt or wait with this error at the loop's next turn. Later ones raise it when they begin."""
-        if self._interruption is None:
-            self._interruption = error
-            if self._task is not None:
-                self._disarm()
-                self._handle = self.loop.call_soon(self._expire)
+        self.interruption = error
+        if self._task is not None:
+            self._disarm()
+            self._handle = self.loop.call_soon(self._expire)
 
     def __enter__(self) -> Self:
-        if self._interruption is not None:
-            raise copy.copy(self._interruption)  # a traceback would form a cycle with this clock
+        if self.interruption is not None:
+            raise copy.copy(self.interruption)  # a traceback would form a cycle with this clock
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call must run in an asyncio task")
@@ -171,8 +157,8 @@ class CallClock(_Deadline):
         if task.uncancel() > self._cancelling or kind is not asyncio.CancelledError:
             return  # the caller's own cancellation takes precedence
         del task  # it may keep the error raised below, whose traceback has this frame: a cycle
-        if self._interruption is not None:
-            raise copy.copy(self._interruption) from None
+        if self.interruption is not None:
+            raise copy.copy(self.interruption) from None
         seconds = getattr(self.timeouts, self._limit)
         raise timeout_error(self._limit, seconds, sent=self.sent, detail=self._detail) from None
 
@@ -193,8 +179,6 @@ class ReadClock(_Deadline):
             reference could then not end the stream.
     """
 
-    __slots__ = ("_idle", "_on_timeout", "_timeouts", "_total_at")
-
     running_loop = staticmethod(asyncio.get_running_loop)
     """For a check at each event in modules that a bare import loads, and which therefore do not import asyncio."""
 
@@ -209,7 +193,7 @@ class ReadClock(_Deadline):
         self._timeouts = timeouts
         self._idle = timeouts.idle
         self._total_at = total_at
-        self._on_timeout: Callable[[APITimeoutError], object] | None = on_timeout
+        self._on_timeout = on_timeout
         if total_at is not None:
             self.reschedule(total_at)
 
@@ -231,7 +215,7 @@ class ReadClock(_Deadline):
 
     def carry_over(self, *, rest: bool, waited: bool) -> None:
         """Sets the idle limit of the next wait, for a reader that returns after each read."""
-        if self._on_timeout is None or self._idle is None:
+        if self._idle is None:
             return
         if not rest:
             self._idle = self._timeouts.idle
@@ -240,12 +224,10 @@ class ReadClock(_Deadline):
 
     def stop(self) -> None:
         """Disables all limits: the stream has ended."""
-        self._idle = self._total_at = self.when = self._on_timeout = None
+        self._idle = self._total_at = self.when = None
         self._disarm()
 
     def _expire(self) -> None:
-        on_timeout = self._on_timeout
-        if on_timeout is not None:
-            total = self._total_at is not None and self.now() >= self._total_at
-            limit: TimeoutLimit = "total" if total else "idle"
-            on_timeout(timeout_error(limit, getattr(self._timeouts, limit), sent=True))
+        total = self._total_at is not None and self.now() >= self._total_at
+        limit: TimeoutLimit = "total" if total else "idle"
+        self._on_timeout(timeout_error(limit, getattr(self._timeouts, limit), sent=True))

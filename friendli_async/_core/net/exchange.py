@@ -62,7 +62,7 @@ class Exchange(Protocol):
         """Returns the whole body, of at most ``limit`` bytes, and finishes the exchange."""
         ...
 
-    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
+    async def read_some(self, limit: int) -> bytes:
         """Returns what arrives of the body within ``limit`` bytes and a few seconds, and ends the exchange.
 
         Never raises for a broken body.
@@ -97,26 +97,6 @@ class AiohttpExchange:
         on_abort: Called by ``abort_with`` with its error: nobody may be reading.
         content: The buffer that aiohttp's parser fills.
     """
-
-    __slots__ = (
-        "_abort_error",
-        "_closed",
-        "_finish_timer",
-        "_inflate",
-        "_pending",
-        "_pool",
-        "_protocol",
-        "_readable",
-        "_response",
-        "_uses_readany",
-        "_waiter",
-        "content",
-        "headers",
-        "loop",
-        "on_abort",
-        "status",
-        "streaming",
-    )
 
     def __init__(self, pool: Pool, response: aiohttp.ClientResponse) -> None:
         self.status: int = response.status
@@ -288,16 +268,12 @@ class AiohttpExchange:
         self.finish()
         return b"".join(pieces)
 
-    async def read_some(self, limit: int, begun: bytes = b"") -> bytes:
+    async def read_some(self, limit: int) -> bytes:
         """Returns what arrives of an error's body within ``limit`` bytes and 5 seconds, and ends the exchange.
 
         Never raises for a broken body.
-
-        Args:
-            limit: Maximum number of bytes to return.
-            begun: What has been read of it already.
         """
-        body = bytearray(begun)  # a large one, in pieces, would take quadratic time as bytes
+        body = bytearray()  # a large one, in pieces, would take quadratic time as bytes
         with suppress(TimeoutError, FriendliError):
             async with asyncio.timeout(_ERROR_BODY_SECONDS):
                 while len(body) < limit:

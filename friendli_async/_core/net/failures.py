@@ -9,6 +9,7 @@ import os
 import re
 import ssl
 from http import HTTPStatus
+from http.client import responses
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final
 
@@ -157,9 +158,7 @@ def _bracketed(host: str) -> str:
 
 def _proxy_reason(error: aiohttp.ClientHttpProxyError) -> str:
     """Returns what a proxy answered to CONNECT."""
-    url, message = error.request_info.real_url, error.message
-    if not message and error.status in HTTPStatus._value2member_map_:
-        message = HTTPStatus(error.status).phrase
+    url, message = error.request_info.real_url, error.message or responses.get(error.status, "")
     return f"the proxy {url.host}:{url.port} rejected the CONNECT request: {error.status} {message}".rstrip()
 
 
