@@ -47,7 +47,7 @@ from friendli_async.testing import (
 )
 from friendli_async.tools import Run, ToolError, ToolStarted, tool
 
-pytestmark = [pytest.mark.usefixtures("collect_garbage")]
+pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
 
 ONE_TOOL: Final = ["run", "call", "call done", "weather started", "weather done", "call", "call done", "run done"]
 
@@ -505,6 +505,7 @@ async def test_failed_tool_that_ends_the_run_fails_it_and_cancels_the_others(
         await result(start_run(client, waiter.wait, fail, on_tool_error="raise"))
     assert {"fail failed LookupError", "wait cancelled CancelledError"} < set(seen.reported)
     assert seen.reported[-1] == "run failed ToolError"
+    assert (seen.end.tool_calls, seen.end.turns) == (2, 1)
     assert seen.end.usage is not None
     assert seen.end.usage.completion_tokens == 2
 

@@ -306,12 +306,14 @@ class ToolRunner:
         self, call: ToolCall, seconds: float, error: BaseException | None, content: str | None = None
     ) -> None:
         """Logs and reports the end of a call. Never its arguments, unless an observer asks for them."""
-        problem, outcome = None, "done" if error is None else "cancelled"
-        if isinstance(error, ToolError):
-            problem, outcome, content = error.kind, "failed", _content_of(error)
+        outcome, problem = "failed", None
+        if error is None:
+            outcome = "done"
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            outcome = "cancelled"
+        elif isinstance(error, ToolError):
+            problem, content = error.kind, _content_of(error)
             error = error.__cause__ or error
-        elif error is not None and not isinstance(error, asyncio.CancelledError | GeneratorExit):
-            outcome = "failed"
         if _log.isEnabledFor(logging.DEBUG):
             shown = outcome if error is None else f"{problem or outcome}, {type(error).__name__}"
             _log.debug("tool %r: %s in %.3f s", call.function.name[:MAX_NAME], shown, seconds)
