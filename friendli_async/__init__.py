@@ -16,7 +16,14 @@ from friendli_async._core.observers import (
     CallStarted,
     Connected,
     FirstEvent,
+    ObservedRunEvent,
     Observer,
+    RunEnded,
+    RunStarted,
+    ToolCallContent,
+    ToolCallEnded,
+    ToolCallEvent,
+    ToolCallStarted,
 )
 from friendli_async._core.pages import Pages
 from friendli_async._version import __version__
@@ -61,8 +68,9 @@ __all__ += ["CallContent", "CallEnded", "CallEvent", "CallHeld", "CallStarted", 
 __all__ += ["ChatMessage", "ChatStream", "ConfigurationError", "ConflictError", "Connected", "EventStream"]
 __all__ += ["FirstEvent", "FriendliError", "Gauges", "InternalServerError", "Limits", "LoopGauges", "Meta"]
 __all__ += ["NotFoundError"]
-__all__ += ["Observer", "OutputCutOffError", "OutputError", "OutputInvalidError", "Pacing", "Pages", "Partial"]
-__all__ += ["PermissionDeniedError", "RateLimit", "RateLimitError"]
-__all__ += ["ResponseDecodeError", "RetryPolicy", "SDKError", "StreamInterruptedError", "Timeouts", "Timing"]
-__all__ += ["ToolAssistedStream", "ToolCall", "ToolError", "ToolStatus", "TurnLimitError", "UnknownArgumentError"]
+__all__ += ["ObservedRunEvent", "Observer", "OutputCutOffError", "OutputError", "OutputInvalidError", "Pacing"]
+__all__ += ["Pages", "Partial", "PermissionDeniedError", "RateLimit", "RateLimitError"]
+__all__ += ["ResponseDecodeError", "RetryPolicy", "RunEnded", "RunStarted", "SDKError", "StreamInterruptedError"]
+__all__ += ["Timeouts", "Timing", "ToolAssistedStream", "ToolCall", "ToolCallContent", "ToolCallEnded"]
+__all__ += ["ToolCallEvent", "ToolCallStarted", "ToolError", "ToolStatus", "TurnLimitError", "UnknownArgumentError"]
 __all__ += ["UnknownEvent", "UnprocessableEntityError", "Usage", "__version__"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import random
 import socket
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.clock import Clock
+from support.clock import Clock, run_loop_iterations, wait_until
 from support.sockets import (
     DONE,
     FAST_RETRY,
@@ -212,6 +213,43 @@ def test_slot_granted_to_a_waiter_of_a_closed_loop_is_not_passed_on(monkeypatch:
     waiting.clear()
     gc.collect()
     assert unraisable == []
+
+
+async def test_long_wait_for_a_connection_is_logged_once_while_it_lasts(
+    server: FriendliServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "friendli_async")
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=1) as client:
+        async with open_stream(client):
+            waiting = [asyncio.ensure_future(complete(client)) for _ in range(3)]
+            await wait_until(lambda: client.gauges().waiting == 3)
+            clock.advance(4.9)
+            await run_loop_iterations()
+            assert caplog.messages == []
+            clock.advance(0.1)
+            await run_loop_iterations()
+            expected = "calls have waited 5 s for a connection: 1 of 1 in use (max_connections), 3 calls waiting"
+            assert caplog.messages == [expected]
+        await asyncio.gather(*waiting)
+        assert caplog.messages == [expected]
+
+
+@pytest.mark.parametrize(("seconds", "logged"), [(59.0, 1), (61.0, 2)])
+async def test_long_waits_are_logged_at_most_once_a_minute(
+    server: FriendliServer, clock: Clock, caplog: pytest.LogCaptureFixture, seconds: float, logged: int
+) -> None:
+    caplog.set_level(logging.INFO, "friendli_async")
+    server.enqueue(script(chunk("a"), stall()))
+    async with client_of(server.url, max_connections=1, timeout=None) as client, open_stream(client):
+        for pause in (5.0, seconds):
+            waiting = asyncio.ensure_future(complete(client))
+            await wait_until(lambda: client.gauges().waiting == 1)
+            clock.advance(pause)
+            await run_loop_iterations()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert len(caplog.messages) == logged
 
 
 async def test_completed_stream_survives_closing_the_client(server: FriendliServer) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import support.messages
 import support.responses
+from support.clock import wait_until
 from support.sockets import FAST_RETRY, MESSAGES, client_of, complete, open_stream, read, with_timeout
 
 from friendli_async import AsyncFriendli, ChatStream, FriendliError, RateLimitError, Timeouts
@@ -25,15 +26,19 @@ from friendli_async.testing import (
     FriendliServer,
     chunk,
     cut,
+    done,
     error_data,
     finish,
+    gate,
     json_body,
     script,
     stall,
     status,
     text,
+    tool_calls,
     usage,
 )
+from friendli_async.tools import Run, ToolFinished, ToolStarted, tool
 
 pytest.importorskip("opentelemetry.sdk", reason="the OpenTelemetry SDK is not installed")
 pytest.importorskip("pytest_genai_semconv", reason="pytest-genai-semconv is not installed")
@@ -45,8 +50,14 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
-from pytest_genai_semconv import assert_chat_span, assert_genai_span_compliant, spec
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+from pytest_genai_semconv import (
+    assert_chat_span,
+    assert_execute_tool_span,
+    assert_genai_span_compliant,
+    assert_invoke_agent_span,
+    spec,
+)
 
 from friendli_async.integrations.opentelemetry import Telemetry
 
@@ -313,6 +324,372 @@ async def test_reading_a_stream_does_not_make_its_span_current(client: AsyncFrie
             with tracer.start_as_current_span("between"):
                 pass
     assert {span.parent for span in seen.spans if span.name == "between"} == {None}
+
+
+# --- runs and tools --------------------------------------------------------------------------------------------------
+
+
+def run_of(client: AsyncFriendli, *tools: Any, **options: Any) -> Run:
+    return client.serverless.chat.run(model="m", messages=MESSAGES, tools=tools, **options)
+
+
+@tool
+async def weather(city: str = "Rome") -> str:
+    """Weather of a city."""
+    return f"sunny in {city}"
+
+
+@tool
+async def fail() -> str:
+    """Fails."""
+    raise LookupError("no such city")
+
+
+def tree(seen: InMemoryTelemetry) -> dict[str, str | None]:
+    """Returns the name of each span's parent, by the span's name."""
+    names = {span.context.span_id: span.name for span in seen.spans}
+    return {span.name: names[span.parent.span_id] if span.parent else None for span in seen.spans}
+
+
+async def test_run_is_a_span_above_its_calls_and_tools(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    server.enqueue(tool_calls(("weather", {"city": "Paris"})), text("Sunny", prompt_tokens=7))
+    with seen.tracers.get_tracer("test").start_as_current_span("caller"):
+        result = await run_of(client.with_options(team="acme"), weather).result()
+    assert tree(seen) == {
+        "caller": None,
+        "invoke_agent": "caller",
+        "chat m": "invoke_agent",
+        "execute_tool weather": "invoke_agent",
+    }
+    assert len(seen.spans) == 5
+    assert len({span.context.trace_id for span in seen.spans}) == 1
+    [run] = [span for span in seen.spans if span.name == "invoke_agent"]
+    [ran] = [span for span in seen.spans if span.name == "execute_tool weather"]
+    assert_invoke_agent_span(run)
+    assert_execute_tool_span(ran, tool_name="weather")
+    assert run.kind is ran.kind is SpanKind.INTERNAL
+    assert run.status.status_code is ran.status.status_code is StatusCode.UNSET
+    assert result.usage is not None
+    assert attributes(run) == {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "friendli",
+        "gen_ai.request.model": "m",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": result.usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": result.usage.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+        "friendli.outcome": "done",
+        "friendli.deployment": "serverless",
+        "friendli.team": "acme",
+        "friendli.turns": 2,
+    }
+    assert attributes(ran) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "weather",
+        "gen_ai.tool.type": "function",
+        "gen_ai.tool.description": "Weather of a city.",
+        "gen_ai.tool.call.id": result.messages[1]["tool_calls"][0]["id"],
+        "friendli.outcome": "done",
+    }
+    for span in seen.spans:
+        if span.parent and span.name != "invoke_agent":
+            assert run.start_time <= span.start_time <= span.end_time <= run.end_time  # type: ignore[operator]  # set at the end
+    assert (seen.telemetry._calls, seen.telemetry._runs, seen.telemetry._tools) == ({}, {}, {})
+
+
+async def test_spans_of_concurrent_tools_are_below_their_own_tool_while_the_stream_goes_on(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    tracer = seen.tracers.get_tracer("test")
+    both = asyncio.Barrier(2)
+    read_on = asyncio.Event()
+    entered = threading.Barrier(2)
+
+    @tool
+    async def in_loop(name: str) -> None:
+        """Runs in the loop."""
+        async with both:
+            with tracer.start_as_current_span(f"loop {name}"):
+                await read_on.wait()
+                with tracer.start_as_current_span(f"loop {name}, inner"):
+                    await asyncio.create_task(asyncio.sleep(0))
+
+    @tool
+    def in_thread(name: str) -> None:
+        """Runs in a thread."""
+        entered.wait(30)
+        with tracer.start_as_current_span(f"thread {name}"):
+            pass
+
+    @tool
+    async def asks() -> str:
+        """Asks another model, and lets it use a tool."""
+        await complete(client)
+        return (await run_of(client, weather).result()).reply.text
+
+    calls = [("in_loop", "a"), ("in_loop", "b"), ("in_thread", "a"), ("in_thread", "b")]
+    deltas = [
+        chunk(
+            tool_calls=[
+                {
+                    "index": number,
+                    "id": f"{name} {which}",
+                    "function": {"name": name, "arguments": f'{{"name": "{which}"}}'},
+                }
+            ]
+        )
+        for number, (name, which) in enumerate(calls)
+    ]
+    server.enqueue(
+        script(*deltas, finish("tool_calls"), gate(read_on), usage(1, 1), done()),
+        tool_calls(("asks", {})),
+        text("inner"),
+        tool_calls(("weather", {})),
+        text("inner run"),
+        text("outer"),
+    )
+    between: set[Any] = set()
+    async with asyncio.timeout(30):
+        async for event in run_of(client, in_loop, in_thread, asks):
+            with tracer.start_as_current_span("between") as span:
+                between.add(span.parent)
+            if isinstance(event, ToolFinished) and event.call.function.name == "in_thread":
+                read_on.set()  # the tools in the loop still run, and the stream is not at its end
+    assert between == {None}
+    by_id = {span.context.span_id: span for span in seen.spans}
+
+    def path(span: ReadableSpan) -> list[str]:
+        parent = by_id[span.parent.span_id] if span.parent else None
+        name = (
+            attributes(span).get("gen_ai.tool.call.id")
+            if span.name in ("execute_tool in_loop", "execute_tool in_thread")
+            else span.name
+        )
+        return [*(path(parent) if parent else []), str(name)]
+
+    paths = sorted(path(span) for span in seen.spans if span.name not in ("between", "chat m"))
+    asked = ["invoke_agent", "execute_tool asks"]
+    assert paths == sorted(
+        [
+            ["invoke_agent"],
+            *(["invoke_agent", f"{name} {which}"] for name, which in calls),
+            *(["invoke_agent", f"in_loop {which}", f"loop {which}"] for which in "ab"),
+            *(["invoke_agent", f"in_loop {which}", f"loop {which}", f"loop {which}, inner"] for which in "ab"),
+            *(["invoke_agent", f"in_thread {which}", f"thread {which}"] for which in "ab"),
+            asked,
+            [*asked, "invoke_agent"],
+            [*asked, "invoke_agent", "execute_tool weather"],
+        ]
+    )
+    chats = sorted(path(span) for span in seen.spans if span.name == "chat m")
+    assert chats == sorted(
+        [*[["invoke_agent", "chat m"]] * 3, [*asked, "chat m"], *[[*asked, "invoke_agent", "chat m"]] * 2]
+    )
+
+
+async def test_concurrent_runs_have_separate_spans(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    called = tool_calls(("weather", {}))
+    server.always(lambda request: (called if len(request.json_object["messages"]) == 1 else text("x"))(request))
+    tracer = seen.tracers.get_tracer("test")
+
+    async def one(number: int) -> None:
+        with tracer.start_as_current_span(f"caller {number}"):
+            await run_of(client, weather).result()
+
+    await asyncio.gather(*(one(number) for number in range(10)))
+    children: dict[int, list[str]] = {}
+    for span in seen.spans:
+        if span.parent:
+            children.setdefault(span.parent.span_id, []).append(span.name)
+    for span in seen.spans:
+        if span.name.startswith("caller"):
+            assert children[span.context.span_id] == ["invoke_agent"]
+        elif span.name == "invoke_agent":
+            assert sorted(children[span.context.span_id]) == ["chat m", "chat m", "execute_tool weather"]
+
+
+@tool
+async def never_ends() -> str:
+    """Never ends."""
+    await asyncio.Event().wait()
+    return "never"
+
+
+@tool
+async def wrong_argument(number: int) -> str:
+    """Takes a number."""
+    return str(number)
+
+
+TOOL_ENDS: Final[dict[str, tuple[Any, dict[str, Any], tuple[str, str, str | None]]]] = {
+    "raises": (fail, {}, ("failed", "ERROR", "LookupError")),
+    "arguments": (wrong_argument, {}, ("failed", "ERROR", "arguments")),
+    "timeout": (never_ends, {"tool_timeout": 0.01}, ("failed", "ERROR", "timeout")),
+    "refused": (weather, {"before_tool": lambda call: False}, ("refused", "UNSET", None)),
+}
+
+
+@pytest.mark.parametrize("name", TOOL_ENDS)
+async def test_failed_tool_is_a_span_with_its_error_type(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry, name: str
+) -> None:
+    used, options, expected = TOOL_ENDS[name]
+    server.enqueue(tool_calls((used.name, {})), text("x"))
+    await run_of(client, used, **options).result()
+    [span] = [span for span in seen.spans if span.name == f"execute_tool {used.name}"]
+    assert_execute_tool_span(span, tool_name=used.name)
+    recorded = attributes(span)
+    assert (recorded["friendli.outcome"], span.status.status_code.name, recorded.get("error.type")) == expected
+    points = seen.metrics().get("gen_ai.execute_tool.duration", [])
+    assert [point.attributes.get("error.type") for point in points] == ([] if name == "refused" else [expected[2]])
+
+
+async def test_tool_that_does_not_exist_is_a_span_without_its_name_and_no_measurement(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    server.enqueue(tool_calls(("nonsense \ud83d", {})), text("x"))
+    await run_of(client, weather).result()
+    [span] = [span for span in seen.spans if span.name == "execute_tool"]
+    recorded = attributes(span)
+    assert (recorded["error.type"], recorded["gen_ai.tool.name"]) == ("unknown", "nonsense \ufffd")
+    assert span.status.status_code is StatusCode.ERROR
+    assert "gen_ai.execute_tool.duration" not in seen.metrics()
+
+
+async def leave_run(run: Run) -> None:
+    async with run:
+        async for event in run:
+            if isinstance(event, ToolStarted):
+                return
+
+
+async def drop_run(run: Run) -> None:
+    async for event in run:
+        if isinstance(event, ToolStarted):
+            return
+
+
+async def cancel_run(run: Run) -> None:
+    async for event in run:
+        if isinstance(event, ToolStarted):
+            break
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(anext(run), 0.01)
+
+
+async def exhaust(run: Run) -> None:
+    await run.result()
+
+
+CALLED: Final = chunk(tool_calls=[{"index": 0, "id": "c", "function": {"name": "never_ends", "arguments": "{}"}}])
+NEXT: Final = chunk(tool_calls=[{"index": 1, "id": "d", "function": {"name": "weather", "arguments": ""}}])
+RUN_ENDS: Final[dict[str, tuple[Any, Callable[[Run], Awaitable[object]], tuple[str, str, str | None]]]] = {
+    "left": (script(CALLED, finish("tool_calls"), done()), leave_run, ("cancelled", "UNSET", None)),
+    "left during the stream": (script(CALLED, NEXT, stall()), leave_run, ("cancelled", "UNSET", None)),
+    "dropped": (script(CALLED, NEXT, stall()), drop_run, ("cancelled", "UNSET", None)),
+    "cancelled": (script(CALLED, NEXT, stall()), cancel_run, ("cancelled", "UNSET", None)),
+    "truncated": (script(CALLED, NEXT, cut()), exhaust, ("truncated", "ERROR", "StreamInterruptedError")),
+    "failed": (
+        script(CALLED, NEXT, error_data({"message": "overloaded", "code": 503})),
+        exhaust,
+        ("failed", "ERROR", "503"),
+    ),
+    "rejected": (status(401), exhaust, ("failed", "ERROR", "401")),
+    "turn limit": (tool_calls(("weather", {})), exhaust, ("failed", "ERROR", "TurnLimitError")),
+}
+
+
+@pytest.mark.parametrize("name", RUN_ENDS)
+async def test_run_is_one_span_for_every_outcome(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry, name: str
+) -> None:
+    answer, use, expected = RUN_ENDS[name]
+    server.enqueue(answer)
+    run = run_of(client, never_ends, weather, max_turns=1)
+    using = asyncio.ensure_future(use(run))
+    del run
+    with suppress(FriendliError):
+        await with_timeout(using)
+    del using
+    gc.collect()
+    await wait_until(lambda: not seen.telemetry._runs)
+    assert (seen.telemetry._calls, seen.telemetry._tools) == ({}, {})
+    [span] = [span for span in seen.spans if span.name == "invoke_agent"]
+    assert_invoke_agent_span(span)
+    assert span is seen.spans[-1]
+    recorded = attributes(span)
+    assert (recorded["friendli.outcome"], span.status.status_code.name, recorded.get("error.type")) == expected
+    assert set(tree(seen).values()) <= {None, "invoke_agent"}
+    for each in seen.spans:
+        if each.name == "execute_tool never_ends":
+            assert attributes(each)["friendli.outcome"] == "cancelled"
+            assert each.status.status_code is StatusCode.UNSET
+
+
+async def test_metrics_of_runs_and_tools_follow_the_conventions(
+    client: AsyncFriendli, server: FriendliServer, seen: InMemoryTelemetry
+) -> None:
+    server.enqueue(tool_calls(("weather", {}), ("fail", {})), text("x"), status(401))
+    await run_of(client, weather, fail).result()
+    with pytest.raises(FriendliError):
+        await run_of(client, weather, fail).result()
+    recorded = seen.metrics()
+    runs = {point.attributes.get("error.type"): point for point in recorded["gen_ai.invoke_agent.duration"]}
+    assert {kind: point.count for kind, point in runs.items()} == {None: 1, "401": 1}
+    assert list(runs[None].explicit_bounds) == pytest.approx([0.1 * 2**power for power in range(13)])
+    for name, total in (("inference_calls", 2), ("tool_calls", 2)):
+        points = {point.attributes.get("error.type"): point for point in recorded[f"gen_ai.invoke_agent.{name}"]}
+        assert points[None].sum == total
+        assert list(points[None].explicit_bounds) == [1, 2, 4, 8, 16, 32, 64, 128]
+    tools = {
+        (point.attributes["gen_ai.tool.name"], point.attributes.get("error.type")): point.count
+        for point in recorded["gen_ai.execute_tool.duration"]
+    }
+    assert tools == {("weather", None): 1, ("fail", "LookupError"): 1}
+
+
+@pytest.mark.parametrize("content", [True, False])
+async def test_arguments_and_results_of_tools_are_recorded_on_request(server: FriendliServer, content: bool) -> None:
+    seen = InMemoryTelemetry(content=content)
+    server.enqueue(tool_calls(("weather", {"city": "Oslo \ud83d"})), tool_calls(("fail", {})), text("x"))
+    async with client_of(server.url, observers=[seen.telemetry]) as client:
+        await run_of(client, weather, fail).result()
+    found = {span.name: attributes(span) for span in seen.spans if span.name.startswith("execute_tool")}
+    if not content:
+        assert not [name for recorded in found.values() for name in recorded if "arguments" in name or "result" in name]
+        assert "Oslo" not in repr(found)
+        return
+    first, second = found["execute_tool weather"], found["execute_tool fail"]
+    assert json.loads(first["gen_ai.tool.call.arguments"])["city"].startswith("Oslo ")
+    assert first["gen_ai.tool.call.result"] == "sunny in Oslo \ufffd"
+    assert second["gen_ai.tool.call.result"] == "Error: LookupError: no such city"
+    for recorded in found.values():
+        "".join(str(value) for value in recorded.values()).encode()  # raises if it cannot be exported
+
+
+async def test_run_that_is_not_sampled_passes_that_on(server: FriendliServer) -> None:
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+
+    exporter = InMemorySpanExporter()
+    tracers = TracerProvider(sampler=ParentBased(ALWAYS_OFF))
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    sampled: list[bool] = []
+
+    @tool
+    async def look() -> None:
+        """Looks at the current span."""
+        sampled.append(get_current_span().get_span_context().trace_flags.sampled)
+        assert get_current_span().get_span_context().is_valid
+
+    server.enqueue(tool_calls(("look", {})), text("x"))
+    async with client_of(server.url, observers=[Telemetry(tracers)]) as client:
+        await run_of(client, look).result()
+    assert sampled == [False]
+    assert exporter.get_finished_spans() == ()
 
 
 # --- other operations ------------------------------------------------------------------------------------------------

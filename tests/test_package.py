@@ -51,6 +51,7 @@ CORE_LAYERS: Final = (
         "loops",
         "observers",
         "pacing",
+        "reporting",
         "secret",
         "settings",
         "text",

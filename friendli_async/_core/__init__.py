@@ -44,7 +44,8 @@ The path of a request
 
 ``runtime.Runtime`` is what a client and its ``with_options`` copies share: the transport, the calls in flight, and what
 they learn from each other (``pacing.Pace``).
-``timing.Stopwatch`` accompanies each call, and ``observers.CallReporter`` each call of a client with observers.
+``timing.Stopwatch`` accompanies each call. With observers, so does ``reporting.CallReporter``, and
+``reporting.RunReporter`` accompanies each run (``chat.run``).
 
 
 From a byte to an event

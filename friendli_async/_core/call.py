@@ -7,7 +7,7 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -25,15 +25,13 @@ from friendli_async._core.observers import (
     AttemptEnded,
     AttemptStarted,
     CallHeld,
-    CallReporter,
     CallStarted,
     Connected,
     FirstEvent,
-    finish_reasons_of,
-    parameters_of,
 )
 from friendli_async._core.pacing import Hold, LimitScope, jitter
 from friendli_async._core.protocol import Accept, Deployment, Operation, Request, RequestBuilder
+from friendli_async._core.reporting import CallReporter, RunReporter, finish_reasons_of, parameters_of
 from friendli_async._core.retry import UNPROCESSED_STATUSES, is_retryable, wait_after
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.secret import Secret, mask_token, token_of, without_token
@@ -75,6 +73,10 @@ class Caller(Protocol):
         """Builds the requests."""
         ...
 
+    def billed_team(self, operation: Operation[Any]) -> str | None:
+        """Returns the team that a call of the operation is billed to, if the client names one."""
+        ...
+
 
 class Sink(Protocol):
     """Receives the bytes of a response body as they arrive."""
@@ -96,14 +98,23 @@ class Call(Generic[T]):
         operation: The operation to call.
         arguments: The request's body, path and query.
         accept: The expected kind of response. If it is a stream, the call outlives ``run`` and ends with the stream.
+        run: Reports the run that it is a turn of, if there is one and it is observed.
     """
 
     loop: asyncio.AbstractEventLoop
     clock: CallClock
     stopwatch: Stopwatch
 
-    def __init__(self, engine: Caller, operation: Operation[T], arguments: Arguments, accept: Accept) -> None:
+    def __init__(
+        self,
+        engine: Caller,
+        operation: Operation[T],
+        arguments: Arguments,
+        accept: Accept,
+        run: RunReporter | None = None,
+    ) -> None:
         self.reporter: CallReporter | None = None
+        self._run = run
         self.held = False
         self._engine = engine
         self._operation = operation
@@ -231,7 +242,8 @@ class Call(Generic[T]):
                 operation=f"{group}.stream" if self._stream else self._operation.name,
                 deployment=engine.deployment.name,
                 model=self._arguments.model,
-                team=None if engine.deployment.container or not self._operation.team else engine.settings.team,
+                team=engine.billed_team(self._operation),
+                run=self._run,
             )
             address, port = engine.request_builder.address
             asked = parameters_of(body)

@@ -15,6 +15,7 @@ from friendli_async._core.held import Held
 from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Deployment, Operation, RequestBuilder
+from friendli_async._core.reporting import RunReporter
 from friendli_async._core.runtime import Runtime
 from friendli_async._core.settings import Settings
 from friendli_async.errors import ConfigurationError, FriendliError
@@ -66,10 +67,33 @@ class Engine:
         return reply
 
     def opening(
-        self, operation: Operation[Any], arguments: Arguments, collector: Callable[[], Collector[E, R, U]]
+        self,
+        operation: Operation[Any],
+        arguments: Arguments,
+        collector: Callable[[], Collector[E, R, U]],
+        run: RunReporter | None = None,
     ) -> StreamOpening[E, R, U]:
-        """Returns the opening of an EventStream; ``collector`` creates a new collector for each attempt."""
-        return StreamOpening(self, operation, arguments, collector)
+        """Returns the opening of an EventStream.
+
+        Args:
+            operation: The operation.
+            arguments: The request's body, path and query.
+            collector: Creates a new collector for each attempt.
+            run: Reports the run that the stream is a turn of, if there is one and it is observed.
+        """
+        return StreamOpening(self, operation, arguments, collector, run)
+
+    def billed_team(self, operation: Operation[Any]) -> str | None:
+        """Returns the team that a call of the operation is billed to, if the client names one."""
+        return None if self.deployment.container or not operation.team else self.settings.team
+
+    def run_reporter(self, name: str, operation: Operation[Any], model: str | None) -> RunReporter | None:
+        """Returns a reporter for a new run that calls the operation; None if nobody observes it."""
+        observers = self.settings.observers
+        if observers is None:
+            return None
+        deployment, team = self.deployment.name, self.billed_team(operation)
+        return RunReporter(observers, operation=name, deployment=deployment, model=model, team=team)
 
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
         """Makes a call whose response body is not JSON.
@@ -117,9 +141,10 @@ class StreamOpening(Generic[E, R, U]):
         operation: Operation[Any],
         arguments: Arguments,
         collector: Callable[[], Collector[E, R, U]],
+        run: RunReporter | None = None,
     ) -> None:
         self._engine = engine  # keeps the client open while the stream exists
-        self._call: Call[Any] | None = Call(engine, operation, arguments, "events")
+        self._call: Call[Any] | None = Call(engine, operation, arguments, "events", run)
         self.collector = collector
 
     async def open(self) -> OpenStream[E, R, U]:

@@ -1,22 +1,19 @@
-"""Call events, and their delivery to observers. See ``Observer``."""
+"""Events of calls and runs, and their delivery to observers. See ``Observer``."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Final
 
 import msgspec
 
 from friendli_async._help import document_fields
-from friendli_async._json import decode_json
-from friendli_async.replies import Meta, Timing, Usage
+from friendli_async.errors import ToolProblem
+from friendli_async.replies import Timing, Usage
 
 __all__ = ["METHODS", "AttemptEnded", "AttemptStarted", "CallContent", "CallEnded", "CallEvent", "CallHeld"]
-__all__ += ["CallStarted", "Connected", "FirstEvent", "Observer", "Observers"]
-__all__ += ["CallReporter"]
-
-_call_ids: Final = itertools.count(1)
+__all__ += ["CallStarted", "Connected", "FirstEvent", "ObservedRunEvent", "Observer", "Observers", "RunEnded"]
+__all__ += ["RunStarted", "ToolCallContent", "ToolCallEnded", "ToolCallEvent", "ToolCallStarted"]
 
 Parameter = bool | int | float | str | tuple[str, ...]
 """Value of a generation parameter in ``CallStarted``."""
@@ -38,6 +35,8 @@ class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The billed team, if the client names one."""
     attempt: int = 0
     """Number of the attempt, from 1; 0 before the first."""
+    run_id: int | None = None
+    """Number of the run (``chat.run``) that the call is a turn of; None for any other call."""
 
     def __init_subclass__(cls) -> None:
         document_fields(cls)
@@ -135,14 +134,104 @@ class CallContent(CallEvent, frozen=True, kw_only=True):
         return f"CallContent(call_id={self.call_id}, operation={self.operation!r}, ...)"
 
 
+@document_fields
+class ObservedRunEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the events of a run, ``chat.run``. No event holds messages, arguments or results."""
+
+    run_id: int
+    """Number of the run in this process: the same in all its events, and in those of its turns' calls."""
+    operation: str
+    """``chat.run``."""
+    deployment: str
+    """``serverless``, ``dedicated`` or ``container``."""
+    model: str | None = None
+    """The requested model, if the run names one."""
+    team: str | None = None
+    """The billed team, if the client names one."""
+
+    def __init_subclass__(cls) -> None:
+        document_fields(cls)
+
+
+class RunStarted(ObservedRunEvent, frozen=True, kw_only=True):
+    """A run has started: it is being used for the first time. Reported before its first call starts."""
+
+
+class RunEnded(ObservedRunEvent, frozen=True, kw_only=True):
+    """A run has ended, in whatever way, and so have its calls and tools. Its last event, reported once."""
+
+    outcome: str = "done"
+    """``done``, ``truncated``, ``failed`` or ``cancelled``, as of a stream: see ``EventStream.outcome``."""
+    seconds: float = 0.0
+    """Seconds since it started."""
+    turns: int = 0
+    """Number of turns, each of which is one call, including one that was not finished."""
+    tool_calls: int = 0
+    """Number of tool calls, including those that were rejected."""
+    usage: Usage | None = None
+    """Usage of all turns, as far as the server has reported it."""
+    finish_reasons: tuple[str, ...] = ()
+    """Finish reason of the last answer, if the run is ``done``."""
+    error: str | None = None
+    """Class name of the error that ended it; None if there was none."""
+    status: int | None = None
+    """HTTP status of that error, if it has one."""
+
+
+class ToolCallEvent(ObservedRunEvent, frozen=True, kw_only=True):
+    """Base of the events of a tool call in a run."""
+
+    call_id: int
+    """Number of the call whose answer contains the tool call."""
+    tool_call_id: str
+    """The tool call's id, unique among those of one answer."""
+    name: str
+    """The tool's name as the model wrote it, at most 64 characters."""
+
+
+class ToolCallStarted(ToolCallEvent, frozen=True, kw_only=True):
+    """A tool is about to be called, or its call has been rejected: it does not exist, or was not approved."""
+
+    description: str | None = None
+    """The tool's description; None if the call was rejected."""
+    queued: float = 0.0
+    """Seconds since the arguments were complete: the wait for approval and for a free slot."""
+
+
+class ToolCallEnded(ToolCallEvent, frozen=True, kw_only=True):
+    """A tool call has ended, in whatever way. Reported once for each ``ToolCallStarted``."""
+
+    outcome: str = "done"
+    """``done``, ``failed``, or ``cancelled`` if the run ended first."""
+    seconds: float = 0.0
+    """Seconds since it started."""
+    problem: ToolProblem | None = None
+    """Why it failed, as in ``ToolFinished.error``; None on success, or if it was cancelled."""
+    error: str | None = None
+    """Class name of the exception that ended it; None on success."""
+
+
+class ToolCallContent(ToolCallEvent, frozen=True, kw_only=True):
+    """Arguments and result of a tool call. Reported before its end, only to observers with ``tool_call_content``."""
+
+    arguments: str = ""
+    """The arguments as the model wrote them."""
+    result: str | None = None
+    """What the model gets: the result, or the message of the failure; None if the run ended first."""
+
+    def __repr__(self) -> str:
+        return f"ToolCallContent(run_id={self.run_id}, tool_call_id={self.tool_call_id!r}, name={self.name!r}, ...)"
+
+
 class Observer:
-    """Receives the events of a client's calls: ``AsyncFriendli(observers=[...])``.
+    """Receives the events of a client's calls and runs: ``AsyncFriendli(observers=[...])``.
 
     Override the methods of interest. They are called synchronously, in the call's own task, or where its stream is read
     or closed, so they must not block. Their exceptions are logged, once per observer, and do not stop later events.
 
-    No event holds a header (but the request id), a body or a token, with one exception, which is opt-in: an observer
-    that defines ``call_content(self, event: CallContent)``, which this class does not, receives requests and replies.
+    No event holds a header (but the request id), a body or a token, with two exceptions, which are opt-in: an observer
+    that defines ``call_content(self, event: CallContent)``, which this class does not, receives requests and replies,
+    and one that defines ``tool_call_content(self, event: ToolCallContent)`` the arguments and results of tools.
     """
 
     def call_started(self, event: CallStarted) -> None:
@@ -166,8 +255,21 @@ class Observer:
     def call_ended(self, event: CallEnded) -> None:
         """A call has ended."""
 
+    def run_started(self, event: RunStarted) -> None:
+        """A run has started."""
 
-METHODS: Final = ("call_content", *(name for name in vars(Observer) if not name.startswith("_")))
+    def tool_call_started(self, event: ToolCallStarted) -> None:
+        """A tool is about to be called. Runs in the tool's own task: context variables set here are set in the tool."""
+
+    def tool_call_ended(self, event: ToolCallEnded) -> None:
+        """A tool call has ended."""
+
+    def run_ended(self, event: RunEnded) -> None:
+        """A run has ended."""
+
+
+_CONTENT_METHODS: Final = ("call_content", "tool_call_content")
+METHODS: Final = (*_CONTENT_METHODS, *(name for name in vars(Observer) if not name.startswith("_")))
 """The methods of an observer that ``Observers.notify`` calls."""
 
 
@@ -177,9 +279,10 @@ class Observers:
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members: tuple[Observer, ...] = tuple(members)
         self.wants_content: bool = any(hasattr(member, "call_content") for member in self.members)
+        self.wants_tool_content: bool = any(hasattr(member, "tool_call_content") for member in self.members)
         self._failed: set[int] = set()
 
-    def notify(self, method: str, event: CallEvent) -> None:
+    def notify(self, method: str, event: CallEvent | ObservedRunEvent) -> None:
         """Passes an event to all observers; logs the first exception of each."""
         for index, observer in enumerate(self.members):
             callback = getattr(observer, method, None)  # an observer need not inherit from Observer
@@ -200,116 +303,3 @@ class Observers:
                     logging.getLogger("friendli_async").exception(
                         "an observer raised an exception in %s; it stays registered", method
                     )
-
-
-PARAMETERS: Final = (
-    *("max_tokens", "max_output_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty"),
-    *("seed", "n", "stop", "stop_sequences", "reasoning_effort", "encoding_format", "dimensions"),
-)
-"""Generation parameters of request bodies. None of these can hold content."""
-_parameters_decoder: Final = msgspec.json.Decoder(
-    msgspec.defstruct("Parameters", [(name, object, None) for name in PARAMETERS])
-)
-
-
-def parameters_of(body: object) -> dict[str, Parameter]:
-    """Returns the generation parameters of a body, except those of other types; {} if it is not a JSON object."""
-    if not isinstance(body, bytes):
-        return {}
-    try:
-        parameters = decode_json(body, _parameters_decoder)
-    except (ValueError, RecursionError):  # the user's own encoder may produce anything
-        return {}
-    found: dict[str, Parameter] = {}
-    for name in PARAMETERS:
-        value = getattr(parameters, name)
-        if isinstance(value, list):
-            found[name] = tuple(str(item) for item in cast("list[object]", value))
-        elif isinstance(value, bool | int | float | str):
-            found[name] = value
-    return found
-
-
-def finish_reasons_of(reply: object) -> tuple[str, ...]:
-    """Returns the finish reasons of a reply's choices, a message's stop reason, or a response's status."""
-    choices: Any = getattr(reply, "choices", None)
-    owners = [reply] if choices is None else choices
-    names = ("stop_reason", "status") if choices is None else ("finish_reason",)
-    found = [getattr(owner, name, None) for owner in owners for name in names]
-    return tuple(reason for reason in found if isinstance(reason, str))
-
-
-class CallReporter:
-    """Reports the events of one call to a client's observers.
-
-    Args:
-        observers: The observers.
-        request: The JSON request body, or None.
-        fields: The fields of every event.
-    """
-
-    def __init__(self, observers: Observers, request: bytes | None, **fields: str | None) -> None:
-        self._observers = observers
-        self.wants_content: bool = observers.wants_content
-        self._request = request if self.wants_content else None
-        self._fields: dict[str, Any] = {"call_id": next(_call_ids), **fields}
-        self.attempt = 0
-        self.attempting = False
-        self.ended = False
-
-    def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
-        """Passes one event to all observers.
-
-        Args:
-            method: The method of ``Observer`` that receives it.
-            kind: The event's type.
-            fields: Its fields, except those of every event.
-        """
-        self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
-
-    def end(
-        self,
-        outcome: str,
-        meta: Meta,
-        usage: Usage | None = None,
-        finish_reasons: tuple[str, ...] = (),
-        error: BaseException | None = None,
-        *,
-        head: object = None,
-        reply: object = None,
-    ) -> None:
-        """Reports the end of the call. Only the first call of this method does.
-
-        Args:
-            outcome: How it ended.
-            meta: The metadata of the call.
-            usage: Its usage.
-            finish_reasons: Finish reasons of the finished choices.
-            error: The error it raised.
-            head: An object with the reply's ``id`` and ``model``.
-            reply: The reply, if ``wants_content``.
-        """
-        if self.ended:
-            return
-        self.ended = True
-        if self.wants_content:
-            content: dict[str, Any] = {"request": self._request, "reply": reply, "finish_reasons": finish_reasons}
-            self.report("call_content", CallContent, **content)
-        self.report(
-            "call_ended",
-            CallEnded,
-            outcome=outcome,
-            timing=meta.timing,
-            usage=usage,
-            finish_reasons=finish_reasons,
-            error=None if error is None else type(error).__name__,
-            status=getattr(error, "status_code", None) or meta.status,
-            request_id=getattr(error, "request_id", None) or meta.request_id,
-            response_id=_string_attribute(head, "id"),
-            response_model=_string_attribute(head, "model"),
-        )
-
-
-def _string_attribute(head: object, name: str) -> str | None:
-    value = getattr(head, name, None)
-    return value if isinstance(value, str) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-from friendli_async._core.body.arguments import without_none
+from friendli_async._core.body.arguments import model_of, without_none
 from friendli_async._core.resource import Resource
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
@@ -27,6 +27,7 @@ from friendli_async.chat.inputs import (
 from friendli_async.chat.replies import ChatCompletion
 
 if TYPE_CHECKING:
+    from friendli_async._core.reporting import RunReporter
     from friendli_async.chat.run import Run
     from friendli_async.chat.structured import ParsedChatStream, ParsedCompletion
 
@@ -209,11 +210,13 @@ class Chat(Parsing):
     def _run(self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]) -> Run:
         from friendli_async.chat.run import create_run  # loaded only if tools are run
 
+        reporter = self._engine.run_reporter("chat.run", COMPLETE, model_of(required))
         return create_run(
-            lambda messages, options: self._stream({**required, "messages": messages}, options, "run"),
+            lambda messages, options: self._stream({**required, "messages": messages}, options, "run", reporter),
             required["messages"],
             tools,
             options,
+            reporter,
         )
 
     def _complete(
@@ -222,11 +225,15 @@ class Chat(Parsing):
         return self._engine.call(COMPLETE, PARAMETERS.encode("complete", required, options))
 
     def _stream(
-        self, required: Mapping[str, object], options: Mapping[str, object], method: str = "stream"
+        self,
+        required: Mapping[str, object],
+        options: Mapping[str, object],
+        method: str = "stream",
+        run: RunReporter | None = None,
     ) -> ChatStream:
         arguments = PARAMETERS.encode(method, required, options, stream_fields(options))
         n = requested_choices(options)
-        return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n)))
+        return ChatStream(self._engine.opening(COMPLETE, arguments, lambda: ChatCollector(n), run))
 
 
 class ContainerChat(ContainerParsing, Chat):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, cast
@@ -13,7 +14,9 @@ from uuid import uuid4
 import msgspec
 
 from friendli_async._core.body.arguments import check_keywords, check_values, to_builtins
+from friendli_async._core.events.stream import Outcome
 from friendli_async._core.held import reject_stop_iteration
+from friendli_async._core.reporting import RunReporter, finish_reasons_of
 from friendli_async._core.runtime import Work
 from friendli_async._help import document_fields
 from friendli_async._json import is_json_object
@@ -148,6 +151,7 @@ class Run:
         "_is_waiting",
         "_read_task",
         "_reply",
+        "_reporter",
         "_result",
         "_stream",
         "_turns",
@@ -155,8 +159,9 @@ class Run:
         "_work",
     )
 
-    def __init__(self, turns: _Turns, calls: ToolRunner, events: deque[RunEvent]) -> None:
+    def __init__(self, turns: _Turns, calls: ToolRunner, events: deque[RunEvent], reporter: RunReporter | None) -> None:
         self._turns = turns
+        self._reporter = reporter
         self._calls = calls
         self._events = events
         self._work = Work(calls.interrupt)
@@ -209,11 +214,13 @@ class Run:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a run cannot be copied or pickled: it holds a connection")
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         calls: ToolRunner | None = getattr(self, "_calls", None)  # None if __init__ failed before it was set
         if calls is not None:
             self._work.close()
             calls.drop()
+            if not is_finalizing():
+                self._report_dropped()
 
     # --- opening and closing ---------------------------------------------------------------------------------------
 
@@ -232,11 +239,16 @@ class Run:
         Idempotent; may be called from any task of the run's event loop. A task that is waiting for an event gets
         StreamInterruptedError.
         """
-        if self._state == "open":
+        was_open = self._state == "open"
+        if was_open:
             self._error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
         self._is_cancelled = False
         self._events.clear()
-        await self._release()
+        try:
+            await self._release()
+        finally:
+            if was_open:
+                self._report_end("cancelled", self._error)
 
     async def _release(self) -> None:
         """Closes the stream, and cancels the tools and waits for them."""
@@ -248,7 +260,8 @@ class Run:
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error, and stores the error for later calls."""
-        if self._state == "open":
+        was_open = self._state == "open"
+        if was_open:
             self._is_cancelled = isinstance(error, asyncio.CancelledError)
             if isinstance(error, FriendliError):
                 if isinstance(error, StreamInterruptedError) and error.partial is None:
@@ -263,6 +276,16 @@ class Run:
             for failed in (error, self._error):
                 if isinstance(failed, ToolError):
                     failed.messages, failed.usage = self.messages, self.usage
+            if was_open:
+                self._report_end(_outcome_of(error), error)
+
+    def _report_end(self, outcome: Outcome, error: BaseException | None, reply: ChatCompletion | None = None) -> None:
+        if self._reporter is not None:
+            self._reporter.end(outcome, error, self.usage, finish_reasons_of(reply))
+
+    def _report_dropped(self) -> None:
+        if self._state == "open":
+            self._report_end("cancelled", StreamInterruptedError("the last reference to the run was dropped"))
 
     def _partial(self) -> Partial | None:
         return None if self._stream is None else self._stream.partial
@@ -305,6 +328,7 @@ class Run:
                 await wait()
         except GeneratorExit:  # the task was destroyed with its event loop: nothing can be awaited
             self._calls.drop()
+            self._report_dropped()
             raise
         except BaseException as error:
             await self._abort(error)
@@ -359,6 +383,7 @@ class Run:
         if is_last:
             self._work.close()
             self._result = RunResult(reply=reply, messages=turns.messages, usage=turns.usage, turns=turns.count)
+            self._report_end("done", None, reply)
 
     async def _read(self, stream: ChatStream) -> None:
         """Reads the next chunk. While tools are running, it returns early if one of them has an event."""
@@ -403,6 +428,13 @@ class Run:
         self._stream = None
         self._reply = reply
         self._work.is_between_calls = True
+
+
+def _outcome_of(error: BaseException) -> Outcome:
+    """Returns the outcome that observers are told of a run that ends with this error."""
+    if isinstance(error, StreamInterruptedError):
+        return "cancelled" if error.draining else "truncated"
+    return "failed" if isinstance(error, Exception) else "cancelled"
 
 
 async def _read_one(stream: ChatStream) -> ChatChunk | None:
@@ -466,7 +498,11 @@ class _RunSettings(msgspec.Struct):
 
 
 def create_run(
-    open_turn: _OpenTurn, messages: Messages, tools: Sequence[LocalTool], options: Mapping[str, object]
+    open_turn: _OpenTurn,
+    messages: Messages,
+    tools: Sequence[LocalTool],
+    options: Mapping[str, object],
+    reporter: RunReporter | None,
 ) -> Run:
     """Validates the arguments and creates a run. Nothing is sent.
 
@@ -475,6 +511,7 @@ def create_run(
         messages: The conversation so far.
         tools: The tools that the model may call.
         options: The given ``RunOptions``.
+        reporter: Reports the run to observers; None if there are none.
 
     Raises:
         TypeError: An unknown keyword, or a tool that cannot be run.
@@ -499,8 +536,9 @@ def create_run(
         on_error=settings.on_tool_error,
         before=cast("BeforeTool | None", settings.before_tool),
         events=events,
+        reporter=reporter,
     )
-    return Run(_Turns(open_turn, messages, sent, settings.max_turns), calls, events)
+    return Run(_Turns(open_turn, messages, sent, settings.max_turns), calls, events, reporter)
 
 
 def _index_by_name(tools: Sequence[LocalTool]) -> dict[str, LocalTool]:

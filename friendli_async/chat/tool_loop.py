@@ -21,6 +21,7 @@ import msgspec
 
 from friendli_async._core.held import Held
 from friendli_async._core.loops import call_in_loop, wait_ended, wake
+from friendli_async._core.reporting import MAX_NAME, RunReporter
 from friendli_async._help import document_fields
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.errors import FriendliError, ToolError, ToolProblem
@@ -103,6 +104,7 @@ class ToolRunner:
         on_error: Whether a failed call is reported to the model or ends the run.
         before: Approval callback, called before each call.
         events: Queue that receives the events.
+        reporter: Reports the calls to observers; None if there are none.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class ToolRunner:
         on_error: Literal["feed", "raise"],
         before: BeforeTool | None,
         events: deque[RunEvent],
+        reporter: RunReporter | None = None,
     ) -> None:
         self._tools = tools
         self._slots = asyncio.Semaphore(concurrency)
@@ -122,6 +125,7 @@ class ToolRunner:
         self._before = before
         self._approval_lock = asyncio.Lock()
         self._events = events
+        self._reporter = reporter
         self.requested: dict[str, ToolCall] = {}
         """The calls of this turn by id."""
         self._started: set[str] = set()  # ids of the calls whose tool was called
@@ -225,7 +229,7 @@ class ToolRunner:
     async def _run_call(self, call: ToolCall) -> None:
         began = monotonic()
         try:
-            content = await self._execute(call)
+            content = await self._execute(call, began)
         except ToolError as error:
             self._finish_failed(call, error, began)
         except asyncio.CancelledError:
@@ -242,7 +246,9 @@ class ToolRunner:
     def _finish_failed(self, call: ToolCall, error: ToolError, began: float) -> None:
         """Ends a failed call: with an error for the model, or with a failure of the run."""
         kind = error.kind
-        finished = ToolFinished(call=call, content=f"Error: {error}", error=kind, elapsed=monotonic() - began)
+        if call.id not in self._started:
+            self._record_rejection(call, error, monotonic() - began)
+        finished = ToolFinished(call=call, content=_content_of(error), error=kind, elapsed=monotonic() - began)
         if (exception := _exception_of_tool(error)) is not None:
             msgspec.structs.force_setattr(finished, "_exception", exception)
         self._finish(finished)
@@ -265,7 +271,7 @@ class ToolRunner:
         elif (error := task.exception()) is not None:
             self._fail(error)
 
-    async def _execute(self, call: ToolCall) -> str:
+    async def _execute(self, call: ToolCall, began: float) -> str:
         tool = self._tools.get(call.function.name)
         if tool is None:
             names = ", ".join(self._tools) or "none"
@@ -276,7 +282,43 @@ class ToolRunner:
         async with self._slots:
             self._started.add(call.id)
             self._emit(ToolStarted(call=call))
-            return await self._run_with_timeout(tool, call.function.arguments)
+            return await self._call_tool(tool, call, monotonic() - began)
+
+    async def _call_tool(self, tool: LocalTool, call: ToolCall, queued: float) -> str:
+        """Calls a tool, and reports and logs how that ends."""
+        began = monotonic()
+        try:
+            if self._reporter is not None:
+                self._reporter.start_tool(call, tool.description, queued)
+            content = await self._run_with_timeout(tool, call.function.arguments)
+        except BaseException as error:
+            self._record_end(call, monotonic() - began, error)
+            raise
+        self._record_end(call, monotonic() - began, None, content)
+        return content
+
+    def _record_rejection(self, call: ToolCall, error: ToolError, queued: float) -> None:
+        if self._reporter is not None:
+            self._reporter.start_tool(call, None, queued)
+        self._record_end(call, 0.0, error)
+
+    def _record_end(
+        self, call: ToolCall, seconds: float, error: BaseException | None, content: str | None = None
+    ) -> None:
+        """Logs and reports the end of a call. Never its arguments, unless an observer asks for them."""
+        outcome, problem = "failed", None
+        if error is None:
+            outcome = "done"
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            outcome = "cancelled"
+        elif isinstance(error, ToolError):
+            problem, content = error.kind, _content_of(error)
+            error = error.__cause__ or error
+        if _log.isEnabledFor(logging.DEBUG):
+            shown = outcome if error is None else f"{problem or outcome}, {type(error).__name__}"
+            _log.debug("tool %r: %s in %.3f s", call.function.name[:MAX_NAME], shown, seconds)
+        if self._reporter is not None:
+            self._reporter.end_tool(call, outcome, seconds, problem=problem, error=error, result=content)
 
     async def _approve(self, before: BeforeTool, call: ToolCall) -> None:
         try:
@@ -334,6 +376,11 @@ def _retrieve_exception(task: asyncio.Task[Any]) -> None:
     """Retrieves a task's exception, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()
+
+
+def _content_of(error: ToolError) -> str:
+    """Returns the content of the tool message about a failed call."""
+    return f"Error: {error}"
 
 
 def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:

@@ -1,4 +1,4 @@
-"""OpenTelemetry: one span per call, metrics, and, on request, message content.
+"""OpenTelemetry: one span per call, per run and per tool, metrics, and, on request, message content.
 
     client = AsyncFriendli(observers=[Telemetry()])
 
@@ -25,15 +25,21 @@ from friendli_async._core.observers import (
     CallHeld,
     CallStarted,
     FirstEvent,
+    ObservedRunEvent,
     Observer,
+    RunEnded,
+    RunStarted,
+    ToolCallContent,
+    ToolCallEnded,
+    ToolCallStarted,
 )
-from friendli_async._json import encode_json
+from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._version import __version__
 from friendli_async.integrations._genai_messages import input_messages, output_messages, system_instructions
 from friendli_async.replies import Usage
 
 try:
-    from opentelemetry import _logs, metrics, trace
+    from opentelemetry import _logs, context, metrics, trace
 except ImportError as _missing:
     raise ImportError("telemetry needs OpenTelemetry's API: pip install 'friendli_async[otel]'") from _missing
 
@@ -44,6 +50,8 @@ _Attributes = dict[str, str | bool | int | float | tuple[str, ...]]
 _SCHEMA: Final = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
 _CONTENT_SWITCH: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _SECONDS: Final = [0.01 * 2**power for power in range(14)]
+_RUN_SECONDS: Final = [0.1 * 2**power for power in range(13)]
+_COUNTS: Final = [float(2**power) for power in range(8)]
 _TOKENS: Final = [float(4**power) for power in range(14)]
 
 # Operation names of the conventions, which do not cover other operations (endpoints, files, lists).
@@ -88,12 +96,23 @@ class _Call:
     content: _Attributes = field(default_factory=_Attributes)
 
 
+@dataclass(slots=True)
+class _Tool:
+    """A tool that is running."""
+
+    span: trace.Span
+    content: _Attributes = field(default_factory=_Attributes)
+
+
 class Telemetry(Observer):
     """Records one span per call, from its start, through all attempts, to the end of its stream.
 
     The span is a child of the caller's. Its status is an error if the call failed or its stream was truncated; leaving,
     stopping and cancelling are up to the caller, and show only in ``friendli.outcome``. Metrics are recorded at the end
     of a call: duration, time to the first chunk, mean time between chunks, and tokens.
+
+    A run (``chat.run``) is a span, too, the parent of those of its calls and of one span per tool call. The spans that
+    a tool makes, in its own task or in a worker thread, are children of the latter.
 
     Args:
         tracer_provider: Where spans go; None is the global one.
@@ -128,15 +147,20 @@ class Telemetry(Observer):
         if self._on_spans or self._as_events:
             # Observers without this method are not passed any content.
             self.call_content: Callable[[CallContent], None] = self._keep_content
+        if self._on_spans:  # there is no event for it; the next call's event has it in its input messages
+            self.tool_call_content: Callable[[ToolCallContent], None] = self._keep_tool_content
+        self._agent_meters = _AgentMeters(meter)
         self._calls: dict[int, _Call] = {}
+        self._runs: dict[int, trace.Span] = {}
+        self._tools: dict[tuple[int, str], _Tool] = {}
 
     def __repr__(self) -> str:
         return f"Telemetry(content={self._on_spans or self._as_events})"
 
-    # --- events --------------------------------------------------------------------------------------------------
+    # --- events of calls -----------------------------------------------------------------------------------------
 
     def call_started(self, event: CallStarted) -> None:
-        """Starts the span of a call, in the caller's context."""
+        """Starts the span of a call, in the caller's context, or below the run that it is a turn of."""
         group, _, method = event.operation.rpartition(".")
         operation = _OPERATIONS.get(group)
         attributes: _Attributes = {"gen_ai.provider.name": "friendli", "server.address": event.server_address}
@@ -152,6 +176,7 @@ class Telemetry(Observer):
         name = event.operation if operation is None else f"{operation} {event.model}" if event.model else operation
         span = self._tracer.start_span(
             name,
+            self._context_of(event.run_id),
             kind=trace.SpanKind.CLIENT,
             attributes={
                 **attributes,
@@ -206,11 +231,9 @@ class Telemetry(Observer):
             attributes["gen_ai.response.finish_reasons"] = reasons
         if event.usage is not None:
             attributes.update(_usage(event.usage))
-        if failure is not None:
-            attributes["error.type"] = failure
-            call.span.set_status(trace.StatusCode.ERROR, event.error)
-        call.span.set_attributes({**attributes, **(call.content if self._on_spans else {})})
-        call.span.end()  # first, because a provider of metrics or logs may raise
+        attributes |= _error(failure)
+        # The span first, because a provider of metrics or logs may raise.
+        _end(call.span, {**attributes, **(call.content if self._on_spans else {})}, failure, event.error)
         if call.is_inference:
             self._meters.record(event, call.streamed, _labels(call, event, failure))
             if self._as_events and call.content:
@@ -240,8 +263,96 @@ class Telemetry(Observer):
             )
         )
 
+    # --- events of runs ------------------------------------------------------------------------------------------
+
+    def run_started(self, event: RunStarted) -> None:
+        """Starts the span of a run, in the context of the caller that uses it first."""
+        attributes = {"gen_ai.operation.name": "invoke_agent", **_run_attributes(event)}
+        self._runs[event.run_id] = self._tracer.start_span("invoke_agent", attributes=attributes)
+
+    def run_ended(self, event: RunEnded) -> None:
+        """Ends the span of a run, and records its metrics."""
+        span = self._runs.pop(event.run_id, None)
+        if span is None:
+            return
+        attributes: _Attributes = {"friendli.outcome": event.outcome, "friendli.deployment": event.deployment}
+        attributes["friendli.turns"] = event.turns
+        if event.finish_reasons:
+            attributes["gen_ai.response.finish_reasons"] = event.finish_reasons
+        if event.usage is not None:
+            attributes.update(_usage(event.usage))
+        failure = _failure(event)
+        _end(span, attributes, failure, event.error)
+        self._agent_meters.record_run(event, _run_attributes(event) | _error(failure))
+
+    def tool_call_started(self, event: ToolCallStarted) -> None:
+        """Starts the span of a tool, and makes it the current span of the tool's task."""
+        attributes: _Attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.call.id": replace_surrogates(event.tool_call_id),
+            **_tool_attributes(event.name),
+        }
+        if event.description is not None:
+            attributes["gen_ai.tool.description"] = event.description
+        span = self._tracer.start_span(
+            f"execute_tool {attributes['gen_ai.tool.name']}", self._context_of(event.run_id), attributes=attributes
+        )
+        self._tools[event.run_id, event.tool_call_id] = _Tool(span)
+        context.attach(trace.set_span_in_context(span))  # never detached: the task ends with the tool
+
+    def tool_call_ended(self, event: ToolCallEnded) -> None:
+        """Ends the span of a tool, and records its duration."""
+        tool = self._tools.pop((event.run_id, event.tool_call_id), None)
+        if tool is None:
+            return
+        failure = None
+        if event.outcome == "failed" and event.problem != "refused":
+            failure = event.error if event.problem in (None, "failed") else event.problem
+        if event.problem == "unknown":
+            tool.span.update_name("execute_tool")  # names that models invent are unbounded in number
+        outcome = "refused" if event.problem == "refused" else event.outcome
+        _end(tool.span, {"friendli.outcome": outcome, **tool.content}, failure, event.error)
+        if event.problem not in ("unknown", "refused"):
+            self._agent_meters.record_tool(event.seconds, _tool_attributes(event.name) | _error(failure))
+
+    def _keep_tool_content(self, event: ToolCallContent) -> None:
+        tool = self._tools.get((event.run_id, event.tool_call_id))
+        if tool is not None:
+            tool.content["gen_ai.tool.call.arguments"] = replace_surrogates(event.arguments)
+            if event.result is not None:
+                tool.content["gen_ai.tool.call.result"] = replace_surrogates(event.result)
+
+    def _context_of(self, run_id: int | None) -> context.Context | None:
+        """Returns the context for a span of a run; None, which is the current one, if there is no run."""
+        span = None if run_id is None else self._runs.get(run_id)
+        return None if span is None else trace.set_span_in_context(span)
+
 
 # --- attributes ------------------------------------------------------------------------------------------------------
+
+
+def _end(span: trace.Span, attributes: _Attributes, failure: str | None, error: str | None) -> None:
+    if failure is not None:
+        span.set_status(trace.StatusCode.ERROR, error)
+    span.set_attributes(attributes | _error(failure))
+    span.end()
+
+
+def _error(failure: str | None) -> _Attributes:
+    return {} if failure is None else {"error.type": failure}
+
+
+def _run_attributes(event: ObservedRunEvent) -> _Attributes:
+    attributes: _Attributes = {"gen_ai.provider.name": "friendli"}
+    if event.model is not None:
+        attributes["gen_ai.request.model"] = event.model
+    if event.team is not None:
+        attributes["friendli.team"] = event.team
+    return attributes
+
+
+def _tool_attributes(name: str) -> _Attributes:
+    return {"gen_ai.tool.name": replace_surrogates(name), "gen_ai.tool.type": "function"}
 
 
 def _request_attributes(event: CallStarted) -> _Attributes:
@@ -268,8 +379,8 @@ def _finish_reasons(event: CallEnded, call: _Call) -> tuple[str, ...]:
     return event.finish_reasons + (missing,) * (call.choices - len(event.finish_reasons))
 
 
-def _failure(event: CallEnded) -> str | None:
-    """Returns the error type: a status code or a class name. None if the call succeeded or was ended by its caller."""
+def _failure(event: CallEnded | RunEnded) -> str | None:
+    """Returns the error type: a status code or a class name. None after a success, or if the caller ended it."""
     if event.outcome not in {"failed", "truncated"}:
         return None
     if event.status is not None and event.status >= 400:
@@ -295,9 +406,7 @@ def _labels(call: _Call, event: CallEnded, failure: str | None) -> _Attributes:
     labels = dict(call.attributes)
     if event.response_model is not None:
         labels["gen_ai.response.model"] = event.response_model
-    if failure is not None:
-        labels["error.type"] = failure
-    return labels
+    return labels | _error(failure)
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -366,3 +475,28 @@ class _OldMeters(_Meters):
             count = usage.get(f"gen_ai.usage.{kind}_tokens")
             if isinstance(count, int):
                 self._tokens.record(count, {**labels, "gen_ai.token.type": kind})
+
+
+class _AgentMeters:
+    """The metrics of runs and tools, whose names are the same in all versions of the conventions."""
+
+    def __init__(self, meter: metrics.Meter) -> None:
+        def histogram(name: str, unit: str, bounds: list[float], description: str) -> metrics.Histogram:
+            return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)
+
+        self._run = histogram("gen_ai.invoke_agent.duration", "s", _RUN_SECONDS, "How long runs took")
+        self._turns = histogram(
+            "gen_ai.invoke_agent.inference_calls", "{inference_call}", _COUNTS, "Calls of the model in a run"
+        )
+        self._tool_calls = histogram("gen_ai.invoke_agent.tool_calls", "{tool_call}", _COUNTS, "Tool calls in a run")
+        self._tool = histogram("gen_ai.execute_tool.duration", "s", _SECONDS, "How long tools took")
+
+    def record_run(self, event: RunEnded, labels: _Attributes) -> None:
+        """Records a run."""
+        self._run.record(event.seconds, labels)
+        self._turns.record(event.turns, labels)
+        self._tool_calls.record(event.tool_calls, labels)
+
+    def record_tool(self, seconds: float, labels: _Attributes) -> None:
+        """Records a call of a tool."""
+        self._tool.record(seconds, labels)

@@ -1,4 +1,4 @@
-"""An observer that records all events."""
+"""Observers that record events."""
 
 from friendli_async import (
     AttemptEnded,
@@ -9,7 +9,12 @@ from friendli_async import (
     CallStarted,
     Connected,
     FirstEvent,
+    ObservedRunEvent,
     Observer,
+    RunEnded,
+    RunStarted,
+    ToolCallEnded,
+    ToolCallStarted,
 )
 
 
@@ -76,5 +81,64 @@ def _short(event: CallEvent) -> str:
             return f"{event.status} {event.error or 'ok'}{wait}"
         case CallEnded():
             return event.outcome if event.error is None else f"{event.outcome} {event.error}"
+        case _:
+            raise AssertionError(event)
+
+
+class RunRecorder(Observer):
+    """Records the events of runs, and the start and end of calls, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[CallEvent | ObservedRunEvent] = []
+
+    def call_started(self, event: CallStarted) -> None:
+        self._keep(event)
+
+    def call_ended(self, event: CallEnded) -> None:
+        self._keep(event)
+
+    def run_started(self, event: RunStarted) -> None:
+        self._keep(event)
+
+    def tool_call_started(self, event: ToolCallStarted) -> None:
+        self._keep(event)
+
+    def tool_call_ended(self, event: ToolCallEnded) -> None:
+        self._keep(event)
+
+    def run_ended(self, event: RunEnded) -> None:
+        self._keep(event)
+
+    def _keep(self, event: CallEvent | ObservedRunEvent) -> None:
+        self.events.append(event)
+
+    @property
+    def reported(self) -> list[str]:
+        """Summaries of the events: `run`, `call`, `weather started`, `weather done`, `call done`, `run done`, ..."""
+        return [_short_of_run(event) for event in self.events]
+
+    @property
+    def end(self) -> RunEnded:
+        """The `run_ended` event, verified to be the only one and the last."""
+        ends = [event for event in self.events if isinstance(event, RunEnded)]
+        assert len(ends) == 1
+        assert self.events[-1] is ends[0]
+        return ends[0]
+
+
+def _short_of_run(event: CallEvent | ObservedRunEvent) -> str:
+    match event:
+        case RunStarted():
+            return "run"
+        case RunEnded(outcome=outcome, error=error):
+            return f"run {outcome}" if error is None else f"run {outcome} {error}"
+        case ToolCallStarted(name=name):
+            return f"{name} started"
+        case ToolCallEnded(name=name, outcome=outcome, problem=problem, error=error):
+            return " ".join(filter(None, [name, outcome, problem if problem != outcome else None, error]))
+        case CallStarted():
+            return "call"
+        case CallEnded(outcome=outcome):
+            return f"call {outcome}"
         case _:
             raise AssertionError(event)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from friendli_async._core.events.reader import Collector, EventReader
     from friendli_async._core.net.clock import ReadClock
     from friendli_async._core.net.exchange import Exchange
-    from friendli_async._core.observers import CallReporter
+    from friendli_async._core.reporting import CallReporter
     from friendli_async._core.timing import Stopwatch
 
 E = TypeVar("E")

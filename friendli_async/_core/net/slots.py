@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
+from typing import Final
 
 from friendli_async.errors import ConfigurationError
+
+_LONG_WAIT: Final = 5.0
+_SECONDS_BETWEEN_LOGS: Final = 60.0
+_log: Final = logging.getLogger("friendli_async")
 
 
 class Slots:
@@ -19,6 +25,7 @@ class Slots:
         self.limit: int = limit
         self.in_use: int = 0
         self._closed = False
+        self._next_log = 0.0  # in the loop's time
         # In order of arrival. A waiter that gives up is removed at once, wherever it is.
         self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
@@ -42,8 +49,10 @@ class Slots:
         """
         if self._closed:
             raise ConfigurationError("the client is closed", draining=True)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiting[waiter] = None
+        timer = loop.call_later(_LONG_WAIT, self._log_long_wait, loop)
         try:
             await waiter
         except BaseException:
@@ -51,6 +60,16 @@ class Slots:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # the slot was granted just before the cancellation: pass it on
             raise
+        finally:
+            timer.cancel()
+
+    def _log_long_wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Logs that calls wait, while they do: by default they wait without a limit, so streams left open hang them."""
+        if loop.time() < self._next_log:
+            return
+        self._next_log = loop.time() + _SECONDS_BETWEEN_LOGS
+        message = "calls have waited %g s for a connection: %d of %d in use (max_connections), %d calls waiting"
+        _log.info(message, _LONG_WAIT, self.in_use, self.limit, self.waiting)
 
     def release(self) -> None:
         """Gives a slot back, or to the call that has waited longest."""

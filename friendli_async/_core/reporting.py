@@ -1,0 +1,302 @@
+"""Reports calls and runs to the observers of a client, as the events of ``observers``."""
+
+from __future__ import annotations
+
+import itertools
+from time import monotonic
+from typing import Any, Final, cast
+
+import msgspec
+
+from friendli_async._core.observers import (
+    CallContent,
+    CallEnded,
+    CallEvent,
+    ObservedRunEvent,
+    Observers,
+    Parameter,
+    RunEnded,
+    RunStarted,
+    ToolCallContent,
+    ToolCallEnded,
+    ToolCallStarted,
+)
+from friendli_async._json import decode_json
+from friendli_async.errors import ToolProblem
+from friendli_async.replies import Meta, ToolCall, Usage
+
+__all__ = ["MAX_NAME", "PARAMETERS", "CallReporter", "RunReporter", "finish_reasons_of", "parameters_of"]
+
+_call_ids: Final = itertools.count(1)
+_run_ids: Final = itertools.count(1)
+MAX_NAME: Final = 64
+"""Characters of a tool's name. A model may write anything."""
+
+PARAMETERS: Final = (
+    *("max_tokens", "max_output_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty"),
+    *("seed", "n", "stop", "stop_sequences", "reasoning_effort", "encoding_format", "dimensions"),
+)
+"""Generation parameters of request bodies. None of these can hold content."""
+_parameters_decoder: Final = msgspec.json.Decoder(
+    msgspec.defstruct("Parameters", [(name, object, None) for name in PARAMETERS])
+)
+
+
+def parameters_of(body: object) -> dict[str, Parameter]:
+    """Returns the generation parameters of a body, except those of other types; {} if it is not a JSON object."""
+    if not isinstance(body, bytes):
+        return {}
+    try:
+        parameters = decode_json(body, _parameters_decoder)
+    except (ValueError, RecursionError):  # the user's own encoder may produce anything
+        return {}
+    found: dict[str, Parameter] = {}
+    for name in PARAMETERS:
+        value = getattr(parameters, name)
+        if isinstance(value, list):
+            found[name] = tuple(str(item) for item in cast("list[object]", value))
+        elif isinstance(value, bool | int | float | str):
+            found[name] = value
+    return found
+
+
+def finish_reasons_of(reply: object) -> tuple[str, ...]:
+    """Returns the finish reasons of a reply's choices, a message's stop reason, or a response's status."""
+    choices: Any = getattr(reply, "choices", None)
+    owners = [reply] if choices is None else choices
+    names = ("stop_reason", "status") if choices is None else ("finish_reason",)
+    found = [getattr(owner, name, None) for owner in owners for name in names]
+    return tuple(reason for reason in found if isinstance(reason, str))
+
+
+class CallReporter:
+    """Reports the events of one call to a client's observers; those of a turn, as part of its ``run``.
+
+    Args:
+        observers: The observers.
+        request: The JSON request body, or None.
+        run: Reports the run that the call is a turn of, if there is one.
+        fields: The fields of every event.
+    """
+
+    def __init__(
+        self, observers: Observers, request: bytes | None, run: RunReporter | None = None, **fields: str | None
+    ) -> None:
+        self._observers = observers
+        self._run = run
+        self.wants_content: bool = observers.wants_content
+        self._request = request if self.wants_content else None
+        self._fields: dict[str, Any] = {
+            "call_id": next(_call_ids),
+            "run_id": None if run is None else run.run_id,
+            **fields,
+        }
+        self.attempt = 0
+        self.attempting = False
+        self.ended = False
+        if run is not None:
+            run.start_call(self._fields["call_id"])
+
+    def report(self, method: str, kind: type[CallEvent], **fields: Any) -> None:
+        """Passes one event to all observers.
+
+        Args:
+            method: The method of ``Observer`` that receives it.
+            kind: The event's type.
+            fields: Its fields, except those of every event.
+        """
+        self._observers.notify(method, kind(**self._fields, attempt=self.attempt, **fields))
+
+    def end(
+        self,
+        outcome: str,
+        meta: Meta,
+        usage: Usage | None = None,
+        finish_reasons: tuple[str, ...] = (),
+        error: BaseException | None = None,
+        *,
+        head: object = None,
+        reply: object = None,
+    ) -> None:
+        """Reports the end of the call. Only the first call of this method does.
+
+        Args:
+            outcome: How it ended.
+            meta: The metadata of the call.
+            usage: Its usage.
+            finish_reasons: Finish reasons of the finished choices.
+            error: The error it raised.
+            head: An object with the reply's ``id`` and ``model``.
+            reply: The reply, if ``wants_content``.
+        """
+        if self.ended:
+            return
+        self.ended = True
+        try:
+            if self.wants_content:
+                content: dict[str, Any] = {"request": self._request, "reply": reply, "finish_reasons": finish_reasons}
+                self.report("call_content", CallContent, **content)
+            self.report(
+                "call_ended",
+                CallEnded,
+                outcome=outcome,
+                timing=meta.timing,
+                usage=usage,
+                finish_reasons=finish_reasons,
+                error=_class_name(error),
+                status=getattr(error, "status_code", None) or meta.status,
+                request_id=getattr(error, "request_id", None) or meta.request_id,
+                response_id=_string_attribute(head, "id"),
+                response_model=_string_attribute(head, "model"),
+            )
+        finally:
+            if self._run is not None:
+                self._run.end_call()
+
+
+class RunReporter:
+    """Reports the events of one run to a client's observers.
+
+    The run starts with its first call. Its end is reported once all its calls and tools have ended: a run that is
+    dropped ends before them, and so does one that is closed by a tool.
+
+    Attributes:
+        run_id: The run's number.
+    """
+
+    __slots__ = (
+        "_began",
+        "_call_id",
+        "_end",
+        "_ended",
+        "_fields",
+        "_observers",
+        "_open",
+        "_tool_calls",
+        "_turns",
+        "run_id",
+    )
+
+    def __init__(
+        self, observers: Observers, *, operation: str, deployment: str, model: str | None, team: str | None
+    ) -> None:
+        self.run_id: int = next(_run_ids)
+        self._observers = observers
+        self._fields: dict[str, Any] = {
+            "run_id": self.run_id,
+            "operation": operation,
+            "deployment": deployment,
+            "model": model,
+            "team": team,
+        }
+        self._began: float | None = None
+        self._call_id = 0
+        self._turns = 0
+        self._tool_calls = 0
+        self._open = 0  # calls and tools that have not ended
+        self._ended = False
+        self._end: list[dict[str, Any]] = []  # the fields of the end until it is reported
+
+    def start_call(self, call_id: int) -> None:
+        """Reports the start of the run, if the call is its first."""
+        if self._began is None:
+            self._began = monotonic()
+            self._report("run_started", RunStarted)
+        self._call_id = call_id
+        self._turns += 1
+        self._open += 1
+
+    def end_call(self) -> None:
+        """Notes that a call has ended."""
+        self._open -= 1
+        self._report_end()
+
+    def start_tool(self, call: ToolCall, description: str | None, queued: float) -> None:
+        """Reports the start of a tool call; called in the tool's task."""
+        self._tool_calls += 1
+        self._open += 1
+        self._report(
+            "tool_call_started", ToolCallStarted, **self._tool_fields(call), description=description, queued=queued
+        )
+
+    def end_tool(
+        self,
+        call: ToolCall,
+        outcome: str,
+        seconds: float,
+        *,
+        problem: ToolProblem | None,
+        error: BaseException | None,
+        result: str | None,
+    ) -> None:
+        """Reports the end of a tool call, after ``start_tool``.
+
+        Args:
+            call: The model's tool call.
+            outcome: How it ended.
+            seconds: How long it took.
+            problem: Why it failed.
+            error: What it raised.
+            result: What the model gets.
+        """
+        fields = self._tool_fields(call)
+        try:
+            if self._observers.wants_tool_content:
+                arguments = call.function.arguments
+                self._report("tool_call_content", ToolCallContent, **fields, arguments=arguments, result=result)
+            ended = {"outcome": outcome, "seconds": seconds, "problem": problem, "error": _class_name(error)}
+            self._report("tool_call_ended", ToolCallEnded, **fields, **ended)
+        finally:
+            self._open -= 1
+            self._report_end()
+
+    def end(
+        self, outcome: str, error: BaseException | None, usage: Usage | None, finish_reasons: tuple[str, ...] = ()
+    ) -> None:
+        """Reports the end of the run, once its calls and tools have ended. Only the first call of this method does.
+
+        Args:
+            outcome: How it ended.
+            error: The error that ended it.
+            usage: Its usage.
+            finish_reasons: Finish reasons of the last answer.
+        """
+        if self._ended or self._began is None:
+            return
+        self._ended = True
+        status = getattr(error, "status_code", None)
+        self._end.append(
+            {
+                "outcome": outcome,
+                "error": _class_name(error),
+                "status": status if isinstance(status, int) else None,
+                "usage": usage,
+                "finish_reasons": finish_reasons,
+            }
+        )
+        self._report_end()
+
+    def _report_end(self) -> None:
+        if self._open or self._began is None:
+            return
+        try:
+            end = self._end.pop()  # in one step, as the run may be dropped in another thread
+        except IndexError:
+            return
+        seconds = monotonic() - self._began
+        self._report("run_ended", RunEnded, **end, seconds=seconds, turns=self._turns, tool_calls=self._tool_calls)
+
+    def _tool_fields(self, call: ToolCall) -> dict[str, Any]:
+        return {"call_id": self._call_id, "tool_call_id": call.id, "name": call.function.name[:MAX_NAME]}
+
+    def _report(self, method: str, kind: type[ObservedRunEvent], **fields: Any) -> None:
+        self._observers.notify(method, kind(**self._fields, **fields))
+
+
+def _class_name(error: BaseException | None) -> str | None:
+    return None if error is None else type(error).__name__
+
+
+def _string_attribute(head: object, name: str) -> str | None:
+    value = getattr(head, name, None)
+    return value if isinstance(value, str) else None
