@@ -8,7 +8,7 @@ import logging
 import pickle
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import anyio
@@ -37,7 +37,7 @@ from friendli_async import (
     TurnLimitError,
 )
 from friendli_async.asgi import SSEResponse, error_body, error_status, run_until_disconnect
-from friendli_async.asgi.events import whole_events as split_events
+from friendli_async.asgi.events import WholeEvents
 from friendli_async.testing import (
     FriendliServer,
     Step,
@@ -1225,12 +1225,9 @@ LINE_ENDS: Final = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES: Final = st.lists(st.sampled_from([b"data: x", b"data: {}", b"data: [DONE]", b": c", b"id: 1", b""]), max_size=8)
 
 
-async def whole_events(pieces: list[bytes]) -> list[bytes]:
-    async def chunks() -> AsyncIterator[bytes]:
-        for piece in pieces:
-            yield piece
-
-    return [events async for events in split_events(chunks())]
+def whole_events(pieces: list[bytes]) -> list[bytes]:
+    events = WholeEvents()
+    return [data for data in (*map(events.feed, pieces), events.finish()) if data]
 
 
 @given(st.lists(st.tuples(LINES, LINE_ENDS), max_size=6), st.lists(st.integers(0, 80), max_size=8))
@@ -1239,7 +1236,7 @@ def test_splitting_preserves_whole_events_and_splits_at_blank_lines_only(
 ) -> None:
     body = b"".join(line + end for lines, end in blocks for line in lines)
     cuts = sorted({min(place, len(body)) for place in places} | {0, len(body)})
-    pieces = asyncio.run(whole_events([body[begin:end] for begin, end in itertools.pairwise(cuts)]))
+    pieces = whole_events([body[begin:end] for begin, end in itertools.pairwise(cuts)])
     assert all(piece.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for piece in pieces)
     sent = b"".join(pieces)
     if sent.startswith(body):
@@ -1250,8 +1247,8 @@ def test_splitting_preserves_whole_events_and_splits_at_blank_lines_only(
         assert b"\n".join(line[6:] for line in rest if line.startswith(b"data: ")) not in {b"{}", b"[DONE]"}
 
 
-async def test_large_event_is_scanned_in_linear_time() -> None:
-    [event] = await whole_events([*[b"x" * 1024] * 8192, b"\n\n"])
+def test_large_event_is_scanned_in_linear_time() -> None:
+    [event] = whole_events([*[b"x" * 1024] * 8192, b"\n\n"])
     assert len(event) == 8192 * 1024 + 2
 
 

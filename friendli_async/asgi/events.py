@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from friendli_async._core.error_json import is_object, json_or_none
 from friendli_async._core.events.decoding import DONE
@@ -14,6 +14,7 @@ from friendli_async._json import encode_json, replace_surrogates
 __all__ = ["Encoded"]
 
 E = TypeVar("E")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 Encoded = str | bytes | dict[str, Any] | None
 """What to send for an event: a str as the data of an SSE event (it may have several lines), a dict as JSON data, bytes
@@ -23,29 +24,50 @@ _BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _OVERLAP: Final = 2  # bytes of a blank line that may end one piece while the rest begins the next
 
 
-async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+class Conversion(Protocol[T_contra]):
+    """Turns what is read from upstream into what is sent. No I/O."""
+
+    def feed(self, item: T_contra) -> bytes:
+        """Returns what to send for the next item: whole events, or nothing."""
+        ...
+
+    def finish(self) -> bytes:
+        """Returns what remains to be sent at the end."""
+        ...
+
+
+class WholeEvents:
     """Re-chunks bytes at event boundaries, so that a ping or an error event can be sent between any two chunks.
 
     A browser cannot use a partial event anyway; one at the end is dropped. Each byte is scanned once, however the
     pieces are split.
     """
-    incomplete: list[bytes] = []  # pieces of an incomplete event
-    last = b""  # its last bytes
-    async for piece in pieces:
-        if not incomplete and piece.endswith(_BLANK_LINES):  # nearly every piece
-            yield piece
-            continue
-        end = _end_of_events(last + piece) - len(last)
-        rest = piece
+
+    def __init__(self) -> None:
+        self._incomplete: list[bytes] = []  # pieces of an incomplete event
+        self._last = b""  # its last bytes
+
+    def feed(self, item: bytes) -> bytes:
+        """Returns the events that the piece completes."""
+        if not self._incomplete and item.endswith(_BLANK_LINES):  # nearly every piece of a live stream
+            return item
+        end = _end_of_events(item)
+        if end < 0 and self._last:
+            end = _end_of_events(self._last + item[:_OVERLAP]) - len(self._last)
+        whole, rest = b"", item
         if end > 0:
-            yield b"".join((*incomplete, piece[:end]))
-            incomplete, last, rest = [], b"", piece[end:]
+            whole, rest = b"".join((*self._incomplete, item[:end])), item[end:]
+            self._incomplete.clear()
+            self._last = b""
         if rest:
-            incomplete.append(rest)
-            last = (last + rest)[-_OVERLAP:]
-    rest = b"".join(incomplete)
-    if _lacks_only_blank_line(rest):
-        yield rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")
+            self._incomplete.append(rest)
+            self._last = (self._last + rest[-_OVERLAP:])[-_OVERLAP:]
+        return whole
+
+    def finish(self) -> bytes:
+        """Returns the last event, with its blank line, if it lacks only that."""
+        rest = b"".join(self._incomplete)
+        return rest + (b"\n" if rest.endswith(b"\n") else b"\n\n") if _lacks_only_blank_line(rest) else b""
 
 
 def _lacks_only_blank_line(data: bytes) -> bool:
@@ -60,25 +82,35 @@ def _lacks_only_blank_line(data: bytes) -> bool:
 
 def _end_of_events(data: bytes) -> int:
     """Returns the position after the last blank line, or -1 if there is none."""
-    return max((start + len(line) for line in _BLANK_LINES if (start := data.rfind(line)) >= 0), default=-1)
+    end = -1
+    for line in _BLANK_LINES:
+        if (start := data.rfind(line, max(0, end - len(line) + 1))) >= 0:
+            end = start + len(line)
+    return end
 
 
-async def encoded_events(events: AsyncIterator[E], encode: Callable[[E], Encoded]) -> AsyncGenerator[bytes]:
-    """Yields what to send for each event, unless that is nothing.
+class EncodedEvents(Generic[E]):
+    """What ``encode`` returns for each event.
 
     Raises:
         TypeError: ``encode`` returned something that cannot be sent.
     """
-    held = ""  # half a character, which the next text completes
-    async for event in events:
-        payload = encode(event)
-        if isinstance(payload, str) and (held or payload):
-            payload, held = split_surrogate(held, payload)
+
+    def __init__(self, encode: Callable[[E], Encoded]) -> None:
+        self._encode = encode
+        self._held = ""  # half a character, which the next text completes
+
+    def feed(self, item: E) -> bytes:
+        """Returns what to send for an event."""
+        payload = self._encode(item)
+        if isinstance(payload, str) and (self._held or payload):
+            payload, self._held = split_surrogate(self._held, payload)
             payload = payload or None
-        if data := sse_bytes(payload, "encode must return"):
-            yield data
-    if held:
-        yield sse_bytes(held, "encode must return")
+        return sse_bytes(payload, "encode must return")
+
+    def finish(self) -> bytes:
+        """Returns the half of a character that no text has completed."""
+        return sse_bytes(self._held or None, "encode must return")
 
 
 def sse_bytes(payload: object, rule: str) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
-from contextlib import aclosing, closing, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from contextlib import closing, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from friendli_async.asgi.disconnect import (
     wait_for_disconnect,
 )
 from friendli_async.asgi.errors import error_body
-from friendli_async.asgi.events import Encoded, encoded_events, error_event, sse_bytes, whole_events
+from friendli_async.asgi.events import Conversion, Encoded, EncodedEvents, WholeEvents, error_event, sse_bytes
 from friendli_async.asgi.sender import EventSender
 from friendli_async.chat.run import Run
 from friendli_async.errors import FriendliError
@@ -80,7 +80,8 @@ class SSEResponse:
         encode: Called with each event; what it returns is sent instead of upstream's bytes, see ``Encoded``. Required
             for a run: you choose which parts of the tool calls a browser sees.
         end: Sent after the last event of a stream that did not fail, see ``Encoded``: how a browser tells its end from
-            a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat).
+            a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat),
+            unless the stream is stopped.
         headers: Further headers; they override the default ones.
 
     Raises:
@@ -186,14 +187,14 @@ class SSEResponse:
         if self._answer_after is not None:
             sender.answer_after(self._answer_after, self._head(_EVENT_STREAM))
         try:
-            content_type, pieces = await self._open(sender, work)
+            content_type, items, conversion = await self._open(sender, work)
             if not sender.answered:
                 await sender.answer(self._head(content_type))
-            async with aclosing(pieces):
-                async for data in pieces:
+            async for item in items:
+                if data := conversion.feed(item):
                     await sender.send(data)
-            if self._end:
-                await sender.send(self._end)
+            if data := conversion.finish() + self._end:
+                await sender.send(data)
         except FriendliError as error:
             if not sender.answered:
                 raise
@@ -202,17 +203,17 @@ class SSEResponse:
             if event := error_event(error_body(error) if self._on_error is None else self._on_error(error)):
                 await sender.send(event)
 
-    async def _open(self, sender: EventSender, work: Work) -> tuple[str, AsyncGenerator[bytes]]:
-        """Opens the stream; returns its content type and what to send."""
+    async def _open(self, sender: EventSender, work: Work) -> tuple[str, AsyncIterator[Any], Conversion[Any]]:
+        """Opens the stream; returns its content type, what to read from it, and what to make of that."""
         stream = await self._stream.__aenter__()
         stream._begin_response(work, sender.hurry)  # pyright: ignore[reportPrivateUsage] - nothing public
         if self._encode is not None:
-            return _EVENT_STREAM, encoded_events(stream, self._encode)
+            return _EVENT_STREAM, stream, EncodedEvents(self._encode)
         assert isinstance(stream, EventStream), "a run has encode"
         content_type = stream.meta.headers.get("content-type", "")
         # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
         is_correct = content_type.isascii() and content_type.lower().startswith(_EVENT_STREAM)
-        return content_type if is_correct else _EVENT_STREAM, whole_events(stream.raw())
+        return content_type if is_correct else _EVENT_STREAM, stream.raw(), WholeEvents()
 
     def _head(self, content_type: str) -> MutableMapping[str, Any]:
         headers = _raw_headers({"content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, MutableMapping
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any, Final
@@ -82,13 +82,13 @@ class EventSender:
         """Starts the response and sends a ping after a number of seconds, unless it is answered or closed before."""
         self._timer = self._loop.call_later(seconds, self._answer_early, head)
 
-    async def send(self, data: bytes) -> None:
-        """Sends data that ends at an event boundary; returns once the server has accepted it."""
-        await self._pass_on(_body(data, more=True))
+    def send(self, data: bytes) -> Awaitable[None]:
+        """Sends data that ends at an event boundary; completes once the server has accepted it."""
+        return self._pass_on(_body(data, more=True))
 
-    async def end(self) -> None:
+    def end(self) -> Awaitable[None]:
         """Ends the response."""
-        await self._pass_on(_body(b"", more=False))
+        return self._pass_on(_body(b"", more=False))
 
     async def _pass_on(self, message: MutableMapping[str, Any]) -> None:
         self._is_sending = True

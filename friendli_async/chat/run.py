@@ -274,6 +274,8 @@ class Run:
     def _begin_response(self, work: Work, on_abort: Callable[[], None]) -> None:
         """Prepares the open run for a response that serves the rest of it; see ``EventStream``.
 
+        ``on_abort`` is not needed: a timeout ends only the stream of a turn, and the client tells ``work`` of its end.
+
         Raises:
             RuntimeError: Nothing is left of it: the response would be empty, and look complete.
             StreamInterruptedError: A cancelled read has closed it.

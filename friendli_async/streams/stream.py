@@ -290,6 +290,7 @@ class EventStream(Generic[E]):
         return RawView(self, self._read_bytes)
 
     async def _read_bytes(self) -> bytes:
+        """Returns the next bytes of the body; raises StopAsyncIteration at its end."""
         self._begin_waiting()
         try:
             opened = self._open
@@ -298,9 +299,11 @@ class EventStream(Generic[E]):
             if opened is not None and (opened.outcome == "open" or opened.head != b""):
                 if opened.head != b"":
                     self._begin_consuming(opened)
-                return await opened.read()
-            self._check_interruption()
-            return b""
+                if data := await opened.read():
+                    return data
+            else:
+                self._check_interruption()
+            raise StopAsyncIteration
         finally:
             self._waiting = False
 
