@@ -7,7 +7,8 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import AsyncIterator, Callable, MutableMapping
+import sys
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock, run_loop_iterations
+from support.sockets import client_of, reply, serve_bytes
 
 from friendli_async import (
     APIConnectionError,
@@ -34,7 +36,8 @@ from friendli_async import (
     ToolError,
     TurnLimitError,
 )
-from friendli_async.asgi import SSEResponse, _whole_events, error_body, error_status, run_until_disconnect
+from friendli_async.asgi import SSEResponse, error_body, error_status, run_until_disconnect
+from friendli_async.asgi.events import WholeEvents
 from friendli_async.testing import (
     FriendliServer,
     Step,
@@ -177,6 +180,24 @@ async def test_empty_text_is_sent_as_an_event(server: FriendliServer, client: As
     assert browser.body == b"data: a\n\ndata: \n\n"
 
 
+@pytest.mark.parametrize(
+    ("upstream", "sent"),
+    [
+        ("text/event-stream; charset=utf-8", b"text/event-stream; charset=utf-8"),
+        ("Text/Event-Stream", b"Text/Event-Stream"),
+        ("text/event-stream; charset=\u201cutf-8\u201d", b"text/event-stream"),
+        ("application/json", b"text/event-stream"),
+        ("text/html", b"text/event-stream"),  # a browser would execute what the model wrote
+    ],
+)
+async def test_content_type_is_that_of_events_even_if_upstream_sends_another(upstream: str, sent: bytes) -> None:
+    body = EVENT + b"\n\ndata: [DONE]\n\n"
+    async with serve_bytes(reply(body, kind=upstream)) as upstream_server, client_of(upstream_server.url) as client:
+        browser = await relay(client)
+    assert dict(browser.sent[0]["headers"])[b"content-type"] == sent
+    assert browser.body == body
+
+
 async def test_head_is_answered_without_a_call(server: FriendliServer, client: AsyncFriendli) -> None:
     browser, stream = Server(), open_stream(client)
     await SSEResponse(stream)({**HTTP, "method": "HEAD"}, browser.receive, browser.send)
@@ -274,6 +295,42 @@ async def test_no_ping_without_heartbeat_or_while_browser_is_not_reading(
         assert b"ping" not in browser.body
         browser.disconnected.set()
         await asyncio.wait_for(task, 30)
+
+
+@pytest.mark.compatibility
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+async def test_pings_go_on_with_eager_tasks(server: FriendliServer, client: AsyncFriendli, clock: Clock) -> None:
+    assert sys.version_info >= (3, 12)
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    server.enqueue(script(chunk("once"), stall()))
+    browser = Server()
+    stream = open_stream(client.with_options(timeout=Timeouts(idle=None)))
+    task = asyncio.create_task(SSEResponse(stream)(HTTP, browser.receive, browser.send))
+    await browser.until(lambda: b"once" in browser.body)
+    for pings in range(1, 8):  # beyond send_timeout
+        clock.advance(15.1)
+        await browser.until(lambda pings=pings: browser.body.count(b": ping\n\n") == pings)  # type: ignore[misc] # a bound default
+    browser.disconnected.set()
+    await asyncio.wait_for(task, 30)
+
+
+async def test_ping_on_a_broken_connection_ends_the_response(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    server.enqueue(script(chunk("once"), stall()))
+    browser = Server()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message.get("body") == b": ping\n\n":
+            raise OSError("gone")
+        await browser.send(message)
+
+    task = asyncio.create_task(SSEResponse(open_stream(client))(HTTP, browser.receive, send))
+    await browser.until(lambda: b"once" in browser.body)
+    clock.advance(15.1)
+    with pytest.raises(OSError, match="gone"):
+        await asyncio.wait_for(task, 30)
+    assert await server.requests[0].disconnected()
 
 
 # --- answering before the stream is open -----------------------------------------------------------------------------
@@ -557,6 +614,100 @@ async def test_end_is_sent_after_a_complete_stream_only(
     assert last_event(broken.body)[0] == b"data: Once\n\n"
 
 
+# --- sources that have been used -------------------------------------------------------------------------------------
+
+
+async def use(source: Any, how: str) -> None:
+    match how:
+        case "left":
+            async with source:
+                pass
+        case "iterated":
+            assert [event async for event in source]
+        case "relayed":
+            await serve(source, encode=lambda event: "x")
+        case "tee":
+            source.tee(2)
+        case "raw":
+            assert [piece async for piece in source.raw()]
+        case "stopped":
+            await (await source).stop()
+        case _:
+            assert await source.result()
+
+
+async def serve(source: Any, browser: Server | None = None, **options: Any) -> Server:
+    browser = browser or Server()
+    await SSEResponse(source, **options)(HTTP, browser.receive, browser.send)
+    return browser
+
+
+@pytest.mark.parametrize("how", ["left", "iterated", "relayed", "tee", "raw", "stopped", "result"])
+@pytest.mark.parametrize("encode", [None, lambda event: "x"], ids=["relay", "encode"])
+async def test_stream_of_which_nothing_is_left_is_rejected_before_the_answer(
+    server: FriendliServer, client: AsyncFriendli, how: str, encode: Any
+) -> None:
+    server.enqueue(text("Hi"))
+    stream, browser = open_stream(client), Server()
+    await use(stream, how)
+    with pytest.raises(RuntimeError, match=r"already|has ended"):
+        await serve(stream, browser, encode=encode, end="[DONE]")
+    assert browser.sent == []  # not an empty answer that looks complete
+
+
+@pytest.mark.parametrize("how", ["left", "iterated", "relayed", "result"])
+async def test_run_of_which_nothing_is_left_is_rejected_before_the_answer(
+    server: FriendliServer, client: AsyncFriendli, how: str
+) -> None:
+    server.enqueue(text("Hi"))
+    run, browser = open_run(client), Server()
+    await use(run, how)
+    with pytest.raises(RuntimeError, match="has ended"):
+        await serve(run, browser, encode=shown, end="[DONE]")
+    assert browser.sent == []
+
+
+@pytest.mark.parametrize("kind", ["stream", "run"])
+async def test_source_that_a_cancelled_read_has_closed_raises_before_the_answer(
+    server: FriendliServer, client: AsyncFriendli, kind: str
+) -> None:
+    server.enqueue(script(chunk("once"), stall()))
+    source: Any = open_run(client) if kind == "run" else open_stream(client)
+    await anext(source)
+    task = asyncio.create_task(anext(source))
+    await run_loop_iterations()
+    task.cancel()
+    await asyncio.wait({task})
+    browser = Server()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await serve(source, browser, encode=shown, end="[DONE]")
+    assert error_status(caught.value) == 502
+    assert browser.sent == []
+
+
+@pytest.mark.parametrize("kind", ["stream", "run"])
+async def test_rest_of_a_source_is_served_after_its_first_event(
+    server: FriendliServer, client: AsyncFriendli, kind: str
+) -> None:
+    server.enqueue(script(chunk("once"), chunk("twice", finish_reason="stop")))
+    source: Any = open_run(client) if kind == "run" else open_stream(client)
+    assert (await anext(source)).text == "once"
+    browser = await serve(source, encode=shown, end="[DONE]")
+    assert browser.body == b'data: {"text":"twice"}\n\ndata: [DONE]\n\n'
+
+
+async def test_events_that_arrived_before_the_client_was_closed_are_sent_before_the_error(
+    server: FriendliServer, client: AsyncFriendli
+) -> None:
+    server.enqueue(script(chunk("once"), stall()))
+    stream = await open_stream(client)
+    await client.aclose()
+    browser = await serve(stream)
+    before, error = last_event(browser.body)
+    assert b'"once"' in before
+    assert error["error"]["code"] == "shutting_down"
+
+
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -838,15 +989,35 @@ async def test_browser_that_reads_in_time_is_not_disconnected(
     assert browser.ended
 
 
-@pytest.mark.parametrize("kind", ["open", "complete", "run"])
+async def test_browser_that_reads_after_the_program_blocked_the_loop_is_not_disconnected(
+    server: FriendliServer, client: AsyncFriendli, clock: Clock
+) -> None:
+    resume = asyncio.Event()
+    server.enqueue(script(chunk("once"), gate(resume), finish()))
+    browser = StuckBrowser()
+    task = await serve_stuck(browser, open_stream(client))
+    asyncio.get_running_loop().call_soon(browser.accepting.set)  # the loop's next turn notices that it reads
+    clock.advance(61)
+    await browser.until(lambda: b"once" in browser.body)
+    resume.set()
+    await asyncio.wait_for(task, 30)
+    assert browser.ended
+
+
+async def opened(source: Any, kind: str) -> Any:
+    """Opens a source before its response, if its kind says so."""
+    return await source.__aenter__() if "opened" in kind else source
+
+
+@pytest.mark.parametrize("kind", ["open", "complete", "run", "complete, opened before", "run, opened before"])
 @pytest.mark.parametrize("how", ["drain", "close"])
 async def test_shutdown_ends_the_response_to_a_browser_that_does_not_read(
     server: FriendliServer, client: AsyncFriendli, clock: Clock, kind: str, how: str
 ) -> None:
-    server.enqueue(text("Hi") if kind == "complete" else script(burst(10**9, text="x" * 4096)))
-    source: Any = open_run(client) if kind == "run" else open_stream(client)
-    browser = StuckBrowser()
-    task = await serve_stuck(browser, source, send_timeout=None, encode=shown if kind == "run" else None)
+    server.enqueue(text("Hi") if "complete" in kind else script(burst(10**9, text="x" * 4096)))
+    source: Any = open_run(client) if "run" in kind else open_stream(client)
+    source, browser = await opened(source, kind), StuckBrowser()
+    task = await serve_stuck(browser, source, send_timeout=None, encode=shown if "run" in kind else None)
     await shut_down(client, how)
     clock.advance(0.9)
     await run_loop_iterations()
@@ -871,12 +1042,14 @@ async def test_shutdown_lets_a_browser_read_the_error(
     assert browser.ended
 
 
+@pytest.mark.parametrize("kind", ["stream", "run", "stream, opened before", "run, opened before"])
 async def test_drain_waits_until_the_browser_has_read_a_complete_answer(
-    server: FriendliServer, client: AsyncFriendli, clock: Clock
+    server: FriendliServer, client: AsyncFriendli, clock: Clock, kind: str
 ) -> None:
     server.enqueue(text("Hi"))
-    browser = StuckBrowser()
-    task = await serve_stuck(browser, open_stream(client))
+    source: Any = open_run(client) if "run" in kind else open_stream(client)
+    source, browser = await opened(source, kind), StuckBrowser()
+    task = await serve_stuck(browser, source, encode=shown if "run" in kind else None, end="[DONE]")
     draining = asyncio.create_task(client.drain(30))
     for _ in range(10):
         clock.advance(0.1)
@@ -1052,12 +1225,9 @@ LINE_ENDS: Final = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES: Final = st.lists(st.sampled_from([b"data: x", b"data: {}", b"data: [DONE]", b": c", b"id: 1", b""]), max_size=8)
 
 
-async def whole_events(pieces: list[bytes]) -> list[bytes]:
-    async def chunks() -> AsyncIterator[bytes]:
-        for piece in pieces:
-            yield piece
-
-    return [events async for events in _whole_events(chunks())]
+def whole_events(pieces: list[bytes]) -> list[bytes]:
+    events = WholeEvents()
+    return [data for data in (*map(events.feed, pieces), events.finish()) if data]
 
 
 @given(st.lists(st.tuples(LINES, LINE_ENDS), max_size=6), st.lists(st.integers(0, 80), max_size=8))
@@ -1066,7 +1236,7 @@ def test_splitting_preserves_whole_events_and_splits_at_blank_lines_only(
 ) -> None:
     body = b"".join(line + end for lines, end in blocks for line in lines)
     cuts = sorted({min(place, len(body)) for place in places} | {0, len(body)})
-    pieces = asyncio.run(whole_events([body[begin:end] for begin, end in itertools.pairwise(cuts)]))
+    pieces = whole_events([body[begin:end] for begin, end in itertools.pairwise(cuts)])
     assert all(piece.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for piece in pieces)
     sent = b"".join(pieces)
     if sent.startswith(body):
@@ -1077,8 +1247,8 @@ def test_splitting_preserves_whole_events_and_splits_at_blank_lines_only(
         assert b"\n".join(line[6:] for line in rest if line.startswith(b"data: ")) not in {b"{}", b"[DONE]"}
 
 
-async def test_large_event_is_scanned_in_linear_time() -> None:
-    [event] = await whole_events([*[b"x" * 1024] * 8192, b"\n\n"])
+def test_large_event_is_scanned_in_linear_time() -> None:
+    [event] = whole_events([*[b"x" * 1024] * 8192, b"\n\n"])
     assert len(event) == 8192 * 1024 + 2
 
 

@@ -478,6 +478,24 @@ async def test_cancelling_while_connected_cancels_the_call(server: FriendliServe
     assert await upstream.disconnected()
 
 
+async def test_request_body_that_arrives_during_and_after_a_call_is_kept() -> None:
+    connection = Connection(*({"type": "http.request", "body": body, "more_body": True} for body in (b"[1,", b"2,")))
+    rest = asyncio.Event()
+
+    async def receive_rest() -> dict[str, Any]:
+        if connection.messages:
+            return connection.messages.pop(0)
+        await rest.wait()
+        return {"type": "http.request", "body": b"3]"}
+
+    connection.receive = receive_rest  # type: ignore[method-assign] # the same, and then the rest
+    request = connection.request()
+    assert await while_connected(request, run_loop_iterations(10)) is None
+    assert connection.messages == []
+    rest.set()
+    assert await request.json() == [1, 2, 3]
+
+
 async def test_while_connected_can_open_a_stream(server: FriendliServer, client: AsyncFriendli) -> None:
     server.enqueue(text("Hi"))
     stream = client.serverless.chat.stream(model="m", messages=MESSAGES)

@@ -16,7 +16,7 @@ from friendli_async._core.net.clock import CallClock, ReadClock
 from friendli_async._core.net.dialing import DialContext
 from friendli_async._core.protocol import Deployment, Operation, RequestBuilder
 from friendli_async._core.reporting import RunReporter
-from friendli_async._core.runtime import Runtime
+from friendli_async._core.runtime import Runtime, Work
 from friendli_async._core.settings import Settings
 from friendli_async.errors import ConfigurationError, FriendliError
 from friendli_async.options import is_count
@@ -164,6 +164,10 @@ class StreamOpening(Generic[E, R, U]):
         )
         self._call = None  # releases the request body
         return opened
+
+    def include_in(self, work: Work) -> None:
+        """Makes the stream, which is open, a part of some work, for which a drain of the client waits."""
+        work.begin(self._engine.runtime.works, asyncio.get_running_loop())
 
     def outcome_of(self, error: BaseException) -> Outcome:
         """Returns the outcome of an ``open`` that raised this error; observers were told the same."""

@@ -164,19 +164,6 @@ class RunReporter:
         run_id: The run's number.
     """
 
-    __slots__ = (
-        "_began",
-        "_call_id",
-        "_end",
-        "_ended",
-        "_fields",
-        "_observers",
-        "_open",
-        "_tool_calls",
-        "_turns",
-        "run_id",
-    )
-
     def __init__(
         self, observers: Observers, *, operation: str, deployment: str, model: str | None, team: str | None
     ) -> None:

@@ -52,6 +52,11 @@ class Work:
             self._open.append(works)
             works.add(self)
 
+    def include(self, other: Work) -> None:
+        """Makes other work, some of whose calls may have begun, a part of this."""
+        for works in other._open:
+            self.begin(works, other.loop)
+
     def may_go_on(self, works: set[Work]) -> bool:
         """Whether it is open work of a client, or a part of such."""
         return self in works or (self._outer is not None and self._outer.may_go_on(works))

@@ -294,6 +294,20 @@ class Run:
         if self._stream is not None:
             await self._stream
 
+    def _begin_response(self, work: Work, on_abort: Callable[[], None]) -> None:
+        """Prepares the open run for a response that serves the rest of it; see ``EventStream``.
+
+        ``on_abort`` is not needed: a timeout ends only the stream of a turn, and the client tells ``work`` of its end.
+
+        Raises:
+            RuntimeError: Nothing is left of it: the response would be empty, and look complete.
+            StreamInterruptedError: A cancelled read has closed it.
+        """
+        if self._state != "open" and not self._events:
+            self._check_cancelled()
+            raise RuntimeError("the run has ended before the response started: it was finished, or closed")
+        work.include(self._work)
+
     # --- iterating -------------------------------------------------------------------------------------------------
 
     def __aiter__(self) -> Self:
@@ -340,8 +354,13 @@ class Run:
     async def _wait_for_event(self) -> None:
         while not self._events and self._state == "open":
             await self._advance()
-        if not self._events and self._is_cancelled:
-            self._is_cancelled = False  # raised once: a cancelled run must not seem to end normally
+        if not self._events:
+            self._check_cancelled()
+
+    def _check_cancelled(self) -> None:
+        """Raises, once, if a cancelled read has closed the run: that must not look like a normal end."""
+        if self._is_cancelled:
+            self._is_cancelled = False
             raise self._copy_error()
 
     async def _run_to_end(self) -> None:

@@ -30,15 +30,9 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast
 from friendli_async import AsyncFriendli, Limits, Observer, Pacing, RetryPolicy, Timeouts
 from friendli_async._json import encode_json, replace_surrogates
 from friendli_async._pydantic import PydanticField, as_json
-from friendli_async.asgi import (
-    Encoded,
-    Servable,
-    SSEResponse,
-    error_body,
-    error_status,
-    retry_headers,
-    run_until_disconnect,
-)
+from friendli_async.asgi import Encoded, Servable, SSEResponse, error_body, error_status
+from friendli_async.asgi.disconnect import run_until_disconnect
+from friendli_async.asgi.errors import retry_headers
 from friendli_async.errors import ArgumentError, FriendliError, UnknownArgumentError
 
 try:
@@ -158,9 +152,9 @@ class ClientDisconnected(HTTPException, ClientDisconnect):
 async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[T]) -> T:
     """Awaits a call, and cancels it if the browser disconnects. FastAPI on its own lets the handler run on.
 
-    A request body that has not been read is read first: ``await request.json()`` works before and after. Messages that
-    arrive over a websocket in the meantime are buffered for its next ``receive``, 64 at most; with a full buffer a
-    disconnect is noticed only by the next ``receive``. Nothing else may receive from the connection at the same time.
+    A request body that arrives in the meantime is kept: ``await request.json()`` works before and after. So are
+    messages that arrive over a websocket, for its next ``receive``, 64 at most; with a full buffer a disconnect is
+    noticed only by the next ``receive``. Nothing else may receive from the connection at the same time.
 
     Args:
         connection: The request or websocket to watch.
@@ -176,9 +170,9 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
         Exception: Whatever ``awaitable`` raises.
     """
     if isinstance(connection, WebSocket):
-        disconnected = _BufferedReceive.of(connection).wait_disconnected()
+        disconnected = _wait_websocket_disconnected(connection)
     else:
-        disconnected = _wait_disconnected(connection)
+        disconnected = _wait_request_disconnected(connection)
     if results := await run_until_disconnect(disconnected, awaitable):
         return results[0]
     if isinstance(connection, WebSocket):
@@ -188,39 +182,49 @@ async def while_connected(connection: Request | WebSocket, awaitable: Awaitable[
     raise ClientDisconnected
 
 
-async def _wait_disconnected(request: Request) -> None:
-    try:
-        with suppress(RuntimeError):  # already consumed by request.stream()
-            await request.body()
-    except ClientDisconnect:
-        return
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def _wait_request_disconnected(request: Request) -> None:
+    receive = _BufferedReceive.of(request)
+    while not receive.has_disconnected:
+        message = await receive.fetch()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            with suppress(RuntimeError):  # already consumed by request.stream()
+                await request.body()  # at once, from the buffer: request.is_disconnected() discards what it receives
+
+
+async def _wait_websocket_disconnected(websocket: WebSocket) -> None:
+    receive = _BufferedReceive.of(websocket)
+    while not receive.has_disconnected:
+        if len(receive.buffer) >= _MAX_BUFFERED:
+            await asyncio.get_running_loop().create_future()
+        await receive.fetch()
 
 
 class _BufferedReceive:
-    """Replaces a websocket's ``receive``, and buffers messages that arrive while nothing else is receiving."""
+    """Replaces the ``receive`` of a request or websocket, and buffers what arrives while nothing else receives."""
 
     def __init__(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
         self._receive = receive
-        self._buffer: deque[MutableMapping[str, Any]] = deque()
+        self.buffer: deque[MutableMapping[str, Any]] = deque()
 
     @classmethod
-    def of(cls, websocket: WebSocket) -> _BufferedReceive:
-        receive = websocket._receive  # pyright: ignore[reportPrivateUsage] - no public way to push a message back
+    def of(cls, connection: Request | WebSocket) -> _BufferedReceive:
+        receive = connection._receive  # pyright: ignore[reportPrivateUsage] - no public way to push a message back
         if not isinstance(receive, cls):
-            receive = websocket._receive = cls(receive)  # pyright: ignore[reportPrivateUsage] - the same
+            receive = connection._receive = cls(receive)  # pyright: ignore[reportPrivateUsage] - the same
         return receive
 
     async def __call__(self) -> MutableMapping[str, Any]:
-        return self._buffer.popleft() if self._buffer else await self._receive()
+        return self.buffer.popleft() if self.buffer else await self._receive()
 
-    async def wait_disconnected(self) -> None:
-        """Buffers messages until the browser disconnects; with a full buffer, waits until cancelled."""
-        while not self._buffer or self._buffer[-1]["type"] != "websocket.disconnect":
-            if len(self._buffer) >= _MAX_BUFFERED:
-                await asyncio.get_running_loop().create_future()
-            self._buffer.append(await self._receive())
+    @property
+    def has_disconnected(self) -> bool:
+        return bool(self.buffer) and self.buffer[-1]["type"].endswith(".disconnect")
+
+    async def fetch(self) -> MutableMapping[str, Any]:
+        """Receives a message, and buffers it."""
+        message = await self._receive()
+        self.buffer.append(message)
+        return message
 
 
 # --- client lifespan -------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from friendli_async.streams.views import View
@@ -19,12 +19,9 @@ class RawView(View[bytes]):
     No piece is empty, and a piece need not end at an event boundary.
     """
 
-    def __init__(self, stream: EventStream[Any], read: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, stream: EventStream[Any], read: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
         super().__init__(stream)
         self._read = read
 
-    async def __anext__(self) -> bytes:
-        data = await self._read()
-        if not data:
-            raise StopAsyncIteration
-        return data
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        return self._read()  # the coroutine itself: one frame less for each read

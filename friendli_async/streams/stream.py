@@ -19,6 +19,7 @@ from friendli_async.streams.views import TextView
 
 if TYPE_CHECKING:
     from friendli_async._core.engine import StreamOpening
+    from friendli_async._core.runtime import Work
 
 __all__ = ["AssembledStream", "EventStream"]
 
@@ -27,6 +28,7 @@ R = TypeVar("R")
 U = TypeVar("U")
 
 _ReadMode = Literal["events", "result()", "raw()", "tee()"]
+_SPENT: Final = "it was read to its end, stopped, or closed, as `async with` does when it is left"
 _SUCCESSFUL_OUTCOMES: Final = frozenset({"done", "stopped"})
 
 
@@ -273,16 +275,20 @@ class EventStream(Generic[E]):
         return RawView(self, self._read_bytes)
 
     async def _read_bytes(self) -> bytes:
+        """Returns the next bytes of the body; raises StopAsyncIteration at its end."""
         self._begin_waiting()
         try:
             opened = self._open
             if opened is None:
                 opened = await self._open_to_read()
             if opened is not None and (opened.outcome == "open" or opened.head != b""):
-                self._begin_consuming(opened)
-                return await opened.read()
-            self._check_interruption()
-            return b""
+                if opened.head != b"":
+                    self._begin_consuming(opened)
+                if data := await opened.read():
+                    return data
+            else:
+                self._check_interruption()
+            raise StopAsyncIteration
         finally:
             self._waiting = False
 
@@ -298,6 +304,30 @@ class EventStream(Generic[E]):
         self._opening_cancelled = False
         if self._open is not None:
             self._open.was_interrupted = False
+
+    # --- responses -------------------------------------------------------------------------------------------------
+
+    def _begin_response(self, work: Work, on_abort: Callable[[], None]) -> None:
+        """Prepares the open stream for a response that relays the rest of it.
+
+        Args:
+            work: The response, for which a drain of the client waits.
+            on_abort: Called when the stream is ended from outside.
+
+        Raises:
+            RuntimeError: The stream is read in another way, or nothing is left of it: the response would be empty, and
+                look complete.
+            StreamInterruptedError: A cancelled read has closed it, or its client was closed.
+        """
+        opened = self._open
+        assert opened is not None, "the response opens it first"
+        if self._read_mode not in {None, "events"}:
+            raise RuntimeError(f"the stream is already being read by {self._read_mode}")
+        if opened.outcome != "open" and opened.head == b"" and not opened.reader.ready:
+            self._check_interruption()
+            raise RuntimeError(f"the stream has ended before the response started: {_SPENT}")
+        opened.on_abort = on_abort
+        self._opening.include_in(work)
 
     # --- branches --------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from friendli_async._core.text import split_surrogate
@@ -25,7 +25,7 @@ class View(Generic[T_co]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T_co:
+    def __anext__(self) -> Coroutine[Any, Any, T_co]:
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:

@@ -1,0 +1,92 @@
+"""Which status and which body a browser gets for an error. Nothing of the service's own setup is exposed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from friendli_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    ConfigurationError,
+    FriendliError,
+    StreamInterruptedError,
+    ToolError,
+    TurnLimitError,
+)
+
+__all__ = ["error_body", "error_status"]
+
+_PASSED_THROUGH: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
+"""Statuses that mean the same to the browser as to this service."""
+
+
+def error_status(error: FriendliError) -> int:
+    """Returns the HTTP status to send to a browser for an error.
+
+    Args:
+        error: The error that the call raised.
+
+    Returns:
+        Upstream's status if it is 400, 404, 409, 413, 422, 429 or 503; 504 for a timeout and for upstream's 408 and
+        504; 503 if the client was drained or closed; 500 if the client is misconfigured, and for a failed tool and
+        the turn limit of a run; 502 for anything else, including a token that upstream rejected (401, 403).
+    """
+    return _answer_to(error)[0]
+
+
+def error_body(error: FriendliError) -> dict[str, Any]:
+    """Returns the JSON body to send to a browser for an error, in the format of OpenAI's API.
+
+    Upstream's message is passed through whenever its status is. Messages about the service's token or configuration,
+    and addresses that could not be reached, are never exposed.
+
+    Args:
+        error: The error that the call raised.
+
+    Returns:
+        ``{"error": {"message": ..., "type": ..., "param": None, "code": ...}}``.
+    """
+    _, message, kind, code = _answer_to(error)
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def _answer_to(error: FriendliError) -> tuple[int, str, str, str | None]:
+    """Returns the status, message, type and code for a browser."""
+    match error:
+        case ConfigurationError(draining=True) | APIConnectionError(draining=True):
+            return 503, "the service is shutting down; try again", "service_unavailable", "shutting_down"
+        case APIStatusError(status_code=status) if status in _PASSED_THROUGH:
+            return status, error.message, error.type or _error_type(status), error.code
+        case APIStatusError(status_code=401 | 403):
+            return 502, "this service is not authorized to use the model", "upstream_error", None
+        case APIStatusError(status_code=status):
+            return 504 if status in {408, 504} else 502, "the model's server failed", "upstream_error", None
+        case APITimeoutError():
+            return 504, "the model took too long", "timeout_error", f"{error.limit}_timeout"
+        case StreamInterruptedError():
+            return 502, "the answer was interrupted before it was complete", "upstream_error", "stream_interrupted"
+        case APIConnectionError() if error.meta is not None and error.meta.status is not None:
+            return 502, "the reply broke off before it was complete", "upstream_error", "reply_interrupted"
+        case APIConnectionError():
+            return 502, "the model's server could not be reached", "upstream_error", "connection_error"
+        case ConfigurationError():
+            return 500, "the service is misconfigured", "server_error", None
+        case ToolError():
+            return 500, "a tool failed", "server_error", "tool_error"
+        case TurnLimitError():
+            return 500, "the model called tools too often", "server_error", "turn_limit"
+        case _:
+            return 502, "the model's server sent an invalid response", "upstream_error", None
+
+
+def _error_type(status: int) -> str:
+    return {429: "rate_limit_error", 503: "service_unavailable"}.get(status, "invalid_request_error")
+
+
+def retry_headers(error: FriendliError) -> Iterable[tuple[str, str]]:
+    """Yields ``Retry-After`` for a 429 or 503 if upstream sent one, rounded up to whole seconds."""
+    wait = getattr(error, "retry_after", None)
+    if wait is not None and error_status(error) in {429, 503}:
+        yield "Retry-After", str(-int(-wait // 1))

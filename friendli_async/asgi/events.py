@@ -1,0 +1,139 @@
+"""What is sent to a browser: whole events of upstream's bytes, or what ``encode`` returns for each event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from friendli_async._core.error_json import is_object, json_or_none
+from friendli_async._core.events.sse import DONE, SSEDecoder
+from friendli_async._core.text import split_surrogate
+from friendli_async._json import encode_json, replace_surrogates
+
+__all__ = ["Encoded"]
+
+E = TypeVar("E")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+Encoded = str | bytes | dict[str, Any] | None
+"""What to send for an event: a str as the data of an SSE event (it may have several lines), a dict as JSON data, bytes
+unchanged (whole SSE events of your own), None for nothing. Half a character that ends a str is sent with the next."""
+
+_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
+_OVERLAP: Final = 2  # bytes of a blank line that may end one piece while the rest begins the next
+
+
+class Conversion(Protocol[T_contra]):
+    """Turns what is read from upstream into what is sent. No I/O."""
+
+    def feed(self, item: T_contra) -> bytes:
+        """Returns what to send for the next item: whole events, or nothing."""
+        ...
+
+    def finish(self) -> bytes:
+        """Returns what remains to be sent at the end."""
+        ...
+
+
+class WholeEvents:
+    """Re-chunks bytes at event boundaries, so that a ping or an error event can be sent between any two chunks.
+
+    A browser cannot use a partial event anyway; one at the end is dropped. Each byte is scanned once, however the
+    pieces are split.
+    """
+
+    def __init__(self) -> None:
+        self._incomplete: list[bytes] = []  # pieces of an incomplete event
+        self._last = b""  # its last bytes
+
+    def feed(self, item: bytes) -> bytes:
+        """Returns the events that the piece completes."""
+        if not self._incomplete and item.endswith(_BLANK_LINES):  # nearly every piece of a live stream
+            return item
+        end = _end_of_events(item)
+        if end < 0 and self._last:
+            end = _end_of_events(self._last + item[:_OVERLAP]) - len(self._last)
+        whole, rest = b"", item
+        if end > 0:
+            whole, rest = b"".join((*self._incomplete, item[:end])), item[end:]
+            self._incomplete.clear()
+            self._last = b""
+        if rest:
+            self._incomplete.append(rest)
+            self._last = (self._last + rest[-_OVERLAP:])[-_OVERLAP:]
+        return whole
+
+    def finish(self) -> bytes:
+        """Returns the last event, with its blank line, if it lacks only that."""
+        rest = b"".join(self._incomplete)
+        return rest + (b"\n" if rest.endswith(b"\n") else b"\n\n") if _lacks_only_blank_line(rest) else b""
+
+
+def _lacks_only_blank_line(data: bytes) -> bool:
+    """Whether the last bytes of a stream are a whole event, which ``[DONE]`` and JSON objects prove to be.
+
+    The SSE standard discards an event that the end of the stream truncates.
+    """
+    decoder = SSEDecoder()
+    events, last = decoder.feed(data), decoder.unfinished_data()
+    return bool(events) if last is None else last.strip() == DONE or is_object(json_or_none(last))
+
+
+def _end_of_events(data: bytes) -> int:
+    """Returns the position after the last blank line, or -1 if there is none."""
+    end = -1
+    for line in _BLANK_LINES:
+        if (start := data.rfind(line, max(0, end - len(line) + 1))) >= 0:
+            end = start + len(line)
+    return end
+
+
+class EncodedEvents(Generic[E]):
+    """What ``encode`` returns for each event.
+
+    Raises:
+        TypeError: ``encode`` returned something that cannot be sent.
+    """
+
+    def __init__(self, encode: Callable[[E], Encoded]) -> None:
+        self._encode = encode
+        self._held = ""  # half a character, which the next text completes
+
+    def feed(self, item: E) -> bytes:
+        """Returns what to send for an event."""
+        payload = self._encode(item)
+        if isinstance(payload, str) and (self._held or payload):
+            payload, self._held = split_surrogate(self._held, payload)
+            payload = payload or None
+        return sse_bytes(payload, "encode must return")
+
+    def finish(self) -> bytes:
+        """Returns the half of a character that no text has completed."""
+        return sse_bytes(self._held or None, "encode must return")
+
+
+def sse_bytes(payload: object, rule: str) -> bytes:
+    """Returns what to send for a payload; see ``Encoded``.
+
+    Raises:
+        TypeError: It cannot be sent. ``rule`` begins the message.
+    """
+    if isinstance(payload, str):
+        return b"".join(b"data: %b\n" % line.encode() for line in _split_lines(replace_surrogates(payload))) + b"\n"
+    if payload is None or isinstance(payload, bytes):
+        return payload or b""
+    if isinstance(payload, dict):
+        return b"data: %b\n\n" % encode_json(payload)
+    raise TypeError(f"{rule} str, bytes, dict or None, not {type(payload).__name__}")
+
+
+def _split_lines(text: str) -> list[str]:
+    """Splits lines as the SSE standard does; `str.splitlines` accepts more line terminators."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def error_event(payload: bytes | dict[str, Any] | None) -> bytes:
+    """Returns what to send for an error: the data of ``event: error``, bytes of your own, or nothing."""
+    if payload is None or isinstance(payload, bytes):
+        return payload or b""
+    return b"event: error\ndata: " + encode_json(payload) + b"\n\n"

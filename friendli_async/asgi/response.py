@@ -1,0 +1,245 @@
+"""The response itself: opens a stream or a run, and relays it until its end."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from contextlib import closing, suppress
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
+from urllib.parse import quote
+
+from friendli_async._core.runtime import Work
+from friendli_async.asgi.disconnect import (
+    Receive,
+    Send,
+    abort_connection,
+    run_until_disconnect,
+    send_closed_request,
+    wait_for_disconnect,
+)
+from friendli_async.asgi.errors import error_body
+from friendli_async.asgi.events import Conversion, Encoded, EncodedEvents, WholeEvents, error_event, sse_bytes
+from friendli_async.asgi.sender import EventSender
+from friendli_async.chat.run import Run
+from friendli_async.errors import FriendliError
+from friendli_async.streams import EventStream
+from friendli_async.streams.views import View
+
+__all__ = ["SSEResponse", "Servable"]
+
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+
+_logger: Final = logging.getLogger("friendli_async")
+
+_EVENT_STREAM: Final = "text/event-stream"
+_FAILED: Final = (
+    b'event: error\ndata: {"error":{"message":"the service failed","type":"server_error","param":null,"code":null}}\n\n'
+)
+
+
+class Servable(Protocol[E_co]):
+    """What a response can serve: a stream (``EventStream``) or a run (``chat.run``). Only these two are accepted."""
+
+    async def __anext__(self) -> E_co: ...
+
+    async def aclose(self) -> None:
+        """Stops the model."""
+        ...
+
+
+class SSEResponse:
+    """Relays a stream or a run to a browser: an ASGI app for one request.
+
+    The stream is opened before the response starts, so an error while opening is raised, for the framework to map to
+    a status (but see ``answer_after``). After that the status is 200, and an error becomes the last event of the
+    response, ``event: error``, with ``error_body`` as its data; a truncated event before it is dropped. If upstream
+    reported the error in an event of its own, that event is relayed as well, unless there is ``encode``. The error is
+    logged as a warning (logger ``friendli_async``). An exception that your own code raises, in ``encode``, ``on_error``
+    or a tool, also ends the response with an error event, and is then raised, for the server to log.
+
+    The stream is closed when the browser disconnects or stops reading, when the task is cancelled, and when an error
+    is raised; a run also cancels its tools. A HEAD request is answered without opening it. Nothing else may receive
+    from the request meanwhile. A drain of the client waits for the response; when the drain times out, the client is
+    closed, or the stream reaches a timeout, a browser that then does not read is disconnected after a second.
+
+    Args:
+        stream: A stream (``chat.stream(...)``) or a run (``chat.run(...)``), open or not, whose rest is sent. The
+            response owns it and closes it.
+        heartbeat: Seconds without a byte from upstream after which a comment, ``: ping``, is sent between two events,
+            so that proxies keep the connection open. None disables it.
+        answer_after: Seconds to wait for the stream to open. Then the status 200, the headers and a ``: ping`` are
+            sent, heartbeats follow, and an error while opening becomes an ``event: error`` as well. None waits until
+            it is open, so nothing is sent before the model's first event.
+        send_timeout: Seconds that the server may take to accept one piece. A browser that has not read for so long is
+            disconnected, with a warning in the log. None waits forever.
+        on_error: Called with the error that ended the stream, to replace the error event. Bytes are sent unchanged (an
+            event of your own), a dict is the JSON data of ``event: error``, and None sends nothing: the response just
+            ends.
+        encode: Called with each event; what it returns is sent instead of upstream's bytes, see ``Encoded``. Required
+            for a run: you choose which parts of the tool calls a browser sees.
+        end: Sent after the last event of a stream that did not fail, see ``Encoded``: how a browser tells its end from
+            a broken connection. Without ``encode``, upstream's own last event does this (``data: [DONE]`` of chat),
+            unless the stream is stopped.
+        headers: Further headers; they override the default ones.
+
+    Raises:
+        TypeError: Not a stream or a run; a run without ``encode``; or ``end`` cannot be sent.
+        ValueError: A number of seconds is not greater than 0.
+    """
+
+    # Without a __dict__: FastAPI serializes whatever it does not know, by its attributes.
+    __slots__ = (
+        "__weakref__",
+        "_answer_after",
+        "_encode",
+        "_end",
+        "_heartbeat",
+        "_on_error",
+        "_send_timeout",
+        "_stream",
+        "_used",
+        "raw_headers",
+    )
+
+    def __init__(
+        self,
+        stream: Servable[E],
+        *,
+        heartbeat: float | None = 15.0,
+        answer_after: float | None = None,
+        send_timeout: float | None = 60.0,
+        on_error: Callable[[FriendliError], bytes | dict[str, Any] | None] | None = None,
+        encode: Callable[[E], Encoded] | None = None,
+        end: Encoded = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        _check_source(stream, encode)
+        for name, seconds in (("heartbeat", heartbeat), ("answer_after", answer_after), ("send_timeout", send_timeout)):
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name} must be a number of seconds greater than 0, or None, not {seconds!r}")
+        self.raw_headers: list[tuple[bytes, bytes]] = _raw_headers(headers or {})
+        """The further headers, in ASGI's form."""
+        self._stream = cast("EventStream[Any] | Run", stream)
+        self._heartbeat = heartbeat
+        self._answer_after = answer_after
+        self._send_timeout = send_timeout
+        self._on_error = on_error
+        self._encode: Callable[[Any], Encoded] | None = encode
+        self._end = sse_bytes(end, "end must be")
+        self._used = False
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "an SSEResponse cannot be serialized: it is an ASGI app, which a FastAPI route cannot return; return a "
+            "friendli_async.integrations.fastapi.FriendliResponse, which takes the same arguments"
+        )
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Sends the response.
+
+        Args:
+            scope: The ASGI scope of an HTTP request.
+            receive: The ASGI receive callable.
+            send: The ASGI send callable.
+
+        Raises:
+            FriendliError: The stream could not be opened; nothing was sent.
+            RuntimeError: The response was used before; nothing is left of the stream, or it is read in another way;
+                or the scope is not an HTTP request.
+        """
+        if scope["type"] != "http":
+            raise RuntimeError(f"an SSEResponse answers HTTP requests, not {scope['type']}")
+        if self._used:
+            raise RuntimeError("an SSEResponse answers one request: its stream can be read once")
+        self._used = True
+        try:
+            if scope["method"] == "HEAD":
+                await send(self._head(_EVENT_STREAM))
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            sender = EventSender(send, self._heartbeat, self._send_timeout)
+            completed = await run_until_disconnect(wait_for_disconnect(receive), self._relay(scope, receive, sender))
+            if not completed and not sender.answered:
+                await send_closed_request(send)
+        finally:
+            await self._stream.aclose()
+
+    async def _relay(self, scope: MutableMapping[str, Any], receive: Receive, sender: EventSender) -> None:
+        """Relays until the end, or until the browser has stopped reading."""
+        with closing(Work(sender.hurry)) as work, work.making_calls():
+            async with sender.running():
+                try:
+                    await self._send_events(scope, sender, work)
+                    await sender.end()
+                except Exception:  # raised by the user's code, or by the server because the connection is broken
+                    if sender.answered:
+                        with suppress(Exception):
+                            await sender.send(_FAILED)
+                            await sender.end()
+                    raise
+        if sender.gave_up:
+            _logger.warning("%s: the browser stopped reading, and was disconnected", _path(scope))
+            abort_connection(receive)
+
+    async def _send_events(self, scope: MutableMapping[str, Any], sender: EventSender, work: Work) -> None:
+        if self._answer_after is not None:
+            sender.answer_after(self._answer_after, self._head(_EVENT_STREAM))
+        try:
+            content_type, items, conversion = await self._open(sender, work)
+            if not sender.answered:
+                await sender.answer(self._head(content_type))
+            async for item in items:
+                if data := conversion.feed(item):
+                    await sender.send(data)
+            if data := conversion.finish() + self._end:
+                await sender.send(data)
+        except FriendliError as error:
+            if not sender.answered:
+                raise
+            # As text: log handlers keep their arguments, and the error's traceback holds the stream.
+            _logger.warning("%s: after the first byte, %s: %s", _path(scope), type(error).__name__, str(error))
+            if event := error_event(error_body(error) if self._on_error is None else self._on_error(error)):
+                await sender.send(event)
+
+    async def _open(self, sender: EventSender, work: Work) -> tuple[str, AsyncIterator[Any], Conversion[Any]]:
+        """Opens the stream; returns its content type, what to read from it, and what to make of that."""
+        stream = await self._stream.__aenter__()
+        stream._begin_response(work, sender.hurry)  # pyright: ignore[reportPrivateUsage] - nothing public
+        if self._encode is not None:
+            return _EVENT_STREAM, stream, EncodedEvents(self._encode)
+        assert isinstance(stream, EventStream), "a run has encode"
+        content_type = stream.meta.headers.get("content-type", "")
+        # Any other type is a mistake of upstream's. As HTML, a browser would execute what the model wrote.
+        is_correct = content_type.isascii() and content_type.lower().startswith(_EVENT_STREAM)
+        return content_type if is_correct else _EVENT_STREAM, stream.raw(), WholeEvents()
+
+    def _head(self, content_type: str) -> MutableMapping[str, Any]:
+        headers = _raw_headers({"content-type": content_type, "cache-control": "no-cache", "x-accel-buffering": "no"})
+        overridden = {name for name, _ in self.raw_headers}
+        headers = [header for header in headers if header[0] not in overridden] + self.raw_headers
+        return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def _check_source(stream: object, encode: object) -> None:
+    """Raises TypeError for anything but a stream or a run, and for a run without ``encode``."""
+    if isinstance(stream, Run) and encode is None:
+        raise TypeError("encode is required for a run: it chooses what a browser sees of each event, such as the text")
+    if isinstance(stream, EventStream | Run):
+        return
+    given, advice = type(stream).__name__, ""
+    if inspect.iscoroutine(stream):
+        given = f"the coroutine {stream.__qualname__}()"
+        advice = ": await it, or call stream() instead if it is complete()"
+    elif isinstance(stream, View):
+        advice = ": pass the stream itself, with encode=lambda chunk: chunk.text or None"
+    raise TypeError(f"a response takes a stream, chat.stream(...), or a run, chat.run(...), not {given}{advice}")
+
+
+def _path(scope: Mapping[str, Any]) -> str:
+    return quote(str(scope.get("path", "")))
+
+
+def _raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

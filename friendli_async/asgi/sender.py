@@ -1,0 +1,166 @@
+"""Sends one response: pings while there is nothing to send, and gives up on a browser that does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, MutableMapping
+from contextlib import asynccontextmanager
+from math import inf
+from typing import Any, Final
+
+from friendli_async._core.net.clock import TURNS_TO_READ
+from friendli_async.asgi.disconnect import Send
+
+_PING: Final = b": ping\n\n"
+_LAST_SECONDS: Final = 1.0
+"""``send_timeout`` once the stream was ended from outside: long enough for a browser that reads to get the error."""
+_LONGEST_CHECK: Final = 3600.0  # seconds between two checks
+
+
+class EventSender:
+    """Sends the messages of one response, within ``async with sender.running()``.
+
+    One timer checks whether to ping and whether to give up, instead of a task or a timeout for each piece: both are
+    rare. A ping is sent in a task of its own, and the next piece waits for it.
+
+    Args:
+        send: The ASGI send callable.
+        heartbeat: Seconds without a message after which a ping is sent, or None.
+        send_timeout: Seconds that the server may take to accept a message, or None.
+
+    Attributes:
+        answered: Whether the response has been started.
+        gave_up: Whether the block has ended because the browser stopped reading.
+    """
+
+    def __init__(self, send: Send, heartbeat: float | None, send_timeout: float | None) -> None:
+        self.answered = False
+        self.gave_up = False
+        self._send = send
+        self._heartbeat = inf if heartbeat is None else heartbeat
+        self._send_timeout = inf if send_timeout is None else send_timeout
+        self._loop = asyncio.get_running_loop()
+        self._scope: asyncio.Timeout | None = None  # of ``running``: ends its block
+        self._last = 0.0  # when the last message was passed to the server
+        self._is_sending = False
+        self._is_stuck = False
+        self._ping: asyncio.Task[None] | None = None
+        self._timer: asyncio.Handle | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Ends its block early, without an error, if the browser stops reading; then ``gave_up`` is true."""
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                try:
+                    yield
+                finally:
+                    await self._close()
+        except TimeoutError:
+            if not self._is_stuck:
+                raise
+            self.gave_up = True
+
+    async def _close(self) -> None:
+        """Stops the pings."""
+        self._scope = None  # it refers to the task, whose error may refer to the stream, which refers to this
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._ping is not None:
+            self._ping.cancel()
+            await self._finish_ping()
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    async def answer(self, head: MutableMapping[str, Any]) -> None:
+        """Starts the response."""
+        self._begin()
+        await self._pass_on(head)
+
+    def answer_after(self, seconds: float, head: MutableMapping[str, Any]) -> None:
+        """Starts the response and sends a ping after a number of seconds, unless it is answered or closed before."""
+        self._timer = self._loop.call_later(seconds, self._answer_early, head)
+
+    def send(self, data: bytes) -> Awaitable[None]:
+        """Sends data that ends at an event boundary; completes once the server has accepted it."""
+        return self._pass_on(_body(data, more=True))
+
+    def end(self) -> Awaitable[None]:
+        """Ends the response."""
+        return self._pass_on(_body(b"", more=False))
+
+    async def _pass_on(self, message: MutableMapping[str, Any]) -> None:
+        self._is_sending = True
+        if self._ping is not None:
+            await self._finish_ping()
+        self._last = self._loop.time()
+        await self._send(message)
+        self._is_sending = False
+
+    def _begin(self) -> None:
+        self.answered = True
+        self._check_after(_LONGEST_CHECK)
+
+    # --- pings ---------------------------------------------------------------------------------------------------
+
+    def _answer_early(self, head: MutableMapping[str, Any]) -> None:
+        self._begin()
+        self._start_ping(head)
+
+    def _start_ping(self, *before: MutableMapping[str, Any]) -> None:
+        self._last = self._loop.time()
+        self._ping = self._loop.create_task(self._send_ping(before))
+
+    async def _send_ping(self, before: tuple[MutableMapping[str, Any], ...]) -> None:
+        try:
+            for message in (*before, _body(_PING, more=True)):  # a server may hold back the head until there is a body
+                await self._send(message)
+        except Exception:  # the connection is broken: `_close` raises it
+            self._end_block()
+            raise
+
+    async def _finish_ping(self) -> None:
+        if (ping := self._ping) is not None:
+            await asyncio.wait({ping})
+            self._ping = None
+            if not ping.cancelled():
+                ping.result()
+
+    # --- the timer -----------------------------------------------------------------------------------------------
+
+    def hurry(self, _reason: object = None) -> None:
+        """Gives up soon on a browser that does not read from now on: the stream was ended from outside."""
+        self._send_timeout = min(self._send_timeout, _LAST_SECONDS)
+        if self.answered and self._timer is not None:
+            self._check_after(_LAST_SECONDS)
+
+    def _check_after(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(min(seconds, self._heartbeat, self._send_timeout), self._check)
+
+    def _check(self, turns: int = 0) -> None:
+        waited = self._loop.time() - self._last
+        is_sending = self._is_sending or (self._ping is not None and not self._ping.done())
+        if is_sending and waited >= self._send_timeout:
+            if turns < TURNS_TO_READ:  # if the program has blocked the loop, the server could not send meanwhile
+                self._timer = self._loop.call_soon(self._check, turns + 1)
+            else:
+                self._is_stuck = True
+                self._end_block()
+            return
+        if not is_sending and waited >= self._heartbeat:
+            self._start_ping()
+            waited, is_sending = 0.0, True
+        limit = self._send_timeout if is_sending else self._heartbeat
+        self._check_after(min(limit - waited, _LONGEST_CHECK))
+
+    def _end_block(self) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.reschedule(self._loop.time())
+
+
+def _body(data: bytes, *, more: bool) -> MutableMapping[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
