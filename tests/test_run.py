@@ -1232,6 +1232,50 @@ async def test_drain_timeout_and_closing_the_client_interrupt_a_run_whose_tool_i
     assert len(server.requests) == 1
 
 
+async def test_drain_waits_for_a_run_whose_tool_has_run_an_event_loop_of_its_own(
+    client: AsyncFriendli, server: FriendliServer, remote: FriendliServer, waiter: Waiter
+) -> None:
+    async def call_model() -> str:
+        async with client_of(remote.url) as own:
+            return (await own.serverless.chat.complete(model="m", messages=HELLO)).text
+
+    @tool
+    def ask_model() -> str:
+        """Makes a call in a thread."""
+        return asyncio.run(call_model())
+
+    remote.enqueue(text("inner"))
+    server.enqueue(turn(call_delta(0, "ask_model"), call_delta(1, "wait")))
+    run = start_run(client, ask_model, waiter.wait)
+    assert (await read_until(run, ToolFinished)).content == "inner"
+    reading = asyncio.ensure_future(run.result())
+    assert await with_timeout(client.drain(0.01)) == 1
+    with pytest.raises(StreamInterruptedError, match="was drained"):
+        await with_timeout(reading)
+    assert waiter.log == ["w started", "w cancelled"]
+
+
+@pytest.mark.parametrize("which", ["of its own", "of the run"])
+async def test_tool_may_drain_a_client_without_waiting_for_its_own_run(
+    client: AsyncFriendli, server: FriendliServer, which: str
+) -> None:
+    @tool
+    async def ask_model() -> str:
+        drained = client_of(server.url) if which == "of its own" else client
+        answer = (await drained.serverless.chat.complete(model="m", messages=HELLO)).text
+        await drained.drain()
+        return answer
+
+    server.enqueue(turn(call_delta(0, "ask_model")), text("inner"), text("outer"))
+    run = start_run(client, ask_model)
+    if which == "of its own":
+        assert (await with_timeout(run.result())).reply.text == "outer"
+    else:
+        with pytest.raises(StreamInterruptedError, match="was drained"):
+            await with_timeout(run.result())
+    assert [message["content"] for message in run.messages][2:3] == ["inner"]  # type: ignore[index]  # dicts here
+
+
 async def test_drain_timeout_cancels_the_tools_of_a_run_that_nobody_reads(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
