@@ -1,6 +1,7 @@
 """Runs: the model calls tools, the client executes them, and the model continues with their results."""
 
 import asyncio
+import contextlib
 import contextvars
 import copy
 import gc
@@ -1036,6 +1037,34 @@ async def test_cancelled_approval_refuses_the_call(client: AsyncFriendli, server
         run = start_run(client, now, before_tool=before, on_tool_error="raise")
         assert summarize(await events_of(run)) == ["now: refused", "turn 1", "turn 2"]
         assert tool_results(server)[0][1] == "Error: the call was refused: its approval was cancelled"
+    await assert_idle(client, server)
+
+
+async def test_approval_that_suppresses_the_cancellation_of_its_run_starts_no_tool(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    asked = asyncio.Event()
+    called: list[str] = []
+
+    @tool
+    async def pay() -> str:
+        called.append("pay")
+        return "paid"
+
+    async def allow(call: ToolCall) -> bool:
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+        return True
+
+    server.enqueue(turn(call_delta(0, "pay")))
+    run = start_run(client, pay, before_tool=allow)
+    reading = asyncio.ensure_future(run.result())
+    await with_timeout(asked.wait())
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert (called, run.messages) == ([], HELLO)
     await assert_idle(client, server)
 
 

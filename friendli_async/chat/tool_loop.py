@@ -274,6 +274,8 @@ class ToolRunner:
             async with self._approval_lock:  # one approval at a time, in the order of the calls
                 await self._approve(self._before, call)
         async with self._slots:
+            if self._is_stopped:  # and the approval has suppressed its cancellation
+                raise asyncio.CancelledError
             self._started.add(call.id)
             self._emit(ToolStarted(call=call))
             return await self._run_with_timeout(tool, call.function.arguments)
