@@ -1597,6 +1597,28 @@ async def test_cancelled_read_waits_for_the_tools_and_is_reported_once(
     await assert_idle(client, server)
 
 
+async def test_error_whose_read_is_cancelled_while_the_tools_end_is_raised_by_the_next_read(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    waiter.may_clean_up.clear()
+    calls = (call_delta(0, "wait", arguments="{}"), call_delta(1, "now"))
+    server.enqueue(script(*calls, gate(waiter.started), cut()))
+    run = start_run(client, waiter.wait, now)
+    reading = asyncio.create_task(events_of(run))
+    await wait_until(lambda: run._error is not None)
+    reading.cancel()
+    await run_loop_iterations(5)
+    assert not reading.done()
+    waiter.may_clean_up.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    with pytest.raises(StreamInterruptedError, match="the connection broke"):
+        await anext(run)
+    with pytest.raises(StopAsyncIteration):
+        await anext(run)
+    await assert_idle(client, server)
+
+
 async def test_cancelling_at_any_point_leaves_no_tasks(client: AsyncFriendli, server: FriendliServer) -> None:
     calls = tool_calls(("wait", {}), ("now", {}), ("fail", {}))
     server.always(lambda request: (calls if len(request.json_object["messages"]) == 1 else text("x"))(request))

@@ -144,7 +144,7 @@ class Run:
         "_calls",
         "_error",
         "_events",
-        "_is_cancelled",
+        "_is_unraised",
         "_is_waiting",
         "_read_task",
         "_reply",
@@ -161,7 +161,7 @@ class Run:
         self._events = events
         self._work = Work(calls.interrupt)
         self._is_waiting = False
-        self._is_cancelled = False
+        self._is_unraised = False  # whether no read has raised the error that closed the run
         self._error: FriendliError | None = None
         self._result: RunResult | None = None
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
@@ -234,7 +234,7 @@ class Run:
         """
         if self._state == "open":
             self._error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
-        self._is_cancelled = False
+        self._is_unraised = False
         self._events.clear()
         await self._release()
 
@@ -248,17 +248,20 @@ class Run:
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error, and stores the error for later calls."""
+        was_cancelled = isinstance(error, asyncio.CancelledError)
         if self._state == "open":
-            self._is_cancelled = isinstance(error, asyncio.CancelledError)
+            self._is_unraised = True
             if isinstance(error, FriendliError):
                 if isinstance(error, StreamInterruptedError) and error.partial is None:
                     error.partial = self._partial()
                 self._error = copy.copy(error)
             else:
-                message = "a read of the run was cancelled, which closed it" if self._is_cancelled else "the run failed"
+                message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
                 self._error = StreamInterruptedError(message, partial=self._partial())
         try:
             await self._release()
+            if not was_cancelled:
+                self._is_unraised = False
         finally:  # not earlier: a tool may finish although it is cancelled
             for failed in (error, self._error):
                 if isinstance(failed, ToolError):
@@ -316,8 +319,8 @@ class Run:
     async def _wait_for_event(self) -> None:
         while not self._events and self._state == "open":
             await self._advance()
-        if not self._events and self._is_cancelled:
-            self._is_cancelled = False  # raised once: a cancelled run must not seem to end normally
+        if not self._events and self._is_unraised:
+            self._is_unraised = False  # raised once: a run that was closed by an error must not seem to end normally
             raise self._copy_error()
 
     async def _run_to_end(self) -> None:
