@@ -881,6 +881,27 @@ async def test_missing_empty_and_duplicate_ids_are_replaced(client: AsyncFriendl
     assert [call["id"] for call in requested] == ids
 
 
+async def test_call_has_an_id_that_no_other_call_of_the_conversation_has(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    earlier = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    given = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [earlier]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "12:00"},
+    ]
+    server.enqueue(turn(call_delta(0, "now"), call_delta(1, "now")), turn(call_delta(0, "now"), call_delta(1, "now")))
+    run = client.serverless.chat.run(model="m", messages=given, tools=[now])
+    events = await events_of(run)
+    ids = [call_id for call_id, _ in tool_results(server)]
+    assert (ids[0], ids[2]) == ("call_0", "call_1")
+    assert len(set(ids)) == 5
+    assert all(len(call_id) == 9 and call_id.isalnum() for call_id in {*ids} - {"call_0", "call_1"})
+    assert [found.call.id for found in events if isinstance(found, ToolFinished)] == ids[1:]
+    assistant = [message for message in run.messages if message.get("tool_calls")]  # type: ignore[union-attr]  # dicts
+    assert [call["id"] for message in assistant for call in message["tool_calls"]] == ids  # type: ignore[index]  # dicts
+
+
 async def test_object_arguments_and_several_calls_in_one_event_are_accepted(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -1447,7 +1468,7 @@ async def test_turn_that_ends_early_is_in_the_transcript_so_that_its_tools_are_n
         last = script(chunk("I pay"), *calls, usage(10, 5), gate(waiter.started), cut())
     else:
         last = turn(chunk("I pay"), *calls)
-    server.enqueue(turn(call_delta(0, "now")), last)
+    server.enqueue(turn(call_delta(0, "now", id="earlier")), last)
     run = start_run(client, now, pay, waiter.wait, stop, concurrency=2, on_tool_error="raise", tool_timeout=None)
     await end_early(client, run, waiter, end)
     assert (run.turns, run.usage and run.usage.total_tokens) == (1, 30)

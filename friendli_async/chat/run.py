@@ -78,6 +78,9 @@ class _Turns:
         self._open = open_turn
         self._options = options
         self._limit = limit
+        self._call_ids: set[str] = {
+            call["id"] for message in cast("list[Any]", self.messages) for call in message.get("tool_calls") or ()
+        }
 
     def next(self) -> ChatStream:
         """Returns the stream of the next turn.
@@ -96,6 +99,17 @@ class _Turns:
                 turns=self.count,
             )
         return self._open(self.messages, _without_required_call(self._options))
+
+    def identify(self, call: ToolCall) -> ToolCall:
+        """Returns a call with an id that is unique in the conversation, generated if its own is missing or a duplicate.
+
+        Servers may number the calls of each turn from 0.
+        """
+        call_id = call.id
+        while not call_id or call_id in self._call_ids:
+            call_id = uuid4().hex[:9]  # the chat templates of Mistral's models accept nine letters and digits only
+        self._call_ids.add(call_id)
+        return call if call_id == call.id else ToolCall(call_id, "function", call.function)
 
     def add(self, reply: ChatCompletion, calls: ToolRunner) -> None:
         """Adds a finished turn."""
@@ -381,15 +395,9 @@ class Run:
         if chunk is not None:
             self._events.append(chunk)
             for call in self._whole_calls.after(chunk):
-                self._start(call)
+                self._calls.start(self._turns.identify(call))
         else:
             await self._finish_stream(stream)
-
-    def _start(self, call: ToolCall) -> None:
-        """Starts a call, with a generated id if its own is missing or a duplicate."""
-        if not call.id or call.id in self._calls.requested:
-            call = ToolCall(f"call_{uuid4().hex}", "function", call.function)
-        self._calls.start(call)
 
     async def _finish_stream(self, stream: ChatStream) -> None:
         reply = await stream.result()
@@ -402,7 +410,7 @@ class Run:
                     meta=stream.meta,
                 )
         for call in self._whole_calls.rest(complete):
-            self._start(call)
+            self._calls.start(self._turns.identify(call))
         self._stream = None
         self._reply = reply
         self._work.is_between_calls = True
