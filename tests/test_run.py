@@ -845,6 +845,43 @@ async def test_tool_that_returns_something_else_than_text_has_failed(
     ]
 
 
+@pytest.mark.parametrize("limit", [10, None])
+async def test_result_of_a_tool_longer_than_the_limit_is_a_failure(
+    client: AsyncFriendli, server: FriendliServer, limit: int | None
+) -> None:
+    @tool
+    async def repeat(count: int) -> str:
+        return "x" * count
+
+    @tool
+    async def explain() -> str:
+        raise ToolError("y" * 3000)
+
+    server.enqueue(tool_calls(("repeat", {"count": 10}), ("repeat", {"count": 11}), ("explain", {})), text("x"))
+    events = await events_of(start_run(client, repeat, explain, max_tool_result=limit))
+    finished = {found.call.id: found for found in events if isinstance(found, ToolFinished)}
+    results = tool_results(server)
+    assert [(finished[call_id].error, finished[call_id].content) for call_id, _ in results] == [
+        (None, "x" * 10),
+        (None, "x" * 11)
+        if limit is None
+        else ("result", "Error: the tool's result is too long: 11 characters; at most 10 are allowed"),
+        ("failed", ("Error: " + "y" * 3000)[: None if limit is None else 2000]),
+    ]
+    assert [content for _, content in results] == [finished[call_id].content for call_id, _ in results]
+
+
+async def test_result_of_a_tool_is_limited_by_default(client: AsyncFriendli, server: FriendliServer) -> None:
+    @tool
+    async def dump() -> list[int]:
+        return [0] * 1_000_000
+
+    server.enqueue(tool_calls(("dump", {})))
+    with pytest.raises(ToolError, match=r"too long: 2,000,001 characters; at most 1,000,000 are allowed") as caught:
+        await start_run(client, dump, on_tool_error="raise").result()
+    assert caught.value.kind == "result"
+
+
 async def test_arguments_truncated_by_the_token_limit_are_rejected(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -1183,6 +1220,7 @@ async def test_base_exception_in_a_tool_ends_the_run(
         ({"concurrency": True}, ValueError, "concurrency"),
         ({"tool_timeout": 0}, ValueError, "tool_timeout"),
         ({"tool_timeout": "30"}, ValueError, "tool_timeout"),
+        ({"max_tool_result": 0}, ValueError, "max_tool_result"),
         ({"on_tool_error": "ignore"}, ValueError, "on_tool_error"),
         ({"before_tool": True}, ValueError, "before_tool"),
         ({"max_turn": 3}, TypeError, r"unexpected keyword argument 'max_turn'; did you mean 'max_turns'"),

@@ -472,6 +472,7 @@ class _RunSettings(msgspec.Struct):
     max_turns: Annotated[int, msgspec.Meta(ge=1)] = 8
     concurrency: Annotated[int, msgspec.Meta(ge=1)] = 4
     tool_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = 30.0
+    max_tool_result: Annotated[int, msgspec.Meta(ge=1)] | None = 1_000_000
     on_tool_error: Literal["feed", "raise"] = "feed"
     before_tool: Any = None
 
@@ -507,6 +508,7 @@ def create_run(
         by_name,
         concurrency=settings.concurrency,
         timeout=settings.tool_timeout,
+        max_result=settings.max_tool_result,
         on_error=settings.on_tool_error,
         before=cast("BeforeTool | None", settings.before_tool),
         events=events,

@@ -100,6 +100,7 @@ class ToolRunner:
         tools: The tools by name.
         concurrency: Maximum number of tools running at a time.
         timeout: Timeout of each call in seconds; None means no limit.
+        max_result: Maximum length of a result in characters; None means no limit.
         on_error: Whether a failed call is reported to the model or ends the run.
         before: Approval callback, called before each call.
         events: Queue that receives the events.
@@ -111,6 +112,7 @@ class ToolRunner:
         *,
         concurrency: int,
         timeout: float | None,
+        max_result: int | None,
         on_error: Literal["feed", "raise"],
         before: BeforeTool | None,
         events: deque[RunEvent],
@@ -118,6 +120,7 @@ class ToolRunner:
         self._tools = tools
         self._slots = asyncio.Semaphore(concurrency)
         self._timeout = timeout
+        self._max_result = max_result
         self._on_error = on_error
         self._before = before
         self._approval_lock = asyncio.Lock()
@@ -241,8 +244,9 @@ class ToolRunner:
 
     def _finish_failed(self, call: ToolCall, error: ToolError, began: float) -> None:
         """Ends a failed call: with an error for the model, or with a failure of the run."""
-        kind = error.kind
-        finished = ToolFinished(call=call, content=f"Error: {error}", error=kind, elapsed=monotonic() - began)
+        kind, limit = error.kind, self._max_result and max(self._max_result, _MAX_MESSAGE)
+        content = f"Error: {error}"[:limit]
+        finished = ToolFinished(call=call, content=content, error=kind, elapsed=monotonic() - began)
         if (exception := _exception_of_tool(error)) is not None:
             msgspec.structs.force_setattr(finished, "_exception", exception)
         self._finish(finished)
@@ -300,9 +304,7 @@ class ToolRunner:
         try:
             async with limit:
                 content: object = await tool.run(arguments)
-            if isinstance(content, str):
-                return str.__str__(content)  # a plain str, which every encoder accepts
-            raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
+            return self._check_content(content)
         except ToolError:
             raise
         except asyncio.CancelledError:
@@ -318,6 +320,17 @@ class ToolRunner:
             # The arguments are not logged: they may be confidential.
             _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)
             raise ToolError(_error_message(error)) from error
+
+    def _check_content(self, content: object) -> str:
+        if not isinstance(content, str):
+            raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
+        text = str.__str__(content)  # a plain str, which every encoder accepts
+        if self._max_result is not None and len(text) > self._max_result:
+            message = (
+                f"the tool's result is too long: {len(text):,} characters; at most {self._max_result:,} are allowed"
+            )
+            raise ToolError(message, kind="result")
+        return text
 
     def _emit(self, event: RunEvent) -> None:
         if not self._is_stopped:
