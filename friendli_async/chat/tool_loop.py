@@ -228,6 +228,9 @@ class ToolRunner:
     async def _run_call(self, call: ToolCall) -> None:
         began = monotonic()
         try:
+            await asyncio.sleep(
+                0
+            )  # an eager task has begun inside the frames of the reader, which an exception would keep
             content = await self._execute(call)
         except ToolError as error:
             self._finish_failed(call, error, began)
