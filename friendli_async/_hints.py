@@ -103,7 +103,7 @@ _ATTRIBUTES: Final = {
     "sleep terminate": "pause stop suspend",
     "wake": "resume start",
     "cost usage": "billing costs",
-    "with_options": "copy with_raw_response",
+    "with_options": "copy",
     "stream": "astream",
     "stream with_options": "with_streaming_response",
     "chat": "beta",
@@ -141,6 +141,7 @@ _GROUPS: Final = {
 _HINTS: Final = {
     "use friendli_async.bulk.run_all, or the command friendli-async batch": "batch batches",
     "use serverless.token.tokenize": "count_tokens",
+    "every reply has it: reply.meta.status, reply.meta.headers, reply.raw": "with_raw_response",
     "datasets are not supported (Friendli's SDK dropped them in 0.15.1)": "dataset datasets",
 }
 _CLIENT_HINTS: Final = {

@@ -2,7 +2,7 @@
 
 A block is run against the embedded server, with an open ``client`` and a token in the environment; every request that
 it sends must succeed. A block that is a whole program (it calls ``asyncio.run``) or an app (``FastAPI(``) is run as a
-module. A comment right before a block changes this:
+module, and one with tests (``def test_``) by pytest. A comment right before a block changes this:
 
 - ``<!-- continues -->``: the block continues the previous one.
 - ``<!-- not run: REASON -->``: the block is only type-checked.
@@ -13,6 +13,7 @@ import ast
 import asyncio
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shutil
@@ -58,6 +59,10 @@ class Block:
     @property
     def name(self) -> str:
         return f"{self.page.relative_to(ROOT).with_suffix('')}:{self.number}".lower()
+
+    @property
+    def has_tests(self) -> bool:
+        return "def test_" in self.code
 
     @property
     def is_module(self) -> bool:
@@ -141,7 +146,27 @@ def namespace(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return vars(module)
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if not block.note], ids=lambda block: block.name)
+RUN: Final = [block for block in BLOCKS if not block.note]
+
+
+@pytest.mark.parametrize("block", [block for block in RUN if block.has_tests], ids=lambda block: block.name)
+def test_tests_of_block_pass(tmp_path: Path, block: Block) -> None:
+    file = tmp_path / "test_block.py"
+    file.write_text(block.code, encoding="utf-8")
+    plugins = ["-p", "friendli_async.testing.fixtures", "-p", "pytest_asyncio.plugin"]
+    options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), "-o", "asyncio_mode=auto"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *plugins, str(file)],
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, f"{block.code.count('def test_')} passed" in done.stdout) == (0, True), done.stdout
+
+
+@pytest.mark.parametrize("block", [block for block in RUN if not block.has_tests], ids=lambda block: block.name)
 async def test_block_runs(
     server: FriendliServer, monkeypatch: pytest.MonkeyPatch, namespace: dict[str, Any], tmp_path: Path, block: Block
 ) -> None:

@@ -83,6 +83,8 @@ def get_attribute(path: str) -> Any:
         ("api_key", "settings cannot be read back; with_options(...) returns a copy"),
         ("copy", "use with_options"),
         ("with_streaming_response", "use with_options"),
+        ("with_raw_response", "every reply has it: reply.meta.status, reply.meta.headers, reply.raw"),
+        ("serverless.chat.with_raw_response", "every reply has it: reply.meta.status, "),
         ("batches", "use friendli_async.bulk.run_all"),
         ("serverless.chat.batch", "use friendli_async.bulk.run_all"),
         ("serverless.token.tokenizer", "use tokenize"),
@@ -141,6 +143,28 @@ async def test_parameter_of_other_clients_error_suggests_a_name(name: str, sugge
         with pytest.raises(TypeError) as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
         assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; use {suggestion}")
+
+
+@pytest.mark.parametrize("name", ["response_model", "output_type", "text_format"])
+async def test_type_as_an_unknown_parameter_suggests_parse(name: str) -> None:
+    chat: Any = CLIENT.serverless.chat
+    responses: Any = CLIENT.serverless.responses
+    with pytest.raises(TypeError, match=r"use 'response_format'; for an answer of a type, use chat.parse\(T, ...\)$"):
+        await chat.complete(model="m", messages=[], **{name: dict})
+    with pytest.raises(TypeError, match=r"use 'text'; for an answer of a type, use responses.parse\(T, ...\)$"):
+        await responses.create(model="m", input="x", **{name: dict})
+
+
+@pytest.mark.parametrize("messages", ["Hi", {"role": "user", "content": "Hi"}])
+async def test_conversation_that_is_no_list_suggests_one(messages: Any) -> None:
+    with pytest.raises(ArgumentError, match=r'; pass \[\{"role": "user", "content": \.\.\.\}\]$'):
+        await CLIENT.serverless.chat.complete(model="m", messages=messages)
+
+
+async def test_media_url_as_a_text_suggests_the_object() -> None:
+    part = {"type": "image_url", "image_url": "https://example.com/a.png"}
+    with pytest.raises(ArgumentError, match=r'image_url: Expected `object`, got `str`; pass \{"url": \.\.\.\}$'):
+        await CLIENT.serverless.chat.complete(model="m", messages=[{"role": "user", "content": [part]}])
 
 
 async def test_suggestion_is_a_parameter_of_the_method() -> None:

@@ -4,10 +4,12 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
+import annotated_types
 import attrs
 import msgspec
 import pydantic
@@ -325,6 +327,93 @@ class WithModelAndStruct:
 @pytest.mark.parametrize("kind", [WithModel, list[WithModel], WithModelTuple, WithModelDict])
 def test_class_with_a_pydantic_model_in_a_field_has_the_schema_of_pydantic(kind: Any) -> None:
     assert json_schema(kind)["$defs"]["PartA"] == json_schema(PartA)
+
+
+@dataclasses.dataclass
+class Sized:
+    size: Annotated[int, pydantic.Field(ge=1, description="How big.")]
+
+
+@pydantic.dataclasses.dataclass
+class SizedByPydantic:
+    size: int = pydantic.Field(ge=1, description="How big.")
+
+
+POSITIVE = {"type": "integer", "exclusiveMinimum": 0}
+
+
+@dataclasses.dataclass
+class SizedByDefault:
+    size: int = pydantic.Field(default=3, ge=1, description="How big.")
+
+
+SIZE = {"type": "integer", "minimum": 1, "description": "How big."}
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        (Sized, object_schema(size=SIZE)),
+        (SizedByPydantic, object_schema(size=SIZE)),
+        (SizedByDefault, object_schema(size=SIZE)),
+        (Annotated[int, pydantic.Field(ge=1, description="How big.")], SIZE),
+        (list[pydantic.PositiveInt], {"type": "array", "items": POSITIVE}),
+        (Annotated[str, annotated_types.Len(1, 3)], {"type": "string", "minLength": 1, "maxLength": 3}),
+        (pydantic.NaiveDatetime, {"type": "string", "format": "date-time"}),
+        (typing_extensions.TypeAliasType("Alias", list[pydantic.PositiveInt]), {"type": "array", "items": POSITIVE}),
+    ],
+    ids=str,
+)
+def test_constraints_and_types_of_pydantic_are_in_the_schema_of_any_type(kind: Any, schema: dict[str, Any]) -> None:
+    assert json_schema(kind) == schema
+
+
+class SizedStruct(msgspec.Struct):
+    size: Annotated[int, pydantic.Field(ge=1)]
+
+
+@attrs.define
+class SizedAttrs:
+    sizes: list[pydantic.PositiveInt]
+
+
+class SizedStructByDefault(msgspec.Struct):
+    size: int = pydantic.Field(default=3, ge=1)
+
+
+@dataclasses.dataclass
+class SizedByBoth:
+    size: Annotated[int, pydantic.Field(ge=1)]
+    weight: Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclasses.dataclass
+class ModelAndMeta:
+    part: PartA
+    weight: Annotated[int, msgspec.Meta(ge=1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (SizedStruct, "pydantic has no effect in a msgspec Struct or attrs class; use msgspec.Meta, or a dataclass"),
+        (SizedStructByDefault, "pydantic has no effect in a msgspec Struct or attrs class"),
+        (list[SizedAttrs], "pydantic has no effect in a msgspec Struct or attrs class"),
+        (SizedByBoth, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field"),
+        (ModelAndMeta, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field"),
+        (list[Inner | pydantic.HttpUrl], "it contains types of pydantic, and pydantic rejects it"),
+    ],
+    ids=str,
+)
+def test_constraint_that_would_have_no_effect_is_a_type_error(kind: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        json_schema(kind)
+
+
+def test_constraint_of_annotated_types_without_pydantic_is_a_type_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    with pytest.raises(TypeError, match="constraints of annotated_types need pydantic, which is not installed"):
+        json_schema(Annotated[int, annotated_types.Ge(1)])
 
 
 class Unreadable(pydantic.BaseModel):

@@ -263,6 +263,24 @@ async def test_dataclass_with_a_pydantic_model_is_validated_by_pydantic(
     assert value == Holder(Model(name="x", sizes=[2]))
 
 
+@dataclass
+class Sized:
+    sizes: Annotated[list[Annotated[int, pydantic.Field(le=3)]], pydantic.Field(min_length=1)]
+
+
+async def test_constraints_of_pydantic_are_validated_without_a_model(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    server.enqueue(text('{"sizes": [1, 4]}'), text('{"sizes": [3]}'), text('{"value": [1, 0]}'))
+    with pytest.raises(OutputInvalidError, match="less than or equal to 3") as caught:
+        await client.serverless.chat.parse(Sized, model="m", messages=ASK)
+    assert caught.value.path == "sizes[1]"
+    assert (await client.serverless.chat.parse(Sized, model="m", messages=ASK)).value == Sized([3])
+    with pytest.raises(OutputInvalidError, match="greater than 0") as caught:
+        await client.serverless.chat.parse(list[pydantic.PositiveInt], model="m", messages=ASK)
+    assert caught.value.path == "[1]"
+
+
 async def test_token_limit_raises_cut_off_error(client: AsyncFriendli, server: FriendliServer) -> None:
     for _ in range(2):
         with pytest.raises(OutputCutOffError, match="token limit") as caught:

@@ -332,6 +332,27 @@ async def test_several_functions_are_called_only_if_parallel(client: Client, par
     assert (await client.call_ok("POST", "/v1/responses", after))["output"][0]["type"] == "message"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "tool"),
+    [
+        ("/v1/messages", {"messages": [user("The weather, please")], "max_tokens": 50}, {"name": "weather"}),
+        ("/v1/responses", {"input": "The weather, please"}, {"type": "function", **WEATHER}),
+    ],
+)
+async def test_tool_that_the_last_message_mentions_is_used(
+    client: Client, path: str, body: dict[str, Any], tool: dict[str, Any]
+) -> None:
+    async def kinds(**options: object) -> list[str]:
+        reply = await client.call_ok("POST", path, {"model": "m", **body, **options})
+        return [item["type"] for item in reply.get("content") or reply["output"]]
+
+    [used] = await kinds(tools=[tool, {**tool, "name": "clock"}])
+    assert used in {"tool_use", "function_call"}
+    off: object = {"type": "none"} if "messages" in body else "none"
+    [answered] = await kinds(tools=[tool], tool_choice=off)
+    assert answered in {"text", "message"}
+
+
 # --- schemas and examples --------------------------------------------------------------------------------------------
 
 

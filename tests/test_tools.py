@@ -429,6 +429,99 @@ async def test_pydantic_validation_error_is_an_arguments_error() -> None:
     assert "at least 2 characters" in str(error)
 
 
+class Slot(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+    start: datetime
+    seats: int = pydantic.Field(ge=1)
+
+
+@pydantic.dataclasses.dataclass
+class Guest:
+    age: int = pydantic.Field(ge=18)
+
+
+@tool
+def book(
+    nights: Annotated[int, pydantic.Field(ge=1, le=14, description="How many nights.")],
+    guests: list[Guest],
+    slot: Slot | None = None,
+    rooms: pydantic.PositiveInt | None = 1,
+    city: Annotated[str, "The city, in English."] = "Oslo",
+    notes: Annotated[list[Annotated[str, pydantic.Field(min_length=2)]], "Notes."] = [],  # noqa: B006  # never changed
+) -> str:
+    """Books.
+
+    Args:
+        nights: Not this.
+        city: Not this.
+        rooms: How many rooms.
+    """
+    return repr((nights, guests, slot, rooms, city, notes))
+
+
+def test_constraints_and_descriptions_of_annotations_are_in_the_schema() -> None:
+    found = properties(book)
+    assert found["nights"] == {"type": "integer", "minimum": 1, "maximum": 14, "description": "How many nights."}
+    assert found["guests"]["items"] == {"$ref": "#/$defs/Guest"}
+    age = {"type": "integer", "minimum": 18}
+    assert book.parameters["$defs"]["Guest"] == {"type": "object", "properties": {"age": age}, "required": ["age"]}
+    assert found["rooms"]["anyOf"][0] == {"type": "integer", "exclusiveMinimum": 0}
+    assert (found["rooms"]["description"], found["rooms"]["default"]) == ("How many rooms.", 1)
+    assert found["city"] == {"type": "string", "description": "The city, in English.", "default": "Oslo"}
+    assert found["notes"]["items"] == {"type": "string", "minLength": 2}
+    assert found["notes"]["description"] == "Notes."
+
+
+NO_DATE = "Input should be a valid datetime, input is too short"
+TOO_FEW = "Input should be greater than or equal to"
+
+
+async def test_constraints_of_pydantic_are_validated() -> None:
+    assert await book.run('{"nights":1,"guests":[]}') == "(1, [], None, 1, 'Oslo', [])"
+    slot = '{"start":"2026-01-02T03:04:05","seats":2}'
+    given = f'{{"nights":"2","guests":[{{"age":18}}],"slot":{slot},"rooms":null,"city":"Rome","notes":["ab"]}}'
+    at = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001  # the model wrote no zone
+    expected = (2, [Guest(age=18)], Slot(start=at, seats=2), None, "Rome", ["ab"])
+    assert await book.run(given) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ('"nights":15', "Input should be less than or equal to 14 - at `$.nights`"),
+        ('"guests":[{"age":3}]', f"{TOO_FEW} 18 (at [0].age) - at `$.guests`"),
+        (
+            '"slot":{"start":"2026-01-02T03:04:05","seats":"2"}',
+            "Input should be a valid integer (at seats) - at `$.slot`",
+        ),
+        ('"rooms":0', "Input should be greater than 0 - at `$.rooms`"),
+        ('"notes":["a"]', "String should have at least 2 characters (at [0]) - at `$.notes`"),
+    ],
+)
+async def test_violated_constraint_of_pydantic_is_described_in_one_line(changed: str, message: str) -> None:
+    error = await run_error(book, f'{{"nights":1,"guests":[],{changed}}}')
+    assert (error.kind, str(error)) == ("arguments", f"invalid arguments: {message}")
+
+
+def test_field_as_a_default_is_a_definition_error() -> None:
+    def book(nights: int = pydantic.Field(3, ge=1)) -> None:
+        pass
+
+    with pytest.raises(ToolDefinitionError, match="the default of its parameter 'nights' is a Field"):
+        tool(book)
+
+
+def test_constraint_that_would_have_no_effect_is_a_definition_error() -> None:
+    struct = msgspec.defstruct("Booking", [("nights", Annotated[int, pydantic.Field(ge=1)])])
+
+    def book(booking: Any) -> None:
+        pass
+
+    book.__annotations__["booking"] = struct
+    with pytest.raises(ToolDefinitionError, match="has no effect in a msgspec Struct or attrs class"):
+        _ = tool(book).parameters
+
+
 # --- calling ---------------------------------------------------------------------------------------------------------
 
 

@@ -275,7 +275,7 @@ class ChatOptions(GenerationOptions, total=False):
     """Minimum number of tokens to generate. Not with ``tools`` or ``response_format`` (a server rule)."""
     response_format: Mapping[str, object] | None
     """``{"type": "text" | "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema": ...}}`` or
-    ``{"type": "regex", "schema": ...}``."""
+    ``{"type": "regex", "schema": ...}``. Not with ``tools`` (a server rule)."""
     tools: Sequence[Tool | Mapping[str, object] | LocalTool] | None
     """Functions that the model may call: definitions, or local tools (``@tool``), whose definitions are sent. The calls
     are yours to run; ``chat.run`` runs them."""

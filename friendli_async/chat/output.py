@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from friendli_async._core.body.choices import choices_hint
+from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
 from friendli_async.chat.schema import check_strict, description_of, json_schema, pydantic_adapter, schema_name
 from friendli_async.errors import ArgumentError, FriendliError, OutputCutOffError, OutputError, OutputInvalidError
@@ -25,17 +24,10 @@ _ROOT: Final = "value"
 """Key of the wrapper object. Servers with a strict form require an object at the root, so other values are wrapped."""
 
 
-_MAX_FAULTS: Final = 10
-_MAX_REASON: Final = 300  # characters
-
-_Faults = Sequence[tuple[str, str]]
-"""What is wrong with an answer: reasons and paths, at least one."""
-
-
 class MismatchError(ValueError):
     """A text does not match a type."""
 
-    def __init__(self, faults: _Faults) -> None:
+    def __init__(self, faults: Faults) -> None:
         super().__init__(faults)
         self.faults = faults
 
@@ -152,7 +144,7 @@ class Output(Generic[T]):
         try:
             return self._decode(bytes(msgspec.json.decode(text, type=_Wrapper).value) if self.is_wrapped else text)
         except (ValueError, RecursionError) as error:
-            faults = self._faults(error)
+            faults = faults_of(error, self._kind)
         if faults and self.is_wrapped and not _is_wrapper(text):
             with suppress(ValueError):
                 return self.convert(read_json(text))
@@ -187,23 +179,8 @@ class Output(Generic[T]):
                 return cast("T", msgspec.convert(value, self._kind, str_keys=True))
             return cast("T", self._adapter.validate_json(msgspec.json.encode(value)))
         except (ValueError, RecursionError) as error:
-            faults = self._faults(error) or [(str(error), "")]
+            faults = faults_of(error, self._kind) or [(str(error), "")]
         raise MismatchError(faults)
-
-    def _faults(self, error: Exception) -> _Faults:
-        """Returns the faults that a validation error reports: msgspec's one, or all of pydantic's; else none."""
-        if isinstance(error, msgspec.ValidationError):
-            message = str(error)
-            found = _ERROR_PATH.fullmatch(message)
-            reason, path = (message, "") if found is None else (found[1], found[2].lstrip("."))
-            return [(reason + choices_hint(self._kind, message), path)]
-        errors = getattr(error, "errors", None)  # pydantic's
-        if not callable(errors):
-            return []
-        faults = cast("list[dict[str, Any]]", errors(include_url=False, include_input=False))
-        if faults[0]["type"] == "json_invalid":
-            return []
-        return [(fault["msg"], _path_of(fault["loc"])) for fault in faults]
 
     def check_path(self, path: str) -> None:
         """Checks that a path can lead to a list.
@@ -252,21 +229,6 @@ def _is_wrapper(text: str) -> bool:
 
 def _resolve_ref(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
     return definitions[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-
-
-_ERROR_PATH: Final = re.compile(r"(?s)(.*) - at (?:`key` in )?`\$([^`]*)`")
-
-
-def _path_of(steps: Sequence[str | int]) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
-
-
-def describe_faults(faults: _Faults) -> str:
-    """Returns what is wrong, with paths, in one line of limited length."""
-    lines = [reason[:_MAX_REASON] + (f" (at {path})" if path else "") for reason, path in faults[:_MAX_FAULTS]]
-    if (more := len(faults) - _MAX_FAULTS) > 0:
-        lines.append(f"and {more} more")
-    return "; ".join(lines)
 
 
 def output_of(kind: Any, strict: bool = True) -> Output[Any]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overloa
 import msgspec
 
 from friendli_async._core.held import Held
+from friendli_async.chat.faults import describe_faults
 from friendli_async.chat.incremental_json import JSONError, JSONReader
-from friendli_async.chat.output import Answer, MismatchError, Output, describe_faults, output_of
+from friendli_async.chat.output import Answer, MismatchError, Output, output_of
 from friendli_async.errors import FriendliError, OutputCutOffError, OutputInvalidError, StreamInterruptedError
 from friendli_async.replies import Partial, Reply, attach_meta, convert_reply
 from friendli_async.streams.stream import AssembledStream

@@ -13,8 +13,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -103,50 +102,105 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
         return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
     except (TypeError, NameError, ValueError, RecursionError) as error:
         reason = f"{error.__class__.__name__}: {error}" if isinstance(error, NameError) else str(error)
-    raise TypeError(f"{_type_name(type)} cannot be decoded from JSON: {reason}")
+    raise _undecodable(type, reason)
 
 
-def pydantic_adapter(kind: Any) -> Any:
-    """Returns the TypeAdapter of a type that contains a pydantic model, or None. Never imports pydantic.
+def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
+    """Returns the TypeAdapter of a type that pydantic has to validate, or None if msgspec can do it.
+
+    msgspec does not know the types of pydantic, and ignores its constraints (``Annotated[int, Field(ge=1)]``) and those
+    of ``annotated_types``.
+
+    Args:
+        kind: The type.
+        models: Whether a type in which only models are pydantic's has an adapter, too.
 
     Raises:
-        TypeError: pydantic does not support the type.
+        TypeError: pydantic does not support the type, or a constraint in it would be ignored.
     """
-    pydantic = sys.modules.get("pydantic")  # if there is a model, pydantic is already imported
-    if pydantic is None or not _has_pydantic(kind, set()):
-        return None
+    parts = list(_parts_of(kind, _PYDANTIC_MARKS, set()))
+    has_model = any(hasattr(part, "model_json_schema") for part in parts)
+    if any(map(_is_of_pydantic, parts)) or (models and has_model):
+        if any(isinstance(part, msgspec.Meta) for part in parts):
+            raise _undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")
+        return _create_adapter(kind, "a pydantic model" if has_model else "types of pydantic")
+    if any(map(_is_of_pydantic, _parts_of(kind, _MARKS, set()))):
+        where = "a msgspec Struct or attrs class; use msgspec.Meta, or a dataclass"
+        raise _undecodable(kind, f"a type or constraint of pydantic has no effect in {where}")
+    return None
+
+
+def _create_adapter(kind: Any, contents: str) -> Any:
     try:
-        adapter = pydantic.TypeAdapter(kind)
+        import pydantic  # has been imported already, unless the constraints are of annotated_types
+    except ImportError:
+        raise _undecodable(
+            kind, "constraints of annotated_types need pydantic, which is not installed; use msgspec.Meta"
+        ) from None
+    try:
+        adapter: Any = pydantic.TypeAdapter(kind)
         adapter.json_schema()
     except (pydantic.errors.PydanticUserError, NameError) as error:
-        reason = "it contains a pydantic model, and pydantic rejects it: " + str(error).partition("\n")[0]
+        reason = f"it contains {contents}, and pydantic rejects it: " + str(error).partition("\n")[0]
     else:
         return adapter
-    raise TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}")
+    raise _undecodable(kind, reason)
 
 
-_FIELD_MARKS: Final = ("__dataclass_fields__", "__total__", "_field_defaults")
+def _undecodable(kind: Any, reason: str) -> TypeError:
+    return TypeError(f"{_type_name(kind)} cannot be decoded from JSON: {reason}")
+
+
+_PYDANTIC_MARKS: Final = ("__dataclass_fields__", "__total__", "_field_defaults")
 """Attributes of the classes that pydantic supports: dataclasses, TypedDicts and NamedTuples."""
+_MARKS: Final = (*_PYDANTIC_MARKS, "__struct_fields__", "__attrs_attrs__")
 
 
-def _has_pydantic(kind: Any, seen: set[type]) -> bool:
-    """Whether a type is or contains a pydantic model. Classes in ``seen`` are not inspected again."""
-    if isinstance(kind, type) and hasattr(kind, "__pydantic_core_schema__"):
-        return True
-    return any(_has_pydantic(inner, seen) for inner in (*get_args(kind), *_field_types(kind, seen)))
+def _is_of_pydantic(part: object) -> bool:
+    """Whether a part of a type means something only to pydantic; not for models, which msgspec rejects by itself."""
+    hooks = ("__get_pydantic_core_schema__", "__pydantic_core_schema__")  # the latter is what its dataclasses have
+    if isinstance(part, type):
+        found = {name for name in (*hooks, "__struct_fields__", "model_json_schema") if hasattr(part, name)}
+        return bool(found) and found <= {*hooks}
+    metadata = type(part)
+    return metadata.__module__.partition(".")[0] in {"pydantic", "annotated_types"} or hasattr(metadata, hooks[0])
 
 
-def _field_types(kind: Any, seen: set[type]) -> list[Any]:
-    """Returns the types of the fields of a dataclass, TypedDict or NamedTuple."""
-    cls = get_origin(kind) or kind
-    if not isinstance(cls, type) or cls in seen or not any(hasattr(cls, mark) for mark in _FIELD_MARKS):
+def _parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:
+    """Yields a type, its arguments and metadata, the types of its fields, and theirs.
+
+    Args:
+        kind: The type.
+        marks: Attributes of the classes whose fields are included.
+        seen: Classes and type aliases that are not inspected again.
+    """
+    yield kind
+    origin = get_origin(kind)
+    inner = [*get_args(kind), *_field_types(origin or kind, marks, seen)]
+    if origin is not None:
+        inner.append(origin)
+    if hasattr(kind, "__value__") and hasattr(kind, "__type_params__") and kind not in seen:  # of a type statement
+        seen.add(kind)
+        inner.append(kind.__value__)
+    for each in inner:
+        yield from _parts_of(each, marks, seen)
+
+
+def _field_types(cls: Any, marks: Sequence[str], seen: set[Any]) -> list[Any]:
+    """Returns the types of the fields of a class, and pydantic's ``Field(...)`` where it is a field's default."""
+    if not isinstance(cls, type) or cls in seen or not any(hasattr(cls, mark) for mark in marks):
         return []
     seen.add(cls)
     try:
         hints = get_type_hints(cls, include_extras=True)
     except (NameError, AttributeError, SyntaxError, TypeError):  # to be reported by msgspec
         return []
-    return [hint for hint in hints.values() if hint is not ClassVar and get_origin(hint) is not ClassVar]
+    fields = [*getattr(cls, "__dataclass_fields__", {}).values(), *getattr(cls, "__attrs_attrs__", ())]
+    defaults = [*(field.default for field in fields), *getattr(cls, "__struct_defaults__", ())]
+    return [
+        *(hint for hint in hints.values() if hint is not ClassVar and get_origin(hint) is not ClassVar),
+        *(default for default in defaults if type(default).__module__ == "pydantic.fields"),
+    ]
 
 
 def _type_name(kind: Any) -> str:

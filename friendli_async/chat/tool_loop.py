@@ -258,8 +258,8 @@ class ToolRunner:
         if (exception := _exception_of_tool(error)) is not None:
             msgspec.structs.force_setattr(finished, "_exception", exception)
         self._finish(finished)
-        if self._on_error == "raise" and kind != "refused":
-            failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=kind, call=call)
+        if self._on_error == "raise" and error.kind != "refused":
+            failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=error.kind, call=call)
             failure.__cause__ = error.__cause__ or error
             self._fail(failure)
 

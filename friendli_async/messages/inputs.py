@@ -13,7 +13,7 @@ from friendli_async.chat.inputs import LocalTool, local_function
 from friendli_async.messages.replies import AnyBlock, AnyMessage, KnownBlock, Message, TextBlock, as_input
 
 __all__: list[str] = ["Base64Source", "ImageBlock", "InputMessage", "InputMessages", "Tool", "ToolResultBlock"]
-__all__ += ["MessagesOptions", "URLSource"]
+__all__ += ["Conversation", "MessagesOptions", "URLSource"]
 
 
 class Base64Source(msgspec.Struct, frozen=True, tag_field="type", tag="base64"):
@@ -88,6 +88,9 @@ class _CheckedMessage(msgspec.Struct):
 
 InputMessages = Sequence[InputMessage | Message | AnyMessage | Mapping[str, object]]
 """A conversation: any mix of dicts, ``InputMessage`` and earlier replies."""
+
+Conversation = list[InputMessage | Message | Mapping[str, object]]
+"""A mutable conversation, to append to."""
 
 
 class Tool(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,7 +14,7 @@ from friendli_async.chat.inputs import JSONObjectFormat, LocalTool, TextFormat, 
 from friendli_async.responses.replies import AnyItem, ItemStatus, OutputItem, Response, failure_of
 
 __all__: list[str] = ["FunctionToolCall", "InputImage", "InputMessage", "InputText", "OutputText", "Refusal"]
-__all__ += ["AnyContent", "AnyTool"]
+__all__ += ["AnyContent", "AnyTool", "Conversation"]
 __all__ += ["CustomToolCall", "CustomToolCallOutput", "FunctionToolCallOutput", "ReasoningText", "SummaryText"]
 __all__ += ["CustomTool", "FunctionTool", "Input", "InputItem", "ReasoningItem", "ResponsesOptions"]
 __all__ += ["GenerationOptions", "ParseOptions", "ParseStreamOptions"]
@@ -127,6 +127,9 @@ else:  # msgspec's union, tagged by type; items of replies are converted to its 
     InputItem = _Item
 Input = str | Sequence[InputItem | AnyItem | Mapping[str, object]]
 """Text, or the conversation so far: any mix of dicts, the structs above and output of earlier responses."""
+
+Conversation = list[InputItem | Mapping[str, object]]
+"""A mutable conversation, to append to."""
 
 
 class AnyTool(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ __all__ = [
     "answer_chat",
     "function_calls",
     "last_user_text",
+    "mentions",
     "message_text",
     "reply_to",
     "speak",
@@ -188,7 +189,7 @@ def function_calls(body: Body) -> tuple[FunctionCall, ...]:
     elif choice == "none":
         return ()
     elif choice != "required":
-        functions = [function for function in functions if _mentions(text, function["name"])]
+        functions = [function for function in functions if mentions(text, function["name"])]
     if not body.get("parallel_tool_calls"):
         functions = functions[:1]
     return tuple(
@@ -197,7 +198,7 @@ def function_calls(body: Body) -> tuple[FunctionCall, ...]:
     )
 
 
-def _mentions(text: str, name: str) -> bool:
+def mentions(text: str, name: str) -> bool:
     """Whether a text contains a word of a function's name that has at least three letters."""
     words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name) if len(word) > 2}
     return not words.isdisjoint(re.findall(r"[a-z]+", text.lower()))

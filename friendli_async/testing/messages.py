@@ -1,7 +1,8 @@
 """The embedded server's messages: content blocks, as one document or as the seven kinds of events.
 
-It repeats the last user message. With `thinking` it sends a thinking block first, for a `tool_choice` that requests a
-tool it uses the tool, and after a tool result it repeats the result. Only a script sends an `error` event.
+It repeats the last user message. With `thinking` it sends a thinking block first. It uses tools that the last user
+message mentions, or a `tool_choice` requires, and after a tool result it repeats the result. Only a
+script sends an `error` event.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from friendli_async.testing.chat import reply_to, split_arguments, tokenize
+from friendli_async.testing.chat import mentions, reply_to, split_arguments, tokenize
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import deployed
 from friendli_async.testing.sample import sample
@@ -90,9 +91,12 @@ def _answer(body: Body) -> str:
     if results := _tool_results(last):
         text = f"The tool says: {_text(results[-1].get('content'))}"
     else:
-        prompt = next((_text(each["content"]) for each in reversed(body["messages"]) if each["role"] == "user"), "")
-        text = reply_to(prompt)
+        text = reply_to(_prompt(body))
     return json.dumps(sample(schema, text)) if schema is not None else text
+
+
+def _prompt(body: Body) -> str:
+    return next((_text(each["content"]) for each in reversed(body["messages"]) if each["role"] == "user"), "")
 
 
 def _tool_results(content: object) -> list[Block]:
@@ -108,9 +112,11 @@ def _tool_uses(request: ReceivedRequest, text: str) -> list[Block]:
     tools: list[Block] = list(body.get("tools") or ())
     if choice.get("type") == "tool":
         tools = [tool for tool in tools if tool["name"] == choice.get("name")]
-    elif choice.get("type") != "any":
+    elif choice.get("type") == "none":
         return []
-    elif choice.get("disable_parallel_tool_use"):
+    elif choice.get("type") != "any":
+        tools = [tool for tool in tools if mentions(_prompt(body), tool["name"])]
+    if choice.get("disable_parallel_tool_use"):
         tools = tools[:1]
     return [
         {

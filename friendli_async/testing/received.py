@@ -66,7 +66,7 @@ class ReceivedRequest:
         return f"http://{self.headers.get('Host', 'localhost')}"
 
     @cached_property
-    def json(self) -> object:
+    def json(self) -> Any:
         """The body as JSON, or `None` if it is invalid. NaN and Infinity are not JSON."""
         return parse_json(self.body, invalid=lambda _: None)
 

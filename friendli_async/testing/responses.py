@@ -1,7 +1,8 @@
 """The embedded server's responses: output items, as one document or as numbered events.
 
-It repeats the last user message, after some reasoning if `reasoning.effort` is set; for a `tool_choice` that requests a
-function it sends calls. Truncated by `max_output_tokens` it is `incomplete`. Only a script sends a `failed` response.
+It repeats the last user message, after some reasoning if `reasoning.effort` is set. It calls functions that the last
+user message mentions, or a `tool_choice` requires. Truncated by `max_output_tokens` it is
+`incomplete`. Only a script sends a `failed` response.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from friendli_async.testing.chat import reply_to, split_arguments, tokenize
+from friendli_async.testing.chat import mentions, reply_to, split_arguments, tokenize
 from friendli_async.testing.received import ReceivedRequest, section
 from friendli_async.testing.route import deployed
 from friendli_async.testing.sample import sample
@@ -127,13 +128,15 @@ def _calls(body: Body) -> list[tuple[str, str]]:
     choice: object = body.get("tool_choice")
     if _last_item(body).get("type", "").endswith("_output"):
         return []
+    text = _last_user_text(body)
     if isinstance(choice, dict):
         tools = [tool for tool in tools if tool["name"] == cast("Item", choice).get("name")]
-    elif choice != "required":
+    elif choice == "none":
         return []
-    elif not body.get("parallel_tool_calls"):
+    elif choice != "required":
+        tools = [tool for tool in tools if mentions(text, tool["name"])]
+    if not body.get("parallel_tool_calls"):
         tools = tools[:1]
-    text = _last_user_text(body)
     return [(tool["name"], json.dumps(sample(tool["parameters"], text))) for tool in tools]
 
 

@@ -15,8 +15,9 @@ import msgspec
 from friendli_async._core.body.choices import choices_hint
 from friendli_async._json import decode_json, encode_json
 from friendli_async._pydantic import dump_model
+from friendli_async.chat.faults import describe_faults, faults_of
 from friendli_async.chat.inputs import LocalTool
-from friendli_async.chat.schema import SchemaBuilder
+from friendli_async.chat.schema import SchemaBuilder, pydantic_adapter, schema_name
 from friendli_async.errors import ToolError
 from friendli_async.tools.docstring import parse_docstring
 
@@ -175,8 +176,8 @@ def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, de
     """Makes a function a tool, as a decorator (``@tool``, ``@tool(name=...)``) or as a call (``tool(fn)``).
 
     The model sees the docstring up to its first section, and the parameters with their types, their defaults and their
-    descriptions from a Google-style ``Args:`` section or ``Annotated[..., msgspec.Meta(description=...)]``. The
-    model's arguments are decoded into the annotated types before the function is called.
+    descriptions from a Google-style ``Args:`` section or ``Annotated[..., msgspec.Meta(description=...)]``, pydantic's
+    ``Field``, or a string. The model's arguments are decoded into the annotated types before the function is called.
 
     Supports plain and async functions, bound methods, ``functools.partial`` (arguments that it binds by keyword are no
     parameters), and objects with ``__call__``. Wrap a class or static method outside its class: ``tool(Desk.count)``.
@@ -276,6 +277,11 @@ def _keyword_parameters(name: str, fn: Callable[..., Any], *, skip_first: bool =
                 f"{name}() cannot be a tool: its parameter {str(parameter).partition(':')[0]!r} is "
                 f"{parameter.kind.description}, but a model passes arguments by name"
             )
+        if hasattr(parameter.default, "json_schema_extra"):  # pydantic's FieldInfo, or FastAPI's Query
+            raise ToolDefinitionError(
+                f"{name}() cannot be a tool: the default of its parameter {parameter.name!r} is a Field, which a call "
+                "without the argument would receive; use Annotated[..., Field(...)]"
+            )
     bound = fn.keywords if isinstance(fn, functools.partial) else {}
     return [parameter for parameter in parameters if parameter.name not in bound]
 
@@ -284,13 +290,13 @@ def _build_parameters(name: str, fn: Callable[..., Any], descriptions: Mapping[s
     parameters = _keyword_parameters(name, fn)
     hints = _resolve_types(name, fn, parameters)
     fields: list[Any] = []
-    for parameter in parameters:
-        kind: Any = hints[parameter.name]
-        if parameter.default is parameter.empty:
-            fields.append((parameter.name, kind))
-        else:  # if the model omits it, the function's own default applies
-            fields.append((parameter.name, kind | msgspec.UnsetType, msgspec.UNSET))
     try:
+        for parameter in parameters:
+            kind: Any = _decodable(hints[parameter.name])
+            if parameter.default is parameter.empty:
+                fields.append((parameter.name, kind))
+            else:  # if the model omits it, the function's own default applies
+                fields.append((parameter.name, kind | msgspec.UnsetType, msgspec.UNSET))
         arguments = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
         schema = _build_schema(arguments, parameters, hints, descriptions)
         decoder = msgspec.json.Decoder(arguments, dec_hook=_decode_pydantic)
@@ -333,8 +339,9 @@ def _build_schema(
     for parameter in parameters:
         property_schema: dict[str, Any] = schema["properties"][parameter.name]
         metadata: tuple[object, ...] = getattr(hints[parameter.name], "__metadata__", ())
-        described = any(isinstance(item, msgspec.Meta) and item.description is not None for item in metadata)
-        if not described and (text := descriptions.get(parameter.name)):
+        described = any(getattr(item, "description", None) is not None for item in metadata)
+        words = next((item for item in metadata if isinstance(item, str)), None)
+        if not described and (text := words or descriptions.get(parameter.name)):
             property_schema["description"] = text  # instead of the docstring of its type
         if parameter.default is not parameter.empty and "$ref" not in property_schema:
             try:
@@ -344,13 +351,37 @@ def _build_schema(
     return schema
 
 
-# --- pydantic models, without importing pydantic ---------------------------------------------------------------------
+# --- types of pydantic -----------------------------------------------------------------------------------------------
+
+
+class _Validated(type):
+    """Metaclass of the types that stand for those with constraints: msgspec checks the class of what a hook returns."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return True
+
+
+def _decodable(kind: Any) -> Any:
+    """Returns the type that msgspec decodes for a parameter: if it has constraints of pydantic, one with its methods.
+
+    Raises:
+        TypeError: A constraint in the type would be ignored.
+    """
+    adapter = pydantic_adapter(kind, models=False)
+    if adapter is None:
+        return kind
+    methods = {"model_json_schema": adapter.json_schema, "model_validate_json": adapter.validate_json}
+    return _Validated(schema_name(kind), (), methods)
 
 
 def _decode_pydantic(kind: Any, value: object) -> Any:
-    if hasattr(kind, "model_validate"):
-        return kind.model_validate(value)  # its ValidationError is a ValueError, which msgspec re-raises as its own
-    raise NotImplementedError(f"{getattr(kind, '__name__', kind)} has no JSON representation")
+    if not hasattr(kind, "model_validate_json"):
+        raise NotImplementedError(f"{getattr(kind, '__name__', kind)} has no JSON representation")
+    try:
+        return kind.model_validate_json(encode_json(value))  # of Python's values, strict models would reject dates
+    except ValueError as error:
+        faults = faults_of(error, kind)
+        raise ValueError(describe_faults(faults)) if faults else error from None
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ A `type: ignore` marks a call that the checkers must reject; if they accept it, 
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Literal, assert_type
+from typing import Any, Literal, assert_type
 
 import aiohttp
 
@@ -343,7 +343,7 @@ async def tests_with_embedded_server() -> None:
     async with FriendliServer() as server:
         assert_type(server.url, str)
         assert_type(server.requests, list[ReceivedRequest])
-        assert_type(server.requests[0].json, object)
+        assert_type(server.requests[0].json, Any)
         assert_type(await server.wait_for_requests(1), ReceivedRequest)
         assert_type(await server.requests[0].disconnected(), bool)
 

@@ -275,6 +275,10 @@ async def tool_uses(client: AsyncFriendli) -> None:
     await api.create(model="m", max_tokens=5, messages=[user("Hi"), reply, InputMessage("user", structs)])
     blocks = [*structs, TextBlock("And now?")]
     await api.create(model="m", max_tokens=5, messages=[user("Hi"), reply, InputMessage("user", blocks)])
+    conversation: messages.Conversation = [user("Hi"), reply]
+    conversation.append(reply)
+    conversation += [InputMessage("user", structs), {"role": "user", "content": results}]
+    await api.create(model="m", max_tokens=5, messages=conversation)
     nested = [ToolResultBlock(use.id, [{"type": "text", "text": "5"}]) for use in uses]
     turns: list[dict[str, object]] = [{"role": "assistant", "content": reply.content}]
     turns.append({"role": "user", "content": nested})
@@ -295,6 +299,10 @@ async def ways_to_write_response_input(client: AsyncFriendli) -> None:
     await api.create(model="m", input=[*reply.output, {"role": "user", "content": "And now?"}])
     structs = [responses.InputMessage("user", "Hi"), *reply.output, responses.InputMessage("user", "And now?")]
     await api.create(model="m", input=structs)
+    conversation: responses.Conversation = [{"role": "user", "content": "Hi"}]
+    conversation += reply.output
+    conversation.extend(responses.FunctionToolCallOutput(call.id, call.function.arguments) for call in reply.tool_calls)
+    await api.create(model="m", input=conversation)
     parts = [responses.InputText("What is it?"), responses.InputImage("https://example.com/a.png")]
     await api.create(model="m", input=[responses.InputMessage("user", parts)])
     texts: list[responses.InputText] = [responses.InputText("Hi")]

@@ -247,6 +247,8 @@ def check_keywords(
         if (setting := setting_hint(name)) is not None:
             raise UnknownArgumentError(f"{method}() does not accept {name!r}: {setting}", name)
         hint = parameter_hint(name, {*known, *required})
+        if callable(given[name]):
+            hint += next((advice for each, advice in _CALLABLES.items() if hint.endswith(f"use {each!r}")), "")
         raise UnknownArgumentError(f"{method}() got an unexpected keyword argument {name!r}{hint}", name)
 
 
@@ -294,6 +296,8 @@ def _conversion_hint(value: object, where: str = "") -> str:
     how = next((how for mark, how in _CONVERSIONS.items() if hasattr(type(value), mark)), None)
     if how is None and isinstance(value, Iterable) and not isinstance(value, Sequence | Mapping):
         how = "list(...)"
+    if how is None and isinstance(value, str | Mapping):
+        how = _FORMS.get(where.rpartition(".")[2])
     return f"; pass {how}" if how else ""
 
 
@@ -302,6 +306,11 @@ _CALLABLES: Final = {
     "response_format": "; for an answer of a type, use chat.parse(T, ...)",
     "text": "; for an answer of a type, use responses.parse(T, ...)",
     "tools": "; make a tool of a function with friendli_async.tools.tool",
+}
+# Values that are often passed as a text, or as one item instead of a list.
+_FORMS: Final = {
+    "messages": '[{"role": "user", "content": ...}]',
+    **dict.fromkeys(("image_url", "audio_url", "video_url"), '{"url": ...}'),
 }
 # The attribute that identifies a kind of class, and how to convert its instances to JSON.
 _CONVERSIONS: Final = {

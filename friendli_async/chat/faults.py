@@ -1,0 +1,53 @@
+"""What is wrong with a value that does not match its type, from the errors of msgspec and pydantic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import msgspec
+
+from friendli_async._core.body.choices import choices_hint
+
+__all__: list[str] = []
+
+_MAX_FAULTS: Final = 10
+_MAX_REASON: Final = 300  # characters
+_ERROR_PATH: Final = re.compile(r"(?s)(.*) - at (?:`key` in )?`\$([^`]*)`")
+
+Faults = Sequence[tuple[str, str]]
+"""Reasons and paths, at least one."""
+
+
+def faults_of(error: Exception, kind: Any) -> Faults:
+    """Returns the faults that a validation error reports: msgspec's one, or all of pydantic's; else none.
+
+    Args:
+        error: The error.
+        kind: The type that the value does not match.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        message = str(error)
+        found = _ERROR_PATH.fullmatch(message)
+        reason, path = (message, "") if found is None else (found[1], found[2].lstrip("."))
+        return [(reason + choices_hint(kind, message), path)]
+    errors = getattr(error, "errors", None)  # pydantic's
+    if not callable(errors):
+        return []
+    faults = cast("list[dict[str, Any]]", errors(include_url=False, include_input=False))
+    if faults[0]["type"] == "json_invalid":
+        return []
+    return [(fault["msg"], _path_of(fault["loc"])) for fault in faults]
+
+
+def describe_faults(faults: Faults) -> str:
+    """Returns what is wrong, with paths, in one line of limited length."""
+    lines = [reason[:_MAX_REASON] + (f" (at {path})" if path else "") for reason, path in faults[:_MAX_FAULTS]]
+    if (more := len(faults) - _MAX_FAULTS) > 0:
+        lines.append(f"and {more} more")
+    return "; ".join(lines)
+
+
+def _path_of(steps: Sequence[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
