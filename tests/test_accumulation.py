@@ -269,6 +269,14 @@ CORPUS: dict[str, tuple[list[list[Entry]], Calls]] = {
         [("a", "f", "{}"), ("b", "g", "[]")],
     ),
     "id after name": ([[call(0, name="f")], [call(0, "a", arguments="{}")]], [("a", "f", "{}")]),
+    "no index, different id in every delta": (
+        [[call(id="a", name="f", arguments="{")], [call(id="b", arguments="}")], [call(id="c", name="g")]],
+        [("a", "f", "{}"), ("c", "g", "")],
+    ),
+    "no index, name after id": (
+        [[call(id="a", name="f", arguments="{}")], [call(id="b")], [call(id="b", name="g", arguments="[]")]],
+        [("a", "f", "{}"), ("b", "g", "[]")],
+    ),
     "no index, one call": ([[call(id="a", name="f", arguments="{")], [call(arguments="}")]], [("a", "f", "{}")]),
     "no index, two calls": (
         [

@@ -284,7 +284,8 @@ def _coerce(holder: Any, name: str, value: Any, types: set[str]) -> object:
     if "array" in types:
         if name in _PART_TYPES and isinstance(value, str):
             return [{"type": _PART_TYPES[name], "text": value}]
-        return items_of(value) if value and is_object(value) and name in _LIST_FIELDS else None
+        item = cast("object", value)
+        return items_of(item) if item and is_object(item) and name in _LIST_FIELDS else None
     if types & {"int", "float"}:
         return _to_number(value, types)
     if "bool" in types:

@@ -271,6 +271,16 @@ class _CallParts:
         )
 
 
+def _continues(delta: ToolCallDelta, last: _CallParts) -> bool:
+    """Whether a delta with an unknown index or id continues the last call.
+
+    The index of that may have been unreadable, and without indexes a new id is no new call unless it has a name.
+    """
+    if delta.index is not None:
+        return not delta.id and not last.has_index
+    return not delta.id or delta.function is None or not delta.function.name
+
+
 class _ChoiceParts(ChoiceParts):
     __slots__ = (
         "_calls_by_key",
@@ -374,8 +384,8 @@ class _ChoiceParts(ChoiceParts):
         calls = self.calls
         key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
-        if call is None and calls and not delta.id and (delta.index is None or not calls[-1].has_index):
-            call = calls[-1]  # a continuation of the last call, whose index may have been unreadable
+        if call is None and calls and _continues(delta, calls[-1]):
+            call = calls[-1]
         if call is None or call.starts_new_call(delta, shares_chunk=shares_chunk):
             call = _CallParts()
             calls.append(call)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+import itertools
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -168,14 +169,14 @@ class _BlockParts:
 
 
 class Wording:
-    """Extracts the text or the reasoning of each event, once where ``message_start`` and a block start repeat it.
+    """Extracts the text or the thinking of each event; of a block that events repeat, only once.
 
     Args:
-        extract: Returns the text of an event.
+        kind: The field of blocks and deltas to read.
     """
 
-    def __init__(self, extract: Callable[[MessageEvent], str]) -> None:
-        self._extract = extract
+    def __init__(self, kind: Literal["text", "thinking"]) -> None:
+        self._kind = kind
         self._untouched: dict[int, ContentBlock] = {}  # the blocks that have started, without deltas so far
 
     def of(self, event: MessageEvent) -> str:
@@ -183,13 +184,18 @@ class Wording:
         if type(event) is ContentBlockDelta:
             if self._untouched:
                 self._untouched.pop(event.index, None)
-        elif type(event) is MessageStart:
-            self._untouched = dict(enumerate(event.message.content))
-        elif type(event) is ContentBlockStart:
-            if self._untouched.get(event.index) == event.content_block:
-                return ""
-            self._untouched[event.index] = event.content_block
-        return self._extract(event)
+            return getattr(event.delta, self._kind, "")
+        if type(event) is ContentBlockStart:
+            return self._start(event.index, event.content_block)
+        if type(event) is MessageStart:
+            return join_text(itertools.starmap(self._start, enumerate(event.message.content)))
+        return ""
+
+    def _start(self, index: int, block: ContentBlock) -> str:
+        if self._untouched.get(index) == block:  # as in ``MessagesCollector``
+            return ""
+        self._untouched[index] = block
+        return getattr(block, self._kind, "")
 
 
 class MessagesCollector:

@@ -284,14 +284,3 @@ def text_of(event: MessageEvent) -> str:
     if type(event) is MessageStart:
         return join_text(block.text for block in event.message.content if isinstance(block, TextBlock))
     return ""
-
-
-def reasoning_of(event: MessageEvent) -> str:
-    """Returns the reasoning that an event adds to the message; often ""."""
-    if type(event) is ContentBlockDelta:
-        return event.delta.thinking if type(event.delta) is ThinkingDelta else ""
-    if type(event) is ContentBlockStart and type(event.content_block) is ThinkingBlock:
-        return event.content_block.thinking
-    if type(event) is MessageStart:
-        return join_text(block.thinking for block in event.message.content if isinstance(block, ThinkingBlock))
-    return ""

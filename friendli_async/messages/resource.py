@@ -13,7 +13,7 @@ from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource, inference
 from friendli_async.messages.collector import MessagesCollector, Wording
 from friendli_async.messages.inputs import PARAMETERS, InputMessages, MessagesOptions
-from friendli_async.messages.replies import Message, MessageEvent, MessageUsage, reasoning_of, text_of
+from friendli_async.messages.replies import Message, MessageEvent, MessageUsage
 from friendli_async.streams.stream import AssembledStream
 from friendli_async.streams.views import TextView
 
@@ -29,11 +29,11 @@ class MessageStream(AssembledStream[MessageEvent, Message, MessageUsage]):
     """A stream of ``MessageEvent`` that assembles a ``Message``. It ends with ``message_stop``."""
 
     def _text_extractor(self) -> Callable[[MessageEvent], str]:
-        return Wording(text_of).of
+        return Wording("text").of
 
     def reasoning(self) -> TextView:
         """Returns a view of the reasoning: its chunks as they arrive, never ""."""
-        return TextView(self, Wording(reasoning_of).of)
+        return TextView(self, Wording("thinking").of)
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
