@@ -685,6 +685,23 @@ async def test_source_that_a_cancelled_read_has_closed_raises_before_the_answer(
     assert browser.sent == []
 
 
+@pytest.mark.parametrize("kind", ["relay", "encode", "run"])
+async def test_source_that_is_closed_while_its_browser_reads_ends_with_an_error_event(
+    server: FriendliServer, client: AsyncFriendli, kind: str
+) -> None:
+    server.enqueue(script(chunk("once"), stall()))
+    source: Any = open_run(client) if kind == "run" else open_stream(client)
+    browser = StuckBrowser()
+    task = await serve_stuck(browser, source, encode=None if kind == "relay" else shown, end="[DONE]")
+    await source.aclose()
+    browser.accepting.set()
+    await asyncio.wait_for(task, 30)
+    before, error = last_event(browser.body)
+    assert b'"once"' in before
+    assert b"[DONE]" not in before  # the answer is not complete
+    assert error["error"]["code"] == "stream_interrupted"
+
+
 @pytest.mark.parametrize("kind", ["stream", "run"])
 async def test_rest_of_a_source_is_served_after_its_first_event(
     server: FriendliServer, client: AsyncFriendli, kind: str

@@ -193,6 +193,7 @@ class SSEResponse:
             async for item in items:
                 if data := conversion.feed(item):
                     await sender.send(data)
+            self._stream._check_complete()  # pyright: ignore[reportPrivateUsage] - nothing public
             if data := conversion.finish() + self._end:
                 await sender.send(data)
         except FriendliError as error:

@@ -34,8 +34,8 @@ class EventSender:
     """
 
     def __init__(self, send: Send, heartbeat: float | None, send_timeout: float | None) -> None:
-        self.answered = False
-        self.gave_up = False
+        self.answered: bool = False
+        self.gave_up: bool = False
         self._send = send
         self._heartbeat = inf if heartbeat is None else heartbeat
         self._send_timeout = inf if send_timeout is None else send_timeout

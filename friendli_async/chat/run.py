@@ -324,6 +324,11 @@ class Run:
             raise RuntimeError("the run has ended before the response started: it was finished, or closed")
         work.include(self._work)
 
+    def _check_complete(self) -> None:
+        """Raises the error that ended the run early: iteration just ends if another task has closed it."""
+        if self._state != "done":
+            raise self._copy_error()
+
     # --- iterating -------------------------------------------------------------------------------------------------
 
     def __aiter__(self) -> Self:

@@ -329,6 +329,11 @@ class EventStream(Generic[E]):
         opened.on_abort = on_abort
         self._opening.include_in(work)
 
+    def _check_complete(self) -> None:
+        """Raises the error that ended the stream early: iteration just ends if another task has closed it."""
+        if self.outcome not in _SUCCESSFUL_OUTCOMES:
+            raise self._final_error()
+
     # --- branches --------------------------------------------------------------------------------------------------
 
     def tee(self, n: int, buffer: int = 256, slow: Slow = "wait") -> tuple[Branch[E], ...]:
