@@ -6,8 +6,8 @@ import decimal
 import enum
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Required, TypedDict, TypeVar
 
 import annotated_types
 import attrs
@@ -17,6 +17,7 @@ import pytest
 import typing_extensions
 
 from friendli_async.chat import json_schema
+from friendli_async.chat.output import output_of
 
 pytestmark = pytest.mark.compatibility
 
@@ -481,3 +482,127 @@ def test_unsupported_type_is_a_type_error_that_names_it(kind: Any, message: str)
     with pytest.raises(TypeError) as caught:
         json_schema(kind)
     assert message in str(caught.value)
+
+
+# --- round trips -----------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class Page(msgspec.Struct, Generic[T]):
+    item: T
+    rest: list["Page[T]"] = []
+
+
+class Renamed(msgspec.Struct, rename="camel"):
+    some_thing: int
+    other_thing: str = msgspec.field(name="OTHER", default="")
+
+
+class Listed(msgspec.Struct, array_like=True):
+    number: int
+    text: str = "x"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Keyword:
+    number: int
+    kids: list["Keyword"] = dataclasses.field(default_factory=list)
+
+
+class Partial(TypedDict, total=False):
+    name: Required[str]
+    size: int
+
+
+class Scalars(msgspec.Struct):
+    moment: dt.datetime
+    day: dt.date
+    clock: dt.time
+    duration: dt.timedelta
+    id: uuid.UUID
+    amount: decimal.Decimal
+    data: bytes
+    colour: Colour
+    level: Literal[1, 2]
+    text: Annotated[str, msgspec.Meta(max_length=9, description="a text")]
+    anything: Any
+    unset: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Aliased(pydantic.BaseModel):
+    one: int = pydantic.Field(alias="One")
+    other: str = pydantic.Field(validation_alias="zwei", serialization_alias="zwei")
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]  # as pydantic documents it
+    @property
+    def twice(self) -> int:
+        return 2 * self.one
+
+
+class PydanticPage(pydantic.BaseModel, Generic[T]):
+    item: T
+    parts: list[Annotated[PartA | PartB, pydantic.Field(discriminator="kind")]]
+
+
+SCALARS = Scalars(
+    *(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC), dt.date(2026, 1, 2), dt.time(3, 4, 5, tzinfo=dt.UTC)),
+    *(dt.timedelta(days=1, seconds=2.5), uuid.UUID(int=7), decimal.Decimal("-1.50"), b"\x00\xff", Colour.RED, 1),
+    *("text", {"any": [1, None]}, 3),
+)
+VALUES: list[tuple[Any, Any]] = [
+    (Inner, Inner(1)),
+    (Tree, Tree(1, [Tree(2)])),
+    (Cat | Dog, Dog(["sit"])),
+    (list[Cat | Dog], [Cat(9), Dog()]),
+    (Page[int], Page(1, [Page(2)])),
+    (Page[Inner], Page(Inner(1))),
+    (Renamed, Renamed(1, "x")),
+    (Listed, Listed(1, "y")),
+    (Keyword, Keyword(number=1, kids=[Keyword(number=2)])),
+    (Partial, {"name": "x", "size": 1}),
+    (Pair, Pair(1, "y")),
+    (Attrs, Attrs("y")),
+    (Colour, Colour.BLUE),
+    (Literal["a", "b"], "b"),
+    (Inner | None, None),
+    (Annotated[Inner, msgspec.Meta(description="one")], Inner(1)),
+    (tuple[int, str], (1, "x")),
+    (tuple[()], ()),
+    (set[int], {1, 2}),
+    (float, 1.5),
+    (Scalars, SCALARS),
+    (PartA, PartA(kind="a")),
+    (PartA | PartB, PartB(kind="b")),
+    (list[PartA], [PartA(kind="a")]),
+    (pydantic.RootModel[list[int]], pydantic.RootModel[list[int]]([1])),
+    (Aliased, Aliased(One=1, zwei="x")),
+    (PydanticPage[int], PydanticPage[int](item=1, parts=[PartB(kind="b")])),
+    (WithModel, WithModel(PartA(kind="a"), WithModel(PartA(kind="a")))),
+]
+
+
+def objects_in(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """Yields the schemas of objects."""
+    if isinstance(schema, Mapping):
+        if schema.get("type") == "object":
+            yield schema
+        for inner in schema.values():
+            yield from objects_in(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from objects_in(inner)
+
+
+@pytest.mark.parametrize(("kind", "value"), VALUES, ids=[str(kind) for kind, _ in VALUES])
+def test_strict_schema_is_closed_and_values_round_trip(kind: Any, value: Any) -> None:
+    output = output_of(kind)
+    assert output.schema is not None
+    assert output.schema["type"] == "object"
+    for found in objects_in(output.schema):
+        assert found["additionalProperties"] is False
+        assert found["required"] == list(found["properties"])
+    assert references_in(output.schema) <= {f"#/$defs/{name}" for name in output.schema.get("$defs", {})}
+    adapter = output._adapter
+    text = msgspec.json.encode(value) if adapter is None else adapter.dump_json(value, by_alias=True)
+    assert output.decode(f'{{"value": {text.decode()}}}' if output.is_wrapped else text.decode()) == value

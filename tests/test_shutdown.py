@@ -43,7 +43,7 @@ from friendli_async import (
     Timeouts,
 )
 from friendli_async._core.net.exchange import AiohttpExchange
-from friendli_async._core.runtime import Runtime
+from friendli_async._core.runtime import Runtime, Work
 from friendli_async.testing import FriendliServer, chunk, done, finish, gate, head, raw, script, stall, status, text
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("collect_garbage")]
@@ -626,3 +626,13 @@ async def test_open_stream_is_no_cycle_once_it_has_ended(server: FriendliServer)
             assert exchange.on_abort is None
     finally:
         gc.enable()
+
+
+# --- work of several calls -------------------------------------------------------------------------------------------
+
+
+def test_work_is_a_part_of_what_it_began_in_but_not_of_itself() -> None:
+    outer, inner = Work(), Work()
+    with outer.making_calls(), inner.making_calls(), outer.making_calls(), outer.making_calls():
+        assert list(outer.lineage()) == [outer]
+        assert list(inner.lineage()) == [inner, outer]

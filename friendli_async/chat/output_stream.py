@@ -35,7 +35,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     """A stream whose text is parsed incrementally into a value.
 
     Its events, ``text()``, ``snapshots()`` and ``items()`` all read the same stream. They can be used one after
-    another; snapshots and items include what was read before.
+    another; snapshots and items include what was read before, also by a ``result()`` after the first of them.
 
     Raises:
         OutputCutOffError: From ``snapshots()``, ``items()`` and ``result()``: the answer was truncated at its token
@@ -164,6 +164,9 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             FriendliError: The stream failed or was closed early.
         """
         try:
+            if self._read_mode == "events":
+                async for _ in self:  # keeps the text, which the views have not delivered yet
+                    pass
             reply = await super().result()
             stopped = "the stream was stopped" if self.outcome == "stopped" else ""
             parsed: R = convert_reply(self._parsed, reply, value=self._output.read(self._answer_of(reply, stopped)))
