@@ -87,6 +87,8 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
         ArgumentError: ``strict`` is not a bool.
     """
     check_strict(strict)
+    if isinstance(type, Mapping):
+        raise TypeError("a JSON schema is not a type: pass it to complete() or stream(), in response_format")
     adapter = pydantic_adapter(type)
     if adapter is not None:
         return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite()
@@ -112,7 +114,7 @@ def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
         TypeError: pydantic does not support the type, or a constraint in it would be ignored.
     """
     parts = list(_parts_of(kind, _PYDANTIC_MARKS, set()))
-    has_model = any(hasattr(part, "model_json_schema") for part in parts)
+    has_model = any(isinstance(part, type) and hasattr(part, "model_json_schema") for part in parts)
     if any(map(_is_of_pydantic, parts)) or (models and has_model):
         if any(isinstance(part, msgspec.Meta) for part in parts):
             raise _undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")
