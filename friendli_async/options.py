@@ -55,6 +55,9 @@ class _HintingMeta(msgspec.StructMeta):
             try:
                 return super().__call__(*args, **fields)
             except TypeError:
+                if args:
+                    names = "=..., ".join(cls.__struct_fields__)
+                    raise TypeError(f"{cls.__name__}() takes no positional arguments, only {names}=...") from None
                 if not (unknown := [name for name in fields if name not in cls.__struct_fields__]):
                     raise
             hint = field_hint(unknown[0], cls.__struct_fields__)

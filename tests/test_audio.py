@@ -1,5 +1,6 @@
 """Transcriptions: replies, streams and how they end, and rejected arguments."""
 
+import io
 import json
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from support.sockets import FAST_RETRY, assert_no_leaks, with_timeout
 
 from friendli_async import (
     APIStatusError,
+    ArgumentError,
     AsyncFriendli,
     FriendliError,
     Partial,
@@ -146,6 +148,31 @@ async def test_invalid_argument_is_rejected_before_sending(
     with pytest.raises(error, match=message):
         client.container.audio.stream(file=AUDIO, **options)
     assert server.connections == 0
+
+
+class Upload:
+    """An upload as web frameworks pass it."""
+
+    file = io.BytesIO(AUDIO)
+
+    async def read(self) -> bytes:
+        return self.file.read()
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("a.wav", "; for a path pass pathlib.Path(...)"),
+        (("a.wav", AUDIO), "; pass only the bytes or the file; audio takes filename=..."),
+        (Upload(), "; pass its .file"),
+        (5, ""),
+    ],
+)
+async def test_file_in_another_form_suggests_the_right_one(client: AsyncFriendli, file: Any, hint: str) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        await client.serverless.audio.transcribe(model="m", file=file)
+    wanted = "Expected bytes, a path, an open binary file or an async iterator"
+    assert str(raised.value) == f"file: {wanted}, got `{type(file).__name__}`{hint}"
 
 
 @pytest.mark.parametrize("deployment", ["serverless", "dedicated"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -143,6 +144,14 @@ async def test_parameter_of_other_clients_error_suggests_a_name(name: str, sugge
         with pytest.raises(TypeError) as raised:
             await getattr(CLIENT.serverless.chat, method)(model="m", messages=[], **{name: "x"})
         assert str(raised.value).endswith(f"unexpected keyword argument {name!r}; use {suggestion}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [(Timeouts, "connect=..., pool=..., "), (RetryPolicy, "max_attempts=..., "), (Limits, "event=")]
+)
+def test_positional_value_of_an_option_suggests_the_keywords(kind: Any, names: str) -> None:
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\(\) takes no positional arguments, only {re.escape(names)}"):
+        kind(5)
 
 
 @pytest.mark.parametrize("name", ["response_model", "output_type", "text_format"])

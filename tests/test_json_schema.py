@@ -474,6 +474,7 @@ def test_dict_with_keys_that_text_can_hold_is_accepted(key: Any) -> None:
         (list[dict[Point, int]], "JSON has no keys of the type Point"),
         (Access, "Access has no JSON representation: its members can be combined"),
         (1, "1 cannot be decoded from JSON"),
+        ({"type": "object"}, "a JSON schema is not a type: pass it to complete() or stream(), in response_format"),
         ("Inner", "'Inner'"),
     ],
     ids=str,

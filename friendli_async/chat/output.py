@@ -11,7 +11,7 @@ import msgspec
 
 from friendli_async.chat.faults import Faults, describe_faults, faults_of
 from friendli_async.chat.incremental_json import JSONError, read_json
-from friendli_async.chat.schema import check_strict, description_of, json_schema, pydantic_adapter, schema_name
+from friendli_async.chat.schema import check_strict, description_of, schema_and_adapter, schema_name
 from friendli_async.errors import ArgumentError, FriendliError, OutputCutOffError, OutputError, OutputInvalidError
 from friendli_async.replies import Meta, Partial, Reply, add_usage, as_chat_usage, convert_reply, partial_of
 
@@ -77,11 +77,10 @@ class Output(Generic[T]):
     def __init__(self, kind: Any, strict: bool = True) -> None:
         self.name: str = schema_name(kind)
         self.description: str | None = description_of(kind)
-        schema = json_schema(kind, strict)
+        schema, self._adapter = schema_and_adapter(kind, strict)
         self.is_wrapped: bool = bool(schema) and schema.get("type") != "object"
         self.schema: dict[str, Any] | None = (_wrap_schema(schema) if self.is_wrapped else schema) or None
         self._kind = kind
-        self._adapter = pydantic_adapter(kind)
         self._decode: Callable[[bytes | str], T] = (
             msgspec.json.Decoder(kind).decode if self._adapter is None else self._adapter.validate_json
         )

@@ -93,16 +93,23 @@ def json_schema(type: Any, strict: bool = True) -> dict[str, Any]:
         TypeError: Not a type, or a type without a JSON form; the message names it.
         ArgumentError: ``strict`` is not a bool.
     """
+    return schema_and_adapter(type, strict)[0]
+
+
+def schema_and_adapter(kind: Any, strict: bool) -> tuple[_Schema, Any]:
+    """Returns what ``json_schema`` and ``pydantic_adapter`` do, and raises the same."""
     check_strict(strict)
-    adapter = pydantic_adapter(type)
+    if isinstance(kind, Mapping):
+        raise TypeError("a JSON schema is not a type: pass it to complete() or stream(), in response_format")
+    adapter = pydantic_adapter(kind)
     if adapter is not None:
-        return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite()
+        return _PydanticRewriter(adapter.json_schema(), strict=strict).rewrite(), adapter
     try:
-        msgspec.json.Decoder(type)
-        return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(type))
+        msgspec.json.Decoder(kind)
+        return SchemaBuilder(strict=strict).build(msgspec.inspect.type_info(kind)), None
     except (TypeError, NameError, ValueError, RecursionError) as error:
         reason = f"{error.__class__.__name__}: {error}" if isinstance(error, NameError) else str(error)
-    raise _undecodable(type, reason)
+    raise _undecodable(kind, reason)
 
 
 def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
@@ -119,7 +126,7 @@ def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
         TypeError: pydantic does not support the type, or a constraint in it would be ignored.
     """
     parts = list(_parts_of(kind, _PYDANTIC_MARKS, set()))
-    has_model = any(hasattr(part, "model_json_schema") for part in parts)
+    has_model = any(isinstance(part, type) and hasattr(part, "model_json_schema") for part in parts)
     if any(map(_is_of_pydantic, parts)) or (models and has_model):
         if any(isinstance(part, msgspec.Meta) for part in parts):
             raise _undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")

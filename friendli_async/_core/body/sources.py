@@ -268,8 +268,13 @@ def source_of(content: object, label: str) -> Source:
         return OpenFileSource(given, label)
     if isinstance(given, AsyncIterable):
         return IteratorSource(cast("AsyncIterable[bytes]", given), label)
-    hint = "; for a path pass pathlib.Path(...)" if isinstance(given, str) else ""
-    kind = type(given).__name__
+    kind, hint = type(given).__name__, ""
+    if isinstance(given, str):
+        hint = "; for a path pass pathlib.Path(...)"
+    elif isinstance(given, tuple):  # as other clients take it
+        hint = "; pass only the bytes or the file; audio takes filename=..."
+    elif hasattr(given, "file"):  # an UploadFile of Starlette
+        hint = "; pass its .file"
     raise ArgumentError(f"Expected bytes, a path, an open binary file or an async iterator, got `{kind}`{hint}", label)
 
 
