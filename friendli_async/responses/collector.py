@@ -152,7 +152,7 @@ class ResponseCollector:
     """Accumulates the events of a response, even if an engine omits indexes or ids."""
 
     dialect: Dialect[ResponseEvent] = TaggedDialect(
-        KnownEvent, ordinary=_are_ordinary, rewrite=_fill_output, failure_of=_failure_of
+        KnownEvent, are_ordinary=_are_ordinary, rewrite=_fill_output, failure_of=_failure_of
     )
     add_texts: None = None
     may_end: bool = False  # the last event ends the stream at once, so nothing can end it later
