@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast
 
 import msgspec
 
-from friendli_async._core.body.arguments import ExtraQuery
+from friendli_async._core.body.arguments import ExtraQuery, Parameters
 from friendli_async._core.pages import Listing, Pages
 from friendli_async._core.resource import Resource, operation
 from friendli_async._help import document_fields
@@ -174,16 +174,14 @@ def _following(page: CostPage | UsagePage) -> str | None:
 _TIMES: Final = {"start_time": datetime, "end_time": datetime}
 _COST: Final = Listing(
     operation("cost.get", "GET /v1/team/cost", CostPage),
-    CostOptions,
-    _TIMES,
+    Parameters(CostOptions, _TIMES),
     cursor="page",
     items=lambda page: page.data,
     following=_following,
 )
 _USAGE: Final = Listing(
     operation("usage.get", "GET /v1/team/usage", UsagePage),
-    UsageOptions,
-    _TIMES,
+    Parameters(UsageOptions, _TIMES),
     cursor="page",
     items=lambda page: page.data,
     following=_following,

@@ -24,7 +24,7 @@ which are not in this tree: they are bugs in the calling code, or in its data.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from friendli_async.replies import Meta, Partial, Reply, ToolCall, Usage
 
@@ -80,6 +80,13 @@ class UnknownArgumentError(TypeError):
         return str(self.args[0])
 
 
+class _Context(TypedDict, total=False):
+    """What every error of a call may be given besides its message."""
+
+    meta: Meta | None
+    partial: Partial | None
+
+
 class FriendliError(Exception):
     """Root of the errors that this library raises for a call.
 
@@ -110,10 +117,8 @@ class ConfigurationError(FriendliError, ValueError):
 
     draining: bool = False
 
-    def __init__(
-        self, message: str = "", *, draining: bool = False, meta: Meta | None = None, partial: Partial | None = None
-    ) -> None:
-        super().__init__(message, meta=meta, partial=partial)
+    def __init__(self, message: str = "", *, draining: bool = False, **context: Unpack[_Context]) -> None:
+        super().__init__(message, **context)
         self.draining = draining
 
 
@@ -132,15 +137,9 @@ class APIConnectionError(FriendliError):
     permanent: bool = False
 
     def __init__(
-        self,
-        message: str = "",
-        *,
-        sent: bool = False,
-        draining: bool = False,
-        meta: Meta | None = None,
-        partial: Partial | None = None,
+        self, message: str = "", *, sent: bool = False, draining: bool = False, **context: Unpack[_Context]
     ) -> None:
-        super().__init__(message, meta=meta, partial=partial)
+        super().__init__(message, **context)
         self.sent = sent
         self.draining = draining
 
@@ -163,10 +162,9 @@ class APITimeoutError(APIConnectionError, TimeoutError):
         limit: TimeoutLimit = "total",
         seconds: float = 0.0,
         sent: bool = False,
-        meta: Meta | None = None,
-        partial: Partial | None = None,
+        **context: Unpack[_Context],
     ) -> None:
-        super().__init__(message, sent=sent, meta=meta, partial=partial)
+        super().__init__(message, sent=sent, **context)
         self.limit = limit
         self.seconds = seconds
 
@@ -175,15 +173,9 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before it was complete; ``partial`` holds what had been received."""
 
     def __init__(
-        self,
-        message: str = "",
-        *,
-        sent: bool = True,
-        draining: bool = False,
-        meta: Meta | None = None,
-        partial: Partial | None = None,
+        self, message: str = "", *, sent: bool = True, draining: bool = False, **context: Unpack[_Context]
     ) -> None:
-        super().__init__(message, sent=sent, draining=draining, meta=meta, partial=partial)
+        super().__init__(message, sent=sent, draining=draining, **context)
 
 
 class APIStatusError(FriendliError):
@@ -220,10 +212,9 @@ class APIStatusError(FriendliError):
         body: str = "",
         retry_after: float | None = None,
         request_id: str | None = None,
-        meta: Meta | None = None,
-        partial: Partial | None = None,
+        **context: Unpack[_Context],
     ) -> None:
-        super().__init__(message, meta=meta, partial=partial)
+        super().__init__(message, **context)
         self.status_code = status_code
         self.code = code
         self.type = type
@@ -282,10 +273,8 @@ class ResponseDecodeError(FriendliError):
 
     excerpt: str = ""
 
-    def __init__(
-        self, message: str = "", *, excerpt: str = "", meta: Meta | None = None, partial: Partial | None = None
-    ) -> None:
-        super().__init__(message, meta=meta, partial=partial)
+    def __init__(self, message: str = "", *, excerpt: str = "", **context: Unpack[_Context]) -> None:
+        super().__init__(message, **context)
         self.excerpt = excerpt
 
 
@@ -315,10 +304,9 @@ class ToolError(FriendliError):
         call: ToolCall | None = None,
         messages: list[Any] | None = None,
         usage: Usage | None = None,
-        meta: Meta | None = None,
-        partial: Partial | None = None,
+        **context: Unpack[_Context],
     ) -> None:
-        super().__init__(message, meta=meta, partial=partial)
+        super().__init__(message, **context)
         self.kind = kind
         self.call = call
         self.messages = messages or []
@@ -345,10 +333,9 @@ class TurnLimitError(FriendliError):
         messages: list[Any] | None = None,
         usage: Usage | None = None,
         turns: int = 0,
-        meta: Meta | None = None,
-        partial: Partial | None = None,
+        **context: Unpack[_Context],
     ) -> None:
-        super().__init__(message, meta=meta, partial=partial)
+        super().__init__(message, **context)
         self.messages = messages or []
         self.usage = usage
         self.turns = turns
@@ -382,10 +369,9 @@ class OutputError(ResponseDecodeError):
         text: str = "",
         feedback: str = "",
         excerpt: str = "",
-        meta: Meta | None = None,
-        partial: Partial | None = None,
+        **context: Unpack[_Context],
     ) -> None:
-        super().__init__(message, excerpt=excerpt or text[:200], meta=meta, partial=partial)
+        super().__init__(message, excerpt=excerpt or text[:200], **context)
         self.reply = reply
         self.path = path
         self.text = text

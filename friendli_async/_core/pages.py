@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import msgspec
 
@@ -21,33 +21,19 @@ T = TypeVar("T")
 P = TypeVar("P", bound=Reply)
 
 
-class Listing(Generic[T, P]):
-    """Declares a paginated list of the API: its operation, its keywords, and how to read a page.
+class Listing(msgspec.Struct, Generic[T, P], frozen=True, eq=False):
+    """Declares a paginated list of the API: its operation, its keywords, and how to read a page."""
 
-    Args:
-        operation: Returns one page.
-        options: A TypedDict of the optional keywords; those whose value is None are not sent.
-        required: Types of the method's explicit parameters.
-        cursor: Name of the query parameter with the cursor of a page.
-        items: Returns the items of a page.
-        following: Returns the cursor of the next page; None after the last one, "" if the cursor of another is missing.
-    """
-
-    def __init__(
-        self,
-        operation: Operation[P],
-        options: type,
-        required: Mapping[str, Any] = {},
-        *,
-        cursor: str,
-        items: Callable[[P], Iterable[T]],
-        following: Callable[[P], str | None],
-    ) -> None:
-        self.operation: Final = operation
-        self.cursor: Final = cursor
-        self.items: Final = items
-        self.following: Final = following
-        self._parameters = Parameters(options, required)
+    operation: Operation[P]
+    """Returns one page."""
+    parameters: Parameters
+    """The method's keywords; those whose value is None are not sent."""
+    cursor: str
+    """Name of the query parameter with the cursor of a page."""
+    items: Callable[[P], Iterable[T]]
+    """Returns the items of a page."""
+    following: Callable[[P], str | None]
+    """Returns the cursor of the next page; None after the last one, "" if the cursor of another is missing."""
 
     def of(
         self,
@@ -68,7 +54,7 @@ class Listing(Generic[T, P]):
             TypeError: An unknown keyword.
             ValueError: A value of the wrong type, with its name.
         """
-        given = self._parameters.checked(self.operation.name.rpartition(".")[2], required, options)
+        given = self.parameters.checked(self.operation.name.rpartition(".")[2], required, options)
         given.update(cast("Mapping[str, object] | None", given.pop("extra_query", None)) or {})
         start = given.pop(self.cursor, None)
         if start is not None and not isinstance(start, str):  # from extra_query, which is not validated above

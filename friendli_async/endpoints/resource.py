@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Final, Unpack
 
-from friendli_async._core.body.arguments import Arguments, path_parameters
+from friendli_async._core.body.arguments import Arguments, Parameters, path_parameters
 from friendli_async._core.pages import Listing, Pages
 from friendli_async._core.resource import ANYTHING, Resource, operation
 from friendli_async.endpoints.inputs import (
@@ -48,14 +48,14 @@ _GET_SPEC: Final = operation("endpoint.get_spec", f"GET {_ENDPOINT}", EndpointSp
 _GET_STATUS: Final = operation("endpoint.get_status", f"GET {_ENDPOINT}/status", EndpointStatus)
 _VERSIONS: Final = Listing(
     operation("endpoint.get_version_history", f"GET {_ENDPOINT}/version", EndpointVersionPage),
-    EndpointVersionOptions,
+    Parameters(EndpointVersionOptions),
     cursor="cursor",
     items=lambda page: page.items,
     following=lambda page: page.next_cursor or None,
 )
 _LIST: Final = Listing(
     operation("endpoint.list", "GET /beta/endpoint", EndpointPage),
-    EndpointListOptions,
+    Parameters(EndpointListOptions),
     cursor="cursor",
     items=lambda page: page.items,
     following=lambda page: page.next_cursor or None,

@@ -79,33 +79,32 @@ class Decoded(NamedTuple, Generic[E]):
     is_end: bool = False
 
 
-class Dialect(Generic[E]):
-    """How one API encodes its events.
+def _no_failure(event: object) -> None:
+    return None
 
-    Args:
-        events: The type of its events: a struct, or a union of structs tagged by ``type``.
-        ordinary: Whether msgspec's decoding of some payloads was complete: they hold no error next to the content, and
-            no content that was ignored. Such events take the fast path.
-        rewrite: Converts the fields of an event from an older or less compatible server to the current shape.
-        failure_of: Returns the error that one of the API's own events reports, or None.
 
-    Attributes:
-        redundant_names: The event names that an event may have and is decoded as without: see ``SSEDecoder``.
-    """
+def no_error_field(events: Sequence[object], payloads: Sequence[bytes]) -> bool:
+    """Whether no payload contains an ``error`` field."""
+    return not any([b'"error"' in data for data in payloads])  # noqa: C419  # a list is faster than a generator
 
-    def __init__(
-        self,
-        events: Any,
-        *,
-        ordinary: Callable[[Sequence[E], Sequence[bytes]], bool],
-        rewrite: Callable[[str | None, Fields], Fields] | None = None,
-        failure_of: Callable[[E], APIStatusError | None] | None = None,
-    ) -> None:
-        self.redundant_names: frozenset[bytes] = frozenset({_DEFAULT_NAME.encode()})
-        self.failure_of: Callable[[E], APIStatusError | None] = failure_of or _no_failure
-        self.are_ordinary = ordinary
-        self._type = events
-        self._rewrite = rewrite
+
+class Dialect(msgspec.Struct, Generic[E], dict=True, eq=False):
+    """How one API encodes its events."""
+
+    events: Any
+    """The type of its events: a struct, or a union of structs tagged by ``type``."""
+    are_ordinary: Callable[[Sequence[E], Sequence[bytes]], bool] = no_error_field
+    """Whether msgspec's decoding of some payloads was complete: they hold no error next to the content, and no content
+    that was ignored. Such events take the fast path."""
+    rewrite: Callable[[str | None, Fields], Fields] | None = None
+    """Converts the fields of an event from an older or less compatible server to the current shape."""
+    failure_of: Callable[[E], APIStatusError | None] = _no_failure
+    """Returns the error that one of the API's own events reports, or None."""
+
+    @cached_property
+    def redundant_names(self) -> frozenset[bytes]:
+        """The event names that an event may have and is decoded as without: see ``SSEDecoder``."""
+        return frozenset({_DEFAULT_NAME.encode()})
 
     @cached_property
     def decode_payload(self) -> Callable[[bytes], E]:
@@ -113,7 +112,7 @@ class Dialect(Generic[E]):
 
         Built on first use: that takes milliseconds, and a service reads few kinds of streams.
         """
-        return msgspec.json.Decoder(self._type).decode
+        return msgspec.json.Decoder(self.events).decode
 
     def decode(self, name: str | None, data: bytes, status: int, headers: Headers) -> Decoded[E]:
         """Decodes and classifies one event.
@@ -178,8 +177,8 @@ class Dialect(Generic[E]):
         if self._is_error(name, fields):
             error = error_of_payload(fields, data, status, headers)  # first: converting the content changes the fields
             return Decoded(self._content_with_error(name, fields), error)
-        if self._rewrite is not None:
-            fields = self._rewrite(name, fields)
+        if self.rewrite is not None:
+            fields = self.rewrite(name, fields)
         if self._is_recognized(name, fields):
             if self._shows_error_without_content(name, fields):
                 return Decoded(error=error_of_payload(fields, data, status, headers))
@@ -233,44 +232,27 @@ class Dialect(Generic[E]):
         raise NotImplementedError
 
 
-class ChunkDialect(Dialect[E]):
-    """Events without a ``type``: chunks of a reply, recognized by the fields that they fill.
+class ChunkDialect(Dialect[E], kw_only=True):
+    """Events without a ``type``: chunks of a reply, recognized by the fields that they fill."""
 
-    Args:
-        events: The struct of a chunk.
-        content: The fields that identify a chunk.
-        named: Structs of further kinds of events by event name; without their name they are recognized by ``shape``.
-        shape: The fields that all events of further kinds have, and chunks do not.
-        ordinary: See ``Dialect``.
-        rewrite: See ``Dialect``.
-    """
-
-    def __init__(
-        self,
-        events: type[E],
-        *,
-        content: frozenset[str],
-        ordinary: Callable[[Sequence[E], Sequence[bytes]], bool],
-        named: Mapping[str, Any] | None = None,
-        shape: frozenset[str] = frozenset(),
-        rewrite: Callable[[str | None, Fields], Fields] | None = None,
-    ) -> None:
-        super().__init__(events, ordinary=ordinary, rewrite=rewrite)
-        self._content = content
-        self._named = named or {}
-        self._shape = shape
+    content: frozenset[str]
+    """The fields that identify a chunk."""
+    named: Mapping[str, Any] = {}
+    """Structs of further kinds of events by event name; without their name they are recognized by ``shape``."""
+    shape: frozenset[str] = frozenset()
+    """The fields that all events of further kinds have, and chunks do not."""
 
     def _kind(self, name: str | None, fields: Fields) -> Any:
         """Returns the struct of an event: that of a further kind, or the chunk."""
-        if name is not None and name in self._named:
-            return self._named[name]
-        if self._shape and self._shape <= fields.keys() and not self._has_content(name, fields):
-            return next(iter(self._named.values()))
-        return self._type
+        if name is not None and name in self.named:
+            return self.named[name]
+        if self.shape and self.shape <= fields.keys() and not self._has_content(name, fields):
+            return next(iter(self.named.values()))
+        return self.events
 
     def _is_error(self, name: str | None, fields: Fields) -> bool:
         kind = self._kind(name, fields)
-        if kind is self._type:
+        if kind is self.events:
             # A chunk has no message: a message means an error, as in the vendor's own client.
             message = fields.get("message")
             has_message = name is None and bool(message) and not is_success_word(message)
@@ -281,11 +263,11 @@ class ChunkDialect(Dialect[E]):
         return declares_error(fields, known) and not self._is_nonfatal_error(name, fields, known)
 
     def _shows_error_without_content(self, name: str | None, fields: Fields) -> bool:
-        return self._kind(name, fields) is self._type and shows_error_without_content(fields)
+        return self._kind(name, fields) is self.events and shows_error_without_content(fields)
 
     def _is_unknown(self, event: E) -> bool:
         chunk: Any = event
-        return isinstance(event, self._type) and not chunk.choices and chunk.message is not None
+        return isinstance(event, self.events) and not chunk.choices and chunk.message is not None
 
     def _is_nonfatal_error(self, name: str | None, fields: Fields, known: Sequence[str]) -> bool:
         """Whether ``error`` is that of what a further event reports, e.g. a tool, while the reply continues.
@@ -293,19 +275,19 @@ class ChunkDialect(Dialect[E]):
         The event must be identified by its name, an object in ``error``, or more of its fields than ``shape``.
         """
         present = fields.keys() & set(known) - {"error", "message"}
-        certain = name in self._named or isinstance(fields.get("error"), dict) or len(present) > len(self._shape)
+        certain = name in self.named or isinstance(fields.get("error"), dict) or len(present) > len(self.shape)
         return "error" in known and certain
 
     def _is_own_name(self, name: str | None) -> bool:
         return name is None
 
     def _is_recognized(self, name: str | None, fields: Fields) -> bool:
-        if self._has_content(name, fields) or self._kind(name, fields) is not self._type:
+        if self._has_content(name, fields) or self._kind(name, fields) is not self.events:
             return True
-        return has_value(fields, self._content) and not shows_error_beside(fields)
+        return has_value(fields, self.content) and not shows_error_beside(fields)
 
     def _has_content(self, name: str | None, fields: Fields) -> bool:
-        return has_value(fields, self._content - {"usage"})
+        return has_value(fields, self.content - {"usage"})
 
     def _build_payload(self, name: str | None, fields: Fields) -> E:
         if is_blank(fields.get("error")):
@@ -313,43 +295,37 @@ class ChunkDialect(Dialect[E]):
         return cast("E", convert(fields, self._kind(name, fields)))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
-        if name is None and not has_value(fields, _names_of_fields(fields) - METADATA - self._content):
+        if name is None and not has_value(fields, _names_of_fields(fields) - METADATA - self.content):
             return None  # only metadata, ahead of the content
         metadata = {key: fields[key] for key in fields.keys() & METADATA}
-        return cast("E", convert({**metadata, "message": fields}, self._type))
+        return cast("E", convert({**metadata, "message": fields}, self.events))
 
 
-class TaggedDialect(Dialect[E]):
-    """Events with a ``type``; if it is missing, the event's name is used instead.
+class TaggedDialect(Dialect[E], kw_only=True):
+    """Events with a ``type``; if it is missing, the event's name is used instead."""
 
-    Args:
-        events: The union of the structs that it tags.
-        reporting: The structs of the events that may report the usage, or a failure.
-        holds_unknown: Whether an event of a known kind contains a part of an unknown kind.
-        rewrite: See ``Dialect``.
-        failure_of: See ``Dialect``.
-    """
+    reporting: frozenset[type]
+    """The structs of the events that may report the usage, or a failure."""
+    holds_unknown: Callable[[str, Fields], bool] | None = None
+    """Whether an event of a known kind contains a part of an unknown kind."""
 
-    def __init__(
-        self,
-        events: Any,
-        *,
-        reporting: frozenset[type],
-        holds_unknown: Callable[[str, Fields], bool] | None = None,
-        rewrite: Callable[[str | None, Fields], Fields] | None = None,
-        failure_of: Callable[[E], APIStatusError | None] | None = None,
-    ) -> None:
-        super().__init__(events, ordinary=self._are_ordinary, rewrite=rewrite, failure_of=failure_of)
-        self._reporting = reporting
-        self._kinds = frozenset(str(member.__struct_config__.tag) for member in get_args(events))
-        self.redundant_names |= {kind.encode() for kind in self._kinds if not is_error_name(kind)}
-        self._holds_unknown = holds_unknown
+    def __post_init__(self) -> None:
+        self.are_ordinary = self._are_ordinary
+
+    @cached_property
+    def _kinds(self) -> frozenset[str]:
+        return frozenset(str(member.__struct_config__.tag) for member in get_args(self.events))
+
+    @cached_property
+    def redundant_names(self) -> frozenset[bytes]:
+        """The default name, and those of its kinds, which the events repeat."""
+        return frozenset(kind.encode() for kind in {_DEFAULT_NAME, *self._kinds} if not is_error_name(kind))
 
     def _are_ordinary(self, events: Sequence[E], payloads: Sequence[bytes]) -> bool:
         """Whether no event has an ``error`` or reports a failure, or a usage that may be absent."""
-        if any([b'"error"' in data for data in payloads]):  # noqa: C419  # a list is faster than a generator
+        if not no_error_field(events, payloads):
             return False
-        if self._reporting.isdisjoint(map(type, events)):
+        if self.reporting.isdisjoint(map(type, events)):
             return True
         return not any(has_blank_usage(event) or self.failure_of(event) is not None for event in events)
 
@@ -376,9 +352,9 @@ class TaggedDialect(Dialect[E]):
 
     def _build_payload(self, name: str | None, fields: Fields) -> E:
         kind = self._kind(name, fields) or ""
-        if kind not in self._kinds or (self._holds_unknown is not None and self._holds_unknown(kind, fields)):
+        if kind not in self._kinds or (self.holds_unknown is not None and self.holds_unknown(kind, fields)):
             return cast("E", UnknownEvent(kind, fields))  # the union of every such API includes it
-        return cast("E", convert({**fields, "type": kind}, self._type))
+        return cast("E", convert({**fields, "type": kind}, self.events))
 
     def _build_unknown(self, name: str | None, fields: Fields) -> E | None:
         if name is None and not has_value(fields, _names_of_fields(fields) - {"type"}):
@@ -394,10 +370,6 @@ def _names_of_fields(fields: Fields) -> set[str]:
 def _has_error_message(value: object, data: bytes) -> bool:
     """Whether data contains an error message, as JSON or as plain text."""
     return describes_error(value) or (value is None and is_message(data))
-
-
-def _no_failure(event: object) -> None:
-    return None
 
 
 def shows_error_without_content(fields: Fields) -> bool:
