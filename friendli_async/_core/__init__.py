@@ -32,10 +32,11 @@ The path of a request
 
       1. ``Call._try_recovery``, if the deployment has a recovery, for an ``APIStatusError``, until it has succeeded
          once: if it repairs the cause, the next attempt follows at once, outside of ``max_attempts`` and the budget.
-      2. ``Pace.record_rejection``, if the client obeys holds: a 429 or 503 that says how long to wait starts one.
-      3. ``Call._can_go_on`` and ``retry.is_retryable``: whether another attempt is possible and allowed.
-      4. ``retry.wait_after``: whether attempts and time are left, and the seconds until the next one: the server's
+      2. ``Call._can_go_on`` and ``retry.is_retryable``: whether another attempt is possible and allowed.
+      3. ``retry.wait_after``: whether attempts and time are left, and the seconds until the next one: the server's
          Retry-After with jitter, or else a backoff of tenacity's.
+      4. ``Pace.record_rejection``, if the client obeys holds: a 429 or 503 that says how long to wait starts one. In a
+         bulk run, ``pacing.on_rejection`` may lengthen the wait, or rule the next attempt out.
       5. ``Pace.take_retry``: takes the retry out of the budget, or refuses it if that is exhausted.
 
    e. Wait: sleep inside the clock.

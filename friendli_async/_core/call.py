@@ -363,12 +363,13 @@ class Call(Generic[T]):
     def _wait_after(self, failed: Held[FriendliError]) -> float | None:
         """Returns the seconds until the next attempt, or None if there is none."""
         settings, pace = self._engine.settings, self._engine.runtime.pace
-        if settings.pacing.obey is not None and isinstance(failed.error, APIStatusError):
-            pace.record_rejection(self._limit_scope, failed.error, settings.retry, self.clock.now())
-        wait = None
+        wait, left = None, self.clock.time_left()
         if self._can_go_on() and is_retryable(failed.error, self._operation, settings.retry):
-            failures = len(self._attempts) - self._recovered
-            wait = wait_after(failed.error, settings.retry, failures, self.clock.time_left())
+            wait = wait_after(failed.error, settings.retry, len(self._attempts) - self._recovered, left)
+        if settings.pacing.obey is not None and isinstance(failed.error, APIStatusError):
+            wait = pace.record_rejection(self._limit_scope, failed.error, settings.retry, self.clock.now(), wait)
+            if wait is not None and left is not None and wait >= left:
+                wait = None
         if wait is None or pace.take_retry(settings.pacing):
             return wait
         self._amend_attempt(cause=f"{self._attempts[-1].cause}; the retry budget is exhausted")

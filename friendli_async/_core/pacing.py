@@ -14,10 +14,11 @@ from friendli_async.replies import Meta
 _HOLD_STATUSES: Final = frozenset({429, 503})
 _RETRY_COST: Final = 10  # a success gives 1 back
 
-on_rejection: Final[ContextVar[Callable[[APIStatusError], None] | None]] = ContextVar(
+on_rejection: Final[ContextVar[Callable[[APIStatusError, float | None], float | None] | None]] = ContextVar(
     "friendli_async_on_rejection", default=None
 )
-"""Called at each rejection by load of a call in this context: a bulk run learns of it before the retries are over."""
+"""Called at each rejection by load of a call in this context, with the seconds until the next attempt, or None: a bulk
+run learns of it before the retries are over. It returns the same, or more seconds, or None: no further attempt."""
 
 
 class LimitScope(NamedTuple):
@@ -78,29 +79,37 @@ class Pace:
         self.holds: dict[LimitScope, Hold] = {}
         self.spent: int = 0
 
-    def record_rejection(self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float) -> None:
+    def record_rejection(
+        self, scope: LimitScope, error: APIStatusError, policy: RetryPolicy, now: float, wait: float | None
+    ) -> float | None:
         """Reports a 429 or 503 response to ``on_rejection``, and starts a hold if it has a Retry-After.
+
+        Returns the seconds until the next attempt, or None if there is none.
 
         Args:
             scope: The scope of the call.
             error: The error response.
             policy: Its ``max_retry_after`` bounds the hold, so that the server is asked again after a longer wait.
             now: The time of the call's loop.
+            wait: The seconds until the next attempt, or None.
         """
         if error.status_code not in _HOLD_STATUSES:
-            return
+            return wait
+        if error.retry_after:
+            self._start_hold(scope, error, error.retry_after, policy, now)
         report = on_rejection.get()
-        if report is not None:
-            report(error)
-        if not error.retry_after:
-            return
+        return wait if report is None else report(error, wait)
+
+    def _start_hold(
+        self, scope: LimitScope, error: APIStatusError, retry_after: float, policy: RetryPolicy, now: float
+    ) -> None:
         for other, hold in tuple(self.holds.items()):
             if hold.until <= now:
                 self.holds.pop(other, None)
-        seconds = min(error.retry_after, policy.max_retry_after)
+        seconds = min(retry_after, policy.max_retry_after)
         present = self.holds.get(scope)
         if present is None or present.until < now + seconds:
-            self.holds[scope] = Hold(now + seconds, seconds, error.retry_after, error.status_code, error.message)
+            self.holds[scope] = Hold(now + seconds, seconds, retry_after, error.status_code, error.message)
 
     def active_hold(self, scope: LimitScope, now: float) -> Hold | None:
         """Returns the hold that pauses new calls of a scope, or None."""

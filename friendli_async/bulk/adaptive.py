@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeGuard
 
+from friendli_async.bulk.start_rate import StartRate
 from friendli_async.errors import ConfigurationError
 
 __all__ = ["Adaptive"]
 
-_DEFAULT_PAUSE: Final = 0.25
-"""Seconds without new calls after a rejection that has no ``Retry-After``."""
+_FIRST_PAUSE: Final = 0.25
+_MIN_PAUSE: Final = 0.1
+"""Seconds without new calls after a rejection that has no ``Retry-After``; shorter ones, if calls are."""
+_MAX_PAUSE: Final = 15.0
+"""The pause doubles with each further rejection, up to this."""
+_TOLERANCE: Final = 1e-6
+"""Seconds by which the moment of sending, computed from a duration, may be off."""
+_MAX_RETRY_DELAY: Final = 1.0
+"""A rejected call whose next attempt would have to wait for longer gives its permit back instead."""
 _MIN_TOKENS: Final = 16
 """The guard ignores shorter replies: most of their time is spent on the prompt."""
 _MIN_WINDOW: Final = 10
 _MAX_WINDOW: Final = 50
 """Bounds of the guard's window: it takes the median of half the limit of replies, within these bounds."""
-_NEAR_CEILING: Final = 0.85
-"""The fraction of the ceiling (the limit at the last decrease) from which on growth slows down."""
+_NEAR_CEILING: Final = 0.88
+"""The fraction of the ceiling (the number in flight that was rejected) from which on growth slows down."""
 _FAST_STEP: Final = 1.5
-_SLOW_STEP: Final = 0.33
+_SLOW_STEP: Final = 0.25
 """What a round of successes adds: below that fraction at least, where it halves the distance; above, to the ceiling."""
 _FIRST_PROBE_STEP: Final = 0.5
 """What the first round above the ceiling adds; each further round adds twice as much as the one before."""
-_SHORT_PATIENCE: Final = 32
-_PATIENCE: Final = 160
-_MAX_PATIENCE: Final = 3 * _PATIENCE
-"""The number of successes before the limit reaches the ceiling again: at first; once it was rejected there twice, so
-that under 1 % of the calls are rejected by a hard limit; and if the rejected call's retries were rejected, too."""
+_CREDIT_PER_SUCCESS: Final = 1 / 125
+_MAX_CREDIT: Final = 3.0
+_MIN_CREDIT: Final = -2.0
+"""A success earns credit and a rejection costs 1; what was rejected is tried again for 1, so that under 1 % of the
+calls are rejected. The minimum bounds the successes that this takes after many rejections."""
 _BEST_DECAY: Final = 1.002
 """The best seconds per token grow by this factor per window: a model may have become slower for good."""
 
@@ -35,12 +43,14 @@ _BEST_DECAY: Final = 1.002
 class Adaptive:
     """A limit of calls in flight that grows while calls succeed, and shrinks when the server is overloaded.
 
-    It works as TCP does (additive increase, multiplicative decrease), with three additions. Until the first rejection,
-    each success adds 1. After that, a round of successes (as many as the limit) brings the limit closer to its value at
-    the last rejection, by less and less. That value is tried again after 32 successes, or after 160 once it has been
-    rejected twice, so that a server with a fixed limit rejects few calls; above it, each round adds more than the one
-    before, since capacity was freed. And if a server rejects nothing but slows down, the guard shrinks the limit. It
-    compares seconds per token, since the duration of a call depends on the length of its answer.
+    Until the first rejection, each success adds 1. A rejection multiplies the limit by ``shrink``, and pauses the
+    calls: for longer each time, until a call is accepted again. What was the cause is decided then. If more were in
+    flight than the server had accepted before, it was their number, the ceiling: the limit approaches it again by less
+    and less, and exceeds it only for credit, which 125 successes earn. Above it, each round of successes (as many as
+    the limit) adds more than the one before, since capacity was freed. But if fewer were in flight, the server limits
+    requests per minute: the limit returns to what it was, and calls are started at the rate that was accepted in the
+    last minute, which grows in the same way. And if a server rejects nothing but slows down, the guard shrinks the
+    limit. It compares seconds per token, since the duration of a call depends on the length of its answer.
 
     The caller drives it, with any clock: ``acquire`` and ``release`` around each call, ``succeeded`` and ``refused`` in
     between. ``Gate`` does this for asyncio. An instance serves one run at a time; the next run may reuse it, with what
@@ -72,14 +82,18 @@ class Adaptive:
         self._shrink = shrink
         self._guard = guard
         self._in_flight = 0
+        self._starts = StartRate()
         self._paused_until = -math.inf
         self._decreased_at = -math.inf
         self._round_trip = 0.0  # smoothed seconds of a call
-        self._ceiling: int | None = None  # the limit at the last decrease; None if unknown
-        self._patience = 0  # the successes since the last rejection before the limit reaches the ceiling again
-        self._successes = 0  # successes since the last rejection
+        self._ceiling = math.inf  # the number in flight that was rejected
+        self._accepted = 0  # the highest number in flight that was accepted since the last rejections
+        self._accepted_since = -math.inf
+        self._credit = _MAX_CREDIT
         self._probe_step = _FIRST_PROBE_STEP
-        self._round_successes = 0  # successes of this round
+        self._round_successes = 0  # successes of this round above the ceiling
+        self._rejections: _Rejections | None = None  # until calls are accepted again
+        self._last_was_rate = False  # whether the last rejections were caused by a rate limit
         self._window: list[float] = []  # seconds per token of the guard's window
         self._best_seconds = math.inf
 
@@ -94,8 +108,8 @@ class Adaptive:
         return self._in_flight
 
     def pause(self, now: float) -> float:
-        """Returns the seconds until the pause after a rejection ends; 0 if there is none."""
-        return max(0.0, self._paused_until - now)
+        """Returns the seconds until the next call may start, if the limit allows it; 0 if it may now."""
+        return max(0.0, self._paused_until - now, self._starts.wait(now))
 
     def acquire(self, now: float) -> bool:
         """Takes a permit for one call. Returns False if the limit is reached or a pause is active.
@@ -103,9 +117,10 @@ class Adaptive:
         Args:
             now: Seconds on a monotonic clock; the same clock in all methods.
         """
-        if self._in_flight >= int(self._limit) or now < self._paused_until:
+        if self._in_flight >= int(self._limit) or now < self._paused_until or self._starts.wait(now) > 0:
             return False
         self._in_flight += 1
+        self._starts.start(now, self._in_flight, self._spacing())
         return True
 
     def release(self) -> None:
@@ -118,6 +133,19 @@ class Adaptive:
             raise RuntimeError("Adaptive.release() without a permit")
         self._in_flight -= 1
 
+    def retry_delay(self, now: float) -> float | None:
+        """Returns the seconds until a rejected call that keeps its permit may be sent again, and counts it as started.
+
+        Returns None if that is too far off: the call should end, and be made again with a new permit.
+        """
+        delay = self.pause(now)
+        if self._in_flight > self._limit:  # another call has to end first
+            delay = max(delay, min(_MAX_RETRY_DELAY, self._round_trip / self._limit))
+        if delay > _MAX_RETRY_DELAY:
+            return None
+        self._starts.start(now + delay, self._in_flight, self._spacing())
+        return delay
+
     def succeeded(self, tokens: int | None, seconds: float, now: float) -> None:
         """Records a successful call, before its permit is released.
 
@@ -127,19 +155,26 @@ class Adaptive:
             now: See ``acquire``.
         """
         seconds = max(0.0, seconds)
-        self._successes += 1
+        sent = now - seconds + _TOLERANCE
+        self._credit = min(_MAX_CREDIT, self._credit + _CREDIT_PER_SUCCESS)
         self._round_trip += (seconds - self._round_trip) / 8 if self._round_trip else seconds
+        if self._rejections is not None:
+            if sent >= self._rejections.last_at:
+                self._resume(self._rejections, now)
+            elif self._rejections.repeated:
+                return  # sent before the server began to reject
+        elif sent >= self._accepted_since:
+            self._accepted = max(self._accepted, self._starts.in_flight_at(sent, 0))
+        self._starts.grow(now, self._credit >= 1.0)
         if self._apply_guard(tokens, seconds, now) or self._in_flight * 2 < self._limit:
             return  # a limit that is not reached gives no evidence for a higher one
-        if self._ceiling is None:
-            limit = self._limit + 1.0
-        else:
-            limit = self._limit + min(1.0, self._step_size(self._ceiling) / self._limit)
-            if limit >= self._ceiling and self._successes < self._patience:
-                return
-        self._limit = min(limit, float(self._max))
+        limit = self._limit + min(1.0, self._step_size() / self._limit)
+        if limit < self._ceiling or self._limit >= self._ceiling or self._credit >= 1.0:
+            self._limit = min(limit, float(self._max))
 
-    def refused(self, retry_after: float | None, now: float, sent: float | None = None) -> None:
+    def refused(
+        self, retry_after: float | None, now: float, sent: float | None = None, *, is_rate_limit: bool = True
+    ) -> None:
         """Records that the server rejected a call, or an attempt of one, because of its load.
 
         Args:
@@ -148,33 +183,92 @@ class Adaptive:
             now: See ``acquire``.
             sent: When the rejected request was sent. A request from before the last decrease does not cause another.
                 Default: one round trip ago.
+            is_rate_limit: Whether a limit of requests per minute may be the cause. It is not that of a 503, for
+                example: it would slow the run down after an outage.
         """
-        self.hold(retry_after, now)
-        if self._patience >= _PATIENCE and self._successes < self._limit:  # a retry of the same call, probably
-            self._patience = min(self._patience + _PATIENCE, _MAX_PATIENCE)
-        else:
-            self._patience = _PATIENCE if int(self._limit) == self._ceiling else _SHORT_PATIENCE
-        self._successes = 0
-        if (now - self._round_trip if sent is None else sent) >= self._decreased_at:
+        sent = now - self._round_trip if sent is None else sent
+        in_flight = self._starts.in_flight_at(sent + _TOLERANCE, self._in_flight)
+        self._credit = max(_MIN_CREDIT, self._credit - 1.0)
+        rejections = self._rejections
+        if rejections is not None:
+            rejections.number += 1
+            is_new = sent > rejections.last_at + _TOLERANCE
+            if is_new:
+                rejections.repeated = rejections.pause > 0.0
+                rejections.pause = min(_MAX_PAUSE, 2 * rejections.pause) if rejections.pause else self._first_pause()
+                rejections.few_in_flight |= in_flight <= max(1, self._accepted / 2)
+        elif is_new := sent >= self._decreased_at:
+            ceiling = self._limit if self._ceiling == math.inf else self._ceiling
+            rejections = self._rejections = _Rejections(now, ceiling, self._first_pause())
+            rejections.few_in_flight = in_flight <= max(1, self._accepted)
+            rejections.is_limit_known = self._accepted > 0 or not self._last_was_rate
+        pause = self._first_pause() if rejections is None else rejections.pause
+        if rejections is not None and is_new:
+            rejections.last_at = now
+            rejections.may_be_rate |= is_rate_limit
             self._decrease(self._shrink, now)
-            # After an earlier decrease, more may be in flight. A single call was not rejected for their number.
-            self._ceiling = None if self._in_flight <= 1 else max(self._ceiling or 0, self._in_flight)
+            self._ceiling = in_flight if in_flight > 1 else rejections.ceiling
+        wait = pause if not _is_seconds(retry_after) else retry_after
+        self._hold(max(wait, pause) if rejections is not None and rejections.repeated else wait, now)
 
-    def _step_size(self, ceiling: int) -> float:
+    def hold(self, retry_after: float | None, now: float) -> None:
+        """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
+        self._hold(retry_after if _is_seconds(retry_after) else _FIRST_PAUSE, now)
+
+    def _hold(self, seconds: float, now: float) -> None:
+        self._paused_until = max(self._paused_until, now + seconds)
+
+    def _first_pause(self) -> float:
+        """Returns the pause after a single rejection: shorter than a call, as half of these may have ended by then."""
+        return max(_MIN_PAUSE, min(_FIRST_PAUSE, self._round_trip / 4)) if self._round_trip else _FIRST_PAUSE
+
+    def _spacing(self) -> float:
+        """Returns the seconds between starts while calls are rejected: one finds out whether the server accepts again.
+
+        After a single rejection the server probably does, so calls go on at the rate that the limit allows.
+        """
+        if self._rejections is None:
+            return 0.0
+        if self._rejections.repeated:
+            return self._rejections.pause
+        return min(_FIRST_PAUSE, self._round_trip / self._limit / 2)
+
+    def _resume(self, rejections: _Rejections, now: float) -> None:
+        """Records a success after rejections: a round of them ends these."""
+        if rejections.pause:
+            if rejections.repeated:
+                rejections.repeated = False
+                self._starts.resume(now)
+                self._limit = min(self._limit, self._in_flight + 1.0)  # all at once might be rejected again
+            rejections.pause, rejections.successes = 0.0, 0
+        rejections.successes += 1
+        if rejections.successes < self._limit:
+            return
+        self._rejections = None
+        if rejections.few_in_flight:
+            self._ceiling = rejections.ceiling
+            if rejections.may_be_rate:
+                self._starts.measure(rejections.began_at, rejections.number, now)
+        elif rejections.is_limit_known:
+            self._limit = max(self._limit, min(_NEAR_CEILING * self._ceiling, self._accepted))
+            self._starts.loosen(now)
+        else:  # nothing was accepted since the last rejections, which a rate limit caused: probably it did again
+            self._ceiling = rejections.ceiling
+        self._last_was_rate = rejections.few_in_flight
+        self._accepted, self._accepted_since = 0, now + _MAX_RETRY_DELAY  # rejected calls wait, but count as in flight
+
+    def _step_size(self) -> float:
         """Returns what a round of successes adds: less and less below the ceiling, then increasingly more."""
-        if self._limit <= ceiling:
-            near = _NEAR_CEILING * ceiling
+        if self._ceiling == math.inf:
+            return self._limit
+        if self._limit <= self._ceiling:
+            near = _NEAR_CEILING * self._ceiling
             return max(_FAST_STEP, (near - self._limit) / 2) if self._limit < near else _SLOW_STEP
         self._round_successes += 1
         if self._round_successes >= self._limit:
             self._round_successes = 0
             self._probe_step *= 2
         return self._probe_step
-
-    def hold(self, retry_after: float | None, now: float) -> None:
-        """Gives no permits for ``retry_after`` seconds from now, and keeps the limit; see ``refused``."""
-        wait = _DEFAULT_PAUSE if retry_after is None or not _is_number(retry_after) or retry_after < 0 else retry_after
-        self._paused_until = max(self._paused_until, now + wait)
 
     def _decrease(self, factor: float, now: float) -> None:
         self._ceiling = int(self._limit)
@@ -203,5 +297,25 @@ class Adaptive:
         return f"<Adaptive limit={self.limit} in_flight={self._in_flight}>"
 
 
-def _is_number(value: object) -> bool:
+class _Rejections:
+    """Rejections in a row, until a round of calls that were sent after them has been accepted."""
+
+    def __init__(self, now: float, ceiling: float, pause: float) -> None:
+        self.began_at: float = now
+        self.last_at: float = now
+        self.number: int = 1
+        self.pause: float = pause  # 0 once a call was accepted
+        self.repeated: bool = False  # also after a pause, since a call was accepted
+        self.successes: int = 0
+        self.ceiling: float = ceiling  # of before
+        self.few_in_flight: bool = False  # fewer than the server had accepted before
+        self.is_limit_known: bool = True  # whether the server had accepted any number before
+        self.may_be_rate: bool = False
+
+
+def _is_seconds(value: object) -> TypeGuard[float]:
+    return _is_number(value) and value >= 0
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -77,18 +77,24 @@ class Gate:
             self._limit.succeeded(tokens, seconds, asyncio.get_running_loop().time())
             self._admit()
 
-    def refused(self, retry_after: float | None, *, ago: float | None = None) -> None:
+    def refused(self, retry_after: float | None, *, ago: float | None = None, is_rate_limit: bool = True) -> None:
         """Reports a rejection, before ``release``; see ``Adaptive.refused``.
 
         Args:
             retry_after: The ``Retry-After`` in seconds from now, or None.
             ago: Seconds since the rejected attempt was sent; None if unknown.
+            is_rate_limit: Whether a limit of requests per minute may be the cause.
         """
         now = asyncio.get_running_loop().time()
         if self._is_fixed and retry_after is not None:
             self.hold(retry_after)
         elif not self._is_fixed:
-            self._limit.refused(retry_after, now, None if ago is None else now - ago)
+            sent = None if ago is None else now - ago
+            self._limit.refused(retry_after, now, sent, is_rate_limit=is_rate_limit)
+
+    def retry_delay(self) -> float | None:
+        """Returns the seconds until a rejected call may be sent again; see ``Adaptive.retry_delay``."""
+        return 0.0 if self._is_fixed else self._limit.retry_delay(asyncio.get_running_loop().time())
 
     def hold(self, seconds: float | None) -> None:
         """Admits nobody for so many seconds, and keeps the limit; see ``Adaptive.hold``."""

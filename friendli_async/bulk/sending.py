@@ -25,7 +25,8 @@ Row = TypeVar("Row")
 R = TypeVar("R")
 
 _log: Final = logging.getLogger("friendli_async")
-_OVERLOAD_STATUSES: Final = frozenset({429, 503})
+_RATE_LIMITED: Final = 429
+_OVERLOAD_STATUSES: Final = frozenset({_RATE_LIMITED, 503})
 _MAX_RESENDS: Final = 5
 _MAX_RESEND_WAIT: Final = 3600.0
 """How often a row is sent again, and how many seconds it waits for that in all. The run does not pause for longer,
@@ -141,12 +142,20 @@ class RowSender(Generic[Row, R]):
         self._gate.succeeded(tokens or None, seconds or asyncio.get_running_loop().time() - started_at)
         return reply, None
 
-    def _report_rejection(self, reported: set[tuple[int, float]], error: APIStatusError) -> None:
-        """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries."""
+    def _report_rejection(
+        self, reported: set[tuple[int, float]], error: APIStatusError, wait: float | None
+    ) -> float | None:
+        """Reports the rejection of an attempt to the gate, at once: the call goes on with its retries.
+
+        Returns the seconds until the next attempt: the gate may ask for more. If it asks for many, there is none here:
+        the row gives its permit back.
+        """
         if error.meta is not None and error.meta.attempts:
             attempt = error.meta.attempts[-1]
             reported.add((attempt.number, attempt.elapsed))
-            self._refuse(_pause_after(error), attempt.elapsed)
+            self._refuse(_pause_after(error), attempt.elapsed, error.status_code)
+        delay = None if wait is None else self._gate.retry_delay()
+        return None if wait is None or delay is None else max(wait, delay)
 
     def _report_rejections(
         self, meta: Meta | None, error: Exception | None, reported: Collection[tuple[int, float]]
@@ -158,21 +167,21 @@ class RowSender(Generic[Row, R]):
             if meta is not None:  # not sent: paused by a hold of the client, which an earlier rejection started
                 self._gate.hold(pause)
             else:  # raised by the user's own function
-                self._refuse(pause)
+                self._refuse(pause, None, error.status_code)
         ago = 0.0 if meta is None else _seconds_after_first_event(meta)
         for position, attempt in enumerate(reversed(attempts)):
             ago += attempt.elapsed + attempt.wait
             # The response to a call that is rejected inside its stream has a good status.
-            status = 429 if attempt.error == RateLimitError.__name__ else attempt.status
+            status = _RATE_LIMITED if attempt.error == RateLimitError.__name__ else attempt.status
             if position == 0 and isinstance(error, APIStatusError):
                 status = error.status_code
             if status in _OVERLOAD_STATUSES and (attempt.number, attempt.elapsed) not in reported:
                 # The Retry-After of an earlier attempt has passed already.
-                self._refuse(0.0 if position else pause, ago)
+                self._refuse(0.0 if position else pause, ago, status)
 
-    def _refuse(self, pause: float | None, ago: float | None = None) -> None:
+    def _refuse(self, pause: float | None, ago: float | None, status: int | None) -> None:
         self.refused += 1
-        self._gate.refused(pause, ago=ago)
+        self._gate.refused(pause, ago=ago, is_rate_limit=status == _RATE_LIMITED)
 
 
 def _resend_wait(error: Exception | None, resends: int) -> float | None:
