@@ -100,6 +100,7 @@ INNER = {"description": "A nested struct.", **object_schema(x=INT, y={"anyOf": [
         (dict[str, Any], {"type": "object", "additionalProperties": True}),
         (tuple[int, str], {"type": "array", "prefixItems": [INT, TEXT], "minItems": 2, "maxItems": 2}),
         (tuple[int, ...], {"type": "array", "items": INT}),
+        (tuple[()], {"type": "array", "minItems": 0, "maxItems": 0}),
         (int | str | None, {"anyOf": [INT, TEXT, {"type": "null"}]}),
         (Any, {}),
         (dt.date, {"type": "string", "format": "date"}),
@@ -203,6 +204,10 @@ class Model(pydantic.BaseModel):
     kids: list["Model"] = []
 
 
+class Element(pydantic.BaseModel):
+    x: int
+
+
 def test_pydantic_model_is_rewritten() -> None:
     schema = json_schema(Model)
     assert schema["description"] == "A model."
@@ -215,6 +220,46 @@ def test_pydantic_model_is_rewritten() -> None:
     assert "items" not in schema["properties"]["pair"]
     assert json_schema(list[Model])["items"] == {"$ref": "#/$defs/Model"}
     assert json_schema(Model, strict=False)["required"] == ["part", "pair", "first"]
+
+
+class Uncommon(pydantic.BaseModel):
+    by_pattern: dict[Annotated[str, pydantic.Field(pattern="^a")], PartA]
+    by_enum: dict[Colour, PartB]
+    text: pydantic.Json[list[Element]] = pydantic.Field(deprecated=True)
+    wait: dt.timedelta = pydantic.Field(description="how long")
+    site: pydantic.AnyUrl
+    password: pydantic.SecretStr
+    when: dt.date
+
+
+def references_in(schema: Any) -> set[str]:
+    if isinstance(schema, Mapping):
+        found = {schema["$ref"]} if isinstance(schema.get("$ref"), str) else set[str]()
+        return found.union(*map(references_in, schema.values()))
+    if isinstance(schema, list):
+        return set[str]().union(*map(references_in, schema))
+    return set()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_every_reference_of_a_pydantic_schema_has_a_definition(strict: bool) -> None:
+    schema = json_schema(Uncommon, strict=strict)
+    names = {"PartA", "PartB"} if strict else {"PartA", "PartB", "Colour", "Element"}
+    assert references_in(schema) == {f"#/$defs/{name}" for name in names}
+    assert set(schema["$defs"]) == names
+
+
+def test_strict_schema_of_pydantic_has_only_what_strict_servers_know() -> None:
+    schema = json_schema(Uncommon)
+    properties = schema["properties"]
+    assert properties["by_pattern"] == {"type": "object", "additionalProperties": {"$ref": "#/$defs/PartA"}}
+    assert properties["wait"].pop("pattern").startswith("^-?P")
+    assert properties["wait"] == {"type": "string", "description": "how long"}
+    assert properties["text"] == properties["password"] == TEXT
+    assert properties["when"] == {"type": "string", "format": "date"}
+    assert "format" not in properties["site"]
+    lax = json_schema(Uncommon, strict=False)["properties"]
+    assert (lax["site"]["format"], lax["password"]["writeOnly"]) == ("uri", True)
 
 
 def keywords_of(schema: Any) -> set[str]:
@@ -231,7 +276,7 @@ def keywords_of(schema: Any) -> set[str]:
     ("kind", "values"),
     [
         (decimal.Decimal, ["0", "-12.50", "9" * 28]),
-        (dt.timedelta, ["P3D", "PT30S", "P1DT2S"]),
+        (dt.timedelta, ["P3D", "PT30S", "P1DT2S", "-PT0.5S"]),
         (Annotated[dt.datetime, msgspec.Meta(tz=False)], ["2026-01-28T23:59:59", "1999-12-01T00:00:00"]),
         (Annotated[dt.time, msgspec.Meta(tz=False)], ["23:59:59"]),
         (bytes, ["", "YQ==", "YWI=", "YWJj"]),

@@ -1,6 +1,7 @@
 """Runs: the model calls tools, the client executes them, and the model continues with their results."""
 
 import asyncio
+import contextlib
 import contextvars
 import copy
 import gc
@@ -674,6 +675,7 @@ class Witness:
     """A local variable of a tool, by which a test sees how long the tool's frame lives."""
 
 
+@pytest.mark.compatibility
 @pytest.mark.parametrize("is_closed", [True, False])
 @pytest.mark.parametrize("way", ["raises", "in_thread", "tool_error", "cancels_itself", "never_ends"])
 async def test_exception_of_a_tool_makes_no_reference_cycle(
@@ -844,6 +846,43 @@ async def test_tool_that_returns_something_else_than_text_has_failed(
     ]
 
 
+@pytest.mark.parametrize("limit", [10, None])
+async def test_result_of_a_tool_longer_than_the_limit_is_a_failure(
+    client: AsyncFriendli, server: FriendliServer, limit: int | None
+) -> None:
+    @tool
+    async def repeat(count: int) -> str:
+        return "x" * count
+
+    @tool
+    async def explain() -> str:
+        raise ToolError("y" * 3000)
+
+    server.enqueue(tool_calls(("repeat", {"count": 10}), ("repeat", {"count": 11}), ("explain", {})), text("x"))
+    events = await events_of(start_run(client, repeat, explain, max_tool_result=limit))
+    finished = {found.call.id: found for found in events if isinstance(found, ToolFinished)}
+    results = tool_results(server)
+    assert [(finished[call_id].error, finished[call_id].content) for call_id, _ in results] == [
+        (None, "x" * 10),
+        (None, "x" * 11)
+        if limit is None
+        else ("result", "Error: the tool's result is too long: 11 characters; at most 10 are allowed"),
+        ("failed", ("Error: " + "y" * 3000)[: None if limit is None else 2000]),
+    ]
+    assert [content for _, content in results] == [finished[call_id].content for call_id, _ in results]
+
+
+async def test_result_of_a_tool_is_limited_by_default(client: AsyncFriendli, server: FriendliServer) -> None:
+    @tool
+    async def dump() -> list[int]:
+        return [0] * 1_000_000
+
+    server.enqueue(tool_calls(("dump", {})))
+    with pytest.raises(ToolError, match=r"too long: 2,000,001 characters; at most 1,000,000 are allowed") as caught:
+        await start_run(client, dump, on_tool_error="raise").result()
+    assert caught.value.kind == "result"
+
+
 async def test_arguments_truncated_by_the_token_limit_are_rejected(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
@@ -878,6 +917,27 @@ async def test_missing_empty_and_duplicate_ids_are_replaced(client: AsyncFriendl
     assert ids[3] == "same"
     requested = server.requests[-1].json_object["messages"][1]["tool_calls"]
     assert [call["id"] for call in requested] == ids
+
+
+async def test_call_has_an_id_that_no_other_call_of_the_conversation_has(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    earlier = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    given = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [earlier]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "12:00"},
+    ]
+    server.enqueue(turn(call_delta(0, "now"), call_delta(1, "now")), turn(call_delta(0, "now"), call_delta(1, "now")))
+    run = client.serverless.chat.run(model="m", messages=given, tools=[now])
+    events = await events_of(run)
+    ids = [call_id for call_id, _ in tool_results(server)]
+    assert (ids[0], ids[2]) == ("call_0", "call_1")
+    assert len(set(ids)) == 5
+    assert all(len(call_id) == 9 and call_id.isalnum() for call_id in {*ids} - {"call_0", "call_1"})
+    assert [found.call.id for found in events if isinstance(found, ToolFinished)] == ids[1:]
+    assistant = [message for message in run.messages if message.get("tool_calls")]  # type: ignore[union-attr]  # dicts
+    assert [call["id"] for message in assistant for call in message["tool_calls"]] == ids  # type: ignore[index]  # dicts
 
 
 async def test_object_arguments_and_several_calls_in_one_event_are_accepted(
@@ -1039,6 +1099,34 @@ async def test_cancelled_approval_refuses_the_call(client: AsyncFriendli, server
     await assert_idle(client, server)
 
 
+async def test_approval_that_suppresses_the_cancellation_of_its_run_starts_no_tool(
+    client: AsyncFriendli, server: FriendliServer
+) -> None:
+    asked = asyncio.Event()
+    called: list[str] = []
+
+    @tool
+    async def pay() -> str:
+        called.append("pay")
+        return "paid"
+
+    async def allow(call: ToolCall) -> bool:
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+        return True
+
+    server.enqueue(turn(call_delta(0, "pay")))
+    run = start_run(client, pay, before_tool=allow)
+    reading = asyncio.ensure_future(run.result())
+    await with_timeout(asked.wait())
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert (called, run.messages) == ([], HELLO)
+    await assert_idle(client, server)
+
+
 async def test_tool_that_cancels_its_task_has_failed(client: AsyncFriendli, server: FriendliServer) -> None:
     @tool
     async def cancels_its_task() -> str:
@@ -1133,6 +1221,7 @@ async def test_base_exception_in_a_tool_ends_the_run(
         ({"concurrency": True}, ValueError, "concurrency"),
         ({"tool_timeout": 0}, ValueError, "tool_timeout"),
         ({"tool_timeout": "30"}, ValueError, "tool_timeout"),
+        ({"max_tool_result": 0}, ValueError, "max_tool_result"),
         ({"on_tool_error": "ignore"}, ValueError, "on_tool_error"),
         ({"before_tool": True}, ValueError, "before_tool"),
         ({"max_turn": 3}, TypeError, r"unexpected keyword argument 'max_turn'; did you mean 'max_turns'"),
@@ -1230,6 +1319,50 @@ async def test_drain_timeout_and_closing_the_client_interrupt_a_run_whose_tool_i
     assert waiter.running == 0
     assert "w finished" not in waiter.log
     assert len(server.requests) == 1
+
+
+async def test_drain_waits_for_a_run_whose_tool_has_run_an_event_loop_of_its_own(
+    client: AsyncFriendli, server: FriendliServer, remote: FriendliServer, waiter: Waiter
+) -> None:
+    async def call_model() -> str:
+        async with client_of(remote.url) as own:
+            return (await own.serverless.chat.complete(model="m", messages=HELLO)).text
+
+    @tool
+    def ask_model() -> str:
+        """Makes a call in a thread."""
+        return asyncio.run(call_model())
+
+    remote.enqueue(text("inner"))
+    server.enqueue(turn(call_delta(0, "ask_model"), call_delta(1, "wait")))
+    run = start_run(client, ask_model, waiter.wait)
+    assert (await read_until(run, ToolFinished)).content == "inner"
+    reading = asyncio.ensure_future(run.result())
+    assert await with_timeout(client.drain(0.01)) == 1
+    with pytest.raises(StreamInterruptedError, match="was drained"):
+        await with_timeout(reading)
+    assert waiter.log == ["w started", "w cancelled"]
+
+
+@pytest.mark.parametrize("which", ["of its own", "of the run"])
+async def test_tool_may_drain_a_client_without_waiting_for_its_own_run(
+    client: AsyncFriendli, server: FriendliServer, which: str
+) -> None:
+    @tool
+    async def ask_model() -> str:
+        drained = client_of(server.url) if which == "of its own" else client
+        answer = (await drained.serverless.chat.complete(model="m", messages=HELLO)).text
+        await drained.drain()
+        return answer
+
+    server.enqueue(turn(call_delta(0, "ask_model")), text("inner"), text("outer"))
+    run = start_run(client, ask_model)
+    if which == "of its own":
+        assert (await with_timeout(run.result())).reply.text == "outer"
+    else:
+        with pytest.raises(StreamInterruptedError, match="was drained"):
+            await with_timeout(run.result())
+    assert [message["content"] for message in run.messages][2:3] == ["inner"]  # type: ignore[index]  # dicts here
 
 
 async def test_drain_timeout_cancels_the_tools_of_a_run_that_nobody_reads(
@@ -1374,7 +1507,7 @@ async def test_turn_that_ends_early_is_in_the_transcript_so_that_its_tools_are_n
         last = script(chunk("I pay"), *calls, usage(10, 5), gate(waiter.started), cut())
     else:
         last = turn(chunk("I pay"), *calls)
-    server.enqueue(turn(call_delta(0, "now")), last)
+    server.enqueue(turn(call_delta(0, "now", id="earlier")), last)
     run = start_run(client, now, pay, waiter.wait, stop, concurrency=2, on_tool_error="raise", tool_timeout=None)
     await end_early(client, run, waiter, end)
     assert (run.turns, run.usage and run.usage.total_tokens) == (1, 30)
@@ -1524,6 +1657,28 @@ async def test_cancelled_read_waits_for_the_tools_and_is_reported_once(
     await assert_idle(client, server)
 
 
+async def test_error_whose_read_is_cancelled_while_the_tools_end_is_raised_by_the_next_read(
+    client: AsyncFriendli, server: FriendliServer, waiter: Waiter
+) -> None:
+    waiter.may_clean_up.clear()
+    calls = (call_delta(0, "wait", arguments="{}"), call_delta(1, "now"))
+    server.enqueue(script(*calls, gate(waiter.started), cut()))
+    run = start_run(client, waiter.wait, now)
+    reading = asyncio.create_task(events_of(run))
+    await wait_until(lambda: run._error is not None)
+    reading.cancel()
+    await run_loop_iterations(5)
+    assert not reading.done()
+    waiter.may_clean_up.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    with pytest.raises(StreamInterruptedError, match="the connection broke"):
+        await anext(run)
+    with pytest.raises(StopAsyncIteration):
+        await anext(run)
+    await assert_idle(client, server)
+
+
 async def test_cancelling_at_any_point_leaves_no_tasks(client: AsyncFriendli, server: FriendliServer) -> None:
     calls = tool_calls(("wait", {}), ("now", {}), ("fail", {}))
     server.always(lambda request: (calls if len(request.json_object["messages"]) == 1 else text("x"))(request))
@@ -1613,6 +1768,7 @@ async def test_closing_wakes_a_reader_that_waits_for_tools(
     await read_until(run, ToolStarted)
     reading = asyncio.create_task(events_of(run))
     await server.idle(timeout=30)
+    await run_loop_iterations()
     with pytest.raises(RuntimeError, match="another task is already waiting"):
         await anext(run)
     await with_timeout(run.aclose())
@@ -1672,6 +1828,7 @@ async def test_slow_worker_thread_is_reported_as_a_timeout(client: AsyncFriendli
     assert "block: timeout" in summarize(events)
 
 
+@pytest.mark.compatibility
 async def test_dropped_run_cancels_tools_and_stream(
     client: AsyncFriendli, server: FriendliServer, waiter: Waiter
 ) -> None:
@@ -1685,6 +1842,28 @@ async def test_dropped_run_cancels_tools_and_stream(
     finally:
         gc.enable()
     assert waiter.log == ["w started", "w cancelled"]
+
+
+@pytest.mark.compatibility
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+async def test_dropped_run_is_freed_if_the_exception_of_an_eager_tool_was_not_read(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "friendli_async")
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # mypy checks 3.11
+    server.enqueue(script(call_delta(0, "fail", arguments="{}"), call_delta(1, "now"), stall()))
+    gc.disable()
+    try:
+        run = start_run(client, fail, now)
+        await read_until(run, ToolStarted)
+        await run_loop_iterations()
+        assert any(isinstance(found, ToolFinished) for found in run._events)
+        seen = weakref.ref(run)
+        del run
+        assert seen() is None
+        await assert_idle(client, server)
+    finally:
+        gc.enable()
 
 
 async def test_run_dropped_in_another_thread_cancels_tools_and_stream(
@@ -1721,7 +1900,12 @@ async def test_event_loop_shutdown_emits_no_warning(remote: FriendliServer) -> N
     gc.collect()
 
 
-async def test_five_hundred_runs_leak_nothing(client: AsyncFriendli, server: FriendliServer) -> None:
+@pytest.mark.compatibility
+async def test_five_hundred_runs_leak_nothing(
+    client: AsyncFriendli, server: FriendliServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "friendli_async")  # a captured record would keep the exception and its frames
+
     @tool
     async def pause() -> str:
         await asyncio.sleep(3600)
@@ -1751,6 +1935,7 @@ async def test_five_hundred_runs_leak_nothing(client: AsyncFriendli, server: Fri
     kinds = {0: "fail", 1: "pause", 2: "pause", 3: "pause", 4: "fail"}
     await run_scenarios(run_scenario, server, kinds, 5)
     gc.collect()
+    gc.freeze()  # what the exceptions of earlier tests keep
     gc.disable()
     try:
         await run_scenarios(run_scenario, server, kinds, 500)

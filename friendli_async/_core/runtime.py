@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import os
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
@@ -43,18 +43,21 @@ class Work:
         self._ended = False
         self._open: list[set[Work]] = []  # the ``works`` of its clients
 
+    def lineage(self) -> Iterator[Work]:
+        """Yields it, and what it is a part of."""
+        work: Work | None = self
+        while work is not None:
+            yield work
+            work = work._outer
+
     def begin(self, works: set[Work], loop: asyncio.AbstractEventLoop) -> None:
         """Makes it open work of a client, one of whose calls has begun in it; and what it is a part of."""
-        if self._outer is not None:
-            self._outer.begin(works, loop)
-        if not self._ended and self not in works:
-            self.loop = loop
-            self._open.append(works)
-            works.add(self)
-
-    def may_go_on(self, works: set[Work]) -> bool:
-        """Whether it is open work of a client, or a part of such."""
-        return self in works or (self._outer is not None and self._outer.may_go_on(works))
+        for work in self.lineage():
+            if not work._ended and work not in works:
+                if not work._open:  # else a part of it may run another event loop, in a thread
+                    work.loop = loop
+                work._open.append(works)
+                works.add(work)
 
     def is_of(self, works: set[Work]) -> bool:
         """Whether it began with a call of this client. A tool may call other clients, too."""
@@ -71,7 +74,7 @@ class Work:
     def making_calls(self) -> Generator[None, None, None]:
         """Makes the calls that begin in this context part of the work, and of the work that it is itself a part of."""
         outer = _current_work.get()
-        if outer is not self:
+        if outer is None or self not in outer.lineage():
             self._outer = outer
         token = _current_work.set(self)
         try:
@@ -82,6 +85,12 @@ class Work:
 
 
 _current_work: Final[ContextVar[Work | None]] = ContextVar("friendli_async_work", default=None)
+
+
+def _current_lineage() -> set[Work]:
+    """Returns the work that the calling context is a part of."""
+    work = _current_work.get()
+    return set() if work is None else set(work.lineage())
 
 
 class InFlightCall(Protocol):
@@ -147,8 +156,7 @@ class Runtime:
         """Raises ConfigurationError if no new call may start."""
         if self.transport.closed:
             raise ConfigurationError("the client is closed", draining=True)
-        work = _current_work.get()
-        if self._draining and (work is None or not work.may_go_on(self.works)):
+        if self._draining and self.works.isdisjoint(_current_lineage()):
             raise ConfigurationError("draining: the client is being shut down and makes no new calls", draining=True)
 
     def end(self, call: InFlightCall) -> None:
@@ -161,7 +169,8 @@ class Runtime:
         return len(self.calls)
 
     def _work_in_flight(self) -> int:
-        works = sum(not work.loop.is_closed() for work in tuple(self.works))
+        """Returns how much there is to wait for. Work that drains the client itself, such as a tool's run, is not."""
+        works = sum(not work.loop.is_closed() for work in self.works - _current_lineage())
         connections = sum(loop.in_use + loop.waiting for loop in self.transport.gauges().values())
         return works + self._calls_in_flight() + connections
 

@@ -313,6 +313,10 @@ class RunOptions(GenerationOptions, total=False):
     """Maximum number of tools running at a time, 4 by default."""
     tool_timeout: float | None
     """Timeout of one tool call in seconds, 30 by default; None means no limit. It does not limit the run."""
+    max_tool_result: int | None
+    """Maximum length of a tool's result in characters, 1,000,000 by default; None means no limit. A call with a longer
+    result has failed, because a part of it might be taken for the whole. An error message that is longer, and has more
+    than 2,000 characters, is truncated."""
     on_tool_error: Literal["feed", "raise"]
     """Whether a failed call is reported to the model ("feed", the default) or raises ``ToolError`` ("raise")."""
     before_tool: BeforeTool | None

@@ -81,6 +81,9 @@ class _Turns:
         self._open = open_turn
         self._options = options
         self._limit = limit
+        self._call_ids: set[str] = {
+            call["id"] for message in cast("list[Any]", self.messages) for call in message.get("tool_calls") or ()
+        }
 
     def next(self) -> ChatStream:
         """Returns the stream of the next turn.
@@ -99,6 +102,17 @@ class _Turns:
                 turns=self.count,
             )
         return self._open(self.messages, _without_required_call(self._options))
+
+    def identify(self, call: ToolCall) -> ToolCall:
+        """Returns a call with an id that is unique in the conversation, generated if its own is missing or a duplicate.
+
+        Servers may number the calls of each turn from 0.
+        """
+        call_id = call.id
+        while not call_id or call_id in self._call_ids:
+            call_id = uuid4().hex[:9]  # the chat templates of Mistral's models accept nine letters and digits only
+        self._call_ids.add(call_id)
+        return call if call_id == call.id else ToolCall(call_id, "function", call.function)
 
     def add(self, reply: ChatCompletion, calls: ToolRunner) -> None:
         """Adds a finished turn."""
@@ -147,7 +161,7 @@ class Run:
         "_calls",
         "_error",
         "_events",
-        "_is_cancelled",
+        "_is_unraised",
         "_is_waiting",
         "_read_task",
         "_reply",
@@ -166,7 +180,7 @@ class Run:
         self._events = events
         self._work = Work(calls.interrupt)
         self._is_waiting = False
-        self._is_cancelled = False
+        self._is_unraised = False  # whether no read has raised the error that closed the run
         self._error: FriendliError | None = None
         self._result: RunResult | None = None
         self._read_task: asyncio.Task[ChatChunk | None] | None = None
@@ -242,7 +256,7 @@ class Run:
         was_open = self._state == "open"
         if was_open:
             self._error = StreamInterruptedError("the run was closed before it was complete", partial=self._partial())
-        self._is_cancelled = False
+        self._is_unraised = False
         self._events.clear()
         try:
             await self._release()
@@ -260,18 +274,21 @@ class Run:
 
     async def _abort(self, error: BaseException) -> None:
         """Closes the run after an error, and stores the error for later calls."""
+        was_cancelled = isinstance(error, asyncio.CancelledError)
         was_open = self._state == "open"
         if was_open:
-            self._is_cancelled = isinstance(error, asyncio.CancelledError)
+            self._is_unraised = True
             if isinstance(error, FriendliError):
                 if isinstance(error, StreamInterruptedError) and error.partial is None:
                     error.partial = self._partial()
                 self._error = copy.copy(error)
             else:
-                message = "a read of the run was cancelled, which closed it" if self._is_cancelled else "the run failed"
+                message = "a read of the run was cancelled, which closed it" if was_cancelled else "the run failed"
                 self._error = StreamInterruptedError(message, partial=self._partial())
         try:
             await self._release()
+            if not was_cancelled:
+                self._is_unraised = False
         finally:  # not earlier: a tool may finish although it is cancelled
             for failed in (error, self._error):
                 if isinstance(failed, ToolError):
@@ -340,8 +357,8 @@ class Run:
     async def _wait_for_event(self) -> None:
         while not self._events and self._state == "open":
             await self._advance()
-        if not self._events and self._is_cancelled:
-            self._is_cancelled = False  # raised once: a cancelled run must not seem to end normally
+        if not self._events and self._is_unraised:
+            self._is_unraised = False  # raised once: a run that was closed by an error must not seem to end normally
             raise self._copy_error()
 
     async def _run_to_end(self) -> None:
@@ -403,15 +420,9 @@ class Run:
         if chunk is not None:
             self._events.append(chunk)
             for call in self._whole_calls.after(chunk):
-                self._start(call)
+                self._calls.start(self._turns.identify(call))
         else:
             await self._finish_stream(stream)
-
-    def _start(self, call: ToolCall) -> None:
-        """Starts a call, with a generated id if its own is missing or a duplicate."""
-        if not call.id or call.id in self._calls.requested:
-            call = ToolCall(f"call_{uuid4().hex}", "function", call.function)
-        self._calls.start(call)
 
     async def _finish_stream(self, stream: ChatStream) -> None:
         reply = await stream.result()
@@ -424,7 +435,7 @@ class Run:
                     meta=stream.meta,
                 )
         for call in self._whole_calls.rest(complete):
-            self._start(call)
+            self._calls.start(self._turns.identify(call))
         self._stream = None
         self._reply = reply
         self._work.is_between_calls = True
@@ -493,6 +504,7 @@ class _RunSettings(msgspec.Struct):
     max_turns: Annotated[int, msgspec.Meta(ge=1)] = 8
     concurrency: Annotated[int, msgspec.Meta(ge=1)] = 4
     tool_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = 30.0
+    max_tool_result: Annotated[int, msgspec.Meta(ge=1)] | None = 1_000_000
     on_tool_error: Literal["feed", "raise"] = "feed"
     before_tool: Any = None
 
@@ -533,6 +545,7 @@ def create_run(
         by_name,
         concurrency=settings.concurrency,
         timeout=settings.tool_timeout,
+        max_result=settings.max_tool_result,
         on_error=settings.on_tool_error,
         before=cast("BeforeTool | None", settings.before_tool),
         events=events,

@@ -2,8 +2,10 @@
 
 Supported are the types of msgspec (structs, dataclasses, TypedDicts, NamedTuples, attrs classes, enums, and lists,
 tuples, dicts, unions, literals and annotated forms of them), and pydantic models, whose schema pydantic generates.
-Server limits: llama.cpp rejects ``items: false``, supports only the formats of dates, times and UUIDs, and ignores
-other keywords next to a ``pattern``. OpenAI's strict form requires every property and forbids additional ones.
+Server limits: llama.cpp rejects ``items: false``, and ignores other keywords next to a ``pattern``. Friendli's servers
+forbid additional properties, whatever the schema says. Both support only the formats of dates, times and UUIDs;
+Friendli says that other keywords may be an error. OpenAI's strict form requires every property and forbids additional
+ones. Source: https://friendli.ai/docs/guides/structured-outputs ("Supported JSON schemas").
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ __all__ = ["json_schema"]
 _Schema = dict[str, Any]
 
 _DECIMAL: Final = r"^-?[0-9]{1,28}(\.[0-9]{1,28})?$"
-_DURATION: Final = r"^P([0-9]{1,6}D|[0-9]{1,6}DT[0-9]{1,9}S|T[0-9]{1,9}S)$"
+_SECONDS: Final = r"T[0-9]{1,9}(\.[0-9]{1,6})?S"
+_DURATION: Final = f"^-?P([0-9]{{1,6}}D|[0-9]{{1,6}}D{_SECONDS}|{_SECONDS})$"
 _BASE64: Final = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 _NAIVE_TIME: Final = f"^{_CLOCK}$"
@@ -59,8 +62,10 @@ _KEYS: Final = (
 )
 """The types of keys that msgspec decodes from text."""
 _ANNOTATIONS: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
-_NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties")
+_NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties", "deprecated", "readOnly")
+_NOT_STRICT += ("writeOnly", "contentMediaType", "contentSchema")
 """Keywords that the strict form does not support; the client validates them anyway."""
+_FORMATS: Final = ("date", "date-time", "time", "uuid")
 
 
 def check_strict(strict: object) -> None:
@@ -243,7 +248,7 @@ class SchemaBuilder:
     def _tuple(self, items: list[_Schema], least: int | None = None) -> _Schema:
         return {
             "type": "array",
-            "prefixItems": items,
+            **({"prefixItems": items} if items else {}),
             "minItems": len(items) if least is None or self._strict else least,
             "maxItems": len(items),
         }
@@ -386,13 +391,19 @@ class _PydanticRewriter:
         if "prefixItems" in schema and schema.get("items") is False:
             del schema["items"]
         if schema.get("format") == "duration":
-            schema = {"type": "string", "pattern": _DURATION}
+            schema = {**schema, "pattern": _DURATION}
+            del schema["format"]
+        if self._strict and schema.get("format", "date") not in _FORMATS:
+            del schema["format"]
+        if "patternProperties" in schema:  # of a dict whose keys match a pattern; the client validates them
+            values = [*schema.pop("patternProperties").values()]
+            schema["additionalProperties"] = values[0] if len(values) == 1 else {"anyOf": values}
         if "const" in schema:
             schema["enum"] = [schema.pop("const")]
         for keyword in ("anyOf", "allOf", "prefixItems"):
             if keyword in schema:
                 schema[keyword] = [self._schema(inner) for inner in schema[keyword]]
-        for keyword in ("items", "additionalProperties"):
+        for keyword in ("items", "additionalProperties", "propertyNames", "contentSchema"):
             if keyword in schema:
                 schema[keyword] = self._schema(schema[keyword])
         if "properties" in schema:

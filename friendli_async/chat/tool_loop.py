@@ -101,6 +101,7 @@ class ToolRunner:
         tools: The tools by name.
         concurrency: Maximum number of tools running at a time.
         timeout: Timeout of each call in seconds; None means no limit.
+        max_result: Maximum length of a result in characters; None means no limit.
         on_error: Whether a failed call is reported to the model or ends the run.
         before: Approval callback, called before each call.
         events: Queue that receives the events.
@@ -113,6 +114,7 @@ class ToolRunner:
         *,
         concurrency: int,
         timeout: float | None,
+        max_result: int | None,
         on_error: Literal["feed", "raise"],
         before: BeforeTool | None,
         events: deque[RunEvent],
@@ -121,6 +123,7 @@ class ToolRunner:
         self._tools = tools
         self._slots = asyncio.Semaphore(concurrency)
         self._timeout = timeout
+        self._max_result = max_result
         self._on_error = on_error
         self._before = before
         self._approval_lock = asyncio.Lock()
@@ -229,6 +232,9 @@ class ToolRunner:
     async def _run_call(self, call: ToolCall) -> None:
         began = monotonic()
         try:
+            await asyncio.sleep(
+                0
+            )  # an eager task has begun inside the frames of the reader, which an exception would keep
             content = await self._execute(call, began)
         except ToolError as error:
             self._finish_failed(call, error, began)
@@ -248,7 +254,7 @@ class ToolRunner:
         kind = error.kind
         if call.id not in self._started:
             self._record_rejection(call, error, monotonic() - began)
-        finished = ToolFinished(call=call, content=_content_of(error), error=kind, elapsed=monotonic() - began)
+        finished = ToolFinished(call=call, content=self._content_of(error), error=kind, elapsed=monotonic() - began)
         if (exception := _exception_of_tool(error)) is not None:
             msgspec.structs.force_setattr(finished, "_exception", exception)
         self._finish(finished)
@@ -256,6 +262,11 @@ class ToolRunner:
             failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=kind, call=call)
             failure.__cause__ = error.__cause__ or error
             self._fail(failure)
+
+    def _content_of(self, error: ToolError) -> str:
+        """Returns the content of the tool message about a failed call."""
+        limit = self._max_result and max(self._max_result, _MAX_MESSAGE)
+        return f"Error: {error}"[:limit]
 
     def _finish(self, finished: ToolFinished) -> None:
         # The content, not the event, which would keep the exception until the end of the turn.
@@ -280,6 +291,8 @@ class ToolRunner:
             async with self._approval_lock:  # one approval at a time, in the order of the calls
                 await self._approve(self._before, call)
         async with self._slots:
+            if self._is_stopped:  # and the approval has suppressed its cancellation
+                raise asyncio.CancelledError
             self._started.add(call.id)
             self._emit(ToolStarted(call=call))
             return await self._call_tool(tool, call, monotonic() - began)
@@ -312,7 +325,7 @@ class ToolRunner:
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             outcome = "cancelled"
         elif isinstance(error, ToolError):
-            problem, content = error.kind, _content_of(error)
+            problem, content = error.kind, self._content_of(error)
             error = error.__cause__ or error
         if _log.isEnabledFor(logging.DEBUG):
             shown = outcome if error is None else f"{problem or outcome}, {type(error).__name__}"
@@ -340,9 +353,7 @@ class ToolRunner:
         try:
             async with limit:
                 content: object = await tool.run(arguments)
-            if isinstance(content, str):
-                return str.__str__(content)  # a plain str, which every encoder accepts
-            raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
+            return self._check_content(content)
         except ToolError:
             raise
         except asyncio.CancelledError:
@@ -358,6 +369,17 @@ class ToolRunner:
             # The arguments are not logged: they may be confidential.
             _log.warning("the tool %r raised %s", tool.name, type(error).__name__, exc_info=error)
             raise ToolError(_error_message(error)) from error
+
+    def _check_content(self, content: object) -> str:
+        if not isinstance(content, str):
+            raise ToolError(f"the tool returned {type(content).__name__} instead of text", kind="result")
+        text = str.__str__(content)  # a plain str, which every encoder accepts
+        if self._max_result is not None and len(text) > self._max_result:
+            message = (
+                f"the tool's result is too long: {len(text):,} characters; at most {self._max_result:,} are allowed"
+            )
+            raise ToolError(message, kind="result")
+        return text
 
     def _emit(self, event: RunEvent) -> None:
         if not self._is_stopped:
@@ -376,11 +398,6 @@ def _retrieve_exception(task: asyncio.Task[Any]) -> None:
     """Retrieves a task's exception, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()
-
-
-def _content_of(error: ToolError) -> str:
-    """Returns the content of the tool message about a failed call."""
-    return f"Error: {error}"
 
 
 def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
