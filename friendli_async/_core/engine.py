@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Generic, NoReturn, TypeVar
 
-from friendli_async._core.body.arguments import Arguments
+from friendli_async._core.body.arguments import Arguments, model_of
 from friendli_async._core.call import Call, Recovery, Sink
 from friendli_async._core.events.reader import Collector
 from friendli_async._core.events.stream import OpenStream, Outcome
@@ -87,13 +87,19 @@ class Engine:
         """Returns the team that a call of the operation is billed to, if the client names one."""
         return None if self.deployment.container or not operation.team else self.settings.team
 
-    def run_reporter(self, name: str, operation: Operation[Any], model: str | None) -> RunReporter | None:
-        """Returns a reporter for a new run that calls the operation; None if nobody observes it."""
+    def run_reporter(self, name: str, operation: Operation[Any], required: Mapping[str, object]) -> RunReporter | None:
+        """Returns a reporter for a new run that calls the operation; None if nobody observes it.
+
+        Args:
+            name: The group on the client and the method.
+            operation: The operation of its calls.
+            required: Their required arguments.
+        """
         observers = self.settings.observers
         if observers is None:
             return None
         deployment, team = self.deployment.name, self.billed_team(operation)
-        return RunReporter(observers, operation=name, deployment=deployment, model=model, team=team)
+        return RunReporter(observers, operation=name, deployment=deployment, model=model_of(required), team=team)
 
     async def receive(self, operation: Operation[Any], arguments: Arguments, sink: Sink | None = None) -> None:
         """Makes a call whose response body is not JSON.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-from friendli_async._core.body.arguments import model_of, without_none
+from friendli_async._core.body.arguments import without_none
 from friendli_async._core.resource import Resource
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import (
@@ -210,7 +210,7 @@ class Chat(Parsing):
     def _run(self, required: Mapping[str, Any], tools: Sequence[LocalTool], options: Mapping[str, object]) -> Run:
         from friendli_async.chat.run import create_run  # loaded only if tools are run
 
-        reporter = self._engine.run_reporter("chat.run", COMPLETE, model_of(required))
+        reporter = self._engine.run_reporter("chat.run", COMPLETE, required)
         return create_run(
             lambda messages, options: self._stream({**required, "messages": messages}, options, "run", reporter),
             required["messages"],

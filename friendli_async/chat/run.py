@@ -233,7 +233,7 @@ class Run:
         if calls is not None:
             self._work.close()
             calls.drop()
-            if not is_finalizing():
+            if self._reporter is not None and not is_finalizing():
                 self._report_dropped()
 
     # --- opening and closing ---------------------------------------------------------------------------------------

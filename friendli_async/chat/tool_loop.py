@@ -295,10 +295,12 @@ class ToolRunner:
                 raise asyncio.CancelledError
             self._started.add(call.id)
             self._emit(ToolStarted(call=call))
-            return await self._call_tool(tool, call, monotonic() - began)
+            if self._reporter is None and not _log.isEnabledFor(logging.DEBUG):
+                return await self._run_with_timeout(tool, call.function.arguments)
+            return await self._run_recorded(tool, call, monotonic() - began)
 
-    async def _call_tool(self, tool: LocalTool, call: ToolCall, queued: float) -> str:
-        """Calls a tool, and reports and logs how that ends."""
+    async def _run_recorded(self, tool: LocalTool, call: ToolCall, queued: float) -> str:
+        """Calls a tool; reports and logs how that ends."""
         began = monotonic()
         try:
             if self._reporter is not None:
