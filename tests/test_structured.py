@@ -683,6 +683,19 @@ async def test_switching_between_views_loses_nothing(client: AsyncFriendli, serv
     assert (await stream.result()).value == VALUE
 
 
+@pytest.mark.parametrize("first", ["snapshots", "items", "text", "events"])
+async def test_views_deliver_what_result_has_read(client: AsyncFriendli, server: FriendliServer, first: str) -> None:
+    server.enqueue(scripted(INVOICE))
+    async with client.serverless.chat.parse_stream(Invoice, model="m", messages=ASK) as stream:
+        items = stream.items("lines", of=Line)
+        views = {"snapshots": stream.snapshots(), "items": items, "text": stream.text(), "events": stream}
+        begun = await anext(views[first])
+        assert (await stream.result()).value == VALUE
+        assert [item async for item in items] == VALUE.lines[begun == VALUE.lines[0] :]
+        assert [item async for item in stream.items("lines", of=Line)] == VALUE.lines
+        assert (await stream.result()).value == VALUE
+
+
 async def test_items_of_nested_lists_root_lists_and_pydantic_models(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:

@@ -294,14 +294,21 @@ def _cached_output(kind: Any, strict: bool) -> Output[Any]:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def reject_format_option(method: str, name: str, options: Mapping[str, object]) -> None:
-    """Rejects an option that would override the type's schema.
+def prepare(
+    method: str, kind: Any, options: Mapping[str, object], format_option: str
+) -> tuple[Output[Any], dict[str, Any]]:
+    """Returns the output of a type, and the options without ``strict``.
 
     Raises:
-        TypeError: The option is given, as a keyword or in ``extra_body``.
+        TypeError: The type has no JSON form, or the option for the format of the answer is given, as a keyword or in
+            ``extra_body``: it would override the type's schema.
+        ArgumentError: ``strict`` is not a bool.
     """
-    if name in options or name in cast("Mapping[str, object]", options.get("extra_body") or {}):
-        raise TypeError(f"{method}() does not accept {name!r}: it is derived from the type")
+    sent: dict[str, Any] = dict(options)
+    output = output_of(kind, sent.pop("strict", True))
+    if format_option in sent or format_option in (sent.get("extra_body") or {}):
+        raise TypeError(f"{method}() does not accept {format_option!r}: it is derived from the type")
+    return output, sent
 
 
 async def ask(
@@ -353,6 +360,3 @@ async def ask(
             feedback = error.feedback
         required = again(required, reply, feedback)
         asked += 1
-
-
-# --- streams ---------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Structured output while it streams: its partial values, and the items of its lists."""
 
+# A view is a part of its stream:
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overload
 
 import msgspec
@@ -33,7 +34,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
     """A stream whose text is parsed incrementally into a value.
 
     Its events, ``text()``, ``snapshots()`` and ``items()`` all read the same stream. They can be used one after
-    another; snapshots and items include what was read before.
+    another; snapshots and items include what was read before, also by a ``result()`` after the first of them.
 
     Raises:
         OutputCutOffError: From ``snapshots()``, ``items()`` and ``result()``: the answer was truncated at its token
@@ -69,7 +70,7 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         (``copy.deepcopy``). Its last string may be unfinished, and may lag by up to a hundredth once it has thousands
         of characters. It is not validated: only ``result()`` validates.
         """
-        return SnapshotView(self, partial(self._advance, until_changed=True), self._current_value)
+        return SnapshotView(self)
 
     @overload
     def items(self, path: str, *, of: type[T]) -> ItemView[T]: ...
@@ -89,10 +90,10 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             ArgumentError: There is no list at that path.
         """
         self._output.check_path(path)
-        closed_items, invalid_item = self._reader.closed_items, self._invalid_item
-        return ItemView(self, self._advance, self._current_value, closed_items, output_of(of), invalid_item, path)
+        return ItemView(self, path, output_of(of))
 
-    def _invalid_item(self, message: str, path: str) -> FriendliError:
+    def _invalid(self, message: str, path: str = "") -> FriendliError:
+        """Returns the error for an answer that is invalid, whatever follows."""
         text, feedback = self.text_so_far, self._output.feedback(message)
         return self._with_received(OutputInvalidError(message, path=path, text=text, feedback=feedback))
 
@@ -139,12 +140,9 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             self._reader.feed(piece)
             return
         except JSONError as error:
-            message = f"the answer is not valid JSON: {error}"
-        opened = self._open
-        assert opened is not None
-        text, feedback = opened.collector.partial().text, self._output.feedback(message)
-        problem = Held(OutputInvalidError(message, text=text, feedback=feedback))
-        opened.reject(problem.error)
+            problem = Held(self._invalid(f"the answer is not valid JSON: {error}"))
+        assert self._open is not None, "it has received text"
+        self._open.reject(problem.error)
         raise problem.take()
 
     def _as_cut_off(self, error: FriendliError) -> FriendliError:
@@ -167,6 +165,9 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
             FriendliError: The stream failed or was closed early.
         """
         try:
+            if self._read_mode == "events":
+                async for _ in self:  # keeps the text, which the views have not delivered yet
+                    pass
             reply = await super().result()
             stopped = "the stream was stopped" if self.outcome == "stopped" else ""
             parsed: R = convert_reply(self._parsed, reply, value=self._output.read(self._answer_of(reply, stopped)))
@@ -176,49 +177,28 @@ class OutputStream(AssembledStream[E, R, U], Generic[E, R, U, V]):
         raise problem.take()
 
 
-class _AnswerView(View[V]):
-    """A view of the partial value of a stream."""
-
-    def __init__(
-        self,
-        stream: OutputStream[Any, Any, Any, Any],
-        advance: Callable[[], Awaitable[bool]],
-        current_value: Callable[[], Any],
-    ) -> None:
-        super().__init__(stream)
-        self._answer = stream
-        self._advance = advance
-        self._current_value = current_value
-
-
-class SnapshotView(_AnswerView[Any]):
+class SnapshotView(View[Any]):
     """Yields the partial value of a stream whenever it changes."""
 
+    def __init__(self, stream: OutputStream[Any, Any, Any, Any]) -> None:
+        super().__init__(stream)
+        self._answer = stream
+
     async def __anext__(self) -> Any:
-        while await self._advance():
-            value = self._current_value()
+        while await self._answer._advance(until_changed=True):
+            value = self._answer._current_value()
             if value is not msgspec.UNSET:
                 return value
         raise StopAsyncIteration
 
 
-class ItemView(_AnswerView[V]):
+class ItemView(View[V]):
     """Yields the elements of a list in a stream's value, one by one."""
 
-    def __init__(
-        self,
-        stream: OutputStream[Any, Any, Any, Any],
-        advance: Callable[[], Awaitable[bool]],
-        current_value: Callable[[], Any],
-        closed_items: Callable[[list[Any]], int],
-        output: Output[V],
-        invalid_item: Callable[[str, str], FriendliError],
-        path: str,
-    ) -> None:
-        super().__init__(stream, advance, current_value)
-        self._closed_items = closed_items
+    def __init__(self, stream: OutputStream[Any, Any, Any, Any], path: str, output: Output[V]) -> None:
+        super().__init__(stream)
+        self._answer = stream
         self._output = output
-        self._invalid_item = invalid_item
         self._path = path
         self._names = path.split(".") if path else []
         self._list: list[Any] | None = None
@@ -227,15 +207,15 @@ class ItemView(_AnswerView[V]):
     async def __anext__(self) -> V:
         while True:
             items = self._find_list()
-            if items is not None and self._yielded < self._closed_items(items):
+            if items is not None and self._yielded < self._answer._reader.closed_items(items):
                 self._yielded += 1
                 return self._element(items, self._yielded - 1)
-            if not await self._advance():
+            if not await self._answer._advance():
                 raise StopAsyncIteration
 
     def _find_list(self) -> list[Any] | None:
         """Returns the list, or None if it has not begun."""
-        value = self._current_value()
+        value = self._answer._current_value()
         for name in self._names:
             if not isinstance(value, dict):
                 return None
@@ -255,4 +235,4 @@ class ItemView(_AnswerView[V]):
                 (reason, f"{item}.{path}" if path and not path.startswith("[") else item + path)
                 for reason, path in mismatch.faults
             ]
-        raise self._invalid_item(f"an item of the answer is invalid: {describe_faults(faults)}", faults[0][1])
+        raise self._answer._invalid(f"an item of the answer is invalid: {describe_faults(faults)}", faults[0][1])

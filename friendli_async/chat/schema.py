@@ -62,8 +62,10 @@ _KEYS: Final = (
 )
 """The types of keys that msgspec decodes from text."""
 _ANNOTATIONS: Final = ("default", "discriminator", "example", "examples", "title", "$comment")
-_NOT_STRICT: Final = ("uniqueItems", "propertyNames", "minProperties", "maxProperties", "deprecated", "readOnly")
-_NOT_STRICT += ("writeOnly", "contentMediaType", "contentSchema")
+_NOT_STRICT: Final = (
+    *("uniqueItems", "propertyNames", "minProperties", "maxProperties"),
+    *("deprecated", "readOnly", "writeOnly", "contentMediaType", "contentSchema"),
+)
 """Keywords that the strict form does not support; the client validates them anyway."""
 _FORMATS: Final = ("date", "date-time", "time", "uuid")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from friendli_async.chat.collector import ChatCollector, ChatStream
 from friendli_async.chat.inputs import COMPLETE, PARAMETERS, requested_choices, stream_fields
-from friendli_async.chat.output import Answer, Output, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output import Answer, Output, answer_from, ask, prepare
 from friendli_async.chat.output_stream import ItemView, OutputStream, SnapshotView
 from friendli_async.chat.replies import ChatChunk, ChatCompletion
 from friendli_async.chat.schema import json_schema
@@ -93,9 +93,7 @@ def parse_stream(
 
 def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the output of a type, and the request options with its ``response_format``."""
-    sent: dict[str, Any] = dict(options)
-    output = output_of(kind, sent.pop("strict", True))
-    reject_format_option(method, "response_format", sent)
+    output, sent = prepare(method, kind, options, "response_format")
     if requested_choices(sent) != 1:
         raise ArgumentError(f"{method}() supports only one choice; call it several times, or use complete()", "n")
     declared = output.declared()

@@ -159,7 +159,6 @@ class ToolRunner:
         if not self._is_stopped:
             task = self.spawn(self._run_call(call))
             self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
             task.add_done_callback(partial(self._check_result, call))
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -167,9 +166,14 @@ class ToolRunner:
         self._loop = asyncio.get_running_loop()
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_retrieve_exception)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio would log that it was never retrieved
 
     def contents(self) -> list[str]:
         """Returns the contents of this turn's tool messages in the order of the calls, also for unfinished ones."""
@@ -240,7 +244,7 @@ class ToolRunner:
             self._finish_failed(call, error, began)
         except asyncio.CancelledError:
             # A cancelled task would keep the error, whose traceback refers back to the task: a reference cycle.
-            if not self._is_stopped:  # cancelled while it waited, not by the run
+            if not self._is_stopped:  # cancelled by others
                 self._finish_failed(call, ToolError(_CANCELLED), began)
         except BaseException as error:  # raised by before_tool, or not an error to report to the model
             self._fail(error)
@@ -356,14 +360,8 @@ class ToolRunner:
             async with limit:
                 content: object = await tool.run(arguments)
             return self._check_content(content)
-        except ToolError:
-            raise
-        except asyncio.CancelledError:
-            if self._is_stopped:
-                raise
-            raise ToolError(_CANCELLED) from None
         except BaseException as error:
-            if not _is_failure(error, task):
+            if isinstance(error, ToolError) or not _is_failure(error, task):
                 raise
             if isinstance(error, TimeoutError) and limit.expired():
                 raise ToolError(f"the tool did not finish within {self._timeout:g} s", kind="timeout") from error
@@ -394,12 +392,6 @@ class ToolRunner:
             self._cancel(self._calls)
             self._failure = Held(error)
         self.wake()
-
-
-def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Retrieves a task's exception, so that asyncio does not log it as never retrieved."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _is_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:

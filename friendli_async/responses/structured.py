@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from friendli_async.chat.output import Answer, Output, answer_from, ask, output_of, reject_format_option
+from friendli_async.chat.output import Answer, Output, answer_from, ask, prepare
 from friendli_async.chat.output_stream import OutputStream
 from friendli_async.responses.collector import ResponseCollector, ResponseStream
 from friendli_async.responses.events import ResponseEvent
@@ -100,9 +100,7 @@ def parse_stream(
 
 def _prepare(method: str, kind: Any, options: Mapping[str, object]) -> tuple[Output[Any], dict[str, Any]]:
     """Returns the expected output, and the options with its response format."""
-    sent: dict[str, Any] = dict(options)
-    output = output_of(kind, sent.pop("strict", True))
-    reject_format_option(method, "text", sent)
+    output, sent = prepare(method, kind, options, "text")
     declared = output.declared()
     response_format = {"type": "json_object"} if declared is None else {"type": "json_schema", **declared}
     return output, {**sent, "text": {"format": response_format}}
