@@ -326,6 +326,8 @@ class ToolRunner:
     ) -> None:
         """Logs and reports the end of a call. Never its arguments, unless an observer asks for them."""
         outcome, problem = "failed", None
+        if isinstance(error, asyncio.CancelledError) and not self._is_stopped:  # cancelled by others
+            error = ToolError(_CANCELLED)
         if error is None:
             outcome = "done"
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
