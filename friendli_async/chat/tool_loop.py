@@ -236,9 +236,8 @@ class ToolRunner:
     async def _run_call(self, call: ToolCall) -> None:
         began = monotonic()
         try:
-            await asyncio.sleep(
-                0
-            )  # an eager task begins inside the frames of the reader, which an exception would keep
+            # An eager task has begun inside the frames of the reader, which an exception would keep.
+            await asyncio.sleep(0)
             content = await self._execute(call, began)
         except ToolError as error:
             self._finish_failed(call, error, began)
@@ -266,6 +265,11 @@ class ToolRunner:
             failure = ToolError(f"the tool {call.function.name!r} failed: {error}", kind=error.kind, call=call)
             failure.__cause__ = error.__cause__ or error
             self._fail(failure)
+
+    def _content_of(self, error: ToolError) -> str:
+        """Returns the content of the tool message about a failed call."""
+        limit = self._max_result and max(self._max_result, _MAX_MESSAGE)
+        return f"Error: {error}"[:limit]
 
     def _finish(self, finished: ToolFinished) -> None:
         # The content, not the event, which would keep the exception until the end of the turn.
@@ -321,6 +325,8 @@ class ToolRunner:
     ) -> None:
         """Logs and reports the end of a call. Never its arguments, unless an observer asks for them."""
         outcome, problem = "failed", None
+        if isinstance(error, asyncio.CancelledError) and not self._is_stopped:  # cancelled by others
+            error = ToolError(_CANCELLED)
         if error is None:
             outcome = "done"
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
