@@ -340,10 +340,6 @@ class ToolRunner:
         if self._reporter is not None:
             self._reporter.end_tool(call, outcome, seconds, problem=problem, error=error, result=content)
 
-    def _content_of(self, error: ToolError) -> str:
-        """Returns the content of the tool message about a failed call."""
-        return f"Error: {error}"[: self._max_result and max(self._max_result, _MAX_MESSAGE)]
-
     async def _approve(self, before: BeforeTool, call: ToolCall) -> None:
         try:
             approved = before(call)
