@@ -230,7 +230,7 @@ class _CallParts:
         self.has_index = False
 
     def starts_new_call(self, delta: ToolCallDelta, *, shares_chunk: bool) -> bool:
-        """Whether a delta with this call's index, or with none, starts a new call.
+        """Whether a delta with a name, and with this call's index or none, starts a new call.
 
         Some servers reuse indexes, or send none. A different id is not enough: some send a new one with every delta.
 
@@ -239,7 +239,7 @@ class _CallParts:
             shares_chunk: Whether it follows another one in the same chunk.
         """
         function = delta.function
-        if function is None or not function.name or self.name is None:
+        if self.name is None or function is None:
             return False
         if delta.id and self.id:
             return delta.id != self.id
@@ -378,15 +378,18 @@ class _ChoiceParts(ChoiceParts):
 
     def add_calls(self, deltas: Sequence[ToolCallDelta]) -> list[_CallParts]:
         """Adds the tool-call deltas of a chunk, and returns the call of each."""
+        if len(deltas) == 1:
+            return [self._add_call(deltas[0])]
         return [self._add_call(delta, shares_chunk=position > 0) for position, delta in enumerate(deltas)]
 
-    def _add_call(self, delta: ToolCallDelta, *, shares_chunk: bool) -> _CallParts:
+    def _add_call(self, delta: ToolCallDelta, *, shares_chunk: bool = False) -> _CallParts:
         calls = self.calls
         key: int | str | None = (delta.id or None) if delta.index is None else delta.index
         call = None if key is None else self._calls_by_key.get(key)
         if call is None and calls and _continues(delta, calls[-1]):
             call = calls[-1]
-        if call is None or call.starts_new_call(delta, shares_chunk=shares_chunk):
+        is_named = delta.function is not None and delta.function.name
+        if call is None or (is_named and call.starts_new_call(delta, shares_chunk=shares_chunk)):
             call = _CallParts()
             calls.append(call)
         if key is not None:

@@ -152,10 +152,11 @@ class Wording:
 
     def of(self, event: ResponseEvent) -> str:
         """Returns the text that an event adds; often ""."""
-        if isinstance(event, ResponseCompleted | ResponseIncomplete):
-            text = missing_suffix(self._words(event.response), self._given)
-        elif isinstance(event, OutputItemDone):
+        if isinstance(event, OutputItemDone):
             text = self._rest_of(event)
+        elif isinstance(event, OfResponse):
+            is_last = isinstance(event, ResponseCompleted | ResponseIncomplete)
+            text = missing_suffix(self._words(event.response), self._given) if is_last else ""
         else:
             kind, text = self._items.add(event)
             text = text if kind == self._kind else ""

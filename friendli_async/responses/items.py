@@ -203,6 +203,10 @@ class Items:
     def _of(self, event: OfItem, type: str, *, continues: bool = False) -> ItemParts:
         """Returns the item of an event; if that ``continues`` a complete item without naming it, it begins another."""
         name, index = event.item_id, event.output_index
+        found = self._by_id.get(name) if name is not None else None
+        if found is not None and found.index == index:  # nearly always
+            found.is_named = True
+            return found
         found = self._find(name, index, type)
         if found is not None and name is not None:
             is_named = self._by_id.get(name) is found
