@@ -60,22 +60,25 @@ Recovery = Callable[[Arguments, APIStatusError], Awaitable[bool]]
 """Tries to fix what caused an error response; returns whether another attempt is worthwhile."""
 
 
-class Caller(Protocol):
-    """What makes a call, as far as the call needs to know it. ``engine.Engine`` implements it."""
+class Caller:
+    """Who makes a call: a deployment with one set of settings, on the client's runtime."""
 
-    runtime: Runtime
-    settings: Settings
-    deployment: Deployment
-    recover: Recovery | None
+    def __init__(
+        self, runtime: Runtime, settings: Settings, deployment: Deployment, recover: Recovery | None = None
+    ) -> None:
+        self.runtime = runtime
+        self.settings = settings
+        self.deployment = deployment
+        self.recover = recover
 
     @cached_property
     def request_builder(self) -> RequestBuilder:
-        """Builds the requests."""
-        ...
+        """Builds the requests. Created lazily: a copy of a client has every engine, but uses only one."""
+        return RequestBuilder(self.settings, self.deployment)
 
     def billed_team(self, operation: Operation[Any]) -> str | None:
         """Returns the team that a call of the operation is billed to, if the client names one."""
-        ...
+        return None if self.deployment.container or not operation.team else self.settings.team
 
 
 class Sink(Protocol):

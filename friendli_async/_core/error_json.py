@@ -257,8 +257,8 @@ def wraps_error(fields: Fields) -> bool:
 
 
 def _is_wrapped_error(fields: Fields) -> bool:
-    """Whether the object in an envelope declares an error, or has an error code with a message."""
-    if declares_error(fields):
+    """Whether the object in an envelope has an ``error``, a failure flag, or an error code with a message."""
+    if not is_blank(fields.get("error")) or any(_is_failure_flag(name, each) for name, each in fields.items()):
         return True
     codes = [each for name, each in fields.items() if normalize_name(name) in _NUMERIC_FIELDS]
     has_error_code = any(code and code != 200 and not is_success_word(code) for code in codes)
