@@ -369,6 +369,10 @@ def test_constraints_and_types_of_pydantic_are_in_the_schema_of_any_type(kind: A
     assert json_schema(kind) == schema
 
 
+class Unsupported:
+    pass
+
+
 class SizedStruct(msgspec.Struct):
     size: Annotated[int, pydantic.Field(ge=1)]
 
@@ -397,12 +401,20 @@ class ModelAndMeta:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (SizedStruct, "pydantic has no effect in a msgspec Struct or attrs class; use msgspec.Meta, or a dataclass"),
-        (SizedStructByDefault, "pydantic has no effect in a msgspec Struct or attrs class"),
-        (list[SizedAttrs], "pydantic has no effect in a msgspec Struct or attrs class"),
+        (SizedStruct, "pydantic has no effect on a msgspec Struct or attrs class, and in its fields; use msgspec.Meta"),
+        (SizedStructByDefault, "pydantic has no effect on a msgspec Struct or attrs class"),
+        (list[SizedAttrs], "pydantic has no effect on a msgspec Struct or attrs class"),
         (SizedByBoth, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field"),
         (ModelAndMeta, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field"),
-        (list[Inner | pydantic.HttpUrl], "it contains types of pydantic, and pydantic rejects it"),
+        (
+            list[Annotated[Inner, pydantic.Field(description="x")]],
+            "pydantic has no effect on a msgspec Struct or attrs",
+        ),
+        (list[Inner | pydantic.HttpUrl], "pydantic has no effect on a msgspec Struct or attrs class"),
+        (
+            dict[str, pydantic.PositiveInt | Unsupported],
+            "contains types of pydantic, and pydantic rejects it",
+        ),
     ],
     ids=str,
 )

@@ -337,6 +337,7 @@ async def test_tool_call_or_refusal_instead_of_answer_is_reported(
     client: AsyncFriendli, server: FriendliServer
 ) -> None:
     tool: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    server.enqueue(tool_calls(("look", {})))
     with pytest.raises(OutputInvalidError, match="called tools instead of answering: look") as caught:
         await client.serverless.chat.parse(
             Invoice, model="m", messages=ASK, tools=[tool], tool_choice="required", reask=2

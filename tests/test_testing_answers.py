@@ -233,6 +233,14 @@ async def test_functions_are_called_only_on_request(api: Api, choice: object) ->
     assert await api.text(tools=[function()], tool_choice=choice) == "You said: one two"
 
 
+async def test_format_beside_tools_is_rejected_unless_it_is_text() -> None:
+    async with FriendliServer() as server, aiohttp.ClientSession(server.url, headers=AUTH) as session:
+        status, _ = await post(session, tools=[function()], response_format={"type": "text"})
+        assert status == 200
+        status, body = await post(session, tools=[function()], response_format={"type": "json_object"})
+        assert (status, b"response_format and tools cannot be used together" in body) == (400, True)
+
+
 async def test_tool_result_is_answered_with_text(api: Api) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [

@@ -26,6 +26,7 @@ from friendli_async.testing import (
     json_body,
     script,
     stall,
+    text,
     tool_calls,
     tool_status,
 )
@@ -279,6 +280,7 @@ async def test_local_tool_is_offered_by_every_api_in_its_own_form(
     function = CHAT_TOOL["function"]
     assert isinstance(function, dict)
     schema = function["parameters"]
+    server.enqueue(text("1"))
     await serverless.chat.parse(Any, model="m", messages=MESSAGES, tools=[look_up])
     await serverless.tool_assisted_chat.complete(model="m", messages=MESSAGES, tools=[look_up])
     await serverless.chat_render.render(model="m", messages=MESSAGES, tools=[look_up])

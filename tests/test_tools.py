@@ -518,7 +518,7 @@ def test_constraint_that_would_have_no_effect_is_a_definition_error() -> None:
         pass
 
     book.__annotations__["booking"] = struct
-    with pytest.raises(ToolDefinitionError, match="has no effect in a msgspec Struct or attrs class"):
+    with pytest.raises(ToolDefinitionError, match="has no effect on a msgspec Struct or attrs class"):
         _ = tool(book).parameters
 
 

@@ -287,7 +287,8 @@ class ParseStreamOptions(GenerationOptions, total=False):
 
     tools: Sequence[Tool | Mapping[str, object] | LocalTool] | None
     """Functions that the model may call: definitions, or local tools (``@tool``), whose definitions are sent. Calls
-    instead of a value raise OutputInvalidError, which carries them."""
+    instead of a value raise OutputInvalidError, which carries them. Friendli's API rejects tools beside the schema of a
+    type; other servers may accept both."""
     strict: bool
     """Whether the schema has the strict form (the default); see ``json_schema``."""
 
@@ -306,7 +307,7 @@ class RunOptions(GenerationOptions, total=False):
     """Optional parameters of a run with tools: those of a chat, applied to each turn, and the run's own."""
 
     response_format: Mapping[str, object] | None
-    """As for ``complete``; applied to each turn."""
+    """As for ``complete``; applied to each turn. Friendli's API rejects it beside tools, but other servers may not."""
     max_turns: int
     """Maximum number of turns, 8 by default; beyond it the run raises ``TurnLimitError``."""
     concurrency: int

@@ -127,14 +127,14 @@ def pydantic_adapter(kind: Any, *, models: bool = True) -> Any:
     """
     parts = list(_parts_of(kind, _PYDANTIC_MARKS, set()))
     has_model = any(isinstance(part, type) and hasattr(part, "model_json_schema") for part in parts)
-    if any(map(_is_of_pydantic, parts)) or (models and has_model):
-        if any(isinstance(part, msgspec.Meta) for part in parts):
-            raise _undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")
-        return _create_adapter(kind, "a pydantic model" if has_model else "types of pydantic")
-    if any(map(_is_of_pydantic, _parts_of(kind, _MARKS, set()))):
-        where = "a msgspec Struct or attrs class; use msgspec.Meta, or a dataclass"
-        raise _undecodable(kind, f"a type or constraint of pydantic has no effect in {where}")
-    return None
+    if _has_ignored_constraint(kind, parts):
+        where = "on a msgspec Struct or attrs class, and in its fields; use msgspec.Meta, or a dataclass"
+        raise _undecodable(kind, f"a type or constraint of pydantic has no effect {where}")
+    if not any(map(_is_of_pydantic, parts)) and not (models and has_model):
+        return None
+    if any(isinstance(part, msgspec.Meta) for part in parts):
+        raise _undecodable(kind, "pydantic validates it, where msgspec.Meta has no effect; use pydantic.Field")
+    return _create_adapter(kind, "a pydantic model" if has_model else "types of pydantic")
 
 
 def _create_adapter(kind: Any, contents: str) -> Any:
@@ -160,7 +160,7 @@ def _undecodable(kind: Any, reason: str) -> TypeError:
 
 _PYDANTIC_MARKS: Final = ("__dataclass_fields__", "__total__", "_field_defaults")
 """Attributes of the classes that pydantic supports: dataclasses, TypedDicts and NamedTuples."""
-_MARKS: Final = (*_PYDANTIC_MARKS, "__struct_fields__", "__attrs_attrs__")
+_MSGSPEC_MARKS: Final = ("__struct_fields__", "__attrs_attrs__")
 
 
 def _is_of_pydantic(part: object) -> bool:
@@ -171,6 +171,14 @@ def _is_of_pydantic(part: object) -> bool:
         return bool(found) and found <= {*hooks}
     metadata = type(part)
     return metadata.__module__.partition(".")[0] in {"pydantic", "annotated_types"} or hasattr(metadata, hooks[0])
+
+
+def _has_ignored_constraint(kind: Any, parts: Sequence[Any]) -> bool:
+    """Whether something of pydantic is on a class that only msgspec supports, or in its fields."""
+    if any(map(_is_of_pydantic, parts)):
+        marked = [part for part in parts if any(hasattr(part, mark) for mark in _MSGSPEC_MARKS)]
+        return not all(hasattr(part, "__get_pydantic_core_schema__") for part in marked)
+    return any(map(_is_of_pydantic, _parts_of(kind, (*_PYDANTIC_MARKS, *_MSGSPEC_MARKS), set())))
 
 
 def _parts_of(kind: Any, marks: Sequence[str], seen: set[Any]) -> Iterator[Any]:

@@ -90,6 +90,9 @@ def answer_chat(request: ReceivedRequest) -> Script:
         An event stream, or one JSON document.
     """
     body = request.json_object
+    wanted: Body = body.get("response_format") or {}
+    if body.get("tools") and wanted.get("type", "text") != "text":  # by the documentation of Friendli's API
+        return status(400, message="response_format and tools cannot be used together")
     calls = function_calls(body)
     text = "" if calls else _text(body)
     return speak(request, Turn(tokenize(text), _reasoning(body), calls))
