@@ -107,7 +107,7 @@ class Recorder:
     def __init__(self) -> None:
         self.collector: Any = None
 
-    def opening(self, operation: Operation[Any], arguments: Arguments, collector: Any) -> object:
+    def opening(self, operation: Operation[Any], arguments: Arguments, collector: Any, run: object = None) -> object:
         self.collector = collector
         return object()
 
