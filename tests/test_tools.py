@@ -495,6 +495,7 @@ async def test_constraints_of_pydantic_are_validated() -> None:
             "Input should be a valid integer (at seats) - at `$.slot`",
         ),
         ('"rooms":0', "Input should be greater than 0 - at `$.rooms`"),
+        (r'"notes":["\ud800"]', "pydantic cannot read it: it has a lone surrogate, or is too deep - at `$.notes`"),
         ('"notes":["a"]', "String should have at least 2 characters (at [0]) - at `$.notes`"),
     ],
 )

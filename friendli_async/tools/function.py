@@ -380,8 +380,8 @@ def _decode_pydantic(kind: Any, value: object) -> Any:
     try:
         return kind.model_validate_json(encode_json(value))  # of Python's values, strict models would reject dates
     except ValueError as error:
-        faults = faults_of(error, kind)
-        raise ValueError(describe_faults(faults)) if faults else error from None
+        faults = faults_of(error, kind) or [("pydantic cannot read it: it has a lone surrogate, or is too deep", "")]
+        raise ValueError(describe_faults(faults)) from None
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
