@@ -22,7 +22,15 @@ COUNTS: Final = {
     "audio": ("input_tokens", "output_tokens"),
     "embeddings": ("prompt_tokens", "total_tokens"),
 }
-BLANK: Final = [{}, {"x": 1}, {"prompt_tokens": None, "input_tokens": None}, {"prompt_tokens": "many"}, [], None]
+BLANK: Final[list[object]] = [
+    {},
+    {"x": 1},
+    {"prompt_tokens": None, "input_tokens": None},
+    {"prompt_tokens": "many"},
+    [],
+    None,
+]
+BLANK += [{"prompt_tokens_details": {}, "input_tokens_details": {"cached_tokens": None}}]
 
 
 def plain_reply(api: str, usage: object) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _drop_unreported_usage(value: object, fields: Fields) -> None:
         usage: Any = getattr(each, "usage", None)
         if _is_blank_usage(usage):
             counts = as_object(source.get("usage"))
-            if not any(type(counts.get(name)) in (int, float) for name in usage.__struct_encode_fields__):
+            if not any(_has_number(counts.get(name)) for name in usage.__struct_encode_fields__):
                 msgspec.structs.force_setattr(cast("msgspec.Struct", each), "usage", None)
 
 
@@ -122,9 +122,15 @@ def _with_held(value: object) -> tuple[object, ...]:
 
 
 def _is_blank_usage(usage: object) -> bool:
+    """Whether a usage, or details of one, have only zeros."""
     if not isinstance(usage, msgspec.Struct):
         return False
-    return not any(getattr(usage, name) for name in usage.__struct_fields__ if name != "type")
+    counts = [getattr(usage, name) for name in usage.__struct_fields__ if name != "type"]
+    return not any(count and not _is_blank_usage(count) for count in counts)
+
+
+def _has_number(count: object) -> bool:
+    return type(count) in (int, float) or any(map(_has_number, as_object(count).values()))
 
 
 def _fits(value: object, kind: Any) -> bool:

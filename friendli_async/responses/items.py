@@ -73,21 +73,24 @@ class ItemParts:
         self.is_complete = False
         self.arguments: list[str] = []
         self.name: str | None = None
-        self._streamed: dict[str, dict[tuple[int, str], list[str]]] = {}  # by field; then by index and type of part
+        self._streamed: dict[tuple[int, str], list[str]] = {}  # by index and type of part
 
     def pieces(self, index: int | None, kind: str) -> list[str]:
         """Returns the collected text pieces of a part."""
-        return self._streamed.setdefault(_FIELDS.get(kind, "content"), {}).setdefault((index or 0, kind), [])
+        key = (index or 0, kind)
+        pieces = self._streamed.get(key)
+        if pieces is None:
+            pieces = self._streamed[key] = []
+        return pieces
 
     def pieces_of(self, kind: str) -> Iterable[str]:
         """Returns the text pieces of all parts of a type, part by part."""
-        parts = self._streamed.get(_FIELDS.get(kind, "content"), {})
-        return chain.from_iterable(pieces for (_, each), pieces in parts.items() if each == kind)
+        return chain.from_iterable(pieces for (_, each), pieces in self._streamed.items() if each == kind)
 
     def result(self) -> OutputItem:
         """Returns the item with what was streamed and it lacks."""
         item = self.item
-        inputs = self._streamed.get("input", {}).get((0, "input"), ())
+        inputs = self._streamed.get((0, "input"), ())
         return msgspec.structs.replace(
             item,
             content=self._with_streamed("content", item.content) or item.content,
@@ -103,7 +106,9 @@ class ItemParts:
         has_text = {kind: any(_holds(part, kind) for part in final) for kind in _ITEM_TYPES}
         filled: dict[int, ContentPart] = {}
         others: list[ContentPart] = []
-        for (index, kind), pieces in sorted(self._streamed.get(field, {}).items()):
+        for (index, kind), pieces in sorted(self._streamed.items()):
+            if _FIELDS.get(kind, "content") != field:
+                continue
             text, part = join_text(pieces), final[index] if 0 <= index < len(final) else None
             streamed = ContentPart(kind, refusal=text) if kind == "refusal" else ContentPart(kind, text)
             if part is None:
