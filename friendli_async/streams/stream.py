@@ -145,7 +145,7 @@ class EventStream(Generic[E]):
         if opened is not None:
             if opened.clock.running_loop() is not opened.clock.loop:
                 self._raise_wrong_loop()
-            opened.stop(StreamInterruptedError(reason), outcome, waited_for=self._waiting)
+            opened.stop(reason, outcome, waited_for=self._waiting)
         elif self._outcome == "open":
             self._error = StreamInterruptedError(f"{reason} before it was opened")
             error = StreamInterruptedError(reason)

@@ -127,9 +127,9 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
 
     def _fail_read(self, error: BaseException) -> None:
         if isinstance(error, Exception):
-            self.stop(StreamInterruptedError(f"the stream failed: {type(error).__name__}"), "failed")
+            self.stop(f"the stream failed: {type(error).__name__}", "failed")
         else:
-            self.stop(StreamInterruptedError("a read of the stream was cancelled, which closed it"))
+            self.stop("a read of the stream was cancelled, which closed it")
         self.was_interrupted = self.error is not None
         reject_stop_iteration(error)
 
@@ -261,11 +261,11 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
         assert self.error is not None, "the stream has failed"
         raise copy.copy(self.error)
 
-    def stop(self, error: FriendliError, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
+    def stop(self, error: FriendliError | str, outcome: Outcome = "cancelled", *, waited_for: bool = False) -> None:
         """Ends the stream immediately, and discards undelivered events; synchronous, so that it cannot be cancelled.
 
         Args:
-            error: What later reads raise, unless the outcome is ``stopped``.
+            error: What later reads raise, unless it was stopped; a text is that of a StreamInterruptedError.
             outcome: The outcome of the stream.
             waited_for: Whether another task is waiting for an event: the error is raised there.
         """
@@ -275,6 +275,8 @@ class OpenStream(msgspec.Struct, Generic[E, R_co, U_co], eq=False):
             return
         if outcome == "stopped":
             self._read_arrived()
+        if isinstance(error, str):
+            error = StreamInterruptedError(error)
         self._detach()
         if waited_for:
             self.exchange.abort_with(error)
